@@ -1,0 +1,245 @@
+"""Every error that this package raises.
+
+    BasiqError
+    ├── ConfigurationError             an argument that cannot be right (also a ValueError)
+    ├── TransportError                 no usable answer
+    │   ├── ConnectionFailedError
+    │   └── RequestTimeoutError        (also a TimeoutError)
+    ├── APIError                       the API answered with an error status
+    │   ├── BadRequestError            400
+    │   ├── AuthenticationError        401, and a key that the token endpoint refuses
+    │   ├── PermissionDeniedError      403
+    │   ├── NotFoundError              404
+    │   ├── ConflictError              409
+    │   ├── RateLimitError             429
+    │   └── ServerError                5xx
+    ├── ResponseDecodeError            an answer that cannot be understood
+    ├── PaginationError                a next link that loops, or leaves the API's own origin
+    ├── SignatureVerificationError     a delivery that cannot be trusted
+    └── ReplayError                    a replay job that cannot start or go on
+
+No error holds a credential, in its text or in its attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "APIError",
+    "AuthenticationError",
+    "BadRequestError",
+    "BasiqError",
+    "ConfigurationError",
+    "ConflictError",
+    "ConnectionFailedError",
+    "NotFoundError",
+    "PaginationError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "ReplayError",
+    "RequestTimeoutError",
+    "ResponseDecodeError",
+    "ServerError",
+    "SignatureVerificationError",
+    "TransportError",
+    "error_class",
+]
+
+
+class BasiqError(Exception):
+    """The root of every error of this package."""
+
+
+class ConfigurationError(BasiqError, ValueError):
+    """An argument or a setting that cannot be right; nothing was sent."""
+
+
+class TransportError(BasiqError):
+    """A request that got no usable answer.
+
+    ``method`` and ``path`` say which request; ``attempts`` how many times it was sent.
+    """
+
+    def __init__(self, message: str, *, method: str | None = None, path: str | None = None) -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+        self.attempts = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.method is not None:
+            text += f" ({self.method} {self.path})"
+        if self.attempts > 1:
+            text += f" after {self.attempts} attempts"
+        return text
+
+
+class ConnectionFailedError(TransportError):
+    """The connection could not be made, or broke before the whole answer was there.
+
+    ``sent`` is False where no byte of the request can have reached the server, so that even a POST may be
+    sent again.
+    """
+
+    def __init__(
+        self, message: str, *, method: str | None = None, path: str | None = None, sent: bool = True
+    ) -> None:
+        super().__init__(message, method=method, path=path)
+        self.sent = sent
+
+
+class RequestTimeoutError(TransportError, TimeoutError):
+    """The time allowed, in seconds, ran out before there was a whole answer."""
+
+
+class APIError(BasiqError):
+    """The API answered with an error status.
+
+    ``code``, ``title``, ``detail`` and ``parameter`` come from the first entry of the error body, ``errors``
+    holds all of them; each is None (or empty) where the body did not say. ``correlation_id`` is the one to
+    quote to Basiq's support. ``retry_after`` is in seconds, where the answer asked for a wait. ``attempts``
+    is how many times the request was sent.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int,
+        code: str | None = None,
+        title: str | None = None,
+        detail: str | None = None,
+        parameter: str | None = None,
+        errors: Sequence[Mapping[str, object]] = (),
+        correlation_id: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        retry_after: float | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.title = title
+        self.detail = detail
+        self.parameter = parameter
+        self.errors = tuple(errors)
+        self.correlation_id = correlation_id
+        self.method = method
+        self.path = path
+        self.retry_after = retry_after
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default calls the class with positional arguments alone, and status has no default.
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+    def __str__(self) -> str:
+        head = f"{self.status} {self.code}" if self.code else str(self.status)
+        told = super().__str__() or self.detail or self.title or "the answer says no more"
+        where = [f"{self.method} {self.path}"] if self.method else []
+        if self.parameter:
+            where.append(f"parameter {self.parameter}")
+        if self.correlation_id:
+            where.append(f"correlation id {self.correlation_id}")
+        if self.retry_after is not None:
+            where.append(f"retry after {self.retry_after:g} s")
+        if self.attempts > 1:
+            where.append(f"after {self.attempts} attempts")
+        return f"{head}: {told}" + (f" ({', '.join(where)})" if where else "")
+
+
+class BadRequestError(APIError):
+    """400: the request is not one that the API takes."""
+
+
+class AuthenticationError(APIError):
+    """401: the token was refused even after a renewal, or the token endpoint did not accept the API key."""
+
+
+class PermissionDeniedError(APIError):
+    """403: the account may not do this, or is disabled."""
+
+
+class NotFoundError(APIError):
+    """404: there is no such resource."""
+
+
+class ConflictError(APIError):
+    """409: such a resource exists already."""
+
+
+class RateLimitError(APIError):
+    """429: too many requests; ``retry_after`` says for how many seconds to wait, where the answer did."""
+
+
+class ServerError(APIError):
+    """5xx: the API failed."""
+
+
+class ResponseDecodeError(BasiqError):
+    """An answer that cannot be understood.
+
+    ``location`` is a JSON path to the part that was wrong, such as ``$.data[3].attempts[0].timestamp``.
+    """
+
+    def __init__(
+        self, message: str, *, location: str = "$", method: str | None = None, path: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.location = location
+        self.method = method
+        self.path = path
+
+    def __str__(self) -> str:
+        where = f" ({self.method} {self.path})" if self.method else ""
+        return f"{self.location}: {super().__str__()}{where}"
+
+
+class PaginationError(BasiqError):
+    """A next link that loops, or that leaves the API's own origin. ``link`` is the link."""
+
+    def __init__(self, message: str, *, link: str | None = None) -> None:
+        super().__init__(message)
+        self.link = link
+
+
+class SignatureVerificationError(BasiqError):
+    """A delivery whose signature, headers or secret cannot be trusted.
+
+    ``reason`` is a short code fit for a metric, such as ``missing-header``, ``too-old`` or ``no-match``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ReplayError(BasiqError):
+    """A replay job that cannot start, or cannot go on."""
+
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    429: RateLimitError,
+}
+
+
+def error_class(status: int) -> type[APIError]:
+    """The class of error that an HTTP status stands for."""
+    if 500 <= status <= 599:
+        return ServerError
+    return _BY_STATUS.get(status, APIError)
+
+
+def _rebuild(cls: type[APIError], args: tuple[object, ...], state: dict[str, object]) -> APIError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
