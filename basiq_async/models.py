@@ -1,0 +1,270 @@
+"""What Basiq's API speaks of, as immutable objects.
+
+Shapes: the vendor's API reference for webhooks and events. Where its schemas and its examples disagree, both
+are read. Fields that are unknown here are kept in ``raw``. A text that came as another JSON type is given as
+its JSON text; a field that is missing or null is None.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hmac
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+_MILLISECONDS_FROM = 1e11
+"""An epoch above this (the year 5138 in seconds) can only be meant in milliseconds."""
+
+
+class Secret:
+    """A signing secret that does not show itself.
+
+    ``repr``, ``str`` and ``format`` give a placeholder; ``reveal()`` gives the text. Two secrets compare in
+    constant time.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret as Basiq gave it, usually ``whsec_`` and base64."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('**********')"
+
+    def __str__(self) -> str:
+        return "**********"
+
+    def __format__(self, format_spec: str) -> str:
+        return format(str(self), format_spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(
+            self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass")
+        )
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+
+def read_text(value: object) -> str | None:
+    """A text field: text as it is, null as None, any other JSON value as its JSON text."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    except RecursionError:
+        return None
+
+
+def read_links(value: object) -> dict[str, str]:
+    """Links come as an object, or as a list of objects; what is no text is left out."""
+    if isinstance(value, list):
+        merged: dict[str, str] = {}
+        for entry in value:
+            merged.update(read_links(entry) if isinstance(entry, dict) else {})
+        return merged
+    if not isinstance(value, dict):
+        return {}
+    return {name: link for name, link in value.items() if isinstance(link, str)}
+
+
+def read_status_code(value: object) -> int | None:
+    """A status code comes as a number or as a text of digits."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and len(value) < 10 and value.strip().isdecimal():
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None
+
+
+def read_datetime(value: object) -> datetime | None:
+    """A point in time, always aware: ISO 8601, an HTTP date, or seconds or milliseconds since the epoch.
+
+    A time without a zone is taken as UTC. Null and an empty text are None. Raises ``ValueError`` for the rest.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            found = _read_odd_datetime(value.strip())
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        found = _from_epoch(value)
+    else:
+        raise ValueError("expected a date as text or number")
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _read_odd_datetime(text: str) -> datetime:
+    for read in (_from_epoch_text, datetime.fromisoformat, email.utils.parsedate_to_datetime):
+        try:
+            return read(text.upper())
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+    raise ValueError("expected a date such as 2024-04-17T23:57:17Z")
+
+
+def _from_epoch_text(text: str) -> datetime:
+    return _from_epoch(float(text))
+
+
+def _from_epoch(value: float) -> datetime:
+    seconds = value / 1000 if abs(value) > _MILLISECONDS_FROM else value
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ValueError("expected a date within the years 1 to 9999") from None
+
+
+@attrs.frozen
+class DeliveryAttempt:
+    """One try to deliver a message. ``status`` is ``Success`` or ``Failed``, as far as is documented.
+
+    An attempt that came as a mere text has that text as its ``id`` and nothing else.
+    """
+
+    id: str | None
+    url: str | None = None
+    response: str | None = None
+    status_code: int | None = None
+    timestamp: datetime | None = None
+    status: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """By ``status``; where that is missing, by a ``status_code`` within 200 to 299."""
+        if self.status is not None:
+            return self.status.lower() == "success"
+        return self.status_code is not None and 200 <= self.status_code <= 299
+
+
+def read_attempt(value: object) -> DeliveryAttempt:
+    """An attempt, from an object or a text. Raises ``ValueError`` for a timestamp that is none."""
+    if not isinstance(value, dict):
+        return DeliveryAttempt(read_text(value))
+    return DeliveryAttempt(
+        read_text(value.get("id")),
+        read_text(value.get("url")),
+        read_text(value.get("response")),
+        read_status_code(value.get("responseStatusCode")),
+        read_datetime(value.get("timestamp")),
+        read_text(value.get("status")),
+    )
+
+
+@attrs.frozen(repr=False)
+class Message:
+    """One message of a webhook: what was sent, and each attempt to deliver it.
+
+    ``raw`` is the message as it came; all else but ``id`` is read from it when it is first asked for.
+    """
+
+    id: str
+    raw: Mapping[str, Any] = attrs.field(hash=False)
+
+    @cached_property
+    def payload(self) -> Mapping[str, Any]:
+        """The body that was delivered: ``eventTypeId``, ``eventId`` and ``links``."""
+        return self.raw.get("payload") or {}
+
+    @property
+    def event_type_id(self) -> str | None:
+        """Such as ``consent.revoked``; found in the payload or beside it."""
+        return read_text(self.payload.get("eventTypeId") or self.raw.get("eventTypeId"))
+
+    @property
+    def event_id(self) -> str | None:
+        """The id of the event, an opaque text; found in the payload or beside it."""
+        return read_text(self.payload.get("eventId") or self.raw.get("eventId"))
+
+    @cached_property
+    def attempts(self) -> tuple[DeliveryAttempt, ...]:
+        """Each try to deliver the message, in the order in which they came."""
+        return tuple(read_attempt(attempt) for attempt in self.raw.get("attempts") or ())
+
+    @cached_property
+    def links(self) -> Mapping[str, str]:
+        """``self`` and ``webhook``; those of the event are in ``payload["links"]``."""
+        return read_links(self.raw.get("links"))
+
+    @property
+    def webhook_id(self) -> str | None:
+        """The webhook's id: as it came, or the last part of the link to the webhook."""
+        given = read_text(self.raw.get("webhookId"))
+        return given or self.links.get("webhook", "").rstrip("/").rpartition("/")[2] or None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether any attempt succeeded."""
+        return any(attempt.succeeded for attempt in self.attempts)
+
+    def __repr__(self) -> str:
+        return (
+            f"Message(id={self.id!r}, event_type_id={self.event_type_id!r}, event_id={self.event_id!r}, "
+            f"attempts={len(self.attempts)}, delivered={self.delivered})"
+        )
+
+
+@attrs.frozen
+class Webhook:
+    """A subscription: the url that is called, and the types of event it is called for.
+
+    ``status`` is ``active`` or ``pending-approval``, as far as is documented. ``secret`` is there only in the
+    answers to create and update (the vendor's reference). In ``raw`` it is a ``Secret`` too.
+    """
+
+    id: str
+    url: str
+    status: str | None = None
+    subscribed_events: tuple[str, ...] = ()
+    name: str | None = None
+    description: str | None = None
+    secret: Secret | None = None
+    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False)
+
+
+@attrs.frozen
+class EventType:
+    """A type of event that a webhook can subscribe to, such as ``user.created``."""
+
+    id: str
+    description: str | None = None
+    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False)
+
+
+@attrs.frozen
+class Event:
+    """Something that happened to an entity of a user.
+
+    ``type`` is the dotted form, ``consent.revoked``, in the words of webhooks; ``entity`` and ``event_type``
+    are its two halves. ``data`` is the entity as JSON, an object or a list by entity; ``data_ref`` its url.
+    """
+
+    id: str
+    type: str = ""
+    entity: str | None = None
+    event_type: str | None = None
+    user_id: str | None = None
+    created: datetime | None = None
+    data_ref: str | None = None
+    data: Any = attrs.field(default=None, hash=False, repr=False)
+    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False)
