@@ -84,9 +84,7 @@ class Emission:
 class Courier:
     """Emits events and delivers their messages, in the order in which they are due."""
 
-    def __init__(
-        self, world: World, violations: Violations, *, timeout: float, sign_at: Callable[[], float]
-    ) -> None:
+    def __init__(self, world: World, violations: Violations, *, timeout: float, sign_at: Callable[[], float]) -> None:
         self._world = world
         self._violations = violations
         self._timeout = timeout
@@ -222,9 +220,7 @@ class Courier:
             return 500, f"Internal Server Error: {type(error).__name__}"
         return answer.status, answer.text
 
-    def _schedule(
-        self, app: Application, webhook: Webhook, message: Message, number: int, due: datetime
-    ) -> None:
+    def _schedule(self, app: Application, webhook: Webhook, message: Message, number: int, due: datetime) -> None:
         self._serial += 1
         heapq.heappush(self._due, _Job(due, self._serial, app, webhook, message, number))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,9 @@ POLL = 1.0
 
 
 @asynccontextmanager
-async def dispatching(fake: FakeBasiq, elsewhere: Endpoint, base_url: str) -> AsyncIterator[None]:
+async def dispatching(fake: FakeBasiq, elsewhere: Endpoint, base_url: str) -> AsyncGenerator[None]:
     """Make the deliveries of a fake as they fall due, those without a route through ``elsewhere``."""
-    courier = fake._courier  # noqa: SLF001  # one half of the fake to another
+    courier = fake._courier
     news = asyncio.Event()
     before = courier.elsewhere, courier.base, courier.wake
     courier.elsewhere, courier.base, courier.wake = elsewhere, base_url, news.set

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint", "EndpointAnswer", "NoAnswer", "Receiver", "adapt"]
 
 Scope = dict[str, object]
-Asgi = Callable[..., Awaitable[None]]
+Asgi = Callable[..., Awaitable[object]]
 
 
 class NoAnswer(Exception):
@@ -41,7 +41,7 @@ class HasHandle(Protocol):
     async def handle(self, headers: Mapping[str, str], body: bytes, /) -> object: ...
 
 
-Receiver = HasHandle | Callable[[dict[str, str], bytes], Awaitable[object]] | Asgi
+Receiver = HasHandle | Callable[..., Awaitable[object]]
 """What ``FakeBasiq.route`` takes: an object with ``async handle(headers, body)``, an async callable
 ``(headers, body)``, each giving a status or something with a ``.status``, or an ASGI application."""
 

@@ -36,7 +36,8 @@ class FilterError(ValueError):
 class Fields(Generic[T]):
     """What one kind of item can be filtered by.
 
-    ``texts`` give all the spellings of a value and take ``eq`` and ``ne``; ``dates`` take those, ``gt``, ``gteq``, ``lt``, ``lteq`` and ``bt``.
+    ``texts`` give all the spellings of a value and take ``eq`` and ``ne``; ``dates`` take those and
+    ``gt``, ``gteq``, ``lt``, ``lteq``, ``bt``.
     """
 
     def __init__(

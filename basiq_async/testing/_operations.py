@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -43,7 +43,7 @@ class Call:
     path: str
     query_text: str
     now: datetime
-    params: dict[str, str] = attrs.field(factory=dict)
+    params: dict[str, str] = attrs.field(factory=dict[str, str])
 
     def query(self) -> dict[str, str]:
         """The query's parameters; raises Refusal for one that comes twice."""
@@ -72,8 +72,7 @@ class Call:
 
     def webhook(self) -> Webhook:
         """The webhook that the path names; raises Refusal."""
-        id = _uuid(self.params["webhookId"], "webhookId")
-        webhook = self.app.webhooks.get(id)
+        webhook = self.app.webhooks.get(_uuid(self.params["webhookId"], "webhookId"))
         if webhook is None:
             raise not_found("There is no webhook with this id.")
         return webhook
@@ -88,7 +87,7 @@ def _uuid(text: str, parameter: str) -> str:
 def _listing(
     call: Call,
     self_path: str,
-    items: Callable[[int], object],
+    items: Callable[[int], Iterable[tuple[int, T]]],
     show: Callable[[T], Json],
     fields: Fields[T] | None = None,
 ) -> Response:
@@ -96,16 +95,14 @@ def _listing(
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
         call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")
-    window = Window.of(
-        f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.world.page_size
-    )
+    window = Window.of(f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.world.page_size)
     matches = None
     if fields is not None and window.filter:
         try:
             matches = fields.compile(window.filter)
         except FilterError as error:
             raise bad_parameter(f"The filter is not valid: {error}.", "filter") from None
-    taken, cursor = window.take(items(window.start), matches)  # type: ignore[arg-type]
+    taken, cursor = window.take(items(window.start), matches)
     links = {"self": self_path}
     if cursor is not None:
         links["next"] = f"{self_path}?next={cursor}"
@@ -202,9 +199,7 @@ def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None)
 def list_messages(call: Call) -> Response:
     webhook = call.webhook()
     log: Log[Message] = call.app.messages[webhook.id]
-    return _listing(
-        call, call.render.messages_path(webhook.id), log.scan, call.render.message, MESSAGE_FIELDS
-    )
+    return _listing(call, call.render.messages_path(webhook.id), log.scan, call.render.message, MESSAGE_FIELDS)
 
 
 def get_message(call: Call) -> Response:
@@ -238,20 +233,20 @@ def send_test(call: Call) -> Response:
 
 
 def list_event_types(call: Call) -> Response:
-    def items(start: int) -> object:
-        return ((position, id) for position, id in enumerate(EVENT_TYPES) if position >= start)
+    def items(start: int) -> Iterator[tuple[int, str]]:
+        return ((position, name) for position, name in enumerate(EVENT_TYPES) if position >= start)
 
     return _listing(call, f"{call.render.base}/events/types", items, call.render.event_type)
 
 
 def get_event_type(call: Call) -> Response:
-    id = call.params["eventTypeId"]
-    if not _EVENT_TYPE_ID.fullmatch(id):
+    name = call.params["eventTypeId"]
+    if not _EVENT_TYPE_ID.fullmatch(name):
         detail = "The event type id is not valid."
         raise Refusal(400, "path-parameter-not-valid", detail, "eventTypeId")
-    if id not in EVENT_TYPES:
+    if name not in EVENT_TYPES:
         raise not_found("There is no such event type.")
-    return answer(call.render.event_type(id))
+    return answer(call.render.event_type(name))
 
 
 def list_events(call: Call) -> Response:
@@ -266,10 +261,10 @@ def list_events(call: Call) -> Response:
 
 
 def get_event(call: Call) -> Response:
-    id = call.params["eventId"]
-    if not _EVENT_ID.fullmatch(id):
+    event_id = call.params["eventId"]
+    if not _EVENT_ID.fullmatch(event_id):
         raise Refusal(400, "path-parameter-not-valid", "The event id is not valid.", "eventId")
-    event = call.app.events.find(id)
+    event = call.app.events.find(event_id)
     if event is None:
         raise not_found("There is no event with this id.")
     return answer(call.render.event(event))

@@ -33,19 +33,17 @@ class Window:
         ``scope`` is the list's own path: a cursor of another list is refused.
         """
         cursor = query.get("next")
-        start, limit, filter = (0, page_size, "") if cursor is None else _read(scope, cursor)
+        start, limit, expression = (0, page_size, "") if cursor is None else _read(scope, cursor)
         if "limit" in query:
             limit = min(_limit(query["limit"]), page_size)
-        return cls(scope, start, limit, query.get("filter", filter))
+        return cls(scope, start, limit, query.get("filter", expression))
 
     def cursor(self, position: int) -> str:
         """The cursor of what follows, from ``position`` on."""
         state = json.dumps([position, self.limit, self.filter], separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(_seal(self.scope, state) + state).decode().rstrip("=")
 
-    def take(
-        self, items: Iterable[tuple[int, T]], matches: Callable[[T], bool] | None
-    ) -> tuple[list[T], str | None]:
+    def take(self, items: Iterable[tuple[int, T]], matches: Callable[[T], bool] | None) -> tuple[list[T], str | None]:
         """The items of the window, and the cursor of the next one where more are left."""
         taken: list[T] = []
         for position, item in items:
@@ -69,8 +67,8 @@ def _read(scope: str, cursor: str) -> tuple[int, int, str]:
         raise refusal from None
     if raw[:6] != _seal(scope, raw[6:]):
         raise refusal
-    position, limit, filter = json.loads(raw[6:])
-    return position, limit, filter
+    position, limit, expression = json.loads(raw[6:])
+    return position, limit, expression
 
 
 def _limit(text: str) -> int:

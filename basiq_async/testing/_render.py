@@ -77,8 +77,8 @@ class Renderer:
             body["name"] = webhook.name
         if webhook.description is not None:
             body["description"] = webhook.description
-        if quirks.secret_in == "everywhere" or (written and quirks.secret_in == "writes"):
-            body["secret"] = secret_text(webhook.key, quirks.secret)
+        if quirks.signing_key_in == "everywhere" or (written and quirks.signing_key_in == "writes"):
+            body["secret"] = secret_text(webhook.key, quirks.signing_key)
         return body
 
     def payload(self, message: Message) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import unquote
 
@@ -32,7 +32,7 @@ _ROUTES: tuple[tuple[str, Mapping[str, Operation]], ...] = (
 )
 _LISTS = ("webhooks", "messages", "events", "types")
 
-_by_length: dict[int, list[tuple[list[str], Mapping[str, Operation]]]] = {}
+_by_length: dict[int, list[tuple[Sequence[str], Mapping[str, Operation]]]] = {}
 for _pattern, _methods in _ROUTES:
     _parts = _pattern.split("/")
     _by_length.setdefault(len(_parts), []).append((_parts, _methods))

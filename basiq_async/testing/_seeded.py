@@ -24,9 +24,7 @@ class SeededEvents:
     count: int
 
     @classmethod
-    def make(
-        cls, seed: object, types: tuple[str, ...], first: datetime, every: timedelta, count: int
-    ) -> SeededEvents:
+    def make(cls, seed: object, types: tuple[str, ...], first: datetime, every: timedelta, count: int) -> SeededEvents:
         users = tuple(uuid_text(digest(seed, "user", number)) for number in range(USERS))
         return cls(SeededIds("event", seed), types, users, first, every, count)
 

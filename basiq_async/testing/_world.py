@@ -31,12 +31,12 @@ class Application:
     """What one API key sees: nobody else sees any of it."""
 
     name: str
-    webhooks: dict[str, Webhook] = attrs.field(factory=dict)
-    messages: dict[str, Log[Message]] = attrs.field(factory=dict)
-    events: Log[Event] = attrs.field(factory=Log)
-    seeded: list[SeededEvents] = attrs.field(factory=list)
-    entities: dict[str, Event] = attrs.field(factory=dict)
-    tokens: list[Token] = attrs.field(factory=list)
+    webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
+    messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
+    events: Log[Event] = attrs.field(factory=Log[Event])
+    seeded: list[SeededEvents] = attrs.field(factory=list[SeededEvents])
+    entities: dict[str, Event] = attrs.field(factory=dict[str, Event])
+    tokens: list[Token] = attrs.field(factory=list[Token])
     disabled: bool = False
 
     def by_url(self, url: str) -> Webhook | None:
@@ -111,16 +111,12 @@ class World:
     def record_event(
         self, app: Application, type_id: str, user_id: str | None, data: dict[str, object] | None
     ) -> Event:
-        event = Event(
-            self.ids.opaque(), type_id, user_id or self.ids.uuid(), self.ids.uuid(), self.clock(), data
-        )
+        event = Event(self.ids.opaque(), type_id, user_id or self.ids.uuid(), self.ids.uuid(), self.clock(), data)
         app.events.append(event)
         app.entities[event.path] = event
         return event
 
-    def record_message(
-        self, app: Application, webhook: Webhook, event: Event, text: str | None = None
-    ) -> Message:
+    def record_message(self, app: Application, webhook: Webhook, event: Event, text: str | None = None) -> Message:
         message = Message(self.ids.uuid(), webhook.id, event, self.clock(), text)
         app.messages[webhook.id].append(message)
         return message

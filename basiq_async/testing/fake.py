@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import attrs
 
@@ -139,9 +139,7 @@ class FakeBasiq:
             now = self.clock()
             app = self._gate.admit(request, now)
             render = Renderer(base, self._world.quirks, loop=request.url if loop else None)
-            return operation(
-                Call(self._world, app, self._courier, self._violations, render, request, path, query, now)
-            )
+            return operation(Call(self._world, app, self._courier, self._violations, render, request, path, query, now))
         except Refusal as refusal:
             return refuse(refusal, self._world.ids.uuid())
 
@@ -191,9 +189,7 @@ class FakeBasiq:
         if event_type_id not in ALL_TYPES:
             raise ConfigurationError(f"there is no event type {event_type_id!r}")
         app = self._world.application(api_key)
-        return self._courier.emit(
-            app, event_type_id, user_id=user_id, data=None if data is None else dict(data)
-        )
+        return self._courier.emit(app, event_type_id, user_id=user_id, data=None if data is None else dict(data))
 
     async def deliver(self) -> None:
         """Make every delivery that is due now."""
@@ -226,7 +222,7 @@ class FakeBasiq:
         """The signing secret of a webhook."""
         for _, webhook in self._world.each():
             if webhook.id == webhook_id:
-                return secret_text(webhook.key, self._world.quirks.secret)
+                return secret_text(webhook.key, self._world.quirks.signing_key)
         raise ConfigurationError(f"there is no webhook {webhook_id}")
 
     def seed_messages(

@@ -38,10 +38,10 @@ class Quirks:
     """``data`` of an event as one object or as a list of one."""
     event_type: Literal["split", "dotted"] = "split"
     """``entity`` and ``eventType``, or ``eventTypeId`` such as ``consent.revoked``."""
-    secret: Literal["prefixed", "bare", "unpadded"] = "prefixed"
-    """``whsec_`` and base64; base64 alone; ``whsec_`` and base64 without its padding."""
-    secret_in: Literal["writes", "everywhere", "nowhere"] = "writes"
-    """Which webhook answers have the secret: create and update, all of them, none."""
+    signing_key: Literal["prefixed", "bare", "unpadded"] = "prefixed"
+    """A webhook's ``secret``: ``whsec_`` and base64; base64 alone; ``whsec_`` and base64 without its padding."""
+    signing_key_in: Literal["writes", "everywhere", "nowhere"] = "writes"
+    """Which webhook answers have it as ``secret``: create and update, all of them, none."""
 
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:
@@ -52,4 +52,4 @@ class Quirks:
             for form in get_args(hint)[1:]:
                 yield cls(**{name: form})
                 last[name] = form
-        yield cls(**{**last, "secret_in": "writes"})  # type: ignore[arg-type]
+        yield cls(**{**last, "signing_key_in": "writes"})  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -27,7 +27,7 @@ async def serve(
     *,
     prefix: str = "",
     deliver_anywhere: bool = False,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """Serve a fake over HTTP; gives its base URL.
 
     port: 0 takes a free one.

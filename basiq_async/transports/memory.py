@@ -50,9 +50,7 @@ class InMemoryTransport:
                     f"no answer within {self._timeout:g} s", method=request.method, path=_path(request)
                 )
         if exchange.response is None:
-            raise ConnectionFailedError(
-                "the connection was dropped", method=request.method, path=_path(request)
-            )
+            raise ConnectionFailedError("the connection was dropped", method=request.method, path=_path(request))
         return exchange.response
 
     async def aclose(self) -> None:
