@@ -91,6 +91,7 @@ class Retrying:
         self._path_of = path_of
         self._uniform = uniform
         self._now = now
+        self.closed = False
 
     async def send(self, request: Request, /) -> Response:
         """Send, and send again as long as the policy lets. Gives the last answer, or raises the last error."""
@@ -119,7 +120,8 @@ class Retrying:
             return run.conclude(failed)
 
     async def aclose(self) -> None:
-        """Nothing to release: the transport inside belongs to whoever made it."""
+        """Begin no further retry. The transport inside is left open: it belongs to whoever made it."""
+        self.closed = True
 
 
 class _Run:
@@ -180,7 +182,7 @@ class _Run:
 
     def may_retry(self, failed: _Failed) -> bool:
         """Whether the request may be sent again after this failure: it cannot have been carried out twice."""
-        if self._attempts > self._owner._policy.max_retries:
+        if self._attempts > self._owner._policy.max_retries or self._owner.closed:
             return False
         if self._idempotent:
             return True
