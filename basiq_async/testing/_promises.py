@@ -26,9 +26,7 @@ def hold(kept: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-async def keep(
-    subject: str, promises: Mapping[str, Callable[[], Awaitable[None]]], *, seconds: float
-) -> None:
+async def keep(subject: str, promises: Mapping[str, Callable[[], Awaitable[None]]], *, seconds: float) -> None:
     """Try every promise, each for at most ``seconds``; raises BrokenPromisesError for those that are broken."""
     broken: dict[str, str] = {}
     for promise, attempt in promises.items():

@@ -20,7 +20,30 @@ from .fake import ORIGIN, FakeBasiq
 __all__ = ["check_transport"]
 
 MakeTransport = Callable[..., Transport | Awaitable[Transport]]
-STATUSES = (200, 201, 202, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 409, 418, 429, 500, 502, 503, 599)
+STATUSES = (
+    200,
+    201,
+    202,
+    204,
+    300,
+    301,
+    302,
+    303,
+    307,
+    308,
+    400,
+    401,
+    403,
+    404,
+    405,
+    409,
+    418,
+    429,
+    500,
+    502,
+    503,
+    599,
+)
 EVERY_BYTE = bytes(range(256))
 # Nothing here is as it would be after decoding and encoding once more.
 URL = "/a%2Fb/%27c%27/%7Ed/e%20f;g=1?filter=user.id.eq(%27x%2Fy%27)&p=+%2B%20&q=%41&empty="
