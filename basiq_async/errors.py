@@ -60,13 +60,15 @@ class ConfigurationError(BasiqError, ValueError):
 class TransportError(BasiqError):
     """A request that got no usable answer.
 
-    ``method`` and ``path`` say which request; ``attempts`` how many times it was sent.
+    ``method`` and ``path`` say which request; ``attempts`` how many times it was sent. ``sent`` is False where no
+    byte of the request can have reached the server, so that even a POST may be sent again.
     """
 
-    def __init__(self, message: str, *, method: str | None = None, path: str | None = None) -> None:
+    def __init__(self, message: str, *, method: str | None = None, path: str | None = None, sent: bool = True) -> None:
         super().__init__(message)
         self.method = method
         self.path = path
+        self.sent = sent
         self.attempts = 1
 
     def __str__(self) -> str:
@@ -79,17 +81,7 @@ class TransportError(BasiqError):
 
 
 class ConnectionFailedError(TransportError):
-    """The connection could not be made, or broke before the whole answer was there.
-
-    ``sent`` is False where no byte of the request can have reached the server, so that even a POST may be
-    sent again.
-    """
-
-    def __init__(
-        self, message: str, *, method: str | None = None, path: str | None = None, sent: bool = True
-    ) -> None:
-        super().__init__(message, method=method, path=path)
-        self.sent = sent
+    """The connection could not be made, or broke before the whole answer was there."""
 
 
 class RequestTimeoutError(TransportError, TimeoutError):

@@ -61,7 +61,10 @@ def read_text(value: object) -> str | None:
     """A text field: text as it is, null as None, any other JSON value as its JSON text."""
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    except RecursionError:
+        return None
 
 
 def read_links(value: object) -> dict[str, str]:
@@ -109,16 +112,16 @@ def read_datetime(value: object) -> datetime | None:
 
 
 def _read_odd_datetime(text: str) -> datetime:
-    for read in (
-        lambda: _from_epoch(float(text)),
-        lambda: datetime.fromisoformat(text.upper()),
-        lambda: email.utils.parsedate_to_datetime(text),
-    ):
+    for read in (_from_epoch_text, datetime.fromisoformat, email.utils.parsedate_to_datetime):
         try:
-            return read()
+            return read(text.upper())
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
     raise ValueError("expected a date such as 2024-04-17T23:57:17Z")
+
+
+def _from_epoch_text(text: str) -> datetime:
+    return _from_epoch(float(text))
 
 
 def _from_epoch(value: float) -> datetime:

@@ -1,0 +1,82 @@
+"""The client: one object that holds the services and what they share."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from .codec import Codec
+from .errors import ConfigurationError
+from .hooks import OnRequest, OnRetry
+from .links import VENDOR_URL, BaseURL
+from .services._api import Api
+from .services.event_types import EventTypes
+from .services.events import Events
+from .services.messages import Messages
+from .services.webhooks import Webhooks
+from .tasks import TaskOwner
+from .transports.auth import ApiKey, Authenticated
+from .transports.base import Transport
+from .transports.retry import Retrying, RetryPolicy
+
+
+class BasiqClient:
+    """The way to Basiq's webhooks. Use it as ``async with BasiqClient() as basiq``, or call ``aclose``.
+
+    ``api_key`` is the text that Basiq's dashboard shows; None takes the environment variable ``BASIQ_API_KEY``.
+    ``base_url`` may carry a path prefix, for a proxy. ``timeout`` is for each attempt of a request, in seconds.
+    A ``transport`` that is passed in is wrapped with authentication and retries, and closed only by whoever made
+    it; without one an ``AiohttpTransport`` is made, and closed with the client. ``on_request`` and ``on_retry``
+    are called with a ``RequestEvent`` and a ``RetryEvent``, for metrics.
+
+    One client may be used by any number of tasks of one event loop at once. Raises ``ConfigurationError``.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        transport: Transport | None = None,
+        base_url: str = VENDOR_URL,
+        retry: RetryPolicy | None = None,
+        timeout: float = 30.0,
+        on_request: OnRequest | None = None,
+        on_retry: OnRetry | None = None,
+    ) -> None:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+            raise ConfigurationError("timeout must be a number of seconds above 0")
+        key = ApiKey(api_key)
+        base = BaseURL.parse(base_url)
+        self._owned: Transport | None = None
+        if transport is None:
+            from .transports.aiohttp import AiohttpTransport
+
+            transport = self._owned = AiohttpTransport(timeout=timeout)
+        self._retrying = Retrying(
+            transport, retry, timeout=timeout, on_request=on_request, on_retry=on_retry, path_of=base.path_of
+        )
+        self._owner = TaskOwner()
+        api = Api(base, Authenticated(self._retrying, key, base), Codec(), self._owner)
+        self._base = base
+        self.webhooks = Webhooks(api)
+        self.messages = Messages(api)
+        self.event_types = EventTypes(api)
+        self.events = Events(api)
+
+    async def aclose(self) -> None:
+        """End what is under way ahead of time, and close the transport if it is the client's own."""
+        await self._owner.aclose()
+        await self._retrying.aclose()
+        if self._owned is not None:
+            await self._owned.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"BasiqClient(base_url={self._base.url('')!r})"

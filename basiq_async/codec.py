@@ -1,0 +1,314 @@
+"""From the bytes of an answer to models, and the other way. The one file that knows of ``cattrs``.
+
+Strict about what makes an object useless (an id that is missing), tolerant of the rest: see ``models``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+import attrs
+import cattrs
+from cattrs.errors import AttributeValidationNote, BaseValidationError
+from cattrs.gen import make_dict_structure_fn, override
+
+from .errors import ResponseDecodeError
+from .models import Event, EventType, Message, Secret, Webhook, read_datetime, read_links, read_text
+
+T = TypeVar("T")
+Loads = Callable[[bytes], Any]
+_BOM = b"\xef\xbb\xbf"
+_RAW = "\0raw"
+
+
+def default_loads() -> Loads:
+    """The JSON decoder of orjson where it is installed (extra ``speed``), else the standard library's."""
+    try:
+        import orjson
+    except ImportError:
+        return _strict_loads
+    return orjson.loads
+
+
+def _strict_loads(body: bytes) -> Any:
+    return json.loads(body.decode(), parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Malformed(ValueError):
+    """A part of an answer that cannot be read; ``at`` is its place, below the object it is in."""
+
+    def __init__(self, message: str, at: str = "") -> None:
+        super().__init__(message)
+        self.at = at
+
+
+@attrs.frozen
+class ListPage:
+    """A list as it came: its items not yet read, and its next link of whatever type."""
+
+    items: list[Any]
+    next_link: Any
+
+
+class Codec:
+    """Reads answers. Each client has its own, with its own cattrs converter."""
+
+    def __init__(self, *, loads: Loads | None = None, converter: cattrs.Converter | None = None) -> None:
+        self._loads = loads or default_loads()
+        self.converter = converter or make_converter()
+
+    def json(self, body: bytes) -> Any:
+        """The JSON value of a body. Raises ``ResponseDecodeError``, without a word of what the body was."""
+        body = body.removeprefix(_BOM)
+        try:
+            return self._loads(body)
+        except (ValueError, RecursionError) as exc:
+            # Not chained: the decoder's error holds the whole document, which can hold a secret.
+            said = "is empty" if not body.strip() else f"is not JSON of UTF-8 text ({_place(exc)})"
+            raise ResponseDecodeError(f"the answer's body {said}") from None
+
+    def page(self, body: bytes) -> ListPage:
+        """A list's items and next link. One object in the place of a list of items is that one item."""
+        answer = self.json(body)
+        if not isinstance(answer, dict):
+            raise ResponseDecodeError(f"expected a list object, got {_kind(answer)}")
+        items = answer.get("data")
+        if isinstance(items, dict):
+            items = [items]
+        elif items is None and ("data" in answer or str(answer.get("type")).lower() == "list"):
+            items = []
+        if not isinstance(items, list):
+            raise ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
+        return ListPage(items, _next_link(answer.get("links")))
+
+    def reader(self, model: type[T]) -> Callable[[Any, int | None], T]:
+        """A function from a JSON value, and its index in a list's data, to a model.
+
+        It raises ``ResponseDecodeError`` with the place of what is wrong.
+        """
+        hook = self.converter.get_structure_hook(model)
+
+        def read(value: Any, index: int | None = None) -> T:
+            try:
+                return hook(value, model)  # type: ignore[no-any-return]
+            except Malformed as exc:
+                at, said = exc.at, str(exc)
+            except BaseValidationError as exc:
+                at, said = next(_explain(exc))
+            place = "$" if index is None else f"$.data[{index}]"
+            raise ResponseDecodeError(said, location=place + at)
+
+        return read
+
+    def read(self, model: type[T], body: bytes) -> T:
+        """One model, from an answer's body."""
+        return self.reader(model)(self.json(body), None)
+
+
+def make_converter() -> cattrs.Converter:
+    """A converter that reads the models; nothing is registered anywhere else."""
+    converter = cattrs.Converter(detailed_validation=True)
+    converter.register_structure_hook(Message, read_message)
+    for model, fields, prepare in _OBJECTS:
+        converter.register_structure_hook(model, _object_reader(converter, model, fields, prepare))
+    return converter
+
+
+def read_message(value: Any, _: object = None) -> Message:
+    """A message: all that could fail later, when a part is asked for, is looked at here."""
+    if type(value) is not dict:
+        raise Malformed(f"expected a message object, got {_kind(value)}")
+    message_id = value.get("id")
+    if type(message_id) is not str or not message_id:
+        message_id = _identifier(message_id, ".id")
+    payload = value.get("payload")
+    if payload is not None and type(payload) is not dict:
+        raise Malformed(f"expected an object, got {_kind(payload)}", ".payload")
+    attempts = value.get("attempts")
+    if attempts is not None:
+        if type(attempts) is not list:
+            raise Malformed(f"expected a list, got {_kind(attempts)}", ".attempts")
+        for attempt in attempts:
+            if type(attempt) is dict:
+                try:
+                    datetime.fromisoformat(attempt["timestamp"])
+                except (KeyError, TypeError, ValueError):
+                    _check_timestamps(attempts)
+                    break
+    return Message(message_id, value)
+
+
+def _check_timestamps(attempts: list[Any]) -> None:
+    for index, attempt in enumerate(attempts):
+        if isinstance(attempt, dict):
+            _at(f".attempts[{index}].timestamp", read_datetime, attempt.get("timestamp"))
+
+
+def _at(place: str, read: Callable[[Any], T], value: Any) -> T:
+    try:
+        return read(value)
+    except ValueError as exc:
+        raise Malformed(str(exc), place) from None
+
+
+def _identifier(value: Any, at: str = "") -> str:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise Malformed(f"expected an id, got {'an empty text' if value == '' else _kind(value)}", at)
+
+
+def _required_text(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise Malformed(f"expected text, got {'an empty one' if value == '' else _kind(value)}")
+
+
+def _event_type_ids(value: Any) -> tuple[str, ...]:
+    """An array, or one text (the reference's examples)."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,) if value else ()
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise Malformed("expected a list of event type ids")
+
+
+def _secret(value: Any) -> Secret | None:
+    if value is None or isinstance(value, Secret):
+        return value
+    raise Malformed(f"expected text, got {_kind(value)}")
+
+
+def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
+    secret = value.get("secret")
+    return {**value, "secret": Secret(secret) if secret else None} if isinstance(secret, str) else value
+
+
+def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
+    """``type`` becomes the dotted form, from whichever of the three fields are there."""
+    entity, kind = read_text(value.get("entity")), read_text(value.get("eventType"))
+    dotted = read_text(value.get("eventTypeId"))
+    if not dotted:
+        dotted = f"{entity}.{kind}" if entity and kind and "." not in kind else kind or ""
+    left, dot, right = dotted.partition(".")
+    if dot:
+        entity, kind = entity or left, kind or right
+    return {**value, "type": dotted, "entity": entity, "eventType": kind}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
+_Prepare = Callable[[dict[str, Any]], dict[str, Any]]
+_COMMON: _Fields = {"id": ("id", _identifier), "links": ("links", read_links), "raw": (_RAW, _as_it_is)}
+_OBJECTS: tuple[tuple[type[Any], _Fields, _Prepare], ...] = (
+    (
+        Webhook,
+        {
+            **_COMMON,
+            "url": ("url", _required_text),
+            "status": ("status", read_text),
+            "subscribed_events": ("subscribedEvents", _event_type_ids),
+            "name": ("name", read_text),
+            "description": ("description", read_text),
+            "secret": ("secret", _secret),
+        },
+        _hide_secret,
+    ),
+    (EventType, {**_COMMON, "description": ("description", read_text)}, _as_it_is),
+    (
+        Event,
+        {
+            **_COMMON,
+            "type": ("type", _as_it_is),
+            "entity": ("entity", _as_it_is),
+            "event_type": ("eventType", _as_it_is),
+            "user_id": ("userId", read_text),
+            "created": ("createdDate", read_datetime),
+            "data_ref": ("dataRef", read_text),
+            "data": ("data", _as_it_is),
+        },
+        _add_event_type,
+    ),
+)
+
+
+def _object_reader(
+    converter: cattrs.Converter, model: type[Any], fields: _Fields, prepare: _Prepare
+) -> Callable[[Any, object], Any]:
+    overrides = {
+        name: override(rename=json_name, struct_hook=partial(_read_field, read))
+        for name, (json_name, read) in fields.items()
+    }
+    read_fields = make_dict_structure_fn(model, converter, **overrides)  # type: ignore[arg-type]
+
+    def read(value: Any, _: object) -> Any:
+        if not isinstance(value, dict):
+            raise Malformed(f"expected an object, got {_kind(value)}")
+        prepared = prepare(value)
+        # What is kept as raw is the object as it came, but never with its secret in the open.
+        raw = prepared if model is Webhook else value
+        return read_fields({**prepared, _RAW: raw}, model)
+
+    return read
+
+
+def _read_field(read: Callable[[Any], Any], value: Any, _: object) -> Any:
+    return read(value)
+
+
+def _explain(error: BaseValidationError) -> Iterator[tuple[str, str]]:
+    """Where and what, for each error that cattrs has gathered."""
+    for exc in error.exceptions:
+        notes = [note for note in getattr(exc, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
+        at = "".join(f".{_json_name(error, note.name)}" for note in notes)
+        if isinstance(exc, KeyError):
+            yield f".{exc.args[0]}", "is missing"
+        else:
+            yield at + getattr(exc, "at", ""), str(exc)
+
+
+def _json_name(error: BaseValidationError, attribute: str) -> str:
+    fields = next(fields for model, fields, _ in _OBJECTS if model is error.cl)
+    return fields[attribute][0]
+
+
+def _next_link(links: Any) -> Any:
+    if isinstance(links, list):
+        links = {name: link for entry in links if isinstance(entry, dict) for name, link in entry.items()}
+    return links.get("next") if isinstance(links, dict) else None
+
+
+def _place(exc: Exception) -> str:
+    position = getattr(exc, "pos", getattr(exc, "start", None))
+    if position is not None:
+        return f"at offset {position}"
+    return "nested too deeply" if isinstance(exc, RecursionError) else "a value no JSON can have"
+
+
+def _kind(value: Any) -> str:
+    """The name of a value's JSON type: errors never show the value."""
+    if value is None:
+        return "null"
+    names = {
+        bool: "a boolean",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+        int: "a number",
+        float: "a number",
+    }
+    return names.get(type(value), type(value).__name__)

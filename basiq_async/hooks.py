@@ -1,0 +1,54 @@
+"""What the client tells of its work, for metrics and traces. No hook gets a credential, a header or a body."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+
+_log = logging.getLogger("basiq_async.hooks")
+_E = TypeVar("_E")
+
+
+@attrs.frozen
+class RequestEvent:
+    """One request was sent, and answered or not.
+
+    ``duration`` is in seconds; ``attempt`` counts from 1; ``status`` is None where there was no answer, and
+    ``error`` is then the name of the error's class.
+    """
+
+    method: str
+    path: str
+    attempt: int
+    duration: float
+    status: int | None = None
+    error: str | None = None
+
+
+@attrs.frozen
+class RetryEvent:
+    """A request is going to be sent again after ``wait`` seconds; ``attempt`` is the one that failed."""
+
+    method: str
+    path: str
+    attempt: int
+    wait: float
+    status: int | None = None
+    error: str | None = None
+
+
+OnRequest = Callable[[RequestEvent], None]
+OnRetry = Callable[[RetryEvent], None]
+
+
+def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:
+    """Tell a hook, if there is one. A hook that fails is logged: watching the work must not undo it."""
+    if hook is None:
+        return
+    try:
+        hook(event)
+    except Exception:
+        _log.exception("the hook for %s failed", type(event).__name__)

@@ -1,0 +1,139 @@
+"""Urls: the API's own, the links in its answers, and identifiers put into a path. Pure."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Mapping
+
+import attrs
+
+from .errors import ConfigurationError
+
+VENDOR_URL = "https://au-api.basiq.io"
+"""Where the API lives, and the host that its links name (the vendor's reference, "servers")."""
+
+_MAX_SEGMENT = 2_048
+_ABSOLUTE = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?P<rest>(?:[/?].*)?)",
+    re.IGNORECASE,
+)
+_HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_UNSENDABLE = re.compile(r"[^!-~]|\\")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class LinkError(ValueError):
+    """A link that must not be followed; the text says why."""
+
+
+def _split(url: str) -> tuple[str, str] | None:
+    """The origin of an absolute url, in lower case and without a default port, and all that follows it."""
+    found = _ABSOLUTE.fullmatch(url)
+    if found is None:
+        return None
+    scheme, port = found["scheme"].lower(), found["port"]
+    port = "" if port is None or port.lstrip("0") == _DEFAULT_PORTS[scheme] else f":{port}"
+    return f"{scheme}://{found['host'].lower()}{port}", found["rest"]
+
+
+@attrs.frozen
+class BaseURL:
+    """The API's origin, and the path prefix that a proxy may have put before it."""
+
+    origin: str
+    prefix: str
+
+    @classmethod
+    def parse(cls, text: str) -> BaseURL:
+        """Read an absolute http or https url. Raises ``ConfigurationError``."""
+        parts = _split(text) if isinstance(text, str) and not _UNSENDABLE.search(text) else None
+        if parts is None or "?" in parts[1] or "#" in parts[1]:
+            raise ConfigurationError(
+                "base_url must be an absolute http or https url without credentials, query or fragment, "
+                f"such as {VENDOR_URL}"
+            )
+        return cls(parts[0], parts[1].rstrip("/"))
+
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """The url of a path of the API, which starts with a slash and is percent-encoded already."""
+        encoded = urllib.parse.urlencode(query, quote_via=urllib.parse.quote, safe="") if query else ""
+        return f"{self.origin}{self.prefix}{path}" + (f"?{encoded}" if encoded else "")
+
+    def owns(self, url: str) -> bool:
+        """Whether a url may be sent the token: it has this origin, and this prefix."""
+        start = self.origin + self.prefix
+        return url.startswith(start) and url[len(start) : len(start) + 1] in ("", "/", "?")
+
+    def relative(self, url: str) -> str:
+        """What stands behind the base in one of the API's own urls."""
+        return url[len(self.origin) + len(self.prefix) :]
+
+    def path_of(self, url: str) -> str:
+        """The path of one of the API's own urls, for messages: no query, which can name users."""
+        return self.relative(url).partition("?")[0] or "/"
+
+    def resolve(self, link: str, current: str) -> str:
+        """The url to call for a link found in the answer to ``current``, byte for byte where it can be.
+
+        A link to the vendor's host is called through this base. Raises ``LinkError`` for one that leads to
+        another origin, or that no request line can carry.
+        """
+        if _UNSENDABLE.search(link):
+            raise LinkError("holds characters that no url has")
+        link = link.partition("#")[0]
+        if link.startswith("//"):
+            raise LinkError("leads to another origin")
+        if link.startswith("?"):
+            url = current.partition("?")[0] + link
+        elif link.startswith("/"):
+            url = self._under_prefix(link)
+        elif _HAS_SCHEME.match(link):
+            parts = _split(link)
+            if parts is None:
+                raise LinkError("is not a plain http or https url")
+            if parts[0] == self.origin:
+                url = self._under_prefix(parts[1])
+            elif parts[0] == VENDOR_URL:
+                url = self.origin + self.prefix + parts[1]
+            else:
+                raise LinkError(f"leads to another origin, {parts[0]}")
+        else:
+            url = urllib.parse.urljoin(current, link)
+        if not self.owns(url) or _DOT_SEGMENT.search(url.partition("?")[0]):
+            raise LinkError("leads outside of the API's own urls")
+        return url
+
+    def _under_prefix(self, rest: str) -> str:
+        # Behind a proxy that strips its prefix, the API names its own paths without it.
+        url = self.origin + rest
+        return url if self.owns(url) else self.origin + self.prefix + rest
+
+
+def segment(value: str, name: str) -> str:
+    """An identifier as exactly one segment of a path. Raises ``ConfigurationError`` for one that cannot be."""
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be text, not {type(value).__name__}")
+    if value.strip() in ("", ".", ".."):
+        raise ConfigurationError(f"{name} must not be empty, '.' or '..'")
+    if len(value) > _MAX_SEGMENT:
+        raise ConfigurationError(f"{name} is {len(value)} characters long; at most {_MAX_SEGMENT} can be sent")
+    try:
+        return urllib.parse.quote(value, safe="")
+    except UnicodeEncodeError as exc:
+        raise ConfigurationError(f"{name} holds characters that cannot be encoded as UTF-8") from exc
+
+
+def absolute_url(value: str, name: str = "url") -> str:
+    """A url that Basiq can call. Raises ``ConfigurationError`` for one that is not absolute http or https."""
+    if not isinstance(value, str) or any(char.isspace() or not char.isprintable() for char in value):
+        raise ConfigurationError(f"{name} must be an absolute http or https url, as text without white space")
+    try:
+        parts = urllib.parse.urlsplit(value)
+        usable = parts.scheme.lower() in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(f"{name} must be an absolute http or https url, such as https://example.com/basiq")
+    return value

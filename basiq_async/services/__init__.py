@@ -1,0 +1,1 @@
+"""The services: one file for each kind of resource."""

@@ -1,0 +1,112 @@
+"""What every service stands on: a call, its status and its body turned into a model or one of our errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from ..answers import error_from
+from ..codec import Codec, ListPage
+from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..links import BaseURL
+from ..pagination import Listing, Paginator
+from ..tasks import TaskOwner
+from ..transports.base import Request, Response, Transport
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Api:
+    """The API, seen from a service."""
+
+    base: BaseURL
+    transport: Transport
+    codec: Codec
+    owner: TaskOwner
+
+    async def call(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
+        """Send, and give back a 2xx answer. Raises the error that any other status stands for."""
+        response = await self.answer(method, url, body)
+        if not 200 <= response.status < 300:
+            raise error_from(response, method=method, path=self.base.path_of(url))
+        return response
+
+    async def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
+        """Send, and give back the answer, whatever its status."""
+        if self.owner.closed:
+            raise ConnectionFailedError("the client is closed", method=method, path=self.base.path_of(url), sent=False)
+        headers = {"accept": "application/json"}
+        content = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            content = _encoded(body)
+        return await self.transport.send(Request(method, url, headers, content))
+
+    async def read(self, model: type[T], method: str, path: str, body: Mapping[str, Any] | None = None) -> T:
+        """Call, and read the answer as a model."""
+        url = self.base.url(path)
+        response = await self.call(method, url, body)
+        try:
+            return self.codec.read(model, response.body)
+        except ResponseDecodeError as exc:
+            raise self._placed(exc, method, url) from None
+
+    async def read_json(self, url: str) -> Any:
+        """The JSON value that a url of the API answers with."""
+        response = await self.call("GET", url)
+        try:
+            return self.codec.json(response.body)
+        except ResponseDecodeError as exc:
+            raise self._placed(exc, "GET", url) from None
+
+    def listing(
+        self,
+        model: type[T],
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        filter: str | None = None,
+        cursor: str | None = None,
+        prefetch: int = 1,
+    ) -> Paginator[T]:
+        """A list that can be streamed. Its filter belongs to its identity, the size of its pages does not."""
+        start = self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})})
+        read = self.codec.reader(model)
+
+        def read_item(value: Any, index: int) -> T:
+            try:
+                return read(value, index)
+            except ResponseDecodeError as exc:
+                raise self._placed(exc, "GET", start) from None
+
+        listing = Listing(
+            name=json.dumps([path, filter]),
+            start=start,
+            base=self.base,
+            fetch=self._fetch_page,
+            read=read_item,
+            owner=self.owner,
+        )
+        return Paginator(listing, cursor=cursor, prefetch=prefetch)
+
+    async def _fetch_page(self, url: str) -> ListPage:
+        response = await self.call("GET", url)
+        try:
+            return self.codec.page(response.body)
+        except ResponseDecodeError as exc:
+            raise self._placed(exc, "GET", url) from None
+
+    def _placed(self, exc: ResponseDecodeError, method: str, url: str) -> ResponseDecodeError:
+        exc.method, exc.path = method, self.base.path_of(url)
+        return exc
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigurationError("a text to be sent holds characters that cannot be encoded as UTF-8") from exc

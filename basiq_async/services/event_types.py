@@ -1,0 +1,23 @@
+"""The types of event that a webhook can subscribe to."""
+
+from __future__ import annotations
+
+from ..links import segment
+from ..models import EventType
+from ..pagination import Paginator
+from ._api import Api
+
+
+class EventTypes:
+    """``GET /events/types`` and ``GET /events/types/{id}``."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def list(self) -> Paginator[EventType]:
+        """All types of event. There are 15 in the vendor's reference, and new ones appear."""
+        return self._api.listing(EventType, "/events/types", prefetch=0)
+
+    async def get(self, event_type_id: str) -> EventType:
+        """One type, by an id such as ``user.created``. Raises ``NotFoundError`` where there is none."""
+        return await self._api.read(EventType, "GET", f"/events/types/{segment(event_type_id, 'event_type_id')}")

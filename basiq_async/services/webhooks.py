@@ -1,0 +1,154 @@
+"""Webhooks: the subscriptions of an application."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from ..answers import error_from
+from ..errors import ConfigurationError, ConflictError, RequestTimeoutError
+from ..links import absolute_url, segment
+from ..models import Webhook
+from ..pagination import Paginator
+from ._api import Api
+from ._arguments import checked_event_type_ids, optional_text
+
+_PATH = "/notifications/webhooks"
+_FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
+_RACES = 3
+
+
+class Webhooks:
+    """``/notifications/webhooks`` and ``/notifications/webhooks/{webhookId}``."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def create(
+        self,
+        *,
+        url: str,
+        subscribed_events: Sequence[str],
+        name: str | None = None,
+        description: str | None = None,
+    ) -> Webhook:
+        """Subscribe a url to types of event. The answer alone has the ``secret``: keep it.
+
+        Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
+        ``ConflictError`` where a webhook with this url exists, ``BadRequestError`` for types that do not exist.
+        """
+        return await self._api.read(Webhook, "POST", _PATH, _body(url, subscribed_events, name, description))
+
+    async def ensure(
+        self,
+        *,
+        url: str,
+        subscribed_events: Sequence[str],
+        name: str | None = None,
+        description: str | None = None,
+    ) -> Webhook:
+        """The webhook with this url: found as it is to be, or created, or updated.
+
+        Two processes may do the same at once. ``secret`` is there only where the webhook was created or updated:
+        no other answer holds it. A ``name`` or ``description`` of None is left as it is.
+        """
+        body = _body(url, subscribed_events, name, description)
+        races = _RACES
+        while True:
+            existing = await self._find(url)
+            if existing is not None:
+                return existing if _agrees(existing, body) else await self._bring_up_to(existing, body)
+            races -= 1
+            try:
+                return await self._api.read(Webhook, "POST", _PATH, body)
+            except ConflictError:
+                if not races:
+                    raise
+
+    def list(self) -> Paginator[Webhook]:
+        """All webhooks of the application. Their secrets are not in this answer."""
+        return self._api.listing(Webhook, _PATH, prefetch=0)
+
+    async def get(self, webhook_id: str) -> Webhook:
+        """One webhook, without its secret. Raises ``NotFoundError`` where there is none."""
+        return await self._api.read(Webhook, "GET", _one(webhook_id))
+
+    async def update(
+        self,
+        webhook_id: str,
+        *,
+        url: str,
+        subscribed_events: Sequence[str] | None = None,
+        name: str | None = None,
+        description: str | None = None,
+    ) -> Webhook:
+        """Change a webhook. ``url`` is always sent, the rest where it is not None. The answer has the secret."""
+        return await self._api.read(Webhook, "POST", _one(webhook_id), _body(url, subscribed_events, name, description))
+
+    async def delete(self, webhook_id: str) -> None:
+        """Delete a webhook. Raises ``NotFoundError`` where there is none.
+
+        Where an attempt got no usable answer and the next one finds nothing, the first one did it.
+        """
+        url = self._api.base.url(_one(webhook_id))
+        response = await self._api.answer("DELETE", url)
+        if response.status == 404 and response.attempts > 1:
+            return
+        if not 200 <= response.status < 300:
+            raise error_from(response, method="DELETE", path=self._api.base.path_of(url))
+
+    async def wait_until_active(self, webhook_id: str, *, timeout: float = 900.0) -> Webhook:
+        """Ask, ever more patiently, until the webhook's status is ``active``; ``timeout`` is in seconds.
+
+        The cool-off can take 15 minutes (the vendor's guide). Raises ``RequestTimeoutError`` when the time is
+        over, and whatever ``get`` raises.
+        """
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
+            raise ConfigurationError("timeout must be a number of seconds of at least 0")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        wait = _FIRST_POLL
+        while True:
+            webhook = await self.get(webhook_id)
+            if (webhook.status or "").lower() == "active":
+                return webhook
+            left = deadline - loop.time()
+            if left <= 0:
+                raise RequestTimeoutError(f"the webhook is still {webhook.status!r} after {timeout:g} s")
+            await asyncio.sleep(min(left, wait * random.uniform(0.8, 1.0)))
+            wait = min(_LONGEST_POLL, wait * 1.5)
+
+    async def _find(self, url: str) -> Webhook | None:
+        async for webhook in self.list():
+            if webhook.url == url:
+                return webhook
+        return None
+
+    async def _bring_up_to(self, existing: Webhook, body: dict[str, Any]) -> Webhook:
+        kept = optional_text(name=("name", existing.name), description=("description", existing.description))
+        return await self._api.read(Webhook, "POST", _one(existing.id), {**kept, **body})
+
+
+def _one(webhook_id: str) -> str:
+    return f"{_PATH}/{segment(webhook_id, 'webhook_id')}"
+
+
+def _body(
+    url: str, subscribed_events: Sequence[str] | None, name: str | None, description: str | None
+) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "url": absolute_url(url),
+        **optional_text(name=("name", name), description=("description", description)),
+    }
+    if subscribed_events is not None:
+        body["subscribedEvents"] = checked_event_type_ids(subscribed_events, "subscribed_events")
+    return body
+
+
+def _agrees(existing: Webhook, wanted: dict[str, Any]) -> bool:
+    return set(existing.subscribed_events) == set(wanted["subscribedEvents"]) and all(
+        getattr(existing, field) == wanted[field] for field in ("name", "description") if field in wanted
+    )

@@ -1,0 +1,93 @@
+"""Logs that only grow, part of which may be made on demand."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+
+class Logged(Protocol):
+    """What can be kept in a log."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def created(self) -> datetime: ...
+
+
+T = TypeVar("T", bound=Logged)
+T_co = TypeVar("T_co", bound=Logged, covariant=True)
+
+
+class Lazy(Protocol[T_co]):
+    """Items that are made each time they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+    def find(self, id: str, /) -> T_co | None: ...
+
+
+class _Stored(list[T], Generic[T]):
+    def find(self, id: str) -> T | None:
+        return None  # the log's own index has it
+
+
+class Log(Generic[T]):
+    """Items, oldest first, each at a position that never changes."""
+
+    def __init__(self) -> None:
+        self._segments: list[_Stored[T] | Lazy[T]] = []
+        self._starts: list[int] = []
+        self._by_id: dict[str, T] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def newest(self) -> T | None:
+        return self._segments[-1][len(self._segments[-1]) - 1] if self._size else None
+
+    def append(self, item: T) -> None:
+        last = self._segments[-1] if self._segments else None
+        if not isinstance(last, _Stored):
+            last = _Stored[T]()
+            self._add(last)
+        last.append(item)
+        self._by_id[item.id] = item
+        self._size += 1
+
+    def extend(self, lazy: Lazy[T]) -> None:
+        """Add items that are made on demand."""
+        if len(lazy):
+            self._add(lazy)
+            self._size += len(lazy)
+
+    def _add(self, segment: _Stored[T] | Lazy[T]) -> None:
+        self._segments.append(segment)
+        self._starts.append(self._size)
+
+    def find(self, id: str) -> T | None:
+        found = self._by_id.get(id)
+        if found is not None:
+            return found
+        return next((item for segment in self._segments if (item := segment.find(id)) is not None), None)
+
+    def scan(self, start: int = 0, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
+        """Each item from a position on, with its position; older ones than ``since`` are passed over."""
+        first = max(bisect_right(self._starts, start) - 1, 0)
+        for begin, segment in zip(self._starts[first:], self._segments[first:], strict=True):
+            index = max(start - begin, 0)
+            if since is not None:
+                index = bisect_left(segment, since, lo=index, key=_created)
+            for index in range(index, len(segment)):  # noqa: B020  # goes on from where it stands
+                yield begin + index, segment[index]
+
+
+def _created(item: Logged) -> datetime:
+    return item.created

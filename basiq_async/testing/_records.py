@@ -1,0 +1,78 @@
+"""What the fake keeps: webhooks, events, messages and the attempts to deliver them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import attrs
+
+from ._catalog import entity_path
+
+
+@attrs.define
+class Webhook:
+    id: str
+    serial: int
+    url: str
+    events: tuple[str, ...]
+    key: bytes = attrs.field(repr=False)
+    active_at: datetime
+    name: str | None = None
+    description: str | None = None
+    disabled: bool = False
+
+    def status(self, now: datetime) -> str:
+        if self.disabled:
+            return "disabled"
+        return "active" if now >= self.active_at else "pending-approval"
+
+
+@attrs.frozen
+class Attempt:
+    id: str
+    url: str
+    response: str
+    status_code: int | None
+    at: datetime
+    ok: bool
+
+
+@attrs.frozen
+class Event:
+    id: str
+    type_id: str
+    user_id: str
+    entity_id: str
+    created: datetime
+    data: dict[str, object] | None = None
+
+    @property
+    def entity(self) -> str:
+        return self.type_id.partition(".")[0]
+
+    @property
+    def kind(self) -> str:
+        return self.type_id.partition(".")[2]
+
+    @property
+    def path(self) -> str:
+        """The path of the entity that it is about."""
+        return entity_path(self.type_id, self.user_id, self.entity_id)
+
+
+@attrs.define
+class Message:
+    id: str
+    webhook_id: str
+    event: Event
+    created: datetime
+    text: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def status(self) -> Literal["Success", "Failed", "Pending"]:
+        """How its latest attempt went; pending before the first."""
+        if not self.attempts:
+            return "Pending"
+        return "Success" if self.attempts[-1].ok else "Failed"

@@ -1,0 +1,56 @@
+"""The clocks that a fake Basiq can run on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+__all__ = ["Clock", "ManualClock", "SystemClock"]
+
+Clock = Callable[[], datetime]
+"""What tells the fake the time: a callable that gives an aware datetime."""
+
+
+class ManualClock:
+    """A clock that stands still until it is moved, so that a test sees the same times in every run.
+
+    Starts at ``start``, by default 2026-01-05 00:00 UTC.
+    """
+
+    def __init__(self, start: datetime | None = None) -> None:
+        start = start or datetime(2026, 1, 5, tzinfo=UTC)
+        if start.tzinfo is None:
+            raise ValueError("start needs a time zone, such as datetime.UTC")
+        self._now = start.astimezone(UTC)
+
+    def __call__(self) -> datetime:
+        return self._now
+
+    def __repr__(self) -> str:
+        return f"ManualClock({self._now.isoformat()})"
+
+    def move_to(self, moment: datetime) -> None:
+        """Set the clock forward to ``moment``; a moment that is past already changes nothing."""
+        self._now = max(self._now, moment)
+
+    def advance(self, delta: timedelta | None = None, *, seconds: float = 0.0) -> None:
+        """Set the clock forward; unlike ``FakeBasiq.advance`` this delivers nothing."""
+        self.move_to(self._now + (delta or timedelta()) + timedelta(seconds=seconds))
+
+
+class SystemClock:
+    """The machine's clock, made ``speed`` times as quick from the moment that it is made."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        if not speed > 0:
+            raise ValueError(f"speed must be above 0, not {speed!r}")
+        self.speed = float(speed)
+        self._start = datetime.now(UTC)
+        self._started = time.monotonic()
+
+    def __call__(self) -> datetime:
+        return self._start + timedelta(seconds=(time.monotonic() - self._started) * self.speed)
+
+    def __repr__(self) -> str:
+        return f"SystemClock(speed={self.speed:g})"

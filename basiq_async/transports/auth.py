@@ -1,0 +1,206 @@
+"""Authentication: one token, shared by all callers, renewed before it expires.
+
+``POST /token`` takes the API key verbatim after ``Basic``, with ``basiq-version: 3.0``; a token lives 60 minutes
+and is to be cached and shared (the vendor's authentication page).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from ..answers import error_from
+from ..errors import (
+    APIError,
+    AuthenticationError,
+    BasiqError,
+    ConfigurationError,
+    ResponseDecodeError,
+)
+from ..links import BaseURL
+from .base import Request, Response, Transport
+
+_log = logging.getLogger("basiq_async.auth")
+_LIFETIME = 3600.0
+_MARGIN = 60.0
+_TOKEN = re.compile(r"[!-~]{1,65536}")
+_REDACTED = b"[redacted]"
+
+
+class ApiKey:
+    """An API key that has been looked over, and that does not show itself."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str | None) -> None:
+        if text is None:
+            text = os.environ.get("BASIQ_API_KEY")
+            if text is None:
+                raise ConfigurationError("no API key: pass api_key, or set the environment variable BASIQ_API_KEY")
+        if not isinstance(text, str) or not _TOKEN.fullmatch(text):
+            raise ConfigurationError(
+                "the API key must be the text that Basiq's dashboard shows, as it is: not empty, ASCII, without "
+                "spaces or newlines, and without 'Basic ' before it"
+            )
+        self._text = text
+
+    def header(self) -> str:
+        """The value of the ``Authorization`` header of a token request."""
+        return f"Basic {self._text}"
+
+    def reveal(self) -> str:
+        """The key itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "ApiKey('**********')"
+
+
+@attrs.frozen
+class _Token:
+    text: str = attrs.field(repr=False)
+    renew_at: float
+
+
+class Authenticated:
+    """A transport that adds the token to each request, and gets one when it has to.
+
+    A request to any other place than the API's own base is refused. After a 401 the token is renewed once and the
+    request is sent once more. The transport inside is not closed. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        inner: Transport,
+        api_key: ApiKey,
+        base: BaseURL,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._inner = inner
+        self._api_key = api_key
+        self._base = base
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._token: _Token | None = None
+        self._renewal = asyncio.Lock()
+        self._renewals_ended = 0
+        self._failure: BasiqError | None = None
+
+    async def send(self, request: Request, /) -> Response:
+        """Send with the token. Raises what the token endpoint's answer stands for where there is no token."""
+        if not self._base.owns(request.url):
+            raise ConfigurationError("refused to send the token to a url outside of base_url")
+        token = self._token
+        if token is None or self._clock() >= token.renew_at:
+            token = await self._renew(token)
+        response = await self._send_with(token, request)
+        if response.status == 401:
+            token = await self._renew(token)
+            response = await self._send_with(token, request)
+        return self._redacted(response) if response.status >= 300 else response
+
+    async def aclose(self) -> None:
+        """Nothing to release: the transport inside belongs to whoever made it."""
+
+    async def _send_with(self, token: _Token, request: Request) -> Response:
+        headers = {**request.headers, "authorization": f"Bearer {token.text}"}
+        return await self._inner.send(attrs.evolve(request, headers=headers))
+
+    async def _renew(self, stale: _Token | None) -> _Token:
+        """One renewal for all who wait. Who is cancelled leaves the lock to the next; a failure is everyone's."""
+        ended_before = self._renewals_ended
+        async with self._renewal:
+            if self._token is not None and self._token is not stale:
+                return self._token
+            if self._failure is not None and self._renewals_ended > ended_before:
+                raise copy.copy(self._failure) from self._failure.__cause__
+            self._token, self._failure = None, None
+            try:
+                token = await self._fetch()
+            except BasiqError as exc:
+                self._failure = exc
+                self._renewals_ended += 1
+                raise
+            self._token = token
+            self._renewals_ended += 1
+            return token
+
+    async def _fetch(self) -> _Token:
+        url = self._base.url("/token")
+        request = Request(
+            "POST",
+            url,
+            {
+                "authorization": self._api_key.header(),
+                "basiq-version": "3.0",
+                "content-type": "application/x-www-form-urlencoded",
+                "accept": "application/json",
+            },
+            b"scope=SERVER_ACCESS",
+            idempotent=True,  # it changes nothing at Basiq: a second token is as good as the first
+        )
+        began = self._clock()
+        response = await self._inner.send(request)
+        path = self._base.path_of(url)
+        if not 200 <= response.status < 300:
+            raise _refusal(self._redacted(response), path)
+        text, lifetime = _read_token(response.body, path)
+        _log.debug("got a token for %.0f s", lifetime)
+        return _Token(text, began + lifetime - min(_MARGIN, lifetime / 10))
+
+    def _redacted(self, response: Response) -> Response:
+        """An error answer without our credentials, should the other side have put them there."""
+        known = [self._api_key.reveal()] + ([self._token.text] if self._token is not None else [])
+        body = response.body
+        for secret in known:
+            body = body.replace(secret.encode(), _REDACTED)
+        return response if body == response.body else attrs.evolve(response, body=body)
+
+
+def _refusal(response: Response, path: str) -> APIError:
+    error = error_from(response, method="POST", path=path)
+    if response.status not in (400, 401, 404):
+        return error
+    told = ": ".join(text for text in (error.title, error.detail) if text)
+    refused = AuthenticationError(
+        "the API key was not accepted; pass it exactly as Basiq's dashboard shows it"
+        + (f" (the answer says: {told})" if told else ""),
+        status=response.status,
+    )
+    refused.__dict__.update(vars(error))
+    return refused
+
+
+def _read_token(body: bytes, path: str) -> tuple[str, float]:
+    try:
+        answer: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        # Without the cause: it holds the whole answer, and with it maybe a token.
+        raise ResponseDecodeError("the token answer is not JSON", method="POST", path=path) from None
+    token = answer.get("access_token") if isinstance(answer, dict) else None
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ResponseDecodeError(
+            "expected a token of printable ASCII characters",
+            location="$.access_token",
+            method="POST",
+            path=path,
+        )
+    return token, _read_lifetime(answer.get("expires_in"))
+
+
+def _read_lifetime(value: object) -> float:
+    """Seconds; the documented hour for what cannot be, since a 401 tells when it was less."""
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        seconds = 0.0
+    return seconds if 0 < seconds <= _LIFETIME and math.isfinite(seconds) else _LIFETIME

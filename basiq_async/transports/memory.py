@@ -1,0 +1,64 @@
+"""A transport to a Basiq in this process: no socket, and no import of aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..errors import ConnectionFailedError, RequestTimeoutError
+from .base import Request, Response
+
+if TYPE_CHECKING:
+    from ..testing.fake import FakeBasiq
+
+__all__ = ["InMemoryTransport"]
+
+
+class InMemoryTransport:
+    """Sends requests to a ``FakeBasiq``, by default to one of its own, which is ``.fake``.
+
+    ``timeout`` is the most seconds that an answer may take which a fault delays. ``prefix`` is the path that
+    the fake is mounted under, such as ``/basiq``, for a client whose ``base_url`` has one.
+    """
+
+    def __init__(self, fake: FakeBasiq | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
+        if fake is None:
+            from ..testing.fake import FakeBasiq
+
+            fake = FakeBasiq()
+        self.fake = fake
+        self._timeout = timeout
+        self._prefix = prefix
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"InMemoryTransport({self.fake!r})"
+
+    async def send(self, request: Request, /) -> Response:
+        """The fake's answer, its faults acted out."""
+        if self._closed:
+            raise ConnectionFailedError(
+                "the transport is closed", method=request.method, path=_path(request), sent=False
+            )
+        # Even an answer that is there at once lets other tasks run, as a real one would.
+        await asyncio.sleep(0)
+        exchange = self.fake.exchange(request, prefix=self._prefix)
+        if exchange.delay:
+            await asyncio.sleep(min(exchange.delay, self._timeout))
+            if exchange.delay > self._timeout:
+                raise RequestTimeoutError(
+                    f"no answer within {self._timeout:g} s", method=request.method, path=_path(request)
+                )
+        if exchange.response is None:
+            raise ConnectionFailedError("the connection was dropped", method=request.method, path=_path(request))
+        return exchange.response
+
+    async def aclose(self) -> None:
+        """Refuse everything that is sent from now on."""
+        self._closed = True
+
+
+def _path(request: Request) -> str:
+    from urllib.parse import urlsplit
+
+    return urlsplit(request.url).path

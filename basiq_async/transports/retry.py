@@ -1,0 +1,236 @@
+"""Sending again what may be sent again. The one file that knows of the ``backoff`` package.
+
+``backoff`` drives the loop; what may be sent again, and after how long, is decided here: its own jitter would
+shorten a Retry-After, and its own time limit goes by the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import attrs
+
+from ..answers import parse_retry_after
+from ..errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
+from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
+from .base import Request, Response, Transport
+
+_log = logging.getLogger("basiq_async.retry")
+_RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
+_NOT_CARRIED_OUT = 429
+
+
+def _number(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ConfigurationError(f"{attribute.name} must be a finite number of at least 0")
+
+
+def _whole_number(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"{attribute.name} must be a whole number of at least 0")
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """When to send a request again, and how long to wait. All times are in seconds.
+
+    Reads and deletes are sent again after a failed connection, a timeout, and the statuses 408, 429 and 5xx; a
+    POST only after 429, and after a connection that failed before anything was sent. The wait before the nth
+    retry is random between 0 and ``base * 2**(n - 1)``, at most ``max_wait``. A server's Retry-After is never
+    shortened: where it is longer than ``max_wait`` there is no retry, and the error has it as
+    ``retry_after``. ``max_elapsed`` is the time for all attempts and waits of one request together. Raises
+    ``ConfigurationError`` for values that cannot be.
+    """
+
+    max_retries: int = attrs.field(default=4, validator=_whole_number)
+    base: float = attrs.field(default=0.5, validator=_number)
+    max_wait: float = attrs.field(default=30.0, validator=_number)
+    max_elapsed: float = attrs.field(default=120.0, validator=_number)
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_elapsed == 0:
+            raise ConfigurationError("max_elapsed must be above 0; for no retries, use max_retries=0")
+
+
+class _Failed(Exception):
+    """An attempt that did not succeed, with what came of it."""
+
+    def __init__(self, outcome: Response | TransportError) -> None:
+        self.outcome = outcome
+
+
+class Retrying:
+    """A transport that sends again through another one, by a ``RetryPolicy``.
+
+    ``timeout`` is for each attempt, in seconds. The transport inside is not closed.
+    """
+
+    def __init__(
+        self,
+        inner: Transport,
+        policy: RetryPolicy | None = None,
+        *,
+        timeout: float = 30.0,
+        on_request: OnRequest | None = None,
+        on_retry: OnRetry | None = None,
+        path_of: Callable[[str], str] = lambda url: url.partition("?")[0],
+        uniform: Callable[[float, float], float] = random.uniform,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._inner = inner
+        self._policy = policy or RetryPolicy()
+        self._timeout = timeout
+        self._on_request = on_request
+        self._on_retry = on_retry
+        self._path_of = path_of
+        self._uniform = uniform
+        self._now = now
+        self.closed = False
+
+    async def send(self, request: Request, /) -> Response:
+        """Send, and send again as long as the policy lets. Gives the last answer, or raises the last error."""
+        run = _Run(self, request)
+        try:
+            return await run.attempt()
+        except _Failed as failed:
+            if not run.may_retry(failed):
+                return run.conclude(failed)
+        return await self._send_again(run)
+
+    async def _send_again(self, run: _Run) -> Response:
+        import backoff
+
+        # The first attempt has been made by now: the loop begins with its failure.
+        loop = backoff.on_exception(
+            run.waits,
+            _Failed,
+            giveup=run.must_give_up,
+            jitter=None,
+            logger=None,
+        )
+        try:
+            return await loop(run.replay_or_attempt)()
+        except _Failed as failed:
+            return run.conclude(failed)
+
+    async def aclose(self) -> None:
+        """Begin no further retry. The transport inside is left open: it belongs to whoever made it."""
+        self.closed = True
+
+
+class _Run:
+    """One request on its way: its attempts so far, and the time it has left."""
+
+    def __init__(self, owner: Retrying, request: Request) -> None:
+        self._owner = owner
+        self._request = request
+        self._path = owner._path_of(request.url)
+        self._clock = asyncio.get_running_loop().time
+        self._deadline = self._clock() + owner._policy.max_elapsed
+        self._attempts = 0
+        self._first: _Failed | None = None
+        idempotent = request.idempotent
+        self._idempotent = request.method not in ("POST", "PATCH") if idempotent is None else idempotent
+
+    async def attempt(self) -> Response:
+        """Send once. Raises ``_Failed`` for what might be worth another attempt."""
+        self._attempts += 1
+        began = self._clock()
+        allowed = min(self._owner._timeout, self._deadline - began)
+        limit = asyncio.timeout(allowed)
+        try:
+            async with limit:
+                response = await self._owner._inner.send(self._request)
+        except TransportError as exc:
+            self._tell(began, error=type(exc).__name__)
+            if not isinstance(exc, (ConnectionFailedError, RequestTimeoutError)):
+                exc.attempts = self._attempts
+                raise
+            self._fail(exc)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            timeout = RequestTimeoutError(
+                f"no whole answer within {allowed:g} s", method=self._request.method, path=self._path
+            )
+            timeout.__cause__ = exc
+            self._tell(began, error=type(timeout).__name__)
+            self._fail(timeout)
+        self._tell(began, status=response.status)
+        if response.status in _RETRIED_STATUSES:
+            self._fail(response)
+        return response if self._attempts == 1 else attrs.evolve(response, attempts=self._attempts)
+
+    async def replay_or_attempt(self) -> Response:
+        """The failure of the first attempt once, then new attempts."""
+        first, self._first = self._first, None
+        if first is not None:
+            raise first
+        return await self.attempt()
+
+    def _fail(self, outcome: Response | TransportError) -> NoReturn:
+        failed = _Failed(outcome)
+        if self._attempts == 1:
+            self._first = failed
+        raise failed
+
+    def may_retry(self, failed: _Failed) -> bool:
+        """Whether the request may be sent again after this failure: it cannot have been carried out twice."""
+        if self._attempts > self._owner._policy.max_retries or self._owner.closed:
+            return False
+        if self._idempotent:
+            return True
+        outcome = failed.outcome
+        if isinstance(outcome, Response):
+            return outcome.status == _NOT_CARRIED_OUT
+        return not outcome.sent
+
+    def must_give_up(self, failed: Exception) -> bool:
+        """The same question as ``backoff`` asks it."""
+        return not (isinstance(failed, _Failed) and self.may_retry(failed))
+
+    def waits(self) -> Generator[float, Any, None]:
+        """The waits between attempts, in seconds; ends where the next attempt would come too late."""
+        failed = yield 0.0  # the loop sends the failure that each wait is for
+        while True:
+            wait = self._wait_after(failed)
+            if wait is None or self._clock() + wait >= self._deadline:
+                return
+            self._announce(failed, wait)
+            failed = yield wait
+
+    def _wait_after(self, failed: _Failed) -> float | None:
+        policy = self._owner._policy
+        if isinstance(failed.outcome, Response):
+            asked = parse_retry_after(failed.outcome.headers.get("retry-after"), self._owner._now())
+            if asked is not None:
+                return asked if asked <= policy.max_wait else None
+        doubled = policy.base * 2.0 ** min(self._attempts - 1, 64)
+        return self._owner._uniform(0.0, min(policy.max_wait, doubled))
+
+    def conclude(self, failed: _Failed) -> Response:
+        """What the caller gets when there is no further attempt."""
+        if isinstance(failed.outcome, Response):
+            return attrs.evolve(failed.outcome, attempts=self._attempts)
+        failed.outcome.attempts = self._attempts
+        raise failed.outcome from failed.outcome.__cause__
+
+    def _tell(self, began: float, *, status: int | None = None, error: str | None = None) -> None:
+        duration = self._clock() - began
+        method, path, attempt = self._request.method, self._path, self._attempts
+        _log.debug("%s %s: %s in %.3f s (attempt %d)", method, path, status or error, duration, attempt)
+        call_hook(self._owner._on_request, RequestEvent(method, path, attempt, duration, status, error))
+
+    def _announce(self, failed: _Failed, wait: float) -> None:
+        outcome = failed.outcome
+        status = outcome.status if isinstance(outcome, Response) else None
+        error = None if isinstance(outcome, Response) else type(outcome).__name__
+        method, path, attempt = self._request.method, self._path, self._attempts
+        _log.info("%s %s: %s, next attempt in %.2f s", method, path, status or error, wait)
+        call_hook(self._owner._on_retry, RetryEvent(method, path, attempt, wait, status, error))

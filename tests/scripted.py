@@ -1,0 +1,75 @@
+"""A transport that answers from a script, for the tests of what stands on a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from basiq_async import BasiqClient, Request, Response, RetryPolicy
+
+Answer = Response | BaseException | Callable[[Request], "Response | Awaitable[Response]"]
+
+API_KEY = "c2FuZGJveC1rZXk6b25seS1mb3ItdGVzdHM="
+TOKEN = "token-that-must-not-show"
+
+
+def answer(value: Any = None, status: int = 200, **headers: str) -> Response:
+    body = b"" if value is None else json.dumps(value).encode()
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Response(status, {"content-type": "application/json", **named}, body)
+
+
+def error(status: int, code: str = "some-code", **headers: str) -> Response:
+    entry = {"type": "error", "code": code, "title": "A title", "detail": "A detail."}
+    return answer({"type": "list", "correlationId": "corr-1", "data": [entry]}, status, **headers)
+
+
+def page(items: list[Any], next_link: Any = None) -> Response:
+    links = {"self": "https://au-api.basiq.io/x", **({} if next_link is None else {"next": next_link})}
+    return answer({"type": "list", "size": len(items), "count": len(items), "data": items, "links": links})
+
+
+class Scripted:
+    """Gives one answer of the script a request, the last one again and again; tokens by themselves."""
+
+    def __init__(self, *script: Answer, tokens: list[Answer] | None = None, delay: float = 0.0) -> None:
+        self.script = list(script)
+        self.tokens = tokens
+        self.delay = delay
+        self.requests: list[Request] = []
+        self.token_requests: list[Request] = []
+        self.closed = 0
+
+    async def send(self, request: Request, /) -> Response:
+        if request.url.endswith("/token"):
+            self.token_requests.append(request)
+            if self.tokens is None:
+                return answer({"access_token": f"{TOKEN}-{len(self.token_requests)}", "expires_in": 3600})
+            return await self._play(self.tokens, request)
+        self.requests.append(request)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        return await self._play(self.script, request)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+    async def _play(self, script: list[Answer], request: Request) -> Response:
+        step = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(step, BaseException):
+            raise step
+        if isinstance(step, Response):
+            return step
+        result = step(request)
+        return result if isinstance(result, Response) else await result
+
+    @property
+    def urls(self) -> list[str]:
+        return [request.url for request in self.requests]
+
+
+def client(transport: Scripted, **options: Any) -> BasiqClient:
+    options.setdefault("retry", RetryPolicy(max_retries=0))
+    return BasiqClient(API_KEY, transport=transport, **options)
