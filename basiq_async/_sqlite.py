@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from basiq_async.errors import BasiqError, ConfigurationError
+from .errors import BasiqError, ConfigurationError
 
 __all__ = ["Database", "FileKind"]
 
@@ -204,9 +204,7 @@ class _Worker:
                     raise
                 time.sleep(0.005)
         if mode != "wal":
-            raise ConfigurationError(
-                f"{self._path} is not on a local disk: SQLite's WAL mode does not work there"
-            )
+            raise ConfigurationError(f"{self._path} is not on a local disk: SQLite's WAL mode does not work there")
         connection.execute("BEGIN IMMEDIATE")
         if not self._is_ours(connection):  # another process may have been quicker
             for statement in self._kind.schema:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from basiq_async.receiver.delivery import Delivery
-from basiq_async.receiver.inbox import Claim, ClaimStatus, Inbox, MemoryInbox, inbox_key
-from basiq_async.receiver.outcome import DeliveryEvent, Outcome, Result
-from basiq_async.receiver.receiver import WebhookReceiver
-from basiq_async.receiver.signature import sign, verify
-from basiq_async.receiver.sqlite_inbox import SQLiteInbox
+from .delivery import Delivery
+from .inbox import Claim, ClaimStatus, Inbox, MemoryInbox, inbox_key
+from .outcome import DeliveryEvent, Outcome, Result
+from .receiver import WebhookReceiver
+from .signature import sign, verify
+from .sqlite_inbox import SQLiteInbox
 
 __all__ = [
     "Claim",

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mutab
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from basiq_async.receiver.receiver import WebhookReceiver
+    from .receiver import WebhookReceiver
 
 __all__ = ["ASGIApp"]
 
@@ -40,9 +40,7 @@ class ASGIApp:
             await _answer(send, 405, [(b"allow", b"POST")])
             return
         headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-        outcome = await self._receiver.handle_stream(
-            headers, _chunks(receive), content_length=_content_length(headers)
-        )
+        outcome = await self._receiver.handle_stream(headers, _chunks(receive), content_length=_content_length(headers))
         told = [(name.lower().encode(), value.encode()) for name, value in outcome.headers.items()]
         if outcome.status in (408, 413):
             told.append((b"connection", b"close"))  # the rest of the body is not read

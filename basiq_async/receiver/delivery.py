@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from basiq_async.models import Event, Message, read_links, read_text
-from basiq_async.receiver.inbox import inbox_key
+from ..models import Event, Message, read_links, read_text
+from .inbox import inbox_key
 
 if TYPE_CHECKING:
-    from basiq_async.client import BasiqClient
+    from ..client import BasiqClient
 
 __all__ = ["Delivery", "UnreadableBodyError", "read_delivery"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
-from basiq_async.errors import SignatureVerificationError
+from ..errors import SignatureVerificationError
 
 __all__ = ["Headers", "SignatureHeaders", "signature_headers"]
 

@@ -7,13 +7,13 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import attrs
 
-from basiq_async.errors import ConfigurationError
+from ..errors import ConfigurationError
+from .clock import Clock, in_seconds
 
 __all__ = ["Claim", "ClaimStatus", "Inbox", "MemoryInbox", "inbox_key"]
 
@@ -100,7 +100,7 @@ class MemoryInbox:
 
     It remembers for ``remember`` (two days by default, longer than Basiq goes on trying, 27 h 35 min) and at
     most ``max_entries`` (about 120 bytes each), beyond which the oldest are forgotten. ``clock`` gives
-    seconds. For a service of several processes, or one whose restarts should be remembered: ``SQLiteInbox``.
+    the time. For a service of several processes, or one whose restarts should be remembered: ``SQLiteInbox``.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MemoryInbox:
         *,
         max_entries: int = 200_000,
         remember: timedelta = timedelta(days=2),
-        clock: Callable[[], float] = time.time,
+        clock: Clock = time.time,
     ) -> None:
         if max_entries < 1:
             raise ConfigurationError("max_entries must be at least 1")
@@ -116,7 +116,7 @@ class MemoryInbox:
             raise ConfigurationError("remember must be more than nothing")
         self._max_entries = max_entries
         self._remember = remember.total_seconds()
-        self._clock = clock
+        self._clock = in_seconds(clock)
         # Digests are half the size of the keys. Both dicts are in the order of time, oldest first.
         self._done: dict[bytes, int] = {}
         self._claims: dict[bytes, tuple[str, float]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from basiq_async.receiver.delivery import Delivery
+from .delivery import Delivery
 
 __all__ = ["DeliveryEvent", "OnDelivery", "Outcome", "Result"]
 

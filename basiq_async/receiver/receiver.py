@@ -12,14 +12,16 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from basiq_async.errors import ConfigurationError, SignatureVerificationError
-from basiq_async.receiver.asgi import ASGIApp
-from basiq_async.receiver.delivery import Delivery, UnreadableBodyError, read_delivery
-from basiq_async.receiver.headers import Headers
-from basiq_async.receiver.inbox import ClaimStatus, Inbox, MemoryInbox
-from basiq_async.receiver.outcome import DeliveryEvent, OnDelivery, Outcome, Result, outcome
-from basiq_async.receiver.routes import Handler, Routes, check_patterns
-from basiq_async.receiver.signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
+from ..errors import ConfigurationError, SignatureVerificationError
+from ..hooks import call_hook
+from .asgi import ASGIApp
+from .clock import Clock, in_seconds
+from .delivery import Delivery, UnreadableBodyError, read_delivery
+from .headers import Headers
+from .inbox import ClaimStatus, Inbox, MemoryInbox
+from .outcome import DeliveryEvent, OnDelivery, Outcome, Result, outcome
+from .routes import Handler, Routes, check_patterns
+from .signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -58,7 +60,7 @@ class WebhookReceiver:
 
     ``secret`` may be several while one replaces another. ``inbox`` remembers what has been handled; without
     one, a ``MemoryInbox``. An inbox that is passed in is closed by whoever made it. ``on_delivery`` is told
-    of every request that gets an answer. ``clock`` gives seconds since 1970. Handlers' exceptions and refused
+    of every request that gets an answer. ``clock`` gives the time. Handlers' exceptions and refused
     deliveries are logged to ``basiq_async.receiver``. Raises ``ConfigurationError`` for arguments that cannot
     be right.
     """
@@ -73,7 +75,7 @@ class WebhookReceiver:
         handler_timeout: float = 10.0,
         body_timeout: float = 10.0,
         on_delivery: OnDelivery | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = time.time,
     ) -> None:
         if max_body_size < 1:
             raise ConfigurationError("max_body_size must be at least one byte")
@@ -87,7 +89,7 @@ class WebhookReceiver:
         self._handler_timeout = handler_timeout
         self._body_timeout = body_timeout
         self._on_delivery = on_delivery
-        self._clock = clock
+        self._clock = in_seconds(clock)
         self._routes = Routes()
         self._asgi = ASGIApp(self)
         self._closing = False
@@ -146,9 +148,7 @@ class WebhookReceiver:
         try:
             body = await self._read(chunks, content_length)
         except _RefusedError as refused:
-            return self._report(
-                _closed() if refused.result is Result.CLOSED else outcome(refused.result), started
-            )
+            return self._report(_closed() if refused.result is Result.CLOSED else outcome(refused.result), started)
         return await self.handle(headers, body)
 
     async def dispatch(self, delivery: Delivery) -> Outcome:
@@ -168,7 +168,7 @@ class WebhookReceiver:
 
     async def aiohttp_handler(self, request: web.Request) -> web.StreamResponse:
         """A handler for ``aiohttp.web``: ``app.router.add_post("/basiq", receiver.aiohttp_handler)``."""
-        from basiq_async.receiver.web import answer
+        from .web import answer
 
         return await answer(self, request)
 
@@ -234,9 +234,7 @@ class WebhookReceiver:
         except Exception as exc:
             if limit.expired() and isinstance(exc, TimeoutError):
                 result = Result.TIMED_OUT
-                logger.error(
-                    "the handler of delivery %s was cancelled after %g s", delivery.id, self._handler_timeout
-                )
+                logger.error("the handler of delivery %s was cancelled after %g s", delivery.id, self._handler_timeout)
             else:
                 result = Result.FAILED
                 logger.exception("the handler of delivery %s failed", delivery.id)
@@ -322,10 +320,7 @@ class WebhookReceiver:
                 event_type_id=None if delivery is None else delivery.event_type_id,
                 reason=done.reason,
             )
-            try:
-                self._on_delivery(event)
-            except Exception:
-                logger.exception("on_delivery failed; the delivery is not affected")
+            call_hook(self._on_delivery, event)
         return done
 
 

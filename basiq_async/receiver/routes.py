@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from basiq_async.errors import ConfigurationError
-from basiq_async.receiver.delivery import Delivery
+from ..errors import ConfigurationError
+from .delivery import Delivery
 
 __all__ = ["Handler", "Routes", "check_patterns"]
 
@@ -34,9 +34,7 @@ class Routes:
         check_patterns(patterns)
         for pattern in patterns:
             if self._handlers.get(pattern, handler) is not handler:
-                raise ConfigurationError(
-                    f"there is a handler for {pattern!r} already; only one would ever run"
-                )
+                raise ConfigurationError(f"there is a handler for {pattern!r} already; only one would ever run")
         _check_handler(handler)
         self._handlers.update(dict.fromkeys(patterns, handler))
 

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from hmac import compare_digest
 from hmac import digest as hmac_digest
 
-from basiq_async.errors import ConfigurationError, SignatureVerificationError
-from basiq_async.models import Secret
-from basiq_async.receiver.headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
+from ..errors import ConfigurationError, SignatureVerificationError
+from ..models import Secret
+from .headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
 
 __all__ = ["TOLERANCE", "SecretLike", "SigningKeys", "sign", "verify"]
 
@@ -90,9 +90,7 @@ class SigningKeys:
             return
         secrets = secret
         if not isinstance(secrets, Sequence) or not secrets:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(
-                "secret must be a text, a Secret, or a sequence of at least one of those"
-            )
+            raise ConfigurationError("secret must be a text, a Secret, or a sequence of at least one of those")
         self._keys = tuple([_key(each) for each in secrets])
 
     def __repr__(self) -> str:
@@ -152,9 +150,7 @@ def _is_id(text: object) -> bool:
 def _out_of_time(age: float, tolerance: float) -> SignatureVerificationError:
     allowed = f"more than the {tolerance:.0f} s allowed"
     if age > 0:
-        return SignatureVerificationError(
-            f"the delivery was signed {age:.0f} s ago, {allowed}", reason="too-old"
-        )
+        return SignatureVerificationError(f"the delivery was signed {age:.0f} s ago, {allowed}", reason="too-old")
     return SignatureVerificationError(
         f"the delivery was signed {-age:.0f} s in the future, {allowed}: is this machine's clock right?",
         reason="too-new",
@@ -163,9 +159,7 @@ def _out_of_time(age: float, tolerance: float) -> SignatureVerificationError:
 
 def _unmatched(entries: list[bytes]) -> SignatureVerificationError:
     if not any(entry.startswith(b"v1,") for entry in entries):
-        return SignatureVerificationError(
-            f"{SIGNATURE} holds no signature of version v1", reason="no-signature"
-        )
+        return SignatureVerificationError(f"{SIGNATURE} holds no signature of version v1", reason="no-signature")
     return SignatureVerificationError(
         "no signature matches: the body was changed (it must be the raw bytes), or the secret is another one",
         reason="no-match",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Self
 
-from basiq_async._sqlite import Database, FileKind
-from basiq_async.errors import ConfigurationError, InboxError
-from basiq_async.receiver.inbox import Claim, ClaimStatus
+from .._sqlite import Database, FileKind
+from ..errors import ConfigurationError, InboxError
+from .clock import Clock, in_seconds
+from .inbox import Claim, ClaimStatus
 
 __all__ = ["SQLiteInbox"]
 
@@ -42,8 +42,8 @@ class SQLiteInbox:
             receiver = WebhookReceiver(secret, inbox=inbox)
 
     What it records is on disk before it says so (WAL, ``synchronous=FULL``). It remembers for ``remember``
-    (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` gives seconds
-    since 1970. The file must be on a local disk. Entering it, or its first use, opens the file: a foreign or
+    (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` gives the
+    time. The file must be on a local disk. Entering it, or its first use, opens the file: a foreign or
     damaged one is a ``ConfigurationError`` and is left as it is. A full disk or a lock that lasts longer than
     ``busy_timeout`` seconds is an ``InboxError``.
     """
@@ -54,13 +54,13 @@ class SQLiteInbox:
         *,
         remember: timedelta = timedelta(days=30),
         busy_timeout: float = 5.0,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = time.time,
     ) -> None:
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be more than nothing")
         self._database = Database(path, _KIND, busy_timeout=busy_timeout)
         self._remember = remember.total_seconds()
-        self._clock = clock
+        self._clock = in_seconds(clock)
         self._prune_at = 0.0
 
     def __repr__(self) -> str:

@@ -9,16 +9,14 @@ import aiohttp
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from basiq_async.receiver.receiver import WebhookReceiver
+    from .receiver import WebhookReceiver
 
 __all__ = ["answer"]
 
 
 async def answer(receiver: WebhookReceiver, request: web.Request) -> web.Response:
     """Read the request's body, hand it to the receiver, and give its answer."""
-    outcome = await receiver.handle_stream(
-        request.headers, _chunks(request), content_length=request.content_length
-    )
+    outcome = await receiver.handle_stream(request.headers, _chunks(request), content_length=request.content_length)
     response = web.Response(status=outcome.status, headers=outcome.headers)
     if not request.content.at_eof():
         response.force_close()  # the rest of the body is not read
