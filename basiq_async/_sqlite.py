@@ -90,7 +90,8 @@ class Database:
         worker, self._worker = self._worker, None
         if worker is not None and worker.pid == os.getpid():
             loop = asyncio.get_running_loop()
-            worker.jobs.put(_Job(_nothing, False, ended := loop.create_future(), loop))
+            ended: asyncio.Future[None] = loop.create_future()
+            worker.at_end = lambda: _tell([_Job(_nothing, False, ended, loop)], [None])
             worker.jobs.put(None)
             await ended
             worker.thread.join()
@@ -102,8 +103,8 @@ class Database:
             worker.jobs.put(None)
 
 
-def _nothing(connection: sqlite3.Connection) -> None:
-    """The last job: when it is done, so are the others."""
+def _nothing(*arguments: object) -> None:
+    pass
 
 
 class _Worker:
@@ -111,6 +112,7 @@ class _Worker:
 
     def __init__(self, path: str, kind: FileKind, busy_timeout: float) -> None:
         self.pid = os.getpid()
+        self.at_end: Callable[[], None] = _nothing
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._path = path
         self._kind = kind
@@ -138,6 +140,7 @@ class _Worker:
         finally:
             if connection is not None:
                 connection.close()
+            self.at_end()
 
     def _group(self, first: _Job) -> tuple[list[_Job], bool]:
         group = [first]
@@ -165,7 +168,10 @@ class _Worker:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
         try:
-            if not self._is_ours(connection):
+            connection.execute("BEGIN")  # what is read of one state, while another process may be making it
+            ours = self._is_ours(connection)
+            connection.execute("COMMIT")
+            if not ours:
                 self._make(connection)
             connection.execute("PRAGMA synchronous=FULL")
         except BaseException:

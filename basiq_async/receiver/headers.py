@@ -60,8 +60,6 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
     if isinstance(value, bytes):
         return value.decode("latin-1")
     raise TypeError("a header's name and value are text")

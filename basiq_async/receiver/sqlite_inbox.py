@@ -118,7 +118,11 @@ class SQLiteInbox:
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
-        await self._database.run(lambda connection: None, write=False)
+        try:
+            await self._database.run(lambda connection: None, write=False)
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
