@@ -121,6 +121,8 @@ def _read_odd_datetime(text: str) -> datetime:
 
 
 def _from_epoch_text(text: str) -> datetime:
+    if not text.isascii():
+        raise ValueError("digits are ASCII")
     return _from_epoch(float(text))
 
 

@@ -1,1 +1,23 @@
-"""The command line."""
+"""The command ``basiq-async``. Arguments come in, one call of the library is made, its result is printed."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line. Ends the process with 0, or with 1 for an error and 2 for a wrong use."""
+    if sys.argv[1:] == ["--version"]:
+        # Before anything heavy is imported: scripts ask for it.
+        from .._version import __version__
+
+        print(f"basiq-async {__version__}")
+        return
+    try:
+        import rich  # noqa: F401  # only whether the extra is there
+        import typer  # noqa: F401
+    except ImportError:
+        sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
+    from .app import app
+
+    app()

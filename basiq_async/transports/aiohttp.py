@@ -22,9 +22,9 @@ _POOL = 100
 class AiohttpTransport:
     """Sends requests over HTTP and HTTPS.
 
-    With a ``session`` of yours, that one is used and never closed, and its cookie jar, proxies and connector are
-    your choice. Without one, a session of its own: up to 100 connections kept alive, TLS verified, no cookie
-    kept, no proxy or netrc taken from the environment. Redirects are not followed: they could carry the token
+    With a ``session`` of yours, that one is used and never closed, and its cookie jar, proxies, connector and
+    middlewares are your choice. Without one, a session of its own: up to 100 connections kept alive, TLS verified, no
+    cookie kept, no proxy or netrc taken from the environment. Redirects are not followed: they could carry the token
     away.
 
     ``timeout`` is for the whole of one request, and ``connect_timeout`` for making its connection, in seconds.
@@ -65,6 +65,7 @@ class AiohttpTransport:
                 auto_decompress=True,
                 raise_for_status=False,
                 timeout=self._timeout,
+                middlewares=(_Once(),) if self._owns_session else None,
             ) as answer:
                 body = await self._read(answer)
                 return Response(answer.status, _joined(answer.headers), body)
@@ -102,6 +103,25 @@ class AiohttpTransport:
                 )
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class _Once:
+    """Lets a request out once. aiohttp sends some again by itself, and tells nobody: a delete that was carried
+    out would then be answered with 404."""
+
+    def __init__(self) -> None:
+        self._failure: Exception | None = None
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return await handler(request)
+        except Exception as exc:
+            self._failure = exc
+            raise
 
 
 def _joined(headers: Mapping[str, str]) -> dict[str, str]:

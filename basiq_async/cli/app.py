@@ -1,0 +1,39 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from .demo import demo
+from .events import events_app
+from .messages import messages_app
+from .webhooks import webhooks_app
+
+app = typer.Typer(
+    name="basiq-async",
+    help="Basiq's webhooks from the command line. BASIQ_API_KEY and BASIQ_BASE_URL are read from the environment.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback's frames can hold credentials.
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo)
+app.add_typer(webhooks_app, name="webhooks")
+app.add_typer(messages_app, name="messages")
+app.add_typer(events_app, name="events")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"basiq-async {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Basiq's webhooks from the command line."""
