@@ -16,6 +16,7 @@
     ├── ResponseDecodeError            an answer that cannot be understood
     ├── PaginationError                a next link that loops, or leaves the API's own origin
     ├── SignatureVerificationError     a delivery that cannot be trusted
+    ├── InboxError                     the inbox of a receiver could not be asked or written
     └── ReplayError                    a replay job that cannot start or go on
         ├── CheckpointError            its checkpoint is in use, full, damaged, or another job's
         └── TargetError                its target did not take a message
@@ -40,6 +41,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
+    "InboxError",
     "NotFoundError",
     "PaginationError",
     "PermissionDeniedError",
@@ -215,6 +217,10 @@ class SignatureVerificationError(BasiqError):
     def __init__(self, message: str, *, reason: str = "malformed") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class InboxError(BasiqError):
+    """The inbox could not say, or not record, what has been handled: a full disk, a lock that lasts."""
 
 
 class ReplayError(BasiqError):
