@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from ..errors import BasiqError, ReplayError
-from .checkpoint import Checkpoint, Commit
+from .checkpoint import Advance, Checkpoint, Commit
 from .ledger import Ledger
 
 __all__ = ["Committer"]
@@ -40,10 +40,13 @@ class Committer:
         self._failed = failed
         self._enough = enough
         self._wanted = asyncio.Event()
+        self._finishing = False
         self._timer: asyncio.TimerHandle | None = None
         self.broken = False
         """Whether a commit failed: nothing after it may be recorded."""
         self.running = False
+        self.advanced: Advance | None = None
+        """The cursor that was recorded last."""
 
     def done(self) -> bool:
         """A message is done and unsaved; gives whether the caller should let the commit begin."""
@@ -66,13 +69,18 @@ class Committer:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Commit whenever it is wanted, until it fails or is cancelled."""
-        while not self.broken:
+        """Commit whenever it is wanted, until it fails, or is to finish."""
+        while not self.broken and not self._finishing:
             await self._wanted.wait()
             self._wanted.clear()
             self._cancel_timer()
             if self._ledger.dirty:
                 await self.commit(self._ledger.take)
+
+    def finish(self) -> None:
+        """Let ``run`` return."""
+        self._finishing = True
+        self.now()
 
     async def commit(self, take: Callable[[], Commit]) -> None:
         """One commit. A failure ends the job: it is told, not raised."""
@@ -87,6 +95,7 @@ class Committer:
             self._cancel_timer()
             self._failed(exc if isinstance(exc, BasiqError) else _foreign(exc))
         else:
+            self.advanced = commit.advance or self.advanced
             self._recorded(count)
         finally:
             self.running = False

@@ -31,11 +31,15 @@ class Target(Protocol):
         Gives None, or in a word why there was nothing to do: the message then counts as skipped for that. Raises
         whatever it likes where the message was not taken. An error with a number ``retry_after`` (seconds), such as
         ``TargetError`` or ``RateLimitError``, has the whole job wait for that long, and the message tried again.
+        A ``ReplayError`` that is no ``TargetError`` ends the job.
         """
         ...
 
     async def flush(self) -> None:
-        """Make durable what was taken. Called before it is recorded as done; what fails ends the job."""
+        """Make durable all that was taken. Called before it is recorded as done; what fails ends the job.
+
+        Where one is cancelled, the next one does what it left undone.
+        """
         ...
 
 
@@ -46,15 +50,11 @@ class _Function:
     async def deliver(self, message: Message) -> None:
         working = self._handler(message)
         if not inspect.isawaitable(working):
-            raise NotAsyncError("the target is not async: pass an async function that takes a Message")
+            raise ReplayError("the target is not async: pass an async function that takes a Message")
         await working
 
     async def flush(self) -> None:
         pass
-
-
-class NotAsyncError(ReplayError):
-    """A target that cannot be awaited; it ends the job, since every message would fail."""
 
 
 class _Receiver:
@@ -87,13 +87,9 @@ def _understood(outcome: Outcome) -> str | None:
     if outcome.result in (Result.FAILED, Result.TIMED_OUT) and outcome.error is not None:
         raise outcome.error
     if outcome.result is Result.CLOSED:
-        raise ClosedTargetError("the receiver is closed: end the replay before it, or run it again with another one")
+        raise ReplayError("the receiver is closed: end the replay before it, or run it again with another one")
     wait = _retry_after(outcome) if outcome.result is Result.UNAVAILABLE else None
     raise TargetError(f"the receiver did not handle it: {outcome.result.value}", status=outcome.status, retry_after=wait)
-
-
-class ClosedTargetError(ReplayError):
-    """A target that takes nothing any more; it ends the job."""
 
 
 def _retry_after(outcome: Outcome) -> float | None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ._courier import DeliveredAttempt, Emission
     from ._promises import BrokenPromisesError
     from ._violations import Violation
+    from .checkpoint_suite import check_checkpoint
     from .clock import ManualClock, SystemClock
     from .fake import FakeBasiq
     from .quirks import Quirks
@@ -24,6 +25,7 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
+    "check_checkpoint",
     "check_transport",
     "serve",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "Quirks": "quirks",
     "SystemClock": "clock",
     "Violation": "_violations",
+    "check_checkpoint": "checkpoint_suite",
     "check_transport": "transport_suite",
     "serve": "server",
 }
