@@ -6,14 +6,14 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
 from ..errors import CheckpointError, ConfigurationError
-from .checkpoint import Commit, DeadLetter, Job, State, another_job
+from .checkpoint import Advance, Commit, DeadLetter, Job, State, another_job
 
 __all__ = ["SQLiteCheckpoint"]
 
@@ -23,8 +23,9 @@ _FORMAT = 1
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, "
     "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL) STRICT",
-    # Each row is a JSON list of ids: a row an id would cost more than handling a message does.
-    "CREATE TABLE done (ids TEXT NOT NULL) STRICT",
+    # A row is what one commit has done: ids as a JSON list, and counts not yet added to the job's. Thus most commits
+    # are a single statement, and none costs a row an id, which would be more than it costs to handle a message.
+    "CREATE TABLE done (ids TEXT NOT NULL, handled INTEGER NOT NULL, failed INTEGER NOT NULL) STRICT",
     "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, error TEXT NOT NULL, "
     "failed_at TEXT NOT NULL, message TEXT NOT NULL) STRICT",
     f"PRAGMA application_id = {_APPLICATION}",
@@ -186,26 +187,25 @@ class SQLiteCheckpoint:
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
         done: set[str] = set()
-        for (ids,) in connection.execute("SELECT ids FROM done"):
+        for ids, more_handled, more_failed in connection.execute("SELECT ids, handled, failed FROM done"):
             done.update(json.loads(ids))
+            handled += more_handled
+            failed += more_failed
         dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
         return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token)
 
     def _save(self, commit: Commit) -> None:
         connection = self._opened()
-        advance = commit.advance
+        if commit.advance is None and not commit.dead and not commit.revived and not commit.ended:
+            self._add_done(connection, commit.done, commit)
+            return
         with _transaction(connection):
-            if advance is not None:
-                connection.execute("DELETE FROM done")
-                connection.execute("UPDATE job SET cursor = ?, position = ?", (advance.cursor, advance.position))
-            done = commit.done if advance is None else advance.done
-            if done:
-                connection.execute("INSERT INTO done VALUES (?)", (json.dumps(list(done)),))
-            if commit.handled or commit.failed or commit.ended:
-                connection.execute(
-                    "UPDATE job SET handled = handled + ?, failed = failed + ?, interrupted = interrupted * ?",
-                    (commit.handled, commit.failed, not commit.ended),
-                )
+            if commit.advance is None:
+                self._add_done(connection, commit.done, commit)
+            else:
+                self._advance(connection, commit.advance, commit)
+            if commit.ended:
+                connection.execute("UPDATE job SET interrupted = 0")
             for letter in commit.dead:
                 connection.execute(
                     "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
@@ -213,6 +213,22 @@ class SQLiteCheckpoint:
                     (_ascii(letter.id), _ascii(letter.error), letter.failed_at.isoformat(), json.dumps(letter.message)),
                 )
             connection.executemany("DELETE FROM dead WHERE id = ?", [(_ascii(id),) for id in commit.revived])
+
+    def _add_done(self, connection: sqlite3.Connection, ids: Collection[str], commit: Commit) -> None:
+        if ids or commit.handled or commit.failed:
+            row = (json.dumps(list(ids)), commit.handled, commit.failed)
+            connection.execute("INSERT INTO done VALUES (?, ?, ?)", row)
+
+    def _advance(self, connection: sqlite3.Connection, advance: Advance, commit: Commit) -> None:
+        connection.execute(
+            "UPDATE job SET cursor = ?, position = ?, "
+            "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
+            "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
+            (advance.cursor, advance.position, commit.handled, commit.failed),
+        )
+        connection.execute("DELETE FROM done")
+        if advance.done:
+            connection.execute("INSERT INTO done VALUES (?, 0, 0)", (json.dumps(list(advance.done)),))
 
     def _dead_letters(self, after: int, limit: int) -> Sequence[DeadLetter]:
         rows = self._opened().execute(
