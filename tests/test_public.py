@@ -103,7 +103,7 @@ def test_every_module_stands_alone() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    heavy = ["aiohttp", "backoff", "typer", "rich", "orjson", "sqlite3", "basiq_async.testing", "basiq_async.receiver"]
+    heavy = ["aiohttp", "backoff", "typer", "rich", "orjson", "basiq_async.testing", "basiq_async.receiver"]
     loaded = python(f"import sys, basiq_async\nprint([name for name in {heavy} if name in sys.modules])")
     assert loaded == "[]"
 
