@@ -38,6 +38,8 @@ class Listing(Generic[T]):
     fetch: Callable[[str], Awaitable[ListPage]]
     read: Callable[[Any, int], T]
     owner: TaskOwner
+    redact: Callable[[str], str] = str
+    """Takes credentials out of a link that is shown."""
 
 
 class _Position:
@@ -110,12 +112,17 @@ class _Walk(Generic[T]):
         try:
             url = self.listing.base.resolve(link, current)
         except LinkError as exc:
-            self._error = PaginationError(f"the next link {_shown(link)} {exc}; it was not followed", link=link)
+            self._error = self._refused(link, f"{exc}; it was not followed")
             return None
         if hash(url) in self._seen:
-            self._error = PaginationError(f"the next link {_shown(link)} loops: its page has been read", link=link)
+            self._error = self._refused(link, "loops: its page has been read")
             return None
         return url
+
+    def _refused(self, link: str, why: str) -> PaginationError:
+        redact = self.listing.redact
+        shown = redact(link)
+        return PaginationError(f"the next link {_shown(shown)} {redact(why)}", link=shown)
 
     def _seek(self, sought: Cursor) -> None:
         """Stand behind the item of the cursor, which can have moved on since."""

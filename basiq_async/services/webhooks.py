@@ -8,7 +8,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ..answers import error_from
 from ..errors import ConfigurationError, ConflictError, RequestTimeoutError
 from ..links import absolute_url, segment
 from ..models import Webhook
@@ -98,7 +97,7 @@ class Webhooks:
         if response.status == 404 and response.attempts > 1:
             return
         if not 200 <= response.status < 300:
-            raise error_from(response, method="DELETE", path=self._api.base.path_of(url))
+            raise self._api.error(response, "DELETE", url)
 
     async def wait_until_active(self, webhook_id: str, *, timeout: float = 900.0) -> Webhook:
         """Ask, ever more patiently, until the webhook's status is ``active``; ``timeout`` is in seconds.
