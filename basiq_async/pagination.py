@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
 
 from .codec import ListPage
-from .cursor import Cursor
+from .cursor import Cursor, id_in_cursor
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 from .links import BaseURL, LinkError
 from .tasks import TaskOwner, result_of
@@ -66,7 +67,7 @@ class _Position:
 
 def _id_of(items: list[Any], index: int) -> str | None:
     found = items[index].get("id") if 0 <= index < len(items) and isinstance(items[index], dict) else None
-    return None if found is None else str(found)
+    return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
 class _Walk(Generic[T]):

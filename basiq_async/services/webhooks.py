@@ -85,7 +85,10 @@ class Webhooks:
         description: str | None = None,
     ) -> Webhook:
         """Change a webhook. ``url`` is always sent, the rest where it is not None. The answer has the secret."""
-        return await self._api.read(Webhook, "POST", _one(webhook_id), _body(url, subscribed_events, name, description))
+        body = _texts(url, name, description)
+        if subscribed_events is not None:
+            body["subscribedEvents"] = checked_event_type_ids(subscribed_events, "subscribed_events")
+        return await self._api.read(Webhook, "POST", _one(webhook_id), body)
 
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises ``NotFoundError`` where there is none.
@@ -135,16 +138,14 @@ def _one(webhook_id: str) -> str:
     return f"{_PATH}/{segment(webhook_id, 'webhook_id')}"
 
 
-def _body(
-    url: str, subscribed_events: Sequence[str] | None, name: str | None, description: str | None
-) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "url": absolute_url(url),
-        **optional_text(name=("name", name), description=("description", description)),
-    }
-    if subscribed_events is not None:
-        body["subscribedEvents"] = checked_event_type_ids(subscribed_events, "subscribed_events")
-    return body
+def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:
+    texts = optional_text(name=("name", name), description=("description", description))
+    return {"url": absolute_url(url), **texts}
+
+
+def _body(url: str, subscribed_events: Sequence[str], name: str | None, description: str | None) -> dict[str, Any]:
+    events = checked_event_type_ids(subscribed_events, "subscribed_events")
+    return {**_texts(url, name, description), "subscribedEvents": events}
 
 
 def _agrees(existing: Webhook, wanted: dict[str, Any]) -> bool:

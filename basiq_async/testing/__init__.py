@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._courier import DeliveredAttempt, Emission
+    from ._promises import BrokenPromisesError
     from ._violations import Violation
     from .clock import ManualClock, SystemClock
     from .fake import FakeBasiq
     from .quirks import Quirks
     from .server import serve
+    from .transport_suite import check_transport
 
 __all__ = [
+    "BrokenPromisesError",
     "DeliveredAttempt",
     "Emission",
     "FakeBasiq",
@@ -21,10 +24,12 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
+    "check_transport",
     "serve",
 ]
 
 _HOMES = {
+    "BrokenPromisesError": "_promises",
     "DeliveredAttempt": "_courier",
     "Emission": "_courier",
     "FakeBasiq": "fake",
@@ -32,6 +37,7 @@ _HOMES = {
     "Quirks": "quirks",
     "SystemClock": "clock",
     "Violation": "_violations",
+    "check_transport": "transport_suite",
     "serve": "server",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import attrs
 
@@ -100,6 +100,15 @@ class FakeBasiq:
 
     def __repr__(self) -> str:
         return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._world.each())} webhooks>"
+
+    @property
+    def api_key(self) -> str:
+        """The first of the keys that it accepts."""
+        return next(iter(self._world.applications))
+
+    def now(self) -> datetime:
+        """The time on its clock."""
+        return self.clock()
 
     # --- answering ---
 
@@ -318,6 +327,12 @@ class FakeBasiq:
     def violations(self) -> Sequence[Violation]:
         """What a caller or an endpoint did that the real Basiq would refuse, or that misuses it."""
         return self._violations.seen()
+
+    def assert_no_violations(self) -> None:
+        """Raise an AssertionError that tells every violation, where there is one."""
+        seen = self.violations
+        if seen:
+            raise AssertionError("Basiq was misused:" + "".join(f"\n- {v.code}: {v.detail}" for v in seen))
 
     def reset_log(self) -> None:
         """Forget the requests, deliveries, violations and faults so far; keep everything else."""

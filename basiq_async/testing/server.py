@@ -41,7 +41,7 @@ async def serve(
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
         return await _handle(fake, request, prefix)
 
-    runner = web.ServerRunner(web.Server(handler, access_log=None), shutdown_timeout=1.0)
+    runner = web.ServerRunner(web.Server(handler, access_log=None, handler_cancellation=True), shutdown_timeout=0.5)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

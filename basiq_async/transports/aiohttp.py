@@ -21,9 +21,9 @@ _SWITCHING_PROTOCOLS = 101
 class AiohttpTransport:
     """Sends requests over HTTP and HTTPS.
 
-    With a ``session`` of yours, that one is used and never closed, and its cookie jar, proxies and connector are
-    your choice. Without one, a session of its own: up to 100 connections kept alive, TLS verified, no cookie
-    kept, no proxy or netrc taken from the environment. Redirects are not followed: they could carry the token
+    With a ``session`` of yours, that one is used and never closed, and its cookie jar, proxies, connector and
+    middlewares are your choice. Without one, a session of its own: up to 100 connections kept alive, TLS verified, no
+    cookie kept, no proxy or netrc taken from the environment. Redirects are not followed: they could carry the token
     away.
 
     ``timeout`` is for the whole of one request, and ``connect_timeout`` for making its connection, in seconds.

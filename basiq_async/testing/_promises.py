@@ -1,0 +1,43 @@
+"""Running a conformance suite: every promise is tried by itself, and each that is broken is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+__all__ = ["BrokenPromisesError", "hold", "keep"]
+
+
+class BrokenPromisesError(AssertionError):
+    """An implementation that does not keep what its protocol promises.
+
+    ``broken`` maps each promise to what happened instead.
+    """
+
+    def __init__(self, subject: str, broken: Mapping[str, str]) -> None:
+        lines = "".join(f"\n- {promise}: {what}" for promise, what in broken.items())
+        super().__init__(f"{subject} breaks {len(broken)} of its promises:{lines}")
+        self.broken = dict(broken)
+
+
+def hold(kept: bool, otherwise: str) -> None:
+    """Fail the promise that is being tried, saying what happened, unless ``kept``."""
+    if not kept:
+        raise AssertionError(otherwise)
+
+
+async def keep(subject: str, promises: Mapping[str, Callable[[], Awaitable[None]]], *, seconds: float) -> None:
+    """Try every promise, each for at most ``seconds``; raises BrokenPromisesError for those that are broken."""
+    broken: dict[str, str] = {}
+    for promise, attempt in promises.items():
+        try:
+            async with asyncio.timeout(seconds):
+                await attempt()
+        except AssertionError as error:
+            broken[promise] = str(error) or "an assertion failed"
+        except TimeoutError as error:
+            broken[promise] = str(error) or f"nothing happened for {seconds:g} s"
+        except Exception as error:
+            broken[promise] = f"it raised {type(error).__name__}: {error}"
+    if broken:
+        raise BrokenPromisesError(subject, broken)
