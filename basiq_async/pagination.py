@@ -16,6 +16,8 @@ from .links import BaseURL, LinkError
 from .tasks import TaskOwner, result_of
 
 T = TypeVar("T")
+_MOST_EMPTY = 10_000
+"""Empty pages in a row, as a filter can make them; more of them are a server that has lost its way."""
 
 
 @attrs.frozen
@@ -81,9 +83,20 @@ class _Walk(Generic[T]):
         self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
         self._error: BasiqError | None = None
+        self._turn = asyncio.Lock()
+        self._pages = 0
+        self._empty = 0
 
     async def advance(self) -> bool:
-        """Go to the next page; False at the end. After a failure or a cancellation it can be called again."""
+        """Go to the next page; False at the end. After a failure or a cancellation it can be called again.
+
+        Of several tasks that share an iterator and all want the next page, one goes there and the others follow.
+        """
+        pages = self._pages
+        async with self._turn:
+            return self._pages != pages or await self._advance()
+
+    async def _advance(self) -> bool:
         position = self.position
         if self._error is not None:
             raise self._error
@@ -95,6 +108,8 @@ class _Walk(Generic[T]):
         ahead, self._ahead = self._ahead, None
         page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
         self._seen.add(hash(url))
+        self._pages += 1
+        self._empty = 0 if page.items else self._empty + 1
         position.url, position.items, position.offset = url, page.items, 0
         position.next_url = self._resolve(page.next_link, url)
         if position.sought is not None:
@@ -114,6 +129,9 @@ class _Walk(Generic[T]):
             url = self.listing.base.resolve(link, current)
         except LinkError as exc:
             self._error = self._refused(link, f"{exc}; it was not followed")
+            return None
+        if self._empty > _MOST_EMPTY:
+            self._error = self._refused(link, f"comes after {self._empty} empty pages in a row")
             return None
         if hash(url) in self._seen:
             self._error = self._refused(link, "loops: its page has been read")
@@ -190,15 +208,20 @@ class _Items(Generic[T]):
 class _Pages(Generic[T]):
     """Page after page; otherwise as ``_Items``."""
 
-    __slots__ = ("_walk",)
+    __slots__ = ("_turn", "_walk")
 
     def __init__(self, walk: _Walk[T]) -> None:
         self._walk = walk
+        self._turn = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Page[T]]:
         return self
 
     async def __anext__(self) -> Page[T]:
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> Page[T]:
         if not await self._walk.advance():
             raise StopAsyncIteration
         listing, position = self._walk.listing, self._walk.position
