@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,7 +18,7 @@ from .transports.base import Response
 _MAX_TEXT = 500
 _MAX_ERROR_BODY = 2**20
 _MAX_HEADER = 1_000
-_WAITS = re.compile(r"[A-Za-z]{3,9}, [^,]*|[^,]+")
+_WAITS = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*, [^,]*|[^,]+", re.IGNORECASE)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
@@ -32,7 +33,8 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 def _one_wait(text: str, now: datetime) -> float | None:
     try:
-        seconds = float(text) if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII) else None
+        seconds = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+        seconds = sys.float_info.max if seconds == math.inf else seconds
         if seconds is None:
             moment = parsedate_to_datetime(text)
             moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
