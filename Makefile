@@ -32,7 +32,10 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+fuzz: $(READY) ## the properties of signatures, with 20,000 examples each
+	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/receiver/test_signature_properties.py
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format fuzz clean

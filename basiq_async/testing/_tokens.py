@@ -78,7 +78,7 @@ class Gate:
     def expire_all(self) -> None:
         """Make every token that was given out an expired one."""
         for _, token in self._tokens.values():
-            token.expires = datetime.min.replace(tzinfo=token.expires.tzinfo)
+            token.expires = min(token.expires, self._world.clock())
 
     def _account(self, header: str) -> Application:
         scheme, _, key = header.partition(" ")
