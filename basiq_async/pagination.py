@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
 
 from .codec import ListPage
-from .cursor import Cursor
+from .cursor import Cursor, id_in_cursor
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 from .links import BaseURL, LinkError
 from .tasks import TaskOwner, result_of
 
 T = TypeVar("T")
+_MOST_EMPTY = 10_000
+"""Empty pages in a row, as a filter can make them; more of them are a server that has lost its way."""
 
 
 @attrs.frozen
@@ -38,6 +41,8 @@ class Listing(Generic[T]):
     fetch: Callable[[str], Awaitable[ListPage]]
     read: Callable[[Any, int], T]
     owner: TaskOwner
+    redact: Callable[[str], str] = str
+    """Takes credentials out of a link that is shown."""
 
 
 class _Position:
@@ -64,7 +69,7 @@ class _Position:
 
 def _id_of(items: list[Any], index: int) -> str | None:
     found = items[index].get("id") if 0 <= index < len(items) and isinstance(items[index], dict) else None
-    return None if found is None else str(found)
+    return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
 class _Walk(Generic[T]):
@@ -78,9 +83,20 @@ class _Walk(Generic[T]):
         self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
         self._error: BasiqError | None = None
+        self._turn = asyncio.Lock()
+        self._pages = 0
+        self._empty = 0
 
     async def advance(self) -> bool:
-        """Go to the next page; False at the end. After a failure or a cancellation it can be called again."""
+        """Go to the next page; False at the end. After a failure or a cancellation it can be called again.
+
+        Of several tasks that share an iterator and all want the next page, one goes there and the others follow.
+        """
+        pages = self._pages
+        async with self._turn:
+            return self._pages != pages or await self._advance()
+
+    async def _advance(self) -> bool:
         position = self.position
         if self._error is not None:
             raise self._error
@@ -92,6 +108,8 @@ class _Walk(Generic[T]):
         ahead, self._ahead = self._ahead, None
         page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
         self._seen.add(hash(url))
+        self._pages += 1
+        self._empty = 0 if page.items else self._empty + 1
         position.url, position.items, position.offset = url, page.items, 0
         position.next_url = self._resolve(page.next_link, url)
         if position.sought is not None:
@@ -110,12 +128,20 @@ class _Walk(Generic[T]):
         try:
             url = self.listing.base.resolve(link, current)
         except LinkError as exc:
-            self._error = PaginationError(f"the next link {_shown(link)} {exc}; it was not followed", link=link)
+            self._error = self._refused(link, f"{exc}; it was not followed")
+            return None
+        if self._empty > _MOST_EMPTY:
+            self._error = self._refused(link, f"comes after {self._empty} empty pages in a row")
             return None
         if hash(url) in self._seen:
-            self._error = PaginationError(f"the next link {_shown(link)} loops: its page has been read", link=link)
+            self._error = self._refused(link, "loops: its page has been read")
             return None
         return url
+
+    def _refused(self, link: str, why: str) -> PaginationError:
+        redact = self.listing.redact
+        shown = redact(link)
+        return PaginationError(f"the next link {_shown(shown)} {redact(why)}", link=shown)
 
     def _seek(self, sought: Cursor) -> None:
         """Stand behind the item of the cursor, which can have moved on since."""
@@ -182,15 +208,20 @@ class _Items(Generic[T]):
 class _Pages(Generic[T]):
     """Page after page; otherwise as ``_Items``."""
 
-    __slots__ = ("_walk",)
+    __slots__ = ("_turn", "_walk")
 
     def __init__(self, walk: _Walk[T]) -> None:
         self._walk = walk
+        self._turn = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Page[T]]:
         return self
 
     async def __anext__(self) -> Page[T]:
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> Page[T]:
         if not await self._walk.advance():
             raise StopAsyncIteration
         listing, position = self._walk.listing, self._walk.position

@@ -10,6 +10,7 @@ from .._version import __version__
 from .demo import demo
 from .events import events_app
 from .messages import messages_app
+from .mock import mock
 from .webhooks import webhooks_app
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo)
+app.command("mock")(mock)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(messages_app, name="messages")
 app.add_typer(events_app, name="events")
