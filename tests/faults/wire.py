@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -201,6 +201,8 @@ class Wire:
         finally:
             self.open.discard(conn)
             writer.transport.abort() if self._tls else writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, conn: Conn) -> None:
         head = (await conn.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
