@@ -201,7 +201,7 @@ class Wire:
         finally:
             self.open.discard(conn)
             writer.transport.abort() if self._tls else writer.close()
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
 
     async def _serve(self, conn: Conn) -> None:
