@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .checkpoint_suite import check_checkpoint
     from .clock import ManualClock, SystemClock
     from .fake import FakeBasiq
+    from .inbox_suite import check_inbox
     from .quirks import Quirks
     from .server import serve
     from .transport_suite import check_transport
@@ -25,7 +26,11 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
+<<<<<<< HEAD
     "check_checkpoint",
+=======
+    "check_inbox",
+>>>>>>> main
     "check_transport",
     "serve",
 ]
@@ -39,7 +44,11 @@ _HOMES = {
     "Quirks": "quirks",
     "SystemClock": "clock",
     "Violation": "_violations",
+<<<<<<< HEAD
     "check_checkpoint": "checkpoint_suite",
+=======
+    "check_inbox": "inbox_suite",
+>>>>>>> main
     "check_transport": "transport_suite",
     "serve": "server",
 }
