@@ -26,11 +26,8 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
-<<<<<<< HEAD
     "check_checkpoint",
-=======
     "check_inbox",
->>>>>>> main
     "check_transport",
     "serve",
 ]
@@ -44,11 +41,8 @@ _HOMES = {
     "Quirks": "quirks",
     "SystemClock": "clock",
     "Violation": "_violations",
-<<<<<<< HEAD
     "check_checkpoint": "checkpoint_suite",
-=======
     "check_inbox": "inbox_suite",
->>>>>>> main
     "check_transport": "transport_suite",
     "serve": "server",
 }
