@@ -94,7 +94,8 @@ class Crash:
         if not killed and os.WEXITSTATUS(status):
             raise SystemExit(f"a run failed with exit code {os.WEXITSTATUS(status)}")
         self.kills += killed
-        self.check(before)
+        if self.rng.random() < 0.5:  # looking recovers the file, which would spare the next run from doing so
+            self.check(before)
         return killed
 
     def finish(self) -> None:
@@ -120,7 +121,7 @@ class Crash:
         effects = self._effects()
         lost = recorded - set(effects)
         assert not lost, f"{len(lost)} messages are recorded as done and never were: {sorted(lost)[:3]}"
-        unrecorded = [id for id in effects[len(before) :] if id not in recorded]
+        unrecorded = [each for each in effects[len(before) :] if each not in recorded]
         assert len(unrecorded) <= self.concurrency, f"{len(unrecorded)} effects of one run are not recorded"
 
     def _effects(self) -> list[str]:
