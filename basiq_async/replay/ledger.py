@@ -132,7 +132,7 @@ class DeadLedger(Ledger):
         """A letter was tried again."""
         super().done(span, message, dead=dead, counts_as=counts_as)
         span.ids.clear()
-        if dead is None:
+        if counts_as != "failed":
             self._revived.append(message.id)
 
     def take(self, *, ended: bool = False) -> Commit:
