@@ -102,7 +102,9 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
         ids = await h.ids()
         target = Refusing(ids[100])
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop", concurrency=4)
-        with pytest.raises(ReplayError, match=rf"message {ids[100]} failed, and the replay stopped at it: ValueE") as caught:
+        with pytest.raises(
+            ReplayError, match=rf"message {ids[100]} failed, and the replay stopped at it: ValueE"
+        ) as caught:
             await replay.run()
         assert isinstance(caught.value.__cause__, ValueError)
         assert caught.value.report is not None
