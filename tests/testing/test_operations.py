@@ -67,9 +67,7 @@ def test_a_webhook_is_subscribed_to_what_it_names_and_without_that_to_everything
     ],
 )
 @pytest.mark.parametrize("update", [False, True])
-def test_a_webhook_that_cannot_be_is_invalid_content(
-    caller: Caller, body: Any, parameter: str, update: bool
-) -> None:
+def test_a_webhook_that_cannot_be_is_invalid_content(caller: Caller, body: Any, parameter: str, update: bool) -> None:
     path = f"{WEBHOOKS}/{caller.create('https://example.com/there')['id']}" if update else WEBHOOKS
     error = caller.error("POST", path, body, status=400)
     assert error["code"] == "invalid-content"
@@ -254,7 +252,9 @@ def test_an_event_is_read_by_its_id(caller: Caller) -> None:
     assert (error["code"], error["source"]["parameter"]) == ("path-parameter-not-valid", "eventId")
 
 
-@pytest.mark.parametrize("path", ["/", "", "/nowhere", "/events/a/b", "/notifications", f"{WEBHOOKS}/{NOWHERE}/x", "//"])
+@pytest.mark.parametrize(
+    "path", ["/", "", "/nowhere", "/events/a/b", "/notifications", f"{WEBHOOKS}/{NOWHERE}/x", "//"]
+)
 def test_an_unknown_path_is_not_found(caller: Caller, path: str) -> None:
     assert caller.error("GET", path, status=404)["code"] == "resource-not-found"
 
