@@ -18,7 +18,7 @@ MakeCheckpoint = Callable[[str], Checkpoint]
 
 _JOB = Job("webhook-1", "event.type.eq('user.created')")
 _WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
-_ODD = "id with \"quotes\", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800"
+_ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
 async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 20.0) -> None:
