@@ -268,7 +268,7 @@ class SQLiteCheckpoint:
         return CheckpointError(f"the checkpoint {self._path!r} " + told.format(error=exc))
 
 
-_DAMAGED = "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path to begin anew"
+_DAMAGED = "is damaged, or no checkpoint at all ({error}); it was left alone: restore it, or pass another path to begin anew"
 _TOLD = {
     "SQLITE_FULL": "cannot be written, the disk is full: nothing was recorded since; make room, then run it again",
     "SQLITE_IOERR": "cannot be read or written ({error}): look after the disk, then run the same again",
