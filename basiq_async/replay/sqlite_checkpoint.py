@@ -236,9 +236,7 @@ class SQLiteCheckpoint:
             (after, limit),
         )
         return [
-            DeadLetter(
-                json.loads(id), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
-            )
+            DeadLetter(json.loads(id), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number)
             for id, error, failed_at, message, number in rows
         ]
 
@@ -268,9 +266,11 @@ class SQLiteCheckpoint:
         return CheckpointError(f"the checkpoint {self._path!r} " + told.format(error=exc))
 
 
-_DAMAGED = "is damaged, or no checkpoint at all ({error}); it was left alone: restore it, or pass another path to begin anew"
+_DAMAGED = (
+    "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path to begin anew"
+)
 _TOLD = {
-    "SQLITE_FULL": "cannot be written, the disk is full: nothing was recorded since; make room, then run it again",
+    "SQLITE_FULL": "cannot be written, the disk is full: nothing was recorded since; make room, then run the same again",
     "SQLITE_IOERR": "cannot be read or written ({error}): look after the disk, then run the same again",
     "SQLITE_READONLY": "cannot be written: give this user the right to, or pass another path",
     "SQLITE_CANTOPEN": "cannot be opened: pass the path of a file, in a folder that is there and can be written",
