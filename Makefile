@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+USABLE := $(VENV)/.usable
 
 .DEFAULT_GOAL := help
 
@@ -13,7 +14,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## the main job, over real HTTP, against the embedded Basiq
+# What a user installs, which is all that the demo needs.
+$(USABLE): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli,speed]'
+	@touch $@
+
+demo: $(USABLE) ## the main job, over real HTTP, against the embedded Basiq
 	@$(BIN)/basiq-async demo
 
 test: $(READY) ## the whole test suite, with coverage

@@ -27,7 +27,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("package", ["basiq_async", "basiq_async.testing"])
+@pytest.mark.parametrize("package", ["basiq_async", "basiq_async.receiver", "basiq_async.testing"])
 def test_all_is_sorted_complete_and_true(package: str) -> None:
     module = import_module(package)
     names = list(module.__all__)

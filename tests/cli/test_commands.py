@@ -89,14 +89,6 @@ def test_messages(run: Run, served: Served) -> None:
     assert filtered.stdout == ""
 
 
-def test_test_messages(run: Run, served: Served) -> None:
-    served.fake.add_webhook(URL)
-    assert "user.created is on its way" in run("messages", "test", "user.created", "--text", "hi").stdout
-    assert "user.created is on its way" in run("messages", "test", "user.created", "--url", URL).stdout
-    bodies = [json.loads(request.body or b"{}") for request in served.fake.requests if request.url.endswith("/test")]
-    assert bodies == [{"eventTypeId": "user.created", "Text": "hi"}, {"URL": URL, "Events": ["user.created"]}]
-
-
 def test_events(run: Run, served: Served) -> None:
     served.fake.add_webhook(URL)
     served.fake.emit("consent.revoked")

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -60,7 +60,9 @@ class Conn:
 Step = bytes | Callable[[Conn], Awaitable[None]]
 
 
-def http(status: int = 200, body: bytes | str = b"", *headers: str, reason: str = "Whatever", length: bool = True) -> bytes:
+def http(
+    status: int = 200, body: bytes | str = b"", *headers: str, reason: str = "Whatever", length: bool = True
+) -> bytes:
     """A whole answer. ``length`` adds Content-Length."""
     content = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status} {reason}", *headers]
@@ -199,6 +201,8 @@ class Wire:
         finally:
             self.open.discard(conn)
             writer.transport.abort() if self._tls else writer.close()
+            with suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
 
     async def _serve(self, conn: Conn) -> None:
         head = (await conn.reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -325,12 +325,23 @@ def test_a_secret_that_is_none_is_a_configuration_error_that_does_not_show_it(se
         lambda: verify(secret, HEADERS, BODY, now=NOW),
         lambda: SigningKeys(secret),
     ):
-        with pytest.raises(ConfigurationError) as caught:
+        with pytest.raises((ConfigurationError, SignatureVerificationError)) as caught:
             call()
+        if isinstance(caught.value, SignatureVerificationError):
+            assert caught.value.reason == "bad-secret"
         shown = "".join(traceback.format_exception(caught.value))
         for text in secret if isinstance(secret, (list, tuple, set)) else [secret]:
             if isinstance(text, str) and len(text.strip("whsec_= ")) > 2:
                 assert text not in shown.replace(repr(call), "")
+
+
+@pytest.mark.parametrize("secret", ["not base64!", "whsec_ab=cd", "ключ", "whsk_YWJj", [SECRET, "??"]])
+def test_a_secret_that_cannot_be_decoded_fails_a_verification_as_all_else_does(secret: str) -> None:
+    with pytest.raises(SignatureVerificationError) as caught:
+        verify(secret, HEADERS, BODY, now=NOW)
+    assert caught.value.reason == "bad-secret"
+    with pytest.raises(ConfigurationError, match="the secret"):
+        sign(secret, "m", NOW, b"")
 
 
 def test_the_keys_do_not_show_themselves() -> None:
