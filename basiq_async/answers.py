@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .errors import APIError, error_class
+from .redaction import Redactor
 from .transports.base import Response
 
 _MAX_TEXT = 500
-_WAITS = re.compile(r"[A-Za-z]{3,9}, [^,]*|[^,]+")
+_MAX_ERROR_BODY = 2**20
+_MAX_HEADER = 1_000
+_WAITS = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*, [^,]*|[^,]+", re.IGNORECASE)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
@@ -23,13 +27,14 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     It comes as seconds or as an HTTP date (RFC 9110, 10.2.3). A header that came twice has its values joined by
     commas: the longest counts. A time in the past, a negative number or another text asks for nothing.
     """
-    waits = [_one_wait(part.strip(), now) for part in _WAITS.findall(value or "")]
+    waits = [_one_wait(part.strip(), now) for part in _WAITS.findall((value or "")[:_MAX_HEADER])]
     return max((wait for wait in waits if wait is not None), default=None)
 
 
 def _one_wait(text: str, now: datetime) -> float | None:
     try:
-        seconds = float(text) if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII) else None
+        seconds = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+        seconds = sys.float_info.max if seconds == math.inf else seconds
         if seconds is None:
             moment = parsedate_to_datetime(text)
             moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -39,9 +44,14 @@ def _one_wait(text: str, now: datetime) -> float | None:
     return seconds if seconds >= 0 and math.isfinite(seconds) else None
 
 
-def error_from(response: Response, *, method: str, path: str, now: datetime | None = None) -> APIError:
-    """The error that an answer stands for, whatever its body is. The class follows the status alone."""
-    body = _error_body(response)
+def error_from(
+    response: Response, *, method: str, path: str, now: datetime | None = None, redactor: Redactor | None = None
+) -> APIError:
+    """The error that an answer stands for, whatever its body is. The class follows the status alone.
+
+    Of a body above 1 MiB nothing is read. Credentials that the ``redactor`` knows are taken out.
+    """
+    body = (redactor or Redactor()).value(_error_body(response))
     entries = body.get("data")
     if isinstance(entries, dict):
         entries = [entries]
@@ -66,7 +76,7 @@ def error_from(response: Response, *, method: str, path: str, now: datetime | No
 
 def _error_body(response: Response) -> Mapping[str, Any]:
     try:
-        body = json.loads(response.body)
+        body = json.loads(response.body) if len(response.body) <= _MAX_ERROR_BODY else {}
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

@@ -9,6 +9,7 @@ from .codec import Codec
 from .errors import ConfigurationError
 from .hooks import OnRequest, OnRetry
 from .links import VENDOR_URL, BaseURL
+from .redaction import Redactor
 from .services._api import Api
 from .services.event_types import EventTypes
 from .services.events import Events
@@ -45,6 +46,10 @@ class BasiqClient:
     ) -> None:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise ConfigurationError("timeout must be a number of seconds above 0")
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError("retry must be a RetryPolicy, or None for the usual one")
+        if transport is not None and not isinstance(transport, Transport):
+            raise ConfigurationError("transport must have the methods send and aclose")
         key = ApiKey(api_key)
         base = BaseURL.parse(base_url)
         self._owned: Transport | None = None
@@ -52,11 +57,19 @@ class BasiqClient:
             from .transports.aiohttp import AiohttpTransport
 
             transport = self._owned = AiohttpTransport(timeout=timeout)
+        policy = retry or RetryPolicy()
+        redactor = Redactor(key.reveal())
         self._retrying = Retrying(
-            transport, retry, timeout=timeout, on_request=on_request, on_retry=on_retry, path_of=base.path_of
+            transport,
+            policy,
+            timeout=timeout,
+            on_request=on_request,
+            on_retry=on_retry,
+            path_of=lambda url: redactor.known(base.path_of(url)),
         )
         self._owner = TaskOwner()
-        api = Api(base, Authenticated(self._retrying, key, base), Codec(), self._owner)
+        authenticated = Authenticated(self._retrying, key, base, max_elapsed=policy.max_elapsed, redactor=redactor)
+        api = Api(base, authenticated, Codec(), self._owner, redactor)
         self._base = base
         self.webhooks = Webhooks(api)
         self.messages = Messages(api)

@@ -6,10 +6,11 @@ Strict about what makes an object useless (an id that is missing), tolerant of t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 import cattrs
@@ -23,6 +24,8 @@ T = TypeVar("T")
 Loads = Callable[[bytes], Any]
 _BOM = b"\xef\xbb\xbf"
 _RAW = "\0raw"
+_SMALL = 4 * 2**20
+_MAX_WEIGHT = 2**28
 
 
 def default_loads() -> Loads:
@@ -35,11 +38,25 @@ def default_loads() -> Loads:
 
 
 def _strict_loads(body: bytes) -> Any:
-    return json.loads(body.decode(), parse_constant=_refuse_constant)
+    """The standard library's decoder, made to refuse what JSON does not have, as orjson does.
+
+    ``NaN``, numbers that no float can hold, and halves of surrogate pairs, which nothing could print or send on.
+    """
+    value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    if b"\\ud" in body or b"\\uD" in body:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number too large")
+    return value
 
 
 class Malformed(ValueError):
@@ -50,12 +67,40 @@ class Malformed(ValueError):
         self.at = at
 
 
+UNREADABLE = (Malformed, BaseValidationError)
+"""What the hooks of the converter raise."""
+
+
 @attrs.frozen
 class ListPage:
     """A list as it came: its items not yet read, and its next link of whatever type."""
 
     items: list[Any]
     next_link: Any
+
+
+@attrs.frozen
+class Reader(Generic[T]):
+    """Reads JSON values as one model."""
+
+    model: type[T]
+    hook: Callable[[Any, type[T]], T]
+    """Value and model in, object out; raises one of ``UNREADABLE``. For loops that cannot afford ``read``."""
+
+    def read(self, value: Any, index: int | None = None) -> T:
+        """The object; ``index`` is the value's in a list's data. Raises ``ResponseDecodeError`` with the place."""
+        try:
+            return self.hook(value, self.model)
+        except UNREADABLE as exc:
+            failure = self.explain(exc, index)
+        # Raised out here: what cattrs raises holds the values.
+        raise failure
+
+    def explain(self, exc: Malformed | BaseValidationError, index: int | None = None) -> ResponseDecodeError:
+        """The error to raise for what the hook has raised: where, and what."""
+        at, said = (exc.at, str(exc)) if isinstance(exc, Malformed) else next(_explain(exc))
+        place = "$" if index is None else f"$.data[{index}]"
+        return ResponseDecodeError(said, location=place + at)
 
 
 class Codec:
@@ -68,6 +113,8 @@ class Codec:
     def json(self, body: bytes) -> Any:
         """The JSON value of a body. Raises ``ResponseDecodeError``, without a word of what the body was."""
         body = body.removeprefix(_BOM)
+        if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
+            raise ResponseDecodeError("the answer's body would take too much memory to decode")
         try:
             return self._loads(body)
         except (ValueError, RecursionError) as exc:
@@ -89,28 +136,13 @@ class Codec:
             raise ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
         return ListPage(items, _next_link(answer.get("links")))
 
-    def reader(self, model: type[T]) -> Callable[[Any, int | None], T]:
-        """A function from a JSON value, and its index in a list's data, to a model.
-
-        It raises ``ResponseDecodeError`` with the place of what is wrong.
-        """
-        hook = self.converter.get_structure_hook(model)
-
-        def read(value: Any, index: int | None = None) -> T:
-            try:
-                return hook(value, model)  # type: ignore[no-any-return]
-            except Malformed as exc:
-                at, said = exc.at, str(exc)
-            except BaseValidationError as exc:
-                at, said = next(_explain(exc))
-            place = "$" if index is None else f"$.data[{index}]"
-            raise ResponseDecodeError(said, location=place + at)
-
-        return read
+    def reader(self, model: type[T]) -> Reader[T]:
+        """What reads values as a model."""
+        return Reader(model, self.converter.get_structure_hook(model))
 
     def read(self, model: type[T], body: bytes) -> T:
         """One model, from an answer's body."""
-        return self.reader(model)(self.json(body), None)
+        return self.reader(model).read(self.json(body))
 
 
 def make_converter() -> cattrs.Converter:
@@ -191,8 +223,11 @@ def _secret(value: Any) -> Secret | None:
 
 
 def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
-    secret = value.get("secret")
-    return {**value, "secret": Secret(secret) if secret else None} if isinstance(secret, str) else value
+    """The secret out of sight, also where its name is written in another way, which is then not the secret."""
+    return {
+        name: (Secret(entry) if entry else None) if isinstance(entry, str) and name.lower() == "secret" else entry
+        for name, entry in value.items()
+    }
 
 
 def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
@@ -290,6 +325,13 @@ def _next_link(links: Any) -> Any:
     if isinstance(links, list):
         links = {name: link for entry in links if isinstance(entry, dict) for name, link in entry.items()}
     return links.get("next") if isinstance(links, dict) else None
+
+
+def _weight(body: bytes) -> int:
+    """About how many bytes of memory the decoded body takes; a body of brackets takes twenty times its size."""
+    values = body.count(b",") + body.count(b"[") + body.count(b"{")
+    width = 1 if body.isascii() and b"\\u" not in body else 4
+    return values * 200 + len(body) * width * 2
 
 
 def _place(exc: Exception) -> str:

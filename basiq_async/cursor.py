@@ -13,14 +13,16 @@ from .errors import ConfigurationError
 
 _VERSION = 1
 _DIGEST = 6
-_MAX_LENGTH = 16_384
+_MAX_LENGTH = 2**18
+_MAX_ID = 200
 
 
 @attrs.frozen
 class Cursor:
     """A page, by its url below the base, and how many of its items are behind us.
 
-    ``after`` is the id of the last of those: should items have been added before it, it is looked for.
+    ``after`` is the id of the last of those (see ``id_in_cursor``): should items have been added before it, it is
+    looked for.
     """
 
     page: str
@@ -57,6 +59,13 @@ class Cursor:
         if owner != _digest(listing.encode()).hex():
             raise ConfigurationError("cursor belongs to another list: another webhook, filter or kind of object")
         return cursor
+
+
+def id_in_cursor(item_id: str) -> str:
+    """An id as a cursor holds it: the digest of one that would make the cursor longer than it can be."""
+    if len(item_id) <= _MAX_ID:
+        return item_id
+    return "#" + hashlib.blake2b(item_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _text(value: object) -> str:

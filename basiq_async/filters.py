@@ -6,6 +6,7 @@ written is not documented: here it is escaped with a backslash, as a backslash i
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, date, datetime
 
@@ -87,17 +88,32 @@ def _quoted(value: Value) -> str:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, datetime):
-        aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-        text = aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        text = _utc(value).isoformat().replace("+00:00", "Z")
     elif isinstance(value, date):
         text = value.isoformat()
     elif isinstance(value, (str, int, float)):
-        text = str(value)
+        text = _plain(value)
     else:
         raise ConfigurationError(f"a filter's value must be text, a number or a date, not {type(value).__name__}")
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in text):
         raise ConfigurationError("a filter's value must not hold control characters")
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise ConfigurationError("a filter's datetime must be within the years 1 to 9999 in UTC") from None
+
+
+def _plain(value: str | int | float) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigurationError("a filter's number must be finite")
+    try:
+        return str(value)
+    except ValueError:
+        raise ConfigurationError("a filter's number has too many digits") from None
 
 
 def filter_text(value: str | Filter | None) -> str | None:

@@ -38,6 +38,11 @@ def _split(url: str) -> tuple[str, str] | None:
     return f"{scheme}://{found['host'].lower()}{port}", found["rest"]
 
 
+def _has_port(origin: str) -> bool:
+    port = origin.rpartition(":")[2]
+    return not port.isdecimal() or 0 < int(port) < 65_536
+
+
 @attrs.frozen
 class BaseURL:
     """The API's origin, and the path prefix that a proxy may have put before it."""
@@ -49,7 +54,7 @@ class BaseURL:
     def parse(cls, text: str) -> BaseURL:
         """Read an absolute http or https url. Raises ``ConfigurationError``."""
         parts = _split(text) if isinstance(text, str) and not _UNSENDABLE.search(text) else None
-        if parts is None or "?" in parts[1] or "#" in parts[1]:
+        if parts is None or "?" in parts[1] or "#" in parts[1] or not _has_port(parts[0]):
             raise ConfigurationError(
                 "base_url must be an absolute http or https url without credentials, query or fragment, "
                 f"such as {VENDOR_URL}"

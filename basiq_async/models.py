@@ -57,6 +57,42 @@ class Secret:
         return hash((Secret, self._value))
 
 
+class _ByValue:
+    """Compares JSON values of any depth: ``==`` alone gives up, with an exception, on deep ones."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _ByValue):
+            return NotImplemented
+        try:
+            return bool(self._value == other._value)
+        except RecursionError:
+            return _equal(self._value, other._value)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _equal(one: object, other: object) -> bool:
+    left = [(one, other)]
+    while left:
+        a, b = left.pop()
+        if isinstance(a, dict) and isinstance(b, dict):
+            if a.keys() != b.keys():
+                return False
+            left += [(a[name], b[name]) for name in a]
+        elif isinstance(a, list) and isinstance(b, list):
+            if len(a) != len(b):
+                return False
+            left += zip(a, b, strict=True)
+        elif a != b:
+            return False
+    return True
+
+
 def read_text(value: object) -> str | None:
     """A text field: text as it is, null as None, any other JSON value as its JSON text."""
     if value is None or isinstance(value, str):
@@ -127,8 +163,8 @@ def _from_epoch_text(text: str) -> datetime:
 
 
 def _from_epoch(value: float) -> datetime:
-    seconds = value / 1000 if abs(value) > _MILLISECONDS_FROM else value
     try:
+        seconds = value / 1000 if abs(value) > _MILLISECONDS_FROM else value
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         raise ValueError("expected a date within the years 1 to 9999") from None
@@ -178,9 +214,9 @@ class Message:
     """
 
     id: str
-    raw: Mapping[str, Any] = attrs.field(hash=False)
+    raw: Mapping[str, Any] = attrs.field(hash=False, eq=_ByValue)
 
-    @cached_property
+    @property
     def payload(self) -> Mapping[str, Any]:
         """The body that was delivered: ``eventTypeId``, ``eventId`` and ``links``."""
         return self.raw.get("payload") or {}
@@ -200,7 +236,7 @@ class Message:
         """Each try to deliver the message, in the order in which they came."""
         return tuple(read_attempt(attempt) for attempt in self.raw.get("attempts") or ())
 
-    @cached_property
+    @property
     def links(self) -> Mapping[str, str]:
         """``self`` and ``webhook``; those of the event are in ``payload["links"]``."""
         return read_links(self.raw.get("links"))
@@ -239,7 +275,7 @@ class Webhook:
     description: str | None = None
     secret: Secret | None = None
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)
 
 
 @attrs.frozen
@@ -249,7 +285,7 @@ class EventType:
     id: str
     description: str | None = None
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)
 
 
 @attrs.frozen
@@ -267,6 +303,6 @@ class Event:
     user_id: str | None = None
     created: datetime | None = None
     data_ref: str | None = None
-    data: Any = attrs.field(default=None, hash=False, repr=False)
+    data: Any = attrs.field(default=None, hash=False, eq=_ByValue, repr=False)
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)

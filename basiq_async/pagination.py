@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
+from cattrs.errors import BaseValidationError
 
-from .codec import ListPage
-from .cursor import Cursor
+from .codec import UNREADABLE, ListPage, Malformed, Reader
+from .cursor import Cursor, id_in_cursor
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 from .links import BaseURL, LinkError
 from .tasks import TaskOwner, result_of
 
 T = TypeVar("T")
+_MOST_EMPTY = 10_000
+"""Empty pages in a row, as a filter can make them; more of them are a server that has lost its way."""
 
 
 @attrs.frozen
@@ -29,15 +33,23 @@ class Page(Generic[T]):
 class Listing(Generic[T]):
     """A list of the API: where it begins, how a page of it is fetched, how an item is read.
 
-    ``name`` tells it from every other list, for cursors. ``read`` takes an item and its index in the page.
+    ``name`` tells it from every other list, for cursors.
     """
 
     name: str
     start: str
     base: BaseURL
     fetch: Callable[[str], Awaitable[ListPage]]
-    read: Callable[[Any, int], T]
+    reader: Reader[T]
     owner: TaskOwner
+    redact: Callable[[str], str] = str
+    """Takes credentials out of a link that is shown."""
+
+    def unreadable(self, exc: Malformed | BaseValidationError, index: int) -> ResponseDecodeError:
+        """The error for an item that cannot be read."""
+        failure = self.reader.explain(exc, index)
+        failure.method, failure.path = "GET", self.base.path_of(self.start)
+        return failure
 
 
 class _Position:
@@ -64,7 +76,7 @@ class _Position:
 
 def _id_of(items: list[Any], index: int) -> str | None:
     found = items[index].get("id") if 0 <= index < len(items) and isinstance(items[index], dict) else None
-    return None if found is None else str(found)
+    return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
 class _Walk(Generic[T]):
@@ -78,9 +90,20 @@ class _Walk(Generic[T]):
         self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
         self._error: BasiqError | None = None
+        self._turn = asyncio.Lock()
+        self._pages = 0
+        self._empty = 0
 
     async def advance(self) -> bool:
-        """Go to the next page; False at the end. After a failure or a cancellation it can be called again."""
+        """Go to the next page; False at the end. After a failure or a cancellation it can be called again.
+
+        Of several tasks that share an iterator and all want the next page, one goes there and the others follow.
+        """
+        pages = self._pages
+        async with self._turn:
+            return self._pages != pages or await self._advance()
+
+    async def _advance(self) -> bool:
         position = self.position
         if self._error is not None:
             raise self._error
@@ -92,12 +115,16 @@ class _Walk(Generic[T]):
         ahead, self._ahead = self._ahead, None
         page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
         self._seen.add(hash(url))
+        self._pages += 1
+        self._empty = 0 if page.items else self._empty + 1
         position.url, position.items, position.offset = url, page.items, 0
         position.next_url = self._resolve(page.next_link, url)
         if position.sought is not None:
             self._seek(position.sought)
         if position.next_url is not None and self._prefetch:
             self._ahead = self.listing.owner.spawn(_fetched(self.listing.fetch, position.next_url))
+            # A consumer that never waits would not let it begin before the end of this page.
+            await asyncio.sleep(0)
         return True
 
     def _resolve(self, link: Any, current: str) -> str | None:
@@ -110,12 +137,20 @@ class _Walk(Generic[T]):
         try:
             url = self.listing.base.resolve(link, current)
         except LinkError as exc:
-            self._error = PaginationError(f"the next link {_shown(link)} {exc}; it was not followed", link=link)
+            self._error = self._refused(link, f"{exc}; it was not followed")
+            return None
+        if self._empty > _MOST_EMPTY:
+            self._error = self._refused(link, f"comes after {self._empty} empty pages in a row")
             return None
         if hash(url) in self._seen:
-            self._error = PaginationError(f"the next link {_shown(link)} loops: its page has been read", link=link)
+            self._error = self._refused(link, "loops: its page has been read")
             return None
         return url
+
+    def _refused(self, link: str, why: str) -> PaginationError:
+        redact = self.listing.redact
+        shown = redact(link)
+        return PaginationError(f"the next link {_shown(shown)} {redact(why)}", link=shown)
 
     def _seek(self, sought: Cursor) -> None:
         """Stand behind the item of the cursor, which can have moved on since."""
@@ -156,24 +191,32 @@ def _shown(link: str) -> str:
 class _Items(Generic[T]):
     """Item after item. A class and not a generator: leaving a loop drops it, and that ends all it has begun."""
 
-    __slots__ = ("_position", "_read", "_walk")
+    __slots__ = ("_hook", "_model", "_position", "_walk")
 
     def __init__(self, walk: _Walk[T]) -> None:
         self._walk = walk
         self._position = walk.position
-        self._read = walk.listing.read
+        # Taken out here: this is done for every message of a history.
+        self._hook, self._model = walk.listing.reader.hook, walk.listing.reader.model
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         position = self._position
-        while position.offset >= len(position.items):
+        offset = position.offset
+        while offset >= len(position.items):
             if not await self._walk.advance():
                 raise StopAsyncIteration
-        item = self._read(position.items[position.offset], position.offset)
-        position.offset += 1
-        return item
+            offset = position.offset
+        try:
+            item = self._hook(position.items[offset], self._model)
+        except UNREADABLE as exc:
+            failure = self._walk.listing.unreadable(exc, offset)
+        else:
+            position.offset = offset + 1
+            return item
+        raise failure
 
     async def aclose(self) -> None:
         await self._walk.aclose()
@@ -182,20 +225,35 @@ class _Items(Generic[T]):
 class _Pages(Generic[T]):
     """Page after page; otherwise as ``_Items``."""
 
-    __slots__ = ("_walk",)
+    __slots__ = ("_turn", "_walk")
 
     def __init__(self, walk: _Walk[T]) -> None:
         self._walk = walk
+        self._turn = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Page[T]]:
         return self
 
     async def __anext__(self) -> Page[T]:
-        if not await self._walk.advance():
-            raise StopAsyncIteration
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> Page[T]:
         listing, position = self._walk.listing, self._walk.position
-        first, values = position.offset, position.items[position.offset :]
-        items = [listing.read(value, first + index) for index, value in enumerate(values)]
+        # A page that could not be read is still there: it must not be skipped.
+        if position.offset >= len(position.items) and not await self._walk.advance():
+            raise StopAsyncIteration
+        items: list[T] = []
+        for index in range(position.offset, len(position.items)):
+            try:
+                items.append(listing.reader.hook(position.items[index], listing.reader.model))
+            except UNREADABLE as exc:
+                failure = listing.unreadable(exc, index)
+                break
+        else:
+            failure = None
+        if failure is not None:
+            raise failure
         position.offset = len(position.items)
         behind = position.cursor(listing.base) if position.next_url is not None else None
         return Page(items, None if behind is None else behind.encode(listing.name))

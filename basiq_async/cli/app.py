@@ -9,8 +9,10 @@ import typer
 from .._version import __version__
 from .demo import demo
 from .events import events_app
+from .listen import listen, trigger
 from .messages import messages_app
 from .mock import mock
+from .signing import sign, verify
 from .webhooks import webhooks_app
 
 app = typer.Typer(
@@ -22,10 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo)
-app.command("mock")(mock)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(messages_app, name="messages")
 app.add_typer(events_app, name="events")
+for command in (listen, trigger, sign, verify, mock):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:

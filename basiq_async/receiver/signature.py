@@ -60,17 +60,26 @@ def verify(
     ``body`` is the raw bytes as they were received. A timestamp more than ``tolerance`` away from ``now``
     (aware; the clock's time by default), past or future, is refused. The error's ``reason`` is one of
     ``missing-header``, ``duplicate-header``, ``bad-headers``, ``bad-id``, ``bad-timestamp``, ``too-old``,
-    ``too-new``, ``no-signature`` (none of version ``v1``) and ``no-match``.
+    ``too-new``, ``no-signature`` (none of version ``v1``), ``no-match``, and ``bad-secret`` for a secret that
+    cannot be decoded: with it nothing can be trusted.
 
-    Raises ``ConfigurationError`` where the fault is the caller's: a secret that is empty or cannot be
-    decoded, a naive ``now``, a negative ``tolerance``, a ``body`` that is not bytes.
+    Raises ``ConfigurationError`` where the fault is the caller's: an empty secret or none, a naive ``now``, a
+    negative ``tolerance``, a ``body`` that is not bytes.
     """
-    SigningKeys(secret).verify(
+    try:
+        keys = SigningKeys(secret)
+    except _UndecodableSecretError as exc:
+        raise SignatureVerificationError(str(exc), reason="bad-secret") from None
+    keys.verify(
         headers,
         body if type(body) is bytes else _raw(body),
         tolerance=300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
         now=time.time() if now is None else _epoch(now, "now"),
     )
+
+
+class _UndecodableSecretError(ConfigurationError):
+    """A secret that is text, but no base64."""
 
 
 class SigningKeys:
@@ -197,7 +206,7 @@ def _key(secret: object) -> bytes:
         key = _decode(_lenient(text))
     if key is None:
         # Without a cause, whose traceback would lead to the secret.
-        raise ConfigurationError("the signing secret is not base64, with or without whsec_ before it")
+        raise _UndecodableSecretError("the secret is not base64, with or without whsec_ before it")
     if not key:
         raise ConfigurationError("the signing secret is empty")
     return key
@@ -213,7 +222,7 @@ def _decode(bare: str) -> bytes | None:
 def _lenient(text: str) -> str:
     bare = text.strip()
     if bare.startswith(("whpk_", "whsk_")):
-        raise ConfigurationError("the secret is a key for asymmetric signatures; Basiq's begins with whsec_")
+        raise _UndecodableSecretError("the secret is a key for asymmetric signatures; Basiq's begins with whsec_")
     bare = bare.removeprefix(_PREFIX).rstrip("=").translate(_URL_SAFE)
     if len(bare) % 4 == 1:
         bare = bare[:-1]

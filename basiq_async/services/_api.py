@@ -10,9 +10,10 @@ import attrs
 
 from ..answers import error_from
 from ..codec import Codec, ListPage
-from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..errors import APIError, ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..links import BaseURL
 from ..pagination import Listing, Paginator
+from ..redaction import Redactor
 from ..tasks import TaskOwner
 from ..transports.base import Request, Response, Transport
 
@@ -27,13 +28,18 @@ class Api:
     transport: Transport
     codec: Codec
     owner: TaskOwner
+    redactor: Redactor = attrs.field(factory=Redactor)
 
     async def call(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
         """Send, and give back a 2xx answer. Raises the error that any other status stands for."""
         response = await self.answer(method, url, body)
         if not 200 <= response.status < 300:
-            raise error_from(response, method=method, path=self.base.path_of(url))
+            raise self.error(response, method, url)
         return response
+
+    def error(self, response: Response, method: str, url: str) -> APIError:
+        """The error that an answer stands for."""
+        return error_from(response, method=method, path=self.base.path_of(url), redactor=self.redactor)
 
     async def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
         """Send, and give back the answer, whatever its status."""
@@ -75,21 +81,14 @@ class Api:
     ) -> Paginator[T]:
         """A list that can be streamed. Its filter belongs to its identity, the size of its pages does not."""
         start = self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})})
-        read = self.codec.reader(model)
-
-        def read_item(value: Any, index: int) -> T:
-            try:
-                return read(value, index)
-            except ResponseDecodeError as exc:
-                raise self._placed(exc, "GET", start) from None
-
         listing = Listing(
             name=json.dumps([path, filter]),
             start=start,
             base=self.base,
             fetch=self._fetch_page,
-            read=read_item,
+            reader=self.codec.reader(model),
             owner=self.owner,
+            redact=self.redactor.text,
         )
         return Paginator(listing, cursor=cursor, prefetch=prefetch)
 

@@ -72,7 +72,8 @@ class Events:
         try:
             return self._api.base.resolve(link, self._api.base.url("/events"))
         except LinkError as exc:
-            raise ConfigurationError(f"the link {name!r} {exc}; it was not followed") from exc
+            why = self._api.redactor.text(str(exc))
+        raise ConfigurationError(f"the link {name!r} {why}; it was not followed")
 
 
 def _link(source: HasLinks, name: str) -> str | None:

@@ -8,7 +8,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ..answers import error_from
 from ..errors import ConfigurationError, ConflictError, RequestTimeoutError
 from ..links import absolute_url, segment
 from ..models import Webhook
@@ -19,6 +18,8 @@ from ._arguments import checked_event_type_ids, optional_text
 _PATH = "/notifications/webhooks"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
 _RACES = 3
+_LAST_ANSWER = 0.5
+"""How long the last question of ``wait_until_active`` may take beyond its timeout, in seconds."""
 
 
 class Webhooks:
@@ -101,7 +102,7 @@ class Webhooks:
         if response.status == 404 and response.attempts > 1:
             return
         if not 200 <= response.status < 300:
-            raise error_from(response, method="DELETE", path=self._api.base.path_of(url))
+            raise self._api.error(response, "DELETE", url)
 
     async def wait_until_active(self, webhook_id: str, *, timeout: float = 900.0) -> Webhook:
         """Ask, ever more patiently, until the webhook's status is ``active``; ``timeout`` is in seconds.
@@ -114,15 +115,24 @@ class Webhooks:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         wait = _FIRST_POLL
-        while True:
-            webhook = await self.get(webhook_id)
-            if (webhook.status or "").lower() == "active":
-                return webhook
-            left = deadline - loop.time()
-            if left <= 0:
-                raise RequestTimeoutError(f"the webhook is still {webhook.status!r} after {timeout:g} s")
-            await asyncio.sleep(min(left, wait * random.uniform(0.8, 1.0)))
-            wait = min(_LONGEST_POLL, wait * 1.5)
+        limit = asyncio.timeout_at(deadline + _LAST_ANSWER if timeout else None)
+        seen = "of a status that is not known yet"
+        try:
+            async with limit:
+                while True:
+                    webhook = await self.get(webhook_id)
+                    if (webhook.status or "").lower() == "active":
+                        return webhook
+                    seen = f"still {webhook.status!r}"
+                    left = deadline - loop.time()
+                    if left <= 0:
+                        break
+                    await asyncio.sleep(min(left, wait * random.uniform(0.8, 1.0)))
+                    wait = min(_LONGEST_POLL, wait * 1.5)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        raise RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
 
     async def _find(self, url: str) -> Webhook | None:
         async for webhook in self.list():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .checkpoint_suite import check_checkpoint
     from .clock import ManualClock, SystemClock
     from .fake import FakeBasiq
+    from .inbox_suite import check_inbox
     from .quirks import Quirks
     from .server import serve
     from .transport_suite import check_transport
@@ -26,6 +27,7 @@ __all__ = [
     "SystemClock",
     "Violation",
     "check_checkpoint",
+    "check_inbox",
     "check_transport",
     "serve",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "SystemClock": "clock",
     "Violation": "_violations",
     "check_checkpoint": "checkpoint_suite",
+    "check_inbox": "inbox_suite",
     "check_transport": "transport_suite",
     "serve": "server",
 }

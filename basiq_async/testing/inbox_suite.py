@@ -67,6 +67,12 @@ async def _run(check: Callable[[_Probe], Coroutine[Any, Any, None]], probe: _Pro
         raise AssertionError(f"an inbox promises: {promise}; but it did not answer within 20 s") from exc
 
 
+def _must(kept: bool, but: str) -> None:
+    # Not an assert statement, which python -O leaves out.
+    if not kept:
+        raise AssertionError(but)
+
+
 class _Probe:
     """A key that nobody used yet, and what two workers, A and B, do with it."""
 
@@ -79,15 +85,15 @@ class _Probe:
 
     async def claim_a(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
         claim = await self.inbox.claim(self.key, self.a, lease=lease)
-        assert claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}"
+        _must(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
 
     async def claim_b(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
         claim = await self.other.claim(self.key, self.b, lease=lease)
-        assert claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}"
+        _must(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
 
     async def seen(self, expected: bool, what: str) -> None:
         for inbox in (self.inbox, self.other):
-            assert await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}"
+            _must(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
 
     async def wait(self, seconds: float) -> None:
         if self._pass_time is None:
@@ -100,18 +106,18 @@ async def _free(probe: _Probe) -> None:
     """A key that is free can be claimed, and then another worker is told to wait"""
     await probe.claim_a(CLAIMED, "the first claim of a key")
     claim = await probe.other.claim(probe.key, probe.b, lease=LONG)
-    assert claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY"
-    assert 0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s"
+    _must(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
+    _must(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
 
 
 async def _apart(probe: _Probe) -> None:
     """Keys do not touch each other, however alike, and up to 400 characters of ASCII"""
     long = probe.key.ljust(399, "x")
-    alike = [probe.key, probe.key + " ", probe.key.upper(), probe.key + "%", probe.key + "'\";*", long + "1", long + "2"]
+    alike = [*(probe.key + end for end in ("", " ", "%", "'\";*")), probe.key.upper(), long + "1", long + "2"]
     for number, key in enumerate(alike):
         claim = await probe.inbox.claim(key, f"{probe.a}-{number}", lease=LONG)
-        assert claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}"
-        assert await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed"
+        _must(claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}")
+        _must(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
 
 
 async def _again(probe: _Probe) -> None:
@@ -125,11 +131,11 @@ async def _again(probe: _Probe) -> None:
 async def _completed(probe: _Probe) -> None:
     """What is completed stays completed, for everybody, and is recorded once"""
     await probe.claim_a(CLAIMED, "the first claim")
-    assert await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True"
+    _must(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
     await probe.claim_b(DONE, "another worker's claim after that")
     await probe.claim_a(DONE, "the same worker's claim after that")
-    assert await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False"
-    assert await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False"
+    _must(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
+    _must(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     await probe.seen(True, "for a completed key")
 
 
@@ -157,7 +163,7 @@ async def _not_mine(probe: _Probe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.other.release(probe.key, probe.b)
     await probe.claim_b(BUSY, "a claim after a release by one who did not hold the key")
-    assert await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False"
+    _must(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
     await probe.seen(False, "after complete() by one who did not hold the key")
 
 
@@ -177,16 +183,16 @@ async def _crashed(probe: _Probe) -> None:
     await probe.claim_b(CLAIMED, "another worker's claim after the lease ran out")
     await probe.inbox.release(probe.key, probe.a)
     await probe.claim_a(BUSY, "a claim after the late one's release")
-    assert await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False"
+    _must(await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False")
     await probe.seen(False, "after the late one's complete()")
-    assert await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True"
+    _must(await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True")
 
 
 async def _late(probe: _Probe) -> None:
     """A worker whose lease ran out can still complete, where nobody took over"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
-    assert await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True"
+    _must(await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True")
     await probe.claim_b(DONE, "a claim after that")
 
 
@@ -199,8 +205,8 @@ async def _race(probe: _Probe) -> None:
         return (await inbox.claim(probe.key, token, lease=LONG)).status
 
     found = await asyncio.gather(*map(claim, inboxes, tokens))
-    assert found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it"
-    assert found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49"
+    _must(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
+    _must(found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49")
 
 
 async def _cancelled(probe: _Probe) -> None:

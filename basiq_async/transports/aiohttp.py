@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import aiohttp
 from yarl import URL
 
 from .._version import __version__
-from ..errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
+from ._evidence import cause_of
 from .base import Request, Response
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _POOL = 100
+_SWITCHING_PROTOCOLS = 101
 
 
 class AiohttpTransport:
@@ -45,30 +44,43 @@ class AiohttpTransport:
             ("connect_timeout", connect_timeout),
             ("max_body_size", max_body_size),
         ):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ConfigurationError(f"{name} must be a number above 0")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ConfigurationError(f"{name} must be a finite number above 0")
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError("session must be an aiohttp.ClientSession, or None for one of its own")
         self._session = session
         self._owns_session = session is None
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._max_body_size = max_body_size
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
-        with _translated(request):
-            async with self._open_session().request(
-                request.method,
-                URL(request.url, encoded=True),
-                headers=request.headers,
-                data=request.body,
-                allow_redirects=False,
-                auto_decompress=True,
-                raise_for_status=False,
-                timeout=self._timeout,
-                middlewares=(_Once(),) if self._owns_session else None,
-            ) as answer:
-                body = await self._read(answer)
-                return Response(answer.status, _joined(answer.headers), body)
+        try:
+            return await self._exchange(request)
+        except Exception as exc:
+            failure = _translated(exc, request)
+            cause = exc.__cause__ if failure is exc else cause_of(exc, request)
+        # Raised out here, so that a cause that was left out does not come along as the context.
+        raise failure from cause
+
+    async def _exchange(self, request: Request) -> Response:
+        async with self._open_session().request(
+            request.method,
+            URL(request.url, encoded=True),
+            headers=request.headers,
+            data=request.body,
+            allow_redirects=False,
+            auto_decompress=True,
+            raise_for_status=False,
+            timeout=self._timeout,
+        ) as answer:
+            if answer.status == _SWITCHING_PROTOCOLS:
+                # What follows is another protocol: there is no body to wait for, and nothing to use again.
+                answer.close()
+                return Response(answer.status, _joined(answer.headers))
+            return Response(answer.status, _joined(answer.headers), await self._read(answer))
 
     async def aclose(self) -> None:
         """Close the connections, where the session is the transport's own."""
@@ -79,11 +91,17 @@ class AiohttpTransport:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ConnectionFailedError("the transport is closed", sent=False)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ConfigurationError("the transport belongs to another event loop; make one for each loop")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_POOL),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"basiq-async/{__version__}"},
+                middlewares=(_send_once,),
                 trust_env=False,
             )
         if self._session.closed:
@@ -94,34 +112,38 @@ class AiohttpTransport:
         """The body, counted as it arrives: a few bytes on the wire can become gigabytes."""
         chunks: list[bytes] = []
         size = 0
+        if (answer.content_length or 0) > self._max_body_size and not answer.content.at_eof():
+            raise self._too_large(answer)
         async for chunk in answer.content.iter_any():
             size += len(chunk)
             if size > self._max_body_size:
-                answer.close()
-                raise TransportError(
-                    f"the answer's body is above {self._max_body_size} bytes; if that is right, raise max_body_size"
-                )
+                raise self._too_large(answer)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def _too_large(self, answer: aiohttp.ClientResponse) -> TransportError:
+        answer.close()
+        return TransportError(
+            f"the answer's body is above {self._max_body_size} bytes; if that is right, raise max_body_size"
+        )
 
-class _Once:
-    """Lets a request out once. aiohttp sends some again by itself, and tells nobody: a delete that was carried
-    out would then be answered with 404."""
 
-    def __init__(self) -> None:
-        self._failure: Exception | None = None
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and nobody would know of it.
 
-    async def __call__(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        if self._failure is not None:
-            raise self._failure
-        try:
-            return await handler(request)
-        except Exception as exc:
-            self._failure = exc
-            raise
+    What may be sent again is decided, and counted, in ``Retrying``: a DELETE whose second sending finds nothing has
+    succeeded.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        raise _Broken from exc
+
+
+class _Broken(aiohttp.ClientConnectionError):
+    """The connection broke before there was an answer."""
 
 
 def _joined(headers: Mapping[str, str]) -> dict[str, str]:
@@ -132,39 +154,36 @@ def _joined(headers: Mapping[str, str]) -> dict[str, str]:
     return joined
 
 
-@contextmanager
-def _translated(request: Request) -> Iterator[None]:
+def _translated(exc: Exception, request: Request) -> BasiqError:
     """Every way in which aiohttp fails, as an error of ours, with the request it happened to."""
-    path = URL(request.url, encoded=True).raw_path
-    try:
-        yield
-    except TransportError as exc:
-        exc.method, exc.path = request.method, path
-        raise
-    except aiohttp.ConnectionTimeoutError as exc:
-        raise RequestTimeoutError(
-            "no connection within connect_timeout", method=request.method, path=path, sent=False
-        ) from exc
-    except TimeoutError as exc:
-        raise RequestTimeoutError("no whole answer within timeout", method=request.method, path=path) from exc
-    except aiohttp.InvalidURL as exc:
-        raise ConfigurationError("the url cannot be requested; check base_url") from exc
-    except aiohttp.ClientConnectorError as exc:
-        raise ConnectionFailedError(
-            f"no connection to {exc.host}:{exc.port}: {_cause(exc)}",
-            method=request.method,
-            path=path,
-            sent=False,
-        ) from exc
-    except (aiohttp.ClientError, OSError, ValueError) as exc:
-        raise ConnectionFailedError(
-            f"the connection broke, or the answer is not HTTP: {type(exc).__name__}",
-            method=request.method,
-            path=path,
-        ) from exc
+    method, path = request.method, URL(request.url, encoded=True).raw_path
+    match exc:
+        case TransportError():
+            exc.method, exc.path = method, path
+            return exc
+        case BasiqError():
+            return exc
+        case aiohttp.ConnectionTimeoutError():
+            return RequestTimeoutError("no connection within connect_timeout", method=method, path=path, sent=False)
+        case TimeoutError():
+            return RequestTimeoutError("no whole answer within timeout", method=method, path=path)
+        case aiohttp.InvalidURL():
+            return ConfigurationError("the url cannot be requested; check base_url")
+        case aiohttp.ClientConnectorError():
+            where = f"{exc.host}:{exc.port}"
+            return ConnectionFailedError(
+                f"no connection to {where}: {_reason(exc)}", method=method, path=path, sent=False
+            )
+        case aiohttp.ClientPayloadError():
+            said = "the answer's body broke off, or is not encoded as its headers say"
+        case aiohttp.ClientResponseError():
+            said = "the answer is not HTTP, or its head is too large"
+        case _:
+            said = "the connection broke, or the answer is not HTTP"
+    return ConnectionFailedError(f"{said}: {type(exc.__cause__ or exc).__name__}", method=method, path=path)
 
 
-def _cause(exc: aiohttp.ClientConnectorError) -> str:
+def _reason(exc: aiohttp.ClientConnectorError) -> str:
     if isinstance(exc, aiohttp.ClientSSLError):
         return "TLS failed; check the certificate and that base_url is right"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):

@@ -24,16 +24,18 @@ from ..errors import (
     AuthenticationError,
     BasiqError,
     ConfigurationError,
+    RequestTimeoutError,
     ResponseDecodeError,
 )
 from ..links import BaseURL
+from ..redaction import Redactor
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.auth")
 _LIFETIME = 3600.0
 _MARGIN = 60.0
 _TOKEN = re.compile(r"[!-~]{1,65536}")
-_REDACTED = b"[redacted]"
+_MAX_ANSWER = 2**20
 
 
 class ApiKey:
@@ -75,7 +77,8 @@ class Authenticated:
     """A transport that adds the token to each request, and gets one when it has to.
 
     A request to any other place than the API's own base is refused. After a 401 the token is renewed once and the
-    request is sent once more. The transport inside is not closed. ``clock`` is monotonic, in seconds.
+    request is sent once more. All of that together takes at most ``max_elapsed`` seconds. The transport inside is
+    not closed. ``clock`` is monotonic, in seconds. ``redactor`` comes to know the credentials.
     """
 
     def __init__(
@@ -84,11 +87,15 @@ class Authenticated:
         api_key: ApiKey,
         base: BaseURL,
         *,
+        max_elapsed: float = math.inf,
         clock: Callable[[], float] | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._inner = inner
         self._api_key = api_key
         self._base = base
+        self._max_elapsed = max_elapsed
+        self._redactor = redactor or Redactor(api_key.reveal())
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._token: _Token | None = None
         self._renewal = asyncio.Lock()
@@ -99,42 +106,57 @@ class Authenticated:
         """Send with the token. Raises what the token endpoint's answer stands for where there is no token."""
         if not self._base.owns(request.url):
             raise ConfigurationError("refused to send the token to a url outside of base_url")
+        if request.deadline is None and self._max_elapsed < math.inf:
+            request = attrs.evolve(request, deadline=asyncio.get_running_loop().time() + self._max_elapsed)
         token = self._token
         if token is None or self._clock() >= token.renew_at:
-            token = await self._renew(token)
+            token = await self._renew(token, request.deadline)
         response = await self._send_with(token, request)
         if response.status == 401:
-            token = await self._renew(token)
+            token = await self._renew(token, request.deadline)
             response = await self._send_with(token, request)
-        return self._redacted(response) if response.status >= 300 else response
+        return response
 
     async def aclose(self) -> None:
         """Nothing to release: the transport inside belongs to whoever made it."""
 
     async def _send_with(self, token: _Token, request: Request) -> Response:
-        headers = {**request.headers, "authorization": f"Bearer {token.text}"}
-        return await self._inner.send(attrs.evolve(request, headers=headers))
+        # Without a name for the headers: a traceback that shows local variables would show the token.
+        return await self._inner.send(
+            attrs.evolve(request, headers={**request.headers, "authorization": f"Bearer {token.text}"})
+        )
 
-    async def _renew(self, stale: _Token | None) -> _Token:
+    async def _renew(self, stale: _Token | None, deadline: float | None) -> _Token:
         """One renewal for all who wait. Who is cancelled leaves the lock to the next; a failure is everyone's."""
         ended_before = self._renewals_ended
-        async with self._renewal:
+        await self._take_turn(deadline)
+        try:
             if self._token is not None and self._token is not stale:
                 return self._token
             if self._failure is not None and self._renewals_ended > ended_before:
                 raise copy.copy(self._failure) from self._failure.__cause__
             self._token, self._failure = None, None
             try:
-                token = await self._fetch()
+                token = await self._fetch(deadline)
             except BasiqError as exc:
-                self._failure = exc
+                self._failure = copy.copy(exc)  # without its traceback, and all that this would keep alive
+                self._failure.__cause__ = exc.__cause__
                 self._renewals_ended += 1
                 raise
             self._token = token
             self._renewals_ended += 1
             return token
+        finally:
+            self._renewal.release()
 
-    async def _fetch(self) -> _Token:
+    async def _take_turn(self, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._renewal.acquire()
+        except TimeoutError:
+            raise RequestTimeoutError("no token within max_elapsed", method="POST", path="/token") from None
+
+    async def _fetch(self, deadline: float | None) -> _Token:
         url = self._base.url("/token")
         request = Request(
             "POST",
@@ -147,27 +169,24 @@ class Authenticated:
             },
             b"scope=SERVER_ACCESS",
             idempotent=True,  # it changes nothing at Basiq: a second token is as good as the first
+            deadline=deadline,
         )
         began = self._clock()
         response = await self._inner.send(request)
         path = self._base.path_of(url)
         if not 200 <= response.status < 300:
-            raise _refusal(self._redacted(response), path)
-        text, lifetime = _read_token(response.body, path)
-        _log.debug("got a token for %.0f s", lifetime)
-        return _Token(text, began + lifetime - min(_MARGIN, lifetime / 10))
-
-    def _redacted(self, response: Response) -> Response:
-        """An error answer without our credentials, should the other side have put them there."""
-        known = [self._api_key.reveal()] + ([self._token.text] if self._token is not None else [])
-        body = response.body
-        for secret in known:
-            body = body.replace(secret.encode(), _REDACTED)
-        return response if body == response.body else attrs.evolve(response, body=body)
+            raise _refusal(response, path, self._redactor)
+        token = _read_token(response.body, began)
+        if isinstance(token, ResponseDecodeError):
+            token.method, token.path = "POST", path
+            raise token
+        self._redactor.learn(token.text)
+        _log.debug("got a token, to be renewed in %.0f s", token.renew_at - began)
+        return token
 
 
-def _refusal(response: Response, path: str) -> APIError:
-    error = error_from(response, method="POST", path=path)
+def _refusal(response: Response, path: str, redactor: Redactor) -> APIError:
+    error = error_from(response, method="POST", path=path, redactor=redactor)
     if response.status not in (400, 401, 404):
         return error
     told = ": ".join(text for text in (error.title, error.detail) if text)
@@ -180,21 +199,17 @@ def _refusal(response: Response, path: str) -> APIError:
     return refused
 
 
-def _read_token(body: bytes, path: str) -> tuple[str, float]:
+def _read_token(body: bytes, began: float) -> _Token | ResponseDecodeError:
+    """The token, or an error to raise: raised in here, its traceback would lead to the answer."""
     try:
-        answer: Any = json.loads(body)
+        answer: Any = json.loads(body) if len(body) <= _MAX_ANSWER else None
     except (ValueError, RecursionError):
-        # Without the cause: it holds the whole answer, and with it maybe a token.
-        raise ResponseDecodeError("the token answer is not JSON", method="POST", path=path) from None
+        return ResponseDecodeError("the token answer is not JSON")
     token = answer.get("access_token") if isinstance(answer, dict) else None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise ResponseDecodeError(
-            "expected a token of printable ASCII characters",
-            location="$.access_token",
-            method="POST",
-            path=path,
-        )
-    return token, _read_lifetime(answer.get("expires_in"))
+        return ResponseDecodeError("expected a token of printable ASCII characters", location="$.access_token")
+    lifetime = _read_lifetime(answer.get("expires_in"))
+    return _Token(token, began + lifetime - min(_MARGIN, lifetime / 10))
 
 
 def _read_lifetime(value: object) -> float:

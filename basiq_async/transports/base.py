@@ -26,6 +26,8 @@ class Request:
     body: bytes | None = attrs.field(default=None, repr=False)
     idempotent: bool | None = None
     """Whether sending it twice does no harm. ``None``: as its method says (all but POST and PATCH)."""
+    deadline: float | None = attrs.field(default=None, eq=False, repr=False)
+    """The event loop's time at which nobody waits for the answer any more; ``None`` sets no such time."""
 
 
 @attrs.frozen

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import attrs
 
 from ..answers import parse_retry_after
-from ..errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
+from ._evidence import cause_of
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.retry")
@@ -98,10 +99,9 @@ class Retrying:
         run = _Run(self, request)
         try:
             return await run.attempt()
-        except _Failed as failed:
-            if not run.may_retry(failed):
-                return run.conclude(failed)
-        return await self._send_again(run)
+        except _Failed as exc:
+            failed = exc
+        return await self._send_again(run) if run.may_retry(failed) else run.conclude(failed)
 
     async def _send_again(self, run: _Run) -> Response:
         import backoff
@@ -124,6 +124,10 @@ class Retrying:
         self.closed = True
 
 
+def _is_whole(response: Response) -> bool:
+    return type(response.status) is int and isinstance(response.body, bytes)
+
+
 class _Run:
     """One request on its way: its attempts so far, and the time it has left."""
 
@@ -133,6 +137,8 @@ class _Run:
         self._path = owner._path_of(request.url)
         self._clock = asyncio.get_running_loop().time
         self._deadline = self._clock() + owner._policy.max_elapsed
+        if request.deadline is not None:
+            self._deadline = min(self._deadline, request.deadline)
         self._attempts = 0
         self._first: _Failed | None = None
         idempotent = request.idempotent
@@ -142,26 +148,52 @@ class _Run:
         """Send once. Raises ``_Failed`` for what might be worth another attempt."""
         self._attempts += 1
         began = self._clock()
-        allowed = min(self._owner._timeout, self._deadline - began)
+        allowed = max(0.0, min(self._owner._timeout, self._deadline - began))
         limit = asyncio.timeout(allowed)
         try:
             async with limit:
                 response = await self._owner._inner.send(self._request)
-        except TransportError as exc:
-            self._tell(began, error=type(exc).__name__)
-            if not isinstance(exc, (ConnectionFailedError, RequestTimeoutError)):
-                exc.attempts = self._attempts
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            self._fail(exc)
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            timeout = RequestTimeoutError(
-                f"no whole answer within {allowed:g} s", method=self._request.method, path=self._path
-            )
-            timeout.__cause__ = exc
-            self._tell(began, error=type(timeout).__name__)
-            self._fail(timeout)
+            failure: Exception = self._broken("the transport cancelled itself")
+            cause = None
+        except Exception as exc:
+            failure = self._translated(exc, f"no whole answer within {allowed:g} s" if limit.expired() else None)
+            cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
+        else:
+            return self._judge(response, began)
+        # Out here, so that a cause that was left out does not come along as the context.
+        self._tell(began, error=type(failure).__name__)
+        failure.__cause__, failure.__suppress_context__ = cause, True
+        if isinstance(failure, (ConnectionFailedError, RequestTimeoutError)):
+            self._fail(failure)
+        if isinstance(failure, TransportError):
+            failure.attempts = self._attempts
+        raise failure
+
+    def _translated(self, exc: Exception, timed_out: str | None) -> BasiqError:
+        """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
+        if isinstance(exc, BasiqError):
+            return exc
+        if isinstance(exc, TimeoutError):
+            said = timed_out or "the transport ran out of time"
+            return RequestTimeoutError(said, method=self._request.method, path=self._path)
+        if isinstance(exc, OSError):
+            return self._broken(f"the connection broke: {type(exc).__name__}")
+        said = f"the transport failed with {type(exc).__name__}; it is to raise a TransportError"
+        return TransportError(said, method=self._request.method, path=self._path)
+
+    def _broken(self, said: str) -> ConnectionFailedError:
+        return ConnectionFailedError(said, method=self._request.method, path=self._path)
+
+    def _judge(self, response: object, began: float) -> Response:
+        """An answer that is to be given back; ``_Failed`` for one that might be worth another attempt."""
+        if not isinstance(response, Response) or not _is_whole(response):
+            self._tell(began, error=TransportError.__name__)
+            said = "the transport gave back something that is no Response with a whole number and bytes"
+            raise TransportError(said, method=self._request.method, path=self._path)
         self._tell(began, status=response.status)
         if response.status in _RETRIED_STATUSES:
             self._fail(response)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,25 +16,14 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from basiq_async.receiver import Delivery, DeliveryEvent, WebhookReceiver
+from basiq_async.receiver import Delivery, WebhookReceiver
 
-from .support import OTHER_SECRET, SECRET, payload, signed
-
-
-class Service:
-    def __init__(self, **options: object) -> None:
-        self.events: list[DeliveryEvent] = []
-        self.handled: list[Delivery] = []
-        self.receiver = WebhookReceiver(SECRET, on_delivery=self.events.append, **options)
-        self.receiver.on("*")(self.handle)
-
-    async def handle(self, delivery: Delivery) -> None:
-        self.handled.append(delivery)
+from .support import OTHER_SECRET, Service, payload, signed
 
 
 async def call(
-    service: Service, *events: dict[str, Any], headers: list[tuple[bytes, bytes]] = [], **scope: Any
-) -> list[Any]:  # noqa: B006
+    service: Service, *events: dict[str, Any], headers: Sequence[tuple[bytes, bytes]] = (), **scope: Any
+) -> list[Any]:
     sent: list[Any] = []
     incoming = iter(events)
 

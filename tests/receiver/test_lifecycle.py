@@ -131,22 +131,21 @@ async def test_whatever_a_handler_raises_the_claim_is_given_back() -> None:
 async def test_shutting_down_finishes_what_was_begun_and_takes_no_more() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
     body, later = payload(), payload()
-    async with asyncio.TaskGroup() as group:
-        async with WebhookReceiver(SECRET) as receiver:
+    async with asyncio.TaskGroup() as group, WebhookReceiver(SECRET) as receiver:
 
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None:
-                begun.set()
-                await go_on.wait()
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None:
+            begun.set()
+            await go_on.wait()
 
-            handling = group.create_task(receiver.handle(signed(body), body))
-            await begun.wait()
-            closing = group.create_task(receiver.aclose())
-            await asyncio.sleep(0)
-            refused = await receiver.handle(signed(later), later)
-            assert (refused.result, refused.status, refused.headers) == (Result.CLOSED, 503, {"Retry-After": "5"})
-            assert not closing.done()
-            go_on.set()
+        handling = group.create_task(receiver.handle(signed(body), body))
+        await begun.wait()
+        closing = group.create_task(receiver.aclose())
+        await asyncio.sleep(0)
+        refused = await receiver.handle(signed(later), later)
+        assert (refused.result, refused.status, refused.headers) == (Result.CLOSED, 503, {"Retry-After": "5"})
+        assert not closing.done()
+        go_on.set()
     assert handling.result().result is Result.HANDLED
     delivery = handling.result().delivery
     assert delivery is not None

@@ -20,20 +20,14 @@ from basiq_async.receiver import (
 )
 from basiq_async.testing import FakeBasiq, ManualClock
 
-from .support import NOW, OTHER_SECRET, SECRET, new_id, payload, signed
+from .support import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
 
 
-class Recorder:
-    """A receiver with one handler for consents, and what they were given."""
+class Recorder(Service):
+    """A service for consents, and deliveries to it."""
 
     def __init__(self, **options: object) -> None:
-        self.handled: list[Delivery] = []
-        self.events: list[DeliveryEvent] = []
-        self.receiver = WebhookReceiver(SECRET, on_delivery=self.events.append, **options)
-        self.receiver.on("consent.*")(self.handle)
-
-    async def handle(self, delivery: Delivery) -> None:
-        self.handled.append(delivery)
+        super().__init__("consent.*", **options)
 
     async def post(self, body: bytes, **options: object) -> Outcome:
         return await self.receiver.handle(signed(body, **options), body)

@@ -70,7 +70,7 @@ def test_on_without_event_types_is_refused() -> None:
     receiver = WebhookReceiver(SECRET)
     with pytest.raises(ConfigurationError, match="at least one"):
         receiver.on()
-    with pytest.raises(ConfigurationError, match="@receiver.on alone"):
+    with pytest.raises(ConfigurationError, match=r"@receiver\.on alone"):
         receiver.on(handler)
     with pytest.raises(ConfigurationError, match="is a text"):
         receiver.on(7)

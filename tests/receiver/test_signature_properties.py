@@ -35,8 +35,8 @@ moments = st.integers(0, 4_000_000_000).map(lambda seconds: datetime.fromtimesta
 bodies = st.binary(max_size=2000)
 anything = st.one_of(st.text(), st.binary(), st.none(), st.integers(), st.floats(), st.lists(st.text(), max_size=2))
 near_values = st.one_of(
-    st.sampled_from(["msg_1", str(SEND), "v1,", "v1,AAAA", f"v1,{'A' * 43}=", "v1a,x v1,y", " ", ",", "１７"]),
-    st.text(st.sampled_from("v1,. =+/A\u00e9\ud800\x00\n９")),
+    st.sampled_from(["msg_1", str(SEND), "v1,", "v1,AAAA", f"v1,{'A' * 43}=", "v1a,x v1,y", " ", ",", "\uff11\uff17"]),
+    st.text(st.sampled_from("v1,. =+/A\u00e9\ud800\x00\n\uff19")),
     st.text(),
 )
 headers = st.one_of(

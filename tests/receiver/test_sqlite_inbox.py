@@ -215,7 +215,7 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
 
 
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="is there a folder .*missing"):
+    with pytest.raises(ConfigurationError, match=r"is there a folder .*missing"):
         async with SQLiteInbox(tmp_path / "missing" / "inbox.db"):
             pass
 

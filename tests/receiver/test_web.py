@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async.receiver import Delivery, DeliveryEvent, WebhookReceiver
+from basiq_async.receiver import WebhookReceiver
 
-from .support import OTHER_SECRET, SECRET, payload, signed
+from .support import OTHER_SECRET, SECRET, Service, payload, signed
 
 
 @asynccontextmanager
@@ -31,19 +31,6 @@ async def serving(receiver: WebhookReceiver) -> AsyncGenerator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
     finally:
         await runner.cleanup()
-
-
-class Service:
-    def __init__(self, **options: object) -> None:
-        self.events: list[DeliveryEvent] = []
-        self.handled: list[Delivery] = []
-        self.receiver = WebhookReceiver(SECRET, on_delivery=self.events.append, **options)
-        self.receiver.on("*")(self.handle)
-
-    async def handle(self, delivery: Delivery) -> None:
-        self.handled.append(delivery)
-        if delivery.event_type_id == "user.broken":
-            raise RuntimeError("broken")
 
 
 async def raw(url: str, request: bytes, *, then: Callable[[asyncio.StreamWriter], None] | None = None) -> bytes:
@@ -64,6 +51,12 @@ async def raw(url: str, request: bytes, *, then: Callable[[asyncio.StreamWriter]
         await writer.wait_closed()
 
 
+async def post(url: str, data: object, headers: object) -> tuple[int, str | None, bytes]:
+    """The status, the Retry-After and the body of the answer."""
+    async with aiohttp.ClientSession() as session, session.post(url, data=data, headers=headers) as answer:
+        return answer.status, answer.headers.get("Retry-After"), await answer.read()
+
+
 @pytest.mark.parametrize(
     ("body", "secret", "status"),
     [
@@ -76,20 +69,16 @@ async def raw(url: str, request: bytes, *, then: Callable[[asyncio.StreamWriter]
 )
 async def test_each_outcome_is_answered_over_http_without_a_body(body: bytes, secret: str, status: int) -> None:
     service = Service(max_body_size=4096)
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
-        async with session.post(url, data=body, headers=signed(body, secret=secret)) as answer:
-            assert answer.status == status
-            assert await answer.read() == b""
+    async with serving(service.receiver) as url:
+        assert await post(url, body, signed(body, secret=secret)) == (status, None, b"")
 
 
 async def test_a_busy_receivers_answer_says_when_to_come_again() -> None:
     service = Service()
     body = payload()
     await service.receiver.aclose()
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
-        async with session.post(url, data=body, headers=signed(body)) as answer:
-            assert answer.status == 503
-            assert answer.headers["Retry-After"] == "5"
+    async with serving(service.receiver) as url:
+        assert await post(url, body, signed(body)) == (503, "5", b"")
 
 
 async def test_one_connection_carries_many_deliveries() -> None:
@@ -112,9 +101,8 @@ async def test_a_body_in_chunks_is_read_whole() -> None:
             await asyncio.sleep(0)
 
     service = Service()
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
-        async with session.post(url, data=chunks(), headers=signed(body)) as answer:
-            assert answer.status == 204
+    async with serving(service.receiver) as url:
+        assert await post(url, chunks(), signed(body)) == (204, None, b"")
     assert service.handled[0].raw == body
 
 
@@ -203,9 +191,8 @@ async def test_headers_that_differ_are_refused_over_http_too() -> None:
     service = Service()
     body = payload()
     headers = [*signed(body).items(), ("webhook-id", "another")]
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
-        async with session.post(url, data=body, headers=headers) as answer:
-            assert answer.status == 401
+    async with serving(service.receiver) as url:
+        assert await post(url, body, headers) == (401, None, b"")
     assert service.events[0].reason == "duplicate-header"
 
 

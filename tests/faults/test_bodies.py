@@ -1,0 +1,262 @@
+"""Bodies that are no JSON, or too much of it; with both decoders."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import sys
+import zlib
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import basiq_async.codec
+from basiq_async import (
+    BadRequestError,
+    Message,
+    ResponseDecodeError,
+    TransportError,
+    Webhook,
+)
+from tests.faults.harness import client_of, outcome
+from tests.faults.wire import KEY, WEBHOOK, Conn, Step, Wire, closing, http
+
+
+@pytest.fixture(params=["orjson", "json"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both decoders, so that an installation with the extra and one without behave alike."""
+    if request.param == "json":
+        monkeypatch.setattr(basiq_async.codec, "default_loads", lambda: basiq_async.codec._strict_loads)
+    else:
+        pytest.importorskip("orjson")
+    return request.param
+
+
+def named(name: str) -> bytes:
+    """A webhook whose name is this JSON text."""
+    return b'{"id":"w1","url":"https://example.com","name":' + name.encode() + b"}"
+
+
+def deep(depth: int, opening: str = "[", closing_: str = "]") -> str:
+    return opening * depth + closing_ * depth
+
+
+UNREADABLE: dict[str, bytes] = {
+    "white space": b"  \r\n ",
+    "a half object": b'{"id": "w1", "url',
+    "two objects": b"{}{}",
+    "a NUL behind it": json.dumps(WEBHOOK).encode() + b"\0",
+    "single quotes": b"{'id': 'w1'}",
+    "a comma at the end": b'{"id": "w1",}',
+    "a comment": b'{"id": "w1" /* one */}',
+    "NaN": named("NaN"),
+    "Infinity": named("Infinity"),
+    "minus Infinity": named("-Infinity"),
+    "1e999": named("1e999"),
+    "5,000 digits": named("1" * 5000),
+    "nested 10,000 deep": named(deep(10_000)),
+    "objects nested 10,000 deep": named('{"a":' * 10_000 + "1" + "}" * 10_000),
+    "nested 100,000 deep, never closed": b"[" * 100_000,
+    "half a surrogate pair": named('"\\ud800"'),
+    "the other half, in capitals": named('"\\uDC00"'),
+    "half a surrogate pair in a key": b'{"id":"w1","url":"https://example.com","\\ud800":1}',
+    "a control character": named('"\x01"'),
+    "UTF-16": json.dumps(WEBHOOK).encode("utf-16"),
+    "UTF-16 without a mark": json.dumps(WEBHOOK).encode("utf-16-le"),
+    "UTF-32": json.dumps(WEBHOOK).encode("utf-32"),
+    "Latin-1": named('"caf\xe9"').replace("é".encode(), b"\xe9"),
+    "an overlong form": named('"X"').replace(b"X", b"\xc0\xaf"),
+    "a surrogate in UTF-8": named('"X"').replace(b"X", b"\xed\xa0\x80"),
+    "two byte order marks": b"\xef\xbb\xbf\xef\xbb\xbf" + json.dumps(WEBHOOK).encode(),
+    "JSON with a prefix": b")]}',\n" + json.dumps(WEBHOOK).encode(),
+    "XML": b"<?xml version='1.0'?><webhook/>",
+    "an image": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+async def test_a_body_that_is_no_json_is_a_decode_error(decoder: str, body: bytes) -> None:
+    async with Wire(http(200, body, "Content-Type: application/json")) as wire, client_of(wire) as client:
+        for call in (client.webhooks.get("w1"), client.webhooks.list().collect(), client.events.get("e1")):
+            got = await outcome(call)
+            assert type(got) is ResponseDecodeError, got
+            assert (got.location, got.method) == ("$", "GET")
+            assert len(str(got)) < 300
+
+
+@pytest.mark.parametrize("value", ["null", "true", "5", "1.5", '"text"', "[]", "[{}]"])
+async def test_json_that_is_no_object_is_a_decode_error(decoder: str, value: str) -> None:
+    async with Wire(http(200, value)) as wire, client_of(wire) as client:
+        for call in (client.webhooks.get("w1"), client.webhooks.list().collect(), client.events.get("e1")):
+            assert type(await outcome(call)) is ResponseDecodeError
+
+
+EXACT: dict[str, tuple[bytes, Any]] = {
+    "a byte order mark": (b"\xef\xbb\xbf" + named('"n"'), "n"),
+    "white space around it": (b"\r\n\t " + named('"n"') + b" \n", "n"),
+    "a pair of surrogates": (named('"\\ud83d\\ude00"'), "\U0001f600"),
+    "an emoji": (named('"\U0001f600"'), "\U0001f600"),
+    "an escaped NUL": (named('"\\u0000"'), "\0"),
+    "a separator of lines": (named('"\u2028"'), "\u2028"),
+    "the last of two equal keys": (b'{"id":"w0","id":"w1","url":"https://example.com","name":"a","name":"b"}', "b"),
+    "an escaped solidus": (named('"\\/"'), "/"),
+    "a number with an exponent": (named("1e3"), "1000.0"),
+    "a number as a name": (named("12"), "12"),
+    "a megabyte of a name": (named('"' + "x" * 1_000_000 + '"'), "x" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize(("body", "name"), EXACT.values(), ids=EXACT)
+async def test_unusual_json_is_read_exactly(decoder: str, body: bytes, name: str) -> None:
+    async with Wire(http(200, body, "Content-Type: text/plain; charset=latin-1")) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (got.id, got.name) == ("w1", name)
+        assert isinstance(repr(got), str)
+
+
+@pytest.mark.parametrize("depth", [100, 200, 400, 600, 800, 900, 950, 980, 1000, 1020])
+@pytest.mark.parametrize("kind", ["list", "object"])
+async def test_depth_just_below_what_decoders_take_does_no_harm_later(decoder: str, depth: int, kind: str) -> None:
+    nested = deep(depth) if kind == "list" else '{"a":' * depth + "1" + "}" * depth
+    message = f'{{"id":"m1","payload":{{"eventId":{nested},"x":{nested}}},"attempts":[{nested}],"webhookId":{nested}}}'
+    async with Wire(http(200, message)) as wire, client_of(wire) as client:
+        one = await outcome(client.messages.get("w1", "m1"))
+        other = await outcome(client.messages.get("w1", "m1"))
+        if not isinstance(one, Message):
+            assert type(one) is ResponseDecodeError
+            return
+        assert one == other
+        assert hash(one) == hash(other)
+        for shown in (repr(one), str(one.attempts), str(one.links), str(one.webhook_id), one.event_id):
+            assert shown is None or isinstance(shown, str)
+
+
+@pytest.mark.parametrize("depth", [30, 40, 500, 900])
+async def test_a_deep_error_body_can_be_shown(decoder: str, depth: int) -> None:
+    body = f'{{"data":[{{"code":"c","detail":"d","more":{deep(depth)}}}]}}'
+    async with Wire(http(400, body)) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (type(got), got.code) == (BadRequestError, "c")
+        assert json.dumps(got.errors)
+
+
+async def test_a_huge_body_of_an_error_is_not_read_as_json() -> None:
+    body = b'{"data":[{"code":"c"}],"x":"' + b"x" * 2_000_000 + b'"}'
+    async with Wire(http(400, body)) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (type(got), got.code) == (BadRequestError, None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 5])
+async def test_a_body_announced_above_the_limit_is_refused_before_it_comes(size: int) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {64 * 2**20 + 1}\r\n\r\n".encode()
+    async with Wire(closing(head + b" " * size), http(200, json.dumps(WEBHOOK))) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert type(got) is TransportError
+        assert "max_body_size" in str(got)
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+
+
+MIB = b" " * 2**20
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def bomb() -> bytes:
+    """1 GiB in 1 MiB."""
+    packer = zlib.compressobj(9, wbits=31)
+    packed = b"".join(packer.compress(MIB) for _ in range(1024)) + packer.flush()
+    return http(200, packed, "Content-Encoding: gzip")
+
+
+def endless(head: bytes, more: bytes) -> Step:
+    async def step(conn: Conn) -> None:
+        await conn.say(head)
+        while True:
+            await conn.say(more)
+
+    return step
+
+
+async def hundred_megabytes(conn: Conn) -> None:
+    await conn.say(b"HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n")
+    for _ in range(100):
+        await conn.say(MIB)
+
+
+def text_of_60_mb(end: str) -> bytes:
+    return http(200, named('"').removesuffix(b"}") + b"x" * (60 * 2**20) + end.encode() + b'"}')
+
+
+HEAVY: dict[str, tuple[Callable[[], Step], set[str]]] = {
+    "100 MB, announced": (lambda: hundred_megabytes, {"TransportError"}),
+    "chunks without end": (lambda: endless(CHUNKED, b"100000\r\n" + MIB + b"\r\n"), {"TransportError"}),
+    "no length, without end": (lambda: endless(b"HTTP/1.1 200 OK\r\n\r\n", MIB), {"TransportError"}),
+    "gzip bomb": (bomb, {"TransportError"}),
+    "gzip of many members": (
+        lambda: http(200, gzip.compress(b"") * 200_000, "Content-Encoding: gzip"),
+        {"ResponseDecodeError", "ConnectionFailedError"},
+    ),
+    "headers without end": (lambda: endless(b"HTTP/1.1 200 OK\r\n", b"X: a\r\n" * 10_000), {"ConnectionFailedError"}),
+    "one header without end": (
+        lambda: endless(b"HTTP/1.1 200 OK\r\nX: ", MIB),
+        {"ConnectionFailedError", "RequestTimeoutError"},
+    ),
+    "a reason without end": (lambda: endless(b"HTTP/1.1 200 ", MIB), {"ConnectionFailedError"}),
+    "an extension without end": (
+        lambda: endless(CHUNKED + b"5;x=", MIB),
+        {"ConnectionFailedError", "RequestTimeoutError"},
+    ),
+    "trailers without end": (
+        lambda: endless(CHUNKED + b"0\r\n", b"X: a\r\n" * 10_000),
+        {"ConnectionFailedError", "RequestTimeoutError"},
+    ),
+    "60 MB of brackets": (lambda: http(200, b'{"data":[' + b"[]," * (20 * 2**20) + b"1]}"), {"ResponseDecodeError"}),
+    "60 MB of objects": (lambda: http(200, b'{"data":[' + b'{"a":1},' * 7_000_000 + b"1]}"), {"ResponseDecodeError"}),
+    "60 MB of text": (lambda: text_of_60_mb(""), {"Webhook"}),
+    "60 MB of text with an emoji": (lambda: text_of_60_mb("\U0001f600"), {"ResponseDecodeError"}),
+    "60 MB of text with an escape": (lambda: text_of_60_mb("\\u00e9"), {"ResponseDecodeError"}),
+    "an error of 60 MB": (lambda: http(400, b'{"data":[' + b"[]," * (20 * 2**20) + b"1]}"), {"BadRequestError"}),
+    "a token answer of 60 MB": (lambda: http(200, b'{"a":["' + b"x" * (60 * 2**20) + b'"]}'), {"ResponseDecodeError"}),
+}
+CLIENT = """
+import asyncio, sys
+import basiq_async.codec
+from basiq_async import BasiqClient, BasiqError, RetryPolicy
+
+
+async def main(url, key):
+    async with BasiqClient(key, base_url=url, timeout=2.0, retry=RetryPolicy(max_retries=0)) as client:
+        try:
+            print(type(await client.webhooks.get("w1")).__name__)
+        except BasiqError as exc:
+            print(type(exc).__name__)
+
+
+if sys.argv[3] == "json":
+    basiq_async.codec.default_loads = lambda: basiq_async.codec._strict_loads
+asyncio.run(main(*sys.argv[1:3]))
+with open("/proc/self/status") as status:
+    print(next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is read from /proc")
+@pytest.mark.parametrize(("make", "allowed"), HEAVY.values(), ids=HEAVY)
+async def test_no_answer_takes_more_memory_than_400_mb(make: Callable[[], Step], allowed: set[str]) -> None:
+    step = make()
+    tokens = [step] if isinstance(step, bytes) and b'{"a":[' in step[:200] else []
+    for decoder_ in ("orjson", "json") if isinstance(step, bytes) else ("json",):
+        async with Wire(step, tokens=tokens) as wire:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", CLIENT, wire.url, KEY, decoder_, stdout=PIPE, stderr=PIPE
+            )
+            said, complaints = await child.communicate()
+            await wire.quiet()
+        assert not complaints, complaints.decode()
+        got, peak = said.decode().split()
+        assert got in allowed
+        assert int(peak) < 400, f"{peak} MB"

@@ -1,0 +1,417 @@
+"""Every way in which a connection can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trustme
+
+from basiq_async import (
+    APIError,
+    ConfigurationError,
+    ConnectionFailedError,
+    RequestTimeoutError,
+    ResponseDecodeError,
+    TransportError,
+    Webhook,
+)
+from tests.faults.harness import ONCE, QUICK, TIMEOUT, client_of, outcome
+from tests.faults.wire import (
+    TOKEN,
+    WEBHOOK,
+    Conn,
+    Step,
+    Wire,
+    closing,
+    hanging,
+    http,
+    ok,
+    refusing,
+    resetting,
+    trickling,
+)
+
+BODY = json.dumps(WEBHOOK).encode()
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def sized(size: int, body: bytes = BODY) -> bytes:
+    return HEAD + f"Content-Length: {size}\r\n\r\n".encode() + body
+
+
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def gzipped(body: bytes, *, cut: int = 0, name: str = "gzip") -> bytes:
+    packed = gzip.compress(body)
+    packed = packed[: len(packed) - cut]
+    return http(200, packed, "Content-Type: application/json", f"Content-Encoding: {name}")
+
+
+async def _reset_at_once(conn: Conn) -> None:
+    conn.reset()
+
+
+BROKEN: dict[str, Step] = {
+    "closed without a word": closing(),
+    "reset without a word": resetting(),
+    "closed in the status line": closing(b"HTTP/1.1 20"),
+    "reset in the status line": resetting(b"HTTP/1.1 20"),
+    "closed in the headers": closing(HEAD),
+    "reset in the headers": resetting(HEAD),
+    "closed after the headers": closing(sized(len(BODY), b"")),
+    "reset after the headers": resetting(sized(len(BODY), b"")),
+    "closed in the body": closing(sized(len(BODY), BODY[:10])),
+    "reset in the body": resetting(sized(len(BODY), BODY[:10])),
+    "a body shorter than its length": closing(sized(len(BODY) + 1)),
+    "closed in a chunk": closing(CHUNKED + b"40\r\n{"),
+    "closed between chunks": closing(CHUNKED + chunk(BODY)),
+    "closed before the trailer": closing(CHUNKED + chunk(BODY) + b"0\r\n"),
+    "a chunk size that is none": closing(CHUNKED + b"xyz\r\n" + BODY),
+    "a negative chunk size": closing(CHUNKED + b"-5\r\n" + BODY),
+    "a chunk longer than its size": closing(CHUNKED + b"5\r\n" + BODY + b"\r\n0\r\n\r\n"),
+    "a chunk size beyond 64 bits": closing(CHUNKED + b"f" * 40 + b"\r\n" + BODY),
+    "another protocol": closing(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "TLS in place of HTTP": closing(b"\x15\x03\x01\x00\x02\x02\x46"),
+    "zeros": closing(b"\0" * 64),
+    "an answer before a status line": closing(BODY),
+    "HTTP/0.9": closing(b"<html>hello</html>"),
+    "HTTP/2 preface": closing(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "a length that is no number": closing(HEAD + b"Content-Length: many\r\n\r\n" + BODY),
+    "a negative length": closing(HEAD + b"Content-Length: -1\r\n\r\n" + BODY),
+    "two lengths": closing(HEAD + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\n" + BODY),
+    "a header without a colon": closing(HEAD + b"nonsense\r\n\r\n" + BODY),
+    "a header with a NUL": closing(HEAD + b"X: a\0b\r\n\r\n" + BODY),
+    "a header name with a space": closing(HEAD + b"X Y: a\r\n\r\n" + BODY),
+    "a huge header": closing(HEAD + b"X: " + b"a" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}"),
+    "a thousand headers": closing(HEAD + b"X: a\r\n" * 1000 + b"Content-Length: 2\r\n\r\n{}"),
+    "a huge reason": closing(b"HTTP/1.1 200 " + b"a" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}"),
+    "gzip that is not": http(200, BODY, "Content-Encoding: gzip"),
+    "deflate that is not": http(200, b"\xff" * 50, "Content-Encoding: deflate"),
+    "br that is not": http(200, BODY, "Content-Encoding: br"),
+    "zstd that is not": http(200, BODY, "Content-Encoding: zstd"),
+}
+
+
+@pytest.mark.parametrize("step", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_broken_answer_is_a_failed_connection_and_the_next_call_works(step: Step, method: str) -> None:
+    async with Wire(step, ok(WEBHOOK)) as wire, client_of(wire) as client:
+        got = await outcome(
+            client.webhooks.get("w1")
+            if method == "GET"
+            else client.webhooks.create(url="https://example.com", subscribed_events=["user.created"])
+        )
+        assert type(got) is ConnectionFailedError, got
+        assert got.attempts == 1
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        assert len(wire.requests) == 2
+
+
+@pytest.mark.parametrize("step", BROKEN.values(), ids=BROKEN)
+async def test_a_read_that_is_sent_again_after_a_broken_answer_succeeds(step: Step) -> None:
+    async with Wire(step, step, ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK) as client:
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        assert len(wire.requests) == 3
+
+
+SLOW: dict[str, Step] = {
+    "accepts and never answers": hanging(),
+    "stops in the status line": hanging(b"HTTP/1.1 2"),
+    "stops in the headers": hanging(HEAD),
+    "stops after the headers": hanging(sized(len(BODY), b"")),
+    "stops in the body": hanging(sized(len(BODY), BODY[:10])),
+    "stops in a chunk": hanging(CHUNKED + b"40\r\n{"),
+    "never ends the chunks": hanging(CHUNKED + chunk(BODY)),
+    "a trickle of headers": trickling(HEAD, b"X: a\r\n", every=0.02),
+    "a trickle of a body": trickling(sized(10_000_000, b""), b" ", every=0.005),
+    "a trickle of chunks": trickling(CHUNKED, b"1\r\n \r\n", every=0.005),
+    "a trickle of a chunk's extension": trickling(CHUNKED + b"5;a=", b"a", every=0.005),
+    "a body without an end, no length": trickling(HEAD + b"\r\n", b" ", every=0.005),
+    "gzip that never ends": hanging(
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 999\r\n\r\n" + gzip.compress(BODY)
+    ),
+}
+
+
+@pytest.mark.parametrize("step", SLOW.values(), ids=SLOW)
+async def test_an_answer_that_does_not_come_to_an_end_is_a_timeout(step: Step) -> None:
+    async with Wire(step, ok(WEBHOOK)) as wire, client_of(wire, timeout=0.1) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert type(got) in (RequestTimeoutError, ConnectionFailedError), got
+        assert isinstance(got, TimeoutError) or "head is too large" in str(got) or wire.script == [ok(WEBHOOK)]
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+
+
+ENDLESS: dict[str, tuple[bytes, bytes, tuple[type[Exception], ...]]] = {
+    "headers": (HEAD, b"X: a\r\n" * 1000, (ConnectionFailedError,)),
+    "one header": (HEAD + b"X: ", b"a" * 60_000, (ConnectionFailedError,)),
+    "a header's name": (HEAD, b"a" * 60_000, (ConnectionFailedError,)),
+    "a reason": (b"HTTP/1.1 200 ", b"a" * 60_000, (ConnectionFailedError,)),
+    "a chunk's size": (CHUNKED, b"0" * 60_000, (ConnectionFailedError, RequestTimeoutError)),
+    "a chunk's extension": (CHUNKED + b"5;a=", b"a" * 60_000, (ConnectionFailedError, RequestTimeoutError)),
+    "trailers": (CHUNKED + b"0\r\n", b"X: a\r\n" * 10_000, (ConnectionFailedError, RequestTimeoutError)),
+    "a body without a length": (HEAD + b"\r\n", b" " * 60_000, (RequestTimeoutError, TransportError)),
+}
+
+
+@pytest.mark.parametrize(("head", "endless", "classes"), ENDLESS.values(), ids=ENDLESS)
+async def test_an_answer_without_an_end_is_given_up(head: bytes, endless: bytes, classes: tuple[Any, ...]) -> None:
+    step = trickling(b"", endless, every=0.0)
+
+    async def said(conn: Conn) -> None:
+        await conn.say(head)
+        await step(conn)
+
+    async with Wire(said, ok(WEBHOOK)) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert type(got) in classes, got
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+
+
+EXACT: dict[str, Step] = {
+    "chunks": CHUNKED + b"".join(chunk(BODY[i : i + 7]) for i in range(0, len(BODY), 7)) + b"0\r\n\r\n",
+    "chunks with extensions and a trailer": CHUNKED
+    + f"{len(BODY):X};a=b\r\n".encode()
+    + BODY
+    + b"\r\n0;last\r\nX-Trailer: 1\r\n\r\n",
+    "byte by byte": trickling(ok(WEBHOOK)),
+    "ended by closing": closing(HEAD + b"\r\n" + BODY),
+    "a length with zeros before it": HEAD + f"Content-Length: 000{len(BODY)}\r\n\r\n".encode() + BODY,
+    "the same length twice, closed": closing(sized(len(BODY))),
+    "no reason": b"HTTP/1.1 200\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    "gzip": gzipped(BODY),
+    "gzip without its checksum": gzipped(BODY, cut=8),
+    "gzip in two members": http(
+        200,
+        gzip.compress(BODY[:20]) + gzip.compress(BODY[20:]),
+        "Content-Type: application/json",
+        "Content-Encoding: gzip",
+    ),
+    "identity": http(200, BODY, "Content-Encoding: identity"),
+    "headers of other bytes": http(200, BODY, "X-Name: caf\xe9"),
+    "closes and says so": closing(http(200, BODY, "Connection: close")),
+}
+
+
+@pytest.mark.parametrize("step", EXACT.values(), ids=EXACT)
+async def test_an_unusual_but_right_answer_is_the_exact_result(step: Step) -> None:
+    async with Wire(step) as wire, client_of(wire, retry=QUICK) as client:
+        for _ in range(2):
+            got = await outcome(client.webhooks.get("w1"))
+            assert isinstance(got, Webhook), got
+            assert got.raw == WEBHOOK
+
+
+async def test_a_body_longer_than_its_length_gives_the_object_and_does_not_become_the_next_answer() -> None:
+    poison = ok({**WEBHOOK, "id": "poison"})
+    wire = Wire(sized(len(BODY)) + poison, ok({**WEBHOOK, "id": "w2"}))
+    async with wire, client_of(wire, retry=QUICK) as client:
+        assert (await outcome(client.webhooks.get("w1"))).id == "w1"
+        assert (await outcome(client.webhooks.get("w2"))).id == "w2"
+
+
+@pytest.mark.parametrize("cut", range(12, 60, 7))
+async def test_gzip_that_is_cut_short_is_an_answer_that_cannot_be_understood(cut: int) -> None:
+    async with Wire(gzipped(BODY, cut=cut), ok(WEBHOOK)) as wire, client_of(wire) as client:
+        assert type(await outcome(client.webhooks.get("w1"))) is ResponseDecodeError
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+
+
+async def test_an_unknown_encoding_is_not_guessed_at() -> None:
+    async with Wire(http(200, b"\x01\x02\x03", "Content-Encoding: rot13")) as wire, client_of(wire) as client:
+        assert type(await outcome(client.webhooks.get("w1"))) is ResponseDecodeError
+
+
+async def test_a_kept_connection_that_the_server_closes_between_two_calls_is_replaced() -> None:
+    async def then_closes(conn: Conn) -> None:
+        await conn.say(ok(WEBHOOK))
+        await asyncio.sleep(0.005)
+        conn.close()
+
+    async with Wire(then_closes) as wire, client_of(wire, retry=QUICK) as client:
+        for pause in (0.0, 0.01, 0.0, 0.01, 0.0):
+            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+            await asyncio.sleep(pause)
+
+
+async def test_a_server_that_answers_before_it_reads() -> None:
+    class Eager(Wire):
+        async def _serve(self, conn: Conn) -> None:
+            if not self.token_requests:
+                await super()._serve(conn)
+                return
+            await conn.say(ok(WEBHOOK))
+            await super()._serve(conn)
+
+    async with Eager(ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert isinstance(got, (Webhook, ConnectionFailedError))
+
+
+async def test_a_refused_connection_says_so_and_nothing_was_sent() -> None:
+    async with refusing() as url, client_of(url) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (type(got), got.sent, got.path) == (ConnectionFailedError, False, "/token")
+        assert "127.0.0.1" in str(got)
+
+
+async def test_a_refused_connection_is_tried_again_even_for_a_post() -> None:
+    retried: list[Any] = []
+    async with refusing() as url, client_of(url, retry=QUICK, on_retry=retried.append) as client:
+        got = await outcome(client.messages.send_test("user.created"))
+        assert (type(got), got.attempts, len(retried)) == (ConnectionFailedError, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "xn--a.invalid", f"{'a' * 63}.invalid", f"{'a' * 64}.invalid"]
+)
+async def test_a_name_that_does_not_resolve_is_a_failed_connection(host: str) -> None:
+    async with client_of(f"http://{host}") as client:
+        got = await outcome(client.webhooks.get("w1"), within=6.0)
+        assert type(got) in (ConnectionFailedError, RequestTimeoutError), got
+        if type(got) is ConnectionFailedError and len(host) < 70:
+            assert got.sent is False
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "a..b", "-", "_", "999.999.999.999"])
+async def test_a_host_that_is_none_is_one_of_our_errors(host: str) -> None:
+    try:
+        async with client_of(f"http://{host}:9") as client:
+            got = await outcome(client.webhooks.get("w1"), within=6.0)
+    except ConfigurationError as exc:
+        got = exc
+    assert type(got) in (ConfigurationError, ConnectionFailedError, RequestTimeoutError), got
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def tls_server(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused(authority: trustme.CA) -> None:
+    async with Wire(tls=tls_server(authority, "127.0.0.1")) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (type(got), got.sent) == (ConnectionFailedError, False)
+        assert "certificate" in str(got)
+        assert not wire.token_requests
+
+
+async def test_http_at_the_port_of_tls_and_tls_at_the_port_of_http(authority: trustme.CA) -> None:
+    async with Wire() as wire, client_of(wire.url.replace("http:", "https:")) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert type(got) in (ConnectionFailedError, RequestTimeoutError)
+    async with Wire(tls=tls_server(authority, "127.0.0.1")) as wire:
+        async with client_of(wire.url.replace("https:", "http:")) as client:
+            assert type(await outcome(client.webhooks.get("w1"))) in (ConnectionFailedError, APIError)
+        await wire.quiet()
+
+
+@pytest.fixture
+async def trusting(authority: trustme.CA) -> AsyncIterator[Any]:
+    import aiohttp
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+        yield session
+    await asyncio.sleep(0.01)
+
+
+async def test_over_tls_with_an_authority_of_the_users(authority: trustme.CA, trusting: Any) -> None:
+    from basiq_async import AiohttpTransport
+
+    wire = Wire(ok(WEBHOOK), closing(b"HTTP/1.1 2"), ok(WEBHOOK), tls=tls_server(authority, "127.0.0.1"))
+    async with wire:
+        from basiq_async import BasiqClient
+        from tests.faults.wire import KEY
+
+        transport = AiohttpTransport(trusting)
+        async with BasiqClient(KEY, base_url=wire.url, transport=transport, retry=QUICK, timeout=1.0) as client:
+            for _ in range(2):
+                assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        await transport.aclose()
+        assert not trusting.closed
+        await trusting.close()
+
+
+async def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, trusting: Any) -> None:
+    from basiq_async import AiohttpTransport, BasiqClient
+    from tests.faults.wire import KEY
+
+    async with Wire(tls=tls_server(authority, "other.example")) as wire:
+        client = BasiqClient(KEY, base_url=wire.url, transport=AiohttpTransport(trusting), retry=ONCE)
+        assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
+        assert not wire.token_requests
+        await client.aclose()
+        await trusting.close()
+
+
+async def test_a_server_that_never_finishes_the_tls_handshake_is_a_timeout() -> None:
+    class Mute(Wire):
+        async def _serve(self, conn: Conn) -> None:
+            await conn.hang()
+
+    async with Mute() as wire:
+        async with client_of(wire.url.replace("http:", "https:")) as client:
+            assert type(await outcome(client.webhooks.get("w1"))) is RequestTimeoutError
+        await wire.quiet()
+
+
+async def test_a_full_backlog_that_never_accepts_is_a_timeout() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        try:
+            async with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:
+                assert type(await outcome(client.webhooks.get("w1"))) is RequestTimeoutError
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+async def test_fifty_calls_at_a_server_that_hangs_all_time_out_together() -> None:
+    async with Wire(hanging()) as wire, client_of(wire, timeout=0.1) as client:
+        await outcome(client.webhooks.get("w0"))
+        got = await outcome(asyncio.gather(*(client.webhooks.get(f"w{i}") for i in range(50)), return_exceptions=True))
+        assert {type(one) for one in got} == {RequestTimeoutError}
+
+
+async def test_closing_the_client_ends_calls_that_are_under_way() -> None:
+    async with Wire(hanging()) as wire, client_of(wire, timeout=30.0, retry=QUICK) as client:
+        call = asyncio.create_task(client.webhooks.get("w1"))
+        while not wire.requests:
+            await asyncio.sleep(0.001)
+        await client.aclose()
+        got = await outcome(call)
+        assert type(got) is ConnectionFailedError
+        assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
+        assert len(wire.requests) == 1
+
+
+async def test_the_credentials_are_where_they_belong_and_nowhere_else() -> None:
+    async with Wire() as wire, client_of(wire) as client:
+        await client.webhooks.get("w1")
+        assert wire.token_requests[0].headers["authorization"].startswith("Basic ")
+        assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+        assert TIMEOUT < 1

@@ -1,0 +1,235 @@
+"""Every HTTP status, with every kind of method and body."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from basiq_async import (
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    BasiqClient,
+    ConflictError,
+    ConnectionFailedError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ResponseDecodeError,
+    RetryPolicy,
+    ServerError,
+    Webhook,
+)
+from tests.faults.harness import ONCE, QUICK, client_of, outcome
+from tests.faults.wire import WEBHOOK, Wire, closing, error, http, ok
+
+CLASSES = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    429: RateLimitError,
+}
+CALLS = {
+    "GET": lambda client: client.webhooks.get("w1"),
+    "POST": lambda client: client.webhooks.create(url="https://example.com/h", subscribed_events=["user.created"]),
+    "DELETE": lambda client: client.webhooks.delete("w1"),
+}
+
+
+def expected_class(status: int) -> type[APIError]:
+    return ServerError if 500 <= status <= 599 else CLASSES.get(status, APIError)
+
+
+async def call(client: BasiqClient, method: str) -> Any:
+    return await outcome(CALLS[method](client))
+
+
+@pytest.mark.parametrize("block", range(3, 6))
+async def test_each_status_that_is_no_success_is_its_class_whatever_the_method(block: int) -> None:
+    wire = Wire()
+    async with wire, client_of(wire) as client:
+        for status in range(block * 100, block * 100 + 100):
+            wire.script = [error(status) if status != 304 else http(304)]
+            for method in CALLS:
+                got = await call(client, method)
+                assert type(got) is expected_class(status), (status, method, got)
+                assert got.status == status
+                assert got.correlation_id == (None if status == 304 else "corr-1")
+        wire.script = [ok(WEBHOOK)]
+        assert isinstance(await call(client, "GET"), Webhook)
+
+
+@pytest.mark.parametrize("status", [600, 700, 999])
+async def test_a_status_beyond_those_of_http_is_an_api_error(status: int) -> None:
+    async with Wire(error(status)) as wire, client_of(wire) as client:
+        for method in CALLS:
+            got = await call(client, method)
+            assert (type(got), got.status) == (APIError, status)
+
+
+@pytest.mark.parametrize(
+    "line", ["HTTP/1.1 000 x", "HTTP/1.1 99 x", "HTTP/1.1 1000 x", "HTTP/1.1 -1 x", "HTTP/1.1 abc x"]
+)
+async def test_a_status_that_is_none_is_a_broken_answer(line: str) -> None:
+    async with Wire(closing(f"{line}\r\nContent-Length: 2\r\n\r\n{{}}".encode())) as wire, client_of(wire) as client:
+        got = await call(client, "GET")
+        assert isinstance(got, (ConnectionFailedError, APIError)), got
+        assert type(got) in (ConnectionFailedError, APIError)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 206, 299])
+async def test_every_success_with_an_object_is_that_object(status: int) -> None:
+    async with Wire(ok(WEBHOOK, status=status)) as wire, client_of(wire) as client:
+        assert (await call(client, "GET")).id == "w1"
+        assert (await call(client, "POST")).id == "w1"
+        assert await call(client, "DELETE") is None
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 205])
+async def test_a_success_without_a_body_suits_a_delete_and_nothing_else(status: int) -> None:
+    answer = http(status) if status != 204 else http(204, length=False)
+    async with Wire(answer) as wire, client_of(wire) as client:
+        assert await call(client, "DELETE") is None
+        for method in ("GET", "POST"):
+            got = await call(client, method)
+            assert type(got) is ResponseDecodeError
+            assert "empty" in str(got)
+
+
+async def test_a_204_with_a_body_does_not_disturb_the_next_call() -> None:
+    body = json.dumps(WEBHOOK).encode()
+    wire = Wire(http(204, body), ok({**WEBHOOK, "id": "w2"}))
+    async with wire, client_of(wire, retry=QUICK) as client:
+        assert await call(client, "DELETE") is None
+        assert (await call(client, "GET")).id == "w2"
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+async def test_an_interim_answer_is_passed_over(status: int) -> None:
+    answer = f"HTTP/1.1 {status} Wait\r\nLink: </x>\r\n\r\n".encode() * 3 + ok(WEBHOOK)
+    async with Wire(answer) as wire, client_of(wire) as client:
+        for method in ("GET", "POST"):
+            assert (await call(client, method)).id == "w1"
+
+
+async def test_interim_answers_without_end_run_into_the_timeout() -> None:
+    from tests.faults.wire import trickling
+
+    async with (
+        Wire(trickling(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.001)) as wire,
+        client_of(wire) as client,
+    ):
+        assert type(await call(client, "GET")) is RequestTimeoutError
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_a_101_is_an_error_and_its_connection_is_not_used_again(method: str) -> None:
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x05hello"
+    async with Wire(switch, ok(WEBHOOK)) as wire, client_of(wire) as client:
+        got = await call(client, method)
+        assert (type(got), got.status) == (APIError, 101)
+        assert (await call(client, "GET")).id == "w1"
+
+
+async def test_an_answer_of_http_1_0_is_read_to_its_end() -> None:
+    body = json.dumps(WEBHOOK).encode()
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    async with Wire(closing(head + body)) as wire, client_of(wire) as client:
+        for _ in range(2):
+            assert (await call(client, "GET")).id == "w1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Bad gateway</html>",
+        b'{"data": [{"code":',
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"data": 5}',
+        b'{"data": [5]}',
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("status", [400, 404, 502])
+async def test_an_error_body_of_another_shape_still_gives_the_class_of_its_status(status: int, body: bytes) -> None:
+    async with Wire(http(status, body, "Content-Type: text/html")) as wire, client_of(wire) as client:
+        got = await call(client, "GET")
+        assert (type(got), got.status, got.code) == (expected_class(status), status, None)
+
+
+async def test_a_page_of_html_in_place_of_a_success_is_a_decode_error() -> None:
+    async with Wire(http(200, "<html>Log in</html>", "Content-Type: text/html")) as wire, client_of(wire) as client:
+        for method in ("GET", "POST"):
+            assert type(await call(client, method)) is ResponseDecodeError
+
+
+SOON = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+RETRY_AFTER = {
+    "seconds": (["Retry-After: 0"], 0.0, 2),
+    "fraction": (["Retry-After: 0.01"], 0.01, 2),
+    "negative": (["Retry-After: -5"], None, 2),
+    "text": (["Retry-After: soon"], None, 2),
+    "empty": (["Retry-After:"], None, 2),
+    "past date": (["Retry-After: Wed, 21 Oct 2015 07:28:00 GMT"], None, 2),
+    "far date": ([f"Retry-After: {SOON}"], 7200.0, 1),
+    "huge": (["Retry-After: 99999999999999999999"], 1e20, 1),
+    "absurdly huge": ([f"Retry-After: {'9' * 400}"], sys.float_info.max, 1),
+    "twice": (["Retry-After: 0", "Retry-After: 3600"], 3600.0, 1),
+    "twice, with a text": (["Retry-After: soon", "Retry-After: 3600"], 3600.0, 1),
+    "infinite": (["Retry-After: inf"], None, 2),
+    "not a number": (["Retry-After: nan"], None, 2),
+    "other digits": (["Retry-After: \xb2"], None, 2),
+}
+
+
+@pytest.mark.parametrize(("headers", "asked", "sent"), RETRY_AFTER.values(), ids=RETRY_AFTER)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_every_form_of_retry_after(status: int, headers: list[str], asked: float | None, sent: int) -> None:
+    policy = RetryPolicy(max_retries=1, base=0.001, max_wait=0.05)
+    async with Wire(error(status, "busy", *headers)) as wire, client_of(wire, retry=policy) as client:
+        got = await call(client, "GET")
+        assert type(got) is expected_class(status)
+        assert (got.attempts, len(wire.requests)) == (sent, sent)
+        assert got.retry_after == (asked if asked is None else pytest.approx(asked, rel=0.1, abs=1e-6))
+
+
+@pytest.mark.parametrize(("headers", "asked", "sent"), RETRY_AFTER.values(), ids=RETRY_AFTER)
+async def test_a_call_succeeds_after_the_wait_where_there_is_one(headers: list[str], asked: Any, sent: int) -> None:
+    policy = RetryPolicy(max_retries=1, base=0.001, max_wait=0.05)
+    async with Wire(error(503, "busy", *headers), ok(WEBHOOK)) as wire, client_of(wire, retry=policy) as client:
+        got = await call(client, "GET")
+        assert isinstance(got, Webhook) if sent == 2 else type(got) is ServerError
+
+
+async def test_a_post_is_never_sent_twice_after_a_failure_that_leaves_it_open() -> None:
+    for answer in (error(500), error(503), closing(), closing(b"HTTP/1.1 2")):
+        async with Wire(answer) as wire, client_of(wire, retry=QUICK) as client:
+            got = await call(client, "POST")
+            assert type(got) in (ServerError, ConnectionFailedError)
+            assert len(wire.requests) == 1
+
+
+async def test_a_delete_whose_answer_was_lost_has_succeeded_when_nothing_is_found_then() -> None:
+    async with Wire(closing(), error(404)) as wire, client_of(wire, retry=QUICK) as client:
+        assert await call(client, "DELETE") is None
+        assert len(wire.requests) == 2
+
+
+async def test_without_retries_nothing_is_sent_twice() -> None:
+    async with Wire(closing()) as wire, client_of(wire, retry=ONCE) as client:
+        for method in CALLS:
+            got = await call(client, method)
+            assert (type(got), got.attempts) == (ConnectionFailedError, 1)
+        assert [request.method for request in wire.requests] == list(CALLS)

@@ -1,0 +1,232 @@
+"""A server that says exactly the bytes it is told to, and counts the connections that are left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import attrs
+
+KEY = "S3CRET-key-c2FuZGJveDpvbmx5LWZvci10ZXN0cw=="
+TOKEN = "S3CRET-token-eyJhbGciOiJub25lIn0.e30"
+SIGNING = "whsec_S3CRETsigningMfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MARK = "S3CRET"
+
+
+@attrs.frozen
+class Received:
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Conn:
+    """One connection, as a step of a script sees it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.over = False
+
+    async def say(self, *parts: bytes) -> None:
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+
+    async def hang(self) -> None:
+        """Say nothing more until the client goes away."""
+        while await self.reader.read(65536):
+            pass
+        self.over = True
+
+    def close(self) -> None:
+        self.over = True
+
+    def reset(self) -> None:
+        """RST in place of FIN."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+        self.over = True
+
+
+Step = bytes | Callable[[Conn], Awaitable[None]]
+
+
+def http(
+    status: int = 200, body: bytes | str = b"", *headers: str, reason: str = "Whatever", length: bool = True
+) -> bytes:
+    """A whole answer. ``length`` adds Content-Length."""
+    content = body.encode() if isinstance(body, str) else body
+    lines = [f"HTTP/1.1 {status} {reason}", *headers]
+    if length and not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in headers):
+        lines.append(f"Content-Length: {len(content)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+
+
+def ok(value: Any, *headers: str, status: int = 200) -> bytes:
+    return http(status, json.dumps(value), "Content-Type: application/json", *headers)
+
+
+def token(text: str = TOKEN, expires_in: Any = 3600) -> bytes:
+    return ok({"access_token": text, "expires_in": expires_in, "token_type": "Bearer"})
+
+
+def page(items: Iterable[Any], next_link: Any = None) -> bytes:
+    data = list(items)
+    links = {"self": "x", **({} if next_link is None else {"next": next_link})}
+    return ok({"type": "list", "size": len(data), "count": len(data), "data": data, "links": links})
+
+
+def error(status: int, code: str = "some-code", *headers: str, detail: str = "A detail.") -> bytes:
+    entry = {"type": "error", "code": code, "title": "A title", "detail": detail}
+    return ok({"type": "list", "correlationId": "corr-1", "data": [entry]}, *headers, status=status)
+
+
+def closing(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
+    """Says this, and closes."""
+
+    async def step(conn: Conn) -> None:
+        await conn.say(*parts)
+        conn.close()
+
+    return step
+
+
+def resetting(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
+    """Says this, and resets the connection."""
+
+    async def step(conn: Conn) -> None:
+        await conn.say(*parts)
+        if parts:
+            await asyncio.sleep(0.01)
+        conn.reset()
+
+    return step
+
+
+def hanging(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
+    """Says this, and then nothing more."""
+
+    async def step(conn: Conn) -> None:
+        await conn.say(*parts)
+        await conn.hang()
+
+    return step
+
+
+def trickling(data: bytes, endless: bytes = b"", every: float = 0.01) -> Callable[[Conn], Awaitable[None]]:
+    """Says this byte by byte; then, for ever, ``endless``."""
+
+    async def step(conn: Conn) -> None:
+        for index in range(len(data)):
+            await conn.say(data[index : index + 1])
+            await asyncio.sleep(0)
+        while endless:
+            await conn.say(endless)
+            await asyncio.sleep(every)
+
+    return step
+
+
+WEBHOOK = {"id": "w1", "url": "https://example.com/hook", "status": "active", "subscribedEvents": ["user.created"]}
+MESSAGE = {
+    "id": "m1",
+    "payload": {"eventTypeId": "user.created", "eventId": "e1", "links": {"event": "/events/e1"}},
+    "attempts": [{"id": "a1", "timestamp": "2024-05-01T12:00:00Z", "status": "Success", "responseStatusCode": "200"}],
+    "links": {"self": "/x"},
+}
+
+
+class Wire:
+    """The server. ``script`` gives one step a request, the last one again and again; ``tokens`` likewise for /token."""
+
+    def __init__(self, *script: Step, tokens: Iterable[Step] = (), tls: ssl.SSLContext | None = None) -> None:
+        self.script = list(script) or [ok(WEBHOOK)]
+        self.tokens = list(tokens) or [token()]
+        self.requests: list[Received] = []
+        self.token_requests: list[Received] = []
+        self.connections = 0
+        self.open: set[Conn] = set()
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+        await self._server.wait_closed()
+
+    async def quiet(self, within: float = 1.0) -> None:
+        """Wait until the client has closed every connection."""
+        try:
+            async with asyncio.timeout(within):
+                while self._tasks:
+                    await asyncio.wait(list(self._tasks))
+        except TimeoutError:
+            raise AssertionError(f"{len(self.open)} connections are still open") from None
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        conn = Conn(reader, writer)
+        self.open.add(conn)
+        try:
+            while not conn.over:
+                await self._serve(conn)
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open.discard(conn)
+            writer.transport.abort() if self._tls else writer.close()
+            with suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _serve(self, conn: Conn) -> None:
+        head = (await conn.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *rest = head.rstrip().split("\r\n")
+        method, target, _ = line.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (entry.partition(":") for entry in rest)}
+        body = await conn.reader.readexactly(int(headers.get("content-length", "0")))
+        received = Received(method, target, headers, body)
+        if target.endswith("/token"):
+            self.token_requests.append(received)
+            script = self.tokens
+        else:
+            self.requests.append(received)
+            script = self.script
+        step = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(step, bytes):
+            await conn.say(step)
+        else:
+            await step(conn)
+
+
+@asynccontextmanager
+async def refusing() -> AsyncIterator[str]:
+    """A url that nobody listens at."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
