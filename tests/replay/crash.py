@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import signal
@@ -126,7 +127,7 @@ class Crash:
         if self.mode == "export":
             path = self.folder / "export.jsonl"
             whole = path.read_bytes() if path.exists() else b""
-            return [line[7:43].decode() for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
+            return [json.loads(line)["id"] for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
         return self.effects.read_text().split() if self.effects.exists() else []
 
 
