@@ -1,4 +1,4 @@
-"""A server process for the benchmarks of receiving: ``bare``, ``receiver`` or ``counting``, on a free port that it prints."""
+"""A server process for the benchmarks of receiving, on a free port that it prints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import collections
 import json
+import logging
 import signal
 
 from aiohttp import web
@@ -62,13 +63,7 @@ async def main() -> None:
     parser.add_argument("--secret", default="")
     parser.add_argument("--inbox")
     options = parser.parse_args()
-    # What is refused or fails is logged; here that is thousands of lines.
-    import logging
-
-    logging.getLogger("basiq_async").addHandler(logging.NullHandler())
-    logging.getLogger("basiq_async").propagate = False
-    logging.getLogger("aiohttp").addHandler(logging.NullHandler())
-    logging.getLogger("aiohttp").propagate = False
+    logging.disable(logging.CRITICAL)  # what is refused or fails is logged: here that is thousands of lines
     app = web.Application()
     if options.kind == "bare":
         app.router.add_post("/basiq", bare)

@@ -8,7 +8,7 @@ __all__ = ["Deadline", "Deadlines"]
 
 
 class Deadline:
-    """One task's limit: an async context manager, as ``asyncio.timeout`` but for less.
+    """One task's limit: a context manager, as ``asyncio.timeout`` but for less.
 
     Raises ``TimeoutError`` in place of the cancellation that it made; a cancellation by others stays one.
     """
@@ -18,6 +18,7 @@ class Deadline:
     def __init__(self, owner: Deadlines) -> None:
         self._owner = owner
         self.expired = False
+        self.at = 0.0
 
     def __enter__(self) -> Deadline:
         task = asyncio.current_task()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
 
-if TYPE_CHECKING:
-    from .receiver import WebhookReceiver
+from .port import ReceiverPort
 
 __all__ = ["answer"]
 
 
-async def answer(receiver: WebhookReceiver, request: web.Request) -> web.Response:
+async def answer(receiver: ReceiverPort, request: web.Request) -> web.Response:
     """Read the request's body, hand it to the receiver, and give its answer."""
     content = request.content
     if content.is_eof() and content.exception() is None:
