@@ -18,12 +18,13 @@ from _receiver_load import load, percentile, processor_time, request, resident, 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=3_000)
+    parser.add_argument("--requests", type=int, help="3,000, or 300 that are --busy.")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--trickling", type=int, default=50)
     parser.add_argument("--busy", action="store_true", help="The handler computes for its 2 ms, instead of waiting.")
     options = parser.parse_args()
     how = ["--busy"] if options.busy else []
+    options.requests = options.requests or (300 if options.busy else 3_000)
     rates: dict[str, list[float]] = {"bare": [], "receiver": []}
     costs: dict[str, list[float]] = {"bare": [], "receiver": []}
     slowest: dict[str, list[float]] = {"bare": [], "receiver": []}
@@ -53,9 +54,8 @@ async def main() -> None:
         )
     costly = [bare / ours for ours, bare in zip(costs["receiver"], costs["bare"], strict=True)]
     ratios = [ours / bare for ours, bare in zip(rates["receiver"], rates["bare"], strict=True)]
-    print(
-        f"receiver / bare: {statistics.median(ratios):.2f}   (at least 0.90); by processor time {statistics.median(costly):.2f}"
-    )
+    print(f"receiver / bare: {statistics.median(ratios):.2f} by rate   (at least 0.90)")
+    print(f"receiver / bare: {statistics.median(costly):.2f} by processor time")
     print(f"memory of the receiver after each round: {', '.join(f'{each:.1f}' for each in memory)} MB")
 
 
