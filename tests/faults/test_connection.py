@@ -137,7 +137,9 @@ SLOW: dict[str, Step] = {
     "a trickle of chunks": trickling(CHUNKED, b"1\r\n \r\n", every=0.005),
     "a trickle of a chunk's extension": trickling(CHUNKED + b"5;a=", b"a", every=0.005),
     "a body without an end, no length": trickling(HEAD + b"\r\n", b" ", every=0.005),
-    "gzip that never ends": hanging(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 999\r\n\r\n" + gzip.compress(BODY)),
+    "gzip that never ends": hanging(
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 999\r\n\r\n" + gzip.compress(BODY)
+    ),
 }
 
 
@@ -190,7 +192,10 @@ EXACT: dict[str, Step] = {
     "gzip": gzipped(BODY),
     "gzip without its checksum": gzipped(BODY, cut=8),
     "gzip in two members": http(
-        200, gzip.compress(BODY[:20]) + gzip.compress(BODY[20:]), "Content-Type: application/json", "Content-Encoding: gzip"
+        200,
+        gzip.compress(BODY[:20]) + gzip.compress(BODY[20:]),
+        "Content-Type: application/json",
+        "Content-Encoding: gzip",
     ),
     "identity": http(200, BODY, "Content-Encoding: identity"),
     "headers of other bytes": http(200, BODY, "X-Name: caf\xe9"),
@@ -267,7 +272,9 @@ async def test_a_refused_connection_is_tried_again_even_for_a_post() -> None:
         assert (type(got), got.attempts, len(retried)) == (ConnectionFailedError, 4, 3)
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "xn--a.invalid", f"{'a' * 63}.invalid", f"{'a' * 64}.invalid"])
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "xn--a.invalid", f"{'a' * 63}.invalid", f"{'a' * 64}.invalid"]
+)
 async def test_a_name_that_does_not_resolve_is_a_failed_connection(host: str) -> None:
     async with client_of(f"http://{host}") as client:
         got = await outcome(client.webhooks.get("w1"), within=6.0)

@@ -75,7 +75,9 @@ async def test_a_status_beyond_those_of_http_is_an_api_error(status: int) -> Non
             assert (type(got), got.status) == (APIError, status)
 
 
-@pytest.mark.parametrize("line", ["HTTP/1.1 000 x", "HTTP/1.1 99 x", "HTTP/1.1 1000 x", "HTTP/1.1 -1 x", "HTTP/1.1 abc x"])
+@pytest.mark.parametrize(
+    "line", ["HTTP/1.1 000 x", "HTTP/1.1 99 x", "HTTP/1.1 1000 x", "HTTP/1.1 -1 x", "HTTP/1.1 abc x"]
+)
 async def test_a_status_that_is_none_is_a_broken_answer(line: str) -> None:
     async with Wire(closing(f"{line}\r\nContent-Length: 2\r\n\r\n{{}}".encode())) as wire, client_of(wire) as client:
         got = await call(client, "GET")
@@ -121,7 +123,10 @@ async def test_an_interim_answer_is_passed_over(status: int) -> None:
 async def test_interim_answers_without_end_run_into_the_timeout() -> None:
     from tests.faults.wire import trickling
 
-    async with Wire(trickling(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.001)) as wire, client_of(wire) as client:
+    async with (
+        Wire(trickling(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.001)) as wire,
+        client_of(wire) as client,
+    ):
         assert type(await call(client, "GET")) is RequestTimeoutError
 
 
@@ -144,7 +149,17 @@ async def test_an_answer_of_http_1_0_is_read_to_its_end() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>Bad gateway</html>", b'{"data": [{"code":', b"[]", b"null", b'"x"', b"\xff\xfe", b'{"data": 5}', b'{"data": [5]}'],
+    [
+        b"",
+        b"<html>Bad gateway</html>",
+        b'{"data": [{"code":',
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b'{"data": 5}',
+        b'{"data": [5]}',
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("status", [400, 404, 502])

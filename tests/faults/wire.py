@@ -60,7 +60,9 @@ class Conn:
 Step = bytes | Callable[[Conn], Awaitable[None]]
 
 
-def http(status: int = 200, body: bytes | str = b"", *headers: str, reason: str = "Whatever", length: bool = True) -> bytes:
+def http(
+    status: int = 200, body: bytes | str = b"", *headers: str, reason: str = "Whatever", length: bool = True
+) -> bytes:
     """A whole answer. ``length`` adds Content-Length."""
     content = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status} {reason}", *headers]
