@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+USABLE := $(VENV)/.usable
 
 .DEFAULT_GOAL := help
 
@@ -13,7 +14,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## the main job, over real HTTP, against the embedded Basiq
+# What a user installs, which is all that the demo needs.
+$(USABLE): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli,speed]'
+	@touch $@
+
+demo: $(USABLE) ## the main job, over real HTTP, against the embedded Basiq
 	@$(BIN)/basiq-async demo
 
 test: $(READY) ## the whole test suite, with coverage
@@ -32,7 +39,10 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+fuzz: $(READY) ## the properties of signatures, with 20,000 examples each
+	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/receiver/test_signature_properties.py
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format fuzz clean

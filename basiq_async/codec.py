@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 import cattrs
@@ -67,12 +67,40 @@ class Malformed(ValueError):
         self.at = at
 
 
+UNREADABLE = (Malformed, BaseValidationError)
+"""What the hooks of the converter raise."""
+
+
 @attrs.frozen
 class ListPage:
     """A list as it came: its items not yet read, and its next link of whatever type."""
 
     items: list[Any]
     next_link: Any
+
+
+@attrs.frozen
+class Reader(Generic[T]):
+    """Reads JSON values as one model."""
+
+    model: type[T]
+    hook: Callable[[Any, type[T]], T]
+    """Value and model in, object out; raises one of ``UNREADABLE``. For loops that cannot afford ``read``."""
+
+    def read(self, value: Any, index: int | None = None) -> T:
+        """The object; ``index`` is the value's in a list's data. Raises ``ResponseDecodeError`` with the place."""
+        try:
+            return self.hook(value, self.model)
+        except UNREADABLE as exc:
+            failure = self.explain(exc, index)
+        # Raised out here: what cattrs raises holds the values.
+        raise failure
+
+    def explain(self, exc: Malformed | BaseValidationError, index: int | None = None) -> ResponseDecodeError:
+        """The error to raise for what the hook has raised: where, and what."""
+        at, said = (exc.at, str(exc)) if isinstance(exc, Malformed) else next(_explain(exc))
+        place = "$" if index is None else f"$.data[{index}]"
+        return ResponseDecodeError(said, location=place + at)
 
 
 class Codec:
@@ -108,28 +136,13 @@ class Codec:
             raise ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
         return ListPage(items, _next_link(answer.get("links")))
 
-    def reader(self, model: type[T]) -> Callable[[Any, int | None], T]:
-        """A function from a JSON value, and its index in a list's data, to a model.
-
-        It raises ``ResponseDecodeError`` with the place of what is wrong.
-        """
-        hook = self.converter.get_structure_hook(model)
-
-        def read(value: Any, index: int | None = None) -> T:
-            try:
-                return hook(value, model)  # type: ignore[no-any-return]
-            except Malformed as exc:
-                at, said = exc.at, str(exc)
-            except BaseValidationError as exc:
-                at, said = next(_explain(exc))
-            place = "$" if index is None else f"$.data[{index}]"
-            raise ResponseDecodeError(said, location=place + at)
-
-        return read
+    def reader(self, model: type[T]) -> Reader[T]:
+        """What reads values as a model."""
+        return Reader(model, self.converter.get_structure_hook(model))
 
     def read(self, model: type[T], body: bytes) -> T:
         """One model, from an answer's body."""
-        return self.reader(model)(self.json(body), None)
+        return self.reader(model).read(self.json(body))
 
 
 def make_converter() -> cattrs.Converter:

@@ -16,6 +16,7 @@
     ├── ResponseDecodeError            an answer that cannot be understood
     ├── PaginationError                a next link that loops, or leaves the API's own origin
     ├── SignatureVerificationError     a delivery that cannot be trusted
+    ├── InboxError                     the inbox of a receiver could not be asked or written
     └── ReplayError                    a replay job that cannot start or go on
 
 No error holds a credential, in its text or in its attributes.
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
+    "InboxError",
     "NotFoundError",
     "PaginationError",
     "PermissionDeniedError",
@@ -207,6 +209,10 @@ class SignatureVerificationError(BasiqError):
     def __init__(self, message: str, *, reason: str = "malformed") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class InboxError(BasiqError):
+    """The inbox could not say, or not record, what has been handled: a full disk, a lock that lasts."""
 
 
 class ReplayError(BasiqError):

@@ -216,7 +216,7 @@ class Message:
     id: str
     raw: Mapping[str, Any] = attrs.field(hash=False, eq=_ByValue)
 
-    @cached_property
+    @property
     def payload(self) -> Mapping[str, Any]:
         """The body that was delivered: ``eventTypeId``, ``eventId`` and ``links``."""
         return self.raw.get("payload") or {}
@@ -236,7 +236,7 @@ class Message:
         """Each try to deliver the message, in the order in which they came."""
         return tuple(read_attempt(attempt) for attempt in self.raw.get("attempts") or ())
 
-    @cached_property
+    @property
     def links(self) -> Mapping[str, str]:
         """``self`` and ``webhook``; those of the event are in ``payload["links"]``."""
         return read_links(self.raw.get("links"))

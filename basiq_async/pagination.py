@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
+from cattrs.errors import BaseValidationError
 
-from .codec import ListPage
+from .codec import UNREADABLE, ListPage, Malformed, Reader
 from .cursor import Cursor, id_in_cursor
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 from .links import BaseURL, LinkError
@@ -32,17 +33,23 @@ class Page(Generic[T]):
 class Listing(Generic[T]):
     """A list of the API: where it begins, how a page of it is fetched, how an item is read.
 
-    ``name`` tells it from every other list, for cursors. ``read`` takes an item and its index in the page.
+    ``name`` tells it from every other list, for cursors.
     """
 
     name: str
     start: str
     base: BaseURL
     fetch: Callable[[str], Awaitable[ListPage]]
-    read: Callable[[Any, int], T]
+    reader: Reader[T]
     owner: TaskOwner
     redact: Callable[[str], str] = str
     """Takes credentials out of a link that is shown."""
+
+    def unreadable(self, exc: Malformed | BaseValidationError, index: int) -> ResponseDecodeError:
+        """The error for an item that cannot be read."""
+        failure = self.reader.explain(exc, index)
+        failure.method, failure.path = "GET", self.base.path_of(self.start)
+        return failure
 
 
 class _Position:
@@ -116,6 +123,8 @@ class _Walk(Generic[T]):
             self._seek(position.sought)
         if position.next_url is not None and self._prefetch:
             self._ahead = self.listing.owner.spawn(_fetched(self.listing.fetch, position.next_url))
+            # A consumer that never waits would not let it begin before the end of this page.
+            await asyncio.sleep(0)
         return True
 
     def _resolve(self, link: Any, current: str) -> str | None:
@@ -182,24 +191,32 @@ def _shown(link: str) -> str:
 class _Items(Generic[T]):
     """Item after item. A class and not a generator: leaving a loop drops it, and that ends all it has begun."""
 
-    __slots__ = ("_position", "_read", "_walk")
+    __slots__ = ("_hook", "_model", "_position", "_walk")
 
     def __init__(self, walk: _Walk[T]) -> None:
         self._walk = walk
         self._position = walk.position
-        self._read = walk.listing.read
+        # Taken out here: this is done for every message of a history.
+        self._hook, self._model = walk.listing.reader.hook, walk.listing.reader.model
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         position = self._position
-        while position.offset >= len(position.items):
+        offset = position.offset
+        while offset >= len(position.items):
             if not await self._walk.advance():
                 raise StopAsyncIteration
-        item = self._read(position.items[position.offset], position.offset)
-        position.offset += 1
-        return item
+            offset = position.offset
+        try:
+            item = self._hook(position.items[offset], self._model)
+        except UNREADABLE as exc:
+            failure = self._walk.listing.unreadable(exc, offset)
+        else:
+            position.offset = offset + 1
+            return item
+        raise failure
 
     async def aclose(self) -> None:
         await self._walk.aclose()
@@ -222,11 +239,21 @@ class _Pages(Generic[T]):
             return await self._next()
 
     async def _next(self) -> Page[T]:
-        if not await self._walk.advance():
-            raise StopAsyncIteration
         listing, position = self._walk.listing, self._walk.position
-        first, values = position.offset, position.items[position.offset :]
-        items = [listing.read(value, first + index) for index, value in enumerate(values)]
+        # A page that could not be read is still there: it must not be skipped.
+        if position.offset >= len(position.items) and not await self._walk.advance():
+            raise StopAsyncIteration
+        items: list[T] = []
+        for index in range(position.offset, len(position.items)):
+            try:
+                items.append(listing.reader.hook(position.items[index], listing.reader.model))
+            except UNREADABLE as exc:
+                failure = listing.unreadable(exc, index)
+                break
+        else:
+            failure = None
+        if failure is not None:
+            raise failure
         position.offset = len(position.items)
         behind = position.cursor(listing.base) if position.next_url is not None else None
         return Page(items, None if behind is None else behind.encode(listing.name))

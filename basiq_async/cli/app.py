@@ -9,7 +9,10 @@ import typer
 from .._version import __version__
 from .demo import demo
 from .events import events_app
+from .listen import listen, trigger
 from .messages import messages_app
+from .mock import mock
+from .signing import sign, verify
 from .webhooks import webhooks_app
 
 app = typer.Typer(
@@ -24,6 +27,8 @@ app.command("demo")(demo)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(messages_app, name="messages")
 app.add_typer(events_app, name="events")
+for command in (listen, trigger, sign, verify, mock):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from ..models import Message
 from ._run import run, show
 
-messages_app = typer.Typer(help="The history of a webhook, and test messages.", no_args_is_help=True)
+messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when the output is piped.")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
@@ -78,21 +78,3 @@ def get(
         return await basiq.messages.get(webhook_id, message_id)
 
     show(_rows([run(work)], raw), as_json=json or raw)
-
-
-@messages_app.command("test")
-def send_test(
-    event_type_id: Annotated[str, typer.Argument(help="The type of event, such as user.created.")],
-    text: Annotated[str | None, typer.Option(help="A text to be played back.")] = None,
-    url: Annotated[str | None, typer.Option(help="Only to this url (the form of the vendor's guide).")] = None,
-) -> None:
-    """Have Basiq send a test message."""
-
-    async def work(basiq: BasiqClient) -> None:
-        if url is not None:
-            await basiq.messages.send_test_to(url, [event_type_id])
-        else:
-            await basiq.messages.send_test(event_type_id, text=text)
-
-    run(work)
-    typer.echo(f"a test message of {event_type_id} is on its way")

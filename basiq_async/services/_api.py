@@ -81,20 +81,12 @@ class Api:
     ) -> Paginator[T]:
         """A list that can be streamed. Its filter belongs to its identity, the size of its pages does not."""
         start = self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})})
-        read = self.codec.reader(model)
-
-        def read_item(value: Any, index: int) -> T:
-            try:
-                return read(value, index)
-            except ResponseDecodeError as exc:
-                raise self._placed(exc, "GET", start) from None
-
         listing = Listing(
             name=json.dumps([path, filter]),
             start=start,
             base=self.base,
             fetch=self._fetch_page,
-            read=read_item,
+            reader=self.codec.reader(model),
             owner=self.owner,
             redact=self.redactor.text,
         )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ._violations import Violation
     from .clock import ManualClock, SystemClock
     from .fake import FakeBasiq
+    from .inbox_suite import check_inbox
     from .quirks import Quirks
     from .server import serve
     from .transport_suite import check_transport
@@ -24,6 +25,7 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
+    "check_inbox",
     "check_transport",
     "serve",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "Quirks": "quirks",
     "SystemClock": "clock",
     "Violation": "_violations",
+    "check_inbox": "inbox_suite",
     "check_transport": "transport_suite",
     "serve": "server",
 }

@@ -58,8 +58,11 @@ class Refusal(Exception):
 
 
 def as_json(body: object) -> bytes:
-    # A lone surrogate, which JSON can spell as an escape, has no bytes in UTF-8.
-    return _encode(body).encode("utf-8", "surrogatepass")
+    try:
+        return _encode(body).encode()
+    except UnicodeEncodeError:
+        # A lone surrogate has no bytes in UTF-8; JSON can spell it as an escape.
+        return json.dumps(body).encode()
 
 
 def answer(body: object, status: int = 200) -> Response:

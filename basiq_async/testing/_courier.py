@@ -12,8 +12,9 @@ from datetime import datetime
 
 import attrs
 
+from ..errors import ConfigurationError
 from ._answers import as_json
-from ._endpoints import Endpoint, EndpointAnswer, NoAnswer
+from ._endpoints import Endpoint, EndpointAnswer, NoAnswer, over_http_once
 from ._records import Attempt, Event, Message, Webhook
 from ._render import Renderer
 from ._schedule import SCHEDULE
@@ -93,7 +94,7 @@ class Courier:
         self._serial = 0
         self._at_work: set[asyncio.Future[None]] = set()
         self.routes: dict[str, Endpoint] = {}
-        self.elsewhere: Endpoint = _nowhere
+        self.elsewhere: Endpoint = over_http_once
         self.base = ""
         self.attempts: deque[DeliveredAttempt] = deque(maxlen=KEPT)
         self.wake: Callable[[], None] = _nothing
@@ -104,6 +105,7 @@ class Courier:
         type_id: str,
         *,
         user_id: str | None = None,
+        entity_id: str | None = None,
         data: dict[str, object] | None = None,
         webhooks: Iterable[Webhook] | None = None,
         text: str | None = None,
@@ -111,7 +113,7 @@ class Courier:
     ) -> Emission:
         """Record an event, and a message for each webhook that is active and subscribed to it."""
         now = self._world.clock()
-        event: Event = self._world.record_event(app, type_id, user_id, data)
+        event: Event = self._world.record_event(app, type_id, user_id, entity_id, data)
         made: list[str] = []
         for webhook in app.webhooks.values() if webhooks is None else webhooks:
             wanted = even_unsubscribed or type_id in webhook.events
@@ -214,6 +216,8 @@ class Courier:
             return None, f"no answer within {self._timeout:g} s"
         except NoAnswer as error:
             return None, str(error)
+        except ConfigurationError:
+            raise  # what was routed to is no receiver
         except Exception as error:
             # An endpoint in this process that raises is a server that answers 500; what it raised is its own.
             logger.exception("the endpoint %s raised", url)
@@ -227,10 +231,6 @@ class Courier:
     def recent(self) -> Sequence[DeliveredAttempt]:
         """The latest ten thousand attempts, oldest first."""
         return tuple(self.attempts)
-
-
-async def _nowhere(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
-    raise NoAnswer("no route")
 
 
 def _nothing() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from .clock import SystemClock
+from .clock import ManualClock, SystemClock
 
 if TYPE_CHECKING:
     from ._courier import Courier
@@ -33,8 +33,8 @@ async def dispatching(fake: FakeBasiq, elsewhere: Endpoint, base_url: str) -> As
         courier.elsewhere, courier.base, courier.wake = before
         task.cancel()
         await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _dispatch(courier: Courier, fake: FakeBasiq, news: asyncio.Event) -> None:
@@ -55,7 +55,9 @@ async def _dispatch(courier: Courier, fake: FakeBasiq, news: asyncio.Event) -> N
 
 def _wait(courier: Courier, fake: FakeBasiq) -> float | None:
     """Seconds until the next delivery is due; None where only news can change anything."""
-    due = courier.next_due()
-    if due is None or not isinstance(fake.clock, SystemClock):
+    due, clock = courier.next_due(), fake.clock
+    if due is None or isinstance(clock, ManualClock):
         return None
-    return max((due - fake.clock()).total_seconds() / fake.clock.speed, 0.0)
+    if isinstance(clock, SystemClock):
+        return max((due - clock()).total_seconds() / clock.speed, 0.0)
+    return POLL  # a clock of the caller's, which may go at any pace

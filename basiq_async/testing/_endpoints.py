@@ -143,10 +143,20 @@ def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False) -> Endp
             ) as answer:
                 start = await answer.content.read(1000)
                 return EndpointAnswer(answer.status, _text(start, answer.status))
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NoAnswer(f"the connection failed: {type(error).__name__}") from error
 
     return endpoint
+
+
+async def over_http_once(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+    """An endpoint on this machine over real HTTP, with a connection of its own."""
+    if not is_local(url):
+        raise NoAnswer("no route: give this url a receiver with FakeBasiq.route, endpoints elsewhere are not called")
+    import aiohttp
+
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        return await over_http(session)(url, headers, body)
 
 
 def is_local(url: str) -> bool:

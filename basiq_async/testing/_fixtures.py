@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -13,6 +13,8 @@ from ..transports.memory import InMemoryTransport
 
 if TYPE_CHECKING:
     from .fake import FakeBasiq
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -26,14 +28,26 @@ async def client_of(fake: FakeBasiq) -> AsyncGenerator[BasiqClient]:
         await transport.aclose()
 
 
-def runner_of(request: pytest.FixtureRequest, name: str) -> str:
-    """Who runs the test of a request: ``asyncio`` (pytest-asyncio) or ``anyio``."""
-    # Where both want a test, as with pytest-asyncio in auto mode, anyio's plugin comes first.
-    if "anyio_backend" in request.fixturenames:
-        backend = request.getfixturevalue("anyio_backend")
-        if (backend if isinstance(backend, str) else backend[0]) == "asyncio":
-            return "anyio"
-        pytest.fail(f"{name} needs asyncio: let the fixture anyio_backend return 'asyncio'", pytrace=False)
-    if request.node.get_closest_marker("asyncio") is not None:
-        return "asyncio"
-    pytest.fail(f"{name} needs an async test, run by pytest-asyncio or by anyio's plugin", pytrace=False)
+def in_loop_of(
+    request: pytest.FixtureRequest, name: str, make: Callable[[FakeBasiq], AsyncGenerator[T]], fake: FakeBasiq
+) -> Generator[T]:
+    """What ``make`` yields, made and undone in the loop that runs the test: no other loop runs while it does."""
+    by_asyncio = request.node.get_closest_marker("asyncio") is not None
+    by_anyio = "anyio_backend" in request.fixturenames
+    if by_asyncio and by_anyio:
+        # Whose loop a test is in and whose its fixtures are in are then two things: it would wait for ever.
+        pytest.fail(
+            f"{name}: pytest-asyncio and anyio's plugin both run this test; set asyncio_mode to strict", pytrace=False
+        )
+    if by_asyncio:
+        yield request.getfixturevalue(f"_{name}_asyncio")
+    elif by_anyio:
+        from anyio.pytest_plugin import extract_backend_and_options, get_runner
+
+        backend, options = extract_backend_and_options(request.getfixturevalue("anyio_backend"))
+        if backend != "asyncio":
+            pytest.fail(f"{name} needs asyncio: let the fixture anyio_backend return 'asyncio'", pytrace=False)
+        with get_runner(backend, options) as runner:
+            yield from runner.run_asyncgen_fixture(make, {"fake_basiq": fake})
+    else:
+        pytest.fail(f"{name} needs an async test, run by pytest-asyncio or by anyio's plugin", pytrace=False)

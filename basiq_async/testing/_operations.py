@@ -13,7 +13,6 @@ import attrs
 
 from ..transports.base import Request, Response
 from ._answers import Refusal, answer, bad_content, bad_parameter, empty, not_found
-from ._catalog import EVENT_TYPES
 from ._courier import Courier
 from ._filters import Fields, FilterError
 from ._ids import is_uuid
@@ -22,7 +21,7 @@ from ._paging import MAX_LIMIT, Window
 from ._records import Event, Message, Webhook
 from ._render import Json, Renderer
 from ._violations import Violations
-from ._world import ALL_TYPES, Application, World
+from ._world import Application, World
 
 T = TypeVar("T")
 EVENTS_SHOWN = timedelta(days=7)
@@ -97,7 +96,7 @@ def _listing(
         call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")
     window = Window.of(f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.world.page_size)
     matches = None
-    if fields is not None and window.filter:
+    if fields is not None and window.filter is not None:
         try:
             matches = fields.compile(window.filter)
         except FilterError as error:
@@ -119,11 +118,13 @@ def list_webhooks(call: Call) -> Response:
 
 
 def create_webhook(call: Call) -> Response:
+    """A webhook; without ``subscribedEvents``, which the reference does not require, for every event type."""
     body = call.json()
-    url, events = _url(body), _events(body)
+    url, events = _url(body), _events(call, body)
     name, description = _text(body, "name"), _text(body, "description")
-    _free(call, url, events or ALL_TYPES, None)
-    webhook = call.world.add_webhook(call.app, url, events or ALL_TYPES, name=name, description=description)
+    events = events or tuple(call.world.event_types)
+    _free(call, url, events, None)
+    webhook = call.world.add_webhook(call.app, url, events, name=name, description=description)
     return answer(call.render.webhook(webhook, call.now, written=True), 201)
 
 
@@ -135,7 +136,7 @@ def update_webhook(call: Call) -> Response:
     """What the body leaves out stays as it is; a disabled webhook becomes active again."""
     webhook = call.webhook()
     body = call.json()
-    url, events = _url(body), _events(body) or webhook.events
+    url, events = _url(body), _events(call, body) or webhook.events
     name, description = _text(body, "name"), _text(body, "description")
     _free(call, url, events, webhook)
     webhook.url, webhook.events, webhook.disabled = url, events, False
@@ -168,18 +169,18 @@ def _text(body: Json, name: str) -> str | None:
     raise bad_content(f"The {name} has to be text.", name)
 
 
-def _event_list(value: object, parameter: str) -> tuple[str, ...]:
+def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
         raise bad_content(f"{parameter} has to be an array of event types.", parameter)
     for name in names:
-        if not isinstance(name, str) or name not in EVENT_TYPES:
+        if not isinstance(name, str) or name not in call.world.event_types:
             raise bad_content(f"{parameter} contains unsupported event types.", parameter)
     return tuple(dict.fromkeys(map(str, names)))
 
 
-def _events(body: Json) -> tuple[str, ...] | None:
-    return _event_list(body["subscribedEvents"], "subscribedEvents") if "subscribedEvents" in body else None
+def _events(call: Call, body: Json) -> tuple[str, ...] | None:
+    return _event_list(call, body["subscribedEvents"], "subscribedEvents") if "subscribedEvents" in body else None
 
 
 def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None) -> None:
@@ -214,14 +215,14 @@ def send_test(call: Call) -> Response:
     """The reference's form goes to each webhook that is subscribed, the guide's to the one with the url."""
     body = call.json()
     if "URL" in body or "Events" in body:
-        url, types, text = body.get("URL"), _event_list(body.get("Events"), "Events"), None
+        url, types, text = body.get("URL"), _event_list(call, body.get("Events"), "Events"), None
         if not isinstance(url, str):
             raise bad_content("The URL has to be a webhook's url.", "URL")
     else:
         url, text = None, _text(body, "Text")
         if not isinstance(body.get("eventTypeId"), str):
             raise bad_content("The eventTypeId is missing or is not text.", "eventTypeId")
-        types = _event_list(body["eventTypeId"], "eventTypeId")
+        types = _event_list(call, body["eventTypeId"], "eventTypeId")
     webhooks = [hook for hook in call.app.webhooks.values() if url is None or hook.url == url]
     if not webhooks:
         where = f"an app: {call.app.name}" if url is None else "this URL"
@@ -234,9 +235,9 @@ def send_test(call: Call) -> Response:
 
 def list_event_types(call: Call) -> Response:
     def items(start: int) -> Iterator[tuple[int, str]]:
-        return ((position, name) for position, name in enumerate(EVENT_TYPES) if position >= start)
+        return ((position, name) for position, name in enumerate(call.world.event_types) if position >= start)
 
-    return _listing(call, f"{call.render.base}/events/types", items, call.render.event_type)
+    return _listing(call, f"{call.render.base}/events/types", items, lambda name: _event_type(call, name))
 
 
 def get_event_type(call: Call) -> Response:
@@ -244,9 +245,13 @@ def get_event_type(call: Call) -> Response:
     if not _EVENT_TYPE_ID.fullmatch(name):
         detail = "The event type id is not valid."
         raise Refusal(400, "path-parameter-not-valid", detail, "eventTypeId")
-    if name not in EVENT_TYPES:
+    if name not in call.world.event_types:
         raise not_found("There is no such event type.")
-    return answer(call.render.event_type(name))
+    return answer(_event_type(call, name))
+
+
+def _event_type(call: Call, name: str) -> Json:
+    return call.render.event_type(name, call.world.event_types[name])
 
 
 def list_events(call: Call) -> Response:

@@ -24,7 +24,7 @@ class Window:
     scope: str
     start: int
     limit: int
-    filter: str
+    filter: str | None
 
     @classmethod
     def of(cls, scope: str, query: dict[str, str], page_size: int) -> Window:
@@ -33,7 +33,7 @@ class Window:
         ``scope`` is the list's own path: a cursor of another list is refused.
         """
         cursor = query.get("next")
-        start, limit, expression = (0, page_size, "") if cursor is None else _read(scope, cursor)
+        start, limit, expression = (0, page_size, None) if cursor is None else _read(scope, cursor)
         if "limit" in query:
             limit = min(_limit(query["limit"]), page_size)
         return cls(scope, start, limit, query.get("filter", expression))
@@ -59,7 +59,7 @@ def _seal(scope: str, state: bytes) -> bytes:
     return digest(scope, state.hex(), size=6)
 
 
-def _read(scope: str, cursor: str) -> tuple[int, int, str]:
+def _read(scope: str, cursor: str) -> tuple[int, int, str | None]:
     refusal = bad_parameter("The cursor is not one that this list has given out.", "next")
     try:
         raw = base64.urlsafe_b64decode((cursor + "=" * (-len(cursor) % 4)).encode("ascii"))

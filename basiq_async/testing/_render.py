@@ -6,7 +6,6 @@ import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ._catalog import EVENT_TYPES
 from ._records import Attempt, Event, Message, Webhook
 from .quirks import Quirks
 
@@ -123,11 +122,11 @@ class Renderer:
             "status": "Success" if attempt.ok else "Failed",
         }
 
-    def event_type(self, id: str) -> Json:
+    def event_type(self, id: str, description: str) -> Json:
         return {
             "type": self.type("eventType"),
             "id": id,
-            "description": EVENT_TYPES[id],
+            "description": description,
             "links": self.links({"self": f"{self.base}/events/types/{id}"}),
         }
 

@@ -93,6 +93,8 @@ class Gate:
     def _watch(self, app: Application, now: datetime) -> None:
         recent = [token for token in app.tokens if token.expires - LIFETIME > now - RATE_WINDOW]
         app.tokens = [token for token in app.tokens if token.expires > now or token in recent[-2:]]
+        for token in [token for _, token in self._tokens.values() if token.expires + LIFETIME < now]:
+            del self._tokens[token.text]
         alive = [token for token in app.tokens if token.expires > now]
         if len(alive) > 1 and all(token.used <= 1 for token in alive[-2:]):
             self._violations.add(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 import attrs
 
-from ._catalog import EVENT_TYPES
 from ._ids import IdFactory, SeededIds, uuid_text
 from ._log import Log
 from ._records import Event, Message, Webhook
@@ -65,6 +64,7 @@ class World:
     page_size: int
     cool_off: timedelta
     exclusive_events: bool
+    event_types: Mapping[str, str]
     applications: dict[str, Application]
     serial: int = 0
 
@@ -109,9 +109,15 @@ class World:
         del app.webhooks[webhook.id], app.messages[webhook.id]
 
     def record_event(
-        self, app: Application, type_id: str, user_id: str | None, data: dict[str, object] | None
+        self,
+        app: Application,
+        type_id: str,
+        user_id: str | None,
+        entity_id: str | None,
+        data: dict[str, object] | None,
     ) -> Event:
-        event = Event(self.ids.opaque(), type_id, user_id or self.ids.uuid(), self.ids.uuid(), self.clock(), data)
+        ids = self.ids
+        event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), self.clock(), data)
         app.events.append(event)
         app.entities[event.path] = event
         return event
@@ -149,6 +155,3 @@ def make_applications(api_keys: Iterable[tuple[str, str | None]]) -> dict[str, A
         key: Application(name or uuid_text(number.to_bytes(16, "big")))
         for number, (key, name) in enumerate(api_keys, 1)
     }
-
-
-ALL_TYPES = tuple(EVENT_TYPES)

@@ -12,6 +12,7 @@ import attrs
 from ..errors import ConfigurationError, ConnectionFailedError
 from ..transports.base import Request, Response
 from ._answers import Refusal, refuse
+from ._catalog import EVENT_TYPES
 from ._courier import KEPT, Courier, DeliveredAttempt, Emission
 from ._endpoints import Receiver, adapt
 from ._faults import Drop, Fault, Faults
@@ -21,7 +22,7 @@ from ._render import Renderer, secret_text
 from ._routes import find
 from ._tokens import Gate
 from ._violations import Violation, Violations
-from ._world import ALL_TYPES, World, make_applications
+from ._world import Application, World, make_applications
 from .clock import Clock, ManualClock
 from .quirks import Quirks
 
@@ -52,6 +53,8 @@ class FakeBasiq:
     cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
     quirks: in which form to answer where Basiq's own sources contradict each other.
     seed: what identifiers, secrets and seeded histories are made from; same seed, same everything.
+    event_types: further event types, each with its description, beside the fifteen of today: to see how a service
+        takes one that it does not know.
     exclusive_events: answer ``event-already-subscribed`` to a second webhook for an event type. The reference
         lists that error and does not say when it comes, so by default it does not.
     delivery_timeout: how many seconds an endpoint may take to answer.
@@ -71,6 +74,7 @@ class FakeBasiq:
         cool_off: timedelta | float = timedelta(minutes=15),
         quirks: Quirks | None = None,
         seed: int | str = 0,
+        event_types: Mapping[str, str] | None = None,
         exclusive_events: bool = False,
         delivery_timeout: float = 30.0,
         sign_at: Callable[[], float] = time.time,
@@ -89,6 +93,7 @@ class FakeBasiq:
             page_size,
             cool_off if isinstance(cool_off, timedelta) else timedelta(seconds=cool_off),
             exclusive_events,
+            {**EVENT_TYPES, **(event_types or {})},
             make_applications(keys),
         )
         self._violations = Violations(self.clock)
@@ -187,6 +192,7 @@ class FakeBasiq:
         event_type_id: str,
         *,
         user_id: str | None = None,
+        entity_id: str | None = None,
         data: Mapping[str, object] | None = None,
         api_key: str | None = None,
     ) -> Emission:
@@ -195,10 +201,11 @@ class FakeBasiq:
         ``await`` what it gives back to have it delivered before going on. Without that the running server,
         or the next ``advance``, delivers it.
         """
-        if event_type_id not in ALL_TYPES:
-            raise ConfigurationError(f"there is no event type {event_type_id!r}")
-        app = self._world.application(api_key)
-        return self._courier.emit(app, event_type_id, user_id=user_id, data=None if data is None else dict(data))
+        self._check_types([event_type_id])
+        app = self._app(api_key)
+        return self._courier.emit(
+            app, event_type_id, user_id=user_id, entity_id=entity_id, data=None if data is None else dict(data)
+        )
 
     async def deliver(self) -> None:
         """Make every delivery that is due now."""
@@ -218,14 +225,21 @@ class FakeBasiq:
     def add_webhook(
         self,
         url: str = "https://example.com/basiq",
-        subscribed_events: Iterable[str] = ALL_TYPES,
+        subscribed_events: Iterable[str] | None = None,
         *,
         active: bool = True,
         api_key: str | None = None,
     ) -> str:
-        """A webhook that is there already, past its cool-off unless ``active`` is false; gives its id."""
-        app = self._world.application(api_key)
-        return self._world.add_webhook(app, url, subscribed_events, active=active).id
+        """A webhook that is there already, past its cool-off unless ``active`` is false; gives its id.
+
+        subscribed_events: by default every event type.
+        """
+        app = self._app(api_key)
+        types = tuple(self._world.event_types if subscribed_events is None else subscribed_events)
+        self._check_types(types)
+        if app.by_url(url) is not None:
+            raise ConfigurationError(f"there is a webhook with the url {url} already")
+        return self._world.add_webhook(app, url, types, active=active).id
 
     def secret(self, webhook_id: str) -> str:
         """The signing secret of a webhook."""
@@ -255,13 +269,14 @@ class FakeBasiq:
         """
         if n < 0 or not 0 <= failed <= 1:
             raise ConfigurationError("n has to be 0 or more, and failed from 0 to 1")
-        app = self._world.application(api_key)
+        app = self._app(api_key)
         if webhook_id is None:
             webhook_id = next(iter(app.webhooks), None) or self.add_webhook(api_key=api_key)
         webhook = app.webhooks.get(webhook_id)
         if webhook is None:
             raise ConfigurationError(f"there is no webhook {webhook_id}")
         types = tuple(event_types) if event_types is not None else webhook.events
+        self._check_types(types)
         step = every if isinstance(every, timedelta) else timedelta(seconds=every)
         self._world.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
         return webhook_id
@@ -309,7 +324,7 @@ class FakeBasiq:
 
     def disable_account(self, api_key: str | None = None) -> None:
         """Answer 403 to everything that an application asks for."""
-        self._world.application(api_key).disabled = True
+        self._app(api_key).disabled = True
 
     # --- inspecting ---
 
@@ -340,6 +355,17 @@ class FakeBasiq:
         self._courier.attempts.clear()
         self._violations.clear()
         self._faults.clear()
+
+    def _app(self, api_key: str | None) -> Application:
+        try:
+            return self._world.application(api_key)
+        except KeyError:
+            raise ConfigurationError("the fake does not accept this api_key") from None
+
+    def _check_types(self, types: Iterable[str]) -> None:
+        for name in types:
+            if name not in self._world.event_types:
+                raise ConfigurationError(f"there is no event type {name!r}; event_types= adds new ones")
 
 
 def dropped(request: Request) -> ConnectionFailedError:

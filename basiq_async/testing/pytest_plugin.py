@@ -5,8 +5,8 @@ basiq_client: a ``BasiqClient`` that speaks to it in this process; it is closed 
 basiq_server: the same fake over HTTP on loopback: its base URL.
 basiq_strict: the fake; the test fails at its end where something misused Basiq.
 
-``basiq_client`` and ``basiq_server`` need a running event loop, of pytest-asyncio (both modes) or of anyio's plugin
-with the asyncio backend.
+``basiq_client`` and ``basiq_server`` need a test that pytest-asyncio (in both modes) or anyio's plugin (with the
+asyncio backend) runs.
 
 Every pytest run of every user imports this file: it imports nothing of the project until a fixture is used.
 """
@@ -14,7 +14,7 @@ Every pytest run of every user imports this file: it imports nothing of the proj
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from .fake import FakeBasiq
 
 try:
-    from pytest_asyncio import fixture as _asyncio_fixture
-except ImportError:  # pragma: no cover  # pytest-asyncio is one of two ways to run async tests
-    _asyncio_fixture = pytest.fixture
-
-T = TypeVar("T")
+    import pytest_asyncio
+except ImportError:  # pragma: no cover  # it is one of two ways to run async tests
+    pytest_asyncio = None  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -47,15 +45,19 @@ def basiq_strict(fake_basiq: FakeBasiq) -> Generator[FakeBasiq]:
 
 
 @pytest.fixture
-def basiq_client(request: pytest.FixtureRequest) -> BasiqClient:
+def basiq_client(request: pytest.FixtureRequest, fake_basiq: FakeBasiq) -> Generator[BasiqClient]:
     """A client of the fake, without a socket."""
-    return _of_runner(request, "basiq_client")
+    from ._fixtures import in_loop_of
+
+    yield from in_loop_of(request, "basiq_client", _client, fake_basiq)
 
 
 @pytest.fixture
-def basiq_server(request: pytest.FixtureRequest) -> str:
+def basiq_server(request: pytest.FixtureRequest, fake_basiq: FakeBasiq) -> Generator[str]:
     """The base URL of the fake, served over HTTP on loopback."""
-    return _of_runner(request, "basiq_server")
+    from ._fixtures import in_loop_of
+
+    yield from in_loop_of(request, "basiq_server", _server, fake_basiq)
 
 
 async def _client(fake_basiq: FakeBasiq) -> AsyncGenerator[BasiqClient]:
@@ -72,15 +74,6 @@ async def _server(fake_basiq: FakeBasiq) -> AsyncGenerator[str]:
         yield base_url
 
 
-_basiq_client_asyncio = _asyncio_fixture(name="_basiq_client_asyncio")(_client)
-_basiq_server_asyncio = _asyncio_fixture(name="_basiq_server_asyncio")(_server)
-_basiq_client_anyio = pytest.fixture(name="_basiq_client_anyio")(_client)
-_basiq_server_anyio = pytest.fixture(name="_basiq_server_anyio")(_server)
-
-
-def _of_runner(request: pytest.FixtureRequest, name: str) -> T:
-    """The fixture in the form that belongs to whoever runs the test: only their loop runs while it does."""
-    from ._fixtures import runner_of
-
-    value: T = request.getfixturevalue(f"_{name}_{runner_of(request, name)}")
-    return value
+if pytest_asyncio is not None:
+    _basiq_client_asyncio = pytest_asyncio.fixture(name="_basiq_client_asyncio")(_client)
+    _basiq_server_asyncio = pytest_asyncio.fixture(name="_basiq_server_asyncio")(_server)

@@ -61,10 +61,7 @@ async def serve(
 
 
 async def _handle(fake: FakeBasiq, request: web.BaseRequest, prefix: str) -> web.StreamResponse:
-    try:
-        body = await request.content.read() if request.can_read_body else None
-    except (aiohttp.ClientError, OSError):
-        return web.Response(status=400)
+    body = await _read(request)
     path = request.raw_path
     if not path.startswith("/"):
         path = "/" + path.partition("://")[2].partition("/")[2]
@@ -79,3 +76,15 @@ async def _handle(fake: FakeBasiq, request: web.BaseRequest, prefix: str) -> web
         raise asyncio.CancelledError
     answer = exchange.response
     return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
+
+
+async def _read(request: web.BaseRequest) -> bytes | None:
+    """The body; of one that is too large only so much that it is not the JSON that it was."""
+    if not request.can_read_body:
+        return None
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > MAX_BODY:
+            return b""
+    return bytes(body)

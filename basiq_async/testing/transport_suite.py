@@ -19,6 +19,7 @@ from .fake import ORIGIN, FakeBasiq
 
 __all__ = ["check_transport"]
 
+Promise = Callable[[], Awaitable[None]]
 MakeTransport = Callable[..., Transport | Awaitable[Transport]]
 STATUSES = (
     200,
@@ -71,7 +72,7 @@ async def check_transport(
     happened instead.
     """
     checks = _Checks(make_transport, make_impatient, in_process)
-    shared = {
+    shared: dict[str, Promise] = {
         "send and aclose are all it needs": checks.protocol,
         "every HTTP status is a Response": checks.statuses,
         "redirects are not followed": checks.redirects,
@@ -85,14 +86,14 @@ async def check_transport(
         "aclose may be called twice": checks.closed_twice,
         "a send after aclose is a ConnectionFailedError": checks.closed,
     }
-    network = {
+    network: dict[str, Promise] = {
         "a refused connection is a ConnectionFailedError with sent=False": checks.refused,
         "a body that breaks off is a ConnectionFailedError": partial(checks.broken, HALF_A_BODY),
         "an answer that is not HTTP is a TransportError": partial(checks.broken, b"these are not\r\nheaders\r\n\r\n"),
         "the body comes decompressed": checks.compressed,
         "a header that comes twice has its values joined": checks.joined,
     }
-    impatient = {"an answer that does not come is a RequestTimeoutError": checks.impatient}
+    impatient: dict[str, Promise] = {"an answer that does not come is a RequestTimeoutError": checks.impatient}
     await keep(
         getattr(make_transport, "__name__", "the transport"),
         {**shared, **({} if in_process else network), **(impatient if make_impatient else {})},
@@ -117,6 +118,13 @@ class _Stage:
 
     def seen(self) -> tuple[Request, ...]:
         return tuple(self.fake.requests)
+
+    async def until_seen(self, path: str) -> None:
+        for _ in range(10_000):
+            if any(request.url == self.base + path for request in self.seen()):
+                return
+            await asyncio.sleep(0.0005)
+        raise AssertionError("the request was not sent")
 
 
 @attrs.frozen
@@ -227,8 +235,7 @@ class _Checks:
             before = asyncio.all_tasks()
             stage.fake.fail_next(delay=60.0, status=200, path="/slow")
             task = asyncio.create_task(_send(stage, "/slow"))
-            while not any(request.url.endswith("/slow") for request in stage.seen()):
-                await asyncio.sleep(0.001)
+            await stage.until_seen("/slow")
             task.cancel()
             done, _ = await asyncio.wait([task], timeout=1.0)
             hold(bool(done), "a send that was cancelled went on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ..errors import ConnectionFailedError, RequestTimeoutError
 from .base import Request, Response
@@ -59,6 +60,4 @@ class InMemoryTransport:
 
 
 def _path(request: Request) -> str:
-    from urllib.parse import urlsplit
-
     return urlsplit(request.url).path

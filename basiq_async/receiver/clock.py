@@ -1,0 +1,21 @@
+"""Clocks, as they are passed in: in seconds since 1970, or in aware datetimes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+__all__ = ["Clock", "in_seconds"]
+
+Clock = Callable[[], float] | Callable[[], datetime]
+"""Gives the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
+
+
+def in_seconds(clock: Clock) -> Callable[[], float]:
+    """The same clock, in seconds since 1970."""
+
+    def read() -> float:
+        moment = clock()
+        return moment.timestamp() if isinstance(moment, datetime) else moment
+
+    return read

@@ -1,0 +1,91 @@
+"""A delivery: what Basiq posted, verified and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from ..models import Event, Message, read_links, read_text
+from .inbox import inbox_key
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+
+__all__ = ["Delivery", "UnreadableBodyError", "read_delivery"]
+
+
+@attrs.frozen
+class Delivery:
+    """One genuine delivery of a webhook.
+
+    ``id`` is the ``webhook-id``, the same each time the same message is sent. ``event_type_id`` (such as
+    ``consent.revoked``) and ``event_id`` (an opaque text) are empty where the payload does not have them.
+    ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the payload as JSON, ``raw`` its
+    bytes as received, ``timestamp`` when it was signed. Body and bytes stay out of ``repr``.
+    """
+
+    id: str
+    event_type_id: str
+    event_id: str
+    links: Mapping[str, str] = attrs.field(hash=False, repr=False)
+    body: Mapping[str, Any] = attrs.field(hash=False, repr=False)
+    raw: bytes = attrs.field(repr=False)
+    timestamp: datetime
+
+    @property
+    def key(self) -> str:
+        """The key under which an inbox knows it."""
+        return inbox_key(self.event_type_id, self.event_id, self.id)
+
+    async def event(self, client: BasiqClient) -> Event:
+        """The full event, from Basiq; a delivery holds its id and links. Raises what a request may raise."""
+        return await client.events.fetch(self)
+
+    @classmethod
+    def from_message(cls, message: Message, *, timestamp: datetime | None = None) -> Delivery:
+        """What was delivered, or should have been, for a message of the webhook's history.
+
+        ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
+        ``raw`` is empty: the bytes that were sent are not in the history.
+        """
+        attempted = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
+        return cls(
+            id=message.id,
+            event_type_id=message.event_type_id or "",
+            event_id=message.event_id or "",
+            links=read_links(message.payload.get("links")),
+            body=message.payload,
+            raw=b"",
+            timestamp=min(attempted, default=timestamp or datetime.now(UTC)),
+        )
+
+
+class UnreadableBodyError(ValueError):
+    """A body that is no JSON object; its text says why, without a byte of it."""
+
+
+def read_delivery(message_id: str, sent: int, raw: bytes) -> Delivery:
+    """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
+    try:
+        decoded: object = json.loads(raw)
+        if not isinstance(decoded, dict):
+            raise UnreadableBodyError(f"the body is JSON, but no object: {type(decoded).__name__}")
+        body = cast("dict[str, Any]", decoded)
+        return Delivery(
+            id=message_id,
+            event_type_id=read_text(body.get("eventTypeId")) or "",
+            event_id=read_text(body.get("eventId")) or "",
+            links=read_links(body.get("links")),
+            body=body,
+            raw=raw,
+            timestamp=datetime.fromtimestamp(sent, UTC),
+        )
+    except UnreadableBodyError:
+        raise
+    except (ValueError, OverflowError, OSError, RecursionError) as exc:
+        # Without a cause: a JSONDecodeError carries the whole body.
+        raise UnreadableBodyError(f"the body cannot be read as JSON: {type(exc).__name__}") from None

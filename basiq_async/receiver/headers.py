@@ -1,0 +1,76 @@
+"""The headers of a delivery, from whatever a web framework hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
+
+from ..errors import SignatureVerificationError
+
+__all__ = ["Headers", "SignatureHeaders", "signature_headers"]
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]
+"""A mapping with names in any case, a multidict, or pairs of str or of bytes (as in ASGI)."""
+
+Pair = tuple[str, str] | tuple[bytes, bytes]
+
+ID = "webhook-id"
+TIMESTAMP = "webhook-timestamp"
+SIGNATURE = "webhook-signature"
+MISTAKEN = "x-basiq-signature"
+
+# Nearly every other header of a request is told apart from these by its length alone.
+_SHORT = len(ID)
+_LONG = len(TIMESTAMP)
+
+SignatureHeaders = tuple[str, str, str]
+"""The id, the timestamp and the signatures, as they came."""
+
+
+def signature_headers(headers: Headers) -> SignatureHeaders:
+    """Find the three headers of the Standard Webhooks scheme.
+
+    A header that comes twice with the same value counts once. Raises ``SignatureVerificationError`` with the
+    reason ``missing-header``, ``duplicate-header`` (different values) or ``bad-headers``.
+    """
+    found: dict[str, str] = {}
+    try:
+        # Starlette, werkzeug and multidict give each value of a repeated header from items().
+        items: Callable[[], Iterable[Pair]] | None = getattr(headers, "items", None)
+        pairs = cast("Iterable[Pair]", headers) if items is None else items()
+        for name, value in pairs:
+            length = len(name)
+            if length == _LONG or length == _SHORT:  # noqa: SIM109  a tuple would be built each time
+                key = (name if isinstance(name, str) else _text(name)).lower()
+                text = value if isinstance(value, str) else _text(value)
+                if found.setdefault(key, text) != text:
+                    raise SignatureVerificationError(
+                        "a header of the delivery came twice, with different values",
+                        reason="duplicate-header",
+                    )
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise SignatureVerificationError(
+            "the headers are neither a mapping of text to text nor pairs of str or bytes",
+            reason="bad-headers",
+        ) from exc
+    try:
+        return found[ID], found[TIMESTAMP], found[SIGNATURE]
+    except KeyError:
+        raise _missing(found) from None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    raise TypeError("a header's name and value are text")
+
+
+def _missing(found: Mapping[str, str]) -> SignatureVerificationError:
+    absent = [name for name in (ID, TIMESTAMP, SIGNATURE) if name not in found]
+    text = f"the delivery has no header {', '.join(absent)}"
+    if MISTAKEN in found:
+        text += (
+            f"; it has {MISTAKEN}, which Basiq does not send: its webhooks are signed by {ID}, {TIMESTAMP} "
+            f"and {SIGNATURE}"
+        )
+    return SignatureVerificationError(text, reason="missing-header")

@@ -1,0 +1,1 @@
+"""Plain programs, one for each question. See benchmarks/README.md."""

@@ -1,0 +1,46 @@
+"""A whole service with FastAPI: receives webhooks, each event handled once, and shuts down cleanly.
+
+BASIQ_WEBHOOK_SECRET   the secret that Basiq gave when the webhook was created
+BASIQ_API_KEY          to look up the full events
+BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from basiq_async import BasiqClient
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+
+
+def make_app() -> FastAPI:
+    basiq = BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io"))
+    inbox = SQLiteInbox(os.environ.get("BASIQ_INBOX", "inbox.db"))
+    receiver = WebhookReceiver(os.environ["BASIQ_WEBHOOK_SECRET"], inbox=inbox)
+
+    @receiver.on("consent.*")
+    async def consent_changed(delivery: Delivery) -> None:
+        event = await delivery.event(basiq)
+        print(f"{event.type} of user {event.user_id}", flush=True)
+
+    @receiver.on("*")
+    async def anything_else(delivery: Delivery) -> None:
+        print(f"{delivery.event_type_id} {delivery.event_id}", flush=True)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with basiq, inbox, receiver:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.add_route("/basiq", receiver.asgi, methods=["POST"])
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))

@@ -1,0 +1,64 @@
+"""The command line is run as a user does: a process of its own loop, the fake behind real HTTP in another thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from basiq_async.cli.app import app
+from basiq_async.testing import FakeBasiq, serve
+
+Run = Callable[..., Any]
+
+
+class Served:
+    """A fake that a thread serves over HTTP."""
+
+    def __init__(self) -> None:
+        self.fake = FakeBasiq()
+        self.url = ""
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        async def main() -> None:
+            async with serve(self.fake) as self.url:
+                self._ready.set()
+                await self._stop.wait()
+
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(main())
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as running:
+        yield running
+
+
+@pytest.fixture
+def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command against the served fake."""
+    monkeypatch.setenv("BASIQ_API_KEY", served.fake.DEFAULT_API_KEY)
+    monkeypatch.setenv("BASIQ_BASE_URL", served.url)
+
+    def invoke(*arguments: str) -> Any:
+        return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+    return invoke

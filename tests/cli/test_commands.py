@@ -1,0 +1,158 @@
+"""The commands for webhooks, messages and events: one call each, JSON lines out, errors as one line."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from basiq_async import __version__
+from basiq_async.cli import _run, main
+
+from .conftest import Run, Served
+
+URL = "https://example.com/basiq"
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def create(run: Run, *more: str) -> dict[str, Any]:
+    result = run("webhooks", "create", "--url", URL, "--event", "user.created", "--name", "n", *more)
+    assert result.exit_code == 0, result.output
+    return lines(result.stdout)[0]
+
+
+def test_the_life_of_a_webhook(run: Run, served: Served) -> None:
+    made = create(run)
+    assert (made["url"], made["status"], made["subscribed_events"]) == (URL, "pending-approval", ["user.created"])
+    assert lines(run("webhooks", "list").stdout) == [made]
+    assert lines(run("webhooks", "get", made["id"]).stdout) == [made]
+    changed = lines(run("webhooks", "update", made["id"], "--url", URL, "--event", "user.deleted").stdout)[0]
+    assert changed["subscribed_events"] == ["user.deleted"]
+    same = lines(run("webhooks", "ensure", "--url", URL, "--event", "user.deleted").stdout)[0]
+    assert same == changed
+    timed_out = run("webhooks", "wait", made["id"], "--timeout", "0")
+    assert timed_out.exit_code == 1
+    assert "RequestTimeoutError" in timed_out.stderr
+    assert run("webhooks", "delete", made["id"]).stdout == f"deleted {made['id']}\n"
+    assert lines(run("webhooks", "list").stdout) == []
+
+
+def test_waiting_for_a_webhook_that_is_active(run: Run, served: Served) -> None:
+    webhook_id = served.fake.add_webhook(URL)
+    assert lines(run("webhooks", "wait", webhook_id).stdout)[0]["status"] == "active"
+
+
+def test_the_secret_goes_to_a_new_file_and_nowhere_else(run: Run, served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    made = create(run, "--secret-file", str(file))
+    secret = file.read_text()
+    assert secret == served.fake.secret(made["id"])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    again = run("webhooks", "update", made["id"], "--url", URL, "--secret-file", str(file))
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+    assert file.read_text() == secret
+    other = tmp_path / "other"
+    ensured = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted", "--secret-file", str(other))
+    assert other.read_text() == secret
+    unchanged = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted", "--secret-file", str(tmp_path / "3"))
+    assert not (tmp_path / "3").exists()
+    assert secret not in again.output + ensured.output + unchanged.output + json.dumps(made)
+
+
+def test_messages(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(1_203, failed=0.5)
+    some = lines(run("messages", "list", webhook_id, "--max", "3").stdout)
+    assert len(some) == 3
+    assert {"id", "event_type_id", "event_id", "delivered", "attempts", "last_status_code", "last_attempt"} == set(
+        some[0]
+    )
+    everything = lines(run("messages", "list", webhook_id, "--max", "0", "--json").stdout)
+    assert len({row["id"] for row in everything}) == 1_203
+    raw = lines(run("messages", "list", webhook_id, "--max", "1", "--raw").stdout)
+    assert raw[0]["payload"]["eventTypeId"]
+    one = lines(run("messages", "get", webhook_id, some[0]["id"]).stdout)
+    assert one == [some[0]]
+    assert lines(run("messages", "get", webhook_id, some[0]["id"], "--raw").stdout) == raw
+    wrong = run("messages", "list", webhook_id, "--max", "-1")
+    assert wrong.exit_code == 2
+    filtered = run("messages", "list", webhook_id, "--filter", "message.eventId.eq('none')")
+    assert filtered.stdout == ""
+
+
+def test_events(run: Run, served: Served) -> None:
+    served.fake.add_webhook(URL)
+    served.fake.emit("consent.revoked")
+    (event,) = lines(run("events", "list").stdout)
+    assert event["type"] == "consent.revoked"
+    assert lines(run("events", "get", event["id"]).stdout) == [event]
+    assert lines(run("events", "get", event["id"], "--raw").stdout)[0]["eventType"] == "revoked"
+    assert len(lines(run("events", "types").stdout)) == 15
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_code_1(run: Run) -> None:
+    result = run("webhooks", "get", "00000000-0000-4000-8000-000000000000")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: NotFoundError: 404 resource-not-found: ")
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+def test_wrong_settings_are_exit_code_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_API_KEY", "not a key at all")
+    result = run("webhooks", "list")
+    assert result.exit_code == 2
+    assert "not a key at all" not in result.output
+
+
+def test_a_table_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Console(record=True, width=100)
+    monkeypatch.setattr(_run, "console", lambda: out)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    _run.show([{"a": None, "b": ("x", "y"), "c": "[bold]"}], as_json=False)
+    _run.show([], as_json=False)
+    text = out.export_text()
+    assert "x, y" in text
+    assert "[bold]" in text
+    assert "nothing found" in text
+
+
+def test_the_version_needs_nothing_heavy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['basiq-async', '--version']\n"
+        "from basiq_async.cli import main; main()\n"
+        "assert not {'typer', 'rich', 'aiohttp'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"basiq-async {__version__}\n"
+    monkeypatch.setattr(sys, "argv", ["basiq-async", "--version"])
+    main()
+    assert capsys.readouterr().out == f"basiq-async {__version__}\n"
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["basiq-async", "demo"])
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match=r"pip install 'basiq-async\[cli\]'"):
+        main()
+
+
+def test_the_command_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["basiq-async", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert "webhooks" in capsys.readouterr().out
+
+
+def test_the_version_also_stands_before_other_options(run: Run) -> None:
+    assert run("--version", "demo").stdout == f"basiq-async {__version__}\n"

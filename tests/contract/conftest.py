@@ -1,0 +1,62 @@
+"""What the contract tests share: the fake over HTTP, with something in it to find."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+
+import attrs
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+
+from basiq_async.testing import FakeBasiq, Quirks
+
+from .served import served
+
+schemathesis.openapi.format("http-url", st.from_regex(r"https?://[a-z]{1,20}\.example/[a-z]{0,20}", fullmatch=True))
+
+
+@attrs.frozen
+class Target:
+    """A fake that is being served, and the ids of what is in it."""
+
+    base_url: str
+    ids: dict[str, str]
+    headers: dict[str, str] = attrs.field(init=False)
+
+    @headers.default
+    def _authorized(self) -> dict[str, str]:
+        request = urllib.request.Request(
+            self.base_url + "/token",
+            b"scope=SERVER_ACCESS",
+            {
+                "authorization": "Basic " + FakeBasiq.DEFAULT_API_KEY,
+                "basiq-version": "3.0",
+                "content-type": "application/x-www-form-urlencoded",
+            },
+        )
+        with urllib.request.urlopen(request) as answer:
+            return {"Authorization": f"Bearer {json.load(answer)['access_token']}"}
+
+
+def target(quirks: Quirks) -> Iterator[Target]:
+    fake = FakeBasiq(quirks=quirks)
+    webhook_id = fake.seed_messages(30, failed=0.3)
+    log = fake._world.application().messages[webhook_id]
+    message = next(message for _, message in log.scan())
+    ids = {"webhookId": webhook_id, "messageId": message.id, "eventId": message.event.id, "id": message.event.id}
+    with served(fake) as base_url:
+        yield Target(base_url, ids)
+
+
+@pytest.fixture(scope="module")
+def fake_server() -> Iterator[Target]:
+    yield from target(Quirks())
+
+
+@pytest.fixture(scope="module")
+def schema_server() -> Iterator[Target]:
+    """One that answers as the schemas of the vendor's reference have it, where its examples say otherwise."""
+    yield from target(Quirks(attempts="strings", links="object", message_ids="both"))

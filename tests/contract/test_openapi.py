@@ -1,0 +1,66 @@
+"""The fake, over real HTTP, keeps to our own description of the API, whatever it is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import load_all_checks
+from schemathesis.specs.openapi.checks import negative_data_rejection
+
+from basiq_async.testing import Quirks
+
+from .conftest import Target, target
+from .held import held, validated
+
+load_all_checks()
+schema = schemathesis.openapi.from_path(Path(__file__).with_name("openapi.yaml"))
+
+
+def _name(quirks: Quirks) -> str:
+    forms = attrs.asdict(quirks)
+    changed = [f"{name}={form}" for name, form in forms.items() if form != getattr(Quirks(), name)]
+    return changed[0] if len(changed) == 1 else "all" if changed else "default"
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_every_answer_is_a_documented_one(case: schemathesis.Case, fake_server: Target) -> None:
+    held(case, fake_server)
+
+
+def test_what_is_created_can_be_read_changed_and_deleted(fake_server: Target) -> None:
+    class Machine(schema.as_state_machine()):  # type: ignore[misc]
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, object]:
+            return {"headers": {} if case.operation.path == "/token" else fake_server.headers}
+
+        def call(self, case: schemathesis.Case, **kwargs: object) -> schemathesis.Response:
+            return case.call(base_url=fake_server.base_url, **kwargs)
+
+        def validate_response(self, response: schemathesis.Response, case: schemathesis.Case, **kwargs: object) -> None:
+            # Our headers go over the generated ones, so that a request made wrong by a header is not wrong.
+            validated(case, response, fake_server, excluded=[negative_data_rejection])
+
+    Machine.run(
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=8,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+
+
+@pytest.mark.parametrize("quirks", list(Quirks.each_form()), ids=_name)
+def test_every_form_of_an_answer_is_a_documented_one(quirks: Quirks) -> None:
+    for server in target(quirks):
+        for operation in schema.get_all_operations():
+            if operation.ok().method == "get":
+                case = operation.ok().Case(path_parameters={**server.ids, "eventTypeId": "user.created"})
+                response = case.call(base_url=server.base_url, headers=server.headers)
+                assert response.status_code == 200
+                case.validate_response(response)

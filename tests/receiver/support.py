@@ -1,0 +1,55 @@
+"""Signed deliveries, as a test needs them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from basiq_async.receiver import Delivery, DeliveryEvent, WebhookReceiver, sign
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER_SECRET = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
+NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+
+_numbers = itertools.count()
+
+
+def new_id() -> str:
+    return f"event-{next(_numbers)}"
+
+
+def payload(event_type_id: str = "consent.revoked", event_id: str | None = None, **more: object) -> bytes:
+    event_id = event_id or new_id()
+    body = {
+        "eventTypeId": event_type_id,
+        "eventId": event_id,
+        "links": {
+            "event": f"https://au-api.basiq.io/events/{event_id}",
+            "eventEntity": "https://au-api.basiq.io/users/u-1/consents",
+        },
+        **more,
+    }
+    return json.dumps(body).encode()
+
+
+def signed(
+    body: bytes, *, secret: str = SECRET, message_id: str = "msg_1", at: datetime | None = None
+) -> dict[str, str]:
+    return sign(secret, message_id, at or datetime.now(UTC), body)
+
+
+class Service:
+    """A receiver with one handler, which fails for ``broken`` types; what it was given, and what the hook was told."""
+
+    def __init__(self, pattern: str = "*", **options: Any) -> None:
+        self.handled: list[Delivery] = []
+        self.events: list[DeliveryEvent] = []
+        self.receiver = WebhookReceiver(SECRET, on_delivery=self.events.append, **options)
+        self.receiver.on(pattern)(self.handle)
+
+    async def handle(self, delivery: Delivery) -> None:
+        self.handled.append(delivery)
+        if delivery.event_type_id.endswith(".broken"):
+            raise RuntimeError("broken")

@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, Message
+from basiq_async.receiver import (
+    Claim,
+    ClaimStatus,
+    Delivery,
+    DeliveryEvent,
+    MemoryInbox,
+    Outcome,
+    Result,
+    WebhookReceiver,
+)
+from basiq_async.testing import FakeBasiq, ManualClock
+
+from .support import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
+
+
+class Recorder(Service):
+    """A service for consents, and deliveries to it."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__("consent.*", **options)
+
+    async def post(self, body: bytes, **options: object) -> Outcome:
+        return await self.receiver.handle(signed(body, **options), body)
+
+
+async def test_a_genuine_delivery_is_handled_and_answered_with_204() -> None:
+    recorder = Recorder()
+    body = payload("consent.revoked", "e-204")
+    outcome = await recorder.post(body, message_id="msg_7")
+    assert (outcome.result, outcome.status, outcome.headers) == (Result.HANDLED, 204, {})
+    assert outcome.acknowledged
+    [delivery] = recorder.handled
+    assert outcome.delivery is delivery
+    assert (delivery.id, delivery.event_type_id, delivery.event_id) == ("msg_7", "consent.revoked", "e-204")
+    assert delivery.links["event"].endswith("/events/e-204")
+    assert delivery.raw == body
+    assert delivery.body == json.loads(body)
+    assert abs(delivery.timestamp - datetime.now(UTC)) < timedelta(seconds=10)
+
+
+async def test_a_delivery_does_not_show_its_body() -> None:
+    recorder = Recorder()
+    outcome = await recorder.post(payload(name="Ada Lovelace"))
+    assert "Lovelace" not in repr(outcome)
+    assert "Lovelace" not in repr(recorder.handled)
+
+
+async def test_the_same_event_is_handled_once_whatever_its_delivery_is_called() -> None:
+    recorder = Recorder()
+    body = payload()
+    assert (await recorder.post(body, message_id="msg_1")).status == 204
+    for message_id in ("msg_1", "msg_2"):
+        outcome = await recorder.post(body, message_id=message_id)
+        assert (outcome.result, outcome.status) == (Result.DUPLICATE, 200)
+    assert len(recorder.handled) == 1
+
+
+async def test_without_an_event_id_the_deliverys_own_id_tells_duplicates() -> None:
+    recorder = Recorder()
+    body = json.dumps({"eventTypeId": "consent.revoked"}).encode()
+    results = [(await recorder.post(body, message_id=each)).result for each in ("m1", "m1", "m2")]
+    assert results == [Result.HANDLED, Result.DUPLICATE, Result.HANDLED]
+    assert recorder.handled[0].event_id == ""
+
+
+async def test_a_type_that_nobody_asked_for_is_acknowledged_and_not_recorded() -> None:
+    recorder = Recorder()
+    body = payload("hologram.created", "e-new")
+    outcome = await recorder.post(body)
+    assert (outcome.result, outcome.status) == (Result.IGNORED, 204)
+    assert outcome.delivery is not None
+    assert not await recorder.receiver.inbox.seen(outcome.delivery.key)
+    recorder.receiver.on("hologram.*")(recorder.handle)
+    assert (await recorder.post(body)).result is Result.HANDLED
+
+
+@pytest.mark.parametrize("body", [b'{"hello": 1}', b"{}", b'{"eventTypeId": null, "eventId": ""}'])
+async def test_a_payload_without_a_type_goes_to_the_handler_for_all(body: bytes) -> None:
+    recorder = Recorder()
+    assert (await recorder.post(body)).result is Result.IGNORED
+    recorder.receiver.on("*")(recorder.handle)
+    assert (await recorder.post(body)).result is Result.HANDLED
+    assert recorder.handled[0].event_type_id == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ({"eventTypeId": "consent.x", "eventId": 123, "links": None}, ("consent.x", "123", {})),
+        (
+            {"eventTypeId": "consent.x", "eventId": "e", "links": [{"event": "a"}, {"eventEntity": "b"}, 3]},
+            ("consent.x", "e", {"event": "a", "eventEntity": "b"}),
+        ),
+        ({"eventTypeId": "consent.x", "eventId": ["e"], "links": "x"}, ("consent.x", '["e"]', {})),
+        ({"eventTypeId": "consent.x", "eventId": "\ud800", "links": {"event": None}}, ("consent.x", "\ud800", {})),
+    ],
+)
+async def test_a_payload_of_an_odd_shape_is_read_as_far_as_can_be(
+    body: dict[str, object], read: tuple[object, ...]
+) -> None:
+    recorder = Recorder()
+    assert (await recorder.post(json.dumps(body).encode())).status == 204
+    [delivery] = recorder.handled
+    assert (delivery.event_type_id, delivery.event_id, delivery.links) == read
+
+
+async def test_a_bad_signature_gets_401_and_no_detail(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    body = payload(name="Ada Lovelace")
+    outcome = await recorder.post(body, secret=OTHER_SECRET)
+    assert (outcome.result, outcome.status, outcome.headers, outcome.reason) == (Result.REJECTED, 401, {}, "no-match")
+    assert outcome.delivery is None
+    assert not recorder.handled
+    assert "no-match" in caplog.text
+    assert "Lovelace" not in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_rotated_secret_is_accepted_beside_the_new_one() -> None:
+    receiver = WebhookReceiver([SECRET, OTHER_SECRET])
+    body = payload()
+    for secret in (SECRET, OTHER_SECRET):
+        assert (await receiver.handle(signed(body, secret=secret), body)).status == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b"3",
+        b"null",
+        b"\xff\xfe\xfa",
+        b"{" * 50_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda body: repr(body[:8]),
+)
+async def test_a_genuine_body_that_is_no_json_object_gets_400(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    outcome = await recorder.post(body, message_id="msg_400")
+    assert (outcome.result, outcome.status) == (Result.UNREADABLE, 400)
+    assert "msg_400" in caplog.text
+
+
+async def test_a_body_of_exactly_the_limit_is_read_and_a_larger_one_gets_413() -> None:
+    body = payload()
+    recorder = Recorder(max_body_size=len(body))
+    assert (await recorder.post(body)).status == 204
+    outcome = await recorder.post(body + b" ")
+    assert (outcome.result, outcome.status) == (Result.TOO_LARGE, 413)
+
+
+async def test_a_handler_that_fails_gets_the_delivery_again(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    failures = [RuntimeError("the database is down"), ExceptionGroup("both", [ValueError("a"), KeyError("b")])]
+
+    @recorder.receiver.on("user.*")
+    async def fail(delivery: Delivery) -> None:
+        if failures:
+            raise failures.pop(0)
+
+    body = payload("user.created")
+    outcome = await recorder.post(body, message_id="msg_500")
+    assert (outcome.result, outcome.status) == (Result.FAILED, 500)
+    assert isinstance(outcome.error, RuntimeError)
+    assert "msg_500" in caplog.text
+    assert "the database is down" in caplog.text
+    assert (await recorder.post(body)).result is Result.FAILED
+    assert (await recorder.post(body)).result is Result.HANDLED
+
+
+async def test_a_handler_that_takes_too_long_is_cancelled_and_gets_the_delivery_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder(handler_timeout=0.02)
+    cancelled: list[bool] = []
+
+    @recorder.receiver.on("user.*")
+    async def slow(delivery: Delivery) -> None:
+        if cancelled:
+            return
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    body = payload("user.created")
+    outcome = await recorder.post(body, message_id="msg_slow")
+    assert (outcome.result, outcome.status) == (Result.TIMED_OUT, 500)
+    assert cancelled == [True]
+    assert "msg_slow was cancelled after 0.02 s" in " ".join(caplog.text.split())
+    assert (await recorder.post(body)).result is Result.HANDLED
+
+
+async def test_a_handlers_own_timeout_is_a_failure_of_the_handler() -> None:
+    recorder = Recorder()
+
+    @recorder.receiver.on("user.*")
+    async def fail(delivery: Delivery) -> None:
+        raise TimeoutError("of its own")
+
+    assert (await recorder.post(payload("user.created"))).result is Result.FAILED
+
+
+async def test_a_delivery_that_another_worker_holds_gets_503_with_retry_after() -> None:
+    inbox = MemoryInbox()
+    recorders = [Recorder(inbox=inbox), Recorder(inbox=inbox)]
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @recorders[0].receiver.on("user.created")
+    async def first(delivery: Delivery) -> None:
+        begun.set()
+        await go_on.wait()
+
+    recorders[1].receiver.on("user.created")(recorders[1].handle)
+    body = payload("user.created")
+    async with asyncio.TaskGroup() as group:
+        handling = group.create_task(recorders[0].post(body))
+        await begun.wait()
+        outcome = await recorders[1].post(body)
+        assert (outcome.result, outcome.status) == (Result.BUSY, 503)
+        assert 1 <= int(outcome.headers["Retry-After"]) <= 30
+        go_on.set()
+    assert handling.result().result is Result.HANDLED
+    assert (await recorders[1].post(body)).result is Result.DUPLICATE
+    assert not recorders[1].handled
+
+
+async def test_a_hundred_copies_at_once_are_handled_once() -> None:
+    recorder = Recorder()
+
+    @recorder.receiver.on("user.created")
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(0)
+        recorder.handled.append(delivery)
+
+    body = payload("user.created")
+    results = [outcome.result for outcome in await asyncio.gather(*(recorder.post(body) for _ in range(100)))]
+    assert len(recorder.handled) == 1
+    assert results.count(Result.HANDLED) == 1
+    assert results.count(Result.BUSY) == 99
+
+
+class FailingInbox(MemoryInbox):
+    def __init__(self, failing: str) -> None:
+        super().__init__()
+        self.failing = failing
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        if self.failing == "claim":
+            raise InboxError("the disk is full")
+        return await super().claim(key, token, lease=lease)
+
+    async def complete(self, key: str, token: str) -> bool:
+        if self.failing == "complete":
+            raise InboxError("the disk is full")
+        return self.failing != "lost" and await super().complete(key, token)
+
+    async def release(self, key: str, token: str) -> None:
+        if self.failing == "release":
+            raise InboxError("the disk is full")
+        await super().release(key, token)
+
+
+async def test_an_inbox_that_cannot_be_asked_gets_503_and_the_handler_does_not_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder(inbox=FailingInbox("claim"))
+    outcome = await recorder.post(payload(), message_id="msg_inbox")
+    assert (outcome.result, outcome.status, outcome.headers) == (Result.UNAVAILABLE, 503, {"Retry-After": "5"})
+    assert isinstance(outcome.error, InboxError)
+    assert not recorder.handled
+    assert "msg_inbox" in caplog.text
+
+
+async def test_what_was_handled_but_not_recorded_is_not_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(inbox=FailingInbox("complete"))
+    assert (await recorder.post(payload(), message_id="msg_9")).result is Result.HANDLED
+    assert "msg_9 was handled, but that could not be recorded" in caplog.text
+
+
+async def test_a_lease_that_ran_out_meanwhile_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(inbox=FailingInbox("lost"))
+    assert (await recorder.post(payload(), message_id="msg_9")).result is Result.HANDLED
+    assert "msg_9 was handled after its lease" in caplog.text
+
+
+async def test_a_claim_that_cannot_be_given_back_does_not_hide_the_handlers_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder(inbox=FailingInbox("release"))
+
+    @recorder.receiver.on("user.*")
+    async def fail(delivery: Delivery) -> None:
+        raise RuntimeError("first")
+
+    assert (await recorder.post(payload("user.created"))).result is Result.FAILED
+    assert "stays until its lease runs out" in caplog.text
+
+
+async def test_the_hook_is_told_of_every_request() -> None:
+    recorder = Recorder()
+    body = payload("consent.revoked", "e-hook")
+    await recorder.post(body, message_id="m1")
+    await recorder.post(body, message_id="m1")
+    await recorder.post(body, secret=OTHER_SECRET)
+    await recorder.post(b"[]")
+    first, second, third, fourth = recorder.events
+    assert (first.result, first.status, first.delivery_id, first.event_type_id) == (
+        "handled",
+        204,
+        "m1",
+        "consent.revoked",
+    )
+    assert 0 < first.duration < 5
+    assert (second.result, second.status) == ("duplicate", 200)
+    assert (third.result, third.status, third.delivery_id, third.reason) == ("rejected", 401, None, "no-match")
+    assert (fourth.result, fourth.delivery_id) == ("unreadable", None)
+
+
+async def test_a_hook_that_fails_does_not_touch_the_delivery(caplog: pytest.LogCaptureFixture) -> None:
+    def hook(event: DeliveryEvent) -> None:
+        raise RuntimeError("metrics are down")
+
+    receiver = WebhookReceiver(SECRET, on_delivery=hook)
+    body = payload()
+    assert (await receiver.handle(signed(body), body)).status == 204
+    assert "metrics are down" in caplog.text
+
+
+async def test_freshness_goes_by_the_clock_that_was_given() -> None:
+    clock = ManualClock(NOW)
+    recorder = Recorder(clock=clock)
+    assert (await recorder.post(payload(), at=NOW)).status == 204
+    clock.advance(timedelta(minutes=6))
+    outcome = await recorder.post(payload(), at=NOW)
+    assert (outcome.status, outcome.reason) == (401, "too-old")
+
+
+async def test_the_tolerance_can_be_changed() -> None:
+    recorder = Recorder(clock=lambda: NOW.timestamp() + 3000, tolerance=timedelta(hours=1))
+    assert (await recorder.post(payload(), at=NOW)).status == 204
+
+
+async def test_a_timestamp_that_no_date_can_hold_is_unreadable_and_no_crash() -> None:
+    recorder = Recorder(clock=lambda: 9e13, tolerance=timedelta.max)
+    outcome = await recorder.receiver.handle(_signed_at(b"{}", 10**14), b"{}")
+    assert outcome.status == 400
+
+
+def _signed_at(body: bytes, seconds: int) -> dict[str, str]:
+    from basiq_async.receiver.signature import SigningKeys
+
+    return {
+        "webhook-id": "m",
+        "webhook-timestamp": str(seconds),
+        "webhook-signature": SigningKeys(SECRET).sign("m", str(seconds), body),
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_body_size": 0},
+        {"handler_timeout": 0},
+        {"handler_timeout": float("inf")},
+        {"handler_timeout": float("nan")},
+        {"body_timeout": -1},
+        {"tolerance": timedelta(seconds=-1)},
+    ],
+)
+def test_options_that_cannot_be_right_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        WebhookReceiver(SECRET, **options)
+
+
+async def test_the_receiver_does_not_show_its_secret() -> None:
+    receiver = WebhookReceiver(SECRET)
+    receiver.on("*")(Recorder().handle)
+    assert repr(receiver) == "<WebhookReceiver: 1 patterns, 0 in flight>"
+    await receiver.aclose()
+    assert repr(receiver) == "<WebhookReceiver: 1 patterns, closed>"
+
+
+async def test_a_delivery_that_is_known_to_be_genuine_goes_the_same_way() -> None:
+    recorder = Recorder()
+    message = Message(
+        "msg_5",
+        {
+            "id": "msg_5",
+            "payload": {"eventTypeId": "consent.revoked", "eventId": "e-5", "links": {"event": "https://x/e-5"}},
+            "attempts": [
+                {"id": "a2", "timestamp": "2026-01-05T12:00:05Z"},
+                {"id": "a1", "timestamp": "2026-01-05T12:00:00Z"},
+                {"id": "a3"},
+            ],
+        },
+    )
+    delivery = Delivery.from_message(message)
+    assert (delivery.id, delivery.event_type_id, delivery.event_id) == ("msg_5", "consent.revoked", "e-5")
+    assert delivery.links == {"event": "https://x/e-5"}
+    assert delivery.timestamp == NOW
+    assert (await recorder.receiver.dispatch(delivery)).result is Result.HANDLED
+    assert (await recorder.receiver.dispatch(delivery)).result is Result.DUPLICATE
+    assert (await recorder.post(payload("consent.revoked", "e-5"))).result is Result.DUPLICATE
+    assert recorder.handled == [delivery]
+    assert [event.result for event in recorder.events] == ["handled", "duplicate", "duplicate"]
+
+
+def test_a_message_that_was_never_tried_has_the_time_that_is_given() -> None:
+    assert Delivery.from_message(Message("m", {}), timestamp=NOW).timestamp == NOW
+    assert Delivery.from_message(Message("m", {})).event_type_id == ""
+
+
+async def test_the_full_event_is_one_call_away() -> None:
+    fake = FakeBasiq(api_keys=["a2V5OnNlY3JldA=="])
+    deliveries: list[Delivery] = []
+    async with BasiqClient("a2V5OnNlY3JldA==", transport=InMemoryTransport(fake)) as client:
+        webhook = await client.webhooks.create(url="https://example.org/basiq", subscribed_events=["user.created"])
+        assert webhook.secret is not None
+        receiver = WebhookReceiver(webhook.secret)
+
+        @receiver.on("user.created")
+        async def handle(delivery: Delivery) -> None:
+            deliveries.append(delivery)
+
+        fake.route("https://example.org/basiq", receiver)
+        await fake.advance(hours=1)
+        await fake.emit("user.created", user_id="u-1")
+        event = await deliveries[0].event(client)
+    assert event.id == deliveries[0].event_id
+    assert event.type == "user.created"
+    assert fake.deliveries[0].status == 204
+
+
+async def test_an_answer_that_basiq_repeats_after_a_failure_is_handled_once(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeBasiq(api_keys=["a2V5OnNlY3JldA=="])
+    tries: list[str] = []
+    async with BasiqClient("a2V5OnNlY3JldA==", transport=InMemoryTransport(fake)) as client:
+        webhook = await client.webhooks.create(url="https://example.org/basiq", subscribed_events=["user.created"])
+        assert webhook.secret is not None
+        receiver = WebhookReceiver(webhook.secret)
+
+        @receiver.on("user.created")
+        async def handle(delivery: Delivery) -> None:
+            tries.append(delivery.id)
+            if len(tries) < 3:
+                raise RuntimeError("not yet")
+
+        fake.route("https://example.org/basiq", receiver)
+        await fake.advance(hours=1)
+        await fake.emit("user.created", user_id="u-1")
+        await fake.advance(hours=30)
+    assert len(tries) == 3
+    assert len(set(tries)) == 1
+    assert [attempt.status for attempt in fake.deliveries] == [500, 500, 204]
+
+
+def test_logging_says_nothing_by_default_of_what_is_as_usual() -> None:
+    assert logging.getLogger("basiq_async.receiver").level == logging.NOTSET
+
+
+async def test_claims_carry_a_lease_longer_than_the_handler_may_take() -> None:
+    leases: list[float] = []
+
+    class Watching(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            leases.append(lease)
+            return Claim(ClaimStatus.BUSY, 0.2)
+
+    outcome = await Recorder(inbox=Watching(), handler_timeout=50).post(payload(event_id=new_id()))
+    assert leases == [70]
+    assert outcome.headers == {"Retry-After": "1"}

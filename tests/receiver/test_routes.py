@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from functools import partial
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+
+from basiq_async import ConfigurationError
+from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.receiver.routes import Routes
+
+from .support import SECRET
+
+
+async def handler(delivery: Delivery) -> None:
+    return None
+
+
+def routes(*patterns: str) -> Routes:
+    made = Routes()
+    for pattern in patterns:
+
+        async def named(delivery: Delivery) -> None:
+            return None
+
+        named.__name__ = pattern
+        made.add((pattern,), named)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("event_type", "expected"),
+    [
+        ("consent.revoked", "consent.revoked"),
+        ("consent.created", "consent.*"),
+        ("consent.created.twice", "consent.*"),
+        ("consent.basic.created", "consent.basic.*"),
+        ("consent", "*"),
+        ("consents.created", "*"),
+        ("user.created", "*"),
+        ("", "*"),
+        ("*", "*"),
+        ("consent.*", "consent.*"),
+        ("Consent.revoked", "*"),
+        (".", "*"),
+    ],
+)
+def test_the_most_specific_handler_is_taken(event_type: str, expected: str) -> None:
+    found = routes("*", "consent.*", "consent.revoked", "consent.basic.*").find(event_type)
+    assert found is not None
+    assert found.__name__ == expected
+
+
+@pytest.mark.parametrize("event_type", ["user.created", "", "account", "*"])
+def test_a_type_that_nobody_asked_for_has_no_handler(event_type: str) -> None:
+    assert routes("consent.*", "account.updated").find(event_type) is None
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", " ", "consent.", ".created", "con*", "consent.rev*", "*.created", "**", "a.*.b", "consent.* ", "a..b", ".*"],
+)
+def test_a_pattern_that_is_none_is_refused_at_once(pattern: str) -> None:
+    receiver = WebhookReceiver(SECRET)
+    with pytest.raises(ConfigurationError):
+        receiver.on("user.created", pattern)
+
+
+def test_on_without_event_types_is_refused() -> None:
+    receiver = WebhookReceiver(SECRET)
+    with pytest.raises(ConfigurationError, match="at least one"):
+        receiver.on()
+    with pytest.raises(ConfigurationError, match=r"@receiver\.on alone"):
+        receiver.on(handler)
+    with pytest.raises(ConfigurationError, match="is a text"):
+        receiver.on(7)
+
+
+def test_a_second_handler_for_a_pattern_is_refused_since_it_would_never_run() -> None:
+    receiver = WebhookReceiver(SECRET)
+    receiver.on("user.created", "consent.*")(handler)
+    receiver.on("user.created")(handler)
+
+    async def other(delivery: Delivery) -> None:
+        return None
+
+    with pytest.raises(ConfigurationError, match=r"consent\.\*"):
+        receiver.on("*", "consent.*")(other)
+    receiver.on("*")(other)
+
+
+class Service:
+    async def method(self, delivery: Delivery) -> None:
+        return None
+
+    async def __call__(self, delivery: Delivery) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    "async_handler",
+    [
+        handler,
+        Service().method,
+        Service(),
+        partial(handler),
+        partial(
+            partial(Service()),
+        ),
+        AsyncMock(),
+    ],
+)
+def test_anything_async_that_takes_a_delivery_is_a_handler(async_handler: object) -> None:
+    assert WebhookReceiver(SECRET).on("*")(async_handler) is async_handler
+
+
+def sync(delivery: Delivery) -> None:
+    return None
+
+
+async def generator(delivery: Delivery) -> object:
+    yield delivery
+
+
+@pytest.mark.parametrize("wrong", [sync, partial(sync), lambda delivery: None, MagicMock(), generator, 7, print])
+def test_a_handler_that_is_not_async_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match="not async"):
+        WebhookReceiver(SECRET).on("*")(wrong)
+
+
+async def nothing() -> None:
+    return None
+
+
+async def two(delivery: Delivery, client: object) -> None:
+    return None
+
+
+@pytest.mark.parametrize("wrong", [nothing, two])
+def test_a_handler_that_cannot_be_called_with_a_delivery_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigurationError, match="one argument"):
+        WebhookReceiver(SECRET).on("*")(wrong)
+
+
+def test_a_callable_that_does_not_tell_its_signature_is_taken() -> None:
+    class Odd:
+        @property
+        def __signature__(self) -> object:
+            raise ValueError("unknown")
+
+        async def __call__(self, delivery: Delivery) -> None:
+            return None
+
+    odd = Odd()
+    assert WebhookReceiver(SECRET).on("*")(odd) is odd

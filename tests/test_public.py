@@ -1,0 +1,144 @@
+"""The public surface: what is exported, that every module stands alone, and what is not loaded before its time."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import basiq_async
+
+ROOT = Path(basiq_async.__file__).parent
+OPTIONAL = ("basiq_async.cli", "basiq_async.testing.pytest_plugin")
+
+
+def modules() -> list[str]:
+    found = [info.name for info in pkgutil.walk_packages([str(ROOT)], "basiq_async.")]
+    return [name for name in found if not name.endswith("__main__")]
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("package", ["basiq_async", "basiq_async.receiver", "basiq_async.testing"])
+def test_all_is_sorted_complete_and_true(package: str) -> None:
+    module = import_module(package)
+    names = list(module.__all__)
+    assert names == sorted(names)
+    assert len(names) == len(set(names))
+    for name in names:
+        assert getattr(module, name) is not None
+    assert set(names) <= set(dir(module))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = basiq_async.Nothing  # type: ignore[attr-defined]
+
+
+def test_the_contract_is_there() -> None:
+    names = [
+        "BasiqClient",
+        "AiohttpTransport",
+        "InMemoryTransport",
+        "Transport",
+        "Request",
+        "Response",
+        "RetryPolicy",
+        "Paginator",
+        "Page",
+        "Webhook",
+        "Message",
+        "DeliveryAttempt",
+        "Event",
+        "EventType",
+        "Secret",
+        "F",
+        "BasiqError",
+        "ConfigurationError",
+        "TransportError",
+        "ConnectionFailedError",
+        "RequestTimeoutError",
+        "APIError",
+        "BadRequestError",
+        "AuthenticationError",
+        "PermissionDeniedError",
+        "NotFoundError",
+        "ConflictError",
+        "RateLimitError",
+        "ServerError",
+        "ResponseDecodeError",
+        "PaginationError",
+        "SignatureVerificationError",
+        "ReplayError",
+    ]
+    assert set(names) <= set(basiq_async.__all__)
+
+
+def test_every_error_is_in_the_tree_of_the_docstring() -> None:
+    errors = import_module("basiq_async.errors")
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(classes) >= 17
+    for error in classes:
+        assert issubclass(error, errors.BasiqError)
+        assert error.__name__ in errors.__doc__
+        assert error.__doc__
+        assert error.__name__ in basiq_async.__all__
+
+
+def test_every_module_stands_alone() -> None:
+    code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
+    for name in modules():
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, name], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = ["aiohttp", "backoff", "typer", "rich", "orjson", "basiq_async.testing", "basiq_async.receiver"]
+    loaded = python(f"import sys, basiq_async\nprint([name for name in {heavy} if name in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_the_road_in_memory_does_not_import_aiohttp() -> None:
+    code = """
+import asyncio, sys
+from basiq_async import BasiqClient, InMemoryTransport
+
+async def main():
+    transport = InMemoryTransport()
+    webhook_id = transport.fake.seed_messages(700)
+    async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=transport) as basiq:
+        return len(await basiq.messages.list(webhook_id).collect())
+
+print(asyncio.run(main()), "aiohttp" in sys.modules)
+"""
+    assert python(code) == "700 False"
+
+
+@pytest.mark.parametrize("name", ["errors", "models", "transports.base"])
+def test_the_lowest_modules_import_nothing_of_the_project(name: str) -> None:
+    source = (ROOT / f"{name.replace('.', '/')}.py").read_text()
+    assert "from ." not in source
+    assert "import basiq_async" not in source
+
+
+def test_the_fake_shares_neither_codec_nor_models_with_the_client() -> None:
+    for path in (ROOT / "testing").glob("*.py"):
+        source = path.read_text()
+        for module in ("codec", "models", "client", "services", "pagination"):
+            if path.name in ("pytest_plugin.py", "transport_suite.py", "inbox_suite.py", "checkpoint_suite.py"):
+                continue
+            assert f"from ..{module}" not in source, path
+
+
+def test_the_package_is_typed() -> None:
+    assert (ROOT / "py.typed").exists()

@@ -1,0 +1,274 @@
+"""The transport over real sockets: what it sends, what it keeps to itself, and what it leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from basiq_async import (
+    AiohttpTransport,
+    ConfigurationError,
+    ConnectionFailedError,
+    Request,
+    RequestTimeoutError,
+    TransportError,
+)
+
+
+class Server:
+    """Answers with whatever a test sets, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.connections: set[Any] = set()
+        self.answer: Any = lambda request: web.Response(body=b"ok")
+        self.url = ""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await request.read()
+        self.requests.append((request.method, request.raw_path, dict(request.headers), body))
+        self.connections.add(request.transport)
+        answer = self.answer(request) if callable(self.answer) else self.answer
+        result: web.StreamResponse = await answer if asyncio.iscoroutine(answer) else answer
+        return result
+
+    def asked(self) -> tuple[str, str, dict[str, str], bytes]:
+        return self.requests[-1]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    served = Server()
+    runner = web.ServerRunner(web.Server(served.handle), shutdown_timeout=0.01)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield served
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[AiohttpTransport]:
+    made = AiohttpTransport(timeout=5.0)
+    yield made
+    await made.aclose()
+
+
+async def test_a_request_arrives_byte_for_byte(server: Server, transport: AiohttpTransport) -> None:
+    target = "/a%2Fb/%27%28%29/..%2f?next='x',(y)&z=%41%20+~"
+    server.answer = web.Response(status=201, body=b"\x00\xff", headers={"X-One": "1"})
+    response = await transport.send(Request("POST", server.url + target, {"X-Two": "2"}, b"body\x00"))
+    method, path, headers, body = server.asked()
+    assert (method, path, body) == ("POST", target, b"body\x00")
+    assert headers["x-two" if "x-two" in headers else "X-Two"] == "2"
+    assert (response.status, response.body, response.headers["x-one"]) == (201, b"\x00\xff", "1")
+
+
+async def test_a_header_that_comes_twice_has_its_values_joined(server: Server, transport: AiohttpTransport) -> None:
+    answer = web.Response()
+    answer.headers.add("Retry-After", "3")
+    answer.headers.add("retry-after", "9")
+    server.answer = answer
+    assert (await transport.send(Request("GET", server.url))).headers["retry-after"] == "3, 9"
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 400, 401, 404, 429, 500, 503, 599, 999])
+async def test_every_status_is_an_answer(server: Server, transport: AiohttpTransport, status: int) -> None:
+    server.answer = web.Response(status=status)
+    assert (await transport.send(Request("GET", server.url))).status == status
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_no_redirect_is_followed(server: Server, transport: AiohttpTransport, status: int) -> None:
+    server.answer = web.Response(status=status, headers={"Location": f"{server.url}/elsewhere"})
+    response = await transport.send(Request("GET", server.url, {"authorization": "Bearer t"}))
+    assert (response.status, len(server.requests)) == (status, 1)
+
+
+async def test_no_cookie_is_kept(server: Server, transport: AiohttpTransport) -> None:
+    answer = web.Response()
+    answer.set_cookie("session", "1")
+    server.answer = lambda request: answer if len(server.requests) == 1 else web.Response()
+    for _ in range(2):
+        await transport.send(Request("GET", server.url))
+    assert "Cookie" not in server.asked()[2]
+
+
+async def test_neither_a_proxy_nor_netrc_is_taken_from_the_environment(
+    server: Server, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login a password b\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert (await transport.send(Request("GET", server.url))).status == 200
+    assert "Authorization" not in server.asked()[2]
+
+
+async def test_a_connection_is_kept_and_used_again(server: Server, transport: AiohttpTransport) -> None:
+    for _ in range(5):
+        await transport.send(Request("GET", server.url))
+    assert len(server.connections) == 1
+
+
+async def test_it_says_who_it_is(server: Server, transport: AiohttpTransport) -> None:
+    await transport.send(Request("GET", server.url))
+    assert server.asked()[2]["User-Agent"].startswith("basiq-async/")
+
+
+async def test_a_session_of_the_caller_is_used_and_left_open(server: Server) -> None:
+    async with aiohttp.ClientSession(headers={"X-Mine": "yes"}, raise_for_status=True) as session:
+        transport = AiohttpTransport(session)
+        server.answer = web.Response(status=500)
+        assert (await transport.send(Request("GET", server.url))).status == 500
+        assert server.asked()[2]["X-Mine"] == "yes"
+        await transport.aclose()
+        assert not session.closed
+        with pytest.raises(ConnectionFailedError, match="the transport is closed"):
+            await transport.send(Request("GET", server.url))
+
+
+async def test_a_session_that_its_owner_has_closed_is_a_typed_error(server: Server) -> None:
+    session = aiohttp.ClientSession()
+    transport = AiohttpTransport(session)
+    await session.close()
+    with pytest.raises(ConnectionFailedError, match="the session is closed") as caught:
+        await transport.send(Request("GET", f"{server.url}/a/b?c"))
+    assert (caught.value.sent, caught.value.method, caught.value.path) == (False, "GET", "/a/b")
+
+
+async def test_closing_twice_and_closing_unused() -> None:
+    transport = AiohttpTransport()
+    await transport.aclose()
+    await transport.aclose()
+
+
+async def test_a_body_above_the_limit_is_refused(server: Server) -> None:
+    transport = AiohttpTransport(max_body_size=1000)
+    server.answer = lambda request: web.Response(body=b"x" * (1000 if request.path == "/fits" else 1001))
+    assert len((await transport.send(Request("GET", f"{server.url}/fits"))).body) == 1000
+    with pytest.raises(TransportError, match="above 1000 bytes; if that is right, raise max_body_size") as caught:
+        await transport.send(Request("GET", f"{server.url}/large"))
+    assert not isinstance(caught.value, ConnectionFailedError)
+    await transport.aclose()
+
+
+async def test_the_decompressed_size_counts(server: Server) -> None:
+    transport = AiohttpTransport(max_body_size=100_000)
+    small, large = (gzip.compress(b"0" * size) for size in (100_000, 50_000_000))
+    assert len(large) < 100_000
+    server.answer = lambda request: web.Response(
+        body=small if request.path == "/fits" else large, headers={"Content-Encoding": "gzip"}
+    )
+    assert (await transport.send(Request("GET", f"{server.url}/fits"))).body == b"0" * 100_000
+    with pytest.raises(TransportError, match="above 100000 bytes"):
+        await transport.send(Request("GET", f"{server.url}/large"))
+    await transport.aclose()
+
+
+async def test_a_slow_answer_is_a_timeout(server: Server) -> None:
+    async def never(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    server.answer = never
+    transport = AiohttpTransport(timeout=0.05)
+    with pytest.raises(RequestTimeoutError, match="no whole answer within timeout") as caught:
+        await transport.send(Request("GET", f"{server.url}/slow"))
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.sent
+    await transport.aclose()
+
+
+async def test_a_connection_that_is_not_made_in_time_was_not_sent() -> None:
+    # A listener whose backlog is full takes no further connection.
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        try:
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.1", port))
+            transport = AiohttpTransport(timeout=5.0, connect_timeout=0.05)
+            with pytest.raises(RequestTimeoutError, match="no connection within connect_timeout") as caught:
+                await transport.send(Request("POST", f"http://127.0.0.1:{port}/x"))
+            assert not caught.value.sent
+            await transport.aclose()
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+async def test_a_refused_connection_was_not_sent(transport: AiohttpTransport) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(ConnectionFailedError, match=f"no connection to 127.0.0.1:{port}: ") as caught:
+        await transport.send(Request("POST", f"http://127.0.0.1:{port}/x"))
+    assert not caught.value.sent
+    assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
+
+
+async def test_a_name_that_does_not_resolve_was_not_sent(transport: AiohttpTransport) -> None:
+    with pytest.raises(ConnectionFailedError, match="the name does not resolve") as caught:
+        await transport.send(Request("POST", "http://does-not-exist.invalid/x"))
+    assert not caught.value.sent
+
+
+async def test_tls_that_is_not_tls_was_not_sent(server: Server, transport: AiohttpTransport) -> None:
+    with pytest.raises(ConnectionFailedError, match="TLS failed") as caught:
+        await transport.send(Request("POST", server.url.replace("http:", "https:")))
+    assert not caught.value.sent
+
+
+async def test_a_connection_that_breaks_is_one_typed_error_and_is_sent_once(
+    server: Server, transport: AiohttpTransport
+) -> None:
+    def drop(request: web.BaseRequest) -> web.Response:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    server.answer = drop
+    for method in ("GET", "DELETE", "POST"):
+        before = len(server.requests)
+        with pytest.raises(ConnectionFailedError, match="the connection broke") as caught:
+            await transport.send(Request(method, server.url))
+        assert caught.value.sent
+        assert len(server.requests) == before + 1
+
+
+async def test_a_cancelled_call_leaves_the_transport_usable(server: Server, transport: AiohttpTransport) -> None:
+    arrived = asyncio.Event()
+
+    async def hold(request: web.BaseRequest) -> web.Response:
+        arrived.set()
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    server.answer = hold
+    task = asyncio.create_task(transport.send(Request("GET", f"{server.url}/held")))
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.answer = lambda request: web.Response(body=b"after")
+    assert (await transport.send(Request("GET", server.url))).body == b"after"
+
+
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_body_size"])
+@pytest.mark.parametrize("value", [0, -1, "5", True, None, float("nan")], ids=repr)
+def test_an_option_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        AiohttpTransport(**{name: value})

@@ -1,0 +1,64 @@
+"""Checked by mypy and pyright in strict mode: what users type, and the types that they get. Never run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import assert_type
+
+from basiq_async import (
+    AiohttpTransport,
+    BasiqClient,
+    Event,
+    EventType,
+    F,
+    InMemoryTransport,
+    Message,
+    Page,
+    Paginator,
+    RateLimitError,
+    Request,
+    Response,
+    RetryPolicy,
+    Secret,
+    Transport,
+    Webhook,
+)
+
+
+class MyTransport:
+    async def send(self, request: Request, /) -> Response:
+        return Response(200, {"content-type": "application/json"}, request.body or b"")
+
+    async def aclose(self) -> None: ...
+
+
+async def program() -> None:
+    transports: list[Transport] = [MyTransport(), AiohttpTransport(), InMemoryTransport()]
+    async with BasiqClient("key", transport=transports[0], retry=RetryPolicy(max_retries=2), timeout=5) as basiq:
+        assert_type(basiq, BasiqClient)
+        webhook = await basiq.webhooks.create(url="https://a.example", subscribed_events=["user.created"])
+        assert_type(webhook, Webhook)
+        assert_type(webhook.subscribed_events, tuple[str, ...])
+        assert_type(webhook.secret, Secret | None)
+        assert_type(await basiq.webhooks.ensure(url="https://a.example", subscribed_events=("x.y",)), Webhook)
+        assert_type(basiq.webhooks.list(), Paginator[Webhook])
+        assert_type(await basiq.webhooks.delete(webhook.id), None)
+        messages = basiq.messages.list(webhook.id, filter=F("message.status").eq("Failed"), limit=100, prefetch=0)
+        assert_type(messages, Paginator[Message])
+        async for message in messages:
+            assert_type(message, Message)
+            assert_type(message.delivered, bool)
+            for attempt in message.attempts:
+                assert_type(attempt.status_code, int | None)
+                assert_type(attempt.timestamp, datetime | None)
+            assert_type(await basiq.events.fetch(message), Event)
+        assert_type(messages.cursor, str | None)
+        async for page in messages.pages():
+            assert_type(page, Page[Message])
+        assert_type(await messages.collect(max_items=5), list[Message])
+        assert_type(await messages.first(), Message | None)
+        assert_type(await basiq.event_types.get("user.created"), EventType)
+        try:
+            await basiq.events.get("e")
+        except RateLimitError as error:
+            assert_type(error.retry_after, float | None)
