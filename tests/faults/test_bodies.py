@@ -33,7 +33,7 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(basiq_async.codec, "default_loads", lambda: basiq_async.codec._strict_loads)
     else:
         pytest.importorskip("orjson")
-    yield request.param
+    return request.param
 
 
 def named(name: str) -> bytes:

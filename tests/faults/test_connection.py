@@ -398,16 +398,15 @@ async def test_fifty_calls_at_a_server_that_hangs_all_time_out_together() -> Non
 
 
 async def test_closing_the_client_ends_calls_that_are_under_way() -> None:
-    async with Wire(hanging()) as wire:
-        async with client_of(wire, timeout=30.0, retry=QUICK) as client:
-            call = asyncio.create_task(client.webhooks.get("w1"))
-            while not wire.requests:
-                await asyncio.sleep(0.001)
-            await client.aclose()
-            got = await outcome(call)
-            assert type(got) is ConnectionFailedError
-            assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
-            assert len(wire.requests) == 1
+    async with Wire(hanging()) as wire, client_of(wire, timeout=30.0, retry=QUICK) as client:
+        call = asyncio.create_task(client.webhooks.get("w1"))
+        while not wire.requests:
+            await asyncio.sleep(0.001)
+        await client.aclose()
+        got = await outcome(call)
+        assert type(got) is ConnectionFailedError
+        assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
+        assert len(wire.requests) == 1
 
 
 async def test_the_credentials_are_where_they_belong_and_nowhere_else() -> None:

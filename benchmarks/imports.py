@@ -1,0 +1,55 @@
+"""How long does an import take, beside its own dependencies' and a peer's?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks._harness import Figure, figure
+
+_BARE = "pass"
+_OURS = "import basiq_async"
+_DEPENDENCIES = "import asyncio, logging, attrs, cattrs, cattrs.gen"
+_PEER = "import svix.api"
+
+
+def _seconds(command: list[str]) -> float:
+    began = perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return perf_counter() - began
+
+
+def measure(count: int = 15) -> list[Figure]:
+    python = [sys.executable, "-c"]
+    commands = {
+        "bare": [*python, _BARE],
+        "ours": [*python, _OURS],
+        "dependencies": [*python, _DEPENDENCIES],
+        "peer": [*python, _PEER],
+        "version": [str(Path(sys.executable).with_name("basiq-async")), "--version"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(count + 1):
+        for name, command in commands.items():
+            took = _seconds(command)
+            if number:
+                seconds[name].append(took)
+
+    def ratio(above: str, below: str) -> list[float]:
+        # The interpreter's own start is in all of them, and is taken out.
+        rows = zip(seconds[above], seconds[below], seconds["bare"], strict=True)
+        return [(one - bare) / (other - bare) for one, other, bare in rows]
+
+    return [
+        figure("import: basiq_async, to its own dependencies", ratio("ours", "dependencies"), "<= 1.25"),
+        figure("import: basiq_async, to svix.api", ratio("ours", "peer"), "<= 0.35"),
+        figure("import: basiq-async --version, to its dependencies", ratio("version", "dependencies"), "<= 1.25"),
+        figure("import: basiq-async --version, to svix.api", ratio("version", "peer"), "<= 0.35"),
+    ]
+
+
+if __name__ == "__main__":
+    for line in measure():
+        print(line)

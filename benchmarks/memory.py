@@ -1,0 +1,44 @@
+"""Does the peak of memory grow with the length of a history? Each length in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import subprocess
+import sys
+
+from benchmarks._harness import Figure, server
+
+LENGTHS = (10_000, 100_000, 1_000_000)
+
+
+def peak(messages: int) -> float:
+    """MiB at the peak of a process that streams so many messages."""
+    with server(messages // 500) as url:
+        command = [sys.executable, "-m", "benchmarks.memory", url, str(messages)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def measure(lengths: tuple[int, ...] = LENGTHS) -> list[Figure]:
+    peaks = {length: peak(length) for length in lengths}
+    found = [Figure(f"memory: peak at {length:,} messages, MiB", mib, mib, mib) for length, mib in peaks.items()]
+    grown = peaks[lengths[-1]] - peaks[lengths[0]]
+    name = f"memory: what {lengths[-1]:,} messages take more than {lengths[0]:,}, MiB"
+    return [*found, Figure(name, grown, grown, grown, "<= 5")]
+
+
+async def _stream(url: str, messages: int) -> None:
+    from benchmarks import _contestants as by
+
+    async with by.client(url) as basiq:
+        assert await by.ours(basiq) == messages
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        asyncio.run(_stream(sys.argv[1], int(sys.argv[2])))
+    else:
+        for line in measure():
+            print(line)

@@ -1,0 +1,40 @@
+"""What does asking for the next page ahead gain, and what does it cost where there is nothing to gain?"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from basiq_async import BasiqClient
+from benchmarks import _contestants as by
+from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._server import WEBHOOK
+
+_LATENCY = 0.020
+
+
+async def _consume(basiq: BasiqClient, prefetch: int, pause: float) -> None:
+    """A consumer that takes so many seconds for a page."""
+    async for page in basiq.messages.list(WEBHOOK, prefetch=prefetch).pages():
+        if page.items and pause:
+            await asyncio.sleep(pause)
+
+
+async def measure(count: int = 7, pages: int = 20) -> list[Figure]:
+    found = []
+    with server(pages, _LATENCY) as url:
+        async with by.client(url) as basiq:
+            seconds = await rounds({n: partial(_consume, basiq, n, _LATENCY) for n in (0, 1)}, count)  # type: ignore
+            name = "prefetch: 20 ms a page and a consumer of 20 ms a page, to prefetch=0"
+            found.append(figure(name, ratios(seconds[0], seconds[1]), ">= 1.8"))  # type: ignore[index]
+    with server(pages) as url:
+        async with by.client(url) as basiq:
+            seconds = await rounds({str(n): partial(by.ours, basiq, n) for n in (0, 1)}, count * 2)
+            name = "prefetch: no latency, time of prefetch=1 to prefetch=0"
+            found.append(figure(name, ratios(seconds["1"], seconds["0"]), "<= 1.10"))
+    return found
+
+
+if __name__ == "__main__":
+    for line in asyncio.run(measure()):
+        print(line)

@@ -1,0 +1,55 @@
+"""How fast are messages streamed? As ratios to the loop of aiohttp and json that gives dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from functools import partial
+
+import aiohttp
+import httpx
+import orjson
+from svix.api import SvixAsync, SvixOptions
+
+from benchmarks import _contestants as by
+from benchmarks._harness import Figure, figure, ratios, rounds, server
+
+
+async def measure(count: int = 15, pages: int = 20) -> list[Figure]:
+    with server(pages) as url:
+        async with (
+            aiohttp.ClientSession() as session,
+            httpx.AsyncClient() as http,
+            by.client(url) as fast,
+            by.client(url, with_orjson=False) as plain,
+        ):
+            svix = SvixAsync("token", SvixOptions(server_url=url))
+            contestants = {
+                "raw": partial(by.raw, session, url),
+                "bytes alone": partial(by.only_bytes, session, url, pages),
+                "orjson, dictionaries": partial(by.raw, session, url, orjson.loads),
+                "basiq_async with orjson": partial(by.ours, fast),
+                "basiq_async with orjson, prefetch=0": partial(by.ours, fast, 0),
+                "basiq_async with json": partial(by.ours, plain),
+                "aiohttp, orjson, cattrs as it comes": partial(by.plain_cattrs, session, url),
+                "httpx with pydantic": partial(by.httpx_pydantic, http, url),
+                "svix": partial(by.svix_stream, svix, pages),
+            }
+            for name, contestant in contestants.items():
+                assert await contestant() == pages * 500, name
+            seconds = await rounds(contestants, count)
+    rate = pages * 500 / statistics.median(seconds["raw"])
+    print(f"the raw loop: {rate:,.0f} messages a second")
+    marks = {"basiq_async with orjson": ">= 1.0", "basiq_async with json": ">= 0.65"}
+    found = [
+        figure(f"streaming: {name}, to the raw loop", ratios(seconds["raw"], taken), marks.get(name, ""))
+        for name, taken in seconds.items()
+        if name != "raw"
+    ]
+    best = ratios(seconds["svix"], seconds["basiq_async with orjson"])
+    return [*found, figure("streaming: basiq_async with orjson, to svix", best, ">= 2.5")]
+
+
+if __name__ == "__main__":
+    for line in asyncio.run(measure()):
+        print(line)
