@@ -4,6 +4,7 @@ can be used, or one error when it is read."""
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 from collections.abc import Iterator
@@ -167,8 +168,11 @@ def touch(thing: Any, depth: int = 0) -> None:
     )
 
 
+codec_of = functools.cache(lambda loads: Codec(loads=loads))
+
+
 def read(model: type[Any], loads: Any, value: Any) -> Any:
-    codec = Codec(loads=loads)
+    codec = codec_of(loads)
     try:
         found = codec.read(model, json.dumps(value).encode())
     except BasiqError as exc:
