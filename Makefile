@@ -42,7 +42,19 @@ format: $(READY) ## rewrite the sources in the project's format
 fuzz: $(READY) ## the properties of signatures, with 20,000 examples each
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/receiver/test_signature_properties.py
 
+PEERS := $(VENV)/.peers
+
+$(PEERS): $(READY) benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $@
+
+bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json, the table and the plots
+	$(BIN)/python -m benchmarks.run
+
+bench-quick: $(PEERS) ## the same in under a minute, held against the committed figures
+	$(BIN)/python -m benchmarks.run --quick
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: help demo test lint format fuzz clean
+.PHONY: help demo test lint format fuzz bench bench-quick clean
