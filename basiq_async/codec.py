@@ -109,6 +109,7 @@ class Codec:
     def __init__(self, *, loads: Loads | None = None, converter: cattrs.Converter | None = None) -> None:
         self._loads = loads or default_loads()
         self.converter = converter or make_converter()
+        self._readers: dict[type[Any], Reader[Any]] = {}
 
     def json(self, body: bytes) -> Any:
         """The JSON value of a body. Raises ``ResponseDecodeError``, without a word of what the body was."""
@@ -138,7 +139,10 @@ class Codec:
 
     def reader(self, model: type[T]) -> Reader[T]:
         """What reads values as a model."""
-        return Reader(model, self.converter.get_structure_hook(model))
+        reader = self._readers.get(model)
+        if reader is None:
+            reader = self._readers[model] = Reader(model, self.converter.get_structure_hook(model))
+        return reader
 
     def read(self, model: type[T], body: bytes) -> T:
         """One model, from an answer's body."""
@@ -224,10 +228,9 @@ def _secret(value: Any) -> Secret | None:
 
 def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
     """The secret out of sight, also where its name is written in another way, which is then not the secret."""
-    return {
-        name: (Secret(entry) if entry else None) if isinstance(entry, str) and name.lower() == "secret" else entry
-        for name, entry in value.items()
-    }
+    named = [name for name in value if len(name) == len("secret") and name.lower() == "secret"]
+    hidden = {name: Secret(value[name]) if value[name] else None for name in named if isinstance(value[name], str)}
+    return {**value, **hidden} if hidden else value
 
 
 def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@
     ├── SignatureVerificationError     a delivery that cannot be trusted
     ├── InboxError                     the inbox of a receiver could not be asked or written
     └── ReplayError                    a replay job that cannot start or go on
+        ├── CheckpointError            its checkpoint is in use, full, damaged, or another job's
+        └── TargetError                its target did not take a message
 
 No error holds a credential, in its text or in its attributes.
 """
@@ -25,12 +27,14 @@ No error holds a credential, in its text or in its attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = [
     "APIError",
     "AuthenticationError",
     "BadRequestError",
     "BasiqError",
+    "CheckpointError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -44,6 +48,7 @@ __all__ = [
     "ResponseDecodeError",
     "ServerError",
     "SignatureVerificationError",
+    "TargetError",
     "TransportError",
     "error_class",
 ]
@@ -216,7 +221,29 @@ class InboxError(BasiqError):
 
 
 class ReplayError(BasiqError):
-    """A replay job that cannot start, or cannot go on."""
+    """A replay job that cannot start, or cannot go on.
+
+    ``report`` is the ``basiq_async.replay.Report`` of what was done until then; None where nothing had begun.
+    """
+
+    report: Any = None  # nothing of the project is imported here, so that everything can import this
+
+
+class CheckpointError(ReplayError):
+    """A checkpoint that is in use, full, damaged, or another job's; nothing in it was overwritten."""
+
+
+class TargetError(ReplayError):
+    """A target that did not take a message.
+
+    ``status`` is its HTTP status, where it has one. ``retry_after`` is for how many seconds it asked to be
+    left alone: a job that replays then waits, with all its messages.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
 
 
 _BY_STATUS: dict[int, type[APIError]] = {

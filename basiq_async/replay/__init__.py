@@ -1,0 +1,60 @@
+"""Bulk replay: the history of a webhook through your handler or endpoint again, whatever kills the job."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError, ReplayError, TargetError
+from .checkpoint import Advance, Checkpoint, Commit, DeadLetter, Job, MemoryCheckpoint, State
+from .jsonl_target import JSONLinesTarget
+from .replay import Replay
+from .report import Plan, Progress, Reconciliation, Report
+from .sqlite_checkpoint import SQLiteCheckpoint
+from .targets import Target
+from .where import Where, event_types, failed_only, limit, message_time, since, until
+
+if TYPE_CHECKING:
+    from .http_target import HttpTarget
+
+__all__ = [
+    "Advance",
+    "Checkpoint",
+    "CheckpointError",
+    "Commit",
+    "DeadLetter",
+    "HttpTarget",
+    "JSONLinesTarget",
+    "Job",
+    "MemoryCheckpoint",
+    "Plan",
+    "Progress",
+    "Reconciliation",
+    "Replay",
+    "ReplayError",
+    "Report",
+    "SQLiteCheckpoint",
+    "State",
+    "Target",
+    "TargetError",
+    "Where",
+    "event_types",
+    "failed_only",
+    "limit",
+    "message_time",
+    "since",
+    "until",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when it is asked for: it alone needs aiohttp.
+    if name != "HttpTarget":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = import_module(".http_target", __name__).HttpTarget
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

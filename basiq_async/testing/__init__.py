@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ._courier import DeliveredAttempt, Emission
     from ._promises import BrokenPromisesError
     from ._violations import Violation
+    from .checkpoint_suite import check_checkpoint
     from .clock import ManualClock, SystemClock
     from .fake import FakeBasiq
     from .inbox_suite import check_inbox
@@ -25,6 +26,7 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
+    "check_checkpoint",
     "check_inbox",
     "check_transport",
     "serve",
@@ -39,6 +41,7 @@ _HOMES = {
     "Quirks": "quirks",
     "SystemClock": "clock",
     "Violation": "_violations",
+    "check_checkpoint": "checkpoint_suite",
     "check_inbox": "inbox_suite",
     "check_transport": "transport_suite",
     "serve": "server",

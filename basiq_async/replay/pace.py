@@ -1,0 +1,144 @@
+"""How fast: a rate without bursts, and a gate that a target's Retry-After closes. On the event loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+__all__ = ["Gate", "Pace"]
+
+
+class Pace:
+    """Lets through ``rate`` callers a second, evenly spaced. Time that nobody asked for is not made up for."""
+
+    def __init__(self, rate: float) -> None:
+        self._interval = 1.0 / rate
+        self._due = float("-inf")
+        self._waiting: set[asyncio.Future[bool]] = set()
+        self._stopped = False
+
+    async def wait(self) -> bool:
+        """Wait for one's turn; False where there is none any more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        turn = max(self._due, now)
+        self._due = turn + self._interval
+        if self._stopped:
+            return False
+        if turn == now:
+            return True
+        return await self._until(turn, loop)
+
+    async def _until(self, turn: float, loop: asyncio.AbstractEventLoop) -> bool:
+        future: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_at(turn, _resolve, future)
+        self._waiting.add(future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._waiting.discard(future)
+
+    def stop(self) -> None:
+        """Send everyone who waits away."""
+        self._stopped = True
+        for future in self._waiting:
+            _resolve(future, False)
+
+
+class Gate:
+    """Open, until a target asks to be left alone: then closed for that long, and opened slowly.
+
+    After a pause one caller goes first; for each success one more at a time may, until ``width`` may and the
+    gate is open. Whoever would burst in at once would be sent away again.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.open = True
+        """Whether callers may pass without ``enter``, and need not ``leave``."""
+        self.pauses = 0
+        """How many pauses there were since the last success."""
+        self._width = width
+        self._window = 0
+        self._inside = 0
+        self._until = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._stopped = False
+
+    @property
+    def paused_until(self) -> float | None:
+        """When the pause ends, in the event loop's time; None where there is none."""
+        return None if self._until <= asyncio.get_running_loop().time() else self._until
+
+    def pause(self, seconds: float) -> None:
+        """Close for so many seconds. A pause that is under way is lengthened, never shortened."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._until <= now:
+            self.pauses += 1
+        self.open = False
+        self._window = 1
+        if now + seconds > self._until or self._timer is None:
+            self._until = max(self._until, now + seconds)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(self._until, self._reopen)
+
+    def _reopen(self) -> None:
+        self._timer = None
+        self._until = float("-inf")
+        self._admit()
+
+    async def enter(self) -> bool:
+        """Wait until one may pass; False where the job stops. Who has passed must ``leave``."""
+        if self._stopped:
+            return False
+        if not self._may_pass():
+            future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            try:
+                return await future  # counted as inside by whoever let it in
+            except asyncio.CancelledError:
+                if future.done() and not future.cancelled() and future.result():
+                    self._inside -= 1
+                raise
+        self._inside += 1
+        return True
+
+    def leave(self) -> None:
+        """Come out again."""
+        self._inside -= 1
+        self._admit()
+
+    def succeeded(self) -> None:
+        """A message was taken: let more of them in."""
+        self.pauses = 0
+        if not self.open and self._timer is None:
+            self._window += 1
+            self.open = self._window >= self._width
+            self._admit()
+
+    def stop(self) -> None:
+        """Send everyone who waits away, now and later."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            _resolve(self._waiting.popleft(), False)
+
+    def _may_pass(self) -> bool:
+        return self._timer is None and (self.open or self._inside < self._window)
+
+    def _admit(self) -> None:
+        while self._waiting and self._may_pass():
+            future = self._waiting.popleft()
+            if not future.done():
+                self._inside += 1
+                future.set_result(True)
+
+
+def _resolve(future: asyncio.Future[bool], value: bool = True) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,114 @@
+"""What a replay tells: before it (plan), on its way (progress), behind it (report), and of its inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+
+import attrs
+
+__all__ = ["OnProgress", "Plan", "Progress", "Reconciliation", "Report"]
+
+
+@attrs.frozen
+class Report:
+    """What one run did.
+
+    handled: messages that the target took.
+    skipped: messages that were not handed to the target, or that it had no use for, by why: ``where`` (not
+        chosen), ``recorded`` (done by an earlier run), ``handled-before`` (an inbox knows it), ``no-handler``
+        (a receiver has none for its type).
+    failed: messages that the target did not take; with ``on_error="dead-letter"`` they are dead letters now.
+    repeated: at most so many of the handled ones had been handled by an earlier run that was killed before it
+        could record them; 0 after runs that ended in order, and with an inbox.
+    duration: seconds.
+    cursor: where the next run goes on, for ``messages.list(cursor=...)``; None where nothing is behind it.
+    position: how many messages of the history stand before the cursor.
+    finished: whether the history was read to its end and nothing in it is left to do.
+    dead: how many dead letters the checkpoint has, those of earlier runs as well.
+    handled_in_all: messages that the target took in all the runs of this checkpoint.
+    """
+
+    handled: int
+    skipped: Mapping[str, int]
+    failed: int
+    repeated: int
+    duration: float
+    cursor: str | None
+    position: int
+    finished: bool
+    dead: int = 0
+    handled_in_all: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Messages a second, handled or failed."""
+        return (self.handled + self.failed) / self.duration if self.duration > 0 else 0.0
+
+
+@attrs.frozen
+class Progress:
+    """Where a run stands.
+
+    ``read`` counts the messages that were read from the history in this run, ``in_flight`` those that are handed
+    out and not recorded. ``elapsed`` is in seconds, ``rate`` in messages a second (handled or failed, lately).
+    ``remaining`` and ``eta`` (seconds) are there where the run was given a plan: Basiq does not tell how long a
+    history is. ``paused`` is for how many seconds the target has asked to be left alone, 0 where it has not.
+    """
+
+    read: int
+    handled: int
+    skipped: int
+    failed: int
+    in_flight: int
+    elapsed: float
+    rate: float
+    remaining: int | None = None
+    eta: float | None = None
+    paused: float = 0.0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@attrs.frozen
+class Plan:
+    """What a run would do, now.
+
+    total: messages that would be handed to the target.
+    by_type: the same by type of event, empty text for those that have none.
+    by_day: the same by the day (UTC) of their first attempt, None for those that have none.
+    skipped: messages that would not be, by why (see ``Report``).
+    first, last: the time of the earliest and the latest, where they have one.
+    position: how many messages earlier runs are done with; the plan is for what is behind them.
+    dead: dead letters that wait for ``retry_dead``.
+    """
+
+    total: int
+    by_type: Mapping[str, int]
+    by_day: Mapping[date | None, int]
+    skipped: Mapping[str, int]
+    first: datetime | None
+    last: datetime | None
+    position: int
+    dead: int
+
+
+@attrs.frozen
+class Reconciliation:
+    """What Basiq says it delivered, held against what an inbox has handled.
+
+    checked: messages that were looked at.
+    delivered: those of them that Basiq says were delivered.
+    missing: those of the delivered ones that the inbox never handled.
+    missing_by_type: the same by type of event.
+    missing_ids: the ids of the first of them, as many as were asked for.
+    undelivered: messages that Basiq says were not delivered, and that the inbox never handled either.
+    """
+
+    checked: int
+    delivered: int
+    missing: int
+    missing_by_type: Mapping[str, int]
+    missing_ids: tuple[str, ...]
+    undelivered: int

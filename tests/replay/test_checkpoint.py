@@ -1,0 +1,381 @@
+"""Checkpoints: the shipped suite holds ours to the promises, and finds the broken ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async.errors import CheckpointError, ConfigurationError
+from basiq_async.replay import (
+    Advance,
+    Checkpoint,
+    Commit,
+    DeadLetter,
+    Job,
+    MemoryCheckpoint,
+    SQLiteCheckpoint,
+    State,
+)
+from basiq_async.testing import BrokenPromisesError, check_checkpoint
+
+JOB = Job("w1")
+
+
+async def test_the_memory_checkpoint_keeps_its_promises() -> None:
+    stores: defaultdict[str, MemoryCheckpoint] = defaultdict(MemoryCheckpoint)
+    await check_checkpoint(lambda name: stores[name])
+
+
+async def test_the_sqlite_checkpoint_keeps_its_promises(tmp_path: Path) -> None:
+    await check_checkpoint(lambda name: SQLiteCheckpoint(tmp_path / name))
+
+
+# --- the suite finds what is broken ---
+
+
+class _ForgetsDone(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        await super().save(attrs.evolve(commit, done=()))
+
+
+class _KeepsDoneOnAdvance(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        if commit.advance is not None:
+            done = [*self._state.done, *commit.advance.done]
+            commit = attrs.evolve(commit, advance=attrs.evolve(commit.advance, done=done))
+        await super().save(commit)
+
+
+class _OverwritesDone(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        if commit.advance is None:
+            self._state = attrs.evolve(self._state, done=frozenset())
+        await super().save(commit)
+
+
+class _NoLock(MemoryCheckpoint):
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        self._open = False
+        return await super().open(job, concurrency=concurrency)
+
+
+class _AnyJob(MemoryCheckpoint):
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        self._job = None
+        return await super().open(job, concurrency=concurrency)
+
+
+class _NeverLetsGo(MemoryCheckpoint):
+    async def close(self) -> None:
+        pass
+
+
+class _PeekBegins(MemoryCheckpoint):
+    async def peek(self, job: Job) -> State | None:
+        return await self.open(job, concurrency=0)
+
+
+class _NewTokens(MemoryCheckpoint):
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        return attrs.evolve(await super().open(job, concurrency=concurrency), token=os.urandom(4).hex())
+
+
+class _OneToken(MemoryCheckpoint):
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        return attrs.evolve(await super().open(job, concurrency=concurrency), token="token")
+
+
+class _NewNumbers(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        for letter in commit.dead:
+            self._dead.pop(letter.id, None)
+        await super().save(commit)
+
+
+class _NoCounts(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        await super().save(attrs.evolve(commit, handled=0, failed=0))
+
+
+class _ForgetsInterrupted(MemoryCheckpoint):
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        return attrs.evolve(await super().open(job, concurrency=concurrency), interrupted=0)
+
+
+class _NeverEnds(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        await super().save(attrs.evolve(commit, ended=False))
+
+
+class _IgnoresLimit(MemoryCheckpoint):
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        return await super().dead_letters(after=after)
+
+
+class _KeepsRevived(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        await super().save(attrs.evolve(commit, revived=()))
+
+
+class _SavesWhenClosed(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        was, self._open = self._open, True
+        await super().save(commit)
+        self._open = was
+
+
+class _AsciiOnly(MemoryCheckpoint):
+    async def save(self, commit: Commit) -> None:
+        for letter in commit.dead:
+            letter.id.encode()
+        await super().save(commit)
+
+
+class _ClosesOnce(MemoryCheckpoint):
+    async def close(self) -> None:
+        if not self._open:
+            raise RuntimeError("closed already")
+        await super().close()
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        (_ForgetsDone, "What is saved is there for the next run"),
+        (_KeepsDoneOnAdvance, "An advance moves the cursor"),
+        (_OverwritesDone, "What one commit has done is added"),
+        (_NoLock, "While one run has it open"),
+        (_AnyJob, "For another webhook or filter"),
+        (_AnyJob, "A run that failed to open it leaves it free"),
+        (_NeverLetsGo, "What is saved is there for the next run"),
+        (_PeekBegins, "A peek finds None"),
+        (_NewTokens, "The token is the job's own"),
+        (_OneToken, "The token is the job's own"),
+        (_NewNumbers, "A dead letter with the id of an earlier one"),
+        (_NoCounts, "Counts are added up"),
+        (_ForgetsInterrupted, "Runs that do not end in order"),
+        (_NeverEnds, "A run that ends in order"),
+        (_IgnoresLimit, "Dead letters are given by number"),
+        (_KeepsRevived, "What is revived is a dead letter no more"),
+        (_SavesWhenClosed, "A save before open or after close"),
+        (_AsciiOnly, "Ids, errors and cursors may hold any text"),
+        (_ClosesOnce, "It may be closed twice"),
+    ],
+)
+async def test_the_suite_names_the_promise_that_is_broken(broken: Callable[[], Checkpoint], promise: str) -> None:
+    stores: defaultdict[str, Checkpoint] = defaultdict(broken)
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_checkpoint(lambda name: stores[name])
+    assert any(name.startswith(promise) for name in caught.value.broken)
+
+
+# --- the file ---
+
+
+async def open_and_close(path: Path, job: Job = JOB) -> State:
+    checkpoint = SQLiteCheckpoint(path)
+    state = await checkpoint.open(job, concurrency=2)
+    await checkpoint.close()
+    return state
+
+
+async def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    await open_and_close(tmp_path / "replay.db")
+    assert stat.S_IMODE((tmp_path / "replay.db").stat().st_mode) == 0o600
+
+
+async def test_nothing_touches_the_disk_before_it_is_opened(tmp_path: Path) -> None:
+    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
+    assert await checkpoint.peek(JOB) is None
+    assert list(tmp_path.iterdir()) == []
+    assert repr(checkpoint) == f"SQLiteCheckpoint({str(tmp_path / 'replay.db')!r})"
+
+
+async def test_an_empty_file_is_a_new_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    path.touch()
+    assert await SQLiteCheckpoint(path).peek(JOB) is None
+    assert (await open_and_close(path)).cursor is None
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "a\0b", b"bytes"])
+def test_a_path_that_is_no_file_is_refused(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="path must be"):
+        SQLiteCheckpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"short", b"x" * 5000, b"SQLite format 3\x00" + b"\xff" * 4080, b'{"not": "a checkpoint"}\n' * 300]
+)
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    for attempt in (SQLiteCheckpoint(path).open(JOB, concurrency=1), SQLiteCheckpoint(path).peek(JOB)):
+        with pytest.raises(CheckpointError, match=r"damaged, or no checkpoint at all.*pass another path"):
+            await attempt
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+async def test_a_database_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE job (name TEXT)")
+    connection.commit()
+    connection.close()
+    content = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"SQLite file of something else.*left as it is"):
+        await SQLiteCheckpoint(path).open(JOB, concurrency=1)
+    assert path.read_bytes() == content
+
+
+async def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    await open_and_close(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 7")
+    connection.commit()
+    connection.close()
+    with pytest.raises(CheckpointError, match=r"format 7.*format 1.*use the release that made it"):
+        await open_and_close(path)
+
+
+async def test_another_job_is_refused_with_both_named(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    await open_and_close(path)
+    with pytest.raises(CheckpointError, match=r"'w1' with no filter, not of webhook 'w2' with filter \"a.eq\('b'\)\""):
+        await open_and_close(path, Job("w2", "a.eq('b')"))
+
+
+async def test_a_torn_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    checkpoint = SQLiteCheckpoint(path)
+    await checkpoint.open(JOB, concurrency=1)
+    for number in range(40):
+        letters = [DeadLetter(f"{number}-{i}", "e", _now(), {"id": "x" * 200}) for i in range(10)]
+        await checkpoint.save(Commit(done=[str(number)], dead=letters))
+    await checkpoint.close()
+    whole = path.read_bytes()
+    for torn in (whole[: len(whole) // 2], whole[:4096], whole[:1000], whole[:4096] + b"\0" * (len(whole) - 4096)):
+        path.write_bytes(torn)
+        with pytest.raises(CheckpointError, match=r"damaged"):
+            await open_and_close(path)
+        assert path.read_bytes() == torn
+    path.write_bytes(whole)
+    assert len((await open_and_close(path)).done) == 40
+
+
+async def test_a_database_whose_rows_make_no_sense_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    await open_and_close(path)
+    for statement in ("INSERT INTO done VALUES ('[oops', 0, 0)", "DELETE FROM job", "DROP TABLE done"):
+        connection = sqlite3.connect(path)
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+        with pytest.raises(CheckpointError, match="damaged"):
+            await open_and_close(path)
+
+
+async def test_a_folder_or_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be made"):
+        await open_and_close(tmp_path / "nowhere" / "replay.db")
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        await open_and_close(tmp_path)
+
+
+async def test_a_full_disk_is_told_and_what_was_recorded_stays(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    checkpoint = SQLiteCheckpoint(path)
+    await checkpoint.open(JOB, concurrency=1)
+    await checkpoint.save(Commit(advance=Advance("c", 3, ["a"]), handled=3))
+    assert checkpoint._connection is not None
+    await checkpoint._run(checkpoint._connection.execute, "PRAGMA max_page_count = 8")
+    for big in (Commit(done=["x" * 40_000]), Commit(advance=Advance("d", 4, ["x" * 40_000]), handled=1)):
+        with pytest.raises(CheckpointError, match=r"disk is full.*make room, then run the same again"):
+            await checkpoint.save(big)
+    await checkpoint.close()
+    state = await open_and_close(path)
+    assert (state.cursor, state.position, state.done, state.handled) == ("c", 3, {"a"}, 3)
+
+
+async def test_a_file_that_must_not_be_written_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    checkpoint = SQLiteCheckpoint(path)
+    await checkpoint.open(JOB, concurrency=1)
+    assert checkpoint._connection is not None
+    await checkpoint._run(checkpoint._connection.execute, "PRAGMA query_only = 1")
+    with pytest.raises(CheckpointError, match="cannot be written: give this user the right"):
+        await checkpoint.save(Commit(done=["a"]))
+    await checkpoint.close()
+
+
+HOLD = """
+import asyncio, sys
+from basiq_async.replay import Commit, Job, SQLiteCheckpoint
+
+async def main():
+    checkpoint = SQLiteCheckpoint(sys.argv[1])
+    await checkpoint.open(Job("w1"), concurrency=5)
+    await checkpoint.save(Commit(done=["a"], handled=1))
+    print("open", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+async def test_another_process_keeps_it_locked_until_it_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"open\n"
+        for attempt in (SQLiteCheckpoint(path).open(JOB, concurrency=1), SQLiteCheckpoint(path).peek(JOB)):
+            with pytest.raises(CheckpointError, match="in use by another run, which is still alive"):
+                await attempt
+        process.kill()
+        process.wait()
+    state = await open_and_close(path)
+    assert (state.done, state.handled, state.interrupted) == ({"a"}, 1, 5)
+
+
+async def test_one_object_cannot_be_opened_twice_nor_peeked_at_while_open(tmp_path: Path) -> None:
+    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
+    await checkpoint.open(JOB, concurrency=1)
+    with pytest.raises(CheckpointError, match="in use"):
+        await checkpoint.open(JOB, concurrency=1)
+    with pytest.raises(CheckpointError, match="in use"):
+        await checkpoint.peek(JOB)
+    await checkpoint.save(Commit(done=["a"]))
+    await checkpoint.close()
+
+
+async def test_a_close_that_is_cancelled_has_closed_it(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    checkpoint = SQLiteCheckpoint(path)
+    await checkpoint.open(JOB, concurrency=1)
+    closing = asyncio.create_task(checkpoint.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await open_and_close(path)
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
