@@ -232,7 +232,7 @@ class _Probe:
 
     async def pages_dead_letters(self) -> None:
         """Dead letters are given by number, as many as asked for, though earlier ones are gone."""
-        name, _ = await self._saved(Commit(dead=[_letter(id) for id in "abcd"]))
+        name, _ = await self._saved(Commit(dead=[_letter(each) for each in "abcd"]))
         first = await self._letters(name, limit=2)
         hold([letter.id for letter in first] == ["a", "b"], f"the first two were {first}")
         await self._run(name, Commit(revived=["a", "b"]))
