@@ -25,7 +25,7 @@ _PACKAGES = ("aiohttp", "attrs", "cattrs", "orjson", "httpx", "pydantic", "svix"
 def measure(*, quick: bool) -> list[Figure]:
     """Every figure; the quick ones leave out what takes minutes."""
     found = asyncio.run(stream.measure(5 if quick else 21))
-    found += asyncio.run(prefetch.measure(3 if quick else 9, 10 if quick else 20))
+    found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
     found += asyncio.run(call.measure(5 if quick else 21))
     found += imports.measure(5 if quick else 21)
     if not quick:
