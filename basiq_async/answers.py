@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .errors import APIError, error_class
@@ -32,6 +31,8 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def _one_wait(text: str, now: datetime) -> float | None:
+    from email.utils import parsedate_to_datetime  # a slow import, for a rare header
+
     try:
         seconds = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
         seconds = sys.float_info.max if seconds == math.inf else seconds

@@ -26,6 +26,9 @@ _BOM = b"\xef\xbb\xbf"
 _RAW = "\0raw"
 _SMALL = 4 * 2**20
 _MAX_WEIGHT = 2**28
+_new = object.__new__
+_set_id: Callable[[Message, str], None] = vars(Message)["id"].__set__
+_set_raw: Callable[[Message, Mapping[str, Any]], None] = vars(Message)["raw"].__set__
 
 
 def default_loads() -> Loads:
@@ -109,6 +112,7 @@ class Codec:
     def __init__(self, *, loads: Loads | None = None, converter: cattrs.Converter | None = None) -> None:
         self._loads = loads or default_loads()
         self.converter = converter or make_converter()
+        self._readers: dict[type[Any], Reader[Any]] = {}
 
     def json(self, body: bytes) -> Any:
         """The JSON value of a body. Raises ``ResponseDecodeError``, without a word of what the body was."""
@@ -118,9 +122,9 @@ class Codec:
         try:
             return self._loads(body)
         except (ValueError, RecursionError) as exc:
-            # Not chained: the decoder's error holds the whole document, which can hold a secret.
             said = "is empty" if not body.strip() else f"is not JSON of UTF-8 text ({_place(exc)})"
-            raise ResponseDecodeError(f"the answer's body {said}") from None
+        # Raised out here, without a context: the decoder's error holds the whole document, and that can hold a secret.
+        raise ResponseDecodeError(f"the answer's body {said}")
 
     def page(self, body: bytes) -> ListPage:
         """A list's items and next link. One object in the place of a list of items is that one item."""
@@ -138,7 +142,10 @@ class Codec:
 
     def reader(self, model: type[T]) -> Reader[T]:
         """What reads values as a model."""
-        return Reader(model, self.converter.get_structure_hook(model))
+        reader = self._readers.get(model)
+        if reader is None:
+            reader = self._readers[model] = Reader(model, self.converter.get_structure_hook(model))
+        return reader
 
     def read(self, model: type[T], body: bytes) -> T:
         """One model, from an answer's body."""
@@ -175,7 +182,11 @@ def read_message(value: Any, _: object = None) -> Message:
                 except (KeyError, TypeError, ValueError):
                     _check_timestamps(attempts)
                     break
-    return Message(message_id, value)
+    # What Message(message_id, value) does, in half the time: a history can have millions of them.
+    message = _new(Message)
+    _set_id(message, message_id)
+    _set_raw(message, value)
+    return message
 
 
 def _check_timestamps(attempts: list[Any]) -> None:
@@ -224,10 +235,9 @@ def _secret(value: Any) -> Secret | None:
 
 def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
     """The secret out of sight, also where its name is written in another way, which is then not the secret."""
-    return {
-        name: (Secret(entry) if entry else None) if isinstance(entry, str) and name.lower() == "secret" else entry
-        for name, entry in value.items()
-    }
+    named = [name for name in value if len(name) == len("secret") and name.lower() == "secret"]
+    hidden = {name: Secret(value[name]) if value[name] else None for name in named if isinstance(value[name], str)}
+    return {**value, **hidden} if hidden else value
 
 
 def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:

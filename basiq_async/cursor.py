@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 
 import attrs
@@ -65,7 +64,7 @@ def id_in_cursor(item_id: str) -> str:
     """An id as a cursor holds it: the digest of one that would make the cursor longer than it can be."""
     if len(item_id) <= _MAX_ID:
         return item_id
-    return "#" + hashlib.blake2b(item_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return "#" + _digest(item_id.encode(errors="surrogatepass"), 16).hex()
 
 
 def _text(value: object) -> str:
@@ -80,5 +79,7 @@ def _count(value: object) -> int:
     return value
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+def _digest(data: bytes, size: int = _DIGEST) -> bytes:
+    from hashlib import blake2b  # loads OpenSSL, which not every program needs
+
+    return blake2b(data, digest_size=size).digest()

@@ -7,8 +7,6 @@ its JSON text; a field that is missing or null is None.
 
 from __future__ import annotations
 
-import email.utils
-import hmac
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -49,9 +47,9 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(
-            self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass")
-        )
+        from hmac import compare_digest  # loads OpenSSL, which not every program needs
+
+        return compare_digest(self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass"))
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))
@@ -148,7 +146,9 @@ def read_datetime(value: object) -> datetime | None:
 
 
 def _read_odd_datetime(text: str) -> datetime:
-    for read in (_from_epoch_text, datetime.fromisoformat, email.utils.parsedate_to_datetime):
+    from email.utils import parsedate_to_datetime  # a slow import, for a rare form
+
+    for read in (_from_epoch_text, datetime.fromisoformat, parsedate_to_datetime):
         try:
             return read(text.upper())
         except (ValueError, TypeError, IndexError, OverflowError):

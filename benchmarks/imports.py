@@ -11,6 +11,7 @@ from benchmarks._harness import Figure, figure
 
 _BARE = "pass"
 _OURS = "import basiq_async"
+_CLIENT = "from basiq_async import BasiqClient"
 _DEPENDENCIES = "import asyncio, logging, attrs, cattrs, cattrs.gen"
 _PEER = "import svix.api"
 
@@ -26,6 +27,7 @@ def measure(count: int = 15) -> list[Figure]:
     commands = {
         "bare": [*python, _BARE],
         "ours": [*python, _OURS],
+        "client": [*python, _CLIENT],
         "dependencies": [*python, _DEPENDENCIES],
         "peer": [*python, _PEER],
         "version": [str(Path(sys.executable).with_name("basiq-async")), "--version"],
@@ -44,6 +46,7 @@ def measure(count: int = 15) -> list[Figure]:
 
     return [
         figure("import: basiq_async, to its own dependencies", ratio("ours", "dependencies"), "<= 1.25"),
+        figure("import: BasiqClient, which loads cattrs, to the dependencies", ratio("client", "dependencies")),
         figure("import: basiq_async, to svix.api", ratio("ours", "peer"), "<= 0.35"),
         figure("import: basiq-async --version, to its dependencies", ratio("version", "dependencies"), "<= 1.25"),
         figure("import: basiq-async --version, to svix.api", ratio("version", "peer"), "<= 0.35"),

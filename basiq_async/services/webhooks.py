@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,6 +111,8 @@ class Webhooks:
         """
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
             raise ConfigurationError("timeout must be a number of seconds of at least 0")
+        import random
+
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         wait = _FIRST_POLL

@@ -106,24 +106,32 @@ class Authenticated:
         """Send with the token. Raises what the token endpoint's answer stands for where there is no token."""
         if not self._base.owns(request.url):
             raise ConfigurationError("refused to send the token to a url outside of base_url")
-        if request.deadline is None and self._max_elapsed < math.inf:
-            request = attrs.evolve(request, deadline=asyncio.get_running_loop().time() + self._max_elapsed)
+        deadline = request.deadline
+        if deadline is None and self._max_elapsed < math.inf:
+            deadline = asyncio.get_running_loop().time() + self._max_elapsed
         token = self._token
         if token is None or self._clock() >= token.renew_at:
-            token = await self._renew(token, request.deadline)
-        response = await self._send_with(token, request)
+            token = await self._renew(token, deadline)
+        response = await self._send_with(token, request, deadline)
         if response.status == 401:
-            token = await self._renew(token, request.deadline)
-            response = await self._send_with(token, request)
+            token = await self._renew(token, deadline)
+            response = await self._send_with(token, request, deadline)
         return response
 
     async def aclose(self) -> None:
         """Nothing to release: the transport inside belongs to whoever made it."""
 
-    async def _send_with(self, token: _Token, request: Request) -> Response:
+    async def _send_with(self, token: _Token, request: Request, deadline: float | None) -> Response:
         # Without a name for the headers: a traceback that shows local variables would show the token.
         return await self._inner.send(
-            attrs.evolve(request, headers={**request.headers, "authorization": f"Bearer {token.text}"})
+            Request(
+                request.method,
+                request.url,
+                {**request.headers, "authorization": f"Bearer {token.text}"},
+                request.body,
+                request.idempotent,
+                deadline,
+            )
         )
 
     async def _renew(self, stale: _Token | None, deadline: float | None) -> _Token:

@@ -8,7 +8,9 @@ from typing import Protocol, runtime_checkable
 import attrs
 
 
-def _lower_names(headers: Mapping[str, str]) -> dict[str, str]:
+def _lower_names(headers: Mapping[str, str]) -> Mapping[str, str]:
+    if all(map(str.islower, headers)):
+        return headers
     return {name.lower(): value for name, value in headers.items()}
 
 

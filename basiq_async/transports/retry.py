@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -19,7 +18,7 @@ import attrs
 from ..answers import parse_retry_after
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
-from ._evidence import cause_of
+from ._evidence import cause_of, cleaned
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.retry")
@@ -81,7 +80,7 @@ class Retrying:
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
         path_of: Callable[[str], str] = lambda url: url.partition("?")[0],
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._inner = inner
@@ -90,7 +89,7 @@ class Retrying:
         self._on_request = on_request
         self._on_retry = on_retry
         self._path_of = path_of
-        self._uniform = uniform
+        self._uniform = uniform or _uniform
         self._now = now
         self.closed = False
 
@@ -122,6 +121,12 @@ class Retrying:
     async def aclose(self) -> None:
         """Begin no further retry. The transport inside is left open: it belongs to whoever made it."""
         self.closed = True
+
+
+def _uniform(low: float, high: float) -> float:
+    import random
+
+    return random.uniform(low, high)
 
 
 def _is_whole(response: Response) -> bool:
@@ -176,7 +181,7 @@ class _Run:
     def _translated(self, exc: Exception, timed_out: str | None) -> BasiqError:
         """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
         if isinstance(exc, BasiqError):
-            return exc
+            return cleaned(exc, self._request)
         if isinstance(exc, TimeoutError):
             said = timed_out or "the transport ran out of time"
             return RequestTimeoutError(said, method=self._request.method, path=self._path)
@@ -254,10 +259,13 @@ class _Run:
         raise failed.outcome from failed.outcome.__cause__
 
     def _tell(self, began: float, *, status: int | None = None, error: str | None = None) -> None:
+        hook, logged = self._owner._on_request, _log.isEnabledFor(logging.DEBUG)
+        if hook is None and not logged:
+            return
         duration = self._clock() - began
         method, path, attempt = self._request.method, self._path, self._attempts
         _log.debug("%s %s: %s in %.3f s (attempt %d)", method, path, status or error, duration, attempt)
-        call_hook(self._owner._on_request, RequestEvent(method, path, attempt, duration, status, error))
+        call_hook(hook, RequestEvent(method, path, attempt, duration, status, error))
 
     def _announce(self, failed: _Failed, wait: float) -> None:
         outcome = failed.outcome

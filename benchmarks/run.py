@@ -1,0 +1,99 @@
+"""All figures: ``make bench`` measures and writes them, ``make bench-quick`` holds fewer rounds against those."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import attrs
+
+from benchmarks import call, growth, imports, memory, prefetch, stream
+from benchmarks._harness import Figure
+
+_HERE = Path(__file__).parent
+_RESULTS = _HERE / "results.json"
+_TABLE = _HERE / "results.md"
+_README = _HERE.parent / "README.md"
+_BEGIN, _END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
+_LOSS = 0.25
+_PACKAGES = ("aiohttp", "attrs", "cattrs", "orjson", "httpx", "pydantic", "svix")
+
+
+def measure(*, quick: bool) -> list[Figure]:
+    """Every figure; the quick ones leave out what takes minutes."""
+    found = asyncio.run(stream.measure(5 if quick else 21))
+    found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
+    found += asyncio.run(call.measure(5 if quick else 21))
+    found += imports.measure(5 if quick else 21)
+    if not quick:
+        found += memory.measure()
+        found += asyncio.run(growth.measure())
+    return found
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """The figures as a Markdown table."""
+    rows = ["| figure | median | lowest to highest | mark | |", "| --- | ---: | ---: | ---: | --- |"]
+    verdicts = {True: "reached", False: "**missed**", None: ""}
+    for found in figures:
+        spread = f"{found.low:.2f} to {found.high:.2f}" if found.high else ""
+        rows.append(f"| {found.name} | {found.median:.2f} | {spread} | {found.mark} | {verdicts[found.reached]} |")
+    return "\n".join(rows) + "\n"
+
+
+def lost(figures: Iterable[Figure], committed: Iterable[Figure]) -> list[str]:
+    """Which marked figures are worse than the committed ones by more than a quarter."""
+    before = {found.name: found for found in committed}
+    worse = []
+    for found in figures:
+        known = before.get(found.name)
+        if known is None or not found.mark:
+            continue
+        ratio = found.median / known.median if found.mark.startswith(">=") else known.median / found.median
+        if ratio < 1 - _LOSS:
+            worse.append(f"{found.name}: {found.median:.3f}, was {known.median:.3f}")
+    return worse
+
+
+def _publish(figures: list[Figure]) -> None:
+    """The tables: all figures into their own file, those that have a mark into the README."""
+    _TABLE.write_text(table(figures))
+    before, begin, rest = _README.read_text().partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    _README.write_text(before + begin + table(found for found in figures if found.mark) + _END + after)
+
+
+def main() -> int:
+    quick = "--quick" in sys.argv
+    figures = measure(quick=quick)
+    for found in figures:
+        print(found)
+    if quick:
+        committed = [Figure(**row) for row in json.loads(_RESULTS.read_text())["figures"]]
+        worse = lost(figures, committed)
+        for line in worse:
+            print(f"LOST more than {_LOSS:.0%}: {line}")
+        return 1 if worse else 0
+    _RESULTS.write_text(json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n")
+    _publish(figures)
+    from benchmarks import plots
+
+    plots.draw(figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

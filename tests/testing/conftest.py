@@ -1,0 +1,87 @@
+"""A caller that speaks raw JSON to a fake, so that nothing of the client stands between a test and an answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import Request, Response
+from basiq_async.testing import FakeBasiq
+
+BASE = "https://au-api.basiq.io"
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+ENDPOINT = "https://example.com/hook"
+
+
+def token_request(key: str, *, version: str | None = "3.0", body: bytes = b"scope=SERVER_ACCESS") -> Request:
+    headers = {**FORM, "authorization": f"Basic {key}", **({"basiq-version": version} if version else {})}
+    return Request("POST", f"{BASE}/token", headers, body)
+
+
+@attrs.define
+class Caller:
+    """One application's view of a fake."""
+
+    fake: FakeBasiq
+    key: str = FakeBasiq.DEFAULT_API_KEY
+    token: str = ""
+
+    def authorize(self) -> str:
+        answer = self.fake.handle(token_request(self.key))
+        assert answer.status == 200, answer.body
+        self.token = json.loads(answer.body)["access_token"]
+        return self.token
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
+        if not self.token:
+            self.authorize()
+        url = path if "://" in path else BASE + path
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.fake.handle(Request(method, url, {"authorization": f"Bearer {self.token}", **named}, body))
+
+    def json(self, method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
+        raw = None if body is None else json.dumps(body).encode()
+        answer = self.send(method, path, raw, content_type="application/json")
+        assert answer.status == status, answer.body
+        return json.loads(answer.body) if answer.body else None
+
+    def get(self, path: str, *, status: int = 200) -> Any:
+        return self.json("GET", path, status=status)
+
+    def error(self, method: str, path: str, body: Any = None, *, status: int) -> dict[str, Any]:
+        answer = self.json(method, path, body, status=status)
+        assert answer["type"] == "list"
+        assert answer["correlationId"]
+        (entry,) = answer["data"]
+        assert entry["type"] == "error"
+        assert entry["title"]
+        assert entry["detail"]
+        return entry
+
+    def create(self, url: str = ENDPOINT, events: Any = ("user.created",), **more: Any) -> dict[str, Any]:
+        return self.json(
+            "POST", "/notifications/webhooks", {"url": url, "subscribedEvents": list(events), **more}, status=201
+        )
+
+    def every(self, path: str) -> list[dict[str, Any]]:
+        """All items of a list, its next links followed as they are."""
+        items: list[dict[str, Any]] = []
+        link: str | None = path
+        while link is not None:
+            page = self.get(link)
+            items += page["data"]
+            link = page["links"].get("next")
+        return items
+
+
+@pytest.fixture
+def fake() -> FakeBasiq:
+    return FakeBasiq()
+
+
+@pytest.fixture
+def caller(fake: FakeBasiq) -> Caller:
+    return Caller(fake)

@@ -1,0 +1,375 @@
+"""The operations, their documented answers and their documented errors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from basiq_async import Request
+from basiq_async.errors import ConfigurationError
+from basiq_async.testing import FakeBasiq
+
+from .conftest import BASE, ENDPOINT, Caller
+
+NOWHERE = "11111111-2222-4333-8444-555555555555"
+WEBHOOKS = "/notifications/webhooks"
+TEST = "/notifications/messages/test"
+
+
+def test_a_webhook_is_created_read_listed_changed_and_deleted(caller: Caller) -> None:
+    made = caller.create(name="a name", description="what for")
+    assert made["status"] == "pending-approval"
+    assert made["secret"].startswith("whsec_")
+    assert made["links"] == {"self": f"{BASE}{WEBHOOKS}/{made['id']}"}
+    read = caller.get(f"{WEBHOOKS}/{made['id']}")
+    assert read == {name: value for name, value in made.items() if name != "secret"}
+    assert caller.get(WEBHOOKS)["data"] == [read]
+    changed = caller.json("POST", made["links"]["self"], {"url": "https://example.com/other", "name": "new"})
+    assert changed == {**made, "url": "https://example.com/other", "name": "new"}
+    assert caller.send("DELETE", f"{WEBHOOKS}/{made['id']}").status == 204
+    assert caller.error("GET", f"{WEBHOOKS}/{made['id']}", status=404)["code"] == "resource-not-found"
+    assert caller.get(WEBHOOKS)["data"] == []
+
+
+def test_a_webhook_is_subscribed_to_what_it_names_and_without_that_to_everything(caller: Caller) -> None:
+    one = caller.json("POST", WEBHOOKS, {"url": ENDPOINT, "subscribedEvents": "user.created"}, status=201)
+    assert one["subscribedEvents"] == ["user.created"]
+    every = caller.json("POST", WEBHOOKS, {"url": "https://example.com/all"}, status=201)
+    assert len(every["subscribedEvents"]) == 15
+    twice = caller.create("https://example.com/twice", ["user.created", "user.created"])
+    assert twice["subscribedEvents"] == ["user.created"]
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({}, "url"),
+        ({"url": None}, "url"),
+        ({"url": 5}, "url"),
+        ({"url": "/relative"}, "url"),
+        ({"url": "ftp://example.com/"}, "url"),
+        ({"url": "https://"}, "url"),
+        ({"url": "https://exa mple.com/"}, "url"),
+        ({"url": "https://example.com:0/"}, "url"),
+        ({"url": "https://example.com:99999/"}, "url"),
+        ({"url": "https://[::1/"}, "url"),
+        ({"url": ENDPOINT, "name": 5}, "name"),
+        ({"url": ENDPOINT, "description": None}, "description"),
+        ({"url": ENDPOINT, "subscribedEvents": []}, "subscribedEvents"),
+        ({"url": ENDPOINT, "subscribedEvents": None}, "subscribedEvents"),
+        ({"url": ENDPOINT, "subscribedEvents": {"user.created": True}}, "subscribedEvents"),
+        ({"url": ENDPOINT, "subscribedEvents": ["user.created", 5]}, "subscribedEvents"),
+        ({"url": ENDPOINT, "subscribedEvents": ["user.exploded"]}, "subscribedEvents"),
+        ([], "body"),
+        ("text", "body"),
+    ],
+)
+@pytest.mark.parametrize("update", [False, True])
+def test_a_webhook_that_cannot_be_is_invalid_content(caller: Caller, body: Any, parameter: str, update: bool) -> None:
+    path = f"{WEBHOOKS}/{caller.create('https://example.com/there')['id']}" if update else WEBHOOKS
+    error = caller.error("POST", path, body, status=400)
+    assert error["code"] == "invalid-content"
+    assert error["source"] == {"parameter": parameter}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"url": ' + b"1" * 5000 + b"}"])
+def test_a_body_that_is_no_json_is_invalid_content(caller: Caller, body: bytes) -> None:
+    answer = caller.send("POST", WEBHOOKS, body, content_type="application/json")
+    assert answer.status == 400
+    entry = json.loads(answer.body)["data"][0]
+    assert (entry["code"], entry["source"]["parameter"]) in {("invalid-content", "body"), ("invalid-content", "url")}
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_content_type_that_is_no_json_is_invalid_content(caller: Caller, kind: str) -> None:
+    answer = caller.send("POST", WEBHOOKS, b'{"url": "https://example.com/"}', content_type=kind)
+    assert answer.status == 400
+    assert json.loads(answer.body)["data"][0]["source"] == {"parameter": "Content-Type"}
+
+
+def test_a_charset_beside_the_content_type_is_taken(caller: Caller) -> None:
+    body = json.dumps({"url": ENDPOINT}).encode()
+    assert caller.send("POST", WEBHOOKS, body, content_type="Application/JSON; charset=utf-8").status == 201
+
+
+def test_two_webhooks_never_have_one_url(caller: Caller) -> None:
+    caller.create()
+    assert caller.error("POST", WEBHOOKS, {"url": ENDPOINT}, status=409)["code"] == "resource-already-exists"
+    other = caller.create("https://example.com/other")
+    path = f"{WEBHOOKS}/{other['id']}"
+    assert caller.error("POST", path, {"url": ENDPOINT}, status=409)["code"] == "resource-already-exists"
+    caller.json("POST", path, {"url": "https://example.com/other"})
+
+
+def test_events_can_be_made_exclusive_to_one_webhook() -> None:
+    caller = Caller(FakeBasiq(exclusive_events=True))
+    made = caller.create()
+    body = {"url": "https://example.com/other", "subscribedEvents": ["user.created", "user.deleted"]}
+    error = caller.error("POST", WEBHOOKS, body, status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("event-already-subscribed", "subscribedEvents")
+    caller.create("https://example.com/other", ["user.deleted"])
+    caller.json("POST", f"{WEBHOOKS}/{made['id']}", {"url": ENDPOINT, "subscribedEvents": ["user.created"]})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_id_that_is_no_uuid_is_a_path_parameter_not_valid(caller: Caller, method: str) -> None:
+    for text in ("nonsense", NOWHERE[:-1], NOWHERE.replace("-", ""), NOWHERE[:-1] + "g", "..%2f..", "%C3%BC"):
+        error = caller.error(method, f"{WEBHOOKS}/{text}", {"url": ENDPOINT}, status=400)
+        assert (error["code"], error["source"]["parameter"]) == ("path-parameter-not-valid", "webhookId")
+    assert caller.error(method, f"{WEBHOOKS}/{NOWHERE}", {"url": ENDPOINT}, status=404)["code"] == "resource-not-found"
+
+
+def test_ids_are_taken_in_either_case(caller: Caller) -> None:
+    made = caller.create()
+    assert caller.get(f"{WEBHOOKS}/{made['id'].upper()}")["id"] == made["id"]
+
+
+def test_messages_are_listed_and_read_with_and_without_the_trailing_slash(caller: Caller) -> None:
+    webhook_id = caller.fake.seed_messages(3)
+    path = f"{WEBHOOKS}/{webhook_id}/messages"
+    listed = caller.get(path)
+    assert caller.get(path + "/") == listed
+    assert listed["size"] == listed["count"] == 3
+    for message in listed["data"]:
+        assert caller.get(message["links"]["self"]) == message
+        assert message["links"]["webhook"] == f"{BASE}{WEBHOOKS}/{webhook_id}"
+    assert caller.error("GET", f"{path}/{NOWHERE}", status=404)["code"] == "resource-not-found"
+    assert caller.error("GET", f"{path}/nonsense", status=400)["source"] == {"parameter": "messageId"}
+    assert caller.error("GET", f"{WEBHOOKS}/{NOWHERE}/messages", status=404)["code"] == "resource-not-found"
+
+
+def test_the_links_of_a_message_lead_to_its_event_and_entity(caller: Caller) -> None:
+    caller.fake.seed_messages(40)
+    webhook_id = caller.get(WEBHOOKS)["data"][0]["id"]
+    for message in caller.every(f"{WEBHOOKS}/{webhook_id}/messages"):
+        payload = message["payload"]
+        event = caller.get(payload["links"]["event"])
+        assert event["id"] == payload["eventId"]
+        assert f"{event['entity']}.{event['eventType']}" == payload["eventTypeId"]
+        assert event["dataRef"] == payload["links"]["eventEntity"]
+        entity = caller.get(payload["links"]["eventEntity"])
+        assert entity["links"]["self"] == payload["links"]["eventEntity"]
+
+
+def test_an_entity_that_nothing_happened_to_is_not_found(caller: Caller) -> None:
+    caller.fake.seed_messages(3, event_types=["consent.created"])
+    for path in (f"/users/{NOWHERE}", f"/users/{NOWHERE}/consents/{NOWHERE}", f"/users/{NOWHERE}/transactions"):
+        assert caller.error("GET", path, status=404)["code"] == "resource-not-found"
+
+
+async def test_a_test_message_goes_to_each_webhook_that_is_subscribed(caller: Caller) -> None:
+    first = caller.create(ENDPOINT, ["user.created"])
+    second = caller.create("https://example.com/second", ["user.deleted"])
+    await caller.fake.advance(minutes=15)
+    caller.json("POST", TEST, {"eventTypeId": "user.created", "Text": "hello"}, status=201)
+    (message,) = caller.get(f"{WEBHOOKS}/{first['id']}/messages")["data"]
+    assert message["payload"]["eventTypeId"] == "user.created"
+    assert message["payload"]["Text"] == "hello"
+    assert caller.get(f"{WEBHOOKS}/{second['id']}/messages")["data"] == []
+
+
+async def test_a_test_message_in_the_guides_form_goes_to_the_webhook_of_that_url(caller: Caller) -> None:
+    caller.create(ENDPOINT, ["user.created"])
+    second = caller.create("https://example.com/second", ["user.deleted"])
+    await caller.fake.advance(minutes=15)
+    body = {"URL": "https://example.com/second", "Events": ["user.created", "consent.revoked"]}
+    caller.json("POST", TEST, body, status=201)
+    sent = caller.get(f"{WEBHOOKS}/{second['id']}/messages")["data"]
+    assert [message["payload"]["eventTypeId"] for message in sent] == ["user.created", "consent.revoked"]
+    elsewhere = {"URL": "https://example.com/third", "Events": "user.created"}
+    error = caller.error("POST", TEST, elsewhere, status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("no-webhooks-found", "URL")
+
+
+def test_a_test_message_needs_a_webhook(caller: Caller) -> None:
+    error = caller.error("POST", TEST, {"eventTypeId": "user.created"}, status=400)
+    assert error["code"] == "no-webhooks-found"
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({}, "eventTypeId"),
+        ({"eventTypeId": ["user.created"]}, "eventTypeId"),
+        ({"eventTypeId": "user.exploded"}, "eventTypeId"),
+        ({"eventTypeId": "user.created", "Text": 5}, "Text"),
+        ({"URL": ENDPOINT}, "Events"),
+        ({"URL": ENDPOINT, "Events": []}, "Events"),
+        ({"URL": 5, "Events": ["user.created"]}, "URL"),
+        ({"Events": ["user.created"]}, "URL"),
+    ],
+)
+def test_a_test_message_that_cannot_be_is_invalid_content(caller: Caller, body: Any, parameter: str) -> None:
+    caller.create()
+    error = caller.error("POST", TEST, body, status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("invalid-content", parameter)
+
+
+def test_the_event_types_of_today_are_listed_and_read(caller: Caller) -> None:
+    types = caller.get("/events/types")["data"]
+    assert len(types) == 15
+    assert caller.get("/events/types/") == caller.get("/events/types")
+    for event_type in types:
+        assert caller.get(event_type["links"]["self"]) == event_type
+    assert caller.error("GET", "/events/types/user.exploded", status=404)["code"] == "resource-not-found"
+    error = caller.error("GET", "/events/types/nonsense", status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("path-parameter-not-valid", "eventTypeId")
+
+
+def test_a_fake_can_know_event_types_that_are_new() -> None:
+    fake = FakeBasiq(event_types={"payment.made": "a payment was made"})
+    caller = Caller(fake)
+    assert caller.get("/events/types/payment.made")["description"] == "a payment was made"
+    webhook_id = fake.add_webhook(ENDPOINT, ["payment.made"])
+    fake.emit("payment.made")
+    (message,) = caller.get(f"{WEBHOOKS}/{webhook_id}/messages")["data"]
+    assert message["payload"]["links"]["eventEntity"].startswith(BASE + "/users/")
+    assert caller.get(message["payload"]["links"]["eventEntity"])["type"] == "payment"
+
+
+async def test_events_are_shown_for_seven_days(caller: Caller) -> None:
+    caller.fake.emit("user.created")
+    await caller.fake.advance(days=3)
+    second = caller.fake.emit("user.deleted")
+    await caller.fake.advance(days=4)
+    caller.authorize()
+    assert len(caller.get("/events")["data"]) == 2
+    await caller.fake.advance(seconds=1)
+    assert [event["id"] for event in caller.get("/events")["data"]] == [second.event_id]
+
+
+def test_an_event_is_read_by_its_id(caller: Caller) -> None:
+    made = caller.fake.emit("consent.revoked", user_id="u-1", entity_id="c-1", data={"a": 1})
+    event = caller.get(f"/events/{made.event_id}")
+    assert (event["entity"], event["eventType"], event["userId"]) == ("consent", "revoked", "u-1")
+    assert event["data"] == {"a": 1}
+    assert event["dataRef"] == f"{BASE}/users/u-1/consents/c-1"
+    assert caller.get(event["dataRef"]) == {"a": 1}
+    assert caller.error("GET", "/events/12345", status=404)["code"] == "resource-not-found"
+    error = caller.error("GET", "/events/a%20b", status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("path-parameter-not-valid", "eventId")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "", "/nowhere", "/events/a/b", "/notifications", f"{WEBHOOKS}/{NOWHERE}/x", "//"]
+)
+def test_an_unknown_path_is_not_found(caller: Caller, path: str) -> None:
+    assert caller.error("GET", path, status=404)["code"] == "resource-not-found"
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/token", "POST"),
+        (WEBHOOKS, "GET, POST"),
+        (f"{WEBHOOKS}/{NOWHERE}", "GET, POST, DELETE"),
+        (f"{WEBHOOKS}/{NOWHERE}/messages", "GET"),
+        (f"{WEBHOOKS}/{NOWHERE}/messages/{NOWHERE}", "GET"),
+        (TEST, "POST"),
+        ("/events", "GET"),
+        ("/events/types", "GET"),
+        ("/events/types/user.created", "GET"),
+        ("/events/abc", "GET"),
+    ],
+)
+def test_a_wrong_method_is_answered_with_those_that_there_are(caller: Caller, path: str, allow: str) -> None:
+    for method in ("PUT", "PATCH", "OPTIONS"):
+        answer = caller.send(method, path)
+        assert answer.status == 405
+        assert answer.headers["allow"] == allow
+
+
+def test_links_have_the_origin_and_the_prefix_that_the_request_came_to(fake: FakeBasiq) -> None:
+    caller = Caller(fake)
+    caller.create()
+    request = Request(
+        "GET", f"http://localhost:8080/basiq{WEBHOOKS}", {"authorization": f"Bearer {caller.token}"}, None
+    )
+    (webhook,) = json.loads(fake.handle(request, prefix="/basiq").body)["data"]
+    assert webhook["links"]["self"] == f"http://localhost:8080/basiq{WEBHOOKS}/{webhook['id']}"
+    assert fake.handle(request).status == 404
+    assert caller.fake.handle(Request("GET", BASE + WEBHOOKS), prefix="/basiq").status == 404
+
+
+def test_text_that_has_no_bytes_in_utf8_comes_back_as_it_went_in(caller: Caller) -> None:
+    body = b'{"url": "https://example.com/", "name": "\\ud800"}'
+    made = caller.send("POST", WEBHOOKS, body, content_type="application/json")
+    assert json.loads(made.body)["name"] == "\ud800"
+
+
+def test_each_api_key_sees_its_own_and_nothing_else() -> None:
+    fake = FakeBasiq(api_keys={"Zmlyc3Q=": "first", "c2Vjb25k": "second"})
+    first, second = Caller(fake, "Zmlyc3Q="), Caller(fake, "c2Vjb25k")
+    made = first.create()
+    fake.seed_messages(5, made["id"], api_key="Zmlyc3Q=")
+    emitted = fake.emit("user.created", api_key="Zmlyc3Q=")
+    message = first.get(f"{WEBHOOKS}/{made['id']}/messages")["data"][0]
+    assert second.get(WEBHOOKS)["data"] == []
+    assert second.get("/events")["data"] == []
+    for path in (
+        f"{WEBHOOKS}/{made['id']}",
+        f"{WEBHOOKS}/{made['id']}/messages",
+        message["links"]["self"],
+        message["payload"]["links"]["event"],
+        message["payload"]["links"]["eventEntity"],
+        f"/events/{emitted.event_id}",
+    ):
+        first.get(path)
+        assert second.error("GET", path, status=404)["code"] == "resource-not-found"
+    second.create()  # the same url is free for another application
+
+
+def test_an_application_without_webhooks_is_named_in_the_error() -> None:
+    caller = Caller(FakeBasiq(api_keys={"Zmlyc3Q=": "my-app"}), "Zmlyc3Q=")
+    assert "my-app" in caller.error("POST", TEST, {"eventTypeId": "user.created"}, status=400)["detail"]
+
+
+def test_the_same_seed_gives_the_same_everything() -> None:
+    def story(seed: int) -> list[Any]:
+        caller = Caller(FakeBasiq(seed=seed))
+        made = caller.create()
+        caller.fake.seed_messages(3, made["id"])
+        caller.fake.emit("user.created")
+        return [made, caller.get("/events"), caller.get(f"{WEBHOOKS}/{made['id']}/messages"), caller.token]
+
+    assert story(1) == story(1)
+    assert story(1) != story(2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: FakeBasiq(page_size=0),
+        lambda: FakeBasiq(page_size=501),
+        lambda: FakeBasiq(api_keys=[]),
+        lambda: FakeBasiq(api_keys="one-key"),
+        lambda: FakeBasiq().emit("user.exploded"),
+        lambda: FakeBasiq().emit("user.created", api_key="unknown"),
+        lambda: FakeBasiq().add_webhook(ENDPOINT, ["user.exploded"]),
+        lambda: FakeBasiq().secret(NOWHERE),
+        lambda: FakeBasiq().seed_messages(-1),
+        lambda: FakeBasiq().seed_messages(1, failed=2),
+        lambda: FakeBasiq().seed_messages(1, NOWHERE),
+        lambda: FakeBasiq().seed_messages(1, event_types=["user.exploded"]),
+        lambda: FakeBasiq().fail_next(),
+        lambda: FakeBasiq().fail_next(0, status=500),
+    ],
+)
+def test_what_cannot_be_arranged_is_a_configuration_error(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        wrong()
+
+
+def test_a_webhook_that_is_there_already_is_not_added_again(fake: FakeBasiq) -> None:
+    fake.add_webhook(ENDPOINT)
+    with pytest.raises(ConfigurationError, match="already"):
+        fake.add_webhook(ENDPOINT)
+
+
+def test_a_fake_shows_its_time_and_no_key(fake: FakeBasiq) -> None:
+    fake.add_webhook()
+    assert repr(fake) == "<FakeBasiq at 2026-01-05T00:00:00+00:00, 1 webhooks>"
+    assert fake.api_key == FakeBasiq.DEFAULT_API_KEY
+    assert fake.now().isoformat() == "2026-01-05T00:00:00+00:00"

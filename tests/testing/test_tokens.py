@@ -1,0 +1,169 @@
+"""The token endpoint, what a token opens, and what is noted as misuse."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport, Request
+from basiq_async.testing import FakeBasiq
+
+from .conftest import BASE, ENDPOINT, FORM, Caller, token_request
+
+KEY = FakeBasiq.DEFAULT_API_KEY
+WEBHOOKS = "/notifications/webhooks"
+
+
+def codes(fake: FakeBasiq) -> list[str]:
+    return [violation.code for violation in fake.violations]
+
+
+def test_a_token_is_for_an_hour(fake: FakeBasiq) -> None:
+    body = json.loads(fake.handle(token_request(KEY)).body)
+    assert body["expires_in"] == 3600
+    assert body["token_type"] == "Bearer"
+    assert body["access_token"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "parameter"),
+    [
+        (Request("POST", f"{BASE}/token", FORM, b"scope=SERVER_ACCESS"), "Authorization"),
+        (token_request("dW5rbm93bg=="), "Authorization"),
+        (Request("POST", f"{BASE}/token", {**FORM, "authorization": f"Bearer {KEY}"}, b""), "Authorization"),
+        (token_request(KEY, version=None), "basiq-version"),
+        (token_request(KEY, version="2.1"), "basiq-version"),
+        (token_request(KEY, body=b""), "scope"),
+        (token_request(KEY, body=b"scope=EVERYTHING"), "scope"),
+        (token_request(KEY, body=b"scope=CLIENT_ACCESS"), "userId"),
+        (token_request(KEY, body=b"\xff"), "body"),
+        (token_request(KEY, body=b"a=1&" * 100), "body"),
+    ],
+)
+def test_a_token_call_that_is_wrong_is_a_400_that_says_where(
+    fake: FakeBasiq, request_: Request, parameter: str
+) -> None:
+    answer = fake.handle(request_)
+    assert answer.status == 400
+    entry = json.loads(answer.body)["data"][0]
+    assert (entry["code"], entry["source"]["parameter"]) == ("parameter-not-valid", parameter)
+
+
+def test_a_token_call_has_to_be_a_form(fake: FakeBasiq) -> None:
+    headers = {"authorization": f"Basic {KEY}", "basiq-version": "3.0", "content-type": "application/json"}
+    answer = fake.handle(Request("POST", f"{BASE}/token", headers, b'{"scope": "SERVER_ACCESS"}'))
+    assert json.loads(answer.body)["data"][0]["source"] == {"parameter": "Content-Type"}
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer nonsense", "Basic bm9uc2Vuc2U=", "nonsense"])
+def test_no_operation_is_open_without_a_token(fake: FakeBasiq, header: str) -> None:
+    for method, path in (("GET", WEBHOOKS), ("POST", WEBHOOKS), ("GET", "/events"), ("DELETE", f"{WEBHOOKS}/x")):
+        answer = fake.handle(Request(method, BASE + path, {"authorization": header}))
+        assert answer.status == 401
+        assert json.loads(answer.body)["data"][0]["code"] == "unauthorized-access"
+
+
+async def test_a_token_expires_on_the_fakes_clock(caller: Caller) -> None:
+    caller.get(WEBHOOKS)
+    await caller.fake.advance(seconds=3599)
+    caller.get(WEBHOOKS)
+    await caller.fake.advance(seconds=1)
+    assert caller.error("GET", WEBHOOKS, status=401)["code"] == "unauthorized-access"
+
+
+def test_tokens_can_be_made_to_expire_now(caller: Caller) -> None:
+    caller.get(WEBHOOKS)
+    caller.fake.expire_tokens()
+    caller.error("GET", WEBHOOKS, status=401)
+    caller.authorize()
+    caller.get(WEBHOOKS)
+
+
+def test_a_disabled_account_is_forbidden_everything(caller: Caller) -> None:
+    caller.get(WEBHOOKS)
+    caller.fake.disable_account()
+    assert caller.error("GET", WEBHOOKS, status=403)["code"] == "forbidden-access"
+    assert caller.fake.handle(token_request(KEY)).status == 403
+
+
+def test_a_token_for_a_users_own_client_opens_nothing_here(fake: FakeBasiq) -> None:
+    answer = fake.handle(token_request(KEY, body=b"scope=CLIENT_ACCESS&userId=u-1"))
+    caller = Caller(fake, token=json.loads(answer.body)["access_token"])
+    assert caller.error("GET", WEBHOOKS, status=403)["code"] == "forbidden-access"
+
+
+def test_a_key_that_was_encoded_twice_is_told(fake: FakeBasiq) -> None:
+    for text in (KEY, KEY + ":"):
+        assert fake.handle(token_request(base64.b64encode(text.encode()).decode())).status == 400
+    assert codes(fake) == ["key-encoded-twice"] * 2
+    fake.handle(token_request("!!!"))
+    assert codes(fake) == ["key-encoded-twice"] * 2
+
+
+def test_a_key_that_is_sent_to_an_operation_is_told(fake: FakeBasiq) -> None:
+    fake.handle(Request("GET", BASE + WEBHOOKS, {"authorization": f"Basic {KEY}"}))
+    assert codes(fake) == ["key-on-operation"]
+
+
+def test_a_token_for_each_request_is_told(caller: Caller) -> None:
+    for _ in range(3):
+        caller.authorize()
+        caller.get(WEBHOOKS)
+    assert codes(caller.fake) == ["token-per-request"]
+
+
+async def test_a_token_for_each_hour_is_not_told(caller: Caller) -> None:
+    for _ in range(5):
+        caller.authorize()
+        caller.get(WEBHOOKS)
+        await caller.fake.advance(hours=3)
+    assert codes(caller.fake) == []
+
+
+def test_two_clients_are_not_a_token_for_each_request(fake: FakeBasiq) -> None:
+    for _ in range(2):
+        Caller(fake).get(WEBHOOKS)
+    assert codes(fake) == []
+
+
+def test_more_than_1500_token_calls_in_5_minutes_are_too_many(fake: FakeBasiq) -> None:
+    statuses = {fake.handle(token_request(KEY)).status for _ in range(1500)}
+    assert statuses == {200}
+    refused = fake.handle(token_request(KEY))
+    assert refused.status == 429
+    assert refused.headers["retry-after"] == "300"
+    fake.reset_log()
+    fake.handle(token_request(KEY))
+    assert "token-rate" in codes(fake)
+
+
+def test_a_missing_version_and_a_limit_above_500_are_told(caller: Caller) -> None:
+    caller.fake.handle(token_request(KEY, version=None))
+    caller.error("GET", f"{WEBHOOKS}?limit=1000", status=400)
+    caller.error("GET", f"{WEBHOOKS}?limit=nonsense", status=400)
+    assert codes(caller.fake) == ["basiq-version", "limit"]
+
+
+async def test_the_client_of_this_project_misuses_nothing(fake: FakeBasiq) -> None:
+    async with BasiqClient(KEY, transport=InMemoryTransport(fake)) as basiq:
+        made = await basiq.webhooks.create(url=ENDPOINT, subscribed_events=["user.created"])
+        fake.seed_messages(1200, made.id)
+        assert len(await basiq.messages.list(made.id).collect()) == 1200
+        await fake.advance(hours=2)
+        await basiq.webhooks.delete(made.id)
+    fake.assert_no_violations()
+
+
+def test_violations_fail_with_all_that_is_known_and_can_be_forgotten(caller: Caller) -> None:
+    caller.fake.handle(token_request(KEY, version=None))
+    with pytest.raises(AssertionError, match="basiq-version: a token call needs"):
+        caller.fake.assert_no_violations()
+    assert len(caller.fake.requests) == 1
+    assert caller.fake.requests[0].url.endswith("/token")
+    caller.fake.fail_next(status=500)
+    caller.fake.reset_log()
+    caller.fake.assert_no_violations()
+    assert not caller.fake.requests
+    caller.get(WEBHOOKS)
