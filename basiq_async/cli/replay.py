@@ -9,7 +9,7 @@ import re
 import shlex
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..client import BasiqClient
-from ..errors import BasiqError, ConfigurationError
+from ..errors import ConfigurationError, ReplayError
 from ..replay import (
     JSONLinesTarget,
     Plan,
@@ -44,6 +44,7 @@ from ._run import console, run, show
 
 _SECRET = "BASIQ_WEBHOOK_SECRET"  # noqa: S105
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+_OPTIONS = {"since_": "--since", "until_": "--until", "failed": "--failed-only", "most": "--limit", "as_json": "--json"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -52,7 +53,9 @@ def replay(
     to: Annotated[
         str | None, typer.Option(help="The endpoint to post to, signed as Basiq signs.", show_default=False)
     ] = None,
-    to_jsonl: Annotated[str | None, typer.Option(help="The file to append to, a line each.", show_default=False)] = None,
+    to_jsonl: Annotated[
+        str | None, typer.Option(help="The file to append to, a line each.", show_default=False)
+    ] = None,
     since_: Annotated[
         str | None, typer.Option("--since", help="First tried then or later: 2d, 90m, or a date.", show_default=False)
     ] = None,
@@ -62,7 +65,9 @@ def replay(
     failed: Annotated[bool, typer.Option("--failed-only", help="Only what no attempt delivered.")] = False,
     event: Annotated[
         list[str] | None,
-        typer.Option(help="Only these types: exact, or a beginning such as consent.*; more than once.", show_default=False),
+        typer.Option(
+            help="Only these types: exact, or a beginning such as consent.*; more than once.", show_default=False
+        ),
     ] = None,
     filter: Annotated[
         str | None, typer.Option(help="A filter in Basiq's syntax, sent to Basiq.", show_default=False)
@@ -75,7 +80,9 @@ def replay(
     concurrency: Annotated[int, typer.Option(help="Messages under way at once, at most.")] = 32,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="The file that remembers how far it got; named after the job by default.", show_default=False),
+        typer.Option(
+            help="The file that remembers how far it got; named after the job by default.", show_default=False
+        ),
     ] = None,
     retry_dead: Annotated[bool, typer.Option("--retry-dead", help="Only what failed in earlier runs.")] = False,
     on_error: Annotated[str, typer.Option(help="dead-letter, stop or skip.")] = "dead-letter",
@@ -131,10 +138,9 @@ async def _run_job(job: Replay, again: _Again, *, retry_dead: bool, as_json: boo
                 raise
             again.tell()
             return 128 + stopped[0]
-        except BasiqError as exc:
-            report = getattr(exc, "report", None)
-            if report is not None:
-                _show_report(report, as_json)
+        except ReplayError as exc:
+            if exc.report is not None:
+                _show_report(exc.report, as_json)
                 again.tell()
             raise
     _show_report(report, as_json)
@@ -173,10 +179,8 @@ def _signals(job: Replay) -> Iterator[list[int]]:
         yield came
     finally:
         for number, handler in before.items():
-            try:
+            with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-            except NotImplementedError:
-                pass
             signal.signal(number, handler)
 
 
@@ -253,9 +257,13 @@ def _on_error(text: str) -> OnError:
 
 
 async def _refuse_to_mix(file: str, path: str, job: Job) -> None:
-    exported = Path(file)
-    if exported.is_file() and exported.stat().st_size and await SQLiteCheckpoint(path).peek(job) is None:
+    if _is_begun(file) and await SQLiteCheckpoint(path).peek(job) is None:
         raise ConfigurationError(f"{file!r} is there already, and of another export: pass another file, or remove it")
+
+
+def _is_begun(file: str) -> bool:
+    path = Path(file)
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _default_path(webhook_id: str, target: str, filter: str | None) -> str:
@@ -267,14 +275,12 @@ def _default_path(webhook_id: str, target: str, filter: str | None) -> str:
 class _Again:
     """The line that goes on with the job: what was given, without what is for one run alone."""
 
-    _NAMES = {"since_": "--since", "until_": "--until", "failed": "--failed-only", "most": "--limit", "as_json": "--json"}
-
     def __init__(self, given: dict[str, Any], path: str) -> None:
         words = ["basiq-async", "replay", given.pop("webhook_id")]
         given["checkpoint"] = path
         defaults = {"concurrency": 32, "on_error": "dead-letter", "max_failures": 1_000}
         for name, value in given.items():
-            option = self._NAMES.get(name, "--" + name.replace("_", "-"))
+            option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
             if name in ("path", "retry_dead", "dry_run") or value in (None, False) or defaults.get(name) == value:
                 continue
             if value is True:
