@@ -101,7 +101,7 @@ async def _async_predicate(message: Message) -> bool:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda: since(datetime(2026, 1, 5)), "time zone"),  # noqa: DTZ001
+        (lambda: since(datetime(2026, 1, 5)), "time zone"),
         (lambda: until("yesterday"), "until must be a datetime"),
         (lambda: since(timedelta.max), "since is too long ago"),
         (lambda: limit(0), "limit must be"),
