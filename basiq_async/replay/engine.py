@@ -92,7 +92,6 @@ class Engine:
         )
         self._handled = 0
         self._failed = 0
-        self._dead = state.dead
         self._in_a_row = 0
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
@@ -242,7 +241,6 @@ class Engine:
             return False
         dead = None
         if settings.on_error == "dead-letter":
-            self._dead += 1
             dead = DeadLetter(message.id, told, datetime.now(UTC), message.raw)
         self._ledger.done(ticket.span, message, dead=dead, counts_as="failed")
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
@@ -275,7 +273,7 @@ class Engine:
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
             finished=intake.whole and self._ledger.idle and self.error is None,
-            dead=self._dead,
+            dead=self._ledger.dead,
             handled_in_all=state.handled + self._handled,
         )
 
