@@ -271,10 +271,7 @@ class Engine:
         advance = self._committer.advanced
         if self.error is None:
             self.error = intake.error
-        if self._retrying:
-            dead = state.dead - self._handled - self._skipped.total()
-        else:
-            dead = state.dead + self._new_dead
+        dead = state.dead - self._handled - self._skipped.total() if self._retrying else state.dead + self._new_dead
         return Report(
             handled=self._handled,
             skipped=dict(intake.skipped + self._skipped),

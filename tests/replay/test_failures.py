@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import Any
 
@@ -102,7 +103,9 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
         ids = await h.ids()
         target = Refusing(ids[100])
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop", concurrency=4)
-        with pytest.raises(ReplayError, match=rf"message {ids[100]} failed, and the replay stopped at it: ValueE") as caught:
+        with pytest.raises(
+            ReplayError, match=rf"message {ids[100]} failed, and the replay stopped at it: ValueE"
+        ) as caught:
             await replay.run()
         assert isinstance(caught.value.__cause__, ValueError)
         assert caught.value.report is not None
@@ -257,7 +260,7 @@ def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any) -> N
             report = await replay.run(told.append)
         assert (report.handled, report.failed) == (200, 0)
         assert len(target.ids) == len(set(target.ids)) == 200
-        gaps = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
         assert sum(gap > 1 for gap in gaps) == 1
         assert max(gaps) == pytest.approx(30, abs=0.1)
         # What comes first after the wait comes alone.

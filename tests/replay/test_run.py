@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from datetime import timedelta
 from typing import Any
@@ -34,8 +35,8 @@ from basiq_async.replay import (
 from basiq_async.testing import FakeBasiq
 from tests import virtual
 
-from .support import Gated, Recorder, Refusing, Watching, history
 from ..scripted import Scripted, page
+from .support import Gated, Recorder, Refusing, Watching, history
 
 
 async def test_every_message_of_the_history_is_handled_once() -> None:
@@ -473,7 +474,7 @@ def test_a_rate_is_kept_without_bursts() -> None:
         async with history(200, page_size=50) as h:
             replay = Replay(h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), rate=40)
             report = await replay.run()
-        gaps = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
         assert min(gaps) > 0.024
         assert report.duration == pytest.approx(199 / 40, abs=0.2)
 

@@ -129,8 +129,10 @@ async def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_e
     async def updated(delivery: Delivery) -> None:
         await asyncio.sleep(60)
 
-    items = [{"id": f"m{i}", "payload": {"eventTypeId": t, "eventId": f"e{i}"}} for i, t in enumerate(
-        ["user.created", "user.updated"])]
+    items = [
+        {"id": f"m{i}", "payload": {"eventTypeId": t, "eventId": f"e{i}"}}
+        for i, t in enumerate(["user.created", "user.updated"])
+    ]
     async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
         replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
         assert (await replay.run()).failed == 2
@@ -217,9 +219,7 @@ async def test_a_receiver_that_is_closed_ends_the_job() -> None:
 async def test_a_receiver_takes_no_second_inbox() -> None:
     async with history(1) as h:
         with pytest.raises(ConfigurationError, match="has its inbox already"):
-            Replay(
-                h.client, h.webhook_id, WebhookReceiver(SECRET), checkpoint=MemoryCheckpoint(), inbox=MemoryInbox()
-            )
+            Replay(h.client, h.webhook_id, WebhookReceiver(SECRET), checkpoint=MemoryCheckpoint(), inbox=MemoryInbox())
 
 
 async def _nothing(delivery: Delivery) -> None: ...
@@ -306,7 +306,9 @@ async def test_the_tail_of_a_long_export_is_all_that_is_read(tmp_path: Path) -> 
     assert json.loads(lines[-1]) == {"id": "new"}
 
 
-@pytest.mark.parametrize("content", [b"a note", b"a note\n", b'{"no": "id"}\n', b"[1]\n", b'{"id": "a"}\nnot json\n', b"\x00\xff"])
+@pytest.mark.parametrize(
+    "content", [b"a note", b"a note\n", b'{"no": "id"}\n', b"[1]\n", b'{"id": "a"}\nnot json\n', b"\x00\xff"]
+)
 async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)

@@ -101,7 +101,7 @@ async def _async_predicate(message: Message) -> bool:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda: since(datetime(2026, 1, 5)), "time zone"),  # noqa: DTZ001
+        (lambda: since(datetime(2026, 1, 5)), "time zone"),
         (lambda: until("yesterday"), "until must be a datetime"),
         (lambda: since(timedelta.max), "since is too long ago"),
         (lambda: limit(0), "limit must be"),
@@ -143,9 +143,7 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
 
 async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end() -> None:
     async with history(30_000) as h:
-        replay = Replay(
-            h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=lambda m: False
-        )
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=lambda m: False)
         report = await replay.run()
     assert (report.handled, report.position, report.skipped, report.finished) == (0, 30_000, {"where": 30_000}, True)
 
