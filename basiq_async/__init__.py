@@ -86,13 +86,14 @@ __all__ = [
 # Each name is loaded from its home when it is first asked for: the client needs cattrs, a transport aiohttp, the
 # in-memory one the fake, and "basiq-async --version" none of them.
 _HOMES = {
+    "TargetError": "errors",
+    "CheckpointError": "errors",
     "APIError": "errors",
     "AiohttpTransport": "transports.aiohttp",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "BasiqClient": "client",
     "BasiqError": "errors",
-    "CheckpointError": "errors",
     "ConfigurationError": "errors",
     "ConflictError": "errors",
     "ConnectionFailedError": "errors",
@@ -121,7 +122,6 @@ _HOMES = {
     "Secret": "models",
     "ServerError": "errors",
     "SignatureVerificationError": "errors",
-    "TargetError": "errors",
     "Transport": "transports.base",
     "TransportError": "errors",
     "Webhook": "models",

@@ -46,8 +46,6 @@ class Ledger:
         self._done: list[str] = []
         self._dead: list[DeadLetter] = []
         self._counts: Counter[Ending] = Counter()
-        self.dead = state.dead
-        """How many dead letters there are, once all is recorded."""
         self.unsaved = 0
         """How many messages are done and not recorded, skipped ones left out."""
 
@@ -93,7 +91,6 @@ class Ledger:
         self._counts[counts_as] += 1
         if dead is not None:
             self._dead.append(dead)
-            self.dead += 1
 
     def take(self, *, ended: bool = False) -> Commit:
         """All that is to be recorded by now."""
@@ -121,24 +118,21 @@ class Ledger:
         return len(self._spans) > 1 and not self._spans[0].open
 
     def _behind(self) -> list[str]:
-        return [*self._earlier, *(each for span in self._spans for each in span.ids)]
+        return [*self._earlier, *(done for span in self._spans for done in span.ids)]
 
 
 class DeadLedger(Ledger):
     """The same for dead letters that are tried again: those that are done now are letters no more."""
 
-    def __init__(self, letters: int, *, most: int) -> None:
-        super().__init__(State(dead=letters), most=most)
+    def __init__(self, *, most: int) -> None:
+        super().__init__(State(), most=most)
         self._revived: list[str] = []
 
     def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
         """A letter was tried again."""
         super().done(span, message, dead=dead, counts_as=counts_as)
         span.ids.clear()
-        if dead is not None:
-            self.dead -= 1  # it takes the place of the one that it was
-        elif counts_as != "failed":
-            self.dead -= 1
+        if counts_as != "failed":
             self._revived.append(message.id)
 
     def take(self, *, ended: bool = False) -> Commit:

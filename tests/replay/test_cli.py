@@ -14,7 +14,7 @@ import pytest
 from ..cli.conftest import Run, Served
 from ..cli.conftest import run as run
 from ..cli.conftest import served as served
-from .support import SECRET
+from .scene import SECRET
 
 
 def ids(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, ReplayError
 from basiq_async.replay.http_target import payload_bytes
 from basiq_async.testing import serve
 
-from .support import SECRET, History
+from .scene import SECRET, History
 
 QUICK = RetryPolicy(max_retries=2, base=0.001, max_wait=0.01)
 MESSAGE = Message("m-1", {"id": "m-1", "payload": {"eventTypeId": "user.created", "eventId": "ü"}})

@@ -15,7 +15,7 @@ from basiq_async.replay import MemoryCheckpoint, Progress, ReplayError, Report, 
 from basiq_async.replay.pace import Gate, Pace
 
 from ..virtual import now, run
-from .support import SECRET, History
+from .scene import SECRET, History
 
 
 def test_a_rate_is_smooth_and_never_above() -> None:

@@ -34,7 +34,7 @@ from basiq_async.replay import (
     until,
 )
 
-from .support import SECRET, History
+from .scene import SECRET, History
 
 
 async def test_every_message_is_handled_once_and_the_report_says_so() -> None:
@@ -134,27 +134,6 @@ async def test_out_of_order_completion_is_tracked_exactly() -> None:
     await history.replay().run()
     assert history.handled[ids[3]] == 1
     assert history.handled.total() <= 1_500 + 4
-
-
-async def test_one_message_that_takes_long_bounds_how_far_the_others_get() -> None:
-    history = History(13_000)
-    first = (await history.ids())[0]
-    slow = asyncio.Event()
-
-    async def handler(message: Message) -> None:
-        if message.id == first:
-            await slow.wait()
-        await history.handler(message)
-
-    running = asyncio.create_task(history.replay(handler).run())
-    for _ in range(2_000):
-        before = history.handled.total()
-        await asyncio.sleep(0.005)
-        if before == history.handled.total() > 0:
-            break
-    assert history.handled.total() <= 10_250
-    slow.set()
-    assert (await running).handled == 13_000
 
 
 async def test_a_slow_target_holds_back_the_reading() -> None:

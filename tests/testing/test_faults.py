@@ -1,0 +1,164 @@
+"""Faults on demand, each in one line, in this process and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import (
+    BasiqClient,
+    ConnectionFailedError,
+    InMemoryTransport,
+    PaginationError,
+    Request,
+    RequestTimeoutError,
+    ResponseDecodeError,
+    RetryPolicy,
+    ServerError,
+)
+from basiq_async.testing import FakeBasiq, serve
+
+from .conftest import BASE, Caller
+
+ONCE = RetryPolicy(max_retries=0)
+
+
+@attrs.frozen
+class Stage:
+    fake: FakeBasiq
+    basiq: BasiqClient
+
+
+@pytest.fixture(params=["in memory", "over HTTP"])
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    fake = FakeBasiq(page_size=2)
+    fake.seed_messages(6)
+    if request.param == "in memory":
+        transport = InMemoryTransport(fake)
+        async with BasiqClient(fake.api_key, transport=transport, retry=ONCE) as basiq:
+            yield Stage(fake, basiq)
+    else:
+        async with serve(fake) as url, BasiqClient(fake.api_key, base_url=url, retry=ONCE) as basiq:
+            yield Stage(fake, basiq)
+
+
+async def test_the_next_requests_fail_as_often_as_asked_and_no_more(stage: Stage) -> None:
+    stage.fake.fail_next(2, status=503, retry_after=1, path="/events/types")
+    await stage.basiq.webhooks.list().collect()
+    for _ in range(2):
+        with pytest.raises(ServerError) as caught:
+            await stage.basiq.event_types.list().collect()
+        assert (caught.value.status, caught.value.code, caught.value.retry_after) == (503, "service-unavailable", 1)
+        assert caught.value.correlation_id
+    await stage.basiq.event_types.list().collect()
+
+
+async def test_without_a_path_the_token_call_is_spared(stage: Stage) -> None:
+    stage.fake.fail_next(status=500)
+    with pytest.raises(ServerError) as caught:
+        await stage.basiq.event_types.get("user.created")
+    assert caught.value.path == "/events/types/user.created"
+    assert stage.fake.requests[0].url.endswith("/token")
+
+
+async def test_a_fault_can_be_for_a_method_and_for_a_pattern_of_paths(stage: Stage) -> None:
+    stage.fake.fail_next(status=500, method="DELETE")
+    stage.fake.fail_next(status=502, path="/notifications/webhooks/*")
+    (webhook,) = await stage.basiq.webhooks.list().collect()
+    with pytest.raises(ServerError) as caught:
+        await stage.basiq.webhooks.get(webhook.id)
+    assert (caught.value.status, caught.value.code) == (502, "error")
+    await stage.basiq.webhooks.get(webhook.id)
+    with pytest.raises(ServerError):
+        await stage.basiq.webhooks.delete(webhook.id)
+    await stage.basiq.webhooks.delete(webhook.id)
+
+
+@pytest.mark.parametrize("drop", [True, "request", "answer"])
+async def test_a_dropped_connection_is_one(stage: Stage, drop: Any) -> None:
+    await stage.basiq.event_types.get("user.created")
+    stage.fake.fail_next(3, drop=drop, method="POST")
+    with pytest.raises(ConnectionFailedError):
+        await stage.basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.created"])
+    stage.fake.reset_log()
+    urls = [webhook.url async for webhook in stage.basiq.webhooks.list()]
+    # Dropped before, nothing was done; dropped after, it was.
+    assert ("https://example.com/new" in urls) == (drop == "answer")
+
+
+async def test_a_body_can_be_anything(stage: Stage) -> None:
+    stage.fake.fail_next(body=b'{"data": [{')
+    with pytest.raises(ResponseDecodeError):
+        await stage.basiq.event_types.get("user.created")
+    stage.fake.fail_next(body="<html>", status=502, headers={"content-type": "text/html"})
+    with pytest.raises(ServerError):
+        await stage.basiq.event_types.get("user.created")
+
+
+async def test_a_slow_answer_is_the_right_one_later(stage: Stage) -> None:
+    stage.fake.fail_next(delay=0.03)
+    began = asyncio.get_running_loop().time()
+    assert (await stage.basiq.event_types.get("user.created")).id == "user.created"
+    assert asyncio.get_running_loop().time() - began >= 0.029
+
+
+async def test_an_expired_token_is_renewed_by_the_client(stage: Stage) -> None:
+    await stage.basiq.event_types.get("user.created")
+    stage.fake.expire_tokens()
+    await stage.basiq.event_types.get("user.created")
+    assert [request.url.rpartition("/")[2] for request in stage.fake.requests].count("token") == 2
+
+
+async def test_a_page_that_loops_is_told_after_its_items(stage: Stage) -> None:
+    (webhook,) = await stage.basiq.webhooks.list().collect()
+    stage.fake.fail_next(100, loop=True)
+    seen: list[str] = []
+    with pytest.raises(PaginationError):
+        async for message in stage.basiq.messages.list(webhook.id):
+            seen.append(message.id)
+    assert len(seen) == 2
+
+
+async def test_the_answer_of_a_closed_transport_is_an_error(fake: FakeBasiq) -> None:
+    transport = InMemoryTransport(fake)
+    assert repr(transport) == f"InMemoryTransport({fake!r})"
+    await transport.aclose()
+    await transport.aclose()
+    with pytest.raises(ConnectionFailedError) as caught:
+        await transport.send(Request("GET", BASE + "/events?filter=x"))
+    assert (caught.value.sent, caught.value.path) == (False, "/events")
+    assert not fake.requests
+
+
+async def test_in_this_process_an_answer_that_takes_too_long_is_a_timeout(fake: FakeBasiq) -> None:
+    transport = InMemoryTransport(fake, timeout=0.01)
+    fake.fail_next(delay=60)
+    with pytest.raises(RequestTimeoutError):
+        await transport.send(Request("GET", BASE + "/events"))
+
+
+async def test_a_transport_without_a_fake_makes_one() -> None:
+    transport = InMemoryTransport(prefix="/basiq")
+    async with BasiqClient(
+        transport.fake.api_key, transport=transport, base_url="https://proxy.example/basiq"
+    ) as basiq:
+        assert len(await basiq.event_types.list().collect()) == 15
+
+
+def test_handle_answers_at_once_and_raises_what_is_dropped(fake: FakeBasiq, caller: Caller) -> None:
+    caller.authorize()
+    fake.fail_next(delay=60)
+    caller.get("/events/types")
+    fake.fail_next(drop=True)
+    with pytest.raises(ConnectionFailedError, match="GET /events/types"):
+        caller.get("/events/types")
+
+
+def test_retry_after_can_be_any_text(fake: FakeBasiq, caller: Caller) -> None:
+    fake.fail_next(status=429, retry_after="Wed, 21 Oct 2026 07:28:00 GMT")
+    answer = caller.send("GET", "/events")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "Wed, 21 Oct 2026 07:28:00 GMT")

@@ -1,0 +1,102 @@
+"""The client understands every form that the sources give an answer, and means the same by it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import attrs
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.testing import FakeBasiq, Quirks
+
+from .conftest import Caller
+
+FORMS = list(Quirks.each_form())
+
+
+def label(quirks: Quirks) -> str:
+    changed = [f"{name}={form}" for name, form in attrs.asdict(quirks).items() if form != getattr(Quirks(), name)]
+    return changed[0] if len(changed) == 1 else "together" if changed else "default"
+
+
+async def everything(quirks: Quirks) -> list[Any]:
+    """What the client makes of all that there is."""
+    fake = FakeBasiq(quirks=quirks, page_size=3)
+    transport = InMemoryTransport(fake)
+    seen: list[Any] = []
+    async with BasiqClient(fake.api_key, transport=transport) as basiq:
+        made = await basiq.webhooks.create(url="https://example.com/hook", subscribed_events=["consent.revoked"])
+        same = await basiq.webhooks.ensure(url="https://example.com/hook", subscribed_events=["consent.revoked"])
+        assert same.id == made.id
+        webhook_id = made.id
+        fake.seed_messages(7, webhook_id, failed=0.5)
+        for webhook in (made, await basiq.webhooks.get(webhook_id), await basiq.webhooks.list().first()):
+            assert webhook is not None
+            seen.append((webhook.id, webhook.url, webhook.status, webhook.subscribed_events, webhook.links))
+        async for message in basiq.messages.list(webhook_id):
+            same_message = await basiq.messages.get(webhook_id, message.id)
+            event = await basiq.events.fetch(message)
+            entity = await basiq.events.fetch_entity(message)
+            assert same_message.id == message.id
+            seen.append((message.id, message.event_type_id, message.event_id, dict(message.links)))
+            seen.append((event.id, event.type, event.user_id, event.created, event.data_ref, dict(event.links)))
+            seen.append(entity["id"])
+            if quirks.attempts == "objects":
+                assert all(attempt.status_code in (200, 500) for attempt in message.attempts)
+                assert message.delivered == (message.attempts[-1].status_code == 200)
+        seen.append(await basiq.messages.list(webhook_id, limit=1).first() is not None)
+        seen.append(len(await basiq.events.list().collect()))
+        seen.append([(kind.id, kind.description) for kind in await basiq.event_types.list().collect()])
+    fake.assert_no_violations()
+    return seen
+
+
+@pytest.mark.parametrize("quirks", FORMS, ids=label)
+async def test_the_client_means_the_same_by_every_form(quirks: Quirks) -> None:
+    assert await everything(quirks) == await everything(Quirks())
+
+
+def test_each_form_has_every_switch_in_every_position() -> None:
+    for name, hint in get_type_hints(Quirks).items():
+        assert {getattr(quirks, name) for quirks in FORMS} == set(get_args(hint))
+
+
+def answers(**forms: Any) -> tuple[Any, Any, Any, Any]:
+    """A new webhook, the list of it, a message of it, and an event."""
+    caller = Caller(FakeBasiq(quirks=Quirks(**forms)))
+    made = caller.create()
+    caller.fake.seed_messages(1, made["id"])
+    listed = caller.get("/notifications/webhooks")
+    messages = caller.get(f"/notifications/webhooks/{made['id']}/messages")
+    message = messages["data"] if isinstance(messages["data"], dict) else messages["data"][0]
+    event = caller.get(f"/events/{(message.get('eventId') or message['payload']['eventId'])}")
+    return made, listed, message, event
+
+
+def test_the_switches_change_what_they_say() -> None:
+    made, listed, message, event = answers()
+    assert made["type"] == "webhook"
+    assert isinstance(made["subscribedEvents"], list)
+    assert isinstance(listed["data"], list)
+    assert "secret" not in listed["data"][0]
+    assert isinstance(message["attempts"][0]["responseStatusCode"], int)
+    assert "eventId" not in message
+    assert event["entity"] == "user"
+    assert isinstance(event["data"], dict)
+    assert answers(subscribed_events="string")[0]["subscribedEvents"] == "user.created"
+    assert isinstance(answers(list_data="object")[1]["data"], dict)
+    assert answers(type_case="title")[0]["type"] == "Webhook"
+    assert isinstance(answers(attempts="strings")[2]["attempts"][0], str)
+    assert isinstance(answers(status_code="string")[2]["attempts"][0]["responseStatusCode"], str)
+    top = answers(message_ids="top")[2]
+    assert "eventId" in top
+    assert "eventId" not in top["payload"]
+    both = answers(message_ids="both")[2]
+    assert both["eventId"] == both["payload"]["eventId"]
+    assert isinstance(answers(links="list")[0]["links"], list)
+    assert isinstance(answers(event_data="list")[3]["data"], list)
+    assert answers(event_type="dotted")[3]["eventTypeId"] == "user.created"
+    assert "secret" in answers(signing_key_in="everywhere")[1]["data"][0]
+    assert "secret" not in answers(signing_key_in="nowhere")[0]
+    assert answers(messages_path="slash")[2]["id"]
