@@ -1,6 +1,7 @@
 """What does a replay to an endpoint cost beside a hand-written pool of aiohttp workers that keeps no checkpoint?
 
-Both read the same history, sign each message, and post it over 64 connections.
+Both read the same history, sign each message, and post it over 64 connections. The replay may have twice as many
+messages under way as there are connections: those that wait to be recorded need none.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ async def replayed(basiq: BasiqClient, endpoint: str, folder: Path, messages: in
     """The replay of the same."""
     async with HttpTarget(endpoint, _SECRET, connections=_CONNECTIONS) as target:
         checkpoint = SQLiteCheckpoint(folder / f"{uuid4()}.db")
-        report = await Replay(basiq, WEBHOOK, target, checkpoint=checkpoint, concurrency=_CONNECTIONS).run()
+        report = await Replay(basiq, WEBHOOK, target, checkpoint=checkpoint, concurrency=2 * _CONNECTIONS).run()
         assert report.handled == messages
 
 

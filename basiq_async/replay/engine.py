@@ -75,7 +75,7 @@ class Engine:
             flush=target.flush,
             recorded=self._recorded,
             failed=self._fail,
-            enough=max(1, settings.concurrency // 4),
+            enough=max(1, settings.concurrency // 2),
         )
         self._intake = Intake(
             items,

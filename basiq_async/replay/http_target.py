@@ -10,9 +10,17 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from ..answers import parse_retry_after
-from ..errors import ConfigurationError, ReplayError, TargetError
+from ..errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    ReplayError,
+    RequestTimeoutError,
+    TargetError,
+    TransportError,
+)
 from ..links import absolute_url
 from ..models import Message
 from ..receiver import sign
@@ -25,6 +33,7 @@ __all__ = ["HttpTarget", "payload_bytes"]
 
 _ASKING_FOR_PATIENCE = (429, 503)
 _MOST_READ = 65_536
+_encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class HttpTarget:
@@ -68,8 +77,7 @@ class HttpTarget:
         self._owned: aiohttp.ClientSession | None = None
         self._timeout = timeout
         self._retry = retry
-        self._poster: AiohttpTransport | None = None
-        self._transport: Transport | None = None
+        self._poster: _Poster | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -77,10 +85,19 @@ class HttpTarget:
 
     async def deliver(self, message: Message) -> None:
         """See ``Target``."""
-        transport = self._transport or self._opened()
+        poster = self._poster or self._opened()
         body = payload_bytes(message)
         headers = {**sign(self._secret, message.id, self._clock(), body), "content-type": "application/json"}
-        answer = await transport.send(Request("POST", self._url, headers, body, idempotent=True))
+        request = Request("POST", self._url, headers, body, idempotent=True)
+        first: Response | TransportError
+        try:
+            first = await poster.send(request)
+        except (ConnectionFailedError, RequestTimeoutError) as exc:
+            first = exc
+        if isinstance(first, Response) and 200 <= first.status <= 299:
+            return
+        retrying = Retrying(_Continued(first, poster), self._retry, timeout=self._timeout)
+        answer = await retrying.send(request)
         if not 200 <= answer.status <= 299:
             raise TargetError(f"the target answered {answer.status}{_tries(answer.attempts)}", status=answer.status)
 
@@ -90,7 +107,7 @@ class HttpTarget:
     async def aclose(self) -> None:
         """Close the connections, where the session is the target's own."""
         self._closed = True
-        self._transport = None
+        self._poster = None
         if self._owned is not None:
             await self._owned.close()
 
@@ -102,7 +119,7 @@ class HttpTarget:
     ) -> None:
         await self.aclose()
 
-    def _opened(self) -> Transport:
+    def _opened(self) -> _Poster:
         if self._closed:
             raise ReplayError("the HttpTarget is closed: run the replay inside of its async with")
         session = self._session
@@ -112,43 +129,69 @@ class HttpTarget:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )
-        poster = _Poster(session, timeout=self._timeout)
-        self._transport = Retrying(_Patient(poster), self._retry, timeout=self._timeout)
-        return self._transport
+        self._poster = _Poster(self._url, session, self._timeout)
+        return self._poster
 
 
 class _Poster(AiohttpTransport):
-    """The status alone is what counts: a body that is long, or breaks off, makes no failure of a success."""
+    """The status alone is what counts: a body that is long, or breaks off, makes no failure of a success.
 
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        read = 0
-        try:
-            async for chunk in answer.content.iter_any():
-                read += len(chunk)
-                if read > _MOST_READ:
-                    answer.close()
-                    break
-        except (aiohttp.ClientError, OSError, ValueError):
-            answer.close()
-        return b""
+    Retry-After is taken out of the retry policy's hands: it is for the whole job, not for one message.
+    """
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, timeout: float) -> None:
+        super().__init__(session, timeout=timeout)
+        self._url = URL(url, encoded=True)
+
+    async def _exchange(self, request: Request) -> Response:
+        async with self._open_session().post(
+            self._url,
+            headers=request.headers,
+            data=request.body,
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=self._timeout,
+        ) as answer:
+            status = answer.status
+            if status in _ASKING_FOR_PATIENCE:
+                wait = parse_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+                if wait is not None:
+                    raise TargetError(f"the target answered {status}", status=status, retry_after=wait)
+            if not answer.content.at_eof():
+                await _drained(answer)
+            return Response(status)
 
 
-class _Patient:
-    """Takes Retry-After out of the retry policy's hands: it is for the whole job, not for one message."""
+async def _drained(answer: aiohttp.ClientResponse) -> None:
+    """Read the body to its end, so that the connection can be used again; close it where that is too much."""
+    read = 0
+    try:
+        async for chunk in answer.content.iter_any():
+            read += len(chunk)
+            if read > _MOST_READ:
+                answer.close()
+                return
+    except (aiohttp.ClientError, OSError, ValueError):
+        answer.close()
 
-    def __init__(self, inner: Transport) -> None:
+
+class _Continued:
+    """Gives what the first attempt came to, then makes the others: most messages need no retry, and no part of one."""
+
+    def __init__(self, first: Response | TransportError, inner: Transport) -> None:
+        self._first: Response | TransportError | None = first
         self._inner = inner
 
     async def send(self, request: Request, /) -> Response:
-        answer = await self._inner.send(request)
-        if answer.status in _ASKING_FOR_PATIENCE:
-            wait = parse_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-            if wait is not None:
-                raise TargetError(f"the target answered {answer.status}", status=answer.status, retry_after=wait)
-        return answer
+        first, self._first = self._first, None
+        if isinstance(first, Response):
+            return first
+        if first is not None:
+            raise first
+        return await self._inner.send(request)
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        """The transport inside is not closed."""
 
 
 def payload_bytes(message: Message) -> bytes:
@@ -158,7 +201,7 @@ def payload_bytes(message: Message) -> bytes:
         fields = {"eventTypeId": message.event_type_id, "eventId": message.event_id}
         payload = {name: value for name, value in fields.items() if value is not None}
     try:
-        return json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+        return _encoded(payload).encode()
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8, and is JSON all the same
         return json.dumps(payload, separators=(",", ":")).encode()
 
