@@ -11,7 +11,7 @@ from .ledger import Ledger
 
 __all__ = ["Committer"]
 
-_LINGER = 0.002
+_LINGER = 0.003
 """Seconds that a message which is done waits for others, so that one write to the disk serves several."""
 
 
