@@ -122,9 +122,9 @@ class Codec:
         try:
             return self._loads(body)
         except (ValueError, RecursionError) as exc:
-            # Not chained: the decoder's error holds the whole document, which can hold a secret.
             said = "is empty" if not body.strip() else f"is not JSON of UTF-8 text ({_place(exc)})"
-            raise ResponseDecodeError(f"the answer's body {said}") from None
+        # Raised out here, without a context: the decoder's error holds the whole document, and that can hold a secret.
+        raise ResponseDecodeError(f"the answer's body {said}")
 
     def page(self, body: bytes) -> ListPage:
         """A list's items and next link. One object in the place of a list of items is that one item."""
