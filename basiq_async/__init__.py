@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         AuthenticationError,
         BadRequestError,
         BasiqError,
+        CheckpointError,
         ConfigurationError,
         ConflictError,
         ConnectionFailedError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         ResponseDecodeError,
         ServerError,
         SignatureVerificationError,
+        TargetError,
         TransportError,
     )
     from .filters import F, Filter
@@ -45,6 +47,7 @@ __all__ = [
     "BadRequestError",
     "BasiqClient",
     "BasiqError",
+    "CheckpointError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -73,6 +76,7 @@ __all__ = [
     "Secret",
     "ServerError",
     "SignatureVerificationError",
+    "TargetError",
     "Transport",
     "TransportError",
     "Webhook",
@@ -82,12 +86,15 @@ __all__ = [
 # Each name is loaded from its home when it is first asked for: the client needs cattrs, a transport aiohttp, the
 # in-memory one the fake, and "basiq-async --version" none of them.
 _HOMES = {
+    "TargetError": "errors",
+    "CheckpointError": "errors",
     "APIError": "errors",
     "AiohttpTransport": "transports.aiohttp",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "BasiqClient": "client",
     "BasiqError": "errors",
+    "CheckpointError": "errors",
     "ConfigurationError": "errors",
     "ConflictError": "errors",
     "ConnectionFailedError": "errors",
@@ -116,6 +123,7 @@ _HOMES = {
     "Secret": "models",
     "ServerError": "errors",
     "SignatureVerificationError": "errors",
+    "TargetError": "errors",
     "Transport": "transports.base",
     "TransportError": "errors",
     "Webhook": "models",

@@ -27,10 +27,7 @@ No error holds a credential, in its text or in its attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .replay.report import Report
+from typing import Any
 
 __all__ = [
     "APIError",
@@ -229,7 +226,7 @@ class ReplayError(BasiqError):
     ``report`` is the ``basiq_async.replay.Report`` of what was done until then; None where nothing had begun.
     """
 
-    report: Report | None = None
+    report: Any = None  # nothing of the project is imported here, so that everything can import this
 
 
 class CheckpointError(ReplayError):

@@ -1,34 +1,35 @@
-"""A transport over httpx: ``BasiqClient(transport=HttpxTransport())``. Close it yourself, with ``aclose``."""
+"""A transport on httpx: what an implementation of one's own takes. ``check_transport`` holds it to every promise."""
 
 from __future__ import annotations
 
 import httpx
 
-from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Response, TransportError
+from basiq_async import ConnectionFailedError, Request, RequestTimeoutError, Response
 
 
 class HttpxTransport:
+    """Sends requests with ``httpx.AsyncClient``; ``timeout`` is in seconds."""
+
     def __init__(self, *, timeout: float = 30.0) -> None:
         self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False)
 
     async def send(self, request: Request, /) -> Response:
-        method, path = request.method, httpx.URL(request.url).path
         if self._client.is_closed:
-            raise ConnectionFailedError("the transport is closed", method=method, path=path, sent=False)
-        try:
-            url = httpx.URL(request.url)
-            sent = self._client.build_request(method, url, headers=dict(request.headers), content=request.body)
-            sent.extensions["target"] = request.url.encode().partition(url.netloc)[2]  # byte for byte
-            answer = await self._client.send(sent)
-        except httpx.TimeoutException:
-            raise RequestTimeoutError("no answer in time", method=method, path=path) from None
-        except httpx.ConnectError:
-            raise ConnectionFailedError("no connection", method=method, path=path, sent=False) from None
-        except (httpx.RemoteProtocolError, httpx.NetworkError) as error:
-            raise ConnectionFailedError(type(error).__name__, method=method, path=path) from None
-        except httpx.HTTPError as error:
-            raise TransportError(type(error).__name__, method=method, path=path) from None
+            raise ConnectionFailedError("the transport is closed", sent=False)
+        url = httpx.URL(request.url)
+        # httpx decodes some of what is percent-encoded; the path and query go out as they came.
+        exact = {"target": b"/" + request.url.partition("://")[2].partition("/")[2].encode()}
         self._client.cookies.clear()
+        try:
+            answer = await self._client.request(
+                request.method, url, headers=dict(request.headers), content=request.body, extensions=exact
+            )
+        except httpx.ConnectError as exc:
+            raise ConnectionFailedError(f"no connection to {url.host}", method=request.method, sent=False) from exc
+        except httpx.TimeoutException as exc:
+            raise RequestTimeoutError("no whole answer in time", method=request.method) from exc
+        except httpx.HTTPError as exc:
+            raise ConnectionFailedError(f"the connection broke: {type(exc).__name__}", method=request.method) from exc
         return Response(answer.status_code, dict(answer.headers), answer.content)
 
     async def aclose(self) -> None:

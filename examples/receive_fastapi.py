@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from basiq_async import BasiqClient
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
@@ -38,7 +39,7 @@ def make_app() -> FastAPI:
             yield
 
     app = FastAPI(lifespan=lifespan)
-    app.add_route("/basiq", receiver.asgi, methods=["POST"])
+    app.router.routes.append(Route("/basiq", receiver.asgi, methods=["POST"]))
     return app
 
 

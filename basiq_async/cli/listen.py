@@ -84,13 +84,13 @@ class _Printer:
                 "links": dict(delivery.links) if delivery else None,
             }
             if self._body:
-                line["body"] = dict(delivery.body) if delivery else None
+                line["body"] = dict(delivery.raw) if delivery else None
             typer.echo(json.dumps(line))
         else:
             words = [f"{event.status} {event.result}", event.reason, event.event_type_id, event.delivery_id]
             typer.echo("  ".join(word for word in words if word))
             if self._body and delivery is not None:
-                typer.echo(json.dumps(delivery.body, indent=2))
+                typer.echo(json.dumps(delivery.raw, indent=2))
         self._left -= 1
         if self._left == 0:
             self.done.set()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .receiver import WebhookReceiver
+from .port import ReceiverPort
 
 __all__ = ["ASGIApp"]
 
@@ -23,7 +22,7 @@ class ASGIApp:
     object, not a function, so that a route of Starlette takes it for an app.
     """
 
-    def __init__(self, receiver: WebhookReceiver) -> None:
+    def __init__(self, receiver: ReceiverPort) -> None:
         self._receiver = receiver
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,16 +24,16 @@ class Delivery:
 
     ``id`` is the ``webhook-id``, the same each time the same message is sent. ``event_type_id`` (such as
     ``consent.revoked``) and ``event_id`` (an opaque text) are empty where the payload does not have them.
-    ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the payload as JSON, ``raw`` its
-    bytes as received, ``timestamp`` when it was signed. Body and bytes stay out of ``repr``.
+    ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, ``raw``
+    the JSON object in them, decoded, and ``timestamp`` when it was signed. Both stay out of ``repr``.
     """
 
     id: str
     event_type_id: str
     event_id: str
     links: Mapping[str, str] = attrs.field(hash=False, repr=False)
-    body: Mapping[str, Any] = attrs.field(hash=False, repr=False)
-    raw: bytes = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+    raw: Mapping[str, Any] = attrs.field(hash=False, repr=False)
     timestamp: datetime
 
     @property
@@ -50,7 +50,7 @@ class Delivery:
         """What was delivered, or should have been, for a message of the webhook's history.
 
         ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
-        ``raw`` is empty: the bytes that were sent are not in the history.
+        ``body`` is the payload as compact JSON: the very bytes that were sent are not in the history.
         """
         attempted = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
         return cls(
@@ -58,8 +58,8 @@ class Delivery:
             event_type_id=message.event_type_id or "",
             event_id=message.event_id or "",
             links=read_links(message.payload.get("links")),
-            body=message.payload,
-            raw=b"",
+            body=json.dumps(dict(message.payload), separators=(",", ":")).encode(),
+            raw=message.payload,
             timestamp=min(attempted, default=timestamp or datetime.now(UTC)),
         )
 
@@ -68,18 +68,18 @@ class UnreadableBodyError(ValueError):
     """A body that is no JSON object; its text says why, without a byte of it."""
 
 
-def read_delivery(message_id: str, sent: int, raw: bytes) -> Delivery:
+def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
     """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
-        decoded: object = json.loads(raw)
+        decoded: object = json.loads(body)
         if not isinstance(decoded, dict):
             raise UnreadableBodyError(f"the body is JSON, but no object: {type(decoded).__name__}")
-        body = cast("dict[str, Any]", decoded)
+        raw = cast("dict[str, Any]", decoded)
         return Delivery(
             id=message_id,
-            event_type_id=read_text(body.get("eventTypeId")) or "",
-            event_id=read_text(body.get("eventId")) or "",
-            links=read_links(body.get("links")),
+            event_type_id=read_text(raw.get("eventTypeId")) or "",
+            event_id=read_text(raw.get("eventId")) or "",
+            links=read_links(raw.get("links")),
             body=body,
             raw=raw,
             timestamp=datetime.fromtimestamp(sent, UTC),

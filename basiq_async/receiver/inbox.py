@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import json
 import math
 import time
 from datetime import timedelta
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -85,9 +85,9 @@ def inbox_key(event_type_id: str | None, event_id: str | None, message_id: str |
     """
     if event_type_id and event_id:
         # JSON keeps the border between the two, and writes lone surrogates and control characters as ASCII.
-        key = "event:" + json.dumps([event_type_id, event_id], separators=(",", ":"))
+        key = f"event:[{_quoted(event_type_id)},{_quoted(event_id)}]"
     elif message_id:
-        key = "message:" + json.dumps(message_id)
+        key = "message:" + _quoted(message_id)
     else:
         raise ConfigurationError("an inbox key needs an event type and event id, or the id of the message")
     if len(key) > _LONGEST_KEY:
@@ -119,7 +119,7 @@ class MemoryInbox:
         self._clock = in_seconds(clock)
         # Digests are half the size of the keys. Both dicts are in the order of time, oldest first.
         self._done: dict[bytes, int] = {}
-        self._claims: dict[bytes, tuple[str, float]] = {}
+        self._claims: dict[str, tuple[str, float]] = {}
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
 
     def __len__(self) -> int:
@@ -129,25 +129,25 @@ class MemoryInbox:
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         now = self._clock()
-        digest = _digest(key)
-        if self._is_done(digest, now):
+        if self._is_done(_digest(key), now):
             return Claim(ClaimStatus.DONE)
-        held = self._claims.get(digest)
-        if held is not None and held[0] != token and held[1] > now:
-            return Claim(ClaimStatus.BUSY, held[1] - now)
+        held = self._claims.get(key)
+        if held is not None:
+            if held[0] != token and held[1] > now:
+                return Claim(ClaimStatus.BUSY, held[1] - now)
+            del self._claims[key]  # so that it comes last again
         self._drop_expired(now)
-        self._claims.pop(digest, None)
-        self._claims[digest] = (token, now + lease)
-        return Claim(ClaimStatus.CLAIMED)
+        self._claims[key] = (token, now + lease)
+        return _CLAIMED
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
         now = self._clock()
         digest = _digest(key)
-        held = self._claims.get(digest)
+        held = self._claims.get(key)
         if self._is_done(digest, now) or (held is not None and held[0] != token and held[1] > now):
             return False
-        self._claims.pop(digest, None)
+        self._claims.pop(key, None)
         self._done.pop(digest, None)
         expires = math.ceil(now + self._remember)
         if expires != self._latest:
@@ -159,10 +159,9 @@ class MemoryInbox:
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
-        digest = _digest(key)
-        held = self._claims.get(digest)
+        held = self._claims.get(key)
         if held is not None and held[0] == token:
-            del self._claims[digest]
+            del self._claims[key]
 
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
@@ -179,6 +178,9 @@ class MemoryInbox:
                 del self._done[oldest]
             if self._claims and self._claims[first := next(iter(self._claims))][1] <= now:
                 del self._claims[first]
+
+
+_CLAIMED = Claim(ClaimStatus.CLAIMED)
 
 
 def _digest(key: str) -> bytes:

@@ -16,6 +16,7 @@ from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook
 from .asgi import ASGIApp
 from .clock import Clock, in_seconds
+from .deadlines import Deadlines
 from .delivery import Delivery, UnreadableBodyError, read_delivery
 from .headers import Headers
 from .inbox import ClaimStatus, Inbox, MemoryInbox
@@ -87,6 +88,7 @@ class WebhookReceiver:
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size
         self._handler_timeout = handler_timeout
+        self._deadlines = Deadlines(handler_timeout)
         self._body_timeout = body_timeout
         self._on_delivery = on_delivery
         self._clock = in_seconds(clock)
@@ -227,12 +229,12 @@ class WebhookReceiver:
         return await self._run(handler, delivery, key, token)
 
     async def _run(self, handler: Handler, delivery: Delivery, key: str, token: str) -> Outcome:
-        limit = asyncio.timeout(self._handler_timeout)
+        limit = self._deadlines.limit()
         try:
-            async with limit:
+            with limit:
                 await handler(delivery)
         except Exception as exc:
-            if limit.expired() and isinstance(exc, TimeoutError):
+            if limit.expired and isinstance(exc, TimeoutError):
                 result = Result.TIMED_OUT
                 logger.error("the handler of delivery %s was cancelled after %g s", delivery.id, self._handler_timeout)
             else:

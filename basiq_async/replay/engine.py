@@ -236,7 +236,9 @@ class Engine:
         self._failed += 1
         self._in_a_row += 1
         if settings.on_error == "stop":
-            self._fail(_caused(ReplayError(f"message {message.id} failed, and the replay stopped at it: {told}"), error))
+            self._fail(
+                _caused(ReplayError(f"message {message.id} failed, and the replay stopped at it: {told}"), error)
+            )
             return False
         dead = None
         if settings.on_error == "dead-letter":

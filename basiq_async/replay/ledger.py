@@ -118,7 +118,7 @@ class Ledger:
         return len(self._spans) > 1 and not self._spans[0].open
 
     def _behind(self) -> list[str]:
-        return [*self._earlier, *(id for span in self._spans for id in span.ids)]
+        return [*self._earlier, *(each for span in self._spans for each in span.ids)]
 
 
 class DeadLedger(Ledger):

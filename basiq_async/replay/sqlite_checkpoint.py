@@ -182,8 +182,8 @@ class SQLiteCheckpoint:
         ).fetchall()
         if len(rows) != 1:
             raise ValueError
-        webhook_id, filter, cursor, position, handled, failed, interrupted, token = rows[0]
-        recorded = Job(webhook_id, filter)
+        webhook_id, filtered_by, cursor, position, handled, failed, interrupted, token = rows[0]
+        recorded = Job(webhook_id, filtered_by)
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
         done: set[str] = set()
@@ -212,7 +212,7 @@ class SQLiteCheckpoint:
                     "SET error = excluded.error, failed_at = excluded.failed_at, message = excluded.message",
                     (_ascii(letter.id), _ascii(letter.error), letter.failed_at.isoformat(), json.dumps(letter.message)),
                 )
-            connection.executemany("DELETE FROM dead WHERE id = ?", [(_ascii(id),) for id in commit.revived])
+            connection.executemany("DELETE FROM dead WHERE id = ?", [(_ascii(each),) for each in commit.revived])
 
     def _add_done(self, connection: sqlite3.Connection, ids: Collection[str], commit: Commit) -> None:
         if ids or commit.handled or commit.failed:
@@ -236,8 +236,10 @@ class SQLiteCheckpoint:
             (after, limit),
         )
         return [
-            DeadLetter(json.loads(id), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number)
-            for id, error, failed_at, message, number in rows
+            DeadLetter(
+                json.loads(letter_id), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
+            )
+            for letter_id, error, failed_at, message, number in rows
         ]
 
     def _opened(self) -> sqlite3.Connection:
@@ -267,10 +269,11 @@ class SQLiteCheckpoint:
 
 
 _DAMAGED = (
-    "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path to begin anew"
+    "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path to begin "
+    "anew"
 )
 _TOLD = {
-    "SQLITE_FULL": "cannot be written, the disk is full: nothing was recorded since; make room, then run the same again",
+    "SQLITE_FULL": "cannot be written, the disk is full: nothing was recorded; make room, then run the same again",
     "SQLITE_IOERR": "cannot be read or written ({error}): look after the disk, then run the same again",
     "SQLITE_READONLY": "cannot be written: give this user the right to, or pass another path",
     "SQLITE_CANTOPEN": "cannot be opened: pass the path of a file, in a folder that is there and can be written",

@@ -89,7 +89,9 @@ def _understood(outcome: Outcome) -> str | None:
     if outcome.result is Result.CLOSED:
         raise ReplayError("the receiver is closed: end the replay before it, or run it again with another one")
     wait = _retry_after(outcome) if outcome.result is Result.UNAVAILABLE else None
-    raise TargetError(f"the receiver did not handle it: {outcome.result.value}", status=outcome.status, retry_after=wait)
+    raise TargetError(
+        f"the receiver did not handle it: {outcome.result.value}", status=outcome.status, retry_after=wait
+    )
 
 
 def _retry_after(outcome: Outcome) -> float | None:

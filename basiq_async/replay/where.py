@@ -99,7 +99,9 @@ def event_types(*ids: str) -> Where:
     Raises ``ConfigurationError``.
     """
     wanted = checked_event_type_ids(ids, "event_types")
-    if any("*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted):
+    if any(
+        "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
+    ):
         raise ConfigurationError("event_types takes exact types, a beginning that ends in '.*', or '*'")
     exact = frozenset(wanted)
     beginnings = tuple(entry[:-1] for entry in wanted if entry.endswith("*"))

@@ -18,7 +18,7 @@ MakeCheckpoint = Callable[[str], Checkpoint]
 
 _JOB = Job("webhook-1", "event.type.eq('user.created')")
 _WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
-_ODD = "id with \"quotes\", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800"
+_ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
 async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 20.0) -> None:
@@ -232,7 +232,7 @@ class _Probe:
 
     async def pages_dead_letters(self) -> None:
         """Dead letters are given by number, as many as asked for, though earlier ones are gone."""
-        name, _ = await self._saved(Commit(dead=[_letter(id) for id in "abcd"]))
+        name, _ = await self._saved(Commit(dead=[_letter(each) for each in "abcd"]))
         first = await self._letters(name, limit=2)
         hold([letter.id for letter in first] == ["a", "b"], f"the first two were {first}")
         await self._run(name, Commit(revived=["a", "b"]))

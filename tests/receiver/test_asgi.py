@@ -58,7 +58,7 @@ async def test_a_body_in_pieces_is_read_whole_and_answered_without_a_body() -> N
         {"type": "http.response.start", "status": 204, "headers": []},
         {"type": "http.response.body", "body": b""},
     ]
-    assert service.handled[0].raw == body
+    assert service.handled[0].body == body
 
 
 async def test_the_answer_to_a_forger_has_no_detail() -> None:

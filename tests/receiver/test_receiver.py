@@ -43,8 +43,8 @@ async def test_a_genuine_delivery_is_handled_and_answered_with_204() -> None:
     assert outcome.delivery is delivery
     assert (delivery.id, delivery.event_type_id, delivery.event_id) == ("msg_7", "consent.revoked", "e-204")
     assert delivery.links["event"].endswith("/events/e-204")
-    assert delivery.raw == body
-    assert delivery.body == json.loads(body)
+    assert delivery.body == body
+    assert delivery.raw == json.loads(body)
     assert abs(delivery.timestamp - datetime.now(UTC)) < timedelta(seconds=10)
 
 
@@ -414,6 +414,9 @@ async def test_a_delivery_that_is_known_to_be_genuine_goes_the_same_way() -> Non
     assert (delivery.id, delivery.event_type_id, delivery.event_id) == ("msg_5", "consent.revoked", "e-5")
     assert delivery.links == {"event": "https://x/e-5"}
     assert delivery.timestamp == NOW
+    assert delivery.raw == message.payload
+    assert delivery.body.startswith(b'{"eventTypeId":"consent.revoked",')
+    assert json.loads(delivery.body) == message.payload
     assert (await recorder.receiver.dispatch(delivery)).result is Result.HANDLED
     assert (await recorder.receiver.dispatch(delivery)).result is Result.DUPLICATE
     assert (await recorder.post(payload("consent.revoked", "e-5"))).result is Result.DUPLICATE

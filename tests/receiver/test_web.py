@@ -103,7 +103,7 @@ async def test_a_body_in_chunks_is_read_whole() -> None:
     service = Service()
     async with serving(service.receiver) as url:
         assert await post(url, chunks(), signed(body)) == (204, None, b"")
-    assert service.handled[0].raw == body
+    assert service.handled[0].body == body
 
 
 async def test_an_endless_body_is_cut_off_at_the_limit() -> None:

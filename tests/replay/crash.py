@@ -120,7 +120,7 @@ class Crash:
         effects = self._effects()
         lost = recorded - set(effects)
         assert not lost, f"{len(lost)} messages are recorded as done and never were: {sorted(lost)[:3]}"
-        unrecorded = [id for id in effects[len(before) :] if id not in recorded]
+        unrecorded = [each for each in effects[len(before) :] if each not in recorded]
         assert len(unrecorded) <= self.concurrency, f"{len(unrecorded)} effects of one run are not recorded"
 
     def _effects(self) -> list[str]:

@@ -1,417 +1,451 @@
-"""Events become signed deliveries, which are tried on Basiq's schedule."""
+"""The fake delivers: signed, on Basiq's schedule, over HTTP and to what is in this process."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import base64
+import json
+import logging
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
+import aiohttp
+import attrs
 import pytest
+import standardwebhooks
 from aiohttp import web
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
-from basiq_async.receiver import Delivery, WebhookReceiver, verify
-from basiq_async.testing import DeliveredAttempt, FakeBasiq, ManualClock, SystemClock, serve
-from basiq_async.testing._dispatch import POLL, _wait
-from basiq_async.testing._endpoints import is_local
+from basiq_async import BasiqClient
+from basiq_async.errors import ConfigurationError
+from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
+from basiq_async.testing._endpoints import EndpointAnswer, NoAnswer, over_http
 
 from .conftest import ENDPOINT, Caller
 
-WAITS = [timedelta(seconds=s) for s in (0, 5, 300, 1800, 7200, 18_000, 36_000, 36_000)]
+# The vendor's delivery schedule, written out: after how many seconds each attempt comes.
+DUE = [0, 5, 305, 2105, 9305, 27305, 63305, 99305]
 
 
 class Endpoint:
-    """Answers with the statuses given, then with the last of them for ever."""
+    """A coroutine that answers with one status after another, the last one for ever."""
 
-    def __init__(self, *statuses: int) -> None:
+    def __init__(self, *statuses: Any) -> None:
         self.statuses = list(statuses)
-        self.got: list[tuple[Mapping[str, str], bytes]] = []
+        self.got: list[tuple[dict[str, str], bytes]] = []
 
-    async def handle(self, headers: Mapping[str, str], body: bytes) -> int:
+    async def __call__(self, headers: dict[str, str], body: bytes) -> Any:
         self.got.append((headers, body))
-        return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if isinstance(status, BaseException):
+            raise status
+        return status
 
 
-def arranged(fake: FakeBasiq, *statuses: int) -> tuple[str, Endpoint]:
-    endpoint = Endpoint(*statuses)
+def arranged(endpoint: Any, **options: Any) -> tuple[FakeBasiq, str]:
+    fake = FakeBasiq(**options)
     fake.route(ENDPOINT, endpoint)
-    return fake.add_webhook(ENDPOINT), endpoint
+    return fake, fake.add_webhook(ENDPOINT)
 
 
-async def test_an_event_is_recorded_and_delivered_signed_to_each_webhook_that_wants_it(fake: FakeBasiq) -> None:
-    webhook_id, endpoint = arranged(fake, 204)
-    fake.add_webhook("https://example.com/other", ["user.created"])
-    emission = await fake.emit("consent.revoked", user_id="u-1", entity_id="c-1", data={"kept": True})
+async def test_an_event_is_delivered_signed_to_each_subscribed_webhook() -> None:
+    endpoint, other = Endpoint(200), Endpoint(200)
+    fake, webhook_id = arranged(endpoint)
+    fake.add_webhook("https://example.com/other", ["user.deleted"])
+    fake.route("https://example.com/other", other)
+    emitted = await fake.emit("consent.revoked", user_id="u-1")
+    assert not other.got
     ((headers, body),) = endpoint.got
-    verify(fake.secret(webhook_id), headers, body)
-    delivery = fake.deliveries[0]
-    assert (delivery.message_id,) == emission.message_ids
-    assert (delivery.number, delivery.status, delivery.answer, delivery.ok) == (1, 204, "No Content", True)
-    event = Caller(fake).get(f"/events/{emission.event_id}")
-    assert (event["entity"], event["eventType"], event["userId"]) == ("consent", "revoked", "u-1")
-    assert event["data"] == {"kept": True}
+    payload = json.loads(body)
+    assert set(payload) == {"eventTypeId", "eventId", "links"}
+    assert (payload["eventTypeId"], payload["eventId"]) == ("consent.revoked", emitted.event_id)
+    assert set(payload["links"]) == {"event", "eventEntity"}
+    assert headers["webhook-id"] == emitted.message_ids[0]
+    assert headers["content-type"] == "application/json"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    standardwebhooks.Webhook(fake.secret(webhook_id)).verify(body, headers)
+    (attempt,) = fake.deliveries
+    assert (attempt.webhook_id, attempt.number, attempt.status, attempt.ok) == (webhook_id, 1, 200, True)
+    assert "webhook-signature" not in repr(attempt)
 
 
-async def test_a_webhook_in_its_cool_off_gets_nothing(fake: FakeBasiq) -> None:
-    fake.add_webhook(ENDPOINT, active=False)
-    assert (await fake.emit("user.created")).message_ids == ()
-    await fake.advance(minutes=15)
-    assert len((await fake.emit("user.created")).message_ids) == 1
+@pytest.mark.parametrize("form", ["prefixed", "bare", "unpadded"])
+async def test_every_form_of_the_secret_verifies(form: Any) -> None:
+    endpoint = Endpoint(204)
+    fake, webhook_id = arranged(endpoint, quirks=Quirks(signing_key=form))
+    await fake.emit("user.created")
+    ((headers, body),) = endpoint.got
+    receiver = WebhookReceiver(fake.secret(webhook_id))
+    assert (await receiver.handle(headers, body)).status == 204
+    assert fake.secret(webhook_id).startswith("whsec_") == (form != "bare")
 
 
-async def test_a_failed_delivery_is_tried_eight_times_on_schedule_then_the_endpoint_is_disabled(
-    fake: FakeBasiq,
-) -> None:
-    webhook_id, endpoint = arranged(fake, 503)
+async def test_a_webhook_gets_nothing_before_its_cool_off_is_over(caller: Caller) -> None:
+    endpoint = Endpoint(200)
+    caller.fake.route(ENDPOINT, endpoint)
+    made = caller.create(ENDPOINT)
+    path = made["links"]["self"]
+    assert (await caller.fake.emit("user.created")).message_ids == ()
+    await caller.fake.advance(seconds=899)
+    assert caller.get(path)["status"] == "pending-approval"
+    await caller.fake.emit("user.created")
+    assert not endpoint.got
+    await caller.fake.advance(seconds=1)
+    assert caller.get(path)["status"] == "active"
+    await caller.fake.emit("user.created")
+    assert len(endpoint.got) == 1
+
+
+async def test_a_failing_endpoint_is_tried_eight_times_on_the_schedule_then_disabled() -> None:
+    endpoint = Endpoint(503)
+    fake, webhook_id = arranged(endpoint)
     caller = Caller(fake)
-    began = fake.now()
-    fake.emit("consent.revoked")
+    start = fake.now()
+    await fake.emit("user.created")
     await fake.advance(hours=30)
-    assert len(endpoint.got) == 8
-    times = [attempt.at for attempt in fake.deliveries]
-    assert [after - before for before, after in zip([began, *times], times, strict=False)] == WAITS
+    assert [(attempt.at - start).total_seconds() for attempt in fake.deliveries] == DUE
     assert [attempt.number for attempt in fake.deliveries] == list(range(1, 9))
     assert len({headers["webhook-id"] for headers, _ in endpoint.got}) == 1
-    (message,) = caller.get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
+    assert len({body for _, body in endpoint.got}) == 1
+    assert fake.now() == start + timedelta(hours=30)
+    path = f"/notifications/webhooks/{webhook_id}"
+    assert caller.get(path)["status"] == "disabled"
+    (message,) = caller.get(path + "/messages")["data"]
     assert [attempt["status"] for attempt in message["attempts"]] == ["Failed"] * 8
-    assert caller.get(f"/notifications/webhooks/{webhook_id}")["status"] == "disabled"
-    assert (await fake.emit("user.created")).message_ids == ()
+    assert {attempt["responseStatusCode"] for attempt in message["attempts"]} == {503}
+    assert {attempt["response"] for attempt in message["attempts"]} == {"Service Unavailable"}
+    assert len({attempt["id"] for attempt in message["attempts"]}) == 8
+    at = [datetime.fromisoformat(attempt["timestamp"]) for attempt in message["attempts"]]
+    assert [(moment - start).total_seconds() for moment in at] == DUE
 
 
-async def test_an_update_brings_a_disabled_endpoint_back(fake: FakeBasiq) -> None:
-    webhook_id, endpoint = arranged(fake, *[500] * 8, 200)
-    await fake.emit("consent.revoked")
-    await fake.advance(days=2)
-    answer = Caller(fake).json("POST", f"/notifications/webhooks/{webhook_id}", {"url": ENDPOINT})
-    assert answer["status"] == "active"
+async def test_a_disabled_webhook_gets_nothing_until_an_update_brings_it_back() -> None:
+    endpoint = Endpoint(*[500] * 8, 200)
+    fake, webhook_id = arranged(endpoint)
     await fake.emit("user.created")
+    await fake.advance(hours=28)
+    assert (await fake.emit("user.deleted")).message_ids == ()
+    caller = Caller(fake)
+    path = f"/notifications/webhooks/{webhook_id}"
+    assert caller.json("POST", path, {"url": ENDPOINT})["status"] == "active"
+    await fake.advance(hours=48)
+    assert len(endpoint.got) == 8
+    await fake.emit("user.deleted")
     assert len(endpoint.got) == 9
-    assert fake.deliveries[-1].ok
 
 
-async def test_an_attempt_that_succeeds_is_the_last(fake: FakeBasiq) -> None:
-    _, endpoint = arranged(fake, 500, 302, 200)
-    await fake.emit("consent.revoked")
-    await fake.advance(timedelta(days=3))
-    assert [attempt.status for attempt in fake.deliveries] == [500, 302, 200]
+async def test_an_endpoint_that_recovers_is_not_tried_again() -> None:
+    endpoint = Endpoint(500, 500, 200)
+    fake, webhook_id = arranged(endpoint)
+    await fake.emit("user.created")
+    await fake.advance(days=3)
     assert len(endpoint.got) == 3
+    (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
+    assert [attempt["status"] for attempt in message["attempts"]] == ["Failed", "Failed", "Success"]
 
 
-async def test_nothing_more_goes_to_a_webhook_that_is_deleted(fake: FakeBasiq) -> None:
-    webhook_id, endpoint = arranged(fake, 500)
-    await fake.emit("consent.revoked")
-    Caller(fake).json("DELETE", f"/notifications/webhooks/{webhook_id}", status=204)
-    await fake.advance(days=2)
-    assert len(endpoint.got) == 1
-    assert fake._courier.pending() == 0
+@pytest.mark.parametrize(("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (301, False), (404, False)])
+async def test_only_2xx_is_a_success(status: int, ok: bool) -> None:
+    fake, _ = arranged(Endpoint(status))
+    await fake.emit("user.created")
+    assert fake.deliveries[0].ok == ok
+    assert fake.deliveries[0].status == status
 
 
-async def test_the_same_story_is_told_the_same_way() -> None:
-    async def story() -> list[DeliveredAttempt]:
-        fake = FakeBasiq(sign_at=lambda: 1_767_571_200.0)
-        arranged(fake, 500, 500, 200)
-        for type_id in ("user.created", "consent.revoked", "account.updated"):
-            fake.emit(type_id)
-            await fake.advance(minutes=3)
-        await fake.advance(days=1)
-        return list(fake.deliveries)
-
-    first = await story()
-    assert len(first) == 5
-    assert first == await story()
-    assert [attempt.at for attempt in first] == sorted(attempt.at for attempt in first)
+async def test_deliveries_happen_in_the_order_in_which_they_are_due() -> None:
+    fake, _ = arranged(Endpoint(500))
+    start = fake.now()
+    await fake.emit("user.created")
+    await fake.advance(seconds=3)
+    await fake.emit("user.deleted")
+    await fake.advance(seconds=10)
+    seen = [(attempt.event_type_id, (attempt.at - start).total_seconds()) for attempt in fake.deliveries]
+    assert seen == [("user.created", 0), ("user.deleted", 3), ("user.created", 5), ("user.deleted", 8)]
 
 
-async def test_deliver_makes_what_is_due_now(fake: FakeBasiq) -> None:
-    _, endpoint = arranged(fake, 200)
+async def test_two_runs_are_the_same_to_the_byte() -> None:
+    async def run() -> list[Any]:
+        fake, _ = arranged(Endpoint(500, 200, 500, 200), sign_at=lambda: 1_700_000_000)
+        for type_id in ("user.created", "consent.revoked"):
+            await fake.emit(type_id)
+            await fake.advance(minutes=10)
+        return [attrs.astuple(attempt) for attempt in fake.deliveries]
+
+    assert await run() == await run()
+
+
+async def test_what_is_emitted_without_waiting_is_delivered_by_the_next_advance() -> None:
+    endpoint = Endpoint(200)
+    fake, _ = arranged(endpoint)
     fake.emit("user.created")
     assert not endpoint.got
-    await fake.deliver()
+    await fake.advance()
     assert len(endpoint.got) == 1
+    fake.emit("user.created")
+    await fake.deliver()
+    assert len(endpoint.got) == 2
 
 
-async def test_an_endpoint_can_let_more_happen_without_waiting_for_itself(fake: FakeBasiq) -> None:
-    seen: list[str] = []
+async def test_a_handler_may_emit_and_wait_for_it() -> None:
+    fake = FakeBasiq()
+    got: list[str] = []
 
-    async def endpoint(headers: Mapping[str, str], body: bytes) -> int:
-        seen.append(headers["webhook-id"])
-        if len(seen) == 1:
+    async def endpoint(headers: dict[str, str], body: bytes) -> int:
+        type_id = json.loads(body)["eventTypeId"]
+        got.append(type_id)
+        if type_id == "user.created":
             await fake.emit("user.updated")
         return 200
 
     fake.route(ENDPOINT, endpoint)
     fake.add_webhook(ENDPOINT)
     await fake.emit("user.created")
-    assert len(seen) == 2
+    assert got == ["user.created", "user.updated"]
 
 
-async def test_who_settles_waits_for_what_another_task_is_delivering(fake: FakeBasiq) -> None:
-    go = asyncio.Event()
-    started = asyncio.Event()
-
-    async def endpoint(headers: Mapping[str, str], body: bytes) -> int:
-        started.set()
-        await go.wait()
-        return 200
-
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
-    fake.emit("user.created")
-    async with asyncio.TaskGroup() as group:
-        group.create_task(fake.deliver())
-        await started.wait()
-        second = group.create_task(fake.deliver())
-        await asyncio.sleep(0)
-        assert not second.done()
-        go.set()
-    assert fake.deliveries[0].ok
+async def test_the_attempts_of_a_deleted_webhook_are_dropped() -> None:
+    endpoint = Endpoint(500)
+    fake, webhook_id = arranged(endpoint)
+    await fake.emit("user.created")
+    Caller(fake).send("DELETE", f"/notifications/webhooks/{webhook_id}")
+    await fake.advance(days=2)
+    assert len(endpoint.got) == 1
 
 
-async def test_a_receiver_of_this_project_is_an_endpoint(fake: FakeBasiq) -> None:
+async def test_a_receiver_of_this_project_is_routed_to_as_it_is() -> None:
+    fake = FakeBasiq()
     webhook_id = fake.add_webhook(ENDPOINT)
     receiver = WebhookReceiver(fake.secret(webhook_id))
-    got: list[str] = []
+    seen: list[str] = []
 
-    @receiver.on("*")
-    async def anything(delivery: Delivery) -> None:
-        got.append(delivery.event_type_id)
+    @receiver.on("user.created")
+    async def created(delivery: Delivery) -> None:
+        seen.append(delivery.event_id or "")
 
     fake.route(ENDPOINT, receiver)
-    await fake.emit("user.created")
+    emitted = await fake.emit("user.created")
     fake.route(ENDPOINT, receiver.asgi)
-    await fake.emit("user.updated")
-    assert got == ["user.created", "user.updated"]
-    assert all(attempt.ok for attempt in fake.deliveries)
+    again = await fake.emit("user.created")
+    assert seen == [emitted.event_id, again.event_id]
+    assert [attempt.status for attempt in fake.deliveries] == [204, 204]
 
 
-async def test_an_asgi_application_is_an_endpoint(fake: FakeBasiq) -> None:
+async def test_an_asgi_application_sees_an_ordinary_request() -> None:
     scopes: list[dict[str, Any]] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         scopes.append(scope)
-        assert (await receive())["body"].startswith(b"{")
+        event = await receive()
         assert (await receive())["type"] == "http.disconnect"
-        await send({"type": "http.response.start", "status": 202})
-        await send({"type": "http.response.body", "body": b"taken"})
-        await send({"type": "http.response.trailers"})
+        await send({"type": "http.response.start", "status": 202, "headers": []})
+        await send({"type": "http.response.body", "body": b"taken: " + event["body"][:1], "more_body": True})
+        await send({"type": "http.response.body"})
 
-    url = "https://example.com:8443/a%20b?c=d"
-    fake.route(url, app)
-    fake.add_webhook(url)
+    fake = FakeBasiq()
+    fake.add_webhook("https://example.com/a%20b?c=d")
+    fake.route("https://example.com/a%20b?c=d", app)
     await fake.emit("user.created")
-    assert fake.deliveries[0].answer == "taken"
+    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (202, "taken: {")
     (scope,) = scopes
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=d")
-    assert scope["server"] == ("example.com", 8443)
-    assert dict(scope["headers"])[b"host"] == b"example.com:8443"
+    assert dict(scope["headers"])[b"host"] == b"example.com"
 
 
-async def test_an_asgi_application_that_says_nothing_gave_no_answer(fake: FakeBasiq) -> None:
+async def test_an_asgi_application_that_says_nothing_is_a_failure() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        pass
+        return None
 
-    fake.route(ENDPOINT, app)
-    fake.add_webhook(ENDPOINT)
+    fake, _ = arranged(app)
     await fake.emit("user.created")
-    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (None, "the application sent no answer")
+    assert (fake.deliveries[0].status, fake.deliveries[0].ok) == (None, False)
 
 
-async def test_an_endpoint_that_raises_is_a_server_error_that_keeps_its_text(fake: FakeBasiq) -> None:
-    async def endpoint(headers: Mapping[str, str], body: bytes) -> int:
-        raise RuntimeError("its own affair")
+async def test_an_endpoint_that_raises_is_a_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    fake, _ = arranged(Endpoint(RuntimeError("broken")))
+    with caplog.at_level(logging.ERROR, "basiq_async.testing"):
+        await fake.emit("user.created")
+    assert fake.deliveries[0].status == 500
+    assert "broken" not in fake.deliveries[0].answer
+    assert "broken" in caplog.text
 
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
-    await fake.emit("user.created")
-    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (500, "Internal Server Error: RuntimeError")
 
-
-@pytest.mark.parametrize("result", [None, True, "200"])
-async def test_an_endpoint_that_gives_no_status_is_a_mistake_in_the_test(fake: FakeBasiq, result: object) -> None:
-    async def endpoint(headers: Mapping[str, str], body: bytes) -> object:
-        return result
-
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
+@pytest.mark.parametrize("result", [None, "200", True])
+async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: Any) -> None:
+    fake, _ = arranged(Endpoint(result))
     with pytest.raises(ConfigurationError, match="a receiver gives a status"):
         await fake.emit("user.created")
 
 
-async def test_a_status_that_has_no_name_is_shown_as_a_number(fake: FakeBasiq) -> None:
-    arranged(fake, 299)
-    await fake.emit("user.created")
-    assert (fake.deliveries[0].answer, fake.deliveries[0].ok) == ("299", True)
-
-
-@pytest.mark.parametrize("receiver", [None, 5, lambda: None, lambda a, b, c, d: None, dict])
-def test_what_cannot_receive_is_no_route(fake: FakeBasiq, receiver: Any) -> None:
-    with pytest.raises(ConfigurationError, match="a receiver is an async callable"):
+@pytest.mark.parametrize("receiver", [None, 5, "text", lambda: 200, print, int])
+def test_what_is_no_receiver_cannot_be_routed_to(fake: FakeBasiq, receiver: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a receiver is"):
         fake.route(ENDPOINT, receiver)
 
 
-@pytest.mark.parametrize(
-    ("url", "local"),
-    [
-        ("http://localhost:1/", True),
-        ("http://a.localhost/", True),
-        ("http://127.0.0.9/", True),
-        ("http://[::1]:80/", True),
-        ("https://example.com/", False),
-        ("http://10.0.0.1/", False),
-        ("nothing", False),
-    ],
-)
-def test_only_this_machine_is_called_by_itself(url: str, local: bool) -> None:
-    assert is_local(url) is local
-
-
-async def test_an_endpoint_elsewhere_is_not_called_without_a_route(fake: FakeBasiq) -> None:
-    fake.add_webhook(ENDPOINT)
-    await fake.emit("user.created")
-    assert fake.deliveries[0].status is None
-    assert "FakeBasiq.route" in fake.deliveries[0].answer
-    async with serve(fake) as base_url:
-        assert base_url
-        await fake.emit("user.created")
-    assert "outside this machine" in fake.deliveries[1].answer
-
-
-async def test_an_endpoint_on_this_machine_is_called_over_http(fake: FakeBasiq, unused_tcp_port: int) -> None:
-    webhook_id = ""
-    got: list[bytes] = []
-
-    async def handle(request: web.BaseRequest) -> web.Response:
-        got.append(await request.read())
-        verify(fake.secret(webhook_id), request.headers, got[-1])
-        return web.Response(status=201, text="made")
-
-    runner = web.ServerRunner(web.Server(handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook?a=%27b"
-    webhook_id = fake.add_webhook(url)
-    fake.add_webhook(f"http://127.0.0.1:{unused_tcp_port}/")
-    try:
-        await fake.emit("user.created")
-        assert [attempt.status for attempt in fake.deliveries] == [201, None]
-        assert fake.deliveries[0].answer == "made"
-        assert fake.deliveries[1].answer.startswith("the connection failed")
-        async with serve(fake, deliver_anywhere=True) as base_url:
-            await fake.emit("user.updated")
-            assert base_url.encode() in got[-1]
-    finally:
-        await runner.cleanup()
-    assert len(got) == 2
-
-
-async def test_a_running_server_delivers_without_being_asked(fake: FakeBasiq) -> None:
-    done = asyncio.Event()
-
-    async def endpoint(headers: Mapping[str, str], body: bytes) -> int:
-        done.set()
-        return 200
-
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
-    async with serve(fake):
-        fake.emit("user.created")
-        async with asyncio.timeout(5):
-            await done.wait()
-
-
-async def test_on_the_systems_clock_retries_come_as_time_goes_by() -> None:
-    fake = FakeBasiq(clock=SystemClock(speed=2000), cool_off=0)
-    done = asyncio.Event()
-    endpoint = Endpoint(500, 500, 200)
-
-    async def receiver(headers: Mapping[str, str], body: bytes) -> int:
-        status = await endpoint.handle(headers, body)
-        if status == 200:
-            done.set()
-        return status
-
-    fake.route(ENDPOINT, receiver)
-    fake.add_webhook(ENDPOINT)
-    async with serve(fake), asyncio.timeout(5):
-        fake.emit("user.created")
-        await done.wait()
-    assert len(endpoint.got) == 3
-
-
-async def test_what_is_no_receiver_fails_whoever_runs_the_server(fake: FakeBasiq) -> None:
-    called = asyncio.Event()
-
-    async def endpoint(headers: Mapping[str, str], body: bytes) -> object:
-        called.set()
-        return None
-
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
-    with pytest.raises(ConfigurationError, match="a receiver gives a status"):
-        async with serve(fake):
-            fake.emit("user.created")
-            await called.wait()
-            await asyncio.sleep(0)
-
-
-async def test_how_long_the_server_sleeps_depends_on_the_clock() -> None:
-    clock = ManualClock()
-    for fake, wait in ((FakeBasiq(clock=lambda: clock()), POLL), (FakeBasiq(clock=clock), None)):
-        assert _wait(fake._courier, fake) is None
-        fake.add_webhook(ENDPOINT)
-        fake.emit("user.created")
-        assert _wait(fake._courier, fake) == wait
-
-
-async def test_an_endpoint_that_is_slow_to_acknowledge_is_told(fake: FakeBasiq) -> None:
+async def test_an_acknowledgement_after_30_seconds_is_a_violation() -> None:
+    fake = FakeBasiq()
     clock = fake.clock
     assert isinstance(clock, ManualClock)
 
-    async def slow(headers: Mapping[str, str], body: bytes) -> int:
+    async def slow(headers: dict[str, str], body: bytes) -> int:
         clock.advance(seconds=31)
         return 200
 
     fake.route(ENDPOINT, slow)
     fake.add_webhook(ENDPOINT)
     await fake.emit("user.created")
+    assert fake.deliveries[0].duration == 31
     assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
-    assert "took 31 s" in fake.violations[0].detail
 
 
-async def test_an_endpoint_that_never_acknowledges_is_given_up_and_told() -> None:
-    fake = FakeBasiq(delivery_timeout=0.01)
-
-    async def never(headers: Mapping[str, str], body: bytes) -> int:
+async def test_an_endpoint_that_never_answers_is_given_up() -> None:
+    async def never(headers: dict[str, str], body: bytes) -> int:
         await asyncio.Event().wait()
         return 200
 
-    fake.route(ENDPOINT, never)
-    fake.add_webhook(ENDPOINT)
+    fake, webhook_id = arranged(never, delivery_timeout=0.01)
+    await fake.emit("user.created")
+    (attempt,) = fake.deliveries
+    assert (attempt.status, attempt.ok, attempt.answer) == (None, False, "no answer within 0.01 s")
+    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
+    (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
+    assert message["attempts"][0]["responseStatusCode"] is None
+
+
+async def test_a_url_without_a_route_is_not_called_outside_of_this_machine() -> None:
+    fake = FakeBasiq()
+    fake.add_webhook("https://example.com/hook")
     await fake.emit("user.created")
     assert fake.deliveries[0].status is None
-    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
+    assert fake.deliveries[0].answer.startswith("no route")
 
 
-async def test_only_a_manual_clock_is_advanced() -> None:
-    with pytest.raises(ConfigurationError, match="only a ManualClock"):
+async def test_only_a_clock_that_stands_still_can_be_advanced() -> None:
+    with pytest.raises(ConfigurationError, match="ManualClock"):
         await FakeBasiq(clock=SystemClock()).advance(hours=1)
 
 
-def test_clocks_refuse_what_they_cannot_be() -> None:
-    with pytest.raises(ValueError, match="time zone"):
-        ManualClock(datetime(2026, 1, 1))
-    for speed in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="speed must be above 0"):
-            SystemClock(speed)
-    assert repr(SystemClock(60)) == "SystemClock(speed=60)"
-    assert repr(ManualClock()) == "ManualClock(2026-01-05T00:00:00+00:00)"
+# --- over HTTP ---
 
 
-async def test_a_clients_own_test_message_arrives(fake: FakeBasiq) -> None:
-    _, endpoint = arranged(fake, 200)
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        await basiq.messages.send_test("user.created", text="hello")
-    await fake.deliver()
-    assert b"hello" in endpoint.got[0][1]
+async def listening(handler: Any, port_of: list[int]) -> web.AppRunner:
+    app = web.Application()
+    app.router.add_post("/hook", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port_of.append(runner.addresses[0][1])
+    return runner
+
+
+async def test_an_endpoint_on_this_machine_is_called_over_http_even_without_a_server() -> None:
+    bodies: list[bytes] = []
+
+    async def hook(request: web.Request) -> web.Response:
+        bodies.append(await request.read())
+        return web.Response(text="thanks")
+
+    ports: list[int] = []
+    runner = await listening(hook, ports)
+    try:
+        fake = FakeBasiq()
+        fake.add_webhook(f"http://127.0.0.1:{ports[0]}/hook")
+        await fake.emit("user.created")
+        fake.add_webhook(f"http://localhost:{ports[0]}/hook", ["user.deleted"])
+    finally:
+        await runner.cleanup()
+    assert json.loads(bodies[0])["eventTypeId"] == "user.created"
+    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (200, "thanks")
+    await fake.emit("user.created")
+    assert fake.deliveries[1].status is None
+    assert fake.deliveries[1].answer.startswith("the connection failed")
+
+
+async def test_the_served_fake_delivers_by_itself_what_a_client_causes() -> None:
+    arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def hook(request: web.Request) -> web.Response:
+        arrived.put_nowait(await request.json())
+        return web.Response(status=204)
+
+    ports: list[int] = []
+    runner = await listening(hook, ports)
+    fake = FakeBasiq(cool_off=0)
+    try:
+        async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
+            await basiq.webhooks.create(url=f"http://127.0.0.1:{ports[0]}/hook", subscribed_events=["user.created"])
+            await basiq.messages.send_test("user.created", text="hi")
+            payload = await asyncio.wait_for(arrived.get(), 5)
+            assert payload["Text"] == "hi"
+            assert payload["links"]["event"].startswith(base_url)
+            emitted = await fake.emit("user.created")
+            assert (await arrived.get())["eventId"] == emitted.event_id
+            await fake.advance(hours=1)
+    finally:
+        await runner.cleanup()
+    assert [attempt.ok for attempt in fake.deliveries] == [True, True]
+    fake.assert_no_violations()
+
+
+async def test_on_a_clock_that_runs_the_retries_come_in_its_time() -> None:
+    done = asyncio.Event()
+
+    class Failing(Endpoint):
+        async def __call__(self, headers: dict[str, str], body: bytes) -> Any:
+            status = await super().__call__(headers, body)
+            if len(self.got) == 3:
+                done.set()
+            return status
+
+    clock = SystemClock(speed=20_000)
+    fake, _ = arranged(Failing(500, 500, 200), clock=clock)
+    async with serve(fake):
+        fake.emit("user.created")
+        await asyncio.wait_for(done.wait(), 5)
+        await fake.deliver()
+    first, second, third = (attempt.at for attempt in fake.deliveries)
+    assert second - first >= timedelta(seconds=5)
+    assert third - second >= timedelta(minutes=5)
+
+
+async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.testing._dispatch.POLL", 0.005)
+    manual = ManualClock()
+    endpoint = Endpoint(500, 200)
+    fake, _ = arranged(endpoint, clock=lambda: manual())
+    async with serve(fake):
+        await fake.emit("user.created")
+        manual.advance(seconds=5)
+        async with asyncio.timeout(5):
+            while len(endpoint.got) < 2:
+                await asyncio.sleep(0.001)
+
+
+async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None:
+    fake, _ = arranged(Endpoint("no status"))
+    with pytest.raises(ConfigurationError, match="a receiver gives a status"):
+        async with serve(fake):
+            fake.emit("user.created")
+            async with asyncio.timeout(5):
+                while fake._courier.pending() or fake._courier._at_work:
+                    await asyncio.sleep(0.001)
+
+
+async def test_endpoints_elsewhere_are_called_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(NoAnswer, match="no route"):
+            await over_http(session)("https://example.com/hook", {}, b"")
+        monkeypatch.setattr("basiq_async.testing._endpoints.is_local", lambda url: False)
+        with pytest.raises(NoAnswer, match="the connection failed"):
+            await over_http(session, anywhere=True)("http://127.0.0.1:9/hook", {}, b"")
+        with pytest.raises(NoAnswer):
+            await over_http(session, anywhere=True)("http://[nonsense/", {}, b"")
+
+
+def test_the_key_is_what_the_secret_says() -> None:
+    fake = FakeBasiq()
+    text = fake.secret(fake.add_webhook())
+    assert len(base64.b64decode(text.removeprefix("whsec_"))) == 24
+    assert EndpointAnswer(200, "OK").status == 200

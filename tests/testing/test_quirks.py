@@ -1,57 +1,102 @@
-"""The client's own suite, with every form that Basiq's sources allow an answer to have."""
+"""The client understands every form that the sources give an answer, and means the same by it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from typing import Any, get_args, get_type_hints
 
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq, Quirks
-from tests.services import test_services
-from tests.services.conftest import Basiq
-from tests.services.test_services import *  # noqa: F403
+
+from .conftest import Caller
+
+FORMS = list(Quirks.each_form())
 
 
-def _name(quirks: Quirks) -> str:
-    forms = attrs.asdict(quirks)
-    changed = [f"{name}={form}" for name, form in forms.items() if form != getattr(Quirks(), name)]
-    return changed[0] if len(changed) == 1 else "all" if changed else "default"
+def label(quirks: Quirks) -> str:
+    changed = [f"{name}={form}" for name, form in attrs.asdict(quirks).items() if form != getattr(Quirks(), name)]
+    return changed[0] if len(changed) == 1 else "together" if changed else "default"
 
 
-# Where the secret shows is what the suite itself looks at: the two forms that move it are tried by hand below.
-FORMS = [quirks for quirks in Quirks.each_form() if quirks.signing_key_in == "writes"]
+async def everything(quirks: Quirks) -> list[Any]:
+    """What the client makes of all that there is."""
+    fake = FakeBasiq(quirks=quirks, page_size=3)
+    transport = InMemoryTransport(fake)
+    seen: list[Any] = []
+    async with BasiqClient(fake.api_key, transport=transport) as basiq:
+        made = await basiq.webhooks.create(url="https://example.com/hook", subscribed_events=["consent.revoked"])
+        same = await basiq.webhooks.ensure(url="https://example.com/hook", subscribed_events=["consent.revoked"])
+        assert same.id == made.id
+        webhook_id = made.id
+        fake.seed_messages(7, webhook_id, failed=0.5)
+        for webhook in (made, await basiq.webhooks.get(webhook_id), await basiq.webhooks.list().first()):
+            assert webhook is not None
+            seen.append((webhook.id, webhook.url, webhook.status, webhook.subscribed_events, webhook.links))
+        async for message in basiq.messages.list(webhook_id):
+            same_message = await basiq.messages.get(webhook_id, message.id)
+            event = await basiq.events.fetch(message)
+            entity = await basiq.events.fetch_entity(message)
+            assert same_message.id == message.id
+            seen.append((message.id, message.event_type_id, message.event_id, dict(message.links)))
+            seen.append((event.id, event.type, event.user_id, event.created, event.data_ref, dict(event.links)))
+            seen.append(entity["id"])
+            if quirks.attempts == "objects":
+                assert all(attempt.status_code in (200, 500) for attempt in message.attempts)
+                assert message.delivered == (message.attempts[-1].status_code == 200)
+        seen.append(await basiq.messages.list(webhook_id, limit=1).first() is not None)
+        seen.append(len(await basiq.events.list().collect()))
+        seen.append([(kind.id, kind.description) for kind in await basiq.event_types.list().collect()])
+    fake.assert_no_violations()
+    return seen
 
 
-@pytest.fixture(params=FORMS, ids=_name)
-async def basiq(request: pytest.FixtureRequest) -> AsyncIterator[Basiq]:
-    fake = FakeBasiq(quirks=request.param)
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake), retry=RetryPolicy(base=0.001)) as client:
-        yield Basiq(client, fake)
+@pytest.mark.parametrize("quirks", FORMS, ids=label)
+async def test_the_client_means_the_same_by_every_form(quirks: Quirks) -> None:
+    assert await everything(quirks) == await everything(Quirks())
 
 
-async def test_a_test_message_is_delivered_and_is_in_the_history(basiq: Basiq) -> None:
-    if basiq.fake._world.quirks.attempts == "objects":
-        await test_services.test_a_test_message_is_delivered_and_is_in_the_history(basiq)
-        return
-    # Attempts that are ids alone do not say how they went.
-    webhook_id = basiq.fake.seed_messages(3)
-    for message in await basiq.client.messages.list(webhook_id).collect():
-        assert message.attempts[0].id
-        assert not message.delivered
+def test_each_form_has_every_switch_in_every_position() -> None:
+    for name, hint in get_type_hints(Quirks).items():
+        assert {getattr(quirks, name) for quirks in FORMS} == set(get_args(hint))
 
 
-@pytest.mark.parametrize(("where", "written", "read"), [("everywhere", True, True), ("nowhere", False, False)])
-async def test_a_secret_is_there_where_the_fake_shows_it(where: str, written: bool, read: bool) -> None:
-    fake = FakeBasiq(quirks=Quirks(signing_key_in=where))  # type: ignore[arg-type]
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
-        made = await client.webhooks.create(url="https://example.com/x", subscribed_events=["user.created"])
-        assert (made.secret is not None) is written
-        assert ((await client.webhooks.get(made.id)).secret is not None) is read
+def answers(**forms: Any) -> tuple[Any, Any, Any, Any]:
+    """A new webhook, the list of it, a message of it, and an event."""
+    caller = Caller(FakeBasiq(quirks=Quirks(**forms)))
+    made = caller.create()
+    caller.fake.seed_messages(1, made["id"])
+    listed = caller.get("/notifications/webhooks")
+    messages = caller.get(f"/notifications/webhooks/{made['id']}/messages")
+    message = messages["data"] if isinstance(messages["data"], dict) else messages["data"][0]
+    event = caller.get(f"/events/{(message.get('eventId') or message['payload']['eventId'])}")
+    return made, listed, message, event
 
 
-def test_every_form_of_every_quirk_is_tried() -> None:
-    names = {_name(quirks) for quirks in Quirks.each_form()}
-    assert {"default", "all"} < names
-    assert {name.partition("=")[0] for name in names} >= {field.name for field in attrs.fields(Quirks)}
+def test_the_switches_change_what_they_say() -> None:
+    made, listed, message, event = answers()
+    assert made["type"] == "webhook"
+    assert isinstance(made["subscribedEvents"], list)
+    assert isinstance(listed["data"], list)
+    assert "secret" not in listed["data"][0]
+    assert isinstance(message["attempts"][0]["responseStatusCode"], int)
+    assert "eventId" not in message
+    assert event["entity"] == "user"
+    assert isinstance(event["data"], dict)
+    assert answers(subscribed_events="string")[0]["subscribedEvents"] == "user.created"
+    assert isinstance(answers(list_data="object")[1]["data"], dict)
+    assert answers(type_case="title")[0]["type"] == "Webhook"
+    assert isinstance(answers(attempts="strings")[2]["attempts"][0], str)
+    assert isinstance(answers(status_code="string")[2]["attempts"][0]["responseStatusCode"], str)
+    top = answers(message_ids="top")[2]
+    assert "eventId" in top
+    assert "eventId" not in top["payload"]
+    both = answers(message_ids="both")[2]
+    assert both["eventId"] == both["payload"]["eventId"]
+    assert isinstance(answers(links="list")[0]["links"], list)
+    assert isinstance(answers(event_data="list")[3]["data"], list)
+    assert answers(event_type="dotted")[3]["eventTypeId"] == "user.created"
+    assert "secret" in answers(signing_key_in="everywhere")[1]["data"][0]
+    assert "secret" not in answers(signing_key_in="nowhere")[0]
+    assert answers(messages_path="slash")[2]["id"]

@@ -1,0 +1,84 @@
+"""A server process for the benchmarks of receiving, on a free port that it prints."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import json
+import logging
+import signal
+
+from aiohttp import web
+
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, SQLiteInbox, WebhookReceiver
+
+WORK = 0.002
+
+
+async def bare(request: web.Request) -> web.Response:
+    json.loads(await request.read())
+    await asyncio.sleep(WORK)
+    return web.Response(status=204)
+
+
+def receiving(app: web.Application, secret: str) -> None:
+    receiver = WebhookReceiver(secret)
+
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(WORK)
+
+    app.router.add_post("/basiq", receiver.aiohttp_handler)
+
+
+def counting(app: web.Application, secret: str, inbox: str | None) -> None:
+    counts: collections.Counter[str] = collections.Counter()
+
+    def told(event: DeliveryEvent) -> None:
+        counts[event.result] += 1
+
+    receiver = WebhookReceiver(secret, inbox=MemoryInbox() if inbox is None else SQLiteInbox(inbox), on_delivery=told)
+
+    @receiver.on("user.broken")
+    async def broken(delivery: Delivery) -> None:
+        await asyncio.sleep(WORK)
+        raise RuntimeError("as asked")
+
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(WORK)
+        counts["handler ran"] += 1
+
+    async def count(request: web.Request) -> web.Response:
+        return web.json_response(counts)
+
+    app.router.add_post("/basiq", receiver.aiohttp_handler)
+    app.router.add_get("/counts", count)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["bare", "receiver", "counting"])
+    parser.add_argument("--secret", default="")
+    parser.add_argument("--inbox")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)  # what is refused or fails is logged: here that is thousands of lines
+    app = web.Application()
+    if options.kind == "bare":
+        app.router.add_post("/basiq", bare)
+    elif options.kind == "receiver":
+        receiving(app, options.secret)
+    else:
+        counting(app, options.secret, options.inbox)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await runner.cleanup()
+
+
+asyncio.run(main())

@@ -1,0 +1,68 @@
+"""Is every delivery of mixed traffic answered and counted exactly, and is memory flat?
+
+70 % good, 10 % duplicates, 10 % with a bad signature, 10 % whose handler fails, in random order, from 64 connections.
+Memory is looked at all the while, for a minute by default; a MemoryInbox of 200,000 entries fills up meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import json
+import random
+import time
+import urllib.request
+import uuid
+
+from _receiver_load import OTHER, load, request, resident, server
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=5_000)
+    options = parser.parse_args()
+    expected: collections.Counter[str] = collections.Counter()
+    answered: collections.Counter[int] = collections.Counter()
+    samples: list[tuple[float, float]] = []
+    with server("counting") as (process, port):
+        began = time.monotonic()
+        earlier: list[bytes] = []
+        while time.monotonic() - began < options.seconds:
+            run = uuid.uuid4().hex
+            tenth = options.batch // 10
+            good = [request(f"{run}-good-{number}") for number in range(tenth * 7)]
+            # Duplicates of what an earlier batch has had acknowledged, so that it is known what each must get.
+            again = random.sample(earlier, tenth) if earlier else []
+            forged = [request(f"{run}-forged-{number}", secret=OTHER) for number in range(tenth)]
+            failing = [request(f"{run}-broken-{number}", event_type="user.broken") for number in range(tenth)]
+            mixed = [*good, *again, *forged, *failing]
+            random.shuffle(mixed)
+            _, statuses, _ = await load(port, mixed, 64)
+            answered.update(statuses)
+            expected.update({"handled": len(good), "duplicate": len(again)})
+            expected.update({"rejected": len(forged), "failed": len(failing), "handler ran": len(good)})
+            earlier = good
+            samples.append((time.monotonic() - began, resident(process.pid)))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/counts") as answer:
+            counted = json.load(answer)
+    print("expected", dict(expected))
+    print("counted ", counted)
+    print("answered", dict(answered))
+    assert counted == expected
+    assert answered == {
+        204: expected["handled"],
+        200: expected["duplicate"],
+        401: expected["rejected"],
+        500: expected["failed"],
+    }
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        seconds, megabytes = samples[min(int(len(samples) * share), len(samples) - 1)]
+        print(f"after {seconds:5.1f} s: {megabytes:.1f} MB")
+    remembered = expected["handled"] * 120 / 2**20
+    print(f"counts exact; what the inbox remembers is about {remembered:.1f} MB of that")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
