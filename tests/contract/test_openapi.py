@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
-from basiq_async.testing import Quirks
+from basiq_async.testing import FakeBasiq, Quirks
 
 from .conftest import Target, target
 from .held import held, validated
@@ -73,3 +76,17 @@ def test_every_form_of_an_answer_is_a_documented_one(quirks: Quirks) -> None:
                 response = case.call(base_url=server.base_url, headers=server.headers)
                 assert response.status_code == 200
                 case.validate_response(response)
+
+
+def test_the_suite_for_the_real_api_passes_on_the_fake(fake_server: Target) -> None:
+    """It is run by hand against the real one: here it cannot rot."""
+    environment = {
+        **os.environ,
+        "BASIQ_LIVE": "1",
+        "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
+        "BASIQ_BASE_URL": fake_server.base_url,
+    }
+    suite = str(Path(__file__).with_name("test_live.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", suite]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert "5 passed" in done.stdout, done.stdout
