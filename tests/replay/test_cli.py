@@ -174,7 +174,7 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
     run: Run,
     served: Served,
     endpoint: Endpoint,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     webhook_id = served.fake.seed_messages(3)
     monkeypatch.delenv("BASIQ_WEBHOOK_SECRET")
@@ -241,7 +241,7 @@ def test_a_signal_finishes_what_is_under_way_and_prints_the_line_that_goes_on(
     served: Served,
     endpoint: Endpoint,
     number: int,
-    code: int,  # noqa: F811
+    code: int,
 ) -> None:
     webhook_id = served.fake.seed_messages(40)
     endpoint.release.clear()
