@@ -37,14 +37,18 @@ class Api:
             raise self.error(response, method, url)
         return response
 
+    def path_of(self, url: str) -> str:
+        """The path of a url, for messages: without credentials that a link of the API's can have brought along."""
+        return self.redactor.known(self.base.path_of(url))
+
     def error(self, response: Response, method: str, url: str) -> APIError:
         """The error that an answer stands for."""
-        return error_from(response, method=method, path=self.base.path_of(url), redactor=self.redactor)
+        return error_from(response, method=method, path=self.path_of(url), redactor=self.redactor)
 
     async def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
         """Send, and give back the answer, whatever its status."""
         if self.owner.closed:
-            raise ConnectionFailedError("the client is closed", method=method, path=self.base.path_of(url), sent=False)
+            raise ConnectionFailedError("the client is closed", method=method, path=self.path_of(url), sent=False)
         headers = {"accept": "application/json"}
         content = None
         if body is not None:
@@ -100,7 +104,7 @@ class Api:
             raise self._placed(exc, "GET", url) from None
 
     def _placed(self, exc: ResponseDecodeError, method: str, url: str) -> ResponseDecodeError:
-        exc.method, exc.path = method, self.base.path_of(url)
+        exc.method, exc.path = method, self.path_of(url)
         return exc
 
 

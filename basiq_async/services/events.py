@@ -78,6 +78,8 @@ class Events:
 
 def _link(source: HasLinks, name: str) -> str | None:
     """A message has the links in its payload, a delivery at its own level."""
+    if not isinstance(getattr(source, "links", None), Mapping) or not hasattr(source, "event_id"):
+        raise ConfigurationError(f"expected a message or a delivery, not {type(source).__name__}")
     payload = getattr(source, "payload", None)
     inner = read_links(payload.get("links")) if isinstance(payload, Mapping) else {}
     return inner.get(name) or source.links.get(name) or None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 
+from ..errors import BasiqError
+from ..redaction import REDACTED
 from .base import Request
 
 
@@ -13,11 +15,24 @@ def cause_of(exc: BaseException, request: Request) -> BaseException | None:
     aiohttp's errors can hold the headers of the request and pieces of the answer, and whoever is on the other side
     can have put our own credentials into that.
     """
-    credential = request.headers.get("authorization", "").rpartition(" ")[2]
+    credential = _credential(request)
     try:
         return None if credential and credential in _shown(exc) else exc
     except Exception:  # what cannot even be shown is not shown
         return None
+
+
+def cleaned(exc: BasiqError, request: Request) -> BasiqError:
+    """An error that a transport raised, without the credential that it, or what is behind it, shows."""
+    if cause_of(exc, request) is None:
+        credential = _credential(request)
+        exc.args = tuple(arg.replace(credential, REDACTED) if isinstance(arg, str) else REDACTED for arg in exc.args)
+        exc.__cause__ = exc.__context__ = None
+    return exc
+
+
+def _credential(request: Request) -> str:
+    return request.headers.get("authorization", "").rpartition(" ")[2]
 
 
 def _shown(exc: BaseException) -> str:

@@ -18,7 +18,7 @@ import attrs
 from ..answers import parse_retry_after
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
-from ._evidence import cause_of
+from ._evidence import cause_of, cleaned
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.retry")
@@ -181,7 +181,7 @@ class _Run:
     def _translated(self, exc: Exception, timed_out: str | None) -> BasiqError:
         """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
         if isinstance(exc, BasiqError):
-            return exc
+            return cleaned(exc, self._request)
         if isinstance(exc, TimeoutError):
             said = timed_out or "the transport ran out of time"
             return RequestTimeoutError(said, method=self._request.method, path=self._path)

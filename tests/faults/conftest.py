@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -38,3 +39,12 @@ def no_secret_is_logged() -> Iterator[None]:
     for text in handler.texts:
         assert MARK not in text, text
         assert text != "asyncio complains", handler.texts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> Iterator[None]:
+    """Each scenario ends with a collection of garbage: what was there before need not be looked through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

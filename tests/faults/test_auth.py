@@ -1,0 +1,241 @@
+"""A token endpoint in every mood, with one caller and with fifty at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from basiq_async import (
+    APIError,
+    AuthenticationError,
+    ConflictError,
+    ConnectionFailedError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ResponseDecodeError,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+    Webhook,
+)
+from tests.faults.harness import ONCE, QUICK, client_of, outcome
+from tests.faults.wire import (
+    KEY,
+    TOKEN,
+    WEBHOOK,
+    Conn,
+    Step,
+    Wire,
+    closing,
+    error,
+    hanging,
+    http,
+    ok,
+    page,
+    token,
+)
+
+
+async def fifty(client: Any) -> list[Any]:
+    calls = (client.webhooks.get(f"w{index}") for index in range(50))
+    return list(await outcome(asyncio.gather(*calls, return_exceptions=True), within=3.0))
+
+
+def slowly(answer: bytes, seconds: float = 0.03) -> Step:
+    async def step(conn: Conn) -> None:
+        await asyncio.sleep(seconds)
+        await conn.say(answer)
+
+    return step
+
+
+FAILING: dict[str, tuple[Step, type[Exception]]] = {
+    "400": (error(400), AuthenticationError),
+    "401": (error(401), AuthenticationError),
+    "404": (error(404), AuthenticationError),
+    "403": (error(403), PermissionDeniedError),
+    "409": (error(409), ConflictError),
+    "418": (error(418), APIError),
+    "429": (error(429), RateLimitError),
+    "500": (error(500), ServerError),
+    "503": (error(503), ServerError),
+    "302": (http(302), APIError),
+    "101": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", APIError),
+    "closes": (closing(), ConnectionFailedError),
+    "breaks off": (closing(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), ConnectionFailedError),
+    "never answers": (hanging(), RequestTimeoutError),
+    "an empty body": (http(200), ResponseDecodeError),
+    "no content": (http(204, length=False), ResponseDecodeError),
+    "html": (http(200, "<html>"), ResponseDecodeError),
+    "null": (http(200, "null"), ResponseDecodeError),
+    "a list": (http(200, "[]"), ResponseDecodeError),
+    "text": (http(200, f'"{TOKEN}"'), ResponseDecodeError),
+    "no token": (ok({"expires_in": 3600}), ResponseDecodeError),
+    "a token of null": (ok({"access_token": None}), ResponseDecodeError),
+    "a token of a number": (ok({"access_token": 5}), ResponseDecodeError),
+    "a token of a list": (ok({"access_token": [TOKEN]}), ResponseDecodeError),
+    "an empty token": (token(""), ResponseDecodeError),
+    "a token with a newline": (token(f"{TOKEN}\r\nX-Injected: 1"), ResponseDecodeError),
+    "a token with a line feed at its end": (token(f"{TOKEN}\n"), ResponseDecodeError),
+    "a token with a space": (token(f"{TOKEN} x"), ResponseDecodeError),
+    "a token with a NUL": (token(f"{TOKEN}\0"), ResponseDecodeError),
+    "a token with an accent": (token(f"{TOKEN}é"), ResponseDecodeError),
+    "a token of half a surrogate": (http(200, '{"access_token":"\\ud800"}'), ResponseDecodeError),
+    "an enormous token": (token(TOKEN * 10_000), ResponseDecodeError),
+    "nested 10,000 deep": (http(200, '{"access_token":' + "[" * 10_000), ResponseDecodeError),
+    "not UTF-8": (http(200, b'{"access_token":"\xff"}'), ResponseDecodeError),
+    "not gzip": (http(200, b"{}", "Content-Encoding: gzip"), ConnectionFailedError),
+    "above the limit": (closing(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"), TransportError),
+}
+
+
+@pytest.mark.parametrize(("step", "expected"), FAILING.values(), ids=FAILING)
+async def test_one_failure_of_the_token_endpoint_is_one_error_and_the_next_call_works(
+    step: Step, expected: Any
+) -> None:
+    async with Wire(tokens=[step, token()]) as wire, client_of(wire, timeout=0.1) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert type(got) is expected, got
+        assert got.path == "/token"
+        assert not wire.requests
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        assert len(wire.token_requests) == 2
+
+
+@pytest.mark.parametrize(("step", "expected"), FAILING.values(), ids=FAILING)
+async def test_fifty_at_once_share_one_failure(step: Step, expected: Any) -> None:
+    async with Wire(tokens=[step, token()]) as wire, client_of(wire, timeout=0.1) as client:
+        got = await fifty(client)
+        assert {type(one) for one in got} == {expected}
+        assert len(wire.token_requests) == 1
+        assert {type(one) for one in await fifty(client)} == {Webhook}
+        assert len(wire.token_requests) == 2
+
+
+@pytest.mark.parametrize("step", [error(500), error(429), closing()], ids=["500", "429", "closes"])
+async def test_a_failure_that_passes_is_not_noticed(step: Step) -> None:
+    async with Wire(tokens=[step, step, token()]) as wire, client_of(wire, retry=QUICK) as client:
+        assert {type(one) for one in await fifty(client)} == {Webhook}
+        assert len(wire.token_requests) == 3
+
+
+async def test_a_slow_token_is_waited_for_once() -> None:
+    async with Wire(tokens=[slowly(token())]) as wire, client_of(wire) as client:
+        assert {type(one) for one in await fifty(client)} == {Webhook}
+        assert len(wire.token_requests) == 1
+
+
+@pytest.mark.parametrize(
+    "expires_in",
+    [0, -1, 1e-300, 1e18, 1e308, "3600", "soon", "", None, True, [], {}, "1e999", "nan", "-inf", "9" * 5000],
+    ids=lambda v: repr(v)[:20],
+)
+async def test_an_absurd_lifetime_does_not_make_a_token_per_call(expires_in: Any) -> None:
+    async with Wire(tokens=[token(expires_in=expires_in)]) as wire, client_of(wire) as client:
+        for _ in range(5):
+            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        assert len(wire.token_requests) in (1, 5) if expires_in == 1e-300 else len(wire.token_requests) == 1
+
+
+async def test_401_for_ever_is_bounded() -> None:
+    async with Wire(error(401)) as wire, client_of(wire, retry=QUICK) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (type(got), got.path) == (AuthenticationError, "/notifications/webhooks/w1")
+        assert (len(wire.requests), len(wire.token_requests)) == (2, 2)
+
+
+async def test_401_for_ever_for_fifty_at_once_is_bounded() -> None:
+    async with Wire(error(401)) as wire, client_of(wire) as client:
+        got = await fifty(client)
+        assert {type(one) for one in got} == {AuthenticationError}
+        assert len(wire.requests) == 100
+        assert len(wire.token_requests) == 2
+
+
+async def test_fifty_401s_make_one_renewal() -> None:
+    async with Wire() as wire, client_of(wire) as client:
+        await client.webhooks.get("w1")
+
+        async def once(conn: Conn) -> None:
+            fresh = wire.requests[-1].headers["authorization"].endswith("renewed")
+            await conn.say(ok(WEBHOOK) if fresh else error(401))
+
+        wire.script, wire.tokens = [once], [slowly(token(f"{TOKEN}renewed"))]
+        assert {type(one) for one in await fifty(client)} == {Webhook}
+        assert len(wire.token_requests) == 2
+
+
+async def test_a_post_that_got_401_is_sent_again_once() -> None:
+    async with Wire(error(401), ok(WEBHOOK)) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.create(url="https://example.com", subscribed_events=["user.created"]))
+        assert isinstance(got, Webhook)
+        assert [request.method for request in wire.requests] == ["POST", "POST"]
+        assert wire.requests[0].body == wire.requests[1].body
+
+
+@pytest.mark.parametrize(("step", "expected"), FAILING.values(), ids=FAILING)
+async def test_a_renewal_that_fails_in_the_middle_of_a_stream_comes_behind_its_items(step: Step, expected: Any) -> None:
+    script = [page([{"id": "m1"}], "/x?n=1"), error(401), page([{"id": "m2"}])]
+    async with Wire(*script, tokens=[token(), step, token()]) as wire, client_of(wire, timeout=0.1) as client:
+        items = aiter(client.messages.list("w1", prefetch=0))
+        assert (await anext(items)).id == "m1"
+        got = await outcome(anext(items))
+        assert type(got) is expected, got
+        assert (await anext(items)).id == "m2"
+        with pytest.raises(StopAsyncIteration):
+            await anext(items)
+
+
+async def test_expiry_in_the_middle_of_a_stream_is_not_noticed() -> None:
+    script: list[Step] = []
+    for index in range(5):
+        script += [error(401), page([{"id": f"m{index}"}], f"/x?n={index}" if index < 4 else None)]
+    async with Wire(*script) as wire, client_of(wire) as client:
+        messages = await outcome(client.messages.list("w1").collect())
+        assert [message.id for message in messages] == [f"m{index}" for index in range(5)]
+        assert len(wire.token_requests) == 6
+
+
+async def test_a_403_of_a_call_does_not_renew() -> None:
+    async with Wire(error(403)) as wire, client_of(wire) as client:
+        assert {type(one) for one in await fifty(client)} == {PermissionDeniedError}
+        assert len(wire.token_requests) == 1
+
+
+async def test_token_and_call_and_renewal_together_keep_to_max_elapsed() -> None:
+    policy = RetryPolicy(max_retries=100, base=0.01, max_wait=0.01, max_elapsed=0.3)
+    slow = slowly(error(503), 0.02)
+    for tokens, script in (
+        ([slow], [ok(WEBHOOK)]),
+        ([slowly(token(), 0.2)], [slow]),
+        ([slowly(token(), 0.1), slow], [slowly(error(401), 0.1)]),
+        ([slowly(token(), 0.1), hanging()], [slowly(error(401), 0.1)]),
+    ):
+        async with Wire(*script, tokens=tokens) as wire, client_of(wire, retry=policy, timeout=0.25) as client:
+            got = await outcome(client.webhooks.get("w1"), within=0.8)
+            assert type(got) in (ServerError, RequestTimeoutError)
+
+
+async def test_who_waits_for_others_tokens_keeps_to_max_elapsed_too() -> None:
+    """The one who fetches is cancelled again and again; who waits is not kept for ever."""
+    policy = RetryPolicy(max_retries=0, max_elapsed=0.25)
+    async with Wire(tokens=[hanging()]) as wire, client_of(wire, retry=policy, timeout=30.0) as client:
+        fetching = [asyncio.create_task(client.webhooks.get("w1")) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(outcome(client.webhooks.get("w2"), within=0.8))
+        for task in fetching:
+            await asyncio.sleep(0.04)
+            task.cancel()
+        assert type(await waiting) is RequestTimeoutError
+        await asyncio.gather(*fetching, return_exceptions=True)
+
+
+async def test_the_key_is_sent_to_the_token_endpoint_alone_and_the_token_elsewhere_alone() -> None:
+    async with Wire(page([{"id": "m1"}], "/x?n=1"), page([])) as wire, client_of(wire, retry=ONCE) as client:
+        await client.messages.list("w1").collect()
+        assert [request.headers["authorization"] for request in wire.token_requests] == [f"Basic {KEY}"]
+        assert {request.headers["authorization"] for request in wire.requests} == {f"Bearer {TOKEN}"}
+        assert all("basic" not in request.headers["authorization"].lower() for request in wire.requests)

@@ -1,0 +1,360 @@
+"""Whatever a program passes in: refused with the argument's name before anything is sent, or sent as exactly one segment."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from basiq_async import AiohttpTransport, BasiqClient, ConfigurationError, F, RetryPolicy
+from basiq_async.services.messages import Messages
+from tests.faults.harness import client_of, outcome
+from tests.faults.wire import KEY, MESSAGE, WEBHOOK, Wire, error, ok, page
+
+SEGMENTS = {
+    "a slash": "a/b",
+    "up": "../../token",
+    "up, and more": "../x",
+    "coded dots": "%2e%2e",
+    "coded slash": "a%2fb",
+    "a question": "a?b=c",
+    "a fragment": "a#b",
+    "a backslash": "a\\..\\b",
+    "a NUL": "a\0b",
+    "a newline": "a\r\nX-Injected: 1",
+    "a tab": "a\tb",
+    "spaces": " a b ",
+    "a colon": "a:b",
+    "an at": "user@host",
+    "a semicolon": "a;b",
+    "an ampersand": "a&b=c",
+    "a plus": "a+b",
+    "a percent": "100%",
+    "three dots": "...",
+    "a dot and a space": "..a",
+    "Chinese": "标识符",
+    "Arabic": "معرف",
+    "an emoji": "\U0001f600",
+    "combining": "e\u0301",
+    "from right to left": "\u202eabc",
+    "wide dots": "\uff0e\uff0e",
+    "a wide slash": "\uff0f",
+    "a quote": "'\"",
+    "two thousand characters": "a" * 2000,
+}
+REFUSED: dict[str, Any] = {
+    "empty": "",
+    "blank": "   ",
+    "a newline alone": "\n",
+    "a dot": ".",
+    "two dots": "..",
+    "two dots with blanks": " .. ",
+    "100,000 characters": "a" * 100_000,
+    "half a surrogate pair": "a\ud800",
+    "None": None,
+    "a number": 5,
+    "a float": 1.5,
+    "true": True,
+    "bytes": b"w1",
+    "a list": ["w1"],
+    "a dict": {},
+    "an object": object(),
+}
+Call = Callable[[BasiqClient, Any], Awaitable[Any]]
+BY_ID: dict[str, tuple[Call, str]] = {
+    "webhooks.get": (lambda c, v: c.webhooks.get(v), "/notifications/webhooks/{}"),
+    "webhooks.update": (lambda c, v: c.webhooks.update(v, url="https://example.com"), "/notifications/webhooks/{}"),
+    "webhooks.delete": (lambda c, v: c.webhooks.delete(v), "/notifications/webhooks/{}"),
+    "webhooks.wait_until_active": (
+        lambda c, v: c.webhooks.wait_until_active(v, timeout=1),
+        "/notifications/webhooks/{}",
+    ),
+    "messages.list": (lambda c, v: _listed(c, v), "/notifications/webhooks/{}/messages"),
+    "messages.get, webhook": (lambda c, v: c.messages.get(v, "m1"), "/notifications/webhooks/{}/messages/m1"),
+    "messages.get, message": (lambda c, v: c.messages.get("w1", v), "/notifications/webhooks/w1/messages/{}"),
+    "event_types.get": (lambda c, v: c.event_types.get(v), "/events/types/{}"),
+    "events.get": (lambda c, v: c.events.get(v), "/events/{}"),
+}
+
+
+async def _listed(client: BasiqClient, value: Any) -> Any:
+    return await client.messages.list(value).collect()
+
+
+@pytest.mark.parametrize(("call", "path"), BY_ID.values(), ids=BY_ID)
+async def test_an_identifier_is_exactly_one_segment_or_refused_before_anything_is_sent(call: Call, path: str) -> None:
+    answer = ok({**WEBHOOK, **MESSAGE, "data": []})
+    async with Wire(answer) as wire, client_of(wire, timeout=5.0) as client:
+        for value in REFUSED.values():
+            got = await outcome(call(client, value)) if path else None
+            assert type(got) is ConfigurationError, value
+            assert "_id" in str(got)
+            assert len(str(got)) < 300
+        assert wire.connections == 0
+        for value in SEGMENTS.values():
+            got = await outcome(call(client, value))
+            assert not isinstance(got, Exception), got
+            target = wire.requests[-1].target.partition("?")[0]
+            before, after = path.split("{}")
+            assert target.startswith(before)
+            assert target.endswith(after)
+            segment = target.removeprefix(before).removesuffix(after)
+            assert "/" not in segment
+            assert urllib.parse.unquote(segment, errors="strict") == value
+            assert "x-injected" not in wire.requests[-1].headers
+
+
+LONE = "\ud800"
+ARGUMENTS: dict[str, Callable[[BasiqClient], Awaitable[Any]]] = {
+    **{
+        f"url {url!r:.30}": (lambda c, url=url: c.webhooks.create(url=url, subscribed_events=["user.created"]))  # type: ignore[misc]
+        for url in [
+            "",
+            " ",
+            "/x",
+            "example.com",
+            "ftp://example.com",
+            "http://",
+            "https:///x",
+            "https://exa mple.com",
+            "https://x\n.com",
+            "https://example.com:0/",
+            "https://example.com:99999/",
+            "https://[::1",
+            f"https://{LONE}.com",
+            "javascript:x",
+            None,
+            5,
+            b"https://x.com",
+            [],
+        ]
+    },
+    **{
+        f"events {events!r:.30}": (
+            lambda c, events=events: c.webhooks.create(url="https://x.com", subscribed_events=events)
+        )  # type: ignore[misc]
+        for events in [
+            [],
+            (),
+            "user.created",
+            b"user.created",
+            None,
+            5,
+            [None],
+            [""],
+            ["  "],
+            [5],
+            [b"x"],
+            ["a", None],
+            {},
+            [f"a{LONE}"],
+        ]
+    },
+    **{
+        f"name {name!r:.30}": (
+            lambda c, name=name: c.webhooks.create(url="https://x.com", subscribed_events=["a"], name=name)
+        )  # type: ignore[misc]
+        for name in [5, b"x", [], {}, True, LONE]
+    },
+    **{
+        f"description {text!r:.30}": (
+            lambda c, text=text: c.webhooks.update("w1", url="https://x.com", description=text)
+        )  # type: ignore[misc]
+        for text in [5, b"x", LONE]
+    },
+    **{
+        f"event_type_id {v!r:.30}": (lambda c, v=v: c.messages.send_test(v)) for v in ["", " ", None, 5, b"x", [], LONE]
+    },  # type: ignore[misc]
+    **{f"text {v!r:.30}": (lambda c, v=v: c.messages.send_test("user.created", text=v)) for v in [5, b"x", [], LONE]},  # type: ignore[misc]
+    **{f"to {v!r:.30}": (lambda c, v=v: c.messages.send_test_to(v, ["a"])) for v in ["", "x", None, 5, b"x", LONE]},  # type: ignore[misc]
+    **{
+        f"ids {v!r:.30}": (lambda c, v=v: c.messages.send_test_to("https://x.com", v))
+        for v in [[], "a", None, [None], [LONE]]
+    },  # type: ignore[misc]
+    **{
+        f"limit {v!r:.30}": (lambda c, v=v: _run(c.messages, limit=v))
+        for v in [0, -1, 501, 10**9, 1.5, "5", None, True, float("nan")]
+    },  # type: ignore[misc]
+    **{
+        f"filter {v!r:.30}": (lambda c, v=v: _run(c.messages, filter=v))
+        for v in [5, b"x", [], F("a"), LONE, f"a{LONE}"]
+    },  # type: ignore[misc]
+    **{
+        f"cursor {v!r:.30}": (lambda c, v=v: _run(c.messages, cursor=v))
+        for v in ["", "x", "é", LONE, "=" * 9, "A" * 10_000_000, 5, b"x", [], "AAAA", "\0"]
+    },  # type: ignore[misc]
+    **{f"prefetch {v!r:.30}": (lambda c, v=v: _run(c.messages, prefetch=v)) for v in [-1, 2, "1", None, True, 1.5]},  # type: ignore[misc]
+    **{
+        f"max_items {v!r:.30}": (lambda c, v=v: c.messages.list("w1").collect(max_items=v))
+        for v in [-1, 1.5, "1", True]
+    },  # type: ignore[misc]
+    **{
+        f"timeout {v!r:.30}": (lambda c, v=v: c.webhooks.wait_until_active("w1", timeout=v))
+        for v in [-1, "1", None, True, float("nan"), float("inf")]
+    },  # type: ignore[misc]
+}
+
+
+async def _run(messages: Messages, **arguments: Any) -> Any:
+    return await messages.list("w1", **arguments).collect()
+
+
+@pytest.mark.parametrize("call", ARGUMENTS.values(), ids=ARGUMENTS)
+async def test_a_bad_argument_is_refused_before_anything_is_sent(call: Callable[[BasiqClient], Awaitable[Any]]) -> None:
+    async def run(client: BasiqClient) -> Any:
+        return await call(client)
+
+    async with Wire() as wire, client_of(wire) as client:
+        got = await outcome(run(client))
+        assert type(got) is ConfigurationError, got
+        assert len(str(got)) < 400
+        assert wire.connections == 0
+
+
+@pytest.mark.parametrize("source", [None, 5, "text", object(), {}, []], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("name", ["fetch", "fetch_entity"])
+async def test_a_source_of_links_that_is_none_is_refused(source: Any, name: str) -> None:
+    async with Wire() as wire, client_of(wire) as client:
+        assert type(await outcome(getattr(client.events, name)(source))) is ConfigurationError
+        assert wire.connections == 0
+
+
+LONG = {
+    "name": lambda c: c.webhooks.create(url="https://x.com", subscribed_events=["a"], name="n" * 100_000),
+    "control characters": lambda c: c.webhooks.create(url="https://x.com", subscribed_events=["a"], name="\0\r\n\x7f"),
+    "url": lambda c: c.webhooks.create(url="https://x.com/" + "u" * 100_000, subscribed_events=["a"]),
+    "events": lambda c: c.webhooks.create(url="https://x.com", subscribed_events=["a" * 100_000]),
+    "text": lambda c: c.messages.send_test("user.created", text="\r\nX-Injected: 1" * 10_000),
+}
+
+
+@pytest.mark.parametrize("call", LONG.values(), ids=LONG)
+async def test_a_long_or_odd_text_in_a_body_is_sent_as_it_is(call: Any) -> None:
+    async with Wire(ok(WEBHOOK)) as wire, client_of(wire, timeout=2.0) as client:
+        assert not isinstance(await outcome(call(client)), Exception)
+        assert "x-injected" not in wire.requests[0].headers
+
+
+async def test_a_filter_cannot_break_out_of_the_query() -> None:
+    async with Wire(page([])) as wire, client_of(wire) as client:
+        for text in ["a&limit=1", "a#b", "a\r\nX-Injected: 1", "a b", "é", "?x", "%00", "a" * 5000, "'; drop"]:
+            for filter_ in (text, F("a.b").eq("\\' " + text.replace("\r\n", "")) & F("c").bt(1, 2)):
+                assert await outcome(client.messages.list("w1", filter=filter_).collect()) == []
+                query = urllib.parse.parse_qs(wire.requests[-1].target.partition("?")[2], strict_parsing=True)
+                assert query == {"limit": ["500"], "filter": [str(filter_)]}
+
+
+async def test_a_filter_longer_than_the_server_takes_is_the_servers_error() -> None:
+    async with Wire(error(414)) as wire, client_of(wire) as client:
+        got = await outcome(client.messages.list("w1", filter="a" * 50_000).collect())
+        assert got.status == 414
+        assert len(str(got)) < 500
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "a.", ".a", "a..b", "a b", "a'", "a(", "é", "a\n", None, 5, b"a", "1a"], ids=repr
+)
+def test_a_name_of_a_field_that_is_none_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        F(name)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"x", [], {}, object(), "\0", "\n", "\x7f", "\ud800", float("nan"), float("inf"), 10**5000,
+     datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=timezone(-timedelta(hours=14)))],
+    ids=lambda value: repr(value)[:30] if not isinstance(value, int) else "huge",
+)  # fmt: skip
+@pytest.mark.parametrize("operator", ["eq", "ne", "gt", "gteq", "lt", "lteq", "bt"])
+def test_a_value_that_no_filter_can_hold_is_refused(operator: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        getattr(F("a"), operator)(*([value, value] if operator == "bt" else [value]))
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "a'b", "a\\", 0, -1.5, True, date(2024, 1, 1), datetime(2024, 1, 1, tzinfo=UTC)]
+)
+def test_a_value_is_quoted(value: Any) -> None:
+    text = str(F("a").eq(value))
+    assert text.startswith("a.eq('")
+    assert text.endswith("')")
+
+
+BAD_KEYS = [
+    "",
+    " ",
+    "a b",
+    "a\nb",
+    "a\r\nX: 1",
+    "a\tb",
+    "é",
+    "\0",
+    "\ud800",
+    "a" * 70_000,
+    "Basic abc",
+    b"abc",
+    5,
+    True,
+    [],
+    object(),
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: repr(key)[:20])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        BasiqClient(key)
+    text = str(caught.value)
+    assert len(text) < 300
+    assert not isinstance(key, str) or len(key) < 4 or key not in text
+
+
+def test_a_key_of_the_environment_is_looked_over_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_API_KEY", "a b")
+    with pytest.raises(ConfigurationError):
+        BasiqClient()
+    monkeypatch.delenv("BASIQ_API_KEY")
+    with pytest.raises(ConfigurationError, match="BASIQ_API_KEY"):
+        BasiqClient()
+
+
+OPTIONS: dict[str, list[Any]] = {
+    "base_url": ["", "x", "/x", "ftp://x", "http://", "http://a b", "http://user:pass@x", "http://x?y", "http://x#y", "http://x\n", "http://x\\y",
+                 "http://x:0", "http://x:65536", "http://x:99999", "http://x:abc", "http://é", "http://[::1", None, 5, b"http://x", "javascript:x", "http://\ud800", "//x"],
+    "timeout": [0, -1, float("nan"), float("inf"), None, "1", True, b"1", []],
+    "retry": [0, {}, "x", RetryPolicy],
+    "transport": [0, {}, "x", object()],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [(name, value) for name, values in OPTIONS.items() for value in values],
+    ids=lambda v: repr(v)[:30],
+)
+def test_a_bad_option_of_the_client_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        BasiqClient(KEY, **{option: value})
+
+
+@pytest.mark.parametrize("name", ["max_retries", "base", "max_wait", "max_elapsed"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1", None, True, []], ids=repr)
+def test_a_bad_retry_policy_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_body_size"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True], ids=repr)
+def test_a_bad_option_of_the_transport_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        AiohttpTransport(**{name: value})
+
+
+@pytest.mark.parametrize("session", [0, "x", object()], ids=["0", "text", "object"])
+def test_a_session_that_is_none_is_refused(session: Any) -> None:
+    with pytest.raises(ConfigurationError, match="session"):
+        AiohttpTransport(session)

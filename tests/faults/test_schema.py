@@ -1,0 +1,353 @@
+"""Each field of each object missing, null, of every other type, enormous, in another case: an object whose every part
+can be used, or one error when it is read."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import pickle
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import BasiqError, DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
+from basiq_async.codec import Codec, _strict_loads, default_loads
+from tests.faults.harness import assert_hidden, client_of, outcome
+from tests.faults.wire import MARK, SIGNING, Wire, ok, page
+
+WEBHOOK = {
+    "id": "6a52015e-e0d6-4c69-8bd8-d44c7d0a1a3c",
+    "type": "webhook",
+    "name": "A name",
+    "description": "A description",
+    "url": "https://example.com/hook",
+    "status": "active",
+    "secret": SIGNING,
+    "subscribedEvents": ["user.created", "consent.revoked"],
+    "links": {"self": "https://au-api.basiq.io/notifications/webhooks/6a52"},
+}
+MESSAGE = {
+    "id": "2d1a",
+    "type": "message",
+    "webhookId": "6a52",
+    "event": {"id": "e1"},
+    "eventTypeId": "user.created",
+    "eventId": "e1",
+    "payload": {
+        "eventTypeId": "user.created",
+        "eventId": "e1",
+        "links": {"event": "https://au-api.basiq.io/events/e1", "eventEntity": "https://au-api.basiq.io/users/u1"},
+    },
+    "attempts": [
+        {
+            "id": "a1",
+            "url": "https://example.com/hook",
+            "response": "ok",
+            "responseStatusCode": 200,
+            "timestamp": "2024-04-17T23:57:17Z",
+            "status": "Success",
+        }
+    ],
+    "links": {"self": "https://au-api.basiq.io/x", "webhook": "https://au-api.basiq.io/notifications/webhooks/6a52"},
+}
+EVENT = {
+    "id": "e1",
+    "type": "event",
+    "createdDate": "2024-04-17T23:57:17Z",
+    "entity": "consent",
+    "eventType": "revoked",
+    "eventTypeId": "consent.revoked",
+    "userId": "u1",
+    "dataRef": "https://au-api.basiq.io/users/u1/consents",
+    "data": {"id": "c1"},
+    "links": {"self": "https://au-api.basiq.io/events/e1"},
+}
+EVENT_TYPE = {"id": "user.created", "type": "event-type", "description": "A text", "links": {"self": "/x"}}
+OBJECTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "webhook": (Webhook, WEBHOOK),
+    "message": (Message, MESSAGE),
+    "event": (Event, EVENT),
+    "event type": (EventType, EVENT_TYPE),
+}
+MISSING = object()
+VALUES: dict[str, Any] = {
+    "missing": MISSING,
+    "null": None,
+    "true": True,
+    "false": False,
+    "zero": 0,
+    "negative": -1,
+    "a number": 12345,
+    "a fraction": 0.5,
+    "a huge number": 10**300,
+    "a huge negative number": -(10**300),
+    "64 bits": 2**63,
+    "1e300": 1e300,
+    "an empty text": "",
+    "blank": "  ",
+    "text": "text",
+    "a control text": "\0\n\x1b[31m\u202e",
+    "an enormous text": "x" * 50_000,
+    "digits": "123",
+    "an empty list": [],
+    "a list": ["a", "b"],
+    "a list of null": [None],
+    "a list of numbers": [1, 2.5, -3],
+    "a list of lists": [[["a"]]],
+    "a list of objects": [{"a": 1}],
+    "an empty object": {},
+    "an object": {"a": "b"},
+    "an object of odd keys": {"": None, "\0": [], "a.b": {}},
+    "a nested object": {"id": {"id": {"id": 1}}},
+    "an enormous list": list(range(2_000)),
+    "an enormous object": {str(index): index for index in range(500)},
+}
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each part of a JSON value."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in entries:
+        yield (*at, name)
+        yield from paths(inner, (*at, name))
+
+
+def with_value(original: Any, path: tuple[Any, ...], value: Any) -> Any:
+    changed = copy.deepcopy(original)
+    inner = changed
+    for step in path[:-1]:
+        inner = inner[step]
+    if value is MISSING:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return changed
+
+
+def touch(thing: Any, depth: int = 0) -> None:
+    """Use every part of an object: nothing may come out but what is declared."""
+    assert isinstance(repr(thing), str)
+    assert isinstance(str(thing), str)
+    assert MARK not in repr(thing)
+    assert MARK not in f"{thing}"
+    assert thing == thing
+    assert hash(thing) == hash(copy.copy(thing))
+    assert copy.deepcopy(thing) == thing
+    assert (thing == 5) is False
+    for name in dir(type(thing)):
+        if name.startswith("_"):
+            continue
+        value = getattr(thing, name)
+        if callable(value):
+            continue
+        if name in ("id", "url") and type(thing) is not DeliveryAttempt:
+            assert isinstance(value, str), name
+            assert value, name
+        if isinstance(value, datetime):
+            assert value.tzinfo is not None
+            value.isoformat()
+        if name in ("delivered", "succeeded"):
+            assert isinstance(value, bool)
+        if name == "status_code":
+            assert value is None or isinstance(value, int)
+        if name == "links":
+            assert all(isinstance(link, str) for link in value.values())
+        if name in ("attempts", "subscribed_events"):
+            assert isinstance(value, tuple)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if attrs.has(type(inner)) and depth < 3:
+                touch(inner, depth + 1)
+    assert (
+        "secret" not in getattr(thing, "raw", {})
+        or not isinstance(thing, Webhook)
+        or not isinstance(thing.raw["secret"], str)
+    )
+
+
+codec_of = functools.cache(lambda loads: Codec(loads=loads))
+
+
+def read(model: type[Any], loads: Any, value: Any) -> Any:
+    codec = codec_of(loads)
+    try:
+        found = codec.read(model, json.dumps(value).encode())
+    except BasiqError as exc:
+        assert_hidden(exc)
+        assert type(exc) is ResponseDecodeError
+        assert exc.location.startswith("$")
+        assert len(str(exc)) < 300
+        return exc
+    touch(found)
+    return found
+
+
+CASES = [(name, path) for name, (_, original) in OBJECTS.items() for path in paths(original)]
+
+
+@pytest.mark.parametrize("loads", [default_loads(), _strict_loads], ids=["orjson", "json"])
+@pytest.mark.parametrize(
+    ("name", "path"), CASES, ids=lambda part: part if isinstance(part, str) else ".".join(map(str, part))
+)
+def test_each_field_with_each_kind_of_value(name: str, path: tuple[Any, ...], loads: Any) -> None:
+    model, original = OBJECTS[name]
+    for kind, value in VALUES.items():
+        got = read(model, loads, with_value(original, path, value))
+        if path == ("id",) and kind in ("missing", "null", "an empty text", "a list", "true", "an object"):
+            assert isinstance(got, ResponseDecodeError), kind
+            assert got.location == "$.id", kind
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), CASES, ids=lambda part: part if isinstance(part, str) else ".".join(map(str, part))
+)
+@pytest.mark.parametrize("change", ["upper", "capitalize", "swapcase"])
+def test_a_name_in_another_case_is_an_unknown_field(name: str, path: tuple[Any, ...], change: str) -> None:
+    if not isinstance(path[-1], str):
+        return
+    model, original = OBJECTS[name]
+    other = getattr(path[-1], change)()
+    if other == path[-1]:
+        return
+    moved = with_value(original, path, MISSING)
+    inner = original
+    for step in path[:-1]:
+        inner = inner[step]
+    got = read(model, None, with_value(moved, (*path[:-1], other), inner[path[-1]]))
+    if path == ("id",) or (name, path) == ("webhook", ("url",)):
+        assert isinstance(got, ResponseDecodeError)
+    else:
+        assert isinstance(got, model)
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_unknown_fields_and_values_are_kept_and_do_no_harm(name: str) -> None:
+    model, original = OBJECTS[name]
+    unknown = {
+        **original,
+        "type": "something-new",
+        "status": "on-fire",
+        "eventType": "exploded",
+        "\0raw": 5,
+        "raw": 6,
+        "self": 7,
+    }
+    got = read(model, None, unknown)
+    assert isinstance(got, model)
+    assert got.raw["\0raw"] == 5
+    assert got.raw["raw"] == 6
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_survives_a_pickle(name: str) -> None:
+    model, original = OBJECTS[name]
+    got = read(model, None, original)
+    assert pickle.loads(pickle.dumps(got)) == got
+
+
+DATES: dict[str, str | None] = {
+    "2024-04-17T23:57:17Z": "2024-04-17T23:57:17+00:00",
+    "2024-04-17T23:57:17z": "2024-04-17T23:57:17+00:00",
+    "2024-04-17t23:57:17Z": "2024-04-17T23:57:17+00:00",
+    "2024-04-17 23:57:17": "2024-04-17T23:57:17+00:00",
+    "2024-04-17T23:57:17.123Z": "2024-04-17T23:57:17.123000+00:00",
+    "2024-04-17T23:57:17.123456789Z": "2024-04-17T23:57:17.123456+00:00",
+    "2024-04-17T23:57:17+10:00": "2024-04-17T23:57:17+10:00",
+    "2024-04-17T23:57:17+1000": "2024-04-17T23:57:17+10:00",
+    "2024-04-17": "2024-04-17T00:00:00+00:00",
+    "20240417T235717Z": "2024-04-17T23:57:17+00:00",
+    "  2024-04-17T23:57:17Z ": "2024-04-17T23:57:17+00:00",
+    "Wed, 17 Apr 2024 23:57:17 GMT": "2024-04-17T23:57:17+00:00",
+    "1713398237": "2024-04-17T23:57:17+00:00",
+    "1713398237000": "2024-04-17T23:57:17+00:00",
+    "9999-12-31T23:59:59.999999Z": "9999-12-31T23:59:59.999999+00:00",
+    "0001-01-01T00:00:00Z": "0001-01-01T00:00:00+00:00",
+    "": None,
+}
+NO_DATES = [
+    "soon", "2024-13-01", "2024-02-30T00:00:00Z", "2024-04-17T25:00:00Z", "17/04/2024", "T", "Z", "1e400", "nan", "inf", "-inf", "9" * 400,
+    "99999-01-01", "0000-00-00", "２０２４-04-17", "2024-04-17T23:57:17+99:99", "\0", "x" * 100_000, "[]", "null",
+]  # fmt: skip
+EPOCHS: dict[Any, str | None] = {
+    0: "1970-01-01T00:00:00+00:00",
+    1713398237: "2024-04-17T23:57:17+00:00",
+    1713398237.5: "2024-04-17T23:57:17.500000+00:00",
+    1713398237000: "2024-04-17T23:57:17+00:00",
+    -1: "1969-12-31T23:59:59+00:00",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), [*DATES.items(), *EPOCHS.items()], ids=repr)
+def test_every_plausible_form_of_a_date(text: Any, expected: str | None) -> None:
+    event = read(Event, None, {**EVENT, "createdDate": text})
+    attempt = {**MESSAGE["attempts"][0], "timestamp": text}  # type: ignore[index]
+    message = read(Message, None, {**MESSAGE, "attempts": [attempt]})
+    for found in (event.created, message.attempts[0].timestamp):
+        assert (found.isoformat() if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [*NO_DATES, True, [], {}, 1e300, 10**300, -(10**300), 2**63], ids=lambda v: repr(v)[:30]
+)
+def test_what_is_no_date_is_an_error_at_its_place_when_the_item_is_read(value: Any) -> None:
+    event = read(Event, None, {**EVENT, "createdDate": value})
+    assert (type(event), event.location) == (ResponseDecodeError, "$.createdDate")
+    attempt = {**MESSAGE["attempts"][0], "timestamp": value}  # type: ignore[index]
+    message = read(Message, None, {**MESSAGE, "attempts": [MESSAGE["attempts"][0], attempt]})  # type: ignore[index]
+    assert (type(message), message.location) == (ResponseDecodeError, "$.attempts[1].timestamp")
+
+
+@pytest.mark.parametrize("hours", [14, -14, 23, -23])
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00", "9999-12-31T23:59:59"])
+def test_a_date_at_the_end_of_time_can_be_used(text: str, hours: int) -> None:
+    got = read(Event, None, {**EVENT, "createdDate": f"{text}{hours:+03d}:00"})
+    if isinstance(got, Event):
+        assert got.created is not None
+        assert hash(got.created) == hash(got.created)
+        assert got.created == got.created
+
+
+def test_a_secret_is_never_shown_in_whatever_shape_it_comes() -> None:
+    for secret in (SIGNING, [SIGNING], {"value": SIGNING}, SIGNING * 100, f" {SIGNING} "):
+        got = read(Webhook, None, {**WEBHOOK, "secret": secret})
+        if isinstance(got, Webhook):
+            assert isinstance(got.secret, Secret)
+            assert got.secret.reveal() == secret
+            assert MARK not in repr(got.raw)
+    for name in ("Secret", "SECRET", "sEcret"):
+        got = read(Webhook, None, {**WEBHOOK, "secret": None, name: SIGNING})
+        assert got.secret is None
+        assert MARK not in repr(got.raw)
+
+
+@pytest.mark.parametrize("name", ["webhook", "message", "event", "event type"])
+async def test_over_the_wire_a_bad_object_is_an_error_when_it_is_yielded(name: str) -> None:
+    model, original = OBJECTS[name]
+    async with Wire() as wire, client_of(wire, timeout=2.0) as client:
+        lists = {
+            "webhook": client.webhooks.list,
+            "message": lambda: client.messages.list("w1"),
+            "event": client.events.list,
+            "event type": client.event_types.list,
+        }
+        for path in [("id",), ("createdDate",), ("attempts",), ("url",), ("subscribedEvents",)]:
+            if path[0] not in original:
+                continue
+            bad = with_value(original, path, {"a": [1]})
+            wire.script = [page([original, bad, original])]
+            got: list[Any] = []
+
+            async def run(got: list[Any] = got) -> None:
+                async for item in lists[name]():
+                    got.append(item)
+
+            end = await outcome(run())
+            assert [type(item) for item in got] == [model]
+            touch(got[0])
+            assert type(end) is ResponseDecodeError
+            assert end.location.startswith(f"$.data[1].{path[0]}")
+        wire.script = [ok(original)]
+        assert isinstance(await outcome(client.webhooks.get("w1")), (Webhook, ResponseDecodeError))

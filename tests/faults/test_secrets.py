@@ -1,0 +1,227 @@
+"""A server that plays our credentials back, wherever it can: nothing that is shown has them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from basiq_async import BasiqClient, BasiqError, Request, Response, RetryPolicy, Secret, TransportError
+from basiq_async.transports.auth import ApiKey, Authenticated
+from tests.faults.harness import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
+from tests.faults.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Step, Wire, closing, http, ok, page, resetting
+
+BOTH = f"Authorization: Bearer {TOKEN} and Basic {KEY} and {SIGNING}"
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\u{ord(char):04x}" for char in text)
+
+
+def error_with(detail: str, **more: Any) -> str:
+    entry = {"code": detail, "title": detail, "detail": detail, "source": {"parameter": detail}, **more}
+    return json.dumps({"correlationId": detail, "data": [entry, {"x": [{"y": detail, detail: 1}]}]})
+
+
+def raw_echo(*lines: str, body: str = "{}", status: int = 400) -> bytes:
+    return http(status, body, *lines)
+
+
+ECHOES: dict[str, Step] = {
+    "the error's texts": http(400, error_with(BOTH)),
+    "the error's texts, long": http(400, error_with("x" * 490 + BOTH)),
+    "the error's texts, escaped": http(400, f'{{"data":[{{"code":"{escaped(TOKEN)}","detail":"{escaped(KEY)}"}}]}}'),
+    "the error's texts, UTF-16": http(400, error_with(BOTH).encode("utf-16")),
+    "an error of html": http(500, f"<pre>{BOTH}</pre>"),
+    "a body that is no json": http(200, BOTH),
+    "half a json": http(200, f'{{"id": "{BOTH}'),
+    "json of another shape": http(200, json.dumps([BOTH])),
+    "an id that is none": http(200, json.dumps({"id": [BOTH], "url": [BOTH]})),
+    "a url that is none": http(200, json.dumps({"id": "x", "url": {"x": BOTH}, "secret": [SIGNING]})),
+    "a date": http(200, json.dumps({"id": "x", "createdDate": BOTH})),
+    "the reason": f"HTTP/1.1 400 {BOTH}\r\nContent-Length: 0\r\n\r\n".encode(),
+    "a header": raw_echo(f"X-Echo: {BOTH}"),
+    "a header without a colon": closing(f"HTTP/1.1 200 OK\r\n{TOKEN} {KEY}\r\n\r\n".encode()),
+    "a header's name": closing(f"HTTP/1.1 200 OK\r\nX {TOKEN} {KEY}: x\r\n\r\n".encode()),
+    "a header with a NUL": closing(f"HTTP/1.1 200 OK\r\nX: {TOKEN}\0{KEY}\r\n\r\n".encode()),
+    "a status that is none": closing(f"HTTP/1.1 {TOKEN} {KEY}\r\n\r\n".encode()),
+    "no HTTP": closing(f"{TOKEN} {KEY}\r\n\r\n".encode()),
+    "a huge header": closing(f"HTTP/1.1 200 OK\r\nX: {TOKEN * 1000}\r\n\r\n".encode()),
+    "a length": closing(f"HTTP/1.1 200 OK\r\nContent-Length: {TOKEN}\r\n\r\n".encode()),
+    "a chunk's size": closing(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{TOKEN}\r\n".encode()),
+    "an encoding": http(200, "{}", f"Content-Encoding: {TOKEN}"),
+    "a transfer encoding": closing(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {TOKEN}\r\n\r\n".encode()),
+    "gzip that is not": http(200, BOTH, "Content-Encoding: gzip"),
+    "headers and then a reset": resetting(f"HTTP/1.1 200 OK\r\nX: {BOTH}\r\n\r\n".encode()),
+    "half a head": closing(f"HTTP/1.1 200 OK\r\nX: {BOTH}\r\n".encode()),
+    "a cookie": raw_echo(f"Set-Cookie: {TOKEN}={KEY}; Domain={TOKEN}", "Set-Cookie: \x01={0}"),
+    "a cookie that is none": raw_echo(f'Set-Cookie: a="{TOKEN}\\', f"Set-Cookie: {TOKEN}@@@={KEY};;;="),
+    "a redirect": raw_echo(f"Location: https://evil.example/?token={TOKEN}&key={KEY}", status=302),
+    "a wait": raw_echo(f"Retry-After: {TOKEN}", status=429),
+    "a charset": http(200, b"\xff", f"Content-Type: text/html; charset={TOKEN}"),
+    "a trailer": closing(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{TOKEN}\r\n\r\n".encode()),
+    "an upgrade": closing(f"HTTP/1.1 101 {TOKEN}\r\nUpgrade: {TOKEN}\r\nConnection: upgrade\r\n\r\n".encode()),
+}
+CALLS: dict[str, Callable[[BasiqClient], Any]] = {
+    "get": lambda client: client.webhooks.get("w1"),
+    "create": lambda client: client.webhooks.create(url="https://example.com", subscribed_events=["user.created"]),
+    "list": lambda client: client.messages.list("w1").collect(),
+}
+
+
+@pytest.mark.parametrize("step", ECHOES.values(), ids=ECHOES)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_an_echo_in_any_part_of_an_answer_is_not_shown(step: Step, call: Any) -> None:
+    async with Wire(step) as wire, client_of(wire, retry=QUICK) as client:
+        got = await outcome(call(client))
+        assert isinstance(got, BasiqError) or got == [], got
+
+
+@pytest.mark.parametrize("step", ECHOES.values(), ids=ECHOES)
+async def test_an_echo_in_any_part_of_a_token_answer_is_not_shown(step: Step) -> None:
+    async with Wire(http(401), tokens=[ok({"access_token": TOKEN}), step]) as wire, client_of(wire) as client:
+        assert isinstance(await outcome(client.webhooks.get("w1")), BasiqError)
+
+
+LINKS = [
+    f"https://evil.example/?t={TOKEN}",
+    f"https://{TOKEN}.example/{KEY}",
+    f"javascript:{TOKEN}",
+    f"/../{TOKEN}",
+    f"http://{TOKEN}@x/",
+]
+
+
+@pytest.mark.parametrize("link", LINKS)
+async def test_an_echo_in_a_link_is_not_shown(link: str) -> None:
+    async with Wire(page([], link)) as wire, client_of(wire) as client:
+        got = await outcome(client.messages.list("w1").collect())
+        assert isinstance(got, BasiqError)
+
+
+async def test_an_echo_in_a_link_of_our_own_is_not_logged() -> None:
+    async with Wire(page([], f"/{TOKEN}/x?key={KEY}"), http(500)) as wire, client_of(wire) as client:
+        got = await outcome(client.messages.list("w1").collect())
+        assert (got.status, got.path) == (500, "/[redacted]/x")
+
+
+async def test_an_echo_of_a_token_that_has_been_renewed_is_not_shown() -> None:
+    old = f"{TOKEN}-the-first"
+    script: list[Step] = [http(401), http(400, error_with(f"not any more: {old}"))]
+    tokens = [ok({"access_token": old}), ok({"access_token": f"{TOKEN}-the-second"})]
+    async with Wire(*script, tokens=tokens) as wire, client_of(wire) as client:
+        assert (await outcome(client.webhooks.get("w1"))).status == 400
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [RuntimeError, OSError, TimeoutError, ValueError, KeyError, TransportError, ExceptionGroup],
+    ids=lambda c: c.__name__,
+)
+async def test_what_a_transport_of_others_raises_does_not_show_the_token(raised: Any) -> None:
+    class Talkative:
+        async def send(self, request: Request, /) -> Response:
+            if request.url.endswith("/token") and raised is not KeyError:
+                return Response(200, {}, json.dumps({"access_token": TOKEN}).encode())
+            said = f"could not send {dict(request.headers)}"
+            if raised is TransportError:
+                try:
+                    raise RuntimeError(said)
+                except RuntimeError as exc:
+                    raise TransportError("failed") from exc
+            raise raised(said, [ValueError(said)]) if raised is ExceptionGroup else raised(said)
+
+        async def aclose(self) -> None: ...
+
+    async with BasiqClient(KEY, transport=Talkative(), retry=ONCE) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert isinstance(got, TransportError)
+
+
+def test_nothing_that_holds_a_credential_shows_it() -> None:
+    client = BasiqClient(KEY)
+    request = Request("GET", "https://x", {"authorization": f"Bearer {TOKEN}"}, TOKEN.encode())
+    response = Response(200, {"x": TOKEN}, TOKEN.encode())
+    api = client.webhooks._api
+    for thing in (
+        client,
+        ApiKey(KEY),
+        Secret(SIGNING),
+        request,
+        response,
+        api,
+        api.redactor,
+        api.transport,
+        client.webhooks,
+    ):
+        for text in (repr(thing), str(thing), f"{thing}"):
+            assert MARK not in text
+    assert isinstance(api.transport, Authenticated)
+
+
+async def test_a_traceback_with_local_variables_does_not_show_the_key_or_token() -> None:
+    """As error reporters and rich tracebacks print them."""
+
+    async def fail(conn: Conn) -> None:
+        conn.reset()
+
+    for steps in (
+        {"script": [fail]},
+        {"tokens": [fail]},
+        {"tokens": [ok({"access_token": f"{TOKEN} "})]},
+        {"script": [http(403)]},
+    ):
+        async with Wire(*steps.get("script", []), tokens=steps.get("tokens", [])) as wire:
+            client = BasiqClient(KEY, base_url=wire.url, retry=RetryPolicy(max_retries=0))
+            try:
+                await client.webhooks.get("w1")
+            except BasiqError as exc:
+                ours = traceback.TracebackException.from_exception(exc, capture_locals=True)
+                frames = [frame for frame in ours.stack if "basiq_async" in frame.filename]
+                for frame in frames:
+                    for name, shown in (frame.locals or {}).items():
+                        assert MARK not in shown, (frame.filename, frame.lineno, name)
+            finally:
+                await client.aclose()
+
+
+def test_a_redactor_leaves_other_text_alone() -> None:
+    from basiq_async.redaction import Redactor
+
+    redactor = Redactor("key")
+    redactor.learn("token")
+    for text in ("the key and the token", "Basic authentication is needed", "Bearer of news", "a webhook", ""):
+        assert redactor.text(text) == text
+    assert Redactor(KEY).text(f"x{KEY}y") == "x[redacted]y"
+    long = base64.b64encode(b"user:password-of-some-length").decode()
+    assert long not in Redactor().text(f"authorization: basic {long}")
+
+
+def test_the_helpers_of_these_tests_find_a_secret_that_is_shown() -> None:
+    hidden = ValueError("x")
+    hidden.__context__ = ValueError(TOKEN)
+    with pytest.raises(AssertionError):
+        assert_hidden(hidden)
+    assert any(MARK in text for text in texts_of(hidden))
+
+
+def test_a_secret_that_is_logged_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    from tests.faults.conftest import _Records
+
+    records = _Records()
+    records.emit(logging.LogRecord("x", logging.DEBUG, "f", 1, "%s", (TOKEN,), None))
+    assert MARK in records.texts[0]
+
+
+async def test_the_secret_of_a_webhook_is_given_and_not_shown() -> None:
+    async with Wire(ok({**WEBHOOK, "secret": SIGNING})) as wire, client_of(wire) as client:
+        webhook = await client.webhooks.create(url="https://example.com", subscribed_events=["user.created"])
+        assert webhook.secret is not None
+        assert webhook.secret.reveal() == SIGNING
+        for text in (repr(webhook), str(webhook), repr(webhook.raw), f"{webhook.secret}", f"{webhook.secret:>20}"):
+            assert MARK not in text
