@@ -42,6 +42,10 @@ format: $(READY) ## rewrite the sources in the project's format
 fuzz: $(READY) ## the properties of signatures, with 20,000 examples each
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/receiver/test_signature_properties.py
 
+live: $(READY) ## the read-only part of the contract against the real API; needs BASIQ_API_KEY
+	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \
+	else BASIQ_LIVE=1 $(BIN)/python -m pytest -p no:randomly tests/contract/test_live.py; fi
+
 PEERS := $(VENV)/.peers
 
 $(PEERS): $(READY) benchmarks/requirements.txt
@@ -54,7 +58,13 @@ bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json
 bench-quick: $(PEERS) ## the same in under a minute, held against the committed figures
 	$(BIN)/python -m benchmarks.run --quick
 
+crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost, at most 16 repeated a kill
+	$(BIN)/python -m tests.replay.crash --messages 10000 --concurrency 16 --kills 200
+
+audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
+	.ci/audit $(BIN)/python
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: help demo test lint format fuzz bench bench-quick clean
+.PHONY: help demo test lint format fuzz crash audit bench bench-quick live clean

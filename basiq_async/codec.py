@@ -26,6 +26,9 @@ _BOM = b"\xef\xbb\xbf"
 _RAW = "\0raw"
 _SMALL = 4 * 2**20
 _MAX_WEIGHT = 2**28
+_new = object.__new__
+_set_id: Callable[[Message, str], None] = vars(Message)["id"].__set__
+_set_raw: Callable[[Message, Mapping[str, Any]], None] = vars(Message)["raw"].__set__
 
 
 def default_loads() -> Loads:
@@ -179,7 +182,11 @@ def read_message(value: Any, _: object = None) -> Message:
                 except (KeyError, TypeError, ValueError):
                     _check_timestamps(attempts)
                     break
-    return Message(message_id, value)
+    # What Message(message_id, value) does, in half the time: a history can have millions of them.
+    message = _new(Message)
+    _set_id(message, message_id)
+    _set_raw(message, value)
+    return message
 
 
 def _check_timestamps(attempts: list[Any]) -> None:

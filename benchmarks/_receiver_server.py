@@ -8,17 +8,30 @@ import collections
 import json
 import logging
 import signal
+import sys
+import time
 
 from aiohttp import web
 
 from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, SQLiteInbox, WebhookReceiver
 
 WORK = 0.002
+BUSY = "--busy" in sys.argv
+
+
+async def work() -> None:
+    """Two milliseconds: of waiting, as for a database, or with ``--busy`` of computing."""
+    if not BUSY:
+        await asyncio.sleep(WORK)
+        return
+    until = time.thread_time() + WORK
+    while time.thread_time() < until:
+        pass
 
 
 async def bare(request: web.Request) -> web.Response:
     json.loads(await request.read())
-    await asyncio.sleep(WORK)
+    await work()
     return web.Response(status=204)
 
 
@@ -27,7 +40,7 @@ def receiving(app: web.Application, secret: str) -> None:
 
     @receiver.on("*")
     async def handle(delivery: Delivery) -> None:
-        await asyncio.sleep(WORK)
+        await work()
 
     app.router.add_post("/basiq", receiver.aiohttp_handler)
 
@@ -42,12 +55,12 @@ def counting(app: web.Application, secret: str, inbox: str | None) -> None:
 
     @receiver.on("user.broken")
     async def broken(delivery: Delivery) -> None:
-        await asyncio.sleep(WORK)
+        await work()
         raise RuntimeError("as asked")
 
     @receiver.on("*")
     async def handle(delivery: Delivery) -> None:
-        await asyncio.sleep(WORK)
+        await work()
         counts["handler ran"] += 1
 
     async def count(request: web.Request) -> web.Response:
@@ -62,6 +75,7 @@ async def main() -> None:
     parser.add_argument("kind", choices=["bare", "receiver", "counting"])
     parser.add_argument("--secret", default="")
     parser.add_argument("--inbox")
+    parser.add_argument("--busy", action="store_true")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # what is refused or fails is logged: here that is thousands of lines
     app = web.Application()

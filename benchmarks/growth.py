@@ -1,57 +1,79 @@
-"""Does the cost of one message, or of one call, grow with their number?"""
+"""Does the cost of one message, or of one call, grow with their number?
+
+The cost is the processor time of the client's process: unlike the time on the wall it does not hold what else the
+machine is doing, and a loop that grew with the length would show in it just the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
-from time import perf_counter
+from time import process_time
 
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, server
+from benchmarks._harness import Figure, figure, server
 from benchmarks._server import WEBHOOK
 from benchmarks.call import at_once
 
+_LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
+_WIDTHS = (1, 10, 100, 500)
+_AT_LEAST = 100_000
+"""So many messages are streamed for one measurement, however short the history is."""
 
-async def _best_per_unit(work: object, units: int, times: int) -> float:
-    taken = []
+
+async def _cost(work: Callable[[], Awaitable[object]], units: int, times: int) -> float:
+    """Seconds of processor time for each unit."""
+    began = process_time()
     for _ in range(times):
-        began = perf_counter()
-        await work()  # type: ignore[operator]
-        taken.append((perf_counter() - began) / units)
-    return statistics.median(taken)
+        await work()
+    return (process_time() - began) / (units * times)
 
 
-async def measure(longest: int = 1_000_000) -> list[Figure]:
-    per_message: dict[int, float] = {}
-    length = 1_000
-    while length <= longest:
-        with server(length // 500) as url:
-            async with by.client(url) as basiq:
-                await by.ours(basiq)
-                per_message[length] = await _best_per_unit(partial(by.ours, basiq), length, max(1, 100_000 // length))
-        length *= 10
-    found = [
-        Figure(f"growth: cost of a message at {length:,}, to that at 10,000", cost / per_message[10_000], 0, 0)
-        for length, cost in per_message.items()
-    ]
-    large = [cost for length, cost in per_message.items() if length >= 10_000]
-    spread = max(large) / min(large)
-    found.append(Figure("growth: dearest message to cheapest, from 10,000 on", spread, spread, spread, "<= 1.15"))
-    per_call: dict[int, float] = {}
+def _ratios(costs: dict[int, list[float]], above: int, below: int) -> list[float]:
+    return [one / other for one, other in zip(costs[above], costs[below], strict=True)]
+
+
+def _spread(costs: dict[int, list[float]], sizes: tuple[int, ...]) -> float:
+    """The dearest to the cheapest, each by its best round."""
+    best = [min(costs[size]) for size in sizes]
+    return max(best) / min(best)
+
+
+async def measure(lengths: tuple[int, ...] = _LENGTHS, count: int = 3) -> list[Figure]:
+    messages: dict[int, list[float]] = {length: [] for length in lengths}
+    async with AsyncExitStack() as stack:
+        streams = {}
+        for length in lengths:
+            basiq = await stack.enter_async_context(by.client(stack.enter_context(server(length // 500))))
+            streams[length] = partial(by.ours, basiq)
+        await streams[lengths[0]]()
+        for _ in range(count):
+            for length, stream in streams.items():
+                messages[length].append(await _cost(stream, length, max(1, _AT_LEAST // length)))
+    calls: dict[int, list[float]] = {width: [] for width in _WIDTHS}
     with server() as url:
         async with by.client(url) as basiq:
             await basiq.webhooks.get(WEBHOOK)
-            for width in (1, 10, 100, 500):
-                call = partial(at_once, partial(basiq.webhooks.get, WEBHOOK), width)
-                await call()
-                per_call[width] = await _best_per_unit(call, width, 2_000 // width)
-    found += [
-        Figure(f"growth: cost of a call, {width} at once, to 100 at once", cost / per_call[100], 0, 0)
-        for width, cost in per_call.items()
+            for _ in range(count * 3):
+                for width in _WIDTHS:
+                    call = partial(at_once, partial(basiq.webhooks.get, WEBHOOK), width)
+                    calls[width].append(await _cost(call, width, 1_000 // width))
+    found = [
+        figure(
+            f"growth: cost of a message at {length:,}, to that at {lengths[0]:,}", _ratios(messages, length, lengths[0])
+        )
+        for length in lengths[1:]
     ]
-    ratio = per_call[500] / per_call[100]
-    return [*found, Figure("growth: a call of 500 at once to one of 100 at once", ratio, ratio, ratio, "<= 1.15")]
+    spread = _spread(messages, lengths)
+    found.append(Figure("growth: dearest message to cheapest, by length", spread, spread, spread, "<= 1.15"))
+    found += [
+        figure(f"growth: cost of a call, {width} at once, to 1 at once", _ratios(calls, width, 1))
+        for width in _WIDTHS[1:]
+    ]
+    dearer = max(min(calls[width]) for width in _WIDTHS[1:]) / min(calls[1])
+    return [*found, Figure("growth: dearest call to one alone", dearer, dearer, dearer, "<= 1.15")]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _PLOTS = Path(__file__).parents[1] / "docs" / "plots"
 
 def draw(figures: Sequence[Figure]) -> None:
     """One SVG file for each question."""
-    _PLOTS.mkdir(exist_ok=True)
+    _PLOTS.mkdir(parents=True, exist_ok=True)
     # Without a seed and a date each run would change every file.
     pyplot.rcParams.update({"svg.hashsalt": "basiq_async", "font.size": 9})
     streaming = [one for one in figures if one.name.startswith("streaming") and one.name.endswith("raw loop")]

@@ -1,7 +1,8 @@
 """Is every delivery of mixed traffic answered and counted exactly, and is memory flat?
 
 70 % good, 10 % duplicates, 10 % with a bad signature, 10 % whose handler fails, in random order, from 64 connections.
-Memory is looked at all the while, for a minute by default; a MemoryInbox of 200,000 entries fills up meanwhile.
+Memory is looked at all the while, for ten seconds by default (``--seconds``); a MemoryInbox of 200,000 entries fills up
+meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from _receiver_load import OTHER, load, request, resident, server
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--batch", type=int, default=5_000)
     options = parser.parse_args()
     expected: collections.Counter[str] = collections.Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from benchmarks._harness import Figure
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results.json"
 _TABLE = _HERE / "results.md"
+_README = _HERE.parent / "README.md"
+_BEGIN, _END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
 _LOSS = 0.25
 _PACKAGES = ("aiohttp", "attrs", "cattrs", "orjson", "httpx", "pydantic", "svix")
 
@@ -25,7 +28,7 @@ _PACKAGES = ("aiohttp", "attrs", "cattrs", "orjson", "httpx", "pydantic", "svix"
 def measure(*, quick: bool) -> list[Figure]:
     """Every figure; the quick ones leave out what takes minutes."""
     found = asyncio.run(stream.measure(5 if quick else 21))
-    found += asyncio.run(prefetch.measure(3 if quick else 9, 10 if quick else 20))
+    found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
     found += asyncio.run(call.measure(5 if quick else 21))
     found += imports.measure(5 if quick else 21)
     if not quick:
@@ -38,6 +41,8 @@ def _machine() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
         "packages": {name: version(name) for name in _PACKAGES},
     }
 
@@ -66,6 +71,14 @@ def lost(figures: Iterable[Figure], committed: Iterable[Figure]) -> list[str]:
     return worse
 
 
+def _publish(figures: list[Figure]) -> None:
+    """The tables: all figures into their own file, those that have a mark into the README."""
+    _TABLE.write_text(table(figures))
+    before, begin, rest = _README.read_text().partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    _README.write_text(before + begin + table(found for found in figures if found.mark) + _END + after)
+
+
 def main() -> int:
     quick = "--quick" in sys.argv
     figures = measure(quick=quick)
@@ -78,7 +91,7 @@ def main() -> int:
             print(f"LOST more than {_LOSS:.0%}: {line}")
         return 1 if worse else 0
     _RESULTS.write_text(json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n")
-    _TABLE.write_text(table(figures))
+    _publish(figures)
     from benchmarks import plots
 
     plots.draw(figures)

@@ -12,6 +12,7 @@ from .events import events_app
 from .listen import listen, trigger
 from .messages import messages_app
 from .mock import mock
+from .replay import replay
 from .signing import sign, verify
 from .webhooks import webhooks_app
 
@@ -27,7 +28,7 @@ app.command("demo")(demo)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(messages_app, name="messages")
 app.add_typer(events_app, name="events")
-for command in (listen, trigger, sign, verify, mock):
+for command in (listen, trigger, replay, sign, verify, mock):
     app.command()(command)
 
 

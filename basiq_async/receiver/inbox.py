@@ -18,6 +18,7 @@ from .clock import Clock, in_seconds
 __all__ = ["Claim", "ClaimStatus", "Inbox", "MemoryInbox", "inbox_key"]
 
 _LONGEST_KEY = 400
+_CLAIMS_TO_SWEEP = 1024
 
 
 class ClaimStatus(enum.Enum):
@@ -99,7 +100,7 @@ class MemoryInbox:
     """An inbox within one process: what it remembers ends with the process.
 
     It remembers for ``remember`` (two days by default, longer than Basiq goes on trying, 27 h 35 min) and at
-    most ``max_entries`` (about 120 bytes each), beyond which the oldest are forgotten. ``clock`` gives
+    most ``max_entries`` (about 120 bytes each); when there are more, the older half is forgotten. ``clock`` gives
     the time. For a service of several processes, or one whose restarts should be remembered: ``SQLiteInbox``.
     """
 
@@ -110,21 +111,25 @@ class MemoryInbox:
         remember: timedelta = timedelta(days=2),
         clock: Clock = time.time,
     ) -> None:
-        if max_entries < 1:
-            raise ConfigurationError("max_entries must be at least 1")
+        if max_entries < 2:
+            raise ConfigurationError("max_entries must be at least 2")
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be more than nothing")
-        self._max_entries = max_entries
+        self._half = max_entries // 2
         self._remember = remember.total_seconds()
         self._clock = in_seconds(clock)
-        # Digests are half the size of the keys. Both dicts are in the order of time, oldest first.
+        # Two generations of digests, which are half the size of the keys: to take the oldest out of one dict,
+        # again and again, would be to search for it among ever more gaps.
         self._done: dict[bytes, int] = {}
+        self._before: dict[bytes, int] = {}
+        self._began = self._clock()
         self._claims: dict[str, tuple[str, float]] = {}
+        self._most_claims = _CLAIMS_TO_SWEEP
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
 
     def __len__(self) -> int:
         """How many handled keys it remembers."""
-        return len(self._done)
+        return len(self._done) + len(self._before)
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -132,12 +137,12 @@ class MemoryInbox:
         if self._is_done(_digest(key), now):
             return Claim(ClaimStatus.DONE)
         held = self._claims.get(key)
-        if held is not None:
-            if held[0] != token and held[1] > now:
-                return Claim(ClaimStatus.BUSY, held[1] - now)
-            del self._claims[key]  # so that it comes last again
-        self._drop_expired(now)
+        if held is not None and held[0] != token and held[1] > now:
+            return Claim(ClaimStatus.BUSY, held[1] - now)
         self._claims[key] = (token, now + lease)
+        if len(self._claims) > self._most_claims:
+            self._claims = {key: held for key, held in self._claims.items() if held[1] > now}
+            self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
 
     async def complete(self, key: str, token: str) -> bool:
@@ -148,13 +153,12 @@ class MemoryInbox:
         if self._is_done(digest, now) or (held is not None and held[0] != token and held[1] > now):
             return False
         self._claims.pop(key, None)
-        self._done.pop(digest, None)
+        if len(self._done) >= self._half or now >= self._began + self._remember:
+            self._before, self._done, self._began = self._done, {}, now
         expires = math.ceil(now + self._remember)
         if expires != self._latest:
             self._latest = expires
         self._done[digest] = self._latest
-        if len(self._done) > self._max_entries:
-            del self._done[next(iter(self._done))]
         return True
 
     async def release(self, key: str, token: str) -> None:
@@ -168,16 +172,8 @@ class MemoryInbox:
         return self._is_done(_digest(key), self._clock())
 
     def _is_done(self, digest: bytes, now: float) -> bool:
-        expires = self._done.get(digest)
+        expires = self._done.get(digest) or self._before.get(digest)
         return expires is not None and expires > now
-
-    def _drop_expired(self, now: float) -> None:
-        # What is oldest comes first; two of each a call are more than come in.
-        for _ in range(2):
-            if self._done and self._done[oldest := next(iter(self._done))] <= now:
-                del self._done[oldest]
-            if self._claims and self._claims[first := next(iter(self._claims))][1] <= now:
-                del self._claims[first]
 
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)

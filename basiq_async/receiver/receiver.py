@@ -8,7 +8,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -94,6 +94,7 @@ class WebhookReceiver:
         self._clock = in_seconds(clock)
         self._routes = Routes()
         self._asgi = ASGIApp(self)
+        self._answer: Callable[[WebhookReceiver, web.Request], Awaitable[web.StreamResponse]] | None = None
         self._closing = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -132,9 +133,12 @@ class WebhookReceiver:
         started = time.perf_counter()
         if self._closing:
             return self._report(_closed(), started)
+        delivery = self._receive(headers, body)
+        if isinstance(delivery, Outcome):
+            return self._report(delivery, started)
         self._begin()
         try:
-            done = await self._handle(headers, body)
+            done = await self._dispatch(delivery)
         finally:
             self._end()
         return self._report(done, started)
@@ -170,9 +174,11 @@ class WebhookReceiver:
 
     async def aiohttp_handler(self, request: web.Request) -> web.StreamResponse:
         """A handler for ``aiohttp.web``: ``app.router.add_post("/basiq", receiver.aiohttp_handler)``."""
-        from .web import answer
+        if self._answer is None:
+            from .web import answer
 
-        return await answer(self, request)
+            self._answer = answer
+        return await self._answer(self, request)
 
     @property
     def asgi(self) -> ASGIApp:
@@ -193,7 +199,7 @@ class WebhookReceiver:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _handle(self, headers: Headers, body: bytes) -> Outcome:
+    def _receive(self, headers: Headers, body: bytes) -> Delivery | Outcome:
         if len(body) > self._max_body_size:
             return outcome(Result.TOO_LARGE)
         try:
@@ -202,11 +208,10 @@ class WebhookReceiver:
             logger.warning("refused a delivery (%s): %s", exc.reason, exc)
             return outcome(Result.REJECTED, reason=exc.reason)
         try:
-            delivery = read_delivery(message_id, sent, body)
+            return read_delivery(message_id, sent, body)
         except UnreadableBodyError as exc:
             logger.warning("delivery %s is genuine but unreadable: %s", message_id, exc)
             return outcome(Result.UNREADABLE)
-        return await self._dispatch(delivery)
 
     async def _dispatch(self, delivery: Delivery) -> Outcome:
         handler = self._routes.find(delivery.event_type_id)
@@ -226,22 +231,12 @@ class WebhookReceiver:
             return outcome(Result.DUPLICATE, delivery)
         if claim.status is ClaimStatus.BUSY:
             return outcome(Result.BUSY, delivery, retry_after=max(1, math.ceil(claim.retry_after)))
-        return await self._run(handler, delivery, key, token)
-
-    async def _run(self, handler: Handler, delivery: Delivery, key: str, token: str) -> Outcome:
         limit = self._deadlines.limit()
         try:
             with limit:
                 await handler(delivery)
         except Exception as exc:
-            if limit.expired and isinstance(exc, TimeoutError):
-                result = Result.TIMED_OUT
-                logger.error("the handler of delivery %s was cancelled after %g s", delivery.id, self._handler_timeout)
-            else:
-                result = Result.FAILED
-                logger.exception("the handler of delivery %s failed", delivery.id)
-            await self._release(delivery, key, token)
-            return outcome(result, delivery, error=exc)
+            return await self._failed(exc, limit.expired, delivery, key, token)
         except BaseException:
             await self._release(delivery, key, token)
             raise
@@ -260,6 +255,16 @@ class WebhookReceiver:
                 delivery.id,
             )
         return outcome(Result.HANDLED, delivery)
+
+    async def _failed(self, exc: Exception, expired: bool, delivery: Delivery, key: str, token: str) -> Outcome:
+        if expired and isinstance(exc, TimeoutError):
+            result = Result.TIMED_OUT
+            logger.error("the handler of delivery %s was cancelled after %g s", delivery.id, self._handler_timeout)
+        else:
+            result = Result.FAILED
+            logger.error("the handler of delivery %s failed", delivery.id, exc_info=exc)
+        await self._release(delivery, key, token)
+        return outcome(result, delivery, error=exc)
 
     async def _release(self, delivery: Delivery, key: str, token: str) -> None:
         await self._settle(self._inbox.release(key, token), delivery)

@@ -76,6 +76,10 @@ class Committer:
             self._cancel_timer()
             if self._ledger.dirty:
                 await self.commit(self._ledger.take)
+            if self._ledger.unsaved >= self._enough:
+                self.now()
+            elif self._ledger.unsaved:
+                self.soon()
 
     def finish(self) -> None:
         """Let ``run`` return."""

@@ -52,7 +52,10 @@ class _Stopped(Exception):
 
 
 class Engine:
-    """One run over a stream of messages. ``cursor`` gives where the stream stands."""
+    """One run over a stream of messages. ``cursor`` gives where the stream stands.
+
+    ``retrying``: the messages are dead letters, which those that are done are no more.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Engine:
         state: State,
         where: Where,
         settings: Settings,
+        retrying: bool = False,
     ) -> None:
         self._target = target
         self._deliver = target.deliver
@@ -92,7 +96,8 @@ class Engine:
         )
         self._handled = 0
         self._failed = 0
-        self._dead = state.dead
+        self._retrying = retrying
+        self._new_dead = 0
         self._in_a_row = 0
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
@@ -242,7 +247,7 @@ class Engine:
             return False
         dead = None
         if settings.on_error == "dead-letter":
-            self._dead += 1
+            self._new_dead += 1
             dead = DeadLetter(message.id, told, datetime.now(UTC), message.raw)
         self._ledger.done(ticket.span, message, dead=dead, counts_as="failed")
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
@@ -266,6 +271,7 @@ class Engine:
         advance = self._committer.advanced
         if self.error is None:
             self.error = intake.error
+        dead = state.dead - self._handled - self._skipped.total() if self._retrying else state.dead + self._new_dead
         return Report(
             handled=self._handled,
             skipped=dict(intake.skipped + self._skipped),
@@ -275,7 +281,7 @@ class Engine:
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
             finished=intake.whole and self._ledger.idle and self.error is None,
-            dead=self._dead,
+            dead=dead,
             handled_in_all=state.handled + self._handled,
         )
 

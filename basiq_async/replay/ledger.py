@@ -118,7 +118,7 @@ class Ledger:
         return len(self._spans) > 1 and not self._spans[0].open
 
     def _behind(self) -> list[str]:
-        return [*self._earlier, *(each for span in self._spans for each in span.ids)]
+        return [*self._earlier, *(done for span in self._spans for done in span.ids)]
 
 
 class DeadLedger(Ledger):
@@ -132,7 +132,7 @@ class DeadLedger(Ledger):
         """A letter was tried again."""
         super().done(span, message, dead=dead, counts_as=counts_as)
         span.ids.clear()
-        if dead is None:
+        if counts_as != "failed":
             self._revived.append(message.id)
 
     def take(self, *, ended: bool = False) -> Commit:

@@ -142,6 +142,7 @@ class Replay:
                 state=state,
                 where=as_where(None),
                 settings=settings,
+                retrying=True,
             )
             return await self._go(self._engine, progress, None)
 

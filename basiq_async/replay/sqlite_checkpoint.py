@@ -182,8 +182,8 @@ class SQLiteCheckpoint:
         ).fetchall()
         if len(rows) != 1:
             raise ValueError
-        webhook_id, filtered_by, cursor, position, handled, failed, interrupted, token = rows[0]
-        recorded = Job(webhook_id, filtered_by)
+        webhook_id, filter_text, cursor, position, handled, failed, interrupted, token = rows[0]
+        recorded = Job(webhook_id, filter_text)
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
         done: set[str] = set()
@@ -237,9 +237,9 @@ class SQLiteCheckpoint:
         )
         return [
             DeadLetter(
-                json.loads(letter_id), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
+                json.loads(name), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
             )
-            for letter_id, error, failed_at, message, number in rows
+            for name, error, failed_at, message, number in rows
         ]
 
     def _opened(self) -> sqlite3.Connection:
@@ -269,11 +269,11 @@ class SQLiteCheckpoint:
 
 
 _DAMAGED = (
-    "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path to begin "
-    "anew"
+    "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path "
+    "to begin anew"
 )
 _TOLD = {
-    "SQLITE_FULL": "cannot be written, the disk is full: nothing was recorded; make room, then run the same again",
+    "SQLITE_FULL": "cannot be written, the disk is full, and nothing was recorded since: make room, run it again",
     "SQLITE_IOERR": "cannot be read or written ({error}): look after the disk, then run the same again",
     "SQLITE_READONLY": "cannot be written: give this user the right to, or pass another path",
     "SQLITE_CANTOPEN": "cannot be opened: pass the path of a file, in a folder that is there and can be written",

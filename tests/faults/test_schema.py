@@ -134,7 +134,7 @@ def touch(thing: Any, depth: int = 0) -> None:
     assert isinstance(str(thing), str)
     assert MARK not in repr(thing)
     assert MARK not in f"{thing}"
-    assert thing == thing  # noqa: PLR0124
+    assert thing == thing
     assert hash(thing) == hash(copy.copy(thing))
     assert copy.deepcopy(thing) == thing
     assert (thing == 5) is False
@@ -307,7 +307,7 @@ def test_a_date_at_the_end_of_time_can_be_used(text: str, hours: int) -> None:
     if isinstance(got, Event):
         assert got.created is not None
         assert hash(got.created) == hash(got.created)
-        assert got.created == got.created  # noqa: PLR0124
+        assert got.created == got.created
 
 
 def test_a_secret_is_never_shown_in_whatever_shape_it_comes() -> None:

@@ -303,7 +303,7 @@ async def test_a_full_disk_is_told_and_what_was_recorded_stays(tmp_path: Path) -
     assert checkpoint._connection is not None
     await checkpoint._run(checkpoint._connection.execute, "PRAGMA max_page_count = 8")
     for big in (Commit(done=["x" * 40_000]), Commit(advance=Advance("d", 4, ["x" * 40_000]), handled=1)):
-        with pytest.raises(CheckpointError, match=r"disk is full.*make room, then run the same again"):
+        with pytest.raises(CheckpointError, match=r"disk is full.*make room, run it again"):
             await checkpoint.save(big)
     await checkpoint.close()
     state = await open_and_close(path)

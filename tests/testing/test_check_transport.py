@@ -99,7 +99,9 @@ class DecodesUrls(Wrapped):
 
 class SwapsMethods(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        return await super().send(attrs.evolve(request, method="POST" if request.method == "DELETE" else request.method))
+        return await super().send(
+            attrs.evolve(request, method="POST" if request.method == "DELETE" else request.method)
+        )
 
 
 class DropsHeaders(Wrapped):

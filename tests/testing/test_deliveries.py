@@ -145,7 +145,9 @@ async def test_an_endpoint_that_recovers_is_not_tried_again() -> None:
     assert [attempt["status"] for attempt in message["attempts"]] == ["Failed", "Failed", "Success"]
 
 
-@pytest.mark.parametrize(("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (301, False), (404, False)])
+@pytest.mark.parametrize(
+    ("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (301, False), (404, False)]
+)
 async def test_only_2xx_is_a_success(status: int, ok: bool) -> None:
     fake, _ = arranged(Endpoint(status))
     await fake.emit("user.created")

@@ -1,0 +1,60 @@
+"""Tests of that service. The fixtures come with basiq-async; nothing of them is imported, and no socket is opened."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from service import ConsentWatch
+
+from basiq_async import BasiqClient, ServerError
+from basiq_async.testing import FakeBasiq
+
+URL = "https://my-service.example/basiq"
+
+
+@pytest.fixture
+async def watch(fake_basiq: FakeBasiq, basiq_client: BasiqClient, basiq_strict: FakeBasiq) -> ConsentWatch:
+    """The service, subscribed, and past the quarter of an hour that Basiq waits before it delivers."""
+    watch = ConsentWatch(basiq_client, URL)
+    await watch.start()
+    assert watch.receiver is not None
+    fake_basiq.route(URL, watch.receiver)
+    await fake_basiq.advance(minutes=15)
+    return watch
+
+
+async def test_a_revoked_consent_is_noted(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
+    await fake_basiq.emit("consent.revoked", user_id="user-1")
+    assert watch.without_consent == ["user-1"]
+
+
+async def test_an_outage_of_basiqs_api_is_survived(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
+    # The receiver answers 500, since the handler could not fetch the event; Basiq delivers again, and then it can.
+    fake_basiq.fail_next(5, status=503, retry_after=0, path="/events/*")
+    await fake_basiq.emit("consent.expired", user_id="user-2")
+    assert watch.without_consent == []
+    await fake_basiq.advance(hours=1)
+    assert watch.without_consent == ["user-2"]
+    assert [attempt.status for attempt in fake_basiq.deliveries] == [500, 204]
+
+
+async def test_an_endpoint_that_is_down_for_28_hours_is_disabled(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
+    async def down(headers: dict[str, str], body: bytes) -> int:
+        return 503
+
+    fake_basiq.route(URL, down)
+    await fake_basiq.emit("consent.revoked", user_id="user-3")
+    await fake_basiq.advance(hours=28)
+    (webhook,) = await watch.basiq.webhooks.list().collect()
+    assert webhook.status == "disabled"
+
+
+async def test_what_the_service_sees_when_basiq_fails(fake_basiq: FakeBasiq, basiq_client: BasiqClient) -> None:
+    fake_basiq.fail_next(5, status=503, retry_after=0, path="/notifications/webhooks")
+    with pytest.raises(ServerError):
+        await basiq_client.webhooks.list().collect()
+
+
+async def test_programs_in_any_language_can_call_it(basiq_server: str) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{basiq_server}/events/types") as answer:
+        assert answer.status == 401  # no token

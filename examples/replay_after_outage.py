@@ -1,0 +1,71 @@
+"""A service that was down for an hour catches up: every event that it missed is handled, each one once.
+
+    python -m examples.replay_after_outage
+
+The outage happens on the embedded Basiq's own clock. Against the real one only the last part is needed: the same
+receiver, with the inbox that it always had, given to ``Replay``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.replay import Replay, Report, SQLiteCheckpoint
+from basiq_async.testing import FakeBasiq, ManualClock
+
+URL = "https://service.example/basiq"
+
+
+async def down(headers: Mapping[str, str], body: bytes) -> int:
+    """What a service that is down looks like from outside."""
+    return 502
+
+
+async def outage(folder: Path) -> tuple[Counter[str], Report]:
+    """How often each event was handled, and what the replay did."""
+    fake = FakeBasiq(clock=ManualClock())
+    webhook_id = fake.add_webhook(URL)
+    handled: Counter[str] = Counter()
+
+    async with (
+        SQLiteInbox(folder / "inbox.db") as inbox,
+        WebhookReceiver(fake.secret(webhook_id), inbox=inbox) as receiver,
+    ):
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None:
+            handled[delivery.event_id] += 1
+
+        fake.route(URL, receiver)
+        for _ in range(100):  # all is well
+            fake.emit("user.created")
+        await fake.advance(timedelta(minutes=1))
+
+        fake.route(URL, down)
+        for _ in range(60):  # an hour in which nothing is taken
+            fake.emit("consent.revoked")
+            await fake.advance(timedelta(minutes=1))
+
+        fake.route(URL, receiver)  # back again
+        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+            replay = Replay(basiq, webhook_id, receiver, checkpoint=SQLiteCheckpoint(folder / "replay.db"))
+            report = await replay.run()
+        await fake.advance(timedelta(days=2))  # what Basiq still tries again is known already
+    return handled, report
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        handled, report = asyncio.run(outage(Path(folder)))
+    print(f"{len(handled)} events, each handled {max(handled.values())} time; the replay handled {report.handled}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The read-only part of the contract, against the real API: ``make live``, with BASIQ_API_KEY in the environment.
+
+Nothing is created, changed or deleted, and no test message is sent. In the ordinary run these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from basiq_async import BasiqClient, NotFoundError, RequestEvent
+
+LIVE = bool(os.environ.get("BASIQ_API_KEY")) and os.environ.get("BASIQ_LIVE") == "1"
+pytestmark = pytest.mark.skipif(not LIVE, reason="the real API is called by `make live` alone, with BASIQ_API_KEY set")
+
+BASE_URL = os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io")
+NOWHERE = "11111111-2222-4333-8444-555555555555"
+DESCRIPTION: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text())
+
+
+def check(name: str, raw: Any) -> None:
+    """Hold one object of an answer to our description of it."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DESCRIPTION["components"]}
+    jsonschema.Draft202012Validator(schema).validate(raw)
+
+
+@pytest.fixture
+async def basiq() -> AsyncIterator[BasiqClient]:
+    async with BasiqClient(base_url=BASE_URL) as client:
+        yield client
+
+
+async def test_the_event_types_are_as_described(basiq: BasiqClient) -> None:
+    types = await basiq.event_types.list().collect()
+    assert types
+    for event_type in types[:3]:
+        assert (await basiq.event_types.get(event_type.id)).id == event_type.id
+
+
+async def test_the_webhooks_and_their_messages_are_as_described(basiq: BasiqClient) -> None:
+    for webhook in await basiq.webhooks.list().collect(max_items=3):
+        check("Webhook", webhook.raw)
+        assert (await basiq.webhooks.get(webhook.id)).id == webhook.id
+        for message in await basiq.messages.list(webhook.id, limit=3).collect(max_items=3):
+            check("Message", message.raw)
+            assert (await basiq.messages.get(webhook.id, message.id)).id == message.id
+
+
+async def test_the_events_are_as_described(basiq: BasiqClient) -> None:
+    for event in await basiq.events.list().collect(max_items=3):
+        check("Event", event.raw)
+        assert (await basiq.events.get(event.id)).id == event.id
+
+
+async def test_what_is_not_there_is_not_found(basiq: BasiqClient) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        await basiq.webhooks.get(NOWHERE)
+    assert caught.value.code == "resource-not-found"
+    assert caught.value.correlation_id
+
+
+async def test_one_token_is_enough() -> None:
+    seen: list[RequestEvent] = []
+    async with BasiqClient(on_request=seen.append, base_url=BASE_URL) as basiq:
+        for _ in range(3):
+            await basiq.event_types.list().first()
+    assert [event.path for event in seen].count("/token") == 1

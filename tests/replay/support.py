@@ -1,0 +1,104 @@
+"""What the tests of replay share: a fake with a history, targets that misbehave, and a run to the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+
+from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
+from basiq_async.replay import Commit, MemoryCheckpoint
+from basiq_async.testing import FakeBasiq
+
+
+@attrs.define
+class History:
+    """A client, and the fake whose history it reads."""
+
+    client: BasiqClient
+    fake: FakeBasiq
+    webhook_id: str
+
+    async def ids(self) -> list[str]:
+        return [message.id async for message in self.client.messages.list(self.webhook_id)]
+
+
+@asynccontextmanager
+async def history(count: int, *, page_size: int = 500, failed: float = 0.0, **seeding: Any) -> AsyncIterator[History]:
+    fake = FakeBasiq(page_size=page_size)
+    webhook_id = fake.seed_messages(count, failed=failed, **seeding)
+    retry = RetryPolicy(max_retries=1, base=0.0)
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:
+        yield History(client, fake, webhook_id)
+
+
+class Recorder:
+    """A target that remembers what it took, and does as it is told for each message."""
+
+    def __init__(self, behave: Callable[[Message], Awaitable[object]] | None = None) -> None:
+        self.ids: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self._behave = behave
+
+    async def __call__(self, message: Message) -> None:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if self._behave is not None:
+                await self._behave(message)
+            self.ids.append(message.id)
+        finally:
+            self.at_once -= 1
+
+
+class Refusing:
+    """A target that raises for the messages that it is told of."""
+
+    def __init__(self, *ids: str, error: Callable[[], BaseException] = lambda: ValueError("poisoned")) -> None:
+        self.refused = set(ids)
+        self.taken: list[str] = []
+        self._error = error
+
+    async def __call__(self, message: Message) -> None:
+        if message.id in self.refused:
+            raise self._error()
+        self.taken.append(message.id)
+
+
+class Watching(MemoryCheckpoint):
+    """A checkpoint that keeps the commits, and may be slow."""
+
+    def __init__(self, delay: float = 0.0) -> None:
+        super().__init__()
+        self.commits: list[Commit] = []
+        self.delay = delay
+
+    async def save(self, commit: Commit) -> None:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        await super().save(commit)
+        self.commits.append(commit)
+
+
+class Gated:
+    """A transport around another whose pages wait until they are let through."""
+
+    def __init__(self, fake: FakeBasiq, free: int = 0) -> None:
+        self._inner = InMemoryTransport(fake)
+        self._free = asyncio.Semaphore(free)
+        self.asked = 0
+
+    def let_through(self) -> None:
+        self._free.release()
+
+    async def send(self, request: Request, /) -> Response:
+        if "/messages" in request.url:
+            self.asked += 1
+            await self._free.acquire()
+        return await self._inner.send(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

@@ -1,0 +1,376 @@
+"""Failures: dead letters, stop, skip, the circuit breaker, and targets that ask for patience."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from typing import Any
+
+import pytest
+
+from basiq_async import Message, RateLimitError, ReplayError, ServerError
+from basiq_async.replay import (
+    CheckpointError,
+    Commit,
+    DeadLetter,
+    Job,
+    MemoryCheckpoint,
+    Progress,
+    Replay,
+    SQLiteCheckpoint,
+    TargetError,
+)
+from tests import virtual
+
+from .support import Recorder, Refusing, history
+
+
+async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_goes_on() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(300) as h:
+        ids = await h.ids()
+        target = Refusing(ids[3], ids[299])
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        report = await replay.run()
+        assert (report.handled, report.failed, report.dead, report.finished) == (298, 2, 2, True)
+        letters = await replay.dead_letters()
+        assert {letter.id for letter in letters} == {ids[3], ids[299]}
+        assert letters[0].error == "ValueError: poisoned"
+        assert letters[0].message["payload"]["eventId"]
+        assert (await replay.run()).dead == 2
+
+
+async def test_dead_letters_are_tried_again_without_asking_basiq(tmp_path: Any) -> None:
+    async with history(700) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[:600])
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        assert (await replay.run()).failed == 600
+        target.refused = {ids[5]}
+        asked = len(h.fake.requests)
+        report = await replay.retry_dead()
+        assert len(h.fake.requests) == asked
+        assert (report.handled, report.failed, report.dead, report.finished) == (599, 1, 1, True)
+        assert (report.position, report.handled_in_all) == (700, 699)
+        assert [letter.id for letter in await replay.dead_letters()] == [ids[5]]
+        target.refused = set()
+        assert (await replay.retry_dead()).handled == 1
+        assert await replay.dead_letters() == []
+        assert (await replay.run()).handled == 0
+        assert sorted(target.taken) == sorted(ids)
+
+
+async def test_retrying_no_letters_is_no_work_and_leaves_the_position_alone() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(20) as h:
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
+        assert await replay.dead_letters() == ()
+        assert (await replay.retry_dead()).handled == 0
+        report = await replay.run()
+        assert report.handled == 20
+
+
+async def test_a_letter_that_fails_again_has_its_new_error_and_counts_once() -> None:
+    async with history(3) as h:
+        ids = await h.ids()
+        target = Refusing(ids[0])
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
+        await replay.run()
+        target._error = lambda: RuntimeError("x" * 5_000)
+        report = await replay.retry_dead()
+        (letter,) = await replay.dead_letters()
+        assert letter.error.startswith("RuntimeError: xxx")
+        assert len(letter.error) < 1_100
+        assert (report.failed, report.dead) == (1, 1)
+
+
+async def test_a_letter_that_fails_again_stays_one_whatever_on_error_says() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(3) as h:
+        target = Refusing(*await h.ids())
+        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="skip").retry_dead()
+        assert (report.failed, report.dead) == (3, 3)
+        with pytest.raises(ReplayError, match="failed, and the replay stopped at it"):
+            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop").retry_dead()
+        assert len(await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).dead_letters()) == 3
+
+
+async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(300) as h:
+        ids = await h.ids()
+        target = Refusing(ids[100])
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop", concurrency=4)
+        with pytest.raises(
+            ReplayError, match=rf"message {ids[100]} failed, and the replay stopped at it: ValueE"
+        ) as caught:
+            await replay.run()
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert caught.value.report is not None
+        assert 100 <= caught.value.report.handled <= 103
+        assert not caught.value.report.finished
+        target.refused = set()
+        assert (await replay.run()).finished
+        assert sorted(target.taken) == sorted(ids)
+
+
+async def test_skip_counts_it_and_goes_on() -> None:
+    async with history(30) as h:
+        target = Refusing(*(await h.ids())[:7])
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), on_error="skip")
+        report = await replay.run()
+        assert (report.handled, report.failed, report.dead, report.finished) == (23, 7, 0, True)
+        assert await replay.dead_letters() == []
+
+
+async def test_many_failures_in_a_row_end_the_job_with_all_of_them_kept() -> None:
+    async with history(3_000) as h:
+        ids = await h.ids()
+        target = Refusing(*ids)
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8)
+        with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*dead letters: mend it") as caught:
+            await replay.run()
+        assert caught.value.report is not None
+        assert 1_000 <= caught.value.report.dead <= 1_008
+        target.refused = set()
+        await replay.run()
+        await replay.retry_dead()
+        assert sorted(target.taken) == sorted(ids)
+
+
+@pytest.mark.parametrize(("limit", "stops"), [(5, True), (6, False), (None, False)])
+async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | None, stops: bool) -> None:
+    async with history(12) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[:5], *ids[6:11])
+        replay = Replay(
+            h.client,
+            h.webhook_id,
+            target,
+            checkpoint=MemoryCheckpoint(),
+            concurrency=1,
+            max_failures=limit,
+            on_error="skip",
+        )
+        if stops:
+            with pytest.raises(ReplayError, match="5 messages in a row failed, the last one with ValueError"):
+                await replay.run()
+        else:
+            assert (await replay.run()).failed == 10
+
+
+async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end() -> None:
+    async with history(5) as h:
+        target = Refusing(*(await h.ids())[:1], error=asyncio.CancelledError)
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
+        report = await replay.run()
+        assert (report.handled, report.failed) == (4, 1)
+        (letter,) = await replay.dead_letters()
+        assert "was cancelled" in letter.error
+
+
+async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:
+    async with history(5) as h:
+        ids = await h.ids()
+
+        def where(message: Message) -> bool:
+            if message.id == ids[2]:
+                raise KeyError("oops")
+            return True
+
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=where)
+        assert (await replay.plan()).total == 5
+        report = await replay.run()
+        assert (report.handled, report.failed) == (4, 1)
+        assert [letter.id for letter in await replay.dead_letters()] == [ids[2]]
+
+
+async def test_a_failure_is_logged_with_its_message_and_without_its_payload(caplog: pytest.LogCaptureFixture) -> None:
+    async with history(3) as h:
+        ids = await h.ids()
+        with caplog.at_level(logging.DEBUG, "basiq_async.replay"):
+            await Replay(h.client, h.webhook_id, Refusing(ids[1]), checkpoint=MemoryCheckpoint()).run()
+    assert f"message {ids[1]} failed: ValueError: poisoned" in caplog.text
+
+
+async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
+    async with history(50) as h:
+        ids = await h.ids()
+        target = Refusing(*ids, error=lambda: ReplayError("the target is gone"))
+        checkpoint = MemoryCheckpoint()
+        with pytest.raises(ReplayError, match="the target is gone"):
+            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        state = await checkpoint.peek(Job(h.webhook_id))
+        assert state is not None
+        assert (state.position, state.dead, state.done) == (0, 0, frozenset())
+
+
+async def test_a_target_that_is_not_async_ends_the_job_at_its_first_message() -> None:
+    taken: list[str] = []
+
+    def handler(message: Message) -> None:
+        taken.append(message.id)
+
+    async with history(50) as h:
+        replay = Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint())  # type: ignore[arg-type]
+        with pytest.raises(ReplayError, match="not async"):
+            await replay.run()
+    assert len(taken) == 1
+
+
+# --- patience ---
+
+
+def throttling(error: Any, times: list[float], allowed: Any) -> Recorder:
+    async def behave(message: Message) -> None:
+        times.append(virtual.now())
+        await asyncio.sleep(0.01)
+        if not allowed():
+            raise error()
+
+    return Recorder(behave)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: TargetError("slow down", status=429, retry_after=30),
+        lambda: RateLimitError(status=429, retry_after=30.0),
+        lambda: ServerError(status=503, retry_after=30),
+    ],
+)
+def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any) -> None:
+    async def main() -> None:
+        times: list[float] = []
+        refused = 0
+        told: list[Progress] = []
+
+        def allowed() -> bool:
+            nonlocal refused
+            if len(times) > 50 and refused < 8:
+                refused += 1
+                return False
+            return True
+
+        async with history(200) as h:
+            target = throttling(error, times, allowed)
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8)
+            report = await replay.run(told.append)
+        assert (report.handled, report.failed) == (200, 0)
+        assert len(target.ids) == len(set(target.ids)) == 200
+        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+        assert sum(gap > 1 for gap in gaps) == 1
+        assert max(gaps) == pytest.approx(30, abs=0.1)
+        # What comes first after the wait comes alone.
+        again = gaps.index(max(gaps)) + 1
+        assert times[again + 1] > times[again]
+        assert max(progress.paused for progress in told) > 25
+
+    virtual.run(main())
+
+
+def test_a_target_that_takes_one_a_second_is_fed_one_a_second_and_gets_all() -> None:
+    async def main() -> None:
+        last = -10.0
+
+        async def behave(message: Message) -> None:
+            nonlocal last
+            now = virtual.now()
+            if now - last < 1:
+                raise TargetError("slow down", retry_after=1)
+            last = now
+
+        async with history(60) as h:
+            target = Recorder(behave)
+            report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        assert (report.handled, report.failed) == (60, 0)
+        assert report.duration < 130
+
+    virtual.run(main())
+
+
+def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
+    async def main() -> None:
+        checkpoint = MemoryCheckpoint()
+        async with history(20) as h:
+            ids = await h.ids()
+            target = Refusing(ids[10], error=lambda: TargetError("no", retry_after=7_200))
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=1)
+            with pytest.raises(ReplayError, match=r"left alone for 7200 s, more than max_pause") as caught:
+                await replay.run()
+            assert isinstance(caught.value.__cause__, TargetError)
+            target.refused = set()
+            assert (await replay.run()).handled == 10
+            assert target.taken == ids
+
+    virtual.run(main())
+
+
+def test_a_target_that_only_ever_asks_for_patience_ends_the_job() -> None:
+    async def main() -> None:
+        async with history(20) as h:
+            target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=1))
+            with pytest.raises(ReplayError, match="asked to be left alone 100 times in a row"):
+                await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+
+    virtual.run(main())
+
+
+def test_stop_does_not_wait_for_a_target_that_asked_for_patience() -> None:
+    async def main() -> None:
+        async with history(20) as h:
+            target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=4)
+            asyncio.get_running_loop().call_later(3, replay.stop)
+            report = await replay.run()
+            assert (report.handled, report.failed, report.position) == (0, 0, 0)
+            assert report.duration == pytest.approx(3)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -1, True, "30", None])
+async def test_a_retry_after_that_is_no_time_is_an_ordinary_failure(odd: Any) -> None:
+    async with history(2) as h:
+        target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=odd))
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        assert report.failed == 2
+
+
+def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        async with history(20) as h:
+            target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=4)
+            running = asyncio.create_task(replay.run())
+            await asyncio.sleep(2)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            target.refused = set()
+            assert (await replay.run()).handled == 20
+
+    virtual.run(main())
+
+
+async def test_letters_that_cannot_be_kept_end_the_job() -> None:
+    class NoRoom(MemoryCheckpoint):
+        async def save(self, commit: Commit) -> None:
+            if commit.dead:
+                raise CheckpointError("no room for letters")
+            await super().save(commit)
+
+    async with history(5) as h:
+        replay = Replay(h.client, h.webhook_id, Refusing(*await h.ids()), checkpoint=NoRoom())
+        with pytest.raises(CheckpointError, match="no room"):
+            await replay.run()
+        assert not await replay.dead_letters()
+
+
+def test_a_letter_does_not_show_its_message() -> None:
+    from datetime import UTC, datetime
+
+    letter = DeadLetter("id-1", "ValueError", datetime.now(UTC), {"payload": "private"})
+    assert "private" not in repr(letter)

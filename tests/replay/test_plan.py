@@ -1,0 +1,106 @@
+"""Looking without touching: plans, and what an inbox lacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from basiq_async import Message
+from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver, inbox_key
+from basiq_async.replay import Commit, Job, MemoryCheckpoint, Replay, SQLiteCheckpoint, failed_only, limit, message_time
+
+from .support import Recorder, history
+
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
+
+
+async def enter(inbox: Inbox, message: Message) -> None:
+    key = inbox_key(message.event_type_id, message.event_id, message.id)
+    await inbox.claim(key, "token", lease=1)
+    await inbox.complete(key, "token")
+
+
+async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path) -> None:
+    async with history(100, every=timedelta(hours=3)) as h:
+        target = Recorder()
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        plan = await replay.plan()
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        assert plan.total == 100
+        assert plan.by_type == Counter(each.event_type_id for each in messages)
+        assert sum(plan.by_day.values()) == 100
+        assert 12 <= len(plan.by_day) <= 14
+        assert (plan.first, plan.last) == (message_time(messages[0]), message_time(messages[-1]))
+        assert (plan.position, plan.dead, plan.skipped) == (0, 0, {})
+    assert target.ids == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_plan_is_for_what_the_checkpoint_has_left() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(30) as h:
+        ids = await h.ids()
+        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(10)).run()
+        await checkpoint.open(Job(h.webhook_id), concurrency=1)
+        await checkpoint.save(Commit(done=[ids[20]]))
+        await checkpoint.close()
+        plan = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).plan()
+        assert (plan.total, plan.position, plan.skipped) == (19, 10, {"recorded": 1})
+
+
+async def test_a_plan_knows_what_the_inbox_knows() -> None:
+    inbox = MemoryInbox()
+    async with history(30) as h:
+        async for each in h.client.messages.list(h.webhook_id):
+            if each.id < "8":
+                await enter(inbox, each)
+        known = sum(each < "8" for each in await h.ids())
+
+        async def handler(message: Message) -> None: ...
+
+        for target, given in ((handler, inbox), (WebhookReceiver(SECRET, inbox=inbox), None)):
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=given)
+            plan = await replay.plan()
+            assert plan.total == 30 - known
+            assert plan.skipped == ({"handled-before": known} if known else {})
+
+
+async def test_messages_without_type_or_time_are_counted_as_such() -> None:
+    from basiq_async import BasiqClient
+
+    from ..scripted import Scripted, page
+
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}]))) as client:
+        plan = await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).plan()
+    assert (plan.by_type, plan.by_day, plan.first, plan.last) == ({"": 1}, {None: 1}, None, None)
+
+
+async def test_reconcile_tells_what_was_delivered_and_never_handled(tmp_path: Path) -> None:
+    async with history(200, failed=0.2) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        delivered = [each for each in messages if each.delivered]
+        failed = [each for each in messages if not each.delivered]
+        for each in [*delivered[10:], *failed[:3]]:
+            await enter(inbox, each)
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint())
+        found = await replay.reconcile(inbox, ids=4)
+        assert (found.checked, found.delivered, found.missing) == (200, len(delivered), 10)
+        assert found.missing_by_type == Counter(each.event_type_id for each in delivered[:10])
+        assert found.missing_ids == tuple(each.id for each in delivered[:4])
+        assert found.undelivered == len(failed) - 3
+
+        # A replay with this inbox handles exactly those.
+        target = Recorder()
+        await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox).run()
+        assert set(target.ids) == {each.id for each in [*delivered[:10], *failed[3:]]}
+        assert (await replay.reconcile(inbox)).missing == 0
+
+
+async def test_reconcile_looks_at_what_where_chooses() -> None:
+    async with history(200, failed=0.2) as h:
+        where: Any = failed_only() & limit(5)
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=where)
+        found = await replay.reconcile(MemoryInbox())
+        assert (found.checked, found.delivered, found.undelivered) == (5, 0, 5)

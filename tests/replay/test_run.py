@@ -1,0 +1,567 @@
+"""A run: everything once, in bounds, stoppable, and resumable with nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from basiq_async import (
+    APIError,
+    BasiqClient,
+    ConfigurationError,
+    F,
+    Message,
+    PaginationError,
+    ReplayError,
+    ResponseDecodeError,
+    ServerError,
+)
+from basiq_async.errors import CheckpointError
+from basiq_async.replay import (
+    Advance,
+    Commit,
+    Job,
+    MemoryCheckpoint,
+    Progress,
+    Replay,
+    SQLiteCheckpoint,
+    limit,
+)
+from basiq_async.testing import FakeBasiq
+from tests import virtual
+
+from ..scripted import Scripted, page
+from .support import Gated, Recorder, Refusing, Watching, history
+
+
+async def test_every_message_of_the_history_is_handled_once() -> None:
+    target = Recorder()
+    async with history(1_234) as h:
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        assert sorted(target.ids) == sorted(await h.ids())
+    assert (report.handled, report.failed, report.skipped, report.repeated) == (1_234, 0, {}, 0)
+    assert (report.position, report.finished, report.handled_in_all, report.dead) == (1_234, True, 1_234, 0)
+    assert report.cursor is not None
+    assert report.rate > 0
+
+
+async def test_an_empty_history_is_done_at_once() -> None:
+    async with history(0) as h:
+        report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint()).run()
+    assert (report.handled, report.position, report.finished) == (0, 0, True)
+
+
+async def test_a_second_run_handles_what_came_since() -> None:
+    target, checkpoint = Recorder(), MemoryCheckpoint()
+    async with history(30) as h:
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        await replay.run()
+        again = await replay.run()
+        assert (again.handled, again.finished, again.handled_in_all) == (0, True, 30)
+        await h.fake.emit("user.created")
+        await h.fake.emit("user.created")
+        more = await replay.run()
+        assert (more.handled, more.position, more.handled_in_all) == (2, 32, 32)
+        assert target.ids == await h.ids()
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 32])
+async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(concurrency: int) -> None:
+    checkpoint = Watching(delay=0.001)
+    unrecorded = most = 0
+
+    async def behave(message: Message) -> None:
+        nonlocal unrecorded, most
+        unrecorded += 1
+        most = max(most, unrecorded)
+        await asyncio.sleep(0)
+
+    async def save(commit: Commit) -> None:
+        nonlocal unrecorded
+        await Watching.save(checkpoint, commit)
+        unrecorded -= commit.handled
+
+    checkpoint.save = save  # type: ignore[method-assign]
+    async with history(300) as h:
+        target = Recorder(behave)
+        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=concurrency).run()
+    assert most == concurrency
+    assert unrecorded == 0
+
+
+async def test_one_write_to_the_checkpoint_serves_several_messages() -> None:
+    checkpoint = Watching()
+    async with history(1_000) as h:
+        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=64).run()
+    assert sum(commit.handled for commit in checkpoint.commits) == 1_000
+    assert len(checkpoint.commits) <= 1_000 / 16 + 10
+
+
+async def test_a_slow_target_holds_the_pages_back() -> None:
+    release = asyncio.Event()
+    target = Recorder(lambda message: release.wait())
+    async with history(2_000, page_size=100) as h:
+        running = asyncio.create_task(
+            Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8).run()
+        )
+        while target.at_once < 8:
+            await asyncio.sleep(0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        asked = sum("/messages" in request.url for request in h.fake.requests)
+        assert asked <= 2
+        release.set()
+        assert (await running).handled == 2_000
+
+
+async def test_a_message_that_takes_long_lets_a_bounded_number_of_others_by() -> None:
+    release = asyncio.Event()
+    checkpoint = Watching()
+    async with history(25_000) as h:
+        ids = await h.ids()
+
+        async def behave(message: Message) -> None:
+            if message.id == ids[0]:
+                await release.wait()
+
+        target = Recorder(behave)
+        running = asyncio.create_task(Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run())
+        count = -1
+        while count != len(target.ids) or not target.ids:
+            count = len(target.ids)
+            await asyncio.sleep(0.02)
+        assert 9_000 < len(target.ids) < 11_000
+        state = await checkpoint.peek(Job(h.webhook_id))
+        assert state is not None
+        assert (state.position, len(state.done)) == (0, len(target.ids))
+        release.set()
+        assert (await running).handled == 25_000
+    assert len(set(target.ids)) == 25_000
+    state = await checkpoint.peek(Job(h.webhook_id))
+    assert state is not None
+    assert (state.position, state.done, state.interrupted) == (25_000, frozenset(), 0)
+
+
+# --- stopping and resuming ---
+
+
+async def test_stop_finishes_what_is_under_way_and_the_next_run_goes_on() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(1_000, page_size=70) as h:
+
+        async def behave(message: Message) -> None:
+            await asyncio.sleep(0)
+            if len(target.ids) == 333:
+                replay.stop()
+
+        target = Recorder(behave)
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=10)
+        report = await replay.run()
+        assert target.at_once == 0
+        assert report.handled == len(target.ids) < 1_000
+        assert not report.finished
+        assert report.repeated == 0
+        rest = await replay.run()
+        assert rest.finished
+        assert rest.handled + report.handled == 1_000
+        assert rest.handled_in_all == 1_000
+        assert rest.repeated == 0
+        assert sorted(target.ids) == sorted(await h.ids())
+
+
+async def test_stop_gives_up_a_page_that_does_not_come() -> None:
+    fake = FakeBasiq(page_size=10)
+    webhook_id = fake.seed_messages(50)
+    gated = Gated(fake, free=1)
+    target = Recorder()
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=gated) as client:
+        replay = Replay(client, webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=2)
+        running = asyncio.create_task(replay.run())
+        while gated.asked < 2 or len(target.ids) < 10:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.005)
+        replay.stop()
+        report = await running
+    assert (report.handled, report.position, report.finished) == (10, 10, False)
+
+
+async def test_stop_before_the_first_message_handles_none() -> None:
+    class Slow(MemoryCheckpoint):
+        async def open(self, job: Job, *, concurrency: int) -> Any:
+            state = await super().open(job, concurrency=concurrency)
+            replay.stop()
+            return state
+
+    target = Recorder()
+    async with history(5) as h:
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=Slow())
+        replay.stop()  # with nothing under way this is forgotten
+        assert (await replay.run()).handled == 0
+    assert target.ids == []
+
+
+@pytest.mark.parametrize("page_size", [7, 500])
+async def test_cancelling_at_any_moment_loses_nothing(page_size: int) -> None:
+    rng = random.Random(5)
+    checkpoint = MemoryCheckpoint()
+    concurrency, cancelled = 8, 0
+    async with history(1_000, page_size=page_size) as h:
+
+        async def behave(message: Message) -> None:
+            for _ in range(rng.randrange(4)):
+                await asyncio.sleep(0)
+
+        target = Recorder(behave)
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=concurrency)
+        while True:
+            running = asyncio.create_task(replay.run())
+            for _ in range(rng.randrange(3, 40)):
+                await asyncio.sleep(0)
+            running.cancel()
+            try:
+                report = await running
+                break
+            except asyncio.CancelledError:
+                cancelled += 1
+            assert target.at_once == 0
+        assert report.finished
+        assert cancelled > 3
+        assert set(target.ids) == set(await h.ids())
+        # A handler that is cancelled has had no effect here: so nothing is repeated either.
+        assert len(target.ids) == 1_000
+
+
+async def test_what_a_killed_run_left_unrecorded_is_bounded_in_the_report() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(50) as h:
+        await checkpoint.open(Job(h.webhook_id), concurrency=7)
+        await checkpoint.close()
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
+        assert (await replay.run()).repeated == 7
+        assert (await replay.run()).repeated == 0
+
+
+async def test_a_resume_in_the_middle_of_a_page_skips_what_is_recorded() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(40) as h:
+        ids = await h.ids()
+        paginator = h.client.messages.list(h.webhook_id)
+        await paginator.collect(5)
+        await checkpoint.open(Job(h.webhook_id), concurrency=4)
+        gone = "an-id-that-is-in-the-history-no-more"
+        await checkpoint.save(Commit(advance=Advance(paginator.cursor, 5, [ids[7], ids[20], gone])))
+        await checkpoint.close()
+        target = Recorder()
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        assert sorted(target.ids) == sorted(set(ids[5:]) - {ids[7], ids[20]})
+        assert (report.handled, report.skipped, report.position) == (33, {"recorded": 2}, 40)
+        state = await checkpoint.peek(Job(h.webhook_id))
+    assert state is not None
+    assert state.done == frozenset()
+
+
+async def test_a_run_that_stops_keeps_what_earlier_runs_recorded_ahead_of_it() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(600, page_size=100) as h:
+        ids = await h.ids()
+        await checkpoint.open(Job(h.webhook_id), concurrency=4)
+        await checkpoint.save(Commit(done=[ids[10], ids[400], ids[599]]))
+        await checkpoint.close()
+        target = Recorder()
+        first = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=limit(270)).run()
+        state = await checkpoint.peek(Job(h.webhook_id))
+        assert state is not None
+        assert (first.handled, first.position, state.done) == (270, 271, {ids[400], ids[599]})
+        assert not first.finished
+        rest = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        assert rest.skipped == {"recorded": 2}
+        assert sorted(target.ids) == sorted(set(ids) - {ids[10], ids[400], ids[599]})
+
+
+async def test_the_filter_belongs_to_the_job() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(200) as h:
+        only = F("eventTypeId").eq("user.created")
+        target = Recorder()
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, filter=only).run()
+        assert 0 < report.handled < 200
+        with pytest.raises(CheckpointError, match="belongs to the replay of"):
+            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+
+
+# --- what goes wrong ---
+
+
+async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -> None:
+    checkpoint, target = MemoryCheckpoint(), Recorder()
+    async with history(40, page_size=10) as h:
+        h.fake.fail_next(1, delay=0.001, path="*/messages")
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        seen = 0
+
+        async def behave(message: Message) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == 1:
+                h.fake.fail_next(9, status=500, path="*/messages")
+
+        target._behave = behave
+        with pytest.raises(ServerError) as caught:
+            await replay.run()
+        assert any("run it again to go on" in note for note in caught.value.__notes__)
+        state = await checkpoint.peek(Job(h.webhook_id))
+        assert state is not None
+        assert state.handled == len(target.ids) == state.position < 40
+        while True:
+            try:
+                report = await replay.run()
+                break
+            except APIError:
+                pass
+        assert report.handled_in_all == 40
+        assert sorted(target.ids) == sorted(await h.ids())
+
+
+async def test_an_item_that_cannot_be_read_stops_the_job_behind_those_before_it() -> None:
+    scripted = Scripted(page([{"id": "a"}, {"id": "b"}, {"no": "id"}, {"id": "d"}]))
+    target, checkpoint = Recorder(), MemoryCheckpoint()
+    async with BasiqClient("a2V5", transport=scripted) as client:
+        with pytest.raises(ResponseDecodeError, match=r"data\[2\]"):
+            await Replay(client, "w1", target, checkpoint=checkpoint).run()
+    assert target.ids == ["a", "b"]
+    state = await checkpoint.peek(Job("w1"))
+    assert state is not None
+    assert state.position == 2
+
+
+async def test_a_history_that_lost_the_message_of_the_cursor_is_told_with_what_to_do() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}]))) as client:
+        await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "c"}]))) as client:
+        with pytest.raises(ReplayError, match="begin anew with another checkpoint") as caught:
+            await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
+    assert isinstance(caught.value.__cause__, PaginationError)
+
+
+async def test_a_next_link_that_loops_is_a_pagination_error() -> None:
+    looping = Scripted(page([{"id": "a"}], "https://au-api.basiq.io/notifications/webhooks/w1/messages?limit=500"))
+    async with BasiqClient("a2V5", transport=looping) as client:
+        with pytest.raises(PaginationError):
+            await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).run()
+
+
+async def test_a_cursor_that_cannot_be_read_is_a_damaged_checkpoint() -> None:
+    checkpoint = MemoryCheckpoint()
+    await checkpoint.open(Job("w1"), concurrency=1)
+    await checkpoint.save(Commit(advance=Advance("mangled", 3, ())))
+    await checkpoint.close()
+    async with BasiqClient("a2V5", transport=Scripted(page([]))) as client:
+        with pytest.raises(CheckpointError, match="cursor cannot be read"):
+            await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
+        with pytest.raises(CheckpointError, match="cursor cannot be read"):
+            await Replay(client, "w1", Recorder(), checkpoint=checkpoint).plan()
+
+
+async def test_a_checkpoint_that_fails_ends_the_job_and_nothing_is_handed_out_any_more() -> None:
+    class Full(Watching):
+        async def save(self, commit: Commit) -> None:
+            if len(self.commits) == 3:
+                raise CheckpointError("the disk is full")
+            await super().save(commit)
+
+    checkpoint, target = Full(), Recorder()
+    async with history(1_000) as h:
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=16)
+        with pytest.raises(CheckpointError, match="the disk is full") as caught:
+            await replay.run()
+        state = await checkpoint.peek(Job(h.webhook_id))
+    assert state is not None
+    assert state.handled < len(target.ids) <= state.handled + 16
+    assert caught.value.report is not None
+    assert caught.value.report.handled == len(target.ids)
+
+
+async def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(tmp_path: Any) -> None:
+    checkpoint, target = SQLiteCheckpoint(tmp_path / "replay.db"), Recorder()
+    async with history(400) as h:
+        ids = await h.ids()
+
+        async def behave(message: Message) -> None:
+            if message.id == ids[100]:
+                assert checkpoint._connection is not None
+                await checkpoint._run(checkpoint._connection.execute, "PRAGMA max_page_count = 1")
+
+        target._behave = behave
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4)
+        with pytest.raises(CheckpointError, match="disk is full"):
+            await replay.run()
+        target._behave = None
+        assert (await replay.run()).finished
+    assert set(target.ids) == set(ids)
+    assert len(target.ids) <= len(ids) + 4
+
+
+async def test_a_checkpoint_of_foreign_making_that_raises_anything_is_a_replay_error() -> None:
+    class Broken(MemoryCheckpoint):
+        async def save(self, commit: Commit) -> None:
+            raise RuntimeError("the connection to the database is gone")
+
+    async with history(3) as h:
+        with pytest.raises(ReplayError, match=r"could not be made durable: RuntimeError: the connection") as caught:
+            await Replay(h.client, h.webhook_id, Recorder(), checkpoint=Broken()).run()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+async def test_one_replay_does_one_run_at_a_time() -> None:
+    async with history(5) as h:
+        release = asyncio.Event()
+        replay = Replay(h.client, h.webhook_id, Recorder(lambda _: release.wait()), checkpoint=MemoryCheckpoint())
+        running = asyncio.create_task(replay.run())
+        await asyncio.sleep(0.001)
+        with pytest.raises(ReplayError, match="running already"):
+            await replay.run()
+        release.set()
+        assert (await running).handled == 5
+
+
+async def test_two_jobs_on_one_checkpoint_are_refused(tmp_path: Any) -> None:
+    async with history(5) as h:
+        release = asyncio.Event()
+
+        def job(target: Recorder) -> Replay:
+            return Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+
+        target = Recorder(lambda _: release.wait())
+        running = asyncio.create_task(job(target).run())
+        while target.at_once < 5:
+            await asyncio.sleep(0.001)
+        other = Recorder()
+        with pytest.raises(CheckpointError, match="in use"):
+            await job(other).run()
+        assert other.ids == []
+        release.set()
+        assert (await running).handled == 5
+
+
+async def test_a_keyboard_interrupt_in_the_target_gets_through() -> None:
+    async def main() -> None:
+        async with history(5) as h:
+            target = Refusing(*await h.ids(), error=KeyboardInterrupt)
+            await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+
+    with pytest.raises(KeyboardInterrupt):
+        await asyncio.to_thread(asyncio.run, main())
+
+
+# --- how fast ---
+
+
+def test_a_rate_is_kept_without_bursts() -> None:
+    async def main() -> None:
+        times: list[float] = []
+
+        async def behave(message: Message) -> None:
+            times.append(virtual.now())
+            if len(times) == 50:
+                await asyncio.sleep(2)  # what was missed meanwhile is not made up for
+
+        async with history(200, page_size=50) as h:
+            replay = Replay(h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), rate=40)
+            report = await replay.run()
+        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+        assert min(gaps) > 0.024
+        assert report.duration == pytest.approx(199 / 40, abs=0.2)
+
+    virtual.run(main())
+
+
+def test_stop_does_not_wait_for_the_rate() -> None:
+    async def main() -> None:
+        async with history(100) as h:
+            target = Recorder()
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), rate=0.001)
+            asyncio.get_running_loop().call_later(5, replay.stop)
+            report = await replay.run()
+            assert (report.handled, report.duration) == (1, pytest.approx(5))
+            assert report.position == 0 or report.position == 1
+            rest = await Replay(h.client, h.webhook_id, target, checkpoint=replay._checkpoint).run()
+            assert rest.handled == 99
+
+    virtual.run(main())
+
+
+def test_progress_tells_counts_rate_and_with_a_plan_what_is_left() -> None:
+    async def main() -> None:
+        told: list[Progress] = []
+        async with history(100) as h:
+            replay = Replay(
+                h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), rate=20, where=lambda m: True
+            )
+            plan = await replay.plan()
+            report = await replay.run(told.append, plan=plan)
+        assert len(told) == pytest.approx(report.duration / 0.25, abs=2)
+        middle, last = told[len(told) // 2], told[-1]
+        assert middle.rate == pytest.approx(20, rel=0.1)
+        assert middle.remaining == 100 - middle.handled
+        assert middle.eta == pytest.approx(middle.remaining / middle.rate)
+        assert middle.in_flight > 0
+        assert middle.paused == 0
+        assert (last.handled, last.read, last.failed, last.skipped, last.remaining) == (100, 100, 0, 0, 0)
+        assert last.elapsed == report.duration
+
+    virtual.run(main())
+
+
+async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_hook_does_no_harm() -> None:
+    told: list[Progress] = []
+
+    def progress(now: Progress) -> None:
+        told.append(now)
+        raise RuntimeError("a hook that fails")
+
+    async with history(3) as h:
+        report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint()).run(progress)
+    assert report.handled == 3
+    assert told[-1].remaining is None
+    assert told[-1].eta is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": True}, "concurrency"),
+        ({"rate": 0}, "rate"),
+        ({"rate": float("inf")}, "rate"),
+        ({"max_failures": 0}, "max_failures"),
+        ({"max_pause": -1}, "max_pause"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"checkpoint": "replay.db"}, "checkpoint"),
+        ({"where": "all"}, "where"),
+        ({"filter": 7}, "filter"),
+        ({"target": 7}, "target"),
+        ({"webhook_id": ""}, "webhook_id"),
+    ],
+)
+async def test_arguments_that_cannot_be_are_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+    async with BasiqClient("a2V5", transport=Scripted(page([]))) as client:
+        good: dict[str, Any] = {"webhook_id": "w1", "target": Recorder(), "checkpoint": MemoryCheckpoint()}
+        with pytest.raises(ConfigurationError, match=named):
+            Replay(client, **{**good, **wrong})
+
+
+def test_timedeltas_are_not_rates() -> None:
+    with pytest.raises(ConfigurationError, match="rate"):
+        Replay(
+            BasiqClient("a2V5", transport=Scripted(page([]))),
+            "w1",
+            Recorder(),
+            checkpoint=MemoryCheckpoint(),
+            rate=timedelta(seconds=1),  # type: ignore[arg-type]
+        )

@@ -1,0 +1,159 @@
+"""Predicates: what they choose, how they combine, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from basiq_async import ConfigurationError, Message
+from basiq_async.replay import MemoryCheckpoint, Replay, event_types, failed_only, limit, message_time, since, until
+from basiq_async.replay.where import as_where
+
+from .support import Recorder, history
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+def message(*attempts: dict[str, Any], type_id: str = "user.created") -> Message:
+    return Message("m1", {"id": "m1", "payload": {"eventTypeId": type_id, "eventId": "e1"}, "attempts": list(attempts)})
+
+
+def at(moment: datetime, status: str = "Success") -> dict[str, Any]:
+    return {"timestamp": moment.isoformat(), "status": status}
+
+
+def test_the_time_of_a_message_is_that_of_its_first_attempt() -> None:
+    later, sooner = at(NOON + timedelta(hours=2)), at(NOON)
+    assert message_time(message(later, {"status": "Failed"}, sooner)) == NOON
+    assert message_time(message()) is None
+
+
+def test_since_includes_its_moment_and_until_does_not() -> None:
+    noon = message(at(NOON))
+    assert since(NOON)(noon)
+    assert not until(NOON)(noon)
+    assert not since(NOON + timedelta(seconds=1))(noon)
+    assert until(NOON + timedelta(seconds=1))(noon)
+    there = timezone(timedelta(hours=11))
+    assert since(NOON.astimezone(there))(noon)
+
+
+def test_a_timedelta_is_that_long_before_now() -> None:
+    recent = message(at(datetime.now(UTC) - timedelta(hours=1)))
+    assert since(timedelta(hours=2))(recent)
+    assert not since(timedelta(minutes=30))(recent)
+    assert until(timedelta(minutes=30))(recent)
+
+
+def test_a_message_whose_time_is_unknown_is_kept() -> None:
+    assert since(NOON)(message())
+    assert until(NOON)(message())
+
+
+def test_failed_only_takes_what_no_attempt_delivered() -> None:
+    assert failed_only()(message(at(NOON, "Failed"), at(NOON, "Failed")))
+    assert failed_only()(message())
+    assert not failed_only()(message(at(NOON, "Failed"), at(NOON)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (["user.created"], True),
+        (["user.*"], True),
+        (["*"], True),
+        (["consent.*", "user.created"], True),
+        (["user.deleted"], False),
+        (["users.*"], False),
+        (["consent.*"], False),
+    ],
+)
+def test_event_types_are_exact_or_a_beginning(wanted: list[str], found: bool) -> None:
+    assert event_types(*wanted)(message()) is found
+
+
+def test_predicates_combine() -> None:
+    noon = message(at(NOON))
+    assert (since(NOON) & event_types("user.*"))(noon)
+    assert not (since(NOON) & event_types("consent.*"))(noon)
+    assert (until(NOON) | event_types("user.*"))(noon)
+    assert not (~event_types("user.*"))(noon)
+    assert (since(NOON) & (lambda m: m.id == "m1"))(noon)
+    assert ((lambda m: m.id == "m1") & since(NOON))(noon)
+    assert (until(NOON) | (lambda m: m.id == "m1"))(noon)
+    assert ((lambda m: m.id == "m2") | since(NOON))(noon)
+
+
+def test_limits_combine_to_the_smaller_and_go_with_and_alone() -> None:
+    assert (limit(5) & failed_only() & limit(3)).limit == 3
+    assert (failed_only() & limit(7)).limit == 7
+    for wrong in (lambda: limit(1) | failed_only(), lambda: failed_only() | limit(1), lambda: ~limit(1)):
+        with pytest.raises(ConfigurationError, match=r"limit\(\) goes with & alone"):
+            wrong()
+
+
+async def _async_predicate(message: Message) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: since(datetime(2026, 1, 5)), "time zone"),
+        (lambda: until("yesterday"), "until must be a datetime"),
+        (lambda: since(timedelta.max), "since is too long ago"),
+        (lambda: limit(0), "limit must be"),
+        (lambda: limit(True), "limit must be"),
+        (lambda: event_types(), "event_types must name"),
+        (lambda: event_types("user*"), "ends in"),
+        (lambda: event_types("*.created"), "ends in"),
+        (lambda: as_where(_async_predicate), "not an async one"),
+        (lambda: as_where("all"), "where must be a function"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        wrong()
+
+
+def test_other_operands_are_a_type_error() -> None:
+    with pytest.raises(TypeError):
+        since(NOON) & 7  # type: ignore[operator]
+    with pytest.raises(TypeError):
+        since(NOON) | 7  # type: ignore[operator]
+
+
+async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
+    async with history(2_000, failed=0.1) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        half = message_time(messages[1_000])
+        assert half is not None
+        where = failed_only() & since(half)
+        wanted = {each.id for each in messages if not each.delivered and messages.index(each) >= 1_000}
+        target = Recorder()
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), where=where)
+        assert (await replay.plan()).total == len(wanted)
+        report = await replay.run()
+        assert set(target.ids) == wanted
+        assert report.skipped == {"where": 2_000 - len(wanted)}
+        assert report.position == 2_000
+
+
+async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end() -> None:
+    async with history(30_000) as h:
+        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=lambda m: False)
+        report = await replay.run()
+    assert (report.handled, report.position, report.skipped, report.finished) == (0, 30_000, {"where": 30_000}, True)
+
+
+async def test_a_limit_counts_messages_of_one_run_and_the_next_goes_on_behind_them() -> None:
+    async with history(50) as h:
+        target = Recorder()
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), where=limit(20), concurrency=3)
+        assert (await replay.plan()).total == 20
+        reports = [await replay.run() for _ in range(3)]
+        assert [report.handled for report in reports] == [20, 20, 10]
+        assert [report.finished for report in reports] == [False, False, True]
+        assert target.ids == await h.ids()

@@ -1,0 +1,109 @@
+"""The fixtures work where the package is installed: with pytest-asyncio and with anyio, and say what is wrong else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "pytest_suite"
+
+BODY = """
+    async def test_client(self, fake_basiq, basiq_client, basiq_strict):
+        webhook_id = fake_basiq.seed_messages(3)
+        assert len(await basiq_client.messages.list(webhook_id).collect()) == 3
+
+    async def test_server(self, fake_basiq, basiq_server):
+        async with BasiqClient(fake_basiq.api_key, base_url=basiq_server) as basiq:
+            assert len(await basiq.event_types.list().collect()) == 15
+"""
+ASYNCIO = f"""
+import pytest
+from basiq_async import BasiqClient
+
+@pytest.mark.asyncio
+class TestAsyncio:
+{BODY}
+"""
+ANYIO = f"""
+import pytest
+from basiq_async import BasiqClient
+
+@pytest.mark.anyio
+class TestAnyio:
+    @pytest.fixture
+    def anyio_backend(self):
+        return BACKEND
+{BODY}
+"""
+
+
+def run(folder: Path, *options: str, **files: str) -> str:
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *QUICK, *options, str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout + done.stderr
+
+
+# Other plugins that are installed here take seconds to load, and have no part in this.
+QUICK = [f"-pno:{name}" for name in ("cacheprovider", "schemathesis", "hypothesispytest", "randomly", "pytest_cov")]
+LOOPS = ("-o", "asyncio_default_fixture_loop_scope=function")
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_the_fixtures_work_with_pytest_asyncio(tmp_path: Path, mode: str) -> None:
+    assert "2 passed" in run(tmp_path, *LOOPS, "-o", f"asyncio_mode={mode}", test_it=ASYNCIO)
+
+
+def test_the_fixtures_work_with_anyio_beside_pytest_asyncio(tmp_path: Path) -> None:
+    files = {"test_it": ASYNCIO, "test_any": ANYIO.replace("BACKEND", "'asyncio'")}
+    assert "4 passed" in run(tmp_path, *LOOPS, **files)
+
+
+def test_the_fixtures_work_with_anyio_alone(tmp_path: Path) -> None:
+    assert "2 passed" in run(tmp_path, "-p", "no:asyncio", test_it=ANYIO.replace("BACKEND", "('asyncio', {})"))
+
+
+def test_a_test_that_both_plugins_run_fails_with_what_to_do(tmp_path: Path) -> None:
+    shown = run(tmp_path, *LOOPS, "-o", "asyncio_mode=auto", test_it=ANYIO.replace("BACKEND", "'asyncio'"))
+    assert "2 errors" in shown
+    assert "set asyncio_mode to strict" in shown
+
+
+def test_a_backend_that_is_not_asyncio_fails_with_what_to_do(tmp_path: Path) -> None:
+    shown = run(tmp_path, "-p", "no:asyncio", test_it=ANYIO.replace("BACKEND", "'trio'"))
+    assert "let the fixture anyio_backend return 'asyncio'" in shown
+    assert "2 errors" in shown
+
+
+def test_a_test_that_is_not_async_fails_with_what_to_do(tmp_path: Path) -> None:
+    shown = run(tmp_path, *LOOPS, test_it="def test_it(basiq_server): pass")
+    assert "basiq_server needs an async test" in shown
+    assert "1 error" in shown
+
+
+def test_a_violation_fails_the_test_that_asked_for_that(tmp_path: Path) -> None:
+    text = """
+from basiq_async import Request
+
+def test_it(fake_basiq, basiq_strict):
+    key = {"authorization": f"Basic {fake_basiq.api_key}"}
+    fake_basiq.handle(Request("GET", "https://au-api.basiq.io/events", key))
+
+def test_other(fake_basiq):
+    key = {"authorization": f"Basic {fake_basiq.api_key}"}
+    fake_basiq.handle(Request("GET", "https://au-api.basiq.io/events", key))
+"""
+    shown = run(tmp_path, *LOOPS, test_it=text)
+    assert "2 passed, 1 error" in shown
+    assert "Basiq was misused" in shown
+    assert "key-on-operation" in shown
+
+
+def test_the_example_of_a_services_own_suite_passes() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", *QUICK, str(EXAMPLE)]
+    done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=120)
+    assert "5 passed" in done.stdout, done.stdout + done.stderr

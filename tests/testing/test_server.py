@@ -1,0 +1,132 @@
+"""The fake over HTTP, and ``basiq-async mock``."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import sys
+
+import aiohttp
+import pytest
+import yarl
+
+from basiq_async import BasiqClient
+from basiq_async.testing import FakeBasiq, serve
+
+
+async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        url = f"{base_url}/a%2Fb?filter=%27x%27&y=+"
+        async with session.get(yarl.URL(url, encoded=True)) as answer:
+            assert answer.status == 404
+    assert fake.requests[0].url == url
+
+
+async def test_a_target_in_absolute_form_is_taken(fake: FakeBasiq) -> None:
+    async with serve(fake) as base_url:
+        host = base_url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host[0], int(host[2]))
+        writer.write(
+            b"GET http://basiq.example/events/types?a=b HTTP/1.1\r\nHost: basiq.example\r\nConnection: close\r\n\r\n"
+        )
+        assert b" 401 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert fake.requests[0].url == "http://basiq.example/events/types?a=b"
+
+
+async def test_a_body_that_is_too_large_is_no_content(fake: FakeBasiq) -> None:
+    async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
+        await basiq.event_types.get("user.created")
+        headers = {**fake.requests[-1].headers, "content-type": "application/json"}
+        headers = {name: headers[name] for name in ("authorization", "content-type")}
+        async with aiohttp.ClientSession() as session:
+            body = b'{"url": "' + b"x" * 2_000_000
+            async with session.post(
+                f"{base_url}/notifications/webhooks", data=io.BytesIO(body), headers=headers
+            ) as answer:
+                assert answer.status == 400
+                assert (await answer.json())["data"][0]["code"] == "invalid-content"
+
+
+async def test_it_is_mounted_under_a_prefix(fake: FakeBasiq) -> None:
+    fake.seed_messages(3)
+    async with serve(fake, prefix="/api/basiq") as base_url:
+        assert base_url.endswith("/api/basiq")
+        async with BasiqClient(fake.api_key, base_url=base_url) as basiq:
+            (webhook,) = await basiq.webhooks.list().collect()
+            assert webhook.links["self"].startswith(base_url + "/notifications/")
+
+
+async def test_it_listens_on_ipv6(fake: FakeBasiq) -> None:
+    try:
+        async with serve(fake, "::1") as base_url:
+            assert base_url.startswith("http://[::1]:")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+
+async def test_while_it_runs_links_of_deliveries_lead_to_it_and_after_that_to_the_vendor(fake: FakeBasiq) -> None:
+    fake.add_webhook("https://example.com/hook")
+    seen: list[str] = []
+
+    async def endpoint(headers: dict[str, str], body: bytes) -> int:
+        seen.append(json.loads(body)["links"]["event"])
+        return 200
+
+    fake.route("https://example.com/hook", endpoint)
+    async with serve(fake) as base_url:
+        await fake.emit("user.created")
+    await fake.emit("user.created")
+    assert seen[0].startswith(base_url + "/events/")
+    assert seen[1].startswith("https://au-api.basiq.io/events/")
+
+
+async def mock(*options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from basiq_async.cli import main; main()",
+        "mock",
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_mock_says_when_it_is_ready_serves_and_stops_when_it_is_told(number: signal.Signals) -> None:
+    process = await mock("--port", "0", "--seed-messages", "1000", "--speed", "60")
+    assert process.stdout is not None
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+        found = re.fullmatch(
+            r"ready (http://127\.0\.0\.1:\d+), api key (\S+), webhook (\S+) with 1000 messages\n", line
+        )
+        assert found, line
+        async with BasiqClient(found[2], base_url=found[1]) as basiq:
+            assert len(await basiq.messages.list(found[3]).collect()) == 1000
+        process.send_signal(number)
+        out, err = await asyncio.wait_for(process.communicate(), 10)
+        assert (process.returncode, out, err) == (0, b"", b"")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_mock_says_what_is_wrong_with_its_arguments(fake: FakeBasiq) -> None:
+    process = await mock("--speed", "0")
+    _, err = await process.communicate()
+    assert process.returncode == 2
+    assert b"speed must be above 0" in err
+    async with serve(fake) as base_url:
+        process = await mock("--port", base_url.rpartition(":")[2])
+        _, err = await process.communicate()
+    assert process.returncode == 2
+    assert b"cannot listen on 127.0.0.1" in err
