@@ -39,6 +39,8 @@ FAULTS = st.sampled_from(
     ]
 )
 
+TROUBLE = st.lists(st.tuples(FAULTS, st.integers(1, 3), st.sampled_from([None, None, None, "/token"])), max_size=2)
+
 
 class Recording:
     """The in-memory transport, counting what is under way."""
@@ -104,16 +106,19 @@ class ClientAndFake(RuleBasedStateMachine):
         assert isinstance(webhooks, list), webhooks
         self.known = {hook.id: (hook.url, frozenset(hook.subscribed_events)) for hook in webhooks}
 
-    @rule(fault=FAULTS, times=st.integers(1, 3), on_token=st.booleans())
-    def go_wrong(self, fault: dict[str, Any], times: int, on_token: bool) -> None:
-        self.fake.fail_next(times, path="/token" if on_token else None, **fault)
+    def go_wrong(self, trouble: list[Any]) -> None:
+        for fault, times, path in trouble:
+            self.fake.fail_next(times, path=path, **fault)
+            if path:
+                self.fake.expire_tokens()
 
     @rule()
     def tokens_expire(self) -> None:
         self.fake.expire_tokens()
 
-    @rule(url=URLS, events=EVENTS)
-    def create(self, url: str, events: set[str]) -> None:
+    @rule(url=URLS, events=EVENTS, trouble=TROUBLE)
+    def create(self, url: str, events: set[str], trouble: list[Any]) -> None:
+        self.go_wrong(trouble)
         before = dict(self.known)
         got = self.run(self.client.webhooks.create(url=url, subscribed_events=sorted(events)))
         self.settle()
@@ -128,16 +133,18 @@ class ClientAndFake(RuleBasedStateMachine):
             assert got.secret is not None
             assert new == {got.id: (url, frozenset(events))}
 
-    @rule(url=URLS, events=EVENTS)
-    def ensure(self, url: str, events: set[str]) -> None:
+    @rule(url=URLS, events=EVENTS, trouble=TROUBLE)
+    def ensure(self, url: str, events: set[str], trouble: list[Any]) -> None:
+        self.go_wrong(trouble)
         got = self.run(self.client.webhooks.ensure(url=url, subscribed_events=sorted(events)))
         self.settle()
         if not isinstance(got, BasiqError):
             assert self.known[got.id] == (url, frozenset(events))
         assert len({entry[0] for entry in self.known.values()}) == len(self.known)
 
-    @rule(index=st.integers(0, 5))
-    def delete(self, index: int) -> None:
+    @rule(index=st.integers(0, 5), trouble=TROUBLE)
+    def delete(self, index: int, trouble: list[Any]) -> None:
+        self.go_wrong(trouble)
         ids = sorted(self.known)
         id_ = ids[index % len(ids)] if ids and index < 5 else "no-such-webhook"
         got = self.run(self.client.webhooks.delete(id_))
@@ -150,8 +157,9 @@ class ClientAndFake(RuleBasedStateMachine):
         if id_ == self.seeded and id_ not in self.known:
             self.seeded = None
 
-    @rule(index=st.integers(0, 5))
-    def get(self, index: int) -> None:
+    @rule(index=st.integers(0, 5), trouble=TROUBLE)
+    def get(self, index: int, trouble: list[Any]) -> None:
+        self.go_wrong(trouble)
         ids = sorted(self.known)
         id_ = ids[index % len(ids)] if ids and index < 5 else "no-such-webhook"
         got = self.run(self.client.webhooks.get(id_))
@@ -161,9 +169,10 @@ class ClientAndFake(RuleBasedStateMachine):
             assert type(got) is not NotFoundError or id_ not in self.known
         self.fake.reset_log()
 
-    @rule(prefetch=st.sampled_from([0, 1]), leave=st.integers(0, 8))
-    def stream(self, prefetch: int, leave: int) -> None:
+    @rule(prefetch=st.sampled_from([0, 1]), leave=st.integers(0, 8), trouble=TROUBLE)
+    def stream(self, prefetch: int, leave: int, trouble: list[Any]) -> None:
         """With resuming by cursor after each failure: every message once, in order."""
+        self.go_wrong(trouble)
         if self.seeded is None:
             return
 
