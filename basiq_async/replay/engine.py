@@ -271,7 +271,7 @@ class Engine:
         advance = self._committer.advanced
         if self.error is None:
             self.error = intake.error
-        dead = state.dead - self._handled - self._skipped.total() if self._retrying else state.dead + self._new_dead
+        revived = self._handled + self._skipped.total() if self._retrying else 0
         return Report(
             handled=self._handled,
             skipped=dict(intake.skipped + self._skipped),
@@ -281,7 +281,7 @@ class Engine:
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
             finished=intake.whole and self._ledger.idle and self.error is None,
-            dead=dead,
+            dead=state.dead - revived + (0 if self._retrying else self._new_dead),
             handled_in_all=state.handled + self._handled,
         )
 

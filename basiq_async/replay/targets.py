@@ -70,7 +70,7 @@ class _Receiver:
             if outcome.result is not Result.BUSY:
                 return _understood(outcome)
             # Held by another worker, or by one that was killed: until its lease runs out.
-            await asyncio.sleep(_retry_after(outcome) or 1.0)
+            await asyncio.sleep(min(_retry_after(outcome) or 1.0, 30.0))
         raise TargetError("another worker holds this delivery in the inbox, and does not finish")
 
     async def flush(self) -> None:

@@ -48,7 +48,7 @@ class CancelledAt:
             try:
                 yield waited_for
                 thrown = None
-            except BaseException as exc:  # noqa: BLE001
+            except BaseException as exc:
                 thrown = exc
 
 

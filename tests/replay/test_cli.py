@@ -1,5 +1,7 @@
 """``basiq-async replay``, as a user runs it: over real HTTP, resumed by the same line, stopped by signals."""
 
+# ruff: noqa: F401, F811  # fixtures of the other tests of commands
+
 from __future__ import annotations
 
 import json
@@ -21,7 +23,7 @@ from rich.console import Console
 from basiq_async.cli import replay as command
 from basiq_async.receiver import verify
 
-from ..cli.conftest import Run, Served, run, served  # noqa: F401  # fixtures
+from ..cli.conftest import Run, Served, run, served
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
@@ -87,7 +89,7 @@ def only_line(text: str) -> dict[str, Any]:
     return found
 
 
-def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:  # noqa: F811
+def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(120)
     first = run("replay", webhook_id, "--to", endpoint.url)
     assert first.exit_code == 0, first.output
@@ -101,14 +103,14 @@ def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, serv
     assert checkpoint.name.startswith(f"basiq-replay-{webhook_id}-")
 
 
-def test_an_export_and_a_posting_of_one_webhook_are_two_jobs(run: Run, served: Served, endpoint: Endpoint) -> None:  # noqa: F811
+def test_an_export_and_a_posting_of_one_webhook_are_two_jobs(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(20)
     assert only_line(run("replay", webhook_id, "--to-jsonl", "out.jsonl").stdout)["handled"] == 20
     assert len(Path("out.jsonl").read_text().splitlines()) == 20
     assert only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)["handled"] == 20
 
 
-def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served) -> None:  # noqa: F811
+def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(3)
     run("replay", webhook_id, "--to-jsonl", "out.jsonl")
     before = Path("out.jsonl").read_text()
@@ -118,7 +120,7 @@ def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served)
     assert Path("out.jsonl").read_text() == before
 
 
-def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None:  # noqa: F811
+def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(50, failed=0.5)
     done = run("replay", webhook_id, "--dry-run", "--failed-only")
     assert done.exit_code == 0, done.output
@@ -130,7 +132,7 @@ def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None: 
     assert run("replay", webhook_id, "--dry-run", "--to", "http://127.0.0.1:9/").exit_code == 0
 
 
-def test_what_to_replay_can_be_chosen(run: Run, served: Served) -> None:  # noqa: F811
+def test_what_to_replay_can_be_chosen(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(200)
     some = only_line(run("replay", webhook_id, "--dry-run", "--event", "user.*", "--event", "consent.created").stdout)
     assert set(some["by_type"]) == {"user.created", "user.updated", "user.deleted", "consent.created"}
@@ -141,7 +143,7 @@ def test_what_to_replay_can_be_chosen(run: Run, served: Served) -> None:  # noqa
     assert only_line(run("replay", webhook_id, "--dry-run", "--limit", "7").stdout)["total"] == 7
 
 
-def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, served: Served, endpoint: Endpoint) -> None:  # noqa: F811
+def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(5)
     endpoint.status = 400
     failed = run("replay", webhook_id, "--to", endpoint.url, "--rate", "500", "--event", "*")
@@ -157,7 +159,7 @@ def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, serv
     assert (only_line(again.stdout)["handled"], only_line(again.stdout)["dead"]) == (5, 0)
 
 
-def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served, endpoint: Endpoint) -> None:  # noqa: F811
+def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(30)
     endpoint.status = 400
     stopped = run("replay", webhook_id, "--to", endpoint.url, "--on-error", "stop", "--concurrency", "2")
@@ -207,7 +209,7 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
         (("--to", "ftp://example.com/"), "url"),
     ],
 )
-def test_a_wrong_use_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], told: str) -> None:  # noqa: F811
+def test_a_wrong_use_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], told: str) -> None:
     refused = run("replay", "w1", *arguments)
     assert refused.exit_code == 2, refused.output
     assert told in refused.stderr
@@ -218,7 +220,7 @@ def test_a_wrong_use_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str,
 # --- signals, in a process of its own ---
 
 
-def start(served: Served, *arguments: str) -> subprocess.Popen[str]:  # noqa: F811
+def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "BASIQ_API_KEY": served.fake.DEFAULT_API_KEY,
@@ -266,7 +268,7 @@ def test_a_signal_finishes_what_is_under_way_and_prints_the_line_that_goes_on(
     assert len(endpoint.ids) == 40
 
 
-def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpoint) -> None:  # noqa: F811
+def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(40)
     endpoint.release.clear()
     process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")

@@ -1,7 +1,9 @@
-"""Kill -9, a shorter form of ``make crash``: see ``crash.py``."""
+"""A run that is killed with SIGKILL at random instants: none lost, at most ``concurrency`` repeated a kill."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize(
-    ("mode", "longest"),
-    [("function", "0.04"), ("http", "0.08"), ("export", "0.03")],
-)
-def test_a_replay_killed_again_and_again_loses_nothing_and_repeats_no_more_than_it_may(mode: str, longest: str) -> None:
-    command = [sys.executable, "-m", "tests.replay.crash", "--mode", mode, "--longest", longest]
-    done = subprocess.run(
-        [*command, "--kills", "12", "--messages", "2000"], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "none lost" in done.stdout
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.parametrize("mode", ["function", "http", "export"])
+def test_none_is_lost_however_often_a_run_is_killed(mode: str) -> None:
+    command = [sys.executable, "-m", "tests.replay.crash", "--mode", mode, "--messages", "1500", "--kills", "6"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"6 kills.*none lost", done.stdout)

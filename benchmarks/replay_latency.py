@@ -1,0 +1,44 @@
+"""What do 20 ms of latency a page cost a replay whose target is the slower side?"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from basiq_async import BasiqClient, Message
+from basiq_async.replay import Replay, SQLiteCheckpoint
+from benchmarks import _contestants as by
+from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._server import WEBHOOK
+
+
+async def two_milliseconds(message: Message) -> None:
+    """A target that takes 2 ms."""
+    await asyncio.sleep(0.002)
+
+
+async def replayed(basiq: BasiqClient, folder: Path) -> None:
+    """A whole replay on a new checkpoint."""
+    checkpoint = SQLiteCheckpoint(folder / f"{uuid4()}.db")
+    report = await Replay(basiq, WEBHOOK, two_milliseconds, checkpoint=checkpoint, concurrency=16).run()
+    assert report.finished
+
+
+async def measure(count: int = 7, pages: int = 10) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder, server(pages) as near, server(pages, 0.020) as far:
+        async with by.client(near) as at_once, by.client(far) as late:
+            contestants = {
+                "near": partial(replayed, at_once, Path(folder)),
+                "far": partial(replayed, late, Path(folder)),
+            }
+            seconds = await rounds(contestants, count)
+    name = "replay: time with 20 ms a page to none, a target of 2 ms, concurrency 16"
+    return [figure(name, ratios(seconds["far"], seconds["near"]), "<= 1.05")]
+
+
+if __name__ == "__main__":
+    for line in asyncio.run(measure()):
+        print(line)

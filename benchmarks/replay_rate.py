@@ -1,0 +1,54 @@
+"""What does a replay cost beside the bare paginator, with a target that does nothing, checkpoint included?
+
+The messages that may be handed out and not be recorded bound the rate: each so many have to wait for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from basiq_async import BasiqClient, Message
+from basiq_async.replay import Replay, SQLiteCheckpoint
+from benchmarks import _contestants as by
+from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._server import PAGE, WEBHOOK
+
+_MARKED = 256
+
+
+async def nothing(message: Message) -> None:
+    """A target that does nothing."""
+
+
+async def replayed(basiq: BasiqClient, folder: Path, messages: int, concurrency: int) -> None:
+    """A whole replay on a new checkpoint."""
+    checkpoint = SQLiteCheckpoint(folder / f"{uuid4()}.db")
+    report = await Replay(basiq, WEBHOOK, nothing, checkpoint=checkpoint, concurrency=concurrency).run()
+    assert report.handled == messages
+
+
+async def measure(count: int = 7, pages: int = 60) -> list[Figure]:
+    widths = (32, 64, 128, _MARKED, 1024)
+    with tempfile.TemporaryDirectory() as folder, server(pages) as url:
+        async with by.client(url) as basiq:
+            contestants = {"bare": partial(by.ours, basiq)} | {
+                str(width): partial(replayed, basiq, Path(folder), pages * PAGE, width) for width in widths
+            }
+            seconds = await rounds(contestants, count)
+    return [
+        figure(
+            f"replay: rate to the bare paginator's, concurrency {width}",
+            ratios(seconds["bare"], seconds[str(width)]),
+            ">= 0.5" if width == _MARKED else "",
+        )
+        for width in widths
+    ]
+
+
+if __name__ == "__main__":
+    for line in asyncio.run(measure()):
+        print(line)
