@@ -144,7 +144,8 @@ class ClientAndFake(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 5), trouble=TROUBLE)
     def delete(self, index: int, trouble: list[Any]) -> None:
-        self.go_wrong(trouble)
+        # A 200 with half a body tells of a deletion that was not made: nothing could know.
+        self.go_wrong([entry for entry in trouble if "body" not in entry[0] or "status" in entry[0]])
         ids = sorted(self.known)
         id_ = ids[index % len(ids)] if ids and index < 5 else "no-such-webhook"
         got = self.run(self.client.webhooks.delete(id_))
