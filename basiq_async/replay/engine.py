@@ -86,6 +86,8 @@ class Engine:
             wanted=self._committer.now,
             position=state.position,
         )
+        width = settings.concurrency
+        self._plenty = width if width <= 64 else width // 2
         self._handled = 0
         self._failed = 0
         self._in_a_row = 0
@@ -160,7 +162,8 @@ class Engine:
     async def _handle_all(self, task: asyncio.Task[object]) -> None:
         # One long function: a call of its own for each step would be what most of the time goes to.
         intake, pace, committer, gate = self._intake, self._pace, self._committer, self._gate
-        deliver = self._target.deliver
+        deliver, ledger = self._target.deliver, self._ledger
+        enough, plenty = committer.enough, self._plenty
         while (ticket := await intake.take(task)) is not None:
             message, _, error = ticket
             reason = None
@@ -188,8 +191,13 @@ class Engine:
                 self._taken(ticket, reason)
             elif not self._not_taken(ticket, error):
                 return
-            if committer.done():
-                await asyncio.sleep(0)
+            unsaved = ledger.unsaved
+            # Where all that was handed out is done, the target does not wait for anything: go on with the next ones.
+            if unsaved >= enough and (unsaved >= plenty or unsaved < intake.in_flight):
+                if committer.begin():
+                    await asyncio.sleep(0)
+            elif unsaved == 1:
+                committer.soon()
 
     def _heeded(self, exc: Exception) -> Exception | None:
         """None where the target asks for patience, and gets it; else what the failure comes to."""

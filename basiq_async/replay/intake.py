@@ -88,8 +88,26 @@ class Intake:
                 break
             if self._in_span >= SPAN:
                 self.mark()
-            message = await self._next(worker)
-            if message is None or (ledger.earlier and self._is_recorded(message)):
+            self._reader = worker
+            try:
+                message = await self._following()
+            except StopAsyncIteration:
+                self.whole = True
+                self.stop()
+                break
+            except asyncio.CancelledError:
+                if self.ended and worker.uncancel() == 0:
+                    break  # it was stop() that cancelled, to be rid of a page that takes long
+                raise
+            except Exception as exc:
+                self.error = exc
+                self.stop()
+                break
+            finally:
+                self._reader = None
+            self._read += 1
+            self._in_span += 1
+            if ledger.earlier and self._is_recorded(message):
                 continue
             error = None
             if self._where is not None:
@@ -106,29 +124,6 @@ class Intake:
                 self._wake()
             return Ticket(message, ledger.begin(), error)
         return None
-
-    async def _next(self, worker: asyncio.Task[object]) -> Message | None:
-        """Read one message; None where that was for nothing."""
-        self._reader = worker
-        try:
-            message = await self._following()
-        except StopAsyncIteration:
-            self.whole = True
-            self.stop()
-            return None
-        except asyncio.CancelledError:
-            if self.ended and worker.uncancel() == 0:
-                return None  # it was stop() that cancelled, to be rid of a page that takes long
-            raise
-        except Exception as exc:
-            self.error = exc
-            self.stop()
-            return None
-        finally:
-            self._reader = None
-        self._read += 1
-        self._in_span += 1
-        return message
 
     def _is_recorded(self, message: Message) -> bool:
         if not self._ledger.met(message.id):
