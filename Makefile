@@ -58,12 +58,13 @@ bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json
 bench-quick: $(PEERS) ## the same in under a minute, held against the committed figures
 	$(BIN)/python -m benchmarks.run --quick
 
-crash: $(READY) ## replays of 10,000 messages, killed 200 times each: none lost, at most 16 repeated a kill
+crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost, at most 16 repeated a kill
 	$(BIN)/python -m tests.replay.crash --messages 10000 --concurrency 16 --kills 200
-	$(BIN)/python -m tests.replay.crash --messages 10000 --concurrency 16 --kills 40 --mode http
-	$(BIN)/python -m tests.replay.crash --messages 10000 --concurrency 16 --kills 20 --mode export
+
+audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
+	.ci/audit $(BIN)/python
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.PHONY: help demo test lint format fuzz bench bench-quick live crash clean
+.PHONY: help demo test lint format fuzz crash audit bench bench-quick live clean

@@ -26,7 +26,9 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     It comes as seconds or as an HTTP date (RFC 9110, 10.2.3). A header that came twice has its values joined by
     commas: the longest counts. A time in the past, a negative number or another text asks for nothing.
     """
-    waits = [_one_wait(part.strip(), now) for part in _WAITS.findall((value or "")[:_MAX_HEADER])]
+    if not isinstance(value, str):  # a transport of a user's can have put anything there
+        return None
+    waits = [_one_wait(part.strip(), now) for part in _WAITS.findall(value[:_MAX_HEADER])]
     return max((wait for wait in waits if wait is not None), default=None)
 
 

@@ -23,7 +23,7 @@ from .models import Event, EventType, Message, Secret, Webhook, read_datetime, r
 T = TypeVar("T")
 Loads = Callable[[bytes], Any]
 _BOM = b"\xef\xbb\xbf"
-_RAW = "\0raw"
+_RAW = "(raw)"
 _SMALL = 4 * 2**20
 _MAX_WEIGHT = 2**28
 _new = object.__new__

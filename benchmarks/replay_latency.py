@@ -30,7 +30,10 @@ async def replayed(basiq: BasiqClient, folder: Path) -> None:
 async def measure(count: int = 7, pages: int = 10) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, server(pages) as near, server(pages, 0.020) as far:
         async with by.client(near) as at_once, by.client(far) as late:
-            contestants = {"near": partial(replayed, at_once, Path(folder)), "far": partial(replayed, late, Path(folder))}
+            contestants = {
+                "near": partial(replayed, at_once, Path(folder)),
+                "far": partial(replayed, late, Path(folder)),
+            }
             seconds = await rounds(contestants, count)
     name = "replay: time with 20 ms a page to none, a target of 2 ms, concurrency 16"
     return [figure(name, ratios(seconds["far"], seconds["near"]), "<= 1.05")]

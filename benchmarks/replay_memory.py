@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 from basiq_async.replay import Replay, SQLiteCheckpoint
 from benchmarks._harness import Figure, server
@@ -29,7 +28,10 @@ def measure(lengths: tuple[int, ...] = LENGTHS) -> list[Figure]:
     peaks = {length: peak(length) for length in lengths}
     found = [Figure(f"replay: peak at {length:,} messages, MiB", mib, mib, mib) for length, mib in peaks.items()]
     grown = peaks[lengths[-1]] / peaks[lengths[0]]
-    return [*found, Figure(f"replay: peak at {lengths[-1]:,} messages to {lengths[0]:,}", grown, grown, grown, "<= 1.10")]
+    return [
+        *found,
+        Figure(f"replay: peak at {lengths[-1]:,} messages to {lengths[0]:,}", grown, grown, grown, "<= 1.10"),
+    ]
 
 
 async def _replay(url: str, messages: int, path: str) -> None:

@@ -231,13 +231,13 @@ def test_unknown_fields_and_values_are_kept_and_do_no_harm(name: str) -> None:
         "type": "something-new",
         "status": "on-fire",
         "eventType": "exploded",
-        "\0raw": 5,
+        "(raw)": 5,
         "raw": 6,
         "self": 7,
     }
     got = read(model, None, unknown)
     assert isinstance(got, model)
-    assert got.raw["\0raw"] == 5
+    assert got.raw["(raw)"] == 5
     assert got.raw["raw"] == 6
 
 

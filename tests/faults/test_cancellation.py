@@ -1,0 +1,342 @@
+"""Cancelled at each await of each operation: the cancellation comes out, nothing is left, and the client is usable."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async import BasiqClient, Request, Response, RetryPolicy
+from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver, sign
+from basiq_async.receiver.outcome import Result
+from basiq_async.replay import Replay, SQLiteCheckpoint
+from basiq_async.testing import FakeBasiq, serve
+from basiq_async.transports.memory import InMemoryTransport
+from tests import virtual
+from tests.faults.harness import client_of
+from tests.faults.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
+
+Operation = Callable[[BasiqClient], Awaitable[Any]]
+
+
+class CancelledAt:
+    """Awaits something, and cancels the task at the nth time that it waits."""
+
+    def __init__(self, work: Awaitable[Any], nth: int) -> None:
+        self._work = work
+        self._nth = nth
+        self.waits = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner = self._work.__await__()
+        thrown: BaseException | None = None
+        while True:
+            try:
+                waited_for = inner.send(None) if thrown is None else inner.throw(thrown)  # type: ignore[attr-defined]
+            except StopIteration as stop:
+                return stop.value
+            self.waits += 1
+            if self.waits == self._nth:
+                task = asyncio.current_task()
+                assert task is not None
+                asyncio.get_running_loop().call_soon(task.cancel)
+            try:
+                yield waited_for
+                thrown = None
+            except BaseException as exc:
+                thrown = exc
+
+
+async def cancel_at(nth: int, work: Awaitable[Any]) -> tuple[bool, Any]:
+    """Whether it waited that often, and what came out: a result, an error, or None where the cancellation did."""
+    cancelled_at = CancelledAt(work, nth)
+
+    async def run() -> Any:
+        return await cancelled_at
+
+    task = asyncio.create_task(run())
+    await asyncio.wait([task], timeout=3600)
+    assert task.done(), "the operation hangs"
+    got = None if task.cancelled() else task.exception() or task.result()
+    return cancelled_at.waits >= nth, got
+
+
+class Slow:
+    """A transport that waits a few times before each answer; it tells its part from the request alone."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.calls = 0
+        self.failing = 0
+        self.stale = 0
+
+    async def send(self, request: Request, /) -> Response:
+        self.under_way += 1
+        try:
+            for seconds in (0, 0.01, 0):
+                await asyncio.sleep(seconds)
+            return self._answer(request)
+        finally:
+            self.under_way -= 1
+
+    def _answer(self, request: Request) -> Response:
+        self.calls += 1
+        path, _, query = request.url.removeprefix("https://au-api.basiq.io").partition("?")
+        if path == "/token":
+            return self._json({"access_token": TOKEN, "expires_in": 3600})
+        if self.stale:
+            self.stale -= 1
+            return Response(401)
+        if self.failing:
+            self.failing -= 1
+            return Response(429)
+        if path.endswith("/messages"):
+            number = int(query.rpartition("=")[2]) if "next" in query else 0
+            links = {"next": f"{path}?next={number + 1}"} if number < 3 else {}
+            return self._json({"data": [{"id": f"m{number}-{index}"} for index in range(2)], "links": links})
+        if path == "/notifications/webhooks" and request.method == "GET":
+            return self._json({"data": [{**WEBHOOK, "url": "https://example.com/other"}]})
+        if path.startswith("/notifications/webhooks/pending"):
+            return self._json({**WEBHOOK, "status": "active" if self.calls > 6 else "pending-approval"})
+        return self._json(WEBHOOK)
+
+    @staticmethod
+    def _json(value: Any) -> Response:
+        return Response(200, {}, json.dumps(value).encode())
+
+    async def aclose(self) -> None: ...
+
+
+async def _walk_pages(client: BasiqClient) -> int:
+    return len([page async for page in client.messages.list("w1").pages()])
+
+
+OPERATIONS: dict[str, Operation] = {
+    "get": lambda client: client.webhooks.get("w1"),
+    "create": lambda client: client.webhooks.create(url="https://example.com", subscribed_events=["user.created"]),
+    "ensure": lambda client: client.webhooks.ensure(url="https://example.com", subscribed_events=["user.created"]),
+    "delete": lambda client: client.webhooks.delete("w1"),
+    "wait_until_active": lambda client: client.webhooks.wait_until_active("pending"),
+    "list without prefetch": lambda client: client.messages.list("w1", prefetch=0).collect(),
+    "list with prefetch": lambda client: client.messages.list("w1").collect(),
+    "pages": _walk_pages,
+    "first": lambda client: client.messages.list("w1").first(),
+    "send_test": lambda client: client.messages.send_test("user.created"),
+    "fetch_entity": lambda client: client.events.fetch_entity(_Thin()),
+}
+
+
+class _Thin:
+    event_id = "e1"
+    links = {"eventEntity": "/users/u1"}  # noqa: RUF012
+
+
+TROUBLES: dict[str, dict[str, int]] = {"in order": {}, "with retries": {"failing": 2}, "with a renewal": {"stale": 1}}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_an_operation_cancelled_at_each_of_its_awaits(operation: Operation, trouble: dict[str, int]) -> None:
+    async def main() -> int:
+        nth = 0
+        while True:
+            nth += 1
+            transport = Slow()
+            transport.__dict__.update(trouble)
+            client = BasiqClient(KEY, transport=transport, retry=RetryPolicy(base=1.0))
+            reached, got = await cancel_at(nth, operation(client))
+            assert not isinstance(got, BaseException), got
+            if reached and got is not None:
+                raise AssertionError("the cancellation was swallowed")
+            await asyncio.sleep(0)
+            transport.failing = transport.stale = 0
+            assert (await client.webhooks.get("w1")).id == "w1"
+            await client.aclose()
+            assert transport.under_way == 0
+            if not reached:
+                return nth
+
+    assert virtual.run(main()) > 3
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_an_iteration_cancelled_at_each_of_its_awaits_goes_on_with_the_very_next_item(prefetch: int) -> None:
+    async def main() -> None:
+        for nth in range(1, 60):
+            client = BasiqClient(KEY, transport=Slow())
+            paginator = client.messages.list("w1", prefetch=prefetch)
+            items = aiter(paginator)
+            ids: list[str] = []
+
+            async def run(ids: list[str] = ids, items: Any = items) -> None:
+                async for message in items:
+                    ids.append(message.id)
+
+            reached, _ = await cancel_at(nth, run())
+            cursor = paginator.cursor
+            before = list(ids)
+            await run()
+            expected = [f"m{number}-{index}" for number in range(4) for index in range(2)]
+            assert ids == expected, nth
+            resumed = [m.id async for m in client.messages.list("w1", prefetch=prefetch, cursor=cursor)]
+            assert before + resumed == expected, nth
+            await client.aclose()
+            if not reached:
+                return
+        raise AssertionError("it never came to its end")
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_pages_cancelled_at_each_of_their_awaits_skip_none(prefetch: int) -> None:
+    async def main() -> None:
+        for nth in range(1, 60):
+            client = BasiqClient(KEY, transport=Slow())
+            pages = client.messages.list("w1", prefetch=prefetch).pages()
+            ids: list[str] = []
+
+            async def run(ids: list[str] = ids, pages: Any = pages) -> None:
+                async for page in pages:
+                    ids.extend(message.id for message in page.items)
+
+            reached, _ = await cancel_at(nth, run())
+            await run()
+            assert ids == [f"m{number}-{index}" for number in range(4) for index in range(2)], nth
+            await client.aclose()
+            if not reached:
+                return
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 25, 49])
+def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_others_get_their_answers(
+    cancelled: int,
+) -> None:
+    async def main() -> None:
+        for nth in range(1, 40):
+            transport = Slow()
+            client = BasiqClient(KEY, transport=transport)
+            work = [client.webhooks.get("w1") for _ in range(50)]
+            mine = asyncio.create_task(cancel_at(nth, work.pop(cancelled)))
+            others = [asyncio.create_task(one) for one in work]
+            reached, _ = await mine
+            assert {(await one).id for one in others} == {"w1"}
+            assert transport.under_way == 0
+            await client.aclose()
+            if not reached:
+                return
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+async def test_over_http_a_cancelled_call_leaves_no_connection_in_a_state_to_mislead_the_next(nth: int) -> None:
+    fake = FakeBasiq(api_keys=[KEY])
+    first, second = fake.add_webhook(api_key=KEY), fake.add_webhook(url="https://example.com/2", api_key=KEY)
+    async with serve(fake) as url, client_of(url, timeout=5.0) as client:
+        for _ in range(3):
+            await cancel_at(nth, client.webhooks.get(first))
+            assert (await client.webhooks.get(second)).id == second
+
+
+async def test_over_http_a_call_cancelled_after_each_of_many_moments() -> None:
+    answer = ok(WEBHOOK)
+
+    async def slow(conn: Any) -> None:
+        for index in range(0, len(answer), 9):
+            await conn.say(answer[index : index + 9])
+            await asyncio.sleep(0)
+
+    async with Wire(slow) as wire, client_of(wire, timeout=5.0) as client:
+        await client.webhooks.get("w1")
+        for steps in range(1, 150, 3):
+            task = asyncio.create_task(client.webhooks.get("w1"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
+            assert task.done()
+            assert (await client.webhooks.get("w1")).raw == WEBHOOK
+
+
+async def test_closing_the_client_cancelled_at_each_await_can_be_done_again() -> None:
+    for nth in range(1, 12):
+        async with Wire(error(500)) as wire, client_of(wire) as client:
+            stream = aiter(client.messages.list("w1"))
+            wire.script = [ok({"data": [{"id": "m1"}], "links": {"next": "/x?n=1"}}), error(500)]
+            await anext(stream)
+            await cancel_at(nth, client.aclose())
+            await client.aclose()
+
+
+BODY = json.dumps({"eventTypeId": "user.created", "eventId": "e1", "links": {}}).encode()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_receiving_cancelled_at_each_await_lets_the_delivery_be_handled_when_it_comes_again(
+    kind: str, tmp_path: Path
+) -> None:
+    for nth in range(1, 40):
+        inbox = MemoryInbox() if kind == "memory" else SQLiteInbox(tmp_path / f"inbox-{nth}.db")
+        receiver = WebhookReceiver(SIGNING, inbox=inbox)
+        handled: list[str] = []
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery, handled: list[str] = handled) -> None:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            handled.append(delivery.id)
+
+        headers = sign(SIGNING, "msg_1", datetime.now(UTC), BODY)
+        reached, _ = await cancel_at(nth, receiver.handle(headers, BODY))
+        for _ in range(100):
+            again = await receiver.handle(headers, BODY)
+            if again.result is not Result.BUSY:
+                break
+            await asyncio.sleep(0.005)
+        assert again.result in (Result.HANDLED, Result.DUPLICATE), (nth, again)
+        assert 1 <= len(handled) <= 2
+        assert again.result is Result.HANDLED or len(handled) == 1
+        await receiver.aclose()
+        if isinstance(inbox, SQLiteInbox):
+            await inbox.aclose()
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, (nth, left)
+        if not reached:
+            return
+    raise AssertionError("it never came to its end")
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13, 21, 34, 55])
+async def test_a_replay_cancelled_at_an_await_goes_on_and_loses_nothing(nth: int, tmp_path: Path) -> None:
+    fake = FakeBasiq(api_keys=[KEY], page_size=10)
+    webhook = fake.seed_messages(40)
+    seen: list[str] = []
+
+    async def target(message: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(message.id)
+
+    transport = InMemoryTransport(fake)
+    async with BasiqClient(KEY, transport=transport) as client:
+        before = asyncio.all_tasks()
+
+        def replay() -> Replay:
+            return Replay(client, webhook, target, checkpoint=SQLiteCheckpoint(tmp_path / "job.db"), concurrency=4)
+
+        await cancel_at(nth, replay().run())
+        left = [task for task in asyncio.all_tasks() - before if not task.done()]
+        assert not left, left
+        await replay().run()
+        every = [message.id async for message in client.messages.list(webhook)]
+        assert sorted(set(seen)) == sorted(every)
+        assert len(seen) <= len(every) + 4
+    await transport.aclose()

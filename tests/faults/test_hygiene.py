@@ -1,0 +1,272 @@
+"""What a session of the client's own does not do, and what transports of others can do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import ssl
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from basiq_async import (
+    AiohttpTransport,
+    BasiqClient,
+    BasiqError,
+    ConfigurationError,
+    ConnectionFailedError,
+    Request,
+    RequestTimeoutError,
+    Response,
+    TransportError,
+    Webhook,
+)
+from tests.faults.harness import ONCE, QUICK, client_of, outcome
+from tests.faults.wire import KEY, TOKEN, WEBHOOK, Wire, http, ok, page
+
+
+async def test_no_cookie_is_kept() -> None:
+    answer = ok(WEBHOOK, "Set-Cookie: session=abc; Path=/", "Set-Cookie: b=c")
+    async with Wire(answer) as wire, client_of(wire) as client:
+        for _ in range(3):
+            await client.webhooks.get("w1")
+        assert all("cookie" not in request.headers for request in [*wire.requests, *wire.token_requests])
+
+
+async def test_the_environment_gives_neither_proxy_nor_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password from-netrc\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with Wire() as proxy, Wire() as wire:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        async with client_of(wire) as client:
+            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        assert proxy.connections == 0
+        assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+async def test_the_session_of_its_own_verifies_tls_and_keeps_nothing() -> None:
+    transport = AiohttpTransport()
+    session = transport._open_session()
+    assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+    assert session.trust_env is False
+    assert isinstance(session.connector, aiohttp.TCPConnector)
+    assert session.connector._ssl is True
+    context = ssl.create_default_context()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    await transport.aclose()
+    await transport.aclose()
+    assert session.closed
+
+
+async def test_a_session_of_the_users_is_used_and_left_open() -> None:
+    async with Wire() as wire, aiohttp.ClientSession(headers={"X-Mine": "1"}) as session:
+        transport = AiohttpTransport(session)
+        async with BasiqClient(KEY, base_url=wire.url, transport=transport, retry=ONCE) as client:
+            await client.webhooks.get("w1")
+        assert wire.requests[0].headers["x-mine"] == "1"
+        await transport.aclose()
+        assert not session.closed
+        await session.close()
+        again = AiohttpTransport(session)
+        got = await outcome(again.send(Request("GET", wire.url)))
+        assert (type(got), got.sent) == (ConnectionFailedError, False)
+
+
+async def test_a_closed_client_says_so_and_can_be_closed_again() -> None:
+    async with Wire() as wire, client_of(wire) as client:
+        await client.webhooks.get("w1")
+        for _ in range(2):
+            await client.aclose()
+        for call in (client.webhooks.get("w1"), client.messages.list("w1").collect(), client.webhooks.delete("w1")):
+            got = await outcome(call)
+            assert (type(got), got.sent) == (ConnectionFailedError, False)
+        assert len(wire.requests) == 1
+
+
+async def test_a_hundred_calls_at_once_share_a_pool_and_leave_nothing() -> None:
+    async with Wire() as wire, client_of(wire, timeout=5.0) as client:
+        got = await asyncio.gather(*(client.webhooks.get(f"w{index}") for index in range(300)))
+        assert len(got) == 300
+        assert wire.connections <= 101
+
+
+async def test_a_client_that_is_never_closed_warns_of_nothing_of_ours_and_one_that_did_nothing_of_nothing() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        BasiqClient(KEY)
+        gc.collect()
+    assert caught == []
+
+
+def test_a_transport_used_from_another_loop_is_an_error_of_ours() -> None:
+    transport = AiohttpTransport()
+    client = BasiqClient(KEY, base_url="http://127.0.0.1:1", transport=transport, retry=ONCE)
+
+    async def call() -> Any:
+        try:
+            return await client.webhooks.get("w1")
+        except BasiqError as exc:
+            return exc
+
+    async def close() -> None:
+        await transport.aclose()
+
+    with asyncio.Runner() as first:
+        assert type(first.run(call())) is ConnectionFailedError
+        with_second = asyncio.new_event_loop()
+        try:
+            got = with_second.run_until_complete(call())
+        finally:
+            with_second.close()
+        assert type(got) is ConfigurationError
+        assert "event loop" in str(got)
+        first.run(close())
+
+
+def test_outside_of_an_event_loop_nothing_is_begun() -> None:
+    client = BasiqClient(KEY)
+    assert client.messages.list("w1").cursor is None
+
+
+class Odd:
+    """A transport of a stranger's: it does, or gives back, whatever it is told to."""
+
+    def __init__(self, does: Callable[[], Any]) -> None:
+        self.does = does
+        self.calls = 0
+
+    async def send(self, request: Request, /) -> Any:
+        if request.url.endswith("/token"):
+            return Response(200, {}, json.dumps({"access_token": TOKEN}).encode())
+        self.calls += 1
+        found = self.does()
+        return await found if asyncio.iscoroutine(found) else found
+
+    async def aclose(self) -> None: ...
+
+
+def raising(exc: BaseException) -> Callable[[], Any]:
+    def do() -> Any:
+        raise exc
+
+    return do
+
+
+ODD: dict[str, tuple[Callable[[], Any], type[Exception], int]] = {
+    "OSError": (raising(OSError("x")), ConnectionFailedError, 4),
+    "ConnectionResetError": (raising(ConnectionResetError()), ConnectionFailedError, 4),
+    "ssl.SSLError": (raising(ssl.SSLError("x")), ConnectionFailedError, 4),
+    "TimeoutError": (raising(TimeoutError()), RequestTimeoutError, 4),
+    "aiohttp's timeout": (raising(aiohttp.ServerTimeoutError()), RequestTimeoutError, 4),
+    "aiohttp.ClientOSError": (raising(aiohttp.ClientOSError()), ConnectionFailedError, 4),
+    "aiohttp.ServerDisconnectedError": (raising(aiohttp.ServerDisconnectedError()), TransportError, 1),
+    "aiohttp.ClientPayloadError": (raising(aiohttp.ClientPayloadError()), TransportError, 1),
+    "ValueError": (raising(ValueError()), TransportError, 1),
+    "UnicodeDecodeError": (raising(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x")), TransportError, 1),
+    "json.JSONDecodeError": (raising(json.JSONDecodeError("x", "y", 0)), TransportError, 1),
+    "KeyError": (raising(KeyError("x")), TransportError, 1),
+    "StopAsyncIteration": (raising(StopAsyncIteration()), TransportError, 1),
+    "RecursionError": (raising(RecursionError()), TransportError, 1),
+    "MemoryError": (raising(MemoryError()), TransportError, 1),
+    "a group": (raising(ExceptionGroup("x", [OSError()])), TransportError, 1),
+    "a cancellation of its own": (raising(asyncio.CancelledError()), ConnectionFailedError, 4),
+    "TransportError": (raising(TransportError("x")), TransportError, 1),
+    "None": (lambda: None, TransportError, 1),
+    "text": (lambda: "text", TransportError, 1),
+    "a tuple": (lambda: (200, {}, b""), TransportError, 1),
+    "a body of text": (lambda: Response(200, {}, "{}"), TransportError, 1),  # type: ignore[arg-type]
+    "a body of None": (lambda: Response(200, {}, None), TransportError, 1),  # type: ignore[arg-type]
+    "a status of text": (lambda: Response("200"), TransportError, 1),  # type: ignore[arg-type]
+    "a status of None": (lambda: Response(None), TransportError, 1),  # type: ignore[arg-type]
+    "a status of true": (lambda: Response(True), TransportError, 1),
+    "headers of None": (lambda: Response(200, None), TransportError, 1),  # type: ignore[arg-type]
+    "headers of numbers": (lambda: Response(200, {1: 2}), TransportError, 1),  # type: ignore[dict-item]
+    "never": (lambda: asyncio.sleep(3600), RequestTimeoutError, 4),
+}
+
+
+@pytest.mark.parametrize(("does", "expected", "calls"), ODD.values(), ids=ODD)
+async def test_whatever_a_transport_of_others_does_one_error_of_ours_comes_out(
+    does: Any, expected: Any, calls: int
+) -> None:
+    transport = Odd(does)
+    async with BasiqClient(KEY, transport=transport, retry=QUICK, timeout=0.05) as client:
+        got = await outcome(client.webhooks.get("w1"), within=2.0)
+        assert type(got) is expected, got
+        assert (transport.calls, got.attempts) == (calls, calls)
+        transport.does = lambda: Response(200, {}, json.dumps(WEBHOOK).encode())
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("value", [5, None, b"12", ["1"], ""], ids=repr)
+async def test_a_header_of_another_type_from_a_transport_of_others_does_no_harm(value: Any) -> None:
+    transport = Odd(lambda: Response(429, {"retry-after": value, "location": value}))
+    async with BasiqClient(KEY, transport=transport, retry=QUICK) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert isinstance(got, BasiqError), got
+
+
+async def test_a_transport_whose_send_is_not_async() -> None:
+    class Sync:
+        def send(self, request: Request, /) -> Response:
+            return Response(200)
+
+        async def aclose(self) -> None: ...
+
+    async with BasiqClient(KEY, transport=Sync(), retry=ONCE) as client:  # type: ignore[arg-type]
+        assert type(await outcome(client.webhooks.get("w1"))) is TransportError
+
+
+@pytest.mark.parametrize("hook", ["on_request", "on_retry"])
+async def test_a_hook_that_fails_does_not_undo_the_work(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(event: Any) -> None:
+        raise ZeroDivisionError
+
+    async with Wire(http(503), ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK, **{hook: fail}) as client:
+        with caplog.at_level(logging.ERROR, logger="basiq_async"):
+            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+    assert "hook" in caplog.text
+
+
+PROGRAM = """
+import asyncio, sys
+from basiq_async import BasiqClient
+
+async def main():
+    client = BasiqClient("key-of-a-program", base_url=sys.argv[1])
+    items = aiter(client.messages.list("w1"))
+    print((await anext(items)).id)
+    if sys.argv[2] == "close":
+        await client.aclose()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "leave"])
+async def test_a_program_that_stops_in_the_middle_of_a_stream_ends_quietly(end: str) -> None:
+    async with Wire(page([{"id": "m1"}], "/x?n=1"), page([{"id": "m2"}])) as wire:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", PROGRAM, wire.url, end,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )  # fmt: skip
+        said, complaints = await child.communicate()
+        assert said == b"m1\n"
+        if end == "close":
+            assert complaints == b""
+        assert b"never retrieved" not in complaints
+        assert b"was destroyed" not in complaints

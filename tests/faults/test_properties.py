@@ -1,0 +1,283 @@
+"""Properties: whatever goes in, one of the declared outcomes comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import urllib.parse
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from basiq_async import (
+    APIError,
+    BasiqError,
+    ConfigurationError,
+    Event,
+    EventType,
+    F,
+    Message,
+    Response,
+    ResponseDecodeError,
+    Webhook,
+)
+from basiq_async.answers import error_from, parse_retry_after
+from basiq_async.codec import Codec, _strict_loads, default_loads
+from basiq_async.cursor import Cursor
+from basiq_async.links import BaseURL, LinkError, absolute_url, segment
+from basiq_async.redaction import Redactor
+from tests.faults.test_schema import touch
+
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=75)
+NOW = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
+CODECS = [Codec(loads=default_loads()), Codec(loads=_strict_loads)]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(
+    ["id", "url", "type", "status", "name", "secret", "subscribedEvents", "links", "payload", "attempts", "eventTypeId", "eventId",
+     "createdDate", "entity", "eventType", "userId", "dataRef", "data", "webhookId", "timestamp", "responseStatusCode", "response"]
+)  # fmt: skip
+OBJECTS = st.recursive(
+    JSON, lambda inner: st.dictionaries(NAMES, inner, max_size=8) | st.lists(inner, max_size=3), max_leaves=8
+)
+BASE = BaseURL.parse("https://proxy.example:8443/basiq")
+
+
+@relaxed
+@given(st.binary(max_size=300))
+def test_any_bytes_are_json_or_a_decode_error_with_both_decoders_alike(body: bytes) -> None:
+    found: list[Any] = []
+    for codec in CODECS:
+        try:
+            found.append(codec.json(body))
+        except ResponseDecodeError:
+            found.append(ResponseDecodeError)
+    assert found[0] == found[1] or any(isinstance(value, float) for value in found)
+
+
+@relaxed
+@given(st.sampled_from([Webhook, Message, Event, EventType]), st.dictionaries(NAMES, OBJECTS, max_size=6))
+def test_any_object_is_a_model_whose_parts_can_be_used_or_a_decode_error(model: type[Any], value: Any) -> None:
+    for codec in CODECS:
+        try:
+            touch(codec.read(model, json.dumps(value).encode()))
+        except ResponseDecodeError as exc:
+            assert exc.location.startswith("$")
+
+
+@relaxed
+@given(OBJECTS)
+def test_any_value_is_a_page_or_a_decode_error(value: Any) -> None:
+    try:
+        page = CODECS[0].page(json.dumps(value).encode())
+    except ResponseDecodeError:
+        return
+    assert isinstance(page.items, list)
+
+
+@relaxed
+@given(st.integers(100, 999), st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_answer_is_an_error_of_its_status(status: int, body: bytes) -> None:
+    error = error_from(Response(status, {}, body), method="GET", path="/x", now=NOW)
+    assert isinstance(error, APIError)
+    assert error.status == status
+    assert str(error).isprintable()
+
+
+@relaxed
+@given(st.text(max_size=60))
+def test_any_retry_after_is_a_wait_or_none(text: str) -> None:
+    wait = parse_retry_after(text, NOW)
+    assert wait is None or (wait >= 0 and math.isfinite(wait))
+
+
+@relaxed
+@given(st.integers(0, 10**30))
+def test_seconds_of_retry_after_are_never_shortened(seconds: int) -> None:
+    assert parse_retry_after(str(seconds), NOW) == float(seconds)
+
+
+@relaxed
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1)))
+def test_a_date_of_retry_after_is_the_time_until_then(moment: datetime) -> None:
+    from email.utils import format_datetime
+
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    wait = parse_retry_after(format_datetime(moment, usegmt=True), NOW)
+    left = (moment - NOW) / timedelta(seconds=1)
+    assert wait == (left if left >= 0 else None)
+
+
+@relaxed
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
+def test_of_several_waits_the_longest_counts(waits: list[int]) -> None:
+    assert parse_retry_after(", ".join(map(str, waits)), NOW) == max(waits)
+
+
+def unquote(text: str) -> tuple[str, int]:
+    """A reader of the filter's syntax of the tests' own: the value of a quoted text, and where it ends."""
+    assert text[0] == "'"
+    value, index = "", 1
+    while text[index] != "'":
+        index += text[index] == "\\"
+        value += text[index]
+        index += 1
+    return value, index + 1
+
+
+@relaxed
+@given(
+    st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40),
+    st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40),
+)
+def test_no_value_breaks_out_of_a_filter(first: str, second: str) -> None:
+    text = str(F("a.b").eq(first) & F("c").bt(first, second))
+    assert text.startswith("a.b.eq(")
+    rest = text.removeprefix("a.b.eq(")
+    value, end = unquote(rest)
+    assert value == first
+    assert rest[end:].startswith("),c.bt(")
+    rest = rest[end:].removeprefix("),c.bt(")
+    value, end = unquote(rest)
+    assert (value, rest[end]) == (first, ",")
+    value, last = unquote(rest[end + 1 :])
+    assert (value, rest[end + 1 + last :]) == (second, ")")
+
+
+@relaxed
+@given(st.text(max_size=40))
+def test_any_value_of_a_filter_is_quoted_or_refused(value: str) -> None:
+    try:
+        text = str(F("a").eq(value))
+    except ConfigurationError:
+        assert not value.isprintable()
+        return
+    assert unquote(text.removeprefix("a.eq("))[0] == value
+
+
+@relaxed
+@given(st.text(max_size=60), st.integers(0, 10**9), st.none() | st.text(max_size=20), st.text(max_size=20))
+def test_a_cursor_reads_back_and_no_other_list_takes_it(
+    page: str, offset: int, after: str | None, listing: str
+) -> None:
+    cursor = Cursor(page, offset, after)
+    text = cursor.encode(listing)
+    assert text.isascii()
+    assert Cursor.decode(text, listing) == cursor
+    with pytest.raises(ConfigurationError):
+        Cursor.decode(text, listing + "x")
+
+
+@relaxed
+@given(st.text(max_size=60), st.data())
+def test_a_mangled_cursor_is_refused(page: str, data: st.DataObject) -> None:
+    text = Cursor(page, 3, "id").encode("list")
+    at = data.draw(st.integers(0, len(text) - 1))
+    mangled = text[:at] + data.draw(st.characters()) + text[at + data.draw(st.integers(0, 2)) :]
+    with contextlib.suppress(ConfigurationError):
+        # The last character can hold bits that count for nothing.
+        assert Cursor.decode(mangled, "list") == Cursor(page, 3, "id")
+
+
+@relaxed
+@given(st.text(max_size=100))
+def test_any_text_is_refused_as_a_cursor(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Cursor.decode(text, "list")
+
+
+@relaxed
+@given(st.text(max_size=60))
+def test_any_identifier_is_one_segment_that_reads_back_or_refused(text: str) -> None:
+    try:
+        found = segment(text, "id")
+    except ConfigurationError:
+        return
+    assert not set("/?#\\ ") & set(found)
+    assert found.isascii()
+    assert found.isprintable()
+    assert urllib.parse.unquote(found) == text
+    assert found not in ("", ".", "..")
+
+
+LINK_PARTS = st.lists(
+    st.sampled_from(
+        ["http://", "https://", "//", "/", "\\", "..", ".", "%2e", "@", ":", "?", "#", "proxy.example", ":8443", "/basiq", "au-api.basiq.io",
+         "evil.example", "\t", "\n", " ", "\0", "é", "javascript:", "[::1]", "%", "%00", "a=b", "&", "next", "HTTPS://"]
+    )
+    | st.text(max_size=3),
+    max_size=8,
+).map("".join)  # fmt: skip
+
+
+@relaxed
+@given(LINK_PARTS)
+def test_any_link_leads_to_the_base_or_is_refused(link: str) -> None:
+    try:
+        url = BASE.resolve(link, BASE.url("/notifications/webhooks/w/messages"))
+    except LinkError:
+        return
+    assert url.startswith("https://proxy.example:8443/basiq")
+    assert url[len("https://proxy.example:8443/basiq") :][:1] in ("", "/", "?")
+    assert url.isascii()
+    assert url.isprintable()
+    assert " " not in url
+    # What a url parser of others makes of it is the same place.
+    parts = urllib.parse.urlsplit(url)
+    assert (parts.scheme, parts.hostname, parts.port, parts.username) == ("https", "proxy.example", 8443, None)
+
+
+@relaxed
+@given(LINK_PARTS)
+def test_any_base_url_is_taken_whole_or_refused(text: str) -> None:
+    try:
+        base = BaseURL.parse(text)
+    except ConfigurationError:
+        return
+    parts = urllib.parse.urlsplit(base.url("/x"))
+    assert parts.scheme in ("http", "https")
+    assert parts.hostname
+    assert parts.username is None
+    assert base.owns(base.url("/x"))
+
+
+@relaxed
+@given(LINK_PARTS | st.text())
+def test_any_url_of_an_endpoint_is_taken_as_it_is_or_refused(text: str) -> None:
+    try:
+        assert absolute_url(text) == text
+    except ConfigurationError:
+        return
+    assert urllib.parse.urlsplit(text).hostname
+
+
+@relaxed
+@given(JSON, st.text(min_size=6, max_size=20))
+def test_a_redactor_leaves_no_trace_of_what_it_knows(value: Any, secret: str) -> None:
+    redactor = Redactor(secret)
+    assert secret not in redactor.text(f"a{secret}b{secret}{json.dumps(value)}") or secret in "[redacted]"
+    assert secret not in str(redactor.value([secret, {secret: secret}])) or secret in str(
+        [{"[redacted]": "[redacted]"}]
+    )
+
+
+@relaxed
+@given(st.text())
+def test_any_key_is_taken_as_it_is_or_refused_without_being_shown(key: str) -> None:
+    from basiq_async.transports.auth import ApiKey
+
+    try:
+        header = ApiKey(key).header()
+    except BasiqError as exc:
+        assert len(key) < 3 or key not in str(exc)
+        return
+    assert header == f"Basic {key}"
+    assert header.isascii()
+    assert header.isprintable()
