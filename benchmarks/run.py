@@ -13,7 +13,18 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import call, growth, imports, memory, prefetch, stream
+from benchmarks import (
+    call,
+    growth,
+    imports,
+    memory,
+    prefetch,
+    replay_http,
+    replay_latency,
+    replay_memory,
+    replay_rate,
+    stream,
+)
 from benchmarks._harness import Figure
 
 _HERE = Path(__file__).parent
@@ -31,9 +42,13 @@ def measure(*, quick: bool) -> list[Figure]:
     found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
     found += asyncio.run(call.measure(5 if quick else 21))
     found += imports.measure(5 if quick else 21)
+    found += asyncio.run(replay_rate.measure(3 if quick else 11, 20 if quick else 60))
+    found += asyncio.run(replay_http.measure(3 if quick else 11, 4 if quick else 12))
     if not quick:
         found += memory.measure()
         found += asyncio.run(growth.measure())
+        found += asyncio.run(replay_latency.measure())
+        found += replay_memory.measure()
     return found
 
 

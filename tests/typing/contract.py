@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import assert_type
 
 from basiq_async import (
@@ -22,6 +23,22 @@ from basiq_async import (
     Secret,
     Transport,
     Webhook,
+)
+from basiq_async.receiver import WebhookReceiver
+from basiq_async.replay import (
+    Checkpoint,
+    HttpTarget,
+    JSONLinesTarget,
+    Plan,
+    Reconciliation,
+    Replay,
+    Report,
+    SQLiteCheckpoint,
+    Target,
+    Where,
+    failed_only,
+    limit,
+    since,
 )
 
 
@@ -62,3 +79,34 @@ async def program() -> None:
             await basiq.events.get("e")
         except RateLimitError as error:
             assert_type(error.retry_after, float | None)
+
+
+class MyTarget:
+    async def deliver(self, message: Message) -> str | None:
+        return None
+
+    async def flush(self) -> None: ...
+
+
+async def handler(message: Message) -> None: ...
+
+
+def chosen(message: Message) -> bool:
+    return message.delivered
+
+
+async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
+    checkpoint: Checkpoint = SQLiteCheckpoint("replay.db")
+    mine: Target = MyTarget()
+    where: Where = since(timedelta(days=2)) & failed_only() & limit(100) & chosen
+    async with HttpTarget("https://a.example", "whsec_") as http, JSONLinesTarget("export.jsonl") as export:
+        for target in (handler, receiver, http, export, mine):
+            replay = Replay(basiq, "w", target, checkpoint=checkpoint, where=where, rate=200, on_error="skip")
+            assert_type(await replay.plan(), Plan)
+            report = await replay.run(lambda progress: print(progress.rate))
+            assert_type(report, Report)
+            assert_type(report.skipped, Mapping[str, int])
+            assert_type(report.cursor, str | None)
+            assert_type(await replay.retry_dead(), Report)
+            assert_type(await replay.reconcile(receiver.inbox), Reconciliation)
+            replay.stop()
