@@ -34,6 +34,8 @@ R = TypeVar("R", bound=ReplayError)
 _REPORT_EVERY = 0.25
 _RATE_OVER = 20
 _MOST_PAUSES = 100
+_MOST_AT_ONCE = 1_024
+"""Messages that a target which does not wait may take before anything else gets its turn."""
 _LONGEST_ERROR = 1_000
 
 
@@ -86,8 +88,6 @@ class Engine:
             wanted=self._committer.now,
             position=state.position,
         )
-        width = settings.concurrency
-        self._plenty = width if width <= 64 else width // 2
         self._handled = 0
         self._failed = 0
         self._in_a_row = 0
@@ -163,7 +163,7 @@ class Engine:
         # One long function: a call of its own for each step would be what most of the time goes to.
         intake, pace, committer, gate = self._intake, self._pace, self._committer, self._gate
         deliver, ledger = self._target.deliver, self._ledger
-        enough, plenty = committer.enough, self._plenty
+        enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         while (ticket := await intake.take(task)) is not None:
             message, _, error = ticket
             reason = None
