@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import urllib.parse
@@ -180,11 +181,9 @@ def test_a_mangled_cursor_is_refused(page: str, data: st.DataObject) -> None:
     text = Cursor(page, 3, "id").encode("list")
     at = data.draw(st.integers(0, len(text) - 1))
     mangled = text[:at] + data.draw(st.characters()) + text[at + data.draw(st.integers(0, 2)) :]
-    try:
+    with contextlib.suppress(ConfigurationError):
         # The last character can hold bits that count for nothing.
         assert Cursor.decode(mangled, "list") == Cursor(page, 3, "id")
-    except ConfigurationError:
-        pass
 
 
 @relaxed
