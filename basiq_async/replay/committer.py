@@ -38,7 +38,7 @@ class Committer:
         self._flush = flush
         self._recorded = recorded
         self._failed = failed
-        self._enough = enough
+        self.enough = enough
         self._wanted = asyncio.Event()
         self._finishing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -48,15 +48,12 @@ class Committer:
         self.advanced: Advance | None = None
         """The cursor that was recorded last."""
 
-    def done(self) -> bool:
-        """A message is done and unsaved; gives whether the caller should let the commit begin."""
-        if self._ledger.unsaved >= self._enough:
-            if self.running or self._wanted.is_set():
-                return False
-            self.now()
-            return True
-        self.soon()
-        return False
+    def begin(self) -> bool:
+        """Begin a commit, if none is under way; gives whether the caller should let it."""
+        if self.running or self._wanted.is_set():
+            return False
+        self.now()
+        return True
 
     def soon(self) -> None:
         """Commit in a moment."""
@@ -76,7 +73,7 @@ class Committer:
             self._cancel_timer()
             if self._ledger.dirty:
                 await self.commit(self._ledger.take)
-            if self._ledger.unsaved >= self._enough:
+            if self._ledger.unsaved >= self.enough:
                 self.now()
             elif self._ledger.unsaved:
                 self.soon()

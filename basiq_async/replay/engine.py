@@ -8,7 +8,7 @@ import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 import attrs
 
@@ -29,6 +29,7 @@ __all__ = ["Engine", "OnError", "Settings"]
 logger = logging.getLogger("basiq_async.replay")
 
 OnError = Literal["dead-letter", "stop", "skip"]
+R = TypeVar("R", bound=ReplayError)
 
 _REPORT_EVERY = 0.25
 _RATE_OVER = 20
@@ -47,15 +48,8 @@ class Settings:
     max_pause: float
 
 
-class _Stopped(Exception):
-    """The job stops before this message was begun."""
-
-
 class Engine:
-    """One run over a stream of messages. ``cursor`` gives where the stream stands.
-
-    ``retrying``: the messages are dead letters, which those that are done are no more.
-    """
+    """One run over a stream of messages. ``cursor`` gives where the stream stands."""
 
     def __init__(
         self,
@@ -68,10 +62,8 @@ class Engine:
         state: State,
         where: Where,
         settings: Settings,
-        retrying: bool = False,
     ) -> None:
         self._target = target
-        self._deliver = target.deliver
         self._ledger = ledger
         self._state = state
         self._settings = settings
@@ -94,10 +86,10 @@ class Engine:
             wanted=self._committer.now,
             position=state.position,
         )
+        width = settings.concurrency
+        self._plenty = width if width <= 64 else width // 2
         self._handled = 0
         self._failed = 0
-        self._retrying = retrying
-        self._new_dead = 0
         self._in_a_row = 0
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
@@ -160,66 +152,67 @@ class Engine:
     # --- a worker ---
 
     async def _work(self) -> None:
-        intake, pace, committer = self._intake, self._pace, self._committer
-        try:
-            while (ticket := await intake.take()) is not None:
-                error, reason = ticket.error, None
-                if error is None:
-                    if pace is not None and not await pace.wait():
-                        return
-                    try:
-                        reason = await self._hand_over(ticket.message)
-                    except asyncio.CancelledError as exc:
-                        task = asyncio.current_task()
-                        if task is None or task.cancelling():
-                            raise
-                        error = TargetError("the handler was cancelled, by itself or what it called")
-                        error.__cause__ = exc
-                    except _Stopped:
-                        return
-                    except Exception as exc:
-                        error = exc
-                if error is None:
-                    self._taken(ticket, reason)
-                elif not self._not_taken(ticket, error):
-                    return
-                if committer.done():
-                    await asyncio.sleep(0)
-        except Exception as exc:
-            self._fail(exc)
-
-    async def _hand_over(self, message: Message) -> str | None:
-        """Give the target its message, again where it asks for patience."""
-        gate = self._gate
-        while True:
-            entered = not gate.open
-            if entered and not await gate.enter():
-                raise _Stopped
+        task = asyncio.current_task()
+        if task is not None:
             try:
-                reason = await self._deliver(message)
-                if gate.pauses:
-                    gate.succeeded()
-                return reason
+                await self._handle_all(task)
             except Exception as exc:
-                wait = _asked_to_wait(exc)
-                if wait is None:
-                    raise
-                self._pause(wait, exc)
-            finally:
-                if entered:
-                    gate.leave()
+                self._fail(exc)
 
-    def _pause(self, wait: float, exc: Exception) -> None:
+    async def _handle_all(self, task: asyncio.Task[object]) -> None:
+        # One long function: a call of its own for each step would be what most of the time goes to.
+        intake, pace, committer, gate = self._intake, self._pace, self._committer, self._gate
+        deliver, ledger = self._target.deliver, self._ledger
+        enough, plenty = committer.enough, self._plenty
+        while (ticket := await intake.take(task)) is not None:
+            message, _, error = ticket
+            reason = None
+            if error is None and pace is not None and not await pace.wait():
+                return
+            while error is None:  # once, and again where the target asks for patience
+                entered = not gate.open
+                if entered and not await gate.enter():
+                    return
+                try:
+                    reason = await deliver(message)
+                    if gate.pauses:
+                        gate.succeeded()
+                    break
+                except asyncio.CancelledError as exc:
+                    if task.cancelling():
+                        raise
+                    error = _caused(TargetError("the handler was cancelled, by itself or what it called"), exc)
+                except Exception as exc:
+                    error = self._heeded(exc)
+                finally:
+                    if entered:
+                        gate.leave()
+            if error is None:
+                self._taken(ticket, reason)
+            elif not self._not_taken(ticket, error):
+                return
+            unsaved = ledger.unsaved
+            # Where all that was handed out is done, the target does not wait for anything: go on with the next ones.
+            if unsaved >= enough and (unsaved >= plenty or unsaved < intake.in_flight):
+                if committer.begin():
+                    await asyncio.sleep(0)
+            elif unsaved == 1:
+                committer.soon()
+
+    def _heeded(self, exc: Exception) -> Exception | None:
+        """None where the target asks for patience, and gets it; else what the failure comes to."""
+        wait = _asked_to_wait(exc)
+        if wait is None:
+            return exc
         if wait > self._settings.max_pause:
-            raise ReplayError(
-                f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
-            ) from exc
+            told = f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
+            return _caused(ReplayError(told), exc)
         self._gate.pause(wait)
         if self._gate.pauses > _MOST_PAUSES:
-            raise ReplayError(
-                f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing; run it again later"
-            ) from exc
+            told = f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing"
+            return _caused(ReplayError(f"{told}; run it again later"), exc)
         logger.info("the target asks for %.2f s, and the replay waits", wait)
+        return None
 
     def _taken(self, ticket: Ticket, reason: str | None) -> None:
         self._in_a_row = 0
@@ -247,7 +240,6 @@ class Engine:
             return False
         dead = None
         if settings.on_error == "dead-letter":
-            self._new_dead += 1
             dead = DeadLetter(message.id, told, datetime.now(UTC), message.raw)
         self._ledger.done(ticket.span, message, dead=dead, counts_as="failed")
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
@@ -271,7 +263,6 @@ class Engine:
         advance = self._committer.advanced
         if self.error is None:
             self.error = intake.error
-        revived = self._handled + self._skipped.total() if self._retrying else 0
         return Report(
             handled=self._handled,
             skipped=dict(intake.skipped + self._skipped),
@@ -281,7 +272,7 @@ class Engine:
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
             finished=intake.whole and self._ledger.idle and self.error is None,
-            dead=state.dead - revived + (0 if self._retrying else self._new_dead),
+            dead=self._ledger.dead,
             handled_in_all=state.handled + self._handled,
         )
 
@@ -328,6 +319,6 @@ def _told(error: Exception) -> str:
     return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 
 
-def _caused(error: ReplayError, cause: Exception) -> ReplayError:
+def _caused(error: R, cause: BaseException) -> R:
     error.__cause__ = cause
     return error

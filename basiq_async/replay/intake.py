@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-
-import attrs
+from typing import NamedTuple
 
 from ..models import Message
 from .ledger import Ledger, Span
-from .where import Where
+from .where import Where, everything
 
 __all__ = ["SPAN", "Intake", "Ticket"]
 
@@ -18,13 +17,12 @@ SPAN = 250
 """How many messages are read from one cursor that can be recorded to the next."""
 
 
-@attrs.frozen
-class Ticket:
+class Ticket(NamedTuple):
     """A message to be handled. ``error`` is there where choosing it failed already."""
 
     message: Message
     span: Span
-    error: Exception | None = None
+    error: Exception | None
 
 
 class Intake:
@@ -47,9 +45,10 @@ class Intake:
         position: int = 0,
     ) -> None:
         self._items = items
+        self._following = items.__anext__
         self._cursor = cursor
         self._ledger = ledger
-        self._where = where.predicate
+        self._where = None if where.predicate is everything else where.predicate
         self._wanted = wanted
         self._left = where.limit
         self._room = width
@@ -77,59 +76,60 @@ class Intake:
         """How many messages of the history stand before the reader."""
         return self._read
 
-    async def take(self) -> Ticket | None:
-        """The next message to handle; None where there is none any more."""
+    async def take(self, worker: asyncio.Task[object]) -> Ticket | None:
+        """The next message to handle; None where there is none any more. ``worker`` is the task that asks."""
+        ledger = self._ledger
         while not self.ended:
-            if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and self._ledger.full):
+            if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
                 await self._wait()
                 continue
             if self._left == 0:
                 self.stop()
                 break
-            ticket = await self._next()
-            if ticket is not None:
-                self._room -= 1
-                if self._left is not None:
-                    self._left -= 1
-                if self._waiting and self._room:
-                    self._wake()
-                return ticket
+            if self._in_span >= SPAN:
+                self.mark()
+            self._reader = worker
+            try:
+                message = await self._following()
+            except StopAsyncIteration:
+                self.whole = True
+                self.stop()
+                break
+            except asyncio.CancelledError:
+                if self.ended and worker.uncancel() == 0:
+                    break  # it was stop() that cancelled, to be rid of a page that takes long
+                raise
+            except Exception as exc:
+                self.error = exc
+                self.stop()
+                break
+            finally:
+                self._reader = None
+            self._read += 1
+            self._in_span += 1
+            if ledger.earlier and self._is_recorded(message):
+                continue
+            error = None
+            if self._where is not None:
+                try:
+                    if not self._where(message):
+                        self.skipped["where"] += 1
+                        continue
+                except Exception as exc:
+                    error = exc
+            self._room -= 1
+            if self._left is not None:
+                self._left -= 1
+            if self._waiting and self._room:
+                self._wake()
+            return Ticket(message, ledger.begin(), error)
         return None
 
-    async def _next(self) -> Ticket | None:
-        """Read one message, and choose it or not."""
-        if self._in_span >= SPAN:
-            self.mark()
-        self._reader = asyncio.current_task()
-        try:
-            message = await anext(self._items)
-        except StopAsyncIteration:
-            self.whole = True
-            self.stop()
-            return None
-        except asyncio.CancelledError:
-            if self.ended and self._reader is not None and self._reader.uncancel() == 0:
-                return None  # it was stop() that cancelled, to be rid of a page that takes long
-            raise
-        except Exception as exc:
-            self.error = exc
-            self.stop()
-            return None
-        finally:
-            self._reader = None
-        self._read += 1
-        self._in_span += 1
-        error = None
-        if self._ledger.met(message.id):
-            self.skipped["recorded"] += 1
-            return None
-        try:
-            if not self._where(message):
-                self.skipped["where"] += 1
-                return None
-        except Exception as exc:
-            error = exc
-        return Ticket(message, self._ledger.begin(), error)
+    def _is_recorded(self, message: Message) -> bool:
+        if not self._ledger.met(message.id):
+            return False
+        self.skipped["recorded"] += 1
+        return True
 
     def mark(self) -> None:
         """Let a new span begin where the reader stands."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Literal
 
 import attrs
@@ -40,12 +40,14 @@ class Ledger:
 
     def __init__(self, state: State, *, most: int) -> None:
         self._most = most
-        self._earlier = set(state.done)
+        self.earlier = set(state.done)
         """Recorded by earlier runs, and not met in this one so far."""
         self._spans = deque([Span(state.cursor, state.position)])
         self._done: list[str] = []
         self._dead: list[DeadLetter] = []
-        self._counts: Counter[Ending] = Counter()
+        self._handled = self._failed = 0
+        self.dead = state.dead
+        """How many dead letters there are, once all is recorded."""
         self.unsaved = 0
         """How many messages are done and not recorded, skipped ones left out."""
 
@@ -70,9 +72,9 @@ class Ledger:
 
     def met(self, message_id: str) -> bool:
         """Whether an earlier run has recorded this message as done."""
-        if message_id not in self._earlier:
+        if message_id not in self.earlier:
             return False
-        self._earlier.discard(message_id)
+        self.earlier.discard(message_id)
         self._spans[-1].ids.append(message_id)
         return True
 
@@ -88,9 +90,13 @@ class Ledger:
         span.ids.append(message.id)
         self._done.append(message.id)
         self.unsaved += 1
-        self._counts[counts_as] += 1
+        if counts_as == "handled":
+            self._handled += 1
+        elif counts_as == "failed":
+            self._failed += 1
         if dead is not None:
             self._dead.append(dead)
+            self.dead += 1
 
     def take(self, *, ended: bool = False) -> Commit:
         """All that is to be recorded by now."""
@@ -102,37 +108,41 @@ class Ledger:
         commit = Commit(
             done=() if moved else self._done,
             advance=Advance(front.cursor, front.position, self._behind()) if moved else None,
-            handled=self._counts["handled"],
-            failed=self._counts["failed"],
+            handled=self._handled,
+            failed=self._failed,
             dead=self._dead,
             ended=ended,
         )
-        self._done, self._dead, self._counts, self.unsaved = [], [], Counter(), 0
+        self._done, self._dead = [], []
+        self._handled = self._failed = self.unsaved = 0
         return commit
 
     def forget_earlier(self) -> None:
         """The history was read to its end: what earlier runs have recorded and was not met is in it no more."""
-        self._earlier.clear()
+        self.earlier.clear()
 
     def _front_done(self) -> bool:
         return len(self._spans) > 1 and not self._spans[0].open
 
     def _behind(self) -> list[str]:
-        return [*self._earlier, *(done for span in self._spans for done in span.ids)]
+        return [*self.earlier, *(done for span in self._spans for done in span.ids)]
 
 
 class DeadLedger(Ledger):
     """The same for dead letters that are tried again: those that are done now are letters no more."""
 
-    def __init__(self, *, most: int) -> None:
-        super().__init__(State(), most=most)
+    def __init__(self, letters: int, *, most: int) -> None:
+        super().__init__(State(dead=letters), most=most)
         self._revived: list[str] = []
 
     def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
         """A letter was tried again."""
         super().done(span, message, dead=dead, counts_as=counts_as)
         span.ids.clear()
-        if counts_as != "failed":
+        if dead is not None:
+            self.dead -= 1  # it takes the place of the one that it was
+        elif counts_as != "failed":
+            self.dead -= 1
             self._revived.append(message.id)
 
     def take(self, *, ended: bool = False) -> Commit:

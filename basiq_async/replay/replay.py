@@ -138,11 +138,10 @@ class Replay:
                 lambda: None,
                 target=as_target(self._target, self._inbox, state.token),
                 checkpoint=self._checkpoint,
-                ledger=DeadLedger(most=max(_MOST_AHEAD, 2 * settings.concurrency) // SPAN),
+                ledger=DeadLedger(state.dead, most=max(_MOST_AHEAD, 2 * settings.concurrency) // SPAN),
                 state=state,
                 where=as_where(None),
                 settings=settings,
-                retrying=True,
             )
             return await self._go(self._engine, progress, None)
 

@@ -48,13 +48,20 @@ class _Function:
         self._handler = handler
 
     async def deliver(self, message: Message) -> None:
+        await self._handler(message)
+
+    async def flush(self) -> None:
+        pass
+
+
+class _PerhapsAsync(_Function):
+    """A callable of which only a call tells whether it can be awaited."""
+
+    async def deliver(self, message: Message) -> None:
         working = self._handler(message)
         if not inspect.isawaitable(working):
             raise ReplayError("the target is not async: pass an async function that takes a Message")
         await working
-
-    async def flush(self) -> None:
-        pass
 
 
 class _Receiver:
@@ -148,7 +155,7 @@ def as_target(value: Target | WebhookReceiver | Handler, inbox: Inbox | None, to
     if isinstance(value, Target):
         target = value
     elif callable(value) and not inspect.isgeneratorfunction(value) and not inspect.isasyncgenfunction(value):
-        target = _Function(value)
+        target = (_Function if inspect.iscoroutinefunction(value) else _PerhapsAsync)(value)
     else:
         raise ConfigurationError(
             "target must be an async function that takes a Message, a WebhookReceiver, an HttpTarget, a "

@@ -60,7 +60,7 @@ class Where:
 def as_where(value: Where | Predicate | None) -> Where:
     """A ``where`` argument, whatever form it has. Raises ``ConfigurationError``."""
     if value is None:
-        return Where(_everything)
+        return Where(everything)
     if isinstance(value, Where):
         return value
     if not callable(value) or inspect.iscoroutinefunction(value):
@@ -115,10 +115,11 @@ def limit(count: int) -> Where:
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigurationError("limit must be a whole number of messages, at least 1")
-    return Where(_everything, count)
+    return Where(everything, count)
 
 
-def _everything(message: Message) -> bool:
+def everything(message: Message) -> bool:
+    """The predicate that chooses every message."""
     return True
 
 

@@ -45,6 +45,18 @@ class Api:
         """The error that an answer stands for."""
         return error_from(response, method=method, path=self.path_of(url), redactor=self.redactor)
 
+    def acknowledge(self, response: Response, method: str, url: str) -> None:
+        """Look at a 2xx answer that has nothing to read. A page of a proxy is not the API's word for it.
+
+        Raises ``ResponseDecodeError`` for a body that is neither empty nor JSON, on any status but 204.
+        """
+        if response.status == 204 or not response.body.strip():
+            return
+        try:
+            self.codec.json(response.body)
+        except ResponseDecodeError as exc:
+            raise self._placed(exc, method, url) from None
+
     async def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
         """Send, and give back the answer, whatever its status."""
         if self.owner.closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
@@ -61,9 +62,13 @@ class Messages:
         if not isinstance(event_type_id, str) or not event_type_id.strip():
             raise ConfigurationError("event_type_id must be the id of a type of event, such as user.created")
         body = {"eventTypeId": event_type_id, **optional_text(Text=("text", text))}
-        await self._api.call("POST", self._api.base.url("/notifications/messages/test"), body)
+        await self._send(body)
 
     async def send_test_to(self, url: str, event_type_ids: Sequence[str]) -> None:
         """Have Basiq send test messages to one url: the form that the vendor's guide shows."""
         body = {"URL": absolute_url(url), "Events": checked_event_type_ids(event_type_ids, "event_type_ids")}
-        await self._api.call("POST", self._api.base.url("/notifications/messages/test"), body)
+        await self._send(body)
+
+    async def _send(self, body: dict[str, Any]) -> None:
+        url = self._api.base.url("/notifications/messages/test")
+        self._api.acknowledge(await self._api.call("POST", url, body), "POST", url)

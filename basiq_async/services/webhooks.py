@@ -102,6 +102,7 @@ class Webhooks:
             return
         if not 200 <= response.status < 300:
             raise self._api.error(response, "DELETE", url)
+        self._api.acknowledge(response, "DELETE", url)
 
     async def wait_until_active(self, webhook_id: str, *, timeout: float = 900.0) -> Webhook:
         """Ask, ever more patiently, until the webhook's status is ``active``; ``timeout`` is in seconds.

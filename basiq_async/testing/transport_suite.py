@@ -119,6 +119,10 @@ class _Stage:
     def seen(self) -> tuple[Request, ...]:
         return tuple(self.fake.requests)
 
+    def last(self) -> Request:
+        hold(bool(self.fake.requests), "no request arrived")
+        return self.fake.requests[-1]
+
     async def until_seen(self, path: str) -> None:
         for _ in range(10_000):
             if any(request.url == self.base + path for request in self.seen()):
@@ -178,7 +182,7 @@ class _Checks:
     async def url(self) -> None:
         async with self.stage() as stage:
             await stage.get(URL)
-            sent = stage.seen()[-1].url.removeprefix(stage.base)
+            sent = stage.last().url.removeprefix(stage.base)
             hold(sent == URL, f"{URL} was sent as {sent}")
 
     async def request(self) -> None:
@@ -186,7 +190,7 @@ class _Checks:
             headers = {"content-type": "application/octet-stream", "x-check": "A value, with: marks"}
             for method, body in (("POST", EVERY_BYTE), ("GET", None), ("DELETE", None), ("POST", b"")):
                 await stage.transport.send(Request(method, stage.base + "/anything", headers, body))
-                sent = stage.seen()[-1]
+                sent = stage.last()
                 hold(sent.method == method, f"{method} was sent as {sent.method}")
                 for name, value in headers.items():
                     got = sent.headers.get(name)
@@ -206,7 +210,7 @@ class _Checks:
             stage.fake.fail_next(status=200, headers={"set-cookie": "kept=yes; Path=/"}, path="*")
             await stage.get()
             await stage.get()
-            hold("cookie" not in stage.seen()[-1].headers, "a cookie of the first answer was sent with the second")
+            hold("cookie" not in stage.last().headers, "a cookie of the first answer was sent with the second")
 
     async def at_once(self) -> None:
         async with self.stage() as stage:

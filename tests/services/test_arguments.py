@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, Event, InMemoryTransport, Message, NotFoundError
+from basiq_async import (
+    BasiqClient,
+    ConfigurationError,
+    Event,
+    InMemoryTransport,
+    Message,
+    NotFoundError,
+    Response,
+    ResponseDecodeError,
+)
 from tests import virtual
 from tests.scripted import API_KEY, Scripted, answer, client, page
 
@@ -233,6 +242,22 @@ def test_an_answer_that_cannot_be_read_says_which_request_it_was_to() -> None:
                 await call
         with pytest.raises(Exception, match=r"^\$: the answer's body is empty \(GET /users/u\)"):
             await client(Scripted(answer())).events.fetch_entity(Source(eventEntity="/users/u"))
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a_page_of_a_proxy_does_not_pass_for_an_empty_answer(status: int) -> None:
+    async def main() -> None:
+        basiq = client(Scripted(Response(status, {}, b"<html>Sign in to the network</html>")))
+        for call in (basiq.webhooks.delete("w"), basiq.messages.send_test("user.created")):
+            with pytest.raises(ResponseDecodeError, match="is not JSON"):
+                await call
+        for body in (b"", b" ", b"{}"):
+            basiq = client(Scripted(Response(status, {}, body)))
+            await basiq.webhooks.delete("w")
+            await basiq.messages.send_test("user.created")
+        await client(Scripted(Response(204, {}, b"<html>"))).webhooks.delete("w")
 
     virtual.run(main())
 

@@ -316,6 +316,17 @@ async def test_a_transport_that_hangs_is_told_in_bounded_time() -> None:
         await check_transport(Hangs, seconds=0.02)
 
 
+async def test_a_transport_that_sends_nothing_is_told() -> None:
+    class MakesAnswersUp(Wrapped):
+        async def send(self, request: Request, /) -> Response:
+            return Response(200)
+
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_transport(MakesAnswersUp, seconds=1)
+    assert caught.value.broken["the URL is sent byte for byte"] == "no request arrived"
+    assert caught.value.broken["no cookie is kept"] == "no request arrived"
+
+
 async def test_a_broken_transport_in_this_process_is_told_too() -> None:
     def make(fake: FakeBasiq) -> Wrapped:
         return RaisesForStatus(InMemoryTransport(fake))

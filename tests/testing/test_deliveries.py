@@ -20,7 +20,7 @@ from basiq_async import BasiqClient
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
-from basiq_async.testing._endpoints import EndpointAnswer, NoAnswer, over_http
+from basiq_async.testing._endpoints import EndpointAnswer, NoAnswer, is_local, over_http
 
 from .conftest import ENDPOINT, Caller
 
@@ -355,7 +355,6 @@ async def test_an_endpoint_on_this_machine_is_called_over_http_even_without_a_se
         fake = FakeBasiq()
         fake.add_webhook(f"http://127.0.0.1:{ports[0]}/hook")
         await fake.emit("user.created")
-        fake.add_webhook(f"http://localhost:{ports[0]}/hook", ["user.deleted"])
     finally:
         await runner.cleanup()
     assert json.loads(bodies[0])["eventTypeId"] == "user.created"
@@ -419,10 +418,57 @@ async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch:
     fake, _ = arranged(endpoint, clock=lambda: manual())
     async with serve(fake):
         await fake.emit("user.created")
+        # By now the server looks for what is due later; nothing tells it that the clock goes on.
+        for _ in range(5):
+            await asyncio.sleep(0)
         manual.advance(seconds=5)
         async with asyncio.timeout(5):
             while len(endpoint.got) < 2:
                 await asyncio.sleep(0.001)
+
+
+async def test_advance_waits_for_the_attempts_that_the_server_is_making() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(headers: dict[str, str], body: bytes) -> int:
+        begun.set()
+        await go_on.wait()
+        return 500 if len(fake.deliveries) == 0 else 200
+
+    fake, _ = arranged(endpoint)
+    async with serve(fake):
+        fake.emit("user.created")
+        await begun.wait()
+        advancing = asyncio.create_task(fake.advance(minutes=1))
+        await asyncio.sleep(0.005)
+        assert not advancing.done()
+        go_on.set()
+        await advancing
+    assert [attempt.status for attempt in fake.deliveries] == [500, 200]
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://localhost:1/", True),
+        ("http://a.localhost/", True),
+        ("http://127.0.0.9/", True),
+        ("http://[::1]/", True),
+        ("http://localhost.example.com/", False),
+        ("http://10.0.0.1/", False),
+        ("https://example.com/", False),
+    ],
+)
+def test_only_this_machine_is_local(url: str, local: bool) -> None:
+    assert is_local(url) == local
+
+
+def test_a_message_that_nobody_tried_to_deliver_yet_is_pending(caller: Caller) -> None:
+    webhook_id = caller.fake.add_webhook(ENDPOINT)
+    caller.fake.emit("user.created")
+    path = f"/notifications/webhooks/{webhook_id}/messages?filter="
+    assert len(caller.get(path + "status.eq('Pending')")["data"]) == 1
+    assert caller.get(path + "status.eq('Success')")["data"] == []
 
 
 async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None:
