@@ -39,8 +39,9 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(READY) ## the properties of signatures, with 20,000 examples each
+fuzz: $(READY) ## the properties of signatures with 20,000 examples each, and 7,000 mutated answers
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/receiver/test_signature_properties.py
+	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py
 
 live: $(READY) ## the read-only part of the contract against the real API; needs BASIQ_API_KEY
 	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \

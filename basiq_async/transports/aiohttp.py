@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from .._version import __version__
@@ -102,6 +104,7 @@ class AiohttpTransport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"basiq-async/{__version__}"},
                 middlewares=(_send_once,),
+                request_class=_request_class(),
                 trust_env=False,
             )
         if self._session.closed:
@@ -134,12 +137,37 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
     What may be sent again is decided, and counted, in ``Retrying``: a DELETE whose second sending finds nothing has
     succeeded.
     """
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        raise _Broken from exc
+    while True:
+        try:
+            return await handler(request)
+        except _Unclean:
+            continue  # nothing was sent, and that connection is closed
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+            raise _Broken from exc
+
+
+def _request_class() -> type[aiohttp.ClientRequest]:
+    """Requests that are not sent over a connection on which something came while it rested in the pool.
+
+    aiohttp would take that for the answer: the next caller would read what nobody had asked for.
+    """
+    used: WeakSet[object] = WeakSet()
+
+    class CleanRequest(aiohttp.ClientRequest):
+        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+            protocol = conn.protocol
+            if protocol is not None and protocol in used and protocol.should_close:
+                raise _Unclean
+            used.add(protocol)
+            return await super().send(conn)
+
+    return CleanRequest
+
+
+class _Unclean(Exception):
+    """The connection cannot be used again."""
 
 
 class _Broken(aiohttp.ClientConnectionError):

@@ -256,6 +256,7 @@ async def test_a_server_that_answers_before_it_reads() -> None:
     async with Eager(ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK) as client:
         got = await outcome(client.webhooks.get("w1"))
         assert isinstance(got, (Webhook, ConnectionFailedError))
+        assert wire.connections <= 5
 
 
 async def test_a_refused_connection_says_so_and_nothing_was_sent() -> None:
@@ -415,3 +416,48 @@ async def test_the_credentials_are_where_they_belong_and_nowhere_else() -> None:
         assert wire.token_requests[0].headers["authorization"].startswith("Basic ")
         assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
         assert TIMEOUT < 1
+
+
+async def test_an_answer_that_nobody_asked_for_does_not_become_the_next_one() -> None:
+    """It comes while the connection rests in the pool."""
+
+    async def says_more(conn: Conn) -> None:
+        await conn.say(ok(WEBHOOK))
+        await asyncio.sleep(0.005)
+        await conn.say(ok({**WEBHOOK, "id": "poison"}))
+
+    async with Wire(says_more, ok({**WEBHOOK, "id": "w2"})) as wire, client_of(wire, retry=QUICK) as client:
+        assert (await outcome(client.webhooks.get("w1"))).id == "w1"
+        await asyncio.sleep(0.02)
+        assert (await outcome(client.webhooks.get("w2"))).id == "w2"
+
+
+@pytest.mark.parametrize(
+    "header", ["Connection: close", "Connection: keep-alive", "Connection: nonsense", "Keep-Alive: timeout=0"]
+)
+async def test_what_an_answer_says_of_its_connection_does_no_harm(header: str) -> None:
+    async with Wire(http(200, BODY, header)) as wire, client_of(wire, retry=QUICK) as client:
+        for _ in range(3):
+            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+
+
+async def test_a_session_of_the_users_with_odd_defaults_changes_nothing() -> None:
+    import aiohttp
+
+    from basiq_async import AiohttpTransport, BasiqClient, NotFoundError
+    from tests.faults.wire import KEY, error
+
+    session = aiohttp.ClientSession(
+        raise_for_status=True,
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=0.001),
+        headers={"Accept": "x/y"},
+    )
+    async with (
+        session,
+        Wire(gzipped(BODY), http(302, "", "Location: /x"), error(404)) as wire,
+        BasiqClient(KEY, base_url=wire.url, transport=AiohttpTransport(session), retry=ONCE) as client,
+    ):
+        assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
+        assert type(await outcome(client.webhooks.get("w1"))) is APIError
+        assert type(await outcome(client.webhooks.get("w1"))) is NotFoundError
