@@ -25,7 +25,7 @@ from ..links import absolute_url
 from ..models import Message
 from ..receiver import sign
 from ..receiver.signature import SecretLike, SigningKeys
-from ..transports.aiohttp import AiohttpTransport
+from ..transports.aiohttp import AiohttpTransport, Unclean, clean_request_class
 from ..transports.base import Request, Response, Transport
 from ..transports.retry import Retrying, RetryPolicy
 
@@ -127,6 +127,8 @@ class HttpTarget:
             session = self._owned = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                # What came unasked on a resting connection must not be taken for an acknowledgement.
+                request_class=clean_request_class(),
                 trust_env=False,
             )
         self._poster = _Poster(self._url, session, self._timeout)
@@ -144,6 +146,13 @@ class _Poster(AiohttpTransport):
         self._url = URL(url, encoded=True)
 
     async def _exchange(self, request: Request) -> Response:
+        while True:
+            try:
+                return await self._post(request)
+            except Unclean:
+                continue  # nothing was sent, and that connection is closed
+
+    async def _post(self, request: Request) -> Response:
         async with self._open_session().post(
             self._url,
             headers=request.headers,

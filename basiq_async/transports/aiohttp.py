@@ -104,7 +104,7 @@ class AiohttpTransport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"basiq-async/{__version__}"},
                 middlewares=(_send_once,),
-                request_class=_request_class(),
+                request_class=clean_request_class(),
                 trust_env=False,
             )
         if self._session.closed:
@@ -140,7 +140,7 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
     while True:
         try:
             return await handler(request)
-        except _Unclean:
+        except Unclean:
             continue  # nothing was sent, and that connection is closed
         except aiohttp.ClientConnectorError:
             raise
@@ -148,7 +148,7 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
             raise _Broken from exc
 
 
-def _request_class() -> type[aiohttp.ClientRequest]:
+def clean_request_class() -> type[aiohttp.ClientRequest]:
     """Requests that are not sent over a connection on which something came while it rested in the pool.
 
     aiohttp would take that for the answer: the next caller would read what nobody had asked for.
@@ -159,14 +159,14 @@ def _request_class() -> type[aiohttp.ClientRequest]:
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             protocol = conn.protocol
             if protocol is not None and protocol in used and protocol.should_close:
-                raise _Unclean
+                raise Unclean
             used.add(protocol)
             return await super().send(conn)
 
     return CleanRequest
 
 
-class _Unclean(Exception):
+class Unclean(Exception):
     """The connection cannot be used again."""
 
 

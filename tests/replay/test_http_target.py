@@ -262,3 +262,43 @@ def test_text_that_has_no_utf_8_is_escaped() -> None:
     body = payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "\ud800ü"}}))
     assert json.loads(body) == {"eventId": "\ud800ü"}
     assert "ü".encode() in payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "ü"}}))
+
+
+async def test_what_comes_unasked_on_a_resting_connection_is_no_acknowledgement() -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            asked += 1
+            if asked == 1:
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            else:
+                writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    server = await asyncio.start_server(_until_closed(serve), "127.0.0.1", 0)
+    async with server, HttpTarget(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", SECRET) as target:
+        await target.deliver(MESSAGE)
+        await asyncio.sleep(0.03)
+        with pytest.raises(TargetError, match="answered 400"):
+            await target.deliver(MESSAGE)
+    assert asked == 2
+
+
+def _until_closed(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    return guarded
