@@ -12,7 +12,7 @@ import asyncio
 import statistics
 import uuid
 
-from _receiver_load import load, percentile, processor_time, request, resident, server, trickling
+from benchmarks._receiver_load import load, percentile, processor_time, request, resident, server, trickling
 
 
 async def main() -> None:

@@ -16,7 +16,7 @@ import time
 import urllib.request
 import uuid
 
-from _receiver_load import OTHER, load, request, resident, server
+from benchmarks._receiver_load import OTHER, load, request, resident, server
 
 
 async def main() -> None:

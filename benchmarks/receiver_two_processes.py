@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from _receiver_load import load, request, server
+from benchmarks._receiver_load import load, request, server
 
 
 async def deliver(port: int, requests: list[bytes]) -> int:

@@ -15,7 +15,7 @@ def main() -> None:
         return
     try:
         import rich  # noqa: F401  # only whether the extra is there
-        import typer  # noqa: F401
+        import typer  # noqa: F401  # the same
     except ImportError:
         sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
     from .app import app

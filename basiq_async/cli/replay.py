@@ -42,7 +42,7 @@ from ..replay.engine import OnError
 from ..replay.where import as_where
 from ._run import console, run, show
 
-_SECRET = "BASIQ_WEBHOOK_SECRET"  # noqa: S105
+_SECRET = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, no secret
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
 _OPTIONS = {"since_": "--since", "until_": "--until", "failed": "--failed-only", "most": "--limit", "as_json": "--json"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -51,7 +51,9 @@ def sign(
 def verify(
     secret: SecretOption,
     body: Body = "-",
-    header: Annotated[list[str], typer.Option("--header", "-H", help='"name: value"; the three webhook- ones.')] = [],  # noqa: B006
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help='"name: value"; the three webhook- ones.')
+    ] = None,
     headers: Annotated[str | None, typer.Option(help="A file with the headers, one a line, or as JSON.")] = None,
     tolerance: Annotated[float, typer.Option(help="Seconds that the timestamp may be away.")] = 300.0,
     at: Annotated[
@@ -64,7 +66,7 @@ def verify(
     def work() -> None:
         if not 0 <= tolerance < 1e9:
             raise ConfigurationError("--tolerance must be a number of seconds, 0 or more")
-        pairs = [_pair(line) for line in header]
+        pairs = [_pair(line) for line in header or ()]
         pairs += _headers_of(headers) if headers is not None else []
         check(secret, pairs, _read(body), tolerance=timedelta(seconds=tolerance), now=_moment(at))
         typer.echo("genuine")

@@ -92,6 +92,6 @@ def _is_async(handler: object) -> bool:
     mark = getattr(asyncio.coroutines, "_is_coroutine", handler)
     return (
         inspect.iscoroutinefunction(handler)
-        or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+        or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # callable() does not tell an async one
         or getattr(handler, "_is_coroutine", None) is mark
     )

@@ -25,7 +25,8 @@ from ..links import absolute_url
 from ..models import Message
 from ..receiver import sign
 from ..receiver.signature import SecretLike, SigningKeys
-from ..transports.aiohttp import AiohttpTransport, Unclean, clean_request_class
+from ..transports._pool import Unclean, clean_request_class
+from ..transports.aiohttp import AiohttpTransport
 from ..transports.base import Request, Response, Transport
 from ..transports.retry import Retrying, RetryPolicy
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from weakref import WeakSet
 
 import aiohttp
-from aiohttp.connector import Connection
 from yarl import URL
 
 from .._version import __version__
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ._evidence import cause_of
+from ._pool import clean_request_class, send_once
 from .base import Request, Response
 
 _POOL = 100
@@ -103,7 +102,7 @@ class AiohttpTransport:
                 connector=aiohttp.TCPConnector(limit=_POOL),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"basiq-async/{__version__}"},
-                middlewares=(_send_once,),
+                middlewares=(send_once,),
                 request_class=clean_request_class(),
                 trust_env=False,
             )
@@ -129,49 +128,6 @@ class AiohttpTransport:
         return TransportError(
             f"the answer's body is above {self._max_body_size} bytes; if that is right, raise max_body_size"
         )
-
-
-async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and nobody would know of it.
-
-    What may be sent again is decided, and counted, in ``Retrying``: a DELETE whose second sending finds nothing has
-    succeeded.
-    """
-    while True:
-        try:
-            return await handler(request)
-        except Unclean:
-            continue  # nothing was sent, and that connection is closed
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-            raise _Broken from exc
-
-
-def clean_request_class() -> type[aiohttp.ClientRequest]:
-    """Requests that are not sent over a connection on which something came while it rested in the pool.
-
-    aiohttp would take that for the answer: the next caller would read what nobody had asked for.
-    """
-    used: WeakSet[object] = WeakSet()
-
-    class CleanRequest(aiohttp.ClientRequest):
-        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-            protocol = conn.protocol
-            if protocol is not None and protocol in used and protocol.should_close:
-                raise Unclean
-            used.add(protocol)
-            return await super().send(conn)
-
-    return CleanRequest
-
-
-class Unclean(Exception):
-    """The connection cannot be used again."""
-
-
-class _Broken(aiohttp.ClientConnectionError):
-    """The connection broke before there was an answer."""
 
 
 def _joined(headers: Mapping[str, str]) -> dict[str, str]:
