@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
@@ -210,34 +209,59 @@ def _identifier(value: Any, at: str = "") -> str:
     raise Malformed(f"expected an id, got {'an empty text' if value == '' else _kind(value)}", at)
 
 
-def _required_text(value: Any) -> str:
+def _id_hook(value: Any, _: object) -> str:
+    return value if type(value) is str and value else _identifier(value)
+
+
+def _required_text_hook(value: Any, _: object) -> str:
     if isinstance(value, str) and value:
         return value
     raise Malformed(f"expected text, got {'an empty one' if value == '' else _kind(value)}")
 
 
-def _event_type_ids(value: Any) -> tuple[str, ...]:
+def _text_hook(value: Any, _: object) -> str | None:
+    return value if value is None or type(value) is str else read_text(value)
+
+
+def _event_type_ids_hook(value: Any, _: object) -> tuple[str, ...]:
     """An array, or one text (the reference's examples)."""
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
     if value is None:
         return ()
     if isinstance(value, str):
         return (value,) if value else ()
-    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-        return tuple(value)
     raise Malformed("expected a list of event type ids")
 
 
-def _secret(value: Any) -> Secret | None:
+def _secret_hook(value: Any, _: object) -> Secret | None:
     if value is None or isinstance(value, Secret):
         return value
     raise Malformed(f"expected text, got {_kind(value)}")
 
 
+def _links_hook(value: Any, _: object) -> dict[str, str]:
+    return read_links(value)
+
+
+def _datetime_hook(value: Any, _: object) -> datetime | None:
+    return read_datetime(value)
+
+
+def _as_it_is_hook(value: Any, _: object) -> Any:
+    return value
+
+
 def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
     """The secret out of sight, also where its name is written in another way, which is then not the secret."""
-    named = [name for name in value if len(name) == len("secret") and name.lower() == "secret"]
-    hidden = {name: Secret(value[name]) if value[name] else None for name in named if isinstance(value[name], str)}
-    return {**value, **hidden} if hidden else value
+    for name in value:
+        if len(name) == len("secret") and name.lower() == "secret":
+            return {name: _hidden(name, part) for name, part in value.items()}
+    return value
+
+
+def _hidden(name: str, part: Any) -> Any:
+    return (Secret(part) if part else None) if name.lower() == "secret" and isinstance(part, str) else part
 
 
 def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
@@ -252,39 +276,39 @@ def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "type": dotted, "entity": entity, "eventType": kind}
 
 
-def _as_it_is(value: Any) -> Any:
+def _leave(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
+_Fields = Mapping[str, tuple[str, Callable[[Any, object], Any]]]
 _Prepare = Callable[[dict[str, Any]], dict[str, Any]]
-_COMMON: _Fields = {"id": ("id", _identifier), "links": ("links", read_links), "raw": (_RAW, _as_it_is)}
+_COMMON: _Fields = {"id": ("id", _id_hook), "links": ("links", _links_hook), "raw": (_RAW, _as_it_is_hook)}
 _OBJECTS: tuple[tuple[type[Any], _Fields, _Prepare], ...] = (
     (
         Webhook,
         {
             **_COMMON,
-            "url": ("url", _required_text),
-            "status": ("status", read_text),
-            "subscribed_events": ("subscribedEvents", _event_type_ids),
-            "name": ("name", read_text),
-            "description": ("description", read_text),
-            "secret": ("secret", _secret),
+            "url": ("url", _required_text_hook),
+            "status": ("status", _text_hook),
+            "subscribed_events": ("subscribedEvents", _event_type_ids_hook),
+            "name": ("name", _text_hook),
+            "description": ("description", _text_hook),
+            "secret": ("secret", _secret_hook),
         },
         _hide_secret,
     ),
-    (EventType, {**_COMMON, "description": ("description", read_text)}, _as_it_is),
+    (EventType, {**_COMMON, "description": ("description", _text_hook)}, _leave),
     (
         Event,
         {
             **_COMMON,
-            "type": ("type", _as_it_is),
-            "entity": ("entity", _as_it_is),
-            "event_type": ("eventType", _as_it_is),
-            "user_id": ("userId", read_text),
-            "created": ("createdDate", read_datetime),
-            "data_ref": ("dataRef", read_text),
-            "data": ("data", _as_it_is),
+            "type": ("type", _as_it_is_hook),
+            "entity": ("entity", _as_it_is_hook),
+            "event_type": ("eventType", _as_it_is_hook),
+            "user_id": ("userId", _text_hook),
+            "created": ("createdDate", _datetime_hook),
+            "data_ref": ("dataRef", _text_hook),
+            "data": ("data", _as_it_is_hook),
         },
         _add_event_type,
     ),
@@ -294,25 +318,25 @@ _OBJECTS: tuple[tuple[type[Any], _Fields, _Prepare], ...] = (
 def _object_reader(
     converter: cattrs.Converter, model: type[Any], fields: _Fields, prepare: _Prepare
 ) -> Callable[[Any, object], Any]:
-    overrides = {
-        name: override(rename=json_name, struct_hook=partial(_read_field, read))
-        for name, (json_name, read) in fields.items()
-    }
-    read_fields = make_dict_structure_fn(model, converter, **overrides)  # type: ignore[arg-type]
+    overrides = {name: override(rename=json_name, struct_hook=hook) for name, (json_name, hook) in fields.items()}
+    # The quick one reads; where it fails, the careful one tells what is wrong, and where.
+    quick, careful = (
+        make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]
+        for detailed in (False, True)
+    )
 
     def read(value: Any, _: object) -> Any:
         if not isinstance(value, dict):
             raise Malformed(f"expected an object, got {_kind(value)}")
         prepared = prepare(value)
         # What is kept as raw is the object as it came, but never with its secret in the open.
-        raw = prepared if model is Webhook else value
-        return read_fields({**prepared, _RAW: raw}, model)
+        values = {**prepared, _RAW: prepared if model is Webhook else value}
+        try:
+            return quick(values, model)
+        except Exception:
+            return careful(values, model)
 
     return read
-
-
-def _read_field(read: Callable[[Any], Any], value: Any, _: object) -> Any:
-    return read(value)
 
 
 def _explain(error: BaseValidationError) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ VENDOR_URL = "https://au-api.basiq.io"
 """Where the API lives, and the host that its links name (the vendor's reference, "servers")."""
 
 _MAX_SEGMENT = 2_048
+_PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_.~-]{0,255}")
 _ABSOLUTE = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?P<rest>(?:[/?].*)?)",
     re.IGNORECASE,
@@ -120,6 +121,8 @@ def segment(value: str, name: str) -> str:
     """An identifier as exactly one segment of a path. Raises ``ConfigurationError`` for one that cannot be."""
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be text, not {type(value).__name__}")
+    if _PLAIN_SEGMENT.fullmatch(value):
+        return value
     if value.strip() in ("", ".", ".."):
         raise ConfigurationError(f"{name} must not be empty, '.' or '..'")
     if len(value) > _MAX_SEGMENT:

@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from ..deadlines import Deadlines
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook
 from .asgi import ASGIApp
 from .clock import Clock, in_seconds
-from .deadlines import Deadlines
 from .delivery import Delivery, UnreadableBodyError, read_delivery
 from .headers import Headers
 from .inbox import ClaimStatus, Inbox, MemoryInbox

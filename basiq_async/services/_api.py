@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -32,7 +32,10 @@ class Api:
 
     async def call(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
         """Send, and give back a 2xx answer. Raises the error that any other status stands for."""
-        response = await self.answer(method, url, body)
+        return self.accepted(await self.answer(method, url, body), method, url)
+
+    def accepted(self, response: Response, method: str, url: str) -> Response:
+        """A 2xx answer as it is. Raises the error that any other status stands for."""
         if not 200 <= response.status < 300:
             raise self.error(response, method, url)
         return response
@@ -57,7 +60,7 @@ class Api:
         except ResponseDecodeError as exc:
             raise self._placed(exc, method, url) from None
 
-    async def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
+    def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Awaitable[Response]:
         """Send, and give back the answer, whatever its status."""
         if self.owner.closed:
             raise ConnectionFailedError("the client is closed", method=method, path=self.path_of(url), sent=False)
@@ -66,12 +69,12 @@ class Api:
         if body is not None:
             headers["content-type"] = "application/json"
             content = _encoded(body)
-        return await self.transport.send(Request(method, url, headers, content))
+        return self.transport.send(Request(method, url, headers, content))
 
     async def read(self, model: type[T], method: str, path: str, body: Mapping[str, Any] | None = None) -> T:
         """Call, and read the answer as a model."""
         url = self.base.url(path)
-        response = await self.call(method, url, body)
+        response = self.accepted(await self.answer(method, url, body), method, url)
         try:
             return self.codec.read(model, response.body)
         except ResponseDecodeError as exc:
@@ -109,7 +112,7 @@ class Api:
         return Paginator(listing, cursor=cursor, prefetch=prefetch)
 
     async def _fetch_page(self, url: str) -> ListPage:
-        response = await self.call("GET", url)
+        response = self.accepted(await self.answer("GET", url), "GET", url)
         try:
             return self.codec.page(response.body)
         except ResponseDecodeError as exc:

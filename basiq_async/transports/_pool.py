@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
+from collections.abc import Coroutine
+from typing import Any
+from weakref import ref
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+
+_MANY = 1_000
+"""How many connections are kept in mind before those that are gone are forgotten."""
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -30,15 +36,19 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
 
     aiohttp would take that for the answer: the next caller would read what nobody had asked for.
     """
-    used: WeakSet[object] = WeakSet()
+    used: set[ref[ResponseHandler]] = set()
 
     class CleanRequest(aiohttp.ClientRequest):
-        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        def send(self, conn: Connection) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
             protocol = conn.protocol
-            if protocol is not None and protocol in used and protocol.should_close:
-                raise Unclean
-            used.add(protocol)
-            return await super().send(conn)
+            if protocol is not None:
+                known = ref(protocol)
+                if protocol.should_close and known in used:
+                    raise Unclean
+                used.add(known)
+                if len(used) > _MANY:
+                    used.difference_update([each for each in used if each() is None])
+            return super().send(conn)
 
     return CleanRequest
 

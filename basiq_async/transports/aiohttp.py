@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from .._version import __version__
+from ..deadlines import Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ._evidence import cause_of
 from ._pool import clean_request_class, send_once
@@ -51,7 +52,8 @@ class AiohttpTransport:
             raise ConfigurationError("session must be an aiohttp.ClientSession, or None for one of its own")
         self._session = session
         self._owns_session = session is None
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
+        self._limits = Deadlines(timeout)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._max_body_size = max_body_size
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,29 +61,30 @@ class AiohttpTransport:
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
         try:
-            return await self._exchange(request)
+            with self._limits.limit():
+                async with self._open_session().request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    headers=request.headers,
+                    data=request.body,
+                    allow_redirects=False,
+                    auto_decompress=True,
+                    raise_for_status=False,
+                    timeout=self._timeout,
+                ) as answer:
+                    if answer.status == _SWITCHING_PROTOCOLS:
+                        # What follows is another protocol: there is no body to wait for, and nothing to use again.
+                        answer.close()
+                        return Response(answer.status, _joined(answer.headers))
+                    body = self._read_at_once(answer)
+                    if body is None:
+                        body = await self._read(answer)
+                    return Response(answer.status, _joined(answer.headers), body)
         except Exception as exc:
             failure = _translated(exc, request)
             cause = exc.__cause__ if failure is exc else cause_of(exc, request)
         # Raised out here, so that a cause that was left out does not come along as the context.
         raise failure from cause
-
-    async def _exchange(self, request: Request) -> Response:
-        async with self._open_session().request(
-            request.method,
-            URL(request.url, encoded=True),
-            headers=request.headers,
-            data=request.body,
-            allow_redirects=False,
-            auto_decompress=True,
-            raise_for_status=False,
-            timeout=self._timeout,
-        ) as answer:
-            if answer.status == _SWITCHING_PROTOCOLS:
-                # What follows is another protocol: there is no body to wait for, and nothing to use again.
-                answer.close()
-                return Response(answer.status, _joined(answer.headers))
-            return Response(answer.status, _joined(answer.headers), await self._read(answer))
 
     async def aclose(self) -> None:
         """Close the connections, where the session is the transport's own."""
@@ -110,18 +113,27 @@ class AiohttpTransport:
             raise ConnectionFailedError("the session is closed", sent=False)
         return self._session
 
+    def _read_at_once(self, answer: aiohttp.ClientResponse) -> bytes | None:
+        """The body, where it is all there already."""
+        if not answer.content.is_eof():
+            return None
+        body = answer.content.read_nowait()
+        if len(body) > self._max_body_size:
+            raise self._too_large(answer)
+        return body
+
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         """The body, counted as it arrives: a few bytes on the wire can become gigabytes."""
+        if (answer.content_length or 0) > self._max_body_size:
+            raise self._too_large(answer)
         chunks: list[bytes] = []
         size = 0
-        if (answer.content_length or 0) > self._max_body_size and not answer.content.at_eof():
-            raise self._too_large(answer)
         async for chunk in answer.content.iter_any():
             size += len(chunk)
             if size > self._max_body_size:
                 raise self._too_large(answer)
             chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(chunks)
 
     def _too_large(self, answer: aiohttp.ClientResponse) -> TransportError:
         answer.close()

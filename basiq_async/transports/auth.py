@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -78,7 +77,7 @@ class Authenticated:
 
     A request to any other place than the API's own base is refused. After a 401 the token is renewed once and the
     request is sent once more. All of that together takes at most ``max_elapsed`` seconds. The transport inside is
-    not closed. ``clock`` is monotonic, in seconds. ``redactor`` comes to know the credentials.
+    not closed. ``redactor`` comes to know the credentials.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class Authenticated:
         base: BaseURL,
         *,
         max_elapsed: float = math.inf,
-        clock: Callable[[], float] | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self._inner = inner
@@ -96,7 +94,6 @@ class Authenticated:
         self._base = base
         self._max_elapsed = max_elapsed
         self._redactor = redactor or Redactor(api_key.reveal())
-        self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._token: _Token | None = None
         self._renewal = asyncio.Lock()
         self._renewals_ended = 0
@@ -106,33 +103,19 @@ class Authenticated:
         """Send with the token. Raises what the token endpoint's answer stands for where there is no token."""
         if not self._base.owns(request.url):
             raise ConfigurationError("refused to send the token to a url outside of base_url")
-        deadline = request.deadline
-        if deadline is None and self._max_elapsed < math.inf:
-            deadline = asyncio.get_running_loop().time() + self._max_elapsed
+        now = asyncio.get_running_loop().time()
+        deadline = now + self._max_elapsed if request.deadline is None else request.deadline
         token = self._token
-        if token is None or self._clock() >= token.renew_at:
+        if token is None or now >= token.renew_at:
             token = await self._renew(token, deadline)
-        response = await self._send_with(token, request, deadline)
+        response = await self._inner.send(_with_token(request, token, deadline))
         if response.status == 401:
             token = await self._renew(token, deadline)
-            response = await self._send_with(token, request, deadline)
+            response = await self._inner.send(_with_token(request, token, deadline))
         return response
 
     async def aclose(self) -> None:
         """Nothing to release: the transport inside belongs to whoever made it."""
-
-    async def _send_with(self, token: _Token, request: Request, deadline: float | None) -> Response:
-        # Without a name for the headers: a traceback that shows local variables would show the token.
-        return await self._inner.send(
-            Request(
-                request.method,
-                request.url,
-                {**request.headers, "authorization": f"Bearer {token.text}"},
-                request.body,
-                request.idempotent,
-                deadline,
-            )
-        )
 
     async def _renew(self, stale: _Token | None, deadline: float | None) -> _Token:
         """One renewal for all who wait. Who is cancelled leaves the lock to the next; a failure is everyone's."""
@@ -179,7 +162,7 @@ class Authenticated:
             idempotent=True,  # it changes nothing at Basiq: a second token is as good as the first
             deadline=deadline,
         )
-        began = self._clock()
+        began = asyncio.get_running_loop().time()
         response = await self._inner.send(request)
         path = self._base.path_of(url)
         if not 200 <= response.status < 300:
@@ -191,6 +174,18 @@ class Authenticated:
         self._redactor.learn(token.text)
         _log.debug("got a token, to be renewed in %.0f s", token.renew_at - began)
         return token
+
+
+def _with_token(request: Request, token: _Token, deadline: float | None) -> Request:
+    # Without a name for the headers: a traceback that shows local variables would show the token.
+    return Request(
+        request.method,
+        request.url,
+        {**request.headers, "authorization": f"Bearer {token.text}"},
+        request.body,
+        request.idempotent,
+        deadline,
+    )
 
 
 def _refusal(response: Response, path: str, redactor: Redactor) -> APIError:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import attrs
 
 from ..answers import parse_retry_after
+from ..deadlines import Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from ._evidence import cause_of, cleaned
@@ -85,7 +86,7 @@ class Retrying:
     ) -> None:
         self._inner = inner
         self._policy = policy or RetryPolicy()
-        self._timeout = timeout
+        self._limits = Deadlines(timeout)
         self._on_request = on_request
         self._on_retry = on_retry
         self._path_of = path_of
@@ -136,27 +137,30 @@ def _is_whole(response: Response) -> bool:
 class _Run:
     """One request on its way: its attempts so far, and the time it has left."""
 
+    __slots__ = ("_attempts", "_clock", "_deadline", "_first", "_owner", "_request")
+
     def __init__(self, owner: Retrying, request: Request) -> None:
         self._owner = owner
         self._request = request
-        self._path = owner._path_of(request.url)
         self._clock = asyncio.get_running_loop().time
-        self._deadline = self._clock() + owner._policy.max_elapsed
-        if request.deadline is not None:
-            self._deadline = min(self._deadline, request.deadline)
+        longest = self._clock() + owner._policy.max_elapsed
+        self._deadline = longest if request.deadline is None else min(longest, request.deadline)
         self._attempts = 0
         self._first: _Failed | None = None
-        idempotent = request.idempotent
-        self._idempotent = request.method not in ("POST", "PATCH") if idempotent is None else idempotent
+
+    @property
+    def _path(self) -> str:
+        return self._owner._path_of(self._request.url)
 
     async def attempt(self) -> Response:
         """Send once. Raises ``_Failed`` for what might be worth another attempt."""
         self._attempts += 1
         began = self._clock()
-        allowed = max(0.0, min(self._owner._timeout, self._deadline - began))
-        limit = asyncio.timeout(allowed)
+        limits = self._owner._limits
+        allowed = max(0.0, min(limits.seconds, self._deadline - began))
+        limit = limits.limit(allowed)
         try:
-            async with limit:
+            with limit:
                 response = await self._owner._inner.send(self._request)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -165,7 +169,9 @@ class _Run:
             failure: Exception = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            failure = self._translated(exc, f"no whole answer within {allowed:g} s" if limit.expired() else None)
+            failure = self._translated(
+                exc, f"no whole answer within {allowed:g} s" if limit and limit.expired else None
+            )
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
         else:
             return self._judge(response, began)
@@ -221,7 +227,8 @@ class _Run:
         """Whether the request may be sent again after this failure: it cannot have been carried out twice."""
         if self._attempts > self._owner._policy.max_retries or self._owner.closed:
             return False
-        if self._idempotent:
+        idempotent = self._request.idempotent
+        if self._request.method not in ("POST", "PATCH") if idempotent is None else idempotent:
             return True
         outcome = failed.outcome
         if isinstance(outcome, Response):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from basiq_async.receiver.deadlines import Deadlines
+from basiq_async.deadlines import Deadlines
 
 
 async def test_a_task_that_takes_too_long_gets_a_timeout_error_and_is_no_longer_being_cancelled() -> None:
@@ -137,3 +137,28 @@ def test_a_limit_is_refused_outside_of_a_task() -> None:
         return await answered
 
     assert asyncio.run(main()) == "a time limit is for a task"
+
+
+async def test_a_limit_that_is_shorter_than_the_others_ends_first_and_a_longer_one_does_not_end_later() -> None:
+    deadlines = Deadlines(0.02)
+    ended: list[str] = []
+
+    async def one(name: str, seconds: float | None) -> None:
+        try:
+            with deadlines.limit(seconds):
+                await asyncio.sleep(20)
+        except TimeoutError:
+            ended.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one("common", None))
+        group.create_task(one("longer", 30))
+        group.create_task(one("shorter", 0.005))
+    assert ended == ["shorter", "common", "longer"]
+
+
+async def test_a_shorter_limit_that_was_kept_leaves_no_timer() -> None:
+    with Deadlines(1000).limit(0.01) as limit:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
+    assert not limit.expired
