@@ -23,6 +23,7 @@ T = TypeVar("T")
 Loads = Callable[[bytes], Any]
 _BOM = b"\xef\xbb\xbf"
 _RAW = "(raw)"
+_NO_IDS = "expected a list of event type ids"
 _SMALL = 4 * 2**20
 _MAX_WEIGHT = 2**28
 _new = object.__new__
@@ -225,13 +226,16 @@ def _text_hook(value: Any, _: object) -> str | None:
 
 def _event_type_ids_hook(value: Any, _: object) -> tuple[str, ...]:
     """An array, or one text (the reference's examples)."""
-    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+    if isinstance(value, list):
+        for entry in value:
+            if not isinstance(entry, str):
+                raise Malformed(_NO_IDS)
         return tuple(value)
-    if value is None:
-        return ()
     if isinstance(value, str):
         return (value,) if value else ()
-    raise Malformed("expected a list of event type ids")
+    if value is None:
+        return ()
+    raise Malformed(_NO_IDS)
 
 
 def _secret_hook(value: Any, _: object) -> Secret | None:

@@ -14,19 +14,16 @@ _MANY = 1_000
 """How many connections are kept in mind before those that are gone are forgotten."""
 
 
-async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+class SentOnce(aiohttp.ClientResponse):
     """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and nobody would know of it.
 
     What may be sent again is decided, and counted, in ``Retrying``: a DELETE whose second sending finds nothing has
     succeeded.
     """
-    while True:
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         try:
-            return await handler(request)
-        except Unclean:
-            continue  # nothing was sent, and that connection is closed
-        except aiohttp.ClientConnectorError:
-            raise
+            return await super().start(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
             raise Broken from exc
 
@@ -54,7 +51,7 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
 
 
 class Unclean(Exception):
-    """The connection cannot be used again."""
+    """Nothing was sent, and that connection is closed: another one will do."""
 
 
 class Broken(aiohttp.ClientConnectionError):

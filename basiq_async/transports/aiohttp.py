@@ -13,7 +13,7 @@ from .._version import __version__
 from ..deadlines import Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ._evidence import cause_of
-from ._pool import clean_request_class, send_once
+from ._pool import SentOnce, Unclean, clean_request_class
 from .base import Request, Response
 
 _POOL = 100
@@ -60,31 +60,30 @@ class AiohttpTransport:
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
-        try:
-            with self._limits.limit():
-                async with self._open_session().request(
-                    request.method,
-                    URL(request.url, encoded=True),
-                    headers=request.headers,
-                    data=request.body,
-                    allow_redirects=False,
-                    auto_decompress=True,
-                    raise_for_status=False,
-                    timeout=self._timeout,
-                ) as answer:
-                    if answer.status == _SWITCHING_PROTOCOLS:
-                        # What follows is another protocol: there is no body to wait for, and nothing to use again.
-                        answer.close()
-                        return Response(answer.status, _joined(answer.headers))
-                    body = self._read_at_once(answer)
-                    if body is None:
-                        body = await self._read(answer)
-                    return Response(answer.status, _joined(answer.headers), body)
-        except Exception as exc:
-            failure = _translated(exc, request)
-            cause = exc.__cause__ if failure is exc else cause_of(exc, request)
-        # Raised out here, so that a cause that was left out does not come along as the context.
-        raise failure from cause
+        while True:
+            try:
+                with self._limits.limit():
+                    async with self._open_session().request(
+                        request.method,
+                        URL(request.url, encoded=True),
+                        headers=request.headers,
+                        data=request.body,
+                        allow_redirects=False,
+                        auto_decompress=True,
+                        raise_for_status=False,
+                        timeout=self._timeout,
+                    ) as answer:
+                        body = self._read_at_once(answer)
+                        if body is None:
+                            body = await self._read(answer)
+                        return Response(answer.status, _joined(answer.headers), body)
+            except Unclean:
+                continue
+            except Exception as exc:
+                failure = _translated(exc, request)
+                cause = exc.__cause__ if failure is exc else cause_of(exc, request)
+            # Raised out here, so that a cause that was left out does not come along as the context.
+            raise failure from cause
 
     async def aclose(self) -> None:
         """Close the connections, where the session is the transport's own."""
@@ -105,8 +104,8 @@ class AiohttpTransport:
                 connector=aiohttp.TCPConnector(limit=_POOL),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"basiq-async/{__version__}"},
-                middlewares=(send_once,),
                 request_class=clean_request_class(),
+                response_class=SentOnce,
                 trust_env=False,
             )
         if self._session.closed:
@@ -115,6 +114,10 @@ class AiohttpTransport:
 
     def _read_at_once(self, answer: aiohttp.ClientResponse) -> bytes | None:
         """The body, where it is all there already."""
+        if answer.status == _SWITCHING_PROTOCOLS:
+            # What follows is another protocol: there is no body to wait for, and nothing to use again.
+            answer.close()
+            return b""
         if not answer.content.is_eof():
             return None
         body = answer.content.read_nowait()
