@@ -63,7 +63,7 @@ class AiohttpTransport:
         while True:
             try:
                 with self._limits.limit():
-                    async with self._open_session().request(
+                    async with await self._open_session().request(
                         request.method,
                         URL(request.url, encoded=True),
                         headers=request.headers,
