@@ -10,7 +10,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
 from ..answers import parse_retry_after
 from ..errors import (
@@ -25,7 +24,7 @@ from ..links import absolute_url
 from ..models import Message
 from ..receiver import sign
 from ..receiver.signature import SecretLike, SigningKeys
-from ..transports._pool import Unclean, clean_request_class
+from ..transports._pool import clean_request_class
 from ..transports.aiohttp import AiohttpTransport
 from ..transports.base import Request, Response, Transport
 from ..transports.retry import Retrying, RetryPolicy
@@ -132,7 +131,7 @@ class HttpTarget:
                 request_class=clean_request_class(),
                 trust_env=False,
             )
-        self._poster = _Poster(self._url, session, self._timeout)
+        self._poster = _Poster(session, timeout=self._timeout)
         return self._poster
 
 
@@ -142,34 +141,17 @@ class _Poster(AiohttpTransport):
     Retry-After is taken out of the retry policy's hands: it is for the whole job, not for one message.
     """
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, timeout: float) -> None:
-        super().__init__(session, timeout=timeout)
-        self._url = URL(url, encoded=True)
+    def _taken_at_once(self, answer: aiohttp.ClientResponse) -> Response | None:
+        status = answer.status
+        if status in _ASKING_FOR_PATIENCE:
+            wait = parse_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+            if wait is not None:
+                raise TargetError(f"the target answered {status}", status=status, retry_after=wait)
+        return Response(status) if answer.content.is_eof() else None
 
-    async def _exchange(self, request: Request) -> Response:
-        while True:
-            try:
-                return await self._post(request)
-            except Unclean:
-                continue  # nothing was sent, and that connection is closed
-
-    async def _post(self, request: Request) -> Response:
-        async with self._open_session().post(
-            self._url,
-            headers=request.headers,
-            data=request.body,
-            allow_redirects=False,
-            raise_for_status=False,
-            timeout=self._timeout,
-        ) as answer:
-            status = answer.status
-            if status in _ASKING_FOR_PATIENCE:
-                wait = parse_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-                if wait is not None:
-                    raise TargetError(f"the target answered {status}", status=status, retry_after=wait)
-            if not answer.content.at_eof():
-                await _drained(answer)
-            return Response(status)
+    async def _taken(self, answer: aiohttp.ClientResponse) -> Response:
+        await _drained(answer)
+        return Response(answer.status)
 
 
 async def _drained(answer: aiohttp.ClientResponse) -> None:

@@ -10,7 +10,7 @@ import attrs
 
 from ..answers import error_from
 from ..codec import Codec, ListPage
-from ..errors import APIError, ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..links import BaseURL
 from ..pagination import Listing, Paginator
 from ..redaction import Redactor
@@ -30,35 +30,9 @@ class Api:
     owner: TaskOwner
     redactor: Redactor = attrs.field(factory=Redactor)
 
-    async def call(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Response:
-        """Send, and give back a 2xx answer. Raises the error that any other status stands for."""
-        return self.accepted(await self.answer(method, url, body), method, url)
-
-    def accepted(self, response: Response, method: str, url: str) -> Response:
-        """A 2xx answer as it is. Raises the error that any other status stands for."""
-        if not 200 <= response.status < 300:
-            raise self.error(response, method, url)
-        return response
-
     def path_of(self, url: str) -> str:
         """The path of a url, for messages: without credentials that a link of the API's can have brought along."""
         return self.redactor.known(self.base.path_of(url))
-
-    def error(self, response: Response, method: str, url: str) -> APIError:
-        """The error that an answer stands for."""
-        return error_from(response, method=method, path=self.path_of(url), redactor=self.redactor)
-
-    def acknowledge(self, response: Response, method: str, url: str) -> None:
-        """Look at a 2xx answer that has nothing to read. A page of a proxy is not the API's word for it.
-
-        Raises ``ResponseDecodeError`` for a body that is neither empty nor JSON, on any status but 204.
-        """
-        if response.status == 204 or not response.body.strip():
-            return
-        try:
-            self.codec.json(response.body)
-        except ResponseDecodeError as exc:
-            raise self._placed(exc, method, url) from None
 
     def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Awaitable[Response]:
         """Send, and give back the answer, whatever its status."""
@@ -71,22 +45,37 @@ class Api:
             content = _encoded(body)
         return self.transport.send(Request(method, url, headers, content))
 
-    async def read(self, model: type[T], method: str, path: str, body: Mapping[str, Any] | None = None) -> T:
-        """Call, and read the answer as a model."""
-        url = self.base.url(path)
-        response = self.accepted(await self.answer(method, url, body), method, url)
+    def accepted(self, response: Response, method: str, url: str) -> bytes:
+        """The body of a 2xx answer. Raises the error that any other status stands for."""
+        if not 200 <= response.status < 300:
+            raise error_from(response, method=method, path=self.path_of(url), redactor=self.redactor)
+        return response.body
+
+    def acknowledge(self, response: Response, method: str, url: str) -> None:
+        """Look at an answer that has nothing to read. A page of a proxy is not the API's word for it.
+
+        Raises ``ResponseDecodeError`` for a 2xx answer with a body that is neither empty nor JSON, on any status but
+        204.
+        """
+        body = self.accepted(response, method, url)
+        if response.status != 204 and body.strip():
+            self.read_json(response, method, url)
+
+    def read(self, model: type[T], response: Response, method: str, url: str) -> T:
+        """A 2xx answer, as a model."""
+        body = self.accepted(response, method, url)
         try:
-            return self.codec.read(model, response.body)
+            return self.codec.read(model, body)
         except ResponseDecodeError as exc:
             raise self._placed(exc, method, url) from None
 
-    async def read_json(self, url: str) -> Any:
-        """The JSON value that a url of the API answers with."""
-        response = await self.call("GET", url)
+    def read_json(self, response: Response, method: str, url: str) -> Any:
+        """A 2xx answer, as its JSON value."""
+        body = self.accepted(response, method, url)
         try:
-            return self.codec.json(response.body)
+            return self.codec.json(body)
         except ResponseDecodeError as exc:
-            raise self._placed(exc, "GET", url) from None
+            raise self._placed(exc, method, url) from None
 
     def listing(
         self,
@@ -112,9 +101,9 @@ class Api:
         return Paginator(listing, cursor=cursor, prefetch=prefetch)
 
     async def _fetch_page(self, url: str) -> ListPage:
-        response = self.accepted(await self.answer("GET", url), "GET", url)
+        body = self.accepted(await self.answer("GET", url), "GET", url)
         try:
-            return self.codec.page(response.body)
+            return self.codec.page(body)
         except ResponseDecodeError as exc:
             raise self._placed(exc, "GET", url) from None
 

@@ -20,4 +20,5 @@ class EventTypes:
 
     async def get(self, event_type_id: str) -> EventType:
         """One type, by an id such as ``user.created``. Raises ``NotFoundError`` where there is none."""
-        return await self._api.read(EventType, "GET", f"/events/types/{segment(event_type_id, 'event_type_id')}")
+        url = self._api.base.url(f"/events/types/{segment(event_type_id, 'event_type_id')}")
+        return self._api.read(EventType, await self._api.answer("GET", url), "GET", url)

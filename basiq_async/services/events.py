@@ -42,7 +42,7 @@ class Events:
 
     async def get(self, event_id: str) -> Event:
         """One event, by its opaque id. Raises ``NotFoundError`` where there is none."""
-        return await self._api.read(Event, "GET", f"/events/{segment(event_id, 'event_id')}")
+        return await self._get(self._api.base.url(f"/events/{segment(event_id, 'event_id')}"))
 
     async def fetch(self, message_or_delivery: HasLinks) -> Event:
         """The event behind a message or a delivery, by its link ``event``, or else by its event id.
@@ -55,8 +55,7 @@ class Events:
             if not message_or_delivery.event_id:
                 raise ConfigurationError("it has neither a link 'event' nor an event id to fetch the event by")
             return await self.get(message_or_delivery.event_id)
-        url = self._own_url(link, "event")
-        return await self._api.read(Event, "GET", self._api.base.relative(url))
+        return await self._get(self._own_url(link, "event"))
 
     async def fetch_entity(self, message_or_delivery: HasLinks) -> Any:
         """The entity that the event is about, by the link ``eventEntity``: its JSON, decoded.
@@ -66,7 +65,11 @@ class Events:
         link = _link(message_or_delivery, "eventEntity")
         if link is None:
             raise ConfigurationError("it has no link 'eventEntity' to fetch the entity by")
-        return await self._api.read_json(self._own_url(link, "eventEntity"))
+        url = self._own_url(link, "eventEntity")
+        return self._api.read_json(await self._api.answer("GET", url), "GET", url)
+
+    async def _get(self, url: str) -> Event:
+        return self._api.read(Event, await self._api.answer("GET", url), "GET", url)
 
     def _own_url(self, link: str, name: str) -> str:
         try:

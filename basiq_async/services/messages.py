@@ -52,7 +52,8 @@ class Messages:
     async def get(self, webhook_id: str, message_id: str) -> Message:
         """One message. Raises ``NotFoundError`` where there is none."""
         webhook, message = segment(webhook_id, "webhook_id"), segment(message_id, "message_id")
-        return await self._api.read(Message, "GET", f"/notifications/webhooks/{webhook}/messages/{message}")
+        url = self._api.base.url(f"/notifications/webhooks/{webhook}/messages/{message}")
+        return self._api.read(Message, await self._api.answer("GET", url), "GET", url)
 
     async def send_test(self, event_type_id: str, *, text: str | None = None) -> None:
         """Have Basiq send a test message of a type of event to every webhook; ``text`` is played back.
@@ -71,4 +72,4 @@ class Messages:
 
     async def _send(self, body: dict[str, Any]) -> None:
         url = self._api.base.url("/notifications/messages/test")
-        self._api.acknowledge(await self._api.call("POST", url, body), "POST", url)
+        self._api.acknowledge(await self._api.answer("POST", url, body), "POST", url)

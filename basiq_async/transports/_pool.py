@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from types import CoroutineType
 from typing import Any
 from weakref import ref
 
@@ -36,7 +36,7 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
     used: set[ref[ResponseHandler]] = set()
 
     class CleanRequest(aiohttp.ClientRequest):
-        def send(self, conn: Connection) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        def send(self, conn: Connection) -> CoroutineType[Any, Any, aiohttp.ClientResponse]:
             protocol = conn.protocol
             if protocol is not None:
                 known = ref(protocol)
@@ -45,7 +45,7 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
                 used.add(known)
                 if len(used) > _MANY:
                     used.difference_update([each for each in used if each() is None])
-            return super().send(conn)
+            return super().send(conn)  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
 
     return CleanRequest
 

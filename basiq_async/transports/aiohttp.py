@@ -73,10 +73,7 @@ class AiohttpTransport:
                         raise_for_status=False,
                         timeout=self._timeout,
                     ) as answer:
-                        body = self._read_at_once(answer)
-                        if body is None:
-                            body = await self._read(answer)
-                        return Response(answer.status, _joined(answer.headers), body)
+                        return self._taken_at_once(answer) or await self._taken(answer)
             except Unclean:
                 continue
             except Exception as exc:
@@ -112,21 +109,21 @@ class AiohttpTransport:
             raise ConnectionFailedError("the session is closed", sent=False)
         return self._session
 
-    def _read_at_once(self, answer: aiohttp.ClientResponse) -> bytes | None:
-        """The body, where it is all there already."""
+    def _taken_at_once(self, answer: aiohttp.ClientResponse) -> Response | None:
+        """The answer, where all of it is there already: most are short."""
         if answer.status == _SWITCHING_PROTOCOLS:
             # What follows is another protocol: there is no body to wait for, and nothing to use again.
             answer.close()
-            return b""
+            return Response(answer.status, _joined(answer.headers))
         if not answer.content.is_eof():
             return None
         body = answer.content.read_nowait()
         if len(body) > self._max_body_size:
             raise self._too_large(answer)
-        return body
+        return Response(answer.status, _joined(answer.headers), body)
 
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        """The body, counted as it arrives: a few bytes on the wire can become gigabytes."""
+    async def _taken(self, answer: aiohttp.ClientResponse) -> Response:
+        """The answer, its body counted as it arrives: a few bytes on the wire can become gigabytes."""
         if (answer.content_length or 0) > self._max_body_size:
             raise self._too_large(answer)
         chunks: list[bytes] = []
@@ -136,7 +133,7 @@ class AiohttpTransport:
             if size > self._max_body_size:
                 raise self._too_large(answer)
             chunks.append(chunk)
-        return b"".join(chunks)
+        return Response(answer.status, _joined(answer.headers), b"".join(chunks))
 
     def _too_large(self, answer: aiohttp.ClientResponse) -> TransportError:
         answer.close()

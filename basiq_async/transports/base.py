@@ -9,9 +9,10 @@ import attrs
 
 
 def _lower_names(headers: Mapping[str, str]) -> Mapping[str, str]:
-    if all(map(str.islower, headers)):
-        return headers
-    return {name.lower(): value for name, value in headers.items()}
+    for name in headers:
+        if not name.islower():
+            return {name.lower(): value for name, value in headers.items()}
+    return headers
 
 
 @attrs.frozen

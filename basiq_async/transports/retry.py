@@ -11,7 +11,8 @@ import logging
 import math
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from types import CoroutineType
+from typing import Any
 
 import attrs
 
@@ -94,30 +95,9 @@ class Retrying:
         self._now = now
         self.closed = False
 
-    async def send(self, request: Request, /) -> Response:
+    def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
         """Send, and send again as long as the policy lets. Gives the last answer, or raises the last error."""
-        run = _Run(self, request)
-        try:
-            return await run.attempt()
-        except _Failed as exc:
-            failed = exc
-        return await self._send_again(run) if run.may_retry(failed) else run.conclude(failed)
-
-    async def _send_again(self, run: _Run) -> Response:
-        import backoff
-
-        # The first attempt has been made by now: the loop begins with its failure.
-        loop = backoff.on_exception(
-            run.waits,
-            _Failed,
-            giveup=run.must_give_up,
-            jitter=None,
-            logger=None,
-        )
-        try:
-            return await loop(run.replay_or_attempt)()
-        except _Failed as failed:
-            return run.conclude(failed)
+        return _Run(self, request).attempt()  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
 
     async def aclose(self) -> None:
         """Begin no further retry. The transport inside is left open: it belongs to whoever made it."""
@@ -153,11 +133,12 @@ class _Run:
         return self._owner._path_of(self._request.url)
 
     async def attempt(self) -> Response:
-        """Send once. Raises ``_Failed`` for what might be worth another attempt."""
+        """Send once, and after a first failure see to all further attempts. A later one raises ``_Failed``."""
         self._attempts += 1
         began = self._clock()
         limits = self._owner._limits
-        allowed = max(0.0, min(limits.seconds, self._deadline - began))
+        left = self._deadline - began
+        allowed = limits.seconds if left >= limits.seconds else max(left, 0.0)
         limit = limits.limit(allowed)
         try:
             with limit:
@@ -169,20 +150,35 @@ class _Run:
             failure: Exception = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            failure = self._translated(
-                exc, f"no whole answer within {allowed:g} s" if limit and limit.expired else None
-            )
+            failure = self._translated(exc, f"no whole answer within {allowed:g} s" if limit.expired else None)
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
         else:
-            return self._judge(response, began)
+            if not self._is_worth_another(response, began):
+                return response if self._attempts == 1 else attrs.evolve(response, attempts=self._attempts)
+            return await self._after(response)
         # Out here, so that a cause that was left out does not come along as the context.
         self._tell(began, error=type(failure).__name__)
         failure.__cause__, failure.__suppress_context__ = cause, True
         if isinstance(failure, (ConnectionFailedError, RequestTimeoutError)):
-            self._fail(failure)
+            return await self._after(failure)
         if isinstance(failure, TransportError):
             failure.attempts = self._attempts
         raise failure
+
+    async def _after(self, outcome: Response | TransportError) -> Response:
+        failed = _Failed(outcome)
+        if self._attempts > 1:
+            raise failed  # to the loop that made this attempt
+        if not self.may_retry(failed):
+            return self.conclude(failed)
+        import backoff
+
+        self._first = failed  # the loop begins with the failure that there is already
+        loop = backoff.on_exception(self.waits, _Failed, giveup=self.must_give_up, jitter=None, logger=None)
+        try:
+            return await loop(self.replay_or_attempt)()
+        except _Failed as last:
+            return self.conclude(last)
 
     def _translated(self, exc: Exception, timed_out: str | None) -> BasiqError:
         """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
@@ -199,16 +195,14 @@ class _Run:
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
-    def _judge(self, response: object, began: float) -> Response:
-        """An answer that is to be given back; ``_Failed`` for one that might be worth another attempt."""
+    def _is_worth_another(self, response: object, began: float) -> bool:
+        """Whether an answer might be worth another attempt. Raises for one that is none."""
         if not isinstance(response, Response) or not _is_whole(response):
             self._tell(began, error=TransportError.__name__)
             said = "the transport gave back something that is no Response with a whole number and bytes"
             raise TransportError(said, method=self._request.method, path=self._path)
         self._tell(began, status=response.status)
-        if response.status in _RETRIED_STATUSES:
-            self._fail(response)
-        return response if self._attempts == 1 else attrs.evolve(response, attempts=self._attempts)
+        return response.status in _RETRIED_STATUSES
 
     async def replay_or_attempt(self) -> Response:
         """The failure of the first attempt once, then new attempts."""
@@ -216,12 +210,6 @@ class _Run:
         if first is not None:
             raise first
         return await self.attempt()
-
-    def _fail(self, outcome: Response | TransportError) -> NoReturn:
-        failed = _Failed(outcome)
-        if self._attempts == 1:
-            self._first = failed
-        raise failed
 
     def may_retry(self, failed: _Failed) -> bool:
         """Whether the request may be sent again after this failure: it cannot have been carried out twice."""
