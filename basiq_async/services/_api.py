@@ -15,7 +15,7 @@ from ..links import BaseURL
 from ..pagination import Listing, Paginator
 from ..redaction import Redactor
 from ..tasks import TaskOwner
-from ..transports.base import Request, Response, Transport
+from ..transports.base import Response, Transport, quick_request
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Api:
         if body is not None:
             headers["content-type"] = "application/json"
             content = _encoded(body)
-        return self.transport.send(Request(method, url, headers, content))
+        return self.transport.send(quick_request(method, url, headers, content))
 
     def accepted(self, response: Response, method: str, url: str) -> bytes:
         """The body of a 2xx answer. Raises the error that any other status stands for."""

@@ -63,7 +63,7 @@ class AiohttpTransport:
         while True:
             try:
                 with self._limits.limit():
-                    async with await self._open_session().request(
+                    answer = await self._open_session().request(
                         request.method,
                         URL(request.url, encoded=True),
                         headers=request.headers,
@@ -72,8 +72,13 @@ class AiohttpTransport:
                         auto_decompress=True,
                         raise_for_status=False,
                         timeout=self._timeout,
-                    ) as answer:
+                    )
+                    try:
                         return self._taken_at_once(answer) or await self._taken(answer)
+                    finally:
+                        answer.release()
+                        if request.body is not None:
+                            await answer.wait_for_close()
             except Unclean:
                 continue
             except Exception as exc:
@@ -143,10 +148,12 @@ class AiohttpTransport:
 
 
 def _joined(headers: Mapping[str, str]) -> dict[str, str]:
-    joined: dict[str, str] = {}
-    for name, value in headers.items():
-        lower = name.lower()
-        joined[lower] = f"{joined[lower]}, {value}" if lower in joined else value
+    joined = {name.lower(): value for name, value in headers.items()}
+    if len(joined) < len(headers):
+        joined.clear()
+        for name, value in headers.items():
+            lower = name.lower()
+            joined[lower] = f"{joined[lower]}, {value}" if lower in joined else value
     return joined
 
 

@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..links import BaseURL
 from ..redaction import Redactor
-from .base import Request, Response, Transport
+from .base import Request, Response, Transport, quick_request
 
 _log = logging.getLogger("basiq_async.auth")
 _LIFETIME = 3600.0
@@ -68,7 +68,7 @@ class ApiKey:
 
 @attrs.frozen
 class _Token:
-    text: str = attrs.field(repr=False)
+    authorization: str = attrs.field(repr=False)
     renew_at: float
 
 
@@ -167,21 +167,20 @@ class Authenticated:
         path = self._base.path_of(url)
         if not 200 <= response.status < 300:
             raise _refusal(response, path, self._redactor)
-        token = _read_token(response.body, began)
+        token = _read_token(response.body, began, self._redactor)
         if isinstance(token, ResponseDecodeError):
             token.method, token.path = "POST", path
             raise token
-        self._redactor.learn(token.text)
         _log.debug("got a token, to be renewed in %.0f s", token.renew_at - began)
         return token
 
 
 def _with_token(request: Request, token: _Token, deadline: float | None) -> Request:
     # Without a name for the headers: a traceback that shows local variables would show the token.
-    return Request(
+    return quick_request(
         request.method,
         request.url,
-        {**request.headers, "authorization": f"Bearer {token.text}"},
+        {**request.headers, "authorization": token.authorization},
         request.body,
         request.idempotent,
         deadline,
@@ -202,7 +201,7 @@ def _refusal(response: Response, path: str, redactor: Redactor) -> APIError:
     return refused
 
 
-def _read_token(body: bytes, began: float) -> _Token | ResponseDecodeError:
+def _read_token(body: bytes, began: float, redactor: Redactor) -> _Token | ResponseDecodeError:
     """The token, or an error to raise: raised in here, its traceback would lead to the answer."""
     try:
         answer: Any = json.loads(body) if len(body) <= _MAX_ANSWER else None
@@ -211,8 +210,9 @@ def _read_token(body: bytes, began: float) -> _Token | ResponseDecodeError:
     token = answer.get("access_token") if isinstance(answer, dict) else None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return ResponseDecodeError("expected a token of printable ASCII characters", location="$.access_token")
+    redactor.learn(token)
     lifetime = _read_lifetime(answer.get("expires_in"))
-    return _Token(token, began + lifetime - min(_MARGIN, lifetime / 10))
+    return _Token(f"Bearer {token}", began + lifetime - min(_MARGIN, lifetime / 10))
 
 
 def _read_lifetime(value: object) -> float:

@@ -33,6 +33,31 @@ class Request:
     """The event loop's time at which nobody waits for the answer any more; ``None`` sets no such time."""
 
 
+_new = object.__new__
+_set_method, _set_url, _set_headers, _set_body, _set_idempotent, _set_deadline = (
+    vars(Request)[field.name].__set__ for field in attrs.fields(Request)
+)
+
+
+def quick_request(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    idempotent: bool | None = None,
+    deadline: float | None = None,
+) -> Request:
+    """``Request(...)`` for header names that are in lower case already, in half the time: each call makes two."""
+    request = _new(Request)
+    _set_method(request, method)
+    _set_url(request, url)
+    _set_headers(request, headers)
+    _set_body(request, body)
+    _set_idempotent(request, idempotent)
+    _set_deadline(request, deadline)
+    return request
+
+
 @attrs.frozen
 class Response:
     """One HTTP answer, whole, of whatever status.
