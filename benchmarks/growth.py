@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from statistics import median
 from time import process_time
 
 from benchmarks import _contestants as by
@@ -36,12 +37,12 @@ def _ratios(costs: dict[int, list[float]], above: int, below: int) -> list[float
 
 
 def _spread(costs: dict[int, list[float]], sizes: tuple[int, ...]) -> float:
-    """The dearest to the cheapest, each by its best round."""
-    best = [min(costs[size]) for size in sizes]
-    return max(best) / min(best)
+    """The dearest to the cheapest, each by the median of its rounds."""
+    usual = [median(costs[size]) for size in sizes]
+    return max(usual) / min(usual)
 
 
-async def measure(lengths: tuple[int, ...] = _LENGTHS, count: int = 3) -> list[Figure]:
+async def measure(lengths: tuple[int, ...] = _LENGTHS, count: int = 5) -> list[Figure]:
     messages: dict[int, list[float]] = {length: [] for length in lengths}
     async with AsyncExitStack() as stack:
         streams = {}
@@ -72,7 +73,7 @@ async def measure(lengths: tuple[int, ...] = _LENGTHS, count: int = 3) -> list[F
         figure(f"growth: cost of a call, {width} at once, to 1 at once", _ratios(calls, width, 1))
         for width in _WIDTHS[1:]
     ]
-    dearer = max(min(calls[width]) for width in _WIDTHS[1:]) / min(calls[1])
+    dearer = max(median(calls[width]) for width in _WIDTHS[1:]) / median(calls[1])
     return [*found, Figure("growth: dearest call to one alone", dearer, dearer, dearer, "<= 1.15")]
 
 
