@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -13,6 +14,8 @@ Clock = Callable[[], float] | Callable[[], datetime]
 
 def in_seconds(clock: Clock) -> Callable[[], float]:
     """The same clock, in seconds since 1970."""
+    if clock is time.time:
+        return time.time
 
     def read() -> float:
         moment = clock()

@@ -23,6 +23,10 @@ MISTAKEN = "x-basiq-signature"
 _SHORT = len(ID)
 _LONG = len(TIMESTAMP)
 
+_NAMES: Mapping[str | bytes, str] = {
+    form: name for name in (ID, TIMESTAMP, SIGNATURE, MISTAKEN) for form in (name, name.encode())
+}
+
 SignatureHeaders = tuple[str, str, str]
 """The id, the timestamp and the signatures, as they came."""
 
@@ -41,8 +45,10 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
         for name, value in pairs:
             length = len(name)
             if length == _LONG or length == _SHORT:  # noqa: SIM109  a tuple would be built each time
-                key = (name if isinstance(name, str) else _text(name)).lower()
-                text = value if isinstance(value, str) else _text(value)
+                key = _NAMES.get(name.lower())
+                if key is None:
+                    continue
+                text = value if isinstance(value, str) else value.decode("latin-1")
                 if found.setdefault(key, text) != text:
                     raise SignatureVerificationError(
                         "a header of the delivery came twice, with different values",
@@ -57,12 +63,6 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
         return found[ID], found[TIMESTAMP], found[SIGNATURE]
     except KeyError:
         raise _missing(found) from None
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    raise TypeError("a header's name and value are text")
 
 
 def _missing(found: Mapping[str, str]) -> SignatureVerificationError:

@@ -123,7 +123,7 @@ class MemoryInbox:
         self._done: dict[bytes, int] = {}
         self._before: dict[bytes, int] = {}
         self._began = self._clock()
-        self._claims: dict[str, tuple[str, float]] = {}
+        self._claims: dict[str, tuple[str, float, bytes]] = {}  # token, when it expires, and the key's digest
         self._most_claims = _CLAIMS_TO_SWEEP
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
 
@@ -134,12 +134,13 @@ class MemoryInbox:
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         now = self._clock()
-        if self._is_done(_digest(key), now):
+        digest = _digest(key)
+        if self._is_done(digest, now):
             return Claim(ClaimStatus.DONE)
         held = self._claims.get(key)
         if held is not None and held[0] != token and held[1] > now:
             return Claim(ClaimStatus.BUSY, held[1] - now)
-        self._claims[key] = (token, now + lease)
+        self._claims[key] = (token, now + lease, digest)
         if len(self._claims) > self._most_claims:
             self._claims = {key: held for key, held in self._claims.items() if held[1] > now}
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
@@ -148,8 +149,8 @@ class MemoryInbox:
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
         now = self._clock()
-        digest = _digest(key)
         held = self._claims.get(key)
+        digest = _digest(key) if held is None else held[2]
         if self._is_done(digest, now) or (held is not None and held[0] != token and held[1] > now):
             return False
         self._claims.pop(key, None)

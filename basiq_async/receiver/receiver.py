@@ -8,8 +8,9 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
+from types import ModuleType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from ..deadlines import Deadlines
@@ -94,11 +95,10 @@ class WebhookReceiver:
         self._clock = in_seconds(clock)
         self._routes = Routes()
         self._asgi = ASGIApp(self)
-        self._answer: Callable[[WebhookReceiver, web.Request], Awaitable[web.StreamResponse]] | None = None
+        self._adapter: ModuleType | None = None
         self._closing = False
         self._in_flight = 0
         self._idle = asyncio.Event()
-        self._idle.set()
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else f"{self._in_flight} in flight"
@@ -131,16 +131,8 @@ class WebhookReceiver:
         If it is cancelled, the handler is too, and the claim is given back first.
         """
         started = time.perf_counter()
-        if self._closing:
-            return self._report(_closed(), started)
         delivery = self._receive(headers, body)
-        if isinstance(delivery, Outcome):
-            return self._report(delivery, started)
-        self._begin()
-        try:
-            done = await self._dispatch(delivery)
-        finally:
-            self._end()
+        done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
         return self._report(done, started)
 
     async def handle_stream(
@@ -163,22 +155,27 @@ class WebhookReceiver:
         The same inbox, handlers and outcomes as for one that came by HTTP; a replay goes this way.
         """
         started = time.perf_counter()
-        if self._closing:
-            return self._report(_closed(delivery), started)
-        self._begin()
-        try:
-            done = await self._dispatch(delivery)
-        finally:
-            self._end()
+        done = _closed(delivery) if self._closing else await self._dispatch(delivery)
         return self._report(done, started)
 
     async def aiohttp_handler(self, request: web.Request) -> web.StreamResponse:
         """A handler for ``aiohttp.web``: ``app.router.add_post("/basiq", receiver.aiohttp_handler)``."""
-        if self._answer is None:
-            from .web import answer
+        if self._adapter is None:
+            from . import web as adapter  # a server of aiohttp has it loaded by now
 
-            self._answer = answer
-        return await self._answer(self, request)
+            self._adapter = adapter
+        content = request.content
+        if content.is_eof() and content.exception() is None:
+            # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
+            started = time.perf_counter()
+            delivery = self._receive(request.raw_headers, content.read_nowait())
+            done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
+            self._report(done, started)
+        else:
+            chunks = self._adapter.chunks(request)
+            done = await self.handle_stream(request.headers, chunks, content_length=request.content_length)
+        answer: web.StreamResponse = self._adapter.response(request, done)
+        return answer
 
     @property
     def asgi(self) -> ASGIApp:
@@ -191,7 +188,8 @@ class WebhookReceiver:
         That takes at most ``handler_timeout`` and a little, unless a handler resists its cancellation.
         """
         self._closing = True
-        await self._idle.wait()
+        if self._in_flight:
+            await self._idle.wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -200,6 +198,8 @@ class WebhookReceiver:
         await self.aclose()
 
     def _receive(self, headers: Headers, body: bytes) -> Delivery | Outcome:
+        if self._closing:
+            return _closed()
         if len(body) > self._max_body_size:
             return outcome(Result.TOO_LARGE)
         try:
@@ -214,47 +214,53 @@ class WebhookReceiver:
             return outcome(Result.UNREADABLE)
 
     async def _dispatch(self, delivery: Delivery) -> Outcome:
-        handler = self._routes.find(delivery.event_type_id)
-        if handler is None:
-            logger.debug("no handler for delivery %s of type %r", delivery.id, delivery.event_type_id)
-            return outcome(Result.IGNORED, delivery)
-        key, token = delivery.key, secrets.token_hex(16)
+        self._in_flight += 1
         try:
-            claim = await self._inbox.claim(key, token, lease=self._handler_timeout + _LEASE_MARGIN)
-        except asyncio.CancelledError:
-            await self._release(delivery, key, token)  # it may have got through
-            raise
-        except Exception as exc:
-            logger.exception("delivery %s could not be claimed, Basiq is asked to send it again", delivery.id)
-            return outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=_RETRY_SOON)
-        if claim.status is ClaimStatus.DONE:
-            return outcome(Result.DUPLICATE, delivery)
-        if claim.status is ClaimStatus.BUSY:
-            return outcome(Result.BUSY, delivery, retry_after=max(1, math.ceil(claim.retry_after)))
-        limit = self._deadlines.limit()
-        try:
-            with limit:
-                await handler(delivery)
-        except Exception as exc:
-            return await self._failed(exc, limit.expired, delivery, key, token)
-        except BaseException:
-            await self._release(delivery, key, token)
-            raise
-        try:
-            recorded = await self._inbox.complete(key, token)
-        except asyncio.CancelledError:
-            await self._settle(self._inbox.complete(key, token), delivery)
-            raise
-        except Exception:
-            # It was handled; to ask for it again would have it handled twice for certain.
-            logger.exception("delivery %s was handled, but that could not be recorded", delivery.id)
+            handler = self._routes.find(delivery.event_type_id)
+            if handler is None:
+                logger.debug("no handler for delivery %s of type %r", delivery.id, delivery.event_type_id)
+                return outcome(Result.IGNORED, delivery)
+            key, token = delivery.key, secrets.token_hex(16)
+            try:
+                claim = await self._inbox.claim(key, token, lease=self._handler_timeout + _LEASE_MARGIN)
+            except asyncio.CancelledError:
+                await self._release(delivery, key, token)  # it may have got through
+                raise
+            except Exception as exc:
+                logger.exception("delivery %s could not be claimed, Basiq is asked to send it again", delivery.id)
+                return outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=_RETRY_SOON)
+            if claim.status is ClaimStatus.DONE:
+                return outcome(Result.DUPLICATE, delivery)
+            if claim.status is ClaimStatus.BUSY:
+                return outcome(Result.BUSY, delivery, retry_after=max(1, math.ceil(claim.retry_after)))
+            limit = self._deadlines.limit()
+            try:
+                with limit:
+                    await handler(delivery)
+            except Exception as exc:
+                return await self._failed(exc, limit.expired, delivery, key, token)
+            except BaseException:
+                await self._release(delivery, key, token)
+                raise
+            try:
+                recorded = await self._inbox.complete(key, token)
+            except asyncio.CancelledError:
+                await self._settle(self._inbox.complete(key, token), delivery)
+                raise
+            except Exception:
+                # It was handled; to ask for it again would have it handled twice for certain.
+                logger.exception("delivery %s was handled, but that could not be recorded", delivery.id)
+                return outcome(Result.HANDLED, delivery)
+            if not recorded:
+                logger.warning(
+                    "delivery %s was handled after its lease had run out: another worker may have handled it too",
+                    delivery.id,
+                )
             return outcome(Result.HANDLED, delivery)
-        if not recorded:
-            logger.warning(
-                "delivery %s was handled after its lease had run out: another worker may have handled it too",
-                delivery.id,
-            )
-        return outcome(Result.HANDLED, delivery)
+        finally:
+            self._in_flight -= 1
+            if self._closing and not self._in_flight:
+                self._idle.set()
 
     async def _failed(self, exc: Exception, expired: bool, delivery: Delivery, key: str, token: str) -> Outcome:
         if expired and isinstance(exc, TimeoutError):
@@ -306,15 +312,6 @@ class WebhookReceiver:
             except (TimeoutError, ConnectionError):
                 raise _RefusedError(Result.ABORTED) from None
         return bytes(body)
-
-    def _begin(self) -> None:
-        self._in_flight += 1
-        self._idle.clear()
-
-    def _end(self) -> None:
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._idle.set()
 
     def _report(self, done: Outcome, started: float) -> Outcome:
         if self._on_delivery is not None:

@@ -1,4 +1,4 @@
-"""The receiver as a handler of ``aiohttp.web``."""
+"""What the receiver needs of ``aiohttp.web``."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ from collections.abc import AsyncGenerator
 import aiohttp
 from aiohttp import web
 
-from .port import ReceiverPort
+from .outcome import Outcome
 
-__all__ = ["answer"]
-
-
-async def answer(receiver: ReceiverPort, request: web.Request) -> web.Response:
-    """Read the request's body, hand it to the receiver, and give its answer."""
-    content = request.content
-    if content.is_eof() and content.exception() is None:
-        # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
-        outcome = await receiver.handle(request.raw_headers, content.read_nowait())
-    else:
-        outcome = await receiver.handle_stream(request.headers, _chunks(request), content_length=request.content_length)
-    response = web.Response(status=outcome.status, headers=outcome.headers or None)
-    if not content.at_eof():
-        response.force_close()  # the rest of the body is not read
-    return response
+__all__ = ["chunks", "response"]
 
 
-async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
+async def chunks(request: web.Request) -> AsyncGenerator[bytes]:
+    """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
     try:
         async for chunk in request.content.iter_any():
             yield chunk
     except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, web.RequestPayloadError) as exc:
         raise ConnectionError("the body broke off") from exc
+
+
+def response(request: web.Request, outcome: Outcome) -> web.Response:
+    """The answer to a request."""
+    answer = web.Response(status=outcome.status, headers=outcome.headers or None)
+    if not request.content.at_eof():
+        answer.force_close()  # the rest of the body is not read
+    return answer
