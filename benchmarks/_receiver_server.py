@@ -45,13 +45,14 @@ def receiving(app: web.Application, secret: str) -> None:
     app.router.add_post("/basiq", receiver.aiohttp_handler)
 
 
-def counting(app: web.Application, secret: str, inbox: str | None) -> None:
+def counting(app: web.Application, secret: str, inbox: str | None, entries: int) -> None:
     counts: collections.Counter[str] = collections.Counter()
 
     def told(event: DeliveryEvent) -> None:
         counts[event.result] += 1
 
-    receiver = WebhookReceiver(secret, inbox=MemoryInbox() if inbox is None else SQLiteInbox(inbox), on_delivery=told)
+    remembered = MemoryInbox(max_entries=entries) if inbox is None else SQLiteInbox(inbox)
+    receiver = WebhookReceiver(secret, inbox=remembered, on_delivery=told)
 
     @receiver.on("user.broken")
     async def broken(delivery: Delivery) -> None:
@@ -75,6 +76,7 @@ async def main() -> None:
     parser.add_argument("kind", choices=["bare", "receiver", "counting"])
     parser.add_argument("--secret", default="")
     parser.add_argument("--inbox")
+    parser.add_argument("--entries", type=int, default=200_000)
     parser.add_argument("--busy", action="store_true")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # what is refused or fails is logged: here that is thousands of lines
@@ -84,7 +86,7 @@ async def main() -> None:
     elif options.kind == "receiver":
         receiving(app, options.secret)
     else:
-        counting(app, options.secret, options.inbox)
+        counting(app, options.secret, options.inbox, options.entries)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,8 +1,8 @@
 """Is every delivery of mixed traffic answered and counted exactly, and is memory flat?
 
 70 % good, 10 % duplicates, 10 % with a bad signature, 10 % whose handler fails, in random order, from 64 connections.
-Memory is looked at all the while, for ten seconds by default (``--seconds``); a MemoryInbox of 200,000 entries fills up
-meanwhile.
+Memory is looked at all the while, for ten seconds by default (``--seconds``). The MemoryInbox holds 20,000 entries
+(``--entries``), which it is full of after a few seconds: from then on memory is to stay where it is.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--batch", type=int, default=5_000)
+    parser.add_argument("--entries", type=int, default=20_000)
     options = parser.parse_args()
     expected: collections.Counter[str] = collections.Counter()
     answered: collections.Counter[int] = collections.Counter()
-    samples: list[tuple[float, float]] = []
-    with server("counting") as (process, port):
+    samples: list[tuple[int, float, float]] = []
+    with server("counting", "--entries", str(options.entries)) as (process, port):
         began = time.monotonic()
         earlier: list[bytes] = []
         while time.monotonic() - began < options.seconds:
@@ -45,7 +46,7 @@ async def main() -> None:
             expected.update({"handled": len(good), "duplicate": len(again)})
             expected.update({"rejected": len(forged), "failed": len(failing), "handler ran": len(good)})
             earlier = good
-            samples.append((time.monotonic() - began, resident(process.pid)))
+            samples.append((expected["handled"], time.monotonic() - began, resident(process.pid)))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/counts") as answer:
             counted = json.load(answer)
     print("expected", dict(expected))
@@ -58,11 +59,11 @@ async def main() -> None:
         401: expected["rejected"],
         500: expected["failed"],
     }
+    full = [sample for sample in samples if sample[0] >= options.entries] or samples[-1:]
     for share in (0, 0.25, 0.5, 0.75, 1):
-        seconds, megabytes = samples[min(int(len(samples) * share), len(samples) - 1)]
+        _, seconds, megabytes = full[min(int(len(full) * share), len(full) - 1)]
         print(f"after {seconds:5.1f} s: {megabytes:.1f} MB")
-    remembered = expected["handled"] * 120 / 2**20
-    print(f"counts exact; what the inbox remembers is about {remembered:.1f} MB of that")
+    print(f"counts exact; memory at the end to that of a full inbox: {full[-1][2] / full[0][2]:.3f}")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class WebhookReceiver:
         if content.is_eof() and content.exception() is None:
             # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
             started = time.perf_counter()
-            delivery = self._receive(request.raw_headers, content.read_nowait())
+            delivery = self._receive(request.headers, content.read_nowait())
             done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
             self._report(done, started)
         else:
