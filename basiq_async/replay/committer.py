@@ -13,6 +13,8 @@ __all__ = ["Committer"]
 
 _LINGER = 0.003
 """Seconds that a message which is done waits for others, so that one write to the disk serves several."""
+_QUICK = 8
+"""How many more have to be done within that time for it to be worth waiting as long again."""
 
 
 class Committer:
@@ -20,7 +22,7 @@ class Committer:
 
     ``flush`` makes durable what the target has taken, before it is recorded as done. ``recorded`` is told how
     many messages of the unsaved ones are recorded. A commit begins when ``enough`` messages are done, or a short
-    while after the first of them.
+    while after the first of them, unless many others followed.
     """
 
     def __init__(
@@ -58,7 +60,14 @@ class Committer:
     def soon(self) -> None:
         """Commit in a moment."""
         if self._timer is None and not self.broken:
-            self._timer = asyncio.get_running_loop().call_later(_LINGER, self.now)
+            self._timer = asyncio.get_running_loop().call_later(_LINGER, self._look, self._ledger.unsaved)
+
+    def _look(self, unsaved: int) -> None:
+        self._timer = None
+        if self._ledger.unsaved >= unsaved + _QUICK:
+            self.soon()
+        else:
+            self.now()
 
     def now(self) -> None:
         """Commit as soon as may be."""

@@ -6,14 +6,14 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
 from ..errors import CheckpointError, ConfigurationError
-from .checkpoint import Advance, Commit, DeadLetter, Job, State, another_job
+from .checkpoint import Commit, DeadLetter, Job, State, another_job
 
 __all__ = ["SQLiteCheckpoint"]
 
@@ -22,10 +22,13 @@ _APPLICATION = 0x62617271
 _FORMAT = 1
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, "
-    "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL) STRICT",
-    # A row is what one commit has done: ids as a JSON list, and counts not yet added to the job's. Thus most commits
-    # are a single statement, and none costs a row an id, which would be more than it costs to handle a message.
+    "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL, "
+    "done TEXT NOT NULL) STRICT",
+    # Nearly every commit is one statement: for each one the thread has to get hold of the interpreter again, which
+    # can take longer than the disk. A row is what was done since the cursor moved: ids as a JSON list, and counts not
+    # yet added to the job's. Where the cursor moves, the job's own list takes their place.
     "CREATE TABLE done (ids TEXT NOT NULL, handled INTEGER NOT NULL, failed INTEGER NOT NULL) STRICT",
+    "CREATE TRIGGER advanced AFTER UPDATE OF done ON job BEGIN DELETE FROM done; END",
     "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, error TEXT NOT NULL, "
     "failed_at TEXT NOT NULL, message TEXT NOT NULL) STRICT",
     f"PRAGMA application_id = {_APPLICATION}",
@@ -136,9 +139,8 @@ class SQLiteCheckpoint:
             if blank:
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                connection.execute(
-                    "INSERT INTO job VALUES (?, ?, NULL, 0, 0, 0, 0, ?)", (job.webhook_id, job.filter, State().token)
-                )
+                row = (job.webhook_id, job.filter, State().token)
+                connection.execute("INSERT INTO job VALUES (?, ?, NULL, 0, 0, 0, 0, ?, '[]')", row)
             state = self._state(connection, job)
             connection.execute("UPDATE job SET interrupted = interrupted + ?", (concurrency,))
         return state
@@ -178,15 +180,15 @@ class SQLiteCheckpoint:
 
     def _state(self, connection: sqlite3.Connection, job: Job) -> State:
         rows = connection.execute(
-            "SELECT webhook_id, filter, cursor, position, handled, failed, interrupted, token FROM job"
+            "SELECT webhook_id, filter, cursor, position, handled, failed, interrupted, token, done FROM job"
         ).fetchall()
         if len(rows) != 1:
             raise ValueError
-        webhook_id, filter_text, cursor, position, handled, failed, interrupted, token = rows[0]
+        webhook_id, filter_text, cursor, position, handled, failed, interrupted, token, behind = rows[0]
         recorded = Job(webhook_id, filter_text)
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
-        done: set[str] = set()
+        done: set[str] = set(json.loads(behind))
         for ids, more_handled, more_failed in connection.execute("SELECT ids, handled, failed FROM done"):
             done.update(json.loads(ids))
             handled += more_handled
@@ -196,14 +198,11 @@ class SQLiteCheckpoint:
 
     def _save(self, commit: Commit) -> None:
         connection = self._opened()
-        if commit.advance is None and not commit.dead and not commit.revived and not commit.ended:
-            self._add_done(connection, commit.done, commit)
+        if not commit.dead and not commit.revived and not commit.ended:
+            self._record(connection, commit)
             return
         with _transaction(connection):
-            if commit.advance is None:
-                self._add_done(connection, commit.done, commit)
-            else:
-                self._advance(connection, commit.advance, commit)
+            self._record(connection, commit)
             if commit.ended:
                 connection.execute("UPDATE job SET interrupted = 0")
             for letter in commit.dead:
@@ -214,21 +213,17 @@ class SQLiteCheckpoint:
                 )
             connection.executemany("DELETE FROM dead WHERE id = ?", [(_ascii(each),) for each in commit.revived])
 
-    def _add_done(self, connection: sqlite3.Connection, ids: Collection[str], commit: Commit) -> None:
-        if ids or commit.handled or commit.failed:
-            row = (json.dumps(list(ids)), commit.handled, commit.failed)
-            connection.execute("INSERT INTO done VALUES (?, ?, ?)", row)
-
-    def _advance(self, connection: sqlite3.Connection, advance: Advance, commit: Commit) -> None:
-        connection.execute(
-            "UPDATE job SET cursor = ?, position = ?, "
-            "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
-            "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
-            (advance.cursor, advance.position, commit.handled, commit.failed),
-        )
-        connection.execute("DELETE FROM done")
-        if advance.done:
-            connection.execute("INSERT INTO done VALUES (?, 0, 0)", (json.dumps(list(advance.done)),))
+    def _record(self, connection: sqlite3.Connection, commit: Commit) -> None:
+        counts, advance = (commit.handled, commit.failed), commit.advance
+        if advance is not None:
+            connection.execute(
+                "UPDATE job SET cursor = ?, position = ?, done = ?, "
+                "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
+                "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
+                (advance.cursor, advance.position, json.dumps(list(advance.done)), *counts),
+            )
+        elif commit.done or any(counts):
+            connection.execute("INSERT INTO done VALUES (?, ?, ?)", (json.dumps(list(commit.done)), *counts))
 
     def _dead_letters(self, after: int, limit: int) -> Sequence[DeadLetter]:
         rows = self._opened().execute(

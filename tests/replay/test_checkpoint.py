@@ -279,7 +279,12 @@ async def test_a_torn_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
 async def test_a_database_whose_rows_make_no_sense_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     await open_and_close(path)
-    for statement in ("INSERT INTO done VALUES ('[oops', 0, 0)", "DELETE FROM job", "DROP TABLE done"):
+    for statement in (
+        "INSERT INTO done VALUES ('[oops', 0, 0)",
+        "UPDATE job SET done = '{'",
+        "DELETE FROM job",
+        "DROP TABLE done",
+    ):
         connection = sqlite3.connect(path)
         connection.execute(statement)
         connection.commit()

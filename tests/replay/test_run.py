@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import statistics
 from datetime import timedelta
 from typing import Any
 
@@ -477,6 +478,20 @@ def test_a_rate_is_kept_without_bursts() -> None:
         gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
         assert min(gaps) > 0.024
         assert report.duration == pytest.approx(199 / 40, abs=0.2)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
+def test_messages_are_recorded_soon_and_together_where_many_of_them_come(rate: int, in_one: int) -> None:
+    async def main() -> None:
+        checkpoint = Watching()
+        async with history(400) as h:
+            replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=256, rate=rate)
+            await replay.run()
+        sizes = [commit.handled for commit in checkpoint.commits if commit.handled]
+        assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
+        assert sum(sizes) == 400
 
     virtual.run(main())
 
