@@ -19,10 +19,12 @@ from benchmarks import (
     imports,
     memory,
     prefetch,
+    receiver_load,
     replay_http,
     replay_latency,
     replay_memory,
     replay_rate,
+    signature,
     stream,
 )
 from benchmarks._harness import Figure
@@ -44,11 +46,14 @@ def measure(*, quick: bool) -> list[Figure]:
     found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
     found += asyncio.run(call.measure(5 if quick else 21))
     found += imports.measure(15 if quick else 21)
+    found += signature.measure(5 if quick else 21)
+    found += asyncio.run(receiver_load.measure(3 if quick else 11, 2_000 if quick else 5_000))
     found += asyncio.run(replay_rate.measure(3 if quick else 11, 20 if quick else 60))
     found += asyncio.run(replay_http.measure(3 if quick else 11, 4 if quick else 12))
     if not quick:
         found += memory.measure()
         found += asyncio.run(growth.measure())
+        found += asyncio.run(receiver_load.measure(requests=500, busy=True))
         found += asyncio.run(replay_latency.measure())
         found += replay_memory.measure()
     return found
