@@ -54,9 +54,10 @@ class BasiqClient:
         base = BaseURL.parse(base_url)
         self._owned: Transport | None = None
         if transport is None:
-            from .transports.aiohttp import AiohttpTransport
+            from .transports.aiohttp import AiohttpTransport, Unlimited
 
-            transport = self._owned = AiohttpTransport(timeout=timeout)
+            self._owned = AiohttpTransport(timeout=timeout)
+            transport = Unlimited(self._owned)  # Retrying has the time of each attempt limited
         policy = retry or RetryPolicy()
         redactor = Redactor(key.reveal())
         self._retrying = Retrying(

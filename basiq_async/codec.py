@@ -88,16 +88,7 @@ class Reader(Generic[T]):
 
     model: type[T]
     hook: Callable[[Any, type[T]], T]
-    """Value and model in, object out; raises one of ``UNREADABLE``. For loops that cannot afford ``read``."""
-
-    def read(self, value: Any, index: int | None = None) -> T:
-        """The object; ``index`` is the value's in a list's data. Raises ``ResponseDecodeError`` with the place."""
-        try:
-            return self.hook(value, self.model)
-        except UNREADABLE as exc:
-            failure = self.explain(exc, index)
-        # Raised out here: what cattrs raises holds the values.
-        raise failure
+    """Value and model in, object out; raises one of ``UNREADABLE``, which ``explain`` is for."""
 
     def explain(self, exc: Malformed | BaseValidationError, index: int | None = None) -> ResponseDecodeError:
         """The error to raise for what the hook has raised: where, and what."""
@@ -148,8 +139,14 @@ class Codec:
         return reader
 
     def read(self, model: type[T], body: bytes) -> T:
-        """One model, from an answer's body."""
-        return self.reader(model).read(self.json(body))
+        """One model, from an answer's body. Raises ``ResponseDecodeError`` with the place."""
+        value, reader = self.json(body), self.reader(model)
+        try:
+            return reader.hook(value, model)
+        except UNREADABLE as exc:
+            failure = reader.explain(exc)
+        # Raised out here: what cattrs raises holds the values.
+        raise failure
 
 
 def make_converter() -> cattrs.Converter:

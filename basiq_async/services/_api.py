@@ -63,9 +63,10 @@ class Api:
 
     def read(self, model: type[T], response: Response, method: str, url: str) -> T:
         """A 2xx answer, as a model."""
-        body = self.accepted(response, method, url)
+        if not 200 <= response.status < 300:
+            self.accepted(response, method, url)
         try:
-            return self.codec.read(model, body)
+            return self.codec.read(model, response.body)
         except ResponseDecodeError as exc:
             raise self._placed(exc, method, url) from None
 

@@ -60,25 +60,36 @@ class AiohttpTransport:
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
+        limit = self._limits.limit()
+        try:
+            with limit:
+                return await self.exchange(request)
+        except TimeoutError:
+            if not limit.expired:
+                raise
+        method, path = request.method, URL(request.url, encoded=True).raw_path
+        raise RequestTimeoutError("no whole answer within timeout", method=method, path=path)
+
+    async def exchange(self, request: Request, /) -> Response:
+        """``send`` for whoever sets a time limit of their own: ``timeout`` has no part in it."""
         while True:
             try:
-                with self._limits.limit():
-                    answer = await self._open_session().request(
-                        request.method,
-                        URL(request.url, encoded=True),
-                        headers=request.headers,
-                        data=request.body,
-                        allow_redirects=False,
-                        auto_decompress=True,
-                        raise_for_status=False,
-                        timeout=self._timeout,
-                    )
-                    try:
-                        return self._taken_at_once(answer) or await self._taken(answer)
-                    finally:
-                        answer.release()
-                        if request.body is not None:
-                            await answer.wait_for_close()
+                answer = await self._open_session().request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    headers=request.headers,
+                    data=request.body,
+                    allow_redirects=False,
+                    auto_decompress=True,
+                    raise_for_status=False,
+                    timeout=self._timeout,
+                )
+                try:
+                    return self._taken_at_once(answer) or await self._taken(answer)
+                finally:
+                    answer.release()
+                    if request.body is not None:
+                        await answer.wait_for_close()
             except Unclean:
                 continue
             except Exception as exc:
@@ -145,6 +156,14 @@ class AiohttpTransport:
         return TransportError(
             f"the answer's body is above {self._max_body_size} bytes; if that is right, raise max_body_size"
         )
+
+
+class Unlimited:
+    """An ``AiohttpTransport`` for whoever sets a time limit of their own: one for each request is enough."""
+
+    def __init__(self, transport: AiohttpTransport) -> None:
+        self.send = transport.exchange
+        self.aclose = transport.aclose
 
 
 def _joined(headers: Mapping[str, str]) -> dict[str, str]:

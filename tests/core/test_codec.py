@@ -19,7 +19,7 @@ WHEN = datetime(2024, 4, 17, 23, 57, 17, tzinfo=UTC)
 
 
 def read(model: type[Any], value: Any) -> Any:
-    return CODEC.reader(model).read(value)
+    return CODEC.read(model, json.dumps(value).encode())
 
 
 def where(model: type[Any], value: Any) -> str:
