@@ -12,11 +12,13 @@ import sys
 import time
 
 from aiohttp import web
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, SQLiteInbox, WebhookReceiver
 
 WORK = 0.002
 BUSY = "--busy" in sys.argv
+verifier: Webhook
 
 
 async def work() -> None:
@@ -31,6 +33,18 @@ async def work() -> None:
 
 async def bare(request: web.Request) -> web.Response:
     json.loads(await request.read())
+    await work()
+    return web.Response(status=204)
+
+
+async def verifying(request: web.Request) -> web.Response:
+    """What one would write by hand: the signature is checked, and nothing is remembered."""
+    body = await request.read()
+    try:
+        verifier.verify(body, dict(request.headers), json_parse=False)
+    except WebhookVerificationError:
+        return web.Response(status=401)
+    json.loads(body)
     await work()
     return web.Response(status=204)
 
@@ -73,7 +87,7 @@ def counting(app: web.Application, secret: str, inbox: str | None, entries: int)
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["bare", "receiver", "counting"])
+    parser.add_argument("kind", choices=["bare", "verifying", "receiver", "counting"])
     parser.add_argument("--secret", default="")
     parser.add_argument("--inbox")
     parser.add_argument("--entries", type=int, default=200_000)
@@ -83,6 +97,10 @@ async def main() -> None:
     app = web.Application()
     if options.kind == "bare":
         app.router.add_post("/basiq", bare)
+    elif options.kind == "verifying":
+        global verifier
+        verifier = Webhook(options.secret)
+        app.router.add_post("/basiq", verifying)
     elif options.kind == "receiver":
         receiving(app, options.secret)
     else:
