@@ -120,10 +120,10 @@ class MemoryInbox:
         self._clock = in_seconds(clock)
         # Two generations of digests, which are half the size of the keys: to take the oldest out of one dict,
         # again and again, would be to search for it among ever more gaps.
-        self._done: dict[bytes, int] = {}
-        self._before: dict[bytes, int] = {}
+        self._done: dict[int, int] = {}
+        self._before: dict[int, int] = {}
         self._began = self._clock()
-        self._claims: dict[str, tuple[str, float, bytes]] = {}  # token, when it expires, and the key's digest
+        self._claims: dict[str, tuple[str, float, int]] = {}  # token, when it expires, and the key's digest
         self._most_claims = _CLAIMS_TO_SWEEP
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
 
@@ -172,7 +172,7 @@ class MemoryInbox:
         """See ``Inbox``."""
         return self._is_done(_digest(key), self._clock())
 
-    def _is_done(self, digest: bytes, now: float) -> bool:
+    def _is_done(self, digest: int, now: float) -> bool:
         expires = self._done.get(digest) or self._before.get(digest)
         return expires is not None and expires > now
 
@@ -180,5 +180,6 @@ class MemoryInbox:
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+def _digest(key: str) -> int:
+    # Python's own hash of texts, twice: 128 bits that are other ones in each process, and last as long as this inbox.
+    return hash(key) << 64 ^ hash("." + key)
