@@ -95,11 +95,12 @@ class Webhooks:
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises ``NotFoundError`` where there is none.
 
-        Where an attempt got no usable answer and the next one finds nothing, the first one did it.
+        Where an attempt that may have been carried out got no usable answer, and the next one finds nothing, the
+        first one did it.
         """
         url = self._api.base.url(_one(webhook_id))
         response = await self._api.answer("DELETE", url)
-        if response.status == 404 and response.attempts > 1:
+        if response.status == 404 and response.repeated:
             return
         self._api.acknowledge(response, "DELETE", url)
 

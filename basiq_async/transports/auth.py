@@ -110,8 +110,14 @@ class Authenticated:
             token = await self._renew(token, deadline)
         response = await self._inner.send(_with_token(request, token, deadline))
         if response.status == 401:
+            refused = response
             token = await self._renew(token, deadline)
             response = await self._inner.send(_with_token(request, token, deadline))
+            response = attrs.evolve(
+                response,
+                attempts=refused.attempts + response.attempts,
+                repeated=refused.repeated or response.repeated,
+            )
         return response
 
     async def aclose(self) -> None:

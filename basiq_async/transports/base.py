@@ -71,6 +71,8 @@ class Response:
     body: bytes = attrs.field(default=b"", repr=False)
     attempts: int = 1
     """How many times the request was sent until this answer came."""
+    repeated: bool = False
+    """Whether one of the earlier sendings may have been carried out, though its answer was lost or of no use."""
 
 
 @runtime_checkable

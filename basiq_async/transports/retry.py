@@ -66,6 +66,12 @@ class _Failed(Exception):
     def __init__(self, outcome: Response | TransportError) -> None:
         self.outcome = outcome
 
+    @property
+    def may_have_been_carried_out(self) -> bool:
+        if isinstance(self.outcome, Response):
+            return self.outcome.status != _NOT_CARRIED_OUT
+        return self.outcome.sent
+
 
 class Retrying:
     """A transport that sends again through another one, by a ``RetryPolicy``.
@@ -117,7 +123,7 @@ def _is_whole(response: Response) -> bool:
 class _Run:
     """One request on its way: its attempts so far, and the time it has left."""
 
-    __slots__ = ("_attempts", "_clock", "_deadline", "_first", "_owner", "_request")
+    __slots__ = ("_attempts", "_clock", "_deadline", "_first", "_owner", "_repeated", "_request", "_uncertain")
 
     def __init__(self, owner: Retrying, request: Request) -> None:
         self._owner = owner
@@ -126,6 +132,7 @@ class _Run:
         longest = self._clock() + owner._policy.max_elapsed
         self._deadline = longest if request.deadline is None else min(longest, request.deadline)
         self._attempts = 0
+        self._repeated = self._uncertain = False
         self._first: _Failed | None = None
 
     @property
@@ -135,6 +142,7 @@ class _Run:
     async def attempt(self) -> Response:
         """Send once, and after a first failure see to all further attempts. A later one raises ``_Failed``."""
         self._attempts += 1
+        self._repeated = self._uncertain
         began = self._clock()
         limits = self._owner._limits
         left = self._deadline - began
@@ -154,7 +162,7 @@ class _Run:
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
         else:
             if not self._is_worth_another(response, began):
-                return response if self._attempts == 1 else attrs.evolve(response, attempts=self._attempts)
+                return response if self._attempts == 1 else self._counted(response)
             return await self._after(response)
         # Out here, so that a cause that was left out does not come along as the context.
         self._tell(began, error=type(failure).__name__)
@@ -167,6 +175,7 @@ class _Run:
 
     async def _after(self, outcome: Response | TransportError) -> Response:
         failed = _Failed(outcome)
+        self._uncertain = self._uncertain or failed.may_have_been_carried_out
         if self._attempts > 1:
             raise failed  # to the loop that made this attempt
         if not self.may_retry(failed):
@@ -218,10 +227,7 @@ class _Run:
         idempotent = self._request.idempotent
         if self._request.method not in ("POST", "PATCH") if idempotent is None else idempotent:
             return True
-        outcome = failed.outcome
-        if isinstance(outcome, Response):
-            return outcome.status == _NOT_CARRIED_OUT
-        return not outcome.sent
+        return not failed.may_have_been_carried_out
 
     def must_give_up(self, failed: Exception) -> bool:
         """The same question as ``backoff`` asks it."""
@@ -249,9 +255,12 @@ class _Run:
     def conclude(self, failed: _Failed) -> Response:
         """What the caller gets when there is no further attempt."""
         if isinstance(failed.outcome, Response):
-            return attrs.evolve(failed.outcome, attempts=self._attempts)
+            return self._counted(failed.outcome)
         failed.outcome.attempts = self._attempts
         raise failed.outcome from failed.outcome.__cause__
+
+    def _counted(self, response: Response) -> Response:
+        return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
 
     def _tell(self, began: float, *, status: int | None = None, error: str | None = None) -> None:
         hook, logged = self._owner._on_request, _log.isEnabledFor(logging.DEBUG)

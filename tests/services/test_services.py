@@ -87,6 +87,26 @@ async def test_a_delete_whose_answer_was_lost_has_succeeded(basiq: Basiq) -> Non
     assert await basiq.client.webhooks.list().collect() == []
 
 
+async def test_a_delete_whose_answer_was_lost_has_succeeded_also_where_the_next_attempt_needs_a_new_token(
+    basiq: Basiq,
+) -> None:
+    made = await create(basiq)
+    basiq.fake.fail_next(drop="answer", method="DELETE", path="/notifications/webhooks/*")
+    basiq.fake.fail_next(status=401, method="DELETE", path="/notifications/webhooks/*")
+    await basiq.client.webhooks.delete(made.id)
+    assert await basiq.client.webhooks.list().collect() == []
+
+
+@pytest.mark.parametrize("status", [401, 429])
+async def test_a_delete_that_was_only_refused_before_nothing_is_found_deleted_nothing(
+    basiq: Basiq, status: int
+) -> None:
+    basiq.fake.fail_next(status=status, retry_after=0, method="DELETE", path="/notifications/webhooks/*")
+    with pytest.raises(NotFoundError) as caught:
+        await basiq.client.webhooks.delete("3f0c9d1e-8f4b-4c1d-9a55-0d6b0f6f7a10")
+    assert caught.value.attempts == 2
+
+
 async def test_ensure_creates_then_finds_then_updates(basiq: Basiq) -> None:
     webhooks = basiq.client.webhooks
     made = await webhooks.ensure(url=URL, subscribed_events=EVENTS, name="n")
