@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -154,6 +155,29 @@ async def test_a_genuine_body_that_is_no_json_object_gets_400(body: bytes, caplo
     outcome = await recorder.post(body, message_id="msg_400")
     assert (outcome.result, outcome.status) == (Result.UNREADABLE, 400)
     assert "msg_400" in caplog.text
+
+
+@pytest.mark.parametrize("loads", [None, json.loads], ids=["as installed", "without orjson"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        payload("consent.revoked", "e-1"),
+        b"\xef\xbb\xbf" + payload("consent.revoked", "e-1"),
+        payload("consent.revoked", "e-1").decode().encode("utf-16"),
+        payload("consent.revoked", "e-1").replace(b"e-1", b"\\ud800"),
+        b'{"eventTypeId": "consent.revoked", "eventId": "e-1", "n": NaN}',
+        b'{"eventTypeId": "x", "eventTypeId": "consent.revoked", "eventId": "e-1", "n": 100000000000000000000000}',
+    ],
+    ids=["UTF-8", "byte order mark", "UTF-16", "half a surrogate pair", "NaN", "a name twice, a large number"],
+)
+async def test_a_genuine_body_that_only_some_decoders_take_is_handled(
+    body: bytes, loads: Callable[[bytes], object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if loads is not None:
+        monkeypatch.setattr("basiq_async.receiver.delivery._quick_loads", loads)
+    recorder = Recorder()
+    assert (await recorder.post(body)).result == Result.HANDLED
+    assert recorder.handled[0].event_type_id == "consent.revoked"
 
 
 async def test_a_body_of_exactly_the_limit_is_read_and_a_larger_one_gets_413() -> None:
