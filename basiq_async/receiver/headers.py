@@ -21,10 +21,6 @@ TIMESTAMP = "webhook-timestamp"
 SIGNATURE = "webhook-signature"
 MISTAKEN = "x-basiq-signature"
 
-# Nearly every other header of a request is told apart from these by its length alone.
-_SHORT = len(ID)
-_LONG = len(TIMESTAMP)
-
 _NAMES: Mapping[str | bytes, str] = {
     form: name for name in (ID, TIMESTAMP, SIGNATURE, MISTAKEN) for form in (name, name.encode())
 }
@@ -47,11 +43,8 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
         items: Callable[[], Iterable[Pair]] | None = getattr(headers, "items", None)
         pairs = cast("Iterable[Pair]", headers) if items is None else items()
         for name, value in pairs:
-            length = len(name)
-            if length == _LONG or length == _SHORT:  # noqa: SIM109  a tuple would be built each time
-                key = _NAMES.get(name.lower())
-                if key is None:
-                    continue
+            key = _NAMES.get(name.lower())
+            if key is not None:
                 text = value if isinstance(value, str) else value.decode("latin-1")
                 if found.setdefault(key, text) != text:
                     raise SignatureVerificationError(
