@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
-import random
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
@@ -167,11 +167,7 @@ class WebhookReceiver:
         content = request.content
         if content.is_eof() and content.exception() is None:
             # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
-            started = time.perf_counter()
-            delivery = self._receive(request.headers, content.read_nowait())
-            done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
-            if self._on_delivery is not None:
-                self._report(done, started)
+            done = await self.handle(request.headers, content.read_nowait())
         else:
             chunks = self._adapter.chunks(request)
             done = await self.handle_stream(request.headers, chunks, content_length=request.content_length)
@@ -221,7 +217,7 @@ class WebhookReceiver:
             if handler is None:
                 logger.debug("no handler for delivery %s of type %r", delivery.id, delivery.event_type_id)
                 return outcome(Result.IGNORED, delivery)
-            key, token = delivery.key, _new_token()
+            key, token = delivery.key, secrets.token_hex(16)
             try:
                 claim = await self._inbox.claim(key, token, lease=self._handler_timeout + _LEASE_MARGIN)
             except asyncio.CancelledError:
@@ -327,11 +323,6 @@ class WebhookReceiver:
             )
             call_hook(self._on_delivery, event)
         return done
-
-
-def _new_token() -> str:
-    # It has to be another one each time, in a forked process too, but nothing hangs on its being guessed.
-    return f"{random.getrandbits(128):x}"
 
 
 class _RefusedError(Exception):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -178,6 +179,31 @@ async def test_a_genuine_body_that_only_some_decoders_take_is_handled(
     recorder = Recorder()
     assert (await recorder.post(body)).result == Result.HANDLED
     assert recorder.handled[0].event_type_id == "consent.revoked"
+
+
+async def test_two_workers_that_seed_the_random_module_alike_do_not_handle_one_delivery_twice() -> None:
+    inbox, handling, finish = MemoryInbox(), asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
+    workers = [WebhookReceiver(SECRET, inbox=inbox) for _ in range(2)]
+    for worker in workers:
+
+        @worker.on("*")
+        async def handle(delivery: Delivery) -> None:
+            handled.append(delivery.id)
+            handling.set()
+            await finish.wait()
+
+    body = payload()
+    headers = signed(body)
+    random.seed(7)
+    first = asyncio.create_task(workers[0].handle(headers, body))
+    await handling.wait()
+    random.seed(7)
+    second = asyncio.create_task(workers[1].handle(headers, body))
+    await asyncio.sleep(0)
+    finish.set()
+    assert [(await first).result, (await second).result] == [Result.HANDLED, Result.BUSY]
+    assert len(handled) == 1
 
 
 async def test_a_body_of_exactly_the_limit_is_read_and_a_larger_one_gets_413() -> None:
