@@ -57,7 +57,7 @@ def test_every_example_of_an_answer_decodes() -> None:
             assert error.detail in str(error)
         elif "data" in value and value.get("type") == "list":
             reader = codec.reader(MODELS[method, path])
-            items = [reader.read(item, index) for index, item in enumerate(codec.page(body).items)]
+            items = [reader.hook(item, reader.model) for item in codec.page(body).items]
             assert all(item.id for item in items)
             read += len(items)
         else:
