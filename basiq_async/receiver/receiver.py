@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
-import secrets
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
@@ -168,10 +168,12 @@ class WebhookReceiver:
         if content.is_eof() and content.exception() is None:
             # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
             done = await self.handle(request.headers, content.read_nowait())
+            whole = True
         else:
             chunks = self._adapter.chunks(request)
             done = await self.handle_stream(request.headers, chunks, content_length=request.content_length)
-        answer: web.StreamResponse = self._adapter.response(request, done)
+            whole = content.at_eof()
+        answer: web.StreamResponse = self._adapter.response(done, whole=whole)
         return answer
 
     @property
@@ -217,7 +219,7 @@ class WebhookReceiver:
             if handler is None:
                 logger.debug("no handler for delivery %s of type %r", delivery.id, delivery.event_type_id)
                 return outcome(Result.IGNORED, delivery)
-            key, token = delivery.key, secrets.token_hex(16)
+            key, token = delivery.key, os.urandom(16).hex()
             try:
                 claim = await self._inbox.claim(key, token, lease=self._handler_timeout + _LEASE_MARGIN)
             except asyncio.CancelledError:
