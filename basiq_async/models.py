@@ -110,7 +110,10 @@ def read_links(value: object) -> dict[str, str]:
         return merged
     if not isinstance(value, dict):
         return {}
-    return {name: link for name, link in value.items() if isinstance(link, str)}
+    for link in value.values():
+        if type(link) is not str:
+            return {name: link for name, link in value.items() if isinstance(link, str)}
+    return value  # all of them: no copy is needed
 
 
 def read_status_code(value: object) -> int | None:

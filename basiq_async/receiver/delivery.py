@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 try:
     from orjson import loads as _orjson_loads
 except ImportError:
-    _quick_loads: Callable[[bytes], object] = json.loads
+    _quick_loads: Callable[[bytes], Any] = json.loads
 else:
     _quick_loads = _orjson_loads
 
@@ -75,28 +75,24 @@ class UnreadableBodyError(ValueError):
     """A body that is no JSON object; its text says why, without a byte of it."""
 
 
-def _decoded(body: bytes) -> object:
-    try:
-        return _quick_loads(body)
-    except ValueError:
-        return json.loads(body)  # it takes more: halves of surrogate pairs, a byte order mark, UTF-16
-
-
 def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
     """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
-        decoded = _decoded(body)
-        if not isinstance(decoded, dict):
-            raise UnreadableBodyError(f"the body is JSON, but no object: {type(decoded).__name__}")
-        raw = cast("dict[str, Any]", decoded)
+        try:
+            raw = _quick_loads(body)
+        except ValueError:
+            raw = json.loads(body)  # it takes more: halves of surrogate pairs, a byte order mark, UTF-16
+        if not isinstance(raw, dict):
+            raise UnreadableBodyError(f"the body is JSON, but no object: {type(raw).__name__}")
+        event_type_id, event_id = raw.get("eventTypeId"), raw.get("eventId")
         return Delivery(
-            id=message_id,
-            event_type_id=read_text(raw.get("eventTypeId")) or "",
-            event_id=read_text(raw.get("eventId")) or "",
-            links=read_links(raw.get("links")),
-            body=body,
-            raw=raw,
-            timestamp=datetime.fromtimestamp(sent, UTC),
+            message_id,
+            event_type_id if type(event_type_id) is str else read_text(event_type_id) or "",
+            event_id if type(event_id) is str else read_text(event_id) or "",
+            read_links(raw.get("links")),
+            body,
+            raw,
+            datetime.fromtimestamp(sent, UTC),
         )
     except UnreadableBodyError:
         raise

@@ -135,8 +135,8 @@ class MemoryInbox:
         """See ``Inbox``."""
         now = self._clock()
         digest = _digest(key)
-        if self._is_done(digest, now):
-            return Claim(ClaimStatus.DONE)
+        if (self._done.get(digest) or self._before.get(digest) or 0) > now:
+            return _DONE
         held = self._claims.get(key)
         if held is not None and held[0] != token and held[1] > now:
             return Claim(ClaimStatus.BUSY, held[1] - now)
@@ -150,15 +150,18 @@ class MemoryInbox:
         """See ``Inbox``."""
         now = self._clock()
         held = self._claims.get(key)
-        digest = _digest(key) if held is None else held[2]
-        if self._is_done(digest, now) or (held is not None and held[0] != token and held[1] > now):
-            return False
-        self._claims.pop(key, None)
+        if held is not None and held[0] == token:  # still its own: so nobody has recorded it
+            digest = held[2]
+            del self._claims[key]
+        else:
+            digest = _digest(key)
+            if self._is_done(digest, now) or (held is not None and held[1] > now):
+                return False
+            self._claims.pop(key, None)
         if len(self._done) >= self._half or now >= self._began + self._remember:
             self._before, self._done, self._began = self._done, {}, now
-        expires = math.ceil(now + self._remember)
-        if expires != self._latest:
-            self._latest = expires
+        if now + self._remember > self._latest:
+            self._latest = math.ceil(now + self._remember)
         self._done[digest] = self._latest
         return True
 
@@ -178,6 +181,7 @@ class MemoryInbox:
 
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
+_DONE = Claim(ClaimStatus.DONE)
 
 
 def _digest(key: str) -> int:
