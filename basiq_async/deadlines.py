@@ -6,7 +6,7 @@ import asyncio
 
 
 class Deadlines:
-    """Cancels each task that is still in its ``limit()`` after ``seconds``.
+    """Cancels each task that is still within its ``Deadline`` after ``seconds``.
 
     All limits are of the same length, so the one that began first ends first, and one timer, for that one, is
     enough: a task that is done in time costs two operations on a dict.
@@ -17,10 +17,6 @@ class Deadlines:
         self.running: dict[Deadline, None] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    def limit(self, seconds: float | None = None) -> Deadline:
-        """A new limit, for the task that enters it. One that is shorter than the others has its own timer."""
-        return Deadline(self, None if seconds is None or seconds >= self.seconds else seconds)
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that a timer of this loop is running."""
@@ -44,16 +40,17 @@ class Deadlines:
 
 
 class Deadline:
-    """One task's limit: a context manager, as ``asyncio.timeout`` but for less.
+    """The limit of the task that enters it: a context manager, as ``asyncio.timeout`` but for less.
 
-    Raises ``TimeoutError`` in place of the cancellation that it made; a cancellation by others stays one.
+    One of fewer ``seconds`` than the others has a timer of its own. Raises ``TimeoutError`` in place of the
+    cancellation that it made; a cancellation by others stays one.
     """
 
     __slots__ = ("_cancelling", "_owner", "_seconds", "_task", "_timer", "at", "expired")
 
-    def __init__(self, owner: Deadlines, seconds: float | None) -> None:
+    def __init__(self, owner: Deadlines, seconds: float | None = None) -> None:
         self._owner = owner
-        self._seconds = seconds
+        self._seconds = None if seconds is None or seconds >= owner.seconds else seconds
         self.expired = False
 
     def __enter__(self) -> Deadline:

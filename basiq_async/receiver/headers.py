@@ -54,7 +54,7 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
         for name, value in pairs:
             key = _NAMES.get(name.lower())
             if key is not None:
-                text = value if isinstance(value, str) else value.decode("latin-1")
+                text = value if isinstance(value, str) else str(value, "latin-1")
                 if found.setdefault(key, text) != text:
                     raise SignatureVerificationError(
                         "a header of the delivery came twice, with different values",

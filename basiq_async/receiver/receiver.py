@@ -13,7 +13,7 @@ from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from ..deadlines import Deadlines
+from ..deadlines import Deadline, Deadlines
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook
 from .asgi import ASGIApp
@@ -131,9 +131,21 @@ class WebhookReceiver:
         If it is cancelled, the handler is too, and the claim is given back first.
         """
         started = time.perf_counter()
-        delivery = self._receive(headers, body)
-        done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
-        return self._report(done, started)
+        if self._closing:
+            return self._report(_closed(), started)
+        if len(body) > self._max_body_size:
+            return self._report(outcome(Result.TOO_LARGE), started)
+        try:
+            message_id, sent = self._keys.verify(headers, body, tolerance=self._tolerance, now=self._clock())
+        except SignatureVerificationError as exc:
+            logger.warning("refused a delivery (%s): %s", exc.reason, exc)
+            return self._report(outcome(Result.REJECTED, reason=exc.reason), started)
+        try:
+            delivery = read_delivery(message_id, sent, body)
+        except UnreadableBodyError as exc:
+            logger.warning("delivery %s is genuine but unreadable: %s", message_id, exc)
+            return self._report(outcome(Result.UNREADABLE), started)
+        return self._report(await self._dispatch(delivery), started)
 
     async def handle_stream(
         self, headers: Headers, chunks: AsyncGenerator[bytes], *, content_length: int | None = None
@@ -196,22 +208,6 @@ class WebhookReceiver:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def _receive(self, headers: Headers, body: bytes) -> Delivery | Outcome:
-        if self._closing:
-            return _closed()
-        if len(body) > self._max_body_size:
-            return outcome(Result.TOO_LARGE)
-        try:
-            message_id, sent = self._keys.verify(headers, body, tolerance=self._tolerance, now=self._clock())
-        except SignatureVerificationError as exc:
-            logger.warning("refused a delivery (%s): %s", exc.reason, exc)
-            return outcome(Result.REJECTED, reason=exc.reason)
-        try:
-            return read_delivery(message_id, sent, body)
-        except UnreadableBodyError as exc:
-            logger.warning("delivery %s is genuine but unreadable: %s", message_id, exc)
-            return outcome(Result.UNREADABLE)
-
     async def _dispatch(self, delivery: Delivery) -> Outcome:
         self._in_flight += 1
         try:
@@ -232,7 +228,7 @@ class WebhookReceiver:
                 return outcome(Result.DUPLICATE, delivery)
             if claim.status is ClaimStatus.BUSY:
                 return outcome(Result.BUSY, delivery, retry_after=max(1, math.ceil(claim.retry_after)))
-            limit = self._deadlines.limit()
+            limit = Deadline(self._deadlines)
             try:
                 with limit:
                     await handler(delivery)

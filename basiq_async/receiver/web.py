@@ -51,9 +51,12 @@ class _NoContent(web.Response):
             or self._keep_alive is not None  # also where it has been prepared
             or not request.keep_alive
             or request.version != HttpVersion11
-            or _has_signals(request)
         ):
             return await super().prepare(request)
+        if isinstance(request, web.Request):
+            for app in request.match_info.apps:
+                if app.on_response_prepare:
+                    return await super().prepare(request)
         writer = request.writer
         await writer.write(_head.at(time.time()))
         await writer.drain()
@@ -61,14 +64,6 @@ class _NoContent(web.Response):
         self._body_length = writer.output_size
         self._eof_sent = True
         return writer
-
-
-def _has_signals(request: web.BaseRequest) -> bool:
-    if isinstance(request, web.Request):
-        for app in request.match_info.apps:
-            if app.on_response_prepare:
-                return True
-    return False
 
 
 class _Head:

@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from .._version import __version__
-from ..deadlines import Deadlines
+from ..deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ._evidence import cause_of
 from ._pool import SentOnce, Unclean, clean_request_class
@@ -60,7 +60,7 @@ class AiohttpTransport:
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
-        limit = self._limits.limit()
+        limit = Deadline(self._limits)
         try:
             with limit:
                 return await self.exchange(request)

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from ..answers import parse_retry_after
-from ..deadlines import Deadlines
+from ..deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from ._evidence import cause_of, cleaned
@@ -147,7 +147,7 @@ class _Run:
         limits = self._owner._limits
         left = self._deadline - began
         allowed = limits.seconds if left >= limits.seconds else max(left, 0.0)
-        limit = limits.limit(allowed)
+        limit = Deadline(limits, allowed)
         try:
             with limit:
                 response = await self._owner._inner.send(self._request)

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from basiq_async.deadlines import Deadlines
+from basiq_async.deadlines import Deadline, Deadlines
 
 
 async def test_a_task_that_takes_too_long_gets_a_timeout_error_and_is_no_longer_being_cancelled() -> None:
-    limit = Deadlines(0.01).limit()
+    limit = Deadline(Deadlines(0.01))
     with pytest.raises(TimeoutError), limit:
         await asyncio.Event().wait()
     task = asyncio.current_task()
@@ -26,7 +26,7 @@ async def test_each_of_many_tasks_has_its_own_limit() -> None:
 
     async def one(name: str, wait: float) -> None:
         try:
-            with deadlines.limit():
+            with Deadline(deadlines):
                 await asyncio.sleep(wait)
         except TimeoutError:
             name += " cut off"
@@ -42,10 +42,10 @@ async def test_each_of_many_tasks_has_its_own_limit() -> None:
 
 async def test_a_limit_that_was_kept_does_not_touch_what_its_task_does_afterwards() -> None:
     deadlines = Deadlines(0.01)
-    with deadlines.limit():
+    with Deadline(deadlines):
         await asyncio.sleep(0)
     await asyncio.sleep(0.03)
-    with pytest.raises(TimeoutError), deadlines.limit():
+    with pytest.raises(TimeoutError), Deadline(deadlines):
         await asyncio.sleep(20)
 
 
@@ -53,7 +53,7 @@ async def test_a_cancellation_by_others_stays_one() -> None:
     deadlines = Deadlines(20)
 
     async def work() -> None:
-        with deadlines.limit():
+        with Deadline(deadlines):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
@@ -66,7 +66,7 @@ async def test_a_cancellation_by_others_stays_one() -> None:
 
 async def test_a_cancellation_by_others_in_the_same_moment_is_not_lost() -> None:
     deadlines = Deadlines(0.01)
-    limit = deadlines.limit()
+    limit = Deadline(deadlines)
 
     async def work() -> None:
         with limit:
@@ -82,7 +82,7 @@ async def test_a_cancellation_by_others_in_the_same_moment_is_not_lost() -> None
 
 
 async def test_an_error_of_the_work_itself_is_not_covered_up_by_the_limit() -> None:
-    with pytest.raises(KeyError), Deadlines(0.01).limit():
+    with pytest.raises(KeyError), Deadline(Deadlines(0.01)):
         try:
             await asyncio.Event().wait()
         finally:
@@ -96,11 +96,11 @@ def test_limits_go_on_working_in_a_later_event_loop() -> None:
     deadlines = Deadlines(0.01)
 
     async def quick() -> None:
-        with deadlines.limit():
+        with Deadline(deadlines):
             await asyncio.sleep(0)
 
     async def slow() -> None:
-        with pytest.raises(TimeoutError), deadlines.limit():
+        with pytest.raises(TimeoutError), Deadline(deadlines):
             await asyncio.sleep(20)
 
     asyncio.run(quick())
@@ -109,16 +109,16 @@ def test_limits_go_on_working_in_a_later_event_loop() -> None:
 
 async def test_a_timer_that_fires_after_its_loop_was_left_cuts_nothing_off() -> None:
     deadlines = Deadlines(0.01)
-    with deadlines.limit():
+    with Deadline(deadlines):
         await asyncio.sleep(0)
 
     async def elsewhere() -> None:
-        with deadlines.limit():
+        with Deadline(deadlines):
             await asyncio.sleep(0)
 
     await asyncio.to_thread(asyncio.run, elsewhere())
     await asyncio.sleep(0.03)  # the first loop's timer
-    with pytest.raises(TimeoutError), deadlines.limit():
+    with pytest.raises(TimeoutError), Deadline(deadlines):
         await asyncio.sleep(20)
 
 
@@ -128,7 +128,7 @@ def test_a_limit_is_refused_outside_of_a_task() -> None:
 
         def callback() -> None:
             try:
-                with Deadlines(1).limit():
+                with Deadline(Deadlines(1)):
                     answered.set_result("entered")
             except RuntimeError as exc:
                 answered.set_result(str(exc))
@@ -145,7 +145,7 @@ async def test_a_limit_that_is_shorter_than_the_others_ends_first_and_a_longer_o
 
     async def one(name: str, seconds: float | None) -> None:
         try:
-            with deadlines.limit(seconds):
+            with Deadline(deadlines, seconds):
                 await asyncio.sleep(20)
         except TimeoutError:
             ended.append(name)
@@ -158,7 +158,7 @@ async def test_a_limit_that_is_shorter_than_the_others_ends_first_and_a_longer_o
 
 
 async def test_a_shorter_limit_that_was_kept_leaves_no_timer() -> None:
-    with Deadlines(1000).limit(0.01) as limit:
+    with Deadline(Deadlines(1000), 0.01) as limit:
         await asyncio.sleep(0)
     await asyncio.sleep(0.02)
     assert not limit.expired
