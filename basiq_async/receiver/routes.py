@@ -14,6 +14,8 @@ __all__ = ["Handler", "Routes", "check_patterns"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 
+_MOST_REMEMBERED = 256
+
 
 class Routes:
     """Handlers by pattern; of all that match, the most specific one is taken.
@@ -24,6 +26,7 @@ class Routes:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._found: dict[str, Handler | None] = {}
 
     def __len__(self) -> int:
         return len(self._handlers)
@@ -37,9 +40,20 @@ class Routes:
                 raise ConfigurationError(f"there is a handler for {pattern!r} already; only one would ever run")
         _check_handler(handler)
         self._handlers.update(dict.fromkeys(patterns, handler))
+        self._found.clear()
 
     def find(self, event_type_id: str) -> Handler | None:
         """The most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
+        try:
+            return self._found[event_type_id]
+        except KeyError:
+            pass
+        if len(self._found) >= _MOST_REMEMBERED:
+            self._found.clear()
+        handler = self._found[event_type_id] = self._sought(event_type_id)
+        return handler
+
+    def _sought(self, event_type_id: str) -> Handler | None:
         if (exact := self._handlers.get(event_type_id)) is not None:
             return exact
         head, dot, _ = event_type_id.rpartition(".")

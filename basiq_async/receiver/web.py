@@ -57,12 +57,16 @@ class _NoContent(web.Response):
             for app in request.match_info.apps:
                 if app.on_response_prepare:
                     return await super().prepare(request)
-        writer = request.writer
-        await writer.write(_head.at(time.time()))
-        await writer.drain()
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("the client has closed the connection")
+        head = _head.at(time.time())
+        transport.write(head)
         self._keep_alive = True
-        self._body_length = writer.output_size
+        self._body_length = len(head)
         self._eof_sent = True
+        writer = request.writer
+        await writer.drain()
         return writer
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from unittest.mock import create_autospec
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_log import AccessLogger
@@ -178,10 +178,21 @@ async def test_the_access_log_has_its_size(caplog: pytest.LogCaptureFixture) -> 
 
 async def test_it_waits_for_a_client_that_does_not_read() -> None:
     writer = create_autospec(AbstractStreamWriter, instance=True)
-    writer.output_size = 0
-    request = make_mocked_request("POST", "/", writer=writer)
+    transport = create_autospec(asyncio.Transport, instance=True)
+    transport.is_closing.return_value = False
+    request = make_mocked_request("POST", "/", writer=writer, transport=transport)
     await response(outcome(Result.HANDLED), whole=True).prepare(request)
-    assert [call[0] for call in writer.method_calls] == ["write", "drain"]
+    transport.write.assert_called_once()
+    writer.drain.assert_awaited_once()
+
+
+async def test_to_a_client_that_has_gone_nothing_is_written() -> None:
+    transport = create_autospec(asyncio.Transport, instance=True)
+    transport.is_closing.return_value = True
+    answer = response(outcome(Result.HANDLED), whole=True)
+    with pytest.raises(ClientConnectionResetError):
+        await answer.prepare(make_mocked_request("POST", "/", transport=transport))
+    transport.write.assert_not_called()
 
 
 def test_the_date_is_that_of_the_second() -> None:

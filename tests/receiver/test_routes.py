@@ -153,3 +153,19 @@ def test_a_callable_that_does_not_tell_its_signature_is_taken() -> None:
 
     odd = Odd()
     assert WebhookReceiver(SECRET).on("*")(odd) is odd
+
+
+def test_a_handler_that_is_registered_later_is_found_by_types_that_were_looked_for_before() -> None:
+    made = routes("*")
+    assert made.find("consent.revoked") is made.find("*")
+    made.add(("consent.*",), handler)
+    assert made.find("consent.revoked") is handler
+
+
+def test_of_ever_new_types_only_some_are_remembered() -> None:
+    made = routes("consent.*")
+    consent = made.find("consent.revoked")
+    for number in range(2_000):
+        assert made.find(f"consent.{number}") is consent
+        assert made.find(f"other.{number}") is None
+    assert len(made._found) <= 256
