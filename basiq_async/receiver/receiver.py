@@ -84,7 +84,7 @@ class WebhookReceiver:
         for name, seconds in (("handler_timeout", handler_timeout), ("body_timeout", body_timeout)):
             if not 0 < seconds < math.inf:
                 raise ConfigurationError(f"{name} must be a number of seconds, more than 0 and not endless")
-        self._keys = SigningKeys(secret)
+        self._keys = SigningKeys(secret, for_many=True)
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size

@@ -348,6 +348,21 @@ def test_the_keys_do_not_show_themselves() -> None:
     assert repr(SigningKeys([SECRET, OTHER_SECRET])) == "<SigningKeys: 2>"
 
 
+@pytest.mark.parametrize("secret", [SECRET, [OTHER_SECRET, SECRET]])
+def test_keys_for_many_signatures_give_the_same_ones_each_time(secret: str | list[str]) -> None:
+    once, many = SigningKeys(secret), SigningKeys(secret, for_many=True)
+    seconds = int(NOW.timestamp())
+    for number in range(3):
+        body = b"%d" % number
+        signature = once.sign("m", str(seconds), body)
+        assert many.sign("m", str(seconds), body) == signature
+        headers = {"webhook-id": "m", "webhook-timestamp": str(seconds), "webhook-signature": signature}
+        assert many.verify(headers, body, tolerance=1, now=seconds) == ("m", seconds)
+        with pytest.raises(SignatureVerificationError):
+            many.verify(headers, body + b"x", tolerance=1, now=seconds)
+    assert repr(many) == repr(once)
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
