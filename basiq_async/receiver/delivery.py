@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -75,6 +76,11 @@ class UnreadableBodyError(ValueError):
     """A body that is no JSON object; its text says why, without a byte of it."""
 
 
+@lru_cache(maxsize=64)  # of many deliveries at once most were signed in the same few seconds
+def _moment(sent: int) -> datetime:
+    return datetime.fromtimestamp(sent, UTC)
+
+
 def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
     """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
@@ -92,7 +98,7 @@ def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
             read_links(raw.get("links")),
             body,
             raw,
-            datetime.fromtimestamp(sent, UTC),
+            _moment(sent),
         )
     except UnreadableBodyError:
         raise
