@@ -103,17 +103,16 @@ def read_text(value: object) -> str | None:
 
 def read_links(value: object) -> dict[str, str]:
     """Links come as an object, or as a list of objects; what is no text is left out."""
+    if isinstance(value, dict):
+        for link in value.values():
+            if type(link) is not str:
+                return {name: link for name, link in value.items() if isinstance(link, str)}
+        return value  # all of them: no copy is needed
+    merged: dict[str, str] = {}
     if isinstance(value, list):
-        merged: dict[str, str] = {}
         for entry in value:
             merged.update(read_links(entry) if isinstance(entry, dict) else {})
-        return merged
-    if not isinstance(value, dict):
-        return {}
-    for link in value.values():
-        if type(link) is not str:
-            return {name: link for name, link in value.items() if isinstance(link, str)}
-    return value  # all of them: no copy is needed
+    return merged
 
 
 def read_status_code(value: object) -> int | None:
