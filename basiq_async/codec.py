@@ -322,7 +322,7 @@ def _object_reader(
     overrides = {name: override(rename=json_name, struct_hook=hook) for name, (json_name, hook) in fields.items()}
     # The quick one reads; where it fails, the careful one tells what is wrong, and where.
     quick, careful = (
-        make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]
+        make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]  # overrides by name
         for detailed in (False, True)
     )
 

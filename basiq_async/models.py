@@ -71,7 +71,7 @@ class _ByValue:
         except RecursionError:
             return _equal(self._value, other._value)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # so Python says unhashable
 
 
 def _equal(one: object, other: object) -> bool:

@@ -136,7 +136,7 @@ class _Connection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(data)  # type: ignore[attr-defined]
+            self._transport.write(data)
 
 
 def _number(query: str, name: str) -> int:

@@ -52,7 +52,7 @@ async def at_once(call: Callable[[], object], times: int) -> None:
     """So many calls at once."""
     async with asyncio.TaskGroup() as group:
         for _ in range(times):
-            group.create_task(call())  # type: ignore[arg-type]
+            group.create_task(call())
 
 
 async def measure(count: int = 15) -> list[Figure]:

@@ -24,9 +24,9 @@ async def measure(count: int = 7, pages: int = 20) -> list[Figure]:
     found = []
     with server(pages, _LATENCY) as url:
         async with by.client(url) as basiq:
-            seconds = await rounds({n: partial(_consume, basiq, n, _LATENCY) for n in (0, 1)}, count)  # type: ignore
+            seconds = await rounds({n: partial(_consume, basiq, n, _LATENCY) for n in (0, 1)}, count)
             name = "prefetch: 20 ms a page and a consumer of 20 ms a page, to prefetch=0"
-            found.append(figure(name, ratios(seconds[0], seconds[1]), ">= 1.8"))  # type: ignore[index]
+            found.append(figure(name, ratios(seconds[0], seconds[1]), ">= 1.8"))
     with server(pages) as url:
         async with by.client(url) as basiq:
             seconds = await rounds({str(n): partial(by.ours, basiq, n) for n in (0, 1)}, count * 2)

@@ -43,7 +43,7 @@ def test_all_is_sorted_complete_and_true(package: str) -> None:
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = basiq_async.Nothing  # type: ignore[attr-defined]
+        _ = basiq_async.Nothing
 
 
 def test_the_contract_is_there() -> None:

@@ -135,7 +135,7 @@ class MemoryInbox:
         """See ``Inbox``."""
         now = self._clock()
         digest = _digest(key)
-        if (self._done.get(digest) or self._before.get(digest) or 0) > now:
+        if self._is_done(digest, now):
             return _DONE
         held = self._claims.get(key)
         if held is not None and held[0] != token and held[1] > now:

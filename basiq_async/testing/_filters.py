@@ -7,6 +7,7 @@ or at the closing parenthesis.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,12 +21,12 @@ _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*)\.([a-
 _VALUE = re.compile(r"\s*(?:'((?:[^'\\]|\\.)*)'|([^'(),]*[^'(),\s]))\s*", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "gt": lambda a, b: a > b,  # type: ignore[operator]
-    "gteq": lambda a, b: a >= b,  # type: ignore[operator]
-    "lt": lambda a, b: a < b,  # type: ignore[operator]
-    "lteq": lambda a, b: a <= b,  # type: ignore[operator]
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "gt": operator.gt,
+    "gteq": operator.ge,
+    "lt": operator.lt,
+    "lteq": operator.le,
 }
 
 

@@ -102,7 +102,7 @@ class Renderer:
             body["eventId"] = message.event.id
         if quirks.message_ids == "top":
             del payload["eventTypeId"], payload["eventId"]
-        payload["links"] = self.links(payload["links"])  # type: ignore[arg-type]
+        payload["links"] = self.links(payload["links"])  # type: ignore[arg-type]  # payload() makes it a dictionary
         body["payload"] = payload
         body["attempts"] = [self.attempt(attempt) for attempt in message.attempts]
         webhook = self.webhook_path(message.webhook_id)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 try:
     import pytest_asyncio
 except ImportError:  # pragma: no cover  # it is one of two ways to run async tests
-    pytest_asyncio = None  # type: ignore[assignment]
+    pytest_asyncio = None  # type: ignore[assignment]  # a module, or none
 
 
 @pytest.fixture

@@ -52,4 +52,4 @@ class Quirks:
             for form in get_args(hint)[1:]:
                 yield cls(**{name: form})
                 last[name] = form
-        yield cls(**{**last, "signing_key_in": "writes"})  # type: ignore[arg-type]
+        yield cls(**{**last, "signing_key_in": "writes"})  # type: ignore[arg-type]  # of the fields' own Literals

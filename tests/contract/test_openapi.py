@@ -37,7 +37,7 @@ def test_every_answer_is_a_documented_one(case: schemathesis.Case, fake_server: 
 
 
 def test_what_is_created_can_be_read_changed_and_deleted() -> None:
-    class Machine(schema.as_state_machine()):  # type: ignore[misc]
+    class Machine(schema.as_state_machine()):
         def setup(self) -> None:
             # A story begins with a Basiq of its own: what an earlier one left there must not change it.
             self.server = ExitStack()

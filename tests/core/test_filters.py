@@ -91,4 +91,4 @@ def test_what_is_no_filter_is_refused(value: Any) -> None:
 def test_a_filter_joins_with_filters_alone() -> None:
     assert repr(F("a.b")) == "F('a.b')"
     with pytest.raises(TypeError):
-        F("a").eq("b") & "c"  # type: ignore[operator]
+        F("a").eq("b") & "c"

@@ -302,7 +302,7 @@ async def leave_by_dropping(paginator: Paginator[Message]) -> None:
 async def leave_by_closing_the_iterator(paginator: Paginator[Message]) -> None:
     iterator = aiter(paginator)
     await anext(iterator)
-    await iterator.aclose()  # type: ignore[attr-defined]
+    await iterator.aclose()
 
 
 async def leave_by_first(paginator: Paginator[Message]) -> None:
@@ -562,10 +562,10 @@ def test_a_mangled_cursor_is_refused(data: st.DataObject) -> None:
         Cursor("/../token", 1, "x"),
         Cursor("@evil.example/x", 1, "x"),
         Cursor("/x y", 1, "x"),
-        Cursor(5, 1, "x"),  # type: ignore[arg-type]
+        Cursor(5, 1, "x"),
         Cursor("/x", -1, "x"),
         Cursor("/x", True, "x"),
-        Cursor("/x", 1, 5),  # type: ignore[arg-type]
+        Cursor("/x", 1, 5),
     ],
     ids=repr,
 )

@@ -37,7 +37,7 @@ class CancelledAt:
         thrown: BaseException | None = None
         while True:
             try:
-                waited_for = inner.send(None) if thrown is None else inner.throw(thrown)  # type: ignore[attr-defined]
+                waited_for = inner.send(None) if thrown is None else inner.throw(thrown)
             except StopIteration as stop:
                 return stop.value
             self.waits += 1
@@ -133,7 +133,7 @@ OPERATIONS: dict[str, Operation] = {
 
 class _Thin:
     event_id = "e1"
-    links = {"eventEntity": "/users/u1"}  # noqa: RUF012
+    links = {"eventEntity": "/users/u1"}  # noqa: RUF012  # a stand-in, of which nothing is changed
 
 
 TROUBLES: dict[str, dict[str, int]] = {"in order": {}, "with retries": {"failing": 2}, "with a renewal": {"stale": 1}}

@@ -187,13 +187,13 @@ ODD: dict[str, tuple[Callable[[], Any], type[Exception], int]] = {
     "None": (lambda: None, TransportError, 1),
     "text": (lambda: "text", TransportError, 1),
     "a tuple": (lambda: (200, {}, b""), TransportError, 1),
-    "a body of text": (lambda: Response(200, {}, "{}"), TransportError, 1),  # type: ignore[arg-type]
-    "a body of None": (lambda: Response(200, {}, None), TransportError, 1),  # type: ignore[arg-type]
-    "a status of text": (lambda: Response("200"), TransportError, 1),  # type: ignore[arg-type]
-    "a status of None": (lambda: Response(None), TransportError, 1),  # type: ignore[arg-type]
+    "a body of text": (lambda: Response(200, {}, "{}"), TransportError, 1),
+    "a body of None": (lambda: Response(200, {}, None), TransportError, 1),
+    "a status of text": (lambda: Response("200"), TransportError, 1),
+    "a status of None": (lambda: Response(None), TransportError, 1),
     "a status of true": (lambda: Response(True), TransportError, 1),
-    "headers of None": (lambda: Response(200, None), TransportError, 1),  # type: ignore[arg-type]
-    "headers of numbers": (lambda: Response(200, {1: 2}), TransportError, 1),  # type: ignore[dict-item]
+    "headers of None": (lambda: Response(200, None), TransportError, 1),
+    "headers of numbers": (lambda: Response(200, {1: 2}), TransportError, 1),
     "never": (lambda: asyncio.sleep(3600), RequestTimeoutError, 4),
 }
 
@@ -227,7 +227,7 @@ async def test_a_transport_whose_send_is_not_async() -> None:
 
         async def aclose(self) -> None: ...
 
-    async with BasiqClient(KEY, transport=Sync(), retry=ONCE) as client:  # type: ignore[arg-type]
+    async with BasiqClient(KEY, transport=Sync(), retry=ONCE) as client:
         assert type(await outcome(client.webhooks.get("w1"))) is TransportError
 
 

@@ -238,15 +238,15 @@ async def test_a_stream_can_be_gone_on_with_after_its_failure(prefetch: int) -> 
         cursor = paginator.cursor
         ids += [(await anext(items)).id, (await anext(items)).id]
         assert ids == ["m0", "m1", "m2", "m3"]
-        assert (await client.messages.list("w1", cursor=cursor).first()).id == "m2"  # type: ignore[union-attr]
+        assert (await client.messages.list("w1", cursor=cursor).first()).id == "m2"
 
 
 async def test_leaving_early_in_every_way_leaves_nothing(prefetch: int) -> None:
     async def endless(conn: Conn) -> None:
-        endless.n += 1  # type: ignore[attr-defined]
-        await conn.say(page(messages(endless.n * 2), f"{PATH}?n={endless.n}"))  # type: ignore[attr-defined]
+        endless.n += 1
+        await conn.say(page(messages(endless.n * 2), f"{PATH}?n={endless.n}"))
 
-    endless.n = 0  # type: ignore[attr-defined]
+    endless.n = 0
     async with Wire(endless) as wire, client_of(wire) as client:
         async for _ in client.messages.list("w1", prefetch=prefetch):
             break

@@ -283,7 +283,7 @@ EPOCHS: dict[Any, str | None] = {
 @pytest.mark.parametrize(("text", "expected"), [*DATES.items(), *EPOCHS.items()], ids=repr)
 def test_every_plausible_form_of_a_date(text: Any, expected: str | None) -> None:
     event = read(Event, None, {**EVENT, "createdDate": text})
-    attempt = {**MESSAGE["attempts"][0], "timestamp": text}  # type: ignore[index]
+    attempt = {**MESSAGE["attempts"][0], "timestamp": text}
     message = read(Message, None, {**MESSAGE, "attempts": [attempt]})
     for found in (event.created, message.attempts[0].timestamp):
         assert (found.isoformat() if found else None) == expected
@@ -295,8 +295,8 @@ def test_every_plausible_form_of_a_date(text: Any, expected: str | None) -> None
 def test_what_is_no_date_is_an_error_at_its_place_when_the_item_is_read(value: Any) -> None:
     event = read(Event, None, {**EVENT, "createdDate": value})
     assert (type(event), event.location) == (ResponseDecodeError, "$.createdDate")
-    attempt = {**MESSAGE["attempts"][0], "timestamp": value}  # type: ignore[index]
-    message = read(Message, None, {**MESSAGE, "attempts": [MESSAGE["attempts"][0], attempt]})  # type: ignore[index]
+    attempt = {**MESSAGE["attempts"][0], "timestamp": value}
+    message = read(Message, None, {**MESSAGE, "attempts": [MESSAGE["attempts"][0], attempt]})
     assert (type(message), message.location) == (ResponseDecodeError, "$.attempts[1].timestamp")
 
 

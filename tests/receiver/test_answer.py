@@ -155,7 +155,7 @@ async def test_a_server_without_an_application_sends_it() -> None:
     service = Service()
 
     async def handler(request: BaseRequest) -> web.StreamResponse:
-        return await service.receiver.aiohttp_handler(request)  # type: ignore[arg-type]  # it has all that is asked for
+        return await service.receiver.aiohttp_handler(request)  # it has all that is asked for
 
     async with connected(web.ServerRunner(web.Server(handler))) as exchange:
         assert (await exchange(delivery())).startswith(b"HTTP/1.1 204 No Content\r\n")

@@ -197,7 +197,7 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
     make: object, said: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "inbox.db"
-    make(path)  # type: ignore[operator]
+    make(path)
     before = path.read_bytes() if path.is_file() else b""
 
     async def use() -> None:
@@ -223,7 +223,7 @@ async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["", ":memory:", "file:inbox.db?mode=memory", b"inbox.db"])
 def test_what_is_no_file_is_refused(path: object) -> None:
     with pytest.raises(ConfigurationError, match="path of a file"):
-        SQLiteInbox(path)  # type: ignore[arg-type]
+        SQLiteInbox(path)
 
 
 def test_a_memory_that_remembers_nothing_is_refused(tmp_path: Path) -> None:
@@ -429,8 +429,8 @@ async def test_work_that_raises_undoes_its_group_and_tells_each(tmp_path: Path) 
 
 async def test_a_file_system_without_wal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoWal(sqlite3.Connection):
-        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]
-            return super().execute("SELECT 'delete'" if "journal_mode" in sql else sql, *parameters)  # type: ignore[arg-type]
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            return super().execute("SELECT 'delete'" if "journal_mode" in sql else sql, *parameters)
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=NoWal, **options))
@@ -444,13 +444,13 @@ async def test_two_that_make_the_file_at_once_both_get_it(tmp_path: Path, monkey
     failures = [1, 1]
 
     class Racing(sqlite3.Connection):
-        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
             if "journal_mode" in sql and failures:
                 failures.pop()
                 error = sqlite3.OperationalError("database is locked")
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY
                 raise error
-            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+            return super().execute(sql, *parameters)
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=Racing, **options))
@@ -469,12 +469,12 @@ async def test_a_lock_that_lasts_while_the_file_is_made_is_an_error_of_the_momen
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Locked(sqlite3.Connection):
-        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
             if "journal_mode" in sql:
                 error = sqlite3.OperationalError("database is locked")
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY
                 raise error
-            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+            return super().execute(sql, *parameters)
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=Locked, **options))

@@ -74,7 +74,7 @@ class Crash:
                 await self._run(client, handler if self.mode == "function" else self._export(), checkpoint)
 
     async def _run(self, client: BasiqClient, target: object, checkpoint: SQLiteCheckpoint) -> None:
-        replay = Replay(client, self.webhook_id, target, checkpoint=checkpoint, concurrency=self.concurrency)  # type: ignore[arg-type]
+        replay = Replay(client, self.webhook_id, target, checkpoint=checkpoint, concurrency=self.concurrency)
         report = await replay.run()
         assert report.finished
         assert report.failed == 0

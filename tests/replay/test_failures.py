@@ -214,7 +214,7 @@ async def test_a_target_that_is_not_async_ends_the_job_at_its_first_message() ->
         taken.append(message.id)
 
     async with history(50) as h:
-        replay = Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint())  # type: ignore[arg-type]
+        replay = Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint())
         with pytest.raises(ReplayError, match="not async"):
             await replay.run()
     assert len(taken) == 1

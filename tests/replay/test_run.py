@@ -87,7 +87,7 @@ async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(con
         await Watching.save(checkpoint, commit)
         unrecorded -= commit.handled
 
-    checkpoint.save = save  # type: ignore[method-assign]
+    checkpoint.save = save
     async with history(300) as h:
         target = Recorder(behave)
         await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=concurrency).run()
@@ -578,5 +578,5 @@ def test_timedeltas_are_not_rates() -> None:
             "w1",
             Recorder(),
             checkpoint=MemoryCheckpoint(),
-            rate=timedelta(seconds=1),  # type: ignore[arg-type]
+            rate=timedelta(seconds=1),
         )

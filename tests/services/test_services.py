@@ -111,7 +111,7 @@ async def test_ensure_creates_then_finds_then_updates(basiq: Basiq) -> None:
     webhooks = basiq.client.webhooks
     made = await webhooks.ensure(url=URL, subscribed_events=EVENTS, name="n")
     assert made.secret is not None
-    found = await webhooks.ensure(url=URL, subscribed_events=reversed(EVENTS))  # type: ignore[arg-type]
+    found = await webhooks.ensure(url=URL, subscribed_events=reversed(EVENTS))
     assert (found.id, found.secret) == (made.id, None)
     changed = await webhooks.ensure(url=URL, subscribed_events=["user.created"])
     assert (changed.id, changed.subscribed_events, changed.name) == (made.id, ("user.created",), "n")

@@ -42,5 +42,5 @@ def test_a_system_clock_does_not_stand_still(speed: float) -> None:
 
 def test_a_name_that_the_package_does_not_have_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Nothing"):
-        _ = testing.Nothing  # type: ignore[attr-defined]
+        _ = testing.Nothing
     assert set(testing.__all__) <= set(dir(testing))

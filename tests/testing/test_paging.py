@@ -307,9 +307,9 @@ def test_seeded_items_outside_of_the_history_do_not_exist(fake: FakeBasiq) -> No
     lazy = fake._world.application().messages[webhook_id]._segments[0]
     with pytest.raises(IndexError):
         lazy[3]
-    beyond = lazy.ids.uuid(3)  # type: ignore[union-attr]
+    beyond = lazy.ids.uuid(3)
     assert caller.error("GET", f"{messages_path(webhook_id)}/{beyond}", status=404)["code"] == "resource-not-found"
-    event_beyond = lazy.events.ids.hex(3)  # type: ignore[union-attr]
+    event_beyond = lazy.events.ids.hex(3)
     caller.error("GET", f"/events/{event_beyond}", status=404)
-    entity_beyond = lazy.events.ids.uuid(3)  # type: ignore[union-attr]
-    caller.error("GET", f"/users/{lazy.events.users[0]}/consents/{entity_beyond}", status=404)  # type: ignore[union-attr]
+    entity_beyond = lazy.events.ids.uuid(3)
+    caller.error("GET", f"/users/{lazy.events.users[0]}/consents/{entity_beyond}", status=404)

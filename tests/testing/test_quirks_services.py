@@ -11,7 +11,7 @@ from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.services import test_services
 from tests.services.conftest import Basiq
-from tests.services.test_services import *  # noqa: F403
+from tests.services.test_services import *  # noqa: F403  # the same tests, on other fakes
 
 
 def _name(quirks: Quirks) -> str:
@@ -44,7 +44,7 @@ async def test_a_test_message_is_delivered_and_is_in_the_history(basiq: Basiq) -
 
 @pytest.mark.parametrize(("where", "written", "read"), [("everywhere", True, True), ("nowhere", False, False)])
 async def test_a_secret_is_there_where_the_fake_shows_it(where: str, written: bool, read: bool) -> None:
-    fake = FakeBasiq(quirks=Quirks(signing_key_in=where))  # type: ignore[arg-type]
+    fake = FakeBasiq(quirks=Quirks(signing_key_in=where))
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
         made = await client.webhooks.create(url="https://example.com/x", subscribed_events=["user.created"])
         assert (made.secret is not None) is written
