@@ -60,7 +60,7 @@ bench-quick: $(PEERS) ## the same in under a minute, held against the committed 
 	$(BIN)/python -m benchmarks.run --quick
 
 crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost, at most 16 repeated a kill
-	$(BIN)/python -m tests.replay.crash --messages 10000 --concurrency 16 --kills 200
+	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
 
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
 	.ci/audit $(BIN)/python

@@ -5,17 +5,17 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from .codec import Codec
+from ._codec import Codec
+from ._redaction import Redactor
+from ._tasks import TaskOwner
+from ._urls import VENDOR_URL, BaseURL
 from .errors import ConfigurationError
 from .hooks import OnRequest, OnRetry
-from .links import VENDOR_URL, BaseURL
-from .redaction import Redactor
 from .services._api import Api
 from .services.event_types import EventTypes
 from .services.events import Events
 from .services.messages import Messages
 from .services.webhooks import Webhooks
-from .tasks import TaskOwner
 from .transports.auth import ApiKey, Authenticated
 from .transports.base import Transport
 from .transports.retry import Retrying, RetryPolicy

@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 import attrs
 from cattrs.errors import BaseValidationError
 
-from .codec import UNREADABLE, ListPage, Malformed, Reader
-from .cursor import Cursor, id_in_cursor
+from ._codec import UNREADABLE, ListPage, Malformed, Reader
+from ._cursor import Cursor, id_in_cursor
+from ._tasks import TaskOwner, result_of
+from ._urls import BaseURL, LinkError
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
-from .links import BaseURL, LinkError
-from .tasks import TaskOwner, result_of
 
 T = TypeVar("T")
 _MOST_EMPTY = 10_000

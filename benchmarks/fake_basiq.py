@@ -19,7 +19,7 @@ from benchmarks._harness import Figure, figure, ratios, rounds
 from benchmarks._server import WEBHOOK, webhook
 
 URL = "https://my-service.example/basiq"
-SUITES = ("tests/contract", "tests/services", "tests/testing/test_faults.py")
+SUITES = ("tests/contract", "tests/services", "tests/testing/fake/test_faults.py")
 CALLS = 500
 
 

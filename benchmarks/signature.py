@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import standardwebhooks
 
 from basiq_async.receiver import sign, verify
-from basiq_async.receiver.signature import SigningKeys
+from basiq_async.receiver._signature import SigningKeys
 from benchmarks._harness import Figure, figure, ratios
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

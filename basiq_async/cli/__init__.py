@@ -18,6 +18,6 @@ def main() -> None:
         import typer  # noqa: F401  # the same
     except ImportError:
         sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
-    from .app import app
+    from ._app import app
 
     app()

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .._urls import VENDOR_URL
 from ..client import BasiqClient
 from ..errors import BasiqError, ConfigurationError
-from ..links import VENDOR_URL
 from ..models import Secret
 
 T = TypeVar("T")

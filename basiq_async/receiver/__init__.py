@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .delivery import Delivery
-from .inbox import Claim, ClaimStatus, Inbox, MemoryInbox, inbox_key
-from .outcome import DeliveryEvent, Outcome, Result
-from .receiver import WebhookReceiver
-from .signature import sign, verify
-from .sqlite_inbox import SQLiteInbox
+from ._delivery import Delivery
+from ._outcome import DeliveryEvent, Outcome, Result
+from ._receiver import WebhookReceiver
+from ._signature import sign, verify
+from .inboxes._memory import Claim, ClaimStatus, Inbox, MemoryInbox, inbox_key
+from .inboxes._sqlite import SQLiteInbox
 
 __all__ = [
     "Claim",

@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ReplayError, TargetError
-from .checkpoint import Advance, Checkpoint, Commit, DeadLetter, Job, MemoryCheckpoint, State
-from .jsonl_target import JSONLinesTarget
-from .replay import Replay
-from .report import Plan, Progress, Reconciliation, Report
-from .sqlite_checkpoint import SQLiteCheckpoint
-from .targets import Target
-from .where import Where, event_types, failed_only, limit, message_time, since, until
+from ._replay import Replay
+from ._report import Plan, Progress, Reconciliation, Report
+from ._where import Where, event_types, failed_only, limit, message_time, since, until
+from .checkpoints._memory import Advance, Checkpoint, Commit, DeadLetter, Job, MemoryCheckpoint, State
+from .checkpoints._sqlite import SQLiteCheckpoint
+from .targets._adapters import Target
+from .targets._json_lines import JSONLinesTarget
 
 if TYPE_CHECKING:
-    from .http_target import HttpTarget
+    from .targets._http import HttpTarget
 
 __all__ = [
     "Advance",
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> object:
     # Loaded when it is asked for: it alone needs aiohttp.
     if name != "HttpTarget":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = import_module(".http_target", __name__).HttpTarget
+    value: object = import_module(".targets._http", __name__).HttpTarget
     globals()[name] = value
     return value
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ..answers import error_from
-from ..codec import Codec, ListPage
+from .._codec import Codec, ListPage
+from .._redaction import Redactor
+from .._responses import error_from
+from .._tasks import TaskOwner
+from .._urls import BaseURL
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
-from ..links import BaseURL
 from ..pagination import Listing, Paginator
-from ..redaction import Redactor
-from ..tasks import TaskOwner
 from ..transports.base import Response, Transport, quick_request
 
 T = TypeVar("T")

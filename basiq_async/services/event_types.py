@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..links import segment
+from .._urls import segment
 from ..models import EventType
 from ..pagination import Paginator
 from ._api import Api

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from .._urls import LinkError, segment
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
-from ..links import LinkError, segment
 from ..models import Event, read_links
 from ..pagination import Paginator
 from ._api import Api

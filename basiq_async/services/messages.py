@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .._arguments import checked_event_type_ids, optional_text
+from .._urls import absolute_url, segment
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
-from ..links import absolute_url, segment
 from ..models import Message
 from ..pagination import Paginator
 from ._api import Api
-from ._arguments import checked_event_type_ids, optional_text
 
 _MOST_A_PAGE = 500
 

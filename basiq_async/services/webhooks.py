@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .._arguments import checked_event_type_ids, optional_text
+from .._urls import absolute_url, segment
 from ..errors import ConfigurationError, ConflictError, RequestTimeoutError
-from ..links import absolute_url, segment
 from ..models import Webhook
 from ..pagination import Paginator
 from ._api import Api
-from ._arguments import checked_event_type_ids, optional_text
 
 _PATH = "/notifications/webhooks"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0

@@ -1,4 +1,4 @@
-"""A Basiq for tests: the fake, the same over HTTP, and suites that hold others to what ours promise."""
+"""A Basiq for tests, in memory and over HTTP, and conformance suites for transports, inboxes and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._courier import DeliveredAttempt, Emission
-    from ._promises import BrokenPromisesError
-    from ._violations import Violation
-    from .checkpoint_suite import check_checkpoint
-    from .clock import ManualClock, SystemClock
-    from .fake import FakeBasiq
-    from .inbox_suite import check_inbox
-    from .quirks import Quirks
+    from .conformance._checkpoint import check_checkpoint
+    from .conformance._inbox import check_inbox
+    from .conformance._runner import BrokenPromisesError
+    from .conformance._transport import check_transport
+    from .fake._clock import ManualClock, SystemClock
+    from .fake._deliveries import DeliveredAttempt, Emission
+    from .fake._fake import FakeBasiq
+    from .fake._quirks import Quirks
+    from .fake._violations import Violation
     from .server import serve
-    from .transport_suite import check_transport
 
 __all__ = [
     "BrokenPromisesError",
@@ -33,17 +33,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BrokenPromisesError": "_promises",
-    "DeliveredAttempt": "_courier",
-    "Emission": "_courier",
-    "FakeBasiq": "fake",
-    "ManualClock": "clock",
-    "Quirks": "quirks",
-    "SystemClock": "clock",
-    "Violation": "_violations",
-    "check_checkpoint": "checkpoint_suite",
-    "check_inbox": "inbox_suite",
-    "check_transport": "transport_suite",
+    "BrokenPromisesError": "conformance._runner",
+    "DeliveredAttempt": "fake._deliveries",
+    "Emission": "fake._deliveries",
+    "FakeBasiq": "fake._fake",
+    "ManualClock": "fake._clock",
+    "Quirks": "fake._quirks",
+    "SystemClock": "fake._clock",
+    "Violation": "fake._violations",
+    "check_checkpoint": "conformance._checkpoint",
+    "check_inbox": "conformance._inbox",
+    "check_transport": "conformance._transport",
     "serve": "server",
 }
 

@@ -12,7 +12,7 @@ from .. import BasiqClient
 from ..transports.memory import InMemoryTransport
 
 if TYPE_CHECKING:
-    from .fake import FakeBasiq
+    from .fake._fake import FakeBasiq
 
 T = TypeVar("T")
 

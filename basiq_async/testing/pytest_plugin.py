@@ -21,7 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from basiq_async import BasiqClient
 
-    from .fake import FakeBasiq
+    from .fake._fake import FakeBasiq
 
 try:
     import pytest_asyncio
@@ -32,7 +32,7 @@ except ImportError:  # pragma: no cover  # it is one of two ways to run async te
 @pytest.fixture
 def fake_basiq() -> FakeBasiq:
     """A fake Basiq on a clock that stands still."""
-    from .fake import FakeBasiq
+    from .fake._fake import FakeBasiq
 
     return FakeBasiq()
 

@@ -10,9 +10,9 @@ import aiohttp
 from aiohttp import web
 
 from ..transports.base import Request
-from ._dispatch import dispatching
-from ._endpoints import over_http
-from .fake import FakeBasiq
+from .fake._dispatch import dispatching
+from .fake._endpoints import over_http
+from .fake._fake import FakeBasiq
 
 __all__ = ["serve"]
 

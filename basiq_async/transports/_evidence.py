@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import traceback
 
+from .._redaction import REDACTED
 from ..errors import BasiqError
-from ..redaction import REDACTED
 from .base import Request
 
 

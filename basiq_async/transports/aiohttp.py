@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
+from .._deadlines import Deadline, Deadlines
 from .._version import __version__
-from ..deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
+from ._aiohttp_internals import SentOnce, Unclean, clean_request_class
 from ._evidence import cause_of
-from ._pool import SentOnce, Unclean, clean_request_class
 from .base import Request, Response
 
 _POOL = 100

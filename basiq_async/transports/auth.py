@@ -17,7 +17,9 @@ from typing import Any
 
 import attrs
 
-from ..answers import error_from
+from .._redaction import Redactor
+from .._responses import error_from
+from .._urls import BaseURL
 from ..errors import (
     APIError,
     AuthenticationError,
@@ -26,8 +28,6 @@ from ..errors import (
     RequestTimeoutError,
     ResponseDecodeError,
 )
-from ..links import BaseURL
-from ..redaction import Redactor
 from .base import Request, Response, Transport, quick_request
 
 _log = logging.getLogger("basiq_async.auth")

@@ -10,7 +10,7 @@ from ..errors import ConnectionFailedError, RequestTimeoutError
 from .base import Request, Response
 
 if TYPE_CHECKING:
-    from ..testing.fake import FakeBasiq
+    from ..testing.fake._fake import FakeBasiq
 
 __all__ = ["InMemoryTransport"]
 
@@ -24,7 +24,7 @@ class InMemoryTransport:
 
     def __init__(self, fake: FakeBasiq | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
         if fake is None:
-            from ..testing.fake import FakeBasiq
+            from ..testing.fake._fake import FakeBasiq
 
             fake = FakeBasiq()
         self.fake = fake

@@ -16,8 +16,8 @@ from typing import Any
 
 import attrs
 
-from ..answers import parse_retry_after
-from ..deadlines import Deadline, Deadlines
+from .._deadlines import Deadline, Deadlines
+from .._responses import parse_retry_after
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from ._evidence import cause_of, cleaned

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from basiq_async.cli.app import app
+from basiq_async.cli._app import app
 from basiq_async.testing import FakeBasiq, serve
 
 Run = Callable[..., Any]

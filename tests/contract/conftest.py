@@ -12,8 +12,7 @@ import schemathesis
 from hypothesis import strategies as st
 
 from basiq_async.testing import FakeBasiq, Quirks
-
-from .served import served
+from tests.support.served import served
 
 schemathesis.openapi.format("http-url", st.from_regex(r"https?://[a-z]{1,20}\.example/[a-z]{0,20}", fullmatch=True))
 

@@ -16,9 +16,9 @@ from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from basiq_async.testing import FakeBasiq, Quirks
+from tests.support.held import held, validated
 
 from .conftest import Target, target
-from .held import held, validated
 
 load_all_checks()
 schema = schemathesis.openapi.from_path(Path(__file__).with_name("openapi.yaml"))

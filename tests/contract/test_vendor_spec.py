@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi import checks
 
+from tests.support.held import held
+
 from .conftest import Target
-from .held import held
 
 load_all_checks()
 FOLDER = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[3] / "shared" / "spec")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.wire import MARK
+from tests.support.wire import MARK
 
 
 class _Records(logging.Handler):

@@ -21,8 +21,8 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
-from tests.faults.harness import ONCE, QUICK, client_of, outcome
-from tests.faults.wire import (
+from tests.support.outcomes import ONCE, QUICK, client_of, outcome
+from tests.support.wire import (
     KEY,
     TOKEN,
     WEBHOOK,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import basiq_async.codec
+import basiq_async._codec
 from basiq_async import (
     BadRequestError,
     Message,
@@ -22,15 +22,15 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
-from tests.faults.harness import client_of, outcome
-from tests.faults.wire import KEY, WEBHOOK, Conn, Step, Wire, closing, http
+from tests.support.outcomes import client_of, outcome
+from tests.support.wire import KEY, WEBHOOK, Conn, Step, Wire, closing, http
 
 
 @pytest.fixture(params=["orjson", "json"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Both decoders, so that an installation with the extra and one without behave alike."""
     if request.param == "json":
-        monkeypatch.setattr(basiq_async.codec, "default_loads", lambda: basiq_async.codec._strict_loads)
+        monkeypatch.setattr(basiq_async._codec, "default_loads", lambda: basiq_async._codec._strict_loads)
     else:
         pytest.importorskip("orjson")
     return request.param
@@ -224,7 +224,7 @@ HEAVY: dict[str, tuple[Callable[[], Step], set[str]]] = {
 }
 CLIENT = """
 import asyncio, sys
-import basiq_async.codec
+import basiq_async._codec
 from basiq_async import BasiqClient, BasiqError, RetryPolicy
 
 
@@ -237,7 +237,7 @@ async def main(url, key):
 
 
 if sys.argv[3] == "json":
-    basiq_async.codec.default_loads = lambda: basiq_async.codec._strict_loads
+    basiq_async._codec.default_loads = lambda: basiq_async._codec._strict_loads
 asyncio.run(main(*sys.argv[1:3]))
 with open("/proc/self/status") as status:
     print(next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")))

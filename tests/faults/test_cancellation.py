@@ -13,13 +13,13 @@ import pytest
 
 from basiq_async import BasiqClient, Request, Response, RetryPolicy
 from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver, sign
-from basiq_async.receiver.outcome import Result
+from basiq_async.receiver._outcome import Result
 from basiq_async.replay import Replay, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq, serve
 from basiq_async.transports.memory import InMemoryTransport
-from tests import virtual
-from tests.faults.harness import client_of
-from tests.faults.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
+from tests.support import virtual
+from tests.support.outcomes import client_of
+from tests.support.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
 
 Operation = Callable[[BasiqClient], Awaitable[Any]]
 

@@ -22,8 +22,8 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
-from tests.faults.harness import ONCE, QUICK, TIMEOUT, client_of, outcome
-from tests.faults.wire import (
+from tests.support.outcomes import ONCE, QUICK, TIMEOUT, client_of, outcome
+from tests.support.wire import (
     TOKEN,
     WEBHOOK,
     Conn,
@@ -340,7 +340,7 @@ async def test_over_tls_with_an_authority_of_the_users(authority: trustme.CA, tr
     wire = Wire(ok(WEBHOOK), closing(b"HTTP/1.1 2"), ok(WEBHOOK), tls=tls_server(authority, "127.0.0.1"))
     async with wire:
         from basiq_async import BasiqClient
-        from tests.faults.wire import KEY
+        from tests.support.wire import KEY
 
         transport = AiohttpTransport(trusting)
         async with BasiqClient(KEY, base_url=wire.url, transport=transport, retry=QUICK, timeout=1.0) as client:
@@ -353,7 +353,7 @@ async def test_over_tls_with_an_authority_of_the_users(authority: trustme.CA, tr
 
 async def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, trusting: Any) -> None:
     from basiq_async import AiohttpTransport, BasiqClient
-    from tests.faults.wire import KEY
+    from tests.support.wire import KEY
 
     async with Wire(tls=tls_server(authority, "other.example")) as wire:
         client = BasiqClient(KEY, base_url=wire.url, transport=AiohttpTransport(trusting), retry=ONCE)
@@ -423,7 +423,7 @@ async def test_an_answer_that_nobody_asked_for_does_not_become_the_next_one(
     many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes while the connection rests in the pool."""
-    monkeypatch.setattr("basiq_async.transports._pool._MANY", many)
+    monkeypatch.setattr("basiq_async.transports._aiohttp_internals._MANY", many)
 
     async def says_more(conn: Conn) -> None:
         await conn.say(ok(WEBHOOK))
@@ -449,7 +449,7 @@ async def test_a_session_of_the_users_with_odd_defaults_changes_nothing() -> Non
     import aiohttp
 
     from basiq_async import AiohttpTransport, BasiqClient, NotFoundError
-    from tests.faults.wire import KEY, error
+    from tests.support.wire import KEY, error
 
     session = aiohttp.ClientSession(
         raise_for_status=True,

@@ -10,8 +10,8 @@ import random
 import pytest
 
 from basiq_async import BasiqError, Webhook
-from tests.faults.harness import QUICK, client_of, outcome
-from tests.faults.wire import WEBHOOK, Conn, Wire, http, ok
+from tests.support.outcomes import QUICK, client_of, outcome
+from tests.support.wire import WEBHOOK, Conn, Wire, http, ok
 
 ROUNDS = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "25"))
 BODY = json.dumps(WEBHOOK).encode()

@@ -30,8 +30,8 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
-from tests.faults.harness import ONCE, QUICK, client_of, outcome
-from tests.faults.wire import KEY, TOKEN, WEBHOOK, Wire, http, ok, page
+from tests.support.outcomes import ONCE, QUICK, client_of, outcome
+from tests.support.wire import KEY, TOKEN, WEBHOOK, Wire, http, ok, page
 
 
 async def test_no_cookie_is_kept() -> None:

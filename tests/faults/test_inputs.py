@@ -11,8 +11,8 @@ import pytest
 
 from basiq_async import AiohttpTransport, BasiqClient, ConfigurationError, F, RetryPolicy
 from basiq_async.services.messages import Messages
-from tests.faults.harness import client_of, outcome
-from tests.faults.wire import KEY, MESSAGE, WEBHOOK, Wire, error, ok, page
+from tests.support.outcomes import client_of, outcome
+from tests.support.wire import KEY, MESSAGE, WEBHOOK, Wire, error, ok, page
 
 SEGMENTS = {
     "a slash": "a/b",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from basiq_async import PaginationError, ResponseDecodeError, ServerError
-from tests.faults.harness import QUICK, client_of, outcome
-from tests.faults.wire import TOKEN, Conn, Step, Wire, error, http, ok, page
+from tests.support.outcomes import QUICK, client_of, outcome
+from tests.support.wire import TOKEN, Conn, Step, Wire, error, http, ok, page
 
 PATH = "/notifications/webhooks/w1/messages"
 
@@ -160,7 +160,7 @@ async def test_a_thousand_empty_pages_are_passed_over(prefetch: int) -> None:
 async def test_empty_pages_without_end_come_to_one() -> None:
     """In memory, for the time that ten thousand requests take."""
     from basiq_async import BasiqClient, Request, Response
-    from tests.faults.wire import KEY
+    from tests.support.wire import KEY
 
     class Endless:
         sent = 0

@@ -25,11 +25,11 @@ from basiq_async import (
     ResponseDecodeError,
     Webhook,
 )
-from basiq_async.answers import error_from, parse_retry_after
-from basiq_async.codec import Codec, _strict_loads, default_loads
-from basiq_async.cursor import Cursor
-from basiq_async.links import BaseURL, LinkError, absolute_url, segment
-from basiq_async.redaction import Redactor
+from basiq_async._codec import Codec, _strict_loads, default_loads
+from basiq_async._cursor import Cursor
+from basiq_async._redaction import Redactor
+from basiq_async._responses import error_from, parse_retry_after
+from basiq_async._urls import BaseURL, LinkError, absolute_url, segment
 from tests.faults.test_schema import touch
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=75)

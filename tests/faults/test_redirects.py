@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from basiq_async import APIError
-from tests.faults.harness import client_of, outcome
-from tests.faults.wire import Wire, http, ok
+from tests.support.outcomes import client_of, outcome
+from tests.support.wire import Wire, http, ok
 
 LOCATIONS = {
     "another host": "http://127.0.0.1:{other}/stolen",
@@ -34,7 +34,7 @@ CALLS = {
 async def test_a_redirect_of_any_call_is_an_error_and_nothing_reaches_the_other_side(
     status: int, location: str
 ) -> None:
-    from tests.faults.wire import TOKEN
+    from tests.support.wire import TOKEN
 
     async with Wire(ok({})) as other, Wire() as wire, client_of(wire) as client:
         target = location.format(other=other.port, own=wire.port, token=TOKEN)

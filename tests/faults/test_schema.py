@@ -15,9 +15,9 @@ import attrs
 import pytest
 
 from basiq_async import BasiqError, DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
-from basiq_async.codec import Codec, _strict_loads, default_loads
-from tests.faults.harness import assert_hidden, client_of, outcome
-from tests.faults.wire import MARK, SIGNING, Wire, ok, page
+from basiq_async._codec import Codec, _strict_loads, default_loads
+from tests.support.outcomes import assert_hidden, client_of, outcome
+from tests.support.wire import MARK, SIGNING, Wire, ok, page
 
 WEBHOOK = {
     "id": "6a52015e-e0d6-4c69-8bd8-d44c7d0a1a3c",

@@ -13,8 +13,8 @@ import pytest
 
 from basiq_async import BasiqClient, BasiqError, Request, Response, RetryPolicy, Secret, TransportError
 from basiq_async.transports.auth import ApiKey, Authenticated
-from tests.faults.harness import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
-from tests.faults.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Step, Wire, closing, http, ok, page, resetting
+from tests.support.outcomes import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
+from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Step, Wire, closing, http, ok, page, resetting
 
 BOTH = f"Authorization: Bearer {TOKEN} and Basic {KEY} and {SIGNING}"
 
@@ -191,7 +191,7 @@ async def test_a_traceback_with_local_variables_does_not_show_the_key_or_token()
 
 
 def test_a_redactor_leaves_other_text_alone() -> None:
-    from basiq_async.redaction import Redactor
+    from basiq_async._redaction import Redactor
 
     redactor = Redactor("key")
     redactor.learn("token")

@@ -17,9 +17,9 @@ from basiq_async import BasiqClient, BasiqError, NotFoundError, Request, Respons
 from basiq_async.errors import ConflictError
 from basiq_async.testing import FakeBasiq
 from basiq_async.transports.memory import InMemoryTransport
-from tests.faults.harness import assert_hidden
-from tests.faults.wire import KEY
-from tests.virtual import VirtualLoop
+from tests.support.outcomes import assert_hidden
+from tests.support.virtual import VirtualLoop
+from tests.support.wire import KEY
 
 URLS = st.sampled_from([f"https://example.com/{name}" for name in "abcd"])
 EVENTS = st.sets(st.sampled_from(["user.created", "consent.revoked", "account.updated"]), min_size=1)

@@ -26,8 +26,8 @@ from basiq_async import (
     ServerError,
     Webhook,
 )
-from tests.faults.harness import ONCE, QUICK, client_of, outcome
-from tests.faults.wire import WEBHOOK, Wire, closing, error, http, ok
+from tests.support.outcomes import ONCE, QUICK, client_of, outcome
+from tests.support.wire import WEBHOOK, Wire, closing, error, http, ok
 
 CLASSES = {
     400: BadRequestError,
@@ -121,7 +121,7 @@ async def test_an_interim_answer_is_passed_over(status: int) -> None:
 
 
 async def test_interim_answers_without_end_run_into_the_timeout() -> None:
-    from tests.faults.wire import trickling
+    from tests.support.wire import trickling
 
     async with (
         Wire(trickling(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.001)) as wire,

@@ -17,8 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from basiq_async.receiver import Delivery, WebhookReceiver
-
-from .support import OTHER_SECRET, Service, payload, signed
+from tests.support.deliveries import OTHER_SECRET, Service, payload, signed
 
 
 async def call(

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from basiq_async.receiver import Claim, ClaimStatus, Delivery, MemoryInbox, Result, WebhookReceiver
-from basiq_async.receiver.receiver import _SETTLE_TIMEOUT
+from basiq_async.receiver._receiver import _SETTLE_TIMEOUT
+from tests.support.deliveries import SECRET, payload, signed
 
-from .. import virtual
-from .support import SECRET, payload, signed
+from ..support import virtual
 
 
 class SteppingInbox(MemoryInbox):

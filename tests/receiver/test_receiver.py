@@ -21,8 +21,7 @@ from basiq_async.receiver import (
     WebhookReceiver,
 )
 from basiq_async.testing import FakeBasiq, ManualClock
-
-from .support import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
+from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
 
 
 class Recorder(Service):
@@ -175,7 +174,7 @@ async def test_a_genuine_body_that_only_some_decoders_take_is_handled(
     body: bytes, loads: Callable[[bytes], object] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loads is not None:
-        monkeypatch.setattr("basiq_async.receiver.delivery._quick_loads", loads)
+        monkeypatch.setattr("basiq_async.receiver._delivery._quick_loads", loads)
     recorder = Recorder()
     assert (await recorder.post(body)).result == Result.HANDLED
     assert recorder.handled[0].event_type_id == "consent.revoked"
@@ -413,7 +412,7 @@ async def test_a_timestamp_that_no_date_can_hold_is_unreadable_and_no_crash() ->
 
 
 def _signed_at(body: bytes, seconds: int) -> dict[str, str]:
-    from basiq_async.receiver.signature import SigningKeys
+    from basiq_async.receiver._signature import SigningKeys
 
     return {
         "webhook-id": "m",

@@ -7,9 +7,8 @@ import pytest
 
 from basiq_async import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.receiver.routes import Routes
-
-from .support import SECRET
+from basiq_async.receiver._routes import Routes
+from tests.support.deliveries import SECRET
 
 
 async def handler(delivery: Delivery) -> None:

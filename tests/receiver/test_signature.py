@@ -12,9 +12,8 @@ from multidict import CIMultiDict, MultiDict
 
 from basiq_async import ConfigurationError, Secret, SignatureVerificationError
 from basiq_async.receiver import sign, verify
-from basiq_async.receiver.signature import SigningKeys
-
-from .support import NOW, OTHER_SECRET, SECRET, payload, signed
+from basiq_async.receiver._signature import SigningKeys
+from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, payload, signed
 
 BODY = payload("user.created", "e1")
 HEADERS = signed(BODY, at=NOW)
@@ -403,7 +402,7 @@ def test_every_candidate_is_compared_with_every_key_even_after_a_match(monkeypat
         compared.append(right)
         return hmac.compare_digest(left, right)
 
-    monkeypatch.setattr("basiq_async.receiver.signature.compare_digest", compare)
+    monkeypatch.setattr("basiq_async.receiver._signature.compare_digest", compare)
     headers = changed(signature=HEADERS["webhook-signature"] + " v1,x v1,y")
     verify([SECRET, OTHER_SECRET], headers, BODY, now=NOW)
     assert len(compared) == 6

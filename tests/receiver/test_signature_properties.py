@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from basiq_async import SignatureVerificationError
 from basiq_async.receiver import sign, verify
-
-from .support import NOW, SECRET
+from tests.support.deliveries import NOW, SECRET
 
 fuzz = settings(
     max_examples=int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "500")),

@@ -21,9 +21,8 @@ from basiq_async.replay import (
     SQLiteCheckpoint,
     TargetError,
 )
-from tests import virtual
-
-from .support import Recorder, Refusing, history
+from tests.support import virtual
+from tests.support.histories import Recorder, Refusing, history
 
 
 async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_goes_on() -> None:

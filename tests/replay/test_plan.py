@@ -10,8 +10,7 @@ from typing import Any
 from basiq_async import Message
 from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver, inbox_key
 from basiq_async.replay import Commit, Job, MemoryCheckpoint, Replay, SQLiteCheckpoint, failed_only, limit, message_time
-
-from .support import Recorder, history
+from tests.support.histories import Recorder, history
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
@@ -69,8 +68,7 @@ async def test_a_plan_knows_what_the_inbox_knows() -> None:
 
 async def test_messages_without_type_or_time_are_counted_as_such() -> None:
     from basiq_async import BasiqClient
-
-    from ..scripted import Scripted, page
+    from tests.support.scripted import Scripted, page
 
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}]))) as client:
         plan = await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).plan()

@@ -34,10 +34,9 @@ from basiq_async.replay import (
     limit,
 )
 from basiq_async.testing import FakeBasiq
-from tests import virtual
-
-from ..scripted import Scripted, page
-from .support import Gated, Recorder, Refusing, Watching, history
+from tests.support import virtual
+from tests.support.histories import Gated, Recorder, Refusing, Watching, history
+from tests.support.scripted import Scripted, page
 
 
 async def test_every_message_of_the_history_is_handled_once() -> None:

@@ -17,8 +17,8 @@ from basiq_async import (
     Response,
     ResponseDecodeError,
 )
-from tests import virtual
-from tests.scripted import API_KEY, Scripted, answer, client, page
+from tests.support import virtual
+from tests.support.scripted import API_KEY, Scripted, answer, client, page
 
 Call = Callable[[BasiqClient, Any], Any]
 

@@ -1,0 +1,107 @@
+"""A delivery: what Basiq posted, verified and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..models import Event, Message, read_links, read_text
+from .inboxes._memory import inbox_key
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+
+try:
+    from orjson import loads as _orjson_loads
+except ImportError:
+    _quick_loads: Callable[[bytes], Any] = json.loads
+else:
+    _quick_loads = _orjson_loads
+
+__all__ = ["Delivery", "UnreadableBodyError", "read_delivery"]
+
+
+@attrs.frozen
+class Delivery:
+    """One genuine delivery of a webhook.
+
+    ``id`` is the ``webhook-id``, the same each time the same message is sent. ``event_type_id`` (such as
+    ``consent.revoked``) and ``event_id`` (an opaque text) are empty where the payload does not have them.
+    ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, ``raw``
+    the JSON object in them, decoded, and ``timestamp`` when it was signed. Both stay out of ``repr``.
+    """
+
+    id: str
+    event_type_id: str
+    event_id: str
+    links: Mapping[str, str] = attrs.field(hash=False, repr=False)
+    body: bytes = attrs.field(repr=False)
+    raw: Mapping[str, Any] = attrs.field(hash=False, repr=False)
+    timestamp: datetime
+
+    @property
+    def key(self) -> str:
+        """The key under which an inbox knows it."""
+        return inbox_key(self.event_type_id, self.event_id, self.id)
+
+    async def event(self, client: BasiqClient) -> Event:
+        """The full event, from Basiq; a delivery holds its id and links. Raises what a request may raise."""
+        return await client.events.fetch(self)
+
+    @classmethod
+    def from_message(cls, message: Message, *, timestamp: datetime | None = None) -> Delivery:
+        """What was delivered, or should have been, for a message of the webhook's history.
+
+        ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
+        ``body`` is the payload as compact JSON: the very bytes that were sent are not in the history.
+        """
+        attempted = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
+        return cls(
+            id=message.id,
+            event_type_id=message.event_type_id or "",
+            event_id=message.event_id or "",
+            links=read_links(message.payload.get("links")),
+            body=json.dumps(dict(message.payload), separators=(",", ":")).encode(),
+            raw=message.payload,
+            timestamp=min(attempted, default=timestamp or datetime.now(UTC)),
+        )
+
+
+class UnreadableBodyError(ValueError):
+    """A body that is no JSON object; its text says why, without a byte of it."""
+
+
+@lru_cache(maxsize=64)  # of many deliveries at once most were signed in the same few seconds
+def _moment(sent: int) -> datetime:
+    return datetime.fromtimestamp(sent, UTC)
+
+
+def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
+    """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
+    try:
+        try:
+            raw = _quick_loads(body)
+        except ValueError:
+            raw = json.loads(body)  # it takes more: halves of surrogate pairs, a byte order mark, UTF-16
+        if not isinstance(raw, dict):
+            raise UnreadableBodyError(f"the body is JSON, but no object: {type(raw).__name__}")
+        event_type_id, event_id = raw.get("eventTypeId"), raw.get("eventId")
+        return Delivery(
+            message_id,
+            event_type_id if type(event_type_id) is str else read_text(event_type_id) or "",
+            event_id if type(event_id) is str else read_text(event_id) or "",
+            read_links(raw.get("links")),
+            body,
+            raw,
+            _moment(sent),
+        )
+    except UnreadableBodyError:
+        raise
+    except (ValueError, OverflowError, OSError, RecursionError) as exc:
+        # Without a cause: a JSONDecodeError carries the whole body.
+        raise UnreadableBodyError(f"the body cannot be read as JSON: {type(exc).__name__}") from None

@@ -1,0 +1,111 @@
+"""Which handler a delivery goes to."""
+
+from __future__ import annotations
+
+import asyncio.coroutines
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from ..errors import ConfigurationError
+from ._delivery import Delivery
+
+__all__ = ["Handler", "Routes", "check_patterns"]
+
+Handler = Callable[[Delivery], Awaitable[object]]
+
+_MOST_REMEMBERED = 256
+
+
+class Routes:
+    """Handlers by pattern; of all that match, the most specific one is taken.
+
+    A pattern is an event type (``user.created``), a beginning of whole words (``consent.*``, which matches
+    ``consent.revoked`` but not ``consent``) or ``*``.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self._found: dict[str, Handler | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def add(self, patterns: tuple[str, ...], handler: Handler) -> None:
+        """Register; raises ``ConfigurationError`` for a pattern or handler that cannot be right, or a second
+        handler for a pattern: it would never run."""
+        check_patterns(patterns)
+        for pattern in patterns:
+            if self._handlers.get(pattern, handler) is not handler:
+                raise ConfigurationError(f"there is a handler for {pattern!r} already; only one would ever run")
+        _check_handler(handler)
+        self._handlers.update(dict.fromkeys(patterns, handler))
+        self._found.clear()
+
+    def find(self, event_type_id: str) -> Handler | None:
+        """The most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
+        try:
+            return self._found[event_type_id]
+        except KeyError:
+            pass
+        if len(self._found) >= _MOST_REMEMBERED:
+            self._found.clear()
+        handler = self._found[event_type_id] = self._sought(event_type_id)
+        return handler
+
+    def _sought(self, event_type_id: str) -> Handler | None:
+        if (exact := self._handlers.get(event_type_id)) is not None:
+            return exact
+        head, dot, _ = event_type_id.rpartition(".")
+        while dot:
+            if (handler := self._handlers.get(f"{head}.*")) is not None:
+                return handler
+            head, dot, _ = head.rpartition(".")
+        return self._handlers.get("*")
+
+
+def check_patterns(patterns: tuple[str, ...]) -> None:
+    """Raises ``ConfigurationError`` where there is none, or one that is no pattern."""
+    if not patterns:
+        raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
+    for pattern in patterns:
+        _check_pattern(pattern)
+
+
+def _check_pattern(pattern: str) -> None:
+    if callable(pattern):
+        raise ConfigurationError('write @receiver.on("*") with the event types: @receiver.on alone has none')
+    if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError("an event type is a text, such as user.created")
+    words = pattern.split(".")
+    fixed = words[:-1] if words[-1] == "*" else words
+    if any(not word or "*" in word or word != word.strip() for word in fixed):
+        raise ConfigurationError(
+            f"{pattern!r} is not an event type (user.created), the beginning of some (consent.*) or all (*)"
+        )
+
+
+def _check_handler(handler: Handler) -> None:
+    name = getattr(handler, "__qualname__", repr(handler))
+    if not _is_async(handler):
+        raise ConfigurationError(
+            f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for what blocks"
+        )
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError:
+        raise ConfigurationError(f"the handler {name} must take one argument, the delivery") from None
+    except ValueError:
+        pass  # a callable that does not tell its signature
+
+
+def _is_async(handler: object) -> bool:
+    while isinstance(handler, partial):
+        handler = handler.func
+    # The mark by which asyncio itself knows an AsyncMock before Python 3.12.
+    mark = getattr(asyncio.coroutines, "_is_coroutine", handler)
+    return (
+        inspect.iscoroutinefunction(handler)
+        or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # callable() does not tell an async one
+        or getattr(handler, "_is_coroutine", None) is mark
+    )

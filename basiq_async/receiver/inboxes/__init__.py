@@ -1,0 +1,1 @@
+"""Inboxes: they remember what has been handled."""

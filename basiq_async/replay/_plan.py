@@ -1,0 +1,78 @@
+"""Looking without touching: what a run would do, and what an inbox lacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, date, datetime
+
+from ..models import Message
+from ..pagination import Paginator
+from ..receiver import Inbox, inbox_key
+from ._report import Plan, Reconciliation
+from ._where import Where, message_time
+from .checkpoints._memory import State
+
+__all__ = ["make_plan", "reconcile"]
+
+
+async def make_plan(messages: Paginator[Message], state: State, where: Where, inbox: Inbox | None) -> Plan:
+    """Go through the history behind the checkpoint, and count."""
+    by_type: Counter[str] = Counter()
+    by_day: Counter[date | None] = Counter()
+    skipped: Counter[str] = Counter()
+    first: datetime | None = None
+    last: datetime | None = None
+    total = 0
+    async for message in messages:
+        if message.id in state.done:
+            skipped["recorded"] += 1
+            continue
+        if not _chosen(where, message):
+            skipped["where"] += 1
+            continue
+        if inbox is not None and await inbox.seen(_key(message)):
+            skipped["handled-before"] += 1
+            continue
+        total += 1
+        time = message_time(message)
+        by_type[message.event_type_id or ""] += 1
+        by_day[None if time is None else time.astimezone(UTC).date()] += 1
+        if time is not None:
+            first = time if first is None else min(first, time)
+            last = time if last is None else max(last, time)
+        if total == where.limit:
+            break
+    return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, state.position, state.dead)
+
+
+async def reconcile(messages: Paginator[Message], where: Where, inbox: Inbox, ids: int) -> Reconciliation:
+    """Go through the history, and ask the inbox for each message."""
+    checked = delivered = undelivered = 0
+    missing: Counter[str] = Counter()
+    missing_ids: list[str] = []
+    async for message in messages:
+        if not _chosen(where, message):
+            continue
+        checked += 1
+        delivered += message.delivered
+        if not await inbox.seen(_key(message)):
+            if message.delivered:
+                missing[message.event_type_id or ""] += 1
+                if len(missing_ids) < ids:
+                    missing_ids.append(message.id)
+            else:
+                undelivered += 1
+        if checked == where.limit:
+            break
+    return Reconciliation(checked, delivered, missing.total(), dict(missing), tuple(missing_ids), undelivered)
+
+
+def _chosen(where: Where, message: Message) -> bool:
+    try:
+        return where(message)
+    except Exception:
+        return True  # it will be handed out, as a failed one
+
+
+def _key(message: Message) -> str:
+    return inbox_key(message.event_type_id, message.event_id, message.id)

@@ -1,0 +1,136 @@
+"""Which messages to replay, decided here and not by Basiq: predicates that can be combined."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import attrs
+
+from .._arguments import checked_event_type_ids
+from ..errors import ConfigurationError
+from ..models import Message
+
+__all__ = ["Where", "as_where", "event_types", "failed_only", "limit", "message_time", "since", "until"]
+
+Predicate = Callable[[Message], bool]
+
+
+@attrs.frozen
+class Where:
+    """A predicate that takes part in ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
+
+    ``limit`` is the most messages that one run hands to its target, None for all.
+    """
+
+    predicate: Predicate
+    limit: int | None = None
+
+    def __call__(self, message: Message) -> bool:
+        return self.predicate(message)
+
+    def __and__(self, other: Where | Predicate) -> Where:
+        if not callable(other):
+            return NotImplemented
+        left, right = self.predicate, as_where(other)
+        limits = [each for each in (self.limit, right.limit) if each is not None]
+        return Where(lambda message: left(message) and right.predicate(message), min(limits, default=None))
+
+    __rand__ = __and__
+
+    def __or__(self, other: Where | Predicate) -> Where:
+        if not callable(other):
+            return NotImplemented
+        left, right = self._unlimited("|"), as_where(other)._unlimited("|")
+        return Where(lambda message: left(message) or right(message))
+
+    __ror__ = __or__
+
+    def __invert__(self) -> Where:
+        inner = self._unlimited("~")
+        return Where(lambda message: not inner(message))
+
+    def _unlimited(self, operator: str) -> Predicate:
+        if self.limit is not None:
+            raise ConfigurationError(f"limit() goes with & alone: it counts messages, which {operator} cannot")
+        return self.predicate
+
+
+def as_where(value: Where | Predicate | None) -> Where:
+    """A ``where`` argument, whatever form it has. Raises ``ConfigurationError``."""
+    if value is None:
+        return Where(everything)
+    if isinstance(value, Where):
+        return value
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        raise ConfigurationError("where must be a function, not an async one, from a Message to whether to replay it")
+    return Where(value)
+
+
+def message_time(message: Message) -> datetime | None:
+    """When a message was first tried, the only date that a message has; None of one that never was."""
+    return min((attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None), default=None)
+
+
+def since(moment: datetime | timedelta) -> Where:
+    """Messages first tried at ``moment`` or later; a timedelta is that long before now.
+
+    A message whose time is unknown is kept: better handled than lost. Raises ``ConfigurationError``.
+    """
+    first = _moment(moment, "since")
+    return Where(lambda message: (time := message_time(message)) is None or time >= first)
+
+
+def until(moment: datetime | timedelta) -> Where:
+    """Messages first tried before ``moment``, and those whose time is unknown; otherwise as ``since``."""
+    end = _moment(moment, "until")
+    return Where(lambda message: (time := message_time(message)) is None or time < end)
+
+
+def failed_only() -> Where:
+    """Messages of which no attempt succeeded."""
+    return Where(lambda message: not message.delivered)
+
+
+def event_types(*ids: str) -> Where:
+    """Messages of these types: exact, such as ``consent.revoked``, or a beginning, such as ``consent.*``.
+
+    Raises ``ConfigurationError``.
+    """
+    wanted = checked_event_type_ids(ids, "event_types")
+    if any(
+        "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
+    ):
+        raise ConfigurationError("event_types takes exact types, a beginning that ends in '.*', or '*'")
+    exact = frozenset(wanted)
+    beginnings = tuple(entry[:-1] for entry in wanted if entry.endswith("*"))
+    return Where(lambda message: (found := message.event_type_id or "") in exact or found.startswith(beginnings))
+
+
+def limit(count: int) -> Where:
+    """At most ``count`` messages handed to the target in one run; the next run goes on behind them.
+
+    Raises ``ConfigurationError``.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigurationError("limit must be a whole number of messages, at least 1")
+    return Where(everything, count)
+
+
+def everything(message: Message) -> bool:
+    """The predicate that chooses every message."""
+    return True
+
+
+def _moment(value: datetime | timedelta, name: str) -> datetime:
+    if isinstance(value, timedelta):
+        try:
+            return datetime.now(UTC) - value
+        except OverflowError:
+            raise ConfigurationError(f"{name} is too long ago") from None
+    if not isinstance(value, datetime):
+        raise ConfigurationError(f"{name} must be a datetime, or a timedelta before now")
+    if value.tzinfo is None:
+        raise ConfigurationError(f"{name} must be a datetime with a time zone, such as datetime.now(UTC)")
+    return value

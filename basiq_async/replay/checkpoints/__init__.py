@@ -1,0 +1,1 @@
+"""Checkpoints: they record where a replay stands."""

@@ -1,0 +1,1 @@
+"""Conformance suites for your own transports, inboxes and checkpoints."""

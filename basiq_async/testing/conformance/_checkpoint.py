@@ -1,0 +1,278 @@
+"""The promises of a ``Checkpoint``, as a suite that any implementation can be held to."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from ...errors import CheckpointError
+from ...replay.checkpoints._memory import Advance, Checkpoint, Commit, DeadLetter, Job, State
+from ._runner import hold, keep
+
+__all__ = ["MakeCheckpoint", "check_checkpoint"]
+
+MakeCheckpoint = Callable[[str], Checkpoint]
+"""Gives a checkpoint on the storage of that name; the same name is the same storage, be it the same object or not."""
+
+_JOB = Job("webhook-1", "event.type.eq('user.created')")
+_WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
+_ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+
+
+async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 20.0) -> None:
+    """Hold a checkpoint to what ``Checkpoint`` promises.
+
+    ``make_checkpoint`` is called with names that are new each time. Each promise may take ``seconds``. Raises
+    ``BrokenPromisesError``, an ``AssertionError`` that names every promise that is broken and what happened.
+    """
+    probe = _Probe(make_checkpoint)
+    promises: dict[str, Callable[[], Awaitable[None]]] = {
+        (check.__doc__ or "").strip().rstrip("."): check
+        for check in (
+            probe.begins_blank,
+            probe.peeks_at_nothing,
+            probe.keeps_what_is_done,
+            probe.adds_what_is_done,
+            probe.advances,
+            probe.counts,
+            probe.counts_the_interrupted,
+            probe.forgets_the_interrupted,
+            probe.keeps_its_token,
+            probe.is_for_one_run,
+            probe.lets_go,
+            probe.is_for_one_job,
+            probe.keeps_dead_letters,
+            probe.replaces_dead_letters,
+            probe.revives_dead_letters,
+            probe.pages_dead_letters,
+            probe.takes_odd_text,
+            probe.saves_while_open_only,
+            probe.closes_twice,
+        )
+    }
+    await keep("the checkpoint", promises, seconds=seconds)
+
+
+class _Probe:
+    def __init__(self, make: MakeCheckpoint) -> None:
+        self._make = make
+
+    async def _saved(self, *commits: Commit) -> tuple[str, State]:
+        """What is there after these commits, seen by a later run."""
+        name = uuid.uuid4().hex
+        await self._run(name, *commits)
+        return name, await self._look(name)
+
+    async def _run(self, name: str, *commits: Commit) -> None:
+        checkpoint = self._make(name)
+        await checkpoint.open(_JOB, concurrency=4)
+        try:
+            for commit in commits:
+                await checkpoint.save(commit)
+        finally:
+            await checkpoint.close()
+
+    async def _look(self, name: str) -> State:
+        checkpoint = self._make(name)
+        state = await checkpoint.open(_JOB, concurrency=1)
+        await checkpoint.close()
+        return state
+
+    async def _letters(self, name: str, *, after: int = 0, limit: int = 250) -> list[DeadLetter]:
+        checkpoint = self._make(name)
+        await checkpoint.open(_JOB, concurrency=1)
+        try:
+            return list(await checkpoint.dead_letters(after=after, limit=limit))
+        finally:
+            await checkpoint.close()
+
+    async def begins_blank(self) -> None:
+        """A new one has no cursor, and nothing is done."""
+        state = await self._look(uuid.uuid4().hex)
+        found = (state.cursor, state.position, state.done, state.handled, state.failed, state.dead, state.interrupted)
+        hold(found == (None, 0, frozenset(), 0, 0, 0, 0), f"it was {state}")
+
+    async def peeks_at_nothing(self) -> None:
+        """A peek finds None where nothing is recorded, and then what is; it begins no run."""
+        name = uuid.uuid4().hex
+        found = await self._make(name).peek(_JOB)
+        hold(found is None, f"it was {found}")
+        await self._run(name, Commit(done=["a"], ended=True))
+        checkpoint = self._make(name)
+        found = await checkpoint.peek(_JOB)
+        hold(found is not None and found.done == {"a"} and found.interrupted == 0, f"it was {found}")
+        await checkpoint.open(_JOB, concurrency=1)
+        await checkpoint.close()
+
+    async def keeps_what_is_done(self) -> None:
+        """What is saved is there for the next run."""
+        _, state = await self._saved(Commit(done=["a", "b"]))
+        hold(state.done == {"a", "b"} and state.cursor is None, f"it was {state}")
+
+    async def adds_what_is_done(self) -> None:
+        """What one commit has done is added to what others have."""
+        _, state = await self._saved(Commit(done=["a"]), Commit(done=["b", "a"]), Commit())
+        hold(state.done == {"a", "b"}, f"it was {state}")
+
+    async def advances(self) -> None:
+        """An advance moves the cursor, and its ids take the place of all earlier ones."""
+        advance = Advance("cursor-1", 250, ["c"])
+        _, state = await self._saved(Commit(done=["a", "b"]), Commit(advance=advance), Commit(done=["d"]))
+        hold((state.cursor, state.position) == ("cursor-1", 250), f"it stood at {state.cursor}, {state.position}")
+        hold(state.done == {"c", "d"}, f"done was {set(state.done)}")
+
+    async def counts(self) -> None:
+        """Counts are added up over commits, advances and runs."""
+        name, _ = await self._saved(
+            Commit(handled=2, failed=1), Commit(handled=3, advance=Advance("c", 5, ())), Commit(handled=1, failed=1)
+        )
+        await self._run(name, Commit(handled=10))
+        state = await self._look(name)
+        hold((state.handled, state.failed) == (16, 2), f"it counted {state.handled} handled, {state.failed} failed")
+
+    async def counts_the_interrupted(self) -> None:
+        """Runs that do not end in order add their concurrency to what is interrupted."""
+        name, state = await self._saved(Commit(done=["a"]))
+        hold(state.interrupted == 4, f"after one run of 4 it was {state.interrupted}")
+        await self._run(name)
+        state = await self._look(name)
+        hold(state.interrupted == 9, f"after runs of 4, 1 and 4 it was {state.interrupted}")
+
+    async def forgets_the_interrupted(self) -> None:
+        """A run that ends in order leaves nothing interrupted."""
+        name = uuid.uuid4().hex
+        await self._run(name)
+        await self._run(name, Commit(ended=True))
+        state = await self._look(name)
+        hold(state.interrupted == 0, f"it was {state.interrupted}")
+
+    async def keeps_its_token(self) -> None:
+        """The token is the job's own, and the same in all its runs."""
+        name, state = await self._saved()
+        again = await self._look(name)
+        _, other = await self._saved()
+        hold(bool(state.token) and state.token == again.token, "it changed from run to run")
+        hold(state.token != other.token, "two jobs have the same one")
+
+    async def is_for_one_run(self) -> None:
+        """While one run has it open, another gets a CheckpointError, and the first goes on."""
+        name = uuid.uuid4().hex
+        first, second = self._make(name), self._make(name)
+        await first.open(_JOB, concurrency=1)
+        try:
+            try:
+                await second.open(_JOB, concurrency=1)
+            except CheckpointError:
+                pass
+            else:
+                await second.close()
+                raise AssertionError("two runs had it open at once")
+            await first.save(Commit(done=["a"]))
+        finally:
+            await first.close()
+        state = await self._look(name)
+        hold(state.done == {"a"}, f"the first run's commit was lost: {state}")
+
+    async def lets_go(self) -> None:
+        """A run that failed to open it leaves it free, and so does one that closed it."""
+        name, _ = await self._saved()
+        other = self._make(name)
+        try:
+            await other.open(Job("webhook-2"), concurrency=1)
+        except CheckpointError:
+            await other.close()
+        else:
+            await other.close()
+            raise AssertionError("it opened for another job")
+        await self._look(name)
+
+    async def is_for_one_job(self) -> None:
+        """For another webhook or filter it raises a CheckpointError, and keeps what it has."""
+        name, _ = await self._saved(Commit(done=["a"]))
+        for job in (Job("webhook-2", _JOB.filter), Job(_JOB.webhook_id)):
+            for attempt in ("open", "peek"):
+                checkpoint = self._make(name)
+                try:
+                    await (checkpoint.open(job, concurrency=1) if attempt == "open" else checkpoint.peek(job))
+                except CheckpointError:
+                    continue
+                finally:
+                    await checkpoint.close()
+                raise AssertionError(f"{attempt} took {job}")
+        state = await self._look(name)
+        hold(state.done == {"a"}, f"it was {state}")
+
+    async def keeps_dead_letters(self) -> None:
+        """Dead letters come back whole, oldest first, and are counted."""
+        name, state = await self._saved(Commit(dead=[_letter("b"), _letter("a")]), Commit(dead=[_letter("c")]))
+        letters = await self._letters(name)
+        hold(letters == [_letter("b"), _letter("a"), _letter("c")], f"it was {letters}")
+        hold(state.dead == 3, f"it counted {state.dead}")
+
+    async def replaces_dead_letters(self) -> None:
+        """A dead letter with the id of an earlier one takes its place, and its number."""
+        name, _ = await self._saved(Commit(dead=[_letter("a"), _letter("b")]))
+        before = [letter.number for letter in await self._letters(name)]
+        await self._run(name, Commit(dead=[_letter("a", error="another")]))
+        letters = await self._letters(name)
+        hold(letters == [_letter("a", error="another"), _letter("b")], f"it was {letters}")
+        after = [letter.number for letter in letters]
+        hold(before == after, f"the numbers were {before}, then {after}")
+
+    async def revives_dead_letters(self) -> None:
+        """What is revived is a dead letter no more; an id that is none does no harm."""
+        name, state = await self._saved(
+            Commit(dead=[_letter("a"), _letter("b")]), Commit(revived=["a", "nobody"], dead=[_letter("c")])
+        )
+        letters = await self._letters(name)
+        hold(letters == [_letter("b"), _letter("c")], f"it was {letters}")
+        hold(state.dead == 2, f"it counted {state.dead}")
+
+    async def pages_dead_letters(self) -> None:
+        """Dead letters are given by number, as many as asked for, though earlier ones are gone."""
+        name, _ = await self._saved(Commit(dead=[_letter(each) for each in "abcd"]))
+        first = await self._letters(name, limit=2)
+        hold([letter.id for letter in first] == ["a", "b"], f"the first two were {first}")
+        await self._run(name, Commit(revived=["a", "b"]))
+        rest = await self._letters(name, after=first[-1].number, limit=10)
+        hold([letter.id for letter in rest] == ["c", "d"], f"the rest was {rest}")
+
+    async def takes_odd_text(self) -> None:
+        """Ids, errors and cursors may hold any text."""
+        letter = DeadLetter(_ODD, _ODD, _WHEN, {"id": _ODD, "payload": {"n": 1.5, "none": None}})
+        name, state = await self._saved(Commit(advance=Advance("c'ü\n", 1, [_ODD]), dead=[letter]))
+        hold(state.done == {_ODD} and state.cursor == "c'ü\n", f"it was {state!a}")
+        letters = await self._letters(name)
+        hold(letters == [letter] and letters[0].message == letter.message, f"it was {letters!a}")
+        await self._run(name, Commit(revived=[_ODD]))
+        hold(not await self._letters(name), "the letter could not be revived")
+
+    async def saves_while_open_only(self) -> None:
+        """A save before open or after close raises a CheckpointError."""
+        checkpoint = self._make(uuid.uuid4().hex)
+        for state in ("before open", "after close"):
+            try:
+                await checkpoint.save(Commit(done=["a"]))
+            except CheckpointError:
+                await checkpoint.open(_JOB, concurrency=1)
+                await checkpoint.close()
+                continue
+            raise AssertionError(f"{state} it raised nothing")
+
+    async def closes_twice(self) -> None:
+        """It may be closed twice, and before it was open; commits under way at once are all recorded."""
+        name = uuid.uuid4().hex
+        checkpoint = self._make(name)
+        await checkpoint.close()
+        await checkpoint.open(_JOB, concurrency=1)
+        await asyncio.gather(*(checkpoint.save(Commit(done=[str(i)])) for i in range(5)))
+        await checkpoint.close()
+        await checkpoint.close()
+        state = await self._look(name)
+        hold(state.done == {"0", "1", "2", "3", "4"}, f"it was {state}")
+
+
+def _letter(id: str, error: str = "ValueError: no") -> DeadLetter:
+    return DeadLetter(id, error, _WHEN, {"id": id, "payload": {"eventId": "1"}})

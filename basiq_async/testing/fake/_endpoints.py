@@ -1,0 +1,181 @@
+"""What a delivery can be handed to: an endpoint over HTTP, or one in this process."""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from ...errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["Endpoint", "EndpointAnswer", "NoAnswer", "Receiver", "adapt"]
+
+Scope = dict[str, object]
+Asgi = Callable[..., Awaitable[object]]
+
+
+class NoAnswer(Exception):
+    """A delivery that no endpoint answered; the text says why."""
+
+
+@attrs.frozen
+class EndpointAnswer:
+    """What an endpoint answered: a status, and the beginning of its text."""
+
+    status: int
+    text: str
+
+
+@runtime_checkable
+class HasHandle(Protocol):
+    """A receiver such as ``WebhookReceiver``."""
+
+    async def handle(self, headers: Mapping[str, str], body: bytes, /) -> object: ...
+
+
+Receiver = HasHandle | Callable[..., Awaitable[object]]
+"""What ``FakeBasiq.route`` takes: an object with ``async handle(headers, body)``, an async callable
+``(headers, body)``, each giving a status or something with a ``.status``, or an ASGI application."""
+
+Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointAnswer]]
+"""A receiver as the fake calls it: url, headers and body in, an answer out."""
+
+
+def adapt(receiver: Receiver) -> Endpoint:
+    """The endpoint that a receiver is; raises ConfigurationError for what is none."""
+    if isinstance(receiver, HasHandle):
+        return _calling(receiver.handle)
+    if callable(receiver):
+        try:
+            required = [
+                name
+                for name, parameter in inspect.signature(receiver).parameters.items()
+                if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+            ]
+        except (TypeError, ValueError):
+            required = []
+        if len(required) == 3:
+            return _asgi(receiver)
+        if len(required) == 2:
+            return _calling(receiver)
+    raise ConfigurationError(
+        "a receiver is an async callable (headers, body), an object with async handle(headers, body), "
+        f"or an ASGI application, not {type(receiver).__name__}"
+    )
+
+
+def _calling(handle: Callable[[dict[str, str], bytes], Awaitable[object]]) -> Endpoint:
+    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+        result = await handle(dict(headers), body)
+        status = getattr(result, "status", result)
+        if isinstance(status, bool) or not isinstance(status, int):
+            raise ConfigurationError(
+                f"a receiver gives a status or something with a .status, not {type(result).__name__}"
+            )
+        return EndpointAnswer(int(status), _phrase(int(status)))
+
+    return endpoint
+
+
+def _asgi(app: Asgi) -> Endpoint:
+    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+        parts = urlsplit(url)
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": parts.scheme,
+            "path": unquote(parts.path) or "/",
+            "raw_path": (parts.path or "/").encode(),
+            "query_string": parts.query.encode(),
+            "root_path": "",
+            "headers": [
+                (b"host", parts.netloc.encode()),
+                (b"content-length", str(len(body)).encode()),
+                *((name.lower().encode(), value.encode()) for name, value in headers.items()),
+            ],
+            "client": ("127.0.0.1", 0),
+            "server": (parts.hostname or "", parts.port or 80),
+        }
+        incoming: list[dict[str, object]] = [{"type": "http.request", "body": body, "more_body": False}]
+        statuses: list[int] = []
+        text = bytearray()
+
+        async def receive() -> dict[str, object]:
+            return incoming.pop() if incoming else {"type": "http.disconnect"}
+
+        async def send(event: dict[str, object]) -> None:
+            if event["type"] == "http.response.start":
+                statuses.append(int(str(event["status"])))
+            elif event["type"] == "http.response.body":
+                part = event.get("body", b"")
+                text.extend(part if isinstance(part, bytes) else b"")
+
+        await app(scope, receive, send)
+        if not statuses:
+            raise NoAnswer("the application sent no answer")
+        return EndpointAnswer(statuses[0], _text(bytes(text), statuses[0]))
+
+    return endpoint
+
+
+def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False) -> Endpoint:
+    """Endpoints on this machine (``anywhere``: on any), over real HTTP."""
+
+    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+        import aiohttp
+        import yarl
+
+        if not anywhere and not is_local(url):
+            raise NoAnswer("no route: endpoints outside this machine are not called")
+        try:
+            async with session.post(
+                yarl.URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                start = await answer.content.read(1000)
+                return EndpointAnswer(answer.status, _text(start, answer.status))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoAnswer(f"the connection failed: {type(error).__name__}") from error
+
+    return endpoint
+
+
+async def over_http_once(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+    """An endpoint on this machine over real HTTP, with a connection of its own."""
+    if not is_local(url):
+        raise NoAnswer("no route: give this url a receiver with FakeBasiq.route, endpoints elsewhere are not called")
+    import aiohttp
+
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        return await over_http(session)(url, headers, body)
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return str(status)
+
+
+def _text(body: bytes, status: int) -> str:
+    return body[:1000].decode(errors="replace") or _phrase(status)

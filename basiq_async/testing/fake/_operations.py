@@ -1,0 +1,327 @@
+"""The operations of the reference, each from a call to an answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
+
+from ...transports.base import Request, Response
+from ._deliveries import Courier
+from ._filters import Fields, FilterError
+from ._ids import is_uuid
+from ._log import Log
+from ._paging import MAX_LIMIT, Window
+from ._records import Event, Message, Webhook
+from ._render import Json, Renderer
+from ._responses import Refusal, answer, bad_content, bad_parameter, empty, not_found
+from ._state import Application, World
+from ._violations import Violations
+
+T = TypeVar("T")
+EVENTS_SHOWN = timedelta(days=7)
+_EVENT_ID = re.compile(r"[0-9A-Za-z_-]{1,128}", re.ASCII)
+_EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+", re.ASCII)
+
+
+@attrs.define
+class Call:
+    """One request on its way through an operation."""
+
+    world: World
+    app: Application
+    courier: Courier
+    violations: Violations
+    render: Renderer
+    request: Request
+    path: str
+    query_text: str
+    now: datetime
+    params: dict[str, str] = attrs.field(factory=dict[str, str])
+
+    def query(self) -> dict[str, str]:
+        """The query's parameters; raises Refusal for one that comes twice."""
+        try:
+            pairs = parse_qsl(self.query_text, keep_blank_values=True, max_num_fields=100)
+        except ValueError:
+            raise bad_parameter("The query has too many parameters.", "query") from None
+        query = dict(pairs)
+        for name, _ in pairs if len(query) < len(pairs) else ():
+            if sum(other == name for other, _ in pairs) > 1:
+                raise bad_parameter("The parameter is there more than once.", name)
+        return query
+
+    def json(self) -> Json:
+        """The body, a JSON object; raises Refusal."""
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise bad_content("The content type has to be application/json.", "Content-Type")
+        try:
+            body = json.loads(self.request.body or b"")
+        except (ValueError, RecursionError):
+            raise bad_content("The body is not JSON.", "body") from None
+        if not isinstance(body, dict):
+            raise bad_content("The body is not a JSON object.", "body")
+        return body
+
+    def webhook(self) -> Webhook:
+        """The webhook that the path names; raises Refusal."""
+        webhook = self.app.webhooks.get(_uuid(self.params["webhookId"], "webhookId"))
+        if webhook is None:
+            raise not_found("There is no webhook with this id.")
+        return webhook
+
+
+def _uuid(text: str, parameter: str) -> str:
+    if not is_uuid(text):
+        raise Refusal(400, "path-parameter-not-valid", f"The {parameter} is not a UUID.", parameter)
+    return text.lower()
+
+
+def _listing(
+    call: Call,
+    self_path: str,
+    items: Callable[[int], Iterable[tuple[int, T]]],
+    show: Callable[[T], Json],
+    fields: Fields[T] | None = None,
+) -> Response:
+    """A page of a list. ``items`` gives what stands at a position and after it."""
+    query = call.query()
+    if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
+        call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")
+    window = Window.of(f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.world.page_size)
+    matches = None
+    if fields is not None and window.filter is not None:
+        try:
+            matches = fields.compile(window.filter)
+        except FilterError as error:
+            raise bad_parameter(f"The filter is not valid: {error}.", "filter") from None
+    taken, cursor = window.take(items(window.start), matches)
+    links = {"self": self_path}
+    if cursor is not None:
+        links["next"] = f"{self_path}?next={cursor}"
+    return answer(call.render.listing([show(item) for item in taken], links))
+
+
+def list_webhooks(call: Call) -> Response:
+    return _listing(
+        call,
+        f"{call.render.base}/notifications/webhooks",
+        call.app.each_webhook,
+        lambda webhook: call.render.webhook(webhook, call.now),
+    )
+
+
+def create_webhook(call: Call) -> Response:
+    """A webhook; without ``subscribedEvents``, which the reference does not require, for every event type."""
+    body = call.json()
+    url, events = _url(body), _events(call, body)
+    name, description = _text(body, "name"), _text(body, "description")
+    events = events or tuple(call.world.event_types)
+    _free(call, url, events, None)
+    webhook = call.world.add_webhook(call.app, url, events, name=name, description=description)
+    return answer(call.render.webhook(webhook, call.now, written=True), 201)
+
+
+def get_webhook(call: Call) -> Response:
+    return answer(call.render.webhook(call.webhook(), call.now))
+
+
+def update_webhook(call: Call) -> Response:
+    """What the body leaves out stays as it is; a disabled webhook becomes active again."""
+    webhook = call.webhook()
+    body = call.json()
+    url, events = _url(body), _events(call, body) or webhook.events
+    name, description = _text(body, "name"), _text(body, "description")
+    _free(call, url, events, webhook)
+    webhook.url, webhook.events, webhook.disabled = url, events, False
+    webhook.name = webhook.name if name is None else name
+    webhook.description = webhook.description if description is None else description
+    return answer(call.render.webhook(webhook, call.now, written=True))
+
+
+def delete_webhook(call: Call) -> Response:
+    call.world.remove_webhook(call.app, call.webhook())
+    return empty(204)
+
+
+def _url(body: Json) -> str:
+    url = body.get("url")
+    if isinstance(url, str) and url.isprintable() and " " not in url:
+        try:
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+                return url
+        except ValueError:
+            pass
+    raise bad_content("The url has to be an absolute http or https URL.", "url")
+
+
+def _text(body: Json, name: str) -> str | None:
+    value = body.get(name)
+    if name not in body or isinstance(value, str):
+        return value if isinstance(value, str) else None
+    raise bad_content(f"The {name} has to be text.", name)
+
+
+def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names:
+        raise bad_content(f"{parameter} has to be an array of event types.", parameter)
+    for name in names:
+        if not isinstance(name, str) or name not in call.world.event_types:
+            raise bad_content(f"{parameter} contains unsupported event types.", parameter)
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+def _events(call: Call, body: Json) -> tuple[str, ...] | None:
+    return _event_list(call, body["subscribedEvents"], "subscribedEvents") if "subscribedEvents" in body else None
+
+
+def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None) -> None:
+    other = call.app.by_url(url)
+    if other is not None and other is not itself:
+        raise Refusal(409, "resource-already-exists", "A webhook with this url exists.", "url")
+    if call.world.exclusive_events:
+        for webhook in call.app.webhooks.values():
+            if webhook is not itself and not set(webhook.events).isdisjoint(events):
+                raise bad_content(
+                    "subscribedEvents contains events that are subscribed to already.",
+                    "subscribedEvents",
+                    "event-already-subscribed",
+                )
+
+
+def list_messages(call: Call) -> Response:
+    webhook = call.webhook()
+    log: Log[Message] = call.app.messages[webhook.id]
+    return _listing(call, call.render.messages_path(webhook.id), log.scan, call.render.message, MESSAGE_FIELDS)
+
+
+def get_message(call: Call) -> Response:
+    webhook = call.webhook()
+    message = call.app.messages[webhook.id].find(_uuid(call.params["messageId"], "messageId"))
+    if message is None:
+        raise not_found("There is no message with this id.")
+    return answer(call.render.message(message))
+
+
+def send_test(call: Call) -> Response:
+    """The reference's form goes to each webhook that is subscribed, the guide's to the one with the url."""
+    body = call.json()
+    if "URL" in body or "Events" in body:
+        url, types, text = body.get("URL"), _event_list(call, body.get("Events"), "Events"), None
+        if not isinstance(url, str):
+            raise bad_content("The URL has to be a webhook's url.", "URL")
+    else:
+        url, text = None, _text(body, "Text")
+        if not isinstance(body.get("eventTypeId"), str):
+            raise bad_content("The eventTypeId is missing or is not text.", "eventTypeId")
+        types = _event_list(call, body["eventTypeId"], "eventTypeId")
+    webhooks = [hook for hook in call.app.webhooks.values() if url is None or hook.url == url]
+    if not webhooks:
+        where = f"an app: {call.app.name}" if url is None else "this URL"
+        detail = f"No webhooks found for {where}; there has to be at least one."
+        raise bad_content(detail, "eventTypeId" if url is None else "URL", "no-webhooks-found")
+    for type_id in types:
+        call.courier.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
+    return empty(201)
+
+
+def list_event_types(call: Call) -> Response:
+    def items(start: int) -> Iterator[tuple[int, str]]:
+        return ((position, name) for position, name in enumerate(call.world.event_types) if position >= start)
+
+    return _listing(call, f"{call.render.base}/events/types", items, lambda name: _event_type(call, name))
+
+
+def get_event_type(call: Call) -> Response:
+    name = call.params["eventTypeId"]
+    if not _EVENT_TYPE_ID.fullmatch(name):
+        detail = "The event type id is not valid."
+        raise Refusal(400, "path-parameter-not-valid", detail, "eventTypeId")
+    if name not in call.world.event_types:
+        raise not_found("There is no such event type.")
+    return answer(_event_type(call, name))
+
+
+def _event_type(call: Call, name: str) -> Json:
+    return call.render.event_type(name, call.world.event_types[name])
+
+
+def list_events(call: Call) -> Response:
+    since = call.now - EVENTS_SHOWN
+    return _listing(
+        call,
+        f"{call.render.base}/events",
+        lambda start: call.app.events.scan(start, since=since),
+        call.render.event,
+        EVENT_FIELDS,
+    )
+
+
+def get_event(call: Call) -> Response:
+    event_id = call.params["eventId"]
+    if not _EVENT_ID.fullmatch(event_id):
+        raise Refusal(400, "path-parameter-not-valid", "The event id is not valid.", "eventId")
+    event = call.app.events.find(event_id)
+    if event is None:
+        raise not_found("There is no event with this id.")
+    return answer(call.render.event(event))
+
+
+def get_entity(call: Call) -> Response:
+    """What ``links.eventEntity`` leads to: not part of the webhooks reference, and as little as that."""
+    event = call.app.entity(call.path)
+    if event is None:
+        raise not_found("There is no such entity.")
+    return answer(call.render.entity(event))
+
+
+def _message_date(message: Message) -> datetime:
+    return message.created
+
+
+_texts: dict[str, Callable[[Message], tuple[str, ...]]] = {
+    "status": lambda message: (message.status,),
+    "eventTypeId": lambda message: (message.event.type_id,),
+    "eventId": lambda message: (message.event.id,),
+    "webhookId": lambda message: (message.webhook_id,),
+}
+# The reference names what messages can be filtered by, not how it is spelt: each name stands by itself,
+# after ``message.``, and as entity.property like the filters of other lists.
+MESSAGE_FIELDS: Fields[Message] = Fields(
+    {
+        **_texts,
+        **{f"message.{name}": get for name, get in _texts.items()},
+        "eventType.id": _texts["eventTypeId"],
+        "event.id": _texts["eventId"],
+        "webhook.id": _texts["webhookId"],
+    },
+    {"date": _message_date, "message.date": _message_date},
+)
+
+
+def _event_date(event: Event) -> datetime:
+    return event.created
+
+
+EVENT_FIELDS: Fields[Event] = Fields(
+    {
+        "event.entity": lambda event: (event.entity,),
+        "event.type": lambda event: (event.kind, event.type_id),
+        "user.id": lambda event: (event.user_id,),
+        "connection.id": lambda event: (event.entity_id,) if event.entity == "connection" else (),
+    },
+    {
+        "event.createdDate": _event_date,
+        "event.date": _event_date,
+        "createdDate": _event_date,
+        "date": _event_date,
+    },
+)

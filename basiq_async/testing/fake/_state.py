@@ -1,0 +1,157 @@
+"""The state behind the fake: applications, each with its webhooks, messages, events and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+import attrs
+
+from ._clock import Clock
+from ._ids import IdFactory, SeededIds, uuid_text
+from ._log import Log
+from ._quirks import Quirks
+from ._records import Event, Message, Webhook
+from ._seeded import SeededEvents, SeededMessages
+
+
+@attrs.define
+class Token:
+    """An access token, and how often it was used."""
+
+    text: str = attrs.field(repr=False)
+    scope: str
+    expires: datetime
+    used: int = 0
+
+
+@attrs.define
+class Application:
+    """What one API key sees: nobody else sees any of it."""
+
+    name: str
+    webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
+    messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
+    events: Log[Event] = attrs.field(factory=Log[Event])
+    seeded: list[SeededEvents] = attrs.field(factory=list[SeededEvents])
+    entities: dict[str, Event] = attrs.field(factory=dict[str, Event])
+    tokens: list[Token] = attrs.field(factory=list[Token])
+    disabled: bool = False
+
+    def by_url(self, url: str) -> Webhook | None:
+        return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
+
+    def each_webhook(self, start: int) -> Iterator[tuple[int, Webhook]]:
+        """The webhooks in the order of their creation, each with its serial number."""
+        return ((hook.serial, hook) for hook in self.webhooks.values() if hook.serial >= start)
+
+    def entity(self, path: str) -> Event | None:
+        """The event that tells most about the entity at ``path``."""
+        found = self.entities.get(path)
+        if found is not None:
+            return found
+        return next((event for seeded in self.seeded if (event := seeded.find_entity(path))), None)
+
+
+@attrs.define
+class World:
+    """The applications by API key, and what makes new things in them."""
+
+    clock: Clock
+    ids: IdFactory
+    seed: int | str
+    quirks: Quirks
+    page_size: int
+    cool_off: timedelta
+    exclusive_events: bool
+    event_types: Mapping[str, str]
+    applications: dict[str, Application]
+    serial: int = 0
+
+    def application(self, api_key: str | None = None) -> Application:
+        """The application of a key, by default of the first one."""
+        if api_key is None:
+            return next(iter(self.applications.values()))
+        return self.applications[api_key]
+
+    def each(self) -> Iterator[tuple[Application, Webhook]]:
+        for app in self.applications.values():
+            for webhook in app.webhooks.values():
+                yield app, webhook
+
+    def add_webhook(
+        self,
+        app: Application,
+        url: str,
+        events: Iterable[str],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        active: bool = False,
+    ) -> Webhook:
+        self.serial += 1
+        now = self.clock()
+        webhook = Webhook(
+            self.ids.uuid(),
+            self.serial,
+            url,
+            tuple(events),
+            self.ids.secret(),
+            now if active else now + self.cool_off,
+            name,
+            description,
+        )
+        app.webhooks[webhook.id] = webhook
+        app.messages[webhook.id] = Log()
+        return webhook
+
+    def remove_webhook(self, app: Application, webhook: Webhook) -> None:
+        del app.webhooks[webhook.id], app.messages[webhook.id]
+
+    def record_event(
+        self,
+        app: Application,
+        type_id: str,
+        user_id: str | None,
+        entity_id: str | None,
+        data: dict[str, object] | None,
+    ) -> Event:
+        ids = self.ids
+        event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), self.clock(), data)
+        app.events.append(event)
+        app.entities[event.path] = event
+        return event
+
+    def record_message(self, app: Application, webhook: Webhook, event: Event, text: str | None = None) -> Message:
+        message = Message(self.ids.uuid(), webhook.id, event, self.clock(), text)
+        app.messages[webhook.id].append(message)
+        return message
+
+    def seed_messages(
+        self,
+        app: Application,
+        webhook: Webhook,
+        count: int,
+        *,
+        every: timedelta,
+        failed: float,
+        types: tuple[str, ...],
+    ) -> None:
+        """Put a history of ``count`` messages behind a webhook, the newest of them just before now."""
+        log = app.messages[webhook.id]
+        now = self.clock()
+        if log.newest is not None:
+            every = min(every, (now - log.newest.created) / (count + 1))
+        name = (self.seed, webhook.id, len(log))
+        events = SeededEvents.make(name, types, now - count * every, every, count)
+        log.extend(SeededMessages(SeededIds("message", *name), webhook.id, webhook.url, events, failed))
+        app.events.extend(events)
+        app.seeded.append(events)
+
+
+def make_applications(api_keys: Iterable[tuple[str, str | None]]) -> dict[str, Application]:
+    """An application for each key, named as asked or else by a UUID."""
+    return {
+        key: Application(name or uuid_text(number.to_bytes(16, "big")))
+        for number, (key, name) in enumerate(api_keys, 1)
+    }

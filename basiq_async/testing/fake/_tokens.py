@@ -1,0 +1,120 @@
+"""``POST /token``, and what the tokens it gives out open."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from urllib.parse import parse_qsl
+
+from ...transports.base import Request, Response
+from ._ids import IdFactory
+from ._responses import Refusal, answer, bad_parameter
+from ._state import Application, Token, World
+from ._violations import Violations
+
+LIFETIME = timedelta(seconds=3600)
+RATE, RATE_WINDOW = 1500, timedelta(minutes=5)
+_SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
+
+
+class Gate:
+    """Who may do what: the token endpoint and the check of every other call."""
+
+    def __init__(self, world: World, violations: Violations) -> None:
+        self._world = world
+        self._ids: IdFactory = world.ids
+        self._violations = violations
+        self._tokens: dict[str, tuple[Application, Token]] = {}
+
+    def issue(self, request: Request, now: datetime) -> Response:
+        """The answer to a token call; raises Refusal."""
+        app = self._account(request.headers.get("authorization", ""))
+        if request.headers.get("basiq-version") != "3.0":
+            self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
+            raise bad_parameter("The version in the header is missing or is not 3.0.", "basiq-version")
+        if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            raise bad_parameter("The body has to be form-encoded.", "Content-Type")
+        try:
+            form = dict(parse_qsl((request.body or b"").decode(), keep_blank_values=True, max_num_fields=50))
+        except ValueError:
+            raise bad_parameter("The body is not form-encoded text.", "body") from None
+        scope = form.get("scope", "")
+        if scope not in _SCOPES:
+            raise bad_parameter(f"The scope has to be {' or '.join(_SCOPES)}.", "scope")
+        if scope == "CLIENT_ACCESS" and not form.get("userId"):
+            raise bad_parameter("CLIENT_ACCESS is for one user.", "userId")
+        if app.disabled:
+            raise Refusal(403, "forbidden-access", "The account is disabled.")
+        self._watch(app, now)
+        token = Token(self._ids.token(), scope, now + LIFETIME)
+        app.tokens.append(token)
+        self._tokens[token.text] = (app, token)
+        return answer(
+            {
+                "access_token": token.text,
+                "token_type": "Bearer",
+                "expires_in": int(LIFETIME.total_seconds()),
+            }
+        )
+
+    def admit(self, request: Request, now: datetime) -> Application:
+        """The application that a request speaks for; raises Refusal."""
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        found = self._tokens.get(text) if scheme.lower() == "bearer" else None
+        if found is None:
+            if text in self._world.applications:
+                self._violations.add("key-on-operation", "the API key opens /token only: send a token")
+            raise Refusal(401, "unauthorized-access", "The access token is missing or is not valid.")
+        app, token = found
+        token.used += 1
+        if now >= token.expires:
+            raise Refusal(401, "unauthorized-access", "The access token has expired.")
+        if app.disabled or token.scope != "SERVER_ACCESS":
+            raise Refusal(403, "forbidden-access", "The token does not open this resource.")
+        return app
+
+    def expire_all(self) -> None:
+        """Make every token that was given out an expired one."""
+        for _, token in self._tokens.values():
+            token.expires = min(token.expires, self._world.clock())
+
+    def _account(self, header: str) -> Application:
+        scheme, _, key = header.partition(" ")
+        if scheme.lower() == "basic":
+            app = self._world.applications.get(key)
+            if app is not None:
+                return app
+            if any(other in self._world.applications for other in _decoded(key)):
+                self._violations.add("key-encoded-twice", "the API key is base64 already: send it as it is")
+        raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
+
+    def _watch(self, app: Application, now: datetime) -> None:
+        recent = [token for token in app.tokens if token.expires - LIFETIME > now - RATE_WINDOW]
+        app.tokens = [token for token in app.tokens if token.expires > now or token in recent[-2:]]
+        for token in [token for _, token in self._tokens.values() if token.expires + LIFETIME < now]:
+            del self._tokens[token.text]
+        alive = [token for token in app.tokens if token.expires > now]
+        if len(alive) > 1 and all(token.used <= 1 for token in alive[-2:]):
+            self._violations.add(
+                "token-per-request",
+                "a third token although the two before are good for an hour and were hardly used",
+            )
+        if len(recent) >= RATE:
+            self._violations.add("token-rate", f"more than {RATE} token calls in {RATE_WINDOW}")
+            raise Refusal(
+                429,
+                "too-many-requests",
+                "The limit of token calls is reached.",
+                headers={"retry-after": str(int(RATE_WINDOW.total_seconds()))},
+            )
+
+
+def _decoded(key: str) -> Iterator[str]:
+    try:
+        text = base64.b64decode(key, validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        return
+    yield text
+    yield text.removesuffix(":")

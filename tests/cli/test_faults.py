@@ -1,0 +1,191 @@
+"""The command line at hostile servers and with hostile arguments: one line of error, no traceback, no credential."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from basiq_async.cli._app import app
+from basiq_async.receiver import sign
+from tests.faults.test_secrets import BOTH, error_with, escaped
+from tests.support.wire import KEY, MARK, MESSAGE, SIGNING, TOKEN, WEBHOOK, Wire, error, http, ok, page
+
+
+async def invoke(url: str, *arguments: str, stdin: bytes = b"") -> Result:
+    """In a thread, since a command runs its own event loop."""
+    env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": url, "BASIQ_WEBHOOK_SECRET": SIGNING}
+    return await asyncio.to_thread(CliRunner().invoke, app, arguments, env=env, input=stdin)
+
+
+def assert_one_error(result: Result, code: int | None = None) -> None:
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in ((1, 2) if code is None else (code,))
+    for text in (result.stdout, result.stderr, result.output):
+        assert MARK not in text, text
+        assert "Traceback" not in text
+    assert result.stderr.strip()
+
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "webhooks list": ("webhooks", "list"),
+    "webhooks get": ("webhooks", "get", "w1"),
+    "webhooks delete": ("webhooks", "delete", "w1"),
+    "messages list": ("messages", "list", "w1"),
+    "messages get": ("messages", "get", "w1", "m1"),
+    "events list": ("events", "list"),
+    "events get": ("events", "get", "e1"),
+    "events types": ("events", "types"),
+    "trigger": ("trigger", "user.created"),
+}
+HOSTILE: dict[str, bytes] = {
+    "400 with an echo": http(400, error_with(BOTH)),
+    "404 with an escaped echo": http(404, f'{{"data":[{{"code":"{escaped(TOKEN)}","detail":"{escaped(KEY)}"}}]}}'),
+    "403": error(403),
+    "a redirect": http(302, "", f"Location: https://evil.example/?{TOKEN}"),
+    "markup": error(400, "[red]x[/]", detail="[/][bold]\x1b[31m\u202e"),
+}
+
+
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+async def test_an_error_of_the_server_is_one_line(command: tuple[str, ...], answer: bytes) -> None:
+    async with Wire(answer) as wire:
+        result = await invoke(wire.url, *command)
+        assert_one_error(result)
+        assert "\x1b" not in result.output
+        assert "\u202e" not in result.output
+        assert wire.requests
+        await wire.quiet()
+
+
+BAD_BODIES: dict[str, bytes] = {
+    "html": http(200, f"<html>{BOTH}"),
+    "half": http(200, f'{{"data": [{{"id": "{BOTH}'),
+    "null": http(200, "null"),
+    "deep": http(200, '{"data":[{"id":' + "[" * 5000),
+    "half a surrogate pair": http(200, '{"id":"\\ud800","data":[{"id":"\\ud800"}],"url":"x"}'),
+}
+
+
+@pytest.mark.parametrize("answer", BAD_BODIES.values(), ids=BAD_BODIES)
+@pytest.mark.parametrize(
+    "command", [c for n, c in COMMANDS.items() if n not in ("webhooks delete", "trigger")], ids=" ".join
+)
+async def test_a_body_that_cannot_be_read_is_one_line(command: tuple[str, ...], answer: bytes) -> None:
+    async with Wire(answer) as wire:
+        assert_one_error(await invoke(wire.url, *command), 1)
+
+
+@pytest.mark.parametrize("depth", [100, 400, 900])
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["plain", "json"])
+async def test_deeply_nested_data_is_shown_or_one_line_of_error(depth: int, more: tuple[str, ...]) -> None:
+    nested = "[" * depth + "]" * depth
+    answer = http(200, f'{{"id":"m1","type":"event","data":{nested},"payload":{{"x":{nested}}},"attempts":[{nested}]}}')
+    async with Wire(answer) as wire:
+        for command in (("messages", "get", "w1", "m1"), ("events", "get", "e1")):
+            result = await invoke(wire.url, *command, *more)
+            if result.exit_code:
+                assert_one_error(result)
+
+
+async def test_a_secret_is_not_printed() -> None:
+    answer = ok({**WEBHOOK, "secret": SIGNING})
+    async with Wire(answer) as wire:
+        for command in (
+            ("webhooks", "get", "w1"),
+            ("webhooks", "create", "--url", "https://example.com", "--event", "user.created"),
+            ("webhooks", "update", "w1", "--url", "https://example.com"),
+        ):
+            result = await invoke(wire.url, *command)
+            assert result.exit_code == 0, result.output
+            assert MARK not in result.output
+            result = await invoke(wire.url, *command, "--json")
+            assert result.exit_code == 0, result.output
+            assert MARK not in result.output
+
+
+@pytest.mark.parametrize("id_", ["", "..", ".", "a" * 100_000, " "], ids=repr)
+async def test_a_bad_identifier_is_a_wrong_setting(id_: str) -> None:
+    async with Wire() as wire:
+        for command in (("webhooks", "get"), ("messages", "list"), ("events", "get")):
+            result = await invoke(wire.url, *command, "--", id_)
+            assert_one_error(result, 2)
+            assert len(result.output) < 1000
+        assert wire.connections == 0
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"BASIQ_API_KEY": None},
+        {"BASIQ_API_KEY": ""},
+        {"BASIQ_API_KEY": f"{MARK} {MARK}"},
+        {"BASIQ_BASE_URL": "nonsense"},
+        {"BASIQ_BASE_URL": f"http://u:{MARK}@x"},
+    ],
+    ids=repr,
+)
+def test_a_bad_setting_is_one_line(env: dict[str, Any]) -> None:
+    result = CliRunner().invoke(app, ["webhooks", "list"], env={"BASIQ_API_KEY": KEY, **env})
+    assert_one_error(result, 2)
+
+
+async def test_what_the_server_says_cannot_steer_a_terminal() -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\u202e\r\n"
+    async with Wire(page([{**MESSAGE, "id": f"m{evil}", "payload": {"eventTypeId": evil}}])) as wire:
+        result = await invoke(wire.url, "messages", "list", "w1")
+        assert result.exit_code == 0
+        assert "\x1b" not in result.output
+        assert "\x07" not in result.output
+        assert json.loads(result.output.splitlines()[0])
+
+
+BODY = b'{"eventTypeId":"user.created","eventId":"e1","links":{}}'
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({}, 0), ({"webhook-id": "other"}, 1), ({"webhook-timestamp": "now"}, 1), ({"webhook-timestamp": "0"}, 1), ({"webhook-signature": ""}, 1),
+     ({"webhook-signature": "v1,\u00e9"}, 1), ({"webhook-signature": "v1," + "A" * 50_000}, 1)],
+    ids=repr,
+)  # fmt: skip
+def test_verify_tells_by_its_exit_code(change: dict[str, str], code: int, tmp_path: Path) -> None:
+    headers = {**sign(SIGNING, "msg_1", datetime.now(UTC), BODY), **change}
+    file = tmp_path / "headers"
+    file.write_text(json.dumps(headers))
+    result = CliRunner().invoke(
+        app, ["verify", "--headers", str(file)], input=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING}
+    )
+    assert result.exit_code == code, result.output
+    assert MARK not in result.output
+    assert code == 0 or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[]", b'{"a": 1}', b"no colon", b"\0", b"5"], ids=repr)
+def test_verify_of_headers_that_are_none_is_one_line(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "headers"
+    file.write_bytes(content)
+    result = CliRunner().invoke(
+        app, ["verify", "--headers", str(file)], input=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING}
+    )
+    assert_one_error(result)
+
+
+@pytest.mark.parametrize("command", ["sign", "verify"])
+@pytest.mark.parametrize("body", ["no-such-file", "/"], ids=repr)
+def test_a_file_that_cannot_be_read_is_one_line(command: str, body: str) -> None:
+    result = CliRunner().invoke(app, [command, body], env={"BASIQ_WEBHOOK_SECRET": SIGNING})
+    assert_one_error(result)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!", f"{MARK}é", " "], ids=repr)
+def test_a_secret_that_is_none_is_one_line_and_not_shown(secret: str) -> None:
+    result = CliRunner().invoke(app, ["sign", "-"], input=BODY, env={"BASIQ_WEBHOOK_SECRET": secret})
+    assert_one_error(result)

@@ -1,0 +1,305 @@
+"""``basiq-async replay``, as a user runs it: over real HTTP, resumed by the same line, stopped by signals."""
+
+# ruff: noqa: F401, F811  # fixtures of the other tests of commands
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from basiq_async.cli import _replay as command
+from basiq_async.receiver import verify
+
+from .conftest import Run, Served, run, served
+
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
+
+
+class Endpoint:
+    """A server in a thread, which keeps what it is posted and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.status = 204
+        self.release = threading.Event()
+        self.release.set()
+        self.asked = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.asked.set()
+                outer.release.wait(20)
+                verify(SECRET, dict(self.headers.items()), body)
+                outer.ids.append(self.headers["webhook-id"])
+                self.send_response(outer.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/basiq"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Endpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    return tmp_path
+
+
+def only_line(text: str) -> dict[str, Any]:
+    (line,) = text.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(120)
+    first = run("replay", webhook_id, "--to", endpoint.url)
+    assert first.exit_code == 0, first.output
+    report = only_line(first.stdout)
+    assert (report["handled"], report["failed"], report["finished"], report["skipped"]) == (120, 0, True, {})
+    assert len(set(endpoint.ids)) == len(endpoint.ids) == 120
+    again = only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)
+    assert (again["handled"], again["handled_in_all"]) == (0, 120)
+    assert SECRET not in first.output
+    (checkpoint,) = Path().glob("*.db")
+    assert checkpoint.name.startswith(f"basiq-replay-{webhook_id}-")
+
+
+def test_an_export_and_a_posting_of_one_webhook_are_two_jobs(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(20)
+    assert only_line(run("replay", webhook_id, "--to-jsonl", "out.jsonl").stdout)["handled"] == 20
+    assert len(Path("out.jsonl").read_text().splitlines()) == 20
+    assert only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)["handled"] == 20
+
+
+def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    run("replay", webhook_id, "--to-jsonl", "out.jsonl")
+    before = Path("out.jsonl").read_text()
+    refused = run("replay", webhook_id, "--to-jsonl", "out.jsonl", "--checkpoint", "another.db")
+    assert refused.exit_code == 2
+    assert "there already" in refused.stderr
+    assert Path("out.jsonl").read_text() == before
+
+
+def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(50, failed=0.5)
+    done = run("replay", webhook_id, "--dry-run", "--failed-only")
+    assert done.exit_code == 0, done.output
+    plan = only_line(done.stdout)
+    assert 0 < plan["total"] < 50
+    assert plan["total"] + plan["skipped"]["where"] == 50
+    assert sum(plan["by_day"].values()) == sum(plan["by_type"].values()) == plan["total"]
+    assert list(Path().iterdir()) == []
+    assert run("replay", webhook_id, "--dry-run", "--to", "http://127.0.0.1:9/").exit_code == 0
+
+
+def test_what_to_replay_can_be_chosen(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(200)
+    some = only_line(run("replay", webhook_id, "--dry-run", "--event", "user.*", "--event", "consent.created").stdout)
+    assert set(some["by_type"]) == {"user.created", "user.updated", "user.deleted", "consent.created"}
+    # The fake's clock stands in January 2026, far away from now.
+    assert only_line(run("replay", webhook_id, "--dry-run", "--since", "1d").stdout)["total"] == 0
+    assert only_line(run("replay", webhook_id, "--dry-run", "--until", "1d").stdout)["total"] == 200
+    assert only_line(run("replay", webhook_id, "--dry-run", "--since", "2026-01-01").stdout)["total"] == 200
+    assert only_line(run("replay", webhook_id, "--dry-run", "--limit", "7").stdout)["total"] == 7
+
+
+def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(5)
+    endpoint.status = 400
+    failed = run("replay", webhook_id, "--to", endpoint.url, "--rate", "500", "--event", "*")
+    assert failed.exit_code == 1
+    assert only_line(failed.stdout)["failed"] == 5
+    line = next(line for line in failed.stderr.splitlines() if line.startswith("  basiq-async"))
+    words = shlex.split(line)
+    assert words[-1] == "--retry-dead"
+    assert words[words.index("--rate") + 1] == "500"
+    endpoint.status = 204
+    again = run(*words[1:])
+    assert again.exit_code == 0, again.output
+    assert (only_line(again.stdout)["handled"], only_line(again.stdout)["dead"]) == (5, 0)
+
+
+def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(30)
+    endpoint.status = 400
+    stopped = run("replay", webhook_id, "--to", endpoint.url, "--on-error", "stop", "--concurrency", "2")
+    assert stopped.exit_code == 1
+    assert only_line(stopped.stdout)["finished"] is False
+    assert "the replay stopped at it: TargetError: the target answered 400" in stopped.stderr
+    assert "to go on:" in stopped.stderr
+    broken = run("replay", webhook_id, "--to", endpoint.url, "--max-failures", "3")
+    assert broken.exit_code == 1
+    assert "messages in a row failed" in broken.stderr
+
+
+def test_the_secret_comes_from_a_file_too_and_never_shows(
+    run: Run,
+    served: Served,
+    endpoint: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    monkeypatch.delenv("BASIQ_WEBHOOK_SECRET")
+    Path("secret").write_text(f"{SECRET}\n")
+    done = run("replay", webhook_id, "--to", endpoint.url, "--secret-file", "secret")
+    assert done.exit_code == 0, done.output
+    Path("odd").write_bytes(b"\xff\xfe\xff")
+    for arguments, told in (
+        ((), "needs the endpoint's signing secret"),
+        (("--secret-file", "nowhere"), "cannot be read: No such file"),
+        (("--secret-file", "odd"), "cannot be read: it is no text"),
+    ):
+        refused = run("replay", webhook_id, "--to", endpoint.url, *arguments)
+        assert refused.exit_code == 2
+        assert told in refused.stderr
+        assert SECRET not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "--to and --to-jsonl"),
+        (("--to", "http://127.0.0.1:9/", "--to-jsonl", "x"), "--to and --to-jsonl"),
+        (("--dry-run", "--since", "yesterday"), "--since must be a length of time"),
+        (("--dry-run", "--since", "999999w"), "too long ago"),
+        (("--dry-run", "--until", "2d3"), "--until must be"),
+        (("--dry-run", "--on-error", "ignore"), "--on-error"),
+        (("--dry-run", "--rate", "0"), "rate"),
+        (("--dry-run", "--limit", "0"), "limit"),
+        (("--to", "ftp://example.com/"), "url"),
+    ],
+)
+def test_a_wrong_use_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], told: str) -> None:
+    refused = run("replay", "w1", *arguments)
+    assert refused.exit_code == 2, refused.output
+    assert told in refused.stderr
+    assert refused.stdout == ""
+    assert list(Path().iterdir()) == []
+
+
+# --- signals, in a process of its own ---
+
+
+def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "BASIQ_API_KEY": served.fake.DEFAULT_API_KEY,
+        "BASIQ_BASE_URL": served.url,
+        "BASIQ_WEBHOOK_SECRET": SECRET,
+    }
+    program = "import sys; from basiq_async.cli import main; sys.argv[0] = 'basiq-async'; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "replay", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_what_is_under_way_and_prints_the_line_that_goes_on(
+    run: Run,
+    served: Served,
+    endpoint: Endpoint,
+    number: int,
+    code: int,
+) -> None:
+    webhook_id = served.fake.seed_messages(40)
+    endpoint.release.clear()
+    process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")
+    with process:
+        assert endpoint.asked.wait(20)
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert "finishing what is under way" in process.stderr.readline()
+        endpoint.release.set()
+        stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == code
+    report = only_line(stdout)
+    assert report["handled"] == len(endpoint.ids) <= 4
+    assert not report["finished"]
+    assert "to go on:" in stderr
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stdout + stderr) is None
+    assert SECRET not in stdout + stderr
+    rest = run(*shlex.split(stderr.splitlines()[-1])[1:])
+    assert rest.exit_code == 0
+    assert sorted(endpoint.ids) == sorted(set(endpoint.ids))
+    assert len(endpoint.ids) == 40
+
+
+def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(40)
+    endpoint.release.clear()
+    process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")
+    with process:
+        assert endpoint.asked.wait(20)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=5)
+    assert process.returncode == 143
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    endpoint.release.set()
+    rest = run(*shlex.split(stderr.splitlines()[-1])[1:])
+    assert rest.exit_code == 0
+    assert len(set(endpoint.ids)) == 40
+
+
+def test_on_a_terminal_the_result_is_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from basiq_async.cli import _run
+    from basiq_async.replay import Report
+
+    monkeypatch.setattr(command, "console", lambda **_: Console(force_terminal=True))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(_run, "console", lambda **_: Console(width=80))
+    command._show_report(Report(1_234, {"where": 5}, 0, 0, 2.0, "cursor-text", 1_239, True), False)
+    shown = capsys.readouterr().out
+    assert "skipped where" in shown
+    assert "cursor" not in shown
+    with command._bar() as told:
+        told(command.Progress(1, 2, 3, 4, 5, 6.0, 7.0, paused=8.0))

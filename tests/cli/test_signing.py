@@ -1,0 +1,185 @@
+"""The commands ``sign``, ``verify``, ``listen`` and ``trigger``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from basiq_async import BasiqClient
+from basiq_async.cli._listen import listen, trigger
+from basiq_async.cli._signing import sign, verify
+from basiq_async.testing import FakeBasiq, serve
+from tests.support.deliveries import OTHER_SECRET, SECRET, payload, signed
+
+KEY = "a2V5OnNlY3JldA=="
+app = typer.Typer(pretty_exceptions_enable=False)
+for command in (sign, verify, listen, trigger):
+    app.command()(command)
+
+
+def run(*arguments: str, given: bytes = b"", secret: str = SECRET, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments, input=given, env={"BASIQ_WEBHOOK_SECRET": secret, "COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    assert SECRET not in result.output
+    return result.output
+
+
+def test_what_is_signed_on_the_command_line_verifies_on_it(tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(payload())
+    (tmp_path / "headers").write_text(run("sign", str(tmp_path / "body"), "--id", "msg_1"))
+    assert run("verify", str(tmp_path / "body"), "--headers", str(tmp_path / "headers")) == "genuine\n"
+    (tmp_path / "headers.json").write_text(run("sign", str(tmp_path / "body"), "--json"))
+    assert run("verify", str(tmp_path / "body"), "--headers", str(tmp_path / "headers.json")) == "genuine\n"
+
+
+def test_a_body_comes_from_the_standard_input_and_headers_as_options() -> None:
+    lines = run("sign", "--at", "1767614400", given=b"\xff\x00").splitlines()
+    options = [option for line in lines for option in ("-H", line)]
+    assert run("verify", *options, "--at", "1767614700", given=b"\xff\x00") == "genuine\n"
+    assert "no signature matches" in run("verify", *options, "--at", "1767614400", given=b"\xff", code=1)
+    assert "301 s ago" in run("verify", *options, "--at", "1767614701", given=b"\xff\x00", code=1)
+    run("verify", *options, "--at", "1767614701", "--tolerance", "301", given=b"\xff\x00")
+
+
+def test_a_delivery_that_is_not_genuine_ends_with_1_and_the_reason() -> None:
+    lines = run("sign", given=b"{}").splitlines()
+    options = [option for line in lines for option in ("-H", line)]
+    assert "no signature matches" in run("verify", *options, given=b"{}", secret=OTHER_SECRET, code=1)
+    assert "webhook-id" in run("verify", given=b"{}", code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sign", "missing.json"], "missing.json"),
+        (["sign", "--at", "-5"], "before 1970"),
+        (["sign", "--at", str(10**20)], "--at"),
+        (["sign", "--id", "a.b"], "message_id"),
+        (["verify", "-H", "no colon"], "name: value"),
+        (["verify", "--tolerance", "-1"], "--tolerance"),
+        (["verify", "--tolerance", "nan"], "--tolerance"),
+        (["verify", "--headers", "-"], "neither lines nor"),
+        (["listen", "--path", "basiq"], "--path"),
+        (["listen", "--port", "70000"], "--port"),
+        (["listen", "--host", "256.0.0.1"], "256.0.0.1"),
+    ],
+)
+def test_a_wrong_argument_ends_with_2_and_is_named(arguments: list[str], said: str) -> None:
+    assert said in run(*arguments, given=b"[]", code=2)
+
+
+def test_a_secret_that_is_none_ends_with_2_and_is_not_shown() -> None:
+    assert "hunter two" not in run("sign", secret="hunter two!", given=b"{}", code=2)
+
+
+def test_help_does_not_show_the_secret_of_the_environment() -> None:
+    assert "BASIQ_WEBHOOK_SECRET" in run("sign", "--help")
+
+
+class Listener:
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        self.url = url
+
+    async def post(self, body: bytes, headers: dict[str, str]) -> int:
+        async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as answer:
+            return answer.status
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(10):
+            return (await self.process.stdout.readline()).decode().rstrip("\n")
+
+    async def end(self) -> int:
+        async with asyncio.timeout(10):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def listening(*arguments: str) -> AsyncGenerator[Listener]:
+    code = "import typer; from basiq_async.cli._listen import listen; typer.run(listen)"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, "--port", "0", *arguments,
+        env={**os.environ, "BASIQ_WEBHOOK_SECRET": SECRET},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            ready = (await process.stderr.readline()).decode()
+        assert ready.startswith("listening on http://127.0.0.1:")
+        yield Listener(process, ready.split()[-1])
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_listen_prints_each_delivery_and_stops_on_sigterm() -> None:
+    async with listening() as listener:
+        body = payload("consent.revoked")
+        assert await listener.post(body, signed(body, message_id="msg_1")) == 204
+        assert await listener.line() == "204 handled  consent.revoked  msg_1"
+        assert await listener.post(body, signed(body, message_id="msg_1")) == 200
+        assert await listener.line() == "200 duplicate  consent.revoked  msg_1"
+        assert await listener.post(body, signed(body, secret=OTHER_SECRET)) == 401
+        assert await listener.line() == "401 rejected  no-match"
+        listener.process.send_signal(signal.SIGTERM)
+        assert await listener.end() == 0
+
+
+async def test_listen_prints_json_lines_and_ends_after_count() -> None:
+    async with listening("--json", "--body", "--count", "2", "--path", "/hooks") as listener:
+        assert listener.url.endswith("/hooks")
+        body = payload("user.created", "e-1")
+        await listener.post(body, signed(body))
+        line = json.loads(await listener.line())
+        assert (line["result"], line["event_id"], line["body"]) == ("handled", "e-1", json.loads(body))
+        await listener.post(b"{}", {})
+        line = json.loads(await listener.line())
+        assert (line["result"], line["reason"], line["body"]) == ("rejected", "missing-header", None)
+        assert await listener.end() == 0
+
+
+async def test_listen_shows_bodies_to_a_person_too() -> None:
+    async with listening("--body", "--count", "1") as listener:
+        body = payload("user.created", "e-1")
+        await listener.post(body, signed(body))
+        assert await listener.line() == "204 handled  user.created  msg_1"
+        assert await listener.line() == "{"
+        assert await listener.end() == 0
+
+
+async def test_trigger_asks_basiq_for_a_test_message() -> None:
+    fake = FakeBasiq(api_keys=[KEY])
+    async with serve(fake) as base_url:
+        async with BasiqClient(KEY, base_url=base_url) as client:
+            await client.webhooks.create(url="https://example.org/a", subscribed_events=["user.created"])
+        env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": base_url}
+
+        def invoke(*arguments: str) -> tuple[int, str]:
+            result = CliRunner().invoke(app, ["trigger", *arguments], env=env)
+            return result.exit_code, result.output
+
+        assert await asyncio.to_thread(invoke, "user.created", "--text", "hello") == (
+            0,
+            "asked for a test message user.created\n",
+        )
+        code, _ = await asyncio.to_thread(invoke, "user.created", "--url", "https://example.org/a")
+        assert code == 0
+        code, said = await asyncio.to_thread(invoke, "user.created", "--url", "https://example.org/a", "--text", "x")
+        assert (code, "cannot be given together" in said) == (2, True)
+    asked = [request.url for request in fake.requests if request.url.endswith("/notifications/messages/test")]
+    assert len(asked) == 2

@@ -1,0 +1,129 @@
+"""The examples, run as a user runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
+from basiq_async.receiver import WebhookReceiver
+from basiq_async.testing import FakeBasiq, serve
+from examples.opentelemetry_hooks import Metrics
+from tests.support.deliveries import SECRET, payload, signed
+
+ROOT = Path(__file__).parents[2]
+KEY = "a2V5OnNlY3JldA=="
+
+
+class Service:
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        self.url = url
+
+    async def until(self, line: str) -> None:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(10):
+            while (await self.process.stdout.readline()).decode().strip() != line:
+                assert not self.process.stdout.at_eof(), f"the service ended without the line {line!r}"
+
+    async def post(self, body: bytes, headers: dict[str, str]) -> int:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+            while True:
+                try:
+                    async with session.post(self.url, data=body, headers=headers) as answer:
+                        return answer.status
+                except aiohttp.ClientConnectorError:
+                    await asyncio.sleep(0.02)  # it is still starting
+
+    async def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGenerator[Service]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "examples" / example),
+        cwd=tmp_path,
+        env={**os.environ, "PORT": str(port), "BASIQ_WEBHOOK_SECRET": SECRET, "BASIQ_API_KEY": KEY, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Service(process, f"http://127.0.0.1:{port}/basiq")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("example", ["receive_aiohttp.py", "receive_fastapi.py"])
+async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(example: str, tmp_path: Path) -> None:
+    fake = FakeBasiq(api_keys=[KEY])
+    emission = await fake.emit("consent.revoked", user_id="u-1")
+    async with serve(fake) as base_url, running(example, tmp_path, BASIQ_BASE_URL=base_url) as service:
+        links = {"event": f"https://au-api.basiq.io/events/{emission.event_id}"}
+        body = payload("consent.revoked", emission.event_id, links=links)
+        other = payload("account.updated", "e-other")
+        assert await service.post(body, signed(body)) == 204
+        await service.until("consent.revoked of user u-1")
+        assert await service.post(body, signed(body)) == 200
+        assert await service.post(other, signed(other)) == 204
+        assert await service.post(body, signed(other)) == 401
+        await service.until("account.updated e-other")
+        # uvicorn ends by the signal itself, once all is closed.
+        assert await service.stop() in {0, -signal.SIGTERM}
+        assert service.process.stderr is not None
+        assert "Traceback" not in (await service.process.stderr.read()).decode()
+
+
+async def test_the_hooks_feed_opentelemetry() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    metrics = Metrics(provider.get_meter("test"))
+    fake = FakeBasiq(api_keys=[KEY])
+    fake.fail_next(1, status=503, path="/events/types")
+    receiver = WebhookReceiver(SECRET, on_delivery=metrics.on_delivery)
+    async with BasiqClient(
+        KEY,
+        transport=InMemoryTransport(fake),
+        retry=RetryPolicy(base=0.001),
+        on_request=metrics.on_request,
+        on_retry=metrics.on_retry,
+    ) as client:
+        await client.event_types.list().collect()
+    body = payload("user.created")
+    await receiver.handle(signed(body), body)
+    await receiver.handle({}, body)
+    data = reader.get_metrics_data()
+    assert data is not None
+    points = {
+        metric.name: list(metric.data.data_points)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    provider.shutdown()
+    assert sum(point.value for point in points["basiq.client.retries"]) == 1
+    outcomes = sorted(point.attributes["outcome"] for point in points["basiq.client.request.duration"])
+    assert outcomes[-1] == "503"
+    results = {point.attributes["result"]: point for point in points["basiq.webhook.delivery.duration"]}
+    assert set(results) == {"ignored", "rejected"}
+    assert results["rejected"].attributes["reason"] == "missing-header"
+    assert 0 < results["ignored"].sum < 5

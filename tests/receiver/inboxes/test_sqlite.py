@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from basiq_async import ConfigurationError, InboxError
+from basiq_async._sqlite import Database, FileKind
+from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
+from basiq_async.testing import ManualClock
+from basiq_async.testing.conformance._inbox import check_inbox
+from tests.support.deliveries import NOW, SECRET, payload, signed
+
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+
+
+async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
+    await check_inbox(lambda: SQLiteInbox(tmp_path / "inbox.db"), shared=True)
+
+
+async def test_it_remembers_after_it_was_closed(tmp_path: Path) -> None:
+    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
+        assert await inbox.complete("k", "a")
+    async with SQLiteInbox(str(tmp_path / "inbox.db")) as inbox:
+        assert await inbox.seen("k")
+        assert (await inbox.claim("k", "b", lease=60)).status is DONE
+
+
+async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path, clock=clock) as inbox:
+        for number in range(50):
+            await inbox.claim(f"old-{number}", "a", lease=60)
+            await inbox.complete(f"old-{number}", "a")
+        clock.advance(timedelta(days=29))
+        assert await inbox.seen("old-1")
+        clock.advance(timedelta(days=2))
+        assert not await inbox.seen("old-1")
+        assert (await inbox.claim("old-1", "b", lease=60)).status is CLAIMED
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT key FROM inbox").fetchall() == [("old-1",)]
+    connection.close()
+
+
+async def test_a_great_heap_is_pruned_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._MOST_AT_ONCE", 10)
+    clock = ManualClock(NOW)
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        for number in range(25):
+            await inbox.claim(str(number), "dead", lease=1)
+        clock.advance(seconds=61)
+        counts = []
+        for number in range(4):
+            await inbox.claim(f"new-{number}", "a", lease=600)
+            counts.append(await _count(inbox))
+        assert counts == [16, 7, 3, 4]
+
+
+async def _count(inbox: SQLiteInbox) -> int:
+    count: int = await inbox._database.run(
+        lambda connection: connection.execute("SELECT count(*) FROM inbox").fetchone()[0], write=False
+    )
+    return count
+
+
+async def test_it_is_on_disk_before_it_says_so(tmp_path: Path) -> None:
+    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        settings = await inbox._database.run(
+            lambda connection: [
+                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+            ]
+        )
+        assert settings == ["wal", 2]
+        await inbox.complete("k", "a")
+        # What a crash at this moment would leave: the files as they are now.
+        for name in ("inbox.db", "inbox.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / f"copy-{name}")
+    async with SQLiteInbox(tmp_path / "copy-inbox.db") as inbox:
+        assert await inbox.seen("k")
+
+
+async def test_many_at_once_share_a_commit(tmp_path: Path) -> None:
+    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        commits: list[str] = []
+        await inbox._database.run(lambda connection: connection.set_trace_callback(commits.append))
+        commits.clear()
+        await asyncio.gather(*(inbox.claim(str(number), "a", lease=60) for number in range(100)))
+        assert commits.count("COMMIT") <= 3
+
+
+async def test_the_event_loop_goes_on_while_the_file_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path) as inbox:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(inbox.claim("k", "a", lease=60))
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        other.execute("COMMIT")
+        other.close()
+        assert (await task).status is CLAIMED
+
+
+async def test_a_lock_that_lasts_is_an_error_of_the_moment(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path, busy_timeout=0.01) as inbox:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InboxError, match="locked") as caught:
+            await inbox.claim("k", "a", lease=60)
+        assert str(path) in str(caught.value)
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        body = payload()
+        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        receiver.on("*")(_never)
+        assert (await receiver.handle(signed(body), body)).status == 503
+        other.execute("COMMIT")
+        other.close()
+        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
+
+
+async def _never(delivery: object) -> None:
+    raise AssertionError("handled without a claim")
+
+
+async def test_a_full_disk_is_an_error_of_the_moment_and_loses_nothing(tmp_path: Path) -> None:
+    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        await inbox.complete("k", "a")
+        pages = await inbox._database.run(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+        await inbox._database.run(lambda connection: connection.execute(f"PRAGMA max_page_count={pages}"))
+        with pytest.raises(InboxError, match="full"):
+            for number in range(1000):
+                await inbox.complete(f"{number}-{'x' * 300}", "a")
+        await inbox._database.run(lambda connection: connection.execute("PRAGMA max_page_count=1000000"))
+        assert await inbox.seen("k")
+        assert await inbox.complete("after", "a")
+
+
+def _text(path: Path) -> None:
+    path.write_bytes(b"these are my holiday notes, and no database\n" * 100)
+
+
+def _other_program(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+    connection.close()
+
+
+def _newer(path: Path) -> None:
+    asyncio.run(_make(path))
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+
+
+def _torn(path: Path) -> None:
+    asyncio.run(_make(path, 2000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\x55" * (len(whole) - 4096))
+
+
+def _cut(path: Path) -> None:
+    asyncio.run(_make(path, 2000))
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+async def _make(path: Path, entries: int = 1) -> None:
+    async with SQLiteInbox(path) as inbox:
+        await asyncio.gather(*(inbox.complete(f"{number}-{'x' * 50}", "a") for number in range(entries)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_text, "no SQLite file at all"),
+        (_other_program, "no inbox"),
+        (_newer, "version 99"),
+        (_torn, "damaged"),
+        (_cut, "damaged"),
+        (Path.mkdir, "cannot be opened"),
+    ],
+)
+def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
+    make: object, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "inbox.db"
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+
+    async def use() -> None:
+        inbox = SQLiteInbox(path)
+        try:
+            for _ in range(2):
+                with pytest.raises(ConfigurationError, match=said) as caught:
+                    await inbox.claim("k", "a", lease=60)
+                assert str(path) in str(caught.value)
+        finally:
+            await inbox.aclose()
+
+    asyncio.run(use())
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"is there a folder .*missing"):
+        async with SQLiteInbox(tmp_path / "missing" / "inbox.db"):
+            pass
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "file:inbox.db?mode=memory", b"inbox.db"])
+def test_what_is_no_file_is_refused(path: object) -> None:
+    with pytest.raises(ConfigurationError, match="path of a file"):
+        SQLiteInbox(path)
+
+
+def test_a_memory_that_remembers_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="remember"):
+        SQLiteInbox(tmp_path / "inbox.db", remember=timedelta(0))
+
+
+async def test_a_closed_inbox_says_so_and_may_be_closed_again(tmp_path: Path) -> None:
+    inbox = SQLiteInbox(tmp_path / "inbox.db")
+    await inbox.aclose()
+    inbox = SQLiteInbox(tmp_path / "inbox.db")
+    pending = asyncio.create_task(inbox.complete("k", "a"))
+    await asyncio.sleep(0)
+    await inbox.aclose()
+    await inbox.aclose()
+    assert await pending, "what was asked for before is done"
+    with pytest.raises(InboxError, match="closed"):
+        await inbox.seen("k")
+    assert repr(inbox) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
+
+
+def test_an_inbox_that_is_never_closed_warns(tmp_path: Path) -> None:
+    inbox = SQLiteInbox(tmp_path / "inbox.db")
+    asyncio.run(inbox.complete("k", "a"))
+    thread = inbox._database._worker.thread
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        inbox._database.__del__()
+    thread.join(5)
+    assert not thread.is_alive()
+    inbox._database._worker = None
+
+
+def test_one_inbox_serves_one_event_loop_after_another(tmp_path: Path) -> None:
+    inbox = SQLiteInbox(tmp_path / "inbox.db")
+    assert asyncio.run(inbox.complete("k", "a"))
+    assert asyncio.run(inbox.seen("k"))
+    asyncio.run(inbox.aclose())
+
+
+def test_a_loop_that_is_gone_before_the_answer_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    asyncio.run(_make(path))
+    inbox = SQLiteInbox(path)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def ask() -> None:
+        task = asyncio.create_task(inbox.complete("k", "a"))
+        await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(ask())
+    other.execute("COMMIT")
+    other.close()
+    assert asyncio.run(inbox.complete("other", "a"))
+    asyncio.run(inbox.aclose())
+
+
+def test_a_forked_child_opens_the_file_anew(tmp_path: Path) -> None:
+    code = """
+        import asyncio, os, sys
+        from basiq_async.receiver import SQLiteInbox
+
+        inbox = SQLiteInbox(sys.argv[1])
+        assert asyncio.run(inbox.complete("parent", "a"))
+        child = os.fork()
+        if child == 0:
+            assert asyncio.run(inbox.seen("parent"))
+            assert asyncio.run(inbox.complete("child", "a"))
+            asyncio.run(inbox.aclose())
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert asyncio.run(inbox.seen("child"))
+        asyncio.run(inbox.aclose())
+    """
+    subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code), str(tmp_path / "inbox.db")],
+        check=True,
+        timeout=30,
+    )
+
+
+KILLED = """
+    import asyncio, sys
+    from basiq_async.receiver import SQLiteInbox
+
+    async def main():
+        inbox = SQLiteInbox(sys.argv[1])
+
+        async def work(worker):
+            number = 0
+            while True:
+                key = f"{sys.argv[2]}-{worker}-{number}"
+                await inbox.claim(key, "a", lease=60)
+                await inbox.complete(key, "a")
+                print(key, flush=True)
+                number += 1
+
+        await asyncio.gather(*map(work, range(8)))
+
+    asyncio.run(main())
+"""
+
+
+def test_what_it_said_it_recorded_is_there_after_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    said: set[str] = set()
+    for run in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(run)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(30 + run * 17):
+                said.add(process.stdout.readline().strip())
+            os.kill(process.pid, signal.SIGKILL)
+            said.update(line.strip() for line in process.stdout if line.endswith("\n"))
+
+    async def look() -> list[str]:
+        async with SQLiteInbox(path) as inbox:
+            return [key for key in said if not await inbox.seen(key)]
+
+    assert len(said) > 100
+    assert asyncio.run(look()) == []
+
+
+RACING = """
+    import asyncio, json, sys
+    from basiq_async.receiver import SQLiteInbox, WebhookReceiver, sign
+    from datetime import datetime, UTC
+
+    async def main(path, count, secret):
+        async with SQLiteInbox(path) as inbox:
+            receiver = WebhookReceiver(secret, inbox=inbox)
+            handled = []
+
+            @receiver.on("*")
+            async def handle(delivery):
+                handled.append(delivery.event_id)
+
+            print("ready", flush=True)
+            sys.stdin.readline()
+            gate = asyncio.Semaphore(32)
+
+            async def deliver(number):
+                body = json.dumps({"eventTypeId": "user.created", "eventId": f"e-{number}"}).encode()
+                headers = sign(secret, f"m-{number}", datetime.now(UTC), body)
+                async with gate:
+                    # As Basiq does: what is not acknowledged is sent again.
+                    while not (await receiver.handle(headers, body)).acknowledged:
+                        await asyncio.sleep(0.005)
+
+            await asyncio.gather(*map(deliver, range(count)))
+            print(json.dumps(handled))
+
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+"""
+
+
+def test_of_two_processes_with_the_same_deliveries_one_handles_each(tmp_path: Path) -> None:
+    import json
+
+    count = 400
+    command = [sys.executable, "-c", textwrap.dedent(RACING), str(tmp_path / "inbox.db"), str(count), SECRET]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        handled = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert sorted(handled[0] + handled[1]) == sorted(f"e-{number}" for number in range(count))
+
+
+async def test_work_that_raises_undoes_its_group_and_tells_each(tmp_path: Path) -> None:
+    kind = FileKind("notebook", 0x1234, 1, ("CREATE TABLE notes (text TEXT)",), InboxError)
+    database = Database(tmp_path / "notes.db", kind)
+    assert repr(database) == f"<notebook {str(tmp_path / 'notes.db')!r}>"
+
+    def insert(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO notes VALUES ('a')")
+
+    def fail(connection: sqlite3.Connection) -> None:
+        insert(connection)
+        raise LookupError("of its own")
+
+    try:
+        await database.run(insert)
+        with pytest.raises(LookupError, match="of its own"):
+            await database.run(fail)
+        count = await database.run(lambda connection: connection.execute("SELECT count(*) FROM notes").fetchone()[0])
+        assert count == 1
+    finally:
+        await database.aclose()
+    assert repr(database).endswith("closed>")
+
+
+async def test_a_file_system_without_wal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoWal(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            return super().execute("SELECT 'delete'" if "journal_mode" in sql else sql, *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=NoWal, **options))
+    with pytest.raises(ConfigurationError, match="local disk"):
+        async with SQLiteInbox(tmp_path / "inbox.db"):
+            pass
+
+
+async def test_two_that_make_the_file_at_once_both_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "inbox.db"
+    failures = [1, 1]
+
+    class Racing(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if "journal_mode" in sql and failures:
+                failures.pop()
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=Racing, **options))
+    inboxes = [SQLiteInbox(path) for _ in range(8)]
+    try:
+        claims = await asyncio.gather(
+            *(inbox.claim("k", str(number), lease=60) for number, inbox in enumerate(inboxes))
+        )
+        assert [claim.status for claim in claims].count(CLAIMED) == 1
+    finally:
+        for inbox in inboxes:
+            await inbox.aclose()
+
+
+async def test_a_lock_that_lasts_while_the_file_is_made_is_an_error_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Locked(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if "journal_mode" in sql:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return super().execute(sql, *parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=Locked, **options))
+    with pytest.raises(InboxError, match="locked"):
+        async with SQLiteInbox(tmp_path / "inbox.db", busy_timeout=0.01):
+            pass

@@ -1,0 +1,303 @@
+"""The HTTP target, over real sockets: signed as Basiq signs, patient, and leaking nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TransportError
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
+from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, TargetError
+from basiq_async.replay.targets._http import payload_bytes
+from tests.support.histories import history
+
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
+QUICK = RetryPolicy(max_retries=2, base=0.0)
+MESSAGE = Message(
+    "m1", {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1", "links": {"event": "ü"}}}
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def endpoint(handler: Handler) -> AsyncIterator[str]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await handler(request)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
+    finally:
+        await runner.cleanup()
+
+
+class Answers:
+    """Answers with one of the script each time, the last one again and again; keeps what it was asked."""
+
+    def __init__(self, *script: int | web.Response | Handler) -> None:
+        self.script = list(script) or [204]
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(({k.lower(): v for k, v in request.headers.items()}, await request.read()))
+        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(step, int):
+            return web.Response(status=step)
+        return step if isinstance(step, web.Response) else await step(request)
+
+
+async def test_a_message_is_posted_and_signed_as_basiq_does() -> None:
+    answers = Answers()
+    async with endpoint(answers) as url, HttpTarget(url, SECRET) as target:
+        await target.deliver(MESSAGE)
+        await target.deliver(MESSAGE)
+    (headers, body), (again, _) = answers.requests
+    assert json.loads(body) == MESSAGE.payload
+    assert b" " not in body
+    verify(SECRET, headers, body)
+    assert headers["webhook-id"] == again["webhook-id"] == "m1"
+    assert headers["content-type"] == "application/json"
+    assert "authorization" not in headers
+    assert "basiq-version" not in headers
+
+
+async def test_each_posting_has_a_timestamp_of_its_own() -> None:
+    answers = Answers()
+    times = iter([datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC)])
+    async with endpoint(answers) as url, HttpTarget(url, SECRET, clock=lambda: next(times)) as target:
+        await target.deliver(MESSAGE)
+        await target.deliver(MESSAGE)
+    stamps = [int(headers["webhook-timestamp"]) for headers, _ in answers.requests]
+    assert stamps == [1767571200, 1767571200 + 86_400]
+
+
+async def test_a_history_reaches_a_receiver_over_http_and_its_inbox_takes_each_once() -> None:
+    got: list[str] = []
+    receiver = WebhookReceiver(SECRET, inbox=MemoryInbox())
+
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        got.append(delivery.id)
+
+    async with history(300) as h, endpoint(receiver.aiohttp_handler) as url:
+        ids = await h.ids()
+        for _ in range(2):
+            async with HttpTarget(url, SECRET) as target:
+                report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+                assert (report.handled, report.failed) == (300, 0)
+    assert sorted(got) == sorted(ids)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_any_2xx_is_a_success(status: int) -> None:
+    async with endpoint(Answers(status)) as url, HttpTarget(url, SECRET) as target:
+        await target.deliver(MESSAGE)
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 410, 413])
+async def test_other_statuses_are_told_at_once(status: int) -> None:
+    answers = Answers(web.Response(status=status, headers={"Location": "/elsewhere", "Set-Cookie": "a=b"}))
+    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+        with pytest.raises(TargetError, match=rf"answered {status}$") as caught:
+            await target.deliver(MESSAGE)
+    assert caught.value.status == status
+    assert caught.value.retry_after is None
+    assert len(answers.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+async def test_failures_that_may_pass_are_tried_again_by_the_targets_own_policy(status: int) -> None:
+    answers = Answers(status, status, 204)
+    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+        await target.deliver(MESSAGE)
+        answers.script = [status]
+        with pytest.raises(TargetError, match=rf"answered {status}, the last of 3 times"):
+            await target.deliver(MESSAGE)
+    assert len(answers.requests) == 6
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_left_to_the_whole_job(status: int) -> None:
+    answers = Answers(web.Response(status=status, headers={"Retry-After": "17"}))
+    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+        with pytest.raises(TargetError) as caught:
+            await target.deliver(MESSAGE)
+    assert (caught.value.status, caught.value.retry_after) == (status, 17.0)
+    assert len(answers.requests) == 1
+
+
+async def test_an_endpoint_that_throttles_gets_everything_in_the_end() -> None:
+    count = 0
+
+    async def throttling(request: web.Request) -> web.Response:
+        nonlocal count
+        count += 1
+        if count % 10 == 0:
+            return web.Response(status=429, headers={"Retry-After": "0.01"})
+        return web.Response(status=204)
+
+    async with history(100) as h, endpoint(throttling) as url, HttpTarget(url, SECRET) as target:
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+    assert (report.handled, report.failed) == (100, 0)
+
+
+async def test_nobody_listening_is_a_transport_error_and_then_a_dead_letter() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        async with history(3) as h, HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=0)) as target:
+            with pytest.raises(TransportError, match="no connection"):
+                await target.deliver(MESSAGE)
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
+            assert (await replay.run()).failed == 3
+            assert "ConnectionFailedError" in (await replay.dead_letters())[0].error
+
+
+async def test_an_endpoint_that_does_not_answer_is_a_timeout() -> None:
+    release = asyncio.Event()
+
+    async def hang(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    async with endpoint(hang) as url:
+        async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=0), timeout=0.03) as target:
+            with pytest.raises(TransportError, match="no whole answer"):
+                await target.deliver(MESSAGE)
+        release.set()
+
+
+async def test_a_body_without_end_does_not_make_a_failure_of_a_success() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * 65_536)
+        except ConnectionError:
+            return response
+
+    async def broken(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"x")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    for handler in (endless, broken):
+        answers = Answers(handler)
+        async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+            await target.deliver(MESSAGE)
+        assert len(answers.requests) == 1
+
+
+async def test_a_session_of_yours_is_used_and_left_open() -> None:
+    answers = Answers()
+    async with endpoint(answers) as url, aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
+        async with HttpTarget(url, SECRET, session=session) as target:
+            await target.deliver(MESSAGE)
+        assert not session.closed
+    assert answers.requests[0][0]["x-mine"] == "yes"
+
+
+async def test_a_target_that_is_closed_ends_the_job() -> None:
+    async with history(3) as h:
+        async with HttpTarget("http://127.0.0.1:9/", SECRET) as target:
+            pass
+        with pytest.raises(ReplayError, match="the HttpTarget is closed"):
+            await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+
+
+async def test_an_id_that_no_delivery_can_have_is_a_failed_message() -> None:
+    async with HttpTarget("http://127.0.0.1:9/", SECRET) as target:
+        with pytest.raises(ConfigurationError, match="message_id"):
+            await target.deliver(Message("with space", {"id": "with space"}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"url": "/relative"}, "url"),
+        ({"url": "https://user:password@example.com/"}, "user or password"),
+        ({"secret": ""}, "secret"),
+        ({"connections": 0}, "connections"),
+        ({"connections": True}, "connections"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_without_showing_them(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        HttpTarget(**{"url": "https://example.com/", "secret": SECRET, **arguments})
+    assert "password@" not in str(caught.value)
+
+
+def test_the_secret_is_shown_nowhere() -> None:
+    assert repr(HttpTarget("https://example.com/basiq", SECRET)) == "HttpTarget('https://example.com/basiq')"
+
+
+def test_a_message_without_a_payload_is_posted_with_what_it_has() -> None:
+    assert (
+        payload_bytes(Message("a", {"id": "a", "eventTypeId": "t", "eventId": "e"}))
+        == b'{"eventTypeId":"t","eventId":"e"}'
+    )
+    assert payload_bytes(Message("a", {"id": "a"})) == b"{}"
+
+
+def test_text_that_has_no_utf_8_is_escaped() -> None:
+    body = payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "\ud800ü"}}))
+    assert json.loads(body) == {"eventId": "\ud800ü"}
+    assert "ü".encode() in payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "ü"}}))
+
+
+async def test_what_comes_unasked_on_a_resting_connection_is_no_acknowledgement() -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            asked += 1
+            if asked == 1:
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            else:
+                writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    server = await asyncio.start_server(_until_closed(serve), "127.0.0.1", 0)
+    async with server, HttpTarget(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", SECRET) as target:
+        await target.deliver(MESSAGE)
+        await asyncio.sleep(0.03)
+        with pytest.raises(TargetError, match="answered 400"):
+            await target.deliver(MESSAGE)
+    assert asked == 2
+
+
+def _until_closed(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    return guarded

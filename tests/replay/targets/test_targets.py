@@ -1,0 +1,366 @@
+"""Targets: functions, receivers, targets of one's own, inboxes, and files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError
+from basiq_async.receiver import Claim, ClaimStatus, Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver, inbox_key
+from basiq_async.replay import (
+    Commit,
+    Job,
+    JSONLinesTarget,
+    MemoryCheckpoint,
+    Replay,
+    SQLiteCheckpoint,
+    Target,
+    TargetError,
+)
+from tests.support import virtual
+from tests.support.histories import Recorder, Refusing, Watching, history
+from tests.support.scripted import Scripted, page
+
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
+
+
+# --- a target of one's own ---
+
+
+class Buffering:
+    """Takes messages, and has them only after a flush."""
+
+    def __init__(self) -> None:
+        self.buffer: list[str] = []
+        self.kept: set[str] = set()
+        self.flushes = 0
+
+    async def deliver(self, message: Message) -> str | None:
+        self.buffer.append(message.id)
+        return "odd" if message.id in ("a", "b") else None
+
+    async def flush(self) -> None:
+        self.flushes += 1
+        await asyncio.sleep(0)
+        self.kept.update(self.buffer)
+
+
+async def test_a_target_is_flushed_before_what_it_took_is_recorded() -> None:
+    target = Buffering()
+    assert isinstance(target, Target)
+
+    class Suspicious(Watching):
+        async def save(self, commit: Commit) -> None:
+            recorded = set(commit.done) | set(() if commit.advance is None else commit.advance.done)
+            assert recorded <= target.kept
+            await super().save(commit)
+
+    async with history(500) as h:
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=Suspicious()).run()
+    assert report.handled == 500
+    assert target.flushes < 200
+
+
+async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
+    class Failing(Buffering):
+        async def flush(self) -> None:
+            raise OSError("the volume is gone")
+
+    checkpoint = MemoryCheckpoint()
+    async with history(50) as h:
+        with pytest.raises(ReplayError, match="could not be made durable: OSError: the volume is gone"):
+            await Replay(h.client, h.webhook_id, Failing(), checkpoint=checkpoint).run()
+        state = await checkpoint.peek(Job(h.webhook_id))
+    assert state is not None
+    assert (state.handled, state.position, state.done) == (0, 0, frozenset())
+
+
+async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason() -> None:
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}, {"id": "c"}]))) as client:
+        report = await Replay(client, "w1", Buffering(), checkpoint=MemoryCheckpoint()).run()
+    assert (report.handled, report.skipped, report.position) == (1, {"odd": 2}, 3)
+
+
+# --- a receiver ---
+
+
+async def test_a_receiver_handles_what_it_missed_with_its_own_handlers_and_inbox() -> None:
+    inbox = MemoryInbox()
+    receiver = WebhookReceiver(SECRET, inbox=inbox)
+    got: list[Delivery] = []
+
+    @receiver.on("user.*")
+    async def handle(delivery: Delivery) -> None:
+        got.append(delivery)
+
+    async with history(300) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        of_users = [each for each in messages if (each.event_type_id or "").startswith("user.")]
+        live = of_users[:5]
+        for each in live:
+            await receiver.dispatch(Delivery.from_message(each))
+        replay = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint())
+        report = await replay.run()
+        assert report.handled == len(of_users) - 5
+        assert report.skipped == {"handled-before": 5, "no-handler": 300 - len(of_users)}
+        assert sorted(each.id for each in got) == sorted(each.id for each in of_users)
+        assert got[-1].event_id == next(each.event_id for each in messages if each.id == got[-1].id)
+
+        # Even with a checkpoint that knows nothing, nothing is handled twice.
+        again = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+        assert (again.handled, again.skipped["handled-before"]) == (0, len(of_users))
+
+
+async def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_error() -> None:
+    receiver = WebhookReceiver(SECRET, handler_timeout=0.02)
+
+    @receiver.on("user.created")
+    async def created(delivery: Delivery) -> None:
+        raise LookupError("no such user")
+
+    @receiver.on("user.updated")
+    async def updated(delivery: Delivery) -> None:
+        await asyncio.sleep(60)
+
+    items = [
+        {"id": f"m{i}", "payload": {"eventTypeId": t, "eventId": f"e{i}"}}
+        for i, t in enumerate(["user.created", "user.updated"])
+    ]
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+        replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
+        assert (await replay.run()).failed == 2
+        errors = {letter.id: letter.error for letter in await replay.dead_letters()}
+    assert errors["m0"] == "LookupError: no such user"
+    assert errors["m1"].startswith("TimeoutError")
+
+
+def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
+    async def main() -> None:
+        inbox = MemoryInbox(clock=virtual.now)
+        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        got: list[str] = []
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None:
+            got.append(delivery.id)
+
+        item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
+        await inbox.claim(inbox_key("user.created", "e1", "m1"), "a-killed-worker", lease=25)
+        async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
+            report = await Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint()).run()
+        assert (report.handled, got) == (1, ["m1"])
+        assert report.duration == pytest.approx(25, abs=1.5)
+
+    virtual.run(main())
+
+
+class Holding(MemoryInbox):
+    """An inbox where somebody else holds everything, for ever."""
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return Claim(ClaimStatus.BUSY, 5)
+
+
+def test_a_delivery_that_another_worker_never_finishes_is_a_failure() -> None:
+    async def main() -> None:
+        receiver = WebhookReceiver(SECRET, inbox=Holding())
+        receiver.on("*")(_nothing)
+        item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
+        async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
+            for target, inbox in ((receiver, None), (Recorder(), Holding())):
+                report = await Replay(
+                    client,
+                    "w1",
+                    target,
+                    checkpoint=MemoryCheckpoint(),
+                    inbox=inbox,
+                ).run()
+                assert report.failed == 1
+
+    virtual.run(main())
+
+
+def test_an_inbox_that_does_not_answer_has_the_job_wait() -> None:
+    async def main() -> None:
+        class Down(MemoryInbox):
+            until = virtual.now() + 60
+
+            async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+                if virtual.now() < self.until:
+                    raise ConnectionError("the database restarts")
+                return await super().claim(key, token, lease=lease)
+
+        receiver = WebhookReceiver(SECRET, inbox=Down())
+        receiver.on("*")(_nothing)
+        async with history(50) as h:
+            report = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+        assert (report.handled, report.failed) == (50, 0)
+        assert 60 <= report.duration < 75
+
+    virtual.run(main())
+
+
+async def test_a_receiver_that_is_closed_ends_the_job() -> None:
+    receiver = WebhookReceiver(SECRET)
+    receiver.on("*")(_nothing)
+    await receiver.aclose()
+    async with history(50) as h:
+        with pytest.raises(ReplayError, match="the receiver is closed"):
+            await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+
+
+async def test_a_receiver_takes_no_second_inbox() -> None:
+    async with history(1) as h:
+        with pytest.raises(ConfigurationError, match="has its inbox already"):
+            Replay(h.client, h.webhook_id, WebhookReceiver(SECRET), checkpoint=MemoryCheckpoint(), inbox=MemoryInbox())
+
+
+async def _nothing(delivery: Delivery) -> None: ...
+
+
+# --- a function behind an inbox ---
+
+
+async def test_what_the_inbox_knows_is_skipped_and_what_is_handled_is_entered() -> None:
+    inbox = MemoryInbox()
+    async with history(40) as h:
+        ids = await h.ids()
+        target = Refusing(ids[7])
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox)
+        first = await replay.run()
+        assert (first.handled, first.failed) == (39, 1)
+        # The claim of the failed one was given back; a new checkpoint brings it and nothing else.
+        target.refused = set()
+        again = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox).run()
+        assert (again.handled, again.skipped) == (1, {"handled-before": 39})
+        assert sorted(target.taken) == sorted(ids)
+
+
+async def test_claims_of_a_killed_run_are_taken_up_at_once_by_the_next(tmp_path: Path) -> None:
+    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
+    async with history(20) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        state = await checkpoint.open(Job(h.webhook_id), concurrency=8)
+        async for each in h.client.messages.list(h.webhook_id):
+            key = inbox_key(each.event_type_id, each.event_id, each.id)
+            await inbox.claim(key, f"{state.token}:{each.id}", lease=300)
+        await checkpoint.close()
+        report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, inbox=inbox).run()
+        assert report.handled == 20
+
+
+async def test_behind_an_inbox_a_target_is_flushed_before_a_message_counts_as_handled() -> None:
+    target = Buffering()
+
+    class Suspicious(MemoryInbox):
+        async def complete(self, key: str, token: str) -> bool:
+            assert token.partition(":")[2] in target.kept
+            return await super().complete(key, token)
+
+    async with history(30) as h:
+        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=Suspicious())
+        assert (await replay.run()).handled == 30
+
+
+# --- a file ---
+
+
+async def test_an_export_holds_every_message_as_it_came_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(1_200) as h, JSONLinesTarget(path) as target:
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert report.handled == 1_200
+    # Messages are under way together, so that the order of the lines is not promised.
+    assert sorted(lines, key=itemgetter("id")) == sorted((each.raw for each in messages), key=lambda raw: raw["id"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert repr(target) == f"JSONLinesTarget({str(path)!r})"
+
+
+async def test_an_export_that_was_killed_goes_on_with_nothing_missing_and_nothing_twice(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(100) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        lines = [json.dumps(each.raw).encode() + b"\n" for each in messages]
+        # Sixty were written, the last one half; none of it had been recorded.
+        path.write_bytes(b"".join(lines[:60]) + lines[60][:25])
+        report = await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        assert report.handled == 100
+    assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [each.id for each in messages]
+
+
+async def test_the_tail_of_a_long_export_is_all_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    old = [json.dumps({"id": f"old-{i}", "filler": "x" * 10_000}) for i in range(1_000)]
+    path.write_text("\n".join(old) + "\n")
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "old-999"}, {"id": "new"}]))) as client:
+        await Replay(client, "w1", JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 1_001
+    assert json.loads(lines[-1]) == {"id": "new"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"a note", b"a note\n", b'{"no": "id"}\n', b"[1]\n", b'{"id": "a"}\nnot json\n', b"\x00\xff"]
+)
+async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    async with history(3) as h:
+        with pytest.raises(ReplayError, match="holds something else"):
+            await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+    assert path.read_bytes() == content
+
+
+async def test_a_file_that_cannot_be_written_ends_the_job_and_nothing_is_recorded(tmp_path: Path) -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(3) as h:
+        target = JSONLinesTarget(tmp_path / "nowhere" / "export.jsonl")
+        with pytest.raises(ReplayError, match=r"cannot be written: No such file.*run the same again"):
+            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        state = await checkpoint.peek(Job(h.webhook_id))
+    assert state is not None
+    assert state.handled == 0
+
+
+async def test_a_file_that_something_else_shortens_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    target = JSONLinesTarget(path)
+    await target.deliver(Message("a", {"id": "a"}))
+    await target.flush()
+    os.truncate(path, 3)
+    await target.deliver(Message("b", {"id": "b"}))
+    with pytest.raises(ReplayError, match="something else writes to it"):
+        await target.flush()
+
+
+async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    target = JSONLinesTarget(path)
+    await target.deliver(Message("a", {"id": "a"}))
+    flushing = asyncio.create_task(target.flush())
+    await asyncio.sleep(0)
+    flushing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await flushing
+    await target.deliver(Message("b", {"id": "b"}))
+    await target.flush()
+    assert path.read_text() == '{"id":"a"}\n{"id":"b"}\n'
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", b"bytes"])
+def test_a_path_that_is_no_file_is_refused(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="path must be"):
+        JSONLinesTarget(path)
+
+
+def test_a_target_error_knows_its_status_and_wait() -> None:
+    error = TargetError("no", status=429, retry_after=3.0)
+    assert (error.status, error.retry_after, error.report) == (429, 3.0, None)

@@ -1,0 +1,78 @@
+"""How a scenario is run: one outcome, in bounded time, nothing shown, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from basiq_async import BasiqClient, BasiqError, RetryPolicy
+from tests.support.wire import KEY, MARK, Wire
+
+ONCE = RetryPolicy(max_retries=0)
+QUICK = RetryPolicy(max_retries=3, base=0.001, max_wait=0.02)
+TIMEOUT = 0.25
+
+
+@asynccontextmanager
+async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClient]:
+    """A client, and when it is closed the proof that nothing is left of it: no task, no connection, no warning."""
+    options.setdefault("retry", ONCE)
+    options.setdefault("timeout", TIMEOUT)
+    url = wire if isinstance(wire, str) else wire.url
+    before = asyncio.all_tasks()
+    client = BasiqClient(KEY, base_url=url, **options)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+        if isinstance(wire, Wire):
+            await wire.quiet()
+        # A task of the server's side, such as a TLS handshake that is being refused, ends a moment later.
+        for _ in range(100):
+            left = [task for task in asyncio.all_tasks() - before if not task.done()]
+            if not left:
+                break
+            await asyncio.sleep(0.002)
+        assert not left, f"tasks left behind: {left}"
+        del client
+        gc.collect()
+
+
+async def outcome(work: Awaitable[Any], *, within: float = TIMEOUT + 1.0) -> Any:
+    """The result, or the error of ours; anything else that comes out, and anything late, fails the test."""
+    began = time.perf_counter()
+    got: Any
+    try:
+        got = await work
+    except BasiqError as exc:
+        got = exc
+    took = time.perf_counter() - began
+    assert took < within, f"took {took:.2f} s"
+    if isinstance(got, BaseException):
+        assert_hidden(got)
+    return got
+
+
+def assert_hidden(exc: BaseException) -> None:
+    """No credential in the error, in whatever is behind it, nor in their tracebacks."""
+    for text in texts_of(exc):
+        assert MARK not in text, text
+
+
+def texts_of(exc: BaseException) -> Iterator[str]:
+    yield "".join(traceback.format_exception(exc))
+    left: list[BaseException | None] = [exc]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield from (str(one), repr(one), repr(one.args), repr(getattr(one, "__dict__", None)))
+        left += [one.__cause__, one.__context__]
+        left += getattr(one, "exceptions", ())

@@ -1,0 +1,660 @@
+"""Streaming: nothing lost, nothing twice, nothing left behind, and a cursor that goes on exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from basiq_async import (
+    BasiqClient,
+    BasiqError,
+    ConfigurationError,
+    ConnectionFailedError,
+    Message,
+    PaginationError,
+    Paginator,
+    Request,
+    Response,
+    ResponseDecodeError,
+    ServerError,
+)
+from basiq_async._cursor import Cursor
+from tests.support import virtual
+from tests.support.scripted import API_KEY, Scripted, answer, client, error, page
+
+API = "https://au-api.basiq.io"
+PATH = f"{API}/notifications/webhooks/w/messages"
+
+
+def items(*numbers: int) -> list[dict[str, Any]]:
+    return [{"id": f"m{number}", "payload": {"eventTypeId": "user.created"}} for number in numbers]
+
+
+class History:
+    """A list that is served in pages and can grow; links are by position, as opaque as you like."""
+
+    def __init__(self, count: int, size: int = 3, delay: float = 0.0) -> None:
+        self.rows = items(*range(count))
+        self.size = size
+        self.delay = delay
+        self.asked: list[int] = []
+
+    async def __call__(self, request: Request) -> Response:
+        start = int(request.url.partition("next=")[2] or 0)
+        self.asked.append(start)
+        await asyncio.sleep(self.delay)
+        end = start + self.size
+        return page(self.rows[start:end], f"{PATH}?next={end}" if end < len(self.rows) else None)
+
+
+def listing(history: Any, **options: Any) -> Paginator[Message]:
+    return client(Scripted(history)).messages.list("w", **options)
+
+
+async def ids(paginator: Paginator[Message]) -> list[str]:
+    return [message.id async for message in paginator]
+
+
+def expected(*numbers: int) -> list[str]:
+    return [f"m{number}" for number in numbers]
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 10])
+def test_every_item_comes_once_and_in_order(count: int, prefetch: int) -> None:
+    async def main() -> None:
+        history = History(count)
+        assert await ids(listing(history, prefetch=prefetch)) == expected(*range(count))
+        assert len(history.asked) == max(1, -(-count // 3))
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        f"{PATH}?next=a%27b%28c%29%2F..%2f%20+%25",
+        f"{PATH}?next='a',(b)&filter=event.type.eq('x')",
+        f"{PATH}?next=~!$&'()*+,;=:@[]{{}}|^`",
+        f"{API}/somewhere/else?next=1",
+        f"{API}:443/x?next=1",
+        "HTTPS://AU-API.BASIQ.IO/x?next=1",
+        "/notifications/x?next=%41",
+        "?next=2",
+    ],
+)
+def test_the_next_link_is_followed_byte_for_byte(link: str) -> None:
+    async def main() -> None:
+        transport = Scripted(page(items(1), link), page(items(2)))
+        assert await ids(client(transport).messages.list("w")) == expected(1, 2)
+        followed = transport.urls[1]
+        assert followed.startswith(f"{API}/")
+        assert followed.partition("?")[2] == link.partition("?")[2]
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_an_empty_page_with_a_next_link_is_not_the_end(prefetch: int) -> None:
+    async def main() -> None:
+        script = [page([], f"{PATH}?next={n}") for n in range(1, 1001)]
+        paginator = listing_of(*script, page(items(7)), prefetch=prefetch)
+        assert await ids(paginator) == expected(7)
+
+    virtual.run(main())
+
+
+def listing_of(*script: Any, **options: Any) -> Paginator[Message]:
+    return client(Scripted(*script)).messages.list("w", **options)
+
+
+@pytest.mark.parametrize("links", [{}, {"next": None}, {"next": ""}, None, [], "x", [{"self": "y"}]], ids=repr)
+def test_a_missing_null_or_empty_next_link_is_the_end(links: Any) -> None:
+    async def main() -> None:
+        assert await ids(listing_of(answer({"type": "list", "data": items(1), "links": links}))) == expected(1)
+
+    virtual.run(main())
+
+
+def test_links_that_come_as_a_list_of_objects_are_followed() -> None:
+    async def main() -> None:
+        first = answer({"data": items(1), "links": [{"self": PATH}, {"next": f"{PATH}?next=1"}]})
+        assert await ids(listing_of(first, page(items(2)))) == expected(1, 2)
+
+    virtual.run(main())
+
+
+async def until_error(paginator: Paginator[Message]) -> tuple[list[str], BasiqError]:
+    seen: list[str] = []
+    with pytest.raises(BasiqError) as caught:
+        async for message in paginator:
+            seen.append(message.id)
+    return seen, caught.value
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize(
+    "script",
+    [
+        [page(items(1), f"{PATH}?limit=500")],
+        [page(items(1), f"{PATH}?next=1"), page(items(2), f"{PATH}?next=1")],
+        [
+            page(items(1), f"{PATH}?next=1"),
+            page(items(2), f"{PATH}?next=2"),
+            page(items(3), f"{PATH}?next=3"),
+            page(items(4), f"{PATH}?next=1"),
+        ],
+    ],
+    ids=["to itself at once", "to itself", "a cycle of three"],
+)
+def test_a_next_link_that_loops_is_an_error_behind_the_items(script: list[Any], prefetch: int) -> None:
+    async def main() -> None:
+        seen, exc = await until_error(listing_of(*script, prefetch=prefetch))
+        assert seen == expected(*range(1, len(script) + 1))
+        assert isinstance(exc, PaginationError)
+        assert "loops" in str(exc)
+        assert exc.link is not None
+        assert exc.link in str(exc)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://evil.example/next",
+        "http://au-api.basiq.io/next",
+        "https://au-api.basiq.io:8443/next",
+        "https://au-api.basiq.io@evil.example/next",
+        "https://user:pw@au-api.basiq.io/next",
+        "https://au-api.basiq.io.evil.example/next",
+        "https://au-api.basiq.io./next",
+        "//evil.example/next",
+        "https:///next",
+        "https://au-api.basiq.io\\@evil.example/next",
+        "ftp://au-api.basiq.io/next",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+        "/a b",
+        "/a\r\nX-Evil: 1",
+        "/\u00e9",
+        "/../x",
+        "/a/%2E%2e/token",
+    ],
+)
+def test_a_next_link_to_another_place_is_not_followed(link: str) -> None:
+    async def main() -> None:
+        transport = Scripted(page(items(1), link))
+        seen, exc = await until_error(client(transport).messages.list("w"))
+        assert seen == expected(1)
+        assert isinstance(exc, PaginationError)
+        assert exc.link == link
+        assert len(transport.requests) == 1
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("link", [5, True, 1.5, ["x"], {"href": "x"}], ids=repr)
+def test_a_next_link_of_another_type_is_a_decode_error_behind_the_items(link: Any) -> None:
+    async def main() -> None:
+        seen, exc = await until_error(listing_of(page(items(1), link)))
+        assert seen == expected(1)
+        assert isinstance(exc, ResponseDecodeError)
+        assert exc.location == "$.links.next"
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    ("base_url", "link", "called"),
+    [
+        ("https://proxy.example/basiq", f"{API}/a?next=1", "https://proxy.example/basiq/a?next=1"),
+        (
+            "https://proxy.example/basiq/",
+            "https://proxy.example/basiq/a?next=1",
+            "https://proxy.example/basiq/a?next=1",
+        ),
+        ("https://proxy.example/basiq", "https://proxy.example/a?next=1", "https://proxy.example/basiq/a?next=1"),
+        ("https://proxy.example/basiq", "/basiq/a?next=1", "https://proxy.example/basiq/a?next=1"),
+        ("https://proxy.example/basiq", "/a?next=1", "https://proxy.example/basiq/a?next=1"),
+        ("http://127.0.0.1:4010", f"{API}/a?next=1", "http://127.0.0.1:4010/a?next=1"),
+        ("http://[::1]:4010", "http://[::1]:4010/a?next=1", "http://[::1]:4010/a?next=1"),
+        ("http://127.0.0.1:4010", "messages?next=1", "http://127.0.0.1:4010/notifications/webhooks/w/messages?next=1"),
+    ],
+)
+def test_links_are_called_through_the_base_url(base_url: str, link: str, called: str) -> None:
+    async def main() -> None:
+        transport = Scripted(page(items(1), link), page(items(2)))
+        assert await ids(client(transport, base_url=base_url).messages.list("w")) == expected(1, 2)
+        assert transport.urls[1] == called
+
+    virtual.run(main())
+
+
+def test_the_next_page_is_asked_for_while_this_one_is_consumed() -> None:
+    async def took(prefetch: int) -> float:
+        began = virtual.now()
+        async for _ in listing(History(9, delay=3.0), prefetch=prefetch):
+            await asyncio.sleep(1.0)
+        return virtual.now() - began
+
+    async def main() -> None:
+        assert await took(1) == pytest.approx(3 + 9)
+        assert await took(0) == pytest.approx(3 * 3 + 9)
+
+    virtual.run(main())
+
+
+def test_no_more_than_one_page_is_asked_for_ahead() -> None:
+    async def main() -> None:
+        history = History(30)
+        iterator = aiter(listing(history))
+        await anext(iterator)
+        await asyncio.sleep(100)
+        assert history.asked == [0, 3]
+
+    virtual.run(main())
+
+
+async def leave_by_break(paginator: Paginator[Message]) -> None:
+    async for _ in paginator:
+        break
+
+
+async def leave_by_exception(paginator: Paginator[Message]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async for _ in paginator:
+            raise ZeroDivisionError
+
+
+async def leave_by_cancellation(paginator: Paginator[Message]) -> None:
+    async def consume() -> None:
+        async for _ in paginator:
+            await asyncio.sleep(3600)
+
+    task = asyncio.create_task(consume())
+    await asyncio.sleep(2.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def leave_by_cancellation_while_waiting_for_a_page(paginator: Paginator[Message]) -> None:
+    task = asyncio.create_task(ids(paginator))
+    await asyncio.sleep(1.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def leave_by_dropping(paginator: Paginator[Message]) -> None:
+    iterator = aiter(paginator)
+    await anext(iterator)
+    del iterator
+
+
+async def leave_by_closing_the_iterator(paginator: Paginator[Message]) -> None:
+    iterator = aiter(paginator)
+    await anext(iterator)
+    await iterator.aclose()
+
+
+async def leave_by_first(paginator: Paginator[Message]) -> None:
+    await paginator.first()
+
+
+async def leave_pages(paginator: Paginator[Message]) -> None:
+    async for _ in paginator.pages():
+        break
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        leave_by_break,
+        leave_by_exception,
+        leave_by_cancellation,
+        leave_by_cancellation_while_waiting_for_a_page,
+        leave_by_dropping,
+        leave_by_closing_the_iterator,
+        leave_by_first,
+        leave_pages,
+    ],
+)
+def test_leaving_early_leaves_nothing_behind(leave: Callable[[Paginator[Message]], Awaitable[None]]) -> None:
+    async def main() -> None:
+        history = History(9, delay=1.0)
+        paginator = listing(history)
+        await leave(paginator)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        gc.collect()
+
+    virtual.run(main())
+
+
+def test_closing_the_client_ends_the_page_that_was_asked_for_ahead() -> None:
+    async def main() -> None:
+        basiq = client(Scripted(History(9, delay=1.0)))
+        iterator = aiter(basiq.messages.list("w"))
+        await anext(iterator)
+        await basiq.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert [(await anext(iterator)).id, (await anext(iterator)).id] == expected(1, 2)
+        with pytest.raises(ConnectionFailedError, match="the client is closed"):
+            await anext(iterator)
+
+    virtual.run(main())
+
+
+def test_closing_the_client_while_a_page_is_awaited_is_an_error_and_no_cancellation() -> None:
+    async def main() -> None:
+        basiq = client(Scripted(History(9, delay=5.0)))
+        task = asyncio.create_task(ids(basiq.messages.list("w")))
+        await asyncio.sleep(7)
+        await basiq.aclose()
+        with pytest.raises(ConnectionFailedError, match="the client is closed"):
+            await task
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_the_failure_of_a_page_comes_behind_the_last_item_before_it(prefetch: int) -> None:
+    async def main() -> None:
+        script = [page(items(1, 2), f"{PATH}?next=1"), page(items(3, 4), f"{PATH}?next=2"), error(500)]
+        seen, exc = await until_error(listing_of(*script, prefetch=prefetch))
+        assert seen == expected(1, 2, 3, 4)
+        assert isinstance(exc, ServerError)
+
+    virtual.run(main())
+
+
+def test_a_failed_page_that_nobody_came_to_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        iterator = aiter(listing_of(page(items(1, 2), f"{PATH}?next=1"), error(500)))
+        await anext(iterator)
+        await asyncio.sleep(1)
+        del iterator
+        gc.collect()
+
+    virtual.run(main())
+    assert "never retrieved" not in caplog.text
+
+
+def test_an_iterator_can_go_on_after_a_failed_page() -> None:
+    async def main() -> None:
+        script = [page(items(1), f"{PATH}?next=1"), error(500), page(items(2))]
+        iterator = aiter(listing_of(*script, prefetch=0))
+        assert (await anext(iterator)).id == "m1"
+        with pytest.raises(ServerError):
+            await anext(iterator)
+        assert (await anext(iterator)).id == "m2"
+        with pytest.raises(StopAsyncIteration):
+            await anext(iterator)
+
+    virtual.run(main())
+
+
+def test_an_item_that_cannot_be_read_names_its_index_and_those_before_it_come_first() -> None:
+    async def main() -> None:
+        bad = [*items(0, 1), {"id": "m2", "attempts": [{"timestamp": "x"}]}]
+        seen, exc = await until_error(listing_of(page(bad)))
+        assert seen == expected(0, 1)
+        assert isinstance(exc, ResponseDecodeError)
+        assert exc.location == "$.data[2].attempts[0].timestamp"
+        assert str(exc).startswith("$.data[2].attempts[0].timestamp: expected a date")
+        assert "GET /notifications/webhooks/w/messages" in str(exc)
+
+    virtual.run(main())
+
+
+# --- cursors ---
+
+
+@given(count=st.integers(1, 12), size=st.integers(1, 5), stop=st.integers(1, 12), prefetch=st.integers(0, 1))
+def test_a_cursor_goes_on_with_exactly_the_next_item(count: int, size: int, stop: int, prefetch: int) -> None:
+    async def main() -> None:
+        stop_at = min(stop, count)
+        history = History(count, size)
+        paginator = listing(history, prefetch=prefetch)
+        seen = [message.id for message in await paginator.collect(stop_at)]
+        history.rows += items(100, 101)
+        # Another client stands for another process: nothing but the text is handed on.
+        resumed = await ids(listing(history, cursor=paginator.cursor, prefetch=prefetch))
+        assert seen + resumed == [*expected(*range(count)), "m100", "m101"]
+
+    virtual.run(main())
+
+
+def test_a_cursor_finds_its_item_again_where_items_were_put_before_it() -> None:
+    async def main() -> None:
+        history = History(9)
+        paginator = listing(history)
+        await paginator.collect(2)
+        for added in (1, 4):
+            history.rows = items(*range(200, 200 + added)) + items(*range(9))
+            assert await ids(listing(history, cursor=paginator.cursor)) == expected(*range(2, 9))
+
+    virtual.run(main())
+
+
+def test_a_cursor_whose_item_is_gone_is_an_error_and_no_silent_restart() -> None:
+    async def main() -> None:
+        history = History(9)
+        paginator = listing(history)
+        await paginator.collect(2)
+        history.rows = items(20, 21, 22, 23)
+        resumed = listing(history, cursor=paginator.cursor)
+        with pytest.raises(PaginationError, match="not in the list"):
+            await resumed.collect()
+        assert resumed.cursor == paginator.cursor
+
+    virtual.run(main())
+
+
+def test_a_page_on_which_an_item_stands_twice_is_resumed_at_the_right_one() -> None:
+    async def main() -> None:
+        history = History(0)
+        history.rows = items(1, 1, 2)
+        paginator = listing(history)
+        await paginator.collect(1)
+        assert await ids(listing(history, cursor=paginator.cursor)) == expected(1, 2)
+
+    virtual.run(main())
+
+
+def test_the_cursor_is_none_before_the_first_item_and_short_after_it() -> None:
+    async def main() -> None:
+        paginator = listing(History(5))
+        assert paginator.cursor is None
+        await paginator.collect(1)
+        cursor = paginator.cursor
+        assert cursor is not None
+        assert len(cursor) < 250
+        resumed = listing(History(5), cursor=cursor)
+        assert resumed.cursor == cursor
+
+    virtual.run(main())
+
+
+def test_behind_the_last_item_of_a_page_the_cursor_asks_for_the_next_page_alone() -> None:
+    async def main() -> None:
+        history = History(6)
+        paginator = listing(history, prefetch=0)
+        await paginator.collect(3)
+        history.asked.clear()
+        assert await ids(listing(history, cursor=paginator.cursor)) == expected(3, 4, 5)
+        assert history.asked == [3]
+
+    virtual.run(main())
+
+
+def test_a_cursor_does_not_advance_past_an_item_that_could_not_be_read() -> None:
+    async def main() -> None:
+        transport = Scripted(page([*items(0), {"no": "id"}, *items(2)]))
+        paginator = client(transport).messages.list("w")
+        await until_error(paginator)
+        seen, exc = await until_error(client(transport).messages.list("w", cursor=paginator.cursor))
+        assert seen == []
+        assert "$.data[1].id" in str(exc)
+
+    virtual.run(main())
+
+
+async def some_cursor() -> str:
+    paginator = listing(History(9))
+    await paginator.collect(2)
+    assert paginator.cursor is not None
+    return paginator.cursor
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"webhook_id": "other"}, {"webhook_id": "w", "filter": "message.status.eq('Failed')"}],
+    ids=["another webhook", "another filter"],
+)
+def test_a_cursor_of_another_list_is_refused(options: dict[str, Any]) -> None:
+    async def main() -> None:
+        cursor = await some_cursor()
+        with pytest.raises(ConfigurationError, match="belongs to another list"):
+            client(Scripted(History(9))).messages.list(**options, cursor=cursor)
+
+    virtual.run(main())
+
+
+def test_a_cursor_may_be_used_with_pages_of_another_size() -> None:
+    async def main() -> None:
+        assert await ids(listing(History(9), cursor=await some_cursor(), limit=10)) == expected(*range(2, 9))
+
+    virtual.run(main())
+
+
+@given(st.data())
+def test_a_mangled_cursor_is_refused(data: st.DataObject) -> None:
+    async def main() -> None:
+        cursor = await some_cursor()
+        index = data.draw(st.integers(0, len(cursor) - 1))
+        change = data.draw(st.sampled_from(["drop", "replace", "cut"]))
+        other = data.draw(st.characters(exclude_characters=cursor[index]))
+        mangled = {
+            "drop": cursor[:index] + cursor[index + 1 :],
+            "replace": cursor[:index] + other + cursor[index + 1 :],
+            "cut": cursor[:index],
+        }[change]
+        if mangled.rstrip("=") == cursor:
+            return
+        with pytest.raises(ConfigurationError, match="cursor"):
+            listing(History(9), cursor=mangled)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Cursor("/../token", 1, "x"),
+        Cursor("@evil.example/x", 1, "x"),
+        Cursor("/x y", 1, "x"),
+        Cursor(5, 1, "x"),
+        Cursor("/x", -1, "x"),
+        Cursor("/x", True, "x"),
+        Cursor("/x", 1, 5),
+    ],
+    ids=repr,
+)
+def test_a_cursor_that_was_made_up_leads_nowhere_else(made: Cursor) -> None:
+    name = '["/notifications/webhooks/w/messages", null]'
+    with pytest.raises(ConfigurationError, match="cursor is damaged"):
+        listing(History(9), cursor=made.encode(name))
+
+
+@pytest.mark.parametrize("cursor", ["", "x" * 20_000, 5, b"abc"], ids=lambda value: repr(value)[:20])
+def test_what_is_no_cursor_at_all_is_refused(cursor: Any) -> None:
+    with pytest.raises(ConfigurationError, match="cursor"):
+        listing(History(9), cursor=cursor)
+
+
+# --- the other ways to read a list ---
+
+
+def test_pages_come_whole_with_a_cursor_behind_each() -> None:
+    async def main() -> None:
+        history = History(8)
+        pages = [found async for found in listing(history).pages()]
+        assert [[message.id for message in found.items] for found in pages] == [
+            expected(0, 1, 2),
+            expected(3, 4, 5),
+            expected(6, 7),
+        ]
+        assert pages[-1].next_cursor is None
+        assert await ids(listing(history, cursor=pages[0].next_cursor)) == expected(3, 4, 5, 6, 7)
+
+    virtual.run(main())
+
+
+def test_pages_go_on_in_the_middle_of_one() -> None:
+    async def main() -> None:
+        pages = [found async for found in listing(History(5), cursor=await some_cursor()).pages()]
+        assert [[message.id for message in found.items] for found in pages] == [expected(2), expected(3, 4)]
+
+    virtual.run(main())
+
+
+def test_a_page_with_an_item_that_cannot_be_read_names_its_index() -> None:
+    async def main() -> None:
+        with pytest.raises(ResponseDecodeError, match=r"\$\.data\[1\]\.id"):
+            await anext(aiter(listing_of(page([*items(0), {}])).pages()))
+
+    virtual.run(main())
+
+
+def test_collect_and_first() -> None:
+    async def main() -> None:
+        history = History(8)
+        assert [message.id for message in await listing(history).collect()] == expected(*range(8))
+        assert [message.id for message in await listing(history).collect(max_items=4)] == expected(0, 1, 2, 3)
+        assert await listing(history).collect(max_items=0) == []
+        history.asked.clear()
+        first = await listing(history).first()
+        assert first is not None
+        assert first.id == "m0"
+        await asyncio.sleep(1)
+        assert history.asked == [0]
+        assert await listing(History(0)).first() is None
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, True, "3"], ids=repr)
+def test_a_number_of_items_that_cannot_be_is_refused(most: Any) -> None:
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="max_items"):
+            await listing(History(1)).collect(most)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [-1, 2, True, None, "1"], ids=repr)
+def test_a_prefetch_that_cannot_be_is_refused(prefetch: Any) -> None:
+    with pytest.raises(ConfigurationError, match="prefetch"):
+        listing(History(1), prefetch=prefetch)
+
+
+def test_each_loop_begins_anew() -> None:
+    async def main() -> None:
+        paginator = listing(History(4))
+        assert await ids(paginator) == await ids(paginator) == expected(0, 1, 2, 3)
+
+    virtual.run(main())
+
+
+def test_a_client_without_a_loop_can_be_made_and_its_lists_too() -> None:
+    basiq = BasiqClient(API_KEY, transport=Scripted(History(1)))
+    assert isinstance(basiq.messages.list("w"), Paginator)

@@ -1,0 +1,347 @@
+"""The conformance suite for transports: it passes the good, and each of its promises can be broken."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import (
+    AiohttpTransport,
+    ConnectionFailedError,
+    InMemoryTransport,
+    Request,
+    RequestTimeoutError,
+    Response,
+    TransportError,
+)
+from basiq_async.testing import BrokenPromisesError, FakeBasiq, check_transport
+from basiq_async.testing.conformance._runner import keep
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "httpx_transport.py"
+
+
+def httpx_transport() -> Any:
+    spec = importlib.util.spec_from_file_location("httpx_transport", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.HttpxTransport
+
+
+async def test_the_transport_over_the_network_keeps_every_promise() -> None:
+    await check_transport(AiohttpTransport, make_impatient=lambda: AiohttpTransport(timeout=0.05))
+
+
+async def test_the_transport_in_this_process_keeps_every_promise() -> None:
+    await check_transport(
+        InMemoryTransport, in_process=True, make_impatient=lambda fake: InMemoryTransport(fake, timeout=0.01)
+    )
+
+
+async def test_a_transport_on_httpx_in_under_40_lines_keeps_every_promise() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 40
+    make = httpx_transport()
+    await check_transport(make, make_impatient=lambda: make(timeout=0.05))
+
+
+async def test_a_transport_can_be_made_by_a_coroutine() -> None:
+    async def make() -> AiohttpTransport:
+        return AiohttpTransport()
+
+    await check_transport(make)
+
+
+class Wrapped:
+    """A good transport, to be broken in one way by what is made of it."""
+
+    def __init__(self, inner: Any = None) -> None:
+        self.inner = inner or AiohttpTransport()
+
+    async def send(self, request: Request, /) -> Response:
+        return await self.inner.send(request)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+class RaisesForStatus(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        answer = await super().send(request)
+        if answer.status >= 400:
+            raise ConnectionFailedError("an error status")
+        return answer
+
+
+class ChangesStatus(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        answer = await super().send(request)
+        return attrs.evolve(answer, status=200) if answer.status == 201 else answer
+
+
+class FollowsRedirects(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        answer = await super().send(request)
+        if answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
+            return await super().send(Request("GET", answer.headers["location"]))
+        return answer
+
+
+class DecodesUrls(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        return await super().send(attrs.evolve(request, url=request.url.replace("%27", "'")))
+
+
+class SwapsMethods(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        return await super().send(
+            attrs.evolve(request, method="POST" if request.method == "DELETE" else request.method)
+        )
+
+
+class DropsHeaders(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        return await super().send(attrs.evolve(request, headers={}))
+
+
+class DecodesBodies(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        answer = await super().send(request)
+        return attrs.evolve(answer, body=answer.body.decode(errors="replace").encode())
+
+
+class SendsTextBodies(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        body = None if request.body is None else request.body.decode(errors="replace").encode()
+        return await super().send(attrs.evolve(request, body=body))
+
+
+class KeepsCookies(Wrapped):
+    cookie = ""
+
+    async def send(self, request: Request, /) -> Response:
+        headers = {**request.headers, **({"cookie": self.cookie} if self.cookie else {})}
+        answer = await super().send(attrs.evolve(request, headers=headers))
+        self.cookie = answer.headers.get("set-cookie", self.cookie)
+        return answer
+
+
+class MixesAnswersUp(Wrapped):
+    """Gives the latest answer to everyone who waits."""
+
+    latest: Response | None = None
+
+    async def send(self, request: Request, /) -> Response:
+        self.latest = await super().send(request)
+        await asyncio.sleep(0.005)
+        return self.latest
+
+
+class LetsForeignErrorsOut(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except TransportError as error:
+            raise OSError("a foreign error") from error
+
+
+class SaysNothingWasSent(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except ConnectionFailedError as error:
+            error.sent = False
+            raise
+
+
+class SaysAllWasSent(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except ConnectionFailedError as error:
+            error.sent = True
+            raise
+
+
+class AnswersWhatWasDropped(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except TransportError:
+            return Response(503)
+
+
+class SwallowsCancellation(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except asyncio.CancelledError:
+            return Response(499)
+
+
+class LeavesTasksBehind(Wrapped):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[asyncio.Task[Response]] = []
+
+    async def send(self, request: Request, /) -> Response:
+        self.tasks.append(asyncio.create_task(super().send(request), name="left behind"))
+        return await asyncio.shield(self.tasks[-1])
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+class BreaksWhenCancelled(Wrapped):
+    broken = False
+
+    async def send(self, request: Request, /) -> Response:
+        if self.broken:
+            return Response(500)
+        try:
+            return await super().send(request)
+        except asyncio.CancelledError:
+            self.broken = True
+            raise
+
+
+class ClosesOnce(Wrapped):
+    closed = False
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self.closed:
+            raise RuntimeError("closed already")
+        self.closed = True
+
+
+class SendsAfterClosing(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        self.inner._closed = False
+        if self.inner._session is not None and self.inner._session.closed:
+            self.inner._session = None
+        return await super().send(request)
+
+
+class LeavesCompression(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        answer = await super().send(request)
+        packed = answer.headers.get("content-encoding") == "gzip"
+        return attrs.evolve(answer, body=b"\x1f\x8b" + answer.body) if packed else answer
+
+
+class TakesTheLastHeader(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        answer = await super().send(request)
+        return attrs.evolve(answer, headers={k: v.rpartition(", ")[2] for k, v in answer.headers.items()})
+
+
+class IsNeverImpatient(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except RequestTimeoutError as error:
+            raise ConnectionFailedError("it took too long") from error
+
+
+class GivesNoResponse(Wrapped):
+    async def send(self, request: Request, /) -> Any:
+        return (await super().send(request)).status
+
+
+BROKEN = [
+    (RaisesForStatus, "every HTTP status is a Response"),
+    (ChangesStatus, "every HTTP status is a Response"),
+    (FollowsRedirects, "redirects are not followed"),
+    (DecodesUrls, "the URL is sent byte for byte"),
+    (SwapsMethods, "method, headers and body are sent as they are"),
+    (DropsHeaders, "method, headers and body are sent as they are"),
+    (SendsTextBodies, "method, headers and body are sent as they are"),
+    (DecodesBodies, "the answer's headers and body come back as they are"),
+    (KeepsCookies, "no cookie is kept"),
+    (MixesAnswersUp, "many sends at once each get their own answer"),
+    (LetsForeignErrorsOut, "a dropped connection is a ConnectionFailedError"),
+    (LetsForeignErrorsOut, "a body that breaks off is a ConnectionFailedError"),
+    (LetsForeignErrorsOut, "an answer that is not HTTP is a TransportError"),
+    (SaysNothingWasSent, "a dropped connection is a ConnectionFailedError"),
+    (AnswersWhatWasDropped, "a dropped connection is a ConnectionFailedError"),
+    (SaysAllWasSent, "a refused connection is a ConnectionFailedError with sent=False"),
+    (SwallowsCancellation, "a send can be cancelled, and the transport is usable after"),
+    (LeavesTasksBehind, "a send can be cancelled, and the transport is usable after"),
+    (BreaksWhenCancelled, "a send can be cancelled, and the transport is usable after"),
+    (ClosesOnce, "aclose may be called twice"),
+    (SendsAfterClosing, "a send after aclose is a ConnectionFailedError"),
+    (LeavesCompression, "the body comes decompressed"),
+    (TakesTheLastHeader, "a header that comes twice has its values joined"),
+    (GivesNoResponse, "send and aclose are all it needs"),
+]
+
+
+@pytest.mark.parametrize(("broken", "promise"), BROKEN)
+async def test_a_broken_transport_is_told_which_promise_it_breaks(broken: type[Wrapped], promise: str) -> None:
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_transport(broken, seconds=5)
+    assert promise in caught.value.broken
+    assert f"- {promise}: " in str(caught.value)
+    assert str(caught.value).startswith(f"{broken.__name__} breaks ")
+
+
+async def test_each_break_is_told_by_itself() -> None:
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_transport(DecodesUrls)
+    assert list(caught.value.broken) == ["the URL is sent byte for byte"]
+
+
+async def test_a_transport_whose_timeout_is_another_error_is_told() -> None:
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_transport(AiohttpTransport, make_impatient=lambda: IsNeverImpatient(AiohttpTransport(timeout=0.05)))
+    assert list(caught.value.broken) == ["an answer that does not come is a RequestTimeoutError"]
+
+
+async def test_a_transport_that_hangs_is_told_in_bounded_time() -> None:
+    class Hangs(Wrapped):
+        async def send(self, request: Request, /) -> Response:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    with pytest.raises(BrokenPromisesError, match="nothing happened for"):
+        await check_transport(Hangs, seconds=0.02)
+
+
+async def test_a_transport_that_sends_nothing_is_told() -> None:
+    class MakesAnswersUp(Wrapped):
+        async def send(self, request: Request, /) -> Response:
+            return Response(200)
+
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_transport(MakesAnswersUp, seconds=1)
+    assert caught.value.broken["the URL is sent byte for byte"] == "no request arrived"
+    assert caught.value.broken["no cookie is kept"] == "no request arrived"
+
+
+async def test_a_broken_transport_in_this_process_is_told_too() -> None:
+    def make(fake: FakeBasiq) -> Wrapped:
+        return RaisesForStatus(InMemoryTransport(fake))
+
+    with pytest.raises(BrokenPromisesError, match="every HTTP status is a Response: 400 raised ConnectionFailedError"):
+        await check_transport(make, in_process=True)
+
+
+async def test_a_promise_without_words_is_still_named() -> None:
+    async def silent() -> None:
+        raise AssertionError
+
+    async def late() -> None:
+        raise TimeoutError("too late")
+
+    with pytest.raises(BrokenPromisesError) as caught:
+        await keep("it", {"one": silent, "two": late}, seconds=1)
+    assert caught.value.broken == {"one": "an assertion failed", "two": "too late"}

@@ -1,0 +1,499 @@
+"""The fake delivers: signed, on Basiq's schedule, over HTTP and to what is in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiohttp
+import attrs
+import pytest
+import standardwebhooks
+from aiohttp import web
+
+from basiq_async import BasiqClient
+from basiq_async.errors import ConfigurationError
+from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
+from basiq_async.testing.fake._endpoints import EndpointAnswer, NoAnswer, is_local, over_http
+
+from .conftest import ENDPOINT, Caller
+
+# The vendor's delivery schedule, written out: after how many seconds each attempt comes.
+DUE = [0, 5, 305, 2105, 9305, 27305, 63305, 99305]
+
+
+class Endpoint:
+    """A coroutine that answers with one status after another, the last one for ever."""
+
+    def __init__(self, *statuses: Any) -> None:
+        self.statuses = list(statuses)
+        self.got: list[tuple[dict[str, str], bytes]] = []
+
+    async def __call__(self, headers: dict[str, str], body: bytes) -> Any:
+        self.got.append((headers, body))
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if isinstance(status, BaseException):
+            raise status
+        return status
+
+
+def arranged(endpoint: Any, **options: Any) -> tuple[FakeBasiq, str]:
+    fake = FakeBasiq(**options)
+    fake.route(ENDPOINT, endpoint)
+    return fake, fake.add_webhook(ENDPOINT)
+
+
+async def test_an_event_is_delivered_signed_to_each_subscribed_webhook() -> None:
+    endpoint, other = Endpoint(200), Endpoint(200)
+    fake, webhook_id = arranged(endpoint)
+    fake.add_webhook("https://example.com/other", ["user.deleted"])
+    fake.route("https://example.com/other", other)
+    emitted = await fake.emit("consent.revoked", user_id="u-1")
+    assert not other.got
+    ((headers, body),) = endpoint.got
+    payload = json.loads(body)
+    assert set(payload) == {"eventTypeId", "eventId", "links"}
+    assert (payload["eventTypeId"], payload["eventId"]) == ("consent.revoked", emitted.event_id)
+    assert set(payload["links"]) == {"event", "eventEntity"}
+    assert headers["webhook-id"] == emitted.message_ids[0]
+    assert headers["content-type"] == "application/json"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    standardwebhooks.Webhook(fake.secret(webhook_id)).verify(body, headers)
+    (attempt,) = fake.deliveries
+    assert (attempt.webhook_id, attempt.number, attempt.status, attempt.ok) == (webhook_id, 1, 200, True)
+    assert "webhook-signature" not in repr(attempt)
+
+
+@pytest.mark.parametrize("form", ["prefixed", "bare", "unpadded"])
+async def test_every_form_of_the_secret_verifies(form: Any) -> None:
+    endpoint = Endpoint(204)
+    fake, webhook_id = arranged(endpoint, quirks=Quirks(signing_key=form))
+    await fake.emit("user.created")
+    ((headers, body),) = endpoint.got
+    receiver = WebhookReceiver(fake.secret(webhook_id))
+    assert (await receiver.handle(headers, body)).status == 204
+    assert fake.secret(webhook_id).startswith("whsec_") == (form != "bare")
+
+
+async def test_a_webhook_gets_nothing_before_its_cool_off_is_over(caller: Caller) -> None:
+    endpoint = Endpoint(200)
+    caller.fake.route(ENDPOINT, endpoint)
+    made = caller.create(ENDPOINT)
+    path = made["links"]["self"]
+    assert (await caller.fake.emit("user.created")).message_ids == ()
+    await caller.fake.advance(seconds=899)
+    assert caller.get(path)["status"] == "pending-approval"
+    await caller.fake.emit("user.created")
+    assert not endpoint.got
+    await caller.fake.advance(seconds=1)
+    assert caller.get(path)["status"] == "active"
+    await caller.fake.emit("user.created")
+    assert len(endpoint.got) == 1
+
+
+async def test_a_failing_endpoint_is_tried_eight_times_on_the_schedule_then_disabled() -> None:
+    endpoint = Endpoint(503)
+    fake, webhook_id = arranged(endpoint)
+    caller = Caller(fake)
+    start = fake.now()
+    await fake.emit("user.created")
+    await fake.advance(hours=30)
+    assert [(attempt.at - start).total_seconds() for attempt in fake.deliveries] == DUE
+    assert [attempt.number for attempt in fake.deliveries] == list(range(1, 9))
+    assert len({headers["webhook-id"] for headers, _ in endpoint.got}) == 1
+    assert len({body for _, body in endpoint.got}) == 1
+    assert fake.now() == start + timedelta(hours=30)
+    path = f"/notifications/webhooks/{webhook_id}"
+    assert caller.get(path)["status"] == "disabled"
+    (message,) = caller.get(path + "/messages")["data"]
+    assert [attempt["status"] for attempt in message["attempts"]] == ["Failed"] * 8
+    assert {attempt["responseStatusCode"] for attempt in message["attempts"]} == {503}
+    assert {attempt["response"] for attempt in message["attempts"]} == {"Service Unavailable"}
+    assert len({attempt["id"] for attempt in message["attempts"]}) == 8
+    at = [datetime.fromisoformat(attempt["timestamp"]) for attempt in message["attempts"]]
+    assert [(moment - start).total_seconds() for moment in at] == DUE
+
+
+async def test_a_disabled_webhook_gets_nothing_until_an_update_brings_it_back() -> None:
+    endpoint = Endpoint(*[500] * 8, 200)
+    fake, webhook_id = arranged(endpoint)
+    await fake.emit("user.created")
+    await fake.advance(hours=28)
+    assert (await fake.emit("user.deleted")).message_ids == ()
+    caller = Caller(fake)
+    path = f"/notifications/webhooks/{webhook_id}"
+    assert caller.json("POST", path, {"url": ENDPOINT})["status"] == "active"
+    await fake.advance(hours=48)
+    assert len(endpoint.got) == 8
+    await fake.emit("user.deleted")
+    assert len(endpoint.got) == 9
+
+
+async def test_an_endpoint_that_recovers_is_not_tried_again() -> None:
+    endpoint = Endpoint(500, 500, 200)
+    fake, webhook_id = arranged(endpoint)
+    await fake.emit("user.created")
+    await fake.advance(days=3)
+    assert len(endpoint.got) == 3
+    (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
+    assert [attempt["status"] for attempt in message["attempts"]] == ["Failed", "Failed", "Success"]
+
+
+@pytest.mark.parametrize(
+    ("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (301, False), (404, False)]
+)
+async def test_only_2xx_is_a_success(status: int, ok: bool) -> None:
+    fake, _ = arranged(Endpoint(status))
+    await fake.emit("user.created")
+    assert fake.deliveries[0].ok == ok
+    assert fake.deliveries[0].status == status
+
+
+async def test_deliveries_happen_in_the_order_in_which_they_are_due() -> None:
+    fake, _ = arranged(Endpoint(500))
+    start = fake.now()
+    await fake.emit("user.created")
+    await fake.advance(seconds=3)
+    await fake.emit("user.deleted")
+    await fake.advance(seconds=10)
+    seen = [(attempt.event_type_id, (attempt.at - start).total_seconds()) for attempt in fake.deliveries]
+    assert seen == [("user.created", 0), ("user.deleted", 3), ("user.created", 5), ("user.deleted", 8)]
+
+
+async def test_two_runs_are_the_same_to_the_byte() -> None:
+    async def run() -> list[Any]:
+        fake, _ = arranged(Endpoint(500, 200, 500, 200), sign_at=lambda: 1_700_000_000)
+        for type_id in ("user.created", "consent.revoked"):
+            await fake.emit(type_id)
+            await fake.advance(minutes=10)
+        return [attrs.astuple(attempt) for attempt in fake.deliveries]
+
+    assert await run() == await run()
+
+
+async def test_what_is_emitted_without_waiting_is_delivered_by_the_next_advance() -> None:
+    endpoint = Endpoint(200)
+    fake, _ = arranged(endpoint)
+    fake.emit("user.created")
+    assert not endpoint.got
+    await fake.advance()
+    assert len(endpoint.got) == 1
+    fake.emit("user.created")
+    await fake.deliver()
+    assert len(endpoint.got) == 2
+
+
+async def test_a_handler_may_emit_and_wait_for_it() -> None:
+    fake = FakeBasiq()
+    got: list[str] = []
+
+    async def endpoint(headers: dict[str, str], body: bytes) -> int:
+        type_id = json.loads(body)["eventTypeId"]
+        got.append(type_id)
+        if type_id == "user.created":
+            await fake.emit("user.updated")
+        return 200
+
+    fake.route(ENDPOINT, endpoint)
+    fake.add_webhook(ENDPOINT)
+    await fake.emit("user.created")
+    assert got == ["user.created", "user.updated"]
+
+
+async def test_the_attempts_of_a_deleted_webhook_are_dropped() -> None:
+    endpoint = Endpoint(500)
+    fake, webhook_id = arranged(endpoint)
+    await fake.emit("user.created")
+    Caller(fake).send("DELETE", f"/notifications/webhooks/{webhook_id}")
+    await fake.advance(days=2)
+    assert len(endpoint.got) == 1
+
+
+async def test_a_receiver_of_this_project_is_routed_to_as_it_is() -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.add_webhook(ENDPOINT)
+    receiver = WebhookReceiver(fake.secret(webhook_id))
+    seen: list[str] = []
+
+    @receiver.on("user.created")
+    async def created(delivery: Delivery) -> None:
+        seen.append(delivery.event_id or "")
+
+    fake.route(ENDPOINT, receiver)
+    emitted = await fake.emit("user.created")
+    fake.route(ENDPOINT, receiver.asgi)
+    again = await fake.emit("user.created")
+    assert seen == [emitted.event_id, again.event_id]
+    assert [attempt.status for attempt in fake.deliveries] == [204, 204]
+
+
+async def test_an_asgi_application_sees_an_ordinary_request() -> None:
+    scopes: list[dict[str, Any]] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        event = await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 202, "headers": []})
+        await send({"type": "http.response.body", "body": b"taken: " + event["body"][:1], "more_body": True})
+        await send({"type": "http.response.body"})
+
+    fake = FakeBasiq()
+    fake.add_webhook("https://example.com/a%20b?c=d")
+    fake.route("https://example.com/a%20b?c=d", app)
+    await fake.emit("user.created")
+    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (202, "taken: {")
+    (scope,) = scopes
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=d")
+    assert dict(scope["headers"])[b"host"] == b"example.com"
+
+
+async def test_an_asgi_application_that_says_nothing_is_a_failure() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        return None
+
+    fake, _ = arranged(app)
+    await fake.emit("user.created")
+    assert (fake.deliveries[0].status, fake.deliveries[0].ok) == (None, False)
+
+
+async def test_an_endpoint_that_raises_is_a_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    fake, _ = arranged(Endpoint(RuntimeError("broken")))
+    with caplog.at_level(logging.ERROR, "basiq_async.testing"):
+        await fake.emit("user.created")
+    assert fake.deliveries[0].status == 500
+    assert "broken" not in fake.deliveries[0].answer
+    assert "broken" in caplog.text
+
+
+@pytest.mark.parametrize("result", [None, "200", True])
+async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: Any) -> None:
+    fake, _ = arranged(Endpoint(result))
+    with pytest.raises(ConfigurationError, match="a receiver gives a status"):
+        await fake.emit("user.created")
+
+
+@pytest.mark.parametrize("receiver", [None, 5, "text", lambda: 200, print, int])
+def test_what_is_no_receiver_cannot_be_routed_to(fake: FakeBasiq, receiver: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a receiver is"):
+        fake.route(ENDPOINT, receiver)
+
+
+async def test_an_acknowledgement_after_30_seconds_is_a_violation() -> None:
+    fake = FakeBasiq()
+    clock = fake.clock
+    assert isinstance(clock, ManualClock)
+
+    async def slow(headers: dict[str, str], body: bytes) -> int:
+        clock.advance(seconds=31)
+        return 200
+
+    fake.route(ENDPOINT, slow)
+    fake.add_webhook(ENDPOINT)
+    await fake.emit("user.created")
+    assert fake.deliveries[0].duration == 31
+    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
+
+
+async def test_an_endpoint_that_never_answers_is_given_up() -> None:
+    async def never(headers: dict[str, str], body: bytes) -> int:
+        await asyncio.Event().wait()
+        return 200
+
+    fake, webhook_id = arranged(never, delivery_timeout=0.01)
+    await fake.emit("user.created")
+    (attempt,) = fake.deliveries
+    assert (attempt.status, attempt.ok, attempt.answer) == (None, False, "no answer within 0.01 s")
+    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
+    (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
+    assert message["attempts"][0]["responseStatusCode"] is None
+
+
+async def test_a_url_without_a_route_is_not_called_outside_of_this_machine() -> None:
+    fake = FakeBasiq()
+    fake.add_webhook("https://example.com/hook")
+    await fake.emit("user.created")
+    assert fake.deliveries[0].status is None
+    assert fake.deliveries[0].answer.startswith("no route")
+
+
+async def test_only_a_clock_that_stands_still_can_be_advanced() -> None:
+    with pytest.raises(ConfigurationError, match="ManualClock"):
+        await FakeBasiq(clock=SystemClock()).advance(hours=1)
+
+
+# --- over HTTP ---
+
+
+async def listening(handler: Any, port_of: list[int]) -> web.AppRunner:
+    app = web.Application()
+    app.router.add_post("/hook", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port_of.append(runner.addresses[0][1])
+    return runner
+
+
+async def test_an_endpoint_on_this_machine_is_called_over_http_even_without_a_server() -> None:
+    bodies: list[bytes] = []
+
+    async def hook(request: web.Request) -> web.Response:
+        bodies.append(await request.read())
+        return web.Response(text="thanks")
+
+    ports: list[int] = []
+    runner = await listening(hook, ports)
+    try:
+        fake = FakeBasiq()
+        fake.add_webhook(f"http://127.0.0.1:{ports[0]}/hook")
+        await fake.emit("user.created")
+    finally:
+        await runner.cleanup()
+    assert json.loads(bodies[0])["eventTypeId"] == "user.created"
+    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (200, "thanks")
+    await fake.emit("user.created")
+    assert fake.deliveries[1].status is None
+    assert fake.deliveries[1].answer.startswith("the connection failed")
+
+
+async def test_the_served_fake_delivers_by_itself_what_a_client_causes() -> None:
+    arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def hook(request: web.Request) -> web.Response:
+        arrived.put_nowait(await request.json())
+        return web.Response(status=204)
+
+    ports: list[int] = []
+    runner = await listening(hook, ports)
+    fake = FakeBasiq(cool_off=0)
+    try:
+        async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
+            await basiq.webhooks.create(url=f"http://127.0.0.1:{ports[0]}/hook", subscribed_events=["user.created"])
+            await basiq.messages.send_test("user.created", text="hi")
+            payload = await asyncio.wait_for(arrived.get(), 5)
+            assert payload["Text"] == "hi"
+            assert payload["links"]["event"].startswith(base_url)
+            emitted = await fake.emit("user.created")
+            assert (await arrived.get())["eventId"] == emitted.event_id
+            await fake.advance(hours=1)
+    finally:
+        await runner.cleanup()
+    assert [attempt.ok for attempt in fake.deliveries] == [True, True]
+    fake.assert_no_violations()
+
+
+async def test_on_a_clock_that_runs_the_retries_come_in_its_time() -> None:
+    done = asyncio.Event()
+
+    class Failing(Endpoint):
+        async def __call__(self, headers: dict[str, str], body: bytes) -> Any:
+            status = await super().__call__(headers, body)
+            if len(self.got) == 3:
+                done.set()
+            return status
+
+    clock = SystemClock(speed=20_000)
+    fake, _ = arranged(Failing(500, 500, 200), clock=clock)
+    async with serve(fake):
+        fake.emit("user.created")
+        await asyncio.wait_for(done.wait(), 5)
+        await fake.deliver()
+    first, second, third = (attempt.at for attempt in fake.deliveries)
+    assert second - first >= timedelta(seconds=5)
+    assert third - second >= timedelta(minutes=5)
+
+
+async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.testing.fake._dispatch.POLL", 0.005)
+    manual = ManualClock()
+    endpoint = Endpoint(500, 200)
+    fake, _ = arranged(endpoint, clock=lambda: manual())
+    async with serve(fake):
+        await fake.emit("user.created")
+        # By now the server looks for what is due later; nothing tells it that the clock goes on.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        manual.advance(seconds=5)
+        async with asyncio.timeout(5):
+            while len(endpoint.got) < 2:
+                await asyncio.sleep(0.001)
+
+
+async def test_advance_waits_for_the_attempts_that_the_server_is_making() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(headers: dict[str, str], body: bytes) -> int:
+        begun.set()
+        await go_on.wait()
+        return 500 if len(fake.deliveries) == 0 else 200
+
+    fake, _ = arranged(endpoint)
+    async with serve(fake):
+        fake.emit("user.created")
+        await begun.wait()
+        advancing = asyncio.create_task(fake.advance(minutes=1))
+        await asyncio.sleep(0.005)
+        assert not advancing.done()
+        go_on.set()
+        await advancing
+    assert [attempt.status for attempt in fake.deliveries] == [500, 200]
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://localhost:1/", True),
+        ("http://a.localhost/", True),
+        ("http://127.0.0.9/", True),
+        ("http://[::1]/", True),
+        ("http://localhost.example.com/", False),
+        ("http://10.0.0.1/", False),
+        ("https://example.com/", False),
+    ],
+)
+def test_only_this_machine_is_local(url: str, local: bool) -> None:
+    assert is_local(url) == local
+
+
+def test_a_message_that_nobody_tried_to_deliver_yet_is_pending(caller: Caller) -> None:
+    webhook_id = caller.fake.add_webhook(ENDPOINT)
+    caller.fake.emit("user.created")
+    path = f"/notifications/webhooks/{webhook_id}/messages?filter="
+    assert len(caller.get(path + "status.eq('Pending')")["data"]) == 1
+    assert caller.get(path + "status.eq('Success')")["data"] == []
+
+
+async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None:
+    fake, _ = arranged(Endpoint("no status"))
+    with pytest.raises(ConfigurationError, match="a receiver gives a status"):
+        async with serve(fake):
+            fake.emit("user.created")
+            async with asyncio.timeout(5):
+                while fake._courier.pending() or fake._courier._at_work:
+                    await asyncio.sleep(0.001)
+
+
+async def test_endpoints_elsewhere_are_called_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(NoAnswer, match="no route"):
+            await over_http(session)("https://example.com/hook", {}, b"")
+        monkeypatch.setattr("basiq_async.testing.fake._endpoints.is_local", lambda url: False)
+        with pytest.raises(NoAnswer, match="the connection failed"):
+            await over_http(session, anywhere=True)("http://127.0.0.1:9/hook", {}, b"")
+        with pytest.raises(NoAnswer):
+            await over_http(session, anywhere=True)("http://[nonsense/", {}, b"")
+
+
+def test_the_key_is_what_the_secret_says() -> None:
+    fake = FakeBasiq()
+    text = fake.secret(fake.add_webhook())
+    assert len(base64.b64decode(text.removeprefix("whsec_"))) == 24
+    assert EndpointAnswer(200, "OK").status == 200

@@ -1,0 +1,315 @@
+"""Pages, cursors, limits and filters of the fake's lists, and histories that are made on demand."""
+
+from __future__ import annotations
+
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from basiq_async import F
+from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake._filters import Fields, FilterError
+from basiq_async.testing.fake._ids import SeededIds, is_uuid
+from basiq_async.testing.fake._log import Log
+from basiq_async.testing.fake._records import Event
+
+from .conftest import ENDPOINT, Caller
+
+WEBHOOKS = "/notifications/webhooks"
+
+
+def messages_path(webhook_id: str) -> str:
+    return f"{WEBHOOKS}/{webhook_id}/messages"
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7, 10, 500])
+def test_following_next_gives_every_message_once_and_in_order(caller: Caller, limit: int) -> None:
+    webhook_id = caller.fake.seed_messages(10)
+    found = caller.every(f"{messages_path(webhook_id)}?limit={limit}")
+    assert len({message["id"] for message in found}) == 10
+    times = [message["attempts"][0]["timestamp"] for message in found]
+    assert times == sorted(times)
+    assert found == caller.every(messages_path(webhook_id))
+
+
+def test_the_last_page_has_no_next_even_when_it_is_full(caller: Caller) -> None:
+    webhook_id = caller.fake.seed_messages(10)
+    page = caller.get(f"{messages_path(webhook_id)}?limit=5")
+    assert len(page["data"]) == 5
+    page = caller.get(page["links"]["next"])
+    assert len(page["data"]) == 5
+    assert "next" not in page["links"]
+
+
+def test_the_size_of_a_page_is_at_most_that_of_the_fake() -> None:
+    caller = Caller(FakeBasiq(page_size=2))
+    webhook_id = caller.fake.seed_messages(5)
+    assert len(caller.get(f"{messages_path(webhook_id)}?limit=500")["data"]) == 2
+    assert len(caller.every(messages_path(webhook_id))) == 5
+    assert len(caller.every("/events/types")) == 15
+    assert len(caller.every("/events")) == 5
+    for number in range(3):
+        caller.create(f"https://example.com/{number}")
+    assert len(caller.every(WEBHOOKS)) == 4
+
+
+def test_a_cursor_goes_on_with_the_next_message_also_when_more_came_meanwhile(caller: Caller) -> None:
+    webhook_id = caller.fake.seed_messages(4)
+    first = caller.get(f"{messages_path(webhook_id)}?limit=3")
+    caller.fake.emit("user.created")
+    caller.fake.seed_messages(2, webhook_id)
+    assert len(first["data"] + caller.every(first["links"]["next"])) == 7
+
+
+def test_a_cursor_keeps_the_limit_and_the_filter(caller: Caller) -> None:
+    webhook_id = caller.fake.seed_messages(100, failed=0.5)
+    filtered = caller.get(f"{messages_path(webhook_id)}?limit=3&filter=status.eq('Failed')")
+    again = caller.get(filtered["links"]["next"])
+    assert len(again["data"]) == 3
+    assert {message["attempts"][-1]["status"] for message in again["data"]} == {"Failed"}
+
+
+def test_a_cursor_survives_the_deletion_of_what_came_before(caller: Caller) -> None:
+    made = [caller.create(f"https://example.com/{number}") for number in range(4)]
+    page = caller.get(f"{WEBHOOKS}?limit=2")
+    caller.send("DELETE", made[0]["links"]["self"])
+    assert [webhook["id"] for webhook in caller.get(page["links"]["next"])["data"]] == [made[2]["id"], made[3]["id"]]
+
+
+@pytest.mark.parametrize("cursor", ["", "nonsense", "%C3%BC", "AAAA", "a", "W10", "=" * 9])
+def test_a_cursor_that_was_not_given_out_is_refused(caller: Caller, cursor: str) -> None:
+    webhook_id = caller.fake.seed_messages(3)
+    error = caller.error("GET", f"{messages_path(webhook_id)}?next={cursor}", status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("parameter-not-valid", "next")
+
+
+def test_a_cursor_of_another_list_is_refused(caller: Caller) -> None:
+    webhook_id = caller.fake.seed_messages(3)
+    other = caller.create()["id"]
+    link = caller.get(f"{messages_path(webhook_id)}?limit=1")["links"]["next"]
+    error = caller.error("GET", link.replace(webhook_id, other), status=400)
+    assert error["source"] == {"parameter": "next"}
+
+
+@pytest.mark.parametrize("limit", ["0", "501", "-1", "1.5", "ten", "", "%D9%A1", "9" * 5000, " 5"])
+def test_a_limit_that_cannot_be_is_a_parameter_not_valid(caller: Caller, limit: str) -> None:
+    webhook_id = caller.fake.seed_messages(3)
+    error = caller.error("GET", f"{messages_path(webhook_id)}?limit={limit}", status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("parameter-not-valid", "limit")
+
+
+def test_a_parameter_that_comes_twice_is_refused(caller: Caller) -> None:
+    error = caller.error("GET", "/events?filter=a&limit=1&limit=2", status=400)
+    assert error["source"] == {"parameter": "limit"}
+    assert caller.error("GET", "/events?" + "a=1&" * 200, status=400)["source"] == {"parameter": "query"}
+
+
+# --- filters ---
+
+
+def names(items: list[dict[str, Any]]) -> set[str]:
+    return {item["id"] for item in items}
+
+
+@pytest.mark.parametrize("prefix", ["", "message."])
+def test_messages_are_filtered_by_each_documented_name(caller: Caller, prefix: str) -> None:
+    webhook_id = caller.fake.seed_messages(60, failed=0.3, every=timedelta(hours=1))
+    path = messages_path(webhook_id)
+    every = caller.every(path)
+    one = every[17]
+    type_id, event_id = one["payload"]["eventTypeId"], one["payload"]["eventId"]
+    failed = [message for message in every if message["attempts"][-1]["status"] == "Failed"]
+    assert 0 < len(failed) < 60
+
+    def filtered(expression: Any) -> set[str]:
+        return names(caller.every(f"{path}?filter={expression}"))
+
+    assert filtered(F(prefix + "status").eq("Failed")) == names(failed)
+    assert filtered(F(prefix + "status").ne("Failed")) == names(every) - names(failed)
+    assert filtered(F(prefix + "eventId").eq(event_id)) == {one["id"]}
+    assert filtered(F(prefix + "webhookId").eq(webhook_id)) == names(every)
+    assert filtered(F(prefix + "webhookId").ne(webhook_id)) == set()
+    of_type = {message["id"] for message in every if message["payload"]["eventTypeId"] == type_id}
+    assert filtered(F(prefix + "eventTypeId").eq(type_id)) == of_type
+    assert filtered(F("eventType.id").eq(type_id)) == of_type
+    both = F("status").eq("Failed") & F("eventTypeId").eq(type_id)
+    assert filtered(both) == of_type & names(failed)
+    moment = datetime(2026, 1, 3, tzinfo=UTC)
+    at = [datetime.fromisoformat(message["attempts"][0]["timestamp"]) for message in every]
+    for operator, holds in (
+        ("gt", lambda when: when > moment),
+        ("gteq", lambda when: when >= moment),
+        ("lt", lambda when: when < moment),
+        ("lteq", lambda when: when <= moment),
+        ("eq", lambda when: when == moment),
+        ("ne", lambda when: when != moment),
+    ):
+        wanted = {message["id"] for message, when in zip(every, at, strict=True) if holds(when)}
+        assert filtered(getattr(F(prefix + "date"), operator)(moment)) == wanted, operator
+    between = {
+        message["id"] for message, when in zip(every, at, strict=True) if moment <= when <= moment + timedelta(hours=5)
+    }
+    assert len(between) == 6
+    assert filtered(F(prefix + "date").bt(moment, moment + timedelta(hours=5))) == between
+    assert filtered("date.gteq('2026-01-03'),date.lteq(2026-01-03T05:00:00Z)") == between
+
+
+def test_events_are_filtered_by_entity_type_and_user(caller: Caller) -> None:
+    fake = caller.fake
+    revoked = fake.emit("consent.revoked", user_id="u-1").event_id
+    created = fake.emit("consent.created", user_id="u-2").event_id
+    user = fake.emit("user.created", user_id="u-1").event_id
+    connection = fake.emit("connection.created", user_id="u-3", entity_id="k").event_id
+
+    def filtered(expression: Any) -> list[str]:
+        return [event["id"] for event in caller.every(f"/events?filter={expression}")]
+
+    assert filtered(F("event.entity").eq("consent")) == [revoked, created]
+    assert filtered(F("event.type").eq("created")) == [created, user, connection]
+    assert filtered(F("event.type").eq("consent.revoked")) == [revoked]
+    assert filtered(F("user.id").eq("u-1") & F("event.entity").eq("user")) == [user]
+    assert filtered(F("connection.id").eq("k")) == [connection]
+    assert filtered("user.id.eq(u-2) OR event.entity.eq(user),event.type.eq(created)") == [created, user]
+    assert filtered(F("event.date").lt(fake.now())) == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        "status",
+        "status.eq",
+        "status.eq()",
+        "status.eq('Failed'",
+        "status.eq('Failed)",
+        "status.eq('Failed') status.eq('Failed')",
+        "status.eq('Failed'),",
+        "status.eq('Failed')OR status.eq('Failed') AND x",
+        ",status.eq('Failed')",
+        "status.gt('Failed')",
+        "status.like('Failed')",
+        "status.eq('a','b')",
+        "status.bt('a')",
+        "date.eq('yesterday')",
+        "date.like('2026-01-01')",
+        "date.gt('0001-01-01T00:00:00+14:00')",
+        "date.bt('2026-01-01')",
+        "colour.eq('red')",
+        "status.eq(''')",
+    ],
+)
+def test_a_filter_that_is_none_is_a_parameter_not_valid(caller: Caller, expression: str) -> None:
+    webhook_id = caller.fake.seed_messages(3)
+    error = caller.error("GET", f"{messages_path(webhook_id)}?filter={expression}", status=400)
+    assert (error["code"], error["source"]["parameter"]) == ("parameter-not-valid", "filter")
+
+
+FIELDS: Fields[str] = Fields({"x.y": lambda item: (item,)}, {})
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs", "Cc"])), st.text())
+def test_what_the_clients_builder_quotes_means_the_same_text_here(value: str, other: str) -> None:
+    check = FIELDS.compile(str(F("x.y").eq(value)))
+    assert check(value)
+    assert check(other) == (other == value)
+
+
+@given(st.text(st.sampled_from("x.yeq('\\), ORbt1")))
+def test_no_filter_is_an_error_of_another_kind(text: str) -> None:
+    try:
+        check = FIELDS.compile(text)
+    except FilterError:
+        return
+    assert check("x") in (True, False)
+
+
+# --- on demand ---
+
+
+@given(st.integers(0, 2**60), st.text())
+def test_a_seeded_id_leads_back_to_its_index(index: int, name: str) -> None:
+    ids = SeededIds(name)
+    assert is_uuid(ids.uuid(index))
+    assert ids.index_of_uuid(ids.uuid(index)) == index
+    assert ids.index_of_uuid(ids.uuid(index).upper()) == index
+    assert ids.index_of_hex(ids.hex(index)) == index
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t[:-1], lambda t: t + "0", lambda t: "0" * len(t), lambda t: t[:-1] + "g"]
+)
+def test_an_id_that_is_not_seeded_leads_nowhere(change: Any) -> None:
+    ids = SeededIds("a")
+    assert ids.index_of_uuid(change(ids.uuid(5))) is None
+    assert ids.index_of_hex(change(ids.hex(5))) is None
+    assert ids.index_of_hex(ids.hex(5)[:48] + "f" * 16) is None
+
+
+def test_a_million_messages_take_no_memory(fake: FakeBasiq) -> None:
+    caller = Caller(fake)
+    caller.authorize()
+    tracemalloc.start()
+    try:
+        webhook_id = fake.seed_messages(1_000_000)
+        page = caller.get(f"{messages_path(webhook_id)}?limit=2")
+        caller.get(page["links"]["next"])
+        caller.get(page["data"][0]["payload"]["links"]["event"])
+        assert len(caller.get("/events")["data"]) == 500
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_history_ends_just_before_now_and_is_of_the_types_asked_for(fake: FakeBasiq) -> None:
+    caller = Caller(fake)
+    webhook_id = fake.seed_messages(50, every=60.0, event_types=["user.created", "user.deleted"])
+    found = caller.every(messages_path(webhook_id))
+    assert {message["payload"]["eventTypeId"] for message in found} == {"user.created", "user.deleted"}
+    assert found[-1]["attempts"][0]["timestamp"] == "2026-01-04T23:59:00Z"
+    assert found[0]["attempts"][0]["timestamp"] == "2026-01-04T23:10:00Z"
+
+
+def test_a_second_history_comes_after_the_first(fake: FakeBasiq) -> None:
+    caller = Caller(fake)
+    webhook_id = fake.seed_messages(3, fake.add_webhook(ENDPOINT))
+    assert fake.seed_messages(50) == webhook_id
+    assert fake.seed_messages(0) == webhook_id
+    found = caller.every(messages_path(webhook_id))
+    assert len(names(found)) == 53
+    times = [message["attempts"][0]["timestamp"] for message in found]
+    assert times == sorted(times)
+
+
+def event(number: int) -> Event:
+    return Event(str(number), "user.created", "u", "e", datetime.fromtimestamp(number, UTC))
+
+
+def test_a_log_is_read_from_a_position_and_from_a_time() -> None:
+    log: Log[Event] = Log()
+    assert log.newest is None
+    assert list(log.scan()) == []
+    for number in range(5):
+        log.append(event(number))
+    assert len(log) == 5
+    assert [position for position, _ in log.scan(3)] == [3, 4]
+    assert [position for position, _ in log.scan(1, since=datetime.fromtimestamp(2, UTC))] == [2, 3, 4]
+    assert log.find("3") == event(3)
+    assert log.find("9") is None
+
+
+def test_seeded_items_outside_of_the_history_do_not_exist(fake: FakeBasiq) -> None:
+    caller = Caller(fake)
+    webhook_id = fake.seed_messages(3)
+    lazy = fake._world.application().messages[webhook_id]._segments[0]
+    with pytest.raises(IndexError):
+        lazy[3]
+    beyond = lazy.ids.uuid(3)
+    assert caller.error("GET", f"{messages_path(webhook_id)}/{beyond}", status=404)["code"] == "resource-not-found"
+    event_beyond = lazy.events.ids.hex(3)
+    caller.error("GET", f"/events/{event_beyond}", status=404)
+    entity_beyond = lazy.events.ids.uuid(3)
+    caller.error("GET", f"/users/{lazy.events.users[0]}/consents/{entity_beyond}", status=404)

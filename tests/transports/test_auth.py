@@ -1,0 +1,348 @@
+"""One token for everyone, renewed in time, and never given to anyone else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from typing import Any
+
+import pytest
+
+from basiq_async import (
+    APIError,
+    AuthenticationError,
+    BasiqClient,
+    BasiqError,
+    ConfigurationError,
+    ConnectionFailedError,
+    PermissionDeniedError,
+    RateLimitError,
+    Request,
+    Response,
+    ResponseDecodeError,
+    RetryPolicy,
+    ServerError,
+)
+from basiq_async._urls import BaseURL
+from basiq_async.transports.auth import ApiKey, Authenticated
+from tests.support import virtual
+from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error
+
+WEBHOOK = answer({"id": "w", "url": "https://example.com"})
+
+
+def token(text: str = TOKEN, expires_in: Any = 3600) -> Response:
+    return answer({"access_token": text, "expires_in": expires_in, "token_type": "Bearer"})
+
+
+def slow(response: Response, seconds: float = 1.0) -> Any:
+    async def give(request: Request) -> Response:
+        await asyncio.sleep(seconds)
+        return response
+
+    return give
+
+
+def test_the_key_goes_verbatim_and_the_token_request_is_as_documented() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK)
+        await client(transport).webhooks.get("w")
+        (request,) = transport.token_requests
+        assert (request.method, request.url) == ("POST", "https://au-api.basiq.io/token")
+        assert request.headers["authorization"] == f"Basic {API_KEY}"
+        assert request.headers["basiq-version"] == "3.0"
+        assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+        assert request.body == b"scope=SERVER_ACCESS"
+        assert transport.requests[0].headers["authorization"] == f"Bearer {TOKEN}-1"
+        assert "basiq-version" not in transport.requests[0].headers
+
+    virtual.run(main())
+
+
+def test_fifty_callers_at_once_make_one_token_request() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[slow(token())])
+        basiq = client(transport)
+        async with asyncio.TaskGroup() as group:
+            for service in (basiq.webhooks.get, basiq.event_types.get):
+                for _ in range(25):
+                    group.create_task(service("w"))
+        assert (len(transport.token_requests), len(transport.requests)) == (1, 50)
+
+    virtual.run(main())
+
+
+def test_a_caller_that_is_cancelled_while_it_waits_disturbs_nobody() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[slow(token())])
+        basiq = client(transport)
+        tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        tasks[3].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result).__name__ for result in results] == ["Webhook"] * 3 + ["CancelledError", "Webhook"]
+        assert len(transport.token_requests) == 1
+
+    virtual.run(main())
+
+
+def test_when_the_one_who_fetches_is_cancelled_another_takes_over() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[slow(token())])
+        basiq = client(transport)
+        tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        tasks[0].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result).__name__ for result in results] == ["CancelledError"] + ["Webhook"] * 4
+        assert len(transport.token_requests) == 2
+
+    virtual.run(main())
+
+
+def test_a_failure_to_get_a_token_is_shared_by_all_who_waited_and_tried_again_by_the_next() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[slow(error(503)), token()])
+        basiq = client(transport)
+        results = await asyncio.gather(*(basiq.webhooks.get("w") for _ in range(50)), return_exceptions=True)
+        assert all(isinstance(result, ServerError) and result.path == "/token" for result in results)
+        assert len({id(result) for result in results}) == 50
+        assert len(transport.token_requests) == 1
+        assert (await basiq.webhooks.get("w")).id == "w"
+        assert len(transport.token_requests) == 2
+
+    virtual.run(main())
+
+
+def test_the_token_is_renewed_a_margin_before_it_expires() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[token(expires_in=1000)])
+        basiq = client(transport)
+        await basiq.webhooks.get("w")
+        await asyncio.sleep(939)
+        await basiq.webhooks.get("w")
+        assert len(transport.token_requests) == 1
+        await asyncio.sleep(2)
+        await basiq.webhooks.get("w")
+        assert len(transport.token_requests) == 2
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "expires_in", [0, -1, "soon", "3600", 1e18, 10**400, None, True, [], {}, float("nan"), "1" * 5000], ids=repr
+)
+def test_an_absurd_lifetime_is_taken_for_the_documented_hour(expires_in: Any) -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
+        basiq = client(transport)
+        for _ in range(3):
+            await basiq.webhooks.get("w")
+        assert len(transport.token_requests) == 1
+        await asyncio.sleep(3600)
+        await basiq.webhooks.get("w")
+        assert len(transport.token_requests) == 2
+
+    virtual.run(main())
+
+
+def test_a_lifetime_that_is_missing_is_taken_for_the_documented_hour() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[answer({"access_token": "t"})])
+        basiq = client(transport)
+        await basiq.webhooks.get("w")
+        await basiq.webhooks.get("w")
+        assert len(transport.token_requests) == 1
+
+    virtual.run(main())
+
+
+def test_after_a_401_the_token_is_renewed_and_the_call_is_sent_once_more() -> None:
+    async def main() -> None:
+        transport = Scripted(error(401), WEBHOOK)
+        assert (await client(transport).webhooks.get("w")).id == "w"
+        used = [request.headers["authorization"] for request in transport.requests]
+        assert used == [f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
+
+    virtual.run(main())
+
+
+def test_a_401_for_ever_is_an_error_after_one_renewal() -> None:
+    async def main() -> None:
+        transport = Scripted(error(401, "unauthorized-access"))
+        with pytest.raises(AuthenticationError, match="401 unauthorized-access: A detail"):
+            await client(transport).webhooks.create(url="https://a.example", subscribed_events=["user.created"])
+        assert (len(transport.requests), len(transport.token_requests)) == (2, 2)
+
+    virtual.run(main())
+
+
+def test_twenty_401s_at_once_make_one_renewal() -> None:
+    async def main() -> None:
+        def judge(request: Request) -> Response:
+            return error(401) if request.headers["authorization"].endswith("-1") else WEBHOOK
+
+        transport = Scripted(judge, delay=1.0)
+        basiq = client(transport)
+        results = await asyncio.gather(*(basiq.webhooks.get("w") for _ in range(20)))
+        assert len(results) == 20
+        assert (len(transport.token_requests), len(transport.requests)) == (2, 40)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_key_that_is_refused_says_so(status: int) -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[error(status, "parameter-not-valid")])
+        with pytest.raises(AuthenticationError, match="the API key was not accepted") as caught:
+            await client(transport).webhooks.get("w")
+        found = caught.value
+        assert (found.status, found.code, found.path) == (status, "parameter-not-valid", "/token")
+        assert found.correlation_id == "corr-1"
+        assert "A detail." in str(found)
+
+    virtual.run(main())
+
+
+def test_other_token_errors_have_the_class_of_their_status() -> None:
+    async def outcome(response: Response) -> APIError:
+        with pytest.raises(APIError) as caught:
+            await client(Scripted(WEBHOOK, tokens=[response])).webhooks.get("w")
+        return caught.value
+
+    async def main() -> None:
+        assert isinstance(await outcome(error(403)), PermissionDeniedError)
+        limited = await outcome(error(429, retry_after="60"))
+        assert isinstance(limited, RateLimitError)
+        assert limited.retry_after == 60
+        assert isinstance(await outcome(error(500)), ServerError)
+        assert type(await outcome(answer(status=302))) is APIError
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"access_token": null}',
+        b'{"access_token": ""}',
+        b'{"access_token": 5}',
+        b'{"access_token": "a b"}',
+        b'{"access_token": "a\\r\\nX-Evil: 1"}',
+        b'{"access_token": "t\xc3\xb6ken"}',
+        b"[" * 100_000,
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+def test_a_token_answer_that_holds_no_usable_token_is_a_decode_error(body: bytes) -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[Response(200, {}, body)])
+        with pytest.raises(ResponseDecodeError, match=r"POST /token"):
+            await client(transport).webhooks.get("w")
+        assert transport.requests == []
+
+    virtual.run(main())
+
+
+def test_the_token_request_is_sent_again_after_a_passing_failure() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[ConnectionFailedError("broken"), error(503), token()])
+        assert (await client(transport, retry=RetryPolicy()).webhooks.get("w")).id == "w"
+        assert len(transport.token_requests) == 3
+
+    virtual.run(main())
+
+
+def test_the_token_goes_to_no_other_place_than_the_base_url() -> None:
+    async def main() -> None:
+        inner = Scripted(WEBHOOK)
+        transport = Authenticated(inner, ApiKey("key"), BaseURL.parse("https://proxy.example/basiq"))
+        for url in (
+            "https://evil.example/basiq/events",
+            "http://proxy.example/basiq/events",
+            "https://proxy.example:444/basiq/events",
+            "https://proxy.example/basiqs/events",
+            "https://proxy.example.evil/basiq/events",
+            "https://proxy.example/other",
+        ):
+            with pytest.raises(ConfigurationError, match="outside of base_url"):
+                await transport.send(Request("GET", url))
+        assert inner.requests == inner.token_requests == []
+        await transport.send(Request("GET", "https://proxy.example/basiq/events"))
+        await transport.aclose()
+        assert inner.closed == 0
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", " ", "two words", "line\nbreak", "key\r\nX-Evil: 1", "clé", "Basic abc", "a\tb", "\x00", 5, b"abc"],
+    ids=repr,
+)
+def test_a_key_that_cannot_be_is_refused_at_construction_and_not_shown(key: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        BasiqClient(key, transport=Scripted(WEBHOOK))
+    assert "API key" in str(caught.value)
+    if str(key).strip() and len(str(key)) > 3:
+        assert str(key) not in str(caught.value)
+
+
+def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_API_KEY", "from-the-environment")
+
+    async def main() -> None:
+        transport = Scripted(WEBHOOK)
+        async with BasiqClient(transport=transport) as basiq:
+            await basiq.webhooks.get("w")
+        assert transport.token_requests[0].headers["authorization"] == "Basic from-the-environment"
+
+    virtual.run(main())
+    monkeypatch.delenv("BASIQ_API_KEY")
+    with pytest.raises(ConfigurationError, match="BASIQ_API_KEY"):
+        BasiqClient(transport=Scripted(WEBHOOK))
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 500])
+def test_an_answer_that_echoes_our_credentials_does_not_bring_them_into_the_error(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+
+    def echo(request: Request) -> Response:
+        entry = {"code": "c", "title": request.headers["authorization"], "detail": f"{API_KEY} {TOKEN}"}
+        return answer({"data": [entry]}, status)
+
+    async def main() -> None:
+        for transport in (Scripted(echo), Scripted(WEBHOOK, tokens=[echo])):
+            with pytest.raises(BasiqError) as caught:
+                await client(transport).webhooks.get("w")
+            exc = caught.value
+            shown = "".join(traceback.format_exception(exc)) + repr(exc) + json.dumps(vars(exc), default=repr)
+            assert API_KEY not in shown
+            assert f"Bearer {TOKEN}" not in shown
+
+    virtual.run(main())
+    assert API_KEY not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_nothing_that_holds_a_credential_shows_it() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK)
+        basiq = client(transport)
+        await basiq.webhooks.get("w")
+        shown = repr(basiq) + repr(ApiKey(API_KEY)) + repr(transport.token_requests) + repr(transport.requests)
+        shown += repr(vars(basiq)) + repr(token())
+        assert API_KEY not in shown
+        assert TOKEN not in shown
+
+    virtual.run(main())

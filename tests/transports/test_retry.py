@@ -1,0 +1,310 @@
+"""Which requests are sent again, after how long, and what the caller is told in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from basiq_async import (
+    ConfigurationError,
+    ConnectionFailedError,
+    Request,
+    RequestTimeoutError,
+    Response,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+)
+from basiq_async.hooks import RequestEvent, RetryEvent
+from basiq_async.transports.retry import Retrying
+from tests.support import virtual
+from tests.support.scripted import Scripted, answer, client, error
+
+GET = Request("GET", "https://au-api.basiq.io/things")
+POST = Request("POST", "https://au-api.basiq.io/things")
+DELETE = Request("DELETE", "https://au-api.basiq.io/things")
+REFUSED = ConnectionFailedError("refused", sent=False)
+BROKEN = ConnectionFailedError("broken")
+NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
+
+
+def send(request: Request, *script: Any, policy: RetryPolicy | None = None, **options: Any) -> Any:
+    """What came of sending, how often it was sent, and how many seconds it took."""
+
+    async def main() -> tuple[Any, int, float]:
+        inner = Scripted(*script)
+        options.setdefault("uniform", lambda low, high: high)
+        began = virtual.now()
+        outcome: Any
+        try:
+            outcome = await Retrying(inner, policy, now=lambda: NOON, **options).send(request)
+        except TransportError as exc:
+            outcome = exc
+        return outcome, len(inner.requests), virtual.now() - began
+
+    return virtual.run(main())
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
+@pytest.mark.parametrize("request_", [GET, DELETE], ids=lambda r: r.method)
+def test_reads_and_deletes_are_sent_again_after_a_passing_status(request_: Request, status: int) -> None:
+    outcome, sent, _ = send(request_, error(status), answer())
+    assert (outcome.status, outcome.attempts, sent) == (200, 2, 2)
+
+
+@pytest.mark.parametrize("failure", [BROKEN, REFUSED, RequestTimeoutError("late")], ids=repr)
+@pytest.mark.parametrize("request_", [GET, DELETE], ids=lambda r: r.method)
+def test_reads_and_deletes_are_sent_again_where_there_was_no_answer(request_: Request, failure: Exception) -> None:
+    outcome, sent, _ = send(request_, failure, answer())
+    assert (outcome.status, sent) == (200, 2)
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 409, 422])
+def test_other_statuses_are_final(status: int) -> None:
+    outcome, sent, took = send(GET, answer(status=status))
+    assert (outcome.status, outcome.attempts, sent, took) == (status, 1, 1, 0.0)
+
+
+@pytest.mark.parametrize("first", [error(429), REFUSED], ids=["429", "refused"])
+def test_a_post_is_sent_again_where_it_cannot_have_been_carried_out(first: Any) -> None:
+    outcome, sent, _ = send(POST, first, answer(status=201))
+    assert (outcome.status, sent) == (201, 2)
+
+
+@pytest.mark.parametrize("status", [408, 500, 503])
+def test_a_post_is_not_sent_again_after_a_status_that_leaves_it_open(status: int) -> None:
+    outcome, sent, _ = send(POST, error(status), answer(status=201))
+    assert (outcome.status, sent) == (status, 1)
+
+
+@pytest.mark.parametrize("failure", [BROKEN, RequestTimeoutError("late")], ids=repr)
+def test_a_post_is_not_sent_again_where_it_may_have_arrived(failure: Exception) -> None:
+    outcome, sent, _ = send(POST, failure, answer(status=201))
+    assert outcome is failure
+    assert sent == 1
+
+
+def test_a_post_that_is_marked_as_harmless_is_sent_again() -> None:
+    harmless = Request("POST", POST.url, idempotent=True)
+    outcome, sent, _ = send(harmless, BROKEN, answer())
+    assert (outcome.status, sent) == (200, 2)
+
+
+def test_a_failure_that_another_try_cannot_mend_is_final() -> None:
+    outcome, sent, _ = send(GET, TransportError("too large"), answer())
+    assert str(outcome) == "too large"
+    assert sent == 1
+
+
+def test_waits_double_up_to_the_ceiling() -> None:
+    policy = RetryPolicy(max_retries=5, base=1.0, max_wait=5.0)
+    outcome, sent, took = send(GET, error(503), policy=policy)
+    assert (outcome.status, outcome.attempts, sent) == (503, 6, 6)
+    assert took == pytest.approx(1 + 2 + 4 + 5 + 5)
+
+
+def test_jitter_is_over_the_whole_wait() -> None:
+    asked: list[tuple[float, float]] = []
+
+    def lowest(low: float, high: float) -> float:
+        asked.append((low, high))
+        return low
+
+    _, _, took = send(GET, error(503), answer(), policy=RetryPolicy(base=2.0), uniform=lowest)
+    assert asked == [(0.0, 2.0)]
+    assert took == 0.0
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("Wed, 01 May 2024 12:00:20 GMT", 20.0),
+        ("3, 9", 9.0),
+        ("Wed, 01 May 2024 12:00:20 GMT, 4", 20.0),
+    ],
+)
+def test_retry_after_is_waited_for_in_full_and_without_jitter(header: str, wait: float) -> None:
+    outcome, sent, took = send(
+        GET, error(429, retry_after=header), answer(), uniform=lambda low, high: pytest.fail("jittered")
+    )
+    assert (outcome.status, sent) == (200, 2)
+    assert took == pytest.approx(wait)
+
+
+@pytest.mark.parametrize("header", ["-5", "soon", "", "nan", "1e3", "Wed, 01 May 2024 11:00:00 GMT", "\uff19"])
+def test_a_retry_after_that_asks_for_nothing_leaves_the_usual_wait(header: str) -> None:
+    _, _, took = send(GET, error(503, retry_after=header), answer(), policy=RetryPolicy(base=0.5))
+    assert took == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("header", ["31", "9" * 30, "Wed, 01 May 2024 13:00:00 GMT"])
+def test_a_retry_after_beyond_the_ceiling_is_not_waited_for(header: str) -> None:
+    outcome, sent, took = send(GET, error(429, retry_after=header), answer(), policy=RetryPolicy(max_wait=30.0))
+    assert (outcome.status, sent, took) == (429, 1, 0.0)
+
+
+def test_the_error_carries_the_retry_after_that_was_not_waited_for() -> None:
+    async def main() -> None:
+        transport = Scripted(error(503, retry_after="3600"))
+        with pytest.raises(ServerError) as caught:
+            await client(transport, retry=RetryPolicy()).webhooks.get("w")
+        assert caught.value.retry_after == 3600
+        assert "retry after 3600 s" in str(caught.value)
+
+    virtual.run(main())
+
+
+def test_max_elapsed_covers_the_waits() -> None:
+    policy = RetryPolicy(max_retries=100, base=4.0, max_wait=4.0, max_elapsed=10.0)
+    outcome, sent, took = send(GET, error(503), policy=policy)
+    assert (outcome.status, sent) == (503, 3)
+    assert took == pytest.approx(8.0)
+
+
+def test_max_elapsed_covers_the_attempts() -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    policy = RetryPolicy(max_retries=100, base=1.0, max_wait=1.0, max_elapsed=10.0)
+    outcome, sent, took = send(GET, slow, policy=policy, timeout=4.0)
+    assert isinstance(outcome, RequestTimeoutError)
+    assert (sent, outcome.attempts) == (2, 2)
+    assert took <= 10.0
+
+
+def test_each_attempt_has_its_timeout() -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    outcome, _, took = send(GET, slow, policy=RetryPolicy(max_retries=0), timeout=4.0)
+    assert isinstance(outcome, TimeoutError)
+    assert str(outcome) == "no whole answer within 4 s (GET https://au-api.basiq.io/things)"
+    assert took == pytest.approx(4.0)
+
+
+def test_a_timeout_of_the_caller_is_not_taken_for_one_of_the_request() -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def main() -> None:
+        inner = Scripted(slow)
+        began = virtual.now()
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(1):
+                await Retrying(inner).send(GET)
+        assert not isinstance(caught.value, RequestTimeoutError)
+        assert (virtual.now() - began, len(inner.requests)) == (1.0, 1)
+
+    virtual.run(main())
+
+
+def test_the_last_error_tells_how_many_attempts_there_were() -> None:
+    outcome, _, _ = send(GET, ConnectionFailedError("broken", method="GET", path="/things"))
+    assert outcome.attempts == 5
+    assert str(outcome) == "broken (GET /things) after 5 attempts"
+
+
+def test_an_answer_that_came_after_retries_tells_so_in_the_error() -> None:
+    async def main() -> None:
+        transport = Scripted(error(503), error(503), error(404, "resource-not-found"))
+        with pytest.raises(Exception, match="after 3 attempts") as caught:
+            await client(transport, retry=RetryPolicy()).webhooks.get("w")
+        assert caught.value.attempts == 3
+
+    virtual.run(main())
+
+
+def test_no_error_shows_the_machinery_of_the_retries() -> None:
+    import traceback
+
+    outcome, _, _ = send(GET, BROKEN)
+    assert "_Failed" not in "".join(traceback.format_exception(outcome))
+
+
+def test_cancellation_during_a_wait_is_immediate() -> None:
+    async def main() -> None:
+        inner = Scripted(error(503))
+        task = asyncio.create_task(Retrying(inner, RetryPolicy(base=30.0), uniform=lambda low, high: high).send(GET))
+        await asyncio.sleep(1)
+        began = virtual.now()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert virtual.now() == began
+        assert len(inner.requests) == 1
+
+    virtual.run(main())
+
+
+def test_hooks_are_told_of_every_attempt_and_wait() -> None:
+    requests: list[RequestEvent] = []
+    retries: list[RetryEvent] = []
+
+    async def main() -> None:
+        transport = Scripted(error(503), BROKEN, answer({"id": "w", "url": "https://a"}), delay=0.25)
+        basiq = client(transport, retry=RetryPolicy(), on_request=requests.append, on_retry=retries.append)
+        await basiq.webhooks.get("w")
+
+    virtual.run(main())
+    path = "/notifications/webhooks/w"
+    assert [(e.method, e.path, e.attempt, e.status, e.error) for e in requests] == [
+        ("POST", "/token", 1, 200, None),
+        ("GET", path, 1, 503, None),
+        ("GET", path, 2, None, "ConnectionFailedError"),
+        ("GET", path, 3, 200, None),
+    ]
+    assert [e.duration for e in requests[1:]] == pytest.approx([0.25, 0.25, 0.25])
+    assert [(e.path, e.attempt, e.status, e.error) for e in retries] == [
+        (path, 1, 503, None),
+        (path, 2, None, "ConnectionFailedError"),
+    ]
+
+
+def test_a_hook_that_fails_is_logged_and_the_call_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: RequestEvent) -> None:
+        raise ValueError("in the hook")
+
+    outcome, _, _ = send(GET, answer(), on_request=broken)
+    assert outcome.status == 200
+    assert "the hook for RequestEvent failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_retries": -1},
+        {"max_retries": 1.5},
+        {"max_retries": True},
+        {"base": -0.1},
+        {"max_wait": float("nan")},
+        {"max_elapsed": float("inf")},
+        {"max_elapsed": 0},
+        {"base": "1"},
+    ],
+    ids=repr,
+)
+def test_a_policy_that_cannot_be_names_its_argument(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        RetryPolicy(**options)
+
+
+def test_a_closed_client_begins_no_further_attempt() -> None:
+    async def main() -> None:
+        inner = Scripted(error(503))
+        retrying = Retrying(inner, RetryPolicy(base=1.0), uniform=lambda low, high: high)
+        task = asyncio.create_task(retrying.send(GET))
+        await asyncio.sleep(0.5)
+        await retrying.aclose()
+        assert (await task).status == 503
+        assert len(inner.requests) == 2
+
+    virtual.run(main())
