@@ -1,14 +1,18 @@
-"""Background tasks, each with an owner that ends it."""
+"""Background tasks, each with an owner that ends it, and work that a cancellation does not interrupt."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from .errors import ConnectionFailedError
 
 T = TypeVar("T")
+
+_MOST_STARTS = 3
 
 
 class TaskOwner:
@@ -49,3 +53,75 @@ async def result_of(task: asyncio.Task[T]) -> T:
         if task.cancelled() and (current is None or not current.cancelling()):
             raise ConnectionFailedError("the client is closed", sent=False) from None
         raise
+
+
+async def see_through(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run ``work`` to its end, however often the calling task is cancelled meanwhile; then raise the cancellation.
+
+    This is for the end of a unit of work: the last commit, a close, giving back a claim. ``work`` runs in a task of
+    its own. A loop that shuts down cancels that task too; ``work`` is then started again, so it must be safe to
+    repeat. It has to have a time limit. Its own exception is raised where the caller was not cancelled; otherwise
+    the cancellation wins, and ``work`` has to report what failed.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work())
+    cancelled = await wait_out(task)
+    for _ in range(_MOST_STARTS - 1):
+        if not task.cancelled():
+            break
+        task = loop.create_task(work())
+        cancelled = await wait_out(task) or cancelled
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    return task.result()
+
+
+async def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` in a task of its own, which the caller's cancellation cancels once.
+
+    However often the caller is cancelled, and by whatever library, ``work`` sees one cancellation and has the time
+    that it needs to end; only then is the cancellation raised here.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError as exc:
+        task.cancel()
+        cancelled = await wait_out(task) or exc
+    else:
+        return task.result()
+    if not task.cancelled():
+        task.exception()
+    raise cancelled
+
+
+async def wait_out(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until ``future`` is done, however often this task is cancelled; return the last cancellation.
+
+    ``future`` is not cancelled, and its result is not looked at.
+    """
+    if future.done():
+        return None
+    try:
+        await asyncio.wait((future,))
+    except asyncio.CancelledError as exc:
+        cancelled = exc
+    else:
+        return None
+    with _shield():
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    return cancelled
+
+
+def _shield() -> AbstractContextManager[object]:
+    # A cancelled scope of anyio cancels its tasks in every turn of the loop until they have left it: without a
+    # shield the waiting would keep a processor busy. Where anyio is not loaded, there is no such scope.
+    anyio = sys.modules.get("anyio")
+    shield: AbstractContextManager[object] = nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    return shield
