@@ -6,7 +6,11 @@ from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome, Result
 from ._receiver import WebhookReceiver
 from ._signature import sign, verify
-from .inboxes._memory import Claim, ClaimStatus, Inbox, MemoryInbox, inbox_key
+from .inboxes._claim import Claim, ClaimStatus
+from .inboxes._keys import inbox_key
+from .inboxes._memory import MemoryInbox
+from .inboxes._protocol import Inbox
+from .inboxes._quarantine import QuarantinedDelivery
 from .inboxes._sqlite import SQLiteInbox
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "Inbox",
     "MemoryInbox",
     "Outcome",
+    "QuarantinedDelivery",
     "Result",
     "SQLiteInbox",
     "WebhookReceiver",

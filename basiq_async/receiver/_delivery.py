@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..models import Event, Message, read_links, read_text
-from .inboxes._memory import inbox_key
+from .inboxes._keys import inbox_key
 
 if TYPE_CHECKING:
     from ..client import BasiqClient

@@ -23,7 +23,9 @@ from ._headers import Headers
 from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, outcome
 from ._routes import Handler, Routes, check_patterns
 from ._signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
-from .inboxes._memory import ClaimStatus, Inbox, MemoryInbox
+from .inboxes._claim import ClaimStatus
+from .inboxes._memory import MemoryInbox
+from .inboxes._protocol import Inbox
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from basiq_async.receiver import Delivery, DeliveryEvent, WebhookReceiver, sign
+from basiq_async.receiver import Delivery, DeliveryEvent, QuarantinedDelivery, WebhookReceiver, sign
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
@@ -38,6 +38,11 @@ def signed(
     body: bytes, *, secret: str = SECRET, message_id: str = "msg_1", at: datetime | None = None
 ) -> dict[str, str]:
     return sign(secret, message_id, at or datetime.now(UTC), body)
+
+
+def letter(key: str, *, failures: int = 3, at: datetime = NOW) -> QuarantinedDelivery:
+    """A delivery in the quarantine."""
+    return QuarantinedDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
 
 
 class Service:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
 from ..._sqlite import Database, FileKind
 from ...errors import ConfigurationError, InboxError
-from .._clock import Clock, in_seconds
-from ._memory import Claim, ClaimStatus
+from .._clock import Clock
+from ._ageing import JUMP, Ageing, lease_clock
+from ._claim import Claim, ClaimStatus
+from ._quarantine import QuarantinedDelivery, pack, unpack
 
 __all__ = ["SQLiteInbox"]
+
+_OPEN, _DONE, _QUARANTINED = 0, 1, 2
+_FOREVER = 1e18
+"""When a quarantined key expires: it is forgotten only when it is handled or dropped."""
 
 _KIND = FileKind(
     name="inbox",
     application_id=0x42515349,
-    version=1,
+    version=2,
     schema=(
-        "CREATE TABLE inbox (key TEXT PRIMARY KEY, token TEXT NOT NULL, expires REAL NOT NULL, "
-        "done INTEGER NOT NULL) WITHOUT ROWID",
+        # Leases end by a clock that cannot be set, entries expire by the wall clock.
+        "CREATE TABLE inbox (key TEXT PRIMARY KEY, state INTEGER NOT NULL, failures INTEGER NOT NULL, "
+        "expires REAL NOT NULL, token TEXT, lease REAL NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
+        "CREATE TABLE quarantine (at REAL NOT NULL, key TEXT NOT NULL UNIQUE, letter TEXT NOT NULL, "
+        "PRIMARY KEY (at, key)) WITHOUT ROWID",
+        "CREATE TABLE clock (seen_at REAL NOT NULL, hold_until REAL NOT NULL)",
     ),
     failure=InboxError,
 )
@@ -30,8 +42,8 @@ _KIND = FileKind(
 _PRUNE_EVERY = 60.0
 _MOST_AT_ONCE = 5_000
 
-_FIND = "SELECT token, expires, done FROM inbox WHERE key = ?"
-_PUT = "INSERT OR REPLACE INTO inbox (key, token, expires, done) VALUES (?, ?, ?, ?)"
+_FIND = "SELECT state, failures, expires, token, lease, ends FROM inbox WHERE key = ?"
+_PUT = "INSERT OR REPLACE INTO inbox (key, state, failures, expires, token, lease, ends) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"
 
 
@@ -42,7 +54,7 @@ class SQLiteInbox:
             receiver = WebhookReceiver(secret, inbox=inbox)
 
     What it records is on disk before it says so (WAL, ``synchronous=FULL``). It remembers for ``remember``
-    (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` gives the
+    (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` returns the
     time. The file must be on a local disk. Entering it, or its first use, opens the file: a foreign or
     damaged one is a ``ConfigurationError`` and is left as it is. A full disk or a lock that lasts longer than
     ``busy_timeout`` seconds is an ``InboxError``.
@@ -60,8 +72,10 @@ class SQLiteInbox:
             raise ConfigurationError("remember must be more than nothing")
         self._database = Database(path, _KIND, busy_timeout=busy_timeout)
         self._remember = remember.total_seconds()
-        self._clock = in_seconds(clock)
-        self._prune_at = 0.0
+        self._clock = clock
+        self._lease_clock = lease_clock(clock)
+        self._ageing: Ageing | None = None
+        self._prune_at = -math.inf
 
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._database.path!r})"
@@ -70,16 +84,10 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> Claim:
-            now = self._clock()
-            self._prune(connection, now)
-            row = connection.execute(_FIND, (key,)).fetchone()
-            if row is not None and row[1] > now:
-                if row[2]:
-                    return Claim(ClaimStatus.DONE)
-                if row[0] != token:
-                    return Claim(ClaimStatus.BUSY, row[1] - now)
-            connection.execute(_PUT, (key, token, now + lease, 0))
-            return Claim(ClaimStatus.CLAIMED)
+            ageing, now = self._look(connection)
+            self._prune(connection, ageing, now)
+            entry = _Entry.read(connection, key, ageing.horizon(now))
+            return Claim(ClaimStatus.DONE) if entry.recorded else self._take(connection, entry, token, lease, now)
 
         return await self._database.run(work)
 
@@ -87,11 +95,13 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            now = self._clock()
-            row = connection.execute(_FIND, (key,)).fetchone()
-            if row is not None and row[1] > now and (row[2] or row[0] != token):
+            ageing, now = self._look(connection)
+            entry = _Entry.read(connection, key, ageing.horizon(now))
+            if not self._may_record(entry, token):
                 return False
-            connection.execute(_PUT, (key, token, now + self._remember, 1))
+            if entry.state == _QUARANTINED:
+                connection.execute("DELETE FROM quarantine WHERE key = ?", (key,))
+            entry.write(connection, _DONE, now + self._remember)
             return True
 
         return await self._database.run(work)
@@ -100,7 +110,9 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM inbox WHERE key = ? AND token = ? AND NOT done", (key, token))
+            entry = _Entry.read(connection, key)
+            if entry.token == token:
+                self._free(connection, entry)
 
         await self._database.run(work)
 
@@ -108,10 +120,85 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            row = connection.execute(_FIND, (key,)).fetchone()
-            return row is not None and bool(row[2]) and row[1] > self._clock()
+            ageing, now = self._look(connection)
+            return _Entry.read(connection, key, ageing.horizon(now)).recorded
 
         return await self._database.run(work, write=False)
+
+    async def fail(self, key: str, token: str) -> int:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            ageing, now = self._look(connection)
+            entry = _Entry.read(connection, key, ageing.horizon(now))
+            mine = entry.token == token
+            if entry.recorded and not mine:
+                return 0
+            entry.failures += 1
+            entry.expires = max(entry.expires, now + self._remember)
+            if mine:
+                self._free(connection, entry)
+            else:
+                entry.write(connection, entry.state, entry.expires, keep=True)
+            return entry.failures
+
+        return await self._database.run(work)
+
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            ageing, now = self._look(connection)
+            entry = _Entry.read(connection, key, ageing.horizon(now))
+            if not self._may_record(entry, token):
+                return False
+            connection.execute("DELETE FROM quarantine WHERE key = ?", (key,))
+            connection.execute(
+                "INSERT INTO quarantine (at, key, letter) VALUES (?, ?, ?)",
+                (letter.quarantined_at.timestamp(), key, pack(letter)),
+            )
+            entry.failures = max(entry.failures, letter.failures)
+            entry.write(connection, _QUARANTINED, _FOREVER)
+            return True
+
+        return await self._database.run(work)
+
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``Inbox``."""
+        place = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute(
+                "SELECT letter FROM quarantine WHERE (at, key) > (?, ?) ORDER BY at, key LIMIT ?", (*place, limit)
+            )
+            return [row[0] for row in rows]
+
+        return [unpack(text) for text in await self._database.run(work, write=False)]
+
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> Claim:
+            entry = _Entry.read(connection, key)
+            if entry.state != _QUARANTINED:
+                return Claim(ClaimStatus.DONE)
+            return self._take(connection, entry, token, lease, 0.0)
+
+        return await self._database.run(work)
+
+    async def drop_quarantined(self, key: str) -> bool:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if not connection.execute("DELETE FROM quarantine WHERE key = ?", (key,)).rowcount:
+                return False
+            _, now = self._look(connection)
+            _Entry(key).write(connection, _DONE, now + self._remember)
+            return True
+
+        return await self._database.run(work)
 
     async def aclose(self) -> None:
         """Finish what was asked for, and close the file. May be called twice."""
@@ -128,7 +215,86 @@ class SQLiteInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def _prune(self, connection: sqlite3.Connection, now: float) -> None:
-        if now >= self._prune_at:
-            gone = connection.execute(_PRUNE, (now, _MOST_AT_ONCE)).rowcount
+    # --- in the thread ---
+
+    def _take(self, connection: sqlite3.Connection, entry: _Entry, token: str, lease: float, now: float) -> Claim:
+        present = self._lease_clock()
+        if entry.token not in (None, token):
+            # A clock that was set back, or a machine that was started again, prolongs no lease.
+            remaining = min(entry.ends - present, entry.lease)
+            if entry.ends - present > entry.lease:
+                entry.ends = present + entry.lease
+                entry.write(connection, entry.state, entry.expires, keep=True)
+            if remaining > 0:
+                return Claim(ClaimStatus.BUSY, remaining, entry.token)
+        entry.token, entry.lease, entry.ends = token, lease, present + lease
+        # Kept for longer than its lease: the wall clock, by which rows expire, may be set.
+        entry.write(connection, entry.state, max(entry.expires, now + lease + JUMP), keep=True)
+        return Claim(ClaimStatus.CLAIMED)
+
+    def _may_record(self, entry: _Entry, token: str) -> bool:
+        if entry.token == token:
+            return True
+        present = self._lease_clock()
+        held = entry.token is not None and min(entry.ends - present, entry.lease) > 0
+        return not held and not entry.recorded
+
+    def _free(self, connection: sqlite3.Connection, entry: _Entry) -> None:
+        """Give the claim back; what a failure has counted, and a letter, stay."""
+        entry.token = None
+        if entry.state == _OPEN and not entry.failures:
+            connection.execute("DELETE FROM inbox WHERE key = ?", (entry.key,))
+        else:
+            entry.write(connection, entry.state, entry.expires, keep=True)
+
+    def _look(self, connection: sqlite3.Connection) -> tuple[Ageing, float]:
+        if self._ageing is None:
+            row = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
+            self._ageing = (
+                Ageing(self._clock) if row is None else Ageing(self._clock, seen_at=row[0], hold_until=row[1])
+            )
+        return self._ageing, self._ageing.now()
+
+    def _prune(self, connection: sqlite3.Connection, ageing: Ageing, now: float) -> None:
+        if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # a clock that was set back is no reason to wait
+            gone = connection.execute(_PRUNE, (ageing.horizon(now), _MOST_AT_ONCE)).rowcount
             self._prune_at = now if gone == _MOST_AT_ONCE else now + _PRUNE_EVERY
+            connection.execute("DELETE FROM clock")
+            connection.execute("INSERT INTO clock VALUES (?, ?)", (now, ageing.hold_until))
+
+
+class _Entry:
+    """A row of the table, or the absence of one."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.state = _OPEN
+        self.failures = 0
+        self.expires = 0.0
+        self.token: str | None = None
+        self.lease = self.ends = 0.0
+
+    @classmethod
+    def read(cls, connection: sqlite3.Connection, key: str, horizon: float = -math.inf) -> _Entry:
+        """The row of a key. What expired up to ``horizon`` is forgotten, except a claim, which has its own end."""
+        entry = cls(key)
+        row = connection.execute(_FIND, (key,)).fetchone()
+        if row is not None:
+            entry.state, entry.failures, entry.expires, entry.token, entry.lease, entry.ends = row
+            if entry.expires <= horizon:
+                entry.state, entry.failures = _OPEN, 0
+        return entry
+
+    @property
+    def recorded(self) -> bool:
+        return self.state != _OPEN
+
+    def write(self, connection: sqlite3.Connection, state: int, expires: float, *, keep: bool = False) -> None:
+        """Write it with this state. Unless ``keep``, the claim on it ends, and its failures where it is done."""
+        self.state, self.expires = state, expires
+        if not keep:
+            self.token, self.lease, self.ends = None, 0.0, 0.0
+            if state == _DONE:
+                self.failures = 0
+        values = (self.key, state, self.failures, expires, self.token, self.lease, self.ends)
+        connection.execute(_PUT, values)

@@ -1,4 +1,4 @@
-"""The promises of an ``Inbox``, as a suite that any implementation can be held to."""
+"""The promises of an ``Inbox``, as a suite for your own implementation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
-from ...receiver.inboxes._memory import ClaimStatus, Inbox
+import attrs
+
+from ...receiver.inboxes._claim import ClaimStatus
+from ...receiver.inboxes._protocol import Inbox
+from ...receiver.inboxes._quarantine import QuarantinedDelivery
+from ._runner import hold, keep
 
 __all__ = ["MakeInbox", "check_inbox"]
 
@@ -23,20 +30,35 @@ SHORT = 0.03
 LONG = 60.0
 
 
-async def check_inbox(make_inbox: MakeInbox, *, shared: bool = False, pass_time: PassTime | None = None) -> None:
-    """Hold an inbox to what ``Inbox`` promises; an ``AssertionError`` says which promise was broken.
+async def check_inbox(
+    make_inbox: MakeInbox, *, shared: bool = False, pass_time: PassTime | None = None, seconds: float = 20.0
+) -> None:
+    """Check that an inbox does what ``Inbox`` promises.
 
-    ``make_inbox`` is called for each check. Say ``shared=True`` where all that it makes have one storage, as
-    processes that share a file or a server do: then it is checked across two of them as well. Leases are let
-    run out in real time (30 ms each), or by ``pass_time(seconds)`` where the inbox has a clock of its own.
-    Keys are new each time, so that a storage may be used again. An inbox with ``aclose`` is closed.
+    ``make_inbox`` is called for each promise. Pass ``shared=True`` where all inboxes that it makes have one storage,
+    as processes that share a file or a server do: each promise is then checked across two of them as well. Leases
+    expire in real time (30 ms each), or by ``pass_time(seconds)`` where the inbox has a clock of its own. Keys are
+    new each time, so that a storage may be used again. An inbox with ``aclose`` is closed. Each promise may take
+    ``seconds``. Raises ``BrokenPromisesError``, an ``AssertionError`` that names every broken promise and what
+    happened instead.
     """
+    promises: dict[str, Callable[[], Awaitable[None]]] = {}
     for check in _CHECKS:
-        async with _made(make_inbox) as inbox:
-            await _run(check, _Probe(inbox, inbox, pass_time))
+        promise = (check.__doc__ or check.__name__).strip().rstrip(".")
+        promises[promise] = partial(_alone, make_inbox, check, pass_time)
         if shared:
-            async with _made(make_inbox) as inbox, _made(make_inbox) as other:
-                await _run(check, _Probe(inbox, other, pass_time), " (across two workers)")
+            promises[promise + " (across two workers)"] = partial(_across, make_inbox, check, pass_time)
+    await keep("the inbox", promises, seconds=seconds)
+
+
+async def _alone(make_inbox: MakeInbox, check: _Check, pass_time: PassTime | None) -> None:
+    async with _made(make_inbox) as inbox:
+        await check(_Probe(inbox, inbox, pass_time))
+
+
+async def _across(make_inbox: MakeInbox, check: _Check, pass_time: PassTime | None) -> None:
+    async with _made(make_inbox) as inbox, _made(make_inbox) as other:
+        await check(_Probe(inbox, other, pass_time))
 
 
 @asynccontextmanager
@@ -56,25 +78,8 @@ async def _made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
             await close()
 
 
-async def _run(check: Callable[[_Probe], Coroutine[Any, Any, None]], probe: _Probe, where: str = "") -> None:
-    promise = (check.__doc__ or check.__name__).strip().rstrip(".") + where
-    try:
-        async with asyncio.timeout(20):
-            await check(probe)
-    except AssertionError as exc:
-        raise AssertionError(f"an inbox promises: {promise}; but {exc}") from exc
-    except TimeoutError as exc:
-        raise AssertionError(f"an inbox promises: {promise}; but it did not answer within 20 s") from exc
-
-
-def _must(kept: bool, but: str) -> None:
-    # Not an assert statement, which python -O leaves out.
-    if not kept:
-        raise AssertionError(but)
-
-
 class _Probe:
-    """A key that nobody used yet, and what two workers, A and B, do with it."""
+    """A new key, and what two workers, A and B, do with it."""
 
     def __init__(self, inbox: Inbox, other: Inbox, pass_time: PassTime | None) -> None:
         self.inbox = inbox
@@ -85,15 +90,30 @@ class _Probe:
 
     async def claim_a(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
         claim = await self.inbox.claim(self.key, self.a, lease=lease)
-        _must(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+        hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
 
     async def claim_b(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
         claim = await self.other.claim(self.key, self.b, lease=lease)
-        _must(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+        hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
 
     async def seen(self, expected: bool, what: str) -> None:
         for inbox in (self.inbox, self.other):
-            _must(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
+            hold(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
+
+    async def quarantine_a(self, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
+        letter = _letter(self.key, failures=failures, at=at)
+        recorded = await self.inbox.quarantine(self.key, self.a, letter)
+        hold(recorded is True, f"quarantine() by the holder was {recorded}, not True")
+        return letter
+
+    async def letters(self) -> list[QuarantinedDelivery]:
+        """The letters of this probe's keys: another user of the storage may have some too."""
+        found: list[QuarantinedDelivery] = []
+        page = await self.other.quarantined()
+        while page:
+            found += [letter for letter in page if letter.key.startswith(self.key)]
+            page = await self.other.quarantined(after=page[-1])
+        return found
 
     async def wait(self, seconds: float) -> None:
         if self._pass_time is None:
@@ -106,8 +126,8 @@ async def _free(probe: _Probe) -> None:
     """A key that is free can be claimed, and then another worker is told to wait"""
     await probe.claim_a(CLAIMED, "the first claim of a key")
     claim = await probe.other.claim(probe.key, probe.b, lease=LONG)
-    _must(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
-    _must(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+    hold(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
+    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
 
 
 async def _apart(probe: _Probe) -> None:
@@ -116,8 +136,8 @@ async def _apart(probe: _Probe) -> None:
     alike = [*(probe.key + end for end in ("", " ", "%", "'\";*")), probe.key.upper(), long + "1", long + "2"]
     for number, key in enumerate(alike):
         claim = await probe.inbox.claim(key, f"{probe.a}-{number}", lease=LONG)
-        _must(claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}")
-        _must(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
+        hold(claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}")
+        hold(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
 
 
 async def _again(probe: _Probe) -> None:
@@ -131,11 +151,11 @@ async def _again(probe: _Probe) -> None:
 async def _completed(probe: _Probe) -> None:
     """What is completed stays completed, for everybody, and is recorded once"""
     await probe.claim_a(CLAIMED, "the first claim")
-    _must(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
     await probe.claim_b(DONE, "another worker's claim after that")
     await probe.claim_a(DONE, "the same worker's claim after that")
-    _must(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
-    _must(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     await probe.seen(True, "for a completed key")
 
 
@@ -163,7 +183,7 @@ async def _not_mine(probe: _Probe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.other.release(probe.key, probe.b)
     await probe.claim_b(BUSY, "a claim after a release by one who did not hold the key")
-    _must(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
     await probe.seen(False, "after complete() by one who did not hold the key")
 
 
@@ -183,16 +203,16 @@ async def _crashed(probe: _Probe) -> None:
     await probe.claim_b(CLAIMED, "another worker's claim after the lease ran out")
     await probe.inbox.release(probe.key, probe.a)
     await probe.claim_a(BUSY, "a claim after the late one's release")
-    _must(await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False")
     await probe.seen(False, "after the late one's complete()")
-    _must(await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True")
+    hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True")
 
 
 async def _late(probe: _Probe) -> None:
     """A worker whose lease ran out can still complete, where nobody took over"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
-    _must(await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True")
     await probe.claim_b(DONE, "a claim after that")
 
 
@@ -205,8 +225,8 @@ async def _race(probe: _Probe) -> None:
         return (await inbox.claim(probe.key, token, lease=LONG)).status
 
     found = await asyncio.gather(*map(claim, inboxes, tokens))
-    _must(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
-    _must(found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49")
+    hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
+    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49")
 
 
 async def _cancelled(probe: _Probe) -> None:
@@ -222,6 +242,170 @@ async def _cancelled(probe: _Probe) -> None:
         await probe.other.release(probe.key, probe.b)
 
 
+async def _failed(probe: _Probe) -> None:
+    """A failure gives the claim back and is counted, until the key is completed"""
+    for number in (1, 2):
+        await probe.claim_a(CLAIMED, "a claim")
+        failures = await probe.inbox.fail(probe.key, probe.a)
+        hold(failures == number, f"the failure number {number} was counted as {failures}")
+        await probe.seen(False, "after a failure")
+    await probe.claim_b(CLAIMED, "another worker's claim after a failure")
+    failures = await probe.other.fail(probe.key, probe.b)
+    hold(failures == 3, f"another worker's failure was counted as {failures}, not 3")
+    await probe.claim_a(CLAIMED, "a claim after three failures")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_a(CLAIMED, "a claim after a release")
+    failures = await probe.inbox.fail(probe.key, probe.a)
+    hold(failures == 4, f"after a release, the fourth failure was counted as {failures}")
+    await probe.claim_a(CLAIMED, "a claim after four failures")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() after failures was not True")
+    failures = await probe.inbox.fail(probe.key, probe.a)
+    hold(failures == 0, f"a failure of a completed key was counted as {failures}, not 0")
+    await probe.claim_b(DONE, "a claim after a failure of a completed key")
+
+
+async def _failed_late(probe: _Probe) -> None:
+    """A failure is counted, and another worker's claim stays, where the token holds the key no more"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    await probe.claim_b(CLAIMED, "another worker's claim after the lease expired")
+    failures = await probe.inbox.fail(probe.key, probe.a)
+    hold(failures == 1, f"the late worker's failure was counted as {failures}, not 1")
+    await probe.claim_a(BUSY, "a claim after the late worker's failure")
+    failures = await probe.other.fail(probe.key, probe.b)
+    hold(failures == 2, f"the failure of the worker that took over was counted as {failures}, not 2")
+
+
+async def _quarantined(probe: _Probe) -> None:
+    """What is in the quarantine counts as handled, and its letter can be read, whole, by everybody"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    await probe.claim_b(DONE, "a claim of a key in the quarantine")
+    await probe.seen(True, "for a key in the quarantine")
+    hold(await probe.letters() == [letter], "the letter was not what was stored")
+    again = await probe.inbox.quarantine(probe.key, probe.a, _letter(probe.key, failures=9))
+    hold(again is False, "a second quarantine() was not False")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
+    failures = await probe.other.fail(probe.key, probe.b)
+    hold(failures == 0, f"a failure of a key in the quarantine was counted as {failures}, not 0")
+    hold(await probe.letters() == [letter], "the letter was changed by a worker that does not hold it")
+
+
+async def _quarantined_by_another(probe: _Probe) -> None:
+    """Only the holder can quarantine, and nothing that was completed can be"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    taken = await probe.other.quarantine(probe.key, probe.b, _letter(probe.key))
+    hold(taken is False, "quarantine() by another was not False")
+    hold(not await probe.letters(), "quarantine() by another stored a letter")
+    await probe.inbox.complete(probe.key, probe.a)
+    taken = await probe.inbox.quarantine(probe.key, probe.a, _letter(probe.key))
+    hold(taken is False, "quarantine() of a completed key was not False")
+    hold(not await probe.letters(), "quarantine() of a completed key stored a letter")
+
+
+async def _retried(probe: _Probe) -> None:
+    """A key in the quarantine can be claimed to handle it again, by one worker, and complete() removes its letter"""
+    claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
+    hold(claim.status is DONE, f"claim_quarantined() of a key without a letter was {claim.status.name}, not DONE")
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
+    hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
+    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
+    hold(claim.status is BUSY, f"another's claim_quarantined() was {claim.status.name}, not BUSY")
+    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+    await probe.claim_b(DONE, "a claim during a retry")
+    hold(await probe.letters() == [letter], "the letter was gone before complete()")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
+    hold(not await probe.letters(), "the letter was still there after complete()")
+    await probe.seen(True, "after complete()")
+    await probe.claim_b(DONE, "a claim after complete()")
+
+
+async def _retry_given_back(probe: _Probe) -> None:
+    """After a retry that was released, failed or abandoned, the key is in the quarantine as before"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    for end in ("release", "fail", "lease"):
+        lease = SHORT if end == "lease" else LONG
+        claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=lease)
+        hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
+        if end == "release":
+            await probe.inbox.release(probe.key, probe.a)
+        elif end == "fail":
+            failures = await probe.inbox.fail(probe.key, probe.a)
+            hold(failures == 4, f"after 3 failures, that of a retry was counted as {failures}")
+        else:
+            await probe.wait(SHORT * 1.2)
+        hold(await probe.letters() == [letter], f"the letter was gone after a retry that ended by {end}")
+        await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
+    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
+    hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
+    newer = attrs.evolve(letter, failures=5, error="ValueError: again")
+    hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
+    hold(await probe.letters() == [newer], "the new letter did not replace the old one")
+
+
+async def _dropped(probe: _Probe) -> None:
+    """A letter that is dropped is gone, and its key stays handled"""
+    dropped = await probe.inbox.drop_quarantined(probe.key)
+    hold(dropped is False, f"drop_quarantined() of a key without a letter was {dropped}, not False")
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.quarantine_a()
+    hold(await probe.other.drop_quarantined(probe.key) is True, "drop_quarantined() was not True")
+    hold(not await probe.letters(), "the letter was still there")
+    await probe.claim_b(DONE, "a claim after that")
+
+
+async def _paged(probe: _Probe) -> None:
+    """Letters come by the time they were set aside, page by page, though earlier ones are gone"""
+    start = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+    ages = [3, 1, 2, 2, 5, 4]
+    for number, age in enumerate(ages):
+        key, token = f"{probe.key}-{number}", f"{probe.a}-{number}"
+        await probe.inbox.claim(key, token, lease=LONG)
+        await probe.inbox.quarantine(key, token, _letter(key, at=start + timedelta(microseconds=age)))
+    expected = [f"{probe.key}-{number}" for number in (1, 2, 3, 0, 5, 4)]
+    letters = await probe.letters()
+    found = [letter.key for letter in letters]
+    hold(found == expected, f"the order was {found}, not {expected}")
+    page = await probe.inbox.quarantined(limit=1)
+    hold(len(page) == 1, f"with a limit of 1 there were {len(page)}")
+    await probe.inbox.drop_quarantined(expected[1])
+    rest = await probe.inbox.quarantined(after=letters[1], limit=1000)
+    found = [letter.key for letter in rest if letter.key.startswith(probe.key)]
+    hold(found == expected[2:], f"after the second, which was dropped, they were {found}")
+
+
+async def _odd_letters(probe: _Probe) -> None:
+    """A letter may hold any bytes and any text"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = attrs.evolve(_letter(probe.key), body=bytes(range(256)), delivery_id=_ODD, event_id=_ODD, error=_ODD)
+    await probe.inbox.quarantine(probe.key, probe.a, letter)
+    found = await probe.letters()
+    hold(found == [letter], f"it was {found!a}")
+
+
+_ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+
+
+def _letter(key: str, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
+    return QuarantinedDelivery(
+        key=key,
+        delivery_id="msg_1",
+        event_type_id="user.created",
+        event_id="event-1",
+        body=b'{"eventTypeId": "user.created"}',
+        signed_at=datetime(2026, 1, 5, 12, 0, tzinfo=UTC),
+        error="ValueError: no",
+        failures=failures,
+        quarantined_at=at or datetime.now(UTC),
+    )
+
+
+_Check = Callable[[_Probe], Coroutine[Any, Any, None]]
+
 _CHECKS = (
     _free,
     _apart,
@@ -235,4 +419,13 @@ _CHECKS = (
     _late,
     _race,
     _cancelled,
+    _failed,
+    _failed_late,
+    _quarantined,
+    _quarantined_by_another,
+    _retried,
+    _retry_given_back,
+    _dropped,
+    _paged,
+    _odd_letters,
 )

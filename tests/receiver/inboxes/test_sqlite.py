@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,9 +17,8 @@ import pytest
 from basiq_async import ConfigurationError, InboxError
 from basiq_async._sqlite import Database, FileKind
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
-from basiq_async.testing import ManualClock
-from basiq_async.testing.conformance._inbox import check_inbox
-from tests.support.deliveries import NOW, SECRET, payload, signed
+from basiq_async.testing import ManualClock, check_inbox
+from tests.support.deliveries import NOW, SECRET, letter, payload, signed
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
@@ -36,6 +36,13 @@ async def test_it_remembers_after_it_was_closed(tmp_path: Path) -> None:
         assert (await inbox.claim("k", "b", lease=60)).status is DONE
 
 
+async def pass_days(clock: ManualClock, inbox: SQLiteInbox, days: int) -> None:
+    """Let time pass as it does for a service at work, which looks at the clock now and then."""
+    for _ in range(2 * days):
+        clock.advance(timedelta(hours=12))
+        await inbox.seen("any")
+
+
 async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) -> None:
     clock = ManualClock(NOW)
     path = tmp_path / "inbox.db"
@@ -43,9 +50,9 @@ async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) ->
         for number in range(50):
             await inbox.claim(f"old-{number}", "a", lease=60)
             await inbox.complete(f"old-{number}", "a")
-        clock.advance(timedelta(days=29))
+        await pass_days(clock, inbox, 29)
         assert await inbox.seen("old-1")
-        clock.advance(timedelta(days=2))
+        await pass_days(clock, inbox, 2)
         assert not await inbox.seen("old-1")
         assert (await inbox.claim("old-1", "b", lease=60)).status is CLAIMED
     with sqlite3.connect(path) as connection:
@@ -59,12 +66,80 @@ async def test_a_great_heap_is_pruned_bit_by_bit(tmp_path: Path, monkeypatch: py
     async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
         for number in range(25):
             await inbox.claim(str(number), "dead", lease=1)
-        clock.advance(seconds=61)
+        await pass_days(clock, inbox, 2)
         counts = []
         for number in range(4):
             await inbox.claim(f"new-{number}", "a", lease=600)
             counts.append(await _count(inbox))
         assert counts == [16, 7, 3, 4]
+
+
+async def test_a_clock_that_is_forty_days_ahead_for_a_minute_forgets_nothing(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path, clock=clock) as inbox:
+        await inbox.claim("k", "a", lease=60)
+        await inbox.complete("k", "a")
+        clock.advance(timedelta(days=40))
+        assert (await inbox.claim("k", "b", lease=60)).status is DONE, "not even while the clock is wrong"
+        # A process that is started while the clock is wrong knows when the file was used last.
+        async with SQLiteInbox(path, clock=clock) as other:
+            assert (await other.claim("k", "b", lease=60)).status is DONE
+            await other.complete("while it is wrong", "a")
+        clock.advance(timedelta(days=-40), seconds=61)
+        await inbox.claim("another", "b", lease=60)
+        assert await inbox.seen("k")
+        assert await inbox.seen("while it is wrong")
+
+
+async def test_a_clock_that_stays_wrong_forgets_nothing_that_basiq_still_sends(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        await inbox.complete("k", "a")
+        clock.advance(timedelta(days=40))
+        await pass_days(clock, inbox, 1)
+        assert await inbox.seen("k")
+        await pass_days(clock, inbox, 2)
+        assert not await inbox.seen("k"), "it is forgotten in the end"
+
+
+async def test_a_clock_that_is_set_back_by_a_day_prolongs_no_lease(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        await inbox.claim("k", "dead", lease=30)
+        clock.advance(timedelta(days=-1))
+        claim = await inbox.claim("k", "b", lease=60)
+        assert (claim.status, claim.retry_after, claim.holder) == (BUSY, 30, "dead")
+        clock.advance(seconds=31)
+        assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
+
+
+async def test_a_claim_outlives_a_wall_clock_that_is_set_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        await inbox.claim("k", "a", lease=30)
+        moment = time.time() + 3600
+        monkeypatch.setattr("basiq_async.receiver._clock.time.time", lambda: moment)
+        assert (await inbox.claim("k", "b", lease=60)).status is BUSY
+
+
+async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path, clock=clock) as inbox:
+        assert [await inbox.fail("k", "a") for _ in range(3)] == [1, 2, 3]
+        assert await inbox.quarantine("k", "a", letter("k"))
+        assert await inbox.fail("forgiven", "a") == 1
+        await pass_days(clock, inbox, 40)
+    async with SQLiteInbox(path, clock=clock) as inbox:
+        await inbox.claim("another", "a", lease=60)
+        assert await inbox.quarantined() == [letter("k")]
+        assert (await inbox.claim("k", "b", lease=60)).status is DONE
+        assert (await inbox.claim_quarantined("k", "b", lease=60)).status is CLAIMED
+        assert await inbox.fail("k", "b") == 4
+        assert await inbox.fail("forgiven", "a") == 1, "a failure is forgotten as what was handled is"
+        assert await inbox.drop_quarantined("k")
+        await pass_days(clock, inbox, 31)
+        assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
 
 
 async def _count(inbox: SQLiteInbox) -> int:

@@ -1,0 +1,49 @@
+"""Deliveries whose handler failed too often, kept for a person to look at."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from datetime import datetime
+
+import attrs
+
+__all__ = ["QuarantinedDelivery", "pack", "unpack"]
+
+
+@attrs.frozen
+class QuarantinedDelivery:
+    """A delivery in the quarantine: everything that it takes to hand it to a handler again.
+
+    ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, ``signed_at``
+    the time in its signature. ``error`` describes the last failure, ``failures`` counts them, and ``quarantined_at``
+    is when it was set aside. Both times are aware.
+    """
+
+    key: str
+    delivery_id: str
+    event_type_id: str
+    event_id: str
+    body: bytes = attrs.field(repr=False)
+    signed_at: datetime
+    error: str
+    failures: int
+    quarantined_at: datetime
+
+
+def pack(letter: QuarantinedDelivery) -> str:
+    """Write it as JSON, in ASCII: any storage can hold that, whatever text an error or an id has."""
+    fields = attrs.asdict(letter)
+    fields["body"] = b64encode(letter.body).decode()
+    fields["signed_at"] = letter.signed_at.isoformat()
+    fields["quarantined_at"] = letter.quarantined_at.isoformat()
+    return json.dumps(fields)
+
+
+def unpack(text: str | bytes) -> QuarantinedDelivery:
+    """Read what ``pack`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    fields = json.loads(text)
+    fields["body"] = b64decode(fields["body"])
+    fields["signed_at"] = datetime.fromisoformat(fields["signed_at"])
+    fields["quarantined_at"] = datetime.fromisoformat(fields["quarantined_at"])
+    return QuarantinedDelivery(**fields)

@@ -1,0 +1,280 @@
+"""The suite for inboxes: it passes ours, and names every promise that another one breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import attrs
+import pytest
+
+from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, QuarantinedDelivery
+from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
+from basiq_async.testing.conformance import _inbox as suite
+
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+
+
+async def test_the_suite_can_pass_the_time_on_the_inboxs_own_clock() -> None:
+    clock = ManualClock()
+    await check_inbox(lambda: MemoryInbox(clock=clock), pass_time=lambda seconds: clock.advance(seconds=seconds))
+
+
+async def test_the_suite_takes_an_async_factory_and_closes_what_it_made() -> None:
+    closed: list[bool] = []
+
+    class Closing(MemoryInbox):
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    async def make() -> Inbox:
+        return Closing()
+
+    await check_inbox(make)
+    assert len(closed) == len(suite._CHECKS)
+
+
+class Broken(MemoryInbox):
+    """Each subclass breaks one promise."""
+
+
+class BusyIsNeverTold(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        claim = await super().claim(key, token, lease=lease)
+        return Claim(CLAIMED) if claim.status is BUSY else claim
+
+
+class NoRetryAfter(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return Claim((await super().claim(key, token, lease=lease)).status)
+
+
+class CutsKeys(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await super().claim(key[:255], token, lease=lease)
+
+    async def complete(self, key: str, token: str) -> bool:
+        return await super().complete(key[:255], token)
+
+
+class IgnoresCase(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await super().claim(key.lower(), token, lease=lease)
+
+
+class LocksItselfOut(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await super().claim(key, token + str(id(object())) + str(len(self._claims)), lease=lease)
+
+
+class KeepsTheFirstLease(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        before = dict(self._claims)
+        claim = await super().claim(key, token, lease=lease)
+        self._claims.update({key: held for key, held in before.items() if held.token == token})
+        return claim
+
+
+class Forgets(Broken):
+    async def complete(self, key: str, token: str) -> bool:
+        await self.release(key, token)
+        return True
+
+
+class CompletesTwice(Broken):
+    async def complete(self, key: str, token: str) -> bool:
+        await super().complete(key, token)
+        return True
+
+
+class SeesClaims(Broken):
+    async def seen(self, key: str) -> bool:
+        return bool(self._claims) or await super().seen(key)
+
+
+class NeverReleases(Broken):
+    async def release(self, key: str, token: str) -> None:
+        return None
+
+
+class ReleasesAnybodys(Broken):
+    async def release(self, key: str, token: str) -> None:
+        self._claims.clear()
+
+
+class ReleaseUndoes(Broken):
+    async def release(self, key: str, token: str) -> None:
+        await super().release(key, token)
+        self._done.clear()
+
+
+class EndlessLease(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await super().claim(key, token, lease=1e9)
+
+
+class CompletesForAnybody(Broken):
+    async def complete(self, key: str, token: str) -> bool:
+        self._claims.clear()
+        return await super().complete(key, token)
+
+
+class TooLateIsTooLate(Broken):
+    async def complete(self, key: str, token: str) -> bool:
+        held = any(held.token == token and held.ends > self._lease_clock() for held in self._claims.values())
+        return held and await super().complete(key, token)
+
+
+class NotAtomic(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        free = not self._claims
+        await asyncio.sleep(0)
+        if free:
+            self._claims.clear()
+        return await super().claim(key, token, lease=lease)
+
+
+class NeverCounts(Broken):
+    async def fail(self, key: str, token: str) -> int:
+        await self.release(key, token)
+        return 1
+
+
+class KeepsTheFailedClaim(Broken):
+    async def fail(self, key: str, token: str) -> int:
+        held = self._claims.get(key)
+        failures = await super().fail(key, token)
+        if held is not None:
+            self._claims[key] = held
+        return failures
+
+
+class ALateFailureFreesTheSuccessor(Broken):
+    async def fail(self, key: str, token: str) -> int:
+        failures = await super().fail(key, token)
+        self._claims.pop(key, None)
+        return failures
+
+
+class QuarantineIsForgotten(Broken):
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        return await self.complete(key, token)
+
+
+class QuarantineIsOpen(Broken):
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        recorded = await super().quarantine(key, token, letter)
+        self._done.clear()
+        return recorded
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        letters, self._letters = self._letters, {}
+        claim = await super().claim(key, token, lease=lease)
+        self._letters = letters
+        return claim
+
+
+class AnybodyQuarantines(Broken):
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        self._letters[key] = letter
+        return True
+
+
+class RetriesTwice(Broken):
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        self._claims.pop(key, None)
+        return await super().claim_quarantined(key, token, lease=lease)
+
+
+class ARetryRemovesTheLetter(Broken):
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        claim = await super().claim_quarantined(key, token, lease=lease)
+        if claim.status is CLAIMED:
+            del self._letters[key]
+        return claim
+
+
+class AFailedRetryLosesTheLetter(Broken):
+    async def fail(self, key: str, token: str) -> int:
+        failures = await super().fail(key, token)
+        self._letters.pop(key, None)
+        return failures
+
+
+class ADroppedKeyIsFree(Broken):
+    async def drop_quarantined(self, key: str) -> bool:
+        dropped = await super().drop_quarantined(key)
+        self._done.clear()
+        return dropped
+
+
+class NeverDrops(Broken):
+    async def drop_quarantined(self, key: str) -> bool:
+        return False
+
+
+class PagesFromTheStart(Broken):
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        return [] if after is not None else await super().quarantined(limit=limit)
+
+
+class NoLimit(Broken):
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        return await super().quarantined(after=after, limit=1000)
+
+
+class BodiesAreText(Broken):
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        letter = attrs.evolve(letter, body=letter.body.decode(errors="ignore").encode())
+        return await super().quarantine(key, token, letter)
+
+
+class Hangs(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        raise TimeoutError
+
+
+def check(broken: type[Broken]) -> dict[str, str]:
+    """What the suite finds, on the inbox's own clock, which waits for nothing."""
+    clock = ManualClock()
+    try:
+        asyncio.run(check_inbox(lambda: broken(clock=clock), pass_time=lambda seconds: clock.advance(seconds=seconds)))
+    except BrokenPromisesError as error:
+        return error.broken
+    return {}
+
+
+@pytest.mark.parametrize("broken", Broken.__subclasses__())
+def test_the_suite_catches_each_way_to_break_a_promise(broken: type[Broken]) -> None:
+    assert check(broken)
+
+
+def test_every_promise_is_broken_by_some_of_these_and_not_by_ours() -> None:
+    promises = {(promise.__doc__ or "").strip() for promise in suite._CHECKS}
+    found: set[str] = set()
+    for broken in Broken.__subclasses__():
+        if broken is not Hangs:  # breaks all
+            found |= set(check(broken))
+    assert found == promises
+    assert check(Broken) == {}
+
+
+def test_the_suite_names_every_promise_that_is_broken() -> None:
+    clock = ManualClock()
+    with pytest.raises(BrokenPromisesError) as caught:
+        asyncio.run(check_inbox(lambda: Forgets(clock=clock), pass_time=lambda seconds: clock.advance(seconds=seconds)))
+    assert str(caught.value).startswith(f"the inbox breaks {len(caught.value.broken)} of its promises:\n- ")
+    assert len(caught.value.broken) > 1
+    promise = "What is completed stays completed, for everybody, and is recorded once"
+    assert caught.value.broken[promise] == "another worker's claim after that was CLAIMED, not DONE"
+
+
+async def test_the_suite_says_when_a_promise_fails_only_across_two_workers() -> None:
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_inbox(MemoryInbox, shared=True)
+    assert caught.value.broken
+    assert all(promise.endswith("(across two workers)") for promise in caught.value.broken)
