@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import re
 import subprocess
@@ -136,13 +137,22 @@ def test_the_lowest_modules_import_nothing_of_the_project(name: str) -> None:
     assert "import basiq_async" not in source
 
 
-def test_the_fake_shares_neither_codec_nor_models_with_the_client() -> None:
-    for path in (ROOT / "testing").glob("*.py"):
-        source = path.read_text()
-        for module in ("codec", "models", "client", "services", "pagination"):
-            if path.name in ("pytest_plugin.py", "transport_suite.py", "inbox_suite.py", "checkpoint_suite.py"):
+def test_the_fake_shares_nothing_with_the_client_but_errors_and_the_seam_of_transports() -> None:
+    folder = ROOT / "testing" / "fake"
+    allowed = {"basiq_async.errors", "basiq_async.transports.base", "basiq_async._version"}
+    for path in sorted(folder.rglob("*.py")):
+        package = path.relative_to(ROOT.parent).parent.parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else ()
+                modules = [".".join((*base, *filter(None, [node.module])))]
+            else:
                 continue
-            assert f"from ..{module}" not in source, path
+            for module in modules:
+                inside = module.startswith("basiq_async.testing.fake")
+                assert inside or not module.startswith("basiq_async") or module in allowed, f"{path}: {module}"
 
 
 def test_the_package_is_typed() -> None:

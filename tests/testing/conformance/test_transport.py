@@ -22,7 +22,7 @@ from basiq_async import (
 from basiq_async.testing import BrokenPromisesError, FakeBasiq, check_transport
 from basiq_async.testing.conformance._runner import keep
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "httpx_transport.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "httpx_transport.py"
 
 
 def httpx_transport() -> Any:

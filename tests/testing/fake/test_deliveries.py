@@ -22,7 +22,7 @@ from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
 from basiq_async.testing.fake._endpoints import EndpointAnswer, NoAnswer, is_local, over_http
 
-from .conftest import ENDPOINT, Caller
+from ..conftest import ENDPOINT, Caller
 
 # The vendor's delivery schedule, written out: after how many seconds each attempt comes.
 DUE = [0, 5, 305, 2105, 9305, 27305, 63305, 99305]

@@ -22,7 +22,7 @@ from basiq_async import (
 )
 from basiq_async.testing import FakeBasiq, serve
 
-from .conftest import BASE, Caller
+from ..conftest import BASE, Caller
 
 ONCE = RetryPolicy(max_retries=0)
 

@@ -11,7 +11,7 @@ from basiq_async import Request
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq
 
-from .conftest import BASE, ENDPOINT, Caller
+from ..conftest import BASE, ENDPOINT, Caller
 
 NOWHERE = "11111111-2222-4333-8444-555555555555"
 WEBHOOKS = "/notifications/webhooks"

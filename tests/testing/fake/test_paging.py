@@ -17,7 +17,7 @@ from basiq_async.testing.fake._ids import SeededIds, is_uuid
 from basiq_async.testing.fake._log import Log
 from basiq_async.testing.fake._records import Event
 
-from .conftest import ENDPOINT, Caller
+from ..conftest import ENDPOINT, Caller
 
 WEBHOOKS = "/notifications/webhooks"
 

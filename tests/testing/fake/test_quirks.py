@@ -10,7 +10,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq, Quirks
 
-from .conftest import Caller
+from ..conftest import Caller
 
 FORMS = list(Quirks.each_form())
 

@@ -10,7 +10,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, Request
 from basiq_async.testing import FakeBasiq
 
-from .conftest import BASE, ENDPOINT, FORM, Caller, token_request
+from ..conftest import BASE, ENDPOINT, FORM, Caller, token_request
 
 KEY = FakeBasiq.DEFAULT_API_KEY
 WEBHOOKS = "/notifications/webhooks"
