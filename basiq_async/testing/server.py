@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from ..transports.base import Request
-from .fake._dispatch import dispatching
+from ._dispatch import dispatching
 from .fake._endpoints import over_http
 from .fake._fake import FakeBasiq
 

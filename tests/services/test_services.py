@@ -82,7 +82,7 @@ async def test_deleting(basiq: Basiq) -> None:
 
 async def test_a_delete_whose_answer_was_lost_has_succeeded(basiq: Basiq) -> None:
     made = await create(basiq)
-    basiq.fake.fail_next(drop="answer", method="DELETE", path="/notifications/webhooks/*")
+    basiq.fake.fail_next(drop="response", method="DELETE", path="/notifications/webhooks/*")
     await basiq.client.webhooks.delete(made.id)
     assert await basiq.client.webhooks.list().collect() == []
 
@@ -91,7 +91,7 @@ async def test_a_delete_whose_answer_was_lost_has_succeeded_also_where_the_next_
     basiq: Basiq,
 ) -> None:
     made = await create(basiq)
-    basiq.fake.fail_next(drop="answer", method="DELETE", path="/notifications/webhooks/*")
+    basiq.fake.fail_next(drop="response", method="DELETE", path="/notifications/webhooks/*")
     basiq.fake.fail_next(status=401, method="DELETE", path="/notifications/webhooks/*")
     await basiq.client.webhooks.delete(made.id)
     assert await basiq.client.webhooks.list().collect() == []

@@ -222,7 +222,7 @@ class _Checks:
 
     async def dropped(self) -> None:
         async with self.stage() as stage:
-            for drop in ("request", "answer"):
+            for drop in ("request", "response"):
                 # More than once: a client may send again by itself on a connection that it kept.
                 stage.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
                 error = await _failure(

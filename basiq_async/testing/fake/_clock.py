@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Protocol, runtime_checkable
 
-__all__ = ["Clock", "ManualClock", "SystemClock"]
+__all__ = ["Clock", "ManualClock", "MovableClock", "SystemClock"]
 
 Clock = Callable[[], datetime]
-"""What tells the fake the time: a callable that gives an aware datetime."""
+"""What tells the fake the time: a callable that returns an aware datetime."""
+
+
+@runtime_checkable
+class MovableClock(Protocol):
+    """A clock that ``FakeBasiq.advance`` can move."""
+
+    def __call__(self) -> datetime: ...
+
+    def move_to(self, moment: datetime, /) -> None: ...
 
 
 class ManualClock:
@@ -40,13 +50,18 @@ class ManualClock:
 
 
 class SystemClock:
-    """The machine's clock, made ``speed`` times as quick from the moment that it is made."""
+    """The machine's clock, ``speed`` times as fast from the moment it is made. It can be moved forward as well.
 
-    def __init__(self, speed: float = 1.0) -> None:
+    Starts at ``start``, by default now.
+    """
+
+    def __init__(self, speed: float = 1.0, *, start: datetime | None = None) -> None:
         if not speed > 0:
             raise ValueError(f"speed must be above 0, not {speed!r}")
+        if start is not None and start.tzinfo is None:
+            raise ValueError("start needs a time zone, such as datetime.UTC")
         self.speed = float(speed)
-        self._start = datetime.now(UTC)
+        self._start = datetime.now(UTC) if start is None else start.astimezone(UTC)
         self._started = time.monotonic()
 
     def __call__(self) -> datetime:
@@ -54,3 +69,9 @@ class SystemClock:
 
     def __repr__(self) -> str:
         return f"SystemClock(speed={self.speed:g})"
+
+    def move_to(self, moment: datetime) -> None:
+        """Set the clock forward to ``moment``, from where it runs on; a moment that is past changes nothing."""
+        ahead = moment - self()
+        if ahead > timedelta():
+            self._start += ahead

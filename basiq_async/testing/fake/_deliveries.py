@@ -1,44 +1,48 @@
-"""Deliveries: made when an event happens, tried on Basiq's schedule, each attempt recorded."""
+"""Deliveries: made when an event happens, attempted on Basiq's schedule, each attempt recorded."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import logging
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 
 import attrs
 
 from ...errors import ConfigurationError
-from ._endpoints import Endpoint, EndpointAnswer, NoAnswer, over_http_once
+from ._changes import Changes
+from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
+from ._outages import DeliveryFault, Outages
 from ._quirks import Quirks
+from ._recent import Recent, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._render import Renderer
 from ._responses import as_json
 from ._schedule import SCHEDULE
 from ._signing import signed_headers
-from ._state import Application, World
+from ._state import Application, State
 from ._violations import Violations
 
-# The attempts that the running code is itself a part of: to wait for one of those would be for ever.
-_current: ContextVar[tuple[asyncio.Future[None], ...]] = ContextVar("current attempts", default=())
-
-__all__ = ["Courier", "DeliveredAttempt", "Emission"]
+__all__ = ["DeliveredAttempt", "Deliveries", "Emission", "Job", "Outlet"]
 
 logger = logging.getLogger("basiq_async.testing")
-KEPT = 10_000
+ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0
+
+# The number of the attempt that the running code is a part of. It may wait only for attempts that began after that
+# one: of two attempts that wait for each other, neither would ever end.
+_innermost: ContextVar[int] = ContextVar("innermost attempt", default=0)
 
 
 @attrs.frozen
 class DeliveredAttempt:
-    """One attempt to deliver a message to an endpoint, as it went out and what came back.
+    """One attempt to deliver a message to an endpoint: what was sent, and what came back.
 
-    ``number`` counts from 1; ``status`` is None where nothing answered, ``answer`` is the text of the answer
-    or of what went wrong; ``at`` is on the fake's clock; ``duration`` is in seconds.
+    ``number`` counts from 1. ``status`` is None where there was no response; ``response`` is the beginning of its
+    text, or says what went wrong. ``at`` is on the fake's clock; ``duration`` is in seconds.
     """
 
     webhook_id: str
@@ -51,53 +55,91 @@ class DeliveredAttempt:
     number: int
     at: datetime
     status: int | None
-    answer: str
+    response: str
     ok: bool
     duration: float
 
 
 @attrs.define(order=True)
-class _Job:
+class Job:
+    """An attempt that is to be made, or is under way.
+
+    ``begun`` counts the attempts that were begun. ``once``: no further attempt follows one that failed.
+    """
+
     due: datetime
     serial: int
     app: Application = attrs.field(order=False)
     webhook: Webhook = attrs.field(order=False)
     message: Message = attrs.field(order=False)
     number: int = attrs.field(order=False)
+    once: bool = attrs.field(order=False, default=False)
+    begun: int = attrs.field(order=False, default=0)
+    finished: bool = attrs.field(order=False, default=False)
+
+
+@attrs.define(eq=False)
+class Outlet:
+    """How deliveries leave: what calls an endpoint, and what their links begin with.
+
+    ``closed``: it was closed while attempts were under way, which says nothing about the endpoint.
+    """
+
+    endpoint: Endpoint
+    base: str
+    wake: Callable[[], None]
+    closed: bool = False
 
 
 @attrs.frozen
 class Emission:
     """An event that was recorded, and the ids of the messages made of it, one for each webhook.
 
-    Awaiting it delivers what is due now; without that the next ``advance`` or the running server does.
+    Awaiting it makes the first attempt of each message. Without that the next ``advance`` or the running server does.
     """
 
     event_id: str
     message_ids: tuple[str, ...]
-    _settle: Callable[[], Generator[object, None, None]] = attrs.field(repr=False, eq=False)
+    _complete: Callable[[], Generator[object, None, None]] = attrs.field(repr=False, eq=False)
 
     def __await__(self) -> Generator[object, None, Emission]:
-        yield from self._settle()
+        yield from self._complete()
         return self
 
 
-class Courier:
-    """Emits events and delivers their messages, in the order in which they are due."""
+class Deliveries:
+    """Emits events and delivers their messages, in the order in which they are due.
 
-    def __init__(self, world: World, violations: Violations, *, timeout: float, sign_at: Callable[[], float]) -> None:
-        self._world = world
+    A job that was taken is either finished or given back, whatever ends the attempt.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        violations: Violations,
+        changes: Changes,
+        *,
+        timeout: float,
+        sign_at: Callable[[], float],
+    ) -> None:
+        self._state = state
         self._violations = violations
+        self._changes = changes
         self._timeout = timeout
         self._sign_at = sign_at
-        self._due: list[_Job] = []
+        self._due: list[Job] = []
         self._serial = 0
-        self._at_work: set[asyncio.Future[None]] = set()
+        self._begun = 0
+        self._under_way: dict[int, Job] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._advancing = 0
+        self._default = Outlet(over_http_once, ORIGIN, lambda: None)
+        self._outlets: list[Outlet] = []
         self.routes: dict[str, Endpoint] = {}
-        self.elsewhere: Endpoint = over_http_once
-        self.base = ""
-        self.attempts: deque[DeliveredAttempt] = deque(maxlen=KEPT)
-        self.wake: Callable[[], None] = _nothing
+        self.outages = Outages()
+        self.attempts: Recent[DeliveredAttempt] = Recent(lambda item: size_of(item.headers, item.body, item.response))
+
+    # --- what is to be delivered ---
 
     def emit(
         self,
@@ -112,18 +154,38 @@ class Courier:
         even_unsubscribed: bool = False,
     ) -> Emission:
         """Record an event, and a message for each webhook that is active and subscribed to it."""
-        now = self._world.clock()
-        event: Event = self._world.record_event(app, type_id, user_id, entity_id, data)
-        made: list[str] = []
+        now = self._state.clock()
+        event: Event = self._state.record_event(app, type_id, user_id, entity_id, data)
+        jobs: list[Job] = []
         for webhook in app.webhooks.values() if webhooks is None else webhooks:
             wanted = even_unsubscribed or type_id in webhook.events
             if wanted and webhook.status(now) == "active":
-                message = self._world.record_message(app, webhook, event, text)
-                self._schedule(app, webhook, message, 1, now)
-                made.append(message.id)
-        if made:
+                message = self._state.record_message(app, webhook, event, text)
+                jobs.append(self.schedule(app, webhook, message, 1, now))
+        self._changes.note()
+        if jobs:
             self.wake()
-        return Emission(event.id, tuple(made), lambda: self.settle().__await__())
+        return Emission(event.id, tuple(job.message.id for job in jobs), lambda: self._complete(jobs).__await__())
+
+    def redeliver(self, app: Application, webhook: Webhook, message: Message) -> Emission:
+        """Make one more attempt, due now, to deliver a message, whatever became of the earlier ones."""
+        app.messages[webhook.id].keep(message)
+        number = len(message.attempts) + 1
+        job = self.schedule(app, webhook, message, number, self._state.clock(), once=True)
+        self.wake()
+        return Emission(message.event.id, (message.id,), lambda: self._complete([job]).__await__())
+
+    def schedule(
+        self, app: Application, webhook: Webhook, message: Message, number: int, due: datetime, *, once: bool = False
+    ) -> Job:
+        self._serial += 1
+        job = Job(due, self._serial, app, webhook, message, number, once)
+        heapq.heappush(self._due, job)
+        return job
+
+    def jobs(self) -> Iterator[Job]:
+        """What is still to come or is under way, in the order in which it is due."""
+        return iter(sorted([*self._due, *self._under_way.values()]))
 
     def next_due(self) -> datetime | None:
         """When the next attempt is due."""
@@ -133,58 +195,145 @@ class Courier:
         """How many attempts are still to come."""
         return len(self._due)
 
-    def take_due(self, moment: datetime) -> _Job | None:
-        """The next attempt that is due at ``moment``; whoever takes it makes it."""
-        return heapq.heappop(self._due) if self._due and self._due[0].due <= moment else None
+    def forget(self) -> None:
+        """Drop every attempt that is still to come."""
+        self._due.clear()
+
+    # --- who delivers it ---
+
+    @property
+    def outlet(self) -> Outlet:
+        """The outlet of the server that started last, or the default one."""
+        return self._outlets[-1] if self._outlets else self._default
+
+    def open(self, outlet: Outlet) -> None:
+        self._outlets.append(outlet)
+        outlet.wake()
+
+    def close(self, outlet: Outlet) -> None:
+        outlet.closed = True
+        self._outlets.remove(outlet)
+        self.wake()
+
+    def wake(self) -> None:
+        """Tell the servers that something may be due."""
+        for outlet in self._outlets:
+            outlet.wake()
+
+    @contextmanager
+    def advancing(self) -> Iterator[None]:
+        """While the clock is being moved, whoever moves it makes the deliveries, in order."""
+        self._advancing += 1
+        try:
+            yield
+        finally:
+            self._advancing -= 1
+            if not self._advancing:
+                self.wake()
+
+    @property
+    def is_advancing(self) -> bool:
+        return self._advancing > 0
+
+    def is_due(self) -> bool:
+        """Whether there is something that a server has to deliver now."""
+        return not self._advancing and bool(self._due) and self._due[0].due <= self._state.clock()
+
+    def take_due(self) -> Job | None:
+        """Take the next attempt that is due. Then comes ``attempt``, or at least ``end``."""
+        if not self._due or self._due[0].due > self._state.clock():
+            return None
+        job = heapq.heappop(self._due)
+        self._begun += 1
+        job.begun = self._begun
+        self._under_way[job.begun] = job
+        return job
+
+    def end(self, job: Job) -> None:
+        """Give the job back unless its attempt is finished. May be called twice."""
+        if self._under_way.pop(job.begun, None) is None:
+            return
+        if not job.finished:
+            heapq.heappush(self._due, job)
+            self.wake()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     async def settle(self) -> None:
-        """Make every attempt that is due now, and wait for those that somebody else is making."""
-        while (job := self.take_due(self._world.clock())) is not None:
-            await self.attempt(job)
-        waiting = [work for work in self._at_work if work not in _current.get()]
-        if waiting:
-            await asyncio.wait(waiting)
+        """Make every attempt that is due now, and wait for those that others are making.
 
-    async def attempt(self, job: _Job) -> None:
-        """Make one attempt, and plan the next one where it fails."""
-        webhook, message = job.webhook, job.message
-        if job.app.webhooks.get(webhook.id) is not webhook or webhook.disabled:
-            return
-        work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._at_work.add(work)
-        outer = _current.set((*_current.get(), work))
+        Called from within an attempt, it waits only for attempts that began later than that one.
+        """
+        mine = _innermost.get()
+        while True:
+            if (job := self.take_due()) is not None:
+                await self.attempt(job)
+            elif any(begun > mine for begun in self._under_way):
+                await self._wait()
+            else:
+                return
+
+    async def _complete(self, jobs: Sequence[Job]) -> None:
+        """Make what is due until these jobs are finished; wait for those of them that others are making."""
+        while not all(job.finished for job in jobs):
+            if (job := self.take_due()) is not None:
+                await self.attempt(job)
+            elif any(job.begun in self._under_way for job in jobs):
+                await self._wait()
+            else:
+                return  # dropped by a reset, or due again on a clock that went back
+
+    async def _wait(self) -> None:
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
         try:
-            await self._deliver(job, webhook, message)
+            await waiting
         finally:
-            _current.reset(outer)
-            self._at_work.discard(work)
-            work.set_result(None)
+            self._waiting.discard(waiting)
 
-    async def _deliver(self, job: _Job, webhook: Webhook, message: Message) -> None:
-        clock = self._world.clock
-        started = clock()
-        body = as_json(Renderer(self.base, Quirks()).payload(message))
+    # --- one attempt ---
+
+    async def attempt(self, job: Job, outlet: Outlet | None = None) -> None:
+        """Make one attempt, and plan the next one where it fails."""
+        outer = _innermost.set(job.begun)
+        try:
+            if job.app.webhooks.get(job.webhook.id) is job.webhook and (job.once or not job.webhook.disabled):
+                await self._deliver(job, outlet or self.outlet)
+            else:
+                job.finished = True
+        finally:
+            _innermost.reset(outer)
+            self.end(job)
+            self._changes.note()
+
+    async def _deliver(self, job: Job, outlet: Outlet) -> None:
+        webhook, message = job.webhook, job.message
+        started = self._state.clock()
+        body = as_json(Renderer(outlet.base, Quirks()).payload(message))
         headers = {
             "content-type": "application/json",
             "user-agent": "Basiq-Webhooks (fake)",
             **signed_headers(webhook.key, message.id, int(self._sign_at()), body),
         }
-        status, text = await self._call(webhook.url, headers, body)
-        duration = (clock() - started).total_seconds()
-        if duration > ACKNOWLEDGE_WITHIN:
-            self._violations.add(
-                "slow-acknowledgement",
-                f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: answer first, work after",
-            )
+        wrong: ConfigurationError | None = None
+        try:
+            status, text = await self._call(webhook.url, headers, body, outlet)
+        except ConfigurationError as error:  # what was routed to is no receiver
+            status, text, wrong = 500, str(error), error
+        if outlet.closed and status is None:
+            return  # its connections were closed with it: the attempt is made again, by whoever delivers now
+        duration = (self._state.clock() - started).total_seconds()
         ok = status is not None and 200 <= status <= 299
-        attempt = Attempt(self._world.ids.opaque(5), webhook.url, text, status, started, ok)
+        attempt = Attempt(self._state.ids.opaque(5), webhook.url, text, status, started, ok)
         message.attempts = (*message.attempts, attempt)
+        event = message.event
         self.attempts.append(
             DeliveredAttempt(
                 webhook.id,
                 message.id,
-                message.event.type_id,
-                message.event.id,
+                event.type_id,
+                event.id,
                 webhook.url,
                 headers,
                 body,
@@ -196,42 +345,53 @@ class Courier:
                 duration,
             )
         )
-        if ok:
-            return
+        job.finished = True
+        if duration > ACKNOWLEDGE_WITHIN:
+            self._violations.add(
+                "slow-acknowledgement",
+                f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: respond first, work after",
+            )
+        if not ok and not job.once:
+            self._plan_next(job, started)
+        if wrong is not None:
+            raise wrong
+
+    def _plan_next(self, job: Job, started: datetime) -> None:
         if job.number < len(SCHEDULE):
-            self._schedule(job.app, webhook, message, job.number + 1, started + SCHEDULE[job.number])
+            self.schedule(job.app, job.webhook, job.message, job.number + 1, started + SCHEDULE[job.number])
             self.wake()
         else:
-            webhook.disabled = True
+            job.webhook.disabled = True
 
-    async def _call(self, url: str, headers: dict[str, str], body: bytes) -> tuple[int | None, str]:
-        endpoint = self.routes.get(url, self.elsewhere)
+    async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:
+        fault = self.outages.take(url)
+        if fault is not None and fault.drop != "response":
+            return _failure(fault)
+        endpoint = self.routes.get(url, outlet.endpoint)
         try:
             async with asyncio.timeout(self._timeout):
-                answer: EndpointAnswer = await endpoint(url, headers, body)
+                response: EndpointResponse = await endpoint(url, headers, body)
         except TimeoutError:
             self._violations.add(
                 "slow-acknowledgement", f"{url} did not acknowledge a delivery within {self._timeout:g} s"
             )
-            return None, f"no answer within {self._timeout:g} s"
-        except NoAnswer as error:
+            return None, f"no response within {self._timeout:g} s"
+        except NoResponse as error:
             return None, str(error)
         except ConfigurationError:
-            raise  # what was routed to is no receiver
+            raise
         except Exception as error:
-            # An endpoint in this process that raises is a server that answers 500; what it raised is its own.
+            # An endpoint in this process that raises is a server that responds with 500; what it raised is its own.
             logger.exception("the endpoint %s raised", url)
             return 500, f"Internal Server Error: {type(error).__name__}"
-        return answer.status, answer.text
-
-    def _schedule(self, app: Application, webhook: Webhook, message: Message, number: int, due: datetime) -> None:
-        self._serial += 1
-        heapq.heappush(self._due, _Job(due, self._serial, app, webhook, message, number))
+        return (response.status, response.text) if fault is None else (None, "the response was lost")
 
     def recent(self) -> Sequence[DeliveredAttempt]:
-        """The latest ten thousand attempts, oldest first."""
+        """The latest attempts, oldest first."""
         return tuple(self.attempts)
 
 
-def _nothing() -> None:
-    pass
+def _failure(fault: DeliveryFault) -> tuple[int | None, str]:
+    if fault.status is None:
+        return None, "the connection failed: the endpoint is down"
+    return fault.status, phrase(fault.status)

@@ -16,19 +16,19 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Endpoint", "EndpointAnswer", "NoAnswer", "Receiver", "adapt"]
+__all__ = ["Endpoint", "EndpointResponse", "NoResponse", "Receiver", "adapt"]
 
 Scope = dict[str, object]
 Asgi = Callable[..., Awaitable[object]]
 
 
-class NoAnswer(Exception):
-    """A delivery that no endpoint answered; the text says why."""
+class NoResponse(Exception):
+    """A delivery that got no response; the text says why."""
 
 
 @attrs.frozen
-class EndpointAnswer:
-    """What an endpoint answered: a status, and the beginning of its text."""
+class EndpointResponse:
+    """An endpoint's response: its status, and the beginning of its text."""
 
     status: int
     text: str
@@ -45,8 +45,8 @@ Receiver = HasHandle | Callable[..., Awaitable[object]]
 """What ``FakeBasiq.route`` takes: an object with ``async handle(headers, body)``, an async callable
 ``(headers, body)``, each giving a status or something with a ``.status``, or an ASGI application."""
 
-Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointAnswer]]
-"""A receiver as the fake calls it: url, headers and body in, an answer out."""
+Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
+"""A receiver as the fake calls it: url, headers and body in, a response out."""
 
 
 def adapt(receiver: Receiver) -> Endpoint:
@@ -73,20 +73,20 @@ def adapt(receiver: Receiver) -> Endpoint:
 
 
 def _calling(handle: Callable[[dict[str, str], bytes], Awaitable[object]]) -> Endpoint:
-    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         result = await handle(dict(headers), body)
         status = getattr(result, "status", result)
         if isinstance(status, bool) or not isinstance(status, int):
             raise ConfigurationError(
                 f"a receiver gives a status or something with a .status, not {type(result).__name__}"
             )
-        return EndpointAnswer(int(status), _phrase(int(status)))
+        return EndpointResponse(int(status), phrase(int(status)))
 
     return endpoint
 
 
 def _asgi(app: Asgi) -> Endpoint:
-    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         parts = urlsplit(url)
         scope: Scope = {
             "type": "http",
@@ -122,8 +122,8 @@ def _asgi(app: Asgi) -> Endpoint:
 
         await app(scope, receive, send)
         if not statuses:
-            raise NoAnswer("the application sent no answer")
-        return EndpointAnswer(statuses[0], _text(bytes(text), statuses[0]))
+            raise NoResponse("the application sent no response")
+        return EndpointResponse(statuses[0], _text(bytes(text), statuses[0]))
 
     return endpoint
 
@@ -131,28 +131,28 @@ def _asgi(app: Asgi) -> Endpoint:
 def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False) -> Endpoint:
     """Endpoints on this machine (``anywhere``: on any), over real HTTP."""
 
-    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+    async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         import aiohttp
         import yarl
 
         if not anywhere and not is_local(url):
-            raise NoAnswer("no route: endpoints outside this machine are not called")
+            raise NoResponse("no route: endpoints outside this machine are not called")
         try:
             async with session.post(
                 yarl.URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                start = await answer.content.read(1000)
-                return EndpointAnswer(answer.status, _text(start, answer.status))
+            ) as response:
+                start = await response.content.read(1000)
+                return EndpointResponse(response.status, _text(start, response.status))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoAnswer(f"the connection failed: {type(error).__name__}") from error
+            raise NoResponse(f"the connection failed: {type(error).__name__}") from error
 
     return endpoint
 
 
-async def over_http_once(url: str, headers: dict[str, str], body: bytes) -> EndpointAnswer:
+async def over_http_once(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
     """An endpoint on this machine over real HTTP, with a connection of its own."""
     if not is_local(url):
-        raise NoAnswer("no route: give this url a receiver with FakeBasiq.route, endpoints elsewhere are not called")
+        raise NoResponse("no route: give this url a receiver with FakeBasiq.route, endpoints elsewhere are not called")
     import aiohttp
 
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
@@ -170,7 +170,7 @@ def is_local(url: str) -> bool:
         return False
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -178,4 +178,4 @@ def _phrase(status: int) -> str:
 
 
 def _text(body: bytes, status: int) -> str:
-    return body[:1000].decode(errors="replace") or _phrase(status)
+    return body[:1000].decode(errors="replace") or phrase(status)

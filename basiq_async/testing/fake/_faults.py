@@ -9,9 +9,9 @@ from typing import Literal
 import attrs
 
 from ...transports.base import Response
-from ._responses import CODES, Refusal, refuse
+from ._responses import CODES, Refusal, error_response
 
-Drop = Literal["request", "answer"]
+Drop = Literal["request", "response"]
 
 
 @attrs.define
@@ -34,15 +34,15 @@ class Fault:
         # The token call is not what a test means that asks for "the next request to fail".
         return path != "/token" if self.path is None else fnmatchcase(path, self.path)
 
-    def answer(self, correlation_id: str) -> Response | None:
-        """What is answered in place of the real answer; None where that one stands."""
+    def response(self, correlation_id: str) -> Response | None:
+        """The response in place of the real one; None where that one stands."""
         if self.status is None and self.body is None:
             return None
         status = self.status or 200
         if self.body is not None:
             return Response(status, {"content-type": "application/json", **self.headers}, self.body)
         code = CODES.get(status, "error")
-        return refuse(Refusal(status, code, "Asked for by a test.", headers=self.headers), correlation_id)
+        return error_response(Refusal(status, code, "Asked for by a test.", headers=self.headers), correlation_id)
 
 
 class Faults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -44,6 +44,7 @@ class Log(Generic[T]):
         self._segments: list[_Stored[T] | Lazy[T]] = []
         self._starts: list[int] = []
         self._by_id: dict[str, T] = {}
+        self._kept: dict[str, T] = {}
         self._size = 0
 
     def __len__(self) -> int:
@@ -68,12 +69,34 @@ class Log(Generic[T]):
             self._add(lazy)
             self._size += len(lazy)
 
+    def keep(self, item: T) -> None:
+        """Remember this item, which may have been made on demand, with what happens to it from now on."""
+        if item.id not in self._by_id:
+            self._kept[item.id] = item
+
+    def segments(self) -> Iterator[Sequence[T] | Lazy[T]]:
+        """The parts that the log is made of, oldest first."""
+        return iter(self._segments)
+
+    def kept(self) -> Iterator[T]:
+        """The items of lazy parts that something happened to."""
+        return iter(self._kept.values())
+
+    def newest_first(self) -> Iterator[T]:
+        """Each item, the newest first."""
+        for segment in reversed(self._segments):
+            for index in range(len(segment) - 1, -1, -1):
+                yield self._current(segment[index])
+
+    def _current(self, item: T) -> T:
+        return self._kept.get(item.id, item) if self._kept else item
+
     def _add(self, segment: _Stored[T] | Lazy[T]) -> None:
         self._segments.append(segment)
         self._starts.append(self._size)
 
     def find(self, id: str) -> T | None:
-        found = self._by_id.get(id)
+        found = self._by_id.get(id) or self._kept.get(id.lower())
         if found is not None:
             return found
         return next((item for segment in self._segments if (item := segment.find(id)) is not None), None)
@@ -86,7 +109,7 @@ class Log(Generic[T]):
             if since is not None:
                 index = bisect_left(segment, since, lo=index, key=_created)
             for index in range(index, len(segment)):  # noqa: B020  # goes on from where it stands
-                yield begin + index, segment[index]
+                yield begin + index, self._current(segment[index])
 
 
 def _created(item: Logged) -> datetime:

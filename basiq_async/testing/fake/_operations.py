@@ -1,4 +1,4 @@
-"""The operations of the reference, each from a call to an answer."""
+"""The operations of the reference, each from a call to a response."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 
 from ...transports.base import Request, Response
-from ._deliveries import Courier
+from ._deliveries import Deliveries
 from ._filters import Fields, FilterError
 from ._ids import is_uuid
 from ._log import Log
 from ._paging import MAX_LIMIT, Window
 from ._records import Event, Message, Webhook
 from ._render import Json, Renderer
-from ._responses import Refusal, answer, bad_content, bad_parameter, empty, not_found
-from ._state import Application, World
+from ._responses import Refusal, bad_content, bad_parameter, empty, json_response, not_found
+from ._state import Application, State
 from ._violations import Violations
 
 T = TypeVar("T")
@@ -33,9 +33,9 @@ _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+"
 class Call:
     """One request on its way through an operation."""
 
-    world: World
+    state: State
     app: Application
-    courier: Courier
+    deliveries: Deliveries
     violations: Violations
     render: Renderer
     request: Request
@@ -94,7 +94,7 @@ def _listing(
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
         call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")
-    window = Window.of(f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.world.page_size)
+    window = Window.of(f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.state.page_size)
     matches = None
     if fields is not None and window.filter is not None:
         try:
@@ -105,7 +105,7 @@ def _listing(
     links = {"self": self_path}
     if cursor is not None:
         links["next"] = f"{self_path}?next={cursor}"
-    return answer(call.render.listing([show(item) for item in taken], links))
+    return json_response(call.render.listing([show(item) for item in taken], links))
 
 
 def list_webhooks(call: Call) -> Response:
@@ -122,14 +122,14 @@ def create_webhook(call: Call) -> Response:
     body = call.json()
     url, events = _url(body), _events(call, body)
     name, description = _text(body, "name"), _text(body, "description")
-    events = events or tuple(call.world.event_types)
+    events = events or tuple(call.state.event_types)
     _free(call, url, events, None)
-    webhook = call.world.add_webhook(call.app, url, events, name=name, description=description)
-    return answer(call.render.webhook(webhook, call.now, written=True), 201)
+    webhook = call.state.add_webhook(call.app, url, events, name=name, description=description)
+    return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
 
 def get_webhook(call: Call) -> Response:
-    return answer(call.render.webhook(call.webhook(), call.now))
+    return json_response(call.render.webhook(call.webhook(), call.now))
 
 
 def update_webhook(call: Call) -> Response:
@@ -142,11 +142,11 @@ def update_webhook(call: Call) -> Response:
     webhook.url, webhook.events, webhook.disabled = url, events, False
     webhook.name = webhook.name if name is None else name
     webhook.description = webhook.description if description is None else description
-    return answer(call.render.webhook(webhook, call.now, written=True))
+    return json_response(call.render.webhook(webhook, call.now, written=True))
 
 
 def delete_webhook(call: Call) -> Response:
-    call.world.remove_webhook(call.app, call.webhook())
+    call.state.remove_webhook(call.app, call.webhook())
     return empty(204)
 
 
@@ -174,7 +174,7 @@ def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise bad_content(f"{parameter} has to be an array of event types.", parameter)
     for name in names:
-        if not isinstance(name, str) or name not in call.world.event_types:
+        if not isinstance(name, str) or name not in call.state.event_types:
             raise bad_content(f"{parameter} contains unsupported event types.", parameter)
     return tuple(dict.fromkeys(map(str, names)))
 
@@ -187,7 +187,7 @@ def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None)
     other = call.app.by_url(url)
     if other is not None and other is not itself:
         raise Refusal(409, "resource-already-exists", "A webhook with this url exists.", "url")
-    if call.world.exclusive_events:
+    if call.state.exclusive_events:
         for webhook in call.app.webhooks.values():
             if webhook is not itself and not set(webhook.events).isdisjoint(events):
                 raise bad_content(
@@ -208,7 +208,7 @@ def get_message(call: Call) -> Response:
     message = call.app.messages[webhook.id].find(_uuid(call.params["messageId"], "messageId"))
     if message is None:
         raise not_found("There is no message with this id.")
-    return answer(call.render.message(message))
+    return json_response(call.render.message(message))
 
 
 def send_test(call: Call) -> Response:
@@ -229,13 +229,13 @@ def send_test(call: Call) -> Response:
         detail = f"No webhooks found for {where}; there has to be at least one."
         raise bad_content(detail, "eventTypeId" if url is None else "URL", "no-webhooks-found")
     for type_id in types:
-        call.courier.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
+        call.deliveries.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
     return empty(201)
 
 
 def list_event_types(call: Call) -> Response:
     def items(start: int) -> Iterator[tuple[int, str]]:
-        return ((position, name) for position, name in enumerate(call.world.event_types) if position >= start)
+        return ((position, name) for position, name in enumerate(call.state.event_types) if position >= start)
 
     return _listing(call, f"{call.render.base}/events/types", items, lambda name: _event_type(call, name))
 
@@ -245,13 +245,13 @@ def get_event_type(call: Call) -> Response:
     if not _EVENT_TYPE_ID.fullmatch(name):
         detail = "The event type id is not valid."
         raise Refusal(400, "path-parameter-not-valid", detail, "eventTypeId")
-    if name not in call.world.event_types:
+    if name not in call.state.event_types:
         raise not_found("There is no such event type.")
-    return answer(_event_type(call, name))
+    return json_response(_event_type(call, name))
 
 
 def _event_type(call: Call, name: str) -> Json:
-    return call.render.event_type(name, call.world.event_types[name])
+    return call.render.event_type(name, call.state.event_types[name])
 
 
 def list_events(call: Call) -> Response:
@@ -272,7 +272,7 @@ def get_event(call: Call) -> Response:
     event = call.app.events.find(event_id)
     if event is None:
         raise not_found("There is no event with this id.")
-    return answer(call.render.event(event))
+    return json_response(call.render.event(event))
 
 
 def get_entity(call: Call) -> Response:
@@ -280,7 +280,7 @@ def get_entity(call: Call) -> Response:
     event = call.app.entity(call.path)
     if event is None:
         raise not_found("There is no such entity.")
-    return answer(call.render.entity(event))
+    return json_response(call.render.entity(event))
 
 
 def _message_date(message: Message) -> datetime:

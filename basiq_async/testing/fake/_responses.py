@@ -65,7 +65,7 @@ def as_json(body: object) -> bytes:
         return json.dumps(body).encode()
 
 
-def answer(body: object, status: int = 200) -> Response:
+def json_response(body: object, status: int = 200) -> Response:
     return Response(status, JSON_HEADERS, as_json(body))
 
 
@@ -73,7 +73,7 @@ def empty(status: int) -> Response:
     return Response(status, {}, b"")
 
 
-def refuse(refusal: Refusal, correlation_id: str) -> Response:
+def error_response(refusal: Refusal, correlation_id: str) -> Response:
     """The answer of an error."""
     error: dict[str, object] = {
         "type": "error",

@@ -27,7 +27,7 @@ class Token:
 
 @attrs.define
 class Application:
-    """What one API key sees: nobody else sees any of it."""
+    """What one API key sees. No other key sees any of it."""
 
     name: str
     webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
@@ -54,7 +54,7 @@ class Application:
 
 
 @attrs.define
-class World:
+class State:
     """The applications by API key, and what makes new things in them."""
 
     clock: Clock
@@ -66,6 +66,7 @@ class World:
     exclusive_events: bool
     event_types: Mapping[str, str]
     applications: dict[str, Application]
+    processes: int = 1
     serial: int = 0
 
     def application(self, api_key: str | None = None) -> Application:
@@ -73,6 +74,30 @@ class World:
         if api_key is None:
             return next(iter(self.applications.values()))
         return self.applications[api_key]
+
+    def find_webhook(self, webhook_id: str) -> tuple[Application, Webhook] | None:
+        """The webhook with this id, and the application that it belongs to."""
+        for app in self.applications.values():
+            if (webhook := app.webhooks.get(webhook_id)) is not None:
+                return app, webhook
+        return None
+
+    def find_message(self, message_id: str) -> tuple[Application, Webhook, Message] | None:
+        """The message with this id, with its webhook and application."""
+        for app, webhook in self.each():
+            if (message := app.messages[webhook.id].find(message_id)) is not None:
+                return app, webhook, message
+        return None
+
+    def clear(self) -> None:
+        """Forget every webhook, message and event."""
+        for app in self.applications.values():
+            app.webhooks.clear()
+            app.messages.clear()
+            app.events = Log()
+            app.seeded.clear()
+            app.entities.clear()
+            app.disabled = False
 
     def each(self) -> Iterator[tuple[Application, Webhook]]:
         for app in self.applications.values():

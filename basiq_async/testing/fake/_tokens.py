@@ -1,4 +1,4 @@
-"""``POST /token``, and what the tokens it gives out open."""
+"""``POST /token``, and what the tokens that it issues open."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 
 from ...transports.base import Request, Response
 from ._ids import IdFactory
-from ._responses import Refusal, answer, bad_parameter
-from ._state import Application, Token, World
+from ._responses import Refusal, bad_parameter, json_response
+from ._state import Application, State, Token
 from ._violations import Violations
 
 LIFETIME = timedelta(seconds=3600)
@@ -19,17 +19,17 @@ RATE, RATE_WINDOW = 1500, timedelta(minutes=5)
 _SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
 
 
-class Gate:
+class Tokens:
     """Who may do what: the token endpoint and the check of every other call."""
 
-    def __init__(self, world: World, violations: Violations) -> None:
-        self._world = world
-        self._ids: IdFactory = world.ids
+    def __init__(self, state: State, violations: Violations) -> None:
+        self._state = state
+        self._ids: IdFactory = state.ids
         self._violations = violations
-        self._tokens: dict[str, tuple[Application, Token]] = {}
+        self._issued: dict[str, tuple[Application, Token]] = {}
 
     def issue(self, request: Request, now: datetime) -> Response:
-        """The answer to a token call; raises Refusal."""
+        """The response to a token call; raises Refusal."""
         app = self._account(request.headers.get("authorization", ""))
         if request.headers.get("basiq-version") != "3.0":
             self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
@@ -50,8 +50,8 @@ class Gate:
         self._watch(app, now)
         token = Token(self._ids.token(), scope, now + LIFETIME)
         app.tokens.append(token)
-        self._tokens[token.text] = (app, token)
-        return answer(
+        self._issued[token.text] = (app, token)
+        return json_response(
             {
                 "access_token": token.text,
                 "token_type": "Bearer",
@@ -62,9 +62,9 @@ class Gate:
     def admit(self, request: Request, now: datetime) -> Application:
         """The application that a request speaks for; raises Refusal."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        found = self._tokens.get(text) if scheme.lower() == "bearer" else None
+        found = self._issued.get(text) if scheme.lower() == "bearer" else None
         if found is None:
-            if text in self._world.applications:
+            if text in self._state.applications:
                 self._violations.add("key-on-operation", "the API key opens /token only: send a token")
             raise Refusal(401, "unauthorized-access", "The access token is missing or is not valid.")
         app, token = found
@@ -76,30 +76,43 @@ class Gate:
         return app
 
     def expire_all(self) -> None:
-        """Make every token that was given out an expired one."""
-        for _, token in self._tokens.values():
-            token.expires = min(token.expires, self._world.clock())
+        """Make every token that was issued an expired one."""
+        for _, token in self._issued.values():
+            token.expires = min(token.expires, self._state.clock())
+
+    def restore(self, app: Application, tokens: list[Token]) -> None:
+        """Accept tokens that were issued before."""
+        app.tokens = tokens
+        self._issued.update((token.text, (app, token)) for token in tokens)
+
+    def forget(self) -> None:
+        """Accept no token that was issued so far."""
+        self._issued.clear()
+        for app in self._state.applications.values():
+            app.tokens.clear()
 
     def _account(self, header: str) -> Application:
         scheme, _, key = header.partition(" ")
         if scheme.lower() == "basic":
-            app = self._world.applications.get(key)
+            app = self._state.applications.get(key)
             if app is not None:
                 return app
-            if any(other in self._world.applications for other in _decoded(key)):
+            if any(other in self._state.applications for other in _decoded(key)):
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it as it is")
         raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
 
     def _watch(self, app: Application, now: datetime) -> None:
         recent = [token for token in app.tokens if token.expires - LIFETIME > now - RATE_WINDOW]
         app.tokens = [token for token in app.tokens if token.expires > now or token in recent[-2:]]
-        for token in [token for _, token in self._tokens.values() if token.expires + LIFETIME < now]:
-            del self._tokens[token.text]
+        for token in [token for _, token in self._issued.values() if token.expires + LIFETIME < now]:
+            del self._issued[token.text]
         alive = [token for token in app.tokens if token.expires > now]
-        if len(alive) > 1 and all(token.used <= 1 for token in alive[-2:]):
+        # Each process may have a token of its own, and one more while it renews it.
+        spare = self._state.processes + 1
+        if len(alive) >= spare and all(token.used <= 1 for token in alive[-spare:]):
             self._violations.add(
                 "token-per-request",
-                "a third token although the two before are good for an hour and were hardly used",
+                f"one more token although the {spare} before it are valid for an hour and were used at most once each",
             )
         if len(recent) >= RATE:
             self._violations.add("token-rate", f"more than {RATE} token calls in {RATE_WINDOW}")

@@ -34,10 +34,17 @@ class Violations:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seen: list[Violation] = []
+        self._codes: list[str] = []
 
     def add(self, code: str, detail: str) -> None:
+        self._codes.append(code)
         if len(self._seen) < KEPT:
             self._seen.append(Violation(code, detail, self._clock()))
+
+    def take_codes(self) -> tuple[str, ...]:
+        """The codes of what was added since this was called last."""
+        codes, self._codes = self._codes, []
+        return tuple(codes)
 
     def seen(self) -> Sequence[Violation]:
         return tuple(self._seen)

@@ -7,7 +7,7 @@ import base64
 import json
 import logging
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -20,7 +20,7 @@ from basiq_async import BasiqClient
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
-from basiq_async.testing.fake._endpoints import EndpointAnswer, NoAnswer, is_local, over_http
+from basiq_async.testing.fake._endpoints import EndpointResponse, NoResponse, is_local, over_http
 
 from ..conftest import ENDPOINT, Caller
 
@@ -248,7 +248,7 @@ async def test_an_asgi_application_sees_an_ordinary_request() -> None:
     fake.add_webhook("https://example.com/a%20b?c=d")
     fake.route("https://example.com/a%20b?c=d", app)
     await fake.emit("user.created")
-    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (202, "taken: {")
+    assert (fake.deliveries[0].status, fake.deliveries[0].response) == (202, "taken: {")
     (scope,) = scopes
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=d")
     assert dict(scope["headers"])[b"host"] == b"example.com"
@@ -268,7 +268,7 @@ async def test_an_endpoint_that_raises_is_a_500_and_is_logged(caplog: pytest.Log
     with caplog.at_level(logging.ERROR, "basiq_async.testing"):
         await fake.emit("user.created")
     assert fake.deliveries[0].status == 500
-    assert "broken" not in fake.deliveries[0].answer
+    assert "broken" not in fake.deliveries[0].response
     assert "broken" in caplog.text
 
 
@@ -309,7 +309,7 @@ async def test_an_endpoint_that_never_answers_is_given_up() -> None:
     fake, webhook_id = arranged(never, delivery_timeout=0.01)
     await fake.emit("user.created")
     (attempt,) = fake.deliveries
-    assert (attempt.status, attempt.ok, attempt.answer) == (None, False, "no answer within 0.01 s")
+    assert (attempt.status, attempt.ok, attempt.response) == (None, False, "no response within 0.01 s")
     assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
     (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
     assert message["attempts"][0]["responseStatusCode"] is None
@@ -320,12 +320,22 @@ async def test_a_url_without_a_route_is_not_called_outside_of_this_machine() -> 
     fake.add_webhook("https://example.com/hook")
     await fake.emit("user.created")
     assert fake.deliveries[0].status is None
-    assert fake.deliveries[0].answer.startswith("no route")
+    assert fake.deliveries[0].response.startswith("no route")
 
 
-async def test_only_a_clock_that_stands_still_can_be_advanced() -> None:
-    with pytest.raises(ConfigurationError, match="ManualClock"):
-        await FakeBasiq(clock=SystemClock()).advance(hours=1)
+async def test_only_a_clock_that_can_be_moved_can_be_advanced() -> None:
+    with pytest.raises(ConfigurationError, match="move_to"):
+        await FakeBasiq(clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)).advance(hours=1)
+
+
+async def test_a_clock_that_runs_can_be_advanced_too() -> None:
+    endpoint = Endpoint(503)
+    fake, _ = arranged(endpoint, clock=SystemClock())
+    await fake.emit("user.created")
+    before = fake.now()
+    await fake.advance(minutes=6)
+    assert len(endpoint.got) == 3
+    assert timedelta(minutes=6) <= fake.now() - before < timedelta(minutes=7)
 
 
 # --- over HTTP ---
@@ -358,10 +368,10 @@ async def test_an_endpoint_on_this_machine_is_called_over_http_even_without_a_se
     finally:
         await runner.cleanup()
     assert json.loads(bodies[0])["eventTypeId"] == "user.created"
-    assert (fake.deliveries[0].status, fake.deliveries[0].answer) == (200, "thanks")
+    assert (fake.deliveries[0].status, fake.deliveries[0].response) == (200, "thanks")
     await fake.emit("user.created")
     assert fake.deliveries[1].status is None
-    assert fake.deliveries[1].answer.startswith("the connection failed")
+    assert fake.deliveries[1].response.startswith("the connection failed")
 
 
 async def test_the_served_fake_delivers_by_itself_what_a_client_causes() -> None:
@@ -477,18 +487,18 @@ async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None
         async with serve(fake):
             fake.emit("user.created")
             async with asyncio.timeout(5):
-                while fake._courier.pending() or fake._courier._at_work:
+                while not fake.deliveries:
                     await asyncio.sleep(0.001)
 
 
 async def test_endpoints_elsewhere_are_called_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(NoAnswer, match="no route"):
+        with pytest.raises(NoResponse, match="no route"):
             await over_http(session)("https://example.com/hook", {}, b"")
         monkeypatch.setattr("basiq_async.testing.fake._endpoints.is_local", lambda url: False)
-        with pytest.raises(NoAnswer, match="the connection failed"):
+        with pytest.raises(NoResponse, match="the connection failed"):
             await over_http(session, anywhere=True)("http://127.0.0.1:9/hook", {}, b"")
-        with pytest.raises(NoAnswer):
+        with pytest.raises(NoResponse):
             await over_http(session, anywhere=True)("http://[nonsense/", {}, b"")
 
 
@@ -496,4 +506,4 @@ def test_the_key_is_what_the_secret_says() -> None:
     fake = FakeBasiq()
     text = fake.secret(fake.add_webhook())
     assert len(base64.b64decode(text.removeprefix("whsec_"))) == 24
-    assert EndpointAnswer(200, "OK").status == 200
+    assert EndpointResponse(200, "OK").status == 200

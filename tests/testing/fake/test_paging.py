@@ -304,7 +304,7 @@ def test_a_log_is_read_from_a_position_and_from_a_time() -> None:
 def test_seeded_items_outside_of_the_history_do_not_exist(fake: FakeBasiq) -> None:
     caller = Caller(fake)
     webhook_id = fake.seed_messages(3)
-    lazy = fake._world.application().messages[webhook_id]._segments[0]
+    lazy = fake._state.application().messages[webhook_id]._segments[0]
     with pytest.raises(IndexError):
         lazy[3]
     beyond = lazy.ids.uuid(3)

@@ -1,0 +1,96 @@
+"""Deliveries in the background, for as long as a server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from .._tasks import wait_out
+from ..errors import ConfigurationError
+from .fake._clock import ManualClock, SystemClock
+from .fake._deliveries import Deliveries, Job, Outlet
+
+if TYPE_CHECKING:
+    from .fake._endpoints import Endpoint
+    from .fake._fake import FakeBasiq
+
+logger = logging.getLogger("basiq_async.testing")
+AT_ONCE = 32
+POLL = 1.0
+
+
+@asynccontextmanager
+async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> AsyncGenerator[None]:
+    """Make the deliveries of a fake as they fall due, those without a route through ``endpoint``.
+
+    Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
+    the first ConfigurationError of a receiver that is none.
+    """
+    news = asyncio.Event()
+    outlet = Outlet(endpoint, base_url, news.set)
+    wrong: list[ConfigurationError] = []
+    fake._deliveries.open(outlet)
+    task = asyncio.create_task(_dispatch(fake, outlet, news, wrong), name="basiq-async fake deliveries")
+    try:
+        yield
+    finally:
+        fake._deliveries.close(outlet)
+        await _stop(task)
+    if wrong:
+        raise wrong[0]
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """Cancel a task and see it end, however often this is cancelled meanwhile."""
+    task.cancel()
+    cancelled = await wait_out(task)
+    if cancelled is not None:
+        raise cancelled
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        raise failure
+
+
+async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]) -> None:
+    deliveries = fake._deliveries
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def attempt(job: Job) -> None:
+        try:
+            await deliveries.attempt(job, outlet)
+        except ConfigurationError as error:
+            logger.error("the receiver routed to %s is none: %s", job.webhook.url, error)
+            wrong.append(error)
+
+    def end(job: Job) -> None:
+        free.release()
+        deliveries.end(job)  # also of a task that was cancelled before it began
+
+    async with asyncio.TaskGroup() as group:
+        while True:
+            news.clear()
+            while deliveries.is_due():
+                await free.acquire()
+                # Another may have taken it while this waited.
+                job = deliveries.take_due() if deliveries.is_due() else None
+                if job is None:
+                    free.release()
+                    break
+                group.create_task(attempt(job)).add_done_callback(lambda _, job=job: end(job))  # type: ignore[misc]
+            try:
+                async with asyncio.timeout(_wait(deliveries, fake)):
+                    await news.wait()
+            except TimeoutError:
+                pass
+
+
+def _wait(deliveries: Deliveries, fake: FakeBasiq) -> float | None:
+    """Seconds until the next delivery is due; None where only news can change anything."""
+    due, clock = deliveries.next_due(), fake.clock
+    if due is None or deliveries.is_advancing or isinstance(clock, ManualClock):
+        return None
+    if isinstance(clock, SystemClock):
+        return max((due - clock()).total_seconds() / clock.speed, 0.0)
+    return POLL  # a clock of the caller's, which may go at any pace

@@ -1,0 +1,201 @@
+"""Arranging a fake: what there is in it, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from ...errors import ConfigurationError
+from ._deliveries import Emission
+from ._endpoints import Receiver, adapt
+from ._faults import Drop, Fault
+from ._outages import DeliveryFault
+from ._parts import Parts
+from ._render import secret_text
+
+
+class Arrangement(Parts):
+    """The methods of ``FakeBasiq`` that arrange a test."""
+
+    def add_webhook(
+        self,
+        url: str = "https://example.com/basiq",
+        subscribed_events: Iterable[str] | None = None,
+        *,
+        active: bool = True,
+        api_key: str | None = None,
+    ) -> str:
+        """Add a webhook, past its cool-off unless ``active`` is false. Returns its id.
+
+        subscribed_events: by default every event type.
+        """
+        app = self._app(api_key)
+        types = tuple(self._state.event_types if subscribed_events is None else subscribed_events)
+        self._check_types(types)
+        if app.by_url(url) is not None:
+            raise ConfigurationError(f"there is a webhook with the url {url} already")
+        webhook = self._state.add_webhook(app, url, types, active=active)
+        self._changes.note()
+        return webhook.id
+
+    def secret(self, webhook_id: str) -> str:
+        """The signing secret of a webhook."""
+        return secret_text(self._find_webhook(webhook_id)[1].key, self._state.quirks.signing_key)
+
+    def seed_messages(
+        self,
+        n: int,
+        webhook_id: str | None = None,
+        *,
+        event_types: Iterable[str] | None = None,
+        every: timedelta | float = 1.0,
+        failed: float = 0.0,
+        api_key: str | None = None,
+    ) -> str:
+        """Give a webhook a history of ``n`` messages, made on demand: a million take no memory.
+
+        webhook_id: by default the first webhook, which is added where there is none.
+        event_types: by default those that the webhook is subscribed to.
+        every: the time between two messages, a timedelta or seconds. The newest is one such step before now.
+        failed: the share of messages, from 0 to 1, whose only attempt failed.
+
+        Returns the webhook's id.
+        """
+        if n < 0 or not 0 <= failed <= 1:
+            raise ConfigurationError("n has to be 0 or more, and failed from 0 to 1")
+        app = self._app(api_key)
+        if webhook_id is None:
+            webhook_id = next(iter(app.webhooks), None) or self.add_webhook(api_key=api_key)
+        webhook = app.webhooks.get(webhook_id)
+        if webhook is None:
+            raise ConfigurationError(f"there is no webhook {webhook_id}")
+        types = tuple(event_types) if event_types is not None else webhook.events
+        self._check_types(types)
+        step = every if isinstance(every, timedelta) else timedelta(seconds=every)
+        self._state.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
+        self._changes.note()
+        return webhook_id
+
+    def fail_next(
+        self,
+        times: int = 1,
+        *,
+        status: int | None = None,
+        retry_after: float | str | None = None,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: float = 0.0,
+        drop: Drop | bool = False,
+        loop: bool = False,
+        method: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Let the next requests go wrong.
+
+        times: how many of them.
+        status: an error of that status in the documented form, with ``retry_after`` (seconds, or any text).
+        body: this body as it is, with ``status`` or 200, such as ``b'{"data": [{'``.
+        delay: the response comes after so many seconds; alone, it is the right one.
+        drop: the connection breaks: ``"request"`` (or True) before the request was acted on, ``"response"``
+            after.
+        loop: a list's ``next`` link leads to the page itself.
+        method, path: only requests that match; ``*`` in a path stands for anything. Without a path, every
+            request but the token call.
+        """
+        if times < 1:
+            raise ConfigurationError(f"times has to be 1 or more, not {times!r}")
+        if status is None and body is None and not delay and not drop and not loop:
+            raise ConfigurationError("say what goes wrong: status, body, delay, drop or loop")
+        if status is not None and not 100 <= status <= 999:
+            raise ConfigurationError(f"status has to be from 100 to 999, not {status!r}")
+        extra = dict(headers or {})
+        if retry_after is not None:
+            extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
+        raw = body.encode() if isinstance(body, str) else body
+        self._faults.add(Fault(times, method, path, status, extra, raw, delay, _drop(drop), loop))
+        self._changes.note()
+
+    def fail_deliveries(
+        self, times: int = 1, *, status: int | None = None, drop: Drop | bool = False, url: str | None = None
+    ) -> None:
+        """Let the next deliveries go wrong.
+
+        times: how many of them.
+        status: the endpoint is not called; the attempt records this status.
+        drop: the connection breaks: ``"request"`` (or True) before the endpoint got the delivery, ``"response"``
+            after it handled it, so that Basiq delivers it again.
+        url: only deliveries to endpoints whose url matches; ``*`` stands for anything.
+        """
+        if times < 1:
+            raise ConfigurationError(f"times has to be 1 or more, not {times!r}")
+        if (status is None) is not bool(drop):
+            raise ConfigurationError("say what goes wrong with the deliveries: status or drop")
+        if status is not None and not 100 <= status <= 999:
+            raise ConfigurationError(f"status has to be from 100 to 999, not {status!r}")
+        self._deliveries.outages.add(DeliveryFault(times, url, status, _drop(drop)))
+        self._changes.note()
+
+    def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
+        """Take an endpoint down until ``endpoint_up``: deliveries fail without calling it.
+
+        url: the url of its webhook; without it, every endpoint.
+        status: it responds with this status; without it, the connection fails.
+        """
+        self._deliveries.outages.take_down(url, status)
+        self._changes.note()
+
+    def endpoint_up(self, url: str | None = None) -> None:
+        """End the outage of an endpoint; without a url, every outage."""
+        self._deliveries.outages.bring_up(url)
+        self._changes.note()
+
+    def redeliver(self, message_id: str) -> Emission:
+        """Deliver a message once more, now, whatever became of it.
+
+        Await what it returns to have the attempt made. No further attempt follows one that fails.
+        """
+        emission = self._deliveries.redeliver(*self._find_message(message_id))
+        self._changes.note()
+        return emission
+
+    def route(self, url: str, receiver: Receiver) -> None:
+        """Deliver what goes to ``url`` to a receiver in this process.
+
+        receiver: an async callable ``(headers, body)`` or an object with ``async handle(headers, body)``, such
+            as a ``WebhookReceiver``, either returning a status or something with a ``.status``; or an ASGI
+            application.
+        """
+        self._deliveries.routes[url] = adapt(receiver)
+
+    def expire_tokens(self) -> None:
+        """Make every token that was issued an expired one."""
+        self._tokens.expire_all()
+        self._changes.note()
+
+    def disable_account(self, api_key: str | None = None) -> None:
+        """Respond with 403 to every request of an application."""
+        self._app(api_key).disabled = True
+        self._changes.note()
+
+    def reset_log(self) -> None:
+        """Forget the requests, deliveries, violations and faults so far; keep everything else."""
+        self._requests.clear()
+        self._deliveries.attempts.clear()
+        self._violations.clear()
+        self._faults.clear()
+        self._deliveries.outages.clear()
+        self._changes.note()
+
+    def reset(self) -> None:
+        """Forget everything but the API keys, the routes and the time."""
+        self.reset_log()
+        self._deliveries.forget()
+        self._tokens.forget()
+        self._state.clear()
+        self._changes.note()
+
+
+def _drop(drop: Drop | bool) -> Drop | None:
+    if drop is True:
+        return "request"
+    return drop or None

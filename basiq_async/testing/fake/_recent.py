@@ -1,0 +1,73 @@
+"""Logs of what happened lately, capped in number and in bytes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import attrs
+
+from ...transports.base import Request
+
+T = TypeVar("T")
+MOST_KEPT = 10_000
+MOST_BYTES = 64 * 2**20
+
+
+class Recent(Generic[T]):
+    """The latest items, oldest first; the oldest go when there are too many or when they are too large."""
+
+    def __init__(self, size_of: Callable[[T], int], *, most: int = MOST_KEPT, most_bytes: int = MOST_BYTES) -> None:
+        self._items: deque[tuple[T, int]] = deque()
+        self._size_of = size_of
+        self._most = most
+        self._most_bytes = most_bytes
+        self.bytes = 0
+        self.dropped = 0
+
+    def append(self, item: T) -> None:
+        size = self._size_of(item)
+        self._items.append((item, size))
+        self.bytes += size
+        while len(self._items) > self._most or (self.bytes > self._most_bytes and len(self._items) > 1):
+            self.bytes -= self._items.popleft()[1]
+            self.dropped += 1
+
+    def clear(self) -> None:
+        self._items.clear()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        return (item for item, _ in self._items)
+
+    def __reversed__(self) -> Iterator[T]:
+        return (item for item, _ in reversed(self._items))
+
+
+@attrs.define(eq=False)
+class RequestRecord:
+    """One request that the fake received, and what came of it.
+
+    ``number`` counts from 1; ``at`` is on the fake's clock; ``status`` is None where the connection was dropped;
+    ``duration`` is in seconds; ``violations`` are the codes of the misuses that this request was.
+    """
+
+    number: int
+    at: datetime
+    request: Request = attrs.field(repr=False)
+    path: str
+    status: int | None = None
+    duration: float = 0.0
+    violations: tuple[str, ...] = ()
+
+
+def size_of(headers: Mapping[str, str], body: bytes | None, *texts: str) -> int:
+    """About how many bytes an entry of a log holds."""
+    return (
+        500 + sum(len(name) + len(value) for name, value in headers.items()) + len(body or b"") + sum(map(len, texts))
+    )

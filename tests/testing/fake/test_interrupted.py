@@ -1,0 +1,262 @@
+"""Whatever interrupts a delivery, its attempt is made in the end; and nothing waits for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+
+from basiq_async.testing import FakeBasiq, serve
+
+from ..conftest import ENDPOINT
+
+OTHER = "https://example.com/other"
+
+
+class Stalling:
+    """An endpoint that keeps the first caller waiting until it is released."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.released = asyncio.Event()
+        self.calls = 0
+
+    async def __call__(self, headers: dict[str, str], body: bytes) -> int:
+        self.calls += 1
+        self.begun.set()
+        await self.released.wait()
+        return 200
+
+
+def stalled() -> tuple[FakeBasiq, Stalling]:
+    fake, endpoint = FakeBasiq(), Stalling()
+    fake.route(ENDPOINT, endpoint)
+    fake.add_webhook(ENDPOINT)
+    return fake, endpoint
+
+
+async def test_an_attempt_under_way_when_advance_is_cancelled_is_made_again() -> None:
+    fake, endpoint = stalled()
+    fake.emit("user.created")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await fake.advance(minutes=1)
+    endpoint.released.set()
+    await fake.advance()
+    assert endpoint.calls == 2
+    assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
+
+
+async def test_an_attempt_under_way_when_anyio_cancels_is_made_again() -> None:
+    fake, endpoint = stalled()
+    fake.emit("user.created")
+    with anyio.move_on_after(0.01):
+        await fake.deliver()
+    endpoint.released.set()
+    await fake.deliver()
+    assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
+
+
+async def test_an_attempt_under_way_when_the_server_stops_is_made_again() -> None:
+    fake, endpoint = stalled()
+    async with serve(fake):
+        fake.emit("user.created")
+        await endpoint.begun.wait()
+    assert not fake.deliveries
+    endpoint.released.set()
+    async with serve(fake):
+        await fake.deliver()
+    assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
+
+
+async def test_an_attempt_whose_task_was_cancelled_before_it_began_is_made_again() -> None:
+    fake, endpoint = stalled()
+    endpoint.released.set()
+    for turns in range(8):
+        serving = serve(fake)
+        await serving.__aenter__()
+        emitted = fake.emit("user.created")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await serving.__aexit__(None, None, None)
+        await emitted
+        assert fake.deliveries[-1].message_id == emitted.message_ids[0], f"lost after {turns} turns"
+    assert len(fake.deliveries) == 8
+
+
+async def test_more_attempts_than_are_made_at_once_survive_the_end_of_the_server() -> None:
+    fake, endpoint = stalled()
+    async with serve(fake):
+        emitted = [fake.emit("user.created") for _ in range(50)]
+        while endpoint.calls < 32:
+            await asyncio.sleep(0)
+    endpoint.released.set()
+    await fake.deliver()
+    assert sorted(attempt.message_id for attempt in fake.deliveries) == sorted(e.message_ids[0] for e in emitted)
+
+
+async def test_whoever_waits_for_an_attempt_takes_it_over_when_its_maker_is_cancelled() -> None:
+    fake, endpoint = stalled()
+    emitted = fake.emit("user.created")
+    advancing = asyncio.create_task(fake.advance(minutes=1))
+    await endpoint.begun.wait()
+    waiting = asyncio.create_task(_complete(emitted))
+    await asyncio.sleep(0)
+    advancing.cancel()
+    await asyncio.wait([advancing])
+    endpoint.released.set()
+    async with asyncio.timeout(5):
+        await waiting
+    assert len(fake.deliveries) == 1
+
+
+async def _complete(emission: Any) -> None:
+    await emission
+
+
+@pytest.mark.parametrize("waits", ["emission", "deliver", "advance"])
+async def test_two_handlers_that_deliver_what_they_emit_do_not_wait_for_each_other(waits: str) -> None:
+    fake = FakeBasiq()
+    both = asyncio.Barrier(2)
+
+    async def handler(headers: dict[str, str], body: bytes) -> int:
+        await both.wait()
+        emitted = fake.emit("consent.revoked")
+        if waits == "emission":
+            await emitted
+        elif waits == "deliver":
+            await fake.deliver()
+        else:
+            await fake.advance(seconds=1)
+        return 200
+
+    async def quiet(headers: dict[str, str], body: bytes) -> int:
+        return 200
+
+    for url, endpoint, event in (
+        (ENDPOINT, handler, "user.created"),
+        (OTHER, handler, "user.created"),
+        (ENDPOINT + "/quiet", quiet, "consent.revoked"),
+    ):
+        fake.route(url, endpoint)
+        fake.add_webhook(url, [event])
+    async with serve(fake), asyncio.timeout(5):
+        fake.emit("user.created")
+        while len(fake.deliveries) < 4:
+            await asyncio.sleep(0)
+    assert all(attempt.ok for attempt in fake.deliveries)
+
+
+async def test_a_handler_behind_a_socket_can_await_what_it_emits() -> None:
+    from aiohttp import web
+
+    fake = FakeBasiq(delivery_timeout=5)
+
+    async def hook(request: web.Request) -> web.Response:
+        body = await request.json()
+        if body["eventTypeId"] == "user.created":
+            await fake.emit("user.deleted")
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", hook)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        fake.add_webhook(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+        async with serve(fake), asyncio.timeout(5):
+            await fake.emit("user.created")
+    finally:
+        await runner.cleanup()
+    assert [(attempt.event_type_id, attempt.ok) for attempt in fake.deliveries] == [
+        ("user.deleted", True),
+        ("user.created", True),
+    ]
+
+
+async def test_overlapping_advances_leave_nobody_deaf() -> None:
+    fake, endpoint = stalled()
+    async with serve(fake), asyncio.timeout(5):
+        fake.emit("user.created")
+        await endpoint.begun.wait()
+        first = asyncio.create_task(fake.advance(minutes=1))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(fake.advance(minutes=2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        endpoint.released.set()
+        await second
+        fake.emit("user.created")  # nobody awaits it: the server has to hear of it
+        while len(fake.deliveries) < 2:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("stopped_first", ["older", "newer"])
+async def test_of_two_servers_on_one_fake_the_one_that_stays_goes_on(stopped_first: str) -> None:
+    fake, endpoint = stalled()
+    endpoint.released.set()
+    older, newer = serve(fake), serve(fake)
+    urls = {"older": await older.__aenter__(), "newer": await newer.__aenter__()}
+    first, second = (older, newer) if stopped_first == "older" else (newer, older)
+    try:
+        await first.__aexit__(None, None, None)
+        fake.emit("user.created")
+        async with asyncio.timeout(5):
+            while not fake.deliveries:
+                await asyncio.sleep(0)
+        left = urls["newer" if stopped_first == "older" else "older"]
+        assert left.encode() in fake.deliveries[0].body
+    finally:
+        await second.__aexit__(None, None, None)
+    await fake.emit("user.created")
+    assert b"https://au-api.basiq.io" in fake.deliveries[-1].body
+
+
+async def test_a_server_ends_whole_however_often_it_is_cancelled() -> None:
+    fake, endpoint = stalled()
+
+    async def run() -> None:
+        async with serve(fake):
+            fake.emit("user.created")
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(run())
+    await endpoint.begun.wait()
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left
+    endpoint.released.set()
+    await fake.deliver()
+    assert len(fake.deliveries) == 1
+
+
+async def test_what_was_routed_to_wrongly_leaves_the_server_delivering() -> None:
+    from basiq_async.errors import ConfigurationError
+
+    fake = FakeBasiq()
+    fake.add_webhook(ENDPOINT)
+
+    async def no_receiver(headers: dict[str, str], body: bytes) -> str:
+        return "no status"
+
+    async def receiver(headers: dict[str, str], body: bytes) -> int:
+        return 200
+
+    with pytest.raises(ConfigurationError, match="status"):
+        async with serve(fake), asyncio.timeout(5):
+            fake.route(ENDPOINT, no_receiver)
+            fake.emit("user.created")
+            while not fake.deliveries:
+                await asyncio.sleep(0)
+            fake.route(ENDPOINT, receiver)
+            fake.emit("user.created")
+            while len(fake.deliveries) < 2:
+                await asyncio.sleep(0)
+    assert [attempt.status for attempt in fake.deliveries] == [500, 200]
