@@ -1,36 +1,30 @@
-"""A SQLite file that is used from asyncio: in a thread of its own, with group commits, for many processes."""
+"""A SQLite file of ours: recognised before it is used, private, and watched while it is open."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import queue
 import sqlite3
 import threading
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 import attrs
 
+from ._private_files import check_private, create_private
 from .errors import BasiqError, ConfigurationError
 
-__all__ = ["Database", "FileKind"]
+__all__ = ["FileKind", "SQLiteFile"]
 
-T = TypeVar("T")
-
-_MOST_IN_A_GROUP = 256
+_Identity = tuple[int, int]
 
 
 @attrs.frozen
 class FileKind:
     """What tells a file of ours from another: SQLite's ``application_id`` and ``user_version``.
 
-    ``name`` is for people, ``schema`` is run on a new file, ``failure`` makes the error for what is not the
-    file's own fault: a full disk, a lock that lasts.
+    ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
+    with the file. ``busy`` says what it means that another process has it locked.
     """
 
     name: str
@@ -38,234 +32,251 @@ class FileKind:
     version: int
     schema: tuple[str, ...]
     failure: Callable[[str], BasiqError]
+    busy: str = "is locked by another process, which does not finish: try again"
 
 
-@attrs.define(eq=False)
-class _Job:
-    work: Callable[[sqlite3.Connection], Any]
-    write: bool
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+class SQLiteFile:
+    """A file of one kind, in WAL mode with ``synchronous=FULL``: what is committed survives the process and the power.
 
-
-class Database:
-    """A SQLite file (WAL, ``synchronous=FULL``), opened when it is first used and made when it is not there.
-
-    ``run`` executes in a thread; what several tasks ask for at once shares one transaction and one sync to
-    disk. A file of another program, another kind or version, and a damaged one raise ``ConfigurationError``
-    and are left as they are; failures of the moment raise ``kind.failure``. ``busy_timeout`` is for how many
-    seconds it waits for another process to finish writing. A forked child opens the file anew.
+    Whatever is wrong with the file raises the kind's error, and leaves a file that is not ours as it is. A new file,
+    and SQLite's files beside it, can be read by their owner alone; one that is a symbolic link, belongs to another
+    user, or that others can open is refused. All methods block.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: FileKind, *, busy_timeout: float = 5.0) -> None:
+    def __init__(self, path: str | os.PathLike[str], kind: FileKind) -> None:
         text = os.fspath(path)
-        if not isinstance(text, str) or not text or text.startswith((":memory:", "file:")):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"the {kind.name} must be the path of a file on a local disk")
+        no_file = not isinstance(text, str) or not text or "\0" in text  # pyright: ignore[reportUnnecessaryIsInstance]
+        if no_file or text.startswith((":memory:", "file:")):
+            raise ConfigurationError(f"path must be that of a file on a local disk, for the {kind.name}")
         self.path = text
-        self._kind = kind
-        self._busy_timeout = busy_timeout
-        self._worker: _Worker | None = None
-        self._closed = False
+        self.kind = kind
+        self._seen: dict[str, _Identity] = {}
 
-    def __repr__(self) -> str:
-        return f"<{self._kind.name} {self.path!r}{', closed' if self._closed else ''}>"
+    def open(self, *, timeout: float, exclusive: bool = False) -> sqlite3.Connection:
+        """Open the file, and make it where it is not there or empty.
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
-        """Do ``work`` in a transaction, and return its result once that is durable.
-
-        ``work`` gets the connection, runs in the thread, and is short. With ``write=False`` it only reads.
+        ``timeout`` is for how many seconds to wait for another process. With ``exclusive``, nobody else can open it.
+        The connection may move between threads, and begins no transaction by itself. Close it with ``close``.
         """
-        if self._closed:
-            raise self._kind.failure(f"the {self._kind.name} {self.path} is closed")
-        if self._worker is None or self._worker.pid != os.getpid():
-            self._worker = _Worker(self.path, self._kind, self._busy_timeout)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._worker.jobs.put(_Job(work, write, future, loop))
-        return await future
-
-    async def aclose(self) -> None:
-        """Finish what was asked for, and close the file. May be called twice."""
-        self._closed = True
-        worker, self._worker = self._worker, None
-        if worker is not None and worker.pid == os.getpid():
-            loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
-            worker.at_end = lambda: _tell([_Job(_nothing, False, ended, loop)], [None])
-            worker.jobs.put(None)
-            await ended
-            worker.thread.join()
-
-    def __del__(self) -> None:
-        worker = getattr(self, "_worker", None)
-        if worker is not None and worker.pid == os.getpid():
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=1)
-            worker.jobs.put(None)
-
-
-def _nothing(*arguments: object) -> None:
-    pass
-
-
-class _Worker:
-    """The thread, and the only one that touches the connection."""
-
-    def __init__(self, path: str, kind: FileKind, busy_timeout: float) -> None:
-        self.pid = os.getpid()
-        self.at_end: Callable[[], None] = _nothing
-        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._path = path
-        self._kind = kind
-        self._busy_timeout = busy_timeout
-        # A daemon: a program that forgets to close must still end, and a commit is whole or not there.
-        self.thread = threading.Thread(target=self._serve, name=f"basiq-async {kind.name}", daemon=True)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        connection: sqlite3.Connection | None = None
         try:
-            while (first := self.jobs.get()) is not None:
-                group, last = self._group(first)
-                try:
-                    connection = connection or self._open()
-                    results = self._commit(connection, group)
-                except BaseException as exc:
-                    _tell(group, [self._translate(exc)] * len(group))
-                else:
-                    _tell(group, results)
-                    del results
-                del group, first
-                if last:
-                    return
-        finally:
-            if connection is not None:
-                connection.close()
-            self.at_end()
-
-    def _group(self, first: _Job) -> tuple[list[_Job], bool]:
-        group = [first]
-        while len(group) < _MOST_IN_A_GROUP:
+            with _registry.lock:
+                # Made here and not by SQLite, so that it is its owner's alone from the first moment.
+                create_private(self.path)
+            connection, blank = self._connect(timeout, exclusive)
             try:
-                job = self.jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                return group, True
-            group.append(job)
-        return group, False
+                if blank:
+                    self._make(connection, timeout)
+                connection.execute("PRAGMA synchronous=FULL")
+            except BaseException:
+                self.close(connection)
+                raise
+        except (sqlite3.Error, OSError) as exc:
+            raise self.translate(exc) from exc
+        return connection
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> list[Any]:
-        connection.execute("BEGIN IMMEDIATE" if any(job.write for job in group) else "BEGIN")
+    def open_existing(self, *, timeout: float, exclusive: bool = False) -> sqlite3.Connection | None:
+        """Open the file without changing it; None where it is not there or empty."""
         try:
-            results = [None if job.future.cancelled() else job.work(connection) for job in group]
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # SQLite itself rolls back when the disk is full
-                connection.execute("ROLLBACK")
-            raise
-        return results
+            with _registry.lock:  # another thread may be making it
+                if not os.path.lexists(self.path):
+                    return None
+            connection, blank = self._connect(timeout, exclusive)
+        except (sqlite3.Error, OSError) as exc:
+            raise self.translate(exc) from exc
+        if blank:
+            self.close(connection)
+            return None
+        return connection
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
+    def close(self, connection: sqlite3.Connection) -> None:
+        """Close a connection that ``open`` returned."""
+        connection.close()
+        _registry.remove(connection)
+
+    def check_in_place(self) -> None:
+        """Raise the kind's error where the file, or SQLite's log beside it, was deleted or replaced.
+
+        What is committed afterwards would be on no disk: SQLite itself goes on in files that have no name.
+        """
+        for suffix in ("", "-wal", "-shm"):
+            path = self.path + suffix
+            try:
+                found = _identity(path)
+            except OSError:
+                found = None
+            known = self._seen.get(suffix)
+            if known is None:
+                if found is not None:
+                    self._seen[suffix] = found
+            elif found != known:
+                raise self.kind.failure(
+                    f"the {self.kind.name} {self.path} is not in its place: {path} was deleted or replaced while it "
+                    "was open; what was recorded since may be lost: put the files back, then start again"
+                )
+
+    def translate(self, exc: BaseException) -> BaseException:
+        """The error for the user; an exception that has nothing to do with the file is returned as it is."""
+        if isinstance(exc, sqlite3.Error):
+            try:
+                self.check_in_place()
+            except BasiqError as moved:
+                error: BaseException = moved
+            else:
+                error = self.kind.failure(f"the {self.kind.name} {self.path} {self._describe(exc)}")
+        elif isinstance(exc, OSError):
+            error = self.kind.failure(
+                f"the {self.kind.name} {self.path} cannot be opened: {exc.strerror or exc}; pass the path of a file "
+                f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
+            )
+        else:
+            return exc
+        error.__cause__ = exc
+        return error
+
+    def damaged(self, exc: BaseException) -> BasiqError:
+        """The error for rows that nothing of ours writes."""
+        error = self.kind.failure(f"the {self.kind.name} {self.path} {_DAMAGED.format(error=type(exc).__name__)}")
+        error.__cause__ = exc
+        return error
+
+    def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:
+        """A connection, and whether the file is empty."""
+        self._check_before_opening()
+        connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
+            self._seen = {"": _identity(self.path)}
+            _registry.add(connection, self._seen[""])
+            if exclusive:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN")  # what is read of one state, while another process may be making it
             ours = self._is_ours(connection)
             connection.execute("COMMIT")
-            if not ours:
-                self._make(connection)
-            connection.execute("PRAGMA synchronous=FULL")
+            if ours and (problem := check_private(self.path)):
+                raise self._unopenable(problem)
         except BaseException:
-            connection.close()
+            self.close(connection)
             raise
-        return connection
+        return connection, not ours
+
+    def _check_before_opening(self) -> None:
+        # Nothing is opened for it: to close a file's descriptor ends the locks that SQLite has on it in this process.
+        if problem := check_private(self.path, mode=False):
+            raise self._unopenable(problem)
+        for suffix in ("-wal", "-shm"):
+            path = self.path + suffix
+            if os.path.lexists(path) and (problem := check_private(path)):
+                raise self._unopenable(f"{path}: {problem}")
+        if _registry.inherited(_identity(self.path)):
+            raise self.kind.failure(
+                f"the {self.kind.name} {self.path} was open when this process forked, and SQLite cannot use a file "
+                "on both sides of a fork: open it after the fork, in each worker process"
+            )
+
+    def _unopenable(self, problem: str) -> BasiqError:
+        return self.kind.failure(f"the {self.kind.name} {self.path} cannot be opened: {problem}")
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
         """False for a file with nothing in it. Only reads: a file that is not ours stays as it is."""
-        kind = self._kind
+        kind = self.kind
         found: int = connection.execute("PRAGMA application_id").fetchone()[0]
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if not (found or version or tables):
             return False
         if found != kind.application_id:
-            raise ConfigurationError(
-                f"{self._path} is a SQLite file, but no {kind.name}; it was left as it is: give another path"
+            raise kind.failure(
+                f"{self.path} is a SQLite file of something else, not of this {kind.name}; it was left as it is: "
+                "pass another path"
             )
         if version != kind.version:
-            raise ConfigurationError(
-                f"{self._path} is a {kind.name} of version {version}, this is version {kind.version}; it was "
-                "left as it is: use the release that made it, or give another path"
+            raise kind.failure(
+                f"the {kind.name} {self.path} has format {version}, and this release knows format {kind.version} "
+                "alone; it was left as it is: use the release that made it, or pass another path"
             )
         return True
 
-    def _make(self, connection: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + self._busy_timeout
+    def _make(self, connection: sqlite3.Connection, timeout: float) -> None:
+        os.chmod(self.path, 0o600)  # an empty file that was there before
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
                 break
             except sqlite3.OperationalError as exc:
                 # SQLite does not wait for this lock by itself, where two processes make the file at once.
-                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                     raise
                 time.sleep(0.005)
         if mode != "wal":
-            raise ConfigurationError(f"{self._path} is not on a local disk: SQLite's WAL mode does not work there")
+            raise self.kind.failure(f"{self.path} is not on a local disk: SQLite's WAL mode does not work there")
         connection.execute("BEGIN IMMEDIATE")
         if not self._is_ours(connection):  # another process may have been quicker
-            for statement in self._kind.schema:
+            for statement in self.kind.schema:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={self._kind.application_id}")
-            connection.execute(f"PRAGMA user_version={self._kind.version}")
+            connection.execute(f"PRAGMA application_id={self.kind.application_id}")
+            connection.execute(f"PRAGMA user_version={self.kind.version}")
         connection.execute("COMMIT")
 
-    def _translate(self, exc: BaseException) -> BaseException:
-        if not isinstance(exc, sqlite3.Error):
-            return exc
-        name, path = self._kind.name, self._path
+    def _describe(self, exc: sqlite3.Error) -> str:
         code = _code(exc)
-        if code == sqlite3.SQLITE_NOTADB:
-            error: BasiqError = ConfigurationError(
-                f"{path} is not a {name}, and no SQLite file at all; it was left as it is: give another path"
-            )
-        elif code == sqlite3.SQLITE_CORRUPT:
-            error = ConfigurationError(
-                f"the {name} {path} is damaged; restore it from a copy, or move it away together with its "
-                "-wal and -shm files to begin anew"
-            )
-        elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            folder = Path(path).absolute().parent
-            error = ConfigurationError(
-                f"the {name} {path} cannot be opened for writing ({exc}): is there a folder {folder}, and "
-                "may this process write in it?"
-            )
-        else:
-            error = self._kind.failure(f"the {name} {path} does not work right now: {exc}")
-        error.__cause__ = exc
-        return error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return self.kind.busy
+        return _WHAT_TO_DO.get(code, "failed: {error}").format(error=exc)
+
+
+_DAMAGED = (
+    "is damaged, or not a file of this kind at all ({error}); it was left as it is: restore it from a copy, or pass "
+    "another path to begin anew"
+)
+_UNWRITABLE = "cannot be written: give this user the right to write it, and its folder, or pass another path"
+_WHAT_TO_DO = {
+    sqlite3.SQLITE_FULL: "cannot be written, the disk is full; nothing was recorded since: make room, then go on",
+    sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
+    sqlite3.SQLITE_READONLY: _UNWRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
+    sqlite3.SQLITE_PERM: _UNWRITABLE,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column that is not there
+}
+
+
+class _Registry:
+    """Which files are open, and since which process: a forked child inherits connections that it must not use.
+
+    It keeps the connections, so that no child closes an inherited one by forgetting it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
+
+    def add(self, connection: sqlite3.Connection, identity: _Identity) -> None:
+        with self.lock:
+            self._open[id(connection)] = (identity, os.getpid(), connection)
+
+    def remove(self, connection: sqlite3.Connection) -> None:
+        with self.lock:
+            self._open.pop(id(connection), None)
+
+    def inherited(self, identity: _Identity) -> bool:
+        with self.lock:
+            return any(found == identity and pid != os.getpid() for found, pid, _ in self._open.values())
+
+
+_registry = _Registry()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_registry.lock.acquire, after_in_parent=_registry.lock.release, after_in_child=_registry.lock.release
+    )
+
+
+def _identity(path: str) -> _Identity:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
 
 
 def _code(exc: sqlite3.Error) -> int:
     """The primary error code; -1 where sqlite3 itself raised."""
     code: int = getattr(exc, "sqlite_errorcode", -1)
     return code & 0xFF if code > 0 else code
-
-
-def _tell(group: list[_Job], results: list[Any]) -> None:
-    """Hand the results to the event loops, one call for each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for job, result in zip(group, results, strict=True):
-        by_loop.setdefault(job.loop, []).append((job.future, result))
-    for loop, pairs in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_resolve, pairs)
-
-
-def _resolve(pairs: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in pairs:
-        if future.done():
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)

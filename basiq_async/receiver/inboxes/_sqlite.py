@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
-from ..._sqlite import Database, FileKind
+from ..._sqlite import FileKind
 from ...errors import ConfigurationError, InboxError
 from .._clock import Clock
 from ._ageing import JUMP, Ageing, lease_clock
 from ._claim import Claim, ClaimStatus
+from ._database import Database
 from ._quarantine import QuarantinedDelivery, pack, unpack
 
 __all__ = ["SQLiteInbox"]
@@ -55,9 +56,11 @@ class SQLiteInbox:
 
     What it records is on disk before it says so (WAL, ``synchronous=FULL``). It remembers for ``remember``
     (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` returns the
-    time. The file must be on a local disk. Entering it, or its first use, opens the file: a foreign or
-    damaged one is a ``ConfigurationError`` and is left as it is. A full disk or a lock that lasts longer than
-    ``busy_timeout`` seconds is an ``InboxError``.
+    time. The file must be on a local disk; its owner alone can read it. Entering the inbox, or its first use, opens
+    the file, which makes it where there is none. A foreign or damaged file (left as it is), one that others can
+    open, a full disk, a lock that lasts longer than ``busy_timeout`` seconds, and a file that was deleted or replaced
+    meanwhile raise ``InboxError``. So does a child that was forked while the file was open: make the inbox in each
+    worker process.
     """
 
     def __init__(
@@ -175,7 +178,11 @@ class SQLiteInbox:
             )
             return [row[0] for row in rows]
 
-        return [unpack(text) for text in await self._database.run(work, write=False)]
+        letters = await self._database.run(work, write=False)
+        try:
+            return [unpack(text) for text in letters]
+        except (ValueError, TypeError, KeyError) as exc:
+            raise self._database.file.damaged(exc) from exc
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""

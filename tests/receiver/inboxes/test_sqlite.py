@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import textwrap
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async._sqlite import Database, FileKind
+from basiq_async._sqlite import FileKind
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.inboxes._database import Database
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed
 
@@ -259,12 +261,12 @@ async def _make(path: Path, entries: int = 1) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_text, "no SQLite file at all"),
-        (_other_program, "no inbox"),
-        (_newer, "version 99"),
+        (_text, "not a file of this kind at all"),
+        (_other_program, "of something else, not of this inbox"),
+        (_newer, "format 99, .* format 2 alone"),
         (_torn, "damaged"),
         (_cut, "damaged"),
-        (Path.mkdir, "cannot be opened"),
+        (Path.mkdir, "not a regular file"),
     ],
 )
 def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
@@ -278,7 +280,7 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
         inbox = SQLiteInbox(path)
         try:
             for _ in range(2):
-                with pytest.raises(ConfigurationError, match=said) as caught:
+                with pytest.raises(InboxError, match=said) as caught:
                     await inbox.claim("k", "a", lease=60)
                 assert str(path) in str(caught.value)
         finally:
@@ -289,14 +291,14 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
 
 
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"is there a folder .*missing"):
+    with pytest.raises(InboxError, match=r"is there a folder .*missing"):
         async with SQLiteInbox(tmp_path / "missing" / "inbox.db"):
             pass
 
 
 @pytest.mark.parametrize("path", ["", ":memory:", "file:inbox.db?mode=memory", b"inbox.db"])
 def test_what_is_no_file_is_refused(path: object) -> None:
-    with pytest.raises(ConfigurationError, match="path of a file"):
+    with pytest.raises(ConfigurationError, match="path must be that of a file on a local disk"):
         SQLiteInbox(path)
 
 
@@ -356,28 +358,149 @@ def test_a_loop_that_is_gone_before_the_answer_does_no_harm(tmp_path: Path) -> N
     asyncio.run(inbox.aclose())
 
 
-def test_a_forked_child_opens_the_file_anew(tmp_path: Path) -> None:
-    code = """
-        import asyncio, os, sys
-        from basiq_async.receiver import SQLiteInbox
+FORKED = """
+    import asyncio, os, sys
+    from basiq_async import InboxError
+    from basiq_async.receiver import SQLiteInbox
 
-        inbox = SQLiteInbox(sys.argv[1])
-        assert asyncio.run(inbox.complete("parent", "a"))
-        child = os.fork()
-        if child == 0:
-            assert asyncio.run(inbox.seen("parent"))
-            assert asyncio.run(inbox.complete("child", "a"))
-            asyncio.run(inbox.aclose())
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        assert asyncio.run(inbox.seen("child"))
+    path, count = sys.argv[1], 200
+    inbox = SQLiteInbox(path)
+    assert asyncio.run(inbox.complete("parent", "a"))
+    child = os.fork()
+    if child == 0:
+        again = SQLiteInbox(path)
+        for each in (inbox, again):
+            try:
+                asyncio.run(each.complete("child", "a"))
+            except InboxError as error:
+                assert "open it after the fork" in str(error), error
+            else:
+                os._exit(1)
+        asyncio.run(again.aclose())
         asyncio.run(inbox.aclose())
-    """
-    subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code), str(tmp_path / "inbox.db")],
-        check=True,
-        timeout=30,
-    )
+        sys.exit(0)
+
+    async def write():
+        for number in range(count):
+            assert await inbox.complete(f"parent-{number}", "a")
+
+    asyncio.run(write())
+    assert os.waitpid(child, 0)[1] == 0
+    asyncio.run(inbox.aclose())
+    inbox = SQLiteInbox(path)
+    assert asyncio.run(inbox.seen("parent")) and not asyncio.run(inbox.seen("child"))
+    assert all(asyncio.run(inbox.seen(f"parent-{number}")) for number in range(count))
+    asyncio.run(inbox.aclose())
+
+    # Closed, or not yet opened, before the fork: each side opens it anew.
+    inbox = SQLiteInbox(path)
+    child = os.fork()
+    assert asyncio.run(inbox.complete("child" if child == 0 else "later", "a"))
+    asyncio.run(inbox.aclose())
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    inbox = SQLiteInbox(path)
+    assert asyncio.run(inbox.seen("child")) and asyncio.run(inbox.seen("later"))
+    asyncio.run(inbox.aclose())
+"""
+
+
+def test_a_forked_child_refuses_a_file_that_was_open_and_harms_nothing(tmp_path: Path) -> None:
+    code = textwrap.dedent(FORKED)
+    for number in range(3):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{number}.db")], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_is_deleted_or_replaced_under_an_open_inbox_is_noticed(
+    suffix: str, replaced: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "inbox.db"
+    inbox = SQLiteInbox(path)
+    await inbox.claim("k", "a", lease=60)
+    gone = tmp_path / f"inbox.db{suffix}"
+    kept = gone.rename(tmp_path / "kept")
+    if replaced:
+        shutil.copy(kept, gone)
+    for _ in range(2):
+        with pytest.raises(InboxError, match=r"deleted or replaced while it was open.*put the files back"):
+            await inbox.complete("k", "a")
+    with pytest.raises(InboxError, match="deleted or replaced"):
+        await inbox.claim("other", "a", lease=60)
+    kept.replace(gone)
+    assert await inbox.complete("later", "a"), "the files are back"
+    await inbox.aclose()
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_the_files_are_their_owners_alone_from_the_start(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        path = tmp_path / "inbox.db"
+        async with SQLiteInbox(path) as inbox:
+            await inbox.complete("k", "a")
+            assert {each.name: _mode(each) for each in tmp_path.iterdir()} == {
+                "inbox.db": 0o600,
+                "inbox.db-wal": 0o600,
+                "inbox.db-shm": 0o600,
+            }
+        empty = tmp_path / "empty.db"
+        empty.touch(0o666)
+        async with SQLiteInbox(empty) as inbox:
+            await inbox.complete("k", "a")
+            assert {_mode(each) for each in tmp_path.iterdir()} == {0o600}
+    finally:
+        os.umask(umask)
+
+
+async def _refused(path: Path, said: str) -> None:
+    inbox = SQLiteInbox(path)
+    with pytest.raises(InboxError, match=said):
+        await inbox.seen("k")
+    await inbox.aclose()
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+async def test_a_symbolic_link_is_refused_and_nothing_is_made_behind_it(dangling: bool, tmp_path: Path) -> None:
+    target = tmp_path / "target.db"
+    if not dangling:
+        await _make(target)
+    before = target.read_bytes() if target.exists() else None
+    (tmp_path / "inbox.db").symlink_to(target)
+    await _refused(tmp_path / "inbox.db", "symbolic link: pass the path of the file itself")
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+async def test_an_inbox_that_others_can_open_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    await _make(path)
+    loose = tmp_path / f"inbox.db{suffix}"
+    loose.touch()
+    loose.chmod(0o640)
+    await _refused(path, r"other users can open it \(mode 0640\): chmod 600")
+    loose.chmod(0o600)
+    async with SQLiteInbox(path) as inbox:
+        assert await inbox.complete("k", "a")
+
+
+async def test_an_inbox_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "inbox.db"
+    await _make(path)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    await _refused(path, "belongs to another user")
+
+
+async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(tmp_path: Path) -> None:
+    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        await inbox._database.run(lambda connection: connection.execute("INSERT INTO quarantine VALUES (1, 'k', '{')"))
+        with pytest.raises(InboxError, match="damaged"):
+            await inbox.quarantined()
 
 
 KILLED = """
@@ -508,7 +631,7 @@ async def test_a_file_system_without_wal_is_refused(tmp_path: Path, monkeypatch:
 
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=NoWal, **options))
-    with pytest.raises(ConfigurationError, match="local disk"):
+    with pytest.raises(InboxError, match="local disk"):
         async with SQLiteInbox(tmp_path / "inbox.db"):
             pass
 
