@@ -55,6 +55,15 @@ async def result_of(task: asyncio.Task[T]) -> T:
         raise
 
 
+def cancelling() -> bool:
+    """Whether somebody has asked the current task to end.
+
+    A ``CancelledError`` in a task that nobody cancels comes from something that it awaited.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def see_through(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run ``work`` to its end, however often the calling task is cancelled meanwhile; then raise the cancellation.
 

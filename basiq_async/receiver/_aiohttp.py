@@ -1,22 +1,55 @@
-"""What the receiver needs of ``aiohttp.web``."""
+"""The receiver as a handler of ``aiohttp.web``."""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import AsyncGenerator
-from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
+from ..transports._aiohttp_internals import ClosingResponse, NoContent, keep_body, take_body
 from ._outcome import Outcome
 
-__all__ = ["chunks", "response"]
+if TYPE_CHECKING:
+    from ._receiver import WebhookReceiver
+
+__all__ = ["AiohttpAdapter"]
+
+logger = logging.getLogger("basiq_async.receiver")
 
 
-async def chunks(request: web.Request) -> AsyncGenerator[bytes]:
+class AiohttpAdapter:
+    """Hands requests of ``aiohttp.web`` to a receiver."""
+
+    def __init__(self, receiver: WebhookReceiver) -> None:
+        self._receiver = receiver
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Handle one request."""
+        encoding = request.headers.get("Content-Encoding")
+        body = take_body(request) if encoding is None else None
+        if body is not None:
+            if not body and request.content.total_bytes:
+                logger.error(
+                    "the body of the request was read before the receiver, and not kept: a middleware must read it "
+                    "with request.read(), request.text() or request.json()"
+                )
+            # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
+            return respond(await self._receiver.handle(request.headers, body), request, whole=True)
+        outcome = await self._receiver.handle_stream(
+            request.headers,
+            _chunks(request),
+            content_length=request.content_length,
+            content_encoding=encoding,
+        )
+        if outcome.delivery is not None:
+            keep_body(request, outcome.delivery.body)
+        return respond(outcome, request, whole=request.content.at_eof())
+
+
+async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
     """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
     try:
         async for chunk in request.content.iter_any():
@@ -25,65 +58,10 @@ async def chunks(request: web.Request) -> AsyncGenerator[bytes]:
         raise ConnectionError("the body broke off") from exc
 
 
-def response(outcome: Outcome, *, whole: bool) -> web.Response:
-    """The answer; ``whole`` says whether all of the request's body has been read."""
-    if outcome.status == 204 and whole:
-        return _NoContent(status=204)
-    answer = web.Response(status=outcome.status, headers=outcome.headers or None)
+def respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Response:
+    """The response; ``whole`` says whether all of the request's body has been read. If not, the connection ends."""
     if not whole:
-        answer.force_close()  # the rest of the body is not read
-    return answer
-
-
-class _NoContent(web.Response):
-    """A 204 whose bytes are made once a second, unless the application has something to add to it.
-
-    Nearly every delivery is answered by it, and to make the same head each time is a fifth of all that aiohttp does.
-    """
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        # What would be sent is known, unless a middleware, a signal or the connection asks for something else.
-        if (
-            self._headers
-            or self._cookies
-            or self._status != 204
-            or self._reason != "No Content"
-            or self._keep_alive is not None  # also where it has been prepared
-            or not request.keep_alive
-            or request.version != HttpVersion11
-        ):
-            return await super().prepare(request)
-        if isinstance(request, web.Request):
-            for app in request.match_info.apps:
-                if app.on_response_prepare:
-                    return await super().prepare(request)
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError("the client has closed the connection")
-        head = _head.at(time.time())
-        transport.write(head)
-        self._keep_alive = True
-        self._body_length = len(head)
-        self._eof_sent = True
-        writer = request.writer
-        await writer.drain()
-        return writer
-
-
-class _Head:
-    """The head of a 204, made anew when another second has begun."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._bytes = b""
-
-    def at(self, now: float) -> bytes:
-        second = int(now)
-        if second != self._second:
-            date = formatdate(second, usegmt=True)
-            self._bytes = f"HTTP/1.1 204 No Content\r\nDate: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode()
-            self._second = second
-        return self._bytes
-
-
-_head = _Head()
+        return ClosingResponse(request, status=outcome.status, headers=outcome.headers)
+    if outcome.status == 204:
+        return NoContent(status=204)
+    return web.Response(status=outcome.status, headers=outcome.headers or None)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._port import ReceiverPort
+from ._outcome import Outcome
+
+if TYPE_CHECKING:
+    from ._receiver import WebhookReceiver
 
 __all__ = ["ASGIApp"]
 
@@ -16,34 +19,39 @@ Send = Callable[[Event], Awaitable[None]]
 
 
 class ASGIApp:
-    """Takes a POST on whatever path it is reached by, and answers 405 to the other methods.
+    """Takes a POST on whatever path it is reached by, and responds with 405 to the other methods.
 
     Served on its own it closes the receiver when the server shuts down (the lifespan protocol). It is an
     object, not a function, so that a route of Starlette takes it for an app.
     """
 
-    def __init__(self, receiver: ReceiverPort) -> None:
+    def __init__(self, receiver: WebhookReceiver) -> None:
         self._receiver = receiver
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI scope: http, lifespan, or a websocket, which is refused."""
+        """Serve one ASGI scope: http, lifespan, or a websocket, which is refused."""
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._handle(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
-            await _answer(send, 405, [(b"allow", b"POST")])
+            await _send(send, 405, [(b"allow", b"POST")])
             return
         headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-        outcome = await self._receiver.handle_stream(headers, _chunks(receive), content_length=_content_length(headers))
-        told = [(name.lower().encode(), value.encode()) for name, value in outcome.headers.items()]
-        if outcome.status in (408, 413):
-            told.append((b"connection", b"close"))  # the rest of the body is not read
-        await _answer(send, outcome.status, told)
+        body = _Body(receive)
+        outcome = await self._receiver.handle_stream(
+            headers,
+            body.chunks(),
+            content_length=_content_length(headers),
+            content_encoding=_content_encoding(headers),
+        )
+        # HTTP/2 has no such header, and closes streams, not connections.
+        ends = not body.whole and str(scope.get("http_version", "1.1")).startswith("1")
+        await respond(send, outcome, close=ends)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while (event := await receive())["type"] != "lifespan.shutdown":
@@ -53,14 +61,21 @@ class ASGIApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _chunks(receive: Receive) -> AsyncGenerator[bytes]:
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise ConnectionError("the body broke off")
-        yield event.get("body", b"")
-        if not event.get("more_body", False):
-            return
+class _Body:
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.whole = False
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise ConnectionError("the body broke off")
+            self.whole = not event.get("more_body", False)
+            yield event.get("body", b"")
+            if self.whole:
+                return
 
 
 def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
@@ -70,7 +85,20 @@ def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return None
 
 
-async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+def _content_encoding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    found = [value.decode("latin-1") for name, value in headers if name == b"content-encoding"]
+    return ",".join(found) if found else None
+
+
+async def respond(send: Send, outcome: Outcome, *, close: bool) -> None:
+    """Send the response; ``close`` ends the connection after it."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in outcome.headers.items()]
+    if close:
+        headers.append((b"connection", b"close"))
+    await _send(send, outcome.status, headers)
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
     if status != 204:
         headers = [*headers, (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

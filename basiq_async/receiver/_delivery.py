@@ -23,7 +23,9 @@ except ImportError:
 else:
     _quick_loads = _orjson_loads
 
-__all__ = ["Delivery", "UnreadableBodyError", "read_delivery"]
+__all__ = ["Delivery", "UnreadableBodyError", "payload_bytes", "read_delivery"]
+
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @attrs.frozen
@@ -58,18 +60,41 @@ class Delivery:
         """What was delivered, or should have been, for a message of the webhook's history.
 
         ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
-        ``body`` is the payload as compact JSON: the very bytes that were sent are not in the history.
+        ``body`` is what ``payload_bytes`` makes: the very bytes that were sent are not in the history.
         """
         attempted = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
+        payload = _payload(message)
         return cls(
             id=message.id,
             event_type_id=message.event_type_id or "",
             event_id=message.event_id or "",
-            links=read_links(message.payload.get("links")),
-            body=json.dumps(dict(message.payload), separators=(",", ":")).encode(),
-            raw=message.payload,
+            links=read_links(payload.get("links")),
+            body=_encode_payload(payload),
+            raw=payload,
             timestamp=min(attempted, default=timestamp or datetime.now(UTC)),
         )
+
+
+def payload_bytes(message: Message) -> bytes:
+    """The body that Basiq posts for a message: its payload as compact JSON.
+
+    An event type or event id that the message has beside its payload is part of it.
+    """
+    return _encode_payload(_payload(message))
+
+
+def _payload(message: Message) -> Mapping[str, Any]:
+    payload = message.payload
+    ids = {"eventTypeId": message.event_type_id, "eventId": message.event_id}
+    missing = {name: value for name, value in ids.items() if value is not None and not payload.get(name)}
+    return {**payload, **missing} if missing else payload
+
+
+def _encode_payload(payload: Mapping[str, Any]) -> bytes:
+    try:
+        return _encode(payload).encode()
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, and is JSON all the same
+        return json.dumps(payload, separators=(",", ":")).encode()
 
 
 class UnreadableBodyError(ValueError):

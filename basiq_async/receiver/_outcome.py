@@ -1,15 +1,16 @@
-"""What became of a delivery: the answer to Basiq, and what is told to a hook."""
+"""What became of a delivery: the response to Basiq, and what a hook hears of it."""
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 
 import attrs
 
 from ._delivery import Delivery
 
-__all__ = ["DeliveryEvent", "OnDelivery", "Outcome", "Result"]
+__all__ = ["DeliveryEvent", "OnDelivery", "Outcome", "Result", "log_fields", "outcome"]
 
 
 class Result(enum.StrEnum):
@@ -18,16 +19,23 @@ class Result(enum.StrEnum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     IGNORED = "ignored"
+    """No handler takes its event type."""
     REJECTED = "rejected"
     UNREADABLE = "unreadable"
     TOO_LARGE = "too-large"
+    COMPRESSED = "compressed"
+    """The body has a ``Content-Encoding``; Basiq sends none."""
     FAILED = "failed"
     TIMED_OUT = "timed-out"
     BUSY = "busy"
+    """Another worker holds it."""
     UNAVAILABLE = "unavailable"
+    """The inbox failed, or did not respond in time."""
+    OVERLOADED = "overloaded"
+    """Too many large bodies are arriving at once."""
     CLOSED = "closed"
     ABORTED = "aborted"
-    """The request's body never came whole: too slow, or the connection broke."""
+    """The body never came whole: too slow, or the connection broke."""
 
 
 STATUS: Mapping[Result, int] = {
@@ -37,10 +45,12 @@ STATUS: Mapping[Result, int] = {
     Result.REJECTED: 401,
     Result.UNREADABLE: 400,
     Result.TOO_LARGE: 413,
+    Result.COMPRESSED: 415,
     Result.FAILED: 500,
     Result.TIMED_OUT: 500,
     Result.BUSY: 503,
     Result.UNAVAILABLE: 503,
+    Result.OVERLOADED: 503,
     Result.CLOSED: 503,
     Result.ABORTED: 408,
 }
@@ -48,31 +58,39 @@ STATUS: Mapping[Result, int] = {
 
 @attrs.frozen
 class Outcome:
-    """What became of one delivery, and the answer to it.
+    """What became of one delivery, and the response to it.
 
-    The answer is ``status`` and ``headers``, and an empty body: it holds nothing that helps a forger.
-    ``delivery`` is there once it was verified and read; ``reason`` is the code of a rejected signature;
-    ``error`` is what a handler or the inbox raised.
+    The response is ``status`` and ``headers`` with an empty body: it holds nothing that helps a forger.
+    ``delivery`` is there once it was verified and read. ``reason`` is the code of a rejected signature. ``error`` is
+    what the handler or the inbox raised. ``retry_after`` is in seconds. ``handler`` is the handler's qualified name.
     """
 
     result: Result
     status: int
-    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
     delivery: Delivery | None = None
     reason: str | None = None
     error: Exception | None = attrs.field(default=None, repr=False, eq=False)
+    retry_after: float | None = None
+    handler: str | None = None
 
     @property
     def acknowledged(self) -> bool:
         """Whether Basiq takes the delivery as done, and does not send it again."""
         return 200 <= self.status <= 299
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's headers: ``Retry-After`` in whole seconds, at least 1, or none."""
+        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+
 
 @attrs.frozen
 class DeliveryEvent:
-    """What a receiver's ``on_delivery`` is told of each delivery; ``duration`` is in seconds.
+    """What a receiver's ``on_delivery`` hears of each delivery; ``duration`` and ``age`` are in seconds.
 
-    ``delivery_id`` and ``event_type_id`` are None where the delivery was not verified or not read.
+    ``age`` is the time from the signature to the response. ``handler`` is the name of the handler that took it.
+    ``correlation_id`` is that of the API error which the handler raised. What is not known is None: the ids and the
+    type of a delivery that was not verified, for one.
     """
 
     result: Result
@@ -81,6 +99,10 @@ class DeliveryEvent:
     delivery_id: str | None = None
     event_type_id: str | None = None
     reason: str | None = None
+    event_id: str | None = None
+    handler: str | None = None
+    correlation_id: str | None = None
+    age: float | None = None
 
 
 OnDelivery = Callable[[DeliveryEvent], None]
@@ -92,8 +114,27 @@ def outcome(
     *,
     reason: str | None = None,
     error: Exception | None = None,
-    retry_after: int | None = None,
+    retry_after: float | None = None,
+    handler: str | None = None,
 ) -> Outcome:
-    """The answer that goes with a result."""
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return Outcome(result, STATUS[result], headers, delivery, reason, error)
+    """The outcome that goes with a result."""
+    return Outcome(result, STATUS[result], delivery, reason, error, retry_after, handler)
+
+
+def log_fields(
+    delivery: Delivery, *, handler: str | None = None, error: BaseException | None = None
+) -> dict[str, object]:
+    """The ``extra`` fields of a log record about a delivery, under the names that ``DeliveryEvent`` has too."""
+    return {
+        "delivery_id": delivery.id,
+        "event_id": delivery.event_id,
+        "event_type_id": delivery.event_type_id,
+        "handler": handler,
+        "correlation_id": correlation_id(error),
+    }
+
+
+def correlation_id(error: BaseException | None) -> str | None:
+    """The correlation id of an ``APIError``, by which Basiq's support finds the request."""
+    found = getattr(error, "correlation_id", None)
+    return found if isinstance(found, str) else None

@@ -1,34 +1,33 @@
-"""The receiver: verify, read, deduplicate, dispatch, answer."""
+"""The receiver: verify, read, deduplicate, dispatch, respond."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import os
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
-from types import ModuleType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from .._deadlines import Deadline, Deadlines
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook
 from ._asgi import ASGIApp
+from ._bodies import Bodies, RefusedError
 from ._clock import Clock, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from ._dispatcher import RETRY_SOON, Dispatcher
 from ._headers import Headers
-from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, outcome
+from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
 from ._routes import Handler, Routes, check_patterns
 from ._signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
-from .inboxes._claim import ClaimStatus
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from ._aiohttp import AiohttpAdapter
 
 __all__ = ["WebhookReceiver"]
 
@@ -36,14 +35,13 @@ logger = logging.getLogger("basiq_async.receiver")
 
 H = TypeVar("H", bound=Handler)
 
-# A lease outlasts the handler by this, so that it runs out only under a worker that is dead or stuck.
-_LEASE_MARGIN = 20.0
-_SETTLE_TIMEOUT = 5.0
-_RETRY_SOON = 5
+_LEASE_MARGIN = 10.0
+"""Seconds by which a lease outlasts all that one delivery may take: it runs out only under a dead or stuck worker."""
+_BODIES = 16 * 2**20
 
 
 class WebhookReceiver:
-    """Receives Basiq's webhooks: hands each genuine delivery to one handler, once, and answers in time.
+    """Receives Basiq's webhooks: hands each genuine delivery to one handler, once, and responds in time.
 
         receiver = WebhookReceiver(secret)
 
@@ -53,20 +51,27 @@ class WebhookReceiver:
         app.router.add_post("/basiq", receiver.aiohttp_handler)      # or receiver.asgi, or receiver.handle()
 
     Of the handlers whose pattern matches only the most specific one runs: the exact type, else the longest
-    beginning, else ``*``. One delivery has one handler and one result, so that a second handler's failure
-    cannot have the first one run twice.
+    beginning, else ``*``. One delivery has one handler and one result, so a second handler's failure cannot make
+    the first one run twice.
 
-    The answers: 204 handled, or of a type that no handler is for; 200 handled before; 401 not genuine or not
-    fresh; 400 genuine, but no JSON object; 413 larger than ``max_body_size`` bytes; 408 a body that did not
-    arrive within ``body_timeout`` seconds; 500 the handler raised, or was cancelled after ``handler_timeout``
-    seconds; 503 with Retry-After: another worker holds it right now, the inbox does not answer, or the
-    receiver is closing. Whatever is not 2xx Basiq sends again (the vendor's page on the delivery schedule).
+    The responses: 204 handled, or of a type that no handler takes; 200 handled before; 401 not genuine or not
+    fresh; 400 genuine, but not a JSON object; 413 larger than ``max_body_size`` bytes; 415 compressed; 408 a body that
+    did not arrive within ``body_timeout`` seconds; 500 the handler raised, or was cancelled after ``handler_timeout``
+    seconds; 503 with Retry-After: another worker holds it, the inbox failed or did not respond within
+    ``inbox_timeout`` seconds, too many large bodies are arriving at once, or the receiver is closing. Basiq sends
+    again what did not get a 2xx (the vendor's page on the delivery schedule).
 
-    ``secret`` may be several while one replaces another. ``inbox`` remembers what has been handled; without
-    one, a ``MemoryInbox``. An inbox that is passed in is closed by whoever made it. ``on_delivery`` is told
-    of every request that gets an answer. ``clock`` gives the time. Handlers' exceptions and refused
-    deliveries are logged to ``basiq_async.receiver``. Raises ``ConfigurationError`` for arguments that cannot
-    be right.
+    secret: one, or several while one replaces another.
+    inbox: remembers what has been handled; a ``MemoryInbox`` by default. The caller closes it.
+    webhook_id: the webhook whose deliveries these are. Receivers of several webhooks can then share an inbox: each
+        handles an event of its own webhook.
+    lease: seconds for which a delivery is held for its handler; a worker that dies holds it that long. By default
+        ``handler_timeout`` and both calls of the inbox, and 10 s more.
+    on_delivery: called with a ``DeliveryEvent`` for each response.
+    clock: returns the time.
+
+    A receiver serves one event loop at a time. Handlers' exceptions and refused deliveries are logged to
+    ``basiq_async.receiver``. Raises ``ConfigurationError`` for arguments that cannot be right.
     """
 
     def __init__(
@@ -78,26 +83,42 @@ class WebhookReceiver:
         max_body_size: int = 1_048_576,
         handler_timeout: float = 10.0,
         body_timeout: float = 10.0,
+        inbox_timeout: float = 5.0,
+        lease: float | None = None,
         on_delivery: OnDelivery | None = None,
         clock: Clock = time.time,
     ) -> None:
         if max_body_size < 1:
             raise ConfigurationError("max_body_size must be at least one byte")
-        for name, seconds in (("handler_timeout", handler_timeout), ("body_timeout", body_timeout)):
+        limits = {"handler_timeout": handler_timeout, "body_timeout": body_timeout, "inbox_timeout": inbox_timeout}
+        shortest_lease = handler_timeout + 2 * inbox_timeout
+        for name, seconds in {**limits, "lease": shortest_lease if lease is None else lease}.items():
             if not 0 < seconds < math.inf:
                 raise ConfigurationError(f"{name} must be a number of seconds, more than 0 and not endless")
+        if lease is not None and lease <= handler_timeout:
+            raise ConfigurationError(
+                f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s), or another worker "
+                "takes over a delivery whose handler is still running"
+            )
         self._keys = SigningKeys(secret, for_many=True)
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size
-        self._handler_timeout = handler_timeout
-        self._deadlines = Deadlines(handler_timeout)
-        self._body_timeout = body_timeout
+        self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
         self._on_delivery = on_delivery
         self._clock = in_seconds(clock)
         self._routes = Routes()
+        self._dispatcher = Dispatcher(
+            self._routes,
+            self._inbox,
+            key_of=lambda delivery: delivery.key,
+            handler_timeout=handler_timeout,
+            inbox_timeout=inbox_timeout,
+            lease=shortest_lease + _LEASE_MARGIN if lease is None else lease,
+        )
         self._asgi = ASGIApp(self)
-        self._adapter: ModuleType | None = None
+        self._aiohttp: AiohttpAdapter | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -115,7 +136,7 @@ class WebhookReceiver:
         """Register an async handler for event types: exact, a beginning such as ``consent.*``, or ``*``.
 
         Raises ``ConfigurationError`` for a handler that is not async or does not take one argument, for a
-        pattern that is none, and for a second handler of the same pattern.
+        text that is not a pattern, and for a second handler of the same pattern.
         """
 
         def register(handler: H) -> H:
@@ -129,10 +150,13 @@ class WebhookReceiver:
         """Verify, read and dispatch one request; never raises for what came in.
 
         ``headers`` are a mapping with names in any case, a multidict, or pairs of str or bytes; ``body`` is
-        the raw bytes. The answer to give is the outcome's ``status`` and ``headers``, without a body.
-        If it is cancelled, the handler is too, and the claim is given back first.
+        the raw bytes. Respond with the outcome's ``status`` and ``headers``, and no body.
+
+        Where this is cancelled, the handler is too, and the claim is given back first. Raises
+        ``ConfigurationError`` where another thread's event loop uses the receiver.
         """
         started = time.perf_counter()
+        self._join_loop()
         if self._closing:
             return self._report(_closed(), started)
         if len(body) > self._max_body_size:
@@ -140,55 +164,62 @@ class WebhookReceiver:
         try:
             message_id, sent = self._keys.verify(headers, body, tolerance=self._tolerance, now=self._clock())
         except SignatureVerificationError as exc:
-            logger.warning("refused a delivery (%s): %s", exc.reason, exc)
-            return self._report(outcome(Result.REJECTED, reason=exc.reason), started)
+            return self._report(_reject(exc), started)
         try:
             delivery = read_delivery(message_id, sent, body)
         except UnreadableBodyError as exc:
-            logger.warning("delivery %s is genuine but unreadable: %s", message_id, exc)
+            logger.warning(
+                "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
+            )
             return self._report(outcome(Result.UNREADABLE), started)
         return self._report(await self._dispatch(delivery), started)
 
     async def handle_stream(
-        self, headers: Headers, chunks: AsyncGenerator[bytes], *, content_length: int | None = None
+        self,
+        headers: Headers,
+        chunks: AsyncGenerator[bytes],
+        *,
+        content_length: int | None = None,
+        content_encoding: str | None = None,
     ) -> Outcome:
-        """As ``handle``, for a body that is still to be read: no more of it than ``max_body_size`` is held.
+        """Like ``handle``, for a body that is still to be read.
 
-        ``chunks`` is closed in any case; it may raise ``ConnectionError`` for a body that breaks off.
+        Nothing of it is read before the headers have passed every check that needs no body. ``chunks`` is closed in
+        any case; it may raise ``ConnectionError`` for a body that breaks off. Where not all of it was read, close
+        the connection after the response.
         """
         started = time.perf_counter()
+        self._join_loop()
         try:
-            body = await self._read(chunks, content_length)
-        except _RefusedError as refused:
-            return self._report(_closed() if refused.result is Result.CLOSED else outcome(refused.result), started)
+            refused = self._refuse_early(headers, content_length, content_encoding)
+            if refused is not None:
+                return self._report(refused, started)
+            body = await self._bodies.read(chunks)
+        except RefusedError as exc:
+            retry_after = RETRY_SOON if exc.result is Result.OVERLOADED else None
+            return self._report(outcome(exc.result, retry_after=retry_after), started)
+        finally:
+            await chunks.aclose()
         return await self.handle(headers, body)
 
     async def dispatch(self, delivery: Delivery) -> Outcome:
-        """Hand a delivery that is known to be genuine to its handler, unless that has been done.
+        """Hand a delivery that is known to be genuine to its handler, unless that was done.
 
         The same inbox, handlers and outcomes as for one that came by HTTP; a replay goes this way.
         """
         started = time.perf_counter()
+        self._join_loop()
         done = _closed(delivery) if self._closing else await self._dispatch(delivery)
         return self._report(done, started)
 
-    async def aiohttp_handler(self, request: web.Request) -> web.StreamResponse:
+    @property
+    def aiohttp_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """A handler for ``aiohttp.web``: ``app.router.add_post("/basiq", receiver.aiohttp_handler)``."""
-        if self._adapter is None:
-            from . import _aiohttp as adapter  # a server of aiohttp has it loaded by now
+        if self._aiohttp is None:
+            from ._aiohttp import AiohttpAdapter  # an aiohttp server has it loaded by now
 
-            self._adapter = adapter
-        content = request.content
-        if content.is_eof() and content.exception() is None:
-            # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
-            done = await self.handle(request.headers, content.read_nowait())
-            whole = True
-        else:
-            chunks = self._adapter.chunks(request)
-            done = await self.handle_stream(request.headers, chunks, content_length=request.content_length)
-            whole = content.at_eof()
-        answer: web.StreamResponse = self._adapter.response(done, whole=whole)
-        return answer
+            self._aiohttp = AiohttpAdapter(self)
+        return self._aiohttp.handle
 
     @property
     def asgi(self) -> ASGIApp:
@@ -198,7 +229,7 @@ class WebhookReceiver:
     async def aclose(self) -> None:
         """Take no more (503 with Retry-After), and return when all that was begun is finished.
 
-        That takes at most ``handler_timeout`` and a little, unless a handler resists its cancellation.
+        That takes at most ``handler_timeout`` and the inbox's time limits, unless a handler resists its cancellation.
         """
         self._closing = True
         if self._in_flight:
@@ -213,102 +244,38 @@ class WebhookReceiver:
     async def _dispatch(self, delivery: Delivery) -> Outcome:
         self._in_flight += 1
         try:
-            handler = self._routes.find(delivery.event_type_id)
-            if handler is None:
-                logger.debug("no handler for delivery %s of type %r", delivery.id, delivery.event_type_id)
-                return outcome(Result.IGNORED, delivery)
-            key, token = delivery.key, os.urandom(16).hex()
-            try:
-                claim = await self._inbox.claim(key, token, lease=self._handler_timeout + _LEASE_MARGIN)
-            except asyncio.CancelledError:
-                await self._release(delivery, key, token)  # it may have got through
-                raise
-            except Exception as exc:
-                logger.exception("delivery %s could not be claimed, Basiq is asked to send it again", delivery.id)
-                return outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=_RETRY_SOON)
-            if claim.status is ClaimStatus.DONE:
-                return outcome(Result.DUPLICATE, delivery)
-            if claim.status is ClaimStatus.BUSY:
-                return outcome(Result.BUSY, delivery, retry_after=max(1, math.ceil(claim.retry_after)))
-            limit = Deadline(self._deadlines)
-            try:
-                with limit:
-                    await handler(delivery)
-            except Exception as exc:
-                return await self._failed(exc, limit.expired, delivery, key, token)
-            except BaseException:
-                await self._release(delivery, key, token)
-                raise
-            try:
-                recorded = await self._inbox.complete(key, token)
-            except asyncio.CancelledError:
-                await self._settle(self._inbox.complete(key, token), delivery)
-                raise
-            except Exception:
-                # It was handled; to ask for it again would have it handled twice for certain.
-                logger.exception("delivery %s was handled, but that could not be recorded", delivery.id)
-                return outcome(Result.HANDLED, delivery)
-            if not recorded:
-                logger.warning(
-                    "delivery %s was handled after its lease had run out: another worker may have handled it too",
-                    delivery.id,
-                )
-            return outcome(Result.HANDLED, delivery)
+            return await self._dispatcher.dispatch(delivery)
         finally:
             self._in_flight -= 1
             if self._closing and not self._in_flight:
                 self._idle.set()
 
-    async def _failed(self, exc: Exception, expired: bool, delivery: Delivery, key: str, token: str) -> Outcome:
-        if expired and isinstance(exc, TimeoutError):
-            result = Result.TIMED_OUT
-            logger.error("the handler of delivery %s was cancelled after %g s", delivery.id, self._handler_timeout)
-        else:
-            result = Result.FAILED
-            logger.error("the handler of delivery %s failed", delivery.id, exc_info=exc)
-        await self._release(delivery, key, token)
-        return outcome(result, delivery, error=exc)
+    def _refuse_early(
+        self, headers: Headers, content_length: int | None, content_encoding: str | None
+    ) -> Outcome | None:
+        if self._closing:
+            return _closed()
+        if content_length is not None and content_length > self._max_body_size:
+            return outcome(Result.TOO_LARGE)
+        if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
+            logger.warning("refused a delivery with a Content-Encoding: Basiq does not compress what it sends")
+            return outcome(Result.COMPRESSED)
+        try:
+            self._keys.check_headers(headers, tolerance=self._tolerance, now=self._clock())
+        except SignatureVerificationError as exc:
+            return _reject(exc)
+        return None
 
-    async def _release(self, delivery: Delivery, key: str, token: str) -> None:
-        await self._settle(self._inbox.release(key, token), delivery)
-
-    async def _settle(self, work: Coroutine[object, object, object], delivery: Delivery) -> None:
-        """See the inbox's last word through, also when this task is cancelled meanwhile."""
-
-        async def bounded() -> None:
-            try:
-                async with asyncio.timeout(_SETTLE_TIMEOUT):
-                    await work
-            except Exception:
-                logger.exception("the claim of delivery %s stays until its lease runs out", delivery.id)
-
-        task = asyncio.create_task(bounded())
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-        if cancelled is not None:
-            raise cancelled
-
-    async def _read(self, chunks: AsyncGenerator[bytes], content_length: int | None) -> bytes:
-        async with contextlib.aclosing(chunks):
-            if self._closing:
-                raise _RefusedError(Result.CLOSED)
-            if content_length is not None and content_length > self._max_body_size:
-                raise _RefusedError(Result.TOO_LARGE)
-            body = bytearray()
-            limit = asyncio.timeout(self._body_timeout)
-            try:
-                async with limit:
-                    async for chunk in chunks:
-                        body += chunk
-                        if len(body) > self._max_body_size:
-                            raise _RefusedError(Result.TOO_LARGE)
-            except (TimeoutError, ConnectionError):
-                raise _RefusedError(Result.ABORTED) from None
-        return bytes(body)
+    def _join_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and self._loop.is_running():
+            raise ConfigurationError(
+                "this receiver is in use by the event loop of another thread; make one receiver for each loop, and "
+                "share the inbox"
+            )
+        self._loop = loop
 
     def _report(self, done: Outcome, started: float) -> Outcome:
         if self._on_delivery is not None:
@@ -320,18 +287,19 @@ class WebhookReceiver:
                 delivery_id=None if delivery is None else delivery.id,
                 event_type_id=None if delivery is None else delivery.event_type_id,
                 reason=done.reason,
+                event_id=None if delivery is None else delivery.event_id,
+                handler=done.handler,
+                correlation_id=correlation_id(done.error),
+                age=None if delivery is None else self._clock() - delivery.timestamp.timestamp(),
             )
             call_hook(self._on_delivery, event)
         return done
 
 
-class _RefusedError(Exception):
-    """A request that is answered before its body was there."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result)
-        self.result = result
+def _reject(exc: SignatureVerificationError) -> Outcome:
+    logger.warning("refused a delivery (%s): %s", exc.reason, exc, extra={"reason": exc.reason})
+    return outcome(Result.REJECTED, reason=exc.reason)
 
 
 def _closed(delivery: Delivery | None = None) -> Outcome:
-    return outcome(Result.CLOSED, delivery, retry_after=_RETRY_SOON)
+    return outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)

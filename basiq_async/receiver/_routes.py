@@ -7,12 +7,23 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import attrs
+
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 
-__all__ = ["Handler", "Routes", "check_patterns"]
+__all__ = ["Handler", "Route", "Routes", "check_patterns"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
+
+
+@attrs.frozen
+class Route:
+    """A handler and its name, as logs and metrics show it."""
+
+    handler: Handler
+    name: str
+
 
 _MOST_REMEMBERED = 256
 
@@ -25,43 +36,44 @@ class Routes:
     """
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {}
-        self._found: dict[str, Handler | None] = {}
+        self._routes: dict[str, Route] = {}
+        self._found: dict[str, Route | None] = {}
 
     def __len__(self) -> int:
-        return len(self._handlers)
+        return len(self._routes)
 
     def add(self, patterns: tuple[str, ...], handler: Handler) -> None:
         """Register; raises ``ConfigurationError`` for a pattern or handler that cannot be right, or a second
         handler for a pattern: it would never run."""
         check_patterns(patterns)
         for pattern in patterns:
-            if self._handlers.get(pattern, handler) is not handler:
+            known = self._routes.get(pattern)
+            if known is not None and known.handler is not handler:
                 raise ConfigurationError(f"there is a handler for {pattern!r} already; only one would ever run")
         _check_handler(handler)
-        self._handlers.update(dict.fromkeys(patterns, handler))
+        self._routes.update(dict.fromkeys(patterns, Route(handler, _name(handler))))
         self._found.clear()
 
-    def find(self, event_type_id: str) -> Handler | None:
-        """The most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
+    def find(self, event_type_id: str) -> Route | None:
+        """Find the most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
         try:
             return self._found[event_type_id]
         except KeyError:
             pass
         if len(self._found) >= _MOST_REMEMBERED:
             self._found.clear()
-        handler = self._found[event_type_id] = self._sought(event_type_id)
-        return handler
+        route = self._found[event_type_id] = self._match(event_type_id)
+        return route
 
-    def _sought(self, event_type_id: str) -> Handler | None:
-        if (exact := self._handlers.get(event_type_id)) is not None:
+    def _match(self, event_type_id: str) -> Route | None:
+        if (exact := self._routes.get(event_type_id)) is not None:
             return exact
         head, dot, _ = event_type_id.rpartition(".")
         while dot:
-            if (handler := self._handlers.get(f"{head}.*")) is not None:
-                return handler
+            if (route := self._routes.get(f"{head}.*")) is not None:
+                return route
             head, dot, _ = head.rpartition(".")
-        return self._handlers.get("*")
+        return self._routes.get("*")
 
 
 def check_patterns(patterns: tuple[str, ...]) -> None:
@@ -86,7 +98,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _check_handler(handler: Handler) -> None:
-    name = getattr(handler, "__qualname__", repr(handler))
+    name = _name(handler)
     if not _is_async(handler):
         raise ConfigurationError(
             f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for what blocks"
@@ -97,6 +109,13 @@ def _check_handler(handler: Handler) -> None:
         raise ConfigurationError(f"the handler {name} must take one argument, the delivery") from None
     except ValueError:
         pass  # a callable that does not tell its signature
+
+
+def _name(handler: Handler) -> str:
+    inner: object = handler
+    while isinstance(inner, partial):
+        inner = inner.func
+    return str(getattr(inner, "__qualname__", None) or type(inner).__qualname__)
 
 
 def _is_async(handler: object) -> bool:

@@ -24,6 +24,9 @@ SecretLike = str | Secret | Sequence[str | Secret]
 
 TOLERANCE = timedelta(minutes=5)
 
+_LONGEST_SIGNATURE = 4096
+"""Room for some eighty signatures; each entry is compared with each secret."""
+
 _PREFIX = "whsec_"
 _URL_SAFE = str.maketrans("-_", "+/")
 
@@ -60,7 +63,8 @@ def verify(
     ``body`` is the raw bytes as they were received. A timestamp more than ``tolerance`` away from ``now``
     (aware; the clock's time by default), past or future, is refused. The error's ``reason`` is one of
     ``missing-header``, ``duplicate-header``, ``bad-headers``, ``bad-id``, ``bad-timestamp``, ``too-old``,
-    ``too-new``, ``no-signature`` (none of version ``v1``), ``no-match``, and ``bad-secret`` for a secret that
+    ``too-new``, ``bad-signature`` (a header of more than 4096 characters), ``no-signature`` (none of version ``v1``),
+    ``no-match``, and ``bad-secret`` for a secret that
     cannot be decoded: with it nothing can be trusted.
 
     Raises ``ConfigurationError`` where the fault is the caller's: an empty secret or none, a naive ``now``, a
@@ -121,6 +125,20 @@ class SigningKeys:
 
         Raises ``SignatureVerificationError``, as ``verify`` does.
         """
+        message_id, timestamp, signature, sent = self.check_headers(headers, tolerance=tolerance, now=now)
+        content = f"{message_id}.{timestamp}.".encode() + body
+        # What is not ASCII becomes "?", which no base64 text holds: such an entry just never matches.
+        entries = signature.encode("ascii", "replace").split(b" ")
+        if not self._match(content, entries):
+            raise _unmatched(entries)
+        return message_id, sent
+
+    @staticmethod
+    def check_headers(headers: Headers, *, tolerance: float, now: float) -> tuple[str, str, str, int]:
+        """All checks that need no body: the id, the timestamp, the signatures, and the timestamp as a number.
+
+        Raises ``SignatureVerificationError``, as ``verify`` does.
+        """
         message_id, timestamp, signature = signature_headers(headers)
         if not _is_id(message_id):
             raise SignatureVerificationError(
@@ -134,9 +152,17 @@ class SigningKeys:
         sent = int(timestamp)
         if not -tolerance <= now - sent <= tolerance:
             raise _out_of_time(now - sent, tolerance)
-        content = f"{message_id}.{timestamp}.".encode() + body
-        # What is not ASCII becomes "?", which no base64 text holds: such an entry just never matches.
-        entries = signature.encode("ascii", "replace").split(b" ")
+        if len(signature) > _LONGEST_SIGNATURE:
+            raise SignatureVerificationError(
+                f"{SIGNATURE} has {len(signature)} characters; {_LONGEST_SIGNATURE} are allowed", reason="bad-signature"
+            )
+        return message_id, timestamp, signature, sent
+
+    def _match(self, content: bytes, entries: list[bytes]) -> bool:
+        """Whether an entry is the signature of a key.
+
+        Returns instead of raising: the keys are in this frame, which a traceback must not hold.
+        """
         # Texts are compared, not what they decode to, so that only canonical base64 matches; and all of them
         # are, so that the time taken does not tell which secret it was.
         matched = False
@@ -146,9 +172,7 @@ class SigningKeys:
             expected = b"v1," + b2a_base64(mac, newline=False)
             for entry in entries:
                 matched |= compare_digest(expected, entry)
-        if not matched:
-            raise _unmatched(entries)
-        return message_id, sent
+        return matched
 
 
 def _is_id(text: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -16,13 +16,18 @@ from aiohttp import web
 from basiq_async.receiver import WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
 
 @asynccontextmanager
-async def serving(receiver: WebhookReceiver) -> AsyncGenerator[str]:
-    app = web.Application()
+async def serving(
+    receiver: WebhookReceiver, *, lingering_time: float = 0.05, middlewares: Sequence[Middleware] = ()
+) -> AsyncGenerator[str]:
+    app = web.Application(middlewares=middlewares)
     app.router.add_post("/basiq", receiver.aiohttp_handler)
-    # After an early answer aiohttp goes on reading for a while (10 s by default), so that the client sees it.
-    runner = web.AppRunner(app, lingering_time=0.05)
+    # After an early response aiohttp goes on reading for a while, 10 s by default.
+    runner = web.AppRunner(app, lingering_time=lingering_time)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -30,6 +35,13 @@ async def serving(receiver: WebhookReceiver) -> AsyncGenerator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
     finally:
         await runner.cleanup()
+
+
+def head(length: int, headers: dict[str, str], *lines: str) -> bytes:
+    named = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(
+        ["POST /basiq HTTP/1.1", "Host: x", f"Content-Length: {length}", *named, *lines, "", ""]
+    ).encode()
 
 
 async def raw(url: str, request: bytes, *, then: Callable[[asyncio.StreamWriter], None] | None = None) -> bytes:
@@ -134,21 +146,146 @@ async def test_a_body_that_says_it_is_too_large_is_not_read_at_all() -> None:
     assert b"connection: close" in answer.lower()
 
 
-async def test_a_compressed_body_counts_as_it_comes_out() -> None:
-    body = b" " * 10_000_000
-    service = Service(max_body_size=100_000)
-    async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
-        headers = {**signed(body), "Content-Encoding": "gzip"}
-        async with session.post(url, data=gzip.compress(body), headers=headers) as answer:
-            assert answer.status == 413
-
-
-async def test_a_body_that_trickles_is_given_up_after_body_timeout() -> None:
-    service = Service(body_timeout=0.04)
+async def test_a_compressed_body_is_refused_and_the_connection_closed() -> None:
+    body = payload()
+    service = Service()
+    packed = gzip.compress(body)
     async with serving(service.receiver) as url:
-        answer = await raw(url, b"POST /basiq HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert [event.result for event in service.events] == ["aborted"]
+        answer = await raw(url, head(len(packed), signed(body), "Content-Encoding: gzip") + packed)
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b"connection: close" in answer.lower()
+    assert [event.result for event in service.events] == ["compressed"]
+
+
+async def test_a_bomb_is_not_decompressed_after_the_response() -> None:
+    bomb = gzip.compress(b" " * 20_000_000)
+    service = Service()
+    produced = 0
+    feed = aiohttp.StreamReader.feed_data
+
+    def count(self: aiohttp.StreamReader, data: bytes, size: int = 0) -> object:
+        nonlocal produced
+        produced += len(data)
+        return feed(self, data, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiohttp.StreamReader, "feed_data", count)
+        async with serving(service.receiver, lingering_time=10) as url:
+            request_ = head(len(bomb), signed(b""), "Content-Encoding: gzip") + bomb
+            assert (await raw(url, request_)).startswith(b"HTTP/1.1 415 ")
+    assert produced < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("extra", "status"),
+    [
+        ({}, 401),
+        ({"webhook-timestamp": "1"}, 401),
+        ({"webhook-timestamp": "now"}, 401),
+        ({"webhook-signature": "v1," + "A" * 4096}, 401),
+        ({"webhook-id": "a.b"}, 401),
+    ],
+    ids=["missing", "stale", "no number", "a signature of more than 4 KiB", "an id with a dot"],
+)
+async def test_headers_that_cannot_be_right_are_refused_before_the_body_is_read(
+    extra: dict[str, str], status: int
+) -> None:
+    headers = {**signed(b""), **extra} if extra else {}
+    service = Service()
+    async with serving(service.receiver) as url:
+        answer = await raw(url, head(1000, headers) + b"x" * 10)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert [event.result for event in service.events] == ["rejected"]
+
+
+async def test_after_408_the_connection_is_closed_at_once() -> None:
+    service = Service(body_timeout=0.02)
+    async with serving(service.receiver, lingering_time=10) as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(100, signed(b"")) + b"x")
+        async with asyncio.timeout(5):
+            received = await reader.read()  # to the end of the connection
+        writer.close()
+        await writer.wait_closed()
+    assert received.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_delivery_is_not() -> None:
+    service = Service(body_timeout=5)
+    service.receiver._bodies._max_total = 300_000
+    part = b"x" * 120_000
+    async with serving(service.receiver) as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        try:
+            for _, writer in connections:
+                writer.write(head(1_000_000, signed(b"")) + part)
+            async with asyncio.timeout(5):
+                while len(service.events) < 4:
+                    await asyncio.sleep(0.005)
+            body = payload()
+            assert await post(url, chunked(body), signed(body)) == (204, None, b"")
+        finally:
+            for _, writer in connections:
+                writer.close()
+    async with asyncio.timeout(5):
+        while service.receiver._bodies._held:
+            await asyncio.sleep(0.005)
+    assert [event.result for event in service.events[:5]] == [*["overloaded"] * 4, "handled"]
+
+
+async def chunked(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 50):
+        yield body[start : start + 50]
+        await asyncio.sleep(0)
+
+
+def reading(how: Callable[[web.Request], Awaitable[object]], *, first: bool) -> Middleware:
+    @web.middleware
+    async def read(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if first:
+            await how(request)
+        response = await handler(request)
+        if not first:
+            seen.append(await how(request))
+        return response
+
+    seen: list[object] = []
+    read.seen = seen  # type: ignore[attr-defined]
+    return read
+
+
+@pytest.mark.parametrize("how", [web.Request.read, web.Request.text, web.Request.json, web.Request.post])
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_middleware_may_read_the_body_before_the_receiver(
+    how: Callable[[web.Request], Awaitable[object]], in_pieces: bool
+) -> None:
+    service = Service()
+    body = payload()
+    headers = {**signed(body), "Content-Type": "application/json"}
+    async with serving(service.receiver, middlewares=[reading(how, first=True)]) as url:
+        assert await post(url, chunked(body) if in_pieces else body, headers) == (204, None, b"")
+    assert service.handled[0].body == body
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_the_body_is_kept_for_who_reads_it_after_the_receiver(in_pieces: bool) -> None:
+    service = Service()
+    body = payload()
+    middleware = reading(web.Request.read, first=False)
+    async with serving(service.receiver, middlewares=[middleware]) as url:
+        assert (await post(url, chunked(body) if in_pieces else body, signed(body)))[0] == 204
+    assert middleware.seen == [body]  # type: ignore[attr-defined]
+
+
+async def test_a_body_that_was_read_and_not_kept_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service()
+    body = payload()
+    middleware = reading(lambda request: request.content.read(), first=True)
+    async with serving(service.receiver, middlewares=[middleware]) as url:
+        assert (await post(url, body, signed(body)))[0] == 401
+    assert "was read before the receiver, and not kept" in " ".join(caplog.text.split())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +300,9 @@ async def test_a_body_that_breaks_off_is_not_handled_and_not_an_error(
 ) -> None:
     service = Service()
     async with serving(service.receiver) as url:
-        await raw(url, b"POST /basiq HTTP/1.1\r\nHost: x\r\n" + request_, then=lambda writer: writer.write_eof())
+        start = "".join(f"{name}: {value}\r\n" for name, value in signed(b"").items()).encode()
+        request = b"POST /basiq HTTP/1.1\r\nHost: x\r\n" + start + request_
+        await raw(url, request, then=lambda writer: writer.write_eof())
         async with asyncio.timeout(5):
             while not service.events:
                 await asyncio.sleep(0.005)
@@ -182,7 +321,7 @@ async def test_a_body_that_cannot_be_decoded_is_not_handled(request_: bytes, cap
     service = Service()
     async with serving(service.receiver) as url:
         answer = await raw(url, b"POST /basiq HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + request_)
-    assert answer[9:12] in {b"400", b"408"}
+    assert answer[9:12] in {b"400", b"408", b"401", b"415"}
     assert not service.handled
 
 

@@ -69,7 +69,7 @@ async def test_the_answer_to_a_forger_has_no_detail() -> None:
 
 async def test_an_endless_body_is_cut_off_at_the_limit() -> None:
     service = Service(max_body_size=100)
-    start, _ = await call(service, *[request(b"x" * 60, more=True)] * 3)
+    start, _ = await call(service, *[request(b"x" * 60, more=True)] * 3, headers=as_bytes(signed(b"")))
     assert start["status"] == 413
     assert (b"connection", b"close") in start["headers"]
 
@@ -95,13 +95,14 @@ async def test_a_content_length_that_is_no_number_is_passed_over() -> None:
 
 
 async def test_a_body_that_trickles_is_given_up_after_body_timeout() -> None:
-    start, _ = await call(Service(body_timeout=0.02), request(b"x", more=True))
+    start, _ = await call(Service(body_timeout=0.02), request(b"x", more=True), headers=as_bytes(signed(b"")))
     assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
 
 
 async def test_a_client_that_goes_away_is_an_aborted_delivery() -> None:
     service = Service()
-    await call(service, request(b"x", more=True), {"type": "http.disconnect"})
+    await call(service, request(b"x", more=True), {"type": "http.disconnect"}, headers=as_bytes(signed(b"")))
     assert [event.result for event in service.events] == ["aborted"]
 
 
@@ -209,7 +210,7 @@ async def test_it_works_under_uvicorn_which_finishes_what_was_begun() -> None:
             async with session.get(url) as answer:
                 assert answer.status == 405
             try:
-                async with session.post(url, data=endless()) as answer:
+                async with session.post(url, data=endless(), headers=signed(b"")) as answer:
                     assert answer.status == 413
             except aiohttp.ClientConnectionError:
                 pass  # the server closed while more was being sent

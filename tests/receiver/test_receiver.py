@@ -251,7 +251,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_gets_the_delivery_
     outcome = await recorder.post(body, message_id="msg_slow")
     assert (outcome.result, outcome.status) == (Result.TIMED_OUT, 500)
     assert cancelled == [True]
-    assert "msg_slow was cancelled after 0.02 s" in " ".join(caplog.text.split())
+    assert "'msg_slow' was cancelled after 0.02 s" in " ".join(caplog.text.split())
     assert (await recorder.post(body)).result is Result.HANDLED
 
 
@@ -339,13 +339,13 @@ async def test_an_inbox_that_cannot_be_asked_gets_503_and_the_handler_does_not_r
 async def test_what_was_handled_but_not_recorded_is_not_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(inbox=FailingInbox("complete"))
     assert (await recorder.post(payload(), message_id="msg_9")).result is Result.HANDLED
-    assert "msg_9 was handled, but that could not be recorded" in caplog.text
+    assert "'msg_9' was handled, but that could not be recorded" in caplog.text
 
 
 async def test_a_lease_that_ran_out_meanwhile_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(inbox=FailingInbox("lost"))
     assert (await recorder.post(payload(), message_id="msg_9")).result is Result.HANDLED
-    assert "msg_9 was handled after its lease" in caplog.text
+    assert "'msg_9' was handled after its lease" in caplog.text
 
 
 async def test_a_claim_that_cannot_be_given_back_does_not_hide_the_handlers_failure(
@@ -358,7 +358,7 @@ async def test_a_claim_that_cannot_be_given_back_does_not_hide_the_handlers_fail
         raise RuntimeError("first")
 
     assert (await recorder.post(payload("user.created"))).result is Result.FAILED
-    assert "stays until its lease runs out" in caplog.text
+    assert "stays claimed until its lease runs out" in caplog.text
 
 
 async def test_the_hook_is_told_of_every_request() -> None:

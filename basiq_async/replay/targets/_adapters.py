@@ -77,7 +77,7 @@ class _Receiver:
             if outcome.result is not Result.BUSY:
                 return _understood(outcome)
             # Held by another worker, or by one that was killed: until its lease runs out.
-            await asyncio.sleep(min(_retry_after(outcome) or 1.0, 30.0))
+            await asyncio.sleep(min(outcome.retry_after or 1.0, 30.0))
         raise TargetError("another worker holds this delivery in the inbox, and does not finish")
 
     async def flush(self) -> None:
@@ -95,15 +95,10 @@ def _understood(outcome: Outcome) -> str | None:
         raise outcome.error
     if outcome.result is Result.CLOSED:
         raise ReplayError("the receiver is closed: end the replay before it, or run it again with another one")
-    wait = _retry_after(outcome) if outcome.result is Result.UNAVAILABLE else None
+    wait = outcome.retry_after if outcome.result is Result.UNAVAILABLE else None
     raise TargetError(
         f"the receiver did not handle it: {outcome.result.value}", status=outcome.status, retry_after=wait
     )
-
-
-def _retry_after(outcome: Outcome) -> float | None:
-    value = outcome.headers.get("Retry-After")
-    return None if value is None else float(value)
 
 
 class Once:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,17 +22,17 @@ from ...errors import (
 )
 from ...models import Message
 from ...receiver import sign
+from ...receiver._delivery import payload_bytes
 from ...receiver._signature import SecretLike, SigningKeys
 from ...transports._aiohttp_internals import clean_request_class
 from ...transports.aiohttp import AiohttpTransport
 from ...transports.base import Request, Response, Transport
 from ...transports.retry import Retrying, RetryPolicy
 
-__all__ = ["HttpTarget", "payload_bytes"]
+__all__ = ["HttpTarget"]
 
 _ASKING_FOR_PATIENCE = (429, 503)
 _MOST_READ = 65_536
-_encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class HttpTarget:
@@ -184,18 +183,6 @@ class _Continued:
 
     async def aclose(self) -> None:
         """The transport inside is not closed."""
-
-
-def payload_bytes(message: Message) -> bytes:
-    """The body that Basiq posts for a message: its payload, or what stands in its place, as compact JSON."""
-    payload: Mapping[str, Any] = message.payload
-    if not payload:
-        fields = {"eventTypeId": message.event_type_id, "eventId": message.event_id}
-        payload = {name: value for name, value in fields.items() if value is not None}
-    try:
-        return _encoded(payload).encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, and is JSON all the same
-        return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def _tries(attempts: int) -> str:

@@ -16,8 +16,8 @@ from aiohttp import web
 
 from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TransportError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
+from basiq_async.receiver._delivery import payload_bytes
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, TargetError
-from basiq_async.replay.targets._http import payload_bytes
 from tests.support.histories import history
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="

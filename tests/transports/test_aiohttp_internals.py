@@ -15,8 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_log import AccessLogger
 from aiohttp.web_request import BaseRequest
 
-from basiq_async.receiver._aiohttp import _Head, response
-from basiq_async.receiver._outcome import Result, outcome
+from basiq_async.transports._aiohttp_internals import NoContent, _Head
 from tests.support.deliveries import Service, payload, signed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -180,7 +179,7 @@ async def test_it_waits_for_a_client_that_does_not_read() -> None:
     transport = create_autospec(asyncio.Transport, instance=True)
     transport.is_closing.return_value = False
     request = make_mocked_request("POST", "/", writer=writer, transport=transport)
-    await response(outcome(Result.HANDLED), whole=True).prepare(request)
+    await NoContent(status=204).prepare(request)
     transport.write.assert_called_once()
     writer.drain.assert_awaited_once()
 
@@ -188,7 +187,7 @@ async def test_it_waits_for_a_client_that_does_not_read() -> None:
 async def test_to_a_client_that_has_gone_nothing_is_written() -> None:
     transport = create_autospec(asyncio.Transport, instance=True)
     transport.is_closing.return_value = True
-    answer = response(outcome(Result.HANDLED), whole=True)
+    answer = NoContent(status=204)
     with pytest.raises(ClientConnectionResetError):
         await answer.prepare(make_mocked_request("POST", "/", transport=transport))
     transport.write.assert_not_called()
