@@ -14,6 +14,15 @@ from basiq_async.services.messages import Messages
 from tests.support.outcomes import client_of, outcome
 from tests.support.wire import KEY, MESSAGE, WEBHOOK, Wire, error, ok, page
 
+
+class _Unknown:
+    """An object of no type that is known. Its repr is the same in every process, and with it the tests' names."""
+
+    def __repr__(self) -> str:
+        return "unknown()"
+
+
+UNKNOWN = _Unknown()
 SEGMENTS = {
     "a slash": "a/b",
     "up": "../../token",
@@ -61,7 +70,7 @@ REFUSED: dict[str, Any] = {
     "bytes": b"w1",
     "a list": ["w1"],
     "a dict": {},
-    "an object": object(),
+    "an object": UNKNOWN,
 }
 Call = Callable[[BasiqClient, Any], Awaitable[Any]]
 BY_ID: dict[str, tuple[Call, str]] = {
@@ -214,7 +223,7 @@ async def test_a_bad_argument_is_refused_before_anything_is_sent(call: Callable[
         assert wire.connections == 0
 
 
-@pytest.mark.parametrize("source", [None, 5, "text", object(), {}, []], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("source", [None, 5, "text", UNKNOWN, {}, []], ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize("name", ["fetch", "fetch_entity"])
 async def test_a_source_of_links_that_is_none_is_refused(source: Any, name: str) -> None:
     async with Wire() as wire, client_of(wire) as client:
@@ -264,7 +273,7 @@ def test_a_name_of_a_field_that_is_none_is_refused(name: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"x", [], {}, object(), "\0", "\n", "\x7f", "\ud800", float("nan"), float("inf"), 10**5000,
+    [None, b"x", [], {}, UNKNOWN, "\0", "\n", "\x7f", "\ud800", float("nan"), float("inf"), 10**5000,
      datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=timezone(-timedelta(hours=14)))],
     ids=lambda value: repr(value)[:30] if not isinstance(value, int) else "huge",
 )  # fmt: skip
@@ -299,7 +308,7 @@ BAD_KEYS = [
     5,
     True,
     [],
-    object(),
+    UNKNOWN,
 ]
 
 
@@ -326,7 +335,7 @@ OPTIONS: dict[str, list[Any]] = {
                  "http://x:0", "http://x:65536", "http://x:99999", "http://x:abc", "http://é", "http://[::1", None, 5, b"http://x", "javascript:x", "http://\ud800", "//x"],
     "timeout": [0, -1, float("nan"), float("inf"), None, "1", True, b"1", []],
     "retry": [0, {}, "x", RetryPolicy],
-    "transport": [0, {}, "x", object()],
+    "transport": [0, {}, "x", UNKNOWN],
 }  # fmt: skip
 
 
@@ -354,7 +363,7 @@ def test_a_bad_option_of_the_transport_is_refused(name: str, value: Any) -> None
         AiohttpTransport(**{name: value})
 
 
-@pytest.mark.parametrize("session", [0, "x", object()], ids=["0", "text", "object"])
+@pytest.mark.parametrize("session", [0, "x", UNKNOWN], ids=["0", "text", "object"])
 def test_a_session_that_is_none_is_refused(session: Any) -> None:
     with pytest.raises(ConfigurationError, match="session"):
         AiohttpTransport(session)
