@@ -23,9 +23,12 @@ $(USABLE): pyproject.toml
 demo: $(USABLE) ## the main job, over real HTTP, against the embedded Basiq
 	@$(BIN)/basiq-async demo
 
-test: $(READY) ## the whole test suite, with coverage
+# The tests are dealt out to a process a core, each its own run of neighbours, so that what a module sets up is used.
+WORKERS ?= auto
+
+test: $(READY) ## the whole test suite in random order, with coverage; WORKERS=0 for one process
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

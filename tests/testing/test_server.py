@@ -18,6 +18,11 @@ from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
 
 
+@pytest.fixture
+def fake() -> FakeBasiq:
+    return FakeBasiq()
+
+
 async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url, aiohttp.ClientSession() as session:
         url = f"{base_url}/a%2Fb?filter=%27x%27&y=+"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,8 +20,9 @@ from basiq_async import (
 )
 from basiq_async.testing import BrokenPromisesError, FakeBasiq, check_transport
 from basiq_async.testing.conformance._runner import keep
+from tests.support.places import EXAMPLES
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "httpx_transport.py"
+EXAMPLE = EXAMPLES / "httpx_transport.py"
 
 
 def httpx_transport() -> Any:
