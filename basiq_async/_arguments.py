@@ -1,14 +1,37 @@
-"""Arguments that several services take, looked over before anything is sent."""
+"""Checks of arguments, before anything is sent. Each raises ``ConfigurationError`` and names the argument."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from .errors import ConfigurationError
 
 
-def checked_event_type_ids(value: Iterable[str], name: str) -> list[str]:
-    """At least one id of a type of event. Raises ``ConfigurationError``, also for one text in place of a list."""
+def check_positive(name: str, value: object, unit: str = "") -> float:
+    """A finite number above 0. ``unit`` completes the sentence, such as ``of seconds``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} must be a finite number{_spaced(unit)} above 0")
+    return value
+
+
+def check_from_zero(name: str, value: object, unit: str = "") -> float:
+    """A finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{name} must be a finite number{_spaced(unit)} of at least 0")
+    return value
+
+
+def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:
+    """An int within bounds. ``or_else`` names what else the argument takes, such as ``or None for all``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigurationError(f"{name} must be a whole number {bounds}{', ' + or_else if or_else else ''}")
+    return value
+
+
+def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
+    """At least one id of an event type. A single text in place of a list is refused too."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{name} must be a list of event type ids, such as ['user.created']")
     found = list(value)
@@ -19,9 +42,13 @@ def checked_event_type_ids(value: Iterable[str], name: str) -> list[str]:
     return found
 
 
-def optional_text(**fields: tuple[str, str | None]) -> dict[str, str]:
-    """The fields of a body that were given: from the JSON name to the argument's name and its value."""
+def select_texts(**fields: tuple[str, str | None]) -> dict[str, str]:
+    """The fields of a body that were passed: from the JSON name to the argument's name and its value."""
     for name, value in fields.values():
         if value is not None and not isinstance(value, str):
             raise ConfigurationError(f"{name} must be text or None, not {type(value).__name__}")
     return {json_name: value for json_name, (_, value) in fields.items() if value is not None}
+
+
+def _spaced(unit: str) -> str:
+    return f" {unit}" if unit else ""

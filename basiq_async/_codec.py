@@ -1,4 +1,4 @@
-"""From the bytes of an answer to models, and the other way. The one file that knows of ``cattrs``.
+"""From the bytes of a response to models. The one file that knows of ``cattrs``.
 
 Strict about what makes an object useless (an id that is missing), tolerant of the rest: see ``models``.
 """
@@ -62,16 +62,12 @@ def _finite(text: str) -> float:
     return value
 
 
-class Malformed(ValueError):
-    """A part of an answer that cannot be read; ``at`` is its place, below the object it is in."""
+class Unreadable(ValueError):
+    """A value that cannot be read as a model; ``at`` is the place of the fault, below the value."""
 
     def __init__(self, message: str, at: str = "") -> None:
         super().__init__(message)
         self.at = at
-
-
-UNREADABLE = (Malformed, BaseValidationError)
-"""What the hooks of the converter raise."""
 
 
 @attrs.frozen
@@ -88,65 +84,74 @@ class Reader(Generic[T]):
 
     model: type[T]
     hook: Callable[[Any, type[T]], T]
-    """Value and model in, object out; raises one of ``UNREADABLE``, which ``explain`` is for."""
+    """Takes the value and the model, returns the object; raises ``Unreadable``."""
 
-    def explain(self, exc: Malformed | BaseValidationError, index: int | None = None) -> ResponseDecodeError:
+    def explain(self, exc: Unreadable, index: int | None = None) -> ResponseDecodeError:
         """The error to raise for what the hook has raised: where, and what."""
-        at, said = (exc.at, str(exc)) if isinstance(exc, Malformed) else next(_explain(exc))
         place = "$" if index is None else f"$.data[{index}]"
-        return ResponseDecodeError(said, location=place + at)
+        return ResponseDecodeError(str(exc), location=place + exc.at)
 
 
 class Codec:
-    """Reads answers. Each client has its own, with its own cattrs converter."""
+    """Reads responses. Each client has one, with a cattrs converter that no other client shares."""
 
     def __init__(self, *, loads: Loads | None = None, converter: cattrs.Converter | None = None) -> None:
         self._loads = loads or default_loads()
         self.converter = converter or make_converter()
         self._readers: dict[type[Any], Reader[Any]] = {}
 
+    # The methods below raise in a frame that no longer holds the body: error reporters show local variables.
+
     def json(self, body: bytes) -> Any:
         """The JSON value of a body. Raises ``ResponseDecodeError``, without a word of what the body was."""
-        body = body.removeprefix(_BOM)
-        if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
-            raise ResponseDecodeError("the answer's body would take too much memory to decode")
-        try:
-            return self._loads(body)
-        except (ValueError, RecursionError) as exc:
-            said = "is empty" if not body.strip() else f"is not JSON of UTF-8 text ({_place(exc)})"
-        # Raised out here, without a context: the decoder's error holds the whole document, and that can hold a secret.
-        raise ResponseDecodeError(f"the answer's body {said}")
+        value = self._decode(body)
+        del body
+        if isinstance(value, ResponseDecodeError):
+            raise value
+        return value
 
     def page(self, body: bytes) -> ListPage:
         """A list's items and next link. One object in the place of a list of items is that one item."""
-        answer = self.json(body)
-        if not isinstance(answer, dict):
-            raise ResponseDecodeError(f"expected a list object, got {_kind(answer)}")
-        items = answer.get("data")
-        if isinstance(items, dict):
-            items = [items]
-        elif items is None and ("data" in answer or str(answer.get("type")).lower() == "list"):
-            items = []
-        if not isinstance(items, list):
-            raise ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
-        return ListPage(items, _next_link(answer.get("links")))
+        page = _list_page(self._decode(body))
+        del body
+        if isinstance(page, ResponseDecodeError):
+            raise page
+        return page
+
+    def read(self, model: type[T], body: bytes) -> T:
+        """One model, from a response's body. Raises ``ResponseDecodeError`` with the place."""
+        found = self._read(self.reader(model), body)
+        del body
+        if isinstance(found, ResponseDecodeError):
+            raise found
+        return found
 
     def reader(self, model: type[T]) -> Reader[T]:
-        """What reads values as a model."""
+        """The reader of a model."""
         reader = self._readers.get(model)
         if reader is None:
             reader = self._readers[model] = Reader(model, self.converter.get_structure_hook(model))
         return reader
 
-    def read(self, model: type[T], body: bytes) -> T:
-        """One model, from an answer's body. Raises ``ResponseDecodeError`` with the place."""
-        value, reader = self.json(body), self.reader(model)
+    def _read(self, reader: Reader[T], body: bytes) -> T | ResponseDecodeError:
+        value = self._decode(body)
+        if isinstance(value, ResponseDecodeError):
+            return value
         try:
-            return reader.hook(value, model)
-        except UNREADABLE as exc:
-            failure = reader.explain(exc)
-        # Raised out here: what cattrs raises holds the values.
-        raise failure
+            return reader.hook(value, reader.model)
+        except Unreadable as exc:
+            return reader.explain(exc)
+
+    def _decode(self, body: bytes) -> Any:
+        """The JSON value of a body, or the ``ResponseDecodeError`` to raise."""
+        body = body.removeprefix(_BOM)
+        if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
+            return ResponseDecodeError("the response's body would take too much memory to decode")
+        try:
+            return self._loads(body)
+        except (ValueError, RecursionError) as exc:
+            fault = "is empty" if not body.strip() else f"is not JSON of UTF-8 text ({_place(exc)})"
+        return ResponseDecodeError(f"the response's body {fault}")
 
 
 def make_converter() -> cattrs.Converter:
@@ -161,17 +166,17 @@ def make_converter() -> cattrs.Converter:
 def read_message(value: Any, _: object = None) -> Message:
     """A message: all that could fail later, when a part is asked for, is looked at here."""
     if type(value) is not dict:
-        raise Malformed(f"expected a message object, got {_kind(value)}")
+        raise Unreadable(f"expected a message object, got {_kind(value)}")
     message_id = value.get("id")
     if type(message_id) is not str or not message_id:
         message_id = _identifier(message_id, ".id")
     payload = value.get("payload")
     if payload is not None and type(payload) is not dict:
-        raise Malformed(f"expected an object, got {_kind(payload)}", ".payload")
+        raise Unreadable(f"expected an object, got {_kind(payload)}", ".payload")
     attempts = value.get("attempts")
     if attempts is not None:
         if type(attempts) is not list:
-            raise Malformed(f"expected a list, got {_kind(attempts)}", ".attempts")
+            raise Unreadable(f"expected a list, got {_kind(attempts)}", ".attempts")
         for attempt in attempts:
             if type(attempt) is dict:
                 try:
@@ -196,7 +201,7 @@ def _at(place: str, read: Callable[[Any], T], value: Any) -> T:
     try:
         return read(value)
     except ValueError as exc:
-        raise Malformed(str(exc), place) from None
+        raise Unreadable(str(exc), place) from None
 
 
 def _identifier(value: Any, at: str = "") -> str:
@@ -204,7 +209,7 @@ def _identifier(value: Any, at: str = "") -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise Malformed(f"expected an id, got {'an empty text' if value == '' else _kind(value)}", at)
+    raise Unreadable(f"expected an id, got {'an empty text' if value == '' else _kind(value)}", at)
 
 
 def _id_hook(value: Any, _: object) -> str:
@@ -214,7 +219,7 @@ def _id_hook(value: Any, _: object) -> str:
 def _required_text_hook(value: Any, _: object) -> str:
     if isinstance(value, str) and value:
         return value
-    raise Malformed(f"expected text, got {'an empty one' if value == '' else _kind(value)}")
+    raise Unreadable(f"expected text, got {'an empty one' if value == '' else _kind(value)}")
 
 
 def _text_hook(value: Any, _: object) -> str | None:
@@ -226,19 +231,19 @@ def _event_type_ids_hook(value: Any, _: object) -> tuple[str, ...]:
     if isinstance(value, list):
         for entry in value:
             if not isinstance(entry, str):
-                raise Malformed(_NO_IDS)
+                raise Unreadable(_NO_IDS)
         return tuple(value)
     if isinstance(value, str):
         return (value,) if value else ()
     if value is None:
         return ()
-    raise Malformed(_NO_IDS)
+    raise Unreadable(_NO_IDS)
 
 
 def _secret_hook(value: Any, _: object) -> Secret | None:
     if value is None or isinstance(value, Secret):
         return value
-    raise Malformed(f"expected text, got {_kind(value)}")
+    raise Unreadable(f"expected text, got {_kind(value)}")
 
 
 def _links_hook(value: Any, _: object) -> dict[str, str]:
@@ -328,20 +333,24 @@ def _object_reader(
 
     def read(value: Any, _: object) -> Any:
         if not isinstance(value, dict):
-            raise Malformed(f"expected an object, got {_kind(value)}")
+            raise Unreadable(f"expected an object, got {_kind(value)}")
         prepared = prepare(value)
         # What is kept as raw is the object as it came, but never with its secret in the open.
         values = {**prepared, _RAW: prepared if model is Webhook else value}
         try:
             return quick(values, model)
         except Exception:
-            return careful(values, model)
+            try:
+                return careful(values, model)
+            except BaseValidationError as exc:
+                at, said = next(_explain(exc))
+        raise Unreadable(said, at)
 
     return read
 
 
 def _explain(error: BaseValidationError) -> Iterator[tuple[str, str]]:
-    """Where and what, for each error that cattrs has gathered."""
+    """Where and what, for each error that cattrs has collected."""
     for exc in error.exceptions:
         notes = [note for note in getattr(exc, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
         at = "".join(f".{_json_name(error, note.name)}" for note in notes)
@@ -354,6 +363,21 @@ def _explain(error: BaseValidationError) -> Iterator[tuple[str, str]]:
 def _json_name(error: BaseValidationError, attribute: str) -> str:
     fields = next(fields for model, fields, _ in _OBJECTS if model is error.cl)
     return fields[attribute][0]
+
+
+def _list_page(value: Any) -> ListPage | ResponseDecodeError:
+    if isinstance(value, ResponseDecodeError):
+        return value
+    if not isinstance(value, dict):
+        return ResponseDecodeError(f"expected a list object, got {_kind(value)}")
+    items = value.get("data")
+    if isinstance(items, dict):
+        items = [items]
+    elif items is None and ("data" in value or str(value.get("type")).lower() == "list"):
+        items = []
+    if not isinstance(items, list):
+        return ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
+    return ListPage(items, _next_link(value.get("links")))
 
 
 def _next_link(links: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an answer's status and headers mean. Pure."""
+"""What the status, headers and error body of a response mean. Pure."""
 
 from __future__ import annotations
 
@@ -47,10 +47,17 @@ def _one_wait(text: str, now: datetime) -> float | None:
     return seconds if seconds >= 0 and math.isfinite(seconds) else None
 
 
+def read_correlation_id(response: Response) -> str | None:
+    """The correlation id of an error body: what Basiq's support asks for. None where there is none."""
+    if response.status < 400:
+        return None
+    return _short_text(_error_body(response).get("correlationId"))
+
+
 def error_from(
     response: Response, *, method: str, path: str, now: datetime | None = None, redactor: Redactor | None = None
 ) -> APIError:
-    """The error that an answer stands for, whatever its body is. The class follows the status alone.
+    """The error that a response stands for, whatever its body is. The class follows the status alone.
 
     Of a body above 1 MiB nothing is read. Credentials that the ``redactor`` knows are taken out.
     """
@@ -89,7 +96,7 @@ def _explain(response: Response) -> str:
     if 300 <= response.status < 400:
         return "a redirect, which is not followed: it could carry the token away; check base_url"
     if response.status < 200:
-        return "not a status that an answer can have"
+        return "not a status that a response can have"
     return ""
 
 

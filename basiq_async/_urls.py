@@ -1,4 +1,4 @@
-"""Urls: the API's own, the links in its answers, and identifiers put into a path. Pure."""
+"""Urls: the API's own, the links in its responses, and identifiers put into a path. Pure."""
 
 from __future__ import annotations
 
@@ -80,8 +80,12 @@ class BaseURL:
         """The path of one of the API's own urls, for messages: no query, which can name users."""
         return self.relative(url).partition("?")[0] or "/"
 
+    def have_same_path(self, url: str, other: str) -> bool:
+        """Whether two of the API's own urls differ in their queries alone, or in a slash at the end of the path."""
+        return _plain_path(self.path_of(url)) == _plain_path(self.path_of(other))
+
     def resolve(self, link: str, current: str) -> str:
-        """The url to call for a link found in the answer to ``current``, byte for byte where it can be.
+        """The url to call for a link found in the response to ``current``, byte for byte where it can be.
 
         A link to the vendor's host is called through this base. Raises ``LinkError`` for one that leads to
         another origin, or that no request line can carry.
@@ -117,7 +121,11 @@ class BaseURL:
         return url if self.owns(url) else self.origin + self.prefix + rest
 
 
-def segment(value: str, name: str) -> str:
+def _plain_path(path: str) -> list[str]:
+    return [urllib.parse.unquote(part) for part in path.rstrip("/").split("/")]
+
+
+def quote_segment(value: str, name: str) -> str:
     """An identifier as exactly one segment of a path. Raises ``ConfigurationError`` for one that cannot be."""
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be text, not {type(value).__name__}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from ._arguments import check_positive
 from ._codec import Codec
+from ._cursor import CursorSeal
 from ._redaction import Redactor
 from ._tasks import TaskOwner
 from ._urls import VENDOR_URL, BaseURL
@@ -44,8 +46,7 @@ class BasiqClient:
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-            raise ConfigurationError("timeout must be a number of seconds above 0")
+        check_positive("timeout", timeout, "of seconds")
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError("retry must be a RetryPolicy, or None for the usual one")
         if transport is not None and not isinstance(transport, Transport):
@@ -54,10 +55,9 @@ class BasiqClient:
         base = BaseURL.parse(base_url)
         self._owned: Transport | None = None
         if transport is None:
-            from .transports.aiohttp import AiohttpTransport, Unlimited
+            from .transports.aiohttp import AiohttpTransport
 
-            self._owned = AiohttpTransport(timeout=timeout)
-            transport = Unlimited(self._owned)  # Retrying has the time of each attempt limited
+            transport = self._owned = AiohttpTransport(timeout=timeout)
         policy = retry or RetryPolicy()
         redactor = Redactor(key.reveal())
         self._retrying = Retrying(
@@ -67,10 +67,11 @@ class BasiqClient:
             on_request=on_request,
             on_retry=on_retry,
             path_of=lambda url: redactor.known(base.path_of(url)),
+            redact=redactor.text,
         )
         self._owner = TaskOwner()
         authenticated = Authenticated(self._retrying, key, base, max_elapsed=policy.max_elapsed, redactor=redactor)
-        api = Api(base, authenticated, Codec(), self._owner, redactor)
+        api = Api(base, authenticated, Codec(), self._owner, redactor, CursorSeal(key.reveal()))
         self._base = base
         self.webhooks = Webhooks(api)
         self.messages = Messages(api)

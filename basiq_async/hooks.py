@@ -1,4 +1,4 @@
-"""What the client tells of its work, for metrics and traces. No hook gets a credential, a header or a body."""
+"""What the client reports of its work, for metrics and traces. No hook gets a credential, a header or a body."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ _E = TypeVar("_E")
 
 @attrs.frozen
 class RequestEvent:
-    """One request was sent, and answered or not.
+    """One attempt of a request has ended.
 
-    ``duration`` is in seconds; ``attempt`` counts from 1; ``status`` is None where there was no answer, and
-    ``error`` is then the name of the error's class.
+    ``duration`` is in seconds; ``attempt`` counts from 1. ``status`` is None where there was no response, and
+    ``error`` is then the name of the error's class. ``correlation_id`` comes from an error body. ``url_template``
+    is the path with names in place of identifiers, such as ``/events/{event_id}``: fit for a metric, as ``path``
+    is not. None for a request that the client did not make.
     """
 
     method: str
@@ -26,11 +28,13 @@ class RequestEvent:
     duration: float
     status: int | None = None
     error: str | None = None
+    correlation_id: str | None = None
+    url_template: str | None = None
 
 
 @attrs.frozen
 class RetryEvent:
-    """A request is going to be sent again after ``wait`` seconds; ``attempt`` is the one that failed."""
+    """A request will be sent again after ``wait`` seconds; ``attempt`` is the one that failed."""
 
     method: str
     path: str
@@ -38,6 +42,8 @@ class RetryEvent:
     wait: float
     status: int | None = None
     error: str | None = None
+    correlation_id: str | None = None
+    url_template: str | None = None
 
 
 OnRequest = Callable[[RequestEvent], None]
@@ -45,7 +51,7 @@ OnRetry = Callable[[RetryEvent], None]
 
 
 def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:
-    """Tell a hook, if there is one. A hook that fails is logged: watching the work must not undo it."""
+    """Call a hook, if there is one. A hook that fails is logged: watching the work must not undo it."""
     if hook is None:
         return
     try:

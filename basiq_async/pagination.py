@@ -1,24 +1,30 @@
-"""Streaming a list page by page: constant memory, one page asked for ahead, and a cursor to go on from."""
+"""Streaming a list page by page: constant memory, one page requested ahead, and a cursor to go on from."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
-from cattrs.errors import BaseValidationError
 
-from ._codec import UNREADABLE, ListPage, Malformed, Reader
-from ._cursor import Cursor, id_in_cursor
+from ._arguments import check_whole
+from ._codec import ListPage, Reader, Unreadable
+from ._cursor import ANYWHERE, DAMAGED, Cursor, CursorSeal, Refusal, id_in_cursor
 from ._tasks import TaskOwner, result_of
 from ._urls import BaseURL, LinkError
-from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
+from .errors import APIError, BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
+
+__all__ = ["Page", "Paginator", "UnreadableItem"]
 
 T = TypeVar("T")
+_log = logging.getLogger("basiq_async.pagination")
 _MOST_EMPTY = 10_000
 """Empty pages in a row, as a filter can make them; more of them are a server that has lost its way."""
+_REFUSED_PAGE = (400, 404, 410)
+"""Statuses that can mean: this page's link is no longer valid."""
 
 
 @attrs.frozen
@@ -27,6 +33,23 @@ class Page(Generic[T]):
 
     items: Sequence[T]
     next_cursor: str | None
+
+
+@attrs.frozen
+class UnreadableItem:
+    """An item of a list that cannot be read.
+
+    ``raw`` is its JSON value as it came, and ``error`` says where the fault is and what. ``id`` is the item's id,
+    where that much can be read.
+    """
+
+    raw: Any = attrs.field(repr=False)
+    error: ResponseDecodeError
+    id: str | None
+
+
+OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
+"""Called for an item that cannot be read. Returns an item in its place, None to go past it, or raises."""
 
 
 @attrs.frozen
@@ -42,20 +65,38 @@ class Listing(Generic[T]):
     fetch: Callable[[str], Awaitable[ListPage]]
     reader: Reader[T]
     owner: TaskOwner
+    seal: CursorSeal
     redact: Callable[[str], str] = str
     """Takes credentials out of a link that is shown."""
 
-    def unreadable(self, exc: Malformed | BaseValidationError, index: int) -> ResponseDecodeError:
+    def explain(self, exc: Unreadable, index: int) -> ResponseDecodeError:
         """The error for an item that cannot be read."""
         failure = self.reader.explain(exc, index)
         failure.method, failure.path = "GET", self.base.path_of(self.start)
         return failure
 
+    def encode(self, cursor: Cursor) -> str:
+        """The text of a cursor of this list. One whose page has another path keeps the item alone."""
+        if not self.has_page(self.base.url(cursor.page)):
+            cursor = self.behind(cursor.after) if cursor.after else Cursor(self.base.relative(self.start))
+        return self.seal.seal(cursor, self.name)
+
+    def behind(self, item_id: str) -> Cursor:
+        """The place behind an item, wherever in the list it is."""
+        return Cursor(self.base.relative(self.start), ANYWHERE, item_id)
+
+    def has_page(self, url: str) -> bool:
+        """Whether a url is a page of this list, and may be requested."""
+        try:
+            return self.base.resolve(url, self.start) == url and self.base.have_same_path(url, self.start)
+        except LinkError:
+            return False
+
 
 class _Position:
     """The page that is being consumed, and how far."""
 
-    __slots__ = ("items", "next_url", "offset", "sought", "url")
+    __slots__ = ("before", "items", "next_url", "offset", "sought", "url")
 
     def __init__(self, url: str, sought: Cursor | None) -> None:
         self.url = url
@@ -64,13 +105,31 @@ class _Position:
         self.items: list[Any] = []
         self.offset = 0
         self.next_url: str | None = url
+        self.before: str | None = None
+        """The id of the last item of the pages before this one."""
+
+    def turn(self, url: str, items: list[Any]) -> None:
+        """Go to the beginning of another page."""
+        self.before = self.last_id
+        self.url, self.items, self.offset = url, items, 0
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the item that was passed last; of the one before it where that has none."""
+        if self.sought is not None:
+            return self.sought.after
+        for index in range(min(self.offset, len(self.items)) - 1, -1, -1):
+            found = _id_of(self.items, index)
+            if found is not None:
+                return found
+        return self.before
 
     def cursor(self, base: BaseURL) -> Cursor | None:
-        """None where nothing has been given out yet."""
+        """None where no item has been passed yet."""
         if self.sought is not None or (not self.items and self.next_url == self.url):
             return None
         if self.offset >= len(self.items) and self.next_url is not None:
-            return Cursor(base.relative(self.next_url))
+            return Cursor(base.relative(self.next_url), 0, self.last_id)
         return Cursor(base.relative(self.url), self.offset, _id_of(self.items, self.offset - 1))
 
 
@@ -80,12 +139,14 @@ def _id_of(items: list[Any], index: int) -> str | None:
 
 
 class _Walk(Generic[T]):
-    """From page to page. Owns the page that is asked for ahead: dropping the walk cancels it."""
+    """From page to page. Owns the page that is requested ahead: dropping the walk cancels it."""
 
     def __init__(self, listing: Listing[T], start: Cursor | None, prefetch: int) -> None:
         self.listing = listing
         url = listing.start if start is None else listing.base.url(start.page)
         self.position = _Position(url, start if start is not None and start.offset else None)
+        self._again = start.after if start is not None and start.offset != ANYWHERE else None
+        """The item to look for from the start of the list, should the cursor's page be refused."""
         self._prefetch = prefetch
         self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
@@ -110,14 +171,24 @@ class _Walk(Generic[T]):
         url = position.next_url
         if url is None:
             if position.sought is not None:
-                raise PaginationError("the item that the cursor stands behind is not in the list; begin without cursor")
+                raise PaginationError(
+                    f"the item {position.sought.after!r}, behind which to go on, is not in the list; begin at its start"
+                )
             return False
         ahead, self._ahead = self._ahead, None
-        page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
+        try:
+            page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
+        except APIError as exc:
+            if self._pages or self._again is None or url == self.listing.start or exc.status not in _REFUSED_PAGE:
+                raise
+            url = self._begin_again(exc)
+            page = None
+        if page is None:
+            page = await self.listing.fetch(url)
         self._seen.add(hash(url))
         self._pages += 1
         self._empty = 0 if page.items else self._empty + 1
-        position.url, position.items, position.offset = url, page.items, 0
+        position.turn(url, page.items)
         position.next_url = self._resolve(page.next_link, url)
         if position.sought is not None:
             self._seek(position.sought)
@@ -126,6 +197,20 @@ class _Walk(Generic[T]):
             # A consumer that never waits would not let it begin before the end of this page.
             await asyncio.sleep(0)
         return True
+
+    def _begin_again(self, refused: APIError) -> str:
+        """Look for the cursor's item from the start of the list: its page can no longer be requested."""
+        found, self._again = self._again, None
+        assert found is not None  # noqa: S101  # the caller has looked
+        _log.info(
+            "the page of the cursor was refused (%d); walking the list to the item %r",
+            refused.status,
+            found,
+            extra={"http_status": refused.status, "correlation_id": refused.correlation_id, "item_id": found},
+        )
+        self.position.sought = self.listing.behind(found)
+        self.position.url = self.position.next_url = self.listing.start
+        return self.listing.start
 
     def _resolve(self, link: Any, current: str) -> str | None:
         """The next url. What is wrong with it is raised when it is needed: behind this page's items."""
@@ -137,20 +222,20 @@ class _Walk(Generic[T]):
         try:
             url = self.listing.base.resolve(link, current)
         except LinkError as exc:
-            self._error = self._refused(link, f"{exc}; it was not followed")
+            self._error = self._refuse(link, f"{exc}; it was not followed")
             return None
         if self._empty > _MOST_EMPTY:
-            self._error = self._refused(link, f"comes after {self._empty} empty pages in a row")
+            self._error = self._refuse(link, f"comes after {self._empty} empty pages in a row")
             return None
         if hash(url) in self._seen:
-            self._error = self._refused(link, "loops: its page has been read")
+            self._error = self._refuse(link, "loops: its page has been read")
             return None
         return url
 
-    def _refused(self, link: str, why: str) -> PaginationError:
+    def _refuse(self, link: str, why: str) -> PaginationError:
         redact = self.listing.redact
         shown = redact(link)
-        return PaginationError(f"the next link {_shown(shown)} {redact(why)}", link=shown)
+        return PaginationError(f"the next link {_shorten(shown)} {redact(why)}", link=shown)
 
     def _seek(self, sought: Cursor) -> None:
         """Stand behind the item of the cursor, which can have moved on since."""
@@ -165,13 +250,14 @@ class _Walk(Generic[T]):
             position.offset, position.sought = last + 1, None
 
     def cancel(self) -> asyncio.Task[ListPage] | None:
-        """Give up the page that was asked for ahead."""
+        """Give up the page that was requested ahead."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and not ahead.done() and not ahead.get_loop().is_closed():
             ahead.cancel()
         return ahead
 
     async def aclose(self) -> None:
+        """Give up the page that was requested ahead, and wait until its request has ended."""
         ahead = self.cancel()
         if ahead is not None:
             await asyncio.wait([ahead])
@@ -184,51 +270,70 @@ async def _fetched(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> Lis
     return await fetch(url)
 
 
-def _shown(link: str) -> str:
+def _shorten(link: str) -> str:
     return repr(link if len(link) <= 200 else link[:200] + "…")
 
 
-class _Items(Generic[T]):
-    """Item after item. A class and not a generator: leaving a loop drops it, and that ends all it has begun."""
+class _Reading(Generic[T]):
+    """Reads the items of a walk one by one."""
 
-    __slots__ = ("_hook", "_model", "_position", "_walk")
+    __slots__ = ("_hook", "_model", "_on_unreadable", "_position", "_walk")
 
-    def __init__(self, walk: _Walk[T]) -> None:
+    def __init__(self, walk: _Walk[T], on_unreadable: OnUnreadable[T] | None) -> None:
         self._walk = walk
         self._position = walk.position
+        self._on_unreadable = on_unreadable
         # Taken out here: this is done for every message of a history.
         self._hook, self._model = walk.listing.reader.hook, walk.listing.reader.model
+
+    def _replace(self, index: int, failure: ResponseDecodeError) -> T | None:
+        """What the caller puts in the place of an item that cannot be read; raises where there is no such caller."""
+        if self._on_unreadable is None:
+            raise failure
+        items = self._position.items
+        return self._on_unreadable(UnreadableItem(items[index], failure, _id_of(items, index)))
+
+    async def aclose(self) -> None:
+        """Leave the list."""
+        await self._walk.aclose()
+
+
+class _Items(_Reading[T]):
+    """Item after item. A class and not a generator: leaving a loop drops it, and that ends all it has begun."""
+
+    __slots__ = ()
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         position = self._position
-        offset = position.offset
-        while offset >= len(position.items):
-            if not await self._walk.advance():
-                raise StopAsyncIteration
+        while True:
             offset = position.offset
-        try:
-            item = self._hook(position.items[offset], self._model)
-        except UNREADABLE as exc:
-            failure = self._walk.listing.unreadable(exc, offset)
-        else:
+            while offset >= len(position.items):
+                if not await self._walk.advance():
+                    raise StopAsyncIteration
+                offset = position.offset
+            try:
+                item = self._hook(position.items[offset], self._model)
+            except Unreadable as exc:
+                failure = self._walk.listing.explain(exc, offset)
+            else:
+                position.offset = offset + 1
+                return item
+            replacement = self._replace(offset, failure)
             position.offset = offset + 1
-            return item
-        raise failure
-
-    async def aclose(self) -> None:
-        await self._walk.aclose()
+            if replacement is not None:
+                return replacement
 
 
-class _Pages(Generic[T]):
+class _Pages(_Reading[T]):
     """Page after page; otherwise as ``_Items``."""
 
-    __slots__ = ("_turn", "_walk")
+    __slots__ = ("_turn",)
 
-    def __init__(self, walk: _Walk[T]) -> None:
-        self._walk = walk
+    def __init__(self, walk: _Walk[T], on_unreadable: OnUnreadable[T] | None) -> None:
+        super().__init__(walk, on_unreadable)
         self._turn = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Page[T]]:
@@ -239,67 +344,89 @@ class _Pages(Generic[T]):
             return await self._next()
 
     async def _next(self) -> Page[T]:
-        listing, position = self._walk.listing, self._walk.position
+        listing, position = self._walk.listing, self._position
         # A page that could not be read is still there: it must not be skipped.
         if position.offset >= len(position.items) and not await self._walk.advance():
             raise StopAsyncIteration
         items: list[T] = []
         for index in range(position.offset, len(position.items)):
+            failure: ResponseDecodeError | None = None
             try:
-                items.append(listing.reader.hook(position.items[index], listing.reader.model))
-            except UNREADABLE as exc:
-                failure = listing.unreadable(exc, index)
-                break
-        else:
-            failure = None
-        if failure is not None:
-            raise failure
+                item: T | None = self._hook(position.items[index], self._model)
+            except Unreadable as exc:
+                failure = listing.explain(exc, index)
+            if failure is not None:
+                item = self._replace(index, failure)
+            if item is not None:
+                items.append(item)
         position.offset = len(position.items)
         behind = position.cursor(listing.base) if position.next_url is not None else None
-        return Page(items, None if behind is None else behind.encode(listing.name))
-
-    async def aclose(self) -> None:
-        await self._walk.aclose()
+        return Page(items, None if behind is None else listing.encode(behind))
 
 
 class Paginator(Generic[T]):
     """A list of any length, streamed.
 
-    ``async for item in paginator`` holds at most two pages. With ``prefetch=1`` the next page is asked for while
-    this one is consumed; with 0 it is not. Each loop begins anew, at the ``cursor`` that the list was asked for
-    with. Leaving a loop early leaves nothing behind.
+    ``async for item in paginator`` holds at most two pages. With ``prefetch=1`` the next page is requested while
+    this one is consumed; with 0 it is not. Each loop begins anew, where the list was asked to begin. Leaving a loop
+    early leaves nothing behind.
 
-    Raises, while iterating: ``PaginationError`` for a next link that loops or leads to another origin,
-    ``ResponseDecodeError`` with its place for an item that cannot be read, and whatever a request raises, each
-    behind the last item before it.
+    A list begins at its start, at a ``cursor``, or behind the item with the id ``after``, which is looked for from
+    the start. With both, the item is looked for where the cursor cannot be opened. A cursor whose page can no longer
+    be requested (400, 404, 410) finds its item by itself in the same way.
+
+    Raises, while iterating: ``PaginationError`` for a next link that loops or leads to another origin, and for an
+    item to go on behind that is not in the list; ``ResponseDecodeError`` with its place for an item that cannot be
+    read; and what a request raises; each behind the last item before it. ``on_unreadable`` gets past an item that
+    cannot be read: it is called with an ``UnreadableItem``, and returns an item to yield in its place, or None to go
+    past it. What it raises ends the loop in front of the item.
     """
 
-    def __init__(self, listing: Listing[T], *, cursor: str | None = None, prefetch: int = 1) -> None:
-        if isinstance(prefetch, bool) or prefetch not in (0, 1):
-            raise ConfigurationError("prefetch must be 0 or 1: how many pages to ask for ahead")
+    def __init__(
+        self,
+        listing: Listing[T],
+        *,
+        cursor: str | None = None,
+        after: str | None = None,
+        prefetch: int = 1,
+        on_unreadable: OnUnreadable[T] | None = None,
+    ) -> None:
+        check_whole("prefetch", prefetch, most=1, or_else="how many pages to request ahead")
+        if on_unreadable is not None and not callable(on_unreadable):
+            raise ConfigurationError("on_unreadable must be a function that takes an UnreadableItem, or None")
         self._listing = listing
-        self._given = cursor
-        self._start = None if cursor is None else _start_at(cursor, listing)
         self._prefetch = prefetch
+        self._on_unreadable = on_unreadable
+        self._start = _start_at(listing, cursor, after)
         self._position: _Position | None = None
 
     @property
     def cursor(self) -> str | None:
-        """Behind the last item that was given out: an opaque text. None before the first, if none was passed."""
+        """Behind the last item that was yielded: an opaque text. None at the start of the list.
+
+        It is sealed with a key derived from the API key: a client with another key cannot open it.
+        """
         reached = self._position.cursor(self._listing.base) if self._position is not None else None
-        return self._given if reached is None else reached.encode(self._listing.name)
+        reached = reached or self._start
+        return None if reached is None else self._listing.encode(reached)
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last item that was passed, for ``after``. It survives a new API key, as a cursor does not."""
+        reached = self._position.last_id if self._position is not None else None
+        return self._start.after if reached is None and self._start is not None else reached
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return _Items(self._begin(self._prefetch))
+        return _Items(self._begin(self._prefetch), self._on_unreadable)
 
     def pages(self) -> AsyncIterator[Page[T]]:
         """The same list as whole pages. An empty page can come before the end."""
-        return _Pages(self._begin(self._prefetch))
+        return _Pages(self._begin(self._prefetch), self._on_unreadable)
 
     async def collect(self, max_items: int | None = None) -> list[T]:
         """The items as a list, at most ``max_items``."""
-        if max_items is not None and (isinstance(max_items, bool) or not isinstance(max_items, int) or max_items < 0):
-            raise ConfigurationError("max_items must be a whole number of at least 0, or None for all")
+        if max_items is not None:
+            check_whole("max_items", max_items, or_else="or None for all")
         found: list[T] = []
         if max_items == 0:
             return found
@@ -310,8 +437,8 @@ class Paginator(Generic[T]):
         return found
 
     async def first(self) -> T | None:
-        """The first item, or None of an empty list. Asks for no page ahead."""
-        async for item in _Items(self._begin(0)):
+        """The first item, or None of an empty list. Requests no page ahead."""
+        async for item in _Items(self._begin(0), self._on_unreadable):
             return item
         return None
 
@@ -321,12 +448,19 @@ class Paginator(Generic[T]):
         return walk
 
 
-def _start_at(cursor: str, listing: Listing[T]) -> Cursor:
-    start = Cursor.decode(cursor, listing.name)
-    url = listing.base.url(start.page)
-    try:
-        if listing.base.resolve(url, url) == url:
-            return start
-    except LinkError:
-        pass
-    raise ConfigurationError("cursor is damaged: pass the text of a paginator's .cursor as it was")
+def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:
+    """Where to begin. Raises ``ConfigurationError``."""
+    if after is not None and (not isinstance(after, str) or not after):
+        raise ConfigurationError("after must be the id of an item of the list, as text")
+    item_id = None if after is None else id_in_cursor(after)
+    if cursor is None:
+        return None if item_id is None else listing.behind(item_id)
+    opened = listing.seal.open(cursor, listing.name)
+    if isinstance(opened, Cursor):
+        if listing.has_page(listing.base.url(opened.page)):
+            return opened if item_id is None or opened.after is not None else attrs.evolve(opened, after=item_id)
+        opened = Refusal(DAMAGED)
+    if item_id is None or opened.elsewhere:
+        raise ConfigurationError(opened.text)
+    _log.info("%s; walking the list to the item %r", opened.text, item_id, extra={"item_id": item_id})
+    return listing.behind(item_id)

@@ -297,7 +297,7 @@ def test_a_secret_compares_without_showing() -> None:
     ids=lambda body: repr(body[:12]),
 )
 def test_a_body_that_is_not_json_is_a_decode_error(loads: Loads, body: bytes) -> None:
-    with pytest.raises(ResponseDecodeError, match=r"^\$: the answer's body is") as caught:
+    with pytest.raises(ResponseDecodeError, match=r"^\$: the response's body is") as caught:
         Codec(loads=loads).json(body)
     assert caught.value.__cause__ is None
 

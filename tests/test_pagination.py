@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -23,8 +25,9 @@ from basiq_async import (
     Response,
     ResponseDecodeError,
     ServerError,
+    UnreadableItem,
 )
-from basiq_async._cursor import Cursor
+from basiq_async._cursor import Cursor, CursorSeal
 from tests.support import virtual
 from tests.support.scripted import API_KEY, Scripted, answer, client, error, page
 
@@ -572,7 +575,222 @@ def test_a_mangled_cursor_is_refused(data: st.DataObject) -> None:
 def test_a_cursor_that_was_made_up_leads_nowhere_else(made: Cursor) -> None:
     name = '["/notifications/webhooks/w/messages", null]'
     with pytest.raises(ConfigurationError, match="cursor is damaged"):
-        listing(History(9), cursor=made.encode(name))
+        listing(History(9), cursor=CursorSeal(API_KEY).seal(made, name))
+
+
+NAME = '["/notifications/webhooks/w/messages", null]'
+
+
+@pytest.mark.parametrize(
+    "page_url",
+    ["/notifications/webhooks/other/messages", "/events", "/users/u/accounts", "/notifications/webhooks/w%2Fmessages"],
+)
+def test_a_sealed_cursor_of_this_list_whose_page_is_of_another_is_refused(page_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="cursor is damaged"):
+        listing(History(9), cursor=CursorSeal(API_KEY).seal(Cursor(page_url, 1, "x"), NAME))
+
+
+@given(st.data())
+def test_a_cursor_that_somebody_else_made_is_refused(data: st.DataObject) -> None:
+    """Sealed with no key, or another, with every other part right: the page would be the forger's choice."""
+    seal, other = CursorSeal(API_KEY), CursorSeal("another")
+    genuine = seal.seal(Cursor("/notifications/webhooks/w/messages?limit=500", 1, "m1"), NAME)
+    forged = other.seal(Cursor("/notifications/webhooks/w/messages?limit=500&filter=f", 1, "m1"), NAME)
+    packed, theirs = (base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) for text in (genuine, forged))
+    cut = data.draw(st.integers(8, 40))
+    mixed = packed[4:cut] + theirs[cut:]
+    again = blake2b(mixed, digest_size=4).digest() + mixed  # whoever forges can make the checksum right
+    with pytest.raises(ConfigurationError, match="cursor is damaged"):
+        listing(History(9), cursor=base64.urlsafe_b64encode(again).decode().rstrip("="))
+
+
+def test_a_cursor_of_another_api_key_is_an_error_that_says_so() -> None:
+    async def main() -> None:
+        rotated = BasiqClient("a-new-key", transport=Scripted(History(9)))
+        with pytest.raises(ConfigurationError, match="another API key"):
+            rotated.messages.list("w", cursor=await some_cursor())
+
+    virtual.run(main())
+
+
+def test_a_cursor_shows_nothing_of_the_api_key() -> None:
+    async def main() -> None:
+        cursor = await some_cursor()
+        packed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        assert API_KEY.encode() not in packed
+        assert API_KEY not in repr(CursorSeal(API_KEY))
+
+    virtual.run(main())
+
+
+# --- finding the place again ---
+
+
+@pytest.mark.parametrize("spoil", ["another key", "damaged", "another version"])
+def test_behind_an_id_the_list_goes_on_where_the_cursor_cannot_be_opened(spoil: str) -> None:
+    async def main() -> None:
+        history = History(9)
+        paginator = listing(history)
+        await paginator.collect(5)
+        assert paginator.cursor is not None
+        cursor = {
+            "another key": CursorSeal("old").seal(Cursor("/x", 1, "m4"), NAME),
+            "damaged": paginator.cursor[:-1],
+            "another version": "AAAA",
+        }[spoil]
+        resumed = listing(history, cursor=cursor, after=paginator.last_id)
+        assert await ids(resumed) == expected(5, 6, 7, 8)
+
+    virtual.run(main())
+
+
+def test_a_cursor_of_another_list_is_refused_with_an_id_too() -> None:
+    async def main() -> None:
+        cursor = await some_cursor()
+        with pytest.raises(ConfigurationError, match="belongs to another list"):
+            client(Scripted(History(9))).messages.list("other", cursor=cursor, after="m1")
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("stop", [1, 2, 3, 6, 8, 9])
+def test_a_list_can_begin_behind_an_id(stop: int, prefetch: int) -> None:
+    async def main() -> None:
+        history = History(9)
+        resumed = listing(history, after=f"m{stop - 1}", prefetch=prefetch)
+        assert resumed.last_id == f"m{stop - 1}"
+        assert await ids(resumed) == expected(*range(stop, 9))
+        again = listing(history, cursor=listing(history, after=f"m{stop - 1}").cursor)
+        assert await ids(again) == expected(*range(stop, 9))
+
+    virtual.run(main())
+
+
+def test_an_id_that_is_not_in_the_list_is_an_error_and_no_silent_restart() -> None:
+    async def main() -> None:
+        with pytest.raises(PaginationError, match=r"'gone'.* is not in the list"):
+            await listing(History(9), after="gone").collect()
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("after", ["", 5, b"m1"], ids=repr)
+def test_an_id_to_go_on_behind_must_be_text(after: Any) -> None:
+    with pytest.raises(ConfigurationError, match="after must be the id"):
+        listing(History(9), after=after)
+
+
+class Expiring(History):
+    """A list whose links can be invalidated; from the start it can always be read."""
+
+    status = 400
+    expired = False
+
+    async def __call__(self, request: Request) -> Response:
+        if self.expired and "next=" in request.url:
+            self.expired = False
+            self.asked.append(-1)
+            return error(self.status, "parameter-not-valid")
+        return await super().__call__(request)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("stop", [3, 4, 6, 8])
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_cursor_whose_page_has_expired_finds_its_item_from_the_start(status: int, stop: int, prefetch: int) -> None:
+    async def main() -> None:
+        history = Expiring(9)
+        paginator = listing(history, prefetch=0)
+        await paginator.collect(stop)
+        history.expired, history.status = True, status
+        history.asked.clear()
+        resumed = listing(history, cursor=paginator.cursor, prefetch=prefetch)
+        assert await ids(resumed) == expected(*range(stop, 9))
+        assert history.asked[:2] == [-1, 0]
+
+    virtual.run(main())
+
+
+def test_a_cursor_whose_page_fails_otherwise_is_no_reason_to_walk_the_list() -> None:
+    async def main() -> None:
+        history = Expiring(9)
+        paginator = listing(history)
+        await paginator.collect(4)
+        history.expired, history.status = True, 403
+        with pytest.raises(BasiqError, match="403"):
+            await listing(history, cursor=paginator.cursor).collect()
+
+    virtual.run(main())
+
+
+def test_a_page_on_another_path_is_followed_and_its_cursor_keeps_the_item() -> None:
+    """Such a cursor could not be told from a forged one: it leads to the list's own pages, and the item in them."""
+
+    async def main() -> None:
+        transport = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
+        paginator = client(transport).messages.list("w", prefetch=0)
+        assert [message.id for message in await paginator.collect(2)] == expected(1, 2)
+        again = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
+        resumed = client(again).messages.list("w", cursor=paginator.cursor)
+        assert await ids(resumed) == expected(3)
+        assert again.urls[0] == f"{PATH}?limit=500"
+
+    virtual.run(main())
+
+
+# --- items that cannot be read ---
+
+BAD = [*items(0, 1), {"id": "m2", "attempts": [{"timestamp": "x"}]}, {"no": "id"}, 5, *items(5)]
+
+
+@pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
+def test_an_unreadable_item_can_be_passed_knowing_what_it_was(pages: bool) -> None:
+    async def main() -> None:
+        met: list[UnreadableItem] = []
+        paginator = listing_of(page(BAD), on_unreadable=met.append)
+        found = [one async for each in paginator.pages() for one in each.items] if pages else await paginator.collect()
+        assert [message.id for message in found] == expected(0, 1, 5)
+        assert [one.raw for one in met] == BAD[2:5]
+        assert [one.id for one in met] == ["m2", None, None]
+        assert [one.error.location for one in met] == ["$.data[2].attempts[0].timestamp", "$.data[3].id", "$.data[4]"]
+        assert "GET /notifications/webhooks/w/messages" in str(met[0].error)
+        assert "m2" not in repr(met[0].raw) or "raw" not in repr(met[0])
+
+    virtual.run(main())
+
+
+def test_an_unreadable_item_can_be_replaced_in_its_place() -> None:
+    async def main() -> None:
+        paginator = listing_of(page(BAD), on_unreadable=lambda item: Message(item.id or "?", {}))
+        assert await ids(paginator) == ["m0", "m1", "m2", "?", "?", "m5"]
+
+    virtual.run(main())
+
+
+def test_what_is_raised_for_an_unreadable_item_ends_the_loop_in_front_of_it() -> None:
+    async def main() -> None:
+        def refuse(item: UnreadableItem) -> None:
+            raise LookupError(item.id)
+
+        paginator = listing_of(page(BAD), on_unreadable=refuse)
+        with pytest.raises(LookupError, match="m2"):
+            await paginator.collect()
+        assert paginator.last_id == "m1"
+
+    virtual.run(main())
+
+
+def test_a_cursor_behind_an_unreadable_item_goes_on_behind_it() -> None:
+    async def main() -> None:
+        transport = Scripted(page(BAD))
+        paginator = client(transport).messages.list("w", on_unreadable=lambda item: Message("?", {}))
+        await paginator.collect(4)
+        resumed = client(transport).messages.list("w", cursor=paginator.cursor, on_unreadable=lambda item: None)
+        assert await ids(resumed) == expected(5)
+        assert paginator.last_id == "m2"
+
+    virtual.run(main())
 
 
 @pytest.mark.parametrize("cursor", ["", "x" * 20_000, 5, b"abc"], ids=lambda value: repr(value)[:20])

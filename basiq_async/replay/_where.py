@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from .._arguments import checked_event_type_ids
+from .._arguments import check_event_type_ids
 from ..errors import ConfigurationError
 from ..models import Message
 
@@ -98,7 +98,7 @@ def event_types(*ids: str) -> Where:
 
     Raises ``ConfigurationError``.
     """
-    wanted = checked_event_type_ids(ids, "event_types")
+    wanted = check_event_type_ids("event_types", ids)
     if any(
         "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
     ):

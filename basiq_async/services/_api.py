@@ -1,120 +1,159 @@
-"""What every service stands on: a call, its status and its body turned into a model or one of our errors."""
+"""What every service stands on: a request, and its response as a model or one of our errors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
 
 from .._codec import Codec, ListPage
+from .._cursor import CursorSeal
 from .._redaction import Redactor
 from .._responses import error_from
 from .._tasks import TaskOwner
-from .._urls import BaseURL
+from .._urls import BaseURL, quote_segment
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
-from ..pagination import Listing, Paginator
-from ..transports.base import Response, Transport, quick_request
+from ..pagination import Listing, OnUnreadable, Paginator
+from ..transports.base import Request, Response, Transport
 
 T = TypeVar("T")
 
 
+class Endpoint(NamedTuple):
+    """A url of the API, and its path with names in place of identifiers."""
+
+    url: str
+    template: str | None
+
+
 @attrs.frozen
 class Api:
-    """The API, seen from a service."""
+    """The API, as the services use it."""
 
     base: BaseURL
     transport: Transport
     codec: Codec
     owner: TaskOwner
-    redactor: Redactor = attrs.field(factory=Redactor)
+    redactor: Redactor
+    seal: CursorSeal
 
-    def path_of(self, url: str) -> str:
-        """The path of a url, for messages: without credentials that a link of the API's can have brought along."""
-        return self.redactor.known(self.base.path_of(url))
+    def at(self, template: str, **identifiers: str) -> Endpoint:
+        """The endpoint of a template such as ``/events/{event_id}``. Raises ``ConfigurationError`` for a bad id."""
+        path = template
+        if identifiers:
+            path = template.format_map({name: quote_segment(value, name) for name, value in identifiers.items()})
+        return Endpoint(self.base.url(path), template)
 
-    def answer(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Awaitable[Response]:
-        """Send, and give back the answer, whatever its status."""
+    async def get(self, model: type[T], endpoint: Endpoint) -> T:
+        """Request one object."""
+        response = await self.request("GET", endpoint)
+        self.check(response, "GET", endpoint)
+        try:
+            return self.codec.read(model, response.body)
+        except ResponseDecodeError as exc:
+            raise self._place(exc, "GET", endpoint) from None
+
+    async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
+        """Create or change one object, and return it as the response has it."""
+        response = await self.request("POST", endpoint, body)
+        del body  # error reporters show local variables
+        self.check(response, "POST", endpoint)
+        try:
+            return self.codec.read(model, response.body)
+        except ResponseDecodeError as exc:
+            raise self._place(exc, "POST", endpoint) from None
+
+    async def get_json(self, endpoint: Endpoint) -> Any:
+        """Request any JSON value."""
+        response = await self.request("GET", endpoint)
+        self.check(response, "GET", endpoint)
+        return self._read_json(response, "GET", endpoint)
+
+    async def request(self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None) -> Response:
+        """Send, and return the response, whatever its status."""
         if self.owner.closed:
-            raise ConnectionFailedError("the client is closed", method=method, path=self.path_of(url), sent=False)
+            path = self._path_of(endpoint)
+            raise ConnectionFailedError("the client is closed", method=method, path=path, sent=False)
         headers = {"accept": "application/json"}
         content = None
         if body is not None:
             headers["content-type"] = "application/json"
-            content = _encoded(body)
-        return self.transport.send(quick_request(method, url, headers, content))
+            content = _encode(body)
+        request = Request(method, endpoint.url, headers, content, url_template=endpoint.template)
+        del body, content  # error reporters show local variables
+        return await self.transport.send(request)
 
-    def accepted(self, response: Response, method: str, url: str) -> bytes:
-        """The body of a 2xx answer. Raises the error that any other status stands for."""
+    def check(self, response: Response, method: str, endpoint: Endpoint) -> None:
+        """Raise the error that a status outside of 2xx stands for."""
         if not 200 <= response.status < 300:
-            raise error_from(response, method=method, path=self.path_of(url), redactor=self.redactor)
-        return response.body
+            raise error_from(response, method=method, path=self._path_of(endpoint), redactor=self.redactor)
 
-    def acknowledge(self, response: Response, method: str, url: str) -> None:
-        """Look at an answer that has nothing to read. A page of a proxy is not the API's word for it.
+    def acknowledge(self, response: Response, method: str, endpoint: Endpoint) -> None:
+        """Accept a response that has nothing to read. A page of a proxy is not the API's word for it.
 
-        Raises ``ResponseDecodeError`` for a 2xx answer with a body that is neither empty nor JSON, on any status but
-        204.
+        Raises ``ResponseDecodeError`` for a 2xx response whose body is neither empty nor JSON, on any status but 204.
         """
-        body = self.accepted(response, method, url)
-        if response.status != 204 and body.strip():
-            self.read_json(response, method, url)
-
-    def read(self, model: type[T], response: Response, method: str, url: str) -> T:
-        """A 2xx answer, as a model."""
-        if not 200 <= response.status < 300:
-            self.accepted(response, method, url)
-        try:
-            return self.codec.read(model, response.body)
-        except ResponseDecodeError as exc:
-            raise self._placed(exc, method, url) from None
-
-    def read_json(self, response: Response, method: str, url: str) -> Any:
-        """A 2xx answer, as its JSON value."""
-        body = self.accepted(response, method, url)
-        try:
-            return self.codec.json(body)
-        except ResponseDecodeError as exc:
-            raise self._placed(exc, method, url) from None
+        self.check(response, method, endpoint)
+        if response.status != 204 and response.body.strip():
+            self._read_json(response, method, endpoint)
 
     def listing(
         self,
         model: type[T],
-        path: str,
+        endpoint: Endpoint,
         *,
         query: Mapping[str, str] | None = None,
         filter: str | None = None,
         cursor: str | None = None,
+        after: str | None = None,
         prefetch: int = 1,
+        on_unreadable: OnUnreadable[T] | None = None,
     ) -> Paginator[T]:
         """A list that can be streamed. Its filter belongs to its identity, the size of its pages does not."""
-        start = self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})})
+        path = self.base.relative(endpoint.url)
+
+        async def fetch(url: str) -> ListPage:
+            page = Endpoint(url, endpoint.template)
+            response = await self.request("GET", page)
+            self.check(response, "GET", page)
+            try:
+                return self.codec.page(response.body)
+            except ResponseDecodeError as exc:
+                raise self._place(exc, "GET", page) from None
+
         listing = Listing(
             name=json.dumps([path, filter]),
-            start=start,
+            start=self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})}),
             base=self.base,
-            fetch=self._fetch_page,
+            fetch=fetch,
             reader=self.codec.reader(model),
             owner=self.owner,
+            seal=self.seal,
             redact=self.redactor.text,
         )
-        return Paginator(listing, cursor=cursor, prefetch=prefetch)
+        return Paginator(listing, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=on_unreadable)
 
-    async def _fetch_page(self, url: str) -> ListPage:
-        body = self.accepted(await self.answer("GET", url), "GET", url)
+    def _read_json(self, response: Response, method: str, endpoint: Endpoint) -> Any:
         try:
-            return self.codec.page(body)
+            return self.codec.json(response.body)
         except ResponseDecodeError as exc:
-            raise self._placed(exc, "GET", url) from None
+            raise self._place(exc, method, endpoint) from None
 
-    def _placed(self, exc: ResponseDecodeError, method: str, url: str) -> ResponseDecodeError:
-        exc.method, exc.path = method, self.path_of(url)
+    def _place(self, exc: ResponseDecodeError, method: str, endpoint: Endpoint) -> ResponseDecodeError:
+        exc.method, exc.path = method, self._path_of(endpoint)
         return exc
 
+    def _path_of(self, endpoint: Endpoint) -> str:
+        """The path of a url, for messages: without credentials that a link of the API's can have brought along."""
+        return self.redactor.known(self.base.path_of(endpoint.url))
 
-def _encoded(body: Mapping[str, Any]) -> bytes:
+
+def _encode(body: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError as exc:
-        raise ConfigurationError("a text to be sent holds characters that cannot be encoded as UTF-8") from exc
+    except UnicodeEncodeError:
+        pass
+    # Raised out here: the error of the codec holds the text.
+    raise ConfigurationError("a text to be sent holds characters that cannot be encoded as UTF-8")

@@ -1,8 +1,7 @@
-"""The types of event that a webhook can subscribe to."""
+"""The types of event that Basiq has."""
 
 from __future__ import annotations
 
-from .._urls import segment
 from ..models import EventType
 from ..pagination import Paginator
 from ._api import Api
@@ -16,9 +15,10 @@ class EventTypes:
 
     def list(self) -> Paginator[EventType]:
         """All types of event. There are 15 in the vendor's reference, and new ones appear."""
-        return self._api.listing(EventType, "/events/types", prefetch=0)
+        return self._api.listing(EventType, self._api.at("/events/types"), prefetch=0)
 
     async def get(self, event_type_id: str) -> EventType:
         """One type, by an id such as ``user.created``. Raises ``NotFoundError`` where there is none."""
-        url = self._api.base.url(f"/events/types/{segment(event_type_id, 'event_type_id')}")
-        return self._api.read(EventType, await self._api.answer("GET", url), "GET", url)
+        return await self._api.get(
+            EventType, self._api.at("/events/types/{event_type_id}", event_type_id=event_type_id)
+        )

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from .._urls import LinkError, segment
+from .._urls import LinkError
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
 from ..models import Event, read_links
-from ..pagination import Paginator
-from ._api import Api
+from ..pagination import OnUnreadable, Paginator
+from ._api import Api, Endpoint
+
+_EVENT = "/events/{event_id}"
+_ENTITY = "{event_entity}"
+"""In place of a path: the links of entities lead to any part of the API."""
 
 
 class HasLinks(Protocol):
-    """A message, a delivery, or whatever else has the links of a thin payload."""
+    """A message, a delivery, or anything else that has the links of a thin payload."""
 
     @property
     def event_id(self) -> str | None:
@@ -33,16 +37,33 @@ class Events:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def list(self, *, filter: str | Filter | None = None) -> Paginator[Event]:
+    def list(
+        self,
+        *,
+        filter: str | Filter | None = None,
+        cursor: str | None = None,
+        after: str | None = None,
+        prefetch: int = 1,
+        on_unreadable: OnUnreadable[Event] | None = None,
+    ) -> Paginator[Event]:
         """The events of the last 7 days; there are no older ones (the vendor's reference).
 
-        ``filter`` is by ``user.id``, ``event.entity`` or ``event.type``, built with ``F`` or as plain text.
+        ``filter`` is by ``user.id``, ``event.entity`` or ``event.type``, built with ``F`` or as plain text. The other
+        arguments are those of ``messages.list``.
         """
-        return self._api.listing(Event, "/events", filter=filter_text(filter))
+        return self._api.listing(
+            Event,
+            self._api.at("/events"),
+            filter=filter_text(filter),
+            cursor=cursor,
+            after=after,
+            prefetch=prefetch,
+            on_unreadable=on_unreadable,
+        )
 
     async def get(self, event_id: str) -> Event:
         """One event, by its opaque id. Raises ``NotFoundError`` where there is none."""
-        return await self._get(self._api.base.url(f"/events/{segment(event_id, 'event_id')}"))
+        return await self._api.get(Event, self._api.at(_EVENT, event_id=event_id))
 
     async def fetch(self, message_or_delivery: HasLinks) -> Event:
         """The event behind a message or a delivery, by its link ``event``, or else by its event id.
@@ -55,7 +76,7 @@ class Events:
             if not message_or_delivery.event_id:
                 raise ConfigurationError("it has neither a link 'event' nor an event id to fetch the event by")
             return await self.get(message_or_delivery.event_id)
-        return await self._get(self._own_url(link, "event"))
+        return await self._api.get(Event, Endpoint(self._own_url(link, "event"), _EVENT))
 
     async def fetch_entity(self, message_or_delivery: HasLinks) -> Any:
         """The entity that the event is about, by the link ``eventEntity``: its JSON, decoded.
@@ -65,11 +86,7 @@ class Events:
         link = _link(message_or_delivery, "eventEntity")
         if link is None:
             raise ConfigurationError("it has no link 'eventEntity' to fetch the entity by")
-        url = self._own_url(link, "eventEntity")
-        return self._api.read_json(await self._api.answer("GET", url), "GET", url)
-
-    async def _get(self, url: str) -> Event:
-        return self._api.read(Event, await self._api.answer("GET", url), "GET", url)
+        return await self._api.get_json(Endpoint(self._own_url(link, "eventEntity"), _ENTITY))
 
     def _own_url(self, link: str, name: str) -> str:
         try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._arguments import checked_event_type_ids, optional_text
-from .._urls import absolute_url, segment
+from .._arguments import check_event_type_ids, check_whole, select_texts
+from .._urls import absolute_url
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
 from ..models import Message
-from ..pagination import Paginator
+from ..pagination import OnUnreadable, Paginator
 from ._api import Api
 
 _MOST_A_PAGE = 500
@@ -29,47 +29,54 @@ class Messages:
         filter: str | Filter | None = None,
         limit: int = _MOST_A_PAGE,
         cursor: str | None = None,
+        after: str | None = None,
         prefetch: int = 1,
+        on_unreadable: OnUnreadable[Message] | None = None,
     ) -> Paginator[Message]:
         """The history of a webhook, streamed.
 
-        ``limit`` is how many messages a page holds, 1 to 500. ``filter`` is by date, status, eventTypeId or
-        eventId, built with ``F`` or as plain text. ``cursor`` is what an earlier paginator's ``.cursor`` gave:
-        it goes on with the very next message. ``prefetch`` is 1 to ask for the next page while this one is
-        consumed, else 0. Raises ``ConfigurationError`` for arguments that cannot be.
+        filter: by date, status, eventTypeId or eventId, built with ``F`` or as plain text.
+        limit: how many messages a page holds, 1 to 500.
+        cursor: an earlier paginator's ``.cursor``: goes on with the very next message.
+        after: a message's id: goes on behind that message, which is looked for from the start of the history. With a
+            ``cursor`` too, only where that one cannot be opened, as after a change of the API key. A cursor whose page
+            can no longer be requested finds its message in the same way by itself.
+        prefetch: 1 to request the next page while this one is consumed, else 0.
+        on_unreadable: called with an ``UnreadableItem`` for a message that cannot be read; returns a message to yield
+            in its place, or None to go past it. Without it such a message is a ``ResponseDecodeError``.
+
+        Raises ``ConfigurationError`` for arguments that cannot be right.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _MOST_A_PAGE:
-            raise ConfigurationError(f"limit must be a whole number from 1 to {_MOST_A_PAGE}")
+        check_whole("limit", limit, least=1, most=_MOST_A_PAGE)
         return self._api.listing(
             Message,
-            f"/notifications/webhooks/{segment(webhook_id, 'webhook_id')}/messages",
+            self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=webhook_id),
             query={"limit": str(limit)},
             filter=filter_text(filter),
             cursor=cursor,
+            after=after,
             prefetch=prefetch,
+            on_unreadable=on_unreadable,
         )
 
     async def get(self, webhook_id: str, message_id: str) -> Message:
         """One message. Raises ``NotFoundError`` where there is none."""
-        webhook, message = segment(webhook_id, "webhook_id"), segment(message_id, "message_id")
-        url = self._api.base.url(f"/notifications/webhooks/{webhook}/messages/{message}")
-        return self._api.read(Message, await self._api.answer("GET", url), "GET", url)
+        template = "/notifications/webhooks/{webhook_id}/messages/{message_id}"
+        return await self._api.get(Message, self._api.at(template, webhook_id=webhook_id, message_id=message_id))
 
     async def send_test(self, event_type_id: str, *, text: str | None = None) -> None:
-        """Have Basiq send a test message of a type of event to every webhook; ``text`` is played back.
+        """Have Basiq send a test message of an event type to every webhook; ``text`` is played back.
 
         Raises ``BadRequestError`` with code ``no-webhooks-found`` where there is no webhook.
         """
         if not isinstance(event_type_id, str) or not event_type_id.strip():
-            raise ConfigurationError("event_type_id must be the id of a type of event, such as user.created")
-        body = {"eventTypeId": event_type_id, **optional_text(Text=("text", text))}
-        await self._send(body)
+            raise ConfigurationError("event_type_id must be the id of an event type, such as user.created")
+        await self._send({"eventTypeId": event_type_id, **select_texts(Text=("text", text))})
 
     async def send_test_to(self, url: str, event_type_ids: Sequence[str]) -> None:
         """Have Basiq send test messages to one url: the form that the vendor's guide shows."""
-        body = {"URL": absolute_url(url), "Events": checked_event_type_ids(event_type_ids, "event_type_ids")}
-        await self._send(body)
+        await self._send({"URL": absolute_url(url), "Events": check_event_type_ids("event_type_ids", event_type_ids)})
 
     async def _send(self, body: dict[str, Any]) -> None:
-        url = self._api.base.url("/notifications/messages/test")
-        self._api.acknowledge(await self._api.answer("POST", url, body), "POST", url)
+        endpoint = self._api.at("/notifications/messages/test")
+        self._api.acknowledge(await self._api.request("POST", endpoint, body), "POST", endpoint)

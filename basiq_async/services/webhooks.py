@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from .._arguments import checked_event_type_ids, optional_text
-from .._urls import absolute_url, segment
-from ..errors import ConfigurationError, ConflictError, RequestTimeoutError
+from .._arguments import check_event_type_ids, check_from_zero, select_texts
+from .._urls import absolute_url
+from ..errors import ConflictError, RequestTimeoutError
 from ..models import Webhook
 from ..pagination import Paginator
-from ._api import Api
+from ._api import Api, Endpoint
 
-_PATH = "/notifications/webhooks"
+_ALL = "/notifications/webhooks"
+_ONE = "/notifications/webhooks/{webhook_id}"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
 _RACES = 3
 _LAST_ANSWER = 0.5
@@ -40,7 +40,7 @@ class Webhooks:
         Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
         ``ConflictError`` where a webhook with this url exists, ``BadRequestError`` for types that do not exist.
         """
-        return await self._post(_PATH, _body(url, subscribed_events, name, description))
+        return await self._api.post(Webhook, self._api.at(_ALL), _body(url, subscribed_events, name, description))
 
     async def ensure(
         self,
@@ -63,19 +63,18 @@ class Webhooks:
                 return existing if _agrees(existing, body) else await self._bring_up_to(existing, body)
             races -= 1
             try:
-                return await self._post(_PATH, body)
+                return await self._api.post(Webhook, self._api.at(_ALL), body)
             except ConflictError:
                 if not races:
                     raise
 
     def list(self) -> Paginator[Webhook]:
         """All webhooks of the application. Their secrets are not in this answer."""
-        return self._api.listing(Webhook, _PATH, prefetch=0)
+        return self._api.listing(Webhook, self._api.at(_ALL), prefetch=0)
 
     async def get(self, webhook_id: str) -> Webhook:
         """One webhook, without its secret. Raises ``NotFoundError`` where there is none."""
-        url = self._api.base.url(_one(webhook_id))
-        return self._api.read(Webhook, await self._api.answer("GET", url), "GET", url)
+        return await self._api.get(Webhook, self._at(webhook_id))
 
     async def update(
         self,
@@ -89,8 +88,8 @@ class Webhooks:
         """Change a webhook. ``url`` is always sent, the rest where it is not None. The answer has the secret."""
         body = _texts(url, name, description)
         if subscribed_events is not None:
-            body["subscribedEvents"] = checked_event_type_ids(subscribed_events, "subscribed_events")
-        return await self._post(_one(webhook_id), body)
+            body["subscribedEvents"] = check_event_type_ids("subscribed_events", subscribed_events)
+        return await self._api.post(Webhook, self._at(webhook_id), body)
 
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises ``NotFoundError`` where there is none.
@@ -98,11 +97,11 @@ class Webhooks:
         Where an attempt that may have been carried out got no usable answer, and the next one finds nothing, the
         first one did it.
         """
-        url = self._api.base.url(_one(webhook_id))
-        response = await self._api.answer("DELETE", url)
+        endpoint = self._at(webhook_id)
+        response = await self._api.request("DELETE", endpoint)
         if response.status == 404 and response.repeated:
             return
-        self._api.acknowledge(response, "DELETE", url)
+        self._api.acknowledge(response, "DELETE", endpoint)
 
     async def wait_until_active(self, webhook_id: str, *, timeout: float = 900.0) -> Webhook:
         """Ask, ever more patiently, until the webhook's status is ``active``; ``timeout`` is in seconds.
@@ -110,8 +109,7 @@ class Webhooks:
         The cool-off can take 15 minutes (the vendor's guide). Raises ``RequestTimeoutError`` when the time is
         over, and whatever ``get`` raises.
         """
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
-            raise ConfigurationError("timeout must be a number of seconds of at least 0")
+        check_from_zero("timeout", timeout, "of seconds")
         import random
 
         loop = asyncio.get_running_loop()
@@ -136,9 +134,8 @@ class Webhooks:
                 raise
         raise RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Webhook:
-        url = self._api.base.url(path)
-        return self._api.read(Webhook, await self._api.answer("POST", url, body), "POST", url)
+    def _at(self, webhook_id: str) -> Endpoint:
+        return self._api.at(_ONE, webhook_id=webhook_id)
 
     async def _find(self, url: str) -> Webhook | None:
         async for webhook in self.list():
@@ -147,21 +144,17 @@ class Webhooks:
         return None
 
     async def _bring_up_to(self, existing: Webhook, body: dict[str, Any]) -> Webhook:
-        kept = optional_text(name=("name", existing.name), description=("description", existing.description))
-        return await self._post(_one(existing.id), {**kept, **body})
-
-
-def _one(webhook_id: str) -> str:
-    return f"{_PATH}/{segment(webhook_id, 'webhook_id')}"
+        kept = select_texts(name=("name", existing.name), description=("description", existing.description))
+        return await self._api.post(Webhook, self._at(existing.id), {**kept, **body})
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:
-    texts = optional_text(name=("name", name), description=("description", description))
+    texts = select_texts(name=("name", name), description=("description", description))
     return {"url": absolute_url(url), **texts}
 
 
 def _body(url: str, subscribed_events: Sequence[str], name: str | None, description: str | None) -> dict[str, Any]:
-    events = checked_event_type_ids(subscribed_events, "subscribed_events")
+    events = check_event_type_ids("subscribed_events", subscribed_events)
     return {**_texts(url, name, description), "subscribedEvents": events}
 
 

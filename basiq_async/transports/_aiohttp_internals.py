@@ -2,6 +2,7 @@
 
 The client: what aiohttp does with kept-alive connections behind its caller's back, undone. The server: a prepared 204,
 bodies that later readers of a request find too, and an end of the connection without waiting for the rest of a body.
+Tests in ``tests/transports`` fail where these change.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ _MANY = 1_000
 
 
 class SentOnce(aiohttp.ClientResponse):
-    """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and nobody would know of it.
+    """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and says nothing of it.
 
-    What may be sent again is decided, and counted, in ``Retrying``: a DELETE whose second sending finds nothing has
-    succeeded.
+    ``Retrying`` decides what is sent again, and counts it: a DELETE whose second attempt finds nothing has succeeded.
     """
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
@@ -38,9 +38,9 @@ class SentOnce(aiohttp.ClientResponse):
 
 
 def clean_request_class() -> type[aiohttp.ClientRequest]:
-    """Requests that are not sent over a connection on which something came while it rested in the pool.
+    """A request class that refuses a connection on which something came while it rested in the pool.
 
-    aiohttp would take that for the answer: the next caller would read what nobody had asked for.
+    aiohttp would take that for the response: the next caller would read what nobody had asked for.
     """
     used: set[ref[ResponseHandler]] = set()
 
@@ -59,12 +59,19 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
     return CleanRequest
 
 
+async def release(response: aiohttp.ClientResponse, *, sent_a_body: bool) -> None:
+    """Give the connection back. Waits until the request's body is written: a task of aiohttp's does that."""
+    response.release()
+    if sent_a_body:
+        await response.wait_for_close()
+
+
 class Unclean(Exception):
     """Nothing was sent, and that connection is closed: another one will do."""
 
 
 class Broken(aiohttp.ClientConnectionError):
-    """The connection broke before there was an answer."""
+    """The connection broke before there was a response."""
 
 
 def take_body(request: web.BaseRequest) -> bytes | None:

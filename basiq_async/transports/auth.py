@@ -28,7 +28,7 @@ from ..errors import (
     RequestTimeoutError,
     ResponseDecodeError,
 )
-from .base import Request, Response, Transport, quick_request
+from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.auth")
 _LIFETIME = 3600.0
@@ -167,6 +167,7 @@ class Authenticated:
             b"scope=SERVER_ACCESS",
             idempotent=True,  # it changes nothing at Basiq: a second token is as good as the first
             deadline=deadline,
+            url_template="/token",
         )
         began = asyncio.get_running_loop().time()
         response = await self._inner.send(request)
@@ -183,13 +184,14 @@ class Authenticated:
 
 def _with_token(request: Request, token: _Token, deadline: float | None) -> Request:
     # Without a name for the headers: a traceback that shows local variables would show the token.
-    return quick_request(
+    return Request(
         request.method,
         request.url,
         {**request.headers, "authorization": token.authorization},
         request.body,
         request.idempotent,
         deadline,
+        request.url_template,
     )
 
 
@@ -212,7 +214,7 @@ def _read_token(body: bytes, began: float, redactor: Redactor) -> _Token | Respo
     try:
         answer: Any = json.loads(body) if len(body) <= _MAX_ANSWER else None
     except (ValueError, RecursionError):
-        return ResponseDecodeError("the token answer is not JSON")
+        return ResponseDecodeError("the response to the token request is not JSON")
     token = answer.get("access_token") if isinstance(answer, dict) else None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return ResponseDecodeError("expected a token of printable ASCII characters", location="$.access_token")

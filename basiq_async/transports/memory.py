@@ -16,10 +16,11 @@ __all__ = ["InMemoryTransport"]
 
 
 class InMemoryTransport:
-    """Sends requests to a ``FakeBasiq``, by default to one of its own, which is ``.fake``.
+    """Sends requests to a ``FakeBasiq``, by default to a new one, which is ``.fake``.
 
-    ``timeout`` is the most seconds that an answer may take which a fault delays. ``prefix`` is the path that
-    the fake is mounted under, such as ``/basiq``, for a client whose ``base_url`` has one.
+    ``timeout`` is the most seconds that a response may take which a fault delays; an earlier ``deadline`` of the
+    request is honoured. ``prefix`` is the path that the fake is mounted under, such as ``/basiq``, for a client
+    whose ``base_url`` has one.
     """
 
     def __init__(self, fake: FakeBasiq | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
@@ -36,22 +37,26 @@ class InMemoryTransport:
         return f"InMemoryTransport({self.fake!r})"
 
     async def send(self, request: Request, /) -> Response:
-        """The fake's answer, its faults acted out."""
+        """Return the fake's response, its faults acted out."""
+        method, path = request.method, _path(request)
         if self._closed:
-            raise ConnectionFailedError(
-                "the transport is closed", method=request.method, path=_path(request), sent=False
-            )
-        # Even an answer that is there at once lets other tasks run, as a real one would.
+            raise ConnectionFailedError("the transport is closed", method=method, path=path, sent=False)
+        allowed = self._timeout
+        if request.deadline is not None:
+            allowed = min(allowed, request.deadline - asyncio.get_running_loop().time())
+            if allowed <= 0:
+                raise RequestTimeoutError(
+                    "its deadline had passed before it was sent", method=method, path=path, sent=False
+                )
+        # Even a response that is there at once lets other tasks run, as a real one would.
         await asyncio.sleep(0)
         exchange = self.fake.exchange(request, prefix=self._prefix)
         if exchange.delay:
-            await asyncio.sleep(min(exchange.delay, self._timeout))
-            if exchange.delay > self._timeout:
-                raise RequestTimeoutError(
-                    f"no answer within {self._timeout:g} s", method=request.method, path=_path(request)
-                )
+            await asyncio.sleep(min(exchange.delay, allowed))
+            if exchange.delay > allowed:
+                raise RequestTimeoutError(f"no response within {allowed:g} s", method=method, path=path)
         if exchange.response is None:
-            raise ConnectionFailedError("the connection was dropped", method=request.method, path=_path(request))
+            raise ConnectionFailedError("the connection was dropped", method=method, path=path)
         return exchange.response
 
     async def aclose(self) -> None:

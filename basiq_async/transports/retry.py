@@ -1,4 +1,4 @@
-"""Sending again what may be sent again. The one file that knows of the ``backoff`` package.
+"""Retries. The one file that knows of the ``backoff`` package.
 
 ``backoff`` drives the loop; what may be sent again, and after how long, is decided here: its own jitter would
 shorten a Retry-After, and its own time limit goes by the wall clock.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from types import CoroutineType
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
+from .._arguments import check_from_zero, check_whole
 from .._deadlines import Deadline, Deadlines
-from .._responses import parse_retry_after
+from .._responses import parse_retry_after, read_correlation_id
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
-from ._evidence import cause_of, cleaned
+from ._evidence import cause_of, clean
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.retry")
@@ -29,13 +28,11 @@ _NOT_CARRIED_OUT = 429
 
 
 def _number(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise ConfigurationError(f"{attribute.name} must be a finite number of at least 0")
+    check_from_zero(attribute.name, value)
 
 
 def _whole_number(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{attribute.name} must be a whole number of at least 0")
+    check_whole(attribute.name, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,23 +57,15 @@ class RetryPolicy:
             raise ConfigurationError("max_elapsed must be above 0; for no retries, use max_retries=0")
 
 
-class _Failed(Exception):
-    """An attempt that did not succeed, with what came of it."""
-
-    def __init__(self, outcome: Response | TransportError) -> None:
-        self.outcome = outcome
-
-    @property
-    def may_have_been_carried_out(self) -> bool:
-        if isinstance(self.outcome, Response):
-            return self.outcome.status != _NOT_CARRIED_OUT
-        return self.outcome.sent
+_Outcome: TypeAlias = Response | TransportError
+"""What came of an attempt that may be worth another, or of the last one."""
 
 
 class Retrying:
     """A transport that sends again through another one, by a ``RetryPolicy``.
 
-    ``timeout`` is for each attempt, in seconds. The transport inside is not closed.
+    ``timeout`` is for each attempt, in seconds. ``gives_up`` returns whether a response is final that the policy would
+    send again after, such as one whose wait concerns more than this request. The transport inside is not closed.
     """
 
     def __init__(
@@ -85,28 +74,38 @@ class Retrying:
         policy: RetryPolicy | None = None,
         *,
         timeout: float = 30.0,
+        gives_up: Callable[[Response], bool] | None = None,
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
         path_of: Callable[[str], str] = lambda url: url.partition("?")[0],
+        redact: Callable[[str], str] = str,
         uniform: Callable[[float, float], float] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._inner = inner
         self._policy = policy or RetryPolicy()
         self._limits = Deadlines(timeout)
-        self._on_request = on_request
-        self._on_retry = on_retry
+        self._gives_up = gives_up
+        self.on_request = on_request
+        self.on_retry = on_retry
         self._path_of = path_of
+        self._redact = redact
         self._uniform = uniform or _uniform
         self._now = now
         self.closed = False
 
-    def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
-        """Send, and send again as long as the policy lets. Gives the last answer, or raises the last error."""
-        return _Run(self, request).attempt()  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
+    async def send(self, request: Request, /) -> Response:
+        """Send, and send again as long as the policy allows. Returns the last response, or raises the last error."""
+        run = _Run(self, request)
+        outcome = await run.attempt()
+        if run.may_retry(outcome):
+            outcome = await run.retry(outcome)
+        if isinstance(outcome, Response):
+            return outcome
+        raise outcome from outcome.__cause__
 
     async def aclose(self) -> None:
-        """Begin no further retry. The transport inside is left open: it belongs to whoever made it."""
+        """Begin no further retry. The transport inside is left open: it belongs to its maker."""
         self.closed = True
 
 
@@ -133,14 +132,14 @@ class _Run:
         self._deadline = longest if request.deadline is None else min(longest, request.deadline)
         self._attempts = 0
         self._repeated = self._uncertain = False
-        self._first: _Failed | None = None
+        self._first: _Outcome | None = None
 
     @property
     def _path(self) -> str:
         return self._owner._path_of(self._request.url)
 
-    async def attempt(self) -> Response:
-        """Send once, and after a first failure see to all further attempts. A later one raises ``_Failed``."""
+    async def attempt(self) -> _Outcome:
+        """Send once. Returns a failure that might be worth another attempt, and raises any other."""
         self._attempts += 1
         self._repeated = self._uncertain
         began = self._clock()
@@ -158,123 +157,155 @@ class _Run:
             failure: Exception = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            failure = self._translated(exc, f"no whole answer within {allowed:g} s" if limit.expired else None)
+            failure = self._translate(exc, f"no complete response within {allowed:g} s" if limit.expired else None)
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
         else:
-            if not self._is_worth_another(response, began):
-                return response if self._attempts == 1 else self._counted(response)
-            return await self._after(response)
+            self._check(response, began)
+            self._report(began, response)
+            return response if self._attempts == 1 else self._count(response)
         # Out here, so that a cause that was left out does not come along as the context.
-        self._tell(began, error=type(failure).__name__)
+        self._report(began, error=type(failure).__name__)
         failure.__cause__, failure.__suppress_context__ = cause, True
-        if isinstance(failure, (ConnectionFailedError, RequestTimeoutError)):
-            return await self._after(failure)
         if isinstance(failure, TransportError):
             failure.attempts = self._attempts
+            if isinstance(failure, (ConnectionFailedError, RequestTimeoutError)):
+                return failure
         raise failure
 
-    async def _after(self, outcome: Response | TransportError) -> Response:
-        failed = _Failed(outcome)
-        self._uncertain = self._uncertain or failed.may_have_been_carried_out
-        if self._attempts > 1:
-            raise failed  # to the loop that made this attempt
-        if not self.may_retry(failed):
-            return self.conclude(failed)
+    async def retry(self, first: _Outcome) -> _Outcome:
+        """Make the further attempts, as ``backoff`` drives them. Returns what the last one came to."""
         import backoff
 
-        self._first = failed  # the loop begins with the failure that there is already
-        loop = backoff.on_exception(self.waits, _Failed, giveup=self.must_give_up, jitter=None, logger=None)
-        try:
-            return await loop(self.replay_or_attempt)()
-        except _Failed as last:
-            return self.conclude(last)
+        self._first = first  # the loop begins with the failure that there is already
+        loop = backoff.on_predicate(self.waits, self.may_retry, jitter=None, logger=None)
+        return await loop(self.first_or_attempt)()
 
-    def _translated(self, exc: Exception, timed_out: str | None) -> BasiqError:
-        """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
-        if isinstance(exc, BasiqError):
-            return cleaned(exc, self._request)
-        if isinstance(exc, TimeoutError):
-            said = timed_out or "the transport ran out of time"
-            return RequestTimeoutError(said, method=self._request.method, path=self._path)
-        if isinstance(exc, OSError):
-            return self._broken(f"the connection broke: {type(exc).__name__}")
-        said = f"the transport failed with {type(exc).__name__}; it is to raise a TransportError"
-        return TransportError(said, method=self._request.method, path=self._path)
-
-    def _broken(self, said: str) -> ConnectionFailedError:
-        return ConnectionFailedError(said, method=self._request.method, path=self._path)
-
-    def _is_worth_another(self, response: object, began: float) -> bool:
-        """Whether an answer might be worth another attempt. Raises for one that is none."""
-        if not isinstance(response, Response) or not _is_whole(response):
-            self._tell(began, error=TransportError.__name__)
-            said = "the transport gave back something that is no Response with a whole number and bytes"
-            raise TransportError(said, method=self._request.method, path=self._path)
-        self._tell(began, status=response.status)
-        return response.status in _RETRIED_STATUSES
-
-    async def replay_or_attempt(self) -> Response:
+    async def first_or_attempt(self) -> _Outcome:
         """The failure of the first attempt once, then new attempts."""
         first, self._first = self._first, None
-        if first is not None:
-            raise first
-        return await self.attempt()
+        return await self.attempt() if first is None else first
 
-    def may_retry(self, failed: _Failed) -> bool:
-        """Whether the request may be sent again after this failure: it cannot have been carried out twice."""
+    def may_retry(self, outcome: _Outcome) -> bool:
+        """Whether the request may be sent again after this outcome: it cannot have been carried out twice."""
+        if isinstance(outcome, Response):
+            if outcome.status not in _RETRIED_STATUSES:
+                return False
+            may_have_been_carried_out = outcome.status != _NOT_CARRIED_OUT
+            if self._owner._gives_up is not None and self._owner._gives_up(outcome):
+                return False
+        else:
+            may_have_been_carried_out = outcome.sent
+        self._uncertain = self._uncertain or may_have_been_carried_out
         if self._attempts > self._owner._policy.max_retries or self._owner.closed:
             return False
         idempotent = self._request.idempotent
         if self._request.method not in ("POST", "PATCH") if idempotent is None else idempotent:
             return True
-        return not failed.may_have_been_carried_out
-
-    def must_give_up(self, failed: Exception) -> bool:
-        """The same question as ``backoff`` asks it."""
-        return not (isinstance(failed, _Failed) and self.may_retry(failed))
+        return not may_have_been_carried_out
 
     def waits(self) -> Generator[float, Any, None]:
         """The waits between attempts, in seconds; ends where the next attempt would come too late."""
-        failed = yield 0.0  # the loop sends the failure that each wait is for
+        outcome = yield 0.0  # the loop sends the outcome that each wait is for
         while True:
-            wait = self._wait_after(failed)
+            wait = self._wait_after(outcome)
             if wait is None or self._clock() + wait >= self._deadline:
                 return
-            self._announce(failed, wait)
-            failed = yield wait
+            self._announce(outcome, wait)
+            outcome = yield wait
 
-    def _wait_after(self, failed: _Failed) -> float | None:
+    def _wait_after(self, outcome: _Outcome) -> float | None:
         policy = self._owner._policy
-        if isinstance(failed.outcome, Response):
-            asked = parse_retry_after(failed.outcome.headers.get("retry-after"), self._owner._now())
+        if isinstance(outcome, Response):
+            asked = parse_retry_after(outcome.headers.get("retry-after"), self._owner._now())
             if asked is not None:
                 return asked if asked <= policy.max_wait else None
         doubled = policy.base * 2.0 ** min(self._attempts - 1, 64)
         return self._owner._uniform(0.0, min(policy.max_wait, doubled))
 
-    def conclude(self, failed: _Failed) -> Response:
-        """What the caller gets when there is no further attempt."""
-        if isinstance(failed.outcome, Response):
-            return self._counted(failed.outcome)
-        failed.outcome.attempts = self._attempts
-        raise failed.outcome from failed.outcome.__cause__
+    def _translate(self, exc: Exception, timed_out: str | None) -> BasiqError:
+        """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
+        if isinstance(exc, BasiqError):
+            return clean(exc, self._request)
+        if isinstance(exc, TimeoutError):
+            said = timed_out or "the transport ran out of time"
+            return RequestTimeoutError(said, method=self._request.method, path=self._path)
+        if isinstance(exc, OSError):
+            return self._broken(f"the connection broke: {type(exc).__name__}")
+        said = f"the transport failed with {type(exc).__name__}; it must raise a TransportError"
+        return TransportError(said, method=self._request.method, path=self._path)
 
-    def _counted(self, response: Response) -> Response:
+    def _broken(self, said: str) -> ConnectionFailedError:
+        return ConnectionFailedError(said, method=self._request.method, path=self._path)
+
+    def _check(self, response: object, began: float) -> None:
+        """Raise ``TransportError`` for a response that is none."""
+        if not isinstance(response, Response) or not _is_whole(response):
+            self._report(began, error=TransportError.__name__)
+            said = "the transport returned something that is no Response with a whole number and bytes"
+            raise TransportError(said, method=self._request.method, path=self._path)
+
+    def _count(self, response: Response) -> Response:
         return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
 
-    def _tell(self, began: float, *, status: int | None = None, error: str | None = None) -> None:
-        hook, logged = self._owner._on_request, _log.isEnabledFor(logging.DEBUG)
+    def _correlation_id(self, response: Response | None) -> str | None:
+        found = None if response is None else read_correlation_id(response)
+        return None if found is None else self._owner._redact(found)
+
+    def _report(self, began: float, response: Response | None = None, *, error: str | None = None) -> None:
+        hook, logged = self._owner.on_request, _log.isEnabledFor(logging.DEBUG)
         if hook is None and not logged:
             return
         duration = self._clock() - began
+        status = None if response is None else response.status
+        correlation_id = self._correlation_id(response)
         method, path, attempt = self._request.method, self._path, self._attempts
-        _log.debug("%s %s: %s in %.3f s (attempt %d)", method, path, status or error, duration, attempt)
-        call_hook(hook, RequestEvent(method, path, attempt, duration, status, error))
+        template = self._request.url_template
+        _log.debug(
+            "%s %s: %s in %.3f s (attempt %d)",
+            method,
+            path,
+            status or error,
+            duration,
+            attempt,
+            extra=_fields(method, path, attempt, status, error, correlation_id, template),
+        )
+        call_hook(hook, RequestEvent(method, path, attempt, duration, status, error, correlation_id, template))
 
-    def _announce(self, failed: _Failed, wait: float) -> None:
-        outcome = failed.outcome
-        status = outcome.status if isinstance(outcome, Response) else None
-        error = None if isinstance(outcome, Response) else type(outcome).__name__
+    def _announce(self, outcome: _Outcome, wait: float) -> None:
+        response = outcome if isinstance(outcome, Response) else None
+        status = None if response is None else response.status
+        error = None if response is not None else type(outcome).__name__
+        correlation_id = self._correlation_id(response)
         method, path, attempt = self._request.method, self._path, self._attempts
-        _log.info("%s %s: %s, next attempt in %.2f s", method, path, status or error, wait)
-        call_hook(self._owner._on_retry, RetryEvent(method, path, attempt, wait, status, error))
+        template = self._request.url_template
+        _log.info(
+            "%s %s: %s, next attempt in %.2f s",
+            method,
+            path,
+            status or error,
+            wait,
+            extra=_fields(method, path, attempt, status, error, correlation_id, template),
+        )
+        event = RetryEvent(method, path, attempt, wait, status, error, correlation_id, template)
+        call_hook(self._owner.on_retry, event)
+
+
+def _fields(
+    method: str,
+    path: str,
+    attempt: int,
+    status: int | None,
+    error: str | None,
+    correlation_id: str | None,
+    url_template: str | None,
+) -> dict[str, object]:
+    """The fields of a log record, under names that no formatter of logging's own uses."""
+    return {
+        "http_method": method,
+        "http_path": path,
+        "http_attempt": attempt,
+        "http_status": status,
+        "error_type": error,
+        "correlation_id": correlation_id,
+        "url_template": url_template,
+    }

@@ -240,7 +240,7 @@ def test_an_answer_that_cannot_be_read_says_which_request_it_was_to() -> None:
         for call in (basiq.events.get("e"), basiq.event_types.get("e"), basiq.messages.get("w", "m")):
             with pytest.raises(Exception, match=r"^\$\.id: .*\(GET /"):
                 await call
-        with pytest.raises(Exception, match=r"^\$: the answer's body is empty \(GET /users/u\)"):
+        with pytest.raises(Exception, match=r"^\$: the response's body is empty \(GET /users/u\)"):
             await client(Scripted(answer())).events.fetch_entity(Source(eventEntity="/users/u"))
 
     virtual.run(main())

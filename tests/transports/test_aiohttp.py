@@ -18,6 +18,7 @@ from basiq_async import (
     ConnectionFailedError,
     Request,
     RequestTimeoutError,
+    Response,
     TransportError,
 )
 
@@ -182,7 +183,7 @@ async def test_a_slow_answer_is_a_timeout(server: Server) -> None:
 
     server.answer = never
     transport = AiohttpTransport(timeout=0.05)
-    with pytest.raises(RequestTimeoutError, match="no whole answer within timeout") as caught:
+    with pytest.raises(RequestTimeoutError, match="no complete response within") as caught:
         await transport.send(Request("GET", f"{server.url}/slow"))
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.sent
@@ -272,3 +273,55 @@ async def test_a_cancelled_call_leaves_the_transport_usable(server: Server, tran
 def test_an_option_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name):
         AiohttpTransport(**{name: value})
+
+
+async def test_the_deadline_of_a_request_ends_it_earlier_than_timeout(
+    server: Server, transport: AiohttpTransport
+) -> None:
+    async def never(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    server.answer = never
+    deadline = asyncio.get_running_loop().time() + 0.05
+    with pytest.raises(RequestTimeoutError, match="no complete response within") as caught:
+        await transport.send(Request("GET", f"{server.url}/slow", deadline=deadline))
+    assert caught.value.sent
+
+
+async def test_a_request_whose_deadline_has_passed_is_not_sent(server: Server, transport: AiohttpTransport) -> None:
+    deadline = asyncio.get_running_loop().time() - 1
+    with pytest.raises(RequestTimeoutError, match="deadline had passed") as caught:
+        await transport.send(Request("GET", f"{server.url}/late", deadline=deadline))
+    assert not caught.value.sent
+    assert server.requests == []
+
+
+async def test_a_reader_of_responses_takes_the_place_of_the_transports(server: Server) -> None:
+    async def read_status(response: aiohttp.ClientResponse) -> Response:
+        return Response(response.status, {"x-read": "by the test"})
+
+    server.answer = lambda request: web.Response(body=b"x" * 1000)
+    transport = AiohttpTransport(max_body_size=10, read_response=read_status)
+    for _ in range(2):
+        response = await transport.send(Request("POST", server.url, body=b"y"))
+        assert (response.status, response.headers, response.body) == (200, {"x-read": "by the test"}, b"")
+    await transport.aclose()
+
+
+async def test_connections_bounds_how_many_are_open_at_once(server: Server) -> None:
+    async def slow(request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.01)
+        return web.Response()
+
+    server.answer = slow
+    transport = AiohttpTransport(connections=2)
+    await asyncio.gather(*(transport.send(Request("GET", server.url)) for _ in range(6)))
+    assert len(server.connections) == 2
+    await transport.aclose()
+
+
+@pytest.mark.parametrize("connections", [0, -1, 1.5, True, "3"], ids=repr)
+def test_a_number_of_connections_that_cannot_be_is_refused(connections: Any) -> None:
+    with pytest.raises(ConfigurationError, match="connections must be a whole number"):
+        AiohttpTransport(connections=connections)

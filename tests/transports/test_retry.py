@@ -186,7 +186,7 @@ def test_each_attempt_has_its_timeout() -> None:
 
     outcome, _, took = send(GET, slow, policy=RetryPolicy(max_retries=0), timeout=4.0)
     assert isinstance(outcome, TimeoutError)
-    assert str(outcome) == "no whole answer within 4 s (GET https://au-api.basiq.io/things)"
+    assert str(outcome) == "no complete response within 4 s (GET https://au-api.basiq.io/things)"
     assert took == pytest.approx(4.0)
 
 
@@ -306,5 +306,41 @@ def test_a_closed_client_begins_no_further_attempt() -> None:
         await retrying.aclose()
         assert (await task).status == 503
         assert len(inner.requests) == 2
+
+    virtual.run(main())
+
+
+def test_a_response_that_the_caller_gives_up_on_is_not_sent_again() -> None:
+    def gives_up(response: Response) -> bool:
+        return response.status == 503
+
+    outcome, sent, _ = send(GET, error(500), error(503), answer(), gives_up=gives_up)
+    assert (outcome.status, outcome.attempts, sent) == (503, 2, 2)
+
+
+def test_a_response_that_needs_no_retry_is_not_shown_to_the_caller_who_gives_up() -> None:
+    seen: list[Response] = []
+    outcome, _, _ = send(GET, answer(), gives_up=lambda response: bool(seen.append(response)))
+    assert (outcome.status, seen) == (200, [])
+
+
+def test_hooks_are_told_the_correlation_id_and_the_template_of_the_url() -> None:
+    async def main() -> None:
+        requests: list[RequestEvent] = []
+        retries: list[RetryEvent] = []
+        transport = Scripted(error(500), answer({"id": "e"}))
+        basiq = client(transport, retry=RetryPolicy(max_retries=1), on_request=requests.append, on_retry=retries.append)
+        await basiq.events.get("e")
+        ours = [event for event in requests if event.path != "/token"]
+        assert [(event.url_template, event.attempt, event.status) for event in ours] == [
+            ("/events/{event_id}", 1, 500),
+            ("/events/{event_id}", 2, 200),
+        ]
+        assert ours[0].correlation_id is not None
+        assert ours[1].correlation_id is None
+        assert [(event.url_template, event.correlation_id) for event in retries] == [
+            ("/events/{event_id}", ours[0].correlation_id)
+        ]
+        assert [event.url_template for event in requests if event.path == "/token"] == ["/token"]
 
     virtual.run(main())

@@ -10,23 +10,16 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from ..._arguments import check_whole
 from ..._responses import parse_retry_after
 from ..._urls import absolute_url
-from ...errors import (
-    ConfigurationError,
-    ConnectionFailedError,
-    ReplayError,
-    RequestTimeoutError,
-    TargetError,
-    TransportError,
-)
+from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import sign
 from ...receiver._delivery import payload_bytes
 from ...receiver._signature import SecretLike, SigningKeys
-from ...transports._aiohttp_internals import clean_request_class
-from ...transports.aiohttp import AiohttpTransport
-from ...transports.base import Request, Response, Transport
+from ...transports.aiohttp import AiohttpTransport, join_headers
+from ...transports.base import Request, Response
 from ...transports.retry import Retrying, RetryPolicy
 
 __all__ = ["HttpTarget"]
@@ -66,17 +59,14 @@ class HttpTarget:
         self._url = absolute_url(url)
         if "@" in urlsplit(self._url).netloc:
             raise ConfigurationError("url must not hold a user or password: they would show in errors and logs")
-        if isinstance(connections, bool) or not isinstance(connections, int) or connections < 1:
-            raise ConfigurationError("connections must be a whole number, at least 1")
+        check_whole("connections", connections, least=1)
         SigningKeys(secret)  # a secret that cannot be is told now
         self._secret = secret
         self._clock = clock
-        self._connections = connections
-        self._session = session
-        self._owned: aiohttp.ClientSession | None = None
-        self._timeout = timeout
-        self._retry = retry
-        self._poster: _Poster | None = None
+        self._transport = AiohttpTransport(
+            session, timeout=timeout, connections=connections, read_response=_read_status
+        )
+        self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -84,21 +74,20 @@ class HttpTarget:
 
     async def deliver(self, message: Message) -> None:
         """See ``Target``."""
-        poster = self._poster or self._opened()
+        if self._closed:
+            raise ReplayError("the HttpTarget is closed: run the replay inside of its async with")
         body = payload_bytes(message)
         headers = {**sign(self._secret, message.id, self._clock(), body), "content-type": "application/json"}
         request = Request("POST", self._url, headers, body, idempotent=True)
-        first: Response | TransportError
-        try:
-            first = await poster.send(request)
-        except (ConnectionFailedError, RequestTimeoutError) as exc:
-            first = exc
-        if isinstance(first, Response) and 200 <= first.status <= 299:
+        del body, headers  # error reporters show local variables
+        response = await self._retrying.send(request)
+        status = response.status
+        if 200 <= status <= 299:
             return
-        retrying = Retrying(_Continued(first, poster), self._retry, timeout=self._timeout)
-        answer = await retrying.send(request)
-        if not 200 <= answer.status <= 299:
-            raise TargetError(f"the target answered {answer.status}{_tries(answer.attempts)}", status=answer.status)
+        pause = _requested_pause(response)
+        if pause is not None:
+            raise TargetError(f"the target answered {status}", status=status, retry_after=pause)
+        raise TargetError(f"the target answered {status}{_tries(response.attempts)}", status=status)
 
     async def flush(self) -> None:
         """See ``Target``: what was answered with 2xx is the endpoint's."""
@@ -106,9 +95,8 @@ class HttpTarget:
     async def aclose(self) -> None:
         """Close the connections, where the session is the target's own."""
         self._closed = True
-        self._poster = None
-        if self._owned is not None:
-            await self._owned.close()
+        await self._retrying.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,71 +106,35 @@ class HttpTarget:
     ) -> None:
         await self.aclose()
 
-    def _opened(self) -> _Poster:
-        if self._closed:
-            raise ReplayError("the HttpTarget is closed: run the replay inside of its async with")
-        session = self._session
-        if session is None:
-            session = self._owned = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # What came unasked on a resting connection must not be taken for an acknowledgement.
-                request_class=clean_request_class(),
-                trust_env=False,
-            )
-        self._poster = _Poster(session, timeout=self._timeout)
-        return self._poster
 
-
-class _Poster(AiohttpTransport):
-    """The status alone is what counts: a body that is long, or breaks off, makes no failure of a success.
-
-    Retry-After is taken out of the retry policy's hands: it is for the whole job, not for one message.
-    """
-
-    def _taken_at_once(self, answer: aiohttp.ClientResponse) -> Response | None:
-        status = answer.status
-        if status in _ASKING_FOR_PATIENCE:
-            wait = parse_retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-            if wait is not None:
-                raise TargetError(f"the target answered {status}", status=status, retry_after=wait)
-        return Response(status) if answer.content.is_eof() else None
-
-    async def _taken(self, answer: aiohttp.ClientResponse) -> Response:
-        await _drained(answer)
-        return Response(answer.status)
-
-
-async def _drained(answer: aiohttp.ClientResponse) -> None:
-    """Read the body to its end, so that the connection can be used again; close it where that is too much."""
+async def _read_status(response: aiohttp.ClientResponse) -> Response:
+    """The status alone counts: a body that is long, or breaks off, makes no failure of a success."""
+    asks = response.status in _ASKING_FOR_PATIENCE
+    found = Response(response.status, join_headers(response.headers) if asks else {})
+    if response.content.is_eof():
+        return found
+    # Read to its end, so that the connection can be used again; closed where that is too much.
     read = 0
     try:
-        async for chunk in answer.content.iter_any():
+        async for chunk in response.content.iter_any():
             read += len(chunk)
             if read > _MOST_READ:
-                answer.close()
-                return
+                response.close()
+                break
     except (aiohttp.ClientError, OSError, ValueError):
-        answer.close()
+        response.close()
+    return found
 
 
-class _Continued:
-    """Gives what the first attempt came to, then makes the others: most messages need no retry, and no part of one."""
+def _requested_pause(response: Response) -> float | None:
+    """The seconds that a response 429 or 503 asks for: they concern the whole job, not one message."""
+    if response.status not in _ASKING_FOR_PATIENCE:
+        return None
+    return parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC))
 
-    def __init__(self, first: Response | TransportError, inner: Transport) -> None:
-        self._first: Response | TransportError | None = first
-        self._inner = inner
 
-    async def send(self, request: Request, /) -> Response:
-        first, self._first = self._first, None
-        if isinstance(first, Response):
-            return first
-        if first is not None:
-            raise first
-        return await self._inner.send(request)
-
-    async def aclose(self) -> None:
-        """The transport inside is not closed."""
+def _asks_for_a_pause(response: Response) -> bool:
+    return _requested_pause(response) is not None
 
 
 def _tries(attempts: int) -> str:

@@ -176,7 +176,7 @@ async def test_an_endpoint_that_does_not_answer_is_a_timeout() -> None:
 
     async with endpoint(hang) as url:
         async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=0), timeout=0.03) as target:
-            with pytest.raises(TransportError, match="no whole answer"):
+            with pytest.raises(TransportError, match="no complete response"):
                 await target.deliver(MESSAGE)
         release.set()
 

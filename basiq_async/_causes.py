@@ -1,0 +1,49 @@
+"""The exceptions behind an error, without the local variables that their tracebacks lead to. Pure.
+
+An error reporter shows the variables of every frame of a traceback, also of those behind the error: headers, bodies,
+keys. What is raised again keeps no traceback of the inside; a note says where the exception came from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
+
+def walk(exc: BaseException) -> Iterator[BaseException]:
+    """The exception, and each one behind it: causes, contexts, members of groups."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [exc]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+
+
+def drop_tracebacks(exc: E) -> E:
+    """The same exception, it and all behind it without tracebacks."""
+    for one in walk(exc):
+        place = _place(one)
+        if place is not None and place not in getattr(one, "__notes__", ()):
+            one.add_note(place)
+        one.__traceback__ = None
+    return exc
+
+
+def _place(exc: BaseException) -> str | None:
+    traceback = exc.__traceback__
+    if traceback is None:
+        return None
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    name = os.sep.join(code.co_filename.split(os.sep)[-2:])
+    return f"raised at {name}:{traceback.tb_lineno} in {code.co_name}"
