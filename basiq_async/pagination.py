@@ -350,15 +350,14 @@ class _Pages(_Reading[T]):
             raise StopAsyncIteration
         items: list[T] = []
         for index in range(position.offset, len(position.items)):
-            failure: ResponseDecodeError | None = None
             try:
-                item: T | None = self._hook(position.items[index], self._model)
+                items.append(self._hook(position.items[index], self._model))
+                continue
             except Unreadable as exc:
                 failure = listing.explain(exc, index)
-            if failure is not None:
-                item = self._replace(index, failure)
-            if item is not None:
-                items.append(item)
+            replacement = self._replace(index, failure)
+            if replacement is not None:
+                items.append(replacement)
         position.offset = len(position.items)
         behind = position.cursor(listing.base) if position.next_url is not None else None
         return Page(items, None if behind is None else listing.encode(behind))
