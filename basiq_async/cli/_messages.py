@@ -1,66 +1,55 @@
-"""``basiq-async messages …``."""
+"""``basiq-async messages …``: list, get, tail, resend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..client import BasiqClient
-from ..errors import ConfigurationError
-from ..models import Message
-from ._run import run, show
+from ..errors import TargetError, TransportError
+from ._newest import Newest, most_of
+from ._options import EndpointSecretFile, EventPattern, Failed, Filter, Json, Limit, Raw, Since, Until, WebhookId
+from ._output import Output, Shape, cell_text, live, note
+from ._run import run
+from ._selection import selection
+from ._shapes import MESSAGE, RAW
+from ._table import Column
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..models import Message
 
 messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when the output is piped.")]
-WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
-
-
-def _row(message: Message) -> dict[str, Any]:
-    last = message.attempts[-1] if message.attempts else None
-    return {
-        "id": message.id,
-        "event_type_id": message.event_type_id,
-        "event_id": message.event_id,
-        "delivered": message.delivered,
-        "attempts": len(message.attempts),
-        "last_status_code": last.status_code if last else None,
-        "last_attempt": last.timestamp if last else None,
-    }
-
-
-def _rows(messages: list[Message], raw: bool) -> Iterator[dict[str, Any]]:
-    for message in messages:
-        yield dict(message.raw) if raw else _row(message)
+_FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
 
 
 @messages_app.command("list")
 def list_(
     webhook_id: WebhookId,
-    filter: Annotated[str | None, typer.Option(help="A filter in Basiq's syntax.")] = None,
-    max_items: Annotated[int, typer.Option("--max", help="Show at most so many; 0 for all.")] = 100,
-    raw: Annotated[bool, typer.Option("--raw", help="Each message as it came; only as JSON lines.")] = False,
-    json: Json = False,
+    failed: Failed = False,
+    since: Since = None,
+    until: Until = None,
+    event: EventPattern = None,
+    filter: Filter = None,
+    limit: Limit = None,
+    raw: Raw = False,
+    json: Json = None,
 ) -> None:
-    """Show a webhook's messages. All of them are streamed where they are JSON lines."""
+    """Show a webhook's messages: the newest in a terminal, newest first; all in a pipe, in Basiq's order."""
+    output = Output(json, json_only=raw)
 
     async def work(basiq: BasiqClient) -> None:
-        if max_items < 0:
-            raise ConfigurationError("--max must be at least 0")
-        batch: list[Message] = []
-        shown = 0
-        async for message in basiq.messages.list(webhook_id, filter=filter):
-            batch.append(message)
-            shown += 1
-            if shown == max_items:
-                break
-            if len(batch) == 500 and json:
-                show(_rows(batch, raw), as_json=True)
-                batch.clear()
-        if batch or not json:
-            show(_rows(batch, raw), as_json=json or raw)
+        where = selection(since=since, until=until, failed=failed, event=event)
+        chosen = (
+            message
+            async for message in basiq.messages.list(webhook_id, filter=filter)
+            if where is None or where(message)
+        )
+        await show_list(chosen, output, RAW if raw else MESSAGE, limit, message_moment, raw=raw)
 
     run(work)
 
@@ -69,12 +58,152 @@ def list_(
 def get(
     webhook_id: WebhookId,
     message_id: Annotated[str, typer.Argument(help="The message's id.")],
-    raw: Annotated[bool, typer.Option("--raw", help="The message as it came, as JSON.")] = False,
-    json: Json = False,
+    raw: Raw = False,
+    json: Json = None,
 ) -> None:
-    """Show one message."""
+    """Show one message with all its attempts."""
 
     async def work(basiq: BasiqClient) -> Message:
         return await basiq.messages.get(webhook_id, message_id)
 
-    show(_rows([run(work)], raw), as_json=json or raw)
+    message = run(work)
+    if raw:
+        Output(json, json_only=True).one(message.raw, RAW)
+    else:
+        Output(json).one(message, MESSAGE)
+
+
+@messages_app.command("tail")
+def tail(
+    webhook_id: WebhookId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new messages as they appear.")] = False,
+    failed: Failed = False,
+    since: Since = None,
+    event: EventPattern = None,
+    filter: Filter = None,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")] = 10,
+    json: Json = None,
+) -> None:
+    """Show the newest messages, newest first. With --follow new ones appear below, until SIGINT or SIGTERM."""
+    output = Output(json)
+
+    async def work(basiq: BasiqClient) -> None:
+        where = selection(since=since, failed=failed, event=event)
+        newest: Newest[Message] = Newest(limit, message_moment)
+        history = basiq.messages.list(webhook_id, filter=filter)
+        async for message in history:
+            if where is None or where(message):
+                newest.add(message)
+        output.rows(newest.newest_first(), MESSAGE)
+        if follow:
+            async for message in _new_ones(basiq, webhook_id, filter, history.cursor):
+                if where is None or where(message):
+                    output.rows([message], MESSAGE)
+
+    run(work)
+
+
+@messages_app.command("resend")
+def resend(
+    webhook_id: WebhookId,
+    message_ids: Annotated[list[str], typer.Argument(help="The ids of the messages.", metavar="MESSAGE_ID...")],
+    to: Annotated[str, typer.Option(help="The endpoint to post to, signed as Basiq signs.")],
+    secret_file: EndpointSecretFile = None,
+    json: Json = None,
+) -> None:
+    """Post messages to an endpoint again, each with a fresh signature. Ends with 1 where one was not accepted."""
+    from ._files import read_secrets
+
+    output = Output(json)
+
+    async def work(basiq: BasiqClient) -> bool:
+        from ..replay import HttpTarget
+
+        accepted = True
+        async with HttpTarget(to, read_secrets(secret_file)) as target:
+            for message_id in message_ids:
+                message = await basiq.messages.get(webhook_id, message_id)
+                error: str | None = None
+                try:
+                    await target.deliver(message)
+                except (TargetError, TransportError) as exc:
+                    error, accepted = str(exc), False
+                output.rows([(message, error)], _RESENT)
+        return accepted
+
+    if not run(work):
+        raise typer.Exit(1)
+
+
+_RESENT: Shape[tuple[Message, str | None]] = Shape(
+    ("id", "event_type_id", "accepted", "error"),
+    lambda pair: {
+        "id": pair[0].id,
+        "event_type_id": pair[0].event_type_id,
+        "accepted": pair[1] is None,
+        "error": pair[1],
+    },
+    (
+        Column("ID", lambda pair: pair[0].id),
+        Column("ACCEPTED", lambda pair: cell_text(pair[1] is None)),
+        Column("EVENT TYPE", lambda pair: cell_text(pair[0].event_type_id)),
+        Column("ERROR", lambda pair: pair[1] or "", flexible=True),
+    ),
+)
+
+
+def message_moment(message: Message) -> datetime | None:
+    """Return when a message was first tried."""
+    from ..replay import message_time
+
+    return message_time(message)
+
+
+async def show_list(
+    items: AsyncIterator[Any],
+    output: Output,
+    shape: Shape[Any],
+    limit: int | None,
+    moment: Callable[[Any], datetime | None],
+    *,
+    raw: bool = False,
+) -> None:
+    """Show a list of any length in constant memory: all of it in a pipe, the newest in a terminal."""
+    most = most_of(limit, terminal=not output.as_json)
+    if most == 0:
+        batch: list[Any] = []
+        async for item in items:
+            batch.append(item.raw if raw else item)
+            if len(batch) == 200:
+                output.rows(batch, shape)
+                batch.clear()
+        output.rows(batch, shape)
+        return
+    newest: Newest[Any] = Newest(most, moment)
+    async for item in items:
+        newest.add(item)
+        if newest.seen % 500 == 0:
+            live(f"reading, {newest.seen:,} so far")
+    live("")
+    output.rows([item.raw if raw else item for item in newest.newest_first()], shape)
+    if not output.as_json:
+        if not newest.seen:
+            note("nothing found")
+        elif newest.seen > most:
+            note(f"the newest {most:,} of {newest.seen:,}; --limit N shows N of them, --limit 0 all")
+
+
+async def _new_ones(
+    basiq: BasiqClient, webhook_id: str, filter: str | None, cursor: str | None
+) -> AsyncIterator[Message]:
+    """Ask again and again, less often where nothing happens."""
+    wait = _FIRST_WAIT
+    note("waiting for new messages; ends at SIGINT")
+    while True:
+        await asyncio.sleep(wait)
+        history = basiq.messages.list(webhook_id, filter=filter, cursor=cursor, prefetch=0)
+        wait = min(_LONGEST_WAIT, wait * 1.5)
+        async for message in history:
+            wait = _FIRST_WAIT
+            yield message
+        cursor = history.cursor or cursor

@@ -1,84 +1,77 @@
-"""What the commands share: a client, a loop, and how results and errors are shown."""
+"""What the commands share: an event loop that ends cleanly, and a client made from the settings."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from .._urls import VENDOR_URL
-from ..client import BasiqClient
-from ..errors import BasiqError, ConfigurationError
-from ..models import Secret
+from ._output import DEBUG, live, note
+from ._signals import cancelling
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..hooks import RetryEvent
 
 T = TypeVar("T")
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that sends control characters to a terminal alone."""
-    stream = sys.stderr if stderr else sys.stdout
-    terminal = stream.isatty()
-    width = None if terminal else 120
-    return Console(file=stream, force_terminal=terminal, no_color=not terminal, width=width, highlight=False)
-
-
 def run(work: Callable[[BasiqClient], Awaitable[T]]) -> T:
-    """Do something with a client of the environment's settings. An error of ours ends the process with its text."""
+    """Do something with a client made from the environment and the profile."""
 
     async def main() -> T:
-        async with BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL") or VENDOR_URL) as client:
+        async with make_client() as client:
             return await work(client)
 
     return guarded(main)
 
 
+def make_client() -> BasiqClient:
+    """Return a client for the API key and base URL of the environment or profile; it reports each retry."""
+    from ..client import BasiqClient
+    from ._profiles import settings
+
+    found = settings()
+    return BasiqClient(found.api_key, base_url=found.base_url, on_retry=_report_retry)
+
+
 def guarded(main: Callable[[], Awaitable[T]]) -> T:
-    """Run to the end; show an error of ours as one line, and end with 2 for wrong settings, else with 1."""
+    """Run in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
 
     async def begun() -> T:
-        return await main()
+        with cancelling(asyncio.current_task()) as received:
+            try:
+                return await main()
+            except asyncio.CancelledError:
+                if not received:
+                    raise
+        raise typer.Exit(128 + received[0])
 
+    _quiet_logs()
     try:
         return asyncio.run(begun())
-    except BasiqError as exc:
-        console(stderr=True).print(f"[bold red]error:[/] {escape(f'{type(exc).__name__}: {exc}')}", soft_wrap=True)
-        raise typer.Exit(2 if isinstance(exc, ConfigurationError) else 1) from None
+    finally:
+        live("")
 
 
-def show(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
-    """A table for people; JSON lines, one object each, for programs and where ``--json`` asks for them."""
-    if as_json or not sys.stdout.isatty():
-        for row in rows:
-            typer.echo(json.dumps(row, default=_plain, ensure_ascii=False))
-        return
-    table: Table | None = None
-    for row in rows:
-        if table is None:
-            table = Table(*row)
-        table.add_row(*(escape(str(_cell(value))) for value in row.values()))
-    console().print(table if table is not None else "nothing found")
+def _quiet_logs() -> None:
+    """Keep the package's log records off the screen, which shows the same in its own way."""
+    logger = logging.getLogger("basiq_async")
+    if os.environ.get(DEBUG):
+        logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
+    elif not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(_cell(entry)) for entry in value)
-    return value.isoformat() if isinstance(value, datetime) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Secret):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+def _report_retry(event: RetryEvent) -> None:
+    why = f"status {event.status}" if event.status is not None else event.error
+    note(
+        f"{event.method} {event.path}: {why}, next attempt in {event.wait:.1f} s",
+        attempt=event.attempt,
+        status=event.status,
+        wait=round(event.wait, 3),
+    )

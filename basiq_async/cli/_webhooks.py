@@ -2,74 +2,65 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..client import BasiqClient
 from ..errors import ConfigurationError
-from ..models import Webhook
-from ._run import run, show
+from ._completion import event_types
+from ._files import SecretFile, new_secret_file
+from ._options import Json, WebhookId
+from ._output import Output, is_terminal, live, note, write
+from ._run import run
+from ._shapes import DELETED, SECRET, WEBHOOK
 
-webhooks_app = typer.Typer(help="Subscriptions: list, create, change, delete.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..models import Secret, Webhook
 
-Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when the output is piped.")]
-WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
-Url = Annotated[str, typer.Option(help="The url that Basiq is to call.")]
-Event = Annotated[list[str], typer.Option("--event", help="A type of event, such as user.created; repeat it.")]
-Name = Annotated[str | None, typer.Option(help="A name for people.")]
-Description = Annotated[str | None, typer.Option(help="A text for people.")]
-SecretFile = Annotated[
-    Path | None, typer.Option(help="Write the signing secret to this new file, readable by you alone.")
+webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, delete.", no_args_is_help=True)
+
+Url = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
+Event = Annotated[
+    list[str],
+    typer.Option("--event", help="A type of event, such as user.created; may be repeated.", autocompletion=event_types),
+]
+Name = Annotated[str | None, typer.Option(help="A name for people.", show_default=False)]
+Description = Annotated[str | None, typer.Option(help="A description for people.", show_default=False)]
+NewSecretFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--secret-file", help="Write the signing secret to this new file, readable by you alone.", show_default=False
+    ),
 ]
 
 
-def _row(webhook: Webhook) -> dict[str, Any]:
-    return {
-        "id": webhook.id,
-        "url": webhook.url,
-        "status": webhook.status,
-        "subscribed_events": webhook.subscribed_events,
-        "name": webhook.name,
-        "description": webhook.description,
-    }
-
-
-def _check_free(file: Path | None) -> None:
-    if file is not None and file.exists():
-        raise ConfigurationError(f"{file} exists already; name a new file for the secret")
-
-
-def _keep_secret(webhook: Webhook, file: Path | None) -> None:
-    if file is None:
-        return
-    if webhook.secret is None:
-        raise ConfigurationError("this answer holds no secret: only creating and updating give one")
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(webhook.secret.reveal())
-
-
 @webhooks_app.command("list")
-def list_(json: Json = False) -> None:
+def list_(json: Json = None) -> None:
     """Show all webhooks."""
 
     async def work(basiq: BasiqClient) -> list[Webhook]:
         return await basiq.webhooks.list().collect()
 
-    show(map(_row, run(work)), as_json=json)
+    found = run(work)
+    Output(json).rows(found, WEBHOOK)
+    if not found:
+        note("there are no webhooks; 'basiq-async webhooks create' makes one")
 
 
 @webhooks_app.command("get")
-def get(webhook_id: WebhookId, json: Json = False) -> None:
+def get(webhook_id: WebhookId, json: Json = None) -> None:
     """Show one webhook."""
 
     async def work(basiq: BasiqClient) -> Webhook:
         return await basiq.webhooks.get(webhook_id)
 
-    show([_row(run(work))], as_json=json)
+    Output(json).one(run(work), WEBHOOK)
 
 
 @webhooks_app.command("create")
@@ -78,18 +69,20 @@ def create(
     event: Event,
     name: Name = None,
     description: Description = None,
-    secret_file: SecretFile = None,
-    json: Json = False,
+    secret_file: NewSecretFile = None,
+    json: Json = None,
 ) -> None:
-    """Subscribe a url. The signing secret is shown nowhere; --secret-file keeps it."""
+    """Subscribe a URL. The signing secret is not shown; --secret-file keeps it."""
 
     async def work(basiq: BasiqClient) -> Webhook:
-        _check_free(secret_file)
-        made = await basiq.webhooks.create(url=url, subscribed_events=event, name=name, description=description)
-        _keep_secret(made, secret_file)
-        return made
+        with new_secret_file(secret_file) as file:
+            made = await basiq.webhooks.create(url=url, subscribed_events=event, name=name, description=description)
+            _keep(made, file)
+            return made
 
-    show([_row(run(work))], as_json=json)
+    made = run(work)
+    Output(json).one(made, WEBHOOK)
+    _tell_secret(made, secret_file)
 
 
 @webhooks_app.command("ensure")
@@ -98,64 +91,167 @@ def ensure(
     event: Event,
     name: Name = None,
     description: Description = None,
-    secret_file: SecretFile = None,
-    json: Json = False,
+    secret_file: NewSecretFile = None,
+    json: Json = None,
 ) -> None:
-    """Find the webhook with this url, or create it, or bring it up to date."""
+    """Find the webhook with this URL, or create it, or bring it up to date."""
 
     async def work(basiq: BasiqClient) -> Webhook:
-        _check_free(secret_file)
-        found = await basiq.webhooks.ensure(url=url, subscribed_events=event, name=name, description=description)
-        if found.secret is not None:
-            _keep_secret(found, secret_file)
-        return found
+        with new_secret_file(secret_file) as file:
+            found = await basiq.webhooks.ensure(url=url, subscribed_events=event, name=name, description=description)
+            _keep(found, file)
+            return found
 
-    show([_row(run(work))], as_json=json)
+    found = run(work)
+    Output(json).one(found, WEBHOOK)
+    if found.secret is not None:
+        _tell_secret(found, secret_file)
+    elif secret_file is not None:
+        note(
+            f"nothing changed, so Basiq did not send the secret, and {str(secret_file)!r} was not written; "
+            f"'basiq-async webhooks secret {found.id} --secret-file FILE' brings it back"
+        )
 
 
 @webhooks_app.command("update")
 def update(
     webhook_id: WebhookId,
-    url: Url,
-    event: Annotated[list[str] | None, typer.Option("--event", help="A type of event; repeat it.")] = None,
+    url: Annotated[str | None, typer.Option(help="The URL that Basiq calls.", show_default=False)] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option("--event", help="A type of event; may be repeated.", autocompletion=event_types),
+    ] = None,
     name: Name = None,
     description: Description = None,
-    secret_file: SecretFile = None,
-    json: Json = False,
+    secret_file: NewSecretFile = None,
+    json: Json = None,
 ) -> None:
-    """Change a webhook; what is not named stays."""
+    """Change a webhook: only what is named changes."""
 
     async def work(basiq: BasiqClient) -> Webhook:
-        _check_free(secret_file)
-        changed = await basiq.webhooks.update(
-            webhook_id, url=url, subscribed_events=event or None, name=name, description=description
-        )
-        _keep_secret(changed, secret_file)
-        return changed
+        if url is None and not event and name is None and description is None:
+            raise ConfigurationError("say what changes: --url, --event, --name or --description")
+        with new_secret_file(secret_file) as file:
+            changed = await _change(basiq, webhook_id, url=url, event=event or None, name=name, description=description)
+            _keep(changed, file)
+            return changed
 
-    show([_row(run(work))], as_json=json)
+    changed = run(work)
+    Output(json).one(changed, WEBHOOK)
+    if secret_file is not None:
+        _tell_secret(changed, secret_file)
+
+
+@webhooks_app.command("secret")
+def secret(
+    webhook_id: WebhookId,
+    secret_file: NewSecretFile = None,
+    show: Annotated[bool, typer.Option("--show", help="Print it, even though a terminal keeps it on screen.")] = False,
+    json: Json = None,
+) -> None:
+    """Bring back the signing secret of a webhook: to a file, or to standard output in a pipe.
+
+    Only updating a webhook returns its secret, so the webhook is updated with what it has. Basiq reactivates a webhook
+    that is updated.
+    """
+
+    async def work(basiq: BasiqClient) -> tuple[str, Secret]:
+        if secret_file is None and is_terminal(sys.stdout) and not show:
+            raise ConfigurationError(
+                "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
+            )
+        with new_secret_file(secret_file) as file:
+            updated = await _change(basiq, webhook_id)
+            _keep(updated, file)
+            if updated.secret is None:
+                raise ConfigurationError("Basiq's response to the update holds no secret")
+            return updated.id, updated.secret
+
+    found, value = run(work)
+    if secret_file is not None:
+        note(f"the secret is in {str(secret_file)!r}")
+    elif json is not None:
+        Output(json).one((found, value.reveal()), SECRET)
+    else:
+        write(value.reveal())
 
 
 @webhooks_app.command("delete")
-def delete(webhook_id: WebhookId) -> None:
+def delete(webhook_id: WebhookId, json: Json = None) -> None:
     """Delete a webhook."""
 
     async def work(basiq: BasiqClient) -> None:
         await basiq.webhooks.delete(webhook_id)
 
     run(work)
-    typer.echo(f"deleted {webhook_id}")
+    Output(json).one(webhook_id, DELETED)
 
 
 @webhooks_app.command("wait")
 def wait(
     webhook_id: WebhookId,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 900.0,
-    json: Json = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait; the cool-off takes up to 15 minutes.")
+    ] = 1020.0,
+    json: Json = None,
 ) -> None:
     """Wait until a webhook is active."""
 
     async def work(basiq: BasiqClient) -> Webhook:
-        return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
+        async with _countdown(timeout):
+            return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
 
-    show([_row(run(work))], as_json=json)
+    Output(json).one(run(work), WEBHOOK)
+
+
+async def _change(
+    basiq: BasiqClient,
+    webhook_id: str,
+    *,
+    url: str | None = None,
+    event: list[str] | None = None,
+    name: str | None = None,
+    description: str | None = None,
+) -> Webhook:
+    # Everything is sent: the reference does not say what becomes of a field that an update leaves out.
+    current = await basiq.webhooks.get(webhook_id)
+    return await basiq.webhooks.update(
+        webhook_id,
+        url=url if url is not None else current.url,
+        subscribed_events=event or current.subscribed_events or None,
+        name=name if name is not None else current.name,
+        description=description if description is not None else current.description,
+    )
+
+
+def _keep(webhook: Webhook, file: SecretFile | None) -> None:
+    if file is not None and webhook.secret is not None:
+        file.write(webhook.secret)
+
+
+def _tell_secret(webhook: Webhook, file: Path | None) -> None:
+    if file is not None and webhook.secret is not None:
+        note(f"the secret is in {str(file)!r}")
+    else:
+        note(f"its secret was not kept; 'basiq-async webhooks secret {webhook.id} --secret-file FILE' brings it back")
+
+
+@asynccontextmanager
+async def _countdown(seconds: float) -> AsyncIterator[None]:
+    """Show the time left while something is waited for."""
+
+    async def tick() -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            left = max(0, round(end - loop.time()))
+            live(f"waiting for the webhook to become active, {left // 60}:{left % 60:02} left")
+            await asyncio.sleep(0.5)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        await asyncio.wait([ticking])
+        live("")

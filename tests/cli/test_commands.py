@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from basiq_async import __version__
-from basiq_async.cli import _run, main
+from basiq_async.cli import main
 
 from .conftest import Run, Served
 
@@ -42,7 +41,7 @@ def test_the_life_of_a_webhook(run: Run, served: Served) -> None:
     timed_out = run("webhooks", "wait", made["id"], "--timeout", "0")
     assert timed_out.exit_code == 1
     assert "RequestTimeoutError" in timed_out.stderr
-    assert run("webhooks", "delete", made["id"]).stdout == f"deleted {made['id']}\n"
+    assert lines(run("webhooks", "delete", made["id"]).stdout) == [{"id": made["id"], "deleted": True}]
     assert lines(run("webhooks", "list").stdout) == []
 
 
@@ -71,19 +70,19 @@ def test_the_secret_goes_to_a_new_file_and_nowhere_else(run: Run, served: Served
 
 def test_messages(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(1_203, failed=0.5)
-    some = lines(run("messages", "list", webhook_id, "--max", "3").stdout)
+    some = lines(run("messages", "list", webhook_id, "--limit", "3").stdout)
     assert len(some) == 3
-    assert {"id", "event_type_id", "event_id", "delivered", "attempts", "last_status_code", "last_attempt"} == set(
-        some[0]
-    )
-    everything = lines(run("messages", "list", webhook_id, "--max", "0", "--json").stdout)
+    assert list(some[0]) == [
+        "id", "event_type_id", "event_id", "webhook_id", "delivered", "last_status_code", "last_attempt", "attempts",
+    ]  # fmt: skip
+    everything = lines(run("messages", "list", webhook_id, "--limit", "0", "--json").stdout)
     assert len({row["id"] for row in everything}) == 1_203
-    raw = lines(run("messages", "list", webhook_id, "--max", "1", "--raw").stdout)
+    raw = lines(run("messages", "list", webhook_id, "--limit", "1", "--raw").stdout)
     assert raw[0]["payload"]["eventTypeId"]
     one = lines(run("messages", "get", webhook_id, some[0]["id"]).stdout)
     assert one == [some[0]]
     assert lines(run("messages", "get", webhook_id, some[0]["id"], "--raw").stdout) == raw
-    wrong = run("messages", "list", webhook_id, "--max", "-1")
+    wrong = run("messages", "list", webhook_id, "--limit", "-1")
     assert wrong.exit_code == 2
     filtered = run("messages", "list", webhook_id, "--filter", "message.eventId.eq('none')")
     assert filtered.stdout == ""
@@ -112,18 +111,6 @@ def test_wrong_settings_are_exit_code_2(run: Run, monkeypatch: pytest.MonkeyPatc
     result = run("webhooks", "list")
     assert result.exit_code == 2
     assert "not a key at all" not in result.output
-
-
-def test_a_table_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = Console(record=True, width=100)
-    monkeypatch.setattr(_run, "console", lambda: out)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    _run.show([{"a": None, "b": ("x", "y"), "c": "[bold]"}], as_json=False)
-    _run.show([], as_json=False)
-    text = out.export_text()
-    assert "x, y" in text
-    assert "[bold]" in text
-    assert "nothing found" in text
 
 
 def test_the_version_needs_nothing_heavy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,3 +143,100 @@ def test_the_command_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_the_version_also_stands_before_other_options(run: Run) -> None:
     assert run("--version", "demo").stdout == f"basiq-async {__version__}\n"
+
+
+def test_a_secret_file_that_cannot_be_made_leaves_no_webhook(run: Run, served: Served, tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for file in (tmp_path / "missing" / "x", tmp_path / "dangling", tmp_path):
+        refused = run("webhooks", "create", "--url", URL, "--event", "user.created", "--secret-file", str(file))
+        assert refused.exit_code == 2
+        assert refused.stderr.count("\n") == 1
+    assert lines(run("webhooks", "list").stdout) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_secret_file_is_removed_where_nothing_was_created(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    failed = run("webhooks", "create", "--url", URL, "--event", "no.such", "--secret-file", str(file))
+    assert failed.exit_code == 1
+    assert not file.exists()
+
+
+def test_update_changes_only_what_is_named_and_keeps_the_rest(run: Run, served: Served) -> None:
+    made = create(run, "--description", "d")
+    changed = lines(run("webhooks", "update", made["id"], "--name", "other").stdout)[0]
+    assert changed == {**made, "name": "other"}
+    nothing = run("webhooks", "update", made["id"])
+    assert (nothing.exit_code, "say what changes" in nothing.stderr) == (2, True)
+
+
+def test_the_secret_of_a_webhook_can_be_brought_back(run: Run, served: Served, tmp_path: Path) -> None:
+    made = create(run)
+    secret = served.fake.secret(made["id"])
+    assert run("webhooks", "secret", made["id"]).stdout == secret + "\n"
+    assert lines(run("webhooks", "secret", made["id"], "--json").stdout) == [{"id": made["id"], "secret": secret}]
+    file = tmp_path / "secret"
+    written = run("webhooks", "secret", made["id"], "--secret-file", str(file))
+    assert (written.exit_code, written.stdout, file.read_text()) == (0, "", secret)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_where_the_secret_goes_is_said(run: Run, tmp_path: Path) -> None:
+    arguments = ("--url", URL, "--event", "user.created")
+    made = run("webhooks", "create", *arguments)
+    assert "'basiq-async webhooks secret" in made.stderr
+    unchanged = run("webhooks", "ensure", *arguments, "--secret-file", str(tmp_path / "secret"))
+    assert "nothing changed" in unchanged.stderr
+    assert not (tmp_path / "secret").exists()
+
+
+def test_json_takes_fields_and_knows_them_from_an_argument(run: Run, served: Served) -> None:
+    webhook_id = served.fake.add_webhook(URL)
+    assert lines(run("webhooks", "list", "--json", "id,status").stdout) == [{"id": webhook_id, "status": "active"}]
+    assert lines(run("webhooks", "list", "--json=url").stdout) == [{"url": URL}]
+    assert lines(run("webhooks", "get", "--json", webhook_id).stdout)[0]["id"] == webhook_id
+    wrong = run("webhooks", "list", "--json", "id,colour")
+    assert wrong.exit_code == 2
+    assert json.loads(wrong.stderr)["error"]["message"].endswith(
+        "the fields are id, url, status, subscribed_events, name, description, action"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (("webhooks", "get", "00000000-0000-4000-8000-000000000000", "--json"), 1, "NotFoundError"),
+        (("webhooks", "create", "--json"), 2, "UsageError"),
+        (("nonsense", "--json"), 2, "UsageError"),
+        (("replay", "w", "--json"), 2, "ConfigurationError"),
+    ],
+)
+def test_with_json_an_error_is_json_on_standard_error(
+    run: Run, arguments: tuple[str, ...], code: int, kind: str
+) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    error = json.loads(result.stderr.splitlines()[0])["error"]
+    assert (error["type"], error["exit_code"]) == (kind, code)
+    if kind == "NotFoundError":
+        assert error["status"] == 404
+        assert error["correlation_id"]
+
+
+def test_a_limit_gives_the_newest_first(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(1_200)
+    everything = lines(run("messages", "list", webhook_id).stdout)
+    newest = lines(run("messages", "list", webhook_id, "--limit", "3").stdout)
+    assert newest == everything[:-4:-1]
+    assert lines(run("messages", "tail", webhook_id, "--limit", "3").stdout) == newest
+    failed = lines(run("messages", "list", webhook_id, "--failed").stdout)
+    assert failed == []
+    some = lines(run("messages", "list", webhook_id, "--event", "consent.*", "--since", "2026-01-01").stdout)
+    assert {row["event_type_id"].partition(".")[0] for row in some} == {"consent"}
+
+
+def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:
+    served.fake.fail_next(1, status=503, path="/events/types")
+    done = run("events", "types")
+    assert done.exit_code == 0
+    assert "GET /events/types: status 503, next attempt in" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from basiq_async.cli import _demo as module
+from basiq_async.cli import _story as module
 
 from .conftest import Run, Served
 

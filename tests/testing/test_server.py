@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import re
-import signal
-import sys
 
 import aiohttp
 import pytest
@@ -89,49 +85,3 @@ async def test_while_it_runs_links_of_deliveries_lead_to_it_and_after_that_to_th
     await fake.emit("user.created")
     assert seen[0].startswith(base_url + "/events/")
     assert seen[1].startswith("https://au-api.basiq.io/events/")
-
-
-async def mock(*options: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from basiq_async.cli import main; main()",
-        "mock",
-        *options,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_mock_says_when_it_is_ready_serves_and_stops_when_it_is_told(number: signal.Signals) -> None:
-    process = await mock("--port", "0", "--seed-messages", "1000", "--speed", "60")
-    assert process.stdout is not None
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        found = re.fullmatch(
-            r"ready (http://127\.0\.0\.1:\d+), api key (\S+), webhook (\S+) with 1000 messages\n", line
-        )
-        assert found, line
-        async with BasiqClient(found[2], base_url=found[1]) as basiq:
-            assert len(await basiq.messages.list(found[3]).collect()) == 1000
-        process.send_signal(number)
-        out, err = await asyncio.wait_for(process.communicate(), 10)
-        assert (process.returncode, out, err) == (0, b"", b"")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def test_mock_says_what_is_wrong_with_its_arguments(fake: FakeBasiq) -> None:
-    process = await mock("--speed", "0")
-    _, err = await process.communicate()
-    assert process.returncode == 2
-    assert b"speed must be above 0" in err
-    async with serve(fake) as base_url:
-        process = await mock("--port", base_url.rpartition(":")[2])
-        _, err = await process.communicate()
-    assert process.returncode == 2
-    assert b"cannot listen on 127.0.0.1" in err

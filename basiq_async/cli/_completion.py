@@ -1,0 +1,82 @@
+"""Shell completion: the scripts, and the values that are completed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Annotated
+
+import typer
+
+_PROGRAM = "basiq-async"
+_VARIABLE = "_BASIQ_ASYNC_COMPLETE"
+_PATIENCE = 2.0
+"""Seconds that a person waits for the list of webhooks after pressing the tab key."""
+
+
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", autocompletion=lambda: ["bash", "zsh", "fish"])],
+) -> None:
+    """Print the completion script of a shell.
+
+    bash: eval "$(basiq-async completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc; fish: basiq-async completion
+    fish > ~/.config/fish/completions/basiq-async.fish
+    """
+    from ..errors import ConfigurationError
+    from ._output import write
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise ConfigurationError(f"there is completion for bash, zsh and fish, not for {shell!r}")
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
+
+    write(get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell))
+
+
+def prepare() -> None:
+    """Let a shell that asks for completions have them."""
+    if os.environ.get(_VARIABLE):
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
+
+        completion_init()
+
+
+def event_types(incomplete: str) -> list[tuple[str, str]]:
+    """Complete a type of event."""
+    from ..testing.fake._catalog import EVENT_TYPES
+
+    return [(name, told) for name, told in EVENT_TYPES.items() if name.startswith(incomplete)]
+
+
+def profiles(incomplete: str) -> list[str]:
+    """Complete the name of a profile."""
+    from ..errors import ConfigurationError
+    from ._profiles import names
+
+    try:
+        return [name for name in names() if name.startswith(incomplete)]
+    except ConfigurationError:
+        return []
+
+
+def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
+    """Complete the id of a webhook, where there is a key and Basiq responds soon."""
+    from ..errors import BasiqError
+    from ..transports.retry import RetryPolicy
+
+    async def found() -> list[tuple[str, str]]:
+        from ..client import BasiqClient
+        from ._profiles import settings
+
+        given = settings()
+        policy = RetryPolicy(max_retries=0)
+        async with (
+            asyncio.timeout(_PATIENCE),
+            BasiqClient(given.api_key, base_url=given.base_url, retry=policy) as basiq,
+        ):
+            return [(webhook.id, webhook.url) async for webhook in basiq.webhooks.list()]
+
+    try:
+        known = asyncio.run(found())
+    except (BasiqError, TimeoutError):
+        return []
+    return [each for each in known if each[0].startswith(incomplete) and each[0].isprintable()]

@@ -1,0 +1,197 @@
+"""Running a replay job: signals, the bar, the report, and the line that goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..errors import ReplayError
+from ._output import Output, Shape, is_terminal, live, note, session
+from ._signals import on_signals
+
+if TYPE_CHECKING:
+    from ..replay import Plan, Progress, Replay, Report
+
+_BAR = 24
+
+
+class CommandLine:
+    """The line that goes on with a job: what was given, without what is for one run alone."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+
+    def text(self, *more: str) -> str:
+        """Return the line, quoted for a shell."""
+        return shlex.join([*self._words, *more])
+
+    def show(self, *more: str, introduction: str = "to go on:") -> None:
+        """Show the line on standard error."""
+        if session().json:
+            note(introduction, command=self.text(*more))
+        else:
+            note(introduction)
+            note("  " + self.text(*more))
+
+
+def option_words(given: dict[str, Any], names: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """Return the words of the options that are not as by default."""
+    words: list[str] = []
+    for name, value in given.items():
+        option = names.get(name, "--" + name.replace("_", "-"))
+        if value in (None, False) or defaults.get(name) == value:
+            continue
+        if value is True:
+            words.append(option)
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                words += [option, f"{each:g}" if isinstance(each, float) else str(each)]
+    return words
+
+
+async def run_job(
+    job: Replay,
+    work: Callable[[Callable[[Progress], None]], Awaitable[Report]],
+    again: CommandLine,
+    output: Output,
+    *,
+    going_on: tuple[str, ...] = (),
+) -> int:
+    """Run to the end, show the report, return the exit code. The first signal finishes what is under way."""
+    with stopping(job) as stopped:
+        try:
+            report = await work(progress_line)
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+            live("")
+            again.show(*going_on)
+            return 128 + stopped[0]
+        except ReplayError as exc:
+            live("")
+            if exc.report is not None:
+                output.one(exc.report, REPORT)
+                again.show(*going_on)
+            raise
+        finally:
+            live("")
+    output.one(report, REPORT)
+    if stopped:
+        again.show(*going_on)
+        return 128 + stopped[0]
+    return finish(report, again)
+
+
+def finish(report: Report, again: CommandLine) -> int:
+    """Say what is left; return 1 where something is."""
+    if report.dead:
+        again.show("--retry-dead", introduction=f"{report.dead:,} messages failed and are kept; try them again with:")
+        return 1
+    if report.failed:
+        note(f"{report.failed:,} messages failed")
+        return 1
+    return 0
+
+
+@contextmanager
+def stopping(job: Replay) -> Iterator[list[int]]:
+    """Stop a job at the first signal, cancel this task at the second; the list holds the signals."""
+    task = asyncio.current_task()
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            job.stop()
+            note("finishing what is under way; once more to stop at once")
+        elif task is not None:
+            task.cancel()
+
+    with on_signals(stop):
+        yield received
+
+
+def progress_line(now: Progress) -> None:
+    """Show how a run goes, in a terminal: with a bar and the time left where a plan was made."""
+    done = now.handled + now.failed + now.skipped
+    words: list[str] = []
+    if now.remaining is not None and done + now.remaining > 0:
+        total = done + now.remaining
+        words += [bar(done / total), f"{done:,}/{total:,}"]
+    else:
+        words.append(f"{done:,} done")
+    if now.failed:
+        words.append(f"{now.failed:,} failed")
+    words.append(f"{now.rate:,.0f}/s")
+    if now.paused:
+        words.append(f"paused for {now.paused:.0f} s")
+    elif now.eta is not None:
+        words.append(f"{_clock(now.eta)} left")
+    live("  ".join(words))
+
+
+def bar(share: float) -> str:
+    """Return a bar that is filled by a share from 0 to 1."""
+    filled = round(max(0.0, min(1.0, share)) * _BAR)
+    return "[" + "#" * filled + "." * (_BAR - filled) + "]"
+
+
+async def planned(job: Replay, *, wanted: bool) -> Plan | None:
+    """Make a plan first, in a terminal: it gives the bar its end."""
+    import sys
+
+    if not wanted or not is_terminal(sys.stderr) or session().json:
+        return None
+    live("counting the messages; --no-plan begins at once")
+    try:
+        return await job.plan()
+    finally:
+        live("")
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def _report_row(report: Report) -> dict[str, Any]:
+    row = attrs.asdict(report, recurse=False)
+    row["duration"] = round(report.duration, 3)
+    row["rate"] = round(report.rate, 1)
+    return row
+
+
+def _plan_row(plan: Plan) -> dict[str, Any]:
+    row = attrs.asdict(plan, recurse=False)
+    row["by_day"] = {str(day) if day else "unknown": count for day, count in plan.by_day.items()}
+    return row
+
+
+def _details(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if name == "cursor" or value is None:
+            continue
+        for key, each in value.items() if isinstance(value, dict) else [("", value)]:
+            yield f"{name.replace('_', ' ')} {key}".strip(), f"{each:,}" if type(each) is int else each
+
+
+REPORT: Shape[Report] = Shape(
+    (
+        "handled", "skipped", "failed", "repeated", "duration", "cursor", "position", "finished", "dead",
+        "handled_in_all", "rate",
+    ),
+    _report_row,
+    details=lambda report: _details(_report_row(report)),
+)  # fmt: skip
+PLAN: Shape[Plan] = Shape(
+    ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead"),
+    _plan_row,
+    details=lambda plan: _details(_plan_row(plan)),
+)

@@ -1,0 +1,97 @@
+"""``basiq-async login``, ``logout`` and ``whoami``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .._urls import VENDOR_URL
+from ..errors import ConfigurationError
+from . import _profiles
+from ._options import Json
+from ._output import Output, Shape, is_terminal, note, session
+from ._run import guarded, run
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+
+_WHO: Shape[dict[str, Any]] = Shape(
+    ("profile", "source", "base_url", "key_digest", "webhooks", "profiles"), lambda row: row
+)
+_STORED: Shape[dict[str, Any]] = Shape(("profile", "key_in", "base_url"), lambda row: row)
+_REMOVED: Shape[dict[str, Any]] = Shape(("profile", "removed"), lambda row: row)
+
+
+def login(
+    base_url: Annotated[
+        str | None, typer.Option(help="Where this key's Basiq is; BASIQ_BASE_URL or Basiq itself.", show_default=False)
+    ] = None,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Ask Basiq whether it accepts the key.")] = True,
+    json: Json = None,
+) -> None:
+    """Store an API key under a name (--profile NAME, else default). The key is read from standard input.
+
+    It is kept in the operating system's keyring where the library 'keyring' finds one, else in a file that only you
+    can read.
+    """
+    name = session().profile or os.environ.get("BASIQ_PROFILE") or _profiles.DEFAULT
+    url = base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
+    key = _read_key()
+
+    async def main() -> None:
+        from ..client import BasiqClient
+
+        async with BasiqClient(key, base_url=url) as basiq:
+            if check:
+                await basiq.event_types.list().first()
+
+    guarded(main)
+    place = _profiles.store(name, key, url)
+    note(f"the key of profile {name!r} is in the {place}")
+    Output(json).one({"profile": name, "key_in": place, "base_url": url}, _STORED)
+
+
+def logout(json: Json = None) -> None:
+    """Remove a profile and its key (--profile NAME, else default)."""
+    name = session().profile or os.environ.get("BASIQ_PROFILE") or _profiles.DEFAULT
+    if not _profiles.remove(name):
+        raise ConfigurationError(f"there is no profile {name!r}")
+    Output(json).one({"profile": name, "removed": True}, _REMOVED)
+
+
+def whoami(json: Json = None) -> None:
+    """Show which key is used, where it comes from, and that Basiq accepts it. The key itself is not shown."""
+    found = _profiles.settings()
+
+    async def work(basiq: BasiqClient) -> int:
+        return len(await basiq.webhooks.list().collect())
+
+    webhooks = run(work)
+    digest = hashlib.sha256((found.api_key or "").encode(errors="replace")).hexdigest()[:12]
+    row = {
+        "profile": found.profile,
+        "source": found.source,
+        "base_url": found.base_url,
+        "key_digest": f"sha256:{digest}",
+        "webhooks": webhooks,
+        "profiles": _profiles.names(),
+    }
+    Output(json).one(row, _WHO)
+
+
+def _read_key() -> str:
+    if sys.stdin is None:
+        raise ConfigurationError("standard input is closed: the API key is read from it")
+    if is_terminal(sys.stdin):
+        import getpass
+
+        key = getpass.getpass("API key (not shown): ")
+    else:
+        key = sys.stdin.readline()
+    if not key.strip():
+        raise ConfigurationError("no API key was entered")
+    return key.strip()

@@ -1,0 +1,241 @@
+"""``basiq-async listen --poll``: new messages are read from the history as they appear, without a public address."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from .._text import printable
+from ..errors import BasiqError, ConfigurationError, RateLimitError, ServerError, TransportError
+from ..models import Message
+from ..replay import HttpTarget, Replay, SQLiteCheckpoint, Target, Where, message_time
+from ..replay import event_types as of_types
+from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, write
+from ._run import make_client
+from ._selection import duration
+from ._serving import watching_reader
+from ._signals import on_signals
+
+_SLOWEST = 60.0
+_GROWTH = 1.5
+_CONCURRENCY = 8
+
+_SHAPE: Shape[dict[str, Any]] = Shape(
+    ("result", "message_id", "event_type_id", "event_id", "webhook_id", "error", "body"), lambda row: row
+)
+
+
+class Polling:
+    """Reads the new messages of one or all webhooks, and posts them to a service where asked.
+
+    Each webhook is a replay job whose checkpoint remembers what was handed out, so that a run after a pause begins
+    with what was missed. Questions become rarer, up to one a minute, where nothing happens.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        webhook_id: str | None,
+        forward_to: str | None,
+        secrets: Sequence[str],
+        event: Sequence[str] | None,
+        since: str | None,
+        every: float,
+        checkpoint: str | None,
+        limit: int,
+        body: bool,
+    ) -> None:
+        if webhook_id is None and checkpoint is not None:
+            raise ConfigurationError("--checkpoint is for one webhook: with --all each has a file of its own")
+        self._output = output
+        self._webhook_id = webhook_id
+        self._forward_to = forward_to
+        self._secrets = secrets
+        self._event = event
+        self._back = duration(since, "--since") if since is not None else timedelta()
+        self._every = every
+        self._checkpoint = checkpoint
+        self._left = limit
+        self._body = body
+        self._stop = asyncio.Event()
+        self._failure: Exception | None = None
+        self._jobs: list[Replay] = []
+        self._counts = {"accepted": 0, "failed": 0}
+
+    async def run(self) -> None:
+        """Poll until SIGINT, SIGTERM, the limit, or the end of whoever reads the output."""
+        async with AsyncExitStack() as stack:
+            basiq = await stack.enter_async_context(make_client())
+            inner: HttpTarget | None = None
+            if self._forward_to is not None:
+                inner = await stack.enter_async_context(
+                    HttpTarget(self._forward_to, self._secrets, connections=_CONCURRENCY)
+                )
+            ids = [self._webhook_id] if self._webhook_id else [each.id async for each in basiq.webhooks.list()]
+            if not ids:
+                raise ConfigurationError("there is no webhook to poll")
+            for webhook_id in ids:
+                path = self._checkpoint or _default_path(webhook_id, self._forward_to)
+                start = _remember_start(path, datetime.now(UTC) - self._back)
+                self._jobs.append(
+                    Replay(
+                        basiq,
+                        webhook_id,
+                        _Shown(inner, self._show),
+                        checkpoint=SQLiteCheckpoint(path),
+                        where=_chosen(start, self._event),
+                        concurrency=_CONCURRENCY,
+                        max_failures=None,
+                    )
+                )
+            self._say_what_it_costs(len(ids))
+            with on_signals(lambda _: self._end()), watching_reader(self._reader_left):
+                await self._poll()
+        live("")
+        if self._failure is not None:
+            raise self._failure
+        if self._counts["failed"]:
+            note(
+                f"{self._counts['failed']:,} messages were not accepted; 'basiq-async messages resend' posts them again"
+            )
+
+    async def _poll(self) -> None:
+        wait = self._every
+        while not self._stop.is_set():
+            handed_out = 0
+            try:
+                for job in self._jobs:
+                    if not self._stop.is_set():
+                        report = await job.run()
+                        handed_out += report.handled + report.failed
+                wait = self._every if handed_out else min(max(_SLOWEST, self._every), wait * _GROWTH)
+            except RateLimitError as exc:
+                wait = max(exc.retry_after or 0.0, min(_SLOWEST, wait * 2))
+                note(f"Basiq asks for fewer requests; next question in {wait:.0f} s")
+            except (TransportError, ServerError) as exc:
+                wait = min(_SLOWEST, wait * 2)
+                note(f"{type(exc).__name__}: {exc}; next question in {wait:.0f} s")
+            self._show_live(wait)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
+                    await self._stop.wait()
+
+    def _show(self, message: Message, error: str | None) -> None:
+        self._counts["failed" if error else "accepted"] += 1
+        result = "failed" if error else "forwarded" if self._forward_to is not None else "received"
+        try:
+            if self._output.as_json:
+                row: dict[str, Any] = {
+                    "result": result,
+                    "message_id": message.id,
+                    "event_type_id": message.event_type_id,
+                    "event_id": message.event_id,
+                    "webhook_id": message.webhook_id,
+                    "error": error,
+                }
+                if self._body:
+                    row["body"] = dict(message.payload)
+                self._output.one(row, _SHAPE)
+            else:
+                words = [result, message.event_type_id, message.id, error]
+                write("  ".join(printable(word) for word in words if word))
+                if self._body:
+                    for line in json.dumps(dict(message.payload), indent=2).splitlines():
+                        write(line)
+            flush()
+        except (OutputClosedError, OutputError) as exc:
+            self._fail(exc)
+        self._left -= 1
+        if self._left == 0:
+            self._end()
+
+    def _say_what_it_costs(self, webhooks: int) -> None:
+        fastest, slowest = 60 / self._every * webhooks, 60 / max(_SLOWEST, self._every) * webhooks
+        note(
+            f"polling {webhooks} {'webhook' if webhooks == 1 else 'webhooks'}: a message appears within "
+            f"{self._every:g} s while some arrive, within {max(_SLOWEST, self._every):g} s after a quiet time; "
+            f"{slowest:.0f} to {fastest:.0f} requests a minute, and one token an hour"
+        )
+
+    def _show_live(self, wait: float) -> None:
+        live(
+            f"{self._counts['accepted']} accepted, {self._counts['failed']} failed; "
+            f"next question in {wait:.0f} s; Ctrl-C ends"
+        )
+
+    def _end(self) -> None:
+        self._stop.set()
+        for job in self._jobs:
+            job.stop()
+
+    def _reader_left(self) -> None:
+        self._fail(OutputClosedError())
+
+    def _fail(self, exc: Exception) -> None:
+        self._failure = self._failure or exc
+        self._end()
+
+
+class _Shown:
+    """A target that shows what became of each message."""
+
+    def __init__(self, inner: Target | None, show: Callable[[Message, str | None], None]) -> None:
+        self._inner = inner
+        self._show = show
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        try:
+            found = await self._inner.deliver(message) if self._inner is not None else None
+        except BasiqError as exc:
+            self._show(message, str(exc))
+            raise
+        self._show(message, None)
+        return found
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        if self._inner is not None:
+            await self._inner.flush()
+
+
+def _chosen(start: datetime, event: Sequence[str] | None) -> Where:
+    def since_first_start(message: Message) -> bool:
+        time = message_time(message)
+        return time is None or time >= start
+
+    where = Where(since_first_start)
+    return where & of_types(*event) if event else where
+
+
+def _default_path(webhook_id: str, forward_to: str | None) -> str:
+    import hashlib
+
+    digest = hashlib.blake2b((forward_to or "").encode(errors="replace"), digest_size=4).hexdigest()
+    return f"basiq-listen-{re.sub('[^A-Za-z0-9-]', '_', webhook_id)[:64]}-{digest}.db"
+
+
+def _remember_start(path: str, start: datetime) -> datetime:
+    """Return when the first run with this checkpoint began: a later one must not leave out what was missed."""
+    file = Path(path + ".start")
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except FileExistsError:
+        try:
+            return datetime.fromisoformat(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ConfigurationError(f"{str(file)!r} cannot be read: remove it and {path!r} to begin anew") from None
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"{str(file)!r} cannot be written: {exc}") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(start.isoformat())
+    return start

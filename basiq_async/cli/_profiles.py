@@ -1,0 +1,182 @@
+"""API keys by name: in the operating system's keyring where there is one, else in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .._urls import VENDOR_URL
+from ..errors import ConfigurationError
+from ._output import session
+
+DEFAULT = "default"
+_SERVICE = "basiq-async"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a client is made from. ``source`` says where the key came from, for people."""
+
+    api_key: str | None = field(repr=False)
+    base_url: str
+    source: str
+    profile: str | None = None
+
+
+def settings() -> Settings:
+    """Return the settings: ``--profile`` first, then ``BASIQ_API_KEY``, then ``BASIQ_PROFILE``, then ``default``.
+
+    A profile's key goes to the profile's own base URL only. Raises ``ConfigurationError``.
+    """
+    chosen = session().profile
+    key = os.environ.get("BASIQ_API_KEY")
+    base_url = os.environ.get("BASIQ_BASE_URL") or None
+    if chosen is None and key is not None:
+        return Settings(key, base_url or VENDOR_URL, "BASIQ_API_KEY")
+    name = chosen or os.environ.get("BASIQ_PROFILE") or DEFAULT
+    found = read(name)
+    if found is None:
+        if chosen is None and not os.environ.get("BASIQ_PROFILE"):
+            raise ConfigurationError("no API key: set BASIQ_API_KEY, or store one with 'basiq-async login'")
+        raise ConfigurationError(f"there is no profile {name!r}: make it with 'basiq-async login --profile {name}'")
+    if chosen is None and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
+        raise ConfigurationError(
+            f"BASIQ_BASE_URL is set, and the key of profile {name!r} is for {found.base_url}: "
+            "set BASIQ_API_KEY too, pass --profile, or unset BASIQ_BASE_URL"
+        )
+    return found
+
+
+def folder() -> Path:
+    """Return the folder of the settings file."""
+    return Path(typer.get_app_dir("basiq-async"))
+
+
+def read(name: str) -> Settings | None:
+    """Return a profile's settings, or None where there is no such profile."""
+    entry = _entries().get(name)
+    if entry is None:
+        return None
+    place = entry.get("key_in")
+    key = _from_keyring(name) if place == "keyring" else entry.get("api_key")
+    if not isinstance(key, str):
+        raise ConfigurationError(f"the key of profile {name!r} is not in the {place or 'file'} any more: log in again")
+    return Settings(key, str(entry.get("base_url") or VENDOR_URL), f"profile {name} ({place})", name)
+
+
+def names() -> list[str]:
+    """Return the names of all profiles."""
+    return sorted(_entries())
+
+
+def store(name: str, api_key: str, base_url: str) -> str:
+    """Store a profile; return where its key is: ``keyring`` or ``file``."""
+    entries = _entries()
+    in_keyring = _to_keyring(name, api_key)
+    entry: dict[str, Any] = {"base_url": base_url, "key_in": "keyring" if in_keyring else "file"}
+    if not in_keyring:
+        entry["api_key"] = api_key
+    _write({**entries, name: entry})
+    return str(entry["key_in"])
+
+
+def remove(name: str) -> bool:
+    """Remove a profile and its key; return whether there was one."""
+    entries = _entries()
+    entry = entries.pop(name, None)
+    if entry is None:
+        return False
+    if entry.get("key_in") == "keyring":
+        _drop_from_keyring(name)
+    _write(entries)
+    return True
+
+
+def _file() -> Path:
+    return folder() / "profiles.json"
+
+
+def _entries() -> dict[str, dict[str, Any]]:
+    file = _file()
+    try:
+        with open(file, encoding="utf-8") as stream:
+            if os.name == "posix" and stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077:
+                raise ConfigurationError(f"{file} can be read by others: run 'chmod 600 {file}', and change the keys")
+            found = json.load(stream)
+    except FileNotFoundError:
+        return {}
+    except ConfigurationError:
+        raise
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not JSON"
+        raise ConfigurationError(f"the profiles in {file} cannot be read: {why}") from None
+    profiles = found.get("profiles") if isinstance(found, dict) else None
+    if not isinstance(profiles, dict) or not all(isinstance(entry, dict) for entry in profiles.values()):
+        raise ConfigurationError(f"the profiles in {file} cannot be read: remove the file and log in again")
+    return profiles
+
+
+def _write(entries: dict[str, dict[str, Any]]) -> None:
+    file = _file()
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump({"profiles": entries}, stream, indent=2)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+    except OSError as exc:
+        raise ConfigurationError(f"the profiles cannot be written to {file}: {exc.strerror}") from None
+
+
+# --- the keyring: an optional library, whose failures mean "no keyring here" ---
+
+
+def _keyring() -> Any:
+    if os.environ.get("BASIQ_NO_KEYRING"):
+        return None
+    try:
+        import keyring
+        from keyring.backends import fail
+
+        backend = keyring.get_keyring()
+    except Exception:
+        return None
+    return None if isinstance(backend, fail.Keyring) else keyring
+
+
+def _to_keyring(name: str, api_key: str) -> bool:
+    keyring = _keyring()
+    if keyring is None:
+        return False
+    try:
+        keyring.set_password(_SERVICE, name, api_key)
+        return bool(keyring.get_password(_SERVICE, name) == api_key)
+    except Exception:
+        return False
+
+
+def _from_keyring(name: str) -> str | None:
+    keyring = _keyring()
+    try:
+        found = None if keyring is None else keyring.get_password(_SERVICE, name)
+    except Exception:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _drop_from_keyring(name: str) -> None:
+    keyring = _keyring()
+    try:
+        if keyring is not None:
+            keyring.delete_password(_SERVICE, name)
+    except Exception as exc:
+        raise ConfigurationError(f"the keyring did not remove the key of profile {name!r}") from exc

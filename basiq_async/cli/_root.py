@@ -1,0 +1,146 @@
+"""The outermost command: reads what may stand anywhere on the line, and shows every failure as one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from .._text import printable
+from ..errors import BasiqError, ConfigurationError
+from ._output import DEBUG, OutputClosedError, abandon_stdout, flush, live, new_session, note, show_error
+from ._shapes import FIELD_NAMES
+
+_FIELDS = re.compile(r"[a-z_]+(,[a-z_]+)*,?")
+_EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "method", "path", "attempts", "location",
+             "reason")  # fmt: skip
+
+
+class Root(TyperGroup):
+    """The group of all commands."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; see ``basiq-async --help`` for the exit codes."""
+        given = list(sys.argv[1:] if args is None else args)
+        arguments, wants_json = _arranged(given)
+        with new_session(json=wants_json):
+            code = self._guarded(arguments, prog_name, complete_var, windows_expand_args, extra)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+    def _guarded(
+        self,
+        arguments: list[str],
+        prog_name: str | None,
+        complete_var: str | None,
+        windows_expand_args: bool,
+        extra: dict[str, Any],
+    ) -> int:
+        try:
+            try:
+                found = super().main(
+                    arguments, prog_name or "basiq-async", complete_var, False, windows_expand_args, **extra
+                )
+                code = found if isinstance(found, int) else 0
+            except OutputClosedError:
+                raise
+            except Exception as exc:
+                code = _shown(exc)
+            flush()
+        except OutputClosedError:
+            # Who reads a pipe says when it is enough: no failure.
+            abandon_stdout()
+            return 0
+        except BasiqError as exc:
+            abandon_stdout()
+            return _shown(exc)
+        finally:
+            live("")
+        return code
+
+
+def _shown(exc: Exception) -> int:
+    """Show an exception; return the exit code that goes with it."""
+    if os.environ.get(DEBUG):
+        import traceback
+
+        traceback.print_exception(exc)
+    if isinstance(exc, BasiqError):
+        code = 2 if isinstance(exc, ConfigurationError) else 1
+        evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
+        known = {name: value for name, value in evidence.items() if value is not None}
+        show_error(f"{type(exc).__name__}: {exc}", kind=type(exc).__name__, exit_code=code, **known)
+        return code
+    if isinstance(exc, typer.Abort):
+        show_error("nothing was entered", kind="Aborted", exit_code=1)
+        return 1
+    if hasattr(exc, "format_message"):  # the root of typer's errors has no public name in its older releases
+        return _shown_usage(exc)
+    show_error(
+        f"unexpected {type(exc).__name__}: {printable(exc)[:500]} (set {DEBUG}=1 for a traceback)",
+        kind=type(exc).__name__,
+        exit_code=1,
+    )
+    return 1
+
+
+def _shown_usage(exc: Any) -> int:
+    context, code = getattr(exc, "ctx", None), int(exc.exit_code)
+    if type(exc).__name__ == "NoArgsIsHelpError":
+        if context is not None:
+            sys.stderr.write(context.get_help().rstrip("\n") + "\n")
+        return code
+    show_error(exc.format_message(), kind="UsageError", exit_code=code)
+    if context is not None:
+        note(f"See '{context.command_path} --help'.")
+    return code
+
+
+def _arranged(given: list[str]) -> tuple[list[str], bool]:
+    """Give ``--json`` its optional value, and put ``--profile`` in front, wherever it stood."""
+    front: list[str] = []
+    rest: list[str] = []
+    wants_json = False
+    left = iter(enumerate(given))
+    for index, word in left:
+        if word == "--":
+            rest += given[index:]
+            break
+        following = given[index + 1] if index + 1 < len(given) else ""
+        if word == "--json":
+            wants_json = True
+            if _names_fields(following):
+                next(left)
+                word = f"--json={following}"
+            else:
+                word = "--json="
+        elif word.startswith("--json="):
+            wants_json = True
+        elif word == "--profile" and following:
+            next(left)
+            front += [word, following]
+            continue
+        elif word.startswith("--profile="):
+            front.append(word)
+            continue
+        rest.append(word)
+    return front + rest, wants_json
+
+
+def _names_fields(word: str) -> bool:
+    names = [name for name in word.split(",") if name]
+    return bool(_FIELDS.fullmatch(word)) and ("," in word or names[0] in FIELD_NAMES)

@@ -1,0 +1,254 @@
+"""The server of ``basiq-async listen``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from .._text import printable
+from ..errors import ConfigurationError
+from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
+from ._forward import Forwarded, Forwarder
+from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
+from ._signals import on_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FORWARD_TIMEOUT = 30.0
+_FIELDS = (
+    "result", "status", "reason", "delivery_id", "event_type_id", "event_id", "timestamp", "links",
+    "forwarded_status", "forward_error", "body",
+)  # fmt: skip
+
+
+class _Seen:
+    """What is known of the request that is being handled."""
+
+    def __init__(self, request: web.Request) -> None:
+        self.request = request
+        self.event: DeliveryEvent | None = None
+        self.delivery: Delivery | None = None
+        self.forwarded: Forwarded | None = None
+
+
+_seen: ContextVar[_Seen] = ContextVar("basiq_async_cli_seen")
+
+
+class _NotAcceptedError(Exception):
+    """The service did not accept a delivery: its claim is given back."""
+
+
+class _PassEverything(MemoryInbox):
+    """Claims that are never refused: the service behind decides what it has handled."""
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return Claim(ClaimStatus.CLAIMED)
+
+
+class Listener:
+    """Receives, prints, and forwards where asked.
+
+    A delivery is acknowledged only after it was printed: when nobody reads the output any more, Basiq gets a 503.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        secrets: Sequence[str],
+        *,
+        forward_to: str | None,
+        event: Sequence[str] | None,
+        limit: int,
+        body: bool,
+    ) -> None:
+        self._output = output
+        self._body = body
+        self._left = limit
+        self._forwarder = None if forward_to is None else Forwarder(forward_to, timeout=_FORWARD_TIMEOUT)
+        self._receiver = WebhookReceiver(
+            secrets,
+            inbox=None if forward_to is None else _PassEverything(),
+            handler_timeout=10.0 if forward_to is None else _FORWARD_TIMEOUT + 5,
+            on_delivery=self._remember,
+        )
+        self._receiver.on(*(event or ["*"]))(self._handle)
+        self._done = asyncio.Event()
+        self._failure: Exception | None = None
+        self._counts = {"accepted": 0, "refused": 0}
+
+    async def serve(self, host: str, port: int, path: str) -> None:
+        """Serve until SIGINT, SIGTERM, the limit, or the end of whoever reads the output."""
+        if session().stdout_closed and self._forwarder is None:
+            raise ConfigurationError("standard output is closed: deliveries would be acknowledged that nobody sees")
+        app = web.Application()
+        try:
+            app.router.add_post(path, self.handle)
+        except ValueError as exc:
+            raise ConfigurationError(f"--path cannot be {path!r}: {exc}") from None
+        # The receiver is closed first, and sees what was begun through; what is left are idle connections.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            with on_signals(lambda _: self._done.set()), watching_reader(self._reader_left):
+                try:
+                    await web.TCPSite(runner, host, port).start()
+                except OSError as exc:
+                    raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+                url = f"http://{_shown(host)}:{runner.addresses[0][1]}{path}"
+                note(f"listening on {url}", url=url)
+                self._show_live()
+                await self._done.wait()
+        finally:
+            live("")
+            await self._receiver.aclose()
+            await runner.cleanup()
+            if self._forwarder is not None:
+                await self._forwarder.aclose()
+        if self._failure is not None:
+            raise self._failure
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        if self._failure is not None:
+            return _unavailable()
+        seen = _Seen(request)
+        token = _seen.set(seen)
+        try:
+            response = await self._receiver.aiohttp_handler(request)
+        finally:
+            _seen.reset(token)
+        if seen.forwarded is not None:
+            response = _returned(seen.forwarded)
+        try:
+            self._print(seen, response.status)
+        except (OutputClosedError, OutputError) as exc:
+            self._fail(exc)
+            return _unavailable()
+        return response
+
+    async def _handle(self, delivery: Delivery) -> None:
+        seen = _seen.get()
+        seen.delivery = delivery
+        if self._forwarder is not None:
+            seen.forwarded = await self._forwarder.post(seen.request.headers, delivery.body)
+            if not seen.forwarded.accepted:
+                raise _NotAcceptedError
+
+    def _remember(self, event: DeliveryEvent) -> None:
+        seen = _seen.get(None)
+        if seen is not None:
+            seen.event = event
+
+    def _print(self, seen: _Seen, status: int) -> None:
+        event = seen.event
+        if event is None:
+            return
+        self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
+        result = "not-accepted" if seen.forwarded and not seen.forwarded.accepted else str(event.result)
+        if self._output.as_json:
+            self._output.one(_row(seen, event, status, result, self._body), _SHAPE)
+        else:
+            words = [f"{status} {result}", event.reason, event.event_type_id, event.delivery_id]
+            if seen.forwarded is not None:
+                words.append(f"-> {seen.forwarded.text}")
+            write("  ".join(printable(word) for word in words if word))
+            if self._body and seen.delivery is not None:
+                for line in json.dumps(seen.delivery.raw, indent=2).splitlines():
+                    write(line)
+        flush()
+        self._show_live()
+        self._left -= 1
+        if self._left == 0:
+            self._done.set()
+
+    def _show_live(self) -> None:
+        live(f"{self._counts['accepted']} accepted, {self._counts['refused']} refused; Ctrl-C ends")
+
+    def _reader_left(self) -> None:
+        self._fail(OutputClosedError())
+
+    def _fail(self, exc: Exception) -> None:
+        if self._failure is None:
+            self._failure = exc
+        self._done.set()
+
+
+def _row(seen: _Seen, event: DeliveryEvent, status: int, result: str, with_body: bool) -> dict[str, Any]:
+    delivery, forwarded = seen.delivery, seen.forwarded
+    row: dict[str, Any] = {
+        "result": result,
+        "status": status,
+        "reason": event.reason,
+        "delivery_id": event.delivery_id,
+        "event_type_id": event.event_type_id,
+        "event_id": delivery.event_id if delivery else None,
+        "timestamp": delivery.timestamp if delivery else None,
+        "links": dict(delivery.links) if delivery else None,
+    }
+    if forwarded is not None:
+        row["forwarded_status"] = None if forwarded.error else forwarded.status
+        row["forward_error"] = forwarded.error
+    if with_body:
+        row["body"] = dict(delivery.raw) if delivery else None
+    return row
+
+
+_SHAPE: Shape[dict[str, Any]] = Shape(_FIELDS, lambda row: row)
+
+
+@contextlib.contextmanager
+def watching_reader(gone: Callable[[], None]) -> Iterator[None]:
+    """Call ``gone`` as soon as nobody reads the pipe that standard output is."""
+    loop = asyncio.get_running_loop()
+    descriptor = _pipe_of_stdout()
+    if descriptor is None:
+        yield
+        return
+
+    def left() -> None:
+        loop.remove_reader(descriptor)
+        gone()
+
+    try:
+        # The writing end of a pipe becomes "readable" when its reading end is closed; asyncio relies on it, too.
+        loop.add_reader(descriptor, left)
+    except (NotImplementedError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _pipe_of_stdout() -> int | None:
+    try:
+        descriptor = sys.stdout.fileno()
+        return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _unavailable() -> web.Response:
+    return web.Response(status=503, headers={"Retry-After": "5"})
+
+
+def _returned(forwarded: Forwarded) -> web.Response:
+    headers = {} if forwarded.retry_after is None else {"Retry-After": forwarded.retry_after}
+    if forwarded.content_type is not None:
+        headers["Content-Type"] = forwarded.content_type
+    return web.Response(status=forwarded.status, body=forwarded.body or None, headers=headers)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,47 @@
+"""SIGINT and SIGTERM in an event loop, on every platform.
+
+``loop.add_signal_handler`` does not exist on Windows. ``signal.signal`` does, and asyncio wakes its loop for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call ``handle`` with the number of each signal, in the running loop. Outside the main thread there are none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def received(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(handle, number)
+
+    before = [(number, signal.signal(number, received)) for number in _NUMBERS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def cancelling(task: asyncio.Task[object] | None) -> Iterator[list[int]]:
+    """Cancel a task at a signal; the list holds the number that did."""
+    received: list[int] = []
+
+    def cancel(number: int) -> None:
+        received.append(number)
+        if task is not None:
+            task.cancel()
+
+    with on_signals(cancel):
+        yield received

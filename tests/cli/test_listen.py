@@ -1,0 +1,157 @@
+"""``basiq-async listen``: acknowledged is only what was shown, or what a service accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from basiq_async.cli._signals import on_signals
+
+from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
+from .test_signing import Listener, listening
+
+BODY = payload("consent.revoked")
+
+
+@asynccontextmanager
+async def listening_into_a_pipe() -> AsyncIterator[tuple[Listener, int]]:
+    """Gives the listener and the reading end of its output, which the test closes."""
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from basiq_async.cli import main; main()", "listen", "--port", "0",
+        env={**os.environ, "BASIQ_WEBHOOK_SECRET": SECRET},
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    os.close(writing)
+    assert process.stderr is not None
+    try:
+        yield Listener(process, (await process.stderr.readline()).decode().split()[-1]), reading
+        assert await process.stderr.read() == b""
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_delivery_that_nobody_sees_any_more_is_not_acknowledged() -> None:
+    async with listening_into_a_pipe() as (listener, reading):
+        assert await listener.post(BODY, signed(BODY, message_id="msg_1")) == 204
+        assert json.loads(os.read(reading, 65_536))["delivery_id"] == "msg_1"
+        # Stopped, so that the program has the delivery before it can see the pipe close.
+        listener.process.send_signal(signal.SIGSTOP)
+        posting = asyncio.create_task(listener.post(BODY, signed(BODY, message_id="msg_2")))
+        await asyncio.sleep(0.02)
+        os.close(reading)
+        listener.process.send_signal(signal.SIGCONT)
+        with suppress(aiohttp.ClientError):  # no response is no acknowledgement either
+            assert await posting == 503
+        assert await listener.end() == 0
+
+
+async def test_listening_ends_when_the_reader_leaves_though_nothing_comes() -> None:
+    async with listening_into_a_pipe() as (listener, reading):
+        os.close(reading)
+        assert await listener.end() == 0
+
+
+class Service:
+    """A service that a delivery is forwarded to."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.url = ""
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Service]:
+    service = Service()
+
+    async def handle(request: web.Request) -> web.Response:
+        service.requests.append(
+            ({name.lower(): value for name, value in request.headers.items()}, await request.read())
+        )
+        return web.Response(status=service.status, text="from the service", headers={"Retry-After": "7"})
+
+    app = web.Application()
+    app.router.add_post("/hook", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    service.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    try:
+        yield service
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_response_returned() -> None:
+    async with serving() as service, listening("--forward-to", service.url, "--events", "consent.*") as listener:
+        odd = BODY.replace(b'"links"', b'\n  "links"')  # the raw bytes, not the same JSON again
+        headers = signed(odd, message_id="msg_1")
+        assert await listener.post(odd, headers) == 200
+        line = json.loads(await listener.line())
+        assert (line["result"], line["forwarded_status"], line["forward_error"]) == ("handled", 200, None)
+        service.status = 500
+        assert await listener.post(odd, headers) == 500  # and it was not taken for a duplicate
+        line = json.loads(await listener.line())
+        assert (line["result"], line["status"], line["forwarded_status"]) == ("not-accepted", 500, 500)
+        assert await listener.post(odd, signed(odd, secret=OTHER_SECRET)) == 401
+        assert json.loads(await listener.line())["result"] == "rejected"
+        other = payload("user.created")
+        assert await listener.post(other, signed(other)) == 204
+        assert json.loads(await listener.line())["result"] == "ignored"
+        received = service.requests
+        assert [body for _, body in received] == [odd, odd]
+        assert {name: value for name, value in received[0][0].items() if name.startswith("webhook-")} == headers
+        listener.process.send_signal(signal.SIGINT)
+        assert await listener.end() == 0
+
+
+async def test_a_service_that_is_down_is_a_502_to_basiq() -> None:
+    async with listening("--forward-to", "http://127.0.0.1:9/hook") as listener:
+        assert await listener.post(BODY, signed(BODY)) == 502
+        line = json.loads(await listener.line())
+        assert line["forwarded_status"] is None
+        assert line["forward_error"].startswith("no response: ")
+
+
+class WindowsLoop(asyncio.SelectorEventLoop):
+    """A loop that lacks what Windows' loops lack."""
+
+    def add_signal_handler(self, *args: object) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_need_nothing_that_windows_lacks(number: int) -> None:
+    received: list[int] = []
+
+    async def main() -> None:
+        event = asyncio.Event()
+
+        def handle(number: int) -> None:
+            received.append(number)
+            event.set()
+
+        with on_signals(handle):
+            os.kill(os.getpid(), number)
+            async with asyncio.timeout(5):
+                await event.wait()
+
+    before = signal.getsignal(number)
+    with asyncio.Runner(loop_factory=WindowsLoop) as runner:
+        runner.run(main())
+    assert received == [number]
+    assert signal.getsignal(number) == before

@@ -1,0 +1,137 @@
+"""``login``, ``logout``, ``whoami`` and ``--profile``: a key is stored where nobody else reads it, and never shown."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from basiq_async.cli import _profiles
+from basiq_async.cli._app import app
+
+from .conftest import Run, Served
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(_profiles, "folder", lambda: tmp_path / "settings")
+    monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
+    return tmp_path / "settings"
+
+
+@pytest.fixture
+def without_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BASIQ_API_KEY")
+    monkeypatch.delenv("BASIQ_BASE_URL")
+
+
+def login(served: Served, *arguments: str, key: str | None = None) -> Any:
+    return CliRunner().invoke(
+        app, ["login", "--base-url", served.url, *arguments], input=f"{key or served.fake.DEFAULT_API_KEY}\n"
+    )
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_profile_is_used_wherever_its_name_stands_on_the_line(run: Run, served: Served, home: Path) -> None:
+    done = login(served, "--profile", "uat")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"profile": "uat", "key_in": "file", "base_url": served.url}
+    file = home / "profiles.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    for arguments in (("--profile", "uat", "events", "types"), ("events", "types", "--profile=uat")):
+        assert run(*arguments).exit_code == 0
+    shown = run("whoami", "--profile", "uat")
+    assert json.loads(shown.stdout)["source"] == "profile uat (file)"
+    assert served.fake.DEFAULT_API_KEY not in done.output + shown.output
+    missing = run("webhooks", "list")
+    assert missing.exit_code == 2
+    assert "basiq-async login" in missing.stderr
+    assert json.loads(run("logout", "--profile", "uat").stdout)["removed"]
+    assert run("whoami", "--profile", "uat").exit_code == 2
+    assert run("logout", "--profile", "uat").exit_code == 2
+
+
+@pytest.mark.usefixtures("without_key")
+def test_the_variable_names_a_profile_and_the_default_one_needs_no_name(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert login(served).exit_code == 0
+    assert json.loads(run("whoami").stdout)["profile"] == "default"
+    monkeypatch.setenv("BASIQ_PROFILE", "other")
+    refused = run("whoami")
+    assert refused.exit_code == 2
+    assert "no profile 'other'" in refused.stderr
+
+
+def test_the_keys_of_the_environment_come_before_the_default_profile(run: Run, served: Served) -> None:
+    login(served)
+    assert json.loads(run("whoami").stdout)["source"] == "BASIQ_API_KEY"
+    assert json.loads(run("whoami", "--profile", "default").stdout)["profile"] == "default"
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_profiles_key_goes_to_no_other_url(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    login(served)
+    before = len(served.fake.requests)
+    monkeypatch.setenv("BASIQ_BASE_URL", "https://elsewhere.example")
+    refused = run("whoami")
+    assert refused.exit_code == 2
+    assert "is for" in refused.stderr
+    assert len(served.fake.requests) == before
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_key_that_basiq_refuses_is_not_stored(served: Served, home: Path) -> None:
+    refused = login(served, key="bm90OmEta2V5")
+    assert refused.exit_code == 1
+    assert "bm90OmEta2V5" not in refused.output
+    assert not home.exists()
+    assert login(served, "--no-check", key="bm90OmEta2V5").exit_code == 0
+    nothing = CliRunner().invoke(app, ["login"], input="\n")
+    assert (nothing.exit_code, "no API key was entered" in nothing.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("without_key")
+def test_a_file_that_others_can_read_is_refused(run: Run, served: Served, home: Path) -> None:
+    login(served)
+    (home / "profiles.json").chmod(0o644)
+    refused = run("whoami")
+    assert refused.exit_code == 2
+    assert "chmod 600" in refused.stderr
+    (home / "profiles.json").chmod(0o600)
+    (home / "profiles.json").write_text("{")
+    assert "is not JSON" in run("whoami").stderr
+
+
+@pytest.mark.usefixtures("without_key")
+def test_where_there_is_a_keyring_the_key_is_there_and_not_in_the_file(
+    run: Run, served: Served, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: dict[tuple[str, str], str] = {}
+    ring: Any = types.ModuleType("keyring")
+    ring.get_keyring = object
+    ring.set_password = lambda service, name, key: stored.update({(service, name): key})
+    ring.get_password = lambda service, name: stored.get((service, name))
+    ring.delete_password = lambda service, name: stored.pop((service, name))
+    backends: Any = types.ModuleType("keyring.backends")
+    backends.fail = types.SimpleNamespace(Keyring=type("Keyring", (), {}))
+    monkeypatch.setitem(sys.modules, "keyring", ring)
+    monkeypatch.setitem(sys.modules, "keyring.backends", backends)
+    monkeypatch.delenv("BASIQ_NO_KEYRING")
+    assert json.loads(login(served).stdout)["key_in"] == "keyring"
+    assert stored == {("basiq-async", "default"): served.fake.DEFAULT_API_KEY}
+    assert served.fake.DEFAULT_API_KEY not in (home / "profiles.json").read_text()
+    assert json.loads(run("whoami").stdout)["source"] == "profile default (keyring)"
+    stored.clear()
+    lost = run("whoami")
+    assert (lost.exit_code, "log in again" in lost.stderr) == (2, True)
+    login(served)
+    assert run("logout").exit_code == 0
+    assert stored == {}

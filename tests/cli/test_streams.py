@@ -1,0 +1,82 @@
+"""Standard streams that are odd: a reader that leaves, none at all, a full disk, one that is ASCII."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Served
+
+PROGRAM = [sys.executable, "-c", "from basiq_async.cli import main; main()"]
+
+
+def environment(served: Served, **more: str) -> dict[str, str]:
+    return {**os.environ, "BASIQ_API_KEY": served.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": served.url, **more}
+
+
+def shell(served: Served, line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    program = f"{sys.executable} -c 'from basiq_async.cli import main; main()'"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.replace("basiq-async", program)],
+        env=environment(served, **more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_reader_that_has_enough_is_no_failure(served: Served) -> None:
+    webhook_id = served.fake.seed_messages(5_000)
+    done = shell(served, f"basiq-async messages list {webhook_id} | head -1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["id"]
+
+
+def test_without_a_standard_output_the_work_is_done_and_nothing_breaks(served: Served) -> None:
+    done = shell(served, "basiq-async events types >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line(served: Served) -> None:
+    done = shell(served, "basiq-async events types > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "error: OutputError: standard output cannot be written: No space left on device\n"
+
+
+def test_an_ascii_stream_gets_escapes(served: Served) -> None:
+    served.fake.add_webhook("https://example.com/basiq")
+    webhook_id = served.fake.add_webhook("https://example.com/\u00fc\u65e5")
+    done = shell(served, "basiq-async webhooks list && basiq-async webhooks --help", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    rows = [json.loads(line) for line in done.stdout.splitlines()[:2]]
+    assert {row["id"]: row["url"] for row in rows}[webhook_id] == "https://example.com/\u00fc\u65e5"
+
+
+def test_an_unexpected_exception_is_one_line(served: Served) -> None:
+    code = (
+        "import basiq_async.services.webhooks as w\n"
+        "def broken(self): raise KeyError('a\\nb\\x1b')\n"
+        "w.Webhooks.list = broken\n"
+        "import sys; from basiq_async.cli import main; main()"
+    )
+    for more, expected in ((), "error: unexpected KeyError: "), (("--json",), '{"error": {"type": "KeyError"'):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "webhooks", "list", *more],
+            env=environment(served),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(expected)
+        assert done.stderr.count("\n") == 1
+        assert "\x1b" not in done.stderr
