@@ -32,11 +32,12 @@ test: $(READY) ## the whole test suite in random order, with coverage; WORKERS=0
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-lint: $(READY) ## ruff, mypy --strict, pyright
+lint: $(READY) ## ruff, mypy --strict, pyright, the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
+	.ci/workflows $(BIN)
 
 format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -68,7 +69,28 @@ crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
 	.ci/audit $(BIN)/python
 
-clean: ## remove what the other targets made
-	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+api: $(READY) ## write the public interface to tests/api.txt, for review
+	$(BIN)/python -m tests.support.api
 
-.PHONY: help demo test lint format fuzz crash audit bench bench-quick live clean
+TOOLS := $(VENV)/.dist-tools
+
+$(TOOLS): $(READY) .ci/dist-requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement .ci/dist-requirements.txt
+	@touch $@
+
+dist: $(TOOLS) ## build and check the wheel and the sdist; the same bytes each time
+	.ci/dist $(BIN)
+
+install-test: $(TOOLS) ## install the wheel of dist/ with each extra, with none, in the lowest versions, and run it
+	$(BIN)/python .ci/install_test.py
+
+sdist-test: $(TOOLS) ## run the tests of the sdist of dist/ in a fresh environment
+	$(BIN)/python .ci/install_test.py --only nothing --sdist
+
+release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that is tagged
+	$(BIN)/python .ci/release_check.py $(if $(TAG),--tag "$(TAG)")
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
+
+.PHONY: help demo test lint format fuzz crash audit bench bench-quick live api dist install-test sdist-test release-check clean

@@ -13,7 +13,7 @@ import httpx
 import orjson
 import pydantic
 
-from basiq_async import BasiqClient, codec
+from basiq_async import BasiqClient, _codec
 from benchmarks._server import WEBHOOK
 
 VENDOR = "https://au-api.basiq.io"
@@ -28,7 +28,7 @@ def client(base_url: str, *, with_orjson: bool = True) -> BasiqClient:
     """Ours; without orjson as it is where the extra ``speed`` is not installed."""
     made = BasiqClient(KEY, base_url=base_url)
     if not with_orjson:
-        made.messages._api.codec._loads = codec._strict_loads
+        made.messages._api.codec._loads = _codec._strict_loads
     return made
 
 

@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
-from pathlib import Path
 
 import attrs
 
@@ -26,14 +25,10 @@ from benchmarks import (
     replay_rate,
     signature,
     stream,
+    tables,
 )
 from benchmarks._harness import Figure
 
-_HERE = Path(__file__).parent
-_RESULTS = _HERE / "results.json"
-_TABLE = _HERE / "results.md"
-_README = _HERE.parent / "README.md"
-_BEGIN, _END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
 _LOSS = 0.25
 _NOISE = 0.1
 """The least difference that counts: a quarter of a ratio of 0.15 is within what one run scatters."""
@@ -69,36 +64,24 @@ def _machine() -> dict[str, object]:
     }
 
 
-def table(figures: Iterable[Figure]) -> str:
-    """The figures as a Markdown table."""
-    rows = ["| figure | median | lowest to highest | mark | |", "| --- | ---: | ---: | ---: | --- |"]
-    verdicts = {True: "reached", False: "**missed**", None: ""}
-    for found in figures:
-        spread = f"{found.low:.2f} to {found.high:.2f}" if found.high else ""
-        rows.append(f"| {found.name} | {found.median:.2f} | {spread} | {found.mark} | {verdicts[found.reached]} |")
-    return "\n".join(rows) + "\n"
-
-
-def lost(figures: Iterable[Figure], committed: Iterable[Figure]) -> list[str]:
+def lost(figures: Iterable[Figure], known: Iterable[Figure]) -> list[str]:
     """Which marked figures are worse than the committed ones by more than a quarter."""
-    before = {found.name: found for found in committed}
+    before = {found.name: found for found in known}
     worse = []
     for found in figures:
-        known = before.get(found.name)
-        if known is None or not found.mark:
+        earlier = before.get(found.name)
+        if earlier is None or not found.mark:
             continue
-        ratio = found.median / known.median if found.mark.startswith(">=") else known.median / found.median
-        if ratio < 1 - _LOSS and abs(found.median - known.median) > _NOISE:
-            worse.append(f"{found.name}: {found.median:.3f}, was {known.median:.3f}")
+        ratio = found.median / earlier.median if found.mark.startswith(">=") else earlier.median / found.median
+        if ratio < 1 - _LOSS and abs(found.median - earlier.median) > _NOISE:
+            worse.append(f"{found.name}: {found.median:.3f}, was {earlier.median:.3f}")
     return worse
 
 
 def _publish(figures: list[Figure]) -> None:
-    """The tables: all figures into their own file, those that have a mark into the README."""
-    _TABLE.write_text(table(figures))
-    before, begin, rest = _README.read_text().partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    _README.write_text(before + begin + table(found for found in figures if found.mark) + _END + after)
+    """The tables: all figures into their own file, the headlines into the README."""
+    tables.TABLE.write_text(tables.table(figures))
+    tables.README.write_text(tables.readme(figures))
 
 
 def main() -> int:
@@ -107,12 +90,13 @@ def main() -> int:
     for found in figures:
         print(found)
     if quick:
-        committed = [Figure(**row) for row in json.loads(_RESULTS.read_text())["figures"]]
-        worse = lost(figures, committed)
+        worse = lost(figures, tables.committed())
         for line in worse:
             print(f"LOST more than {_LOSS:.0%}: {line}")
         return 1 if worse else 0
-    _RESULTS.write_text(json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n")
+    tables.RESULTS.write_text(
+        json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n"
+    )
     _publish(figures)
     from benchmarks import plots
 

@@ -1,0 +1,99 @@
+"""The public interface as text: every public name, with its signature, members and bases.
+
+``python -m tests.support.api`` writes it to tests/api.txt. A change of the interface is then a change of that file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+
+from .places import ROOT
+
+SNAPSHOT = ROOT / "tests" / "api.txt"
+MODULES = ["basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.testing"]
+SERVICES = ["webhooks", "messages", "event_types", "events"]
+SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}
+OPTIONAL = ["basiq_async.distributed", "basiq_async.otel"]
+
+
+def render() -> str:
+    lines = [line for name in [*MODULES, *OPTIONAL] for line in _module(name)]
+    return "\n".join([*lines, *_services()]) + "\n"
+
+
+def _services() -> Iterator[str]:
+    """What is reached through a client's attributes, and not by an import."""
+    from basiq_async import BasiqClient, InMemoryTransport
+
+    client = BasiqClient("key", transport=InMemoryTransport())
+    yield "[BasiqClient(...)]"
+    for name in SERVICES:
+        yield from _class(name, type(getattr(client, name)))
+
+
+def _module(name: str) -> Iterator[str]:
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as exc:
+        if name in OPTIONAL and exc.name == name:
+            return
+        raise
+    yield f"[{name}]"
+    for public in module.__all__:
+        value = getattr(module, public)
+        if inspect.isclass(value):
+            yield from _class(public, value)
+        elif callable(value):
+            yield f"{'async ' if inspect.iscoroutinefunction(value) else ''}def {public}{_signature(value)}"
+        else:
+            yield f"{public}: {type(value).__name__}"
+    yield ""
+
+
+def _class(name: str, value: type) -> Iterator[str]:
+    bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+    yield f"class {name}({bases})" if bases else f"class {name}"
+    if "__init__" in vars(value) or hasattr(value, "__attrs_attrs__"):
+        yield f"    def __init__{_signature(value.__init__)}"
+    members = {
+        member: (owner, vars(owner)[member])
+        for owner in reversed(value.__mro__)
+        if owner.__module__.startswith("basiq_async")
+        for member in vars(owner)
+        if not member.startswith("_")
+        or member in ("__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__")
+    }
+    for member in sorted(members):
+        owner, held = members[member]
+        if owner is value or owner.__name__.startswith("_"):
+            yield f"    {_member(member, held)}"
+
+
+def _member(name: str, held: object) -> str:
+    kind = {staticmethod: "static ", classmethod: "class "}.get(type(held), "")
+    function = getattr(held, "__func__", held)
+    if inspect.isfunction(function):
+        prefix = "async " if inspect.iscoroutinefunction(function) else ""
+        return f"{kind}{prefix}def {name}{_signature(function)}"
+    if isinstance(held, property) or type(held).__name__ == "cached_property":
+        getter = held.fget if isinstance(held, property) else held.func  # type: ignore[attr-defined]
+        return f"{name}: {getattr(getter, '__annotations__', {}).get('return', '')} (read only)"
+    return name
+
+
+def _signature(value: object) -> str:
+    try:
+        text = str(inspect.signature(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return "(...)"
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
+    text = re.sub(r"<(?:function|class|object|factory|built-in)[^<>]*>", "...", text)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(render())
+    print(f"{SNAPSHOT.relative_to(ROOT)}: {len(SNAPSHOT.read_text().splitlines())} lines")
