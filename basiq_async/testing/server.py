@@ -1,22 +1,38 @@
-"""The fake over real HTTP, delivering over real HTTP."""
+"""The fake over real HTTP, delivering over real HTTP, with a control API."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import os
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
+from .._tasks import see_through
+from ..errors import ConfigurationError
 from ..transports.base import Request
+from ._body import BodyError, read_body
 from ._dispatch import dispatching
+from ._guard import ROOT, Guard
+from ._state_file import keeping_state
+from .control._fields import ControlError
+from .control._http import respond_with_error, routes
+from .control._operations import Control
 from .fake._endpoints import over_http
 from .fake._fake import FakeBasiq
 
 __all__ = ["serve"]
 
-MAX_BODY = 1_048_576
+_SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 @asynccontextmanager
@@ -27,64 +43,95 @@ async def serve(
     *,
     prefix: str = "",
     deliver_anywhere: bool = False,
+    deliver_to: Iterable[str] | None = None,
+    allowed_hosts: Iterable[str] = (),
+    control_token: str | None = None,
+    state_file: str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[str]:
-    """Serve a fake over HTTP; gives its base URL.
+    """Serve a fake over HTTP. Yields its base URL.
 
     port: 0 takes a free one.
-    prefix: the path to mount it under, such as ``/basiq``.
+    prefix: the path to mount the API under, such as ``/basiq``.
     deliver_anywhere: also deliver to endpoints outside this machine.
+    deliver_to: deliver to these hosts alone, each ``host`` or ``host:port``; by default to this machine.
+    allowed_hosts: further names that the Host header may have. Those of loopback and ``host`` are allowed.
+    control_token: what pages, and callers that are not on this machine, need for the control API below
+        ``/_fake/``; by default one that nobody can guess.
+    state_file: restore the fake's state from this file where it exists, and keep it there.
 
-    While it runs, deliveries are made as they fall due: on a ManualClock those that are due now, on a
-    SystemClock as time goes by. Links in them lead to this server.
+    While it runs, deliveries are made as they fall due: on a ManualClock those that are due now, on a SystemClock
+    as time goes by. Links in them lead to this server. Requests with an Origin of another site are refused.
     """
-
-    async def handler(request: web.BaseRequest) -> web.StreamResponse:
-        return await _handle(fake, request, prefix)
-
-    runner = web.ServerRunner(web.Server(handler, access_log=None, handler_cancellation=True), shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+    guard = Guard.make(host, allowed_hosts, control_token)
+    if deliver_to is not None and deliver_anywhere:
+        raise ConfigurationError("deliver_to and deliver_anywhere exclude each other")
+    control = Control(fake, "")
+    app = web.Application(middlewares=[_middleware(fake, guard, prefix)])
+    app.add_routes(routes(control))
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, lingering_time=1.0, auto_decompress=False
+    )
+    async with AsyncExitStack() as stack:
+        if state_file is not None:
+            await stack.enter_async_context(keeping_state(fake, state_file))
+        stack.push_async_callback(lambda: see_through(runner.cleanup))
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
         address = runner.addresses[0]
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        base_url = f"http://{shown}:{address[1]}{prefix}"
-        async with (
-            aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
-            ) as session,
-            dispatching(fake, over_http(session, anywhere=deliver_anywhere), base_url),
-        ):
-            yield base_url
-    finally:
-        await runner.cleanup()
+        control.base_url = f"http://{shown}:{address[1]}{prefix}"
+        session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None), trust_env=False
+        )
+        stack.push_async_callback(lambda: see_through(session.close))
+        endpoint = over_http(session, anywhere=deliver_anywhere, to=deliver_to)
+        await stack.enter_async_context(dispatching(fake, endpoint, control.base_url))
+        yield control.base_url
 
 
-async def _handle(fake: FakeBasiq, request: web.BaseRequest, prefix: str) -> web.StreamResponse:
-    body = await _read(request)
+def _middleware(fake: FakeBasiq, guard: Guard, prefix: str) -> Middleware:
+    @web.middleware
+    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            guard.check(request)
+            if request.path != ROOT and not request.path.startswith(ROOT + "/"):
+                return await _handle(fake, request, prefix)
+            guard.check_control(request)
+            response = await handler(request)
+        except ControlError as error:
+            response = respond_with_error(error)
+        except web.HTTPException as error:
+            failure = ControlError(error.status, "not-found" if error.status == 404 else "refused", error.reason)
+            response = respond_with_error(failure)
+        if not response.prepared:
+            response.headers.update(_SAFE)
+            response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        return response
+
+    return respond
+
+
+async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.StreamResponse:
+    """Respond as Basiq does."""
+    try:
+        body = await read_body(request)
+    except BodyError as error:
+        if error.status == 408:
+            raise ControlError(408, "body-not-read", str(error)) from error
+        body = b""  # of one that is too large only so much that it is not the JSON that it was
     path = request.raw_path
     if not path.startswith("/"):
         path = "/" + path.partition("://")[2].partition("/")[2]
     headers = {name: ", ".join(request.headers.getall(name)) for name in request.headers}
-    url = f"{request.scheme}://{request.host}{path}"
+    url = f"{request.scheme}://{request.headers['Host']}{path}"
+    began = time.perf_counter()
     exchange = fake.exchange(Request(request.method, url, headers, body), prefix=prefix)
     if exchange.delay:
         await asyncio.sleep(exchange.delay)
+    exchange.record.duration = time.perf_counter() - began
     if exchange.response is None:
         if request.transport is not None:
             request.transport.abort()
         raise asyncio.CancelledError
-    answer = exchange.response
-    return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
-
-
-async def _read(request: web.BaseRequest) -> bytes | None:
-    """The body; of one that is too large only so much that it is not the JSON that it was."""
-    if not request.can_read_body:
-        return None
-    body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > MAX_BODY:
-            return b""
-    return bytes(body)
+    response = exchange.response
+    return web.Response(status=response.status, headers=dict(response.headers), body=response.body)

@@ -29,15 +29,15 @@ async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
 
 async def test_a_target_in_absolute_form_is_taken(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url:
-        host = base_url.removeprefix("http://").partition(":")
-        reader, writer = await asyncio.open_connection(host[0], int(host[2]))
-        writer.write(
-            b"GET http://basiq.example/events/types?a=b HTTP/1.1\r\nHost: basiq.example\r\nConnection: close\r\n\r\n"
-        )
+        host = base_url.removeprefix("http://")
+        name, _, port = host.partition(":")
+        reader, writer = await asyncio.open_connection(name, int(port))
+        head = f"GET {base_url}/events/types?a=b HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
         assert b" 401 " in await reader.readline()
         writer.close()
         await writer.wait_closed()
-    assert fake.requests[0].url == "http://basiq.example/events/types?a=b"
+    assert fake.requests[0].url == f"{base_url}/events/types?a=b"
 
 
 async def test_a_body_that_is_too_large_is_no_content(fake: FakeBasiq) -> None:

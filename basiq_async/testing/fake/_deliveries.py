@@ -325,7 +325,7 @@ class Deliveries:
             return  # its connections were closed with it: the attempt is made again, by whoever delivers now
         duration = (self._state.clock() - started).total_seconds()
         ok = status is not None and 200 <= status <= 299
-        attempt = Attempt(self._state.ids.opaque(5), webhook.url, text, status, started, ok)
+        attempt = Attempt(self._state.ids.opaque(5), webhook.url, text, status, started, ok, duration)
         message.attempts = (*message.attempts, attempt)
         event = message.event
         self.attempts.append(

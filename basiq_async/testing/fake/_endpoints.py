@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -128,14 +128,18 @@ def _asgi(app: Asgi) -> Endpoint:
     return endpoint
 
 
-def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False) -> Endpoint:
-    """Endpoints on this machine (``anywhere``: on any), over real HTTP."""
+def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False, to: Iterable[str] | None = None) -> Endpoint:
+    """Endpoints over real HTTP: on this machine, ``anywhere``, or at the hosts ``to`` alone."""
+    hosts = None if to is None else frozenset(host.lower() for host in to)
 
     async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
         import aiohttp
         import yarl
 
-        if not anywhere and not is_local(url):
+        if hosts is not None:
+            if not _is_among(hosts, url):
+                raise NoResponse("no route: the host is not among those that deliveries may go to")
+        elif not anywhere and not is_local(url):
             raise NoResponse("no route: endpoints outside this machine are not called")
         try:
             async with session.post(
@@ -157,6 +161,14 @@ async def over_http_once(url: str, headers: dict[str, str], body: bytes) -> Endp
 
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         return await over_http(session)(url, headers, body)
+
+
+def _is_among(hosts: frozenset[str], url: str) -> bool:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    shown = f"[{host}]" if ":" in host else host
+    return not hosts.isdisjoint((host, shown, f"{shown}:{port}"))
 
 
 def is_local(url: str) -> bool:

@@ -27,6 +27,7 @@ from ._recent import Recent, RequestRecord, size_of
 from ._render import Renderer
 from ._responses import Refusal, error_response
 from ._routes import find
+from ._snapshot import Snapshots
 from ._state import State, make_applications
 from ._tokens import Tokens
 from ._violations import Violations
@@ -48,7 +49,7 @@ class Exchange:
     record: RequestRecord = attrs.field(repr=False, eq=False)
 
 
-class FakeBasiq(Arrangement, Inspection):
+class FakeBasiq(Arrangement, Inspection, Snapshots):
     """A whole Basiq for tests: send it requests, move its clock, let it deliver.
 
     clock: what tells it the time, a callable that returns an aware datetime; by default a ManualClock that

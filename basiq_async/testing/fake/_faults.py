@@ -54,6 +54,9 @@ class Faults:
     def add(self, fault: Fault) -> None:
         self._waiting.append(fault)
 
+    def waiting(self) -> tuple[Fault, ...]:
+        return tuple(self._waiting)
+
     def clear(self) -> None:
         self._waiting.clear()
 

@@ -38,11 +38,11 @@ class IdFactory:
 
     def __init__(self, seed: int | str) -> None:
         self._seed = seed
-        self._made = 0
+        self.made = 0
 
     def _next(self, kind: str, size: int) -> bytes:
-        self._made += 1
-        return digest(self._seed, kind, self._made, size=size)
+        self.made += 1
+        return digest(self._seed, kind, self.made, size=size)
 
     def uuid(self) -> str:
         return uuid_text(self._next("uuid", 16))

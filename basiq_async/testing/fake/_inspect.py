@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+
+import attrs
 
 from ...transports.base import Request
 from ._deliveries import DeliveredAttempt
+from ._faults import Fault
+from ._outages import DeliveryFault
 from ._parts import Parts
 from ._recent import RequestRecord
 from ._records import Message, Webhook
 from ._violations import Violation
+
+
+@attrs.frozen
+class Upcoming:
+    """An attempt that is still to come."""
+
+    message_id: str
+    webhook_id: str
+    number: int
+    due: datetime
 
 
 class Inspection(Parts):
@@ -41,6 +55,29 @@ class Inspection(Parts):
         """The latest attempts to deliver, oldest first: at most ten thousand, and at most 64 MiB of them."""
         return self._deliveries.recent()
 
+    def numbered_deliveries(self) -> Iterator[tuple[int, DeliveredAttempt]]:
+        """The latest attempts to deliver, newest first, each with a number that counts from 1."""
+        return self._deliveries.attempts.numbered()
+
+    def upcoming(self) -> Sequence[Upcoming]:
+        """The attempts that are still to come, in the order in which they are due."""
+        return [Upcoming(job.message.id, job.webhook.id, job.number, job.due) for job in self._deliveries.jobs()]
+
+    @property
+    def endpoints_down(self) -> Mapping[str | None, int | None]:
+        """Each endpoint that is down (None: all of them), with the status it responds with, if it responds."""
+        return self._deliveries.outages.down
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What goes wrong with the next requests."""
+        return self._faults.waiting()
+
+    @property
+    def delivery_faults(self) -> Sequence[DeliveryFault]:
+        """What goes wrong with the next deliveries."""
+        return self._deliveries.outages.faults
+
     @property
     def violations(self) -> Sequence[Violation]:
         """What a caller or an endpoint did that the real Basiq would refuse, or that misuses it."""
@@ -57,9 +94,27 @@ class Inspection(Parts):
         if seen:
             raise AssertionError("Basiq was misused:" + "".join(f"\n- {v.code}: {v.detail}" for v in seen))
 
+    @property
+    def event_types(self) -> Mapping[str, str]:
+        """The event types, each with its description."""
+        return self._state.event_types
+
     def webhooks(self) -> Sequence[Webhook]:
         """Every webhook of every application, in the order of their creation."""
         return sorted((webhook for _, webhook in self._state.each()), key=lambda webhook: webhook.serial)
+
+    def find_message(self, message_id: str) -> Message | None:
+        """The message with this id."""
+        found = self._state.find_message(message_id)
+        return None if found is None else found[2]
+
+    def count_messages(self, webhook_id: str | None = None) -> int:
+        """How many messages a webhook has, by default all of them together."""
+        return sum(
+            len(app.messages[webhook.id])
+            for app, webhook in self._state.each()
+            if webhook_id is None or webhook.id == webhook_id
+        )
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """The messages of a webhook, by default of every webhook, the newest first."""

@@ -36,17 +36,22 @@ class Recent(Generic[T]):
             self.dropped += 1
 
     def clear(self) -> None:
+        self.dropped += len(self._items)
         self._items.clear()
         self.bytes = 0
+
+    def numbered(self) -> Iterator[tuple[int, T]]:
+        """The items with their numbers, which count from 1 and never change; the newest first."""
+        number = self.dropped + len(self._items)
+        for item, _ in reversed(self._items):
+            yield number, item
+            number -= 1
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __iter__(self) -> Iterator[T]:
         return (item for item, _ in self._items)
-
-    def __reversed__(self) -> Iterator[T]:
-        return (item for item, _ in reversed(self._items))
 
 
 @attrs.define(eq=False)

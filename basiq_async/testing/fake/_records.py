@@ -36,6 +36,7 @@ class Attempt:
     status_code: int | None
     at: datetime
     ok: bool
+    duration: float = 0.0
 
 
 @attrs.frozen

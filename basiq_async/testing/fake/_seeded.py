@@ -22,11 +22,15 @@ class SeededEvents:
     first: datetime
     every: timedelta
     count: int
+    name: tuple[object, ...] = ()
 
     @classmethod
-    def make(cls, seed: object, types: tuple[str, ...], first: datetime, every: timedelta, count: int) -> SeededEvents:
-        users = tuple(uuid_text(digest(seed, "user", number)) for number in range(USERS))
-        return cls(SeededIds("event", seed), types, users, first, every, count)
+    def make(
+        cls, name: tuple[object, ...], types: tuple[str, ...], first: datetime, every: timedelta, count: int
+    ) -> SeededEvents:
+        """The events of that name: the same name, the same events."""
+        users = tuple(uuid_text(digest(name, "user", number)) for number in range(USERS))
+        return cls(SeededIds("event", name), types, users, first, every, count, name)
 
     def __len__(self) -> int:
         return self.count

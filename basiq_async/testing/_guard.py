@@ -1,0 +1,104 @@
+"""Who may call a served fake: no web page of another site, and from elsewhere only who has the token.
+
+A page in a browser can send requests to servers on the same machine. It cannot hide where it comes from: a rebound
+name shows in Host, another site in Origin and Sec-Fetch-Site.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Iterable
+from typing import NoReturn
+
+import attrs
+from aiohttp import web
+
+from .control._fields import ControlError
+
+ROOT = "/_fake"
+TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
+TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not listened on
+
+
+@attrs.frozen
+class Guard:
+    """What a request is checked against.
+
+    hosts: the names that Host may have, whatever its port.
+    any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
+    token: what opens the control API to pages and to callers that are not on this machine.
+    """
+
+    hosts: frozenset[str]
+    any_address: bool
+    token: str = attrs.field(repr=False)
+
+    @classmethod
+    def make(cls, host: str, allowed_hosts: Iterable[str], token: str | None) -> Guard:
+        names = {name.strip("[]").rstrip(".").lower() for name in (*_LOOPBACK_NAMES, host, *allowed_hosts)}
+        return cls(frozenset(names - {""}), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24))
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raise ControlError for a request that another site may have made."""
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) != 1 or not self._is_allowed(hosts[0]):
+            _refuse("host-not-allowed", "the Host header names no allowed host; allowed_hosts= adds names")
+        origins = request.headers.getall("Origin", [])
+        if origins and origins != [f"{request.scheme}://{hosts[0]}"]:
+            _refuse("origin-not-allowed", "requests from pages of other origins are refused")
+        navigates = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not navigates:
+            _refuse("origin-not-allowed", "requests from pages of other sites are refused")
+
+    def check_control(self, request: web.BaseRequest) -> None:
+        """Raise ControlError for a call of the control API that needs the token and does not have it."""
+        if request.method != "GET" and request.body_exists and request.content_type != "application/json":
+            raise ControlError(415, "not-json", "the body has to be JSON, with Content-Type: application/json")
+        given = request.headers.get(TOKEN_HEADER)
+        if given is None and request.method == "GET":
+            given = request.cookies.get(TOKEN_COOKIE)
+        if given is not None:
+            if not secrets.compare_digest(given.encode(), self.token.encode()):
+                _refuse("token-not-valid", f"the {TOKEN_HEADER} header does not hold this server's token")
+            return
+        by_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+        if not is_loopback(request) or (request.method != "GET" and by_page):
+            _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
+
+    def _is_allowed(self, host: str) -> bool:
+        name = _name(host)
+        if name in self.hosts:
+            return True
+        return self.any_address and _is_address(name)
+
+
+def is_loopback(request: web.BaseRequest) -> bool:
+    """Whether a request comes from this machine."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple):
+        return True  # a socket in the file system
+    try:
+        return ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _name(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].rstrip(".").lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(code: str, message: str) -> NoReturn:
+    raise ControlError(403, code, message)

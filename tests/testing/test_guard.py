@@ -1,0 +1,189 @@
+"""A served fake is not reachable by web pages of other sites, and its deliveries go only where they may."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from basiq_async import BasiqClient
+from basiq_async.errors import ConfigurationError
+from basiq_async.testing import FakeBasiq, serve
+from basiq_async.testing._guard import Guard
+
+PATHS = ["/_fake/state", "/token", "/notifications/webhooks", "/_fake/openapi.json", "/_fake/no-such"]
+
+
+async def _status(session: aiohttp.ClientSession, method: str, url: str, **options: Any) -> int:
+    async with session.request(method, url, **options) as response:
+        if response.status == 403:
+            body = await response.json()
+            assert set(body["error"]) == {"code", "message"}
+        assert "Access-Control-Allow-Origin" not in response.headers
+        return response.status
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "attacker.example"},
+        {"Host": "attacker.example:4010"},
+        {"Host": "127.0.0.1.attacker.example"},
+        {"Host": "localhost@attacker.example"},
+        {"Host": "10.0.0.1"},
+        {"Host": ""},
+        {"Origin": "https://attacker.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Origin": ""},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+    ],
+    ids=str,
+)
+async def test_another_site_is_refused(path: str, method: str, headers: dict[str, str]) -> None:
+    fake = FakeBasiq()
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        assert await _status(session, method, base_url + path, headers=headers) == 403
+    assert not fake.requests
+
+
+async def test_two_host_headers_are_refused(fake: FakeBasiq) -> None:
+    async with serve(fake) as base_url:
+        host = base_url.removeprefix("http://")
+        reader, writer = await asyncio.open_connection(*host.split(":"))
+        writer.write(f"GET /_fake/state HTTP/1.1\r\nHost: {host}\r\nHost: attacker.example\r\n\r\n".encode())
+        assert b" 40" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1:99", "[::1]:5", "mock", "mock:4010"])
+async def test_the_names_of_this_machine_and_those_that_are_given_are_allowed(fake: FakeBasiq, host: str) -> None:
+    async with serve(fake, allowed_hosts=["mock"]) as base_url, aiohttp.ClientSession() as session:
+        assert await _status(session, "GET", f"{base_url}/_fake/state", headers={"Host": host}) == 200
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "allowed"), [("0.0.0.0", "10.1.2.3:80", True), ("0.0.0.0", "a.example", False)]
+)
+async def test_a_server_on_every_address_takes_any_address_but_no_name(bound: str, host: str, allowed: bool) -> None:
+    fake = FakeBasiq()
+    async with serve(fake, bound) as base_url, aiohttp.ClientSession() as session:
+        url = base_url.replace("0.0.0.0", "127.0.0.1")
+        status = await _status(session, "GET", f"{url}/_fake/state", headers={"Host": host})
+    assert status == (200 if allowed else 403)
+
+
+async def test_a_page_of_its_own_needs_the_token_to_change_anything(fake: FakeBasiq) -> None:
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
+        url = f"{base_url}/_fake/emit"
+        body = {"eventTypeId": "user.created"}
+        own = {"Origin": base_url}
+        assert await _status(session, "POST", url, json=body, headers=own) == 403
+        assert await _status(session, "POST", url, json=body, headers={**own, "X-Fake-Token": "wrong"}) == 403
+        assert await _status(session, "POST", url, json=body, headers={**own, "X-Fake-Token": "t0ken"}) == 200
+        assert await _status(session, "POST", url, json=body, headers={"Sec-Fetch-Site": "same-origin"}) == 403
+        cookies = {"Cookie": "fake_token=t0ken"}
+        assert await _status(session, "POST", url, json=body, headers={**own, **cookies}) == 403
+        assert await _status(session, "POST", url, json=body) == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_form_is_no_call_of_the_control_api(fake: FakeBasiq, content_type: str) -> None:
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        data = json.dumps({"eventTypeId": "user.created"})
+        url, headers = f"{base_url}/_fake/emit", {"Content-Type": content_type}
+        assert await _status(session, "POST", url, data=data, headers=headers) == 415
+
+
+async def test_who_is_not_on_this_machine_needs_the_token(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.testing._guard.is_loopback", lambda request: False)
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
+        url = f"{base_url}/_fake/state"
+        assert await _status(session, "GET", url) == 403
+        assert await _status(session, "GET", url, headers={"X-Fake-Token": "t0ken"}) == 200
+        assert await _status(session, "GET", url, headers={"Cookie": "fake_token=t0ken"}) == 200
+        # The API itself has keys of its own.
+        assert await _status(session, "GET", f"{base_url}/events/types") == 401
+
+
+def test_a_token_that_is_not_given_cannot_be_guessed_and_does_not_show() -> None:
+    one, other = (Guard.make("127.0.0.1", (), None) for _ in range(2))
+    assert one.token != other.token
+    assert len(one.token) >= 32
+    assert one.token not in repr(one)
+    assert FakeBasiq.make_api_key() != FakeBasiq.make_api_key()
+
+
+async def test_a_body_that_does_not_arrive_has_a_time_limit(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.testing._body.SECONDS", 0.05)
+    async with serve(fake) as base_url:
+        host = base_url.removeprefix("http://")
+        for path in ("/token", "/_fake/emit"):
+            reader, writer = await asyncio.open_connection(*host.split(":"))
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+            )
+            writer.write(head.encode())
+            async with asyncio.timeout(5):
+                assert b" 408 " in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+    assert not fake.requests
+
+
+async def test_the_log_is_capped_in_bytes(fake: FakeBasiq) -> None:
+    from basiq_async.testing.fake._recent import MOST_BYTES
+
+    body = b"x" * 1_000_000
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        for _ in range(MOST_BYTES // len(body) + 5):
+            async with session.post(f"{base_url}/token", data=body) as response:
+                await response.read()
+    assert sum(len(request.body or b"") for request in fake.requests) <= MOST_BYTES
+    assert len(fake.requests) > 60
+    assert fake.request_log[-1].number > len(fake.requests)
+
+
+async def test_deliveries_go_only_where_they_may(fake: FakeBasiq) -> None:
+    calls: list[str] = []
+
+    async def hook(request: web.Request) -> web.Response:
+        calls.append(request.path)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/{name}", hook)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    try:
+        fake.add_webhook(f"http://127.0.0.1:{port}/allowed")
+        fake.add_webhook(f"http://localhost:{port}/other-host")
+        fake.add_webhook(f"http://127.0.0.1:{port + 1}/other-port")
+        async with serve(fake, deliver_to=[f"127.0.0.1:{port}"]):
+            await fake.emit("user.created")
+    finally:
+        await runner.cleanup()
+    assert calls == ["/allowed"]
+    assert sorted(attempt.response.startswith("no route") for attempt in fake.deliveries) == [False, True, True]
+
+
+async def test_two_answers_to_where_deliveries_go_are_refused(fake: FakeBasiq) -> None:
+    with pytest.raises(ConfigurationError, match="exclude each other"):
+        async with serve(fake, deliver_to=["a"], deliver_anywhere=True):
+            pass
+
+
+async def test_a_client_is_let_in_as_before(fake: FakeBasiq) -> None:
+    async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
+        await basiq.event_types.get("user.created")
+    assert fake.request_log[-1].duration > 0
