@@ -85,7 +85,8 @@ class Polling:
                 raise ConfigurationError("there is no webhook to poll")
             for webhook_id in ids:
                 path = self._checkpoint or _default_path(webhook_id, self._forward_to)
-                start = _remember_start(path, datetime.now(UTC) - self._back)
+                # Basiq's timestamps have whole seconds.
+                start = _remember_start(path, (datetime.now(UTC) - self._back).replace(microsecond=0))
                 self._jobs.append(
                     Replay(
                         basiq,

@@ -24,6 +24,10 @@ _EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "me
 class Root(TyperGroup):
     """The group of all commands."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        _reflow(self)
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -71,6 +75,15 @@ class Root(TyperGroup):
         finally:
             live("")
         return code
+
+
+def _reflow(command: Any) -> None:
+    """Join the lines of each paragraph of a help text: the terminal breaks them where it is wide enough."""
+    if command.help and command.params is not None:
+        paragraphs = command.help.replace("\f", "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in getattr(command, "commands", {}).values():
+        _reflow(inner)
 
 
 def _shown(exc: Exception) -> int:

@@ -104,7 +104,7 @@ MESSAGE: Shape[Message] = Shape(
     (
         Column("ID", lambda message: message.id),
         Column("EVENT TYPE", lambda message: cell_text(message.event_type_id)),
-        Column("DELIVERED", lambda message: cell_text(message.delivered)),
+        Column("RESULT", lambda message: "delivered" if message.delivered else "undelivered"),
         Column("STATUS", _last_status),
         Column("LAST ATTEMPT", _last_attempt),
         Column("EVENT", lambda message: cell_text(message.event_id)),

@@ -19,7 +19,7 @@ import pyte
 class Terminal:
     """A program that runs in a terminal of a given width. Use it as a context manager."""
 
-    def __init__(self, *arguments: str, columns: int = 80, lines: int = 200, env: Mapping[str, str]) -> None:
+    def __init__(self, *arguments: str, columns: int = 80, lines: int = 400, env: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self._screen = pyte.Screen(columns, lines)

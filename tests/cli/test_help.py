@@ -1,0 +1,44 @@
+"""Every ``--help``: as it was reviewed, and within the width of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from basiq_async.cli._app import app
+
+from ..support.snapshots import assert_matches
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+WRITTEN_WITH = "0.29.2"
+"""The release of typer whose look the snapshots have."""
+
+
+def commands(command: Any = None, *path: str) -> Iterator[tuple[str, ...]]:
+    command = get_command(app) if command is None else command
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, name)
+
+
+@pytest.mark.skipif(typer.__version__ != WRITTEN_WITH, reason="another release of typer draws other boxes")
+@pytest.mark.parametrize("path", list(commands()), ids=lambda path: " ".join(path) or "basiq-async")
+def test_the_help_of_every_command(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    done = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}, prog_name="basiq-async")
+    assert done.exit_code == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert_matches(done.stdout, SNAPSHOTS / "help" / f"{'-'.join(['basiq-async', *path])}.txt")
+
+
+def test_the_exit_codes_are_a_table_in_the_help() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    for code in ("0", "1", "2", "130", "143"):
+        assert any(line.strip().startswith(f"{code} ") for line in shown.splitlines())

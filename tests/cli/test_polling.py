@@ -1,0 +1,134 @@
+"""``basiq-async listen --poll``: new messages without a public address, what was missed first, never twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async.cli._output import Output
+from basiq_async.cli._polling import Polling
+from basiq_async.errors import ConfigurationError
+from basiq_async.receiver import verify
+from basiq_async.testing import FakeBasiq, SystemClock, serve
+
+from .test_listen import serving
+
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1wb2xsaW5n"
+
+
+@pytest.fixture
+async def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
+    monkeypatch.chdir(tmp_path)
+    fake = FakeBasiq(clock=SystemClock())
+    fake.add_webhook("https://unreachable.example/basiq")
+    async with serve(fake) as base_url:
+        monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
+        monkeypatch.setenv("BASIQ_BASE_URL", base_url)
+        yield fake
+
+
+def polling(webhook_id: str | None, *, limit: int = 0, **options: Any) -> Polling:
+    defaults: dict[str, Any] = {
+        "forward_to": None, "secrets": [SECRET], "event": None, "since": None, "every": 0.02, "checkpoint": None,
+        "body": False,
+    }  # fmt: skip
+    return Polling(Output(), webhook_id=webhook_id, limit=limit, **{**defaults, **options})
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+async def run(work: Polling) -> None:
+    async with asyncio.timeout(20):
+        await work.run()
+
+
+def webhook_of(fake: FakeBasiq) -> str:
+    return fake.seed_messages(0)
+
+
+async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhook_id = webhook_of(fake)
+    fake.emit("user.created")
+    async with serving() as service:
+        first = asyncio.create_task(run(polling(webhook_id, limit=2, forward_to=service.url, since="1h")))
+        while not service.requests:
+            await asyncio.sleep(0.01)
+        fake.emit("consent.revoked")
+        await first
+        fake.emit("consent.expired")  # while nobody polls
+        fake.emit("consent.updated")
+        await run(polling(webhook_id, limit=2, forward_to=service.url))
+        bodies = [json.loads(body)["eventTypeId"] for _, body in service.requests]
+        assert sorted(bodies) == ["consent.expired", "consent.revoked", "consent.updated", "user.created"]
+        for headers, body in service.requests:
+            verify(SECRET, headers, body)
+    rows = shown(capsys)
+    assert [row["result"] for row in rows] == ["forwarded"] * 4
+    assert len({row["message_id"] for row in rows}) == 4
+
+
+async def test_without_a_time_it_begins_now_and_events_can_be_chosen(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhook_id = webhook_of(fake)
+    fake.seed_messages(50, webhook_id, every=60.0)
+    work = polling(webhook_id, limit=1, event=["consent.*"], body=True)
+    task = asyncio.create_task(run(work))
+    await asyncio.sleep(0.05)
+    fake.emit("user.created")
+    fake.emit("consent.revoked")
+    await task
+    (row,) = shown(capsys)
+    assert (row["result"], row["event_type_id"]) == ("received", "consent.revoked")
+    assert row["body"]["eventTypeId"] == "consent.revoked"
+
+
+async def test_a_message_that_is_not_accepted_is_shown_and_the_rest_goes_on(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhook_id = webhook_of(fake)
+    fake.emit("user.created")
+    async with serving() as service:
+        service.status = 400
+        await run(polling(None, limit=1, forward_to=service.url, since="1h"))
+    captured = capsys.readouterr()
+    row = json.loads(captured.out)
+    assert row["result"] == "failed"
+    assert "400" in row["error"]
+    assert "1 messages were not accepted" in captured.err
+    assert webhook_id in next(Path().glob("basiq-listen-*.db")).name
+
+
+async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhook_id = webhook_of(fake)
+    fake.fail_next(1, status=429, retry_after=31, path="*/messages")
+    work = polling(webhook_id, limit=1, every=0.02, since="1h")
+    task = asyncio.create_task(run(work))
+    told = ""
+    while "fewer requests" not in told:
+        await asyncio.sleep(0.01)
+        told += capsys.readouterr().err
+    assert "requests a minute, and one token an hour" in told.splitlines()[0]
+    assert "next question in 31 s" in told
+    signal.raise_signal(signal.SIGTERM)
+    await task
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--checkpoint is for one webhook"):
+        polling(None, checkpoint="x")
+    with pytest.raises(ConfigurationError, match="--since must be"):
+        polling("w", since=datetime.now().isoformat())

@@ -1,0 +1,128 @@
+"""``trigger`` and ``messages resend``: deliveries from here, signed as Basiq signs; ``trigger --wait``; completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from basiq_async.cli import _completion
+
+from .conftest import Run, Served
+from .test_replay import SECRET, Endpoint
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:  # type: ignore[misc]
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    with Endpoint() as running:
+        yield running
+
+
+def test_a_delivery_is_signed_and_sent_from_here_without_basiq(
+    run: Run, served: Served, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "data.json").write_text('{"eventId": "e-1", "more": {"x": 1}}')
+    done = run(
+        "trigger", "consent.revoked", "--to", endpoint.url, "--user-id", "u-1", "--entity-id", "c-1",
+        "--data", f"@{tmp_path / 'data.json'}", "--id", "msg-1",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout)
+    assert (row["id"], row["event_id"], row["status"], row["accepted"]) == ("msg-1", "e-1", 204, True)
+    assert endpoint.ids == ["msg-1"]  # which also verified it
+    assert not served.fake.requests
+
+
+def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoint) -> None:
+    endpoint.status = 500
+    done = run("trigger", "user.created", "--to", endpoint.url)
+    assert (done.exit_code, json.loads(done.stdout)["status"]) == (1, 500)
+    done = run("trigger", "user.created", "--to", "http://127.0.0.1:9/")
+    assert (done.exit_code, json.loads(done.stdout)["status"]) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--to", "http://127.0.0.1:9/", "--text", "x"), "--to sends from here"),
+        (("--data", "{}"), "go with --to"),
+        (("--to", "http://127.0.0.1:9/", "--data", "[]"), "--data must be a JSON object"),
+        (("--to", "http://127.0.0.1:9/", "--data", "{"), "--data is not JSON"),
+        (("--to", "http://127.0.0.1:9/", "--data", "@/nowhere"), "cannot be read"),
+        (("--to", "ftp://x"), "url"),
+    ],
+)
+def test_a_wrong_use_of_trigger_is_one_line(
+    run: Run, endpoint: Endpoint, arguments: tuple[str, ...], told: str
+) -> None:
+    done = run("trigger", "user.created", *arguments)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert endpoint.ids == []
+
+
+def test_waiting_shows_the_test_message_when_the_history_has_it(run: Run, served: Served) -> None:
+    webhook_id = served.fake.add_webhook("https://unreachable.example/basiq")
+    served.fake.seed_messages(700, webhook_id, event_types=["user.created"])
+    done = run("trigger", "user.created", "--wait")
+    assert done.exit_code == 0, done.output
+    message = json.loads(done.stdout)
+    assert message["id"] == json.loads(run("messages", "list", webhook_id).stdout.splitlines()[-1])["id"]
+
+
+def test_messages_are_posted_again_and_what_is_not_accepted_ends_with_1(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    webhook_id = served.fake.seed_messages(5)
+    ids = [json.loads(line)["id"] for line in run("messages", "list", webhook_id, "--limit", "2").stdout.splitlines()]
+    done = run("messages", "resend", webhook_id, *ids, "--to", endpoint.url)
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line)["accepted"] for line in done.stdout.splitlines()] == [True, True]
+    assert endpoint.ids == ids
+    endpoint.status = 400
+    refused = run("messages", "resend", webhook_id, ids[0], "--to", endpoint.url)
+    assert refused.exit_code == 1
+    assert json.loads(refused.stdout)["error"].startswith("the target")
+    assert run("messages", "resend", webhook_id, "none", "--to", endpoint.url).exit_code == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_a_completion_script_for_each_shell(run: Run, shell: str) -> None:
+    assert "_BASIQ_ASYNC_COMPLETE" in run("completion", shell).stdout
+    assert run("completion", "csh").exit_code == 2
+
+
+def test_event_types_and_the_ids_of_webhooks_are_completed(run: Run, served: Served) -> None:
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    assert [name for name, _ in _completion.event_types("consent.re")] == ["consent.reminder", "consent.revoked"]
+    assert _completion.webhook_ids(webhook_id[:3]) == [(webhook_id, "https://example.com/a")]
+    assert _completion.webhook_ids("zzz") == []
+
+
+def test_without_a_key_or_a_server_nothing_is_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_BASE_URL", "http://127.0.0.1:9")
+    assert _completion.webhook_ids("") == []
+    monkeypatch.setenv("BASIQ_API_KEY", "")
+    assert _completion.webhook_ids("") == []
+
+
+def test_a_shell_gets_its_completions() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from basiq_async.cli import main; main()"],
+        env={
+            **os.environ,
+            "_BASIQ_ASYNC_COMPLETE": "complete_bash",
+            "COMP_WORDS": "basiq-async trigger consent.re",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["consent.reminder", "consent.revoked"], done.stderr

@@ -1,0 +1,16 @@
+"""Texts that are compared with a file of the repository; ``BASIQ_SNAPSHOTS=write`` writes the file anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def assert_matches(text: str, file: Path) -> None:
+    """Compare a text, without the space at the ends of its lines, with the snapshot."""
+    found = "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
+    if os.environ.get("BASIQ_SNAPSHOTS") == "write":
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(found, encoding="utf-8")
+    expected = file.read_text(encoding="utf-8") if file.exists() else ""
+    assert found == expected, f"{file} is not what is shown now: set BASIQ_SNAPSHOTS=write to write it anew"
