@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from .._arguments import check_positive, check_whole
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook
 from ._asgi import ASGIApp
@@ -88,19 +88,23 @@ class WebhookReceiver:
         on_delivery: OnDelivery | None = None,
         clock: Clock = time.time,
     ) -> None:
-        if max_body_size < 1:
-            raise ConfigurationError("max_body_size must be at least one byte")
+        keys = SigningKeys.read(secret, for_many=True)
+        del secret  # this frame may be in a traceback
+        if isinstance(keys, ConfigurationError):
+            raise keys
+        check_whole("max_body_size", max_body_size, least=1)
         limits = {"handler_timeout": handler_timeout, "body_timeout": body_timeout, "inbox_timeout": inbox_timeout}
+        for name, seconds in limits.items():
+            check_positive(name, seconds, "of seconds")
         shortest_lease = handler_timeout + 2 * inbox_timeout
-        for name, seconds in {**limits, "lease": shortest_lease if lease is None else lease}.items():
-            if not 0 < seconds < math.inf:
-                raise ConfigurationError(f"{name} must be a number of seconds, more than 0 and not endless")
+        if lease is not None:
+            check_positive("lease", lease, "of seconds")
         if lease is not None and lease <= handler_timeout:
             raise ConfigurationError(
                 f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s), or another worker "
                 "takes over a delivery whose handler is still running"
             )
-        self._keys = SigningKeys(secret, for_many=True)
+        self._keys = keys
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size

@@ -7,28 +7,21 @@ secret after ``whsec_`` (the vendor's page on webhook security, and the Standard
 from __future__ import annotations
 
 import time
-from binascii import a2b_base64, b2a_base64
-from collections.abc import Sequence
+from binascii import b2a_base64
 from datetime import datetime, timedelta
 from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 
 from ..errors import ConfigurationError, SignatureVerificationError
-from ..models import Secret
 from ._headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
+from ._secrets import SecretLike, UndecodableSecretError, read_keys
 
 __all__ = ["TOLERANCE", "SecretLike", "SigningKeys", "sign", "verify"]
-
-SecretLike = str | Secret | Sequence[str | Secret]
-"""One secret, or several while one replaces another."""
 
 TOLERANCE = timedelta(minutes=5)
 
 _LONGEST_SIGNATURE = 4096
 """Room for some eighty signatures; each entry is compared with each secret."""
-
-_PREFIX = "whsec_"
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
@@ -37,17 +30,11 @@ def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) 
     ``timestamp`` is aware; fractions of a second are cut off. With several secrets there is one signature for
     each. Raises ``ConfigurationError`` for a secret, id, timestamp or body that no delivery can have.
     """
-    if not isinstance(message_id, str) or not _is_id(message_id):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
-    seconds = _epoch(timestamp, "timestamp")
-    if seconds < 0:
-        raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
-    text = str(int(seconds))
-    return {
-        ID: message_id,
-        TIMESTAMP: text,
-        SIGNATURE: SigningKeys(secret).sign(message_id, text, _raw(body)),
-    }
+    keys = SigningKeys.read(secret)
+    del secret  # this frame may be in a traceback
+    if isinstance(keys, ConfigurationError):
+        raise keys
+    return keys.headers(message_id, timestamp, body)
 
 
 def verify(
@@ -64,16 +51,17 @@ def verify(
     (aware; the clock's time by default), past or future, is refused. The error's ``reason`` is one of
     ``missing-header``, ``duplicate-header``, ``bad-headers``, ``bad-id``, ``bad-timestamp``, ``too-old``,
     ``too-new``, ``bad-signature`` (a header of more than 4096 characters), ``no-signature`` (none of version ``v1``),
-    ``no-match``, and ``bad-secret`` for a secret that
-    cannot be decoded: with it nothing can be trusted.
+    ``no-match``, and ``bad-secret`` for a secret that cannot be decoded or can be guessed.
 
     Raises ``ConfigurationError`` where the fault is the caller's: an empty secret or none, a naive ``now``, a
     negative ``tolerance``, a ``body`` that is not bytes.
     """
-    try:
-        keys = SigningKeys(secret)
-    except _UndecodableSecretError as exc:
-        raise SignatureVerificationError(str(exc), reason="bad-secret") from None
+    keys = SigningKeys.read(secret)
+    del secret  # this frame may be in a traceback
+    if isinstance(keys, UndecodableSecretError):
+        raise SignatureVerificationError(str(keys), reason="bad-secret")
+    if isinstance(keys, ConfigurationError):
+        raise keys
     keys.verify(
         headers,
         body if type(body) is bytes else _raw(body),
@@ -82,37 +70,49 @@ def verify(
     )
 
 
-class _UndecodableSecretError(ConfigurationError):
-    """A secret that is text, but no base64."""
-
-
 class SigningKeys:
     """The keys of one or several secrets, ready for use; they do not show themselves.
 
-    A secret is read as leniently as can be done without guessing: spaces around it, a missing ``whsec_``,
-    missing or excess padding and the URL-safe alphabet are all right, and a last character that is too little
-    for a byte is dropped. Raises ``ConfigurationError``, which never holds the secret, for one that is empty
-    or is not base64.
-
+    Raises ``ConfigurationError``, which never holds the secret, for what cannot be one (``read_keys``).
     ``for_many`` signatures it pays to let hmac begin with each key once; that costs as much as one signature.
     """
 
     __slots__ = ("_keys",)
 
     def __init__(self, secret: SecretLike, *, for_many: bool = False) -> None:
-        if isinstance(secret, (str, Secret)):
-            keys: tuple[bytes, ...] = (_key(secret),)
-        else:
-            secrets = secret
-            if not isinstance(secrets, Sequence) or not secrets:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ConfigurationError("secret must be a text, a Secret, or a sequence of at least one of those")
-            keys = tuple([_key(each) for each in secrets])
+        keys = read_keys(secret)
+        del secret  # this frame may be in a traceback
+        if isinstance(keys, ConfigurationError):
+            raise keys
+        self._prepare(keys, for_many)
+
+    @classmethod
+    def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys | ConfigurationError:
+        """Like the constructor, but returns the error: for a caller that has the secret among its locals."""
+        keys = read_keys(secret)
+        if isinstance(keys, ConfigurationError):
+            return keys
+        made = cls.__new__(cls)
+        made._prepare(keys, for_many)
+        return made
+
+    def _prepare(self, keys: tuple[bytes, ...], for_many: bool) -> None:
         self._keys: tuple[bytes | HMAC, ...] = (
             tuple([HMAC(key, digestmod="sha256") for key in keys]) if for_many else keys
         )
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"
+
+    def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
+        """The three headers of a delivery; see ``sign``."""
+        if not isinstance(message_id, str) or not _is_id(message_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
+        seconds = _epoch(timestamp, "timestamp")
+        if seconds < 0:
+            raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
+        text = str(int(seconds))
+        return {ID: message_id, TIMESTAMP: text, SIGNATURE: self.sign(message_id, text, _raw(body))}
 
     def sign(self, message_id: str, timestamp: str, body: bytes) -> str:
         """The signature header: an entry for each key."""
@@ -227,33 +227,3 @@ def _raw(body: object) -> bytes:
     if isinstance(body, (bytearray, memoryview)):
         return bytes(body)
     raise ConfigurationError("body must be the raw bytes as received, not text and not decoded JSON")
-
-
-def _key(secret: object) -> bytes:
-    text = secret if isinstance(secret, str) else secret.reveal() if isinstance(secret, Secret) else None
-    if text is None:
-        raise ConfigurationError("a signing secret must be a text or a Secret")
-    try:
-        key = a2b_base64(text.removeprefix(_PREFIX), strict_mode=True)
-    except ValueError:
-        key = None
-    if key is None:  # out here: an error must not have that one as its context
-        key = _lenient(text)
-    if not key:
-        raise ConfigurationError("the signing secret is empty")
-    return key
-
-
-def _lenient(text: str) -> bytes:
-    bare = text.strip()
-    if bare.startswith(("whpk_", "whsk_")):
-        raise _UndecodableSecretError("the secret is a key for asymmetric signatures; Basiq's begins with whsec_")
-    bare = bare.removeprefix(_PREFIX).rstrip("=").translate(_URL_SAFE)
-    if len(bare) % 4 == 1:
-        bare = bare[:-1]
-    try:
-        return a2b_base64(bare + "=" * (-len(bare) % 4), strict_mode=True)
-    except ValueError:
-        pass
-    # Without a cause or context, whose traceback would lead to the secret.
-    raise _UndecodableSecretError("the secret is not base64, with or without whsec_ before it")

@@ -4,15 +4,16 @@ import base64
 import hashlib
 import hmac
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from multidict import CIMultiDict, MultiDict
 
 from basiq_async import ConfigurationError, Secret, SignatureVerificationError
-from basiq_async.receiver import sign, verify
+from basiq_async.receiver import WebhookReceiver, sign, verify
 from basiq_async.receiver._signature import SigningKeys
+from basiq_async.replay import HttpTarget
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, payload, signed
 
 BODY = payload("user.created", "e1")
@@ -278,7 +279,7 @@ def test_a_secret_is_read_with_and_without_prefix_spaces_and_padding(secret: str
     verify(secret, HEADERS, BODY, now=NOW)
 
 
-@pytest.mark.parametrize("length", range(1, 40))
+@pytest.mark.parametrize("length", range(8, 40))
 def test_an_unpadded_secret_is_the_padded_one(length: int) -> None:
     padded = base64.b64encode(bytes(range(200, 200 + length))).decode()
     headers = sign("whsec_" + padded, "m", NOW, b"")
@@ -287,8 +288,118 @@ def test_an_unpadded_secret_is_the_padded_one(length: int) -> None:
     # A 39-character secret, as on the vendor's page, has no padding either.
 
 
-def test_a_last_character_that_is_too_little_for_a_byte_is_dropped() -> None:
-    assert sign("rfiuheo439341", "m", NOW, b"") == sign("rfiuheo43934", "m", NOW, b"")
+@pytest.mark.parametrize(
+    "secret", ["rfiuheo43934", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_" + "k9" * 19 + "Q"]
+)
+def test_the_samples_of_the_documentation_are_secrets(secret: str) -> None:
+    verify(secret, sign(secret, "m", NOW, b"{}"), b"{}", now=NOW)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "None",
+        "null",
+        "whsec_None",
+        "changeme",
+        "CHANGE_ME",
+        "your-webhook-secret",
+        "whsec_placeholder",
+        "BASIQ_WEBHOOK_SECRET",
+        "undefined",
+        "AA==",
+        "whsec_AAAA",
+        "whsec_AAAAA",
+        "rfiuheo439341",
+        "A" * 32,
+        "whsec_" + base64.b64encode(b"\x07" * 24).decode(),
+        "whsec_" + base64.b64encode(b"seven b").decode(),
+        "whsec_" + base64.b64encode(b"seven b\0\0\0").decode(),
+        [SECRET, "changeme"],
+    ],
+    ids=repr,
+)
+def test_a_secret_that_can_be_guessed_or_was_cut_off_is_refused(secret: str | list[str]) -> None:
+    with pytest.raises(SignatureVerificationError) as caught:
+        verify(secret, HEADERS, BODY, now=NOW)
+    assert caught.value.reason == "bad-secret"
+    for call in (
+        lambda: sign(secret, "m", NOW, b""),
+        lambda: WebhookReceiver(secret),
+        lambda: HttpTarget("https://a.example/", secret),
+    ):
+        with pytest.raises(ConfigurationError, match="the secret"):
+            call()
+
+
+def test_a_short_key_that_is_no_placeholder_is_long_enough() -> None:
+    secret = base64.b64encode(b"eight by").decode()
+    verify(secret, sign(secret, "m", NOW, b""), b"", now=NOW)
+
+
+def safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:  # an object that was not finished
+        return repr(exc)
+
+
+def locals_of(error: BaseException) -> str:
+    """The locals of every frame of ours in the tracebacks of an error and all that led to it."""
+    found: list[str] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is None:
+            continue
+        left += [each.__cause__, each.__context__]
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if "/basiq_async/" in frame.f_code.co_filename:
+                found += [safe_repr(value) for value in frame.f_locals.values()]
+    return "".join(found)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["CANARY+!", "whsec_CANARY-CANARY-CANARYx", "CANAR", ["c2VjcmV0CANARYc2VjcmV0", "CANARY~"], "whsk_CANARY"],
+    ids=repr,
+)
+def test_no_frame_of_an_error_about_a_secret_holds_it(secret: str | list[str]) -> None:
+    for call in (
+        lambda: sign(secret, "m", NOW, b""),
+        lambda: verify(secret, HEADERS, BODY, now=NOW),
+        lambda: SigningKeys(secret),
+        lambda: WebhookReceiver(secret),
+        lambda: HttpTarget("https://a.example/", secret),
+    ):
+        with pytest.raises((ConfigurationError, SignatureVerificationError)) as caught:
+            call()
+        assert "CANAR" not in locals_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda secret: verify(secret, changed(signature="v1,AAAA"), BODY, now=NOW),
+        lambda secret: verify(secret, changed(timestamp="1"), BODY, now=NOW),
+        lambda secret: verify(secret, {}, BODY, now=NOW),
+        lambda secret: verify(secret, HEADERS, "text", now=NOW),
+        lambda secret: verify(secret, HEADERS, BODY, now=datetime(2026, 1, 5)),
+        lambda secret: sign(secret, "a.b", NOW, BODY),
+        lambda secret: sign(secret, "m", datetime(2026, 1, 5), BODY),
+        lambda secret: sign(secret, "m", NOW, "text"),
+        lambda secret: WebhookReceiver(secret, max_body_size=0),
+    ],
+)
+def test_no_frame_of_any_error_holds_the_secret_or_its_key(wrong: Callable[[str], object]) -> None:
+    key = b"CANARY-of-a-key-CANARY"
+    secret = "whsec_" + base64.b64encode(key).decode()
+    with pytest.raises((ConfigurationError, SignatureVerificationError)) as caught:
+        wrong(secret)
+    shown = locals_of(caught.value)
+    assert shown
+    assert secret[6:30] not in shown
+    assert "CANARY" not in shown
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import attrs
 
 KEY = "S3CRET-key-c2FuZGJveDpvbmx5LWZvci10ZXN0cw=="
 TOKEN = "S3CRET-token-eyJhbGciOiJub25lIn0.e30"
-SIGNING = "whsec_S3CRETsigningMfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SIGNING = "whsec_S3CRETsigningkeyMfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MARK = "S3CRET"
 
 

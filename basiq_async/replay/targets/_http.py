@@ -15,7 +15,6 @@ from ..._responses import parse_retry_after
 from ..._urls import absolute_url
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
-from ...receiver import sign
 from ...receiver._delivery import payload_bytes
 from ...receiver._signature import SecretLike, SigningKeys
 from ...transports.aiohttp import AiohttpTransport, join_headers
@@ -56,12 +55,15 @@ class HttpTarget:
         session: aiohttp.ClientSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        keys = SigningKeys.read(secret)
+        del secret  # this frame may be in a traceback
+        if isinstance(keys, ConfigurationError):
+            raise keys
         self._url = absolute_url(url)
         if "@" in urlsplit(self._url).netloc:
             raise ConfigurationError("url must not hold a user or password: they would show in errors and logs")
         check_whole("connections", connections, least=1)
-        SigningKeys(secret)  # a secret that cannot be is told now
-        self._secret = secret
+        self._keys = keys
         self._clock = clock
         self._transport = AiohttpTransport(
             session, timeout=timeout, connections=connections, read_response=_read_status
@@ -77,7 +79,7 @@ class HttpTarget:
         if self._closed:
             raise ReplayError("the HttpTarget is closed: run the replay inside of its async with")
         body = payload_bytes(message)
-        headers = {**sign(self._secret, message.id, self._clock(), body), "content-type": "application/json"}
+        headers = {**self._keys.headers(message.id, self._clock(), body), "content-type": "application/json"}
         request = Request("POST", self._url, headers, body, idempotent=True)
         del body, headers  # error reporters show local variables
         response = await self._retrying.send(request)
