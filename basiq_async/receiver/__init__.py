@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome, Result
 from ._receiver import WebhookReceiver
+from ._routes import UnknownEventTypeWarning
 from ._signature import sign, verify
 from .inboxes._claim import Claim, ClaimStatus
 from .inboxes._keys import inbox_key
@@ -24,6 +25,7 @@ __all__ = [
     "QuarantinedDelivery",
     "Result",
     "SQLiteInbox",
+    "UnknownEventTypeWarning",
     "WebhookReceiver",
     "inbox_key",
     "sign",

@@ -36,6 +36,7 @@ class Delivery:
     ``consent.revoked``) and ``event_id`` (an opaque text) are empty where the payload does not have them.
     ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, ``raw``
     the JSON object in them, decoded, and ``timestamp`` when it was signed. Both stay out of ``repr``.
+    ``webhook_id`` is that of the receiver, if it has one.
     """
 
     id: str
@@ -45,11 +46,12 @@ class Delivery:
     body: bytes = attrs.field(repr=False)
     raw: Mapping[str, Any] = attrs.field(hash=False, repr=False)
     timestamp: datetime
+    webhook_id: str | None = None
 
     @property
     def key(self) -> str:
-        """The key under which an inbox knows it."""
-        return inbox_key(self.event_type_id, self.event_id, self.id)
+        """The key under which an inbox knows it: the same for each attempt, and in a replay."""
+        return inbox_key(self.event_type_id, self.event_id, self.id, self.webhook_id)
 
     async def event(self, client: BasiqClient) -> Event:
         """The full event, from Basiq; a delivery holds its id and links. Raises what a request may raise."""
@@ -106,7 +108,7 @@ def _moment(sent: int) -> datetime:
     return datetime.fromtimestamp(sent, UTC)
 
 
-def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
+def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | None = None) -> Delivery:
     """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
         try:
@@ -124,6 +126,7 @@ def read_delivery(message_id: str, sent: int, body: bytes) -> Delivery:
             body,
             raw,
             _moment(sent),
+            webhook_id,
         )
     except UnreadableBodyError:
         raise

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Protocol
 
 import attrs
 
@@ -16,6 +19,7 @@ from ._outcome import Outcome, Result, log_fields, outcome
 from ._routes import Route, Routes
 from .inboxes._claim import Claim, ClaimStatus
 from .inboxes._protocol import Inbox
+from .inboxes._quarantine import QuarantinedDelivery
 
 __all__ = ["RETRY_SOON", "Dispatcher"]
 
@@ -24,30 +28,49 @@ logger = logging.getLogger("basiq_async.receiver")
 RETRY_SOON = 5.0
 """Seconds after which Basiq may try again, where nothing better is known; its second attempt comes after 5 s anyway."""
 
+_MOST_UNHANDLED = 256
+_LONGEST_ERROR = 2_000
+_HOST = socket.gethostname().encode("ascii", "replace").decode()[:60]
+
 _GIVE_BACK_SOON = 1.0
 """Seconds for giving back a claim that an inbox may have made although it failed: it is likely to fail again."""
 
 
+class _ClaimCall(Protocol):
+    def __call__(self, key: str, token: str, /, *, lease: float) -> Awaitable[Claim]: ...
+
+
 @attrs.define
 class _Work:
-    """A delivery that is being handled, and the claim on it."""
+    """A delivery that is being handled, and the claim on it. ``failures`` is None where nothing counts them."""
 
     delivery: Delivery
     route: Route
     key: str
     token: str
+    failures: int | None = None
+    timed_out: bool = False
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
-        return log_fields(self.delivery, handler=self.route.name, error=error)
+        return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
 
     def end(self, result: Result, error: Exception | None = None, retry_after: float | None = None) -> Outcome:
-        return outcome(result, self.delivery, error=error, retry_after=retry_after, handler=self.route.name)
+        return outcome(
+            result,
+            self.delivery,
+            error=error,
+            retry_after=retry_after,
+            handler=self.route.name,
+            attempt=self.failures,
+        )
 
 
 class Dispatcher:
     """Claims, handles, records. Whatever cancels it, a delivery ends handled and recorded, or free to be handled.
 
     handler_timeout, inbox_timeout, lease: in seconds; each call of the inbox has ``inbox_timeout``.
+    quarantine_after: failures of a delivery after which it is set aside; None for never.
+    clock: seconds since 1970.
     """
 
     def __init__(
@@ -55,15 +78,18 @@ class Dispatcher:
         routes: Routes,
         inbox: Inbox,
         *,
-        key_of: Callable[[Delivery], str],
         handler_timeout: float,
         inbox_timeout: float,
         lease: float,
+        quarantine_after: int | None,
+        clock: Callable[[], float],
     ) -> None:
         self._routes = routes
         self._inbox = inbox
-        self._key_of = key_of
         self._lease = lease
+        self._quarantine_after = quarantine_after
+        self._clock = clock
+        self._unhandled: dict[str, int] = {}
         self._handlers = Deadlines(handler_timeout)
         self._inbox_calls = Deadlines(inbox_timeout)
 
@@ -71,26 +97,39 @@ class Dispatcher:
         """Hand a genuine delivery to its handler, unless that was done or another worker is at it."""
         route = self._routes.find(delivery.event_type_id)
         if route is None:
-            logger.debug("no handler takes delivery %r of type %r", delivery.id, delivery.event_type_id)
+            self._count_unhandled(delivery)
             return outcome(Result.IGNORED, delivery)
-        work = _Work(delivery, route, self._key_of(delivery), os.urandom(16).hex())
-        claim = await self._claim(work)
-        if not isinstance(claim, Claim):
-            return claim
-        if claim.status is ClaimStatus.DONE:
-            return work.end(Result.DUPLICATE)
-        if claim.status is ClaimStatus.BUSY:
-            return work.end(Result.BUSY, retry_after=claim.retry_after)
-        if (failed := await self._handle(work)) is not None:
-            return failed
+        work = _Work(delivery, route, delivery.key, _new_token())
+        claim = await self._claim(work, self._inbox.claim)
+        return await self._run(work) if claim is None else claim
+
+    async def retry(self, delivery: Delivery, failures: int) -> Outcome:
+        """Hand a delivery in the quarantine to its handler again; one that fails stays there."""
+        route = self._routes.find(delivery.event_type_id)
+        if route is None:
+            return outcome(Result.IGNORED, delivery)
+        work = _Work(delivery, route, delivery.key, _new_token(), failures)
+        claim = await self._claim(work, self._inbox.claim_quarantined)
+        return await self._run(work) if claim is None else claim
+
+    @property
+    def unhandled(self) -> dict[str, int]:
+        """How many deliveries came of each event type that no handler takes."""
+        return dict(self._unhandled)
+
+    async def _run(self, work: _Work) -> Outcome:
+        failure = await self._handle(work)
+        if failure is not None:
+            return await self._fail(work, failure)
         await self._complete(work)
         return work.end(Result.HANDLED)
 
-    async def _claim(self, work: _Work) -> Claim | Outcome:
+    async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
+        """Claim a delivery; None if it is ours, else the outcome."""
         failure: Exception
         try:
             with Deadline(self._inbox_calls):
-                return await self._inbox.claim(work.key, work.token, lease=self._lease)
+                found = await claim(work.key, work.token, lease=self._lease)
         except asyncio.CancelledError as exc:
             if cancelling():
                 await self._release(work)  # the claim may have got through
@@ -98,17 +137,30 @@ class Dispatcher:
             failure = _as_error(exc, "the inbox")
         except Exception as exc:
             failure = exc
+        else:
+            if found.status is ClaimStatus.CLAIMED:
+                return None
+            if found.status is ClaimStatus.DONE:
+                return work.end(Result.DUPLICATE)
+            logger.info(
+                "delivery %r is held by worker %r for at most %.0f s more, Basiq is asked to send it again",
+                work.delivery.id,
+                found.holder,
+                found.retry_after,
+                extra=work.fields(),
+            )
+            return work.end(Result.BUSY, retry_after=found.retry_after)
         logger.error(
             "delivery %r could not be claimed, Basiq is asked to send it again",
             work.delivery.id,
             exc_info=failure,
             extra=work.fields(failure),
         )
-        await self._end(work, self._inbox.release, None, timeout=_GIVE_BACK_SOON)
+        await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
         return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
-    async def _handle(self, work: _Work) -> Outcome | None:
-        """Run the handler; None if it succeeded, else the outcome."""
+    async def _handle(self, work: _Work) -> Exception | None:
+        """Run the handler; None if it succeeded, else what it raised."""
         limit = Deadline(self._handlers)
         try:
             with limit:
@@ -117,28 +169,76 @@ class Dispatcher:
             if cancelling():
                 await self._release(work)
                 raise
-            failure: Exception = _as_error(exc, "the handler")
+            return _as_error(exc, "the handler")
+        except TimeoutError as exc:
+            if not limit.expired:
+                return exc
+            work.timed_out = True
+            return TimeoutError(f"the handler was cancelled after {self._handlers.seconds:g} s")
         except Exception as exc:
-            failure = exc
+            return exc
         except BaseException:
             await self._release(work)
             raise
+        return None
+
+    async def _fail(self, work: _Work, failure: Exception) -> Outcome:
+        """Give the claim back, or set the delivery aside if it has failed too often."""
+        from_quarantine = work.failures is not None
+        if work.failures is not None:
+            work.failures += 1
+            set_aside = True
+        elif self._quarantine_after is None:
+            set_aside = False
+            await self._release(work)
         else:
-            return None
-        timed_out = limit.expired and isinstance(failure, TimeoutError)
-        if timed_out:
+            await self._end(work, lambda: self._count_failure(work), "stays claimed until its lease runs out")
+            set_aside = work.failures is not None and work.failures >= self._quarantine_after
+        logger.error(
+            "the handler of delivery %r %s",
+            work.delivery.id,
+            f"was cancelled after {self._handlers.seconds:g} s" if work.timed_out else "failed",
+            exc_info=None if work.timed_out else failure,
+            extra=work.fields(failure),
+        )
+        if set_aside and await self._set_aside(work, failure):
+            return work.end(Result.QUARANTINED, failure)
+        if from_quarantine:
+            await self._release(work)  # the old letter is still there
+        return work.end(Result.TIMED_OUT if work.timed_out else Result.FAILED, failure)
+
+    async def _count_failure(self, work: _Work) -> None:
+        work.failures = await self._inbox.fail(work.key, work.token)
+
+    async def _set_aside(self, work: _Work, failure: Exception) -> bool:
+        delivery, failures = work.delivery, work.failures or 0
+        letter = QuarantinedDelivery(
+            key=work.key,
+            delivery_id=delivery.id,
+            event_type_id=delivery.event_type_id,
+            event_id=delivery.event_id,
+            body=delivery.body,
+            signed_at=delivery.timestamp,
+            error=_describe(failure),
+            failures=failures,
+            quarantined_at=datetime.fromtimestamp(self._clock(), UTC),
+        )
+        stored = False
+
+        async def store() -> None:
+            nonlocal stored
+            stored = await self._inbox.quarantine(work.key, work.token, letter)
+
+        await self._end(work, store, "failed too often, and could not be put into the quarantine")
+        if stored:
             logger.error(
-                "the handler of delivery %r was cancelled after %g s",
-                work.delivery.id,
-                self._handlers.seconds,
+                "delivery %r failed %d times and is in the quarantine: see receiver.quarantined() and "
+                "receiver.retry_quarantined()",
+                delivery.id,
+                failures,
                 extra=work.fields(failure),
             )
-        else:
-            logger.error(
-                "the handler of delivery %r failed", work.delivery.id, exc_info=failure, extra=work.fields(failure)
-            )
-        await self._release(work)
-        return work.end(Result.TIMED_OUT if timed_out else Result.FAILED, failure)
+        return stored
 
     async def _complete(self, work: _Work) -> None:
         failure: Exception
@@ -147,7 +247,9 @@ class Dispatcher:
                 recorded = await self._inbox.complete(work.key, work.token)
         except asyncio.CancelledError as exc:
             if cancelling():
-                await self._end(work, self._inbox.complete, "was handled, but not recorded")
+                await self._end(
+                    work, lambda: self._inbox.complete(work.key, work.token), "was handled, but not recorded"
+                )
                 raise
             failure = _as_error(exc, "the inbox")
         except Exception as exc:
@@ -169,12 +271,15 @@ class Dispatcher:
         )
 
     async def _release(self, work: _Work) -> None:
-        await self._end(work, self._inbox.release, "stays claimed until its lease runs out")
+        await self._end(work, self._releasing(work), "stays claimed until its lease runs out")
+
+    def _releasing(self, work: _Work) -> Callable[[], Awaitable[object]]:
+        return lambda: self._inbox.release(work.key, work.token)
 
     async def _end(
         self,
         work: _Work,
-        call: Callable[[str, str], Awaitable[object]],
+        call: Callable[[], Awaitable[object]],
         otherwise: str | None,
         *,
         timeout: float | None = None,
@@ -184,7 +289,7 @@ class Dispatcher:
         async def bounded() -> None:
             try:
                 async with asyncio.timeout(self._inbox_calls.seconds if timeout is None else timeout):
-                    await call(work.key, work.token)
+                    await call()
             except (Exception, asyncio.CancelledError):
                 if cancelling():
                     raise
@@ -192,6 +297,29 @@ class Dispatcher:
                     logger.exception("delivery %r %s", work.delivery.id, otherwise, extra=work.fields())
 
         await see_through(bounded)
+
+    def _count_unhandled(self, delivery: Delivery) -> None:
+        event_type_id = delivery.event_type_id
+        seen = self._unhandled.get(event_type_id, 0)
+        if seen or len(self._unhandled) < _MOST_UNHANDLED:
+            self._unhandled[event_type_id] = seen + 1
+        log = logger.debug if seen else logger.warning
+        log(
+            "no handler takes event type %r; delivery %r was acknowledged and not handled",
+            event_type_id,
+            delivery.id,
+            extra=log_fields(delivery),
+        )
+
+
+def _new_token() -> str:
+    # Never used twice; whoever meets the claim in a log can tell which process holds it.
+    return f"{_HOST}/{os.getpid()}/{os.urandom(16).hex()}"
+
+
+def _describe(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 
 
 def _as_error(exc: asyncio.CancelledError, who: str) -> Exception:

@@ -27,6 +27,8 @@ class Result(enum.StrEnum):
     """The body has a ``Content-Encoding``; Basiq sends none."""
     FAILED = "failed"
     TIMED_OUT = "timed-out"
+    QUARANTINED = "quarantined"
+    """It failed too often, and was set aside for a person to look at."""
     BUSY = "busy"
     """Another worker holds it."""
     UNAVAILABLE = "unavailable"
@@ -48,6 +50,7 @@ STATUS: Mapping[Result, int] = {
     Result.COMPRESSED: 415,
     Result.FAILED: 500,
     Result.TIMED_OUT: 500,
+    Result.QUARANTINED: 200,
     Result.BUSY: 503,
     Result.UNAVAILABLE: 503,
     Result.OVERLOADED: 503,
@@ -63,6 +66,7 @@ class Outcome:
     The response is ``status`` and ``headers`` with an empty body: it holds nothing that helps a forger.
     ``delivery`` is there once it was verified and read. ``reason`` is the code of a rejected signature. ``error`` is
     what the handler or the inbox raised. ``retry_after`` is in seconds. ``handler`` is the handler's qualified name.
+    ``attempt`` counts the failures of a delivery, this one included, where a quarantine counts them.
     """
 
     result: Result
@@ -72,6 +76,7 @@ class Outcome:
     error: Exception | None = attrs.field(default=None, repr=False, eq=False)
     retry_after: float | None = None
     handler: str | None = None
+    attempt: int | None = None
 
     @property
     def acknowledged(self) -> bool:
@@ -89,6 +94,7 @@ class DeliveryEvent:
     """What a receiver's ``on_delivery`` hears of each delivery; ``duration`` and ``age`` are in seconds.
 
     ``age`` is the time from the signature to the response. ``handler`` is the name of the handler that took it.
+    ``attempt`` is the number of failures so far, where a quarantine counts them.
     ``correlation_id`` is that of the API error which the handler raised. What is not known is None: the ids and the
     type of a delivery that was not verified, for one.
     """
@@ -101,6 +107,7 @@ class DeliveryEvent:
     reason: str | None = None
     event_id: str | None = None
     handler: str | None = None
+    attempt: int | None = None
     correlation_id: str | None = None
     age: float | None = None
 
@@ -116,13 +123,18 @@ def outcome(
     error: Exception | None = None,
     retry_after: float | None = None,
     handler: str | None = None,
+    attempt: int | None = None,
 ) -> Outcome:
     """The outcome that goes with a result."""
-    return Outcome(result, STATUS[result], delivery, reason, error, retry_after, handler)
+    return Outcome(result, STATUS[result], delivery, reason, error, retry_after, handler, attempt)
 
 
 def log_fields(
-    delivery: Delivery, *, handler: str | None = None, error: BaseException | None = None
+    delivery: Delivery,
+    *,
+    handler: str | None = None,
+    attempt: int | None = None,
+    error: BaseException | None = None,
 ) -> dict[str, object]:
     """The ``extra`` fields of a log record about a delivery, under the names that ``DeliveryEvent`` has too."""
     return {
@@ -130,6 +142,7 @@ def log_fields(
         "event_id": delivery.event_id,
         "event_type_id": delivery.event_type_id,
         "handler": handler,
+        "attempt": attempt,
         "correlation_id": correlation_id(error),
     }
 

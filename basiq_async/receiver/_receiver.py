@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import attrs
 
 from .._arguments import check_positive, check_whole
+from .._event_types import EventTypePattern
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook
 from ._asgi import ASGIApp
@@ -19,10 +23,13 @@ from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
 from ._headers import Headers
 from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
-from ._routes import Handler, Routes, check_patterns
+from ._quarantine import Quarantine, check_ids
+from ._routes import Handler, Routes, check_patterns, warn_of_unknown_types
+from ._sharing import join_inbox, leave_inbox
 from ._signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
+from .inboxes._quarantine import QuarantinedDelivery
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -54,17 +61,20 @@ class WebhookReceiver:
     beginning, else ``*``. One delivery has one handler and one result, so a second handler's failure cannot make
     the first one run twice.
 
-    The responses: 204 handled, or of a type that no handler takes; 200 handled before; 401 not genuine or not
-    fresh; 400 genuine, but not a JSON object; 413 larger than ``max_body_size`` bytes; 415 compressed; 408 a body that
-    did not arrive within ``body_timeout`` seconds; 500 the handler raised, or was cancelled after ``handler_timeout``
-    seconds; 503 with Retry-After: another worker holds it, the inbox failed or did not respond within
-    ``inbox_timeout`` seconds, too many large bodies are arriving at once, or the receiver is closing. Basiq sends
-    again what did not get a 2xx (the vendor's page on the delivery schedule).
+    The responses: 204 handled, or of a type that no handler takes; 200 handled before, or put into the quarantine;
+    401 not genuine or not fresh; 400 genuine, but not a JSON object; 413 larger than ``max_body_size`` bytes;
+    415 compressed; 408 a body that did not arrive within ``body_timeout`` seconds; 500 the handler raised, or was
+    cancelled after ``handler_timeout`` seconds; 503 with Retry-After: another worker holds it, the inbox failed or did
+    not respond within ``inbox_timeout`` seconds, too many large bodies are arriving at once, or the receiver is
+    closing. Basiq sends again what did not get a 2xx (the vendor's page on the delivery schedule).
 
     secret: one, or several while one replaces another.
     inbox: remembers what has been handled; a ``MemoryInbox`` by default. The caller closes it.
     webhook_id: the webhook whose deliveries these are. Receivers of several webhooks can then share an inbox: each
         handles an event of its own webhook.
+    quarantine_after: failures of one delivery after which it is set aside with its body and error, and acknowledged:
+        a handler that always fails for one event would have Basiq disable the endpoint. None for never. The inbox
+        counts, in all processes.
     lease: seconds for which a delivery is held for its handler; a worker that dies holds it that long. By default
         ``handler_timeout`` and both calls of the inbox, and 10 s more.
     on_delivery: called with a ``DeliveryEvent`` for each response.
@@ -85,6 +95,8 @@ class WebhookReceiver:
         body_timeout: float = 10.0,
         inbox_timeout: float = 5.0,
         lease: float | None = None,
+        quarantine_after: int | None = None,
+        webhook_id: str | None = None,
         on_delivery: OnDelivery | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -104,8 +116,18 @@ class WebhookReceiver:
                 f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s), or another worker "
                 "takes over a delivery whose handler is still running"
             )
+        if quarantine_after is not None:
+            check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
+        if webhook_id is not None and not (isinstance(webhook_id, str) and webhook_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError("webhook_id must be the id of a webhook, or None")
+        if inbox is not None and not isinstance(inbox, Inbox):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} has not"
+            )
         self._keys = keys
+        self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
+        join_inbox(self._inbox, self, keys, webhook_id)
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size
         self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
@@ -115,11 +137,13 @@ class WebhookReceiver:
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
-            key_of=lambda delivery: delivery.key,
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
             lease=shortest_lease + _LEASE_MARGIN if lease is None else lease,
+            quarantine_after=quarantine_after,
+            clock=self._clock,
         )
+        self._quarantine = Quarantine(self._inbox, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,8 +160,15 @@ class WebhookReceiver:
         """What has been handled."""
         return self._inbox
 
-    def on(self, *event_types: str) -> Callable[[H], H]:
+    @property
+    def unhandled(self) -> dict[str, int]:
+        """Event types that came and that no handler takes, with the number of their deliveries (at most 256 types)."""
+        return self._dispatcher.unhandled
+
+    def on(self, *event_types: EventTypePattern) -> Callable[[H], H]:
         """Register an async handler for event types: exact, a beginning such as ``consent.*``, or ``*``.
+
+        Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: a slip, or a new one.
 
         Raises ``ConfigurationError`` for a handler that is not async or does not take one argument, for a
         text that is not a pattern, and for a second handler of the same pattern.
@@ -148,6 +179,7 @@ class WebhookReceiver:
             return handler
 
         check_patterns(event_types)
+        warn_of_unknown_types(event_types, stacklevel=3)
         return register
 
     async def handle(self, headers: Headers, body: bytes) -> Outcome:
@@ -170,13 +202,13 @@ class WebhookReceiver:
         except SignatureVerificationError as exc:
             return self._report(_reject(exc), started)
         try:
-            delivery = read_delivery(message_id, sent, body)
+            delivery = read_delivery(message_id, sent, body, self._webhook_id)
         except UnreadableBodyError as exc:
             logger.warning(
                 "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
             )
             return self._report(outcome(Result.UNREADABLE), started)
-        return self._report(await self._dispatch(delivery), started)
+        return self._report(await self._in_hand(self._dispatcher.dispatch(delivery)), started)
 
     async def handle_stream(
         self,
@@ -213,7 +245,9 @@ class WebhookReceiver:
         """
         started = time.perf_counter()
         self._join_loop()
-        done = _closed(delivery) if self._closing else await self._dispatch(delivery)
+        if delivery.webhook_id != self._webhook_id:
+            delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
+        done = _closed(delivery) if self._closing else await self._in_hand(self._dispatcher.dispatch(delivery))
         return self._report(done, started)
 
     @property
@@ -230,12 +264,55 @@ class WebhookReceiver:
         """An ASGI app, to serve as it is, to mount, or as the endpoint of a route of Starlette or FastAPI."""
         return self._asgi
 
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """The oldest ``limit`` deliveries in the quarantine, or those that follow ``after``.
+
+        Raises ``InboxError``, or what a foreign inbox raises.
+        """
+        check_whole("limit", limit, least=1)
+        found: list[QuarantinedDelivery] = []
+        async with contextlib.aclosing(self._quarantine.letters(after=after)) as letters:
+            async for letter in letters:
+                found.append(letter)
+                if len(found) == limit:
+                    break
+        return found
+
+    async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
+        """Hand deliveries in the quarantine to their handlers again, one after the other, oldest first.
+
+        ``ids`` are delivery ids; None is for all. One that is handled leaves the quarantine, one that fails stays.
+        Returns what became of each. Raises ``InboxError``, or what a foreign inbox raises.
+        """
+        self._join_loop()
+        wanted = None if ids is None else check_ids(ids)
+        outcomes: list[Outcome] = []
+        async with contextlib.aclosing(self._quarantine.letters(ids=wanted)) as letters:
+            async for letter in letters:
+                if self._closing:
+                    break
+                started = time.perf_counter()
+                delivery = self._quarantine.delivery_of(letter)
+                done = await self._in_hand(self._dispatcher.retry(delivery, letter.failures))
+                outcomes.append(self._report(done, started))
+        return outcomes
+
+    async def drop_quarantined(self, ids: Iterable[str]) -> int:
+        """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
+
+        Returns how many there were. Raises ``InboxError``, or what a foreign inbox raises.
+        """
+        return await self._quarantine.drop(ids)
+
     async def aclose(self) -> None:
         """Take no more (503 with Retry-After), and return when all that was begun is finished.
 
         That takes at most ``handler_timeout`` and the inbox's time limits, unless a handler resists its cancellation.
         """
         self._closing = True
+        leave_inbox(self._inbox, self)
         if self._in_flight:
             await self._idle.wait()
 
@@ -245,10 +322,11 @@ class WebhookReceiver:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _dispatch(self, delivery: Delivery) -> Outcome:
+    async def _in_hand(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Await work that ``aclose`` waits for."""
         self._in_flight += 1
         try:
-            return await self._dispatcher.dispatch(delivery)
+            return await work
         finally:
             self._in_flight -= 1
             if self._closing and not self._in_flight:
@@ -293,6 +371,7 @@ class WebhookReceiver:
                 reason=done.reason,
                 event_id=None if delivery is None else delivery.event_id,
                 handler=done.handler,
+                attempt=done.attempt,
                 correlation_id=correlation_id(done.error),
                 age=None if delivery is None else self._clock() - delivery.timestamp.timestamp(),
             )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio.coroutines
 import inspect
+import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
 
+from .._event_types import nearest_pattern
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 
-__all__ = ["Handler", "Route", "Routes", "check_patterns"]
+__all__ = ["Handler", "Route", "Routes", "UnknownEventTypeWarning", "check_patterns", "warn_of_unknown_types"]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 
@@ -26,6 +28,10 @@ class Route:
 
 
 _MOST_REMEMBERED = 256
+
+
+class UnknownEventTypeWarning(UserWarning):
+    """A handler was registered for an event type that Basiq does not document: a slip, or a new one."""
 
 
 class Routes:
@@ -82,6 +88,16 @@ def check_patterns(patterns: tuple[str, ...]) -> None:
         raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
     for pattern in patterns:
         _check_pattern(pattern)
+
+
+def warn_of_unknown_types(patterns: tuple[str, ...], *, stacklevel: int) -> None:
+    """Warn of each pattern that matches no documented event type."""
+    for pattern in patterns:
+        nearest = nearest_pattern(pattern)
+        if nearest is not None:
+            guess = f"; did you mean {nearest!r}?" if nearest else ""
+            text = f"{pattern!r} is not an event type that Basiq documents{guess}"
+            warnings.warn(text, UnknownEventTypeWarning, stacklevel=stacklevel)
 
 
 def _check_pattern(pattern: str) -> None:

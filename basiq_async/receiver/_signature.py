@@ -77,7 +77,7 @@ class SigningKeys:
     ``for_many`` signatures it pays to let hmac begin with each key once; that costs as much as one signature.
     """
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_keys", "_marks")
 
     def __init__(self, secret: SecretLike, *, for_many: bool = False) -> None:
         keys = read_keys(secret)
@@ -100,6 +100,11 @@ class SigningKeys:
         self._keys: tuple[bytes | HMAC, ...] = (
             tuple([HMAC(key, digestmod="sha256") for key in keys]) if for_many else keys
         )
+        self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys]) if for_many else frozenset()
+
+    def has_key_of(self, other: SigningKeys) -> bool:
+        """Whether both have a key in common; for keys that were made ``for_many`` signatures."""
+        return not self._marks.isdisjoint(other._marks)
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"

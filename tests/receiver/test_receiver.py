@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, Message
+from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, Message, ServerError
 from basiq_async.receiver import (
     Claim,
     ClaimStatus,
@@ -537,3 +538,78 @@ async def test_claims_carry_a_lease_longer_than_the_handler_may_take() -> None:
     outcome = await Recorder(inbox=Watching(), handler_timeout=50).post(payload(event_id=new_id()))
     assert leases == [70]
     assert outcome.headers == {"Retry-After": "1"}
+
+
+async def test_a_type_without_a_handler_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    for number in range(3):
+        outcome = await recorder.post(payload("user.created", f"e-{number}"))
+        assert (outcome.result, outcome.status) == (Result.IGNORED, 204)
+    await recorder.post(payload("account.updated"))
+    assert recorder.receiver.unhandled == {"user.created": 3, "account.updated": 1}
+    assert [event.event_type_id for event in recorder.events] == ["user.created"] * 3 + ["account.updated"]
+    warned = [record for record in caplog.records if "no handler takes" in record.getMessage()]
+    assert [record.event_type_id for record in warned] == ["user.created", "account.updated"]
+
+
+async def test_of_ever_new_types_without_a_handler_only_some_are_counted() -> None:
+    recorder = Recorder()
+    for number in range(300):
+        await recorder.post(payload(f"user.type{number}"))
+    assert len(recorder.receiver.unhandled) == 256
+
+
+async def test_a_busy_delivery_is_logged_with_the_worker_that_holds_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "basiq_async.receiver")
+    inbox = MemoryInbox()
+    recorder = Recorder(inbox=inbox)
+    body = payload("consent.revoked", "e-busy")
+    holder = Recorder(inbox=inbox)
+
+    @holder.receiver.on("consent.revoked")
+    async def handle(delivery: Delivery) -> None:
+        assert (await recorder.post(body, message_id="msg_busy")).result is Result.BUSY
+
+    await holder.post(body)
+    [record] = [record for record in caplog.records if "is held by worker" in record.getMessage()]
+    assert f"/{os.getpid()}/" in record.getMessage()
+    assert record.delivery_id == "msg_busy"
+
+
+async def test_records_and_events_have_the_fields_of_the_delivery(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(quarantine_after=5)
+
+    @recorder.receiver.on("user.created")
+    async def broken(delivery: Delivery) -> None:
+        raise ServerError(status=500, correlation_id="c-1")
+
+    await recorder.post(payload("user.created", "e-9"), message_id="msg_9")
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    names = ("delivery_id", "event_id", "event_type_id", "handler", "attempt", "correlation_id")
+    fields = {name: getattr(record, name) for name in names}
+    assert fields == {
+        "delivery_id": "msg_9",
+        "event_id": "e-9",
+        "event_type_id": "user.created",
+        "handler": broken.__qualname__,
+        "attempt": 1,
+        "correlation_id": "c-1",
+    }
+    [event] = recorder.events
+    assert {name: getattr(event, name) for name in names} == fields
+    assert event.age is not None
+    assert 0 <= event.age < 10
+
+
+async def test_the_lease_can_be_set_and_must_outlast_the_handler() -> None:
+    leases: list[float] = []
+
+    class Watching(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            leases.append(lease)
+            return await super().claim(key, token, lease=lease)
+
+    await Recorder(inbox=Watching(), lease=12).post(payload())
+    assert leases == [12]
+    with pytest.raises(ConfigurationError, match="longer than handler_timeout"):
+        WebhookReceiver(SECRET, lease=10)

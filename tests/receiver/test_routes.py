@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
+import warnings
 from functools import partial
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
 from basiq_async import ConfigurationError
-from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async._event_types import EVENT_TYPES
+from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.receiver._routes import Routes
 from tests.support.deliveries import SECRET
 
@@ -172,3 +175,28 @@ def test_of_ever_new_types_only_some_are_remembered() -> None:
         assert made.find(f"consent.{number}") is consent
         assert made.find(f"other.{number}") is None
     assert len(made._found) <= 256
+
+
+@pytest.mark.parametrize(
+    ("pattern", "nearest"),
+    [("consent.revokd", "consent.revoked"), ("user.create", "user.created"), ("consents.*", "consent.*")],
+)
+def test_a_type_that_is_misspelt_warns_and_names_the_nearest(pattern: str, nearest: str) -> None:
+    with pytest.warns(
+        UnknownEventTypeWarning, match=f"{re.escape(repr(pattern))}.*did you mean '{re.escape(nearest)}'"
+    ):
+        WebhookReceiver(SECRET).on(pattern)(handler)
+
+
+def test_a_type_that_is_new_warns_at_the_line_that_registers_it() -> None:
+    with pytest.warns(UnknownEventTypeWarning, match="'hologram.shattered' is not an event type") as caught:
+        WebhookReceiver(SECRET).on("user.created", "hologram.shattered")
+    assert "did you mean" not in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("pattern", [*EVENT_TYPES, "*", "consent.*", "transactions.*"])
+def test_a_documented_type_does_not_warn(pattern: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        WebhookReceiver(SECRET).on(pattern)(handler)

@@ -1,0 +1,43 @@
+"""The event types that Basiq documents today. New ones appear: nothing here closes the list."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+__all__ = ["EVENT_TYPES", "EventTypeId", "EventTypePattern", "nearest_pattern"]
+
+_Documented = Literal[
+    "account.updated",
+    "connection.activated",
+    "connection.created",
+    "connection.deleted",
+    "connection.invalidated",
+    "consent.created",
+    "consent.expired",
+    "consent.reminder",
+    "consent.revoked",
+    "consent.updated",
+    "consent.warning",
+    "transactions.updated",
+    "user.created",
+    "user.deleted",
+    "user.updated",
+]
+_Beginning = Literal["account.*", "connection.*", "consent.*", "transactions.*", "user.*", "*"]
+
+EventTypeId = _Documented | str
+"""The id of an event type; an editor offers those of today."""
+
+EventTypePattern = _Documented | _Beginning | str
+"""An event type, the beginning of some (``consent.*``), or ``*`` for all."""
+
+EVENT_TYPES: tuple[str, ...] = get_args(_Documented)
+
+
+def nearest_pattern(pattern: str) -> str | None:
+    """None for a pattern that matches a documented type; else the nearest one that does, or an empty text."""
+    known = [*EVENT_TYPES, *get_args(_Beginning)]
+    if pattern in known:
+        return None
+    return next(iter(get_close_matches(pattern, known, n=1)), "")

@@ -1,0 +1,84 @@
+"""The quarantine as a receiver sees it: its own letters, handed to its handlers again, or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Iterable
+
+from .._deadlines import Deadline, Deadlines
+from ..errors import ConfigurationError, InboxError
+from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from .inboxes._protocol import Inbox
+from .inboxes._quarantine import QuarantinedDelivery
+
+__all__ = ["Quarantine", "check_ids"]
+
+_PAGE = 100
+
+
+class Quarantine:
+    """The letters of one receiver in an inbox that others may share."""
+
+    def __init__(self, inbox: Inbox, *, webhook_id: str | None, inbox_timeout: float) -> None:
+        self._inbox = inbox
+        self._webhook_id = webhook_id
+        self._calls = Deadlines(inbox_timeout)
+
+    async def letters(
+        self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
+    ) -> AsyncGenerator[QuarantinedDelivery]:
+        """Yield each letter once, oldest first: those of ``ids`` (delivery ids), or all."""
+        known: set[str] = set()
+        while True:
+            try:
+                with Deadline(self._calls):
+                    page = await self._inbox.quarantined(after=after, limit=_PAGE)
+            except TimeoutError as exc:
+                raise self._slow() from exc
+            for letter in page:
+                # One that failed again is at the end of the list.
+                if letter.key in known or (ids is not None and letter.delivery_id not in ids):
+                    continue
+                known.add(letter.key)
+                if self.delivery_of(letter).key == letter.key:  # else it is another webhook's
+                    yield letter
+            if len(page) < _PAGE:
+                return
+            after = page[-1]
+
+    async def drop(self, ids: Iterable[str]) -> int:
+        """Remove the letters of these deliveries; returns how many there were."""
+        found = [letter.key async for letter in self.letters(ids=check_ids(ids))]
+        dropped = 0
+        for key in found:
+            try:
+                with Deadline(self._calls):
+                    dropped += await self._inbox.drop_quarantined(key)
+            except TimeoutError as exc:
+                raise self._slow() from exc
+        return dropped
+
+    def delivery_of(self, letter: QuarantinedDelivery) -> Delivery:
+        """The delivery that a letter holds."""
+        try:
+            return read_delivery(letter.delivery_id, int(letter.signed_at.timestamp()), letter.body, self._webhook_id)
+        except UnreadableBodyError:  # other code than this has written it: its ids are all there is
+            return Delivery(
+                letter.delivery_id,
+                letter.event_type_id,
+                letter.event_id,
+                {},
+                letter.body,
+                {},
+                letter.signed_at,
+                self._webhook_id,
+            )
+
+    def _slow(self) -> InboxError:
+        return InboxError(f"the inbox did not respond within {self._calls.seconds:g} s")
+
+
+def check_ids(ids: Iterable[str]) -> frozenset[str]:
+    """The ids of deliveries. Raises ``ConfigurationError`` for one text in place of several."""
+    if isinstance(ids, (str, bytes)):
+        raise ConfigurationError("ids must be a list of delivery ids, such as ['msg_1']")
+    return frozenset(ids)

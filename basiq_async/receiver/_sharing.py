@@ -1,0 +1,43 @@
+"""Receivers that share an inbox: those of two webhooks must not hide each other's events."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from weakref import WeakKeyDictionary
+
+from ..errors import ConfigurationError
+from ._signature import SigningKeys
+from .inboxes._protocol import Inbox
+
+__all__ = ["join_inbox", "leave_inbox"]
+
+_KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKeyDictionary()
+"""The keys of each receiver without a ``webhook_id``, by its inbox, as long as both are alive."""
+
+
+def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: str | None) -> None:
+    """Note that a receiver uses an inbox.
+
+    Raises ``ConfigurationError`` where another one does that has no key in common with it: they serve two webhooks,
+    and without a ``webhook_id`` each would take the other's events for handled.
+    """
+    if webhook_id is not None:
+        return
+    try:
+        others = _KEYS.setdefault(inbox, WeakKeyDictionary())
+    except TypeError:  # an inbox that has no hash, or takes no weak reference
+        return
+    if not all(keys.has_key_of(other) for other in others.values()):
+        raise ConfigurationError(
+            "two receivers with different secrets share this inbox, so they serve two webhooks, and each would take "
+            "the other's events for handled: pass webhook_id to both"
+        )
+    others[receiver] = keys
+
+
+def leave_inbox(inbox: Inbox, receiver: object) -> None:
+    """Forget a receiver that is closed."""
+    with suppress(TypeError):
+        others = _KEYS.get(inbox)
+        if others is not None:
+            others.pop(receiver, None)

@@ -1,0 +1,259 @@
+"""A delivery that its handler can never take is set aside, before Basiq disables the endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
+from basiq_async.receiver import (
+    Delivery,
+    Inbox,
+    MemoryInbox,
+    QuarantinedDelivery,
+    Result,
+    SQLiteInbox,
+    WebhookReceiver,
+)
+from basiq_async.testing import FakeBasiq, ManualClock
+from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, signed
+
+BROKEN = payload("user.broken", "e-broken")
+
+
+async def post(service: Service, body: bytes = BROKEN, **options: object) -> Result:
+    return (await service.receiver.handle(signed(body, **options), body)).result
+
+
+async def test_without_it_a_delivery_that_always_fails_is_asked_for_again_and_again() -> None:
+    service = Service()
+    assert [await post(service) for _ in range(8)] == [Result.FAILED] * 8
+    assert list(await service.receiver.quarantined()) == []
+
+
+async def test_after_so_many_failures_it_is_set_aside_acknowledged_and_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = Service(quarantine_after=3)
+    outcomes = [await service.receiver.handle(signed(BROKEN, message_id="msg_b"), BROKEN) for _ in range(4)]
+    assert [outcome.result for outcome in outcomes] == [*["failed"] * 2, "quarantined", "duplicate"]
+    assert [outcome.attempt for outcome in outcomes] == [1, 2, 3, None]
+    assert outcomes[2].acknowledged
+    assert [(event.result, event.status, event.attempt) for event in service.events[1:3]] == [
+        ("failed", 500, 2),
+        ("quarantined", 200, 3),
+    ]
+    assert "'msg_b' failed 3 times and is in the quarantine" in " ".join(caplog.text.split())
+    [letter] = await service.receiver.quarantined()
+    assert (letter.delivery_id, letter.event_type_id, letter.event_id) == ("msg_b", "user.broken", "e-broken")
+    assert (letter.body, letter.error, letter.failures) == (BROKEN, "RuntimeError: broken", 3)
+
+
+async def test_a_success_forgets_the_failures_before_it() -> None:
+    service = Service(quarantine_after=2)
+    failing = [True]
+
+    @service.receiver.on("user.created")
+    async def handle(delivery: Delivery) -> None:
+        if failing:
+            raise RuntimeError("not yet")
+
+    body = payload("user.created")
+    assert await post(service, body) is Result.FAILED
+    failing.clear()
+    assert await post(service, body) is Result.HANDLED
+    assert list(await service.receiver.quarantined()) == []
+
+
+@asynccontextmanager
+async def process(path: Path, **options: object) -> AsyncGenerator[Service]:
+    """What one process does with the inbox, from its start to its end."""
+    async with SQLiteInbox(path) as inbox:
+        service = Service(inbox=inbox, quarantine_after=3, **options)
+        yield service
+        await service.receiver.aclose()
+
+
+async def test_failures_are_counted_across_processes_and_restarts(tmp_path: Path) -> None:
+    results = []
+    for _ in range(3):
+        async with process(tmp_path / "inbox.db") as service:
+            results.append(await post(service))
+    assert results == ["failed", "failed", "quarantined"]
+    async with process(tmp_path / "inbox.db") as service:
+        [letter] = await service.receiver.quarantined()
+        assert letter.failures == 3
+        assert await post(service) is Result.DUPLICATE
+
+
+async def test_what_is_in_the_quarantine_is_run_again_when_it_can_be_handled() -> None:
+    service = Service(quarantine_after=1)
+    for number in range(3):
+        await post(service, payload("user.broken", f"e-{number}"), message_id=f"msg_{number}")
+    handled: list[Delivery] = []
+
+    mended = WebhookReceiver(SECRET, inbox=service.receiver.inbox, on_delivery=service.events.append)
+
+    @mended.on("*")
+    async def handle(delivery: Delivery) -> None:
+        if delivery.event_id == "e-1":
+            raise ValueError("still")
+        handled.append(delivery)
+
+    outcomes = await mended.retry_quarantined()
+    assert [outcome.result for outcome in outcomes] == ["handled", "quarantined", "handled"]
+    assert [event.result for event in service.events[-3:]] == ["handled", "quarantined", "handled"]
+    assert [delivery.event_id for delivery in handled] == ["e-0", "e-2"]
+    assert handled[0].body.startswith(b'{"eventTypeId": "user.broken"')
+    [letter] = await mended.quarantined()
+    assert (letter.delivery_id, letter.failures, letter.error) == ("msg_1", 2, "ValueError: still")
+
+
+async def test_chosen_ones_are_run_again_or_dropped() -> None:
+    service = Service(quarantine_after=1)
+    for number in range(3):
+        await post(service, payload("user.broken", f"e-{number}"), message_id=f"msg_{number}")
+    receiver = service.receiver
+    [outcome] = await receiver.retry_quarantined(["msg_1", "unknown"])
+    assert outcome.delivery is not None
+    assert (outcome.result, outcome.delivery.id) == ("quarantined", "msg_1")
+    assert await receiver.drop_quarantined(["msg_0", "msg_1", "unknown"]) == 2
+    assert [letter.delivery_id for letter in await receiver.quarantined()] == ["msg_2"]
+    assert await post(service, payload("user.broken", "e-0")) is Result.DUPLICATE
+    for call in (receiver.retry_quarantined("msg_2"), receiver.drop_quarantined("msg_2")):
+        with pytest.raises(ConfigurationError, match="list of delivery ids"):
+            await call
+
+
+async def test_the_list_comes_in_pages_and_each_letter_is_tried_once_on_a_clock_that_stands() -> None:
+    service = Service(quarantine_after=1, clock=ManualClock(NOW))
+    for number in range(150):
+        await post(service, payload("user.broken", f"e-{number}"), message_id=f"msg_{number}", at=NOW)
+    first = await service.receiver.quarantined(limit=60)
+    second = await service.receiver.quarantined(after=first[-1], limit=200)
+    assert (len(first), len(second)) == (60, 90)
+    assert len(await service.receiver.retry_quarantined()) == 150
+    with pytest.raises(ConfigurationError, match="limit"):
+        await service.receiver.quarantined(limit=0)
+
+
+async def test_a_type_without_a_handler_stays_in_the_quarantine() -> None:
+    service = Service("user.broken", quarantine_after=1)
+    await post(service)
+    other = WebhookReceiver(SECRET, inbox=service.receiver.inbox)
+    [outcome] = await other.retry_quarantined()
+    assert outcome.result is Result.IGNORED
+    assert len(await other.quarantined()) == 1
+
+
+async def test_a_receiver_that_closes_begins_no_further_retry() -> None:
+    service = Service(quarantine_after=1)
+    for number in range(3):
+        await post(service, payload("user.broken", f"e-{number}"), message_id=f"msg_{number}")
+    await service.receiver.aclose()
+    assert list(await service.receiver.retry_quarantined()) == []
+
+
+class Broken(MemoryInbox):
+    def __init__(self, *calls: str) -> None:
+        super().__init__()
+        self.calls = calls
+
+    async def fail(self, key: str, token: str) -> int:
+        if "fail" in self.calls:
+            raise InboxError("the disk is full")
+        return await super().fail(key, token)
+
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        if "quarantine" in self.calls:
+            raise InboxError("the disk is full")
+        return await super().quarantine(key, token, letter)
+
+
+@pytest.mark.parametrize("call", ["fail", "quarantine"])
+async def test_an_inbox_that_cannot_set_it_aside_has_basiq_send_it_again(call: str) -> None:
+    service = Service(inbox=Broken(call), quarantine_after=1)
+    assert await post(service) is Result.FAILED
+
+
+async def test_a_retry_that_cannot_be_stored_leaves_the_letter_as_it_was() -> None:
+    inbox = Broken()
+    service = Service(inbox=inbox, quarantine_after=1)
+    await post(service)
+    inbox.calls = ("quarantine",)
+    assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["failed"]
+    inbox.calls = ()
+    assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["quarantined"]
+
+
+async def test_receivers_of_two_webhooks_see_their_own_letters_alone() -> None:
+    inbox = MemoryInbox()
+    one = Service(inbox=inbox, quarantine_after=1, webhook_id="w1")
+    two = Service(inbox=inbox, quarantine_after=1, webhook_id="w2")
+    await post(one, message_id="msg_1")
+    await post(two, message_id="msg_2")
+    assert [letter.delivery_id for letter in await one.receiver.quarantined()] == ["msg_1"]
+    assert await one.receiver.drop_quarantined(["msg_1", "msg_2"]) == 1
+    assert [letter.delivery_id for letter in await two.receiver.quarantined()] == ["msg_2"]
+
+
+@pytest.mark.parametrize("after", [0, -1, True, 1.5, "3"])
+def test_a_number_of_failures_that_cannot_be_is_refused(after: object) -> None:
+    with pytest.raises(ConfigurationError, match="quarantine_after"):
+        WebhookReceiver(SECRET, quarantine_after=after)
+
+
+def test_an_inbox_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="Inbox protocol; dict has not"):
+        WebhookReceiver(SECRET, inbox={})
+    assert isinstance(MemoryInbox(), Inbox)
+
+
+async def test_one_poison_event_does_not_have_the_endpoint_disabled() -> None:
+    fake = FakeBasiq(api_keys=["a2V5OnNlY3JldA=="])
+    async with BasiqClient("a2V5OnNlY3JldA==", transport=InMemoryTransport(fake)) as client:
+        webhook = await client.webhooks.create(url="https://example.org/basiq", subscribed_events=["user.created"])
+        assert webhook.secret is not None
+        receiver = WebhookReceiver(webhook.secret, quarantine_after=5)
+
+        @receiver.on("user.created")
+        async def handle(delivery: Delivery) -> None:
+            raise RuntimeError("never")
+
+        fake.route("https://example.org/basiq", receiver)
+        await fake.advance(hours=1)
+        await fake.emit("user.created", user_id="u-1")
+        await fake.advance(hours=40)
+        assert (await client.webhooks.get(webhook.id)).status == "active"
+    assert [attempt.status for attempt in fake.deliveries] == [500] * 4 + [200]
+    [letter] = await receiver.quarantined()
+    assert letter.failures == 5
+    assert letter.quarantined_at - letter.signed_at < timedelta(hours=1)
+
+
+async def test_two_webhooks_on_one_inbox_do_not_hide_each_others_events() -> None:
+    inbox = MemoryInbox()
+    one, two = (Service(inbox=inbox, webhook_id=webhook_id) for webhook_id in ("w1", "w2"))
+    body = payload("user.created")
+    assert [await post(one, body), await post(two, body), await post(one, body)] == ["handled", "handled", "duplicate"]
+
+
+async def test_without_webhook_ids_two_webhooks_on_one_inbox_are_refused() -> None:
+    inbox = MemoryInbox()
+    first = WebhookReceiver(SECRET, inbox=inbox)
+    WebhookReceiver([OTHER_SECRET, SECRET], inbox=inbox)  # one secret replaces the other
+    with pytest.raises(ConfigurationError, match="pass webhook_id to both"):
+        WebhookReceiver(OTHER_SECRET, inbox=inbox)
+    WebhookReceiver(OTHER_SECRET, inbox=inbox, webhook_id="w2")
+    await first.aclose()
+
+
+async def test_a_receiver_that_is_closed_has_left_its_inbox() -> None:
+    inbox = MemoryInbox()
+    first = WebhookReceiver(SECRET, inbox=inbox)
+    await first.aclose()
+    assert WebhookReceiver(OTHER_SECRET, inbox=inbox).inbox is inbox
