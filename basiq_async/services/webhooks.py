@@ -11,6 +11,7 @@ from .._urls import absolute_url
 from ..errors import ConflictError, RequestTimeoutError
 from ..models import Webhook
 from ..pagination import Paginator
+from ..transports._waits import LoopWaits, waits_of
 from ._api import Api, Endpoint
 
 _ALL = "/notifications/webhooks"
@@ -112,10 +113,10 @@ class Webhooks:
         check_from_zero("timeout", timeout, "of seconds")
         import random
 
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        waits = waits_of(self._api.transport) or LoopWaits()
+        deadline = waits.time() + timeout
         wait = _FIRST_POLL
-        limit = asyncio.timeout_at(deadline + _LAST_ANSWER if timeout else None)
+        limit = asyncio.timeout(timeout + _LAST_ANSWER if timeout else None)
         seen = "of a status that is not known yet"
         try:
             async with limit:
@@ -124,10 +125,10 @@ class Webhooks:
                     if (webhook.status or "").lower() == "active":
                         return webhook
                     seen = f"still {webhook.status!r}"
-                    left = deadline - loop.time()
+                    left = deadline - waits.time()
                     if left <= 0:
                         break
-                    await asyncio.sleep(min(left, wait * random.uniform(0.8, 1.0)))
+                    await waits.sleep(min(left, wait * random.uniform(0.8, 1.0)))
                     wait = min(_LONGEST_POLL, wait * 1.5)
         except TimeoutError:
             if not limit.expired():

@@ -28,6 +28,7 @@ from ..errors import (
     RequestTimeoutError,
     ResponseDecodeError,
 )
+from ._waits import waits_of
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.auth")
@@ -90,6 +91,7 @@ class Authenticated:
         redactor: Redactor | None = None,
     ) -> None:
         self._inner = inner
+        self.waits = waits_of(inner)
         self._api_key = api_key
         self._base = base
         self._max_elapsed = max_elapsed
@@ -105,6 +107,8 @@ class Authenticated:
             raise ConfigurationError("refused to send the token to a url outside of base_url")
         now = asyncio.get_running_loop().time()
         deadline = now + self._max_elapsed if request.deadline is None else request.deadline
+        if self.waits is not None:
+            now = self.waits.time()
         token = self._token
         if token is None or now >= token.renew_at:
             token = await self._renew(token, deadline)
@@ -169,7 +173,7 @@ class Authenticated:
             deadline=deadline,
             url_template="/token",
         )
-        began = asyncio.get_running_loop().time()
+        began = asyncio.get_running_loop().time() if self.waits is None else self.waits.time()
         response = await self._inner.send(request)
         path = self._base.path_of(url)
         if not 200 <= response.status < 300:

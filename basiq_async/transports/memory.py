@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import ConnectionFailedError, RequestTimeoutError
+from ._waits import LoopWaits, Waits
 from .base import Request, Response
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ __all__ = ["InMemoryTransport"]
 
 class InMemoryTransport:
     """Sends requests to a ``FakeBasiq``, by default to a new one, which is ``.fake``.
+
+    Where the fake's clock stands still until it is moved, the client waits on that clock: for retries, timeouts and
+    ``wait_until_active``. Such a wait takes no real time, and moves the clock.
 
     ``timeout`` is the most seconds that a response may take which a fault delays; an earlier ``deadline`` of the
     request is honoured. ``prefix`` is the path that the fake is mounted under, such as ``/basiq``, for a client
@@ -32,6 +36,11 @@ class InMemoryTransport:
         self._timeout = timeout
         self._prefix = prefix
         self._closed = False
+
+    @property
+    def waits(self) -> Waits | None:
+        """The clock that its client waits by; None for the event loop's."""
+        return self.fake.waits
 
     def __repr__(self) -> str:
         return f"InMemoryTransport({self.fake!r})"
@@ -52,7 +61,11 @@ class InMemoryTransport:
         await asyncio.sleep(0)
         exchange = self.fake.exchange(request, prefix=self._prefix)
         if exchange.delay:
-            await asyncio.sleep(min(exchange.delay, allowed))
+            waits = self.waits or LoopWaits()
+            try:
+                await waits.sleep(min(exchange.delay, allowed))
+            except TimeoutError:
+                raise RequestTimeoutError("no response in time", method=method, path=path) from None
             if exchange.delay > allowed:
                 raise RequestTimeoutError(f"no response within {allowed:g} s", method=method, path=path)
         if exchange.response is None:

@@ -20,6 +20,7 @@ from .._responses import parse_retry_after, read_correlation_id
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from ._evidence import cause_of, clean
+from ._waits import waits_of
 from .base import Request, Response, Transport
 
 _log = logging.getLogger("basiq_async.retry")
@@ -83,6 +84,7 @@ class Retrying:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._inner = inner
+        self.waits = waits_of(inner)
         self._policy = policy or RetryPolicy()
         self._limits = Deadlines(timeout)
         self._gives_up = gives_up
@@ -122,14 +124,22 @@ def _is_whole(response: Response) -> bool:
 class _Run:
     """One request on its way: its attempts so far, and the time it has left."""
 
-    __slots__ = ("_attempts", "_clock", "_deadline", "_first", "_owner", "_repeated", "_request", "_uncertain")
+    __slots__ = ("_attempts", "_clock", "_deadline", "_first", "_owner", "_repeated", "_request", "_uncertain", "_wait")
 
     def __init__(self, owner: Retrying, request: Request) -> None:
         self._owner = owner
         self._request = request
-        self._clock = asyncio.get_running_loop().time
-        longest = self._clock() + owner._policy.max_elapsed
-        self._deadline = longest if request.deadline is None else min(longest, request.deadline)
+        loop_time = asyncio.get_running_loop().time
+        self._clock = loop_time if owner.waits is None else owner.waits.time
+        self._wait = 0.0
+        now = self._clock()
+        longest = now + owner._policy.max_elapsed
+        if request.deadline is None:
+            self._deadline = longest
+        elif owner.waits is None:
+            self._deadline = min(longest, request.deadline)
+        else:
+            self._deadline = min(longest, now + request.deadline - loop_time())
         self._attempts = 0
         self._repeated = self._uncertain = False
         self._first: _Outcome | None = None
@@ -149,7 +159,9 @@ class _Run:
         limit = Deadline(limits, allowed)
         try:
             with limit:
-                response = await self._owner._inner.send(self._request)
+                sending = self._owner._inner.send(self._request)
+                waits = self._owner.waits
+                response = await (sending if waits is None else waits.limit(sending, allowed))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -183,7 +195,11 @@ class _Run:
     async def first_or_attempt(self) -> _Outcome:
         """The failure of the first attempt once, then new attempts."""
         first, self._first = self._first, None
-        return await self.attempt() if first is None else first
+        if first is not None:
+            return first
+        if self._owner.waits is not None:
+            await self._owner.waits.sleep(self._wait)
+        return await self.attempt()
 
     def may_retry(self, outcome: _Outcome) -> bool:
         """Whether the request may be sent again after this outcome: it cannot have been carried out twice."""
@@ -211,7 +227,8 @@ class _Run:
             if wait is None or self._clock() + wait >= self._deadline:
                 return
             self._announce(outcome, wait)
-            outcome = yield wait
+            self._wait = wait
+            outcome = yield wait if self._owner.waits is None else 0.0
 
     def _wait_after(self, outcome: _Outcome) -> float | None:
         policy = self._owner._policy

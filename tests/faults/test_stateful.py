@@ -30,7 +30,7 @@ FAULTS = st.sampled_from(
         {"status": 429, "retry_after": 1000},
         {"status": 429},
         {"drop": "request"},
-        {"drop": "answer"},
+        {"drop": "response"},
         {"body": b'{"data": [{'},
         {"body": b"<html>", "status": 502},
         {"delay": 1000.0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from typing import get_args
 
 from ...errors import ConfigurationError
 from ._deliveries import Emission
@@ -198,4 +199,6 @@ class Arrangement(Parts):
 def _drop(drop: Drop | bool) -> Drop | None:
     if drop is True:
         return "request"
+    if drop and drop not in get_args(Drop):
+        raise ConfigurationError(f"drop has to be 'request' or 'response', not {drop!r}")
     return drop or None

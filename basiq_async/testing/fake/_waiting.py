@@ -6,13 +6,21 @@ import asyncio
 import heapq
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from ._clock import Clock
 
+T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST = 1e9
 _STEPS = 50
 """How many turns of the loop other tasks get, to begin a wait of their own, before time jumps."""
+
+
+# When the running code's innermost limit is over, on the fake's clock.
+_limit: ContextVar[datetime | None] = ContextVar("limit on the fake's clock", default=None)
 
 
 class VirtualWaits:
@@ -34,12 +42,27 @@ class VirtualWaits:
         return (self._clock() - _EPOCH).total_seconds()
 
     async def sleep(self, seconds: float) -> None:
-        """Return when the fake's clock is ``seconds`` later."""
-        await asyncio.sleep(0)
-        if not seconds > 0:
-            return
+        """Return when the fake's clock is ``seconds`` later. Raises TimeoutError at the end of a ``limit``."""
         # Rounded up: a caller that waits until a moment must not find itself just before it.
-        until = self._clock() + timedelta(microseconds=math.ceil(seconds * 1e6))
+        until = self._clock() + timedelta(microseconds=math.ceil(max(seconds, 0.0) * 1e6))
+        await asyncio.sleep(0)
+        end = _limit.get()
+        if end is not None and end < until:
+            await self._sleep_until(end)
+            raise TimeoutError
+        await self._sleep_until(until)
+
+    async def limit(self, work: Awaitable[T], seconds: float) -> T:
+        """Await ``work``, whose waits last at most so many seconds on the fake's clock. Raises TimeoutError."""
+        end = self._clock() + timedelta(seconds=min(seconds, _LONGEST))
+        outer = _limit.get()
+        token = _limit.set(end if outer is None else min(outer, end))
+        try:
+            return await work
+        finally:
+            _limit.reset(token)
+
+    async def _sleep_until(self, until: datetime) -> None:
         self._serial += 1
         me = (until, self._serial)
         heapq.heappush(self._sleepers, me)
