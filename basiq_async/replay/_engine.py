@@ -19,7 +19,7 @@ from ._committer import Committer
 from ._ledger import Ledger
 from ._reader import Intake, Ticket
 from ._report import OnProgress, Plan, Progress, Report
-from ._throttle import Gate, Pace
+from ._throttle import Gate, Pace, Turns
 from ._where import Where
 from .checkpoints._memory import Checkpoint, DeadLetter, State
 from .targets._adapters import Target
@@ -51,7 +51,10 @@ class Settings:
 
 
 class Engine:
-    """One run over a stream of messages. ``cursor`` gives where the stream stands."""
+    """One run over a stream of messages. ``cursor`` gives where the stream stands.
+
+    ``pace`` takes the place of the settings' rate where several engines share one.
+    """
 
     def __init__(
         self,
@@ -64,12 +67,13 @@ class Engine:
         state: State,
         where: Where,
         settings: Settings,
+        pace: Turns | None = None,
     ) -> None:
         self._target = target
         self._ledger = ledger
         self._state = state
         self._settings = settings
-        self._pace = None if settings.rate is None else Pace(settings.rate)
+        self._pace = pace if pace is not None or settings.rate is None else Pace(settings.rate)
         self._gate = Gate(settings.concurrency)
         self._committer = Committer(
             checkpoint,
@@ -122,6 +126,10 @@ class Engine:
         self._gate.stop()
         if self._pace is not None:
             self._pace.stop()
+
+    def pause(self, seconds: float) -> None:
+        """Leave the target alone for so long, as if it had asked for that."""
+        self._gate.pause(seconds)
 
     async def _work_all(self, progress: OnProgress | None, plan: Plan | None) -> None:
         async with asyncio.TaskGroup() as group:

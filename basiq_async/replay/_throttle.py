@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
-__all__ = ["Gate", "Pace"]
+__all__ = ["Gate", "Pace", "Turns"]
+
+
+class Turns(Protocol):
+    """What says when the next message may begin."""
+
+    async def wait(self) -> bool:
+        """Wait for a turn; False where there is none any more."""
+        ...
+
+    def stop(self) -> None:
+        """Send everyone who waits away."""
+        ...
 
 
 class Pace:

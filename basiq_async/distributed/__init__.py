@@ -1,0 +1,10 @@
+"""Replays over many machines: taskiq carries hints, and a fenced record in Redis decides who works on what."""
+
+from __future__ import annotations
+
+from ._fleet import Fleet
+from ._job import Job, Progress
+from ._record import JobState, Record
+from ._work import Work
+
+__all__ = ["Fleet", "Job", "JobState", "Progress", "Record", "Work"]

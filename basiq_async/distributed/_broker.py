@@ -1,0 +1,56 @@
+"""What carries hints: a taskiq broker. A hint that is lost, late or doubled costs time, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
+from taskiq_redis import ListQueueBroker
+
+__all__ = ["AsyncBroker", "Hints", "make_broker"]
+
+_TASK = "basiq_async.distributed:look"
+
+
+def make_broker(url: str, prefix: str) -> AsyncBroker:
+    """A list in Redis. Without these settings an idle worker ends after the client's time limit, and one whose
+    server is away ends at once.
+    """
+    return ListQueueBroker(
+        url,
+        queue_name=f"{prefix}:hints",
+        socket_timeout=None,
+        socket_keepalive=True,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), -1),
+    )
+
+
+class Hints:
+    """The one task of a fleet: look at this segment of that job."""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        look: Callable[[str, str], Awaitable[None]],
+        *,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        async def look_at(job: str, segment: str) -> None:
+            await look(job, segment)
+
+        async def started(state: TaskiqState) -> None:
+            await start()
+
+        async def stopped(state: TaskiqState) -> None:
+            await stop()
+
+        self._task: AsyncTaskiqDecoratedTask[[str, str], object] = broker.register_task(look_at, task_name=_TASK)
+        broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, started)
+        broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, stopped)
+
+    async def send(self, job: str, segment: str) -> None:
+        """Send word to some worker."""
+        await self._task.kiq(job, segment)

@@ -1,0 +1,299 @@
+"""The front of a fleet: job functions are registered here, jobs submitted, workers started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self, get_args
+
+from ..errors import ConfigurationError, ReplayError
+from ..filters import Filter, filter_text
+from ..replay import MemoryCheckpoint, Plan, Replay
+from ._job import Job
+from ._record import Chain, JobSpec, Record, Source
+from ._work import JobFunction, Work
+from ._worker import Worker
+
+if TYPE_CHECKING:
+    from taskiq import AsyncBroker
+
+    from ._broker import Hints
+
+__all__ = ["Fleet"]
+
+logger = logging.getLogger("basiq_async.distributed")
+
+_HINT = 5.0
+
+
+class Fleet:
+    """Replays over any number of worker processes, with a Redis server in their midst.
+
+        fleet = Fleet("redis://redis:6379/0", lease=30)
+
+        @fleet.job("refill")
+        @asynccontextmanager
+        async def refill() -> AsyncIterator[Work]:
+            async with BasiqClient() as basiq, HttpTarget(URL, SECRET) as target:
+                yield Work(basiq, target)
+
+    url: the Redis server that keeps the record of all jobs. It must not evict keys, and should write an append-only
+        file.
+    lease: seconds that a segment stays with a worker which is not heard of. A shorter one is taken over sooner.
+    broker: a taskiq broker to carry hints in place of a list in the same Redis; any will do.
+    prefix: what the names of all keys begin with, so that several fleets can share a server.
+    record: another store than Redis, held to ``basiq_async.testing.check_record``.
+
+    Use it as ``async with fleet`` to submit and watch jobs; workers are started with ``basiq-async worker``. Needs
+    the extra ``distributed``. Raises ``ConfigurationError``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease: float = 30.0,
+        broker: AsyncBroker | None = None,
+        prefix: str = "basiq",
+        record: Record | None = None,
+    ) -> None:
+        if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 1 <= lease <= 3_600:
+            raise ConfigurationError("lease must be a number of seconds from 1 to 3600")
+        if not isinstance(prefix, str) or not prefix or not set(prefix).isdisjoint("{} \t\r\n"):
+            raise ConfigurationError("prefix must be text without spaces and braces")
+        try:
+            from ._broker import Hints, make_broker
+            from ._redis_record import RedisRecord
+        except ImportError as exc:
+            raise ConfigurationError(
+                f"a fleet needs {exc.name}: install the extra, as in pip install 'basiq-async[distributed]'"
+            ) from exc
+        self.lease = float(lease)
+        self.broker = make_broker(url, prefix) if broker is None else broker
+        self._record: Record = RedisRecord(url, prefix=prefix) if record is None else record
+        self._functions: dict[str, JobFunction] = {}
+        self._hints: Hints = Hints(self.broker, self._look, start=self._start, stop=self._stop)
+        self._worker: Worker | None = None
+
+    def __repr__(self) -> str:
+        return f"Fleet(lease={self.lease:g}, jobs={sorted(self._functions)})"
+
+    def job(
+        self, name: str
+    ) -> Callable[[Callable[[], AbstractAsyncContextManager[Work]]], Callable[[], AbstractAsyncContextManager[Work]]]:
+        """Register a job function: an async context manager that yields a ``Work``, opened once in each process."""
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigurationError("a job function needs a name")
+        if name in self._functions:
+            raise ConfigurationError(f"there is a job function {name!r} already")
+
+        def register(function: JobFunction) -> JobFunction:
+            if not callable(function):
+                raise ConfigurationError("a job function is an async context manager: put @asynccontextmanager below")
+            self._functions[name] = function
+            return function
+
+        return register
+
+    async def submit(
+        self,
+        name: str,
+        webhook_id: str | Sequence[str],
+        *,
+        key: str,
+        filter: str | Filter | None = None,
+        filters: Sequence[str | Filter] | None = None,
+        source: Source = "messages",
+        rate: float | None = None,
+        plan: Plan | None = None,
+        max_dead: int = 100_000,
+    ) -> Job:
+        """Begin a job, or go on with the one of this ``key``.
+
+        webhook_id: one or several.
+        filters: several lists of each webhook, read at once. They have to be disjoint, and complete by your word:
+            ranges such as ``[a, b)`` and ``[b, c)``. One list is read at about 500 messages a page latency.
+        rate: the most messages a second over all workers. For a known key it is set anew.
+        plan: from ``plan()``; progress then tells what is left.
+        max_dead: a job with so many dead letters is paused; each takes about 1.3 KB of Redis.
+
+        A known key goes on: a job that failed, or was cancelled, is resumed, and a paused one stays paused. Raises
+        ``ReplayError`` where the key belongs to another selection.
+        """
+        self._check_name(name)
+        chains = _chains(webhook_id, filter, filters)
+        if source not in get_args(Source):
+            raise ConfigurationError('source must be "messages" or "events"')
+        if not isinstance(key, str) or not key.strip() or len(key) > 200 or not set(key).isdisjoint("{}\r\n"):
+            raise ConfigurationError("key must be text of at most 200 characters, without braces")
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e9):
+            raise ConfigurationError("rate must be a number of messages a second, above 0")
+        if isinstance(max_dead, bool) or not isinstance(max_dead, int) or max_dead < 1:
+            raise ConfigurationError("max_dead must be a whole number, at least 1")
+        for warning in await self._record.check():
+            logger.warning("%s", warning)
+        spec = JobSpec(
+            key=key,
+            name=name,
+            chains=chains,
+            source=source,
+            rate=None if rate is None else float(rate),
+            submitted_at=datetime.now(UTC),
+            lease=self.lease,
+            most_dead=max_dead,
+            total=None if plan is None else plan.total,
+        )
+        first = await self._record.create(spec)
+        job = self._job(key)
+        if first is None:
+            status = await self._record.status(key)
+            if status is not None and status.state in ("failed", "cancelled"):
+                await job.resume()
+            first = ()
+        for segment in first:
+            await self._hint(key, segment)
+        return job
+
+    async def get(self, key: str) -> Job:
+        """The job of a key. Raises ``ReplayError`` if there is none."""
+        if await self._record.spec(key) is None:
+            raise ReplayError(f"there is no job {key!r}: see jobs() for those there are")
+        return self._job(key)
+
+    async def jobs(self) -> Sequence[Job]:
+        """All jobs that were submitted and not forgotten."""
+        return [self._job(key) for key in await self._record.keys() if await self._record.spec(key) is not None]
+
+    async def plan(
+        self,
+        name: str,
+        webhook_id: str | Sequence[str],
+        *,
+        filter: str | Filter | None = None,
+        filters: Sequence[str | Filter] | None = None,
+    ) -> Plan:
+        """Count what a job would do, over all its lists, in this process. Nothing is handled."""
+        self._check_name(name)
+        chains = _chains(webhook_id, filter, filters)
+        plans = []
+        async with self._functions[name]() as work:
+            for chain in chains:
+                replay = Replay(
+                    work.client,
+                    chain.webhook_id,
+                    work.target,
+                    checkpoint=MemoryCheckpoint(),
+                    filter=chain.filter or None,
+                    where=work.where,
+                    inbox=work.inbox,
+                )
+                plans.append(await replay.plan())
+        return _sum(plans)
+
+    async def __aenter__(self) -> Self:
+        await self.broker.startup()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        try:
+            await self.broker.shutdown()
+        finally:
+            await self._record.aclose()
+
+    def _job(self, key: str) -> Job:
+        return Job(self._record, key, self._hint)
+
+    def _check_name(self, name: str) -> None:
+        if name not in self._functions:
+            raise ConfigurationError(f"there is no job function {name!r}; there is {sorted(self._functions)}")
+
+    async def _hint(self, key: str, segment: str) -> None:
+        try:
+            async with asyncio.timeout(_HINT):
+                await self._hints.send(key, segment)
+        except Exception as exc:  # whatever a broker raises: a worker will find the segment without it
+            logger.warning("a hint at segment %s of the job %r was not sent: %s", segment, key, exc)
+
+    # --- in a worker process ---
+
+    async def _look(self, key: str, segment: str) -> None:
+        if self._worker is not None:
+            await self._worker.look(key, segment)
+
+    async def _start(self) -> None:
+        self._worker = Worker(self._record, self._functions, self._hint, lease=self.lease)
+        _on_signals(self._worker.stop)
+        await self._worker.start()
+
+    async def _stop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.aclose()
+        await self._record.aclose()
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    """Have the first signal to end also stop what is under way, besides what taskiq does about it."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        earlier = signal.getsignal(number)
+        if not callable(earlier):
+            continue
+
+        def handle(received: int, frame: FrameType | None, *, earlier: Callable[..., object] = earlier) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(stop)
+            earlier(received, frame)
+
+        signal.signal(number, handle)
+
+
+def _chains(
+    webhook_id: str | Sequence[str],
+    filter: str | Filter | None,
+    filters: Sequence[str | Filter] | None,
+) -> tuple[Chain, ...]:
+    webhooks = [webhook_id] if isinstance(webhook_id, str) else list(webhook_id)
+    if not webhooks or not all(isinstance(each, str) and each.strip() for each in webhooks):
+        raise ConfigurationError("webhook_id must be the id of a webhook, or a list of them")
+    if filter is not None and filters is not None:
+        raise ConfigurationError("pass filter, or filters for several lists, and not both")
+    if isinstance(filters, str) or (filters is not None and not filters):
+        raise ConfigurationError("filters must be a list of filters, at least one")
+    texts = [filter_text(each) or "" for each in ([filter] if filters is None else filters)]
+    chains = tuple(Chain(webhook, text) for webhook in webhooks for text in texts)
+    if len(set(chains)) < len(chains):
+        raise ConfigurationError("two lists are the same: every message in them would be handled twice")
+    return chains
+
+
+def _sum(plans: Sequence[Plan]) -> Plan:
+    def added(name: str) -> dict[object, int]:
+        found: dict[object, int] = {}
+        for plan in plans:
+            for each, count in getattr(plan, name).items():
+                found[each] = found.get(each, 0) + count
+        return found
+
+    return Plan(
+        total=sum(plan.total for plan in plans),
+        by_type=added("by_type"),  # type: ignore[arg-type]
+        by_day=added("by_day"),  # type: ignore[arg-type]
+        skipped=added("skipped"),  # type: ignore[arg-type]
+        first=min((plan.first for plan in plans if plan.first is not None), default=None),
+        last=max((plan.last for plan in plans if plan.last is not None), default=None),
+        position=0,
+        dead=0,
+    )

@@ -1,0 +1,202 @@
+"""A job of a fleet, seen from anywhere: how it stands, and how to steer it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+import attrs
+
+from ..errors import ReplayError
+from ..replay import DeadLetter, Report
+from ._record import JobState, Record, Status, Steering
+
+__all__ = ["Job", "Progress"]
+
+_RATE_OVER = 10
+_LETTERS = 250
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How a job stands.
+
+    state: running, paused, finished, failed or cancelled; ``reason`` says why it is paused or failed.
+    problem: what went wrong last, though the job goes on.
+    read: messages read from the lists; ``lag`` of them are not handled, failed or skipped yet.
+    handled, failed, skipped: as in ``Report``; ``dead`` counts the dead letters there are.
+    rate: messages a second, lately. elapsed: seconds since it was submitted, until it ended.
+    remaining, eta: messages and seconds that are left, where the job was submitted with a plan.
+    workers: processes that were seen lately. segments: how many are open, ``held`` of them by a worker.
+    takeovers: how many segments were taken over from a worker that died or was stopped.
+    paused: for how many seconds the target has asked to be left alone.
+    """
+
+    state: JobState
+    reason: str
+    problem: str
+    read: int
+    handled: int
+    failed: int
+    skipped: Mapping[str, int]
+    dead: int
+    lag: int
+    rate: float
+    elapsed: float
+    remaining: int | None
+    eta: float | None
+    workers: int
+    segments: int
+    held: int
+    takeovers: int
+    paused: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in ("finished", "failed", "cancelled")
+
+
+class Job:
+    """A job of a fleet. Any number of these, in any process, may look at the same one.
+
+    Raises ``CheckpointError`` where the fleet's store does not respond, and ``ReplayError`` for a job that is gone.
+    """
+
+    def __init__(self, record: Record, key: str, hint: Callable[[str, str], Awaitable[None]]) -> None:
+        self.key = key
+        self._record = record
+        self._hint = hint
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_OVER)
+
+    def __repr__(self) -> str:
+        return f"Job({self.key!r})"
+
+    async def progress(self) -> Progress:
+        """How it stands now."""
+        status = await self._status()
+        done = status.handled + status.failed
+        now = time.monotonic()
+        then, before = self._samples[0] if self._samples else (now - status.elapsed, 0)
+        self._samples.append((now, done))
+        rate = (done - before) / (now - then) if now > then and status.state == "running" else 0.0
+        accounted = done + sum(status.skipped.values())
+        total = status.spec.total
+        remaining = None if total is None else max(0, total - done)
+        return Progress(
+            state=status.state,
+            reason=status.reason,
+            problem=status.problem,
+            read=status.read,
+            handled=status.handled,
+            failed=status.failed,
+            skipped=status.skipped,
+            dead=status.dead,
+            lag=max(0, status.read - accounted),
+            rate=rate,
+            elapsed=status.elapsed,
+            remaining=remaining,
+            eta=remaining / rate if remaining is not None and rate else None,
+            workers=status.workers,
+            segments=status.open,
+            held=status.held,
+            takeovers=status.takeovers,
+            paused=status.hold,
+        )
+
+    async def watch(self, *, every: float = 0.5) -> AsyncIterator[Progress]:
+        """How it stands, each ``every`` seconds, until it has ended."""
+        while True:
+            progress = await self.progress()
+            yield progress
+            if progress.ended:
+                return
+            await asyncio.sleep(every)
+
+    async def wait(self, *, timeout: float | None = None) -> Report:
+        """Wait for the end, and return what ``Replay.run()`` would. A cancelled job has ``finished`` False.
+
+        Raises ``ReplayError`` for a job that failed, with the reason and ``.report``; ``TimeoutError`` after
+        ``timeout`` seconds. A paused job is waited for.
+        """
+        async with asyncio.timeout(timeout):
+            delay = 0.02
+            while (status := await self._status()).state in ("running", "paused"):
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 0.5)
+        report = _report(status)
+        if status.state == "failed":
+            error = ReplayError(f"the job {self.key!r} stopped: {status.reason}")
+            error.report = report
+            raise error
+        return report
+
+    async def report(self) -> Report:
+        """What has been done so far."""
+        return _report(await self._status())
+
+    async def pause(self, reason: str = "") -> None:
+        """Have all workers finish what is under way, record it, and begin nothing more."""
+        await self._steer("pause", reason)
+
+    async def resume(self) -> None:
+        """Go on, after a pause, a failure or a cancellation."""
+        await self._steer("resume", "")
+
+    async def cancel(self, reason: str = "") -> None:
+        """End it. What is under way is finished and recorded; ``resume`` would go on from there."""
+        await self._steer("cancel", reason)
+
+    async def dead_letters(self, *, after: int = 0, limit: int = _LETTERS) -> Sequence[DeadLetter]:
+        """Up to ``limit`` of the messages that failed, with numbers greater than ``after``, oldest first."""
+        return await self._record.dead_letters(self.key, after=after, limit=limit)
+
+    async def drop_dead(self, ids: Sequence[str]) -> int:
+        """Remove dead letters for good; returns how many there were."""
+        return await self._record.drop_dead(self.key, list(ids))
+
+    async def retry_dead(self) -> int:
+        """Have the workers try the dead letters again that there are now; returns how many. ``wait`` as before."""
+        status = await self._status()
+        segment = await self._record.revive(self.key)
+        if segment is None:
+            return 0
+        await self._hint(self.key, segment)
+        return status.dead
+
+    async def forget(self) -> None:
+        """Remove a job that has ended, with its counts and dead letters."""
+        await self._record.forget(self.key)
+
+    async def _steer(self, action: Steering, reason: str) -> None:
+        state, segments = await self._record.steer(self.key, action, reason)
+        if state == "gone":
+            raise self._gone()
+        for segment in segments:
+            await self._hint(self.key, segment)
+
+    async def _status(self) -> Status:
+        status = await self._record.status(self.key)
+        if status is None:
+            raise self._gone()
+        return status
+
+    def _gone(self) -> ReplayError:
+        return ReplayError(f"there is no job {self.key!r}: it was never submitted here, or was forgotten")
+
+
+def _report(status: Status) -> Report:
+    return Report(
+        handled=status.handled,
+        skipped=status.skipped,
+        failed=status.failed,
+        repeated=min(status.interrupted, status.handled),
+        duration=status.elapsed,
+        cursor=None,
+        position=status.read,
+        finished=status.state == "finished" and not status.cut,
+        dead=status.dead,
+        handled_in_all=status.handled,
+    )

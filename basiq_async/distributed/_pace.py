@@ -1,0 +1,149 @@
+"""One rate for the whole fleet: turns are drawn from the record and used on time, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ._record import Record, Turns
+
+__all__ = ["FleetPace", "Share"]
+
+_LATE = 0.015
+"""Seconds that a turn may be used late. A window of 0.1 s then holds at most 1.15 times the rate, and one more."""
+_AHEAD = 0.005
+"""Seconds of the rate that are drawn at once: what a worker that dies wastes, and what a request is spread over."""
+
+
+class FleetPace:
+    """The share of one process in the rate of a job.
+
+    Turns that could not be used on time, after a pause or a stalled event loop, are dropped, never made up for.
+    """
+
+    def __init__(self, record: Record, key: str) -> None:
+        self._record = record
+        self._key = key
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._turns: deque[float] = deque()
+        self._offset: float | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._rate: float | None = None
+
+    def share(self) -> Share:
+        """The view of one segment, which can be stopped alone."""
+        return Share(self)
+
+    def set_rate(self, rate: float | None) -> None:
+        """The rate of the job as it is now; None for no limit."""
+        if rate != self._rate:
+            self._rate = rate
+            self._turns.clear()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a rate at all."""
+        return self._rate is not None
+
+    def ask(self) -> asyncio.Future[bool]:
+        """A future that is done when a turn has come."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(future)
+        if self._serving is None or self._serving.done():
+            self._serving = loop.create_task(self._serve())
+        return future
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                await self._next()
+        except Exception as exc:
+            while self._waiting:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_exception(exc)
+
+    async def _next(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        while self._turns and self._turns[0] < clock() - _LATE:
+            self._turns.popleft()
+        if not self._turns:
+            if self._rate is None:
+                self._let_all()
+                return
+            if self._waiting:
+                await self._draw()
+            return
+        wait = self._turns[0] - clock()
+        if wait > 0:
+            await asyncio.sleep(wait)
+            return  # whether it is late by now is seen anew
+        self._turns.popleft()
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(True)
+                return
+
+    async def _draw(self) -> None:
+        clock = asyncio.get_running_loop().time
+        rate = self._rate or 1.0
+        wanted = max(1, min(len(self._waiting), int(rate * _AHEAD)))
+        asked = clock()
+        turns = await self._record.turns(self._key, wanted)
+        if turns is None:
+            self._rate = None
+            return
+        first = turns.first + self._correction(turns, asked, clock())
+        self._turns.extend(first + turns.distance * i for i in range(wanted))
+
+    def _correction(self, turns: Turns, asked: float, responded: float) -> float:
+        """What to add to the store's time. Of several guesses the one that took the least time on the way counts."""
+        guess = responded - turns.now
+        if self._offset is None or guess < self._offset or asked - turns.now > self._offset:
+            self._offset = guess  # a better one, or the store's clock was set
+        return self._offset
+
+    def _let_all(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(True)
+
+
+class Share:
+    """What an engine waits for, in place of a ``Pace`` of its own."""
+
+    def __init__(self, pace: FleetPace) -> None:
+        self._pace = pace
+        self._asked: set[asyncio.Future[bool]] = set()
+        self._stopped = False
+
+    async def wait(self) -> bool:
+        """Wait for a turn; False where there is none any more."""
+        if self._stopped:
+            return False
+        if not self._pace.limited:
+            return True
+        future = self._pace.ask()
+        self._asked.add(future)
+        try:
+            return await future
+        finally:
+            self._asked.discard(future)
+
+    def stop(self) -> None:
+        """Send everyone who waits away."""
+        self._stopped = True
+        for future in self._asked:
+            if not future.done():
+                future.set_result(False)

@@ -1,0 +1,106 @@
+"""Worker processes: taskiq's own, with segments for slots, and signals that end in order."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+from ..errors import ConfigurationError
+from ._fleet import Fleet
+
+__all__ = ["find_fleet", "run_workers"]
+
+_SHUTDOWN = 30.0
+
+
+def find_fleet(place: str) -> Fleet:
+    """The fleet at a place such as ``jobs:fleet``, looked for from the current folder on as well."""
+    name, _, attribute = place.partition(":")
+    if not name or not attribute:
+        raise ConfigurationError(f"{place!r} is no place of a fleet: write module:variable, such as jobs:fleet")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
+            raise
+        raise ConfigurationError(f"there is no module {name!r} here: run it where the module can be imported") from exc
+    fleet = getattr(module, attribute, None)
+    if not isinstance(fleet, Fleet):
+        raise ConfigurationError(f"{place} is no Fleet, but {type(fleet).__name__}")
+    return fleet
+
+
+def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
+    """Run the workers of a fleet until SIGTERM or SIGINT; a second signal ends them at once.
+
+    ``segments`` is how many pages a process has under way at once. A process that dies is started anew, except with
+    ``processes=1``, where this process is the worker.
+    """
+    for name, value in (("processes", processes), ("segments", segments)):
+        if value < 1:
+            raise ConfigurationError(f"{name} must be at least 1")
+    find_fleet(place)
+    if processes == 1:
+        _serve(place, segments)
+    else:
+        _supervise(place, processes, segments)
+
+
+def _serve(place: str, segments: int) -> None:
+    from taskiq.cli.worker.args import WorkerArgs
+    from taskiq.cli.worker.run import start_listen
+
+    logging.getLogger("taskiq.receiver").setLevel(logging.WARNING)  # a line for each hint is too many
+    start_listen(
+        WorkerArgs(
+            broker=find_fleet(place).broker,  # type: ignore[arg-type]
+            modules=[],
+            configure_logging=False,
+            max_async_tasks=segments,
+            max_prefetch=0,
+            no_parse=True,
+            shutdown_timeout=_SHUTDOWN,
+            hardkill_count=0,
+        )
+    )
+
+
+def _serve_child(place: str, segments: int, args: object) -> None:
+    """In a process of its own: a terminal's Ctrl-C is for the parent, which passes it on once."""
+    os.setpgid(0, 0)
+    _serve(place, segments)
+
+
+def _supervise(place: str, processes: int, segments: int) -> None:
+    from taskiq.cli.worker.args import WorkerArgs
+    from taskiq.cli.worker.process_manager import ProcessManager, ShutdownAction
+
+    manager = ProcessManager(
+        WorkerArgs(broker="", modules=[], workers=processes),
+        functools.partial(_serve_child, place, segments),
+    )
+    received = 0
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            manager.action_queue.put(ShutdownAction())
+        for worker in manager.workers:
+            if worker.pid and worker.is_alive():
+                os.kill(worker.pid, signal.SIGTERM if received == 1 else signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    manager._shutdown_workers = lambda: None  # type: ignore[method-assign]  # they were told already
+    manager.start()
+    for worker in manager.workers:
+        worker.join()

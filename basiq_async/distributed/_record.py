@@ -1,0 +1,289 @@
+"""What a fleet knows of its jobs, and who may change it: the protocol that a store keeps, and its data."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, Protocol, runtime_checkable
+
+import attrs
+
+from ..errors import ReplayError
+from ..replay import DeadLetter
+
+__all__ = [
+    "PROTOCOL",
+    "Advanced",
+    "Chain",
+    "Claim",
+    "JobSpec",
+    "JobState",
+    "LeaseLostError",
+    "PageMark",
+    "Pulse",
+    "Record",
+    "Refusal",
+    "Saving",
+    "Source",
+    "Status",
+    "Steering",
+    "Turns",
+    "new_token",
+]
+
+PROTOCOL = 1
+"""The version of the record: workers of another one do not touch a job."""
+
+JobState = Literal["running", "paused", "finished", "failed", "cancelled"]
+Steering = Literal["pause", "resume", "cancel", "fail"]
+Source = Literal["messages", "events"]
+
+
+class LeaseLostError(ReplayError):
+    """The segment has another owner now, or its lease may have run out: nothing more may be done for it."""
+
+
+@attrs.frozen
+class Chain:
+    """One list of a job: a webhook's history under a filter. Its pages are read one after the other."""
+
+    webhook_id: str
+    filter: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class JobSpec:
+    """What was submitted. ``token`` is random and tells this job from one of the same key before it."""
+
+    key: str
+    name: str
+    chains: tuple[Chain, ...]
+    source: Source = "messages"
+    rate: float | None = None
+    submitted_at: datetime
+    lease: float
+    most_dead: int = 100_000
+    total: int | None = None
+    protocol: int = PROTOCOL
+    token: str = attrs.field(factory=lambda: secrets.token_hex(16), repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """A segment that is the caller's for the length of its lease.
+
+    cursor, position: where its page begins, and how many messages of the list stand before that.
+    count, last: how many messages its page held when it was read first, and the id of the last; None if it never was.
+    quota: how many of the chosen ones are to be handled.
+    upto: for dead letters, the number of the last one.
+    done: the ids that former owners recorded.
+    tries: how many claims in a row came to nothing, with this one.
+    job_token, rate, hold: of the job; ``hold`` is for how many seconds a target has asked to be left alone.
+    """
+
+    cursor: str | None
+    position: int
+    count: int | None
+    last: str | None
+    quota: int | None
+    upto: int | None
+    done: Sequence[str]
+    tries: int
+    job_token: str = attrs.field(repr=False)
+    rate: float | None
+    hold: float
+
+
+@attrs.frozen
+class Refusal:
+    """Why a segment could not be claimed.
+
+    gone: it is finished, or was rolled back. held: it has an owner. stopped: the job is not running.
+    version: the job is of another version of the record, named by ``detail``.
+    """
+
+    reason: Literal["gone", "held", "stopped", "version"]
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class PageMark:
+    """A page as it was read. ``chosen`` says for each message whether it is to be handled."""
+
+    last: str | None
+    chosen: Sequence[bool]
+    next_cursor: str | None
+
+
+@attrs.frozen
+class Advanced:
+    """``quota`` of the chosen messages are to be handled; ``following`` is the segment that was recorded behind."""
+
+    quota: int
+    following: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Saving:
+    """What an owner has done. ``counts`` are of its whole claim, so that the same, saved twice, counts once.
+
+    before: how many ids were recorded until now; None to let ``ids`` take the place of all of them.
+    """
+
+    counts: Mapping[str, int]
+    ids: Sequence[str] = ()
+    before: int | None
+    letters: Sequence[DeadLetter] = ()
+    revived: Sequence[str] = ()
+    max_failures: int | None = None
+
+
+@attrs.frozen
+class Pulse:
+    """How a job stands, told to its workers. ``hold`` is in seconds, ``lost`` names segments that are theirs no more."""
+
+    state: JobState | Literal["gone"]
+    hold: float = 0.0
+    rate: float | None = None
+    lost: Sequence[str] = ()
+
+
+@attrs.frozen
+class Turns:
+    """Turns of a rate that all workers share: the store's time, the first turn, and their distance, in seconds."""
+
+    now: float
+    first: float
+    distance: float
+
+
+@attrs.frozen(kw_only=True)
+class Status:
+    """A job as a whole, at one moment."""
+
+    spec: JobSpec
+    state: JobState
+    reason: str
+    problem: str
+    read: int
+    handled: int
+    failed: int
+    skipped: Mapping[str, int]
+    dead: int
+    open: int
+    held: int
+    workers: int
+    takeovers: int
+    interrupted: int
+    elapsed: float
+    hold: float
+    cut: bool
+
+
+@runtime_checkable
+class Record(Protocol):
+    """Keeps jobs and their segments, and decides who works on what. Every method is atomic and durable.
+
+    ``basiq_async.testing.check_record`` holds an implementation to what is said here. A call that may or may not
+    have been carried out can be made again with the same arguments. Calls with a ``token`` that is not the owner's
+    raise ``LeaseLostError`` and change nothing. What the store itself fails with is a ``CheckpointError``.
+    """
+
+    async def check(self) -> Sequence[str]:
+        """See whether the store can be trusted. Returns warnings; raises ConfigurationError if it cannot."""
+        ...
+
+    async def create(self, spec: JobSpec) -> Sequence[str] | None:
+        """Record a job, and return its first segments; None for a key that is known, whose rate is then set.
+
+        Raises ``ReplayError`` for a known key with another name, source or lists.
+        """
+        ...
+
+    async def spec(self, key: str) -> JobSpec | None:
+        """What was submitted under a key."""
+        ...
+
+    async def keys(self, *, active: bool = False) -> Sequence[str]:
+        """The keys of all jobs, or of those that may have work left."""
+        ...
+
+    async def claim(
+        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int
+    ) -> Claim | Refusal:
+        """Take a segment that has no owner, or whose owner's lease ran out.
+
+        ``width`` is how many messages the owner may handle before it records them: should it never let go in order,
+        so many count as interrupted. After 20 claims of which nothing was recorded, the job fails and names it.
+        """
+        ...
+
+    async def advance(
+        self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
+    ) -> Advanced:
+        """Record how the page of a segment was read, and the segment behind it. The first word for it stands."""
+        ...
+
+    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Pulse | None:
+        """Record what was done; None where ``before`` is not what is recorded, and nothing was changed."""
+        ...
+
+    async def finish(self, key: str, segment: str, token: str) -> bool:
+        """Take a segment off the job; False where it was never advanced. The last one finishes the job."""
+        ...
+
+    async def release(
+        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", fruitless: bool = False
+    ) -> None:
+        """Let go of a segment, for others to claim after ``delay`` seconds."""
+        ...
+
+    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:
+        """Prolong the leases of ``held``, from segment to token, and learn how the job stands."""
+        ...
+
+    async def wake(self, key: str, *, grace: float, limit: int = 100) -> Sequence[str]:
+        """Segments that wait for a worker, each told to one caller within ``grace`` seconds."""
+        ...
+
+    async def steer(self, key: str, action: Steering, reason: str = "") -> tuple[str, Sequence[str]]:
+        """Change a job's state where that is possible. Returns the state, and the segments to look at."""
+        ...
+
+    async def hold(self, key: str, seconds: float) -> None:
+        """Have all workers of a job leave its target alone."""
+        ...
+
+    async def turns(self, key: str, count: int) -> Turns | None:
+        """The next ``count`` turns of the job's rate; None where it has none."""
+        ...
+
+    async def status(self, key: str) -> Status | None:
+        """How a job stands."""
+        ...
+
+    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Up to ``limit`` dead letters with numbers greater than ``after``, in their order."""
+        ...
+
+    async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
+        """Remove dead letters; returns how many there were."""
+        ...
+
+    async def revive(self, key: str) -> str | None:
+        """Record a segment that tries today's dead letters again; None where there are none."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """Remove a job that is not running. Raises ``ReplayError`` for one that is."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections. May be called twice."""
+        ...
+
+
+def new_token() -> str:
+    """A token for one lease: random, because a counter could be rolled back and come again."""
+    return secrets.token_hex(16)

@@ -1,0 +1,388 @@
+"""The record of a fleet in Redis. Every change is a script beside this module, in ``lua/``, which says what it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ReadOnlyError, RedisError
+
+from ..errors import CheckpointError, ConfigurationError, ReplayError
+from ..replay import DeadLetter
+from ._record import (
+    PROTOCOL,
+    Advanced,
+    Chain,
+    Claim,
+    JobSpec,
+    JobState,
+    LeaseLostError,
+    PageMark,
+    Pulse,
+    Refusal,
+    Saving,
+    Source,
+    Status,
+    Steering,
+    Turns,
+)
+
+__all__ = ["RedisRecord"]
+
+T = TypeVar("T")
+
+_MOST_TRIES = 20
+_SCRIPTS = (
+    *("advance", "claim", "create", "drop", "finish", "forget", "hold", "look", "pulse", "release"),
+    *("revive", "save", "steer", "turns", "wake"),
+)
+
+
+class RedisRecord:
+    """A ``Record`` in Redis 7 or newer, or Valkey.
+
+    ``patience`` is for how many seconds a call is made again while the server is away. The keys of a job stand in
+    one slot of a cluster.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "basiq", patience: float = 60.0) -> None:
+        try:
+            self._redis: Redis = Redis.from_url(
+                url,
+                socket_timeout=5.0,
+                socket_connect_timeout=5.0,
+                socket_keepalive=True,
+                retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
+                retry_on_error=[ReadOnlyError],
+                encoding_errors="surrogatepass",  # ids and errors may hold any text
+            )
+        except (ValueError, TypeError, AttributeError):
+            raise ConfigurationError(
+                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS"
+            ) from None
+        self._prefix = prefix
+        self._patience = patience
+        self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
+
+    def __repr__(self) -> str:
+        return f"RedisRecord(prefix={self._prefix!r})"
+
+    async def check(self) -> Sequence[str]:
+        """See ``Record``."""
+        info = cast("dict[str, Any]", await self._made(lambda: self._redis.info("everything")))
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise ConfigurationError(
+                f"Redis may drop keys when it is full (maxmemory-policy {policy}), and messages would be lost with "
+                "them: set maxmemory-policy noeviction"
+            )
+        if not info.get("aof_enabled"):
+            return (
+                "Redis writes no append-only file: when it is killed, all since its last snapshot is handled again, "
+                "and a job submitted since then is forgotten. Set appendonly yes",
+            )
+        return ()
+
+    async def create(self, spec: JobSpec) -> Sequence[str] | None:
+        """See ``Record``."""
+        fields: dict[str, str | float | int] = {
+            "name": spec.name,
+            "source": spec.source,
+            "chains": json.dumps([[chain.webhook_id, chain.filter] for chain in spec.chains]),
+            "rate": "" if spec.rate is None else repr(spec.rate),
+            "submitted_at": spec.submitted_at.isoformat(),
+            "lease": round(spec.lease * 1000),
+            "most_dead": spec.most_dead,
+            "total": "" if spec.total is None else spec.total,
+            "protocol": spec.protocol,
+            "token": spec.token,
+        }
+        # The list of jobs is in another slot. It comes first: an entry without a job does no harm.
+        await self._made(lambda: self._redis.sadd(f"{self._prefix}:jobs", spec.key))
+        await self._activate(spec.key)
+        pairs = [part for pair in fields.items() for part in pair]
+        found = await self._run("create", spec.key, _selection(spec), len(spec.chains), *pairs)
+        if found[0] == b"created":
+            return [_text(each) for each in found[2:]]
+        if found[0] == b"other":
+            raise ReplayError(
+                f"the job {spec.key!r} is {_text(found[1])}, and not {_selection(spec)}: submit it under another key, "
+                "or with the same arguments to go on"
+            )
+        return None
+
+    async def spec(self, key: str) -> JobSpec | None:
+        """See ``Record``."""
+        found = cast("dict[bytes, bytes]", await self._made(lambda: self._redis.hgetall(self._base(key))))
+        return _spec(key, found) if b"selection" in found else None
+
+    async def keys(self, *, active: bool = False) -> Sequence[str]:
+        """See ``Record``."""
+        name = f"{self._prefix}:{'active' if active else 'jobs'}"
+        found = cast("set[bytes]", await self._made(lambda: self._redis.smembers(name)))
+        return sorted(_text(each) for each in found)
+
+    async def claim(
+        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int
+    ) -> Claim | Refusal:
+        """See ``Record``."""
+        found = await self._run("claim", key, segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES)
+        if found[0] != b"ok":
+            return Refusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
+        cursor, position, count, last, quota, upto, tries = found[1]
+        job_token, rate, hold = found[2]
+        return Claim(
+            cursor=_text(cursor) or None,
+            position=int(position),
+            count=_int(count),
+            last=None if not last else _text(last),
+            quota=_int(quota),
+            upto=_int(upto),
+            done=[_text(each) for each in found[3]],
+            tries=int(tries),
+            job_token=_text(job_token),
+            rate=_float(rate),
+            hold=hold / 1000,
+        )
+
+    async def advance(
+        self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
+    ) -> Advanced:
+        """See ``Record``."""
+        chosen = sum(page.chosen)
+        marks = "" if limit is None else "".join("1" if each else "0" for each in page.chosen)
+        more, count = page.next_cursor is not None, len(page.chosen)
+        found = await self._owned(
+            "advance",
+            *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
+            *(page.next_cursor or "", int(more), "" if limit is None else limit, marks),
+        )
+        return Advanced(int(found[1]), _text(found[2]) or None)
+
+    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Pulse | None:
+        """See ``Record``."""
+        arguments: list[Any] = [_ms(lease), -1 if saving.before is None else saving.before, saving.max_failures or 0]
+        arguments.append(2 * len(saving.counts))
+        for name, value in saving.counts.items():
+            arguments += (f"o:{name}", value)
+        arguments.append(len(saving.ids))
+        arguments += saving.ids
+        arguments.append(2 * len(saving.letters))
+        for letter in saving.letters:
+            arguments += (letter.id, _letter_text(letter))
+        arguments.append(len(saving.revived))
+        arguments += saving.revived
+        found = await self._owned("save", key, segment, token, *arguments)
+        return None if found[0] == b"resend" else Pulse(cast(JobState, _text(found[1])), found[2] / 1000)
+
+    async def finish(self, key: str, segment: str, token: str) -> bool:
+        """See ``Record``."""
+        return bool((await self._owned("finish", key, segment, token))[0] == b"ok")
+
+    async def release(
+        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", fruitless: bool = False
+    ) -> None:
+        """See ``Record``."""
+        await self._owned("release", key, segment, token, _ms(delay), problem, int(fruitless))
+
+    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:
+        """See ``Record``."""
+        pairs = [part for pair in held.items() for part in pair]
+        state, rate, hold, lost = await self._run("pulse", key, worker, _ms(lease), *pairs)
+        return Pulse(cast(JobState, _text(state)), hold / 1000, _float(rate), [_text(each) for each in lost])
+
+    async def wake(self, key: str, *, grace: float, limit: int = 100) -> Sequence[str]:
+        """See ``Record``."""
+        state, *found = await self._run("wake", key, limit, _ms(grace))
+        if _text(state) in ("finished", "failed", "cancelled", "gone"):
+            await self._made(lambda: self._redis.srem(f"{self._prefix}:active", key))
+            now = await self._made(lambda: self._redis.hget(self._base(key), "state"))
+            if now in (b"running", b"paused"):  # it was resumed in between
+                await self._activate(key)
+        return [_text(each) for each in found]
+
+    async def steer(self, key: str, action: Steering, reason: str = "") -> tuple[str, Sequence[str]]:
+        """See ``Record``."""
+        state, *found = await self._run("steer", key, action, reason)
+        if state == b"running":
+            await self._activate(key)
+        return _text(state), [_text(each) for each in found]
+
+    async def hold(self, key: str, seconds: float) -> None:
+        """See ``Record``."""
+        await self._run("hold", key, _ms(seconds))
+
+    async def turns(self, key: str, count: int) -> Turns | None:
+        """See ``Record``."""
+        found = await self._run("turns", key, count)
+        return Turns(*(float(each) / 1_000_000 for each in found)) if found else None
+
+    async def status(self, key: str) -> Status | None:
+        """See ``Record``."""
+        found = await self._run("look", key)
+        if not found:
+            return None
+        fields: dict[bytes, bytes] = dict(zip(found[0][::2], found[0][1::2], strict=True))
+        counts: dict[str, int] = {}
+        named = [(name[2:], value) for name, value in fields.items() if name.startswith(b"n:")]
+        for name, value in (*named, *zip(found[1][::2], found[1][1::2], strict=True)):
+            counts[_text(name)] = counts.get(_text(name), 0) + int(value)
+        now, unfinished, held, dead, workers, hold = found[2]
+        return Status(
+            spec=_spec(key, fields),
+            state=cast(JobState, _text(fields[b"state"])),
+            reason=_text(fields.get(b"reason")),
+            problem=_text(fields.get(b"problem")),
+            read=counts.get("read", 0),
+            handled=counts.get("handled", 0),
+            failed=counts.get("failed", 0),
+            skipped={
+                name.removeprefix("skipped:"): value
+                for name, value in sorted(counts.items())
+                if name.startswith("skipped:") and value
+            },
+            dead=dead,
+            open=unfinished,
+            held=held,
+            workers=workers,
+            takeovers=int(fields.get(b"takeovers", 0)),
+            interrupted=int(fields.get(b"interrupted", 0)),
+            elapsed=(int(fields.get(b"ended", now)) - int(fields[b"began"])) / 1000,
+            hold=hold / 1000,
+            cut=b"cut" in fields,
+        )
+
+    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """See ``Record``."""
+        base = self._base(key)
+        numbered = cast(
+            "list[tuple[bytes, float]]",
+            await self._made(
+                lambda: self._redis.zrangebyscore(f"{base}:dead:n", f"({after}", "+inf", 0, limit, withscores=True)
+            ),
+        )
+        if not numbered:
+            return ()
+        ids = [each for each, _ in numbered]
+        texts = cast("list[bytes | None]", await self._made(lambda: self._redis.hmget(f"{base}:dead", ids)))
+        # One that was taken off in between is not there any more.
+        return [
+            _letter(_text(each), int(number), text)
+            for (each, number), text in zip(numbered, texts, strict=True)
+            if text is not None
+        ]
+
+    async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
+        """See ``Record``."""
+        return int(await self._run("drop", key, *ids)) if ids else 0
+
+    async def revive(self, key: str) -> str | None:
+        """See ``Record``."""
+        await self._activate(key)
+        return _text((await self._run("revive", key))[1:][0]) or None
+
+    async def forget(self, key: str) -> None:
+        """See ``Record``."""
+        (state,) = await self._run("forget", key)
+        if state != b"gone":
+            raise ReplayError(f"the job {key!r} is {_text(state)}: cancel it before it is forgotten")
+        for name in ("jobs", "active"):
+            await self._made(lambda name=name: self._redis.srem(f"{self._prefix}:{name}", key))  # type: ignore[misc]
+
+    async def aclose(self) -> None:
+        """See ``Record``."""
+        await self._redis.aclose()
+
+    def _base(self, key: str) -> str:
+        return f"{self._prefix}:{{{key}}}"
+
+    async def _activate(self, key: str) -> None:
+        await self._made(lambda: self._redis.sadd(f"{self._prefix}:active", key))
+
+    async def _owned(self, name: str, key: str, segment: str, token: str, *arguments: Any) -> Any:
+        found = await self._run(name, key, segment, token, *arguments)
+        if found[0] == b"lost":
+            raise LeaseLostError(f"segment {segment} of the job {key!r} has another owner, or none")
+        return found
+
+    async def _run(self, name: str, key: str, *arguments: Any) -> Any:
+        script: AsyncScript = self._scripts[name]
+        keys = [self._base(key)]
+        return await self._made(lambda: script(keys=keys, args=arguments))
+
+    async def _made(self, call: Callable[[], Awaitable[T] | T]) -> T:
+        """Make a call, and again while the server is away, for as long as patience lasts."""
+        try:
+            async with asyncio.timeout(self._patience):
+                return await cast("Awaitable[T]", call())
+        except TimeoutError:
+            raise CheckpointError(
+                f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"
+            ) from None
+        except RedisError as exc:
+            raise CheckpointError(f"the fleet's Redis refused: {exc}") from exc
+
+
+def _source(name: str) -> str:
+    folder = files(__package__) / "lua"
+    body = (folder / f"{name}.lua").read_text("utf-8")
+    prelude = (folder / "_prelude.lua").read_text("utf-8")
+    flags, _, rest = body.partition("\n")
+    return f"{flags}\n{prelude}{rest}" if flags.startswith("#!") else f"#!lua\n{prelude}{body}"
+
+
+def _selection(spec: JobSpec) -> str:
+    lists = ", ".join(
+        f"webhook {chain.webhook_id!r}" + (f" with filter {chain.filter!r}" if chain.filter else "")
+        for chain in spec.chains
+    )
+    return f"{spec.name!r} over the {spec.source} of {lists}"
+
+
+def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
+    return JobSpec(
+        key=key,
+        name=_text(fields[b"name"]),
+        chains=tuple(Chain(*each) for each in json.loads(fields[b"chains"])),
+        source=cast(Source, _text(fields[b"source"])),
+        rate=_float(fields[b"rate"]),
+        submitted_at=datetime.fromisoformat(_text(fields[b"submitted_at"])),
+        lease=int(fields[b"lease"]) / 1000,
+        most_dead=int(fields[b"most_dead"]),
+        total=_int(fields[b"total"]),
+        protocol=int(fields[b"protocol"]),
+        token=_text(fields[b"token"]),
+    )
+
+
+def _letter_text(letter: DeadLetter) -> str:
+    return json.dumps([letter.error, letter.failed_at.isoformat(), letter.message], separators=(",", ":"))
+
+
+def _letter(id: str, number: int, text: bytes) -> DeadLetter:
+    error, failed_at, message = json.loads(text)
+    return DeadLetter(id, error, datetime.fromisoformat(failed_at), message, number)
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8", "surrogatepass")
+
+
+def _int(value: bytes | None) -> int | None:
+    return int(value) if value else None
+
+
+def _float(value: bytes | None) -> float | None:
+    return float(value) if value else None
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,351 @@
+"""One page of a list, run through the ordinary engine, with every step of it held to the record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import attrs
+
+from ..errors import CheckpointError, ConfigurationError, ReplayError
+from ..models import Message
+from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
+from ..replay._engine import Engine
+from ..replay._ledger import DeadLedger, Ending, Ledger, Span
+from ..replay._where import as_where
+from ..replay.targets._adapters import as_target
+from ._lease import Lease, clock
+from ._pace import Share
+from ._record import Chain, Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving
+from ._work import Work
+
+__all__ = ["Segment"]
+
+logger = logging.getLogger("basiq_async.distributed")
+
+_LETTERS = 250
+
+
+@attrs.frozen
+class _Page:
+    messages: Sequence[Message]
+    next_cursor: str | None
+
+
+class Segment:
+    """A claimed segment, on its way from its page to its end.
+
+    ``hint`` is told the segment behind it as soon as that is recorded. ``heard`` is told how the job stands, each
+    time the record says so.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        spec: JobSpec,
+        name: str,
+        lease: Lease,
+        claim: Claim,
+        work: Work,
+        *,
+        share: Share,
+        hint: Callable[[str], Awaitable[None]],
+        heard: Callable[[Pulse], None],
+        hold: Callable[[float], None],
+    ) -> None:
+        self.name = name
+        self.lease = lease
+        self._record = record
+        self._spec = spec
+        self._claim = claim
+        self._work = work
+        self._share = share
+        self._hint = hint
+        self._heard = heard
+        self._hold = hold
+        self._engine: Engine | None = None
+        self._stopping = False
+
+    @property
+    def _letters(self) -> bool:
+        return self.name.startswith("d")
+
+    def stop(self) -> None:
+        """Begin no more messages; ``run`` returns when those under way are recorded."""
+        self._stopping = True
+        if self._engine is not None:
+            self._engine.stop()
+
+    def pause(self, seconds: float) -> None:
+        """Leave the target alone for so long, because another worker was asked to."""
+        if self._engine is not None:
+            self._engine.pause(seconds)
+
+    async def run(self) -> bool:
+        """Read the page, record what is behind it, and handle it. Returns whether it is finished.
+
+        Raises ``LeaseLostError`` where it belongs to another worker by now, and whatever reading or handling raises.
+        """
+        page = await self._read()
+        chosen, errors = self._choose(page.messages)
+        mark = PageMark(
+            last=page.messages[-1].id if page.messages else None, chosen=chosen, next_cursor=page.next_cursor
+        )
+        quota = await self._advance(mark)
+        done = set(self._claim.done)
+        selected = [message for message, wanted in zip(page.messages, chosen, strict=True) if wanted][:quota]
+        left = [message for message in selected if message.id not in done]
+        if left:
+            report = await self._handle(left, errors)
+            if not report.finished:
+                return False
+        while not await self._record.finish(self._spec.key, self.name, self.lease.token):
+            await self._advance(mark)  # the store lost it
+        return True
+
+    async def _advance(self, mark: PageMark) -> int:
+        asked_at = clock()
+        limit = None if self._letters else self._work.where.limit
+        advanced = await self._record.advance(
+            self._spec.key, self.name, self.lease.token, mark, lease=self.lease.seconds, limit=limit
+        )
+        self.lease.prolong(asked_at)
+        if advanced.following is not None:
+            await self._hint(advanced.following)
+        return advanced.quota
+
+    # --- reading ---
+
+    async def _read(self) -> _Page:
+        if self._letters:
+            return await self._read_letters()
+        claim = self._claim
+        chain = self._spec.chains[int(self.name.partition(".")[0])]
+        page = await _read_list(self._work, self._spec, chain, claim.cursor)
+        if claim.count is None:
+            return page
+        # Read before, by a former owner: what has been added since is behind the end of this job.
+        known = page.messages[: claim.count]
+        if len(known) < claim.count or (known and known[-1].id != claim.last):
+            raise CheckpointError(
+                f"the page of segment {self.name} has changed since it was read first: {claim.count} messages up to "
+                f"{claim.last!r} are not there any more. Begin another job, with an inbox, so that nothing is handled "
+                "twice"
+            )
+        return _Page(known, page.next_cursor)
+
+    async def _read_letters(self) -> _Page:
+        after, upto = int(self._claim.cursor or 0), self._claim.upto or 0
+        letters = [
+            letter
+            for letter in await self._record.dead_letters(self._spec.key, after=after, limit=_LETTERS)
+            if letter.number <= upto
+        ]
+        more = len(letters) == _LETTERS and letters[-1].number < upto
+        messages = [Message(letter.id, letter.message) for letter in letters]
+        return _Page(messages, str(letters[-1].number) if more else None)
+
+    def _choose(self, messages: Sequence[Message]) -> tuple[list[bool], dict[str, Exception]]:
+        """Which messages are to be handled; one that the predicate fails at is, and fails."""
+        where = as_where(None) if self._letters else self._work.where
+        chosen: list[bool] = []
+        errors: dict[str, Exception] = {}
+        for message in messages:
+            try:
+                chosen.append(bool(where(message)))
+            except Exception as exc:
+                chosen.append(True)
+                errors[message.id] = exc
+        return chosen, errors
+
+    # --- handling ---
+
+    async def _handle(self, messages: Sequence[Message], errors: dict[str, Exception]) -> Report:
+        work, claim = self._work, self._claim
+        inner = as_target(work.target, work.inbox, self.lease.token)
+        target = _Leased(inner, self.lease, self._hold)
+        checkpoint = _SegmentCheckpoint(self, target)
+        width = min(work.settings.concurrency, len(messages))
+        ledger = _LettersLedger(len(messages)) if self._letters else _SegmentLedger(State(), most=2)
+        self._engine = Engine(
+            _items(messages),
+            lambda: None,
+            target=target,
+            checkpoint=checkpoint,
+            ledger=ledger,
+            state=State(token=self.lease.token),
+            where=_raising(errors) if errors else as_where(None),
+            settings=attrs.evolve(work.settings, concurrency=width),
+            pace=self._share,
+        )
+        if self._stopping:
+            self._engine.stop()
+        if claim.hold:
+            self._engine.pause(claim.hold)
+        return await self._engine.run(None, None)
+
+    async def save(self, saving: Saving) -> bool:
+        """Record what was done; False where the store has lost some of what was recorded before."""
+        asked_at = clock()
+        pulse = await self._record.save(
+            self._spec.key, self.name, self.lease.token, saving, lease=self.lease.seconds
+        )
+        if pulse is None:
+            return False
+        self.lease.prolong(asked_at)
+        self._heard(pulse)
+        return True
+
+    @property
+    def max_failures(self) -> int | None:
+        """How many failures in a row end the job."""
+        return self._work.settings.max_failures
+
+    @property
+    def recorded(self) -> Sequence[str]:
+        """The ids that former owners recorded."""
+        return self._claim.done
+
+
+async def _read_list(work: Work, spec: JobSpec, chain: Chain, cursor: str | None) -> _Page:
+    if spec.source != "messages":
+        raise ConfigurationError(f"this release reads messages, and not {spec.source}")
+    try:
+        paginator = work.client.messages.list(
+            chain.webhook_id, filter=chain.filter or None, cursor=cursor, prefetch=0
+        )
+    except ConfigurationError as exc:
+        raise CheckpointError(f"a cursor of the job cannot be read by this worker: {exc}") from exc
+    pages = paginator.pages()
+    async for page in pages:
+        return _Page(page.items, page.next_cursor)
+    return _Page((), None)
+
+
+async def _items(messages: Sequence[Message]) -> AsyncIterator[Message]:
+    for message in messages:
+        yield message
+
+
+def _raising(errors: dict[str, Exception]) -> Where:
+    def predicate(message: Message) -> bool:
+        if message.id in errors:
+            raise errors[message.id]
+        return True
+
+    return Where(predicate)
+
+
+class _SegmentLedger(Ledger):
+    """A segment is one span, and goes as a whole: no cursor moves within it."""
+
+    def mark(self, cursor: str | None, position: int) -> None:
+        """See ``Ledger``."""
+
+
+class _LettersLedger(DeadLedger):
+    """The same for dead letters. Their ids are recorded as well, for the next owner to leave them alone."""
+
+    def __init__(self, letters: int) -> None:
+        super().__init__(letters, most=2)
+        self._tried: list[str] = []
+
+    def mark(self, cursor: str | None, position: int) -> None:
+        """See ``Ledger``."""
+
+    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
+        """See ``Ledger``."""
+        super().done(span, message, dead=dead, counts_as=counts_as)
+        self._tried.append(message.id)
+
+    def take(self, *, ended: bool = False) -> Commit:
+        """See ``Ledger``."""
+        tried, self._tried = self._tried, []
+        return attrs.evolve(super().take(ended=ended), done=tried)
+
+
+class _Leased:
+    """A target that is given nothing once the lease may have run out, and that shares its pauses with the fleet."""
+
+    def __init__(self, inner: Target, lease: Lease, hold: Callable[[float], None]) -> None:
+        self._deliver = inner.deliver
+        self._flush = inner.flush
+        self._lease = lease
+        self._hold = hold
+        self.reasons: dict[str, str] = {}
+        """Why messages were skipped, by id, as long as that is not recorded."""
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        if not self._lease.held:
+            raise LeaseLostError("the lease of the segment ran out while this process was stopped or busy")
+        try:
+            reason = await self._deliver(message)
+        except Exception as exc:
+            wait = getattr(exc, "retry_after", None)
+            if isinstance(wait, (int, float)) and not isinstance(wait, bool) and math.isfinite(wait) and wait > 0:
+                self._hold(float(wait))
+            raise
+        if reason is not None:
+            self.reasons[message.id] = reason
+        return reason
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        await self._flush()
+
+
+class _SegmentCheckpoint:
+    """A ``Checkpoint`` that writes to the record, as far as an engine needs one."""
+
+    def __init__(self, segment: Segment, target: _Leased) -> None:
+        self._segment = segment
+        self._target = target
+        self._recorded = list(segment.recorded)
+        self._counts: Counter[str] = Counter()
+
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        """The claim has begun the run already."""
+        return State()
+
+    async def peek(self, job: Job) -> State | None:
+        """Nobody looks here; the record does."""
+        return None
+
+    async def save(self, commit: Commit) -> None:
+        """See ``Checkpoint``."""
+        ids = list(commit.done)
+        if not ids and not commit.dead:
+            return
+        reasons = self._target.reasons
+        counts = Counter(self._counts)
+        counts["handled"] += commit.handled
+        counts["failed"] += commit.failed
+        if reasons:
+            counts.update(f"skipped:{reasons[each]}" for each in ids if each in reasons)
+        saving = Saving(
+            counts=counts,
+            ids=ids,
+            before=len(self._recorded),
+            letters=commit.dead,
+            revived=commit.revived,
+            max_failures=self._segment.max_failures,
+        )
+        if not await self._segment.save(saving):
+            saving = attrs.evolve(saving, ids=[*self._recorded, *ids], before=None)
+            if not await self._segment.save(saving):
+                raise CheckpointError("the record takes neither a part of what was done nor all of it")
+        self._recorded += ids
+        self._counts = counts
+        for each in ids:
+            reasons.pop(each, None)
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Read from the record itself."""
+        return ()
+
+    async def close(self) -> None:
+        """The worker lets go of the claim."""

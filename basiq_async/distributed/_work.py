@@ -1,0 +1,60 @@
+"""What a worker does for a job: a client to read with, a target, and the choices that ``Replay`` has too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import get_args
+
+from ..client import BasiqClient
+from ..errors import ConfigurationError
+from ..receiver import Inbox, WebhookReceiver
+from ..replay import Target, Where
+from ..replay._engine import OnError, Settings
+from ..replay._where import Predicate, as_where
+from ..replay.targets._adapters import Handler, as_target
+
+__all__ = ["JobFunction", "Work"]
+
+
+class Work:
+    """The part of a replay that lives in a worker process. The arguments are those of ``Replay``.
+
+    ``concurrency`` is for each segment: a process with ``--segments 2`` handles twice as many at once, and so many
+    may be handled a second time if it is killed. Raises ``ConfigurationError``.
+    """
+
+    def __init__(
+        self,
+        client: BasiqClient,
+        target: Target | WebhookReceiver | Handler,
+        *,
+        where: Where | Predicate | None = None,
+        concurrency: int = 32,
+        inbox: Inbox | None = None,
+        on_error: OnError = "dead-letter",
+        max_failures: int | None = 1_000,
+        max_pause: float = 3_600.0,
+    ) -> None:
+        if on_error not in get_args(OnError):
+            raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
+        for name, value in (("concurrency", concurrency), ("max_failures", max_failures)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigurationError(f"{name} must be a whole number, at least 1")
+        if isinstance(max_pause, bool) or not isinstance(max_pause, (int, float)) or max_pause <= 0:
+            raise ConfigurationError("max_pause must be a number above 0")
+        as_target(target, inbox, "")
+        self.client = client
+        self.target = target
+        self.where = as_where(where)
+        self.inbox = inbox
+        self.settings = Settings(
+            concurrency=concurrency,
+            rate=None,
+            on_error=on_error,
+            max_failures=max_failures,
+            max_pause=max_pause,
+        )
+
+
+JobFunction = Callable[[], AbstractAsyncContextManager[Work]]

@@ -1,0 +1,271 @@
+"""A worker process: what it does for a hint, and what it does without being asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+import attrs
+
+from .._tasks import TaskOwner
+from ..errors import (
+    APIError,
+    BasiqError,
+    CheckpointError,
+    RateLimitError,
+    ReplayError,
+    ResponseDecodeError,
+    ServerError,
+    TransportError,
+)
+from ._lease import Lease, clock
+from ._opened import Opened
+from ._pace import FleetPace
+from ._record import Claim, JobSpec, LeaseLostError, Pulse, Record, Refusal
+from ._segment import Segment
+from ._work import JobFunction, Work
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("basiq_async.distributed")
+
+_PULSE = 0.25
+_LONGEST_HEAL = 1.0
+_LONGEST_DELAY = 30.0
+
+
+@attrs.define(eq=False)
+class _Under:
+    """What this process has under way for one job."""
+
+    pace: FleetPace
+    segments: dict[str, Segment] = attrs.field(factory=dict)
+    hold_until: float = 0.0
+
+
+class Worker:
+    """Runs segments, keeps their leases, and wakes segments that other workers left.
+
+    ``hint`` sends word of a segment to some worker. ``functions`` are the job functions by name, each opened once.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        functions: Mapping[str, JobFunction],
+        hint: Callable[[str, str], Awaitable[None]],
+        *,
+        lease: float,
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._record = record
+        self._functions = functions
+        self._hint = hint
+        self._lease = lease
+        self._specs: dict[str, JobSpec] = {}
+        self._opened = Opened()
+        self._under: dict[str, _Under] = {}
+        self._owner = TaskOwner()
+        self._stopping = False
+        self._told: defaultdict[str, set[str]] = defaultdict(set)
+
+    async def start(self) -> None:
+        """Begin to heal and to keep leases."""
+        for warning in await self._record.check():
+            logger.warning("%s", warning)
+        self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
+        self._owner.spawn(self._repeat(self._pulse, min(_PULSE, self._lease / 6)))
+
+    def stop(self) -> None:
+        """Begin no more messages: what is under way is finished and recorded."""
+        self._stopping = True
+        for under in self._under.values():
+            for segment in under.segments.values():
+                segment.stop()
+
+    async def aclose(self) -> None:
+        """End the background tasks, and close what the job functions opened."""
+        self.stop()
+        await self._owner.aclose()
+        for under in self._under.values():
+            await under.pace.aclose()
+        await self._opened.aclose()
+
+    async def look(self, key: str, segment: str) -> None:
+        """What a hint asks for: claim a segment and run it, if it is there to be claimed."""
+        if self._stopping:
+            return
+        spec = await self._spec(key)
+        if spec is None:
+            return
+        work = await self._work(spec)
+        if work is None:
+            return
+        lease = Lease(self._lease)
+        asked_at = clock()
+        claim = await self._record.claim(
+            key, segment, lease.token, lease=self._lease, worker=self.name, width=work.settings.concurrency
+        )
+        if isinstance(claim, Refusal):
+            if claim.reason == "version":
+                self._tell(key, f"the job is of version {claim.detail} of the record, this worker is not")
+            return
+        lease.prolong(asked_at)
+        if claim.job_token != spec.token:  # another job under the same key
+            del self._specs[key]
+            await self._let_go(key, segment, lease)
+            return
+        await self._run(spec, segment, lease, claim, work)
+
+    # --- one segment ---
+
+    async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: Claim, work: Work) -> None:
+        key = spec.key
+        under = self._under.setdefault(key, _Under(FleetPace(self._record, key)))
+        under.pace.set_rate(claim.rate)
+
+        async def hint(following: str) -> None:
+            await self._hint(key, following)
+
+        segment = Segment(
+            self._record,
+            spec,
+            name,
+            lease,
+            claim,
+            work,
+            share=under.pace.share(),
+            hint=hint,
+            heard=lambda pulse: self._hear(key, pulse),
+            hold=lambda seconds: self._hold(key, seconds),
+        )
+        under.segments[name] = segment
+        if self._stopping:
+            segment.stop()
+        problem, delay, fruitless = "", 0.0, False
+        finished = False
+        try:
+            finished = await segment.run()
+        except LeaseLostError as exc:
+            logger.warning("segment %s of the job %r goes to another worker: %s", name, key, exc)
+            return
+        except Exception as exc:
+            problem, fruitless = _told(exc), True
+            if _passing(exc):
+                delay = min(_LONGEST_DELAY, 0.5 * 2 ** min(claim.tries, 10)) * (0.5 + random.random() / 2)
+                logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
+            else:
+                logger.error("the job %r stops at segment %s: %s", key, name, problem)
+                await self._fail(key, f"segment {name}: {problem}")
+        finally:
+            del under.segments[name]
+            if not finished:
+                await self._let_go(key, name, lease, delay=delay, problem=problem, fruitless=fruitless)
+
+    async def _let_go(self, key: str, segment: str, lease: Lease, **how: Any) -> None:
+        try:
+            await self._record.release(key, segment, lease.token, **how)
+        except ReplayError as exc:  # its lease runs out by itself
+            logger.info("segment %s of the job %r could not be released: %s", segment, key, exc)
+
+    async def _fail(self, key: str, reason: str) -> None:
+        try:
+            await self._record.steer(key, "fail", reason)
+        except CheckpointError as exc:
+            logger.error("the job %r could not be stopped: %s", key, exc)
+
+    async def _spec(self, key: str) -> JobSpec | None:
+        spec = self._specs.get(key)
+        if spec is None:
+            spec = await self._record.spec(key)
+            if spec is not None:
+                self._specs[key] = spec
+        return spec
+
+    async def _work(self, spec: JobSpec) -> Work | None:
+        function = self._functions.get(spec.name)
+        if function is None:
+            self._tell(spec.key, f"this worker knows no job function {spec.name!r}; it has {sorted(self._functions)}")
+            return None
+        try:
+            return await self._opened.get(spec.name, function)
+        except Exception as exc:
+            logger.exception("the job function %r failed to start", spec.name)
+            await self._fail(spec.key, f"the job function {spec.name!r} failed to start: {_told(exc)}")
+            return None
+
+    def _tell(self, key: str, problem: str) -> None:
+        if problem not in self._told[key]:
+            self._told[key].add(problem)
+            logger.error("the job %r is not for this worker: %s", key, problem)
+
+    # --- what is not asked for ---
+
+    async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], every: float) -> None:
+        while True:
+            try:
+                await step()
+            except CheckpointError as exc:
+                logger.warning("%s", exc)
+            except Exception:
+                logger.exception("a background step of the worker failed, and is tried again")
+            await asyncio.sleep(every * (0.75 + random.random() / 2))
+
+    async def _heal(self) -> None:
+        for key in await self._record.keys(active=True):
+            for segment in await self._record.wake(key, grace=max(1.0, self._lease / 2)):
+                logger.info("segment %s of the job %r waits for a worker", segment, key)
+                await self._hint(key, segment)
+
+    async def _pulse(self) -> None:
+        for key, under in list(self._under.items()):
+            held = {name: segment.lease for name, segment in under.segments.items()}
+            if not held:
+                continue
+            asked_at = clock()
+            pulse = await self._record.pulse(
+                key, self.name, {name: lease.token for name, lease in held.items()}, lease=self._lease
+            )
+            for name, lease in held.items():
+                if name in pulse.lost:
+                    lease.end()
+                else:
+                    lease.prolong(asked_at)
+            under.pace.set_rate(pulse.rate)
+            self._hear(key, pulse)
+
+    def _hear(self, key: str, pulse: Pulse) -> None:
+        under = self._under[key]
+        for segment in under.segments.values():
+            if pulse.state != "running":
+                segment.stop()
+            elif pulse.hold:
+                segment.pause(pulse.hold)
+
+    def _hold(self, key: str, seconds: float) -> None:
+        """A target asks to be left alone: tell the others, here and elsewhere."""
+        under, now = self._under[key], clock()
+        if now + seconds <= under.hold_until + 0.05:
+            return
+        under.hold_until = now + seconds
+        for segment in under.segments.values():
+            segment.pause(seconds)
+        self._owner.spawn(self._record.hold(key, seconds))
+
+
+def _passing(exc: Exception) -> bool:
+    """Whether the same may work later: the vendor, the network or the record is away for a while."""
+    if isinstance(exc, (TransportError, RateLimitError, ServerError)):
+        return True
+    return isinstance(exc, CheckpointError) and exc.__cause__ is not None
+
+
+def _told(exc: Exception) -> str:
+    text = str(exc) if isinstance(exc, BasiqError) else f"{type(exc).__name__}: {exc}"
+    return text if len(text) <= 1_000 else text[:1_000] + "…"

@@ -1,0 +1,52 @@
+-- Keeps true: a page is counted once, the rest of its list is recorded before any of it is handled, and the job's
+-- limit is shared out exactly. ARGV: segment, token, lease, count, last id, chosen, unchosen, next cursor, whether
+-- there is a next page, limit, and with a limit one sign a message: 1 where it was chosen.
+local id, token, lease, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if not owns(id, token) then
+  return { 'lost' }
+end
+local s = segment_key(id)
+if redis.call('HEXISTS', s, 'count') == 1 then
+  return { 'ok', redis.call('HGET', s, 'quota'), '' }
+end
+local chain, index = string.match(id, '^(.*)%.(%d+)$')
+local quota, unchosen, more = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[9] == '1'
+if ARGV[10] ~= '' then
+  redis.call('HSETNX', base, 'limit_left', ARGV[10])
+  local left = tonumber(job('limit_left'))
+  if quota >= left then
+    if quota > left or more then
+      redis.call('HSET', base, 'cut', 1)
+    end
+    quota, more, unchosen = math.min(quota, left), false, 0
+    local seen = 0
+    for i = 1, #ARGV[11] do
+      if seen == quota then
+        break
+      end
+      if string.sub(ARGV[11], i, i) == '1' then
+        seen = seen + 1
+      else
+        unchosen = unchosen + 1
+      end
+    end
+  end
+  redis.call('HINCRBY', base, 'limit_left', -quota)
+end
+redis.call('HSET', s, 'count', whole(count), 'last', ARGV[5], 'quota', whole(quota))
+redis.call('HINCRBY', base, 'n:read', whole(count))
+if unchosen > 0 then
+  redis.call('HINCRBY', base, 'n:skipped:where', whole(unchosen))
+end
+renew(id, lease)
+if not more then
+  redis.call('HINCRBY', base, 'chains_left', -1)
+  return { 'ok', whole(quota), '' }
+end
+local position = tonumber(redis.call('HGET', s, 'position')) + count
+local following = add_segment(chain, whole(index + 1), ARGV[8], position, now + lease)
+local upto = redis.call('HGET', s, 'upto')
+if upto then
+  redis.call('HSET', segment_key(following), 'upto', upto)
+end
+return { 'ok', whole(quota), following }

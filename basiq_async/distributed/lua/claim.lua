@@ -1,0 +1,38 @@
+-- Keeps true: a segment has one owner at a time, and what a former owner did is counted once.
+-- ARGV: segment, token, lease, worker, width, protocol, most tries.
+local id, token, lease, worker, width, protocol = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local s = segment_key(id)
+local state = job('state')
+if not state or redis.call('EXISTS', s) == 0 then
+  return { 'gone' }
+end
+if job('protocol') ~= protocol then
+  local problem = 'worker ' .. worker .. ' speaks version ' .. protocol .. ' of the record, the job is of version '
+  redis.call('HSET', base, 'problem', problem .. job('protocol'))
+  return { 'version', job('protocol') }
+end
+if state ~= 'running' then
+  return { 'stopped', state }
+end
+local owner = redis.call('HGET', s, 'owner')
+if owner ~= token then -- a request that was sent again finds its own claim
+  if owner and tonumber(redis.call('HGET', s, 'until')) > now then
+    return { 'held' }
+  end
+  fold(id)
+  if owner then
+    redis.call('HINCRBY', base, 'takeovers', 1)
+    redis.call('HINCRBY', base, 'interrupted', redis.call('HGET', s, 'width'))
+  end
+  if redis.call('HINCRBY', s, 'tries', 1) > tonumber(ARGV[7]) then
+    local last = job('problem')
+    fail('segment ' .. id .. ' was claimed ' .. ARGV[7] .. ' times and nothing of it was done; its last worker was ' ..
+      (redis.call('HGET', s, 'worker') or 'unknown') .. (last and '; the last problem: ' .. last or ''))
+    return { 'stopped', 'failed' }
+  end
+  redis.call('HSET', s, 'owner', token, 'width', width, 'worker', worker)
+end
+renew(id, lease)
+redis.call('ZADD', workers, whole(now), worker)
+local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'tries')
+return { 'ok', found, { job('token'), job('rate') or '', hold_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

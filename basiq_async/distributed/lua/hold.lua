@@ -1,0 +1,8 @@
+#!lua flags=allow-oom
+-- Keeps true: what a target asks of one worker holds for all; a pause is lengthened, never shortened.
+-- ARGV: milliseconds.
+local ends = now + tonumber(ARGV[1])
+if job('state') and ends > tonumber(job('hold') or 0) then
+  redis.call('HSET', base, 'hold', whole(ends))
+end
+return hold_left()

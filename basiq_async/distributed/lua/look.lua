@@ -1,0 +1,21 @@
+#!lua flags=allow-oom
+-- Keeps true: counts are the finished segments' and the open ones', of one moment.
+local found = redis.call('HGETALL', base)
+if #found == 0 then
+  return {}
+end
+local open = redis.call('ZRANGE', due, 0, -1)
+local held, counts = 0, {}
+for _, id in ipairs(open) do
+  local fields = redis.call('HGETALL', segment_key(id))
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 2) == 'o:' then
+      counts[#counts + 1] = string.sub(fields[i], 3)
+      counts[#counts + 1] = fields[i + 1]
+    elseif fields[i] == 'until' and tonumber(fields[i + 1]) > now then
+      held = held + 1
+    end
+  end
+end
+local alive = redis.call('ZCOUNT', workers, whole(now - math.min(60000, math.max(2000, tonumber(job('lease'))))), '+inf')
+return { found, counts, { whole(now), #open, held, redis.call('HLEN', letters), alive, hold_left() } }

@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Keeps true: a lease is prolonged for its owner alone; a worker that lives is seen.
+-- ARGV: worker, lease, then segment and token pairs.
+local lease = tonumber(ARGV[2])
+local lost = {}
+for i = 3, #ARGV, 2 do
+  if owns(ARGV[i], ARGV[i + 1]) then
+    renew(ARGV[i], lease)
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+if not job('state') then
+  return { 'gone', '', 0, lost }
+end
+redis.call('ZADD', workers, whole(now), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', whole(now - 60000))
+return { job('state'), job('rate') or '', hold_left(), lost }

@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Keeps true: an owner that lets go in order leaves nothing interrupted, and its segment is there for the next one.
+-- ARGV: segment, token, milliseconds until it may be woken, problem, whether the claim counts as one of its tries.
+local id, token = ARGV[1], ARGV[2]
+if not owns(id, token) then
+  return { 'lost' }
+end
+fold(id)
+local s = segment_key(id)
+redis.call('HDEL', s, 'owner', 'until')
+redis.call('ZADD', due, whole(now + tonumber(ARGV[3])), id)
+if ARGV[4] ~= '' then
+  redis.call('HSET', base, 'problem', ARGV[4])
+end
+if ARGV[5] == '0' and tonumber(redis.call('HGET', s, 'tries')) > 0 then
+  redis.call('HINCRBY', s, 'tries', -1)
+end
+return { 'ok' }

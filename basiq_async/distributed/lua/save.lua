@@ -1,0 +1,62 @@
+#!lua flags=allow-oom
+-- Keeps true: what is recorded as done was done by the owner, dead letters are there with it, all or nothing; saying
+-- it twice counts once. ARGV: segment, token, lease, ids recorded before (-1 to replace them), most failures in a
+-- row (0 for no limit), then four lists, each behind its length: counts (name, value), ids, letters (id, text),
+-- ids of letters that are none any more.
+local id, token, lease, before, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+if not owns(id, token) then
+  return { 'lost' }
+end
+local s = segment_key(id)
+local done = s .. ':d'
+if before < 0 then
+  redis.call('DEL', done)
+elseif redis.call('LLEN', done) ~= before then
+  return { 'resend' } -- the server lost some of it, or has this already
+end
+local at = 6
+local function list()
+  local from, length = at + 1, tonumber(ARGV[at])
+  at = from + length
+  return from, at - 1
+end
+local handled, failed = tonumber(redis.call('HGET', s, 'o:handled') or 0), tonumber(redis.call('HGET', s, 'o:failed') or 0)
+local from, to = list()
+if to > from then
+  redis.call('HSET', s, unpack(ARGV, from, to))
+end
+from, to = list()
+if to >= from then
+  redis.call('RPUSH', done, unpack(ARGV, from, to))
+  redis.call('HSET', s, 'tries', 0)
+end
+from, to = list()
+for i = from, to, 2 do
+  if redis.call('HEXISTS', letters, ARGV[i]) == 0 then
+    redis.call('ZADD', numbers, redis.call('HINCRBY', base, 'letters', 1), ARGV[i])
+  end
+  redis.call('HSET', letters, ARGV[i], ARGV[i + 1])
+end
+local added = to >= from
+from, to = list()
+if to >= from then
+  redis.call('HDEL', letters, unpack(ARGV, from, to))
+  redis.call('ZREM', numbers, unpack(ARGV, from, to))
+end
+renew(id, lease)
+if tonumber(redis.call('HGET', s, 'o:handled') or 0) > handled then
+  redis.call('HSET', base, 'row', 0)
+else
+  local more = tonumber(redis.call('HGET', s, 'o:failed') or 0) - failed
+  if more > 0 and redis.call('HINCRBY', base, 'row', more) >= most and most > 0 and job('state') == 'running' then
+    fail(job('row') .. ' messages in a row failed; mend what they fail at, then resume the job and retry the dead letters')
+  end
+end
+if added and job('state') == 'running' then
+  local there = redis.call('HLEN', letters)
+  if there >= tonumber(job('most_dead')) then
+    redis.call('HSET', base, 'state', 'paused', 'reason',
+      there .. ' dead letters, as many as the job may keep; export or retry them, then resume it')
+  end
+end
+return { 'ok', job('state'), hold_left() }

@@ -1,0 +1,52 @@
+"""The jobs of the workers that the tests start and kill. Settings come from the environment, as a deployment's do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async.distributed import Fleet, Work
+from basiq_async.testing import FakeBasiq
+
+SETTINGS = json.loads(os.environ.get("FLEET_TEST", "{}"))
+MESSAGES = int(SETTINGS.get("messages", 1_000))
+PAGE = int(SETTINGS.get("page", 500))
+
+
+def make_fake() -> tuple[FakeBasiq, str]:
+    """The same history in every process."""
+    fake = FakeBasiq(seed="fleet", page_size=PAGE)
+    return fake, fake.seed_messages(MESSAGES)
+
+
+fleet = Fleet(SETTINGS.get("redis", "redis://127.0.0.1:1/0"), lease=SETTINGS.get("lease", 3))
+broker = fleet.broker
+
+
+@fleet.job("effects")
+@asynccontextmanager
+async def effects() -> AsyncIterator[Work]:
+    """Writes a line for each message, at once."""
+    fake, _ = make_fake()
+    log = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    wait, poison = SETTINGS.get("wait", 0.004), frozenset(SETTINGS.get("poison", ()))
+    rng = random.Random()
+
+    async def handler(message: Message) -> None:
+        await asyncio.sleep(rng.random() * wait)
+        if message.id in poison:
+            raise ValueError("poisoned")
+        os.write(log, f"{message.id} {os.getpid()}\n".encode())
+        if rng.random() < 0.3:
+            await asyncio.sleep(rng.random() * wait)
+
+    try:
+        async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
+            yield Work(client, handler, concurrency=SETTINGS.get("concurrency", 16))
+    finally:
+        os.close(log)
