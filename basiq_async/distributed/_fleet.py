@@ -75,8 +75,8 @@ class Fleet:
                 f"a fleet needs {exc.name}: install the extra, as in pip install 'basiq-async[distributed]'"
             ) from exc
         self.lease = float(lease)
-        self.broker = make_broker(url, prefix) if broker is None else broker
         self._record: Record = RedisRecord(url, prefix=prefix) if record is None else record
+        self.broker = make_broker(url, prefix) if broker is None else broker
         self._functions: dict[str, JobFunction] = {}
         self._hints: Hints = Hints(self.broker, self._look, start=self._start, stop=self._stop)
         self._worker: Worker | None = None

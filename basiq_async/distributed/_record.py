@@ -78,7 +78,7 @@ class Claim:
     quota: how many of the chosen ones are to be handled.
     upto: for dead letters, the number of the last one.
     done: the ids that former owners recorded.
-    tries: how many claims in a row came to nothing, with this one.
+    waits: how often in a row it was given back because something was away.
     job_token, rate, hold: of the job; ``hold`` is for how many seconds a target has asked to be left alone.
     """
 
@@ -89,7 +89,7 @@ class Claim:
     quota: int | None
     upto: int | None
     done: Sequence[str]
-    tries: int
+    waits: int
     job_token: str = attrs.field(repr=False)
     rate: float | None
     hold: float
@@ -141,7 +141,7 @@ class Saving:
 
 @attrs.frozen
 class Pulse:
-    """How a job stands, told to its workers. ``hold`` is in seconds, ``lost`` names segments that are theirs no more."""
+    """How a job stands, for its workers. ``hold`` is in seconds, ``lost`` names segments that are theirs no more."""
 
     state: JobState | Literal["gone"]
     hold: float = 0.0
@@ -215,7 +215,8 @@ class Record(Protocol):
         """Take a segment that has no owner, or whose owner's lease ran out.
 
         ``width`` is how many messages the owner may handle before it records them: should it never let go in order,
-        so many count as interrupted. After 20 claims of which nothing was recorded, the job fails and names it.
+        so many count as interrupted. After 20 claims that nobody gave back and that recorded
+        nothing, the job fails and names it.
         """
         ...
 
@@ -234,9 +235,9 @@ class Record(Protocol):
         ...
 
     async def release(
-        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", fruitless: bool = False
+        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
     ) -> None:
-        """Let go of a segment, for others to claim after ``delay`` seconds."""
+        """Let go of a segment, to be woken after ``delay`` seconds. ``waits`` says that something was away."""
         ...
 
     async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:

@@ -1,13 +1,13 @@
-"""The record of a fleet in Redis. Every change is a script beside this module, in ``lua/``, which says what it keeps."""
+"""The record of a fleet in Redis. Every change is a script in ``lua/``, which says what it keeps true."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -36,8 +36,6 @@ from ._record import (
 )
 
 __all__ = ["RedisRecord"]
-
-T = TypeVar("T")
 
 _MOST_TRIES = 20
 _SCRIPTS = (
@@ -77,7 +75,7 @@ class RedisRecord:
 
     async def check(self) -> Sequence[str]:
         """See ``Record``."""
-        info = cast("dict[str, Any]", await self._made(lambda: self._redis.info("everything")))
+        info: dict[str, Any] = await self._made(lambda: self._redis.info("everything"))
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise ConfigurationError(
@@ -121,13 +119,13 @@ class RedisRecord:
 
     async def spec(self, key: str) -> JobSpec | None:
         """See ``Record``."""
-        found = cast("dict[bytes, bytes]", await self._made(lambda: self._redis.hgetall(self._base(key))))
+        found: dict[bytes, bytes] = await self._made(lambda: self._redis.hgetall(self._base(key)))
         return _spec(key, found) if b"selection" in found else None
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """See ``Record``."""
         name = f"{self._prefix}:{'active' if active else 'jobs'}"
-        found = cast("set[bytes]", await self._made(lambda: self._redis.smembers(name)))
+        found: set[bytes] = await self._made(lambda: self._redis.smembers(name))
         return sorted(_text(each) for each in found)
 
     async def claim(
@@ -137,7 +135,7 @@ class RedisRecord:
         found = await self._run("claim", key, segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES)
         if found[0] != b"ok":
             return Refusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
-        cursor, position, count, last, quota, upto, tries = found[1]
+        cursor, position, count, last, quota, upto, waits = found[1]
         job_token, rate, hold = found[2]
         return Claim(
             cursor=_text(cursor) or None,
@@ -147,7 +145,7 @@ class RedisRecord:
             quota=_int(quota),
             upto=_int(upto),
             done=[_text(each) for each in found[3]],
-            tries=int(tries),
+            waits=int(waits or 0),
             job_token=_text(job_token),
             rate=_float(rate),
             hold=hold / 1000,
@@ -188,10 +186,10 @@ class RedisRecord:
         return bool((await self._owned("finish", key, segment, token))[0] == b"ok")
 
     async def release(
-        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", fruitless: bool = False
+        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
     ) -> None:
         """See ``Record``."""
-        await self._owned("release", key, segment, token, _ms(delay), problem, int(fruitless))
+        await self._owned("release", key, segment, token, _ms(delay), problem, int(waits))
 
     async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:
         """See ``Record``."""
@@ -253,9 +251,9 @@ class RedisRecord:
             open=unfinished,
             held=held,
             workers=workers,
-            takeovers=int(fields.get(b"takeovers", 0)),
-            interrupted=int(fields.get(b"interrupted", 0)),
-            elapsed=(int(fields.get(b"ended", now)) - int(fields[b"began"])) / 1000,
+            takeovers=int(fields.get(b"takeovers") or 0),
+            interrupted=int(fields.get(b"interrupted") or 0),
+            elapsed=(int(fields.get(b"ended") or now) - int(fields[b"began"])) / 1000,
             hold=hold / 1000,
             cut=b"cut" in fields,
         )
@@ -263,16 +261,13 @@ class RedisRecord:
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Record``."""
         base = self._base(key)
-        numbered = cast(
-            "list[tuple[bytes, float]]",
-            await self._made(
-                lambda: self._redis.zrangebyscore(f"{base}:dead:n", f"({after}", "+inf", 0, limit, withscores=True)
-            ),
+        numbered: list[tuple[bytes, float]] = await self._made(
+            lambda: self._redis.zrangebyscore(f"{base}:dead:n", f"({after}", "+inf", 0, limit, withscores=True)
         )
         if not numbered:
             return ()
         ids = [each for each, _ in numbered]
-        texts = cast("list[bytes | None]", await self._made(lambda: self._redis.hmget(f"{base}:dead", ids)))
+        texts: list[bytes | None] = await self._made(lambda: self._redis.hmget(f"{base}:dead", ids))
         # One that was taken off in between is not there any more.
         return [
             _letter(_text(each), int(number), text)
@@ -294,8 +289,8 @@ class RedisRecord:
         (state,) = await self._run("forget", key)
         if state != b"gone":
             raise ReplayError(f"the job {key!r} is {_text(state)}: cancel it before it is forgotten")
-        for name in ("jobs", "active"):
-            await self._made(lambda name=name: self._redis.srem(f"{self._prefix}:{name}", key))  # type: ignore[misc]
+        await self._made(lambda: self._redis.srem(f"{self._prefix}:active", key))
+        await self._made(lambda: self._redis.srem(f"{self._prefix}:jobs", key))
 
     async def aclose(self) -> None:
         """See ``Record``."""
@@ -318,11 +313,16 @@ class RedisRecord:
         keys = [self._base(key)]
         return await self._made(lambda: script(keys=keys, args=arguments))
 
-    async def _made(self, call: Callable[[], Awaitable[T] | T]) -> T:
+    async def _made(self, call: Callable[[], Any]) -> Any:
         """Make a call, and again while the server is away, for as long as patience lasts."""
+        task = asyncio.current_task()
+        cancelling = 0 if task is None else task.cancelling()
         try:
             async with asyncio.timeout(self._patience):
-                return await cast("Awaitable[T]", call())
+                result = await call()
+                if task is not None and task.cancelling() > cancelling:
+                    raise asyncio.CancelledError  # the client can lose one that arrives while it connects
+                return result
         except TimeoutError:
             raise CheckpointError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"
@@ -332,7 +332,7 @@ class RedisRecord:
 
 
 def _source(name: str) -> str:
-    folder = files(__package__) / "lua"
+    folder = files("basiq_async.distributed") / "lua"
     body = (folder / f"{name}.lua").read_text("utf-8")
     prelude = (folder / "_prelude.lua").read_text("utf-8")
     flags, _, rest = body.partition("\n")

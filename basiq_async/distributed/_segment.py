@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import attrs
 
-from ..errors import CheckpointError, ConfigurationError, ReplayError
+from ..errors import CheckpointError, ConfigurationError
 from ..models import Message
 from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
 from ..replay._engine import Engine
@@ -190,9 +189,7 @@ class Segment:
     async def save(self, saving: Saving) -> bool:
         """Record what was done; False where the store has lost some of what was recorded before."""
         asked_at = clock()
-        pulse = await self._record.save(
-            self._spec.key, self.name, self.lease.token, saving, lease=self.lease.seconds
-        )
+        pulse = await self._record.save(self._spec.key, self.name, self.lease.token, saving, lease=self.lease.seconds)
         if pulse is None:
             return False
         self.lease.prolong(asked_at)
@@ -214,9 +211,7 @@ async def _read_list(work: Work, spec: JobSpec, chain: Chain, cursor: str | None
     if spec.source != "messages":
         raise ConfigurationError(f"this release reads messages, and not {spec.source}")
     try:
-        paginator = work.client.messages.list(
-            chain.webhook_id, filter=chain.filter or None, cursor=cursor, prefetch=0
-        )
+        paginator = work.client.messages.list(chain.webhook_id, filter=chain.filter or None, cursor=cursor, prefetch=0)
     except ConfigurationError as exc:
         raise CheckpointError(f"a cursor of the job cannot be read by this worker: {exc}") from exc
     pages = paginator.pages()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -13,14 +14,12 @@ from typing import Any
 
 import attrs
 
-from .._tasks import TaskOwner
+from .._tasks import TaskOwner, see_through
 from ..errors import (
-    APIError,
     BasiqError,
     CheckpointError,
     RateLimitError,
     ReplayError,
-    ResponseDecodeError,
     ServerError,
     TransportError,
 )
@@ -148,7 +147,7 @@ class Worker:
         under.segments[name] = segment
         if self._stopping:
             segment.stop()
-        problem, delay, fruitless = "", 0.0, False
+        problem, delay, waits = "", 0.0, False
         finished = False
         try:
             finished = await segment.run()
@@ -156,9 +155,10 @@ class Worker:
             logger.warning("segment %s of the job %r goes to another worker: %s", name, key, exc)
             return
         except Exception as exc:
-            problem, fruitless = _told(exc), True
+            problem = _told(exc)
             if _passing(exc):
-                delay = min(_LONGEST_DELAY, 0.5 * 2 ** min(claim.tries, 10)) * (0.5 + random.random() / 2)
+                waits = True
+                delay = min(_LONGEST_DELAY, 0.25 * 2 ** min(claim.waits, 10)) * (0.5 + random.random() / 2)
                 logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
             else:
                 logger.error("the job %r stops at segment %s: %s", key, name, problem)
@@ -166,7 +166,10 @@ class Worker:
         finally:
             del under.segments[name]
             if not finished:
-                await self._let_go(key, name, lease, delay=delay, problem=problem, fruitless=fruitless)
+                letting_go = functools.partial(
+                    self._let_go, key, name, lease, delay=delay, problem=problem, waits=waits
+                )
+                await see_through(letting_go)
 
     async def _let_go(self, key: str, segment: str, lease: Lease, **how: Any) -> None:
         try:

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Keeps true: an owner that lets go in order leaves nothing interrupted, and its segment is there for the next one.
--- ARGV: segment, token, milliseconds until it may be woken, problem, whether the claim counts as one of its tries.
+-- ARGV: segment, token, milliseconds until it may be woken, problem, whether it waits for
+-- something that is away.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then
   return { 'lost' }
@@ -12,7 +13,11 @@ redis.call('ZADD', due, whole(now + tonumber(ARGV[3])), id)
 if ARGV[4] ~= '' then
   redis.call('HSET', base, 'problem', ARGV[4])
 end
-if ARGV[5] == '0' and tonumber(redis.call('HGET', s, 'tries')) > 0 then
+-- Only claims that nobody gave back count against a segment.
+if tonumber(redis.call('HGET', s, 'tries')) > 0 then
   redis.call('HINCRBY', s, 'tries', -1)
+end
+if ARGV[5] == '1' then
+  redis.call('HINCRBY', s, 'waits', 1)
 end
 return { 'ok' }

@@ -28,7 +28,7 @@ end
 from, to = list()
 if to >= from then
   redis.call('RPUSH', done, unpack(ARGV, from, to))
-  redis.call('HSET', s, 'tries', 0)
+  redis.call('HSET', s, 'tries', 0, 'waits', 0)
 end
 from, to = list()
 for i = from, to, 2 do

@@ -1,0 +1,39 @@
+"""``basiq-async worker``: the processes that do a fleet's jobs."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from ._run import guarded
+
+__all__ = ["worker"]
+
+
+def worker(
+    fleet: Annotated[str, typer.Argument(help="Where the fleet is, as module:variable, such as jobs:fleet.")],
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
+    segments: Annotated[int, typer.Option(min=1, help="Pages that a process has under way at once.")] = 2,
+    log_level: Annotated[str, typer.Option(help="The least level that is logged.")] = "INFO",
+) -> None:
+    """Work on the jobs of a fleet, until SIGTERM or Ctrl-C.
+
+    The first signal finishes and records the messages under way, the second ends at once.
+    """
+    from ..distributed._processes import run_workers
+
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        raise typer.BadParameter(f"{log_level!r} is no level: DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+
+    async def check() -> None:
+        """The place is looked at before any process starts."""
+        from ..distributed._processes import find_fleet
+
+        find_fleet(fleet)
+
+    guarded(check)
+    run_workers(fleet, processes=processes, segments=segments)

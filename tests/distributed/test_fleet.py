@@ -1,0 +1,326 @@
+"""A job over several workers, from its submission to its report."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from basiq_async import ConfigurationError, F, Message, ReplayError
+from basiq_async.distributed import Fleet
+from basiq_async.replay import TargetError, failed_only, limit
+from tests.support.fleets import PATIENT, crew
+from tests.support.histories import Recorder, Refusing
+
+
+async def test_every_message_is_handled_once(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder) as fleet:
+        report = await fleet.run()
+        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert (report.handled, report.failed, dict(report.skipped), report.position) == (60, 0, {}, 60)
+        assert report.finished
+        assert report.repeated == 0
+
+
+async def test_the_work_is_shared_by_the_workers(redis_url: str) -> None:
+    async def slowly(message: Message) -> None:
+        await asyncio.sleep(0.005)
+
+    recorder = Recorder(slowly)
+    async with crew(redis_url, recorder, concurrency=4) as fleet:
+        await fleet.run()
+        assert recorder.most_at_once > 4
+
+
+async def test_where_is_decided_by_the_workers_and_counted(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, failed=0.5, where=failed_only()) as fleet:
+        report = await fleet.run()
+        wanted = [m.id async for m in fleet.client.messages.list(fleet.webhook_id) if not m.delivered]
+        assert sorted(recorder.ids) == sorted(wanted)
+        assert report.skipped == {"where": 60 - len(wanted)}
+
+
+async def test_a_predicate_that_raises_makes_its_message_a_dead_letter(redis_url: str) -> None:
+    def where(message: Message) -> bool:
+        if message.id == first:
+            raise KeyError("missing")
+        return True
+
+    async with crew(redis_url, where=where) as fleet:
+        first = (await fleet.ids())[0]
+        job = await fleet.submit()
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.failed, report.dead) == (59, 1, 1)
+        (letter,) = await job.dead_letters()
+        assert letter.id == first
+        assert "KeyError" in letter.error
+
+
+@pytest.mark.parametrize("most", [1, 10, 25, 59])
+async def test_a_limit_is_the_jobs_not_a_workers(redis_url: str, most: int) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, where=limit(most)) as fleet:
+        report = await fleet.run()
+        assert sorted(recorder.ids) == sorted((await fleet.ids())[:most])
+        assert report.handled == most
+        assert not report.finished
+
+
+async def test_several_lists_are_read_at_once(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=200) as fleet:
+        types = sorted({m.event_type_id async for m in fleet.client.messages.list(fleet.webhook_id)})
+        filters = [F("eventTypeId").eq(each) for each in types]
+        assert len(filters) > 2
+        report = await fleet.run(filters=filters)
+        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert report.handled == 200
+
+
+async def test_several_webhooks_are_one_job(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder) as fleet:
+        other = fleet.fake.seed_messages(15, fleet.fake.add_webhook(url="https://other.example/hook"))
+        report = await fleet.run(webhook_id=[fleet.webhook_id, other])
+        assert report.handled == 75
+        assert len(set(recorder.ids)) == 75
+
+
+async def test_an_empty_history_finishes_at_once(redis_url: str) -> None:
+    async with crew(redis_url, messages=0) as fleet:
+        report = await fleet.run()
+        assert (report.handled, report.finished) == (0, True)
+
+
+async def test_what_fails_is_a_dead_letter_and_can_be_tried_again(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing()) as fleet:
+        ids = await fleet.ids()
+        target.refused.update(ids[7:40])
+        job = await fleet.submit()
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.failed, report.dead) == (27, 33, 33)
+        target.refused.clear()
+        target.refused.add(ids[9])
+        assert await job.retry_dead() == 33
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.dead, report.finished) == (59, 1, True)
+        assert sorted(target.taken) == sorted(set(ids) - {ids[9]})
+        (letter,) = await job.dead_letters()
+        assert letter.id == ids[9]
+        assert await job.drop_dead([ids[9]]) == 1
+        assert await job.retry_dead() == 0
+
+
+async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), max_failures=25, concurrency=4) as fleet:
+        target.refused.update(await fleet.ids())
+        job = await fleet.submit()
+        with pytest.raises(ReplayError, match="in a row failed") as caught:
+            await job.wait(timeout=PATIENT)
+        assert caught.value.report.failed >= 25
+        target.refused.clear()
+        await job.resume()
+        report = await job.wait(timeout=PATIENT)
+        assert report.finished
+        assert report.handled + report.failed == 60
+
+
+async def test_too_many_dead_letters_pause_the_job_and_say_so(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing()) as fleet:
+        target.refused.update(await fleet.ids())
+        job = await fleet.submit(max_dead=15)
+        async with asyncio.timeout(PATIENT):
+            async for progress in job.watch(every=0.02):
+                if progress.state == "paused":
+                    break
+        assert "dead letters, as many as the job may keep" in progress.reason
+
+
+async def test_on_error_stop_ends_the_job_in_front_of_the_message(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), on_error="stop") as fleet:
+        bad = (await fleet.ids())[25]
+        target.refused.add(bad)
+        job = await fleet.submit()
+        with pytest.raises(ReplayError, match=bad):
+            await job.wait(timeout=PATIENT)
+        target.refused.clear()
+        await job.resume()
+        assert (await job.wait(timeout=PATIENT)).handled == 60
+        assert len(target.taken) == len(set(target.taken)) == 60
+
+
+async def test_a_known_key_goes_on_and_another_selection_is_refused(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder) as fleet:
+        await fleet.run()
+        report = await fleet.run()
+        assert report.handled == len(recorder.ids) == 60
+        with pytest.raises(ReplayError, match=r"the job 'job' is 'work' over .*, and not .*user\.created"):
+            await fleet.submit(filter="eventTypeId.eq('user.created')")
+
+
+async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
+    began, free = asyncio.Event(), asyncio.Event()
+
+    async def slowly(message: Message) -> None:
+        began.set()
+        await free.wait()
+
+    recorder = Recorder(slowly)
+    async with crew(redis_url, recorder, concurrency=2) as fleet:
+        job = await fleet.submit()
+        await began.wait()
+        await job.pause("for the night")
+        async with asyncio.timeout(PATIENT):
+            while not all(s._stopping for w in fleet.workers for u in w._under.values() for s in u.segments.values()):
+                await asyncio.sleep(0.02)
+            free.set()
+            while (progress := await job.progress()).held:
+                await asyncio.sleep(0.02)
+        assert progress.state == "paused"
+        assert progress.reason == "for the night"
+        done = len(recorder.ids)
+        assert progress.handled == done <= 8
+        await job.resume()
+        report = await job.wait(timeout=PATIENT)
+        assert report.handled == len(recorder.ids) == len(set(recorder.ids)) == 60
+        assert report.repeated == 0
+
+
+async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
+    async def slowly(message: Message) -> None:
+        await asyncio.sleep(0.01)
+
+    async with crew(redis_url, Recorder(slowly), concurrency=1) as fleet:
+        job = await fleet.submit()
+        await job.cancel()
+        report = await job.wait(timeout=PATIENT)
+        assert not report.finished
+        assert report.handled < 60
+        with pytest.raises(ReplayError, match="there is no job"):
+            await fleet.fleet.get("nothing")
+
+
+async def test_a_job_function_that_raises_is_reported_on_the_job(redis_url: str) -> None:
+    starts = 0
+
+    async def opened() -> None:
+        nonlocal starts
+        starts += 1
+        if starts < 3:
+            raise OSError("no route to the database")
+
+    async with crew(redis_url, opened=opened, workers=1) as fleet:
+        job = await fleet.submit()
+        with pytest.raises(ReplayError, match=r"'work' failed to start: OSError: no route to the database"):
+            await job.wait(timeout=PATIENT)
+        assert starts == 1
+        await job.resume()
+        with pytest.raises(ReplayError, match="failed to start"):
+            await job.wait(timeout=PATIENT)
+        await job.resume()
+        assert (await job.wait(timeout=PATIENT)).handled == 60
+
+
+async def test_a_lost_hint_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder) as fleet:
+        fleet.lost = lambda number: (0, 1, 3)[number % 3]
+        report = await fleet.run()
+        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert report.handled == 60
+
+
+async def test_what_a_target_asks_of_one_worker_holds_for_all(redis_url: str) -> None:
+    moments: list[float] = []
+    asked: list[float] = []
+
+    async def behave(message: Message) -> None:
+        now = asyncio.get_running_loop().time()
+        if len(moments) == 20 and not asked:
+            asked.append(now)
+            raise TargetError("slow down", retry_after=1.0)
+        moments.append(now)
+        await asyncio.sleep(0.002)
+
+    async with crew(redis_url, Recorder(behave), concurrency=1, workers=2) as fleet:
+        report = await fleet.run()
+        assert report.handled == 60
+        # What was begun before the others had heard of it may end.
+        early = [each for each in moments if asked[0] + 0.5 < each < asked[0] + 0.99]
+        assert early == []
+
+
+async def test_the_vendor_being_away_is_waited_for(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder) as fleet:
+        fleet.fake.fail_next(3, status=503)
+        report = await fleet.run()
+        assert report.handled == len(set(recorder.ids)) == 60
+
+
+async def test_progress_counts_what_is_left_with_a_plan(redis_url: str) -> None:
+    async with crew(redis_url, failed=0.5, where=failed_only()) as fleet:
+        plan = await fleet.fleet.plan("work", fleet.webhook_id)
+        job = await fleet.submit(plan=plan)
+        report = await job.wait(timeout=PATIENT)
+        progress = await job.progress()
+        assert report.handled == plan.total
+        assert (progress.remaining, progress.lag, progress.segments) == (0, 0, 0)
+
+
+async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
+    async with crew(redis_url) as fleet:
+        await fleet.run()
+        (job,) = await fleet.fleet.jobs()
+        assert job.key == "job"
+        await job.forget()
+        assert await fleet.fleet.jobs() == []
+        with pytest.raises(ReplayError, match="never submitted here, or was forgotten"):
+            await job.progress()
+
+
+async def test_a_worker_of_another_version_leaves_a_job_alone(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder) as fleet:
+        monkeypatch.setattr("basiq_async.distributed._redis_record.PROTOCOL", 2)
+        job = await fleet.submit()
+        async with asyncio.timeout(PATIENT):
+            while "speaks version 2 of the record, the job is of version 1" not in (await job.progress()).problem:
+                await asyncio.sleep(0.02)
+        assert "is of version 1 of the record, this worker is not" in caplog.text
+        assert recorder.ids == []
+        monkeypatch.undo()
+        assert (await job.wait(timeout=PATIENT)).handled == 60
+
+
+async def test_arguments_are_looked_over(redis_url: str) -> None:
+    async with crew(redis_url, workers=0) as fleet:
+        for wrong in (
+            {"name": "another"},
+            {"webhook_id": []},
+            {"webhook_id": " "},
+            {"key": "with {braces}"},
+            {"key": ""},
+            {"rate": 0},
+            {"rate": True},
+            {"filters": []},
+            {"filters": "text"},
+            {"filters": ["a", "a"]},
+            {"filter": "a", "filters": ["b"]},
+            {"source": "nothing"},
+            {"max_dead": 0},
+        ):
+            with pytest.raises(ConfigurationError):
+                await fleet.submit(**wrong)
+    for wrong in ({"lease": 0}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
+        with pytest.raises(ConfigurationError):
+            Fleet(redis_url, **wrong)
+    with pytest.raises(ConfigurationError, match="url must be that of a Redis server"):
+        Fleet("http://127.0.0.1")
+
+

@@ -1,0 +1,129 @@
+"""A fleet within one process: workers that share a queue of hints, in place of a broker, and a real record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+
+from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
+from basiq_async.distributed import Fleet, Job, Work
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.distributed._worker import Worker
+from basiq_async.replay import Report
+from basiq_async.testing import FakeBasiq
+from tests.support.histories import Recorder
+
+PATIENT = 20.0
+"""Seconds within which what is waited for has happened, however busy the machine is."""
+
+
+@attrs.define(eq=False)
+class Crew:
+    """A fleet, its workers, and the history that they read."""
+
+    fleet: Fleet
+    fake: FakeBasiq
+    webhook_id: str
+    client: BasiqClient
+    workers: list[Worker] = attrs.field(factory=list)
+    hints: list[tuple[str, str]] = attrs.field(factory=list)
+    lost: Callable[[int], int] = lambda number: 1
+    """How often the nth hint arrives."""
+    _queue: asyncio.Queue[tuple[str, str]] = attrs.field(factory=asyncio.Queue)
+    _tasks: list[asyncio.Task[None]] = attrs.field(factory=list)
+
+    async def hint(self, key: str, segment: str) -> None:
+        self.hints.append((key, segment))
+        for _ in range(self.lost(len(self.hints))):
+            self._queue.put_nowait((key, segment))
+
+    async def start(self, count: int = 1, *, segments: int = 2) -> list[Worker]:
+        """Start workers, each with a connection of its own."""
+        started = []
+        for _ in range(count):
+            record = RedisRecord(self.url, patience=PATIENT)
+            worker = Worker(record, self.fleet._functions, self.hint, lease=self.fleet.lease)
+            worker.name += f":{len(self.workers)}"
+            self.workers.append(worker)
+            started.append(worker)
+            await worker.start()
+            self._tasks += [asyncio.create_task(self._serve(worker)) for _ in range(segments)]
+        return started
+
+    url: str = ""
+
+    async def _serve(self, worker: Worker) -> None:
+        while True:
+            await worker.look(*await self._queue.get())
+
+    async def aclose(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for task in self._tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        for worker in self.workers:
+            await worker.aclose()
+            await worker._record.aclose()
+
+    async def submit(self, name: str = "work", *, key: str = "job", **arguments: Any) -> Job:
+        return await self.fleet.submit(name, arguments.pop("webhook_id", self.webhook_id), key=key, **arguments)
+
+    async def run(self, name: str = "work", **arguments: Any) -> Report:
+        job = await self.submit(name, **arguments)
+        return await job.wait(timeout=PATIENT)
+
+    async def ids(self) -> list[str]:
+        return [message.id async for message in self.client.messages.list(self.webhook_id)]
+
+
+@asynccontextmanager
+async def crew(
+    url: str,
+    target: Any = None,
+    *,
+    messages: int = 60,
+    page_size: int = 10,
+    failed: float = 0.0,
+    lease: float = 1.0,
+    workers: int = 2,
+    opened: Callable[[], Awaitable[None]] | None = None,
+    **work: Any,
+) -> AsyncIterator[Crew]:
+    """A crew whose job function ``work`` hands messages to ``target``."""
+    fake = FakeBasiq(page_size=page_size)
+    webhook_id = fake.seed_messages(messages, failed=failed)
+    retry = RetryPolicy(max_retries=0)
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:
+        fleet = Fleet(url, lease=lease)
+        made = Crew(fleet, fake, webhook_id, client, url=url)
+        fleet._hint = made.hint  # type: ignore[method-assign]
+
+        @fleet.job("work")
+        @asynccontextmanager
+        async def function() -> AsyncIterator[Work]:
+            if opened is not None:
+                await opened()
+            yield Work(client, Recorder() if target is None else target, **work)
+
+        async with fleet:
+            try:
+                await made.start(workers)
+                yield made
+            finally:
+                await made.aclose()
+
+
+def messages_of(*recorders: Recorder) -> Sequence[str]:
+    return [each for recorder in recorders for each in recorder.ids]
+
+
+__all__ = ["PATIENT", "Crew", "Message", "crew", "messages_of"]
