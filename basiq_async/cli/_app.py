@@ -20,6 +20,7 @@ from ._root import Root
 from ._signing import sign, verify
 from ._trigger import trigger
 from ._webhooks import webhooks_app
+from ._worker import worker
 
 _EPILOG = """\
 A terminal gets text, a pipe gets JSON lines. --json asks for JSON
@@ -49,10 +50,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _WORK, _HISTORY, _LOCAL, _SETTINGS = "Webhooks", "History", "Local development", "Settings"
+_FLEET = "Many machines"
 app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_WORK)
 app.add_typer(messages_app, name="messages", rich_help_panel=_WORK)
 app.add_typer(events_app, name="events", rich_help_panel=_WORK)
 app.command(rich_help_panel=_HISTORY)(replay)
+app.command(rich_help_panel=_FLEET)(worker)
 app.command(rich_help_panel=_LOCAL)(listen)
 app.command(rich_help_panel=_LOCAL)(trigger)
 app.add_typer(mock_app, name="mock", rich_help_panel=_LOCAL)

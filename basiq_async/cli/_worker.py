@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._run import guarded
+from ..errors import ConfigurationError
 
 __all__ = ["worker"]
 
@@ -26,14 +26,6 @@ def worker(
 
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
-        raise typer.BadParameter(f"{log_level!r} is no level: DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
+        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
-
-    async def check() -> None:
-        """The place is looked at before any process starts."""
-        from ..distributed._processes import find_fleet
-
-        find_fleet(fleet)
-
-    guarded(check)
     run_workers(fleet, processes=processes, segments=segments)

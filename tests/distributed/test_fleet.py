@@ -322,5 +322,3 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
             Fleet(redis_url, **wrong)
     with pytest.raises(ConfigurationError, match="url must be that of a Redis server"):
         Fleet("http://127.0.0.1")
-
-
