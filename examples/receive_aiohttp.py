@@ -1,6 +1,6 @@
 """A whole service with aiohttp: receives webhooks, each event handled once, and shuts down cleanly.
 
-BASIQ_WEBHOOK_SECRET   the secret that Basiq gave when the webhook was created
+BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
 BASIQ_API_KEY          to look up the full events
 BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
 """
@@ -30,13 +30,13 @@ def make_app() -> web.Application:
     async def anything_else(delivery: Delivery) -> None:
         print(f"{delivery.event_type_id} {delivery.event_id}", flush=True)
 
-    async def lifespan(app: web.Application) -> AsyncGenerator[None]:
-        async with basiq, inbox, receiver:
+    async def resources(app: web.Application) -> AsyncGenerator[None]:
+        async with basiq, inbox:
             yield
 
     app = web.Application()
-    app.cleanup_ctx.append(lifespan)
-    app.router.add_post("/basiq", receiver.aiohttp_handler)
+    app.cleanup_ctx.append(resources)
+    receiver.setup(app, "/basiq")
     return app
 
 

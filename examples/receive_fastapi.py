@@ -1,6 +1,6 @@
 """A whole service with FastAPI: receives webhooks, each event handled once, and shuts down cleanly.
 
-BASIQ_WEBHOOK_SECRET   the secret that Basiq gave when the webhook was created
+BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
 BASIQ_API_KEY          to look up the full events
 BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
 """
@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.routing import Route
 
 from basiq_async import BasiqClient
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
@@ -35,11 +34,11 @@ def make_app() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with basiq, inbox, receiver:
+        async with basiq, inbox:
             yield
 
     app = FastAPI(lifespan=lifespan)
-    app.router.routes.append(Route("/basiq", receiver.asgi, methods=["POST"]))
+    app.include_router(receiver.fastapi_router("/basiq"))
     return app
 
 

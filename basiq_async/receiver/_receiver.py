@@ -33,6 +33,7 @@ from .inboxes._quarantine import QuarantinedDelivery
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from fastapi import APIRouter
 
     from ._aiohttp import AiohttpAdapter
 
@@ -305,6 +306,34 @@ class WebhookReceiver:
         Returns how many there were. Raises ``InboxError``, or what a foreign inbox raises.
         """
         return await self._quarantine.drop(ids)
+
+    def setup(self, app: web.Application, path: str = "/basiq") -> None:
+        """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
+
+        That is before the application's cleanup, so the inbox and whatever else its ``cleanup_ctx`` closes are still
+        open when the last handler ends.
+        """
+
+        async def close(app: web.Application) -> None:
+            await self.aclose()
+
+        app.router.add_post(path, self.aiohttp_handler)
+        app.on_shutdown.append(close)
+
+    def fastapi_router(self, path: str = "/basiq", *, tags: list[str] | None = None) -> APIRouter:
+        """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.
+
+        The signature is checked over the raw bytes, before anything is parsed. The lifespan closes the receiver when
+        the application shuts down, before the application's own lifespan ends. Raises ``ConfigurationError`` where
+        FastAPI is not installed.
+        """
+        try:
+            from ._fastapi import make_router
+        except ModuleNotFoundError as exc:
+            if exc.name != "fastapi":
+                raise
+            raise ConfigurationError("fastapi_router needs FastAPI: pip install fastapi") from None
+        return make_router(self, path, tags)
 
     async def aclose(self) -> None:
         """Take no more (503 with Retry-After), and return when all that was begun is finished.

@@ -73,11 +73,14 @@ async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGene
         await process.communicate()
 
 
-@pytest.mark.parametrize("example", ["receive_aiohttp.py", "receive_fastapi.py"])
-async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(example: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("framework", ["aiohttp", "django", "fastapi", "litestar", "quart", "starlette"])
+async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framework: str, tmp_path: Path) -> None:
     fake = FakeBasiq(api_keys=[KEY])
     emission = await fake.emit("consent.revoked", user_id="u-1")
-    async with serve(fake) as base_url, running(example, tmp_path, BASIQ_BASE_URL=base_url) as service:
+    async with (
+        serve(fake) as base_url,
+        running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as service,
+    ):
         links = {"event": f"https://au-api.basiq.io/events/{emission.event_id}"}
         body = payload("consent.revoked", emission.event_id, links=links)
         other = payload("account.updated", "e-other")

@@ -1,0 +1,110 @@
+"""The receiver as a router of FastAPI."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
+
+from ._outcome import Outcome
+
+if TYPE_CHECKING:
+    from ._receiver import WebhookReceiver
+
+__all__ = ["make_router"]
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Handled before"},
+    204: {"description": "Handled, or of a type that no handler takes"},
+    400: {"description": "Genuine, but not a JSON object"},
+    401: {"description": "Not genuine, or not fresh"},
+    408: {"description": "The body did not arrive in time"},
+    413: {"description": "The body is too large"},
+    415: {"description": "The body is compressed"},
+    500: {"description": "The handler failed"},
+    503: {"description": "Try again after Retry-After seconds"},
+}
+
+_TEXT = {"type": "string"}
+_PAYLOAD = {
+    "type": "object",
+    "properties": {
+        "eventTypeId": {**_TEXT, "examples": ["consent.revoked"]},
+        "eventId": _TEXT,
+        "links": {"type": "object", "properties": {"event": _TEXT, "eventEntity": _TEXT}},
+    },
+}
+_HEADERS = {
+    "webhook-id": "The id of the message, the same each time it is sent",
+    "webhook-timestamp": "When it was signed, in seconds since 1970",
+    "webhook-signature": "The signatures, separated by spaces",
+}
+_OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "header", "required": True, "description": text, "schema": _TEXT}
+        for name, text in _HEADERS.items()
+    ],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _PAYLOAD}}},
+}
+
+
+def make_router(receiver: WebhookReceiver, path: str, tags: list[str] | None) -> APIRouter:
+    """A router with one route, which closes the receiver when the application shuts down."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with receiver:
+            yield
+
+    async def receive_delivery(request: Request) -> Response:
+        body = _Body(request)
+        outcome = await receiver.handle_stream(
+            request.headers,
+            body.chunks(),
+            content_length=_content_length(request),
+            content_encoding=request.headers.get("content-encoding"),
+        )
+        ends = not body.whole and str(request.scope.get("http_version", "1.1")).startswith("1")
+        return _respond(outcome, close=ends)
+
+    router = APIRouter(lifespan=lifespan)
+    router.add_api_route(
+        path,
+        receive_delivery,
+        methods=["POST"],
+        status_code=204,
+        response_class=Response,
+        responses=_RESPONSES,
+        summary="Receive a webhook of Basiq",
+        openapi_extra=_OPENAPI,
+        tags=[*tags] if tags is not None else None,
+    )
+    return router
+
+
+class _Body:
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.whole = False
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
+        try:
+            async for chunk in self._request.stream():
+                yield chunk
+        except ClientDisconnect:
+            raise ConnectionError("the body broke off") from None
+        self.whole = True
+
+
+def _content_length(request: Request) -> int | None:
+    value = request.headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def _respond(outcome: Outcome, *, close: bool) -> Response:
+    headers = {**outcome.headers, "connection": "close"} if close else dict(outcome.headers)
+    return Response(status_code=outcome.status, headers=headers)

@@ -1,0 +1,70 @@
+"""A whole service with Django: receives webhooks, each event handled once, and shuts down cleanly.
+
+BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
+BASIQ_API_KEY          to look up the full events
+BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import django
+import uvicorn
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from basiq_async import BasiqClient
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+
+settings.configure(ALLOWED_HOSTS=["127.0.0.1"], ROOT_URLCONF=__name__, DATA_UPLOAD_MAX_MEMORY_SIZE=1_048_576)
+urlpatterns: list[URLPattern] = []
+
+Event = MutableMapping[str, Any]
+
+
+def make_app() -> Callable[..., Awaitable[None]]:
+    basiq = BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io"))
+    inbox = SQLiteInbox(os.environ.get("BASIQ_INBOX", "inbox.db"))
+    receiver = WebhookReceiver(os.environ["BASIQ_WEBHOOK_SECRET"], inbox=inbox)
+
+    @receiver.on("consent.*")
+    async def consent_changed(delivery: Delivery) -> None:
+        event = await delivery.event(basiq)
+        print(f"{event.type} of user {event.user_id}", flush=True)
+
+    @receiver.on("*")
+    async def anything_else(delivery: Delivery) -> None:
+        print(f"{delivery.event_type_id} {delivery.event_id}", flush=True)
+
+    @csrf_exempt
+    @require_POST
+    async def webhooks(request: HttpRequest) -> HttpResponse:
+        outcome = await receiver.handle(request.headers, request.body)
+        return HttpResponse(status=outcome.status, headers=outcome.headers)
+
+    urlpatterns.append(path("basiq", webhooks))
+    django.setup()
+    handler = ASGIHandler()
+
+    async def app(
+        scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
+    ) -> None:
+        # Django has no lifespan: what the service holds is opened and closed here, the receiver first.
+        if scope["type"] == "lifespan":
+            async with basiq, inbox:
+                await receiver.asgi(scope, receive, send)
+        else:
+            await handler(scope, receive, send)
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))

@@ -1,0 +1,51 @@
+"""A whole service with Litestar: receives webhooks, each event handled once, and shuts down cleanly.
+
+BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
+BASIQ_API_KEY          to look up the full events
+BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from litestar import Litestar, asgi
+from litestar.types import Receive, Scope, Send
+
+from basiq_async import BasiqClient
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+
+
+def make_app() -> Litestar:
+    basiq = BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io"))
+    inbox = SQLiteInbox(os.environ.get("BASIQ_INBOX", "inbox.db"))
+    receiver = WebhookReceiver(os.environ["BASIQ_WEBHOOK_SECRET"], inbox=inbox)
+
+    @receiver.on("consent.*")
+    async def consent_changed(delivery: Delivery) -> None:
+        event = await delivery.event(basiq)
+        print(f"{event.type} of user {event.user_id}", flush=True)
+
+    @receiver.on("*")
+    async def anything_else(delivery: Delivery) -> None:
+        print(f"{delivery.event_type_id} {delivery.event_id}", flush=True)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None]:
+        async with basiq, inbox, receiver:
+            yield
+
+    @asgi("/basiq", copy_scope=True)
+    async def webhooks(scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint: Any = receiver.asgi
+        await endpoint(scope, receive, send)
+
+    return Litestar([webhooks], lifespan=[lifespan])
+
+
+if __name__ == "__main__":
+    uvicorn.run(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))

@@ -1,0 +1,52 @@
+"""A whole service with Quart: receives webhooks, each event handled once, and shuts down cleanly.
+
+BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
+BASIQ_API_KEY          to look up the full events
+BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+
+import uvicorn
+from quart import Quart, Response, request
+
+from basiq_async import BasiqClient
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+
+
+def make_app() -> Quart:
+    basiq = BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io"))
+    inbox = SQLiteInbox(os.environ.get("BASIQ_INBOX", "inbox.db"))
+    receiver = WebhookReceiver(os.environ["BASIQ_WEBHOOK_SECRET"], inbox=inbox)
+
+    @receiver.on("consent.*")
+    async def consent_changed(delivery: Delivery) -> None:
+        event = await delivery.event(basiq)
+        print(f"{event.type} of user {event.user_id}", flush=True)
+
+    @receiver.on("*")
+    async def anything_else(delivery: Delivery) -> None:
+        print(f"{delivery.event_type_id} {delivery.event_id}", flush=True)
+
+    app = Quart(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 1_048_576
+    app.config["BODY_TIMEOUT"] = 10
+
+    @app.while_serving
+    async def lifespan() -> AsyncGenerator[None]:
+        async with basiq, inbox, receiver:
+            yield
+
+    @app.post("/basiq")
+    async def webhooks() -> Response:
+        outcome = await receiver.handle(request.headers, await request.data)
+        return Response(status=outcome.status, headers=outcome.headers)
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))
