@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .comparison._compare import Comparison, Difference, compare
     from .conformance._checkpoint import check_checkpoint
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokenPromisesError",
+    "Comparison",
     "DeliveredAttempt",
+    "Difference",
     "Emission",
     "FakeBasiq",
     "ManualClock",
@@ -29,12 +32,15 @@ __all__ = [
     "check_checkpoint",
     "check_inbox",
     "check_transport",
+    "compare",
     "serve",
 ]
 
 _HOMES = {
     "BrokenPromisesError": "conformance._runner",
+    "Comparison": "comparison._compare",
     "DeliveredAttempt": "fake._deliveries",
+    "Difference": "comparison._compare",
     "Emission": "fake._deliveries",
     "FakeBasiq": "fake._fake",
     "ManualClock": "fake._clock",
@@ -44,6 +50,7 @@ _HOMES = {
     "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
+    "compare": "comparison._compare",
     "serve": "server",
 }
 

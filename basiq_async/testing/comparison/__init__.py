@@ -1,0 +1,1 @@
+"""The real API held against the fake, request by request: shapes, not values."""

@@ -1,0 +1,209 @@
+"""What differs between the real API and the fake."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import attrs
+
+from ..._urls import VENDOR_URL, BaseURL
+from ..._version import __version__
+from ...errors import ConfigurationError
+from ...transports.auth import ApiKey, Authenticated
+from ...transports.base import Transport
+from ...transports.memory import InMemoryTransport
+from ...transports.retry import Retrying
+from ..fake._fake import FakeBasiq
+from ._shape import FieldShape, places_above
+from ._survey import EVENT, MESSAGE, MESSAGES, WEBHOOK, Seen, Survey
+
+__all__ = ["Comparison", "Difference", "compare"]
+
+
+@attrs.frozen
+class Difference:
+    """One thing that the real API does in another way than the fake.
+
+    ``request`` is the kind of request, such as ``GET /events/{eventId}``; ``where`` the place in the response;
+    ``real`` and ``fake`` say what each of them does.
+    """
+
+    request: str
+    where: str
+    real: str
+    fake: str
+
+    def __str__(self) -> str:
+        return f"{self.request}: {self.where}: the real API has {self.real}, the fake {self.fake}"
+
+
+@attrs.frozen
+class Comparison:
+    """The result of ``compare``.
+
+    ``skipped`` are the kinds of request that there was nothing for, such as messages where there is no webhook.
+    ``shapes`` describes what was seen of the real API, without values: fit to be sent with a bug report.
+    """
+
+    differences: tuple[Difference, ...]
+    skipped: tuple[str, ...]
+    requests: int
+    shapes: Mapping[str, object] = attrs.field(repr=False)
+
+    def assert_equal(self) -> None:
+        """Raise an AssertionError that names every difference, where there is one."""
+        if self.differences:
+            lines = "".join(f"\n- {difference}" for difference in self.differences)
+            raise AssertionError(f"The real API differs from the fake in {len(self.differences)} things:{lines}")
+
+    def write_shapes(self, path: str | os.PathLike[str]) -> None:
+        """Write ``shapes`` to a file. Raises ConfigurationError where that cannot be done."""
+        try:
+            Path(path).write_text(json.dumps(self.shapes, indent=2, sort_keys=True) + "\n")
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
+
+
+async def compare(
+    api_key: str | None = None,
+    *,
+    base_url: str | None = None,
+    transport: Transport | None = None,
+    fake: FakeBasiq | None = None,
+    timeout: float = 30.0,
+) -> Comparison:
+    """Hold each response of the real API against the fake's for the same request.
+
+    Statuses, headers that matter, fields, types, forms of links and identifiers, words such as a status, and paging
+    are compared. Only GETs are sent, beside the token call: about 30 for an application with webhooks, messages and
+    events. Nothing is created or changed.
+
+    api_key, base_url: as for ``BasiqClient``.
+    transport: how the real API is reached; by default over the network.
+    fake: what to compare with; by default a FakeBasiq with something of everything in it.
+
+    Raises what the client raises: ``AuthenticationError``, ``TransportError`` and so on.
+    """
+    key = ApiKey(api_key)
+    base = BaseURL.parse(base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL)
+    owned: Transport | None = None
+    if transport is None:
+        from ...transports.aiohttp import AiohttpTransport
+
+        transport = owned = AiohttpTransport(timeout=timeout)
+    try:
+        real = await _survey(transport, key, base, timeout, samples=3, pages=2)
+    finally:
+        if owned is not None:
+            await owned.aclose()
+    fake = fake or await make_full_fake()
+    # All that the fake has, so that whatever it can respond with is known.
+    simulated = await _survey(
+        InMemoryTransport(fake), ApiKey(fake.api_key), BaseURL.parse(VENDOR_URL), timeout, samples=50, pages=50
+    )
+    shapes = {
+        "library": __version__,
+        "requests": {f"GET {kind}": seen.describe() for kind, seen in sorted(real.seen.items())},
+    }
+    differences: list[Difference] = []
+    for kind, seen in real.seen.items():
+        differences += _differ(f"GET {kind}", seen, simulated.seen[kind])
+    skipped = tuple(f"GET {kind}" for kind in (WEBHOOK, MESSAGES, MESSAGE, EVENT) if kind not in real.seen)
+    return Comparison(tuple(differences), skipped, real.requests, shapes)
+
+
+async def _survey(
+    transport: Transport, key: ApiKey, base: BaseURL, timeout: float, *, samples: int, pages: int
+) -> Survey:
+    bare = Retrying(transport, timeout=timeout)
+    survey = Survey(Authenticated(bare, key, base), bare, base.url(""), samples=samples, pages=pages)
+    await survey.walk()
+    return survey
+
+
+async def make_full_fake() -> FakeBasiq:
+    """A fake with something of everything in it: webhooks, messages and events of every kind and status."""
+    fake = FakeBasiq()
+    first = fake.add_webhook("https://example.com/one")
+    fake.seed_messages(20, first, failed=0.5, every=timedelta(minutes=1))
+    for event_type in fake.event_types:
+        fake.emit(event_type)
+    await fake.deliver()  # to nobody: attempts without a response
+    fake.emit("user.created")
+    fake.add_webhook("https://example.com/two", active=False)
+    _, second = fake.webhooks()
+    second.name, second.description = "name", "description"
+    fake.add_webhook("https://example.com/three", ["user.created"])
+    fake.webhooks()[2].disabled = True
+    return fake
+
+
+def _differ(request: str, real: Seen, fake: Seen) -> Iterator[Difference]:
+    if real.statuses != fake.statuses:
+        yield Difference(request, "status", _show(map(str, real.statuses)), _show(map(str, fake.statuses)))
+    for name in sorted({*real.headers, *fake.headers}):
+        ours, theirs = fake.headers.get(name, set()), real.headers.get(name, set())
+        if ours != theirs:
+            yield Difference(request, f"header {name}", _show(theirs), _show(ours))
+    for fact in sorted(real.facts):
+        if fact in fake.facts and real.facts[fact] != fake.facts[fact]:
+            where = "body" if fact == "the body is JSON" else "paging"
+            yield Difference(request, where, *_facts(fact, real, fake))
+    if real.statuses == fake.statuses:
+        yield from _differ_in_fields(request, real.shape.fields, fake.shape.fields)
+
+
+def _facts(fact: str, real: Seen, fake: Seen) -> tuple[str, str]:
+    def show(seen: Seen) -> str:
+        return f"“{fact}” {'true' if seen.facts[fact] else 'false'}"
+
+    return show(real), show(fake)
+
+
+def _differ_in_fields(
+    request: str, real: Mapping[str, FieldShape], fake: Mapping[str, FieldShape]
+) -> Iterator[Difference]:
+    differing: set[str] = set()
+    for place in sorted({*real, *fake}):
+        if any(above in differing for above in places_above(place)):
+            continue
+        found = _differ_at(place, real, fake)
+        if found is not None:
+            differing.add(place)
+            yield Difference(request, place, *found)
+
+
+def _differ_at(place: str, real: Mapping[str, FieldShape], fake: Mapping[str, FieldShape]) -> tuple[str, str] | None:
+    theirs, ours = real.get(place), fake.get(place)
+    if theirs is None:
+        if ours is not None and ours.always and _is_expected(place, real):
+            return "no such field", f"always {_show(ours.types)}"
+    elif ours is None:
+        if _is_expected(place, fake):
+            return _show(theirs.types), "no such field"
+    elif not theirs.types <= ours.types:
+        return _show(theirs.types), _show(ours.types)
+    elif not _forms_fit(theirs.forms, ours.forms):
+        return _show(theirs.forms), _show(ours.forms)
+    elif not theirs.values <= ours.values:
+        return _show(theirs.values), _show(ours.values)
+    return None
+
+
+def _is_expected(place: str, fields: Mapping[str, FieldShape]) -> bool:
+    """Whether the place can be there: not where the one above it is not, nor an item of a list that was empty."""
+    return all(above in fields for above in places_above(place)) and not place.endswith("[]")
+
+
+def _forms_fit(real: set[str], fake: set[str]) -> bool:
+    """Whether each form of the real API is one of the fake's. Any text but a link fits where the fake has text."""
+    loose = {"text", "digits", "uuid", "date-time"} if "text" in fake else set[str]()
+    return real <= fake | loose
+
+
+def _show(parts: Iterable[str]) -> str:
+    return " or ".join(sorted(parts)) or "none"

@@ -1,0 +1,154 @@
+"""A walk through the API by GETs alone: every kind of response, found from the ones before."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from ...transports.base import Request, Response, Transport
+from ._shape import Shape
+
+NOWHERE = "11111111-2222-4333-8444-555555555555"
+HEADERS = ("content-type", "retry-after", "www-authenticate", "location", "link", "allow")
+
+WEBHOOKS = "/notifications/webhooks"
+WEBHOOK = WEBHOOKS + "/{webhookId}"
+MESSAGES = WEBHOOK + "/messages"
+MESSAGE = MESSAGES + "/{messageId}"
+EVENTS, EVENT = "/events", "/events/{eventId}"
+TYPES, TYPE = "/events/types", "/events/types/{eventTypeId}"
+# What an event says of its entity depends on the entity, and may be personal: only its type is looked at.
+_CLOSED = {EVENTS: frozenset({"$.data[].data", "$.data.data"}), EVENT: frozenset({"$.data"})}
+
+
+@attrs.define
+class Seen:
+    """What one kind of request was responded with."""
+
+    shape: Shape
+    statuses: set[int] = attrs.field(factory=set[int])
+    headers: dict[str, set[str]] = attrs.field(factory=dict[str, set[str]])
+    facts: dict[str, bool] = attrs.field(factory=dict[str, bool])
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "statuses": sorted(self.statuses),
+            "headers": {name: sorted(forms) for name, forms in sorted(self.headers.items())},
+            "facts": dict(sorted(self.facts.items())),
+            "fields": self.shape.describe(),
+        }
+
+
+class Survey:
+    """Walks through an API. ``authorized`` sends with a token, ``bare`` without.
+
+    ``samples`` is how many items of a list are looked at one by one, ``pages`` how many pages of it are read.
+    """
+
+    def __init__(self, authorized: Transport, bare: Transport, base: str, *, samples: int = 3, pages: int = 2) -> None:
+        self._authorized = authorized
+        self._bare = bare
+        self._base = base
+        self._samples = samples
+        self._pages = pages
+        self.seen: dict[str, Seen] = {}
+        self.requests = 0
+
+    async def walk(self) -> None:
+        """Make every kind of request that there is something for."""
+        await self._walk_webhooks()
+        await self._walk_events()
+        await self._walk_errors()
+
+    async def _walk_webhooks(self) -> None:
+        webhooks = await self._list(WEBHOOKS, WEBHOOKS)
+        for webhook in webhooks[: self._samples]:
+            one = f"{WEBHOOKS}/{_id(webhook)}"
+            await self._get(WEBHOOK, one)
+            for message in (await self._list(MESSAGES, f"{one}/messages?limit=2"))[: self._samples]:
+                await self._get(MESSAGE, f"{one}/messages/{_id(message)}")
+
+    async def _walk_events(self) -> None:
+        for event_type in (await self._list(TYPES, TYPES))[: self._samples]:
+            await self._get(TYPE, f"{TYPES}/{_id(event_type)}")
+        for event in (await self._list(EVENTS, EVENTS))[: self._samples]:
+            await self._get(EVENT, f"{EVENTS}/{_id(event)}")
+
+    async def _walk_errors(self) -> None:
+        for kind, path in (
+            (f"{WEBHOOK} (unknown)", f"{WEBHOOKS}/{NOWHERE}"),
+            (f"{WEBHOOK} (not a UUID)", f"{WEBHOOKS}/not-a-uuid"),
+            (f"{MESSAGES} (unknown webhook)", f"{WEBHOOKS}/{NOWHERE}/messages"),
+            (f"{TYPE} (unknown)", f"{TYPES}/no.such"),
+            (f"{EVENT} (unknown)", f"{EVENTS}/{'0' * 64}"),
+        ):
+            await self._get(kind, path)
+        await self._get(f"{WEBHOOKS} (no token)", WEBHOOKS, transport=self._bare)
+
+    async def _list(self, kind: str, path: str) -> list[Any]:
+        """The items of the first pages."""
+        body = await self._get(kind, path)
+        items, link = _items(body), _next(body)
+        seen = self.seen[kind]
+        if isinstance(body, dict) and "data" in body:
+            seen.facts["size is the number of items"] = body.get("size") == len(items)
+            seen.facts["count is the number of items"] = body.get("count") == len(items)
+        limit = re.search(r"limit=(\d+)", path)
+        if limit and items:
+            seen.facts["a page holds at most limit items"] = len(items) <= int(limit[1])
+        for _ in range(self._pages - 1):
+            if link is None or not link.startswith(self._base):
+                break
+            body = await self._get(kind, link.removeprefix(self._base))
+            known, more, link = {_id(item) for item in items}, _items(body), _next(body)
+            seen.facts["the next page holds other items"] = known.isdisjoint(map(_id, more))
+            items = [*items, *more]
+        return [item for item in items if _id(item)]
+
+    async def _get(self, kind: str, path: str, *, transport: Transport | None = None) -> Any:
+        self.requests += 1
+        headers = {"accept": "application/json"}
+        request = Request("GET", self._base + path, headers, None)
+        response = await (transport or self._authorized).send(request)
+        seen = self.seen.setdefault(kind, Seen(Shape(self._base, _CLOSED.get(kind, frozenset()))))
+        seen.statuses.add(response.status)
+        for name, form in _headers(response):
+            seen.headers.setdefault(name, set()).add(form)
+        try:
+            body = json.loads(response.body)
+        except (ValueError, RecursionError):
+            seen.facts["the body is JSON"] = False
+            return None
+        seen.facts.setdefault("the body is JSON", True)
+        seen.shape.add(body)
+        return body
+
+
+def _headers(response: Response) -> Iterator[tuple[str, str]]:
+    for name in HEADERS:
+        value = response.headers.get(name)
+        if value is not None:
+            yield name, value.partition(";")[0].strip().lower() if name == "content-type" else "present"
+
+
+def _items(body: Any) -> list[Any]:
+    data = body.get("data") if isinstance(body, Mapping) else None
+    return data if isinstance(data, list) else [] if data is None else [data]
+
+
+def _next(body: Any) -> str | None:
+    links = body.get("links") if isinstance(body, Mapping) else None
+    if isinstance(links, list) and links:
+        links = links[0]
+    link = links.get("next") if isinstance(links, Mapping) else None
+    return link if isinstance(link, str) else None
+
+
+def _id(item: Any) -> str:
+    """An identifier that fits into a path; empty where there is none."""
+    found = item.get("id") if isinstance(item, Mapping) else None
+    return found if isinstance(found, str) and re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""
