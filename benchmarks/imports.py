@@ -14,6 +14,15 @@ _OURS = "import basiq_async"
 _CLIENT = "from basiq_async import BasiqClient"
 _DEPENDENCIES = "import asyncio, logging, attrs, cattrs, cattrs.gen"
 _PEER = "import svix.api"
+_TYPER_ALONE = """\
+import typer
+app = typer.Typer()
+@app.command()
+def one(number: int = 1): "One command."
+@app.command()
+def two(number: int = 1): "Another one."
+app()
+"""
 
 
 def _seconds(command: list[str]) -> float:
@@ -31,6 +40,8 @@ def measure(count: int = 15) -> list[Figure]:
         "dependencies": [*python, _DEPENDENCIES],
         "peer": [*python, _PEER],
         "version": [str(Path(sys.executable).with_name("basiq-async")), "--version"],
+        "help": [str(Path(sys.executable).with_name("basiq-async")), "--help"],
+        "typer": [*python, _TYPER_ALONE, "--help"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(count + 1):
@@ -50,6 +61,7 @@ def measure(count: int = 15) -> list[Figure]:
         figure("import: basiq_async, to svix.api", ratio("ours", "peer"), "<= 0.35"),
         figure("import: basiq-async --version, to its dependencies", ratio("version", "dependencies"), "<= 1.25"),
         figure("import: basiq-async --version, to svix.api", ratio("version", "peer"), "<= 0.35"),
+        figure("start: basiq-async --help, to typer and rich alone", ratio("help", "typer"), "<= 1.6"),
     ]
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._text import printable
 from ..errors import ConfigurationError
+from ._mock_control import add_control_commands
 from ._options import Json
-from ._output import Output, Shape, flush, note, write
+from ._output import Output, Shape, is_terminal, live, note, write, write_note
 from ._run import guarded
 from ._signals import on_signals
 
-mock_app = typer.Typer(invoke_without_command=True)
+if TYPE_CHECKING:
+    from ..testing import FakeBasiq
 
+mock_app = typer.Typer(invoke_without_command=True)
 _READY: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "webhook_id"), lambda row: row)
+_FOREVER = 1_000_000
 
 
 @mock_app.callback()
@@ -23,49 +30,152 @@ def mock(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")] = 4010,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="The key that it accepts; a new one at every start by default.", show_default=False),
+    ] = None,
     seed_messages: Annotated[
         int, typer.Option(min=0, metavar="N", help="Begin with a webhook that has a history of N messages.")
     ] = 0,
-    speed: Annotated[
-        float, typer.Option(help="How many times as fast time goes by for it: cool-off, retries, tokens.")
-    ] = 1.0,
+    failed: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered.")
+    ] = 0.0,
+    event_type: Annotated[
+        list[str] | None,
+        typer.Option(help="One more type of event, beside Basiq's; may be repeated.", show_default=False),
+    ] = None,
+    quirk: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FORM", help="Respond in another documented form; may be repeated.", show_default=False
+        ),
+    ] = None,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds that every response takes.")] = 0.0,
+    speed: Annotated[float, typer.Option(help="How many times as fast its clock runs.")] = 1.0,
     cool_off: Annotated[float, typer.Option(min=0, help="Seconds until a new webhook is active.")] = 900.0,
+    state_file: Annotated[
+        str | None, typer.Option("--state", metavar="FILE", help="Keep its state in this file.", show_default=False)
+    ] = None,
+    deliver_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="Deliver to these hosts; to this machine alone by default.", show_default=False
+        ),
+    ] = None,
     deliver_anywhere: Annotated[
         bool, typer.Option("--deliver-anywhere", help="Deliver to endpoints outside this machine too.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="One more name that the Host header may have.", show_default=False),
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM.
+    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM, and drive it.
 
-    Prints what a shell can evaluate, BASIQ_BASE_URL and BASIQ_API_KEY, when it can be called.
+    Prints what a shell can evaluate, with BASIQ_BASE_URL and BASIQ_API_KEY, when it can be called; --json prints one
+    JSON object. A terminal shows each request and each delivery. The commands below call a mock that runs.
     """
-    if context.invoked_subcommand is None:
-        guarded(lambda: _serve(Output(json), host, port, seed_messages, speed, cool_off, deliver_anywhere))
+    if context.invoked_subcommand is not None:
+        return
+    from ..testing import FakeBasiq, SystemClock
+
+    key = api_key or FakeBasiq.make_api_key()
+    try:
+        fake = FakeBasiq(
+            clock=SystemClock(speed),
+            api_keys=[key],
+            cool_off=cool_off,
+            quirks=_quirks(quirk or ()),
+            event_types=dict.fromkeys(event_type or (), "an event type of this mock"),
+        )
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from exc
+    webhook_id = fake.seed_messages(seed_messages, failed=failed) if seed_messages else None
+    if latency:
+        fake.fail_next(_FOREVER, delay=latency)
+    options = {"deliver_to": deliver_to, "deliver_anywhere": deliver_anywhere, "allowed_hosts": allow_host or ()}
+    guarded(lambda: _serve(Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}))
+
+
+add_control_commands(mock_app)
 
 
 async def _serve(
-    output: Output, host: str, port: int, seed_messages: int, speed: float, cool_off: float, deliver_anywhere: bool
+    output: Output, fake: FakeBasiq, host: str, port: int, webhook_id: str | None, options: dict[str, Any]
 ) -> None:
-    from ..testing import FakeBasiq, SystemClock, serve
+    from ..testing import serve
 
-    try:
-        clock = SystemClock(speed)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from exc
-    fake = FakeBasiq(clock=clock, cool_off=cool_off)
-    webhook_id = fake.seed_messages(seed_messages) if seed_messages else None
     stop = asyncio.Event()
     with on_signals(lambda _: stop.set()):
         try:
-            async with serve(fake, host, port, deliver_anywhere=deliver_anywhere) as base_url:
+            async with serve(fake, host, port, **options) as base_url:
                 if output.json is not None:
                     output.one({"base_url": base_url, "api_key": fake.api_key, "webhook_id": webhook_id}, _READY)
                 else:
-                    write(f"export BASIQ_BASE_URL={base_url} BASIQ_API_KEY={fake.api_key}")
-                    flush()
-                note(f"ready at {base_url}", base_url=base_url)
+                    write(f"export BASIQ_BASE_URL={base_url} BASIQ_API_KEY={fake.api_key}", flushed=True)
+                note(f"ready at {base_url}; its control API is described at {base_url}/_fake/openapi.json")
                 if webhook_id is not None:
-                    note(f"webhook {webhook_id} has {seed_messages:,} messages")
-                await stop.wait()
+                    note(
+                        f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id
+                    )
+                async with _logging(fake):
+                    await stop.wait()
         except OSError as exc:
             raise ConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+
+
+@asynccontextmanager
+async def _logging(fake: FakeBasiq) -> AsyncIterator[None]:
+    """Show each request and each delivery in a terminal."""
+    import sys
+
+    if not is_terminal(sys.stderr):
+        yield
+        return
+    task = asyncio.create_task(_log(fake))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        live("")
+
+
+async def _log(fake: FakeBasiq) -> None:
+    requests = deliveries = 0
+    revision = -1
+    while True:
+        if fake.revision != revision:
+            revision = fake.revision
+            for record in fake.request_log:
+                if record.number > requests and (record.status is not None or record.duration):
+                    requests = record.number
+                    violated = f"  {', '.join(record.violations)}" if record.violations else ""
+                    status = record.status or "dropped"
+                    write_note(
+                        f"{record.at:%H:%M:%S}  {record.request.method} {printable(record.path)}  {status}{violated}"
+                    )
+            fresh = [each for each in fake.numbered_deliveries() if each[0] > deliveries]
+            for number, attempt in reversed(fresh):
+                deliveries = number
+                status = attempt.status or "no response"
+                write_note(f"{fake.now():%H:%M:%S}  -> {printable(attempt.url)}  {attempt.event_type_id}  {status}")
+        live(f"{requests:,} requests, {deliveries:,} deliveries, {len(fake.violations)} violations; Ctrl-C ends")
+        await asyncio.sleep(0.1)
+
+
+def _quirks(given: Sequence[str]) -> Any:
+    from typing import get_args, get_type_hints
+
+    from ..testing import Quirks
+
+    known = {name: get_args(hint) for name, hint in get_type_hints(Quirks).items()}
+    chosen: dict[str, str] = {}
+    for each in given:
+        name, _, form = each.replace("-", "_").partition("=")
+        if form not in known.get(name, ()):
+            forms = "; ".join(f"{name}={'|'.join(forms)}" for name, forms in known.items())
+            raise ConfigurationError(f"--quirk takes one of {forms}, not {each!r}")
+        chosen[name] = form
+    return Quirks(**chosen)  # type: ignore[arg-type]  # of the fields' own Literals

@@ -147,14 +147,14 @@ class Output:
         return (lambda row: {name: row.get(name) for name in names}) if names else (lambda row: row)
 
 
-def write(text: str) -> None:
+def write(text: str, *, flushed: bool = False) -> None:
     """Write lines to standard output. Raises ``OutputClosedError`` where nobody reads them."""
     _erase_live()
     try:
         sys.stdout.write(text + "\n")
     except OSError as exc:
         raise _unwritable(exc) from None
-    if is_terminal(sys.stdout):
+    if flushed or is_terminal(sys.stdout):
         flush()
         _draw_live()
 
@@ -196,6 +196,11 @@ def note(text: str, **more: Any) -> None:
         _write_error(json_line({"note": text, **more}, ascii=not _takes_unicode(sys.stderr)))
     else:
         _write_error(printable(text))
+
+
+def write_note(line: str) -> None:
+    """Write a line of a log to standard error."""
+    _write_error(line)
 
 
 def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
+
+from .conftest import Run, Served
 
 
 async def mock(*options: str) -> asyncio.subprocess.Process:
@@ -48,3 +53,117 @@ async def test_mock_says_what_is_wrong_with_its_arguments() -> None:
         _, err = await process.communicate()
     assert process.returncode == 2
     assert b"cannot listen on 127.0.0.1" in err
+
+
+# --- driving one that runs ---
+
+
+def row(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
+    done = run("mock", *arguments)
+    assert done.exit_code == code, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def rows(run: Run, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    done = run("mock", *arguments)
+    assert done.exit_code == code, done.output
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_what_python_can_arrange_a_shell_can(run: Run, served: Served, tmp_path: Path) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook("https://unreachable.example/basiq")
+    before = fake.now()
+    assert row(run, "advance", "15m")["attempts"] == 0
+    assert (fake.now() - before).total_seconds() == 900
+    (tmp_path / "data.json").write_text('{"x": 1}')
+    emitted = row(run, "emit", "consent.revoked", "--user-id", "u1", "--data", f"@{tmp_path / 'data.json'}", "--wait")
+    assert len(emitted["messageIds"]) == 1
+    assert row(run, "advance", "next")["attempts"] == 1
+    (delivery, first) = rows(run, "deliveries")
+    assert delivery["messageId"] == first["messageId"] == emitted["messageIds"][0]
+    row(run, "endpoint", "down", "--status", "503")
+    row(run, "redeliver", emitted["messageIds"][0])
+    assert rows(run, "deliveries", "--limit", "1")[0]["status"] == 503
+    row(run, "endpoint", "up")
+    row(run, "fail", "2", "--status", "503", "--path", "/events/*")
+    row(run, "fail-deliveries", "3", "--drop", "response")
+    state = row(run, "state")
+    assert (state["faults"][0]["left"], state["deliveryFaults"][0]["left"]) == (2, 3)
+    assert row(run, "seed", "100", "--webhook-id", webhook_id)["webhookId"] == webhook_id
+    assert run("mock", "secret", webhook_id).stdout == fake.secret(webhook_id) + "\n"
+    row(run, "expire-tokens")
+    assert rows(run, "violations") == []
+    row(run, "reset")
+    assert fake.webhooks() == []
+
+
+def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run: Run, served: Served) -> None:
+    for _ in range(3):
+        assert run("webhooks", "list").exit_code == 0
+    listed = rows(run, "requests", "--limit", "2")
+    assert [each["number"] for each in listed] == [6, 5]
+    assert len(rows(run, "requests", "--limit", "0")) == 6
+    assert all(each["path"] == "/token" for each in rows(run, "requests", "--search", "/token"))
+    assert {each["code"] for each in rows(run, "violations", code=1)} == {"token-per-request"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("advance", "soon"), 2, "must be a length of time"),
+        (("emit", "no.such"), 2, "no event type"),
+        (("emit", "user.created", "--data", "["), 2, "--data is not JSON"),
+        (("redeliver", "none"), 1, "there is no message"),
+        (("state", "--url", "http://127.0.0.1:9"), 1, "start one with 'basiq-async mock'"),
+        (("state", "--url", "nonsense"), 2, "base_url"),
+    ],
+)
+def test_what_a_mock_does_not_take_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
+    done = run("mock", *arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+async def test_a_mock_keeps_its_state_takes_a_key_and_forms_and_is_slow_where_asked(tmp_path: Path) -> None:
+    options = (
+        "--port", "0", "--json", "--state", str(tmp_path / "state.json"), "--api-key", "a2V5OmtleQ==",
+        "--event-type", "loan.approved", "--quirk", "type-case=title", "--latency", "0.02", "--failed", "0.5",
+    )  # fmt: skip
+    process = await mock(*options, "--seed-messages", "20")
+    try:
+        assert process.stdout is not None
+        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+        assert ready["api_key"] == "a2V5OmtleQ=="
+        async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
+            assert "loan.approved" in [kind.id async for kind in basiq.event_types.list()]
+            messages = await basiq.messages.list(ready["webhook_id"]).collect()
+            assert {message.delivered for message in messages} == {True, False}
+            assert (await basiq.webhooks.get(ready["webhook_id"])).raw["type"] == "Webhook"
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.communicate(), 10)
+        assert (tmp_path / "state.json").stat().st_size > 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_every_start_has_a_key_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
+    keys = set()
+    for _ in range(2):
+        process = await mock("--port", "0")
+        try:
+            assert process.stdout is not None
+            line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+            words = shlex.split(line)
+            assert words[0] == "export"
+            assert words[1].startswith("BASIQ_BASE_URL=http://127.0.0.1:")
+            keys.add(words[2].removeprefix("BASIQ_API_KEY="))
+        finally:
+            process.kill()
+            await process.communicate()
+    assert len(keys) == 2
+    assert FakeBasiq.DEFAULT_API_KEY not in keys

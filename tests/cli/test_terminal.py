@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sys
 
 import pytest
+
+from basiq_async import BasiqClient
 
 from .conftest import Served
 
@@ -83,3 +87,26 @@ def test_a_secret_is_not_printed_on_a_screen_unless_asked_for(served: Served) ->
         assert terminal.process.returncode == 2
     assert served.fake.secret(webhook_id) not in screen
     assert "--show" in screen
+
+
+def test_a_mock_shows_each_request_and_each_delivery() -> None:
+    with Terminal("mock", "--port", "0", "--api-key", "a2V5OmtleQ==", columns=120, env={}) as terminal:
+        screen = terminal.read_until("0 requests, 0 deliveries, 0 violations")
+        found = re.search(r"export BASIQ_BASE_URL=(\S+) BASIQ_API_KEY=(\S+)", screen)
+        assert found
+        base_url = found[1]
+
+        async def use() -> None:
+            async with BasiqClient("a2V5OmtleQ==", base_url=base_url) as basiq:
+                await basiq.webhooks.create(url="http://127.0.0.1:9/hook", subscribed_events=["user.created"])
+
+        asyncio.run(use())
+        with Terminal("mock", "advance", "20m", env={"BASIQ_BASE_URL": base_url}) as other:
+            other.end()
+        with Terminal("mock", "emit", "user.created", env={"BASIQ_BASE_URL": base_url}) as other:
+            assert "messageIds" in other.end()
+        screen = terminal.read_until("-> http://127.0.0.1:9/hook  user.created  no response")
+        terminal.type("\x03")
+        terminal.end()
+        assert terminal.process.returncode == 0
+    assert re.search(r"\d\d:\d\d:\d\d  POST /notifications/webhooks  201", screen)

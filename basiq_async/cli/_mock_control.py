@@ -1,0 +1,293 @@
+"""``basiq-async mock advance``, ``emit``, ``fail`` and so on: each one call of the control API of a mock that runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ._completion import event_types
+from ._control import call, segment
+from ._options import Json
+from ._output import Output, Shape, cell_text, note
+from ._run import guarded
+from ._selection import duration
+from ._table import Column
+from ._trigger import read_json_object
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="Where the mock is: BASIQ_BASE_URL, else http://127.0.0.1:4010.", show_default=False),
+]
+Times = Annotated[int, typer.Argument(min=1, metavar="N", help="How many of them.")]
+LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")]
+
+_PAGE = 1_000
+_RESULT: Shape[dict[str, Any]] = Shape(
+    ("now", "nextDue", "attempts", "eventId", "messageIds", "webhookId", "secret"), lambda row: row
+)
+_STATE: Shape[dict[str, Any]] = Shape(
+    ("baseUrl", "now", "nextDue", "clock", "pending", "webhooks", "messages", "requests", "deliveries", "violations",
+     "endpointsDown", "faults", "deliveryFaults", "revision"),
+    lambda row: row,
+)  # fmt: skip
+_REQUESTS: Shape[dict[str, Any]] = Shape(
+    ("number", "at", "method", "path", "status", "duration", "violations"),
+    lambda row: row,
+    (
+        Column("NUMBER", lambda row: cell_text(row.get("number"))),
+        Column("STATUS", lambda row: cell_text(row.get("status"))),
+        Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=True),
+        Column("AT", lambda row: cell_text(row.get("at"))),
+        Column("VIOLATIONS", lambda row: cell_text(row.get("violations"))),
+    ),
+)
+_DELIVERIES: Shape[dict[str, Any]] = Shape(
+    ("number", "at", "webhookId", "messageId", "eventTypeId", "eventId", "url", "attempt", "status", "ok", "response",
+     "duration", "headers", "body"),
+    lambda row: row,
+    (
+        Column("MESSAGE", lambda row: cell_text(row.get("messageId"))),
+        Column("STATUS", lambda row: cell_text(row.get("status"))),
+        Column("EVENT TYPE", lambda row: cell_text(row.get("eventTypeId"))),
+        Column("ATTEMPT", lambda row: cell_text(row.get("attempt"))),
+        Column("AT", lambda row: cell_text(row.get("at"))),
+        Column("URL", lambda row: cell_text(row.get("url")), flexible=True),
+    ),
+)  # fmt: skip
+_VIOLATIONS: Shape[dict[str, Any]] = Shape(
+    ("code", "detail", "at"),
+    lambda row: row,
+    (
+        Column("CODE", lambda row: cell_text(row.get("code"))),
+        Column("AT", lambda row: cell_text(row.get("at"))),
+        Column("DETAIL", lambda row: cell_text(row.get("detail")), flexible=True),
+    ),
+)
+
+
+def add_control_commands(app: typer.Typer) -> None:
+    """Add the commands to the group."""
+    for command in (advance, emit, fail, expire_tokens, reset, seed, state, requests, deliveries, violations):
+        app.command()(command)
+    app.command("fail-deliveries")(fail_deliveries)
+    app.command()(redeliver)
+    app.command()(secret)
+    endpoint = typer.Typer(help="Take an endpoint down, and bring it back.", no_args_is_help=True)
+    endpoint.command()(down)
+    endpoint.command()(up)
+    app.add_typer(endpoint, name="endpoint")
+
+
+def advance(
+    by: Annotated[str, typer.Argument(metavar="TIME|next", help="15m, 2h, 30s; or next: to the next attempt.")],
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Move the clock forward and make every delivery that is due on the way."""
+    if by == "next":
+        _post(url, "/next", {}, json)
+    else:
+        _post(url, "/advance", {"seconds": duration(by, "the time").total_seconds()}, json, timeout=600.0)
+
+
+def emit(
+    event_type: Annotated[str, typer.Argument(help="Such as consent.revoked.", autocompletion=event_types)],
+    user_id: Annotated[str | None, typer.Option(help="The user; a new one by default.", show_default=False)] = None,
+    entity_id: Annotated[str | None, typer.Option(help="The entity; a new one by default.", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="JSON|@FILE", help="The event's data, an object.", show_default=False)
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the first attempts were made.")] = False,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Let an event happen: a message for each webhook that is active and subscribed."""
+    values = {
+        "eventTypeId": event_type,
+        "userId": user_id,
+        "entityId": entity_id,
+        "data": None if data is None else read_json_object(data, "--data"),
+        "wait": wait or None,
+    }
+    _post(url, "/emit", values, json)
+
+
+def fail(
+    times: Times = 1,
+    status: Annotated[
+        int | None, typer.Option(help="Respond with an error of this status.", show_default=False)
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Only requests to this path; * stands for anything.", show_default=False)
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Only requests with this method.", show_default=False)] = None,
+    retry_after: Annotated[
+        float | None, typer.Option(min=0, help="Seconds for the Retry-After header.", show_default=False)
+    ] = None,
+    delay: Annotated[
+        float | None, typer.Option(min=0, help="Respond after so many seconds.", show_default=False)
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(metavar="request|response", help="Break the connection before or after.", show_default=False),
+    ] = None,
+    body: Annotated[str | None, typer.Option(help="Respond with this body.", show_default=False)] = None,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Let the next N requests go wrong."""
+    values = {
+        "times": times, "status": status, "path": path, "method": method, "retryAfter": retry_after, "delay": delay,
+        "drop": drop, "body": body,
+    }  # fmt: skip
+    _post(url, "/fail", values, json)
+
+
+def fail_deliveries(
+    times: Times = 1,
+    status: Annotated[
+        int | None, typer.Option(help="Record this status without calling the endpoint.", show_default=False)
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="request|response",
+            help="request: the endpoint is not reached; response: it handles, and its response is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="URL", help="Only deliveries to this endpoint.", show_default=False)
+    ] = None,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Let the next N deliveries go wrong."""
+    _post(url, "/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
+
+
+def down(
+    endpoint: Annotated[str | None, typer.Argument(metavar="[URL]", help="Every endpoint by default.")] = None,
+    status: Annotated[
+        int | None, typer.Option(help="The status it responds with; without, the connection fails.", show_default=False)
+    ] = None,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Take an endpoint down: deliveries fail without calling it."""
+    _post(url, "/endpoint/down", {"url": endpoint, "status": status}, json)
+
+
+def up(
+    endpoint: Annotated[str | None, typer.Argument(metavar="[URL]", help="Every endpoint by default.")] = None,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """End the outage of an endpoint."""
+    _post(url, "/endpoint/up", {"url": endpoint}, json)
+
+
+def expire_tokens(url: Url = None, json: Json = None) -> None:
+    """Make every token that was issued an expired one."""
+    _post(url, "/expire-tokens", {}, json)
+
+
+def reset(
+    log: Annotated[bool, typer.Option("--log", help="Only requests, deliveries, violations and faults.")] = False,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Forget everything but the API keys and the time."""
+    _post(url, "/reset", {"log": log or None}, json)
+
+
+def seed(
+    messages: Annotated[int, typer.Argument(min=0, metavar="N", help="How many messages.")],
+    webhook_id: Annotated[str | None, typer.Option(help="The first webhook by default.", show_default=False)] = None,
+    failed: Annotated[float, typer.Option(min=0, max=1, help="The share that was not delivered.")] = 0.0,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Give a webhook a history of N messages."""
+    _post(url, "/seed", {"messages": messages, "webhookId": webhook_id, "failed": failed}, json)
+
+
+def redeliver(
+    message_id: Annotated[str, typer.Argument(help="The message's id.")], url: Url = None, json: Json = None
+) -> None:
+    """Deliver a message once more, now."""
+    _post(url, f"/messages/{segment(message_id)}/redeliver", {"wait": True}, json)
+
+
+def secret(
+    webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], url: Url = None, json: Json = None
+) -> None:
+    """Print the signing secret of a webhook of the mock."""
+    from ._output import write
+
+    found = guarded(lambda: call(url, "POST", f"/webhooks/{segment(webhook_id)}/secret", {}))
+    if json is not None:
+        Output(json).one(found, _RESULT)
+    else:
+        write(str(found.get("secret")))
+
+
+def state(url: Url = None, json: Json = None) -> None:
+    """Show the time, what is due, and how much there is of everything."""
+    Output(json).one(guarded(lambda: call(url, "GET", "/state", {})), _STATE)
+
+
+def requests(
+    limit: LogLimit = 50,
+    search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Show the latest requests, newest first."""
+    _pages(url, "/requests", {"search": search}, limit, Output(json), _REQUESTS)
+
+
+def deliveries(
+    limit: LogLimit = 50,
+    search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
+    message_id: Annotated[str | None, typer.Option(help="Only attempts of this message.", show_default=False)] = None,
+    url: Url = None,
+    json: Json = None,
+) -> None:
+    """Show the latest attempts to deliver, newest first."""
+    _pages(url, "/deliveries", {"search": search, "messageId": message_id}, limit, Output(json), _DELIVERIES)
+
+
+def violations(url: Url = None, json: Json = None) -> None:
+    """Show what the real Basiq would refuse, or what misuses it. Ends with 1 where there is something."""
+    found = guarded(lambda: call(url, "GET", "/violations", {})).get("items") or []
+    Output(json).rows(found, _VIOLATIONS)
+    if found:
+        raise typer.Exit(1)
+
+
+def _post(url: str | None, path: str, values: dict[str, Any], json: str | None, *, timeout: float = 60.0) -> None:
+    Output(json).one(guarded(lambda: call(url, "POST", path, values, timeout=timeout)), _RESULT)
+
+
+def _pages(
+    url: str | None, path: str, values: dict[str, Any], limit: int, output: Output, shape: Shape[dict[str, Any]]
+) -> None:
+    async def work() -> None:
+        left, following = limit, None
+        while True:
+            size = min(left, _PAGE) if limit else _PAGE
+            page = await call(url, "GET", path, {**values, "limit": size, "next": following})
+            items = page.get("items") or []
+            output.rows(items, shape)
+            left -= len(items)
+            following = page.get("next")
+            if following is None:
+                return
+            if limit and left <= 0:
+                if not output.as_json:
+                    note(f"the newest {limit:,} of {page.get('total'):,}; --limit N shows N of them, --limit 0 all")
+                return
+
+    guarded(work)
