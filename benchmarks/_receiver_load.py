@@ -74,7 +74,11 @@ async def trickle(port: int) -> None:
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
-                writer.write(b"POST /basiq HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
+                # Fresh headers: without them the receiver would not wait for the body.
+                headers = "".join(
+                    f"{name}: {value}\r\n" for name, value in sign(OTHER, "m", datetime.now(UTC), b"").items()
+                )
+                writer.write(f"POST /basiq HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n{headers}\r\n".encode())
                 while not reader.at_eof():
                     writer.write(b"x")
                     await writer.drain()

@@ -221,3 +221,34 @@ async def test_it_works_under_uvicorn_which_finishes_what_was_begun() -> None:
         assert await in_flight == 204
     assert len(service.handled) == 2
     assert repr(service.receiver).endswith("closed>")
+
+
+@pytest.mark.parametrize(
+    ("length", "headers", "status"),
+    [
+        (10_000_000, {}, 413),
+        (100, {"Content-Encoding": "gzip"}, 415),
+        (100, {"webhook-timestamp": "1"}, 401),
+        (100, {}, 408),
+    ],
+    ids=["too large", "compressed", "stale", "stalled"],
+)
+async def test_under_uvicorn_the_connection_ends_where_the_body_is_not_read(
+    length: int, headers: dict[str, str], status: int
+) -> None:
+    service = Service(body_timeout=0.02)
+    lines = {"Host": "x", "Content-Length": str(length), **signed(b""), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    async with under_uvicorn(service.receiver.asgi) as (url, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2].strip("/")))
+        writer.write(f"POST / HTTP/1.1\r\n{head}\r\nx".encode())
+        async with asyncio.timeout(5):
+            received = await reader.read()  # to the end of the connection
+        writer.close()
+        await writer.wait_closed()
+    assert received.startswith(f"HTTP/1.1 {status} ".encode())
+
+
+async def test_over_http_2_a_response_has_no_connection_header() -> None:
+    start, _ = await call(Service(max_body_size=100), headers=[(b"content-length", b"101")], http_version="2")
+    assert (start["status"], start["headers"]) == (413, [(b"content-length", b"0")])
