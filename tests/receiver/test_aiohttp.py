@@ -337,3 +337,26 @@ async def test_headers_that_differ_are_refused_over_http_too() -> None:
 def test_the_receiver_does_not_load_aiohttp() -> None:
     code = "import sys, basiq_async.receiver; sys.exit('aiohttp' in sys.modules or 'typer' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_setup_serves_the_path_and_closes_the_receiver_before_what_the_application_opened() -> None:
+    service = Service()
+    states: list[str] = []
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        yield
+        states.append(repr(service.receiver))
+
+    app = web.Application()
+    service.receiver.setup(app, "/hooks/basiq")
+    app.cleanup_ctx.append(resources)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        body = payload()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks/basiq"
+        assert (await post(url, body, signed(body)))[0] == 204
+    finally:
+        await runner.cleanup()
+    assert states == ["<WebhookReceiver: 1 patterns, closed>"]
