@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._fleet import Fleet
 from ._job import Job, Progress
-from ._record import JobState, Record
 from ._work import Work
+from .record import JobState, Record
 
 __all__ = ["Fleet", "Job", "JobState", "Progress", "Record", "Work"]

@@ -16,9 +16,9 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..replay import MemoryCheckpoint, Plan, Replay
 from ._job import Job
-from ._record import Chain, JobSpec, Record, Source
 from ._work import JobFunction, Work
 from ._worker import Worker
+from .record import Chain, JobSpec, Record, Source
 
 if TYPE_CHECKING:
     from taskiq import AsyncBroker

@@ -11,7 +11,7 @@ import attrs
 
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
-from ._record import JobState, Record, Status, Steering
+from .record import JobState, Record, Status, Steering
 
 __all__ = ["Job", "Progress"]
 

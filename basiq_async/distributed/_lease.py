@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ._record import new_token
+from .record import new_token
 
 __all__ = ["Lease", "clock"]
 

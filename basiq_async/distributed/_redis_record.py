@@ -17,7 +17,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 
 from ..errors import CheckpointError, ConfigurationError, ReplayError
 from ..replay import DeadLetter
-from ._record import (
+from .record import (
     PROTOCOL,
     Advanced,
     Chain,

@@ -18,8 +18,8 @@ from ..replay._where import as_where
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
 from ._pace import Share
-from ._record import Chain, Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving
 from ._work import Work
+from .record import Chain, Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving
 
 __all__ = ["Segment"]
 

@@ -26,9 +26,9 @@ from ..errors import (
 from ._lease import Lease, clock
 from ._opened import Opened
 from ._pace import FleetPace
-from ._record import Claim, JobSpec, LeaseLostError, Pulse, Record, Refusal
 from ._segment import Segment
 from ._work import JobFunction, Work
+from .record import Claim, JobSpec, LeaseLostError, Pulse, Record, Refusal
 
 __all__ = ["Worker"]
 

@@ -1,4 +1,4 @@
-"""A Basiq for tests, in memory and over HTTP, and conformance suites for transports, inboxes and checkpoints."""
+"""A Basiq for tests, in memory and over HTTP, and conformance suites for what you write yourself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .comparison._compare import Comparison, Difference, compare
     from .conformance._checkpoint import check_checkpoint
     from .conformance._inbox import check_inbox
+    from .conformance._record import check_record
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
     from .fake._clock import ManualClock, SystemClock
@@ -31,6 +32,7 @@ __all__ = [
     "Violation",
     "check_checkpoint",
     "check_inbox",
+    "check_record",
     "check_transport",
     "compare",
     "serve",
@@ -49,6 +51,7 @@ _HOMES = {
     "Violation": "fake._violations",
     "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
+    "check_record": "conformance._record",
     "check_transport": "conformance._transport",
     "compare": "comparison._compare",
     "serve": "server",

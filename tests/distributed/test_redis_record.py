@@ -1,0 +1,78 @@
+"""The record in Redis, held to the suite; and scripts that are broken on purpose, which the suite has to notice."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from basiq_async import ConfigurationError
+from basiq_async.distributed import _redis_record
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.errors import CheckpointError
+from basiq_async.testing import BrokenPromisesError, check_record
+from basiq_async.testing.conformance._record import Probe
+from basiq_async.testing.conformance._runner import keep
+from tests.support.redis import RedisServer, free_port
+
+
+async def test_the_record_in_redis_keeps_every_promise(redis_url: str) -> None:
+    await check_record(lambda: RedisRecord(redis_url))
+
+
+BROKEN = {
+    "claim": ("tonumber(redis.call('HGET', s, 'until')) > now", "false", "A segment that is owned is refused"),
+    "save": ("redis.call('LLEN', done) ~= before", "false", "What is saved twice counts once"),
+    "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment is finished after it was advanced"),
+    "advance": ("math.min(quota, left)", "quota", "A limit is the job's"),
+    "wake": ("now + tonumber(ARGV[2])", "now", "A segment that waits is told to one caller"),
+    "turns": ("math.max(micros, tonumber(redis.call('GET', key) or 0))", "micros", "Turns of all callers"),
+    "hold": ("ends > tonumber(job('hold') or 0)", "true", "A pause that a target asks for"),
+    "release": ("fold(id)", "", "What is saved twice counts once"),
+}
+
+
+@pytest.mark.parametrize("script", BROKEN)
+async def test_the_suite_notices_a_broken_script(script: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, broken, promise = BROKEN[script]
+    whole = _redis_record._source
+
+    def source(name: str) -> str:
+        text = whole(name)
+        if name == script:
+            assert sound in text
+            text = text.replace(sound, broken)
+        return text
+
+    monkeypatch.setattr(_redis_record, "_source", source)
+    probe = Probe(lambda: RedisRecord(redis_url))
+    one = {name: attempt for name, attempt in probe.promises().items() if name.startswith(promise)}
+    assert len(one) == 1
+    with pytest.raises(BrokenPromisesError):
+        await keep("the record", one, seconds=20.0)
+    await probe.aclose()
+
+
+async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer, redis_url: str) -> None:
+    record = RedisRecord(redis_url)
+    try:
+        await record._redis.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ConfigurationError, match="set maxmemory-policy noeviction"):
+            await record.check()
+        await record._redis.config_set("maxmemory-policy", "noeviction")
+        assert await record.check() == ()
+        await record._redis.config_set("appendonly", "no")
+        (warning,) = await record.check()
+        assert "Set appendonly yes" in warning
+    finally:
+        await record._redis.config_set("maxmemory-policy", "noeviction")
+        await record._redis.config_set("appendonly", "yes")
+        await record.aclose()
+
+
+async def test_a_server_that_is_away_for_too_long_is_a_checkpoint_error() -> None:
+    record = RedisRecord(f"redis://:secret@127.0.0.1:{free_port()}/0", patience=0.2)
+    with pytest.raises(CheckpointError, match=r"did not respond for 0\.2 s") as caught:
+        await record.status(uuid.uuid4().hex)
+    assert "secret" not in str(caught.value) + repr(record)
+    await record.aclose()
