@@ -69,6 +69,16 @@ crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
 	.ci/audit $(BIN)/python
 
+DOCS := $(VENV)/.docs-tools
+
+$(DOCS): $(READY) docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch $@
+
+docs: $(DOCS) ## the documentation, in docs/_build/html; every warning and every dangling reference is an error
+	$(BIN)/sphinx-build --quiet -W --keep-going -n -E -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 api: $(READY) ## write the public interface to tests/api.txt, for review
 	$(BIN)/python -m tests.support.api
 
@@ -93,4 +103,4 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo test lint format fuzz crash audit bench bench-quick live api dist install-test sdist-test release-check clean
+.PHONY: help demo test lint format fuzz crash audit bench bench-quick live docs api dist install-test sdist-test release-check clean

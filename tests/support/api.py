@@ -13,10 +13,12 @@ from importlib import import_module
 from .places import ROOT
 
 SNAPSHOT = ROOT / "tests" / "api.txt"
-MODULES = ["basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.testing"]
+MODULES = [
+    "basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.distributed", "basiq_async.testing",
+]  # fmt: skip
 SERVICES = ["webhooks", "messages", "event_types", "events"]
 SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}
-OPTIONAL = ["basiq_async.distributed", "basiq_async.otel"]
+OPTIONAL = ["basiq_async.otel"]
 
 
 def render() -> str:

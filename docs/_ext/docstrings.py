@@ -1,0 +1,82 @@
+"""Docstrings of this project as reStructuredText.
+
+They are written to be read in an editor: arguments as ``name: what it is``, with the lines that follow indented, and
+code as an indented block. Both are given the markup that Sphinx wants.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+_ARGUMENT = re.compile(r"(\*{0,2}[a-z_][a-z0-9_]*): (\S.*)")
+# Made by the client and by lists, never by a caller: the arguments are no one's business.
+_NOT_CALLED = {"Webhooks", "Messages", "EventTypes", "Events", "Paginator"}
+
+
+def convert(lines: list[str], *, argument: str = ":param {}:") -> list[str]:
+    return list(_converted(lines, argument))
+
+
+def _converted(lines: list[str], argument: str) -> Iterator[str]:
+    kind = ""  # of the block that the line is in
+    for number, line in enumerate(lines):
+        before = lines[number - 1] if number else ""
+        if not line.strip():
+            yield line
+            continue
+        indented = line.startswith("    ")
+        if indented and kind == "code":
+            yield line
+        elif indented and not before.strip() and kind != "directive":
+            block = _block(lines, number)
+            yield f".. code-block:: {'text' if re.search('[├└]|: —', block) else 'python'}"
+            yield ""
+            yield line
+            kind = "code"
+        elif not indented and (found := _ARGUMENT.fullmatch(line)):
+            if kind != "arguments" and before.strip():
+                yield ""
+            yield f"{argument.format(found[1])} {found[2]}"
+            kind = "arguments"
+        else:
+            if kind == "arguments" and not indented and before.strip():
+                yield ""
+            if not indented:
+                kind = "directive" if line.startswith((".. ", ":")) or line.endswith("::") else "text"
+            yield line
+
+
+def _block(lines: list[str], start: int) -> str:
+    found = []
+    for line in lines[start:]:
+        if line.strip() and not line.startswith("    "):
+            break
+        found.append(line)
+    return "\n".join(found)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    def on_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        values = hasattr(obj, "__attrs_attrs__") or what in ("exception", "module")
+        lines[:] = convert(lines, argument="- **{}**:" if values else ":param {}:")
+
+    def on_signature(
+        app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+    ) -> tuple[str | None, str | None] | None:
+        if what == "class" and name.rpartition(".")[2] in _NOT_CALLED:
+            return "", None
+        return None
+
+    def on_bases(app: Sphinx, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
+        private = [one for one in bases if "._" in getattr(one, "__module__", "") or one is object]
+        bases[:] = [one for one in bases if one not in private] or [object]
+
+    app.connect("autodoc-process-docstring", on_docstring)
+    app.connect("autodoc-process-signature", on_signature)
+    app.connect("autodoc-process-bases", on_bases)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,232 @@
+"""Runs a page of the documentation, block by block, as its reader would.
+
+- ``python``: run in one namespace for the page, as ``python -m asyncio`` would: ``await`` works at the top level. A
+  block whose first line is a file's name, such as ``# service.py``, is written to that file. Functions named
+  ``test_…`` are run with the package's fixtures.
+- ``output``: what the block before it printed; ``...`` stands for anything.
+- ``console``: each line after ``$ `` is typed into one shell, and what follows is what it printed, if anything does.
+  A command that ends with ``> FILE 2>&1 &`` is waited for until it wrote something, and is ended with the page.
+- ``yaml``, ``json`` and ``toml`` are parsed.
+
+``<!-- skip: next -->`` leaves out a block; ``<!-- invisible-code-block: python -->`` is one that a reader does not see.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+_FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
+_END = "__end_of_command__"
+_LIMIT = 120.0
+"""Seconds for a command."""
+
+
+class Shell:
+    """One bash for a page, so that variables, the folder and jobs last as they do for a reader."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            ["bash", "--noprofile", "--norc", "-m"],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, command: str) -> str:
+        """What the command printed. Fails if it fails, or takes longer than ``_LIMIT``."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"{{ {command}\n}} </dev/null; printf '\\n{_END} %s\\n' $?\n")
+        stdin.flush()
+        watch = threading.Timer(_LIMIT, self._process.kill)
+        watch.start()
+        lines = []
+        for line in stdout:
+            if line.startswith(_END):
+                break
+            lines.append(line)
+        else:
+            raise AssertionError(f"{command}: not over after {_LIMIT:g} s, or ended the shell\n{''.join(lines)}")
+        watch.cancel()
+        printed = "".join(lines)
+        assert line.split()[1] in ("0", "143"), f"{command}\n{printed}\nexit code {line.split()[1]}"
+        if log := re.search(r"> (\S+) 2>&1 &$", command):
+            self._wait_for(self._folder / log[1])
+        return printed
+
+    def _wait_for(self, file: Path) -> None:
+        limit = time.monotonic() + 30
+        while not (file.exists() and file.stat().st_size):
+            assert time.monotonic() < limit, f"nothing was written to {file.name}"
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.communicate("kill $(jobs -p) 2>/dev/null; wait; exit\n", timeout=15)
+        self._process.kill()
+        self._process.wait()
+
+
+@attrs.define
+class Page:
+    """One page that is being run. Its files are written to ``folder``, its commands find ``environment``."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    printed: str = ""
+    _runner: asyncio.Runner = attrs.field(factory=asyncio.Runner)
+    _shell: Shell | None = None
+
+    def run(self, path: Path) -> int:
+        """Run every block; returns how many there were. The first that fails is the error, with its place."""
+        parsers = [SkipParser()]
+        parsers += [CodeBlockParser(name, evaluator) for name, evaluator in self._evaluators().items()]
+        document = Sybil(parsers=parsers).parse(path)
+        document.namespace["__name__"] = "__main__"
+        try:
+            return sum(self._evaluate(example) for example in document)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._runner.close()
+        if self._shell is not None:
+            self._shell.close()
+
+    def _evaluators(self) -> dict[str, Any]:
+        return {
+            "python": self._python,
+            "ini": self._file,
+            "output": self._output,
+            "console": self._console,
+            "yaml": lambda example: None if list(yaml.safe_load_all(example.parsed)) else "empty",
+            "json": lambda example: json.loads(example.parsed) and None,
+            "toml": lambda example: None if tomllib.loads(example.parsed) else "empty",
+        }
+
+    def _evaluate(self, example: Example) -> int:
+        try:
+            example.evaluate()
+        except Exception as exc:
+            exc.add_note(f"{example.path}, line {example.line}")
+            raise
+        return 1
+
+    def _file(self, example: Example) -> bool:
+        found = _FILE.match(example.parsed)
+        if found is None:
+            return False
+        target = self.folder / found[1]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(example.parsed)
+        return False
+
+    def _python(self, example: Example) -> None:
+        if _FILE.match(example.parsed):
+            self._file(example)
+        else:
+            self._execute(example.parsed, example.path, example.line + 1, example.namespace)
+
+    def _execute(self, source: str, path: str, line: int, namespace: dict[str, Any]) -> None:
+        before = set(namespace)
+        code = compile("\n" * (line - 1) + source, path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            if code.co_flags & inspect.CO_COROUTINE:
+                self._runner.run(eval(code, namespace))
+            else:
+                exec(code, namespace)
+            for name in sorted(set(namespace) - before):
+                if name.startswith("test_"):
+                    self._runner.run(_test(namespace[name], namespace))
+        self.printed = out.getvalue()
+
+    def _output(self, example: Example) -> None:
+        expect(example.parsed, self.printed)
+
+    def _console(self, example: Example) -> None:
+        if self._shell is None:
+            self._shell = Shell(self.folder, self.environment)
+        for command, expected in commands(example.parsed):
+            self.printed = self._shell.run(command)
+            if expected:
+                expect(expected, self.printed)
+
+
+def commands(block: str) -> Iterator[tuple[str, str]]:
+    """Each command of a ``console`` block, with what it is to print."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        lines = part.splitlines(keepends=True)
+        end = 1
+        while lines[end - 1].rstrip().endswith("\\") and end < len(lines):
+            end += 1
+        yield "".join(lines[:end]).strip(), "".join(lines[end:]).strip()
+
+
+def expect(wanted: str, printed: str) -> None:
+    """``...`` in what is wanted stands for anything, on one line or on several."""
+    pattern = ".*?".join(re.escape(" ".join(part.split())) for part in wanted.split("..."))
+    text = " ".join(printed.split())
+    assert re.fullmatch(pattern.strip(), text, re.DOTALL), f"shown:\n{wanted}\nprinted:\n{printed}"
+
+
+async def _test(function: Any, namespace: Mapping[str, Any]) -> None:
+    from basiq_async import BasiqClient, InMemoryTransport
+    from basiq_async.testing import FakeBasiq
+
+    fake = FakeBasiq()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
+        fixtures = {"fake_basiq": fake, "basiq_strict": fake, "basiq_client": client}
+        wanted = {name: fixtures.get(name, namespace.get(name)) for name in inspect.signature(function).parameters}
+        result = function(**wanted)
+        if inspect.isawaitable(result):
+            await result
+
+
+async def run_text(text: str, name: str, namespace: dict[str, Any]) -> None:
+    """Run one block of Python in this loop."""
+    code = compile(text, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    if code.co_flags & inspect.CO_COROUTINE:
+        await eval(code, namespace)
+    else:
+        exec(code, namespace)
+
+
+def docstring_blocks(text: str) -> Iterator[str]:
+    """The indented blocks of a docstring: code, unless it is a drawing."""
+    for block in re.findall(r"(?:^|\n\n)((?:    .*\n?|\n(?=    ))+)", inspect.cleandoc(text)):
+        if not re.search("[├└]", block):
+            yield textwrap.dedent(block)
+
+
+if __name__ == "__main__":  # a page, in a fresh environment: python -m tests.support.pages PAGE FOLDER BIN
+    page, folder, bin_ = (Path(argument).resolve() for argument in sys.argv[1:4])
+    environment = {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}", "HOME": str(folder)}
+    os.chdir(folder)
+    print(f"{page.name}: {Page(folder, environment).run(page)} blocks")
