@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
 from tests.support.patient import PatientLoop
+from tests.support.postgres import PostgresServer, shared_postgres
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,3 +26,10 @@ def pytest_asyncio_loop_factories(
 
         return {name: uvloop.new_event_loop}
     return {name: PatientLoop if name == "patient" else asyncio.SelectorEventLoop}
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that all tests share: take tables of your own."""
+    with shared_postgres() as server:
+        yield server

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome, Result
 from ._receiver import WebhookReceiver
@@ -13,6 +17,12 @@ from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
 from .inboxes._sqlite import SQLiteInbox
+from .inboxes._transactions import TransactionalInbox
+
+if TYPE_CHECKING:
+    from .inboxes._redis import RedisInbox
+    from .inboxes._sql import SQLInbox
+    from .inboxes._sql_tables import inbox_metadata
 
 __all__ = [
     "Claim",
@@ -23,11 +33,38 @@ __all__ = [
     "MemoryInbox",
     "Outcome",
     "QuarantinedDelivery",
+    "RedisInbox",
     "Result",
+    "SQLInbox",
     "SQLiteInbox",
+    "TransactionalInbox",
     "UnknownEventTypeWarning",
     "WebhookReceiver",
     "inbox_key",
+    "inbox_metadata",
     "sign",
     "verify",
 ]
+
+# Each needs an extra, whose packages are not loaded before they are asked for.
+_EXTRAS = {
+    "RedisInbox": ("redis", "_redis"),
+    "SQLInbox": ("sql", "_sql"),
+    "inbox_metadata": ("sql", "_sql_tables"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXTRAS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    extra, module = _EXTRAS[name]
+    try:
+        value: object = getattr(import_module(f".inboxes.{module}", __name__), name)
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(f"{name} needs the extra {extra!r}: pip install 'basiq-async[{extra}]'") from exc
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from ...errors import InboxError
 from ...receiver.inboxes._claim import ClaimStatus
 from ...receiver.inboxes._protocol import Inbox
 from ...receiver.inboxes._quarantine import QuarantinedDelivery
@@ -24,6 +27,8 @@ MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[
 
 PassTime = Callable[[float], object]
 
+Outage = Callable[[], AbstractAsyncContextManager[object]]
+
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 SHORT = 0.03
@@ -31,24 +36,47 @@ LONG = 60.0
 
 
 async def check_inbox(
-    make_inbox: MakeInbox, *, shared: bool = False, pass_time: PassTime | None = None, seconds: float = 20.0
+    make_inbox: MakeInbox,
+    *,
+    shared: bool = False,
+    leases: bool = True,
+    pass_time: PassTime | None = None,
+    outage: Outage | None = None,
+    processes: bool = False,
+    seconds: float = 20.0,
 ) -> None:
     """Check that an inbox does what ``Inbox`` promises.
 
     ``make_inbox`` is called for each promise. Pass ``shared=True`` where all inboxes that it makes have one storage,
-    as processes that share a file or a server do: each promise is then checked across two of them as well. Leases
+    as processes that share a file or a server do: each promise is then checked across two of them as well. Pass
+    ``leases=False`` where a claim lives as long as its worker, and does not end by a clock. Leases
     expire in real time (30 ms each), or by ``pass_time(seconds)`` where the inbox has a clock of its own. Keys are
-    new each time, so that a storage may be used again. An inbox with ``aclose`` is closed. Each promise may take
-    ``seconds``. Raises ``BrokenPromisesError``, an ``AssertionError`` that names every broken promise and what
-    happened instead.
+    new each time, so that a storage may be used again. An inbox with ``aclose`` is closed.
+
+    ``outage()`` is an async context manager in which the storage is away, as a server that was stopped: every call
+    must fail within its time limit then, and what was recorded must be there afterwards. With ``processes=True``,
+    ``make_inbox`` is also called in two new processes, which take the same keys; it must be possible to pickle it.
+
+    Each promise may take ``seconds``. Raises ``BrokenPromisesError``, an ``AssertionError`` that names every broken
+    promise and what happened instead.
     """
     promises: dict[str, Callable[[], Awaitable[None]]] = {}
     for check in _CHECKS:
-        promise = (check.__doc__ or check.__name__).strip().rstrip(".")
+        if check in (_WITH_LEASES if not leases else _WITHOUT_LEASES):
+            continue
+        promise = _promise(check)
         promises[promise] = partial(_alone, make_inbox, check, pass_time)
         if shared:
             promises[promise + " (across two workers)"] = partial(_across, make_inbox, check, pass_time)
+    if outage is not None:
+        promises[_promise(_away)] = partial(_away, make_inbox, outage)
+    if processes:
+        promises[_promise(_raced)] = partial(_raced, make_inbox)
     await keep("the inbox", promises, seconds=seconds)
+
+
+def _promise(check: Callable[..., object]) -> str:
+    return (check.__doc__ or check.__name__).strip().rstrip(".")
 
 
 async def _alone(make_inbox: MakeInbox, check: _Check, pass_time: PassTime | None) -> None:
@@ -242,6 +270,55 @@ async def _cancelled(probe: _Probe) -> None:
         await probe.other.release(probe.key, probe.b)
 
 
+async def _cancelled_anywhere(probe: _Probe) -> None:
+    """A call that is cancelled, wherever it is, has been carried out or not, and does no harm"""
+    for number, wait in enumerate(_WAITS):
+        key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
+        await probe.inbox.claim(key, a, lease=LONG)
+        await _cancel(probe.inbox.complete(key, a), wait)
+        done = await probe.other.seen(key)
+        again = await probe.inbox.complete(key, a)
+        hold(again is not done, f"after a cancelled complete(), seen() was {done} and complete() {again}")
+        hold(await probe.other.seen(key), "after a cancelled complete() and another one, seen() was False")
+
+        key += "-failed"
+        await probe.inbox.claim(key, a, lease=LONG)
+        await _cancel(probe.inbox.fail(key, a), wait)
+        await probe.inbox.release(key, a)
+        claim = await probe.other.claim(key, b, lease=LONG)
+        hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
+
+        await _cancel(probe.other.quarantine(key, b, _letter(key)), wait)
+        seen, letters = await probe.inbox.seen(key), [each for each in await probe.letters() if each.key == key]
+        hold(seen is bool(letters), f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} letters")
+        await probe.other.release(key, b)
+        if not letters:
+            await probe.other.quarantine(key, b, _letter(key))
+        await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
+        await probe.inbox.release(key, a)
+        claim = await probe.other.claim_quarantined(key, b, lease=LONG)
+        hold(claim.status is CLAIMED, f"after a cancelled claim_quarantined(), another was {claim.status.name}")
+        await probe.other.release(key, b)
+        await _cancel(probe.inbox.drop_quarantined(key), wait)
+        await probe.inbox.drop_quarantined(key)
+        hold(await probe.other.seen(key), "after a cancelled drop_quarantined(), seen() was False")
+
+
+_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
+"""Before a cancellation: so many turns of the event loop, or that fraction of a second."""
+
+
+async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
+    task = asyncio.create_task(call)
+    if wait >= 1:
+        for _ in range(int(wait)):
+            await asyncio.sleep(0)
+    else:
+        await asyncio.sleep(wait)
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def _failed(probe: _Probe) -> None:
     """A failure gives the claim back and is counted, until the key is completed"""
     for number in (1, 2):
@@ -324,20 +401,17 @@ async def _retried(probe: _Probe) -> None:
 
 
 async def _retry_given_back(probe: _Probe) -> None:
-    """After a retry that was released, failed or abandoned, the key is in the quarantine as before"""
+    """After a retry that was released or failed, the key is in the quarantine as before"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = await probe.quarantine_a()
-    for end in ("release", "fail", "lease"):
-        lease = SHORT if end == "lease" else LONG
-        claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=lease)
+    for end in ("release", "fail"):
+        claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
         hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
         if end == "release":
             await probe.inbox.release(probe.key, probe.a)
-        elif end == "fail":
+        else:
             failures = await probe.inbox.fail(probe.key, probe.a)
             hold(failures == 4, f"after 3 failures, that of a retry was counted as {failures}")
-        else:
-            await probe.wait(SHORT * 1.2)
         hold(await probe.letters() == [letter], f"the letter was gone after a retry that ended by {end}")
         await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
@@ -345,6 +419,29 @@ async def _retry_given_back(probe: _Probe) -> None:
     newer = attrs.evolve(letter, failures=5, error="ValueError: again")
     hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
     hold(await probe.letters() == [newer], "the new letter did not replace the old one")
+
+
+async def _retry_abandoned(probe: _Probe) -> None:
+    """After a retry whose lease expired, the key is in the quarantine as before"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    await probe.inbox.claim_quarantined(probe.key, probe.a, lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    hold(await probe.letters() == [letter], "the letter was gone")
+    await probe.claim_b(DONE, "a claim after that")
+    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
+    hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
+
+
+async def _holds_on(probe: _Probe) -> None:
+    """A claim holds for as long as its worker is there, and ends with it"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.claim_b(BUSY, "another worker's claim")
+    close = getattr(probe.inbox, "aclose", None)
+    if probe.other is probe.inbox or close is None:
+        return
+    await close()
+    await probe.claim_b(CLAIMED, "another worker's claim after the first one's inbox was closed")
 
 
 async def _dropped(probe: _Probe) -> None:
@@ -387,6 +484,70 @@ async def _odd_letters(probe: _Probe) -> None:
     hold(found == [letter], f"it was {found!a}")
 
 
+async def _away(make_inbox: MakeInbox, outage: Outage) -> None:
+    """While the storage is away every call raises InboxError, and afterwards it is as it was"""
+    async with _made(make_inbox) as inbox:
+        probe = _Probe(inbox, inbox, None)
+        handled, new = f"{probe.key}-handled", f"{probe.key}-new"
+        await inbox.complete(handled, "token")
+        await probe.claim_a(CLAIMED, "the first claim")
+        letter = await probe.quarantine_a()
+        async with outage():
+            calls: dict[str, Coroutine[Any, Any, object]] = {
+                "claim": inbox.claim(f"{new}-claim", "token", lease=LONG),
+                "complete": inbox.complete(f"{new}-complete", "token"),
+                "seen": inbox.seen(f"{new}-seen"),
+                "fail": inbox.fail(f"{new}-fail", "token"),
+                "quarantine": inbox.quarantine(f"{new}-quarantine", "token", _letter(f"{new}-quarantine")),
+                "quarantined": inbox.quarantined(),
+                "claim_quarantined": inbox.claim_quarantined(probe.key, "token", lease=LONG),
+                "drop_quarantined": inbox.drop_quarantined(probe.key),
+            }
+            found = await asyncio.gather(*calls.values(), return_exceptions=True)
+        for name, result in zip(calls, found, strict=True):
+            hold(isinstance(result, InboxError), f"{name}() came to {result!r}, without the storage")
+        claim = await inbox.claim(handled, "another token", lease=LONG)
+        hold(claim.status is DONE, f"afterwards a claim of what was handled was {claim.status.name}, not DONE")
+        hold(await probe.letters() == [letter], "afterwards the quarantine was another one")
+        claim = await inbox.claim(new, "another token", lease=LONG)
+        hold(claim.status is CLAIMED, f"afterwards a claim of a new key was {claim.status.name}, not CLAIMED")
+        hold(await inbox.complete(new, "another token"), "afterwards complete() was not True")
+
+
+async def _raced(make_inbox: MakeInbox) -> None:
+    """Of two processes that take the same keys at once, one gets each"""
+    keys = [f"{uuid.uuid4()}-{number}" for number in range(50)]
+    loop = asyncio.get_running_loop()
+    # New processes, not forks: an open connection cannot be used on both sides of a fork.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        taken = await asyncio.gather(*(loop.run_in_executor(pool, _take_all, make_inbox, keys) for _ in range(2)))
+    everything = [key for one in taken for key in one]
+    hold(len(set(everything)) == len(keys), f"{len(keys) - len(set(everything))} of {len(keys)} got nobody")
+    hold(len(everything) == len(keys), f"{len(everything) - len(keys)} of {len(keys)} got both")
+
+
+def _take_all(make_inbox: MakeInbox, keys: list[str]) -> list[str]:
+    """Handle, in a process of its own, every key that nobody else handles; return them."""
+
+    async def take(inbox: Inbox, key: str) -> list[str]:
+        token = uuid.uuid4().hex
+        for _ in range(1000):
+            claim = await inbox.claim(key, token, lease=LONG)
+            if claim.status is CLAIMED:
+                hold(await inbox.complete(key, token), "complete() by the holder was not True")
+                return [key]
+            if claim.status is DONE:
+                return []
+            await asyncio.sleep(0.002)
+        raise AssertionError("a claim was BUSY for ever")
+
+    async def run() -> list[str]:
+        async with _made(make_inbox) as inbox:
+            return [key for wanted in keys for key in await take(inbox, wanted)]
+
+    return asyncio.run(run())
+
+
 _ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
@@ -419,13 +580,18 @@ _CHECKS = (
     _late,
     _race,
     _cancelled,
+    _cancelled_anywhere,
     _failed,
     _failed_late,
     _quarantined,
     _quarantined_by_another,
     _retried,
     _retry_given_back,
+    _retry_abandoned,
+    _holds_on,
     _dropped,
     _paged,
     _odd_letters,
 )
+_WITH_LEASES = (_again, _crashed, _late, _failed_late, _retry_abandoned)
+_WITHOUT_LEASES = (_holds_on,)

@@ -1,0 +1,256 @@
+"""The inbox in Redis, for a service on many machines."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+from collections.abc import Awaitable, Sequence
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any, Self, TypeVar, cast
+
+import attrs
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError
+
+from ..._arguments import check_positive
+from ...errors import ConfigurationError, InboxError
+from ._claim import Claim, ClaimStatus
+from ._quarantine import QuarantinedDelivery, pack, unpack
+
+__all__ = ["RedisInbox"]
+
+logger = logging.getLogger("basiq_async.receiver")
+
+T = TypeVar("T")
+
+_SAFE_POLICY = "noeviction"
+
+
+@attrs.frozen
+class _Script:
+    text: str
+    digest: str
+
+    @classmethod
+    def load(cls, name: str) -> _Script:
+        text = (files("basiq_async.receiver.inboxes") / "_redis_scripts" / f"{name}.lua").read_text()
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@attrs.frozen
+class _Keys:
+    """Where one inbox key is kept. The braces put all of an inbox into one slot of a cluster."""
+
+    entry: str
+    retry: str
+    letter: str
+    failures: str
+    order: str
+
+    @classmethod
+    def of(cls, prefix: str, key: str) -> _Keys:
+        home = f"{{{prefix}}}"
+        return cls(
+            f"{home}:inbox:{key}",
+            f"{home}:retry:{key}",
+            f"{home}:letter:{key}",
+            f"{home}:failures:{key}",
+            f"{home}:quarantine",
+        )
+
+
+class RedisInbox:
+    """An inbox in Redis, shared by any number of machines.
+
+        inbox = RedisInbox(redis.asyncio.Redis.from_url("redis://..."))
+        receiver = WebhookReceiver(secret, inbox=inbox)
+
+    Each call is one script, so it happens whole or not at all; leases run by the server's clock. A handler happens at
+    least once: twice where its worker dies after the effect and before the record, and where Redis forgets. Redis
+    forgets what it has not yet written to its append-only file or sent to a replica when it fails over (up to a second
+    with ``appendfsync everysec``), and whatever it evicts: set ``maxmemory-policy noeviction``, whose absence is
+    warned about.
+
+    client: the caller closes it. With or without ``decode_responses``; a ``RedisCluster`` works too.
+    prefix: begins all keys, in braces. Inboxes with the same prefix are one inbox.
+    remember: for how long to remember what was handled.
+    timeout: seconds for each call.
+
+    Raises ``InboxError`` where Redis fails or does not respond, and ``ConfigurationError`` for arguments that cannot
+    be right.
+    """
+
+    def __init__(
+        self,
+        client: Redis | RedisCluster,
+        *,
+        prefix: str = "basiq",
+        remember: timedelta = timedelta(days=30),
+        timeout: float = 5.0,
+    ) -> None:
+        if not isinstance(client, (Redis, RedisCluster)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError("RedisInbox needs a client of redis.asyncio: Redis.from_url(...)")
+        if not prefix or "{" in prefix or "}" in prefix:
+            raise ConfigurationError("prefix must be a text without braces, and not empty")
+        if remember <= timedelta(0):
+            raise ConfigurationError("remember must be more than nothing")
+        self._client = client
+        self._prefix = prefix
+        self._remember = math.ceil(remember.total_seconds() * 1000)
+        self._timeout = check_positive("timeout", timeout, "of seconds")
+        self._scripts: dict[str, _Script] = {}
+        self._checked = False
+
+    def __repr__(self) -> str:
+        return f"<RedisInbox {self._prefix!r}>"
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        return _as_claim(await self._run("claim", [keys.entry, keys.letter], token, _milliseconds(lease)))
+
+    async def complete(self, key: str, token: str) -> bool:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        touched = [keys.entry, keys.letter, keys.retry, keys.failures, keys.order]
+        return bool(await self._run("complete", touched, token, self._remember))
+
+    async def release(self, key: str, token: str) -> None:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        await self._run("release", [keys.entry, keys.retry], token)
+
+    async def seen(self, key: str) -> bool:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+
+        async def look() -> bool:
+            entry = await self._client.get(keys.entry)
+            return _text(entry) == "done" or bool(await self._client.exists(keys.letter))
+
+        return await self._within_limit(look())
+
+    async def fail(self, key: str, token: str) -> int:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        touched = [keys.entry, keys.letter, keys.retry, keys.failures]
+        return int(await self._run("fail", touched, token, self._remember))
+
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        touched = [keys.entry, keys.letter, keys.retry, keys.order]
+        values = (token, _place(letter), letter.failures, pack(letter))
+        return bool(await self._run("quarantine", touched, *values))
+
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``Inbox``."""
+        start = "-" if after is None else "(" + _place(after)
+
+        async def read() -> list[str]:
+            order = self._keys("").order
+            places = await self._client.zrangebylex(order, start, "+", start=0, num=limit)
+            letters: list[str] = []
+            for place in places:
+                key = self._keys(_text(place)[_PLACE_LENGTH:]).letter
+                text = await self._client.hget(key, "text")
+                if text is not None:  # else it was removed meanwhile
+                    letters.append(_text(text))
+            return letters
+
+        letters = await self._within_limit(read())
+        try:
+            return [unpack(text) for text in letters]
+        except (ValueError, TypeError, KeyError) as exc:
+            raise InboxError(f"the quarantine below {self._prefix!r} holds what no inbox has written") from exc
+
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        return _as_claim(await self._run("claim_quarantined", [keys.retry, keys.letter], token, _milliseconds(lease)))
+
+    async def drop_quarantined(self, key: str) -> bool:
+        """See ``Inbox``."""
+        keys = self._keys(key)
+        touched = [keys.entry, keys.letter, keys.retry, keys.failures, keys.order]
+        return bool(await self._run("drop_quarantined", touched, self._remember))
+
+    async def __aenter__(self) -> Self:
+        await self._within_limit(self._check_policy())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+    def _keys(self, key: str) -> _Keys:
+        return _Keys.of(self._prefix, key)
+
+    async def _run(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
+        """Run a script; Redis knows it by its digest from the second time on."""
+        script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
+
+        async def run() -> Any:
+            if not self._checked:
+                await self._check_policy()
+            try:
+                return await self._client.evalsha(script.digest, len(keys), *keys, *values)
+            except NoScriptError:
+                return await self._client.eval(script.text, len(keys), *keys, *values)
+
+        return await self._within_limit(run())
+
+    async def _within_limit(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await work
+        except TimeoutError as exc:
+            raise InboxError(f"Redis did not respond within {self._timeout:g} s") from exc
+        except (RedisError, OSError) as exc:
+            raise InboxError(f"Redis failed: {type(exc).__name__}: {exc}") from exc
+
+    async def _check_policy(self) -> None:
+        try:
+            memory = await cast(Awaitable[Any], self._client.info("memory"))
+        except NoPermissionError as exc:
+            logger.debug("this user of Redis may not ask for the eviction policy: %s", exc)
+            memory = {}
+        self._checked = True
+        nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
+        for node in nodes:
+            policy = _text(node.get("maxmemory_policy", _SAFE_POLICY))
+            if policy != _SAFE_POLICY:
+                logger.warning(
+                    "Redis evicts keys when its memory is full (maxmemory-policy %s): events that were handled are "
+                    "then handled again. Set maxmemory-policy %s",
+                    policy,
+                    _SAFE_POLICY,
+                )
+
+
+_PLACE_LENGTH = 17
+
+
+def _place(letter: QuarantinedDelivery) -> str:
+    """What sorts as the time does, in microseconds, then as the key."""
+    return f"{round(letter.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{letter.key}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds * 1000))
+
+
+def _text(value: object) -> str:
+    """What a client has decoded, or has not."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _as_claim(result: Sequence[Any]) -> Claim:
+    status, holder, remaining = ClaimStatus(_text(result[0])), _text(result[1]), int(result[2])
+    if status is ClaimStatus.BUSY:
+        return Claim(status, max(remaining, 1) / 1000, holder)
+    return Claim(status)

@@ -1,0 +1,70 @@
+"""The tables of an inbox in a SQL database."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import Column, DateTime, Dialect, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from ...errors import ConfigurationError
+
+__all__ = ["Tables", "inbox_metadata"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_NAME = 63 - len("_quarantine_order")
+"""PostgreSQL cuts longer names, those of the indexes included."""
+
+
+class Tables:
+    """Three tables: what was handled, the failures of what was not, and the letters of the quarantine."""
+
+    def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
+        for name in (table, schema):
+            if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
+                raise ConfigurationError(
+                    f"{name!r} cannot name a table or schema of an inbox: use letters, digits and underscores, at "
+                    f"most {_LONGEST_NAME}"
+                )
+        self.name = table if schema is None else f"{schema}.{table}"
+        self.metadata = MetaData(schema=schema)
+        self.handled = Table(
+            table,
+            self.metadata,
+            Column("key", _key(), primary_key=True),
+            Column("handled_at", DateTime(timezone=True), nullable=False),
+            Index(f"{table}_order", "handled_at"),
+        )
+        self.failures = Table(
+            f"{table}_failures",
+            self.metadata,
+            Column("key", _key(), primary_key=True),
+            Column("failures", Integer, nullable=False),
+            Column("failed_at", DateTime(timezone=True), nullable=False),
+        )
+        self.quarantine = Table(
+            f"{table}_quarantine",
+            self.metadata,
+            Column("key", _key(), primary_key=True),
+            Column("quarantined_at", DateTime(timezone=True), nullable=False),
+            Column("letter", Text, nullable=False),
+            Index(f"{table}_quarantine_order", "quarantined_at", "key"),
+        )
+
+    def ddl(self, dialect: Dialect) -> str:
+        """The statements that make the tables, each with its semicolon."""
+        parts: list[str] = []
+        for table in self.metadata.sorted_tables:
+            parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
+            parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
+        return "".join(f"{part};\n" for part in parts)
+
+
+def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> MetaData:
+    """The tables of a ``SQLInbox``, for Alembic's ``target_metadata``."""
+    return Tables(table, schema).metadata
+
+
+def _key() -> String:
+    # Ordered by bytes: an index is smaller and quicker so, and the order is everywhere the same.
+    return String(400).with_variant(String(400, collation="C"), "postgresql")

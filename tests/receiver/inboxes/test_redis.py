@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from basiq_async import ConfigurationError, InboxError
+from basiq_async.receiver import ClaimStatus, Inbox, RedisInbox, WebhookReceiver
+from basiq_async.testing import check_inbox
+from basiq_async.testing.conformance import _inbox
+from tests.support.deliveries import SECRET, letter, payload, signed
+from tests.support.redis import RedisServer, redis_server
+
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@asynccontextmanager
+async def inbox_of(url: str, **options: Any) -> AsyncGenerator[RedisInbox]:
+    async with Redis.from_url(url, **options) as client:
+        yield RedisInbox(client, prefix="test")
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncGenerator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        await client.flushall()
+        await client.config_set("maxmemory-policy", "noeviction")
+        yield client
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+async def test_an_inbox_in_redis_keeps_every_promise(server: RedisServer, decoded: bool) -> None:
+    await check_inbox(partial(inbox_of, server.url, decode_responses=decoded), shared=True, processes=decoded)
+
+
+async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--appendfsync", "always") as server:
+
+        @asynccontextmanager
+        async def outage() -> AsyncGenerator[None]:
+            server.kill()
+            yield
+            await asyncio.to_thread(server.start)
+
+        await _inbox._away(partial(inbox_of, server.url), outage)
+
+
+async def test_a_server_that_does_not_respond_is_an_error_in_time(server: RedisServer, client: Redis) -> None:
+    inbox = RedisInbox(client, timeout=0.05)
+    await inbox.claim("k", "a", lease=60)
+    server.send(signal.SIGSTOP)
+    try:
+        for call in (inbox.complete("k", "a"), inbox.seen("k"), inbox.quarantined()):
+            with pytest.raises(InboxError, match=r"did not respond within 0\.05 s"):
+                await call
+    finally:
+        server.send(signal.SIGCONT)
+    assert await RedisInbox(client).complete("l", "a"), "no late response goes to the next call"
+
+
+async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--cluster-enabled", "yes", "--appendonly", "no") as server:
+        async with Redis.from_url(server.url) as node:
+            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            async with asyncio.timeout(20):
+                while "cluster_state:ok" not in str(await node.execute_command("CLUSTER", "INFO")):
+                    await asyncio.sleep(0.01)
+            async with RedisCluster.from_url(server.url) as cluster:
+
+                @asynccontextmanager
+                async def make() -> AsyncGenerator[Inbox]:
+                    yield RedisInbox(cluster)
+
+                await check_inbox(make)
+            keys = await node.keys()
+            slots = {await node.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}
+    assert len(keys) > 10
+    assert len(slots) == 1
+
+
+async def test_everything_but_the_quarantine_ends_by_itself(client: Redis) -> None:
+    inbox = RedisInbox(client, prefix="p", remember=timedelta(seconds=100))
+    await inbox.claim("claimed", "a", lease=10)
+    await inbox.complete("done", "a")
+    await inbox.fail("failed", "a")
+    await inbox.quarantine("bad", "a", letter("bad"))
+    await inbox.claim_quarantined("bad", "a", lease=10)
+    left = {key.decode(): await client.pttl(key) for key in await client.keys()}
+    assert {key for key, wait in left.items() if wait == -1} == {"{p}:letter:bad", "{p}:quarantine"}
+    assert 9_000 < left["{p}:inbox:claimed"] <= 10_000
+    assert 9_000 < left["{p}:retry:bad"] <= 10_000
+    assert 99_000 < left["{p}:inbox:done"] <= 100_000
+    assert 99_000 < left["{p}:failures:failed"] <= 100_000
+
+
+async def test_inboxes_with_other_prefixes_do_not_touch_each_other(client: Redis) -> None:
+    await RedisInbox(client, prefix="a").complete("k", "t")
+    assert not await RedisInbox(client, prefix="b").seen("k")
+
+
+async def test_a_server_that_forgot_the_scripts_gets_them_again(client: Redis) -> None:
+    inbox = RedisInbox(client)
+    for key in ("k", "l"):
+        assert (await inbox.claim(key, "a", lease=60)).status is CLAIMED
+        await client.script_flush()
+    assert await inbox.complete("k", "a")
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_a_server_that_evicts_is_warned_about_once(
+    policy: str, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.config_set("maxmemory-policy", policy)
+    async with RedisInbox(client) as inbox:
+        await inbox.seen("k")
+        await inbox.claim("k", "a", lease=60)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert f"maxmemory-policy {policy}" in warnings[0]
+    assert "Set maxmemory-policy noeviction" in warnings[0]
+
+
+async def test_a_server_that_evicts_nothing_is_not_warned_about(
+    client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RedisInbox(client):
+        pass
+    assert not caplog.records
+
+
+async def test_a_user_who_may_not_ask_for_the_policy_can_use_it(server: RedisServer, client: Redis) -> None:
+    await client.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-info")
+    url = server.url.replace("//", "//plain:secret@")
+    async with Redis.from_url(url) as restricted, RedisInbox(restricted) as inbox:
+        assert await inbox.complete("k", "a")
+
+
+async def test_a_full_server_is_an_error_and_the_receiver_responds_with_503(client: Redis) -> None:
+    await client.config_set("maxmemory", 1)
+    try:
+        receiver = WebhookReceiver(SECRET, inbox=RedisInbox(client))
+
+        @receiver.on("*")
+        async def handle(delivery: object) -> None:
+            raise AssertionError("handled without a claim")
+
+        body = payload()
+        outcome = await receiver.handle(signed(body), body)
+    finally:
+        await client.config_set("maxmemory", 0)
+    assert outcome.status == 503
+    assert isinstance(outcome.error, InboxError)
+
+
+async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(client: Redis) -> None:
+    inbox = RedisInbox(client, prefix="p")
+    await inbox.quarantine("k", "a", letter("k"))
+    await client.hset("{p}:letter:k", "text", "{")
+    with pytest.raises(InboxError, match="no inbox has written"):
+        await inbox.quarantined()
+
+
+async def test_an_error_does_not_show_the_password(server: RedisServer) -> None:
+    async with Redis.from_url(server.url, username="nobody", password="hunter2") as client:
+        inbox = RedisInbox(client)
+        with pytest.raises(InboxError, match="Redis failed") as caught:
+            await inbox.seen("k")
+    assert "hunter2" not in str(caught.value) + repr(inbox)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"prefix": ""}, "prefix must be"),
+        ({"prefix": "a{b}"}, "without braces"),
+        ({"remember": timedelta(0)}, "remember must be more than nothing"),
+        ({"timeout": -1}, "timeout must be a finite number of seconds above 0"),
+    ],
+)
+async def test_arguments_that_cannot_be_right_are_refused(options: dict[str, Any], said: str, client: Redis) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        RedisInbox(client, **options)
+
+
+def test_what_is_no_client_of_redis_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"client of redis\.asyncio"):
+        RedisInbox("redis://localhost")

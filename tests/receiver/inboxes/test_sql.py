@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from basiq_async import ConfigurationError, InboxError
+from basiq_async.receiver import (
+    ClaimStatus,
+    Inbox,
+    SQLInbox,
+    TransactionalInbox,
+    WebhookReceiver,
+    inbox_metadata,
+)
+from basiq_async.testing import check_inbox
+from basiq_async.testing.conformance import _inbox
+from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar
+from tests.support.deliveries import SECRET, letter, payload, signed
+from tests.support.postgres import PostgresServer, postgres_server
+
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
+
+
+@pytest.fixture(params=DRIVERS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "aiosqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    return postgres.url(request.param)
+
+
+@pytest.fixture
+async def engine(postgres: PostgresServer) -> AsyncGenerator[AsyncEngine]:
+    async with engine_of(postgres.url()) as engine:
+        yield engine
+        assert in_use(engine) == 0, "a connection was not given back"
+
+
+@pytest.fixture
+async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        yield inbox
+
+
+async def test_a_sql_inbox_keeps_every_promise(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+
+        @asynccontextmanager
+        async def make() -> AsyncGenerator[Inbox]:
+            async with SQLInbox(engine, table=table) as inbox:
+                yield inbox
+
+        await check_inbox(make, shared=True, leases=False)
+        assert in_use(engine) == 0, "a connection was not given back"
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
+    await _inbox._raced(partial(inbox_of, url, new_table()))
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["in order", "at once"])
+async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: str, how: signal.Signals) -> None:
+    with postgres_server() as server:
+
+        @asynccontextmanager
+        async def outage() -> AsyncGenerator[None]:
+            await asyncio.to_thread(server.stop, how)
+            yield
+            await asyncio.to_thread(server.start)
+
+        async with engine_of(server.url(driver)) as engine:
+            table = new_table()
+            await _inbox._away(lambda: SQLInbox(engine, table=table), outage)
+            assert in_use(engine) == 0, "a connection was not given back"
+
+
+def test_it_shares_its_transaction_and_others_do_not() -> None:
+    assert issubclass(SQLInbox, Inbox)
+    assert issubclass(SQLInbox, TransactionalInbox)
+
+
+# --- tables ---
+
+
+async def test_entering_it_makes_its_tables_in_a_schema_of_ones_own(engine: AsyncEngine) -> None:
+    table = new_table()
+    await run(engine, f"CREATE SCHEMA {table}_schema")
+    async with SQLInbox(engine, table=table, schema=f"{table}_schema") as inbox:
+        assert await inbox.complete("k", "a")
+        assert await scalar(engine, f"SELECT count(*) FROM {table}_schema.{table}") == 1
+        assert repr(inbox) == f"<SQLInbox {table}_schema.{table}, 0 claims>"
+
+
+async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table, create_tables=False) as inbox:
+        with pytest.raises(InboxError, match="the database failed"):
+            await inbox.claim("k", "a", lease=60)
+        await run(engine, *inbox.ddl().split(";\n")[:-1])
+        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
+        assert await inbox.quarantine("k", "a", letter("k"))
+        assert await inbox.fail("l", "a") == 1
+
+
+def test_its_metadata_has_its_tables_for_alembic() -> None:
+    assert set(inbox_metadata("seen", "app").tables) == {"app.seen", "app.seen_failures", "app.seen_quarantine"}
+
+
+async def test_processes_that_make_the_tables_at_once_all_succeed(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+        inboxes = [SQLInbox(engine, table=table) for _ in range(5)]
+        assert await asyncio.gather(*(inbox.seen("k") for inbox in inboxes)) == [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"table": "no; DROP"}, "cannot name a table"),
+        ({"table": "x" * 60}, "at most"),
+        ({"schema": 'a"b'}, "cannot name a table or schema"),
+        ({"remember": timedelta(0)}, "remember must be more than nothing"),
+        ({"timeout": 0}, "timeout must be a finite number of seconds above 0"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        SQLInbox(create_async_engine("sqlite+aiosqlite://"), **options)
+
+
+def test_what_is_no_async_engine_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="AsyncEngine"):
+        SQLInbox("postgresql://localhost")
+
+
+async def test_an_engine_that_commits_by_itself_is_refused(postgres: PostgresServer) -> None:
+    for driver in ("asyncpg", "psycopg"):
+        async with engine_of(postgres.url(driver), isolation_level="AUTOCOMMIT") as engine:
+            with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+                async with SQLInbox(engine, table=new_table()):
+                    pass
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = """
+import sys
+sys.modules["sqlalchemy"] = sys.modules["redis"] = sys.modules["redis.asyncio"] = None
+from basiq_async import ConfigurationError
+from basiq_async import receiver
+for name in ("SQLInbox", "inbox_metadata", "RedisInbox"):
+    try:
+        getattr(receiver, name)
+    except ConfigurationError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "SQLInbox needs the extra 'sql': pip install 'basiq-async[sql]'",
+        "inbox_metadata needs the extra 'sql': pip install 'basiq-async[sql]'",
+        "RedisInbox needs the extra 'redis': pip install 'basiq-async[redis]'",
+    ]
+
+
+# --- what goes wrong ---
+
+
+async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) -> None:
+    table = new_table()
+    async with SQLInbox(engine, table=table) as inbox, SQLInbox(engine, table=table, timeout=60) as other:
+        await inbox.claim("k", "a", lease=60)
+        async with asyncio.timeout(5):
+            claim = await other.claim("k", "b", lease=60)
+        assert claim.status is BUSY
+        assert claim.retry_after > 0
+
+
+async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks(postgres: PostgresServer) -> None:
+    async with engine_of(postgres.url(), pool_size=2, max_overflow=0) as engine:
+        async with SQLInbox(engine, table=new_table()) as inbox:
+            for key in ("a", "b"):
+                await inbox.claim(key, "t", lease=60)
+            inbox._timeout = 0.1
+            with pytest.raises(InboxError, match=r"within 0\.1 s.*all connections of the pool are in use"):
+                await inbox.claim("c", "t", lease=60)
+            inbox._timeout = 60
+            await inbox.release("a", "t")
+            assert (await inbox.claim("c", "t", lease=60)).status is CLAIMED
+        assert in_use(engine) == 0, "closing the inbox gives back what it held"
+
+
+async def test_a_database_that_does_not_respond_is_an_error_in_time(engine: AsyncEngine) -> None:
+    table = new_table()
+    async with SQLInbox(engine, table=table) as inbox, engine.begin() as connection:
+        await connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        inbox._timeout = 0.1
+        with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
+            await inbox.claim("k", "a", lease=60)
+        with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
+            await inbox.seen("k")
+        inbox._timeout = 60
+        await connection.rollback()
+        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
+
+
+async def end_all_but_mine(engine: AsyncEngine) -> None:
+    """End every other connection of this database, as a failover does."""
+    async with engine.connect() as connection:
+        await connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lost'")
+        )
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_lost_connection_records_nothing_and_frees_the_claim(
+    driver: str, postgres: PostgresServer, engine: AsyncEngine
+) -> None:
+    table = new_table()
+    name = {"server_settings": {"application_name": "lost"}} if driver == "asyncpg" else {"application_name": "lost"}
+    async with (
+        engine_of(postgres.url(driver), connect_args=name) as losing,
+        SQLInbox(engine, table=table) as other,
+        SQLInbox(losing, table=table) as inbox,
+    ):
+        await inbox.claim("k", "a", lease=60)
+        await end_all_but_mine(engine)
+        async with asyncio.timeout(5):
+            while (await other.claim("k", "b", lease=60)).status is BUSY:
+                await asyncio.sleep(0.005)
+        await other.release("k", "b")
+        with pytest.raises(InboxError, match="the database failed"):
+            await inbox.complete("k", "a")
+        assert in_use(losing) == 0
+        assert not await other.seen("k")
+        await end_all_but_mine(engine)
+        assert (await inbox.claim("l", "a", lease=60)).status is CLAIMED, "a stale pool connects anew"
+
+
+async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbox, engine: AsyncEngine) -> None:
+    other = SQLInbox(engine, table=inbox.metadata.sorted_tables[0].name)
+    await inbox.claim("k", "a", lease=0.02)
+    async with asyncio.timeout(10):
+        while (await other.claim("k", "b", lease=60)).status is BUSY:
+            await asyncio.sleep(0.005)
+    with pytest.raises(InboxError):
+        await inbox.complete("k", "a")
+    await other.aclose()
+
+
+async def test_a_closed_inbox_says_so_and_may_be_closed_again(inbox: SQLInbox) -> None:
+    await inbox.claim("k", "a", lease=60)
+    await inbox.aclose()
+    await inbox.aclose()
+    for call in (inbox.claim("k", "a", lease=60), inbox.seen("k")):
+        with pytest.raises(InboxError, match="closed"):
+            await call
+
+
+async def test_a_delivery_that_is_being_retried_cannot_be_dropped(inbox: SQLInbox) -> None:
+    await inbox.quarantine("k", "a", letter("k"))
+    await inbox.claim_quarantined("k", "a", lease=60)
+    with pytest.raises(InboxError, match="being retried"):
+        await inbox.drop_quarantined("k")
+    await inbox.release("k", "a")
+    assert await inbox.drop_quarantined("k")
+
+
+async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(inbox: SQLInbox, engine: AsyncEngine) -> None:
+    await inbox.quarantine("k", "a", letter("k"))
+    await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name}_quarantine SET letter = '{{'")
+    with pytest.raises(InboxError, match="no inbox has written"):
+        await inbox.quarantined()
+
+
+async def test_an_error_shows_neither_password_nor_values(postgres: PostgresServer) -> None:
+    url = postgres.url().replace("basiq@", "basiq:hunter2@").replace("/postgres", "/nowhere")
+    async with engine_of(url) as engine:
+        inbox = SQLInbox(engine)
+        with pytest.raises(InboxError, match='database "nowhere" does not exist') as caught:
+            await inbox.claim("a-key-of-a-consumer", "a", lease=60)
+    assert "hunter2" not in str(caught.value)
+    assert "a-key-of-a-consumer" not in str(caught.value)
+    assert "hunter2" not in repr(inbox)
+
+
+# --- ageing ---
+
+
+@pytest.fixture
+def due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prune with every record."""
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", -1.0)
+
+
+@pytest.mark.usefixtures("due")
+async def test_what_is_old_is_forgotten_a_little_at_a_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._MOST_AT_ONCE", 3)
+    table = new_table()
+    old = f"{datetime.now(UTC) - timedelta(days=31):%Y-%m-%d %H:%M:%S.000000}"
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await inbox.quarantine("old-quarantined", "a", letter("old-quarantined"))
+        for number in range(7):
+            await inbox.complete(f"old-{number}", "a")
+        await inbox.fail("old-failure", "a")
+        await run(
+            engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
+        )
+        await inbox.fail("new-failure", "a")
+        counts = []
+        for number in range(4):
+            assert await inbox.complete(f"new-{number}", "a")
+            counts.append(await scalar(engine, f"SELECT count(*) FROM {table}"))
+        assert counts == [6, 4, 4, 5]
+        assert await inbox.seen("old-quarantined")
+        assert not await inbox.seen("old-1")
+        assert await inbox.fail("new-failure", "a") == 2
+        assert await inbox.fail("old-failure", "a") == 1
+
+
+@pytest.mark.usefixtures("due")
+@pytest.mark.parametrize("wrong", ["ours", "the server's"])
+async def test_one_clock_that_is_ahead_forgets_nothing(
+    wrong: str, inbox: SQLInbox, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await inbox.complete("k", "a")
+    if wrong == "ours":
+
+        class Ahead(datetime):
+            @classmethod
+            def now(cls, tz: object = None) -> datetime:
+                return datetime.now(UTC) + timedelta(days=40)
+
+        monkeypatch.setattr("basiq_async.receiver.inboxes._sql.datetime", Ahead)
+    else:
+        monkeypatch.setattr(inbox._sql, "now", text("SELECT now() + interval '40 days'"))
+    await inbox.complete("l", "a")
+    assert await inbox.seen("k")
+
+
+@pytest.mark.usefixtures("due")
+async def test_a_prune_that_fails_harms_no_delivery(
+    inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inbox._sql, "now", text("SELECT nothing"))
+    assert await inbox.complete("k", "a")
+    assert "could not be pruned" in caplog.text
+
+
+async def test_a_receiver_whose_database_is_away_responds_with_503(tmp_path: Path) -> None:
+    async with engine_of("postgresql+asyncpg://nobody@127.0.0.1:1/x") as engine:
+        receiver = WebhookReceiver(SECRET, inbox=SQLInbox(engine))
+
+        @receiver.on("*")
+        async def handle(delivery: object) -> None:
+            raise AssertionError("handled without a claim")
+
+        body = payload()
+        assert (await receiver.handle(signed(body), body)).status == 503

@@ -1,0 +1,50 @@
+"""Databases for SQL inboxes: what each test and each of its processes connects to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from basiq_async.receiver import SQLInbox
+
+
+def new_table() -> str:
+    return f"inbox_{uuid.uuid4().hex[:12]}"
+
+
+@asynccontextmanager
+async def engine_of(url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
+    engine = create_async_engine(url, **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def inbox_of(url: str, table: str, **options: Any) -> AsyncGenerator[SQLInbox]:
+    """An inbox on an engine of its own, as another process has one."""
+    async with engine_of(url) as engine, SQLInbox(engine, table=table, **options) as inbox:
+        yield inbox
+
+
+async def scalar(engine: AsyncEngine, statement: str) -> Any:
+    async with engine.connect() as connection:
+        return (await connection.execute(text(statement))).scalar()
+
+
+async def run(engine: AsyncEngine, *statements: str) -> None:
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+def in_use(engine: AsyncEngine) -> int:
+    """How many connections of the pool are not given back."""
+    pool: Any = engine.pool
+    return int(pool.checkedout())
