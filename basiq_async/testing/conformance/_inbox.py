@@ -276,9 +276,7 @@ async def _cancelled_anywhere(probe: _Probe) -> None:
         key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
         await probe.inbox.claim(key, a, lease=LONG)
         await _cancel(probe.inbox.complete(key, a), wait)
-        done = await probe.other.seen(key)
-        again = await probe.inbox.complete(key, a)
-        hold(again is not done, f"after a cancelled complete(), seen() was {done} and complete() {again}")
+        await probe.inbox.complete(key, a)
         hold(await probe.other.seen(key), "after a cancelled complete() and another one, seen() was False")
 
         key += "-failed"
@@ -289,9 +287,9 @@ async def _cancelled_anywhere(probe: _Probe) -> None:
         hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
 
         await _cancel(probe.other.quarantine(key, b, _letter(key)), wait)
+        await probe.other.release(key, b)
         seen, letters = await probe.inbox.seen(key), [each for each in await probe.letters() if each.key == key]
         hold(seen is bool(letters), f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} letters")
-        await probe.other.release(key, b)
         if not letters:
             await probe.other.quarantine(key, b, _letter(key))
         await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)

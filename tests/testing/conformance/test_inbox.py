@@ -238,11 +238,15 @@ class Hangs(Broken):
         raise TimeoutError
 
 
-def check(broken: type[Broken]) -> dict[str, str]:
+def check(broken: type[Broken], *, leases: bool = True) -> dict[str, str]:
     """What the suite finds, on the inbox's own clock, which waits for nothing."""
     clock = ManualClock()
     try:
-        asyncio.run(check_inbox(lambda: broken(clock=clock), pass_time=lambda seconds: clock.advance(seconds=seconds)))
+        asyncio.run(
+            check_inbox(
+                lambda: broken(clock=clock), pass_time=lambda seconds: clock.advance(seconds=seconds), leases=leases
+            )
+        )
     except BrokenPromisesError as error:
         return error.broken
     return {}
@@ -259,6 +263,7 @@ def test_every_promise_is_broken_by_some_of_these_and_not_by_ours() -> None:
     for broken in Broken.__subclasses__():
         if broken is not Hangs:  # breaks all
             found |= set(check(broken))
+    found |= set(check(BusyIsNeverTold, leases=False))
     assert found == promises
     assert check(Broken) == {}
 
