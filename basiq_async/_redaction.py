@@ -1,29 +1,38 @@
-"""Credentials of ours that the other side sends back are taken out of whatever is shown. Pure."""
+"""Credentials of ours that the other side sends back are taken out of everything that is shown. Pure."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
 """What is shorter is no credential, and taking it out would mutilate words."""
+_SHORTEST_IN_BASE64 = 8
 _DEEPEST = 32
-_LOOKS_LIKE_ONE = re.compile(r"(?<=\b)(bearer|basic)\s+[\w+/=.~-]{20,}|whsec_[\w+/=-]+", re.IGNORECASE | re.ASCII)
+_LOOKS_LIKE_ONE = re.compile(
+    r"(?<=\b)(bearer|basic)(?:\s|%20|\+)+[\w+/=.~%-]{20,}|whsec_[\w+/=%-]+", re.IGNORECASE | re.ASCII
+)
 
 
 class Redactor:
-    """Knows the API key and the last tokens of a client, and what credentials look like."""
+    """Knows the API key and the last tokens of a client, and what credentials look like.
+
+    A credential is known as it is, without its padding, percent-encoded in part or whole, and in base64, with
+    anything before it; and the text that it is the base64 of, as an API key is of its two halves.
+    """
 
     def __init__(self, api_key: str = "") -> None:
-        self._api_key = api_key
-        self._tokens: deque[str] = deque(maxlen=16)
+        self._api_key = _Forms(api_key) if len(api_key) >= _SHORTEST else None
+        self._tokens: deque[_Forms] = deque(maxlen=16)
 
     def learn(self, token: str) -> None:
         """Know one more token."""
-        self._tokens.append(token)
+        if len(token) >= _SHORTEST:
+            self._tokens.append(_Forms(token))
 
     def text(self, text: str) -> str:
         """A text without credentials."""
@@ -31,9 +40,10 @@ class Redactor:
 
     def known(self, text: str) -> str:
         """A text without the credentials of this client."""
-        for secret in self._secrets():
-            if secret in text:
-                text = text.replace(secret, REDACTED)
+        if self._api_key is not None:
+            text = self._api_key.remove_from(text)
+        for token in self._tokens:
+            text = token.remove_from(text)
         return text
 
     def value(self, value: Any, depth: int = 0) -> Any:
@@ -48,8 +58,71 @@ class Redactor:
             return [self.value(inner, depth + 1) for inner in value]
         return value
 
-    def _secrets(self) -> Iterator[str]:
-        yield from (secret for secret in (self._api_key, *self._tokens) if len(secret) >= _SHORTEST)
-
     def __repr__(self) -> str:
         return "Redactor(**********)"
+
+
+class _Forms:
+    """The forms in which one credential is recognised."""
+
+    def __init__(self, credential: str) -> None:
+        bare = credential.rstrip("=") or credential
+        self._bare = bare
+        self._hidden = _in_base64(bare)
+        decoded = _decode(credential)
+        self._literals = [bare, *self._hidden, *([decoded] if decoded else [])]
+        self._shortest = min(len(form) for form in self._literals)
+        self._encoded: re.Pattern[str] | None = None
+        self._patterns: re.Pattern[str] | None = None
+
+    def __repr__(self) -> str:
+        return "_Forms(**********)"
+
+    def remove_from(self, text: str) -> str:
+        """The text without any of the forms."""
+        if len(text) < self._shortest:
+            return text
+        if any(form in text for form in self._literals):
+            text = self._pattern().sub(REDACTED, text)
+        if "%" in text:
+            text = self._percent_encoded().sub(REDACTED, text)
+        return text
+
+    def _pattern(self) -> re.Pattern[str]:
+        if self._patterns is None:
+            plain = [re.escape(form) for form in self._literals if form not in self._hidden]
+            hidden = [re.escape(form) for form in self._hidden]
+            # What follows in the same base64 text goes too: its first character can hold bits of the credential.
+            parts = [
+                *(f"{form}(?:=|%3[dD]){{0,2}}" for form in plain),
+                *(rf"{form}[\w+/-]*={{0,2}}" for form in hidden),
+            ]
+            self._patterns = re.compile("|".join(parts), re.ASCII)
+        return self._patterns
+
+    def _percent_encoded(self) -> re.Pattern[str]:
+        if self._encoded is None:
+            each = "".join(f"(?:{re.escape(char)}|%(?i:{ord(char):02x}))" for char in self._bare)
+            self._encoded = re.compile(each + "(?:=|%3[dD]){0,2}")
+        return self._encoded
+
+
+def _in_base64(credential: str) -> set[str]:
+    """The credential in the middle of a base64 text: the characters that it alone decides, at each of three places."""
+    found = set()
+    raw = credential.encode()
+    for before in range(3):
+        text = base64.b64encode(b"\0" * before + raw).decode().rstrip("=")
+        inner = text[-(-before * 8 // 6) : len(text) - bool((before + len(raw)) % 3)]
+        if len(inner) >= _SHORTEST_IN_BASE64:
+            found |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return found
+
+
+def _decode(credential: str) -> str | None:
+    """The text that the credential is the base64 of, where it is one."""
+    try:
+        text = base64.b64decode(credential + "=" * (-len(credential) % 4), validate=True).decode("ascii")
+    except (ValueError, binascii.Error):
+        return None
+    return text if len(text) >= _SHORTEST and text.isprintable() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -21,7 +22,10 @@ _ABSOLUTE = re.compile(
 )
 _HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _UNSENDABLE = re.compile(r"[^!-~]|\\")
-_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"/(?:\.|%(?:25)*2e){1,2}(?:(?:;|%(?:25)*3b)[^/]*)?(?:/|$)", re.IGNORECASE)
+"""Also with parameters behind the dots, which some servers drop before they resolve them, and encoded twice."""
+_HIDDEN_SLASH = re.compile(r"%(?:25)*(?:2f|5c)", re.IGNORECASE)
+"""An encoded slash or backslash: a server on the way may decode it, and see another path than this side does."""
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -39,6 +43,16 @@ def _split(url: str) -> tuple[str, str] | None:
     return f"{scheme}://{found['host'].lower()}{port}", found["rest"]
 
 
+def _is_loopback(origin: str) -> bool:
+    host = urllib.parse.urlsplit(origin).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _has_port(origin: str) -> bool:
     port = origin.rpartition(":")[2]
     return not port.isdecimal() or 0 < int(port) < 65_536
@@ -52,13 +66,22 @@ class BaseURL:
     prefix: str
 
     @classmethod
-    def parse(cls, text: str) -> BaseURL:
-        """Read an absolute http or https url. Raises ``ConfigurationError``."""
+    def parse(cls, text: str, *, allow_http: bool = False) -> BaseURL:
+        """Read an absolute https url, or an http one on this machine. Raises ``ConfigurationError``.
+
+        ``allow_http`` allows http to other machines too: the API key and the tokens can then be read on the way.
+        """
         parts = _split(text) if isinstance(text, str) and not _UNSENDABLE.search(text) else None
+        del text  # it can hold a password, and error reporters show local variables
         if parts is None or "?" in parts[1] or "#" in parts[1] or not _has_port(parts[0]):
             raise ConfigurationError(
                 "base_url must be an absolute http or https url without credentials, query or fragment, "
                 f"such as {VENDOR_URL}"
+            )
+        if parts[0].startswith("http:") and not allow_http and not _is_loopback(parts[0]):
+            raise ConfigurationError(
+                "base_url is http beyond this machine: the API key could be read on the way. Use https, or pass "
+                "allow_http=True where the network between is yours"
             )
         return cls(parts[0], parts[1].rstrip("/"))
 
@@ -111,8 +134,11 @@ class BaseURL:
                 raise LinkError(f"leads to another origin, {parts[0]}")
         else:
             url = urllib.parse.urljoin(current, link)
-        if not self.owns(url) or _DOT_SEGMENT.search(url.partition("?")[0]):
+        path = url.partition("?")[0]
+        if not self.owns(url) or _DOT_SEGMENT.search(path):
             raise LinkError("leads outside of the API's own urls")
+        if _HIDDEN_SLASH.search(path) and path != current.partition("?")[0]:
+            raise LinkError("hides a slash in its path, which may lead elsewhere than it shows")
         return url
 
     def _under_prefix(self, rest: str) -> str:

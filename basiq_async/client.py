@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Self
 
@@ -24,15 +25,20 @@ from .transports.retry import Retrying, RetryPolicy
 
 
 class BasiqClient:
-    """The way to Basiq's webhooks. Use it as ``async with BasiqClient() as basiq``, or call ``aclose``.
+    """A client of Basiq's API for webhooks. Use it as ``async with BasiqClient() as basiq``, or call ``aclose``.
 
-    ``api_key`` is the text that Basiq's dashboard shows; None takes the environment variable ``BASIQ_API_KEY``.
-    ``base_url`` may carry a path prefix, for a proxy. ``timeout`` is for each attempt of a request, in seconds.
-    A ``transport`` that is passed in is wrapped with authentication and retries, and closed only by whoever made
-    it; without one an ``AiohttpTransport`` is made, and closed with the client. ``on_request`` and ``on_retry``
-    are called with a ``RequestEvent`` and a ``RetryEvent``, for metrics.
+    api_key: the text that Basiq's dashboard shows; None takes the environment variable ``BASIQ_API_KEY``.
+    transport: how requests are sent. The client adds authentication and retries to it, and does not close it. None
+        makes an ``AiohttpTransport``, which is closed with the client.
+    base_url: where the API is; it may have a path prefix, for a proxy. None takes the environment variable
+        ``BASIQ_BASE_URL``, or else Basiq's own address.
+    retry: when to send a request again.
+    timeout: for each attempt of a request, in seconds.
+    allow_http: accept a ``base_url`` without TLS on another machine.
+    on_request, on_retry: called with a ``RequestEvent`` after each attempt and a ``RetryEvent`` before each wait.
 
-    One client may be used by any number of tasks of one event loop at once. Raises ``ConfigurationError``.
+    Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for arguments that
+    cannot be right.
     """
 
     def __init__(
@@ -40,19 +46,23 @@ class BasiqClient:
         api_key: str | None = None,
         *,
         transport: Transport | None = None,
-        base_url: str = VENDOR_URL,
+        base_url: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float = 30.0,
+        allow_http: bool = False,
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
+        try:
+            key = ApiKey(api_key)
+            base = BaseURL.parse(_default_url() if base_url is None else base_url, allow_http=allow_http)
+        finally:
+            del api_key, base_url  # error reporters show local variables
         check_positive("timeout", timeout, "of seconds")
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError("retry must be a RetryPolicy, or None for the usual one")
         if transport is not None and not isinstance(transport, Transport):
             raise ConfigurationError("transport must have the methods send and aclose")
-        key = ApiKey(api_key)
-        base = BaseURL.parse(base_url)
         self._owned: Transport | None = None
         if transport is None:
             from .transports.aiohttp import AiohttpTransport
@@ -95,3 +105,7 @@ class BasiqClient:
 
     def __repr__(self) -> str:
         return f"BasiqClient(base_url={self._base.url('')!r})"
+
+
+def _default_url() -> str:
+    return os.environ.get("BASIQ_BASE_URL") or VENDOR_URL

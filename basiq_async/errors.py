@@ -2,10 +2,10 @@
 
     BasiqError
     ├── ConfigurationError             an argument that cannot be right (also a ValueError)
-    ├── TransportError                 no usable answer
+    ├── TransportError                 no usable response
     │   ├── ConnectionFailedError
     │   └── RequestTimeoutError        (also a TimeoutError)
-    ├── APIError                       the API answered with an error status
+    ├── APIError                       a response with an error status
     │   ├── BadRequestError            400
     │   ├── AuthenticationError        401, and a key that the token endpoint refuses
     │   ├── PermissionDeniedError      403
@@ -13,10 +13,10 @@
     │   ├── ConflictError              409
     │   ├── RateLimitError             429
     │   └── ServerError                5xx
-    ├── ResponseDecodeError            an answer that cannot be understood
+    ├── ResponseDecodeError            a response that cannot be understood
     ├── PaginationError                a next link that loops, or leaves the API's own origin
     ├── SignatureVerificationError     a delivery that cannot be trusted
-    ├── InboxError                     the inbox of a receiver could not be asked or written
+    ├── InboxError                     an inbox could not say, or not record, what was handled
     └── ReplayError                    a replay job that cannot start or go on
         ├── CheckpointError            its checkpoint is in use, full, damaged, or another job's
         └── TargetError                its target did not take a message
@@ -55,7 +55,11 @@ __all__ = [
 
 
 class BasiqError(Exception):
-    """The root of every error of this package."""
+    """The root of every error of this package. Each survives pickling and copying, with all its attributes."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default calls the class with the positional arguments alone, and loses or misses the others.
+        return (_rebuild, (type(self), self.args, self.__dict__))
 
 
 class ConfigurationError(BasiqError, ValueError):
@@ -63,7 +67,7 @@ class ConfigurationError(BasiqError, ValueError):
 
 
 class TransportError(BasiqError):
-    """A request that got no usable answer.
+    """A request that got no usable response.
 
     ``method`` and ``path`` say which request; ``attempts`` how many times it was sent. ``sent`` is False where no
     byte of the request can have reached the server, so that even a POST may be sent again.
@@ -86,19 +90,19 @@ class TransportError(BasiqError):
 
 
 class ConnectionFailedError(TransportError):
-    """The connection could not be made, or broke before the whole answer was there."""
+    """The connection could not be made, or broke before the whole response was there."""
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """The time allowed, in seconds, ran out before there was a whole answer."""
+    """The time allowed, in seconds, ran out before there was a complete response."""
 
 
 class APIError(BasiqError):
-    """The API answered with an error status.
+    """The API responded with an error status.
 
     ``code``, ``title``, ``detail`` and ``parameter`` come from the first entry of the error body, ``errors``
     holds all of them; each is None (or empty) where the body did not say. ``correlation_id`` is the one to
-    quote to Basiq's support. ``retry_after`` is in seconds, where the answer asked for a wait. ``attempts``
+    quote to Basiq's support. ``retry_after`` is in seconds, where the response asked for a wait. ``attempts``
     is how many times the request was sent.
     """
 
@@ -131,13 +135,9 @@ class APIError(BasiqError):
         self.retry_after = retry_after
         self.attempts = attempts
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # The default calls the class with positional arguments alone, and status has no default.
-        return (_rebuild, (type(self), self.args, self.__dict__))
-
     def __str__(self) -> str:
         head = f"{self.status} {self.code}" if self.code else str(self.status)
-        told = super().__str__() or self.detail or self.title or "the answer says no more"
+        text = super().__str__() or self.detail or self.title or "the response says no more"
         where = [f"{self.method} {self.path}"] if self.method else []
         if self.parameter:
             where.append(f"parameter {self.parameter}")
@@ -147,7 +147,7 @@ class APIError(BasiqError):
             where.append(f"retry after {self.retry_after:g} s")
         if self.attempts > 1:
             where.append(f"after {self.attempts} attempts")
-        return f"{head}: {told}" + (f" ({', '.join(where)})" if where else "")
+        return f"{head}: {text}" + (f" ({', '.join(where)})" if where else "")
 
 
 class BadRequestError(APIError):
@@ -171,7 +171,7 @@ class ConflictError(APIError):
 
 
 class RateLimitError(APIError):
-    """429: too many requests; ``retry_after`` says for how many seconds to wait, where the answer did."""
+    """429: too many requests; ``retry_after`` says for how many seconds to wait, where the response did."""
 
 
 class ServerError(APIError):
@@ -179,7 +179,7 @@ class ServerError(APIError):
 
 
 class ResponseDecodeError(BasiqError):
-    """An answer that cannot be understood.
+    """A response that cannot be understood.
 
     ``location`` is a JSON path to the part that was wrong, such as ``$.data[3].attempts[0].timestamp``.
     """
@@ -263,7 +263,7 @@ def error_class(status: int) -> type[APIError]:
     return _BY_STATUS.get(status, APIError)
 
 
-def _rebuild(cls: type[APIError], args: tuple[object, ...], state: dict[str, object]) -> APIError:
+def _rebuild(cls: type[BasiqError], args: tuple[object, ...], state: dict[str, object]) -> BasiqError:
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(state)

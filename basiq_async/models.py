@@ -22,17 +22,22 @@ _MILLISECONDS_FROM = 1e11
 class Secret:
     """A signing secret that does not show itself.
 
-    ``repr``, ``str`` and ``format`` give a placeholder; ``reveal()`` gives the text. Two secrets compare in
-    constant time.
+    ``repr``, ``str`` and ``format`` return a placeholder; ``reveal()`` returns the text. Two secrets compare in
+    constant time. A pickle holds a digest in place of the text, so that a ``Webhook`` can go through a task queue:
+    what comes back is equal to the secret, and its ``reveal`` raises ``ValueError``. Pass the text on by a way that
+    you trust.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_digest", "_value")
 
     def __init__(self, value: str) -> None:
-        self._value = value
+        self._value: str | None = value
+        self._digest: bytes | None = None
 
     def reveal(self) -> str:
-        """The secret as Basiq gave it, usually ``whsec_`` and base64."""
+        """The secret as Basiq sent it, usually ``whsec_`` and base64."""
+        if self._value is None:
+            raise ValueError("a pickle does not hold the secret; pass the text of secret.reveal() instead")
         return self._value
 
     def __repr__(self) -> str:
@@ -49,10 +54,33 @@ class Secret:
             return NotImplemented
         from hmac import compare_digest  # loads OpenSSL, which not every program needs
 
-        return compare_digest(self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass"))
+        return compare_digest(self._hashed(), other._hashed())
 
     def __hash__(self) -> int:
-        return hash((Secret, self._value))
+        return hash((Secret, self._hashed()))
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_secret_of_digest, (self._hashed(),))
+
+    def _hashed(self) -> bytes:
+        if self._digest is None:
+            from hashlib import blake2b
+
+            text = (self._value or "").encode(errors="surrogatepass")
+            self._digest = blake2b(text, digest_size=32, person=b"basiq secret").digest()
+        return self._digest
+
+
+def _secret_of_digest(digest: bytes) -> Secret:
+    secret = Secret("")
+    secret._value, secret._digest = None, digest
+    return secret
 
 
 class _ByValue:
@@ -216,7 +244,7 @@ class Message:
     """
 
     id: str
-    raw: Mapping[str, Any] = attrs.field(hash=False, eq=_ByValue)
+    raw: Mapping[str, Any] = attrs.field(hash=False, eq=_ByValue, repr=False)
 
     @property
     def payload(self) -> Mapping[str, Any]:

@@ -176,14 +176,20 @@ class _Walk(Generic[T]):
                 )
             return False
         ahead, self._ahead = self._ahead, None
+        found: str | None = None
         try:
             page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
-        except APIError as exc:
-            if self._pages or self._again is None or url == self.listing.start or exc.status not in _REFUSED_PAGE:
+        except BasiqError as exc:
+            found = self._item_to_find(exc, url)
+            if found is None:
+                if self.listing.redact(url) != url:
+                    # A server can send our own token back in a link, and reporters show the frames' variables.
+                    del url, ahead
+                    raise exc.with_traceback(None) from exc.__cause__
                 raise
-            url = self._begin_again(exc)
             page = None
         if page is None:
+            url = self._begin_again(found)
             page = await self.listing.fetch(url)
         self._seen.add(hash(url))
         self._pages += 1
@@ -198,17 +204,23 @@ class _Walk(Generic[T]):
             await asyncio.sleep(0)
         return True
 
-    def _begin_again(self, refused: APIError) -> str:
-        """Look for the cursor's item from the start of the list: its page can no longer be requested."""
-        found, self._again = self._again, None
-        assert found is not None  # noqa: S101  # the caller has looked
-        _log.info(
-            "the page of the cursor was refused (%d); walking the list to the item %r",
-            refused.status,
-            found,
-            extra={"http_status": refused.status, "correlation_id": refused.correlation_id, "item_id": found},
-        )
-        self.position.sought = self.listing.behind(found)
+    def _item_to_find(self, exc: BasiqError, url: str) -> str | None:
+        """The item to look for from the start of the list, where the cursor's page can no longer be requested."""
+        if self._pages or url == self.listing.start or not isinstance(exc, APIError) or exc.status not in _REFUSED_PAGE:
+            return None
+        if self._again is not None:
+            _log.info(
+                "the page of the cursor was refused (%d); walking the list to the item %r",
+                exc.status,
+                self._again,
+                extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": self._again},
+            )
+        return self._again
+
+    def _begin_again(self, item_id: str | None) -> str:
+        """Go back to the start of the list, to look for an item. Returns the url of its first page."""
+        self._again = None
+        self.position.sought = self.listing.behind(item_id or "")
         self.position.url = self.position.next_url = self.listing.start
         return self.listing.start
 

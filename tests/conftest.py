@@ -1,12 +1,18 @@
-"""What every test runs on: a loop whose time limits do not depend on the load, or the loop that was asked for."""
+"""What every test runs on: a loop whose time limits do not depend on the load, or the loop that was asked for.
+
+And what every expected error is held to: no variable in its frames shows a credential.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 
+from basiq_async import BasiqError
+from tests.support.frames import leaks
 from tests.support.patient import PatientLoop
 from tests.support.postgres import PostgresServer, shared_postgres
 
@@ -33,3 +39,19 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server that all tests share: take tables of your own."""
     with shared_postgres() as server:
         yield server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_expected_error_leads_to_a_credential() -> Iterator[None]:
+    """``pytest.raises`` looks through the frames of each error of ours that it catches, and of those behind it."""
+    usual = pytest.RaisesExc.__exit__
+
+    def exit_and_look(self: Any, kind: Any, exc: BaseException | None, traceback: Any) -> bool:
+        caught = usual(self, kind, exc, traceback)
+        if caught and isinstance(exc, BasiqError):
+            assert not leaks(exc), leaks(exc)
+        return caught
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pytest.RaisesExc, "__exit__", exit_and_look)
+        yield

@@ -189,6 +189,16 @@ def test_a_next_link_that_loops_is_an_error_behind_the_items(script: list[Any], 
         "/\u00e9",
         "/../x",
         "/a/%2E%2e/token",
+        "/a/..;/token",
+        "/a/..;x=y/token",
+        "/a/%2e.%3Bx/token",
+        "/a/%252e%252E/token",
+        "/a/.;/token",
+        "/a%2f..%2Ftoken",
+        "/a/..%2ftoken",
+        "/a%5ctoken",
+        "/a/%252ftoken",
+        f"{API}/a/..%2Ftoken",
     ],
 )
 def test_a_next_link_to_another_place_is_not_followed(link: str) -> None:
@@ -236,6 +246,14 @@ def test_links_are_called_through_the_base_url(base_url: str, link: str, called:
         transport = Scripted(page(items(1), link), page(items(2)))
         assert await ids(client(transport, base_url=base_url).messages.list("w")) == expected(1, 2)
         assert transport.urls[1] == called
+
+    virtual.run(main())
+
+
+def test_a_link_to_the_page_it_is_on_may_have_a_slash_in_an_id() -> None:
+    async def main() -> None:
+        transport = Scripted(page(items(1), f"{API}/notifications/webhooks/a%2Fb/messages?next=1"), page(items(2)))
+        assert await ids(client(transport).messages.list("a/b")) == expected(1, 2)
 
     virtual.run(main())
 

@@ -47,6 +47,21 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         _ = basiq_async.Nothing
 
 
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [("WebhookReceiver", "receiver"), ("verify", "receiver"), ("Replay", "replay"), ("FakeBasiq", "testing")],
+)
+def test_a_name_that_is_elsewhere_is_an_import_error_that_says_where(name: str, home: str) -> None:
+    with pytest.raises(ImportError, match=f"from basiq_async.{home} import {name}"):
+        exec(f"from basiq_async import {name}")
+    assert hasattr(import_module(f"basiq_async.{home}"), name)
+
+
+def test_every_name_that_is_said_to_be_elsewhere_is_there() -> None:
+    for home, names in basiq_async._ELSEWHERE.items():
+        assert set(names) <= set(import_module(f"basiq_async.{home}").__all__)
+
+
 def test_the_contract_is_there() -> None:
     names = [
         "BasiqClient",

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 
-from ..errors import ConfigurationError, SignatureVerificationError
+from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
 from ._headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
 from ._secrets import SecretLike, UndecodableSecretError, read_keys
 
@@ -33,8 +33,13 @@ def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) 
     keys = SigningKeys.read(secret)
     del secret  # this frame may be in a traceback
     if isinstance(keys, ConfigurationError):
+        del body
         raise keys
-    return keys.headers(message_id, timestamp, body)
+    try:
+        return keys.headers(message_id, timestamp, body)
+    except ConfigurationError:
+        del body
+        raise
 
 
 def verify(
@@ -58,16 +63,20 @@ def verify(
     """
     keys = SigningKeys.read(secret)
     del secret  # this frame may be in a traceback
-    if isinstance(keys, UndecodableSecretError):
-        raise SignatureVerificationError(str(keys), reason="bad-secret")
-    if isinstance(keys, ConfigurationError):
-        raise keys
-    keys.verify(
-        headers,
-        body if type(body) is bytes else _raw(body),
-        tolerance=300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
-        now=time.time() if now is None else _epoch(now, "now"),
-    )
+    try:
+        if isinstance(keys, UndecodableSecretError):
+            raise SignatureVerificationError(str(keys), reason="bad-secret")
+        if isinstance(keys, ConfigurationError):
+            raise keys
+        keys.verify(
+            headers,
+            body if type(body) is bytes else _raw(body),
+            tolerance=300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
+            now=time.time() if now is None else _epoch(now, "now"),
+        )
+    except BasiqError:
+        del body  # as above
+        raise
 
 
 class SigningKeys:
@@ -111,13 +120,18 @@ class SigningKeys:
 
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
         """The three headers of a delivery; see ``sign``."""
-        if not isinstance(message_id, str) or not _is_id(message_id):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
-        seconds = _epoch(timestamp, "timestamp")
-        if seconds < 0:
-            raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
+        try:
+            if not isinstance(message_id, str) or not _is_id(message_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
+            seconds = _epoch(timestamp, "timestamp")
+            if seconds < 0:
+                raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
+            body = _raw(body)
+        except ConfigurationError:
+            del body  # this frame may be in a traceback
+            raise
         text = str(int(seconds))
-        return {ID: message_id, TIMESTAMP: text, SIGNATURE: self.sign(message_id, text, _raw(body))}
+        return {ID: message_id, TIMESTAMP: text, SIGNATURE: self.sign(message_id, text, body)}
 
     def sign(self, message_id: str, timestamp: str, body: bytes) -> str:
         """The signature header: an entry for each key."""
@@ -130,11 +144,16 @@ class SigningKeys:
 
         Raises ``SignatureVerificationError``, as ``verify`` does.
         """
-        message_id, timestamp, signature, sent = self.check_headers(headers, tolerance=tolerance, now=now)
+        try:
+            message_id, timestamp, signature, sent = self.check_headers(headers, tolerance=tolerance, now=now)
+        except SignatureVerificationError:
+            del body  # this frame may be in a traceback
+            raise
         content = f"{message_id}.{timestamp}.".encode() + body
         # What is not ASCII becomes "?", which no base64 text holds: such an entry just never matches.
         entries = signature.encode("ascii", "replace").split(b" ")
         if not self._match(content, entries):
+            del body, content
             raise _unmatched(entries)
         return message_id, sent
 
@@ -231,4 +250,5 @@ def _raw(body: object) -> bytes:
         return body
     if isinstance(body, (bytearray, memoryview)):
         return bytes(body)
+    del body  # this frame may be in a traceback
     raise ConfigurationError("body must be the raw bytes as received, not text and not decoded JSON")

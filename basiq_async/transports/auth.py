@@ -35,11 +35,11 @@ _log = logging.getLogger("basiq_async.auth")
 _LIFETIME = 3600.0
 _MARGIN = 60.0
 _TOKEN = re.compile(r"[!-~]{1,65536}")
-_MAX_ANSWER = 2**20
+_MAX_BODY = 2**20
 
 
 class ApiKey:
-    """An API key that has been looked over, and that does not show itself."""
+    """An API key that has been checked, and that does not show itself."""
 
     __slots__ = ("_text",)
 
@@ -49,6 +49,7 @@ class ApiKey:
             if text is None:
                 raise ConfigurationError("no API key: pass api_key, or set the environment variable BASIQ_API_KEY")
         if not isinstance(text, str) or not _TOKEN.fullmatch(text):
+            del text  # error reporters show local variables
             raise ConfigurationError(
                 "the API key must be the text that Basiq's dashboard shows, as it is: not empty, ASCII, without "
                 "spaces or newlines, and without 'Basic ' before it"
@@ -78,7 +79,7 @@ class Authenticated:
 
     A request to any other place than the API's own base is refused. After a 401 the token is renewed once and the
     request is sent once more. All of that together takes at most ``max_elapsed`` seconds. The transport inside is
-    not closed. ``redactor`` comes to know the credentials.
+    not closed. ``redactor`` learns the credentials.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Authenticated:
         self._failure: BasiqError | None = None
 
     async def send(self, request: Request, /) -> Response:
-        """Send with the token. Raises what the token endpoint's answer stands for where there is no token."""
+        """Send with the token. Where there is none, raises the error that the token endpoint's response stands for."""
         if not self._base.owns(request.url):
             raise ConfigurationError("refused to send the token to a url outside of base_url")
         now = asyncio.get_running_loop().time()
@@ -125,10 +126,10 @@ class Authenticated:
         return response
 
     async def aclose(self) -> None:
-        """Nothing to release: the transport inside belongs to whoever made it."""
+        """Nothing to release: the transport inside belongs to its maker."""
 
     async def _renew(self, stale: _Token | None, deadline: float | None) -> _Token:
-        """One renewal for all who wait. Who is cancelled leaves the lock to the next; a failure is everyone's."""
+        """Renew once for all who wait. One that is cancelled leaves the lock to the next; a failure is everyone's."""
         ended_before = self._renewals_ended
         await self._take_turn(deadline)
         try:
@@ -177,7 +178,7 @@ class Authenticated:
         response = await self._inner.send(request)
         path = self._base.path_of(url)
         if not 200 <= response.status < 300:
-            raise _refusal(response, path, self._redactor)
+            raise _explain_refusal(response, path, self._redactor)
         token = _read_token(response.body, began, self._redactor)
         if isinstance(token, ResponseDecodeError):
             token.method, token.path = "POST", path
@@ -199,14 +200,17 @@ def _with_token(request: Request, token: _Token, deadline: float | None) -> Requ
     )
 
 
-def _refusal(response: Response, path: str, redactor: Redactor) -> APIError:
+def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIError:
     error = error_from(response, method="POST", path=path, redactor=redactor)
-    if response.status not in (400, 401, 404):
+    if response.status == 404:
+        error.args = ("there is no Basiq API at this URL; check base_url, and BASIQ_BASE_URL in the environment",)
+        return error
+    if response.status not in (400, 401):
         return error
     told = ": ".join(text for text in (error.title, error.detail) if text)
     refused = AuthenticationError(
         "the API key was not accepted; pass it exactly as Basiq's dashboard shows it"
-        + (f" (the answer says: {told})" if told else ""),
+        + (f" (the response says: {told})" if told else ""),
         status=response.status,
     )
     refused.__dict__.update(vars(error))
@@ -214,16 +218,16 @@ def _refusal(response: Response, path: str, redactor: Redactor) -> APIError:
 
 
 def _read_token(body: bytes, began: float, redactor: Redactor) -> _Token | ResponseDecodeError:
-    """The token, or an error to raise: raised in here, its traceback would lead to the answer."""
+    """The token, or an error to raise: raised in here, its traceback would lead to the body."""
     try:
-        answer: Any = json.loads(body) if len(body) <= _MAX_ANSWER else None
+        value: Any = json.loads(body) if len(body) <= _MAX_BODY else None
     except (ValueError, RecursionError):
         return ResponseDecodeError("the response to the token request is not JSON")
-    token = answer.get("access_token") if isinstance(answer, dict) else None
+    token = value.get("access_token") if isinstance(value, dict) else None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return ResponseDecodeError("expected a token of printable ASCII characters", location="$.access_token")
     redactor.learn(token)
-    lifetime = _read_lifetime(answer.get("expires_in"))
+    lifetime = _read_lifetime(value.get("expires_in"))
     return _Token(f"Bearer {token}", began + lifetime - min(_MARGIN, lifetime / 10))
 
 

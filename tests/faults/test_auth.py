@@ -12,6 +12,7 @@ from basiq_async import (
     AuthenticationError,
     ConflictError,
     ConnectionFailedError,
+    NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     RequestTimeoutError,
@@ -55,7 +56,7 @@ def slowly(answer: bytes, seconds: float = 0.03) -> Step:
 FAILING: dict[str, tuple[Step, type[Exception]]] = {
     "400": (error(400), AuthenticationError),
     "401": (error(401), AuthenticationError),
-    "404": (error(404), AuthenticationError),
+    "404": (error(404), NotFoundError),
     "403": (error(403), PermissionDeniedError),
     "409": (error(409), ConflictError),
     "418": (error(418), APIError),

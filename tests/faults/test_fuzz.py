@@ -1,17 +1,24 @@
-"""Answers with bytes changed, cut out and put in at random: the exact result, or one error, and the next call works."""
+"""Responses and cursors with bytes changed, cut out and put in at random.
+
+Of a response: the exact result, or one error, and the next call works. Of a cursor: the exact place, or one error, and no
+request for any other list.
+"""
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
 import random
+from hashlib import blake2b
 
 import pytest
 
-from basiq_async import BasiqError, Webhook
+from basiq_async import BasiqClient, BasiqError, ConfigurationError, Webhook
+from basiq_async._cursor import Cursor, CursorSeal
 from tests.support.outcomes import QUICK, client_of, outcome
-from tests.support.wire import WEBHOOK, Conn, Wire, http, ok
+from tests.support.wire import KEY, WEBHOOK, Conn, Wire, http, ok
 
 ROUNDS = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "25"))
 BODY = json.dumps(WEBHOOK).encode()
@@ -64,3 +71,54 @@ async def test_a_mutated_answer_is_the_exact_result_or_one_error(seed: str) -> N
             assert str(got).isprintable() or isinstance(got, Webhook)
             wire.script = [ok(WEBHOOK)]
             assert isinstance(await outcome(client.webhooks.get("w1")), Webhook), answer
+
+
+WEBHOOK_ID = "w1"
+LIST = f"/notifications/webhooks/{WEBHOOK_ID}/messages"
+PLACES = [
+    "/events",
+    "/users/u/accounts",
+    "/notifications/webhooks/w2/messages",
+    f"{LIST}/../x",
+    "/token",
+    "//evil.example/x",
+]
+
+
+def packed(cursor: str) -> bytes:
+    return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+
+
+def text_of(cursor: bytes) -> str:
+    return base64.urlsafe_b64encode(cursor).decode().rstrip("=")
+
+
+def with_checksum(sealed: bytes) -> bytes:
+    """What a forger can do: the checksum tells damage, and is no secret."""
+    return blake2b(sealed, digest_size=4).digest() + sealed
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes", "forged"])
+async def test_a_mutated_or_forged_cursor_is_the_exact_place_or_one_error(kind: str) -> None:
+    chance = random.Random(kind)
+    seal, name = CursorSeal(KEY), json.dumps([LIST, None])
+    genuine = Cursor(f"{LIST}?limit=500&next=abc", 3, "m3")
+    sealed = seal.seal(genuine, name)
+    async with BasiqClient(KEY) as client:
+        for _ in range(ROUNDS * 20):
+            if kind == "text":
+                cursor = mutated(sealed.encode(), chance).decode("latin-1")
+            elif kind == "bytes":
+                cursor = text_of(with_checksum(mutated(packed(sealed)[4:], chance)))
+            else:
+                forger = CursorSeal("".join(chance.choices("abc", k=8)))
+                theirs = packed(forger.seal(Cursor(chance.choice(PLACES), chance.randint(0, 5), "x"), name))
+                ours = packed(sealed)
+                cut = chance.randint(4, 30)
+                cursor = text_of(with_checksum(ours[4:cut] + theirs[cut:]))
+            try:
+                place = client.messages.list(WEBHOOK_ID, cursor=cursor)._start
+            except ConfigurationError as exc:
+                assert str(exc).isprintable()
+            else:
+                assert place == genuine, cursor

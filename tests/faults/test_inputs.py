@@ -332,7 +332,7 @@ def test_a_key_of_the_environment_is_looked_over_too(monkeypatch: pytest.MonkeyP
 
 OPTIONS: dict[str, list[Any]] = {
     "base_url": ["", "x", "/x", "ftp://x", "http://", "http://a b", "http://user:pass@x", "http://x?y", "http://x#y", "http://x\n", "http://x\\y",
-                 "http://x:0", "http://x:65536", "http://x:99999", "http://x:abc", "http://é", "http://[::1", None, 5, b"http://x", "javascript:x", "http://\ud800", "//x"],
+                 "http://x:0", "http://x:65536", "http://x:99999", "http://x:abc", "http://é", "http://[::1", 5, b"http://x", "javascript:x", "http://\ud800", "//x"],
     "timeout": [0, -1, float("nan"), float("inf"), None, "1", True, b"1", []],
     "retry": [0, {}, "x", RetryPolicy],
     "transport": [0, {}, "x", UNKNOWN],

@@ -161,13 +161,59 @@ def test_other_texts_are_looked_over_too() -> None:
         "https://",
         "https://x y.example",
         5,
-        None,
     ],
     ids=repr,
 )
 def test_a_base_url_that_cannot_be_is_refused(base_url: Any) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         BasiqClient(API_KEY, transport=Scripted(answer()), base_url=base_url)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://localhost",
+        "http://localhost:4010/basiq",
+        "http://mock.localhost:4010",
+        "http://127.0.0.1:4010",
+        "http://127.9.9.9",
+        "http://[::1]:4010",
+    ],
+)
+def test_http_is_for_this_machine(base_url: str) -> None:
+    BasiqClient(API_KEY, transport=Scripted(answer()), base_url=base_url)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://au-api.basiq.io",
+        "HTTP://example.com",
+        "http://10.0.0.1:4010",
+        "http://localhost.example.com",
+        "http://127.0.0.1.example.com",
+        "http://0.0.0.0:4010",
+        "http://[::2]:4010",
+        "http://127.1",
+        "http://mylocalhost",
+    ],
+)
+def test_http_to_another_machine_has_to_be_allowed(base_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="allow_http=True"):
+        BasiqClient(API_KEY, transport=Scripted(answer()), base_url=base_url)
+    BasiqClient(API_KEY, transport=Scripted(answer()), base_url=base_url, allow_http=True)
+
+
+def test_the_base_url_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_BASE_URL", "http://127.0.0.1:4010/mock")
+    assert repr(BasiqClient(API_KEY, transport=Scripted())) == "BasiqClient(base_url='http://127.0.0.1:4010/mock')"
+    explicit = BasiqClient(API_KEY, transport=Scripted(), base_url="https://proxy.example")
+    assert repr(explicit) == "BasiqClient(base_url='https://proxy.example')"
+    monkeypatch.setenv("BASIQ_BASE_URL", "")
+    assert repr(BasiqClient(API_KEY, transport=Scripted())) == "BasiqClient(base_url='https://au-api.basiq.io')"
+    monkeypatch.setenv("BASIQ_BASE_URL", "http://example.com")
+    with pytest.raises(ConfigurationError, match="base_url"):
+        BasiqClient(API_KEY, transport=Scripted())
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True, None], ids=repr)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from basiq_async import BasiqClient, BasiqError, RetryPolicy
+from tests.support.frames import leaks
 from tests.support.wire import KEY, MARK, Wire
 
 ONCE = RetryPolicy(max_retries=0)
@@ -24,7 +25,7 @@ async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClie
     options.setdefault("timeout", TIMEOUT)
     url = wire if isinstance(wire, str) else wire.url
     before = asyncio.all_tasks()
-    client = BasiqClient(KEY, base_url=url, **options)
+    client = BasiqClient(KEY, base_url=url, allow_http=True, **options)
     try:
         yield client
     finally:
@@ -59,9 +60,10 @@ async def outcome(work: Awaitable[Any], *, within: float = TIMEOUT + 1.0) -> Any
 
 
 def assert_hidden(exc: BaseException) -> None:
-    """No credential in the error, in whatever is behind it, nor in their tracebacks."""
+    """No credential in the error, in what is behind it, in their tracebacks, nor in the variables of their frames."""
     for text in texts_of(exc):
         assert MARK not in text, text
+    assert not leaks(exc), leaks(exc)
 
 
 def texts_of(exc: BaseException) -> Iterator[str]:

@@ -16,6 +16,7 @@ from basiq_async import (
     BasiqError,
     ConfigurationError,
     ConnectionFailedError,
+    NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     Request,
@@ -192,7 +193,7 @@ def test_twenty_401s_at_once_make_one_renewal() -> None:
     virtual.run(main())
 
 
-@pytest.mark.parametrize("status", [400, 401, 404])
+@pytest.mark.parametrize("status", [400, 401])
 def test_a_key_that_is_refused_says_so(status: int) -> None:
     async def main() -> None:
         transport = Scripted(WEBHOOK, tokens=[error(status, "parameter-not-valid")])
@@ -202,6 +203,17 @@ def test_a_key_that_is_refused_says_so(status: int) -> None:
         assert (found.status, found.code, found.path) == (status, "parameter-not-valid", "/token")
         assert found.correlation_id == "corr-1"
         assert "A detail." in str(found)
+
+    virtual.run(main())
+
+
+def test_a_404_from_the_token_endpoint_says_that_there_is_no_basiq_at_this_url() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[Response(404, {}, b"<html>nginx</html>")])
+        with pytest.raises(NotFoundError, match="there is no Basiq API at this URL; check base_url") as caught:
+            await client(transport).webhooks.get("w")
+        assert "key" not in str(caught.value)
+        assert caught.value.path == "/token"
 
     virtual.run(main())
 

@@ -1,0 +1,171 @@
+"""What Sentry and structlog send of an error: with every frame's local variables, and no credential or body in them.
+
+Sentry captures local variables by default; structlog's ``dict_tracebacks`` does. The reports stay in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sentry_sdk
+import structlog
+
+from basiq_async import BasiqClient, BasiqError, Message, RetryPolicy
+from basiq_async.receiver import WebhookReceiver, sign, verify
+from basiq_async.replay import HttpTarget
+from tests.support.frames import FORMS, leaks
+from tests.support.outcomes import ONCE, client_of
+from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Wire, http, ok, page
+
+NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+
+
+async def reset(conn: Conn) -> None:
+    conn.reset()
+
+
+async def call(wire: Wire, work: Callable[[BasiqClient], Awaitable[Any]]) -> None:
+    async with wire, client_of(wire, retry=ONCE) as client:
+        await work(client)
+
+
+def create(client: BasiqClient) -> Awaitable[Any]:
+    return client.webhooks.create(url="https://example.com", subscribed_events=["user.created"])
+
+
+def get(client: BasiqClient) -> Awaitable[Any]:
+    return client.webhooks.get("w1")
+
+
+def messages(client: BasiqClient) -> Awaitable[Any]:
+    return client.messages.list("w1").collect()
+
+
+STEPS: dict[str, Any] = {"reset": reset, "gone": http(410, MARK)}
+
+
+async def post(step: str) -> None:
+    async with Wire(STEPS[step]) as wire, HttpTarget(wire.url, SIGNING, retry=ONCE, timeout=0.2) as target:
+        await target.deliver(Message("m", {"id": "m", "payload": {"x": MARK}}))
+
+
+async def construct(**options: Any) -> None:
+    BasiqClient(KEY, **options)
+
+
+async def with_a_password() -> None:
+    BasiqClient(KEY, base_url=f"https://user:{MARK}@example.com")
+
+
+async def key_with(text: str) -> None:
+    BasiqClient(f"Basic {KEY}{text}")
+
+
+async def checked(**headers: str) -> None:
+    verify(SIGNING, headers, MARK.encode())
+
+
+async def signed(message_id: str) -> None:
+    sign(SIGNING, message_id, NOW, MARK.encode())
+
+
+async def received(**options: Any) -> None:
+    WebhookReceiver(f"{SIGNING}!" if not options else SIGNING, **options)
+
+
+PATHS: dict[str, Callable[[], Awaitable[None]]] = {
+    "a token call that breaks": lambda: call(Wire(tokens=[reset]), get),
+    "a token call that is refused": lambda: call(Wire(tokens=[http(400)]), get),
+    "a token call whose response is no token": lambda: call(Wire(tokens=[ok({"access_token": f"{TOKEN} "})]), get),
+    "a call that breaks": lambda: call(Wire(reset), get),
+    "a call that times out": lambda: call(Wire(Conn.hang), get),
+    "a call that is refused": lambda: call(Wire(http(403, TOKEN)), get),
+    "a create whose response is unreadable": lambda: call(Wire(ok({**WEBHOOK, "id": None, "secret": SIGNING})), create),
+    "a create whose response is no JSON": lambda: call(Wire(http(201, f'{{"secret": "{SIGNING}"')), create),
+    "a create that breaks": lambda: call(Wire(reset), create),
+    "an item of a list that is unreadable": lambda: call(Wire(page([{"id": {"x": MARK}}])), messages),
+    "a list that is none": lambda: call(Wire(ok([MARK])), messages),
+    "a target that breaks": lambda: post("reset"),
+    "a target that is not there": lambda: post("gone"),
+    "a timeout that cannot be": lambda: construct(timeout=-1),
+    "a base url with a password": with_a_password,
+    "a transport that is none": lambda: construct(transport=object()),
+    "a malformed key": lambda: key_with(" "),
+    "a malformed secret": received,
+    "a receiver's limit that cannot be": lambda: received(handler_timeout=-1),
+    "a delivery without headers": checked,
+    "a delivery of another signature": lambda: checked(
+        **{"webhook-id": "m", "webhook-timestamp": str(int(datetime.now(UTC).timestamp())), "webhook-signature": "v1,x"}
+    ),
+    "an id that cannot be signed": lambda: signed("a.b"),
+}
+
+
+async def error_of(path: Callable[[], Awaitable[None]]) -> BasiqError:
+    with pytest.raises(BasiqError) as caught:
+        await path()
+    return caught.value
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+async def test_sentry_is_sent_no_credential_and_no_body(path: Callable[[], Awaitable[None]]) -> None:
+    sent: list[str] = []
+
+    class Memory(sentry_sdk.transport.Transport):
+        def capture_envelope(self, envelope: Any) -> None:
+            sent.append(envelope.serialize().decode())
+
+    client = sentry_sdk.Client(
+        dsn="http://k@localhost/1", default_integrations=False, include_local_variables=True, transport=Memory
+    )
+    event, hint = sentry_sdk.utils.event_from_exception(await error_of(path), client_options=client.options)
+    client.capture_event(event, hint=hint, scope=sentry_sdk.Scope(client=client))
+    client.close()
+    assert len(sent) == 1
+    assert '"vars"' in sent[0]
+    assert_clean(sent[0])
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+async def test_structlog_writes_no_credential_and_no_body(path: Callable[[], Awaitable[None]]) -> None:
+    error = await error_of(path)
+    logged = structlog.processors.dict_tracebacks(None, "error", {"event": "failed", "exc_info": error})
+    text = json.dumps(logged, default=repr)
+    assert '"locals"' in text
+    assert_clean(text)
+
+
+def assert_clean(text: str) -> None:
+    for form in FORMS:
+        assert form not in text, text[max(0, text.index(form) - 300) :][:400]
+
+
+async def test_a_variable_that_holds_a_credential_would_be_found() -> None:
+    async def fails(api_key: str) -> None:
+        raise BasiqError("x")
+
+    try:
+        await fails(KEY)
+    except BasiqError as exc:
+        logged = structlog.processors.dict_tracebacks(None, "error", {"exc_info": exc})
+        with pytest.raises(AssertionError):
+            assert_clean(json.dumps(logged, default=repr))
+        assert leaks(exc) == []  # the frames of tests are left out there
+
+
+async def test_what_stands_behind_an_error_says_where_it_came_from() -> None:
+    error = await error_of(PATHS["a call that breaks"])
+    assert error.__cause__ is not None
+    assert error.__cause__.__traceback__ is None
+    assert any("raised at " in note for note in error.__cause__.__notes__)
+
+
+async def test_the_policy_of_retries_changes_nothing_of_that() -> None:
+    async with Wire(reset) as wire, client_of(wire, retry=RetryPolicy(max_retries=2, base=0.001)) as client:
+        with pytest.raises(BasiqError) as caught:
+            await client.webhooks.get("w1")
+    assert leaks(caught.value) == []

@@ -1,0 +1,72 @@
+"""What an error reporter sees: the local variables of every frame of an error, and of the errors behind it.
+
+Sentry captures them by default, structlog's ``dict_tracebacks`` and rich on request. The frames of the tests themselves
+are left out: a caller's own variables are the caller's.
+"""
+
+from __future__ import annotations
+
+import base64
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+TESTS = str(Path(__file__).parents[1])
+CANARIES = (
+    "c2FuZGJveC1rZXk6b25seS1mb3ItdGVzdHM",  # the API key of tests/support/scripted.py
+    "token-that-must-not-show",
+    "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",  # the signing secrets of tests/support/deliveries.py
+    "c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA",
+    "S3CRET",  # in every credential of tests/support/wire.py
+)
+
+
+def forms_of(canary: str) -> set[str]:
+    """The canary as it is, and as it looks inside of base64, whatever stands before it."""
+    raw = canary.encode()
+    inside = set()
+    for before in range(3):
+        whole = base64.b64encode(b"x" * before + raw).decode().rstrip("=")
+        # Only the characters that depend on the canary alone.
+        inside.add(whole[-(-before * 8 // 6) : len(whole) - (1 if (before + len(raw)) % 3 else 0)])
+    return {canary, *(form for form in inside if len(form) >= 6)}
+
+
+FORMS = {form for canary in CANARIES for form in forms_of(canary)}
+
+
+def leaks(exc: BaseException, forms: Iterable[str] = FORMS) -> list[str]:
+    """Each variable in which a canary shows, with its frame."""
+    found = []
+    for where, name, text in variables(exc):
+        plain = urllib.parse.unquote(text) if "%" in text else text
+        found += [f"{where}: {name} shows {form!r}" for form in forms if form in text or form in plain]
+    return found
+
+
+def variables(exc: BaseException) -> Iterator[tuple[str, str, str]]:
+    """The frame, name and repr of each local variable that an error leads to."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [exc]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        traceback = one.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            if not frame.f_code.co_filename.startswith(TESTS):
+                where = f"{type(one).__name__} in {frame.f_code.co_filename}:{traceback.tb_lineno}"
+                for name, value in frame.f_locals.items():
+                    yield where, name, show(value)
+            traceback = traceback.tb_next
+
+
+def show(value: object) -> str:
+    """As a reporter shows a value: its repr, which may fail."""
+    try:
+        return repr(value)
+    except Exception as exc:
+        return f"<repr failed: {type(exc).__name__}>"
