@@ -14,6 +14,7 @@ import attrs
 
 from benchmarks import (
     call,
+    event_loops,
     growth,
     imports,
     memory,
@@ -51,6 +52,7 @@ def measure(*, quick: bool) -> list[Figure]:
         found += asyncio.run(receiver_load.measure(requests=500, busy=True))
         found += asyncio.run(replay_latency.measure())
         found += replay_memory.measure()
+        found += event_loops.measure()
     return found
 
 
