@@ -8,6 +8,7 @@ import typer
 
 from .._version import __version__
 from . import _completion
+from ._compare import compare
 from ._demo import demo
 from ._events import events_app
 from ._listen import listen
@@ -15,6 +16,8 @@ from ._login import login, logout, whoami
 from ._messages import messages_app
 from ._mock import mock_app
 from ._output import session, write
+from ._quarantine import quarantine_app
+from ._reconcile import reconcile
 from ._replay import replay
 from ._root import Root
 from ._signing import sign, verify
@@ -55,12 +58,15 @@ app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_WORK)
 app.add_typer(messages_app, name="messages", rich_help_panel=_WORK)
 app.add_typer(events_app, name="events", rich_help_panel=_WORK)
 app.command(rich_help_panel=_HISTORY)(replay)
+app.command(rich_help_panel=_HISTORY)(reconcile)
+app.add_typer(quarantine_app, name="quarantine", rich_help_panel=_HISTORY)
 app.command(rich_help_panel=_FLEET)(worker)
 app.command(rich_help_panel=_LOCAL)(listen)
 app.command(rich_help_panel=_LOCAL)(trigger)
 app.add_typer(mock_app, name="mock", rich_help_panel=_LOCAL)
 app.command(rich_help_panel=_LOCAL)(sign)
 app.command(rich_help_panel=_LOCAL)(verify)
+app.command(rich_help_panel=_LOCAL)(compare)
 app.command(rich_help_panel=_LOCAL)(demo)
 app.command(rich_help_panel=_SETTINGS)(login)
 app.command(rich_help_panel=_SETTINGS)(logout)

@@ -40,11 +40,11 @@ def prepare() -> None:
         completion_init()
 
 
-def event_types(incomplete: str) -> list[tuple[str, str]]:
+def event_types(incomplete: str) -> list[str]:
     """Complete a type of event."""
-    from ..testing.fake._catalog import EVENT_TYPES
+    from .._event_types import EVENT_TYPES
 
-    return [(name, told) for name, told in EVENT_TYPES.items() if name.startswith(incomplete)]
+    return [name for name in EVENT_TYPES if name.startswith(incomplete)]
 
 
 def profiles(incomplete: str) -> list[str]:

@@ -1,0 +1,137 @@
+"""``basiq-async quarantine …``: deliveries that a handler could not take."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigurationError
+from ._options import Json
+from ._output import Output, Shape, cell_text, note
+from ._receivers import App, open_receiver
+from ._run import guarded
+from ._table import Column
+
+if TYPE_CHECKING:
+    from ..receiver import Outcome, QuarantinedDelivery, WebhookReceiver
+
+quarantine_app = typer.Typer(help="Deliveries that were set aside because their handler failed.", no_args_is_help=True)
+
+_PAGE = 100
+_LETTER: Shape[QuarantinedDelivery] = Shape(
+    ("delivery_id", "event_type_id", "event_id", "error", "failures", "signed_at", "quarantined_at", "body"),
+    lambda letter: {
+        "delivery_id": letter.delivery_id,
+        "event_type_id": letter.event_type_id,
+        "event_id": letter.event_id,
+        "error": letter.error,
+        "failures": letter.failures,
+        "signed_at": letter.signed_at,
+        "quarantined_at": letter.quarantined_at,
+        "body": letter.body.decode(errors="replace"),
+    },
+    (
+        Column("DELIVERY", lambda letter: letter.delivery_id),
+        Column("EVENT TYPE", lambda letter: letter.event_type_id),
+        Column("SET ASIDE", lambda letter: cell_text(letter.quarantined_at)),
+        Column("ERROR", lambda letter: letter.error, flexible=True),
+    ),
+)
+_OUTCOME: Shape[Outcome] = Shape(
+    ("delivery_id", "result", "handled", "error"),
+    lambda outcome: {
+        "delivery_id": outcome.delivery.id if outcome.delivery else None,
+        "result": str(outcome.result),
+        "handled": outcome.acknowledged,
+        "error": _error(outcome),
+    },
+    (
+        Column("DELIVERY", lambda outcome: outcome.delivery.id if outcome.delivery else "-"),
+        Column("RESULT", lambda outcome: str(outcome.result)),
+        Column("ERROR", lambda outcome: _error(outcome) or "", flexible=True),
+    ),
+)
+_DROPPED: Shape[dict[str, Any]] = Shape(("dropped",), lambda row: row)
+
+
+@quarantine_app.command("list")
+def list_(app: App, json: Json = None) -> None:
+    """Show what is in the quarantine, oldest first. Ends with 1 where there is something."""
+    output = Output(json)
+
+    async def work() -> int:
+        count = 0
+        async with open_receiver(app) as receiver:
+            async for page in _pages(receiver):
+                output.rows(page, _LETTER)
+                count += len(page)
+        return count
+
+    count = guarded(work)
+    if count:
+        raise typer.Exit(1)
+    note("the quarantine is empty")
+
+
+@quarantine_app.command("retry")
+def retry(
+    app: App,
+    delivery_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[DELIVERY_ID...]", help="All of them by default.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Hand deliveries to their handlers again, oldest first. Ends with 1 where one fails again."""
+    output = Output(json)
+
+    async def work() -> Sequence[Outcome]:
+        async with open_receiver(app) as receiver:
+            return await receiver.retry_quarantined(delivery_ids or None)
+
+    outcomes = guarded(work)
+    output.rows(outcomes, _OUTCOME)
+    tried = {outcome.delivery.id for outcome in outcomes if outcome.delivery}
+    _refuse_unknown([each for each in delivery_ids or () if each not in tried])
+    if not all(outcome.acknowledged for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@quarantine_app.command("drop")
+def drop(
+    app: App,
+    delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to forget.")],
+    json: Json = None,
+) -> None:
+    """Forget deliveries for good; they stay recorded as handled."""
+
+    async def work() -> int:
+        async with open_receiver(app) as receiver:
+            return await receiver.drop_quarantined(delivery_ids)
+
+    dropped = guarded(work)
+    Output(json).one({"dropped": dropped}, _DROPPED)
+    if dropped < len(set(delivery_ids)):
+        raise ConfigurationError(
+            f"{len(set(delivery_ids)) - dropped} of these deliveries are not in the quarantine; "
+            "'basiq-async quarantine list' shows what is"
+        )
+
+
+async def _pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+    after: QuarantinedDelivery | None = None
+    while page := await receiver.quarantined(after=after, limit=_PAGE):
+        yield page
+        after = page[-1]
+
+
+def _refuse_unknown(ids: Sequence[str]) -> None:
+    if ids:
+        raise ConfigurationError(
+            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows what is"
+        )
+
+
+def _error(outcome: Outcome) -> str | None:
+    return None if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}"

@@ -1,0 +1,134 @@
+"""``quarantine``, ``reconcile`` and ``compare``: what is left, named in a list that a person can act on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.testing import Quirks
+
+from ..support.deliveries import SECRET, payload, signed
+from .conftest import Run, Served
+
+SERVICE = f"""
+from pathlib import Path
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver
+
+receiver = WebhookReceiver({SECRET!r}, inbox=SQLiteInbox("inbox.db"), quarantine_after=1)
+
+@receiver.on("consent.*")
+async def handle(delivery):
+    if not Path("mended").exists():
+        raise RuntimeError("broken\\x1b[2J")
+
+def make():
+    return receiver
+
+text = "no receiver"
+"""
+
+
+@pytest.fixture(autouse=True)
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("a_service.py").write_text(SERVICE)
+    yield
+    sys.modules.pop("a_service", None)
+
+
+def rows(run: Run, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    sys.modules.pop("a_service", None)  # each command is a process of its own outside of the tests
+    done = run(*arguments)
+    assert done.exit_code == code, done.output
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def set_aside(*ids: str) -> None:
+    async def main() -> None:
+        async with (
+            SQLiteInbox("inbox.db") as inbox,
+            WebhookReceiver(SECRET, inbox=inbox, quarantine_after=1) as receiver,
+        ):
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None:
+                raise RuntimeError("broken\x1b[2J")
+
+            for message_id in ids:
+                body = payload("consent.revoked", f"event-{message_id}")
+                await receiver.handle(signed(body, message_id=message_id), body)
+
+    asyncio.run(main())
+
+
+def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
+    set_aside("m-1", "m-2", "m-3")
+    listed = rows(run, "quarantine", "list", "a_service:receiver", code=1)
+    assert [row["delivery_id"] for row in listed] == ["m-1", "m-2", "m-3"]
+    assert "broken" in listed[0]["error"]
+    assert json.loads(listed[0]["body"])["eventId"] == "event-m-1"
+    again = rows(run, "quarantine", "retry", "a_service:receiver", "m-1", code=1)
+    assert [(row["delivery_id"], row["handled"]) for row in again] == [("m-1", False)]
+    assert rows(run, "quarantine", "drop", "a_service:make", "m-2") == [{"dropped": 1}]
+    Path("mended").touch()
+    again = rows(run, "quarantine", "retry", "a_service:receiver")
+    assert sorted(row["delivery_id"] for row in again) == ["m-1", "m-3"]
+    assert rows(run, "quarantine", "list", "a_service:receiver") == []
+    gone = run("quarantine", "drop", "a_service:receiver", "m-2")
+    assert gone.exit_code == 2
+    assert "not in the quarantine" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("a_service", "named as module:variable"),
+        ("no_such_module:receiver", "cannot be imported"),
+        ("a_service:none", "cannot be imported"),
+        ("a_service:text", "is a str, not a WebhookReceiver"),
+    ],
+)
+def test_what_is_no_receiver_is_one_line(run: Run, place: str, told: str) -> None:
+    done = run("quarantine", "list", place)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_reconciling_names_what_an_inbox_never_handled(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(30)
+
+    async def make() -> None:
+        async with SQLiteInbox("inbox.db"):
+            pass
+
+    asyncio.run(make())
+    (found,) = rows(run, "reconcile", webhook_id, "--inbox", "inbox.db", "--ids", "2", code=1)
+    assert (found["checked"], found["missing"], len(found["missing_ids"])) == (30, 30, 2)
+    (chosen,) = rows(run, "reconcile", webhook_id, "--inbox", "inbox.db", "--since", "1d")
+    assert chosen["checked"] == 0
+    (some,) = rows(run, "reconcile", webhook_id, "--receiver", "a_service:receiver", code=1)
+    assert some["missing"] > 0
+    for wrong in ((), ("--inbox", "none.db"), ("--inbox", "inbox.db", "--receiver", "a:b")):
+        assert run("reconcile", webhook_id, *wrong).exit_code == 2
+
+
+def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served) -> None:
+    served.fake.seed_messages(20)
+    same = run("compare")
+    assert (same.exit_code, same.stdout) == (0, ""), same.output
+    served.fake._state.quirks = Quirks(status_code="string", type_case="title")
+    different = rows(run, "compare", "--shapes", "shapes.json", code=1)
+    assert {"request", "where", "real", "fake"} == set(different[0])
+    assert any("responseStatusCode" in row["where"] for row in different)
+    assert served.fake.api_key not in Path("shapes.json").read_text()
+    methods = {(request.method, request.url.endswith("/token")) for request in served.fake.requests}
+    assert methods == {("GET", False), ("POST", True)}
