@@ -44,7 +44,7 @@ _OUTCOME: Shape[Outcome] = Shape(
     lambda outcome: {
         "delivery_id": outcome.delivery.id if outcome.delivery else None,
         "result": str(outcome.result),
-        "handled": outcome.acknowledged,
+        "handled": _handled(outcome),
         "error": _error(outcome),
     },
     (
@@ -94,7 +94,7 @@ def retry(
     output.rows(outcomes, _OUTCOME)
     tried = {outcome.delivery.id for outcome in outcomes if outcome.delivery}
     _refuse_unknown([each for each in delivery_ids or () if each not in tried])
-    if not all(outcome.acknowledged for outcome in outcomes):
+    if not all(map(_handled, outcomes)):
         raise typer.Exit(1)
 
 
@@ -131,6 +131,11 @@ def _refuse_unknown(ids: Sequence[str]) -> None:
         raise ConfigurationError(
             f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows what is"
         )
+
+
+def _handled(outcome: Outcome) -> bool:
+    # One that stays in the quarantine is acknowledged, too.
+    return outcome.acknowledged and str(outcome.result) != "quarantined"
 
 
 def _error(outcome: Outcome) -> str | None:

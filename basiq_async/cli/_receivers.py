@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +44,7 @@ async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
             if close is not None:
                 await close()
         return
-    if not hasattr(found, "__aenter__"):
+    if not isinstance(found, AbstractAsyncContextManager):
         raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
     async with found as made:
         if not isinstance(made, WebhookReceiver):
@@ -55,9 +55,7 @@ async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
 def _load(place: str) -> object:
     name, colon, attribute = place.partition(":")
     if not colon or not name or not attribute:
-        raise ConfigurationError(
-            f"a receiver is named as module:variable, such as service.hooks:receiver, not {place!r}"
-        )
+        raise ConfigurationError(f"a receiver is named module:variable, such as service.hooks:receiver, not {place!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

@@ -82,6 +82,7 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
     again = rows(run, "quarantine", "retry", "a_service:receiver")
     assert sorted(row["delivery_id"] for row in again) == ["m-1", "m-3"]
     assert rows(run, "quarantine", "list", "a_service:receiver") == []
+    sys.modules.pop("a_service")
     gone = run("quarantine", "drop", "a_service:receiver", "m-2")
     assert gone.exit_code == 2
     assert "not in the quarantine" in gone.stderr
@@ -90,7 +91,7 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("a_service", "named as module:variable"),
+        ("a_service", "named module:variable"),
         ("no_such_module:receiver", "cannot be imported"),
         ("a_service:none", "cannot be imported"),
         ("a_service:text", "is a str, not a WebhookReceiver"),
