@@ -65,6 +65,7 @@ bench-quick: $(PEERS) ## the same in under a minute, held against the committed 
 
 crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost, at most 16 repeated a kill
 	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
+	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
 
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
 	.ci/audit $(BIN)/python

@@ -106,23 +106,29 @@ async def run_apart(work: Coroutine[Any, Any, T]) -> T:
     raise cancelled
 
 
-async def wait_out(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+async def wait_out(future: asyncio.Future[Any], timeout: float | None = None) -> asyncio.CancelledError | None:
     """Wait until ``future`` is done, however often this task is cancelled; return the last cancellation.
 
-    ``future`` is not cancelled, and its result is not looked at.
+    After ``timeout`` seconds, where given, it returns though ``future`` is not done. ``future`` is not cancelled, and
+    its result is not looked at.
     """
     if future.done():
         return None
+    clock = asyncio.get_running_loop().time
+    until = None if timeout is None else clock() + timeout
     try:
-        await asyncio.wait((future,))
+        await asyncio.wait((future,), timeout=timeout)
     except asyncio.CancelledError as exc:
         cancelled = exc
     else:
         return None
     with _shield():
         while not future.done():
+            left = None if until is None else until - clock()
+            if left is not None and left <= 0:
+                break
             try:
-                await asyncio.wait((future,))
+                await asyncio.wait((future,), timeout=left)
             except asyncio.CancelledError as exc:
                 cancelled = exc
     return cancelled

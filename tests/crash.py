@@ -5,6 +5,10 @@ recorded has had its effect (none is lost), and at most ``concurrency`` effects 
 are those that the next run repeats).
 
     python -m tests.crash --messages 10000 --concurrency 16 --kills 200
+
+``--mode cancel`` cancels runs in one process instead, in every way of asyncio and anyio:
+
+    python -m tests.crash --mode cancel --messages 10000 --cancellations 500
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import signal
@@ -28,6 +33,7 @@ from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.replay import HttpTarget, Job, JSONLinesTarget, Replay, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq
 from tests import crash_fleet
+from tests.support.storm import storm
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
 
@@ -187,12 +193,28 @@ def serve_receiver(crash: Crash) -> int:
     return child
 
 
+def cancel(messages: int, concurrency: int, cancellations: int, seed: int) -> None:
+    logging.getLogger("basiq_async").setLevel(logging.ERROR)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="crash-") as folder:
+        tally = asyncio.run(storm(Path(folder), messages, concurrency, cancellations, random.Random(seed)))
+    ways = ", ".join(f"{way} {count}" for way, count in sorted(tally.by_way.items()))
+    print(
+        f"cancel: {messages} messages, concurrency {concurrency}, {tally.cancellations} cancellations ({ways}), "
+        f"{tally.hits} of them in the midst of work, {time.monotonic() - began:.0f} s: none lost, {tally.repeated} "
+        f"repeated, all of them under way when they were cancelled (seed {seed})"
+    )
+    if 2 * tally.hits < tally.cancellations:
+        raise SystemExit("most cancellations hit a run that had done nothing yet: this proves little")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--mode", choices=("function", "http", "export", "fleet"), default="function")
+    parser.add_argument("--cancellations", type=int, default=500)
+    parser.add_argument("--mode", choices=("function", "http", "export", "cancel", "fleet"), default="function")
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
     parser.add_argument("--seed", type=int, default=None)
     crash_fleet.add_arguments(parser)
@@ -201,6 +223,9 @@ def main() -> None:
         crash_fleet.crash_fleet(options)
         return
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    if options.mode == "cancel":
+        cancel(options.messages, options.concurrency, options.cancellations, seed)
+        return
     with tempfile.TemporaryDirectory(prefix="crash-") as folder:
         crash = Crash(Path(folder), options.messages, options.concurrency, options.mode, random.Random(seed))
         service = serve_receiver(crash) if options.mode == "http" else None

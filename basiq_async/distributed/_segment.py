@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
@@ -13,7 +13,9 @@ from ..errors import CheckpointError, ConfigurationError
 from ..models import Message
 from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
 from ..replay._engine import Engine
-from ..replay._ledger import DeadLedger, Ending, Ledger, Span
+from ..replay._ledger import DeadLedger, Ending, Ledger
+from ..replay._ledger import Segment as LedgerSegment
+from ..replay._sources import Given
 from ..replay._where import as_where
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
@@ -170,15 +172,14 @@ class Segment:
         width = min(work.settings.concurrency, len(messages))
         ledger = _LettersLedger(len(messages)) if self._letters else _SegmentLedger(State(), most=2)
         self._engine = Engine(
-            _items(messages),
-            lambda: None,
+            Given(messages),
             target=target,
             checkpoint=checkpoint,
             ledger=ledger,
             state=State(token=self.lease.token),
             where=_raising(errors) if errors else as_where(None),
             settings=attrs.evolve(work.settings, concurrency=width),
-            pace=self._share,
+            limiter=self._share,
         )
         if self._stopping:
             self._engine.stop()
@@ -220,11 +221,6 @@ async def _read_list(work: Work, spec: JobSpec, chain: Chain, cursor: str | None
     return _Page((), None)
 
 
-async def _items(messages: Sequence[Message]) -> AsyncIterator[Message]:
-    for message in messages:
-        yield message
-
-
 def _raising(errors: dict[str, Exception]) -> Where:
     def predicate(message: Message) -> bool:
         if message.id in errors:
@@ -237,7 +233,7 @@ def _raising(errors: dict[str, Exception]) -> Where:
 class _SegmentLedger(Ledger):
     """A segment is one span, and goes as a whole: no cursor moves within it."""
 
-    def mark(self, cursor: str | None, position: int) -> None:
+    def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
         """See ``Ledger``."""
 
 
@@ -248,18 +244,25 @@ class _LettersLedger(DeadLedger):
         super().__init__(letters, most=2)
         self._tried: list[str] = []
 
-    def mark(self, cursor: str | None, position: int) -> None:
+    def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
         """See ``Ledger``."""
 
-    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
+    def done(
+        self, segment: LedgerSegment, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending
+    ) -> None:
         """See ``Ledger``."""
-        super().done(span, message, dead=dead, counts_as=counts_as)
+        super().done(segment, message, dead=dead, counts_as=counts_as)
         self._tried.append(message.id)
 
-    def take(self, *, ended: bool = False) -> Commit:
+    def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
         """See ``Ledger``."""
         tried, self._tried = self._tried, []
-        return attrs.evolve(super().take(ended=ended), done=tried)
+        return attrs.evolve(super().take(ended=ended, interrupted=interrupted), done=tried)
+
+    def put_back(self, commit: Commit, unsaved: int) -> None:
+        """See ``Ledger``."""
+        super().put_back(attrs.evolve(commit, done=()), unsaved)
+        self._tried[:0] = commit.done
 
 
 class _Leased:
@@ -342,5 +345,5 @@ class _SegmentCheckpoint:
         """Read from the record itself."""
         return ()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """The worker lets go of the claim."""

@@ -12,7 +12,8 @@ from ..receiver import Inbox, WebhookReceiver
 from ..replay import Target, Where
 from ..replay._engine import OnError, Settings
 from ..replay._where import Predicate, as_where
-from ..replay.targets._adapters import Handler, as_target
+from ..replay.targets._adapters import as_target
+from ..replay.targets._base import Handler
 
 __all__ = ["JobFunction", "Work"]
 

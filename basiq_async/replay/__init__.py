@@ -9,9 +9,10 @@ from ..errors import CheckpointError, ReplayError, TargetError
 from ._replay import Replay
 from ._report import Plan, Progress, Reconciliation, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
-from .checkpoints._memory import Advance, Checkpoint, Commit, DeadLetter, Job, MemoryCheckpoint, State
+from .checkpoints._base import Advance, Checkpoint, Commit, DeadLetter, Job, State
+from .checkpoints._memory import MemoryCheckpoint
 from .checkpoints._sqlite import SQLiteCheckpoint
-from .targets._adapters import Target
+from .targets._base import Target
 from .targets._json_lines import JSONLinesTarget
 
 if TYPE_CHECKING:

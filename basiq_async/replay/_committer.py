@@ -1,28 +1,29 @@
-"""Group commits: what was done is made durable together, and only then is there room for more."""
+"""Group commits: what is done is made durable together, and only then is there room for more."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from ..errors import BasiqError, ReplayError
+from ..errors import BasiqError, CheckpointError, ReplayError
 from ._ledger import Ledger
-from .checkpoints._memory import Advance, Checkpoint, Commit
+from .checkpoints._base import Advance, Checkpoint
 
 __all__ = ["Committer"]
 
 _LINGER = 0.003
-"""Seconds that a message which is done waits for others, so that one write to the disk serves several."""
-_QUICK = 8
-"""How many more have to be done within that time for it to be worth waiting as long again."""
+"""Seconds that a finished message waits for others, so that one write to the disk serves several."""
+_WORTH_WAITING = 8
+"""Linger again if at least this many messages finished meanwhile."""
 
 
 class Committer:
     """Records what the ledger has, one commit after the other.
 
-    ``flush`` makes durable what the target has taken, before it is recorded as done. ``recorded`` is told how
-    many messages of the unsaved ones are recorded. A commit begins when ``enough`` messages are done, or a short
-    while after the first of them, unless many others followed.
+    ``flush`` makes durable what the target has taken, before it is recorded as done. ``recorded`` is called with the
+    number of messages that were unsaved and are recorded now. A commit begins when ``enough`` messages are done, or a
+    short while after the first of them, unless many others followed. ``timeout`` is the time limit, in seconds, of
+    the flush and of the save.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Committer:
         recorded: Callable[[int], None],
         failed: Callable[[Exception], None],
         enough: int,
+        timeout: float,
     ) -> None:
         self._checkpoint = checkpoint
         self._ledger = ledger
@@ -41,17 +43,18 @@ class Committer:
         self._recorded = recorded
         self._failed = failed
         self.enough = enough
+        self._timeout = timeout
         self._wanted = asyncio.Event()
         self._finishing = False
         self._timer: asyncio.TimerHandle | None = None
         self.broken = False
-        """Whether a commit failed: nothing after it may be recorded."""
+        """Whether a commit failed, or its fate is unknown: nothing after it may be recorded."""
         self.running = False
         self.advanced: Advance | None = None
         """The cursor that was recorded last."""
 
     def begin(self) -> bool:
-        """Begin a commit, if none is under way; gives whether the caller should let it."""
+        """Begin a commit, if none is under way; return whether the caller should let it run."""
         if self.running or self._wanted.is_set():
             return False
         self.now()
@@ -64,51 +67,68 @@ class Committer:
 
     def _look(self, unsaved: int) -> None:
         self._timer = None
-        if self._ledger.unsaved >= unsaved + _QUICK:
+        if self._ledger.unsaved >= unsaved + _WORTH_WAITING:
             self.soon()
         else:
             self.now()
 
     def now(self) -> None:
-        """Commit as soon as may be."""
+        """Commit as soon as possible."""
         self._cancel_timer()
         self._wanted.set()
 
     async def run(self) -> None:
-        """Commit whenever it is wanted, until it fails, or is to finish."""
+        """Commit whenever it is wanted, until a commit fails, or ``finish`` is called.
+
+        Its owner ends it with ``finish`` and does not cancel it: a commit that is under way is seen through.
+        """
         while not self.broken and not self._finishing:
             await self._wanted.wait()
             self._wanted.clear()
             self._cancel_timer()
             if self._ledger.dirty:
-                await self.commit(self._ledger.take)
+                await self.commit()
             if self._ledger.unsaved >= self.enough:
                 self.now()
             elif self._ledger.unsaved:
                 self.soon()
+        self._cancel_timer()
 
     def finish(self) -> None:
         """Let ``run`` return."""
         self._finishing = True
         self.now()
 
-    async def commit(self, take: Callable[[], Commit]) -> None:
-        """One commit. A failure ends the job: it is told, not raised."""
+    async def commit(self, *, ended: bool = False, interrupted: int = 0) -> None:
+        """Commit once. A failure ends the job: it is passed to ``failed``, not raised.
+
+        Cancelled before the save, it puts back what it took. Cancelled during the save, it cannot know whether that
+        was recorded, so that nothing more may be.
+        """
         count = self._ledger.unsaved
         self.running = True
+        commit = self._ledger.take(ended=ended, interrupted=interrupted)
+        saving = False
         try:
-            commit = take()
-            await self._flush()
-            await self._checkpoint.save(commit)
+            async with asyncio.timeout(self._timeout):
+                await self._flush()
+                saving = True
+                await self._checkpoint.save(commit)
+        except asyncio.CancelledError:
+            self.broken = saving
+            if not saving:
+                self._ledger.put_back(commit, count)
+            raise
         except Exception as exc:
             self.broken = True
-            self._cancel_timer()
-            self._failed(exc if isinstance(exc, BasiqError) else _foreign(exc))
+            self._failed(_explain(exc, saving, self._timeout))
         else:
             self.advanced = commit.advance or self.advanced
             self._recorded(count)
         finally:
             self.running = False
+            if self.broken:
+                self._cancel_timer()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -116,7 +136,14 @@ class Committer:
             self._timer = None
 
 
-def _foreign(exc: Exception) -> ReplayError:
-    error = ReplayError(f"what was done could not be made durable: {type(exc).__name__}: {exc}")
+def _explain(exc: Exception, saving: bool, timeout: float) -> BasiqError:
+    error: ReplayError
+    if isinstance(exc, BasiqError):
+        return exc
+    if isinstance(exc, TimeoutError):
+        kind, what = (CheckpointError, "the checkpoint") if saving else (ReplayError, "the target's flush")
+        error = kind(f"{what} did not finish within {timeout:g} s: mend it, then run the same again to go on")
+    else:
+        error = ReplayError(f"what was done could not be made durable: {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     return error

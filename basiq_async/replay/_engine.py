@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 import attrs
 
+from .._tasks import see_through
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
+from ._circuit import Circuit, requested_wait
 from ._committer import Committer
 from ._ledger import Ledger
-from ._reader import Intake, Ticket
+from ._reader import SEGMENT, Reader, WorkItem
 from ._report import OnProgress, Plan, Progress, Report
-from ._throttle import Gate, Pace, Turns
+from ._sources import MessageSource
+from ._throttle import Backpressure, RateLimiter, Turns
+from ._watchdog import Watchdog
 from ._where import Where
-from .checkpoints._memory import Checkpoint, DeadLetter, State
-from .targets._adapters import Target
+from .checkpoints._base import Checkpoint, DeadLetter, State
+from .targets._base import Target
 
 __all__ = ["Engine", "OnError", "Settings"]
 
@@ -34,6 +37,10 @@ R = TypeVar("R", bound=ReplayError)
 _REPORT_EVERY = 0.25
 _RATE_OVER = 20
 _MOST_PAUSES = 100
+_FIRST_BACKOFF = 0.05
+_LONGEST_BACKOFF = 5.0
+_MOST_AHEAD = 10_000
+"""How many messages may be done beyond one that takes long: what is remembered of them bounds the memory."""
 _MOST_AT_ONCE = 1_024
 """Messages that a target which does not wait may take before anything else gets its turn."""
 _LONGEST_ERROR = 1_000
@@ -41,77 +48,100 @@ _LONGEST_ERROR = 1_000
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """How a run is to go. ``rate`` is in messages a second, ``max_pause`` in seconds."""
+    """How a run is to go. ``rate`` is in messages a second, ``max_pause`` and the time limits are in seconds."""
 
     concurrency: int
     rate: float | None
     on_error: OnError
     max_failures: int | None
     max_pause: float
+    target_timeout: float = 300.0
+    checkpoint_timeout: float = 60.0
+
+    @property
+    def most_segments(self) -> int:
+        """How many segments of the history may be open."""
+        return max(_MOST_AHEAD, 2 * self.concurrency) // SEGMENT
 
 
 class Engine:
-    """One run over a stream of messages. ``cursor`` gives where the stream stands.
+    """One run over a source of messages, from ``state`` on.
 
-    ``pace`` takes the place of the settings' rate where several engines share one.
+    ``checkpoint`` is open for this run; whoever opened it closes it. ``limiter`` replaces the rate of the settings
+    where several engines share one. ``observe`` is called with each message that is read.
     """
 
     def __init__(
         self,
-        items: AsyncIterator[Message],
-        cursor: Callable[[], str | None],
+        source: MessageSource,
         *,
         target: Target,
         checkpoint: Checkpoint,
-        ledger: Ledger,
         state: State,
         where: Where,
         settings: Settings,
-        pace: Turns | None = None,
+        ledger: Ledger | None = None,
+        limiter: Turns | None = None,
+        observe: Callable[[Message], None] | None = None,
     ) -> None:
+        ledger = Ledger(state, most=settings.most_segments) if ledger is None else ledger
         self._target = target
         self._ledger = ledger
         self._state = state
         self._settings = settings
-        self._pace = pace if pace is not None or settings.rate is None else Pace(settings.rate)
-        self._gate = Gate(settings.concurrency)
+        self._limiter = limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate)
+        self._pressure = Backpressure(settings.concurrency)
+        self._circuit = Circuit()
+        self._watchdog = Watchdog(settings.target_timeout)
         self._committer = Committer(
             checkpoint,
             ledger,
             flush=target.flush,
-            recorded=self._recorded,
+            recorded=self._release,
             failed=self._fail,
             enough=max(1, settings.concurrency // 2),
+            timeout=settings.checkpoint_timeout,
         )
-        self._intake = Intake(
-            items,
-            cursor,
+        self._reader = Reader(
+            source,
             ledger,
             where=where,
             width=settings.concurrency,
             wanted=self._committer.now,
             position=state.position,
+            last_id=state.last_id,
+            observe=observe,
         )
         self._handled = 0
         self._failed = 0
+        self._successes = 0
         self._in_a_row = 0
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
         self.error: Exception | None = None
 
-    async def run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
-        """Go through the stream. Raises what ended the job, if it was not the end of the stream or ``stop``."""
-        clock = asyncio.get_running_loop().time
-        self._began = clock()
+    async def run(self, progress: OnProgress | None = None, plan: Plan | None = None) -> Report:
+        """Go through the source. Raises what ended the job, unless that was the end of the source or ``stop``.
+
+        Cancelled, it cancels what is under way, and raises when all that is done is recorded.
+        """
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        committing = loop.create_task(self._committer.run())
+        helpers = [loop.create_task(self._watchdog.run())]
+        if progress is not None:
+            helpers.append(loop.create_task(self._report_progress(progress, plan)))
         ended = False
         try:
-            await self._work_all(progress, plan)
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(self._settings.concurrency):
+                    workers.create_task(self._work())
             ended = True
         finally:
-            await self._conclude(ended=ended)
+            await see_through(lambda: self._end(committing, helpers, ended=ended))
             if progress is not None:
                 call_hook(progress, self._progress(plan, 0.0))
-        report = self._report(clock() - self._began)
+        report = self._report(loop.time() - self._began)
         if self.error is not None:
             if isinstance(self.error, ReplayError):
                 self.error.report = report
@@ -122,40 +152,36 @@ class Engine:
 
     def stop(self) -> None:
         """Begin no more messages; ``run`` returns when those under way are done and recorded."""
-        self._intake.stop()
-        self._gate.stop()
-        if self._pace is not None:
-            self._pace.stop()
+        self._reader.stop()
+        self._pressure.stop()
+        if self._limiter is not None:
+            self._limiter.stop()
 
     def pause(self, seconds: float) -> None:
-        """Leave the target alone for so long, as if it had asked for that."""
-        self._gate.pause(seconds)
+        """Leave the target alone for ``seconds``, as if it had asked for that."""
+        self._pressure.pause(seconds)
 
-    async def _work_all(self, progress: OnProgress | None, plan: Plan | None) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._committer.run())
-            reporting = None if progress is None else group.create_task(self._tell(progress, plan))
-            try:
-                async with asyncio.TaskGroup() as workers:
-                    for _ in range(self._settings.concurrency):
-                        workers.create_task(self._work())
-            finally:
-                self._committer.finish()
-                if reporting is not None:
-                    reporting.cancel()
-
-    async def _conclude(self, *, ended: bool) -> None:
-        """Record what is done and not recorded yet, and where the reader stands."""
+    async def _end(self, committing: asyncio.Task[None], helpers: list[asyncio.Task[None]], *, ended: bool) -> None:
+        """Record what is done and not recorded yet, and where the reader stands. Safe to repeat."""
         self.stop()
-        intake, ledger = self._intake, self._ledger
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.wait(helpers)
+        self._committer.finish()
+        await asyncio.wait((committing,))
+        if not committing.cancelled() and isinstance(crash := committing.exception(), Exception):
+            self._fail(crash)
+        reader, ledger = self._reader, self._ledger
         try:
             if not self._committer.broken:
-                intake.mark()
-                if intake.whole:
+                reader.mark()
+                if reader.whole:
                     ledger.forget_earlier()
-                await self._committer.commit(lambda: ledger.take(ended=ended))
+                # What killed runs had under way is what the next runs hand out first.
+                left = max(0, self._state.interrupted - (reader.handed_out if ledger.of_history else 0))
+                await self._committer.commit(ended=ended, interrupted=left)
         finally:
-            await intake.aclose()
+            await reader.aclose()
 
     # --- a worker ---
 
@@ -169,122 +195,188 @@ class Engine:
 
     async def _handle_all(self, task: asyncio.Task[object]) -> None:
         # One long function: a call of its own for each step would be what most of the time goes to.
-        intake, pace, committer, gate = self._intake, self._pace, self._committer, self._gate
+        reader, limiter, committer, pressure = self._reader, self._limiter, self._committer, self._pressure
         deliver, ledger = self._target.deliver, self._ledger
+        watched = self._watchdog.watch(task)
         enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
-        while (ticket := await intake.take(task)) is not None:
-            message, _, error = ticket
+        attempt = taken_before = 0
+        while (item := await reader.take(task)) is not None:
+            message, _, error = item
             reason = None
-            if error is None and pace is not None and not await pace.wait():
-                return
-            while error is None:  # once, and again where the target asks for patience
-                entered = not gate.open
-                if entered and not await gate.enter():
+            tries = 0
+            while error is None:  # once, and again where the target asks for patience, or is down
+                entered = not pressure.open
+                if entered and not await pressure.enter():
                     return
                 try:
+                    if limiter is not None:
+                        if not await limiter.wait():
+                            return
+                        if pressure.closed:  # a pause that began meanwhile
+                            continue
+                    taken_before = self._successes
+                    attempt += 1
+                    tries += 1
+                    watched.attempt = attempt
                     reason = await deliver(message)
-                    if gate.pauses:
-                        gate.succeeded()
+                    watched.attempt = 0
+                    if watched.expired:
+                        watched.settle()
+                    self._successes += 1
+                    if not pressure.open or pressure.pauses:
+                        self._resume()
                     break
                 except asyncio.CancelledError as exc:
-                    if task.cancelling():
+                    watched.attempt = 0
+                    if watched.settle():
+                        limit = self._settings.target_timeout
+                        failure: Exception = _caused(TargetTimeoutError(f"no result within {limit:g} s"), exc)
+                    elif task.cancelling():
                         raise
-                    error = _caused(TargetError("the handler was cancelled, by itself or what it called"), exc)
+                    else:
+                        failure = _caused(TargetError("the handler was cancelled, by itself or what it called"), exc)
                 except Exception as exc:
-                    error = self._heeded(exc)
+                    watched.attempt = 0
+                    if watched.expired:
+                        watched.settle()
+                    failure = exc
                 finally:
                     if entered:
-                        gate.leave()
+                        pressure.leave()
+                error = self._judge(failure, message, tries, others_succeed=self._successes != taken_before)
+                if error is None and pressure.open and not await pressure.rest(self._circuit.next_pause):
+                    return
             if error is None:
-                self._taken(ticket, reason)
-            elif not self._not_taken(ticket, error):
+                self._record_success(item, reason)
+            elif not self._record_failure(item, error):
                 return
             unsaved = ledger.unsaved
             # Where all that was handed out is done, the target does not wait for anything: go on with the next ones.
-            if unsaved >= enough and (unsaved >= plenty or unsaved < intake.in_flight):
+            if unsaved >= enough and (unsaved >= plenty or unsaved < reader.in_flight):
                 if committer.begin():
                     await asyncio.sleep(0)
             elif unsaved == 1:
                 committer.soon()
 
-    def _heeded(self, exc: Exception) -> Exception | None:
-        """None where the target asks for patience, and gets it; else what the failure comes to."""
-        wait = _asked_to_wait(exc)
-        if wait is None:
+    def _judge(self, exc: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
+        """Return None where the message is to be tried again, else what the failure comes to."""
+        wait = requested_wait(exc)
+        if wait is not None:
+            return self._apply_retry_after(exc, wait)
+        if not self._circuit.is_outage(exc, message.id, tries, others_succeed=others_succeed):
             return exc
-        if wait > self._settings.max_pause:
-            told = f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
-            return _caused(ReplayError(told), exc)
-        self._gate.pause(wait)
-        if self._gate.pauses > _MOST_PAUSES:
-            told = f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing"
-            return _caused(ReplayError(f"{told}; run it again later"), exc)
-        logger.info("the target asks for %.2f s, and the replay waits", wait)
+        if others_succeed and self._circuit.since is None and tries < 2:
+            return None  # it may be this message alone: the worker rests, and the others go on
+        return self._apply_outage(exc, message)
+
+    def _apply_retry_after(self, exc: Exception, wait: float) -> Exception | None:
+        settings, pressure = self._settings, self._pressure
+        if wait > settings.max_pause:
+            text = f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
+            return _caused(ReplayError(text), exc)
+        if pressure.pauses and not pressure.closed:  # it asked before, and took nothing since: a wait that grows
+            backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
+            wait = max(wait, min(_LONGEST_BACKOFF, settings.max_pause, backoff))
+        pressure.pause(wait)
+        if pressure.pauses > _MOST_PAUSES:
+            text = f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing"
+            return _caused(ReplayError(f"{text}; run it again later"), exc)
+        logger.info("the target asks for a pause: the replay waits %.2f s", wait)
         return None
 
-    def _taken(self, ticket: Ticket, reason: str | None) -> None:
+    def _apply_outage(self, exc: Exception, message: Message) -> Exception | None:
+        circuit, pressure = self._circuit, self._pressure
+        if pressure.closed:
+            return None  # it failed together with the one that began this pause
+        lasted = circuit.fail(message.id, asyncio.get_running_loop().time())
+        text = _describe(exc)
+        if lasted >= self._settings.max_pause:
+            return _caused(
+                ReplayError(
+                    f"the target has been down for {lasted:.0f} s, the last attempt with {text}; the replay stopped in "
+                    f"front of message {message.id!r}: run the same again to go on there"
+                ),
+                exc,
+            )
+        wait = min(circuit.next_pause, max(0.0, self._settings.max_pause - lasted) or circuit.next_pause)
+        pressure.pause(wait)
+        if circuit.failures == 1:
+            logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
+        else:
+            logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, text, wait)
+        return None
+
+    def _resume(self) -> None:
+        self._pressure.succeed()
+        if self._circuit.since is not None:
+            logger.warning("the target takes messages again: the replay goes on")
+            self._circuit.close()
+
+    def _record_success(self, item: WorkItem, reason: str | None) -> None:
         self._in_a_row = 0
         if reason is None:
             self._handled += 1
-            self._ledger.done(ticket.span, ticket.message, counts_as="handled")
+            self._ledger.done(item.segment, item.message, counts_as="handled")
+            self._reader.decide(counts=True)
         else:
             self._skipped[reason] += 1
-            self._ledger.done(ticket.span, ticket.message, counts_as="skipped")
+            self._ledger.done(item.segment, item.message, counts_as="skipped")
+            self._reader.decide(counts=False)
 
-    def _not_taken(self, ticket: Ticket, error: Exception) -> bool:
-        """What becomes of a message that failed; False where the job ends."""
-        message, settings = ticket.message, self._settings
+    def _record_failure(self, item: WorkItem, error: Exception) -> bool:
+        """Settle what becomes of a message that failed; return False where the job ends."""
+        message, settings = item.message, self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
-        told = _told(error)
-        logger.warning("message %s failed: %s", message.id, told)
+        text = _describe(error)
+        logger.warning("message %r failed: %s", message.id, text)
         self._failed += 1
         self._in_a_row += 1
         if settings.on_error == "stop":
-            self._fail(
-                _caused(ReplayError(f"message {message.id} failed, and the replay stopped at it: {told}"), error)
-            )
+            stop = ReplayError(f"message {message.id!r} failed, and the replay stopped at it: {text}")
+            self._fail(_caused(stop, error))
             return False
         dead = None
         if settings.on_error == "dead-letter":
-            dead = DeadLetter(message.id, told, datetime.now(UTC), message.raw)
-        self._ledger.done(ticket.span, message, dead=dead, counts_as="failed")
+            dead = DeadLetter(message.id, text, datetime.now(UTC), message.raw)
+        self._ledger.done(item.segment, message, dead=dead, counts_as="failed")
+        self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             kept = "; they are dead letters: mend it, then retry them" if dead is not None else ""
-            stop = ReplayError(f"{self._in_a_row} messages in a row failed, the last one with {told}{kept}")
+            stop = ReplayError(f"{self._in_a_row} messages in a row failed, the last one with {text}{kept}")
             self._fail(_caused(stop, error))
         return True
 
-    def _recorded(self, count: int) -> None:
-        self._intake.release(count)
+    def _release(self, count: int) -> None:
+        self._reader.release(count)
 
     def _fail(self, exc: Exception) -> None:
         if self.error is None:
             self.error = exc
         self.stop()
 
-    # --- what is told ---
+    # --- report and progress ---
 
     def _report(self, duration: float) -> Report:
-        intake, state = self._intake, self._state
+        reader, state = self._reader, self._state
         advance = self._committer.advanced
         if self.error is None:
-            self.error = intake.error
+            self.error = reader.error
         return Report(
             handled=self._handled,
-            skipped=dict(intake.skipped + self._skipped),
+            skipped=dict(reader.skipped + self._skipped),
             failed=self._failed,
             repeated=min(state.interrupted, self._handled),
             duration=duration,
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
-            finished=intake.whole and self._ledger.idle and self.error is None,
+            finished=reader.whole and self._ledger.idle and self.error is None,
             dead=self._ledger.dead,
             handled_in_all=state.handled + self._handled,
         )
 
-    async def _tell(self, progress: OnProgress, plan: Plan | None) -> None:
+    async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
         clock = asyncio.get_running_loop().time
         samples = deque([(clock(), 0)], maxlen=_RATE_OVER)
         while True:
@@ -300,29 +392,27 @@ class Engine:
         done = self._handled + self._failed
         rate = rate or (done / elapsed if elapsed else 0.0)
         remaining = None if plan is None else max(0, plan.total - done - self._skipped.total())
-        pause = self._gate.paused_until
+        pause, since = self._pressure.paused_until, self._circuit.since
         return Progress(
-            read=self._intake.read - self._state.position,
+            read=self._reader.read - self._state.position,
             handled=self._handled,
-            skipped=self._intake.skipped.total() + self._skipped.total(),
+            skipped=self._reader.skipped.total() + self._skipped.total(),
             failed=self._failed,
-            in_flight=self._intake.in_flight,
+            in_flight=self._reader.in_flight,
             elapsed=elapsed,
             rate=rate,
             remaining=remaining,
             eta=None if remaining is None or not rate else remaining / rate,
             paused=0.0 if pause is None else pause - now,
+            down=0.0 if since is None else now - since,
         )
 
 
-def _asked_to_wait(exc: Exception) -> float | None:
-    wait = getattr(exc, "retry_after", None)
-    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not math.isfinite(wait) or wait < 0:
-        return None
-    return float(wait)
+class TargetTimeoutError(TargetError, TimeoutError):
+    """A target that took too long with one message."""
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 

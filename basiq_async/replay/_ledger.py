@@ -8,41 +8,46 @@ from typing import Literal
 import attrs
 
 from ..models import Message
-from .checkpoints._memory import Advance, Commit, DeadLetter, State
+from .checkpoints._base import Advance, Commit, DeadLetter, State
 
-__all__ = ["DeadLedger", "Ending", "Ledger", "Span"]
+__all__ = ["DeadLedger", "Ending", "Ledger", "Segment"]
 
 Ending = Literal["handled", "failed", "skipped"]
 
 
-class Span:
-    """A stretch of the history: from a cursor to the next span's.
+class Segment:
+    """A stretch of the history: from a cursor to the next segment's.
 
     ``open`` counts its messages that are begun and not done, ``ids`` are those that are done.
     """
 
-    __slots__ = ("cursor", "ids", "open", "position")
+    __slots__ = ("cursor", "ids", "last_id", "open", "position")
 
-    def __init__(self, cursor: str | None, position: int) -> None:
+    def __init__(self, cursor: str | None, position: int, last_id: str | None) -> None:
         self.cursor = cursor
         self.position = position
+        self.last_id = last_id
         self.open = 0
         self.ids: list[str] = []
 
 
 class Ledger:
-    """Cuts the history into spans, and gives out what is to be recorded.
+    """Cuts the history into segments, and says what is to be recorded.
 
-    The recorded cursor stands at the beginning of the oldest span that has a message left to do; the ids of what
-    is done behind it are recorded beside it. Thus nothing is taken for done that is not, and no cursor needs to be
-    made for a single message. ``most`` is how many spans may be open, so that one slow message bounds the rest.
+    The recorded cursor stands at the beginning of the oldest segment that has a message left to do; the ids of what
+    is done behind it are recorded beside it. So nothing counts as done that is not, and no cursor needs to be made
+    for a single message. ``most`` is how many segments may be open, so that one slow message bounds the rest.
     """
+
+    of_history = True
+    """Whether the messages are the history's own, in its order."""
 
     def __init__(self, state: State, *, most: int) -> None:
         self._most = most
         self.earlier = set(state.done)
         """Recorded by earlier runs, and not met in this one so far."""
-        self._spans = deque([Span(state.cursor, state.position)])
+        self._segments = deque([Segment(state.cursor, state.position, state.last_id)])
+        self._moved = False
         self._done: list[str] = []
         self._dead: list[DeadLetter] = []
         self._handled = self._failed = 0
@@ -53,41 +58,41 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        """Whether the oldest span has to be finished before a new one may begin."""
-        return len(self._spans) >= self._most
+        """Whether the oldest segment has to be finished before a new one may begin."""
+        return len(self._segments) >= self._most
 
     @property
     def dirty(self) -> bool:
         """Whether there is anything to record."""
-        return self.unsaved > 0 or self._front_done()
+        return self.unsaved > 0 or self._moved or self._is_front_done()
 
     @property
     def idle(self) -> bool:
         """Whether no message is begun and not done."""
-        return not any(span.open for span in self._spans)
+        return not any(segment.open for segment in self._segments)
 
-    def mark(self, cursor: str | None, position: int) -> None:
-        """The reader stands at ``cursor``, with ``position`` messages before it: a new span begins."""
-        self._spans.append(Span(cursor, position))
+    def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
+        """Begin a new segment: the reader stands at ``cursor``, behind ``position`` messages, the last ``last_id``."""
+        self._segments.append(Segment(cursor, position, last_id))
 
-    def met(self, message_id: str) -> bool:
-        """Whether an earlier run has recorded this message as done."""
+    def match(self, message_id: str) -> bool:
+        """Return whether an earlier run has recorded this message as done."""
         if message_id not in self.earlier:
             return False
         self.earlier.discard(message_id)
-        self._spans[-1].ids.append(message_id)
+        self._segments[-1].ids.append(message_id)
         return True
 
-    def begin(self) -> Span:
-        """A message is begun; give the span back with ``done``."""
-        span = self._spans[-1]
-        span.open += 1
-        return span
+    def begin(self) -> Segment:
+        """Begin a message; pass the segment on to ``done``."""
+        segment = self._segments[-1]
+        segment.open += 1
+        return segment
 
-    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
-        """A message is done, well or not."""
-        span.open -= 1
-        span.ids.append(message.id)
+    def done(self, segment: Segment, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
+        """Finish a message, successfully or not."""
+        segment.open -= 1
+        segment.ids.append(message.id)
         self._done.append(message.id)
         self.unsaved += 1
         if counts_as == "handled":
@@ -98,55 +103,73 @@ class Ledger:
             self._dead.append(dead)
             self.dead += 1
 
-    def take(self, *, ended: bool = False) -> Commit:
-        """All that is to be recorded by now."""
-        moved = False
-        while self._front_done():
-            self._spans.popleft()
-            moved = True
-        front = self._spans[0]
+    def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
+        """Take all that is to be recorded by now. What is not recorded after all has to be put back."""
+        while self._is_front_done():
+            self._segments.popleft()
+            self._moved = True
+        front = self._segments[0]
+        advance = Advance(front.cursor, front.position, self._behind(), front.last_id) if self._moved else None
         commit = Commit(
-            done=() if moved else self._done,
-            advance=Advance(front.cursor, front.position, self._behind()) if moved else None,
+            done=self._done,
+            advance=advance,
             handled=self._handled,
             failed=self._failed,
             dead=self._dead,
             ended=ended,
+            interrupted=interrupted,
         )
         self._done, self._dead = [], []
         self._handled = self._failed = self.unsaved = 0
+        self._moved = False
         return commit
 
+    def put_back(self, commit: Commit, unsaved: int) -> None:
+        """Take back a commit of ``unsaved`` messages that was not recorded: the next one holds it too."""
+        self._done[:0] = commit.done
+        self._dead[:0] = commit.dead
+        self._handled += commit.handled
+        self._failed += commit.failed
+        self.unsaved += unsaved
+        self._moved = self._moved or commit.advance is not None
+
     def forget_earlier(self) -> None:
-        """The history was read to its end: what earlier runs have recorded and was not met is in it no more."""
+        """Forget what earlier runs recorded and this one did not meet: read to its end, the history lacks it."""
         self.earlier.clear()
 
-    def _front_done(self) -> bool:
-        return len(self._spans) > 1 and not self._spans[0].open
+    def _is_front_done(self) -> bool:
+        return len(self._segments) > 1 and not self._segments[0].open
 
     def _behind(self) -> list[str]:
-        return [*self.earlier, *(done for span in self._spans for done in span.ids)]
+        return [*self.earlier, *(done for segment in self._segments for done in segment.ids)]
 
 
 class DeadLedger(Ledger):
-    """The same for dead letters that are tried again: those that are done now are letters no more."""
+    """The same for dead letters that are tried again: those that are done now are removed."""
+
+    of_history = False
 
     def __init__(self, letters: int, *, most: int) -> None:
         super().__init__(State(dead=letters), most=most)
         self._revived: list[str] = []
 
-    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
-        """A letter was tried again."""
-        super().done(span, message, dead=dead, counts_as=counts_as)
-        span.ids.clear()
+    def done(self, segment: Segment, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
+        """Finish a letter that was tried again."""
+        super().done(segment, message, dead=dead, counts_as=counts_as)
+        segment.ids.clear()
         if dead is not None:
-            self.dead -= 1  # it takes the place of the one that it was
+            self.dead -= 1  # it replaces the earlier letter
         elif counts_as != "failed":
             self.dead -= 1
             self._revived.append(message.id)
 
-    def take(self, *, ended: bool = False) -> Commit:
-        """All that is to be recorded by now; the cursor of the history stays where it is."""
-        commit = super().take(ended=ended)
+    def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
+        """Take all that is to be recorded by now; the cursor of the history stays where it is."""
+        commit = super().take(ended=ended, interrupted=interrupted)
         revived, self._revived = self._revived, []
         return attrs.evolve(commit, done=(), advance=None, failed=0, revived=revived)
+
+    def put_back(self, commit: Commit, unsaved: int) -> None:
+        """Take back a commit of ``unsaved`` letters that was not recorded: the next one holds it too."""
+        super().put_back(commit, unsaved)
+        self._revived[:0] = commit.revived

@@ -9,13 +9,14 @@ from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, inbox_key
 from ._report import Plan, Reconciliation
+from ._sources import MessageSource, walk
 from ._where import Where, message_time
-from .checkpoints._memory import State
+from .checkpoints._base import State
 
 __all__ = ["make_plan", "reconcile"]
 
 
-async def make_plan(messages: Paginator[Message], state: State, where: Where, inbox: Inbox | None) -> Plan:
+async def make_plan(source: MessageSource, state: State, where: Where, inbox: Inbox | None, webhook_id: str) -> Plan:
     """Go through the history behind the checkpoint, and count."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
@@ -23,14 +24,14 @@ async def make_plan(messages: Paginator[Message], state: State, where: Where, in
     first: datetime | None = None
     last: datetime | None = None
     total = 0
-    async for message in messages:
+    async for message in walk(source, state.last_id):
         if message.id in state.done:
             skipped["recorded"] += 1
             continue
         if not _chosen(where, message):
             skipped["where"] += 1
             continue
-        if inbox is not None and await inbox.seen(_key(message)):
+        if inbox is not None and await _is_handled(inbox, message, webhook_id):
             skipped["handled-before"] += 1
             continue
         total += 1
@@ -45,7 +46,9 @@ async def make_plan(messages: Paginator[Message], state: State, where: Where, in
     return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, state.position, state.dead)
 
 
-async def reconcile(messages: Paginator[Message], where: Where, inbox: Inbox, ids: int) -> Reconciliation:
+async def reconcile(
+    messages: Paginator[Message], where: Where, inbox: Inbox, ids: int, webhook_id: str
+) -> Reconciliation:
     """Go through the history, and ask the inbox for each message."""
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
@@ -55,7 +58,7 @@ async def reconcile(messages: Paginator[Message], where: Where, inbox: Inbox, id
             continue
         checked += 1
         delivered += message.delivered
-        if not await inbox.seen(_key(message)):
+        if not await _is_handled(inbox, message, webhook_id):
             if message.delivered:
                 missing[message.event_type_id or ""] += 1
                 if len(missing_ids) < ids:
@@ -74,5 +77,7 @@ def _chosen(where: Where, message: Message) -> bool:
         return True  # it will be handed out, as a failed one
 
 
-def _key(message: Message) -> str:
-    return inbox_key(message.event_type_id, message.event_id, message.id)
+async def _is_handled(inbox: Inbox, message: Message, webhook_id: str) -> bool:
+    """Return whether an inbox has handled it: entered with the webhook's id, or by a receiver that does not know it."""
+    ids = (message.event_type_id, message.event_id, message.id)
+    return await inbox.seen(inbox_key(*ids, webhook_id)) or await inbox.seen(inbox_key(*ids))

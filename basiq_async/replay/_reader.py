@@ -1,60 +1,64 @@
-"""From the history to the workers: one message at a time, no more than may be in flight, pages held to two."""
+"""From the source to the workers: one message at a time, no more than may be in flight, pages held to two."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..models import Message
-from ._ledger import Ledger, Span
+from ._ledger import Ledger, Segment
+from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 
-__all__ = ["SPAN", "Intake", "Ticket"]
+__all__ = ["SEGMENT", "Reader", "WorkItem"]
 
-SPAN = 250
+SEGMENT = 250
 """How many messages are read from one cursor that can be recorded to the next."""
 
 
-class Ticket(NamedTuple):
-    """A message to be handled. ``error`` is there where choosing it failed already."""
+class WorkItem(NamedTuple):
+    """A message to be handled. ``error`` is there where reading or selecting it failed already."""
 
     message: Message
-    span: Span
+    segment: Segment
     error: Exception | None
 
 
-class Intake:
+class Reader:
     """Hands out messages to any number of workers.
 
     ``width`` is how many messages may be handed out and not recorded. A worker that asks gets its message without
     a switch of tasks as long as there is one on the page, and room for it. ``wanted`` is called when the ledger
-    has something to record though no message was handled.
+    has something to record though no message was handled. ``last_id`` is the last message before the source's place.
     """
 
     def __init__(
         self,
-        items: AsyncIterator[Message],
-        cursor: Callable[[], str | None],
+        source: MessageSource,
         ledger: Ledger,
         *,
         where: Where,
         width: int,
         wanted: Callable[[], None],
         position: int = 0,
+        last_id: str | None = None,
+        observe: Callable[[Message], None] | None = None,
     ) -> None:
-        self._items = items
-        self._following = items.__anext__
-        self._cursor = cursor
+        self._source = source
+        self._advance = source.__anext__
         self._ledger = ledger
         self._where = None if where.predicate is everything else where.predicate
         self._wanted = wanted
+        self._observe = observe
         self._left = where.limit
+        self._undecided = 0
         self._room = width
         self._width = width
         self._read = position
-        self._in_span = 0
+        self._last_id = last_id
+        self._in_segment = 0
         self._reader: asyncio.Task[object] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._woken = False
@@ -63,6 +67,8 @@ class Intake:
         """Whether no further message is handed out."""
         self.whole = False
         """Whether the history was read to its end."""
+        self.handed_out = 0
+        """How many messages were handed out."""
         self.error: Exception | None = None
         """What reading failed with."""
 
@@ -73,44 +79,52 @@ class Intake:
 
     @property
     def read(self) -> int:
-        """How many messages of the history stand before the reader."""
+        """How many messages of the history come before the reader."""
         return self._read
 
-    async def take(self, worker: asyncio.Task[object]) -> Ticket | None:
-        """The next message to handle; None where there is none any more. ``worker`` is the task that asks."""
+    async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
+        """Return the next message to handle; None where there is none any more. ``worker`` is the task that asks."""
         ledger = self._ledger
         while not self.ended:
-            if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
+            if self._reader is not None or self._room == 0 or (self._in_segment >= SEGMENT and ledger.full):
                 await self._wait()
                 continue
             if self._left == 0:
+                if self._undecided:
+                    await self._wait()
+                    continue
                 self.stop()
                 break
-            if self._in_span >= SPAN:
+            if self._in_segment >= SEGMENT:
                 self.mark()
             self._reader = worker
             try:
-                message = await self._following()
+                message = await self._advance()
             except StopAsyncIteration:
                 self.whole = True
                 self.stop()
                 break
             except asyncio.CancelledError:
                 if self.ended and worker.uncancel() == 0:
-                    break  # it was stop() that cancelled, to be rid of a page that takes long
+                    break  # ``stop`` cancelled it, to give up a page that takes long
                 raise
             except Exception as exc:
-                self.error = exc
-                self.stop()
+                if await self._recover(exc, worker):
+                    continue
                 break
             finally:
                 self._reader = None
             self._read += 1
-            self._in_span += 1
+            self._in_segment += 1
+            self._last_id = message.id
+            if self._observe is not None:
+                self._observe(message)
             if ledger.earlier and self._is_recorded(message):
                 continue
             error = None
-            if self._where is not None:
+            if type(message) is UnreadableMessage:
+                error = message.error
+            elif self._where is not None:
                 try:
                     if not self._where(message):
                         self.skipped["where"] += 1
@@ -118,28 +132,53 @@ class Intake:
                 except Exception as exc:
                     error = exc
             self._room -= 1
+            self.handed_out += 1
             if self._left is not None:
                 self._left -= 1
+                self._undecided += 1
             if self._waiting and self._room:
                 self._wake()
-            return Ticket(message, ledger.begin(), error)
+            return WorkItem(message, ledger.begin(), error)
         return None
 
+    async def _recover(self, error: Exception, worker: asyncio.Task[object]) -> bool:
+        """Return whether the source found its place again; otherwise the reading ends."""
+        try:
+            if await self._source.recover(error, self._last_id):
+                return True
+        except asyncio.CancelledError:
+            if self.ended and worker.uncancel() == 0:
+                return False
+            raise
+        except Exception as exc:
+            error = exc
+        self.error = error
+        self.stop()
+        return False
+
     def _is_recorded(self, message: Message) -> bool:
-        if not self._ledger.met(message.id):
+        if not self._ledger.match(message.id):
             return False
         self.skipped["recorded"] += 1
         return True
 
     def mark(self) -> None:
-        """Let a new span begin where the reader stands."""
-        self._ledger.mark(self._cursor(), self._read)
-        self._in_span = 0
+        """Begin a new segment where the reader stands."""
+        self._ledger.mark(self._source.cursor, self._read, self._last_id)
+        self._in_segment = 0
         if self._ledger.dirty:
             self._wanted()
 
+    def decide(self, *, counts: bool) -> None:
+        """Count a message against the limit, or do not: the target had no use for it."""
+        if self._left is not None:
+            self._undecided -= 1
+            if not counts:
+                self._left += 1
+            self._wake()
+
     def release(self, count: int) -> None:
-        """So many messages are recorded: as many others may be handed out."""
+        """``count`` messages are recorded: as many others may be handed out."""
         self._room += count
         self._wake()
 
@@ -156,14 +195,12 @@ class Intake:
 
     async def aclose(self) -> None:
         """Give up the page that was asked for ahead."""
-        aclose = getattr(self._items, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        await self._source.aclose()
 
     def _wake(self) -> None:
-        """Wake one who waits; it wakes the next one if there is more to hand out.
+        """Wake one waiting worker, which wakes the next one if there is more to hand out.
 
-        To wake all of them would have most of them run for nothing, each time.
+        If all of them were woken, most of them would run for nothing, each time.
         """
         if not self._woken:
             while self._waiting:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import get_args
 
+from .._arguments import check_positive, check_whole
+from .._tasks import run_apart, see_through
 from ..client import BasiqClient
-from ..errors import CheckpointError, ConfigurationError, PaginationError, ReplayError
+from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..models import Message
 from ..pagination import Paginator
@@ -16,16 +17,14 @@ from ..receiver import Inbox, WebhookReceiver
 from ._engine import Engine, OnError, Settings
 from ._ledger import DeadLedger, Ledger
 from ._plan import make_plan, reconcile
-from ._reader import SPAN
 from ._report import OnProgress, Plan, Reconciliation, Report
+from ._sources import DeadLetters, History, MessageSource, stand_in
 from ._where import Predicate, Where, as_where
-from .checkpoints._memory import Checkpoint, DeadLetter, Job, State
-from .targets._adapters import Handler, Target, as_target
+from .checkpoints._base import Checkpoint, DeadLetter, Job, State
+from .targets._adapters import as_target
+from .targets._base import Handler, RunScoped, Target
 
 __all__ = ["Replay"]
-
-_MOST_AHEAD = 10_000
-"""How many messages may be done beyond one that takes long: what is remembered of them bounds the memory."""
 
 
 class Replay:
@@ -69,6 +68,9 @@ class Replay:
         on_error: OnError = "dead-letter",
         max_failures: int | None = 1_000,
         max_pause: float = 3_600.0,
+        target_timeout: float = 300.0,
+        inbox_timeout: float = 5.0,
+        checkpoint_timeout: float = 60.0,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             raise ConfigurationError("checkpoint must be one, such as SQLiteCheckpoint(path) or MemoryCheckpoint()")
@@ -82,15 +84,20 @@ class Replay:
         self._where = as_where(where)
         self._inbox = inbox
         self._settings = Settings(
-            concurrency=_whole(concurrency, "concurrency"),
-            rate=None if rate is None else _positive(rate, "rate"),
+            concurrency=check_whole("concurrency", concurrency, least=1),
+            rate=None if rate is None else check_positive("rate", rate),
             on_error=on_error,
-            max_failures=None if max_failures is None else _whole(max_failures, "max_failures"),
-            max_pause=_positive(max_pause, "max_pause"),
+            max_failures=None
+            if max_failures is None
+            else check_whole("max_failures", max_failures, least=1, or_else="or None for never"),
+            max_pause=check_positive("max_pause", max_pause),
+            target_timeout=check_positive("target_timeout", target_timeout),
+            checkpoint_timeout=check_positive("checkpoint_timeout", checkpoint_timeout),
         )
+        self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
         # Looked over now: an argument that cannot be should not wait for the first run.
-        as_target(target, inbox, "")
-        self._list(None, prefetch=0)
+        as_target(target, inbox)
+        self._list()
         self._job = Job(webhook_id, self._filter or "")
         self._engine: Engine | None = None
         self._running = False
@@ -100,56 +107,49 @@ class Replay:
         """Go through the history, from where the checkpoint stands to its end.
 
         ``progress`` is called four times a second and at the end; with a ``plan`` it can tell what is left. Raises
-        ``ReplayError`` where the job cannot start or go on (``.report`` tells how far it came), and whatever
-        reading the history raises. Either way, and when it is cancelled, what was done is recorded first.
+        ``ReplayError`` where the job cannot start or go on (``.report`` says how far it came), and whatever
+        reading the history raises. Before it raises, or when it is cancelled, what is done is recorded.
         """
-        async with self._begun() as state:
-            paginator = self._resumed(state)
-            self._engine = Engine(
-                aiter(paginator),
-                lambda: paginator.cursor,
-                target=as_target(self._target, self._inbox, state.token),
-                checkpoint=self._checkpoint,
-                ledger=Ledger(state, most=max(_MOST_AHEAD, 2 * self._settings.concurrency) // SPAN),
-                state=state,
-                where=self._where,
-                settings=self._settings,
-            )
-            try:
-                return await self._go(self._engine, progress, plan)
-            except PaginationError as exc:
-                if state.cursor is None or paginator.cursor != state.cursor:
-                    raise
-                raise ReplayError(
-                    "Basiq's history does not have the message any more that the checkpoint's cursor stands behind: "
-                    "begin anew with another checkpoint, and with an inbox, so that nothing is handled twice"
-                ) from exc
+        return await run_apart(self._run(progress, plan))
 
     async def retry_dead(self, progress: OnProgress | None = None) -> Report:
-        """Put the dead letters through the target again: those it takes are letters no more.
+        """Put the dead letters through the target again, and remove those that it takes.
 
         The messages are those that the checkpoint has kept; Basiq is not asked. ``filter`` and ``where`` do not
-        count here. Otherwise as ``run``, whose position it leaves alone.
+        apply here. Otherwise as ``run``, whose position it leaves alone.
         """
-        async with self._begun() as state:
-            settings = self._settings
-            self._engine = Engine(
-                _Letters(self._checkpoint),
-                lambda: None,
-                target=as_target(self._target, self._inbox, state.token),
-                checkpoint=self._checkpoint,
-                ledger=DeadLedger(state.dead, most=max(_MOST_AHEAD, 2 * settings.concurrency) // SPAN),
-                state=state,
-                where=as_where(None),
-                settings=settings,
-            )
-            return await self._go(self._engine, progress, None)
+        return await run_apart(self._retry_dead(progress))
+
+    async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
+        async with self._session() as state:
+            engine = self._make_engine(History(self._list, state), state, self._where)
+            return await self._go(engine, progress, plan)
+
+    async def _retry_dead(self, progress: OnProgress | None) -> Report:
+        async with self._session() as state:
+            ledger = DeadLedger(state.dead, most=self._settings.most_segments)
+            engine = self._make_engine(DeadLetters(self._checkpoint), state, as_where(None), ledger)
+            return await self._go(engine, progress, None)
+
+    def _make_engine(self, source: MessageSource, state: State, where: Where, ledger: Ledger | None = None) -> Engine:
+        target = as_target(
+            self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
+        )
+        return Engine(
+            source,
+            target=target,
+            checkpoint=self._checkpoint,
+            state=state,
+            where=where,
+            settings=self._settings,
+            ledger=ledger,
+        )
 
     async def plan(self) -> Plan:
-        """Count what ``run`` would do now. Reads the history, and touches neither target, inbox nor checkpoint."""
+        """Count what ``run`` would do now. Reads the history; touches neither target, inbox nor checkpoint."""
         state = await self._checkpoint.peek(self._job) or State()
         inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
-        return await make_plan(self._resumed(state), state, self._where, inbox)
+        return await make_plan(History(self._list, state), state, self._where, inbox, self._webhook_id)
 
     async def reconcile(self, inbox: Inbox, *, ids: int = 1_000) -> Reconciliation:
         """Hold what Basiq says it delivered against what ``inbox`` has handled, over the whole history.
@@ -157,13 +157,13 @@ class Replay:
         ``filter`` and ``where`` choose what is looked at; the checkpoint does not. ``ids`` is how many ids of
         missing messages to give. To handle what is missing, run a replay with this inbox.
         """
-        return await reconcile(self._list(None, prefetch=1), self._where, inbox, ids)
+        return await reconcile(self._list(), self._where, inbox, ids, self._webhook_id)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
+        """Return up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
         if await self._checkpoint.peek(self._job) is None:
             return ()
-        async with self._begun(concurrency=0):
+        async with self._session(concurrency=0):
             return await self._checkpoint.dead_letters(after=after, limit=limit)
 
     def stop(self) -> None:
@@ -173,12 +173,17 @@ class Replay:
             self._engine.stop()
 
     async def _go(self, engine: Engine, progress: OnProgress | None, plan: Plan | None) -> Report:
+        self._engine = engine
         if self._stopping:
             engine.stop()
-        return await engine.run(progress, plan)
+        try:
+            return await engine.run(progress, plan)
+        finally:
+            if isinstance(self._target, RunScoped):
+                await see_through(self._target.end_run)
 
     @asynccontextmanager
-    async def _begun(self, concurrency: int | None = None) -> AsyncIterator[State]:
+    async def _session(self, concurrency: int | None = None) -> AsyncIterator[State]:
         if self._running:
             raise ReplayError("this replay is running already: one object does one run at a time")
         self._running, self._stopping = True, False
@@ -188,52 +193,12 @@ class Replay:
             try:
                 yield state
             finally:
-                await self._checkpoint.close()
+                await see_through(self._checkpoint.aclose)
         finally:
             self._running = False
             self._engine = None
 
-    def _resumed(self, state: State) -> Paginator[Message]:
-        try:
-            return self._list(state.cursor, prefetch=1)
-        except ConfigurationError as exc:
-            raise CheckpointError(
-                "the checkpoint's cursor cannot be read: it is damaged, or of another release; pass another checkpoint "
-                "to begin anew"
-            ) from exc
-
-    def _list(self, cursor: str | None, prefetch: int) -> Paginator[Message]:
-        return self._client.messages.list(self._webhook_id, filter=self._filter, cursor=cursor, prefetch=prefetch)
-
-
-class _Letters:
-    """The dead letters of a checkpoint as messages, page by page."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._page: list[DeadLetter] = []
-        self._after = 0
-
-    def __aiter__(self) -> AsyncIterator[Message]:
-        return self
-
-    async def __anext__(self) -> Message:
-        if not self._page:
-            self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
-            if not self._page:
-                raise StopAsyncIteration
-        letter = self._page.pop()
-        self._after = letter.number
-        return Message(letter.id, letter.message)
-
-
-def _whole(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be a whole number, at least 1")
-    return value
-
-
-def _positive(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{name} must be a number above 0")
-    return float(value)
+    def _list(self, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
+        return self._client.messages.list(
+            self._webhook_id, filter=self._filter, cursor=cursor, after=after, on_unreadable=stand_in
+        )

@@ -53,7 +53,8 @@ class Progress:
     ``read`` counts the messages that were read from the history in this run, ``in_flight`` those that are handed
     out and not recorded. ``elapsed`` is in seconds, ``rate`` in messages a second (handled or failed, lately).
     ``remaining`` and ``eta`` (seconds) are there where the run was given a plan: Basiq does not tell how long a
-    history is. ``paused`` is for how many seconds the target has asked to be left alone, 0 where it has not.
+    history is. ``paused`` is how many seconds of a pause are left, 0 where there is none: the target asked for
+    it, or it is down; ``down`` is for how many seconds it has been.
     """
 
     read: int
@@ -66,6 +67,7 @@ class Progress:
     remaining: int | None = None
     eta: float | None = None
     paused: float = 0.0
+    down: float = 0.0
 
 
 OnProgress = Callable[[Progress], None]

@@ -1,4 +1,4 @@
-"""How fast: a rate without bursts, and a gate that a target's Retry-After closes. On the event loop's clock."""
+"""How fast: a rate without bursts, and back-pressure from the target. On the event loop's clock."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-__all__ = ["Gate", "Pace", "Turns"]
+__all__ = ["Backpressure", "RateLimiter", "Turns"]
 
 
 class Turns(Protocol):
-    """What says when the next message may begin."""
+    """Says when the next message may begin."""
 
     async def wait(self) -> bool:
-        """Wait for a turn; False where there is none any more."""
+        """Wait for a turn; return False where the job stops."""
         ...
 
     def stop(self) -> None:
-        """Send everyone who waits away."""
+        """Send away everyone who waits."""
         ...
 
 
-class Pace:
-    """Lets through ``rate`` callers a second, evenly spaced. Time that nobody asked for is not made up for."""
+class RateLimiter:
+    """Lets through ``rate`` callers a second, evenly spaced. Time that nobody used is not made up for."""
 
     def __init__(self, rate: float) -> None:
         self._interval = 1.0 / rate
@@ -31,7 +31,7 @@ class Pace:
         self._stopped = False
 
     async def wait(self) -> bool:
-        """Wait for one's turn; False where there is none any more."""
+        """Wait for a turn; return False where the job stops."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         turn = max(self._due, now)
@@ -40,9 +40,9 @@ class Pace:
             return False
         if turn == now:
             return True
-        return await self._until(turn, loop)
+        return await self._wait_until(turn, loop)
 
-    async def _until(self, turn: float, loop: asyncio.AbstractEventLoop) -> bool:
+    async def _wait_until(self, turn: float, loop: asyncio.AbstractEventLoop) -> bool:
         future: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_at(turn, _resolve, future)
         self._waiting.add(future)
@@ -53,17 +53,17 @@ class Pace:
             self._waiting.discard(future)
 
     def stop(self) -> None:
-        """Send everyone who waits away."""
+        """Send away everyone who waits."""
         self._stopped = True
         for future in self._waiting:
             _resolve(future, False)
 
 
-class Gate:
-    """Open, until a target asks to be left alone: then closed for that long, and opened slowly.
+class Backpressure:
+    """Open until the target asks for a pause: then closed for that long, and opened slowly.
 
-    After a pause one caller goes first; for each success one more at a time may, until ``width`` may and the
-    gate is open. Whoever would burst in at once would be sent away again.
+    After a pause one caller goes first. Each success admits one more at a time, until ``width`` callers are
+    admitted and it is open again. If all came at once, the target would refuse them again.
     """
 
     def __init__(self, width: int) -> None:
@@ -77,7 +77,13 @@ class Gate:
         self._until = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._resting: set[asyncio.Future[bool]] = set()
         self._stopped = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is a pause now."""
+        return self._timer is not None
 
     @property
     def paused_until(self) -> float | None:
@@ -85,10 +91,12 @@ class Gate:
         return None if self._until <= asyncio.get_running_loop().time() else self._until
 
     def pause(self, seconds: float) -> None:
-        """Close for so many seconds. A pause that is under way is lengthened, never shortened."""
+        """Close for ``seconds``. A pause that is under way is lengthened, never shortened."""
+        if self._stopped:
+            return
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._until <= now:
+        if self._timer is None:
             self.pauses += 1
         self.open = False
         self._window = 1
@@ -103,18 +111,32 @@ class Gate:
         self._until = float("-inf")
         self._admit()
 
+    async def rest(self, seconds: float) -> bool:
+        """Have one caller wait, and nobody else; return False where the job stops."""
+        if self._stopped:
+            return False
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(seconds, _resolve, future)
+        self._resting.add(future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._resting.discard(future)
+
     async def enter(self) -> bool:
-        """Wait until one may pass; False where the job stops. Who has passed must ``leave``."""
+        """Wait to be admitted; return False where the job stops. Each caller that was admitted must ``leave``."""
         if self._stopped:
             return False
         if not self._may_pass():
             future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             try:
-                return await future  # counted as inside by whoever let it in
+                return await future  # counted as inside by ``_admit``
             except asyncio.CancelledError:
                 if future.done() and not future.cancelled() and future.result():
-                    self._inside -= 1
+                    self.leave()
                 raise
         self._inside += 1
         return True
@@ -124,8 +146,8 @@ class Gate:
         self._inside -= 1
         self._admit()
 
-    def succeeded(self) -> None:
-        """A message was taken: let more of them in."""
+    def succeed(self) -> None:
+        """The target took a message: admit more of them."""
         self.pauses = 0
         if not self.open and self._timer is None:
             self._window += 1
@@ -133,13 +155,15 @@ class Gate:
             self._admit()
 
     def stop(self) -> None:
-        """Send everyone who waits away, now and later."""
+        """Send away everyone who waits, now and later."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._waiting:
             _resolve(self._waiting.popleft(), False)
+        for future in self._resting:
+            _resolve(future, False)
 
     def _may_pass(self) -> bool:
         return self._timer is None and (self.open or self._inside < self._window)

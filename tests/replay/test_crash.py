@@ -20,3 +20,10 @@ def test_none_is_lost_however_often_a_run_is_killed(mode: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"6 kills.*none lost", done.stdout)
+
+
+def test_none_is_lost_however_often_and_in_whatever_way_a_run_is_cancelled() -> None:
+    command = [sys.executable, "-m", "tests.crash", "--mode", "cancel", "--messages", "1500", "--cancellations", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"40 cancellations.*none lost", done.stdout)

@@ -103,7 +103,7 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
         target = Refusing(ids[100])
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop", concurrency=4)
         with pytest.raises(
-            ReplayError, match=rf"message {ids[100]} failed, and the replay stopped at it: ValueE"
+            ReplayError, match=rf"message .{ids[100]}. failed, and the replay stopped at it: ValueE"
         ) as caught:
             await replay.run()
         assert isinstance(caught.value.__cause__, ValueError)
@@ -191,7 +191,7 @@ async def test_a_failure_is_logged_with_its_message_and_without_its_payload(capl
         ids = await h.ids()
         with caplog.at_level(logging.DEBUG, "basiq_async.replay"):
             await Replay(h.client, h.webhook_id, Refusing(ids[1]), checkpoint=MemoryCheckpoint()).run()
-    assert f"message {ids[1]} failed: ValueError: poisoned" in caplog.text
+    assert f"message {ids[1]!r} failed: ValueError: poisoned" in caplog.text
 
 
 async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
@@ -373,3 +373,69 @@ def test_a_letter_does_not_show_its_message() -> None:
 
     letter = DeadLetter("id-1", "ValueError", datetime.now(UTC), {"payload": "private"})
     assert "private" not in repr(letter)
+
+
+def test_one_request_for_patience_does_not_slow_the_rest_of_the_job() -> None:
+    async def main() -> None:
+        async with history(400) as h:
+            ids = await h.ids()
+            asked = False
+
+            async def behave(message: Message) -> None:
+                nonlocal asked
+                await asyncio.sleep(0.02)
+                if message.id == ids[100] and not asked:
+                    asked = True
+                    raise TargetError("slow down", status=429, retry_after=0.1)
+
+            target = Recorder(behave)
+            report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=32).run()
+        assert report.handled == 400
+        # 400 messages, 32 at once, 20 ms each: 0.25 s; the pause, and a slow start in steps that double.
+        assert report.duration < 0.6
+        assert target.most_at_once == 32
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("pause", [2.0, 0.0])
+def test_a_rate_is_kept_after_a_pause(pause: float) -> None:
+    async def main() -> None:
+        times: list[float] = []
+
+        async def behave(message: Message) -> None:
+            times.append(virtual.now())
+            await asyncio.sleep(0.2)
+            if len(times) in (30, 31):
+                raise TargetError("slow down", status=429, retry_after=pause)
+
+        async with history(150) as h:
+            report = await Replay(
+                h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), concurrency=32, rate=20
+            ).run()
+        assert report.handled == 150
+        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+        assert min(gaps) >= 0.05 - 1e-6
+
+    virtual.run(main())
+
+
+def test_a_retry_after_of_nothing_again_and_again_has_the_job_wait_longer_each_time() -> None:
+    async def main() -> None:
+        times: list[float] = []
+        until = virtual.now() + 60
+
+        async def behave(message: Message) -> None:
+            times.append(virtual.now())
+            if virtual.now() < until:
+                raise TargetError("slow down", status=429, retry_after=0)
+
+        async with history(30) as h:
+            report = await Replay(
+                h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), concurrency=1
+            ).run()
+        assert (report.handled, report.failed) == (30, 0)
+        assert 60 <= report.duration < 66
+        assert len(times) < 60
+
+    virtual.run(main())

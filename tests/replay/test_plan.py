@@ -44,7 +44,7 @@ async def test_a_plan_is_for_what_the_checkpoint_has_left() -> None:
         await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(10)).run()
         await checkpoint.open(Job(h.webhook_id), concurrency=1)
         await checkpoint.save(Commit(done=[ids[20]]))
-        await checkpoint.close()
+        await checkpoint.aclose()
         plan = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).plan()
         assert (plan.total, plan.position, plan.skipped) == (19, 10, {"recorded": 1})
 

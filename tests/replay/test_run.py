@@ -19,7 +19,6 @@ from basiq_async import (
     Message,
     PaginationError,
     ReplayError,
-    ResponseDecodeError,
     ServerError,
 )
 from basiq_async.errors import CheckpointError
@@ -35,7 +34,7 @@ from basiq_async.replay import (
 )
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Gated, Recorder, Refusing, Watching, history
+from tests.support.histories import Gated, Recorder, Refusing, Watching, execute, history
 from tests.support.scripted import Scripted, page
 
 
@@ -240,7 +239,7 @@ async def test_what_a_killed_run_left_unrecorded_is_bounded_in_the_report() -> N
     checkpoint = MemoryCheckpoint()
     async with history(50) as h:
         await checkpoint.open(Job(h.webhook_id), concurrency=7)
-        await checkpoint.close()
+        await checkpoint.aclose()
         replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
         assert (await replay.run()).repeated == 7
         assert (await replay.run()).repeated == 0
@@ -255,7 +254,7 @@ async def test_a_resume_in_the_middle_of_a_page_skips_what_is_recorded() -> None
         await checkpoint.open(Job(h.webhook_id), concurrency=4)
         gone = "an-id-that-is-in-the-history-no-more"
         await checkpoint.save(Commit(advance=Advance(paginator.cursor, 5, [ids[7], ids[20], gone])))
-        await checkpoint.close()
+        await checkpoint.aclose()
         target = Recorder()
         report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
         assert sorted(target.ids) == sorted(set(ids[5:]) - {ids[7], ids[20]})
@@ -271,7 +270,7 @@ async def test_a_run_that_stops_keeps_what_earlier_runs_recorded_ahead_of_it() -
         ids = await h.ids()
         await checkpoint.open(Job(h.webhook_id), concurrency=4)
         await checkpoint.save(Commit(done=[ids[10], ids[400], ids[599]]))
-        await checkpoint.close()
+        await checkpoint.aclose()
         target = Recorder()
         first = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=limit(270)).run()
         state = await checkpoint.peek(Job(h.webhook_id))
@@ -327,16 +326,44 @@ async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-async def test_an_item_that_cannot_be_read_stops_the_job_behind_those_before_it() -> None:
-    scripted = Scripted(page([{"id": "a"}, {"id": "b"}, {"no": "id"}, {"id": "d"}]))
+UNREADABLE: list[Any] = [
+    {"no": "id"},
+    {"id": "c", "attempts": [{"timestamp": "the day before yesterday"}]},
+    {"id": "c", "payload": "text"},
+    "text",
+]
+
+
+@pytest.mark.parametrize("item", UNREADABLE)
+async def test_a_message_that_cannot_be_read_is_a_dead_letter_with_its_json_and_its_place(item: Any) -> None:
     target, checkpoint = Recorder(), MemoryCheckpoint()
-    async with BasiqClient("a2V5", transport=scripted) as client:
-        with pytest.raises(ResponseDecodeError, match=r"data\[2\]"):
-            await Replay(client, "w1", target, checkpoint=checkpoint).run()
-    assert target.ids == ["a", "b"]
-    state = await checkpoint.peek(Job("w1"))
-    assert state is not None
-    assert state.position == 2
+    script = Scripted(page([{"id": "a"}, {"id": "b"}, item, {"id": "d"}]))
+    async with BasiqClient("a2V5", transport=script) as client:
+        replay = Replay(client, "w1", target, checkpoint=checkpoint)
+        report = await replay.run()
+        (letter,) = await replay.dead_letters()
+        assert (report.handled, report.failed, report.dead, report.finished) == (3, 1, 1, True)
+        assert sorted(target.ids) == ["a", "b", "d"]
+        assert "data[2]" in letter.error
+        assert letter.message == (item if isinstance(item, dict) else {"raw": item})
+        # Read again, it is still one letter; tried again, it fails with the same error.
+        assert (await Replay(client, "w1", target, checkpoint=checkpoint).run()).dead == 1
+        again = await replay.retry_dead()
+        assert (again.failed, again.dead) == (1, 1)
+
+
+async def test_messages_that_cannot_be_read_count_as_failures_in_a_row() -> None:
+    script = Scripted(page([{"id": str(i), "payload": 1} for i in range(10)]))
+    async with BasiqClient("a2V5", transport=script) as client:
+        with pytest.raises(ReplayError, match="3 messages in a row failed"):
+            await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint(), max_failures=3).run()
+        with pytest.raises(ReplayError, match="the replay stopped at it"):
+            await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint(), on_error="stop").run()
+
+
+async def test_a_plan_counts_a_message_that_cannot_be_read() -> None:
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, "text"]))) as client:
+        assert (await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).plan()).total == 2
 
 
 async def test_a_history_that_lost_the_message_of_the_cursor_is_told_with_what_to_do() -> None:
@@ -344,7 +371,7 @@ async def test_a_history_that_lost_the_message_of_the_cursor_is_told_with_what_t
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}]))) as client:
         await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "c"}]))) as client:
-        with pytest.raises(ReplayError, match="begin anew with another checkpoint") as caught:
+        with pytest.raises(ReplayError, match="Begin anew with another checkpoint") as caught:
             await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
     assert isinstance(caught.value.__cause__, PaginationError)
 
@@ -360,7 +387,7 @@ async def test_a_cursor_that_cannot_be_read_is_a_damaged_checkpoint() -> None:
     checkpoint = MemoryCheckpoint()
     await checkpoint.open(Job("w1"), concurrency=1)
     await checkpoint.save(Commit(advance=Advance("mangled", 3, ())))
-    await checkpoint.close()
+    await checkpoint.aclose()
     async with BasiqClient("a2V5", transport=Scripted(page([]))) as client:
         with pytest.raises(CheckpointError, match="cursor cannot be read"):
             await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
@@ -394,8 +421,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(tmp_path: Any) -
 
         async def behave(message: Message) -> None:
             if message.id == ids[100]:
-                assert checkpoint._connection is not None
-                await checkpoint._run(checkpoint._connection.execute, "PRAGMA max_page_count = 1")
+                await execute(checkpoint, "PRAGMA max_page_count = 1")
 
         target._behave = behave
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4)

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
-from basiq_async.replay import Commit, MemoryCheckpoint
+from basiq_async.replay import Commit, MemoryCheckpoint, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq
 
 
@@ -81,6 +81,12 @@ class Watching(MemoryCheckpoint):
             await asyncio.sleep(self.delay)
         await super().save(commit)
         self.commits.append(commit)
+
+
+async def execute(checkpoint: SQLiteCheckpoint, statement: str) -> None:
+    """Run a statement on the connection that a checkpoint has open."""
+    session = checkpoint._current()
+    await session.run(session._opened().execute, statement)
 
 
 class Gated:

@@ -1,4 +1,4 @@
-"""A checkpoint in an SQLite file: durable against kill -9 and power loss, locked as long as its run lives."""
+"""A checkpoint in an SQLite file: durable against kill -9 and power loss, locked while its run is alive."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
+from ..._tasks import see_through, wait_out
 from ...errors import CheckpointError, ConfigurationError
-from ._memory import Commit, DeadLetter, Job, State, another_job
+from ._base import Commit, DeadLetter, Job, State, another_job
 
 __all__ = ["SQLiteCheckpoint"]
 
@@ -21,12 +22,13 @@ _APPLICATION = 0x62617271
 """Written into the file's header, to tell it from every other SQLite file."""
 _FORMAT = 1
 _SCHEMA = (
-    "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, "
+    "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
+    "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, last_id TEXT, "
     "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL, "
     "done TEXT NOT NULL) STRICT",
     # Nearly every commit is one statement: for each one the thread has to get hold of the interpreter again, which
-    # can take longer than the disk. A row is what was done since the cursor moved: ids as a JSON list, and counts not
-    # yet added to the job's. Where the cursor moves, the job's own list takes their place.
+    # can take longer than the disk. A row holds what was done since the cursor moved: ids as a JSON list, and counts
+    # not yet added to the job's. Where the cursor moves, the job's own list takes their place.
     "CREATE TABLE done (ids TEXT NOT NULL, handled INTEGER NOT NULL, failed INTEGER NOT NULL) STRICT",
     "CREATE TRIGGER advanced AFTER UPDATE OF done ON job BEGIN DELETE FROM done; END",
     "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, error TEXT NOT NULL, "
@@ -35,76 +37,114 @@ _SCHEMA = (
     f"PRAGMA user_version = {_FORMAT}",
 )
 _NO_FILES = (":memory:", "")
+_TIMEOUT = 60.0
+"""Seconds that the disk may take for one call. What takes longer is left to its thread."""
 
 T = TypeVar("T")
 
 
 class SQLiteCheckpoint:
-    """Keeps the state of a replay in a file, which is made when there is none.
+    """Keeps the state of a replay in a file, which is created where there is none.
 
-    In SQLite's WAL mode with ``synchronous=FULL``: what is recorded survives the process, and the machine. While
-    a run has it open, SQLite's own lock keeps every other one out, and ends with the process. The file holds the
-    messages that failed, as Basiq gave them; a new one can be read by its owner alone. It must be on a local
-    disk. Nothing touches the disk before it is opened. Raises ``CheckpointError``.
+    It uses SQLite's WAL mode with ``synchronous=FULL``: what is recorded survives the process and the machine. While
+    a run has it open, SQLite's own lock keeps every other run out, and ends with the process. The file holds the
+    messages that failed, as Basiq sent them; only its owner can read it. It must be on a local disk. Nothing touches
+    the disk before it is opened. Raises ``CheckpointError``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or self._path in _NO_FILES or "\0" in self._path:
             raise ConfigurationError("path must be that of a file; to keep nothing on disk, use MemoryCheckpoint")
-        self._connection: sqlite3.Connection | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._session: _Session | None = None
 
     def __repr__(self) -> str:
         return f"SQLiteCheckpoint({self._path!r})"
 
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
-        if self._thread is not None:
-            raise self._in_use()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="basiq-checkpoint")
+        session = self._begin()
         try:
-            return await self._run(self._begin, job, concurrency)
+            return await session.run(session.begin, job, concurrency)
         except BaseException:
-            await self.close()
+            await self.aclose()
             raise
 
     async def peek(self, job: Job) -> State | None:
         """See ``Checkpoint``."""
-        if self._thread is not None:
-            raise self._in_use()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="basiq-checkpoint")
+        session = self._begin()
         try:
-            return await self._run(self._look, job)
+            return await session.run(session.look, job)
         finally:
-            await self.close()
+            await self.aclose()
 
     async def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
-        await self._run(self._save, commit)
+        session = self._current()
+        await session.run(session.save, commit)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Checkpoint``."""
-        return await self._run(self._dead_letters, after, limit)
+        session = self._current()
+        return await session.run(session.dead_letters, after, limit)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """See ``Checkpoint``."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        session = self._session
+        if session is None:
             return
-        closing = asyncio.get_running_loop().run_in_executor(thread, self._close)
         try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait([closing])
-            raise
+            await see_through(session.aclose)
         finally:
-            thread.shutdown(wait=False)
+            # A run that was begun meanwhile has a session of its own, which stays.
+            if self._session is session:
+                self._session = None
 
-    async def _run(self, work: Callable[..., T], *args: object) -> T:
-        if self._thread is None:
+    def _begin(self) -> _Session:
+        if self._session is not None:
+            raise _in_use(self._path)
+        self._session = _Session(self._path)
+        return self._session
+
+    def _current(self) -> _Session:
+        if self._session is None:
             raise CheckpointError(f"the checkpoint {self._path!r} is not open")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work, *args)
+        return self._session
+
+
+class _Session:
+    """One run's connection, and the thread that it is used in. Closing it touches no other run's."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="basiq-checkpoint")
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """Do ``work`` in the thread. A thread cannot be cancelled: its end is waited for, whatever happens."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work, *args)
+        cancelled = await wait_out(future, _TIMEOUT)
+        if not future.done():
+            future.add_done_callback(_ignore)
+        elif not future.cancelled():
+            future.exception()
+        if cancelled is not None:
+            raise cancelled
+        if not future.done():
+            raise CheckpointError(
+                f"the disk with the checkpoint {self._path!r} did not respond within {_TIMEOUT:g} s: mend it, then run "
+                "the same again"
+            )
+        return future.result()
+
+    async def aclose(self) -> None:
+        """Close the connection, and end the thread."""
+        try:
+            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        except RuntimeError:  # closed before, by a call that a loop's shutdown interrupted
+            return
+        await asyncio.wait((closing,), timeout=_TIMEOUT)
+        self._thread.shutdown(wait=False)
 
     # --- in the thread ---
 
@@ -112,14 +152,15 @@ class SQLiteCheckpoint:
         try:
             return work(*args)
         except sqlite3.Error as exc:
-            raise self._explained(exc) from exc
+            raise _explain(self._path, exc) from exc
         except (ValueError, TypeError, KeyError) as exc:
             raise CheckpointError(
                 f"the checkpoint {self._path!r} holds what no checkpoint holds ({type(exc).__name__}): it is damaged; "
                 "restore it, or pass another path to begin anew"
             ) from exc
 
-    def _begin(self, job: Job, concurrency: int) -> State:
+    def begin(self, job: Job, concurrency: int) -> State:
+        """See ``Checkpoint.open``."""
         new = not os.path.exists(self._path)
         if new:
             # Made here and not by SQLite, so that it is its owner's alone from the first moment.
@@ -139,20 +180,21 @@ class SQLiteCheckpoint:
             if blank:
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                row = (job.webhook_id, job.filter, State().token)
-                connection.execute("INSERT INTO job VALUES (?, ?, NULL, 0, 0, 0, 0, ?, '[]')", row)
+                row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
+                connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]')", row)
             state = self._state(connection, job)
             connection.execute("UPDATE job SET interrupted = interrupted + ?", (concurrency,))
         return state
 
-    def _look(self, job: Job) -> State | None:
+    def look(self, job: Job) -> State | None:
+        """See ``Checkpoint.peek``."""
         if not os.path.exists(self._path):
             return None
         connection = self._connect()
         return None if self._is_blank(connection) else self._state(connection, job)
 
     def _connect(self) -> sqlite3.Connection:
-        """Lock the file and look whether it is ours, without writing to it."""
+        """Lock the file, without writing to it."""
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=0, check_same_thread=False)
         self._connection = connection
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -170,7 +212,7 @@ class SQLiteCheckpoint:
             )
         if version != _FORMAT:
             raise CheckpointError(
-                f"the checkpoint {self._path!r} has format {version}, and this release knows format {_FORMAT} alone: "
+                f"the checkpoint {self._path!r} has format {version}, and this release reads only format {_FORMAT}: "
                 "use the release that made it, or pass another path to begin anew"
             )
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -180,12 +222,13 @@ class SQLiteCheckpoint:
 
     def _state(self, connection: sqlite3.Connection, job: Job) -> State:
         rows = connection.execute(
-            "SELECT webhook_id, filter, cursor, position, handled, failed, interrupted, token, done FROM job"
+            "SELECT webhook_id, filter, source, selection, cursor, position, last_id, handled, failed, interrupted, "
+            "token, done FROM job"
         ).fetchall()
         if len(rows) != 1:
             raise ValueError
-        webhook_id, filter_text, cursor, position, handled, failed, interrupted, token, behind = rows[0]
-        recorded = Job(webhook_id, filter_text)
+        cursor, position, last_id, handled, failed, interrupted, token, behind = rows[0][4:]
+        recorded = Job(*rows[0][:4])
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
         done: set[str] = set(json.loads(behind))
@@ -194,9 +237,11 @@ class SQLiteCheckpoint:
             handled += more_handled
             failed += more_failed
         dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
-        return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token)
+        last_id = None if last_id is None else json.loads(last_id)
+        return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, last_id)
 
-    def _save(self, commit: Commit) -> None:
+    def save(self, commit: Commit) -> None:
+        """See ``Checkpoint``."""
         connection = self._opened()
         if not commit.dead and not commit.revived and not commit.ended:
             self._record(connection, commit)
@@ -204,7 +249,7 @@ class SQLiteCheckpoint:
         with _transaction(connection):
             self._record(connection, commit)
             if commit.ended:
-                connection.execute("UPDATE job SET interrupted = 0")
+                connection.execute("UPDATE job SET interrupted = ?", (commit.interrupted,))
             for letter in commit.dead:
                 connection.execute(
                     "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
@@ -216,16 +261,18 @@ class SQLiteCheckpoint:
     def _record(self, connection: sqlite3.Connection, commit: Commit) -> None:
         counts, advance = (commit.handled, commit.failed), commit.advance
         if advance is not None:
+            last_id = None if advance.last_id is None else _ascii(advance.last_id)
             connection.execute(
-                "UPDATE job SET cursor = ?, position = ?, done = ?, "
+                "UPDATE job SET cursor = ?, position = ?, last_id = ?, done = ?, "
                 "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
                 "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
-                (advance.cursor, advance.position, json.dumps(list(advance.done)), *counts),
+                (advance.cursor, advance.position, last_id, json.dumps(list(advance.done)), *counts),
             )
         elif commit.done or any(counts):
             connection.execute("INSERT INTO done VALUES (?, ?, ?)", (json.dumps(list(commit.done)), *counts))
 
-    def _dead_letters(self, after: int, limit: int) -> Sequence[DeadLetter]:
+    def dead_letters(self, after: int, limit: int) -> Sequence[DeadLetter]:
+        """See ``Checkpoint``."""
         rows = self._opened().execute(
             "SELECT id, error, failed_at, message, number FROM dead WHERE number > ? ORDER BY number LIMIT ?",
             (after, limit),
@@ -247,27 +294,32 @@ class SQLiteCheckpoint:
         if connection is not None:
             connection.close()
 
-    # --- errors ---
 
-    def _in_use(self) -> CheckpointError:
-        return CheckpointError(
-            f"the checkpoint {self._path!r} is in use by another run, which is still alive: "
-            "wait for it or stop it, or pass another path"
-        )
+def _ignore(future: asyncio.Future[T]) -> None:
+    if not future.cancelled():
+        future.exception()
 
-    def _explained(self, exc: sqlite3.Error) -> CheckpointError:
-        name = getattr(exc, "sqlite_errorname", "") or ""
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return self._in_use()
-        told = _TOLD.get("_".join(name.split("_")[:2])) or ("failed: {error}" if name else _DAMAGED)
-        return CheckpointError(f"the checkpoint {self._path!r} " + told.format(error=exc))
+
+def _in_use(path: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path!r} is in use by another run, which is still alive: "
+        "wait for it or stop it, or pass another path"
+    )
+
+
+def _explain(path: str, exc: sqlite3.Error) -> CheckpointError:
+    name = getattr(exc, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return _in_use(path)
+    text = _MESSAGES.get("_".join(name.split("_")[:2])) or ("failed: {error}" if name else _DAMAGED)
+    return CheckpointError(f"the checkpoint {path!r} " + text.format(error=exc))
 
 
 _DAMAGED = (
     "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path "
     "to begin anew"
 )
-_TOLD = {
+_MESSAGES = {
     "SQLITE_FULL": "cannot be written, the disk is full, and nothing was recorded since: make room, run it again",
     "SQLITE_IOERR": "cannot be read or written ({error}): look after the disk, then run the same again",
     "SQLITE_READONLY": "cannot be written: give this user the right to, or pass another path",

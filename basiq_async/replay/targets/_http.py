@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
@@ -25,6 +26,8 @@ __all__ = ["HttpTarget"]
 
 _ASKING_FOR_PATIENCE = (429, 503)
 _MOST_READ = 65_536
+_DRAIN = 0.05
+"""Seconds to wait for the rest of a body: long enough for one that follows at once."""
 
 
 class HttpTarget:
@@ -32,16 +35,16 @@ class HttpTarget:
     timestamp, and a new signature. Use it as ``async with HttpTarget(url, secret) as target``.
 
     secret: one or several, as for ``sign``; it is shown nowhere.
-    retry: for failed connections, timeouts, 408, 429 and 5xx; a delivery is made to be sent again. An answer 429
-        or 503 with Retry-After is not the policy's: it has the whole replay wait.
+    retry: for failed connections, timeouts, 408, 429 and 5xx; a delivery may be sent again. A response 429 or 503
+        with Retry-After is not the policy's: it pauses the whole replay.
     timeout: seconds for one attempt.
     connections: the most at once; give it the replay's ``concurrency``.
     session: an aiohttp session to use in place of its own; it is not closed.
     clock: the time to sign with.
 
-    Any 2xx is a success, whatever the body, of which no more than 64 KiB are read. Redirects are not followed, no
-    cookie is kept, no proxy taken from the environment. ``deliver`` raises ``TargetError`` for other answers, a
-    ``TransportError`` where there is none.
+    Any 2xx is a success as soon as its head is there, whatever the body is or does. Redirects are not followed, no
+    cookie is kept, no proxy is taken from the environment. ``deliver`` raises ``TargetError`` for other responses,
+    and a ``TransportError`` where there is none.
     """
 
     def __init__(
@@ -88,11 +91,11 @@ class HttpTarget:
             return
         pause = _requested_pause(response)
         if pause is not None:
-            raise TargetError(f"the target answered {status}", status=status, retry_after=pause)
-        raise TargetError(f"the target answered {status}{_tries(response.attempts)}", status=status)
+            raise TargetError(f"the target responded with {status}", status=status, retry_after=pause)
+        raise TargetError(f"the target responded with {status}{_tries(response.attempts)}", status=status)
 
     async def flush(self) -> None:
-        """See ``Target``: what was answered with 2xx is the endpoint's."""
+        """See ``Target``: a message that got a 2xx is the endpoint's."""
 
     async def aclose(self) -> None:
         """Close the connections, where the session is the target's own."""
@@ -115,14 +118,15 @@ async def _read_status(response: aiohttp.ClientResponse) -> Response:
     found = Response(response.status, join_headers(response.headers) if asks else {})
     if response.content.is_eof():
         return found
-    # Read to its end, so that the connection can be used again; closed where that is too much.
+    # Read to its end, so that the connection can be used again; closed where that takes too long, or is too much.
     read = 0
     try:
-        async for chunk in response.content.iter_any():
-            read += len(chunk)
-            if read > _MOST_READ:
-                response.close()
-                break
+        async with asyncio.timeout(_DRAIN):
+            async for chunk in response.content.iter_any():
+                read += len(chunk)
+                if read > _MOST_READ:
+                    response.close()
+                    break
     except (aiohttp.ClientError, OSError, ValueError):
         response.close()
     return found

@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from ..._tasks import see_through, wait_out
 from ...errors import ConfigurationError, ReplayError
 from ...models import Message
+from ._file_lock import lock
 
 __all__ = ["JSONLinesTarget"]
 
 _TAIL = 4 * 2**20
+_BEGINNING = b'{"'
+"""How each line begins."""
 
 
 class JSONLinesTarget:
-    """Appends each message, as Basiq gave it, to a file: one JSON object a line. May be used as ``async with``.
+    """Appends each message, as Basiq sent it, to a file: one JSON object a line. May be used as ``async with``.
 
     Lines are written and synced to the disk in groups, before they are recorded as done. After a crash the next
     run cuts off a line that was left half written, and does not write again what the last lines (up to 4 MiB) hold
-    already: no message is missing, none is there twice. A file that holds something else is refused. A new one
-    can be read by its owner alone. Failures of the disk are a ``ReplayError``, which ends the job.
+    already: no message is missing, none is there twice. A file that holds something else is refused. Only its owner
+    can read a new file. From the first message to the end of the run it is locked: another export to the same file
+    is refused. Failures of the disk are a ``ReplayError``, which ends the job.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -31,8 +36,9 @@ class JSONLinesTarget:
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
             raise ConfigurationError("path must be that of a file")
         self._lines: list[str] = []
+        self._file: BinaryIO | None = None
         self._size: int | None = None
-        self._there: set[str] = set()
+        self._known: set[str] = set()
         self._writing = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -42,31 +48,34 @@ class JSONLinesTarget:
         """See ``Target``: the line is written with the next ``flush``."""
         if self._size is None:
             await self.flush()
-        if message.id in self._there:
-            self._there.discard(message.id)
+        if message.id in self._known:
+            self._known.discard(message.id)
             return
         self._lines.append(json.dumps(message.raw, separators=(",", ":")) + "\n")
 
     async def flush(self) -> None:
         """See ``Target``."""
         async with self._writing:
-            lines, self._lines = self._lines, []
-            if not lines and self._size is not None:
-                return
-            writing = asyncio.ensure_future(asyncio.to_thread(self._write, lines))
-            try:
-                # A thread cannot be cancelled: whatever happens, no other write may begin before it has ended.
-                await asyncio.shield(writing)
-                self._size = writing.result()
-            except asyncio.CancelledError:
-                await asyncio.wait([writing])
-                self._size = None  # looked up anew, and with it what the file holds
-                raise
-            except OSError as exc:
-                raise ReplayError(
-                    f"the file {self._path!r} cannot be written: {exc.strerror}; nothing was recorded since: "
-                    "mend it, then run the same again"
-                ) from exc
+            if self._lines or self._size is None:
+                await self._in_thread(self._write_lines)
+
+    async def aclose(self) -> None:
+        """Write what is left, and let go of the file. A message that is delivered after that opens it again."""
+        await see_through(self._close)
+
+    async def end_run(self) -> None:
+        """See ``RunScoped``."""
+        await self.aclose()
+
+    async def _close(self) -> None:
+        async with self._writing:
+            if self._file is not None:
+                try:
+                    if self._lines:
+                        await self._in_thread(self._write_lines)
+                finally:
+                    file, self._file, self._size = self._file, None, None
+                    file.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,25 +83,61 @@ class JSONLinesTarget:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.flush()
+        await self.aclose()
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        """Do ``work`` in a thread. That cannot be cancelled: no other may begin before it has ended."""
+        working = asyncio.ensure_future(asyncio.to_thread(work))
+        cancelled = await wait_out(working)
+        try:
+            if not working.cancelled():
+                working.result()
+        except OSError as exc:
+            self._size = None  # read again, and with it what the file holds
+            raise ReplayError(
+                f"the file {self._path!r} cannot be written: {exc.strerror}; nothing was recorded since: "
+                "mend it, then run the same again"
+            ) from exc
+        if cancelled is not None:
+            raise cancelled
+        if working.cancelled():
+            raise asyncio.CancelledError
 
     # --- in a thread ---
 
-    def _write(self, lines: Iterable[str]) -> int:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
-        with open(descriptor, "r+b") as file:
-            size = self._begin(file) if self._size is None else self._size
-            if size > os.fstat(descriptor).st_size:
-                raise ReplayError(f"the file {self._path!r} became shorter meanwhile: something else writes to it")
-            file.truncate(size)  # what a write that failed has left
-            file.seek(size)
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(descriptor)
-            return file.tell()
+    def _write_lines(self) -> None:
+        file = self._file = self._file or self._open()
+        if self._size is None:
+            self._size = self._find_end(file)
+        if self._size > os.fstat(file.fileno()).st_size:
+            raise ReplayError(f"the file {self._path!r} became shorter meanwhile: something else writes to it")
+        count = len(self._lines)
+        file.truncate(self._size)  # what a write that failed has left
+        file.seek(self._size)
+        file.write("".join(self._lines[:count]).encode())
+        file.flush()
+        os.fsync(file.fileno())
+        self._size = file.tell()
+        del self._lines[:count]
 
-    def _begin(self, file: BinaryIO) -> int:
-        """Where to go on writing. Remembers which messages the last lines hold."""
+    def _open(self) -> BinaryIO:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        file = os.fdopen(descriptor, "r+b")
+        try:
+            lock(file)
+        except BlockingIOError:
+            file.close()
+            raise ReplayError(
+                f"the file {self._path!r} is in use by another export, which is still alive: "
+                "wait for it or stop it, or pass another path"
+            ) from None
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _find_end(self, file: BinaryIO) -> int:
+        """Return where to go on writing. Remembers which messages the last lines hold."""
         size = file.seek(0, os.SEEK_END)
         start = file.seek(max(0, size - _TAIL))
         tail = file.read()
@@ -100,13 +145,15 @@ class JSONLinesTarget:
         lines = whole.splitlines()
         if start:
             del lines[0]
-        if torn and not torn.startswith(b'{"'):
+        if torn and torn[:2] != _BEGINNING[: len(torn)]:
             raise self._foreign()
         try:
-            self._there = {str(json.loads(line)["id"]) for line in lines}
+            self._known = {str(json.loads(line)["id"]) for line in lines}
         except (ValueError, TypeError, KeyError, RecursionError):
             raise self._foreign() from None
         return size - len(torn)
 
     def _foreign(self) -> ReplayError:
-        return ReplayError(f"the file {self._path!r} holds something else than messages; it was left as it is")
+        return ReplayError(
+            f"the file {self._path!r} holds something other than messages; it was left as it is: pass another path"
+        )

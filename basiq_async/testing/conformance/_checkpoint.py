@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from ...errors import CheckpointError
-from ...replay.checkpoints._memory import Advance, Checkpoint, Commit, DeadLetter, Job, State
+from ...replay.checkpoints._base import Advance, Checkpoint, Commit, DeadLetter, Job, State
 from ._runner import hold, keep
 
 __all__ = ["MakeCheckpoint", "check_checkpoint"]
@@ -72,12 +72,12 @@ class _Probe:
             for commit in commits:
                 await checkpoint.save(commit)
         finally:
-            await checkpoint.close()
+            await checkpoint.aclose()
 
     async def _look(self, name: str) -> State:
         checkpoint = self._make(name)
         state = await checkpoint.open(_JOB, concurrency=1)
-        await checkpoint.close()
+        await checkpoint.aclose()
         return state
 
     async def _letters(self, name: str, *, after: int = 0, limit: int = 250) -> list[DeadLetter]:
@@ -86,7 +86,7 @@ class _Probe:
         try:
             return list(await checkpoint.dead_letters(after=after, limit=limit))
         finally:
-            await checkpoint.close()
+            await checkpoint.aclose()
 
     async def begins_blank(self) -> None:
         """A new one has no cursor, and nothing is done."""
@@ -104,7 +104,7 @@ class _Probe:
         found = await checkpoint.peek(_JOB)
         hold(found is not None and found.done == {"a"} and found.interrupted == 0, f"it was {found}")
         await checkpoint.open(_JOB, concurrency=1)
-        await checkpoint.close()
+        await checkpoint.aclose()
 
     async def keeps_what_is_done(self) -> None:
         """What is saved is there for the next run."""
@@ -167,11 +167,11 @@ class _Probe:
             except CheckpointError:
                 pass
             else:
-                await second.close()
+                await second.aclose()
                 raise AssertionError("two runs had it open at once")
             await first.save(Commit(done=["a"]))
         finally:
-            await first.close()
+            await first.aclose()
         state = await self._look(name)
         hold(state.done == {"a"}, f"the first run's commit was lost: {state}")
 
@@ -182,9 +182,9 @@ class _Probe:
         try:
             await other.open(Job("webhook-2"), concurrency=1)
         except CheckpointError:
-            await other.close()
+            await other.aclose()
         else:
-            await other.close()
+            await other.aclose()
             raise AssertionError("it opened for another job")
         await self._look(name)
 
@@ -199,7 +199,7 @@ class _Probe:
                 except CheckpointError:
                     continue
                 finally:
-                    await checkpoint.close()
+                    await checkpoint.aclose()
                 raise AssertionError(f"{attempt} took {job}")
         state = await self._look(name)
         hold(state.done == {"a"}, f"it was {state}")
@@ -257,7 +257,7 @@ class _Probe:
                 await checkpoint.save(Commit(done=["a"]))
             except CheckpointError:
                 await checkpoint.open(_JOB, concurrency=1)
-                await checkpoint.close()
+                await checkpoint.aclose()
                 continue
             raise AssertionError(f"{state} it raised nothing")
 
@@ -265,11 +265,11 @@ class _Probe:
         """It may be closed twice, and before it was open; commits under way at once are all recorded."""
         name = uuid.uuid4().hex
         checkpoint = self._make(name)
-        await checkpoint.close()
+        await checkpoint.aclose()
         await checkpoint.open(_JOB, concurrency=1)
         await asyncio.gather(*(checkpoint.save(Commit(done=[str(i)])) for i in range(5)))
-        await checkpoint.close()
-        await checkpoint.close()
+        await checkpoint.aclose()
+        await checkpoint.aclose()
         state = await self._look(name)
         hold(state.done == {"0", "1", "2", "3", "4"}, f"it was {state}")
 

@@ -28,6 +28,7 @@ from basiq_async.replay import (
     State,
 )
 from basiq_async.testing import BrokenPromisesError, check_checkpoint
+from tests.support.histories import execute
 
 JOB = Job("w1")
 
@@ -77,7 +78,7 @@ class _AnyJob(MemoryCheckpoint):
 
 
 class _NeverLetsGo(MemoryCheckpoint):
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
 
@@ -143,10 +144,10 @@ class _AsciiOnly(MemoryCheckpoint):
 
 
 class _ClosesOnce(MemoryCheckpoint):
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         if not self._open:
             raise RuntimeError("closed already")
-        await super().close()
+        await super().aclose()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ async def test_the_suite_names_the_promise_that_is_broken(broken: Callable[[], C
 async def open_and_close(path: Path, job: Job = JOB) -> State:
     checkpoint = SQLiteCheckpoint(path)
     state = await checkpoint.open(job, concurrency=2)
-    await checkpoint.close()
+    await checkpoint.aclose()
     return state
 
 
@@ -265,7 +266,7 @@ async def test_a_torn_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     for number in range(40):
         letters = [DeadLetter(f"{number}-{i}", "e", _now(), {"id": "x" * 200}) for i in range(10)]
         await checkpoint.save(Commit(done=[str(number)], dead=letters))
-    await checkpoint.close()
+    await checkpoint.aclose()
     whole = path.read_bytes()
     for torn in (whole[: len(whole) // 2], whole[:4096], whole[:1000], whole[:4096] + b"\0" * (len(whole) - 4096)):
         path.write_bytes(torn)
@@ -305,12 +306,11 @@ async def test_a_full_disk_is_told_and_what_was_recorded_stays(tmp_path: Path) -
     checkpoint = SQLiteCheckpoint(path)
     await checkpoint.open(JOB, concurrency=1)
     await checkpoint.save(Commit(advance=Advance("c", 3, ["a"]), handled=3))
-    assert checkpoint._connection is not None
-    await checkpoint._run(checkpoint._connection.execute, "PRAGMA max_page_count = 8")
+    await execute(checkpoint, "PRAGMA max_page_count = 8")
     for big in (Commit(done=["x" * 40_000]), Commit(advance=Advance("d", 4, ["x" * 40_000]), handled=1)):
         with pytest.raises(CheckpointError, match=r"disk is full.*make room, run it again"):
             await checkpoint.save(big)
-    await checkpoint.close()
+    await checkpoint.aclose()
     state = await open_and_close(path)
     assert (state.cursor, state.position, state.done, state.handled) == ("c", 3, {"a"}, 3)
 
@@ -319,11 +319,10 @@ async def test_a_file_that_must_not_be_written_is_told(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     checkpoint = SQLiteCheckpoint(path)
     await checkpoint.open(JOB, concurrency=1)
-    assert checkpoint._connection is not None
-    await checkpoint._run(checkpoint._connection.execute, "PRAGMA query_only = 1")
+    await execute(checkpoint, "PRAGMA query_only = 1")
     with pytest.raises(CheckpointError, match="cannot be written: give this user the right"):
         await checkpoint.save(Commit(done=["a"]))
-    await checkpoint.close()
+    await checkpoint.aclose()
 
 
 HOLD = """
@@ -365,14 +364,14 @@ async def test_one_object_cannot_be_opened_twice_nor_peeked_at_while_open(tmp_pa
     with pytest.raises(CheckpointError, match="in use"):
         await checkpoint.peek(JOB)
     await checkpoint.save(Commit(done=["a"]))
-    await checkpoint.close()
+    await checkpoint.aclose()
 
 
 async def test_a_close_that_is_cancelled_has_closed_it(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     checkpoint = SQLiteCheckpoint(path)
     await checkpoint.open(JOB, concurrency=1)
-    closing = asyncio.create_task(checkpoint.close())
+    closing = asyncio.create_task(checkpoint.aclose())
     await asyncio.sleep(0)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -250,7 +250,7 @@ async def test_claims_of_a_killed_run_are_taken_up_at_once_by_the_next(tmp_path:
         async for each in h.client.messages.list(h.webhook_id):
             key = inbox_key(each.event_type_id, each.event_id, each.id)
             await inbox.claim(key, f"{state.token}:{each.id}", lease=300)
-        await checkpoint.close()
+        await checkpoint.aclose()
         report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, inbox=inbox).run()
         assert report.handled == 20
 
@@ -314,7 +314,7 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: P
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     async with history(3) as h:
-        with pytest.raises(ReplayError, match="holds something else"):
+        with pytest.raises(ReplayError, match="holds something other"):
             await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
     assert path.read_bytes() == content
 
@@ -339,6 +339,8 @@ async def test_a_file_that_something_else_shortens_is_told(tmp_path: Path) -> No
     await target.deliver(Message("b", {"id": "b"}))
     with pytest.raises(ReplayError, match="something else writes to it"):
         await target.flush()
+    with pytest.raises(ReplayError, match="something else writes to it"):
+        await target.aclose()
 
 
 async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path) -> None:
@@ -353,6 +355,7 @@ async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path) -
     await target.deliver(Message("b", {"id": "b"}))
     await target.flush()
     assert path.read_text() == '{"id":"a"}\n{"id":"b"}\n'
+    await target.aclose()
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", b"bytes"])
@@ -364,3 +367,41 @@ def test_a_path_that_is_no_file_is_refused(path: Any) -> None:
 def test_a_target_error_knows_its_status_and_wait() -> None:
     error = TargetError("no", status=429, retry_after=3.0)
     assert (error.status, error.retry_after, error.report) == (429, 3.0, None)
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"', b'{"id":"m'])
+async def test_a_line_that_was_torn_anywhere_is_cut_off(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(5) as h:
+        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        whole = path.read_bytes()
+        first = whole.index(b"\n") + 1
+        path.write_bytes(whole[:first] + torn)
+        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+async def test_two_exports_to_one_file_are_one_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(5) as h:
+        async with JSONLinesTarget(path) as first:
+            await first.deliver(Message("a", {"id": "a"}))
+            await first.flush()
+            with pytest.raises(ReplayError, match="in use by another export"):
+                await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+            await first.deliver(Message("b", {"id": "b"}))
+        assert path.read_text() == '{"id":"a"}\n{"id":"b"}\n'
+        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+    assert len(path.read_text().splitlines()) == 7
+
+
+async def test_an_export_lets_go_of_its_file_at_the_end_of_each_run(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    target = JSONLinesTarget(path)
+    async with history(5) as h:
+        checkpoint = MemoryCheckpoint()
+        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        await h.fake.emit("user.created")
+        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+    assert len(path.read_text().splitlines()) == 6

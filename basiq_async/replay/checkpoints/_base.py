@@ -1,0 +1,165 @@
+"""What a replay remembers of its progress, and the protocol of the store that keeps it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import attrs
+
+from ...errors import CheckpointError
+
+__all__ = ["Advance", "Checkpoint", "Commit", "DeadLetter", "Job", "Source", "State", "another_job"]
+
+Source = Literal["messages", "events"]
+
+
+@attrs.frozen
+class Job:
+    """What a checkpoint belongs to.
+
+    filter: the text that is sent to Basiq, empty for none; a JSON list of texts for several lists.
+    source: "messages" for the webhook's message history, "events" for the event list.
+    selection: the ``where`` of the replay in words, empty for none.
+    """
+
+    webhook_id: str
+    filter: str = ""
+    source: str = "messages"
+    selection: str = ""
+
+
+@attrs.frozen
+class DeadLetter:
+    """A message that could not be handled. ``message`` is the message as Basiq sent it, ``error`` the reason.
+
+    The checkpoint assigns ``number``; later letters have greater numbers.
+    """
+
+    id: str
+    error: str
+    failed_at: datetime
+    message: Mapping[str, Any] = attrs.field(hash=False, repr=False)
+    number: int = attrs.field(default=0, eq=False)
+
+
+@attrs.frozen
+class State:
+    """What is recorded of a job.
+
+    cursor: all messages before it are done; None at the beginning.
+    position: how many messages of the history come before the cursor.
+    last_id: the id of the last message before the cursor, by which the place is found again should Basiq no longer
+        accept the cursor.
+    done: the ids of messages behind the cursor that are done too.
+    handled, failed: totals over all runs.
+    dead: how many dead letters there are.
+    interrupted: how many messages may have been handled without being recorded, in runs that were killed.
+    token: a random text that names the job, the same in all runs.
+    """
+
+    cursor: str | None = None
+    position: int = 0
+    done: frozenset[str] = frozenset()
+    handled: int = 0
+    failed: int = 0
+    dead: int = 0
+    interrupted: int = 0
+    token: str = attrs.field(factory=lambda: secrets.token_hex(16), repr=False)
+    last_id: str | None = None
+
+
+@attrs.frozen
+class Advance:
+    """A cursor that moves on. ``done`` replaces all ids that were recorded as done before."""
+
+    cursor: str | None
+    position: int
+    done: Collection[str]
+    last_id: str | None = None
+
+
+@attrs.frozen
+class Commit:
+    """What is to be recorded, all or nothing.
+
+    done: ids of messages that are done, besides those recorded before; ignored where there is an ``advance``.
+    advance: the new cursor, where it moved.
+    handled, failed: to be added to the totals.
+    dead: dead letters to add; one with a known id replaces the earlier letter.
+    revived: ids of dead letters to remove.
+    ended: the run ends in order: all that it handled is recorded.
+    interrupted: the new value of ``State.interrupted``; only read where the run ``ended``.
+    """
+
+    done: Sequence[str] = ()
+    advance: Advance | None = None
+    handled: int = 0
+    failed: int = 0
+    dead: Sequence[DeadLetter] = ()
+    revived: Sequence[str] = ()
+    ended: bool = False
+    interrupted: int = 0
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """Keeps the state of one job, for one run at a time.
+
+    ``basiq_async.testing.check_checkpoint`` tests an implementation against this. Every failure is raised as a
+    ``CheckpointError`` that says what to do, and overwrites nothing. Each call may be cancelled; a ``save`` that is
+    cancelled has recorded all of its commit or none of it.
+    """
+
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        """Begin a run and return the state of the job, a new one where nothing is recorded.
+
+        Until ``aclose`` no other run can open it, in this process or another; a process that dies lets go of it.
+        ``concurrency`` is added to ``State.interrupted`` until a commit has ``ended``. Raises ``CheckpointError``
+        where another run has it open, for a checkpoint of another job, and for one that cannot be read. When it
+        raises or is cancelled, it is not open.
+        """
+        ...
+
+    async def peek(self, job: Job) -> State | None:
+        """Return the state without beginning a run or creating anything; None where nothing is recorded."""
+        ...
+
+    async def save(self, commit: Commit) -> None:
+        """Record a commit. It is durable when this returns; when it raises an ``Exception``, nothing is recorded."""
+        ...
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Return up to ``limit`` dead letters with numbers greater than ``after``, in order.
+
+        A letter that replaced an earlier one has that one's number.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """End the run and let go. May be called twice. When it is cancelled, it ends the run all the same."""
+        ...
+
+
+def another_job(name: str, recorded: Job, asked: Job) -> CheckpointError:
+    """Return the error for a checkpoint that belongs to another job."""
+    if attrs.evolve(recorded, selection=asked.selection) == asked:
+        return CheckpointError(
+            f"{name} belongs to a replay of {_describe_selection(recorded)}, not of {_describe_selection(asked)}: "
+            "pass that selection to go on with it, or another checkpoint to begin this one"
+        )
+    return CheckpointError(
+        f"{name} belongs to the replay of {_describe(recorded)}, not of {_describe(asked)}: "
+        "pass that job's webhook, source and filter to go on with it, or another checkpoint to begin this one"
+    )
+
+
+def _describe(job: Job) -> str:
+    source = "" if job.source == "messages" else f"{job.source} of "
+    return f"{source}webhook {job.webhook_id!r} with " + (f"filter {job.filter!r}" if job.filter else "no filter")
+
+
+def _describe_selection(job: Job) -> str:
+    return f"where={job.selection}" if job.selection else "all messages (where=None)"

@@ -1,0 +1,167 @@
+"""Handling what an inbox does not know, and waiting for others who are at it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ..._deadlines import Deadline, Deadlines
+from ..._tasks import see_through
+from ...errors import InboxError, TargetError
+from ...models import Message
+from ...receiver import Claim, ClaimStatus, Inbox, inbox_key
+from ._base import Target
+
+__all__ = ["HANDLED_BEFORE", "Deduplicated", "InProcess", "OtherWorker"]
+
+logger = logging.getLogger("basiq_async.replay")
+
+HANDLED_BEFORE = "handled-before"
+
+_LEASE = 300.0
+_FIRST_WAIT = 0.05
+_LONGEST_WAIT = 5.0
+_MARGIN = 60.0
+
+
+class InProcess:
+    """What this job has under way, by inbox key: one message at a time for each key."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, asyncio.Future[None] | None] = {}
+
+    async def wait(self, key: str) -> None:
+        """Wait until nobody is at ``key``."""
+        while key in self.running:
+            other = self.running[key]
+            if other is None:
+                other = self.running[key] = asyncio.get_running_loop().create_future()
+            await asyncio.wait((other,))
+
+    def begin(self, key: str) -> None:
+        """Keep others away from ``key``, until ``end``."""
+        self.running[key] = None
+
+    def end(self, key: str) -> None:
+        """Let the others go on."""
+        waited_for = self.running.pop(key)
+        if waited_for is not None:
+            waited_for.set_result(None)
+
+
+class OtherWorker:
+    """Waiting for another worker, longer each time, until its lease must have run out."""
+
+    def __init__(self) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + _LEASE + _MARGIN
+        self._wait = _FIRST_WAIT
+
+    async def wait(self, lease_left: float) -> None:
+        """Wait before asking again. Raises ``TargetError`` where that has lasted too long."""
+        if self._clock() >= self._until:
+            raise TargetError("another worker holds this delivery in the inbox, and does not finish")
+        await asyncio.sleep(min(self._wait, max(lease_left, _FIRST_WAIT)))
+        self._wait = min(_LONGEST_WAIT, 1.5 * self._wait)
+
+
+class Deduplicated:
+    """A target behind an inbox: what the inbox knows as handled does not reach it.
+
+    ``webhook_id`` scopes its keys: two webhooks do not hide each other's events. ``token`` names this job's claims. It
+    is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled
+    counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox.
+    """
+
+    def __init__(
+        self, target: Target, inbox: Inbox, token: str, *, webhook_id: str | None = None, timeout: float = 5.0
+    ) -> None:
+        self._target = target
+        self._inbox = inbox
+        self._token = token
+        self._webhook_id = webhook_id
+        self._limits = Deadlines(timeout)
+        self._in_process = InProcess()
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        event_type_id, event_id, message_id = message.event_type_id, message.event_id, message.id
+        key = inbox_key(event_type_id, event_id, message_id, self._webhook_id)
+        unscoped = inbox_key(event_type_id, event_id, message_id)
+        token = f"{self._token}:{message_id}"
+        in_process = self._in_process
+        if key in in_process.running:
+            await in_process.wait(key)
+        in_process.begin(key)
+        try:
+            # A receiver that was not told its webhook's id has entered the event without it.
+            if unscoped != key and await self._seen(unscoped):
+                return HANDLED_BEFORE
+            claim = await self._claim(key, token)
+            if claim.status is ClaimStatus.BUSY:
+                claim = await self._claim_after_others(claim, key, token)
+            if claim.status is ClaimStatus.DONE:
+                return HANDLED_BEFORE
+            return await self._deliver_claimed(message, key, token)
+        finally:
+            in_process.end(key)
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        await self._target.flush()
+
+    async def _seen(self, key: str) -> bool:
+        try:
+            with Deadline(self._limits):
+                return await self._inbox.seen(key)
+        except TimeoutError as exc:
+            raise self._hangs() from exc
+
+    async def _claim(self, key: str, token: str) -> Claim:
+        try:
+            with Deadline(self._limits):
+                return await self._inbox.claim(key, token, lease=_LEASE)
+        except TimeoutError as exc:
+            await self._release(key, token)  # the claim may have been made
+            raise self._hangs() from exc
+        except asyncio.CancelledError:
+            await self._release(key, token)
+            raise
+
+    async def _claim_after_others(self, claim: Claim, key: str, token: str) -> Claim:
+        other = OtherWorker()
+        while claim.status is ClaimStatus.BUSY:
+            await other.wait(claim.retry_after)
+            claim = await self._claim(key, token)
+        return claim
+
+    async def _deliver_claimed(self, message: Message, key: str, token: str) -> str | None:
+        try:
+            found = await self._target.deliver(message)
+            await self._target.flush()
+        except BaseException:
+            await self._release(key, token)
+            raise
+        try:
+            with Deadline(self._limits):
+                await self._inbox.complete(key, token)
+        except asyncio.CancelledError:
+            await see_through(lambda: self._settle(lambda: self._inbox.complete(key, token), key))
+            raise
+        except TimeoutError as exc:
+            raise self._hangs() from exc
+        return found
+
+    async def _release(self, key: str, token: str) -> None:
+        await see_through(lambda: self._settle(lambda: self._inbox.release(key, token), key))
+
+    async def _settle(self, call: Callable[[], Awaitable[object]], key: str) -> None:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await call()
+        except Exception as exc:
+            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, exc)
+
+    def _hangs(self) -> InboxError:
+        return InboxError(f"the inbox did not respond within {self._limits.seconds:g} s")

@@ -1,0 +1,225 @@
+"""A target that is down: the job waits, and no message becomes a dead letter for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from basiq_async import ConnectionFailedError, Message, ReplayError, RequestTimeoutError
+from basiq_async.replay import MemoryCheckpoint, Progress, Replay, TargetError
+from tests.support import virtual
+from tests.support.histories import Recorder, Refusing, history
+
+OUTAGES: list[Callable[[], Exception]] = [
+    lambda: ConnectionFailedError("no connection to a:1: refused", sent=False),
+    lambda: ConnectionFailedError("the connection broke"),
+    lambda: RequestTimeoutError("no whole response"),
+    lambda: ConnectionRefusedError("refused"),
+    lambda: TimeoutError(),
+    lambda: TargetError("the target responded with 502", status=502),
+]
+
+
+@pytest.mark.parametrize("error", OUTAGES)
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
+    error: Callable[[], Exception], concurrency: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        began = virtual.now()
+        tries: Counter[str] = Counter()
+        seen: list[Progress] = []
+
+        async def behave(message: Message) -> None:
+            tries[message.id] += 1
+            await asyncio.sleep(0.01)
+            # For the first 3 seconds all is well.
+            if 3 < virtual.now() - began < 300 and len(target.ids) >= 40:
+                raise error()
+
+        target = Recorder(behave)
+        async with history(100) as h:
+            replay = Replay(
+                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=concurrency, rate=15
+            )
+            report = await replay.run(seen.append)
+            assert await replay.dead_letters() == [] or concurrency == 1
+        if concurrency > 1 or "refused" in str(error()):
+            assert (report.handled, report.failed, report.dead) == (100, 0, 0)
+        else:
+            # With no other message to tell by, one may be given up.
+            assert report.failed <= 1
+        assert report.handled + report.failed == 100
+        assert 300 < report.duration < 400
+        assert max(progress.down for progress in seen) > 200
+        assert max(progress.paused for progress in seen) > 20
+        # The pauses grow: the target is not asked again and again.
+        assert sum(tries.values()) < 200
+
+    with caplog.at_level(logging.INFO, "basiq_async.replay"):
+        virtual.run(main())
+    assert sum("seems to be down" in each.message for each in caplog.records) == 1
+    assert sum("the replay goes on" in each.message for each in caplog.records) == 1
+
+
+def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> None:
+    async def main() -> None:
+        checkpoint = MemoryCheckpoint()
+        async with history(20) as h:
+            ids = await h.ids()
+            target = Refusing(*ids[10:], error=lambda: ConnectionFailedError("refused", sent=False))
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4, max_pause=600)
+            with pytest.raises(ReplayError, match=r"down for 6\d\d s.* in front of message .*: run the same again"):
+                await replay.run()
+            assert await replay.dead_letters() == []
+            target.refused = set()
+            report = await replay.run()
+            assert (report.handled, report.finished) == (10, True)
+            assert target.taken == ids
+
+    virtual.run(main())
+
+
+def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
+    async def main() -> None:
+        async with history(20) as h:
+            target = Refusing(*await h.ids(), error=lambda: ConnectionFailedError("refused", sent=False))
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=4)
+            asyncio.get_running_loop().call_later(100, replay.stop)
+            report = await replay.run()
+            assert (report.handled, report.failed, report.position) == (0, 0, 0)
+            assert report.duration == pytest.approx(100)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_one_message_that_times_out_is_a_dead_letter_and_no_outage(concurrency: int) -> None:
+    async def main() -> None:
+        async with history(40) as h:
+            ids = await h.ids()
+            tries = 0
+
+            async def behave(message: Message) -> None:
+                nonlocal tries
+                await asyncio.sleep(0.1)
+                if message.id == ids[7]:
+                    tries += 1
+                    raise TimeoutError
+
+            target = Recorder(behave)
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=concurrency)
+            report = await replay.run()
+            assert (report.handled, report.failed) == (39, 1)
+            assert [letter.id for letter in await replay.dead_letters()] == [ids[7]]
+            assert 3 <= tries <= 5
+            assert report.duration < 30
+
+    virtual.run(main())
+
+
+def test_the_last_message_of_a_history_that_times_out_is_a_dead_letter() -> None:
+    async def main() -> None:
+        async with history(5) as h:
+            ids = await h.ids()
+            target = Refusing(ids[4], error=TimeoutError)
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
+            report = await replay.run()
+            assert (report.handled, report.failed, report.finished) == (4, 1, True)
+
+    virtual.run(main())
+
+
+def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time() -> None:
+    async def main() -> None:
+        async with history(30) as h:
+            ids = await h.ids()
+
+            async def behave(message: Message) -> None:
+                if message.id == ids[3]:
+                    await asyncio.Event().wait()
+
+            target = Recorder(behave)
+            replay = Replay(
+                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=2, target_timeout=10
+            )
+            report = await replay.run()
+            assert (report.handled, report.failed, report.finished) == (29, 1, True)
+            (letter,) = await replay.dead_letters()
+            assert "no result within 10 s" in letter.error
+            assert target.at_once == 0
+
+    virtual.run(main())
+
+
+def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled() -> None:
+    async def main() -> None:
+        async def behave(message: Message) -> None:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                await asyncio.sleep(1)
+
+        async with history(3) as h:
+            replay = Replay(h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), target_timeout=10)
+            report = await replay.run()
+        assert (report.handled, report.failed) == (3, 0)
+
+    virtual.run(main())
+
+
+def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
+    class Hanging(MemoryCheckpoint):
+        hangs = False
+
+        async def save(self, commit: Any) -> None:
+            if self.hangs:
+                await asyncio.Event().wait()
+            await super().save(commit)
+
+    async def main() -> None:
+        checkpoint = Hanging()
+        async with history(30) as h:
+
+            async def behave(message: Message) -> None:
+                checkpoint.hangs = len(target.ids) > 10
+
+            target = Recorder(behave)
+            replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4, checkpoint_timeout=5)
+            with pytest.raises(ReplayError, match="the checkpoint did not finish within 5 s: mend it"):
+                await replay.run()
+            checkpoint.hangs = False
+            target._behave = None
+            assert (await replay.run()).finished
+            assert set(target.ids) == set(await h.ids())
+
+    virtual.run(main())
+
+
+def test_an_inbox_that_hangs_has_the_job_wait() -> None:
+    from basiq_async.receiver import Claim, MemoryInbox
+
+    class Stopped(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            if virtual.now() < until:
+                await asyncio.Event().wait()
+            return await super().claim(key, token, lease=lease)
+
+    async def main() -> None:
+        nonlocal until
+        until = virtual.now() + 120
+        async with history(30) as h:
+            replay = Replay(
+                h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=Stopped(clock=virtual.now)
+            )
+            report = await replay.run()
+        assert (report.handled, report.failed) == (30, 0)
+        assert 120 <= report.duration < 260
+
+    until = 0.0
+    virtual.run(main())
