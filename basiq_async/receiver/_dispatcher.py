@@ -14,12 +14,14 @@ import attrs
 
 from .._deadlines import Deadline, Deadlines
 from .._tasks import cancelling, see_through
+from ..errors import InboxError
 from ._delivery import Delivery
 from ._outcome import Outcome, Result, log_fields, outcome
 from ._routes import Route, Routes
 from .inboxes._claim import Claim, ClaimStatus
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
+from .inboxes._transactions import TransactionalInbox
 
 __all__ = ["RETRY_SOON", "Dispatcher"]
 
@@ -50,6 +52,11 @@ class _Work:
     token: str
     failures: int | None = None
     timed_out: bool = False
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether its effect commits together with the inbox's entry."""
+        return self.route.session_handler is not None
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
@@ -86,6 +93,7 @@ class Dispatcher:
     ) -> None:
         self._routes = routes
         self._inbox = inbox
+        self._transactional = inbox if isinstance(inbox, TransactionalInbox) else None
         self._lease = lease
         self._quarantine_after = quarantine_after
         self._clock = clock
@@ -119,10 +127,11 @@ class Dispatcher:
 
     async def _run(self, work: _Work) -> Outcome:
         failure = await self._handle(work)
-        if failure is not None:
-            return await self._fail(work, failure)
-        await self._complete(work)
-        return work.end(Result.HANDLED)
+        if failure is None:
+            return await self._complete(work)
+        if work.in_transaction and isinstance(failure, InboxError):
+            return await self._unavailable(work, failure)  # the storage failed, not the handler
+        return await self._fail(work, failure)
 
     async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
         """Claim a delivery; None if it is ours, else the outcome."""
@@ -164,7 +173,7 @@ class Dispatcher:
         limit = Deadline(self._handlers)
         try:
             with limit:
-                await work.route.handler(work.delivery)
+                await self._call(work)
         except asyncio.CancelledError as exc:
             if cancelling():
                 await self._release(work)
@@ -181,6 +190,24 @@ class Dispatcher:
             await self._release(work)
             raise
         return None
+
+    async def _call(self, work: _Work) -> None:
+        if work.route.handler is not None:
+            await work.route.handler(work.delivery)
+        elif work.route.session_handler is not None and self._transactional is not None:
+            async with self._transactional.transaction(work.key, work.token) as session:
+                await work.route.session_handler(work.delivery, session)
+
+    async def _unavailable(self, work: _Work, failure: Exception) -> Outcome:
+        """Nothing of the handler's was committed, or nobody knows: Basiq sends again, and the inbox knows then."""
+        logger.error(
+            "delivery %r was not committed, Basiq is asked to send it again",
+            work.delivery.id,
+            exc_info=failure,
+            extra=work.fields(failure),
+        )
+        await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
+        return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
     async def _fail(self, work: _Work, failure: Exception) -> Outcome:
         """Give the claim back, or set the delivery aside if it has failed too often."""
@@ -240,7 +267,7 @@ class Dispatcher:
             )
         return stored
 
-    async def _complete(self, work: _Work) -> None:
+    async def _complete(self, work: _Work) -> Outcome:
         failure: Exception
         try:
             with Deadline(self._inbox_calls):
@@ -255,13 +282,17 @@ class Dispatcher:
         except Exception as exc:
             failure = exc
         else:
-            if not recorded:
+            if not recorded and not work.in_transaction:
                 logger.warning(
                     "delivery %r was handled after its lease had run out: another worker may have handled it too",
                     work.delivery.id,
                     extra=work.fields(),
                 )
-            return
+            if recorded or not work.in_transaction:
+                return work.end(Result.HANDLED)
+            failure = InboxError("the claim ended before its transaction was committed")
+        if work.in_transaction:
+            return await self._unavailable(work, failure)
         # It was handled; to ask for it again would have it handled twice for certain.
         logger.error(
             "delivery %r was handled, but that could not be recorded",
@@ -269,6 +300,7 @@ class Dispatcher:
             exc_info=failure,
             extra=work.fields(failure),
         )
+        return work.end(Result.HANDLED)
 
     async def _release(self, work: _Work) -> None:
         await self._end(work, self._releasing(work), "stays claimed until its lease runs out")

@@ -24,12 +24,13 @@ from ._dispatcher import RETRY_SOON, Dispatcher
 from ._headers import Headers
 from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
 from ._quarantine import Quarantine, check_ids
-from ._routes import Handler, Routes, check_patterns, warn_of_unknown_types
+from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
 from ._sharing import join_inbox, leave_inbox
 from ._signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
+from .inboxes._transactions import TransactionalInbox
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -41,7 +42,7 @@ __all__ = ["WebhookReceiver"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
-H = TypeVar("H", bound=Handler)
+H = TypeVar("H", bound=AnyHandler)
 
 _LEASE_MARGIN = 10.0
 """Seconds by which a lease outlasts all that one delivery may take: it runs out only under a dead or stuck worker."""
@@ -134,7 +135,7 @@ class WebhookReceiver:
         self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
         self._on_delivery = on_delivery
         self._clock = in_seconds(clock)
-        self._routes = Routes()
+        self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
@@ -169,9 +170,12 @@ class WebhookReceiver:
     def on(self, *event_types: EventTypePattern) -> Callable[[H], H]:
         """Register an async handler for event types: exact, a beginning such as ``consent.*``, or ``*``.
 
+        It takes the delivery. Where the inbox has transactions, as ``SQLInbox``, it may also take the session: what
+        it writes with that commits together with the inbox's entry, so it happens exactly once.
+
         Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: a slip, or a new one.
 
-        Raises ``ConfigurationError`` for a handler that is not async or does not take one argument, for a
+        Raises ``ConfigurationError`` for a handler that is not async or takes other arguments, for a
         text that is not a pattern, and for a second handler of the same pattern.
         """
 

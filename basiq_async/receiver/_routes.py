@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any, cast
 
 import attrs
 
@@ -14,17 +15,35 @@ from .._event_types import nearest_pattern
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 
-__all__ = ["Handler", "Route", "Routes", "UnknownEventTypeWarning", "check_patterns", "warn_of_unknown_types"]
+__all__ = [
+    "AnyHandler",
+    "Handler",
+    "Route",
+    "Routes",
+    "SessionHandler",
+    "UnknownEventTypeWarning",
+    "check_patterns",
+    "warn_of_unknown_types",
+]
 
 Handler = Callable[[Delivery], Awaitable[object]]
+SessionHandler = Callable[[Delivery, Any], Awaitable[object]]
+"""A handler that also takes the session of the inbox's transaction, such as an ``AsyncSession``."""
+AnyHandler = Handler | SessionHandler
 
 
 @attrs.frozen
 class Route:
-    """A handler and its name, as logs and metrics show it."""
+    """A handler, in one of its two forms, and its name as logs and metrics show it."""
 
-    handler: Handler
+    handler: Handler | None
+    session_handler: SessionHandler | None
     name: str
+
+    @property
+    def function(self) -> AnyHandler | None:
+        """The handler, whichever form it has."""
+        return self.handler or self.session_handler
 
 
 _MOST_REMEMBERED = 256
@@ -41,23 +60,24 @@ class Routes:
     ``consent.revoked`` but not ``consent``) or ``*``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sessions: bool = False) -> None:
+        """``sessions``: whether the inbox has a session for handlers that take one."""
+        self._sessions = sessions
         self._routes: dict[str, Route] = {}
         self._found: dict[str, Route | None] = {}
 
     def __len__(self) -> int:
         return len(self._routes)
 
-    def add(self, patterns: tuple[str, ...], handler: Handler) -> None:
+    def add(self, patterns: tuple[str, ...], handler: AnyHandler) -> None:
         """Register; raises ``ConfigurationError`` for a pattern or handler that cannot be right, or a second
         handler for a pattern: it would never run."""
         check_patterns(patterns)
         for pattern in patterns:
             known = self._routes.get(pattern)
-            if known is not None and known.handler is not handler:
+            if known is not None and known.function is not handler:
                 raise ConfigurationError(f"there is a handler for {pattern!r} already; only one would ever run")
-        _check_handler(handler)
-        self._routes.update(dict.fromkeys(patterns, Route(handler, _name(handler))))
+        self._routes.update(dict.fromkeys(patterns, _route(handler, sessions=self._sessions)))
         self._found.clear()
 
     def find(self, event_type_id: str) -> Route | None:
@@ -113,21 +133,35 @@ def _check_pattern(pattern: str) -> None:
         )
 
 
-def _check_handler(handler: Handler) -> None:
+def _route(handler: AnyHandler, *, sessions: bool) -> Route:
     name = _name(handler)
     if not _is_async(handler):
         raise ConfigurationError(
             f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for what blocks"
         )
+    if _accepts(handler, 1):
+        return Route(cast(Handler, handler), None, name)
+    if not _accepts(handler, 2):
+        raise ConfigurationError(f"the handler {name} must take one argument, the delivery")
+    if not sessions:
+        raise ConfigurationError(
+            f"the handler {name} must take one argument, the delivery: a second one, the session, is for an inbox that "
+            "has transactions, such as SQLInbox(engine)"
+        )
+    return Route(None, cast(SessionHandler, handler), name)
+
+
+def _accepts(handler: AnyHandler, count: int) -> bool:
     try:
-        inspect.signature(handler).bind(None)
+        inspect.signature(handler).bind(*[None] * count)
     except TypeError:
-        raise ConfigurationError(f"the handler {name} must take one argument, the delivery") from None
+        return False
     except ValueError:
         pass  # a callable that does not tell its signature
+    return True
 
 
-def _name(handler: Handler) -> str:
+def _name(handler: AnyHandler) -> str:
     inner: object = handler
     while isinstance(inner, partial):
         inner = inner.func

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import assert_type
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import (
     AiohttpTransport,
@@ -24,7 +27,18 @@ from basiq_async import (
     Transport,
     Webhook,
 )
-from basiq_async.receiver import WebhookReceiver
+from basiq_async.receiver import (
+    Claim,
+    Delivery,
+    Inbox,
+    MemoryInbox,
+    QuarantinedDelivery,
+    RedisInbox,
+    SQLInbox,
+    SQLiteInbox,
+    TransactionalInbox,
+    WebhookReceiver,
+)
 from basiq_async.replay import (
     Checkpoint,
     HttpTarget,
@@ -110,3 +124,22 @@ async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
             assert_type(await replay.retry_dead(), Report)
             assert_type(await replay.reconcile(receiver.inbox), Reconciliation)
             replay.stop()
+
+
+async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) -> None:
+    inboxes: list[Inbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine), RedisInbox(redis)]
+    transactional: TransactionalInbox = SQLInbox(engine, table="seen")
+    for inbox in [*inboxes, transactional]:
+        assert_type(await inbox.claim("k", "t", lease=60), Claim)
+        assert_type(await inbox.fail("k", "t"), int)
+        assert_type(await inbox.quarantined(limit=5), Sequence[QuarantinedDelivery])
+
+    @receiver.on("consent.*")
+    async def plain(delivery: Delivery) -> None: ...
+
+    @receiver.on("user.*")
+    async def transacted(delivery: Delivery, session: AsyncSession) -> None: ...
+
+    @receiver.on("*")
+    async def rest(delivery: Delivery) -> int:
+        return 1

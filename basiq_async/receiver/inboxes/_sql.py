@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
 
 import attrs
-from sqlalchemy import Executable, MetaData
+from sqlalchemy import Executable, MetaData, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -238,13 +238,19 @@ class SQLInbox:
         connection = held.transaction.connection
         outer = connection.get_transaction()
         session: AsyncSession = self._sessions(bind=connection, join_transaction_mode="rollback_only")
-        try:
-            yield session
+
+        def check(*_: object) -> None:
             if outer is None or not outer.is_active:
                 raise ConfigurationError(
                     "the handler rolled its session back, and with it the inbox's entry: raise an exception instead, "
                     "or use session.begin_nested() for the part that may fail"
                 )
+
+        # What a handler wrote after a rollback would commit without the entry, so it must not begin.
+        event.listen(session.sync_session, "after_begin", check)
+        try:
+            yield session
+            check()
             await session.commit()
         except Exception as exc:
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):

@@ -1,0 +1,355 @@
+"""Handlers whose effect commits together with the inbox's entry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, MetaData, String, Table, insert, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from basiq_async import ConfigurationError, InboxError
+from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
+from tests.support.databases import engine_of, in_use, new_table
+from tests.support.deliveries import SECRET, new_id, payload, signed
+from tests.support.postgres import PostgresServer
+
+Handler = Callable[[Delivery, AsyncSession], Awaitable[None]]
+EFFECTS = Table("effects", MetaData(), Column("event_id", String, primary_key=True))
+
+
+class Service:
+    """A receiver with one handler, on a database with a table of effects."""
+
+    def __init__(self, engine: AsyncEngine, inbox: SQLInbox, **options: Any) -> None:
+        self.engine, self.inbox = engine, inbox
+        self.receiver = WebhookReceiver(SECRET, inbox=inbox, **options)
+
+    def on_all(self, handler: Handler) -> None:
+        self.receiver.on("*")(handler)
+
+    async def post(self, event_id: str) -> Outcome:
+        body = payload(event_id=event_id)
+        return await self.receiver.handle(signed(body), body)
+
+    async def effects(self, event_id: str) -> int:
+        async with self.engine.connect() as connection:
+            found = await connection.execute(select(EFFECTS).where(EFFECTS.c.event_id == event_id))
+            return len(found.all())
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    if request.param == "aiosqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        url = postgres.url(request.param)
+    async with engine_of(url) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(EFFECTS.metadata.create_all)
+        yield engine
+        assert in_use(engine) == 0, "a connection was not given back"
+
+
+@pytest.fixture
+async def service(engine: AsyncEngine) -> AsyncGenerator[Service]:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        yield Service(engine, inbox, quarantine_after=2)
+
+
+@pytest.fixture
+async def on_postgres(service: Service) -> Service:
+    if service.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has no such failures")
+    return service
+
+
+async def write(delivery: Delivery, session: AsyncSession) -> None:
+    await session.execute(insert(EFFECTS).values(event_id=delivery.event_id))
+
+
+async def test_the_effect_and_the_entry_commit_together_and_once(service: Service) -> None:
+    service.on_all(write)
+    event = new_id()
+    results = [(await service.post(event)).result for _ in range(3)]
+    assert results == [Result.HANDLED, Result.DUPLICATE, Result.DUPLICATE]
+    assert await service.effects(event) == 1
+
+
+async def test_before_the_handler_has_returned_nothing_can_be_seen(service: Service) -> None:
+    event = new_id()
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        await session.commit()  # writes what is pending, and commits nothing
+        assert await service.effects(event) == 0
+        assert not await service.inbox.seen(delivery.key)
+
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+async def test_a_handler_that_fails_has_had_no_effect(service: Service) -> None:
+    fails = [True]
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        if fails.pop():
+            raise ValueError("no")
+        fails.append(False)
+
+    event = new_id()
+    fails.insert(0, False)
+    assert (await service.post(event)).result is Result.FAILED
+    assert await service.effects(event) == 0
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+async def test_what_fails_too_often_is_set_aside_and_can_be_retried(service: Service) -> None:
+    healed = False
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        if not healed:
+            raise ValueError("no")
+
+    event = new_id()
+    assert [(await service.post(event)).result for _ in range(3)] == [
+        Result.FAILED,
+        Result.QUARANTINED,
+        Result.DUPLICATE,
+    ]
+    assert await service.effects(event) == 0
+    await service.receiver.retry_quarantined()
+    assert await service.effects(event) == 0
+    healed = True
+    await service.receiver.retry_quarantined()
+    assert await service.effects(event) == 1
+    assert not await service.receiver.quarantined()
+
+
+async def test_a_handler_that_takes_too_long_or_is_cancelled_has_had_no_effect(engine: AsyncEngine) -> None:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        service = Service(engine, inbox, handler_timeout=0.3)
+        started = asyncio.Event()
+
+        @service.on_all
+        async def handler(delivery: Delivery, session: AsyncSession) -> None:
+            await write(delivery, session)
+            started.set()
+            await asyncio.Event().wait()
+
+        event = new_id()
+        assert (await service.post(event)).result is Result.TIMED_OUT
+        started.clear()
+        task = asyncio.create_task(service.post(event))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await service.effects(event) == 0
+        assert (await inbox.claim("k", "a", lease=60)).status.value == "claimed"
+        await inbox.release("k", "a")
+
+
+async def test_a_cancellation_at_any_moment_leaves_both_or_neither(service: Service) -> None:
+    service.on_all(write)
+    outcomes = set()
+    for number in range(40):
+        event = new_id()
+        task = asyncio.create_task(service.post(event))
+        await asyncio.sleep(number * 0.0004)
+        task.cancel()
+        await asyncio.wait({task})
+        effects = await service.effects(event)
+        result = (await service.post(event)).result
+        assert (effects, result) in {(1, Result.DUPLICATE), (0, Result.HANDLED)}
+        assert await service.effects(event) == 1
+        outcomes.add(effects)
+    assert 0 in outcomes
+
+
+async def test_pending_objects_of_a_session_of_ones_own_are_written(engine: AsyncEngine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Effect(Base):
+        __tablename__ = "effects"
+        event_id: Mapped[str] = mapped_column(primary_key=True)
+
+    class Session(AsyncSession):
+        pass
+
+    sessions = async_sessionmaker(class_=Session, autoflush=False, join_transaction_mode="control_fully")
+    async with SQLInbox(engine, table=new_table(), sessions=sessions) as inbox:
+        service = Service(engine, inbox)
+        kinds: list[type] = []
+
+        @service.on_all
+        async def handler(delivery: Delivery, session: AsyncSession) -> None:
+            kinds.append(type(session))
+            session.add(Effect(event_id=delivery.event_id))
+
+        event = new_id()
+        assert (await service.post(event)).result is Result.HANDLED
+        assert await service.effects(event) == 1
+        assert kinds == [Session]
+
+
+async def test_what_the_database_refuses_is_the_handlers_failure(service: Service) -> None:
+    service.on_all(write)
+    event = new_id()
+    async with service.engine.begin() as connection:
+        await connection.execute(insert(EFFECTS).values(event_id=event))
+    outcome = await service.post(event)
+    assert outcome.result is Result.FAILED
+    assert isinstance(outcome.error, IntegrityError)
+
+
+async def test_a_part_may_fail_in_a_nested_transaction(service: Service) -> None:
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        with pytest.raises(IntegrityError):
+            async with session.begin_nested():
+                await write(delivery, session)
+
+    event = new_id()
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+@pytest.mark.parametrize("then", ["returns", "writes", "commits"])
+async def test_a_handler_that_rolls_back_and_goes_on_is_told_so(then: str, service: Service) -> None:
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        await session.rollback()
+        if then != "returns":
+            await write(delivery, session)
+        if then == "commits":
+            await session.commit()
+
+    event = new_id()
+    outcome = await service.post(event)
+    assert outcome.result is Result.FAILED
+    assert "rolled its session back" in str(outcome.error)
+    assert await service.effects(event) == 0
+
+
+async def test_a_plain_handler_has_an_ordinary_inbox(service: Service) -> None:
+    handled: list[str] = []
+
+    async def handler(delivery: Delivery) -> None:
+        handled.append(delivery.event_id)
+
+    service.receiver.on("*")(handler)
+    event = new_id()
+    assert [(await service.post(event)).status for _ in range(2)] == [204, 200]
+    assert handled == [event]
+
+
+async def test_of_many_at_once_each_has_its_effect_once(service: Service) -> None:
+    service.on_all(write)
+    events = [new_id() for _ in range(10)]
+
+    async def post_until_done(event: str) -> None:
+        async with asyncio.timeout(60):
+            while not (await service.post(event)).acknowledged:
+                await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(post_until_done(event) for event in events for _ in range(3)))
+    assert [await service.effects(event) for event in events] == [1] * 10
+
+
+# --- what is not the handler's fault ---
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+        "DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40001'; END $$",
+        "DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$",
+        "SELECT set_config('statement_timeout', '1', true)",
+    ],
+    ids=["a lost connection", "a serialization failure", "a deadlock", "a statement timeout"],
+)
+async def test_a_failure_of_the_database_is_503_and_not_counted(on_postgres: Service, statement: str) -> None:
+    service, broken = on_postgres, [True, True, True]
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        if broken:
+            broken.pop()
+            await session.execute(text(statement))
+            await session.execute(text("SELECT pg_sleep(5)"))
+
+    event = new_id()
+    for _ in range(3):
+        outcome = await service.post(event)
+        assert (outcome.status, outcome.result) == (503, Result.UNAVAILABLE)
+        assert isinstance(outcome.error, InboxError)
+        assert await service.effects(event) == 0
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+async def test_a_connection_lost_before_the_commit_is_503_and_has_had_no_effect(on_postgres: Service) -> None:
+    service, broken = on_postgres, [True]
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        if broken:
+            broken.pop()
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with service.engine.connect() as other:
+                await other.execute(text(f"SELECT pg_terminate_backend({pid})"))
+
+    event = new_id()
+    outcome = await service.post(event)
+    assert (outcome.status, outcome.result) == (503, Result.UNAVAILABLE)
+    assert await service.effects(event) == 0
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(on_postgres: Service) -> None:
+    inbox, engine = on_postgres.inbox, on_postgres.engine
+    await inbox.claim("k", "a", lease=60)
+    async with inbox.transaction("k", "a") as session:
+        pid = await session.scalar(text("SELECT pg_backend_pid()"))
+    async with engine.connect() as other:
+        await other.execute(text(f"SELECT pg_terminate_backend({pid})"))
+    for _ in range(2):
+        with pytest.raises(InboxError):
+            await inbox.complete("k", "a")
+    assert not await inbox.seen("k")
+    assert (await inbox.claim("k", "b", lease=60)).status.value == "claimed"
+
+
+async def test_there_is_no_session_without_a_claim(service: Service) -> None:
+    await service.inbox.claim("k", "a", lease=60)
+    for key, token in (("k", "b"), ("l", "a")):
+        with pytest.raises(InboxError, match="no claim of this worker"):
+            async with service.inbox.transaction(key, token):
+                pass
+    await service.inbox.release("k", "a")
+
+
+def test_a_handler_with_a_session_needs_an_inbox_that_has_transactions() -> None:
+    receiver = WebhookReceiver(SECRET, inbox=MemoryInbox())
+    with pytest.raises(ConfigurationError, match=r"handler write must take one argument.*such as SQLInbox"):
+        receiver.on("*")(write)
