@@ -65,7 +65,7 @@ async def run_job(
     """Run to the end, show the report, return the exit code. The first signal finishes what is under way."""
     with stopping(job) as stopped:
         try:
-            report = await work(progress_line)
+            report = await work(ProgressLine())
         except asyncio.CancelledError:
             if not stopped:
                 raise
@@ -116,8 +116,25 @@ def stopping(job: Replay) -> Iterator[list[int]]:
         yield received
 
 
-def progress_line(now: Progress) -> None:
-    """Show how a run goes, in a terminal: with a bar and the time left where a plan was made."""
+class ProgressLine:
+    """Shows how a run goes: a line in a terminal, and in every case a note when the target goes down and returns."""
+
+    def __init__(self) -> None:
+        self._down = False
+
+    def __call__(self, now: Progress) -> None:
+        """Show where the run stands."""
+        if bool(now.down) != self._down:
+            self._down = bool(now.down)
+            if self._down:
+                note(f"the target does not respond; waiting {now.paused:.0f} s, then one message is tried")
+            else:
+                note("the target responds again")
+        live(progress_text(now))
+
+
+def progress_text(now: Progress) -> str:
+    """Return how a run goes: with a bar and the time left where a plan was made."""
     done = now.handled + now.failed + now.skipped
     words: list[str] = []
     if now.remaining is not None and done + now.remaining > 0:
@@ -129,10 +146,10 @@ def progress_line(now: Progress) -> None:
         words.append(f"{now.failed:,} failed")
     words.append(f"{now.rate:,.0f}/s")
     if now.paused:
-        words.append(f"paused for {now.paused:.0f} s")
+        words.append(f"paused for {now.paused:.0f} s{f', down for {now.down:.0f} s' if now.down else ''}")
     elif now.eta is not None:
         words.append(f"{_clock(now.eta)} left")
-    live("  ".join(words))
+    return "  ".join(words)
 
 
 def bar(share: float) -> str:

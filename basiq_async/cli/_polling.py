@@ -16,7 +16,7 @@ from typing import Any
 from .._text import printable
 from ..errors import BasiqError, ConfigurationError, RateLimitError, ServerError, TransportError
 from ..models import Message
-from ..replay import HttpTarget, Replay, SQLiteCheckpoint, Target, Where, message_time
+from ..replay import HttpTarget, Progress, Replay, SQLiteCheckpoint, Target, Where, message_time
 from ..replay import event_types as of_types
 from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, write
 from ._run import make_client
@@ -70,6 +70,7 @@ class Polling:
         self._failure: Exception | None = None
         self._jobs: list[Replay] = []
         self._counts = {"accepted": 0, "failed": 0}
+        self._down = False
 
     async def run(self) -> None:
         """Poll until SIGINT, SIGTERM, the limit, or the end of whoever reads the output."""
@@ -116,7 +117,7 @@ class Polling:
             try:
                 for job in self._jobs:
                     if not self._stop.is_set():
-                        report = await job.run()
+                        report = await job.run(self._tell_outage)
                         handed_out += report.handled + report.failed
                 wait = self._every if handed_out else min(max(_SLOWEST, self._every), wait * _GROWTH)
             except RateLimitError as exc:
@@ -166,6 +167,15 @@ class Polling:
             f"{self._every:g} s while some arrive, within {max(_SLOWEST, self._every):g} s after a quiet time; "
             f"{slowest:.0f} to {fastest:.0f} requests a minute, and one token an hour"
         )
+
+    def _tell_outage(self, now: Progress) -> None:
+        if bool(now.down) != self._down:
+            self._down = bool(now.down)
+            note(
+                f"the service does not respond; the next message is tried in {now.paused:.0f} s"
+                if self._down
+                else "the service responds again"
+            )
 
     def _show_live(self, wait: float) -> None:
         live(

@@ -284,3 +284,56 @@ def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpo
     rest = run(*shlex.split(stderr.splitlines()[-1])[1:])
     assert rest.exit_code == 0
     assert len(set(endpoint.ids)) == 40
+
+
+def test_the_line_of_progress_has_a_bar_where_there_is_a_plan_and_outages_are_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from basiq_async.cli._job import ProgressLine, progress_text
+    from basiq_async.replay import Progress
+
+    assert progress_text(Progress(90, 40, 5, 5, 3, 1.0, 25.0, remaining=50, eta=3725.0)) == (
+        "[############............]  50/100  5 failed  25/s  1:02:05 left"
+    )
+    assert progress_text(Progress(90, 40, 5, 0, 3, 1.0, 25.0)) == "45 done  25/s"
+    shown = ProgressLine()
+    down = Progress(1, 0, 0, 0, 1, 1.0, 0.0, paused=4.0, down=7.0)
+    for now in (down, down, Progress(2, 1, 0, 0, 0, 2.0, 1.0)):
+        shown(now)
+    assert capsys.readouterr().err.splitlines() == [
+        "the target does not respond; waiting 4 s, then one message is tried",
+        "the target responds again",
+    ]
+    assert progress_text(down).endswith("paused for 4 s, down for 7 s")
+
+
+def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
+    run: Run, served: Served, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
+    again = run("replay", webhook_id, "--to", endpoint.url)
+    assert (again.exit_code, only_line(again.stdout)["failed"]) == (1, 0)
+    listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
+    assert listed.exit_code == 1
+    letters = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert {letter["error"] for letter in letters} == {letters[0]["error"]}
+    assert "400" in letters[0]["error"]
+    exported = run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl")
+    assert exported.exit_code == 1
+    assert [json.loads(line)["id"] for line in Path("dead.jsonl").read_text().splitlines()] == [
+        letter["id"] for letter in letters
+    ]
+    assert Path("dead.jsonl").stat().st_mode & 0o777 == 0o600
+    assert run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl").exit_code == 2
+    endpoint.status = 204
+    assert run("replay", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
+    assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
+
+
+def test_another_selection_is_another_job_by_default(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(40)
+    some = only_line(run("replay", webhook_id, "--to", endpoint.url, "--event", "user.*").stdout)
+    rest = only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)
+    assert 0 < some["handled"] < rest["handled"] == 40
