@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, chdir
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,16 +58,18 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             "XDG_CONFIG_HOME": str(tmp_path / "config"),
             "COLUMNS": "100",
             "NO_COLOR": "1",
-            "PYTHONWARNINGS": "default",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
-        if inspect.signature(basiq_async.BasiqClient).parameters["base_url"].default is not None:
-            client = partial(basiq_async.BasiqClient, base_url=base_url)
-            monkeypatch.setattr(basiq_async, "BasiqClient", client)
         monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-        yield Page(tmp_path, {**os.environ})
+        yield Page(tmp_path, {**os.environ}, ports={port: _free_port() for port in ("4010", "8080", "3000")})
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
