@@ -30,11 +30,12 @@ from .errors import (
 )
 from .filters import F, Filter
 from .hooks import RequestEvent, RetryEvent
-from .models import DeliveryAttempt, Event, EventType, Message, Secret, Webhook
+from .models import DeliveryAttempt, EnsuredWebhook, Event, EventType, Message, Secret, Webhook
 from .transports.base import Request, Response, Transport
 
 if TYPE_CHECKING:
     from .client import BasiqClient
+    from .diagnosis import Diagnosis, EndpointCheck, Problem
     from .pagination import Page, Paginator, UnreadableItem
     from .transports.aiohttp import AiohttpTransport
     from .transports.memory import InMemoryTransport
@@ -52,6 +53,9 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "DeliveryAttempt",
+    "Diagnosis",
+    "EndpointCheck",
+    "EnsuredWebhook",
     "Event",
     "EventType",
     "F",
@@ -64,6 +68,7 @@ __all__ = [
     "PaginationError",
     "Paginator",
     "PermissionDeniedError",
+    "Problem",
     "RateLimitError",
     "ReplayError",
     "Request",
@@ -88,9 +93,12 @@ __all__ = [
 _LAZY = {
     "AiohttpTransport": "transports.aiohttp",
     "BasiqClient": "client",
+    "Diagnosis": "diagnosis",
+    "EndpointCheck": "diagnosis",
     "InMemoryTransport": "transports.memory",
     "Page": "pagination",
     "Paginator": "pagination",
+    "Problem": "diagnosis",
     "RetryPolicy": "transports.retry",
     "UnreadableItem": "pagination",
 }

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -306,6 +306,25 @@ class Webhook:
     secret: Secret | None = None
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)
+
+
+EnsureAction = Literal["created", "updated", "reactivated", "unchanged"]
+
+
+@attrs.frozen
+class EnsuredWebhook(Webhook):
+    """A webhook as ``webhooks.ensure`` found or made it; ``action`` is what was done.
+
+    ``reactivated``: it was disabled, and is active again. ``secret`` is there unless it was ``unchanged``.
+    """
+
+    action: EnsureAction = "unchanged"
+
+    @classmethod
+    def of(cls, webhook: Webhook, action: EnsureAction) -> EnsuredWebhook:
+        """A webhook with what was done to it."""
+        fields = {field.name: getattr(webhook, field.name) for field in attrs.fields(Webhook)}
+        return cls(**fields, action=action)
 
 
 @attrs.frozen

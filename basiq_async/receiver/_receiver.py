@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
@@ -166,6 +166,19 @@ class WebhookReceiver:
     def unhandled(self) -> dict[str, int]:
         """Event types that came and that no handler takes, with the number of their deliveries (at most 256 types)."""
         return self._dispatcher.unhandled
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The event types that handlers are registered for, as ``on`` was given them."""
+        return self._routes.patterns
+
+    def handles(self, event_type_id: str) -> bool:
+        """Whether a handler takes an event type."""
+        return self._routes.find(event_type_id) is not None
+
+    def sign(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
+        """The headers of a delivery signed with this receiver's secrets, for a test of your endpoint."""
+        return self._keys.headers(message_id, timestamp, body)
 
     def on(self, *event_types: EventTypePattern) -> Callable[[H], H]:
         """Register an async handler for event types: exact, a beginning such as ``consent.*``, or ``*``.

@@ -69,6 +69,11 @@ class Routes:
     def __len__(self) -> int:
         return len(self._routes)
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns, as they were registered."""
+        return tuple(self._routes)
+
     def add(self, patterns: tuple[str, ...], handler: AnyHandler) -> None:
         """Register; raises ``ConfigurationError`` for a pattern or handler that cannot be right, or a second
         handler for a pattern: it would never run."""

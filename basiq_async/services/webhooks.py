@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._arguments import check_event_type_ids, check_from_zero, select_texts
 from .._urls import absolute_url
+from ..diagnosis import is_deaf
 from ..errors import ConflictError, RequestTimeoutError
-from ..models import Webhook
-from ..pagination import Paginator
+from ..models import EnsuredWebhook, Secret, Webhook
+from ..pagination import OnUnreadable, Paginator
 from ..transports._waits import LoopWaits, waits_of
 from ._api import Api, Endpoint
+
+if TYPE_CHECKING:
+    from ..diagnosis import Diagnosis
+    from ..receiver import WebhookReceiver
 
 _ALL = "/notifications/webhooks"
 _ONE = "/notifications/webhooks/{webhook_id}"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
 _RACES = 3
-_LAST_ANSWER = 0.5
-"""How long the last question of ``wait_until_active`` may take beyond its timeout, in seconds."""
+_LAST_REQUEST = 0.5
+"""How long the last request of ``wait_until_active`` may take beyond its timeout, in seconds."""
 
 
 class Webhooks:
@@ -36,7 +41,7 @@ class Webhooks:
         name: str | None = None,
         description: str | None = None,
     ) -> Webhook:
-        """Subscribe a url to types of event. The answer alone has the ``secret``: keep it.
+        """Subscribe a url to event types. No later response has the ``secret``: keep it.
 
         Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
         ``ConflictError`` where a webhook with this url exists, ``BadRequestError`` for types that do not exist.
@@ -50,28 +55,30 @@ class Webhooks:
         subscribed_events: Sequence[str],
         name: str | None = None,
         description: str | None = None,
-    ) -> Webhook:
-        """The webhook with this url: found as it is to be, or created, or updated.
+    ) -> EnsuredWebhook:
+        """Have a webhook with this url, these event types and texts: find it, create it, update or reactivate it.
 
-        Two processes may do the same at once. ``secret`` is there only where the webhook was created or updated:
-        no other answer holds it. A ``name`` or ``description`` of None is left as it is.
+        Two processes may do the same at once. ``action`` of what is returned says what was done. A disabled webhook,
+        which gets no deliveries, is reactivated: what happened meanwhile did not become messages. ``secret`` is there
+        only where something was done: no other response holds it. A ``name`` or ``description`` of None is left as
+        it is.
         """
         body = _body(url, subscribed_events, name, description)
         races = _RACES
         while True:
             existing = await self._find(url)
             if existing is not None:
-                return existing if _agrees(existing, body) else await self._bring_up_to(existing, body)
+                return await self._bring_up_to(existing, body)
             races -= 1
             try:
-                return await self._api.post(Webhook, self._api.at(_ALL), body)
+                return EnsuredWebhook.of(await self._api.post(Webhook, self._api.at(_ALL), body), "created")
             except ConflictError:
                 if not races:
                     raise
 
-    def list(self) -> Paginator[Webhook]:
-        """All webhooks of the application. Their secrets are not in this answer."""
-        return self._api.listing(Webhook, self._api.at(_ALL), prefetch=0)
+    def list(self, *, on_unreadable: OnUnreadable[Webhook] | None = None) -> Paginator[Webhook]:
+        """All webhooks of the application, without their secrets. ``on_unreadable`` is that of ``messages.list``."""
+        return self._api.listing(Webhook, self._api.at(_ALL), prefetch=0, on_unreadable=on_unreadable)
 
     async def get(self, webhook_id: str) -> Webhook:
         """One webhook, without its secret. Raises ``NotFoundError`` where there is none."""
@@ -86,7 +93,10 @@ class Webhooks:
         name: str | None = None,
         description: str | None = None,
     ) -> Webhook:
-        """Change a webhook. ``url`` is always sent, the rest where it is not None. The answer has the secret."""
+        """Change a webhook. ``url`` is always sent, the rest where it is not None. The result has the secret.
+
+        A disabled webhook becomes active again. Raises ``NotFoundError`` where there is none.
+        """
         body = _texts(url, name, description)
         if subscribed_events is not None:
             body["subscribedEvents"] = check_event_type_ids("subscribed_events", subscribed_events)
@@ -95,7 +105,7 @@ class Webhooks:
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises ``NotFoundError`` where there is none.
 
-        Where an attempt that may have been carried out got no usable answer, and the next one finds nothing, the
+        Where an attempt that may have been carried out got no usable response, and the next one finds nothing, the
         first one did it.
         """
         endpoint = self._at(webhook_id)
@@ -104,11 +114,11 @@ class Webhooks:
             return
         self._api.acknowledge(response, "DELETE", endpoint)
 
-    async def wait_until_active(self, webhook_id: str, *, timeout: float = 900.0) -> Webhook:
-        """Ask, ever more patiently, until the webhook's status is ``active``; ``timeout`` is in seconds.
+    async def wait_until_active(self, webhook_id: str, *, timeout: float = 1020.0) -> Webhook:
+        """Wait until the webhook's status is ``active``; ``timeout`` is in seconds. The pauses grow from 2 to 30 s.
 
         The cool-off can take 15 minutes (the vendor's guide). Raises ``RequestTimeoutError`` when the time is
-        over, and whatever ``get`` raises.
+        over, and what ``get`` raises.
         """
         check_from_zero("timeout", timeout, "of seconds")
         import random
@@ -116,7 +126,7 @@ class Webhooks:
         waits = waits_of(self._api.transport) or LoopWaits()
         deadline = waits.time() + timeout
         wait = _FIRST_POLL
-        limit = asyncio.timeout(timeout + _LAST_ANSWER if timeout else None)
+        limit = asyncio.timeout(timeout + _LAST_REQUEST if timeout else None)
         seen = "of a status that is not known yet"
         try:
             async with limit:
@@ -135,6 +145,29 @@ class Webhooks:
                 raise
         raise RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
 
+    async def diagnose(
+        self,
+        webhook_id: str,
+        *,
+        receiver: WebhookReceiver | None = None,
+        secret: str | Secret | Sequence[str | Secret] | None = None,
+        max_items: int = 2_000,
+    ) -> Diagnosis:
+        """Find out whether a webhook works, and what is wrong where it does not.
+
+        Looks at its status, its event types beside the vendor's list, and up to ``max_items`` of its messages and of
+        the events of the last 7 days. With a ``receiver`` or a ``secret``, also posts a signed delivery of the event
+        type ``basiq-async.test`` to the webhook's url from here; a handler for ``*`` gets it. With a ``receiver``, also
+        compares the event types with its handlers'. Changes nothing at Basiq.
+
+        Raises what the requests to the API raise; a problem of the webhook or of the endpoint is part of the result.
+        """
+        from ._diagnose import diagnose
+
+        work = diagnose(self._api, webhook_id, receiver=receiver, secret=secret, max_items=max_items)
+        del secret  # error reporters show local variables
+        return await work
+
     def _at(self, webhook_id: str) -> Endpoint:
         return self._api.at(_ONE, webhook_id=webhook_id)
 
@@ -144,9 +177,13 @@ class Webhooks:
                 return webhook
         return None
 
-    async def _bring_up_to(self, existing: Webhook, body: dict[str, Any]) -> Webhook:
+    async def _bring_up_to(self, existing: Webhook, body: dict[str, Any]) -> EnsuredWebhook:
+        deaf = is_deaf(existing)
+        if not deaf and _agrees(existing, body):
+            return EnsuredWebhook.of(existing, "unchanged")
         kept = select_texts(name=("name", existing.name), description=("description", existing.description))
-        return await self._api.post(Webhook, self._at(existing.id), {**kept, **body})
+        changed = await self._api.post(Webhook, self._at(existing.id), {**kept, **body})
+        return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated")
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:

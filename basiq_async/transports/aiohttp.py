@@ -17,7 +17,7 @@ from ._aiohttp_internals import SentOnce, Unclean, clean_request_class, release
 from ._evidence import cause_of
 from .base import Request, Response
 
-__all__ = ["AiohttpTransport", "ReadResponse", "join_headers"]
+__all__ = ["AiohttpTransport", "ReadResponse", "join_headers", "read_status"]
 
 _CONNECTIONS = 100
 _SWITCHING_PROTOCOLS = 101
@@ -167,6 +167,12 @@ class AiohttpTransport:
         return TransportError(
             f"the response's body is above {self._max_body_size} bytes; if that is right, raise max_body_size"
         )
+
+
+async def read_status(response: aiohttp.ClientResponse) -> Response:
+    """A ``read_response`` for which the status alone counts: the body is not read, and the connection is closed."""
+    response.close()
+    return Response(response.status)
 
 
 def join_headers(headers: Mapping[str, str]) -> dict[str, str]:

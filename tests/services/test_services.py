@@ -123,6 +123,40 @@ async def test_ensure_creates_then_finds_then_updates(basiq: Basiq) -> None:
     assert len(await webhooks.list().collect()) == 2
 
 
+async def test_ensure_says_what_was_done(basiq: Basiq) -> None:
+    async def ensure(*events: str, **more: str) -> tuple[str, bool]:
+        webhook = await basiq.client.webhooks.ensure(url=URL, subscribed_events=events, **more)
+        assert isinstance(webhook, Webhook)
+        return webhook.action, webhook.secret is not None
+
+    assert await ensure("user.created") == ("created", True)
+    assert await ensure("user.created") == ("unchanged", False)
+    assert await ensure("user.created", "user.updated") == ("updated", True)
+    assert await ensure("user.created", "user.updated", name="n") == ("updated", True)
+
+
+async def disable(basiq: Basiq) -> None:
+    """Let every attempt of a delivery fail, until Basiq gives the endpoint up."""
+    basiq.fake.endpoint_down(URL)
+    await basiq.fake.emit("consent.revoked")
+    await basiq.fake.advance(hours=40)
+    basiq.fake.endpoint_up(URL)
+
+
+async def test_ensure_reactivates_a_disabled_webhook(basiq: Basiq) -> None:
+    made = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, name="n", description="d")
+    await basiq.fake.advance(minutes=20)
+    await disable(basiq)
+    assert (await basiq.client.webhooks.get(made.id)).status == "disabled"
+    again = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS)
+    assert (again.id, again.action, again.status, again.name) == (made.id, "reactivated", "active", "n")
+    assert again.secret is not None
+    assert (await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS)).action == "unchanged"
+    await disable(basiq)
+    changed = await basiq.client.webhooks.ensure(url=URL, subscribed_events=["user.created"])
+    assert (changed.action, changed.subscribed_events) == ("reactivated", ("user.created",))
+
+
 async def test_ensure_survives_a_race(basiq: Basiq) -> None:
     results = await asyncio.gather(*(basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS) for _ in range(8)))
     assert len({webhook.id for webhook in results}) == 1

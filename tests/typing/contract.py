@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import assert_type
+from typing import Literal, assert_type
 
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from basiq_async import (
     AiohttpTransport,
     BasiqClient,
+    Diagnosis,
+    EnsuredWebhook,
     Event,
     EventType,
     F,
@@ -19,6 +21,7 @@ from basiq_async import (
     Message,
     Page,
     Paginator,
+    Problem,
     RateLimitError,
     Request,
     Response,
@@ -71,7 +74,14 @@ async def program() -> None:
         assert_type(webhook, Webhook)
         assert_type(webhook.subscribed_events, tuple[str, ...])
         assert_type(webhook.secret, Secret | None)
-        assert_type(await basiq.webhooks.ensure(url="https://a.example", subscribed_events=("x.y",)), Webhook)
+        ensured = await basiq.webhooks.ensure(url="https://a.example", subscribed_events=("x.y",))
+        assert_type(ensured, EnsuredWebhook)
+        assert_type(ensured.secret, Secret | None)
+        assert_type(ensured.action, Literal["created", "updated", "reactivated", "unchanged"])
+        diagnosis = await basiq.webhooks.diagnose(webhook.id)
+        assert_type(diagnosis, Diagnosis)
+        assert_type(diagnosis.healthy, bool)
+        assert_type(diagnosis.problems, tuple[Problem, ...])
         assert_type(basiq.webhooks.list(), Paginator[Webhook])
         assert_type(await basiq.webhooks.delete(webhook.id), None)
         messages = basiq.messages.list(webhook.id, filter=F("message.status").eq("Failed"), limit=100, prefetch=0)
