@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -26,18 +27,19 @@ def create_private(path: str) -> bool:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file with ``os.open`` and check it; a new one is made for its owner alone. Raises OSError, PermissionError
-    with the reason where it is not private.
+    """Open a file with ``os.open`` and check it; a new one is made for its owner alone.
+
+    Raises OSError: PermissionError, with the reason, where the file is not private.
 
     Not for a file that SQLite has open in this process: closing the descriptor would end SQLite's locks on it.
     """
     if os.path.islink(path):
-        raise PermissionError(_LINK)
+        raise PermissionError(errno.EPERM, _LINK, path)
     descriptor = os.open(path, flags | _NO_LINKS | _BINARY, _OURS)
     try:
         problem = _problem(os.fstat(descriptor), mode=True)
         if problem:
-            raise PermissionError(problem)
+            raise PermissionError(errno.EPERM, problem, path)
     except BaseException:
         os.close(descriptor)
         raise

@@ -24,7 +24,8 @@ class FileKind:
     """What tells a file of ours from another: SQLite's ``application_id`` and ``user_version``.
 
     ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
-    with the file. ``busy`` says what it means that another process has it locked.
+    with the file. ``busy`` says what it means that another process has it locked. ``check`` has all of a file
+    looked through before it is used, which takes as long as reading it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class FileKind:
     schema: tuple[str, ...]
     failure: Callable[[str], BasiqError]
     busy: str = "is locked by another process, which does not finish: try again"
+    check: bool = False
 
 
 class SQLiteFile:
@@ -52,8 +54,10 @@ class SQLiteFile:
         self.kind = kind
         self._seen: dict[str, _Identity] = {}
 
-    def open(self, *, timeout: float, exclusive: bool = False) -> sqlite3.Connection:
-        """Open the file, and make it where it is not there or empty.
+    def open(
+        self, *, timeout: float, exclusive: bool = False, fill: Callable[[sqlite3.Connection], None] | None = None
+    ) -> sqlite3.Connection:
+        """Open the file, and make it where it is not there or empty, with what ``fill`` writes into it.
 
         ``timeout`` is for how many seconds to wait for another process. With ``exclusive``, nobody else can open it.
         The connection may move between threads, and begins no transaction by itself. Close it with ``close``.
@@ -65,7 +69,7 @@ class SQLiteFile:
             connection, blank = self._connect(timeout, exclusive)
             try:
                 if blank:
-                    self._make(connection, timeout)
+                    self._make(connection, timeout, fill)
                 connection.execute("PRAGMA synchronous=FULL")
             except BaseException:
                 self.close(connection)
@@ -110,8 +114,8 @@ class SQLiteFile:
                     self._seen[suffix] = found
             elif found != known:
                 raise self.kind.failure(
-                    f"the {self.kind.name} {self.path} is not in its place: {path} was deleted or replaced while it "
-                    "was open; what was recorded since may be lost: put the files back, then start again"
+                    f"the {self.kind.name} {self.path!r} is not in its place: {path!r} was deleted or replaced while "
+                    "it was open; what was recorded since may be lost: put the files back, then start again"
                 )
 
     def translate(self, exc: BaseException) -> BaseException:
@@ -122,10 +126,10 @@ class SQLiteFile:
             except BasiqError as moved:
                 error: BaseException = moved
             else:
-                error = self.kind.failure(f"the {self.kind.name} {self.path} {self._describe(exc)}")
+                error = self.kind.failure(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
         elif isinstance(exc, OSError):
             error = self.kind.failure(
-                f"the {self.kind.name} {self.path} cannot be opened: {exc.strerror or exc}; pass the path of a file "
+                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}; pass the path of a file "
                 f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
             )
         else:
@@ -135,7 +139,9 @@ class SQLiteFile:
 
     def damaged(self, exc: BaseException) -> BasiqError:
         """The error for rows that nothing of ours writes."""
-        error = self.kind.failure(f"the {self.kind.name} {self.path} {_DAMAGED.format(error=type(exc).__name__)}")
+        error = self.kind.failure(
+            f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=_brief(exc))}"
+        )
         error.__cause__ = exc
         return error
 
@@ -153,6 +159,12 @@ class SQLiteFile:
             connection.execute("COMMIT")
             if ours and (problem := check_private(self.path)):
                 raise self._unopenable(problem)
+            if (
+                ours
+                and self.kind.check
+                and (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
+            ):
+                raise self.damaged(sqlite3.DatabaseError(str(found)))
         except BaseException:
             self.close(connection)
             raise
@@ -165,15 +177,20 @@ class SQLiteFile:
         for suffix in ("-wal", "-shm"):
             path = self.path + suffix
             if os.path.lexists(path) and (problem := check_private(path)):
-                raise self._unopenable(f"{path}: {problem}")
+                raise self._unopenable(f"{path!r}: {problem}")
         if _registry.inherited(_identity(self.path)):
             raise self.kind.failure(
-                f"the {self.kind.name} {self.path} was open when this process forked, and SQLite cannot use a file "
+                f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
                 "on both sides of a fork: open it after the fork, in each worker process"
             )
 
+    def _look_through(self, connection: sqlite3.Connection) -> None:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self.damaged(sqlite3.DatabaseError(str(found)))
+
     def _unopenable(self, problem: str) -> BasiqError:
-        return self.kind.failure(f"the {self.kind.name} {self.path} cannot be opened: {problem}")
+        return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
         """False for a file with nothing in it. Only reads: a file that is not ours stays as it is."""
@@ -185,17 +202,19 @@ class SQLiteFile:
             return False
         if found != kind.application_id:
             raise kind.failure(
-                f"{self.path} is a SQLite file of something else, not of this {kind.name}; it was left as it is: "
+                f"{self.path!r} is a SQLite file of something else, not of this {kind.name}; it was left as it is: "
                 "pass another path"
             )
         if version != kind.version:
             raise kind.failure(
-                f"the {kind.name} {self.path} has format {version}, and this release knows format {kind.version} "
+                f"the {kind.name} {self.path!r} has format {version}, and this release knows format {kind.version} "
                 "alone; it was left as it is: use the release that made it, or pass another path"
             )
         return True
 
-    def _make(self, connection: sqlite3.Connection, timeout: float) -> None:
+    def _make(
+        self, connection: sqlite3.Connection, timeout: float, fill: Callable[[sqlite3.Connection], None] | None
+    ) -> None:
         os.chmod(self.path, 0o600)  # an empty file that was there before
         deadline = time.monotonic() + timeout
         while True:
@@ -208,11 +227,13 @@ class SQLiteFile:
                     raise
                 time.sleep(0.005)
         if mode != "wal":
-            raise self.kind.failure(f"{self.path} is not on a local disk: SQLite's WAL mode does not work there")
+            raise self.kind.failure(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
         connection.execute("BEGIN IMMEDIATE")
         if not self._is_ours(connection):  # another process may have been quicker
             for statement in self.kind.schema:
                 connection.execute(statement)
+            if fill is not None:
+                fill(connection)
             connection.execute(f"PRAGMA application_id={self.kind.application_id}")
             connection.execute(f"PRAGMA user_version={self.kind.version}")
         connection.execute("COMMIT")
@@ -221,16 +242,16 @@ class SQLiteFile:
         code = _code(exc)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return self.kind.busy
-        return _WHAT_TO_DO.get(code, "failed: {error}").format(error=exc)
+        return _WHAT_TO_DO.get(code, "failed: {error}").format(name=self.kind.name, error=exc)
 
 
 _DAMAGED = (
-    "is damaged, or not a file of this kind at all ({error}); it was left as it is: restore it from a copy, or pass "
-    "another path to begin anew"
+    "is damaged, or no {name} at all ({error}); it was left as it is: restore it from a copy, or pass another path "
+    "to begin anew"
 )
 _UNWRITABLE = "cannot be written: give this user the right to write it, and its folder, or pass another path"
 _WHAT_TO_DO = {
-    sqlite3.SQLITE_FULL: "cannot be written, the disk is full; nothing was recorded since: make room, then go on",
+    sqlite3.SQLITE_FULL: "cannot be written, the disk is full; nothing was recorded since: make room, run it again",
     sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
     sqlite3.SQLITE_READONLY: _UNWRITABLE,
     sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
@@ -274,6 +295,10 @@ if hasattr(os, "register_at_fork"):
 def _identity(path: str) -> _Identity:
     found = os.lstat(path)
     return found.st_dev, found.st_ino
+
+
+def _brief(exc: BaseException) -> str:
+    return str(exc) if isinstance(exc, sqlite3.Error) else type(exc).__name__
 
 
 def _code(exc: sqlite3.Error) -> int:

@@ -65,12 +65,12 @@ class Database:
         """
         kind = self._file.kind
         if self._closed:
-            raise kind.failure(f"the {kind.name} {self.path} is closed")
+            raise kind.failure(f"the {kind.name} {self.path!r} is closed")
         if self._worker is None:
             self._worker = _Worker(self._file, self._busy_timeout)
         elif self._worker.pid != os.getpid():
             raise kind.failure(
-                f"the {kind.name} {self.path} was in use when this process forked, and SQLite cannot use a file on "
+                f"the {kind.name} {self.path!r} was in use when this process forked, and SQLite cannot use a file on "
                 "both sides of a fork: open it after the fork, in each worker process"
             )
         loop = asyncio.get_running_loop()

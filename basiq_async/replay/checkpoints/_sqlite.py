@@ -12,15 +12,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
+from ..._sqlite import FileKind, SQLiteFile
 from ..._tasks import see_through, wait_out
-from ...errors import CheckpointError, ConfigurationError
+from ...errors import CheckpointError
 from ._base import Commit, DeadLetter, Job, State, another_job
 
 __all__ = ["SQLiteCheckpoint"]
 
-_APPLICATION = 0x62617271
-"""Written into the file's header, to tell it from every other SQLite file."""
-_FORMAT = 1
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
     "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, last_id TEXT, "
@@ -33,10 +31,16 @@ _SCHEMA = (
     "CREATE TRIGGER advanced AFTER UPDATE OF done ON job BEGIN DELETE FROM done; END",
     "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, error TEXT NOT NULL, "
     "failed_at TEXT NOT NULL, message TEXT NOT NULL) STRICT",
-    f"PRAGMA application_id = {_APPLICATION}",
-    f"PRAGMA user_version = {_FORMAT}",
 )
-_NO_FILES = (":memory:", "")
+_KIND = FileKind(
+    name="checkpoint",
+    application_id=0x62617271,
+    version=1,
+    schema=_SCHEMA,
+    failure=CheckpointError,
+    busy="is in use by another run, which is still alive: wait for it or stop it, or pass another path",
+    check=True,
+)
 _TIMEOUT = 60.0
 """Seconds that the disk may take for one call. What takes longer is left to its thread."""
 
@@ -49,13 +53,12 @@ class SQLiteCheckpoint:
     It uses SQLite's WAL mode with ``synchronous=FULL``: what is recorded survives the process and the machine. While
     a run has it open, SQLite's own lock keeps every other run out, and ends with the process. The file holds the
     messages that failed, as Basiq sent them; only its owner can read it. It must be on a local disk. Nothing touches
-    the disk before it is opened. Raises ``CheckpointError``.
+    the disk before it is opened. Raises ``CheckpointError``, also where the file was deleted or replaced while it was
+    open, and in a child that was forked meanwhile.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
-        if not isinstance(self._path, str) or self._path in _NO_FILES or "\0" in self._path:
-            raise ConfigurationError("path must be that of a file; to keep nothing on disk, use MemoryCheckpoint")
+        self._path = SQLiteFile(path, _KIND).path
         self._session: _Session | None = None
 
     def __repr__(self) -> str:
@@ -91,7 +94,7 @@ class SQLiteCheckpoint:
     async def aclose(self) -> None:
         """See ``Checkpoint``."""
         session = self._session
-        if session is None:
+        if session is None or session.pid != os.getpid():  # a parent's is closed by the parent
             return
         try:
             await see_through(session.aclose)
@@ -102,13 +105,17 @@ class SQLiteCheckpoint:
 
     def _begin(self) -> _Session:
         if self._session is not None:
-            raise _in_use(self._path)
+            raise CheckpointError(f"the checkpoint {self._path!r} {_KIND.busy}")
         self._session = _Session(self._path)
         return self._session
 
     def _current(self) -> _Session:
         if self._session is None:
             raise CheckpointError(f"the checkpoint {self._path!r} is not open")
+        if self._session.pid != os.getpid():
+            raise CheckpointError(
+                f"the checkpoint {self._path!r} was open when this process forked: open one after the fork"
+            )
         return self._session
 
 
@@ -116,7 +123,9 @@ class _Session:
     """One run's connection, and the thread that it is used in. Closing it touches no other run's."""
 
     def __init__(self, path: str) -> None:
+        self.pid = os.getpid()
         self._path = path
+        self._file = SQLiteFile(path, _KIND)
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="basiq-checkpoint")
 
@@ -152,73 +161,27 @@ class _Session:
         try:
             return work(*args)
         except sqlite3.Error as exc:
-            raise _explain(self._path, exc) from exc
+            raise self._file.translate(exc) from exc
         except (ValueError, TypeError, KeyError) as exc:
-            raise CheckpointError(
-                f"the checkpoint {self._path!r} holds what no checkpoint holds ({type(exc).__name__}): it is damaged; "
-                "restore it, or pass another path to begin anew"
-            ) from exc
+            raise self._file.damaged(exc) from exc
 
     def begin(self, job: Job, concurrency: int) -> State:
         """See ``Checkpoint.open``."""
-        new = not os.path.exists(self._path)
-        if new:
-            # Made here and not by SQLite, so that it is its owner's alone from the first moment.
-            try:
-                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            except FileExistsError:
-                pass
-            except OSError as exc:
-                raise CheckpointError(
-                    f"the checkpoint {self._path!r} cannot be made: {exc.strerror}; pass a path that can be written"
-                ) from exc
-        connection = self._connect()
-        blank = self._is_blank(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+
+        def fill(connection: sqlite3.Connection) -> None:
+            row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
+            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]')", row)
+
+        connection = self._connection = self._file.open(timeout=0, exclusive=True, fill=fill)
         with _transaction(connection):
-            if blank:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
-                connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]')", row)
             state = self._state(connection, job)
             connection.execute("UPDATE job SET interrupted = interrupted + ?", (concurrency,))
         return state
 
     def look(self, job: Job) -> State | None:
         """See ``Checkpoint.peek``."""
-        if not os.path.exists(self._path):
-            return None
-        connection = self._connect()
-        return None if self._is_blank(connection) else self._state(connection, job)
-
-    def _connect(self) -> sqlite3.Connection:
-        """Lock the file, without writing to it."""
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=0, check_same_thread=False)
-        self._connection = connection
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        return connection
-
-    def _is_blank(self, connection: sqlite3.Connection) -> bool:
-        application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            return True
-        if application != _APPLICATION:
-            raise CheckpointError(
-                f"{self._path!r} is an SQLite file of something else, no checkpoint; it was left as it is: "
-                "pass another path"
-            )
-        if version != _FORMAT:
-            raise CheckpointError(
-                f"the checkpoint {self._path!r} has format {version}, and this release reads only format {_FORMAT}: "
-                "use the release that made it, or pass another path to begin anew"
-            )
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(str(found))
-        return False
+        connection = self._connection = self._file.open_existing(timeout=0, exclusive=True)
+        return None if connection is None else self._state(connection, job)
 
     def _state(self, connection: sqlite3.Connection, job: Job) -> State:
         rows = connection.execute(
@@ -245,7 +208,11 @@ class _Session:
         connection = self._opened()
         if not commit.dead and not commit.revived and not commit.ended:
             self._record(connection, commit)
-            return
+        else:
+            self._record_all(connection, commit)
+        self._file.check_in_place()
+
+    def _record_all(self, connection: sqlite3.Connection, commit: Commit) -> None:
         with _transaction(connection):
             self._record(connection, commit)
             if commit.ended:
@@ -292,43 +259,12 @@ class _Session:
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            self._file.close(connection)
 
 
 def _ignore(future: asyncio.Future[T]) -> None:
     if not future.cancelled():
         future.exception()
-
-
-def _in_use(path: str) -> CheckpointError:
-    return CheckpointError(
-        f"the checkpoint {path!r} is in use by another run, which is still alive: "
-        "wait for it or stop it, or pass another path"
-    )
-
-
-def _explain(path: str, exc: sqlite3.Error) -> CheckpointError:
-    name = getattr(exc, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return _in_use(path)
-    text = _MESSAGES.get("_".join(name.split("_")[:2])) or ("failed: {error}" if name else _DAMAGED)
-    return CheckpointError(f"the checkpoint {path!r} " + text.format(error=exc))
-
-
-_DAMAGED = (
-    "is damaged, or no checkpoint at all ({error}); it was left as it is: restore it, or pass another path "
-    "to begin anew"
-)
-_MESSAGES = {
-    "SQLITE_FULL": "cannot be written, the disk is full, and nothing was recorded since: make room, run it again",
-    "SQLITE_IOERR": "cannot be read or written ({error}): look after the disk, then run the same again",
-    "SQLITE_READONLY": "cannot be written: give this user the right to, or pass another path",
-    "SQLITE_CANTOPEN": "cannot be opened: pass the path of a file, in a folder that is there and can be written",
-    "SQLITE_PERM": "cannot be opened: give this user the right to, or pass another path",
-    "SQLITE_CORRUPT": _DAMAGED,
-    "SQLITE_NOTADB": _DAMAGED,
-    "SQLITE_ERROR": _DAMAGED,
-}
 
 
 def _ascii(text: str) -> str:

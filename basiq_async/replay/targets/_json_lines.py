@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from ..._private_files import open_private
 from ..._tasks import see_through, wait_out
 from ...errors import ConfigurationError, ReplayError
 from ...models import Message
@@ -117,11 +118,24 @@ class JSONLinesTarget:
         file.write("".join(self._lines[:count]).encode())
         file.flush()
         os.fsync(file.fileno())
+        self._check_in_place(file)
         self._size = file.tell()
         del self._lines[:count]
 
+    def _check_in_place(self, file: BinaryIO) -> None:
+        opened = os.fstat(file.fileno())
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
+            raise ReplayError(
+                f"the file {self._path!r} was deleted or replaced while it was written; nothing was recorded since: "
+                "put it back, then run the same again"
+            )
+
     def _open(self) -> BinaryIO:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
         file = os.fdopen(descriptor, "r+b")
         try:
             lock(file)

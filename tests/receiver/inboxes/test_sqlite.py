@@ -261,7 +261,7 @@ async def _make(path: Path, entries: int = 1) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_text, "not a file of this kind at all"),
+        (_text, "no inbox at all"),
         (_other_program, "of something else, not of this inbox"),
         (_newer, "format 99, .* format 2 alone"),
         (_torn, "damaged"),

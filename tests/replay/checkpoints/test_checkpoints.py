@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -196,6 +197,81 @@ async def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "replay.db").stat().st_mode) == 0o600
 
 
+FORKED = """
+import asyncio, os, sys
+from basiq_async import CheckpointError
+from basiq_async.replay import Commit, Job, SQLiteCheckpoint
+
+async def refused(call):
+    try:
+        await call
+    except CheckpointError as error:
+        assert "forked" in str(error), error
+    else:
+        os._exit(1)
+
+async def child(checkpoint):
+    await refused(checkpoint.save(Commit(done=["child"])))
+    await checkpoint.aclose()
+    await refused(SQLiteCheckpoint(sys.argv[1]).open(Job("w1"), concurrency=1))
+
+async def opened(checkpoint):
+    await checkpoint.open(Job("w1"), concurrency=1)
+
+async def parent(checkpoint):
+    await checkpoint.save(Commit(done=["parent"]))
+    await checkpoint.aclose()
+    state = await SQLiteCheckpoint(sys.argv[1]).peek(Job("w1"))
+    assert state.done == {"parent"}, state
+
+checkpoint = SQLiteCheckpoint(sys.argv[1])
+asyncio.run(opened(checkpoint))
+forked = os.fork()
+if not forked:
+    asyncio.run(child(checkpoint))
+    sys.exit(0)
+assert os.waitpid(forked, 0)[1] == 0
+asyncio.run(parent(checkpoint))
+"""
+
+
+def test_a_forked_child_refuses_a_checkpoint_that_was_open(tmp_path: Path) -> None:
+    path = str(tmp_path / "replay.db")
+    subprocess.run([sys.executable, "-c", FORKED, path], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(
+    suffix: str, replaced: bool, tmp_path: Path
+) -> None:
+    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
+    await checkpoint.open(JOB, concurrency=1)
+    await checkpoint.save(Commit(done=["a"]))
+    gone = tmp_path / f"replay.db{suffix}"
+    kept = gone.rename(tmp_path / "kept")
+    if replaced:
+        shutil.copy(kept, gone)
+    with pytest.raises(CheckpointError, match=r"deleted or replaced while it was open.*put the files back"):
+        await checkpoint.save(Commit(done=["b"]))
+    await checkpoint.aclose()
+
+
+async def test_a_checkpoint_that_others_can_open_or_a_link_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    await open_and_close(path)
+    path.chmod(0o644)
+    with pytest.raises(CheckpointError, match=r"other users can open it \(mode 0644\): chmod 600"):
+        await open_and_close(path)
+    path.chmod(0o600)
+    (tmp_path / "link.db").symlink_to(path)
+    (tmp_path / "dangling.db").symlink_to(tmp_path / "nothing.db")
+    for link in ("link.db", "dangling.db"):
+        with pytest.raises(CheckpointError, match="symbolic link"):
+            await open_and_close(tmp_path / link)
+    assert not (tmp_path / "nothing.db").exists()
+
+
 async def test_nothing_touches_the_disk_before_it_is_opened(tmp_path: Path) -> None:
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
     assert await checkpoint.peek(JOB) is None
@@ -295,7 +371,7 @@ async def test_a_database_whose_rows_make_no_sense_is_refused(tmp_path: Path) ->
 
 
 async def test_a_folder_or_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be made"):
+    with pytest.raises(CheckpointError, match="cannot be opened"):
         await open_and_close(tmp_path / "nowhere" / "replay.db")
     with pytest.raises(CheckpointError, match="cannot be opened"):
         await open_and_close(tmp_path)

@@ -290,6 +290,7 @@ async def test_an_export_that_was_killed_goes_on_with_nothing_missing_and_nothin
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
         lines = [json.dumps(each.raw).encode() + b"\n" for each in messages]
         # Sixty were written, the last one half; none of it had been recorded.
+        path.touch(0o600)
         path.write_bytes(b"".join(lines[:60]) + lines[60][:25])
         report = await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
         assert report.handled == 100
@@ -299,6 +300,7 @@ async def test_an_export_that_was_killed_goes_on_with_nothing_missing_and_nothin
 async def test_the_tail_of_a_long_export_is_all_that_is_read(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     old = [json.dumps({"id": f"old-{i}", "filler": "x" * 10_000}) for i in range(1_000)]
+    path.touch(0o600)
     path.write_text("\n".join(old) + "\n")
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "old-999"}, {"id": "new"}]))) as client:
         await Replay(client, "w1", JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
@@ -312,6 +314,7 @@ async def test_the_tail_of_a_long_export_is_all_that_is_read(tmp_path: Path) -> 
 )
 async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
+    path.touch(0o600)
     path.write_bytes(content)
     async with history(3) as h:
         with pytest.raises(ReplayError, match="holds something other"):
@@ -376,6 +379,7 @@ async def test_a_line_that_was_torn_anywhere_is_cut_off(tmp_path: Path, torn: by
         await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
         whole = path.read_bytes()
         first = whole.index(b"\n") + 1
+        path.touch(0o600)
         path.write_bytes(whole[:first] + torn)
         await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
     assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
@@ -405,3 +409,29 @@ async def test_an_export_lets_go_of_its_file_at_the_end_of_each_run(tmp_path: Pa
         await h.fake.emit("user.created")
         await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
     assert len(path.read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_an_export_that_is_deleted_or_replaced_meanwhile_ends_the_job(replaced: bool, tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(2) as h, JSONLinesTarget(path) as target:
+        first, second = [each async for each in h.client.messages.list(h.webhook_id)]
+        await target.deliver(first)
+        await target.flush()
+        path.rename(tmp_path / "gone")
+        if replaced:
+            path.touch(0o600)
+        await target.deliver(second)
+        with pytest.raises(ReplayError, match="deleted or replaced while it was written"):
+            await target.flush()
+        (tmp_path / "gone").replace(path)
+
+
+async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Path) -> None:
+    loose, link = tmp_path / "loose.jsonl", tmp_path / "link.jsonl"
+    loose.touch(0o644)
+    link.symlink_to(tmp_path / "nothing")
+    for path, said in ((loose, "other users can open it"), (link, "symbolic link")):
+        with pytest.raises(ReplayError, match=said):
+            await JSONLinesTarget(path).flush()
+    assert not (tmp_path / "nothing").exists()
