@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from ._delivery import Delivery
 from ._outcome import Outcome, Result, log_fields, outcome
 from ._routes import Route, Routes
 from .inboxes._claim import Claim, ClaimStatus
+from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
 from .inboxes._transactions import TransactionalInbox
@@ -30,6 +32,7 @@ logger = logging.getLogger("basiq_async.receiver")
 RETRY_SOON = 5.0
 """Seconds after which Basiq may try again, where nothing better is known; its second attempt comes after 5 s anyway."""
 
+_UNLIMITED = nullcontext()
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 _HOST = socket.gethostname().encode("ascii", "replace").decode()[:60]
@@ -100,6 +103,8 @@ class Dispatcher:
         self._unhandled: dict[str, int] = {}
         self._handlers = Deadlines(handler_timeout)
         self._inbox_calls = Deadlines(inbox_timeout)
+        # It never waits, and a time limit takes as long as it does.
+        self._instant = type(inbox) is MemoryInbox
 
     async def dispatch(self, delivery: Delivery) -> Outcome:
         """Hand a genuine delivery to its handler, unless that was done or another worker is at it."""
@@ -137,7 +142,7 @@ class Dispatcher:
         """Claim a delivery; None if it is ours, else the outcome."""
         failure: Exception
         try:
-            with Deadline(self._inbox_calls):
+            with self._inbox_limit():
                 found = await claim(work.key, work.token, lease=self._lease)
         except asyncio.CancelledError as exc:
             if cancelling():
@@ -270,7 +275,7 @@ class Dispatcher:
     async def _complete(self, work: _Work) -> Outcome:
         failure: Exception
         try:
-            with Deadline(self._inbox_calls):
+            with self._inbox_limit():
                 recorded = await self._inbox.complete(work.key, work.token)
         except asyncio.CancelledError as exc:
             if cancelling():
@@ -301,6 +306,9 @@ class Dispatcher:
             extra=work.fields(failure),
         )
         return work.end(Result.HANDLED)
+
+    def _inbox_limit(self) -> AbstractContextManager[object]:
+        return _UNLIMITED if self._instant else Deadline(self._inbox_calls)
 
     async def _release(self, work: _Work) -> None:
         await self._end(work, self._releasing(work), "stays claimed until its lease runs out")
