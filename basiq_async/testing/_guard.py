@@ -68,6 +68,17 @@ class Guard:
         if not is_loopback(request) or (request.method != "GET" and by_page):
             _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
 
+    def enter(self, request: web.BaseRequest) -> web.Response | None:
+        """Let a browser on another machine in that opens ``/_fake/?token=...``: the token becomes a cookie."""
+        given = request.query.get("token")
+        if request.method != "GET" or request.path != f"{ROOT}/" or given is None:
+            return None
+        if not secrets.compare_digest(given.encode(), self.token.encode()):
+            _refuse("token-not-valid", "the token in the address is not this server's")
+        response = web.Response(status=303, headers={"Location": f"{ROOT}/"})
+        response.set_cookie(TOKEN_COOKIE, self.token, path=ROOT, httponly=True, samesite="Strict")
+        return response
+
     def _is_allowed(self, host: str) -> bool:
         name = _name(host)
         if name in self.hosts:

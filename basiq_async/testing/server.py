@@ -35,6 +35,12 @@ _SAFE = {
 }
 
 
+NO_PAGE = """The control API is described at /_fake/openapi.json.
+
+There is a page to look at, too: pip install 'basiq-async[ui]'
+"""
+
+
 @asynccontextmanager
 async def serve(
     fake: FakeBasiq,
@@ -68,6 +74,7 @@ async def serve(
     control = Control(fake, "")
     app = web.Application(middlewares=[_middleware(fake, guard, prefix)])
     app.add_routes(routes(control))
+    _add_page(app, control, guard)
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, lingering_time=1.0, auto_decompress=False
     )
@@ -89,6 +96,22 @@ async def serve(
         yield control.base_url
 
 
+def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
+    """Add the page where its libraries are installed, and otherwise a line that says how to get it."""
+    try:
+        from .page._page import add_page
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("aiohttp_jinja2", "aiohttp_sse", "jinja2"):
+            raise
+
+        async def hint(request: web.Request) -> web.Response:
+            return web.Response(text=NO_PAGE)
+
+        app.add_routes([web.get(ROOT, hint), web.get(f"{ROOT}/", hint)])
+    else:
+        add_page(app, control, guard.token)
+
+
 def _middleware(fake: FakeBasiq, guard: Guard, prefix: str) -> Middleware:
     @web.middleware
     async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -96,6 +119,9 @@ def _middleware(fake: FakeBasiq, guard: Guard, prefix: str) -> Middleware:
             guard.check(request)
             if request.path != ROOT and not request.path.startswith(ROOT + "/"):
                 return await _handle(fake, request, prefix)
+            entry = guard.enter(request)
+            if entry is not None:
+                return entry
             guard.check_control(request)
             response = await handler(request)
         except ControlError as error:

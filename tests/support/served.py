@@ -6,19 +6,20 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from basiq_async.testing import FakeBasiq, serve
 
 
 @contextmanager
-def served(fake: FakeBasiq) -> Iterator[str]:
+def served(fake: FakeBasiq, **options: Any) -> Iterator[str]:
     ready = threading.Event()
     told: list[str] = []
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def main() -> None:
-        async with serve(fake) as base_url:
+        async with serve(fake, **options) as base_url:
             told.append(base_url)
             ready.set()
             await stop.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import aiohttp
@@ -187,3 +188,39 @@ async def test_a_client_is_let_in_as_before(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
         await basiq.event_types.get("user.created")
     assert fake.request_log[-1].duration > 0
+
+
+async def test_a_browser_on_another_machine_comes_in_with_the_token_in_the_address(
+    fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async.testing._guard.is_loopback", lambda request: False)
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession(cookie_jar=jar) as session:
+        assert await _status(session, "GET", f"{base_url}/_fake/") == 403
+        assert await _status(session, "GET", f"{base_url}/_fake/?token=wrong") == 403
+        async with session.get(f"{base_url}/_fake/?token=t0ken", allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"]) == (303, "/_fake/")
+            cookie = response.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert await _status(session, "GET", f"{base_url}/_fake/") == 200
+        # The cookie shows; to act, the page asks for the token.
+        assert await _status(session, "POST", f"{base_url}/_fake/next", json={}) == 403
+
+
+async def test_the_token_is_given_to_the_page_alone(fake: FakeBasiq) -> None:
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
+        url = f"{base_url}/_fake/ui/token"
+        assert await _status(session, "GET", url) == 403
+        assert await _status(session, "GET", url, headers={"X-Fake-Page": "1"}) == 200
+        assert await _status(session, "GET", url, headers={"X-Fake-Page": "1", "Origin": "http://a.example"}) == 403
+
+
+async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp_jinja2", None)
+    monkeypatch.delitem(sys.modules, "basiq_async.testing.page._page", raising=False)
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        async with session.get(f"{base_url}/_fake/") as response:
+            assert response.status == 200
+            assert "pip install 'basiq-async[ui]'" in await response.text()
+        assert await _status(session, "GET", f"{base_url}/_fake/state") == 200

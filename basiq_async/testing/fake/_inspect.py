@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import attrs
@@ -87,6 +87,10 @@ class Inspection(Parts):
     def revision(self) -> int:
         """How many changes there were: the same number means that nothing changed."""
         return self._changes.revision
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed`` after each change. Returns what ends that."""
+        return self._changes.watch(changed)
 
     def assert_no_violations(self) -> None:
         """Raise an AssertionError that tells every violation, where there is one."""
