@@ -5,34 +5,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Literal, get_args
 
+from .models import DocumentedEventType, EventTypeId
+
 __all__ = ["EVENT_TYPES", "EventTypeId", "EventTypePattern", "nearest_pattern"]
 
-_Documented = Literal[
-    "account.updated",
-    "connection.activated",
-    "connection.created",
-    "connection.deleted",
-    "connection.invalidated",
-    "consent.created",
-    "consent.expired",
-    "consent.reminder",
-    "consent.revoked",
-    "consent.updated",
-    "consent.warning",
-    "transactions.updated",
-    "user.created",
-    "user.deleted",
-    "user.updated",
-]
 _Beginning = Literal["account.*", "connection.*", "consent.*", "transactions.*", "user.*", "*"]
 
-EventTypeId = _Documented | str
-"""The id of an event type; an editor offers those of today."""
-
-EventTypePattern = _Documented | _Beginning | str
+EventTypePattern = DocumentedEventType | _Beginning | str
 """An event type, the beginning of some (``consent.*``), or ``*`` for all."""
 
-EVENT_TYPES: tuple[str, ...] = get_args(_Documented)
+EVENT_TYPES: tuple[str, ...] = get_args(DocumentedEventType)
 
 
 def nearest_pattern(pattern: str) -> str | None:

@@ -1,7 +1,7 @@
-"""What Basiq's API speaks of, as immutable objects.
+"""The objects of Basiq's API, immutable.
 
 Shapes: the vendor's API reference for webhooks and events. Where its schemas and its examples disagree, both
-are read. Fields that are unknown here are kept in ``raw``. A text that came as another JSON type is given as
+are read. Fields that are unknown here are kept in ``raw``. A text that came as another JSON type is kept as
 its JSON text; a field that is missing or null is None.
 """
 
@@ -11,9 +11,39 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
+
+JSON: TypeAlias = "dict[str, JSON] | list[JSON] | str | int | float | bool | None"
+"""A decoded JSON value."""
+
+DocumentedEventType = Literal[
+    "account.updated",
+    "connection.activated",
+    "connection.created",
+    "connection.deleted",
+    "connection.invalidated",
+    "consent.created",
+    "consent.expired",
+    "consent.reminder",
+    "consent.revoked",
+    "consent.updated",
+    "consent.warning",
+    "transactions.updated",
+    "user.created",
+    "user.deleted",
+    "user.updated",
+]
+"""The event types that Basiq documents today."""
+
+EventTypeId = DocumentedEventType | str
+"""The id of an event type. New ones appear; an editor offers those of today."""
+
+WebhookStatus = Literal["active", "pending-approval", "disabled"] | str
+"""As far as is known; the reference names the first two."""
+
+AttemptStatus = Literal["Success", "Failed"] | str
 
 _MILLISECONDS_FROM = 1e11
 """An epoch above this (the year 5138 in seconds) can only be meant in milliseconds."""
@@ -212,7 +242,7 @@ class DeliveryAttempt:
     response: str | None = None
     status_code: int | None = None
     timestamp: datetime | None = None
-    status: str | None = None
+    status: AttemptStatus | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -252,7 +282,7 @@ class Message:
         return self.raw.get("payload") or {}
 
     @property
-    def event_type_id(self) -> str | None:
+    def event_type_id(self) -> EventTypeId | None:
         """Such as ``consent.revoked``; found in the payload or beside it."""
         return read_text(self.payload.get("eventTypeId") or self.raw.get("eventTypeId"))
 
@@ -293,14 +323,14 @@ class Message:
 class Webhook:
     """A subscription: the url that is called, and the types of event it is called for.
 
-    ``status`` is ``active`` or ``pending-approval``, as far as is documented. ``secret`` is there only in the
-    answers to create and update (the vendor's reference). In ``raw`` it is a ``Secret`` too.
+    ``status`` is ``active`` or ``pending-approval``, as far as is documented. Only the responses to create and update
+    have the ``secret`` (the vendor's reference). In ``raw`` it is a ``Secret`` too.
     """
 
     id: str
     url: str
-    status: str | None = None
-    subscribed_events: tuple[str, ...] = ()
+    status: WebhookStatus | None = None
+    subscribed_events: tuple[EventTypeId, ...] = ()
     name: str | None = None
     description: str | None = None
     secret: Secret | None = None
@@ -346,12 +376,12 @@ class Event:
     """
 
     id: str
-    type: str = ""
+    type: EventTypeId = ""
     entity: str | None = None
     event_type: str | None = None
     user_id: str | None = None
     created: datetime | None = None
     data_ref: str | None = None
-    data: Any = attrs.field(default=None, hash=False, eq=_ByValue, repr=False)
+    data: JSON = attrs.field(default=None, hash=False, eq=_ByValue, repr=False)
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
     raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)

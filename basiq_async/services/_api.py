@@ -15,6 +15,7 @@ from .._responses import error_from
 from .._tasks import TaskOwner
 from .._urls import BaseURL, quote_segment
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..models import JSON
 from ..pagination import Listing, OnUnreadable, Paginator
 from ..transports.base import Request, Response, Transport
 
@@ -65,7 +66,7 @@ class Api:
         except ResponseDecodeError as exc:
             raise self._place(exc, "POST", endpoint) from None
 
-    async def get_json(self, endpoint: Endpoint) -> Any:
+    async def get_json(self, endpoint: Endpoint) -> JSON:
         """Request any JSON value."""
         response = await self.request("GET", endpoint)
         self.check(response, "GET", endpoint)
@@ -135,11 +136,12 @@ class Api:
         )
         return Paginator(listing, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=on_unreadable)
 
-    def _read_json(self, response: Response, method: str, endpoint: Endpoint) -> Any:
+    def _read_json(self, response: Response, method: str, endpoint: Endpoint) -> JSON:
         try:
-            return self.codec.json(response.body)
+            value: JSON = self.codec.json(response.body)
         except ResponseDecodeError as exc:
             raise self._place(exc, method, endpoint) from None
+        return value
 
     def _place(self, exc: ResponseDecodeError, method: str, endpoint: Endpoint) -> ResponseDecodeError:
         exc.method, exc.path = method, self._path_of(endpoint)

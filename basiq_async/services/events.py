@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from .._urls import LinkError
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
-from ..models import Event, read_links
+from ..models import JSON, Event, read_links
 from ..pagination import OnUnreadable, Paginator
 from ._api import Api, Endpoint
 
@@ -78,12 +78,15 @@ class Events:
             return await self.get(message_or_delivery.event_id)
         return await self._api.get(Event, Endpoint(self._own_url(link, "event"), _EVENT))
 
-    async def fetch_entity(self, message_or_delivery: HasLinks) -> Any:
-        """The entity that the event is about, by the link ``eventEntity``: its JSON, decoded.
+    async def fetch_entity(self, source: HasLinks | Event) -> JSON:
+        """The entity that an event is about, as JSON: by the link ``eventEntity``, or an ``Event``'s ``data_ref``.
 
         Raises ``ConfigurationError`` where there is no such link, or where it leads to another origin.
         """
-        link = _link(message_or_delivery, "eventEntity")
+        if isinstance(source, Event):
+            link = source.data_ref or source.links.get("eventEntity")
+        else:
+            link = _link(source, "eventEntity")
         if link is None:
             raise ConfigurationError("it has no link 'eventEntity' to fetch the entity by")
         return await self._api.get_json(Endpoint(self._own_url(link, "eventEntity"), _ENTITY))

@@ -293,6 +293,21 @@ def test_an_answer_that_cannot_be_read_says_which_request_it_was_to() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
+def test_the_entity_of_an_event_is_fetched_by_its_reference_to_the_data() -> None:
+    async def main() -> None:
+        transport = Scripted(answer([1, {"a": None}]))
+        basiq = client(transport)
+        event = Event("e", data_ref="https://au-api.basiq.io/users/u/accounts", links={"eventEntity": "/other"})
+        assert await basiq.events.fetch_entity(event) == [1, {"a": None}]
+        await basiq.events.fetch_entity(Event("e", links={"eventEntity": "/other"}))
+        assert transport.urls == ["https://au-api.basiq.io/users/u/accounts", "https://au-api.basiq.io/other"]
+        for wrong in (Event("e"), Event("e", data_ref="https://evil.example/x")):
+            with pytest.raises(ConfigurationError, match="eventEntity"):
+                await basiq.events.fetch_entity(wrong)
+
+    virtual.run(main())
+
+
 def test_a_page_of_a_proxy_does_not_pass_for_an_empty_answer(status: int) -> None:
     async def main() -> None:
         basiq = client(Scripted(Response(status, {}, b"<html>Sign in to the network</html>")))

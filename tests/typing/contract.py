@@ -30,6 +30,7 @@ from basiq_async import (
     Transport,
     Webhook,
 )
+from basiq_async.models import JSON, EventTypeId
 from basiq_async.receiver import (
     Claim,
     Delivery,
@@ -72,7 +73,7 @@ async def program() -> None:
         assert_type(basiq, BasiqClient)
         webhook = await basiq.webhooks.create(url="https://a.example", subscribed_events=["user.created"])
         assert_type(webhook, Webhook)
-        assert_type(webhook.subscribed_events, tuple[str, ...])
+        assert_type(webhook.subscribed_events, tuple[EventTypeId, ...])
         assert_type(webhook.secret, Secret | None)
         ensured = await basiq.webhooks.ensure(url="https://a.example", subscribed_events=("x.y",))
         assert_type(ensured, EnsuredWebhook)
@@ -81,6 +82,11 @@ async def program() -> None:
         diagnosis = await basiq.webhooks.diagnose(webhook.id)
         assert_type(diagnosis, Diagnosis)
         assert_type(diagnosis.healthy, bool)
+        event = await basiq.events.get("e")
+        assert_type(event.data, JSON)
+        assert_type(await basiq.events.fetch_entity(event), JSON)
+        if webhook.status == "active" and event.type == "consent.revoked":
+            print(webhook.id)
         assert_type(diagnosis.problems, tuple[Problem, ...])
         assert_type(basiq.webhooks.list(), Paginator[Webhook])
         assert_type(await basiq.webhooks.delete(webhook.id), None)
