@@ -13,6 +13,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ._completion import event_types
+from ._doctor import doctor
 from ._files import SecretFile, new_secret_file
 from ._options import Json, WebhookId
 from ._output import Output, is_terminal, live, note, write
@@ -140,6 +141,9 @@ def update(
     Output(json).one(changed, WEBHOOK)
     if secret_file is not None:
         _tell_secret(changed, secret_file)
+
+
+webhooks_app.command("doctor")(doctor)
 
 
 @webhooks_app.command("secret")

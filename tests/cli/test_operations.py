@@ -133,3 +133,39 @@ def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served)
     assert served.fake.api_key not in Path("shapes.json").read_text()
     methods = {(request.method, request.url.endswith("/token")) for request in served.fake.requests}
     assert methods == {("GET", False), ("POST", True)}
+
+
+def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(10)
+    done = run("webhooks", "doctor", webhook_id, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["id"], found["healthy"], found["problems"]) == (webhook_id, True, [])
+    assert json.loads(done.stderr) == {"note": "all is well"}
+
+
+def test_the_doctor_names_what_is_wrong_and_ends_with_1(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.fake.seed_messages(10, served.fake.add_webhook("http://127.0.0.1:9/a", ["user.created"]), failed=1.0)
+    served.fake.add_webhook("https://example.com/b", active=False)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    first, second = rows(run, "webhooks", "doctor", "--test", "--receiver", "a_service:receiver", code=1)
+    assert {"endpoint-unreachable", "undelivered", "unhandled-event-types"} <= {
+        problem["code"] for problem in first["problems"]
+    }
+    assert first["undelivered"] == 10
+    assert "pending" in {problem["code"] for problem in second["problems"]}
+
+
+def test_the_doctor_says_in_a_terminal_what_helps(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from basiq_async.cli import _output
+
+    webhook_id = served.fake.seed_messages(4, failed=1.0)
+    monkeypatch.setattr(_output, "is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = run("webhooks", "doctor", webhook_id).stdout
+    assert "4 messages have no successful attempt" in shown
+    assert f"basiq-async recover {webhook_id} --to" in shown.replace("\n  ", "")
