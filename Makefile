@@ -98,10 +98,13 @@ install-test: $(TOOLS) ## install the wheel of dist/ with each extra, with none,
 sdist-test: $(TOOLS) ## run the tests of the sdist of dist/ in a fresh environment
 	$(BIN)/python .ci/install_test.py --only nothing --sdist
 
+tutorial: $(TOOLS) ## the tutorial, literally, in a fresh environment with the wheel of dist/
+	.ci/tutorial $(BIN)
+
 release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that is tagged
 	$(BIN)/python .ci/release_check.py $(if $(TAG),--tag "$(TAG)")
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo test lint format fuzz crash audit bench bench-quick live docs api dist install-test sdist-test release-check clean
+.PHONY: help demo test lint format fuzz crash audit bench bench-quick live docs api dist install-test sdist-test tutorial release-check clean

@@ -242,8 +242,8 @@ def docstring_blocks(text: str) -> Iterator[str]:
             yield textwrap.dedent(block)
 
 
-if __name__ == "__main__":  # a page, in a fresh environment: python -m tests.support.pages PAGE FOLDER BIN
-    page, folder, bin_ = (Path(argument).resolve() for argument in sys.argv[1:4])
-    environment = {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}", "HOME": str(folder)}
+if __name__ == "__main__":  # python -m tests.support.pages PAGE FOLDER: in surroundings where nothing is installed
+    page, folder = (Path(argument).resolve() for argument in sys.argv[1:3])
+    environment = {**os.environ, "HOME": str(folder), "NO_COLOR": "1", "COLUMNS": "100"}
     os.chdir(folder)
-    print(f"{page.name}: {Page(folder, environment, installed=False).run(page)} blocks")
+    print(f"{page.name}: {Page(folder, environment, installed=False).run(page)} blocks, all as the page says")
