@@ -54,8 +54,17 @@ __all__ = [
 ]
 
 
+_HELP = "https://basiq-async.readthedocs.io/en/stable/troubleshooting.html"
+
+
 class BasiqError(Exception):
     """The root of every error of this package. Each survives pickling and copying, with all its attributes."""
+
+    @property
+    def help_url(self) -> str:
+        """The section of the documentation that says what this error means and what to do."""
+        known = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("basiq_async"))
+        return f"{_HELP}#{known.__name__.lower()}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with the positional arguments alone, and loses or misses the others.
@@ -214,6 +223,10 @@ class SignatureVerificationError(BasiqError):
     def __init__(self, message: str, *, reason: str = "malformed") -> None:
         super().__init__(message)
         self.reason = reason
+
+    @property
+    def help_url(self) -> str:
+        return f"{_HELP}#{self.reason}"
 
 
 class InboxError(BasiqError):
