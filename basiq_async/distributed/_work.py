@@ -13,7 +13,7 @@ from ..replay import Target, Where
 from ..replay._engine import OnError, Settings
 from ..replay._where import Predicate, as_where
 from ..replay.targets._adapters import as_target
-from ..replay.targets._base import Handler
+from ..replay.targets._base import Handler, SessionHandler
 
 __all__ = ["JobFunction", "Work"]
 
@@ -28,7 +28,7 @@ class Work:
     def __init__(
         self,
         client: BasiqClient,
-        target: Target | WebhookReceiver | Handler,
+        target: Target | WebhookReceiver | Handler | SessionHandler,
         *,
         where: Where | Predicate | None = None,
         concurrency: int = 32,

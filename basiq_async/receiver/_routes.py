@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import attrs
 
+from .._callables import accepts
 from .._event_types import nearest_pattern
 from ..errors import ConfigurationError
 from ._delivery import Delivery
@@ -144,9 +145,9 @@ def _route(handler: AnyHandler, *, sessions: bool) -> Route:
         raise ConfigurationError(
             f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for what blocks"
         )
-    if _accepts(handler, 1):
+    if accepts(handler, 1):
         return Route(cast(Handler, handler), None, name)
-    if not _accepts(handler, 2):
+    if not accepts(handler, 2):
         raise ConfigurationError(f"the handler {name} must take one argument, the delivery")
     if not sessions:
         raise ConfigurationError(
@@ -154,16 +155,6 @@ def _route(handler: AnyHandler, *, sessions: bool) -> Route:
             "has transactions, such as SQLInbox(engine)"
         )
     return Route(None, cast(SessionHandler, handler), name)
-
-
-def _accepts(handler: AnyHandler, count: int) -> bool:
-    try:
-        inspect.signature(handler).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:
-        pass  # a callable that does not tell its signature
-    return True
 
 
 def _name(handler: AnyHandler) -> str:

@@ -22,7 +22,7 @@ from ._sources import DeadLetters, History, MessageSource, stand_in
 from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, State
 from .targets._adapters import as_target
-from .targets._base import Handler, RunScoped, Target
+from .targets._base import Handler, RunScoped, SessionHandler, Target
 
 __all__ = ["Replay"]
 
@@ -43,7 +43,9 @@ class Replay:
     concurrency: how many messages may be handed out and not be recorded, at once.
     rate: the most messages a second, evenly spaced; None for as fast as can be.
     inbox: what has been handled, shared with the receiving side: a message that it knows is skipped, and what is
-        handled is entered. Not for a ``WebhookReceiver``, which has its own.
+        handled is entered. Not for a ``WebhookReceiver``, which has its own. With one that has transactions, such as
+        ``SQLInbox``, the target may be a function of the message and the session: its effect commits together with
+        the entry.
     on_error: what becomes of a message that the target does not take: "dead-letter" keeps it in the checkpoint for
         ``retry_dead``, "skip" counts it, "stop" ends the job in front of it.
     max_failures: so many failures in a row end the job, whatever ``on_error`` says; None for never.
@@ -57,7 +59,7 @@ class Replay:
         self,
         client: BasiqClient,
         webhook_id: str,
-        target: Target | WebhookReceiver | Handler,
+        target: Target | WebhookReceiver | Handler | SessionHandler,
         *,
         checkpoint: Checkpoint,
         filter: str | Filter | None = None,

@@ -35,11 +35,12 @@ class PostgresServer:
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.folder = folder
         self.port = port or free_port()
+        self.database = "postgres"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, driver: str = "asyncpg") -> str:
-        return f"postgresql+{driver}://basiq@127.0.0.1:{self.port}/postgres"
+        return f"postgresql+{driver}://basiq@127.0.0.1:{self.port}/{self.database}"
 
     def make(self) -> None:
         assert PROGRAMS is not None
@@ -85,6 +86,14 @@ class PostgresServer:
                 assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
                 time.sleep(0.02)
 
+    def make_database(self, name: str) -> None:
+        """Make a database, to which ``url`` leads from now on."""
+        import psycopg
+
+        with psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        self.database = name
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT disconnects everybody; SIGQUIT ends without a word, and the next start recovers."""
         pid_file = self.folder / "data" / "postmaster.pid"
@@ -115,7 +124,10 @@ def postgres_server(*options: str) -> Iterator[PostgresServer]:
 
 @contextlib.contextmanager
 def shared_postgres() -> Iterator[PostgresServer]:
-    """One server for all the workers of a test session: the first one starts it, the last one stops it."""
+    """One server for all the workers of a test session, with a database for each.
+
+    The first one starts it, the last one stops it.
+    """
     if PROGRAMS is None:
         pytest.skip("no PostgreSQL is installed here")
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
@@ -129,6 +141,7 @@ def shared_postgres() -> Iterator[PostgresServer]:
             server.start()
         users.update(port=server.port, count=users.get("count", 0) + 1)
     try:
+        server.make_database(f"worker_{os.getpid()}")
         yield server
     finally:
         with _counting(folder) as users:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from ..._callables import accepts
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
-from ...receiver import Delivery, Inbox, Result, WebhookReceiver
-from ._base import Handler, Target
-from ._deduplicated import HANDLED_BEFORE, Deduplicated, InProcess, OtherWorker
+from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
+from ._base import Handler, SessionHandler, Target
+from ._deduplicated import HANDLED_BEFORE, Deduplicated, InProcess, InTransaction, OtherWorker
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
@@ -84,7 +85,7 @@ def _interpret(outcome: Outcome) -> str | None:
 
 
 def as_target(
-    value: Target | WebhookReceiver | Handler,
+    value: Target | WebhookReceiver | Handler | SessionHandler,
     inbox: Inbox | None = None,
     token: str = "",
     *,
@@ -102,10 +103,24 @@ def as_target(
     if isinstance(value, Target):
         target = value
     elif callable(value) and not inspect.isgeneratorfunction(value) and not inspect.isasyncgenfunction(value):
-        target = (_Function if inspect.iscoroutinefunction(value) else _PerhapsAsync)(value)
+        if not accepts(value, 1) and accepts(value, 2):
+            return _in_transaction(cast(SessionHandler, value), inbox, token, webhook_id, inbox_timeout)
+        handler = cast(Handler, value)
+        target = (_Function if inspect.iscoroutinefunction(handler) else _PerhapsAsync)(handler)
     else:
         raise ConfigurationError(
             "target must be an async function that takes a Message, a WebhookReceiver, an HttpTarget, a "
             "JSONLinesTarget, or an object with deliver() and flush()"
         )
     return target if inbox is None else Deduplicated(target, inbox, token, webhook_id=webhook_id, timeout=inbox_timeout)
+
+
+def _in_transaction(
+    handler: SessionHandler, inbox: Inbox | None, token: str, webhook_id: str | None, timeout: float
+) -> Target:
+    if not isinstance(inbox, TransactionalInbox):
+        raise ConfigurationError(
+            "a target function takes one argument, the message: a second one, the session, is for an inbox= that has "
+            "transactions, such as SQLInbox(engine)"
+        )
+    return InTransaction(handler, inbox, token, webhook_id=webhook_id, timeout=timeout)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ...models import Message
 
-__all__ = ["Handler", "RunScoped", "Target"]
+__all__ = ["Handler", "RunScoped", "SessionHandler", "Target"]
 
 Handler = Callable[[Message], Awaitable[object]]
+SessionHandler = Callable[[Message, Any], Awaitable[object]]
+"""A handler that also takes the session of the inbox's transaction, such as an ``AsyncSession``."""
 
 
 @runtime_checkable

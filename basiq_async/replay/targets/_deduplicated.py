@@ -10,10 +10,10 @@ from ..._deadlines import Deadline, Deadlines
 from ..._tasks import see_through
 from ...errors import InboxError, TargetError
 from ...models import Message
-from ...receiver import Claim, ClaimStatus, Inbox, inbox_key
-from ._base import Target
+from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox, inbox_key
+from ._base import SessionHandler, Target
 
-__all__ = ["HANDLED_BEFORE", "Deduplicated", "InProcess", "OtherWorker"]
+__all__ = ["HANDLED_BEFORE", "Deduplicated", "InProcess", "InTransaction", "OtherWorker"]
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -138,20 +138,27 @@ class Deduplicated:
 
     async def _deliver_claimed(self, message: Message, key: str, token: str) -> str | None:
         try:
-            found = await self._target.deliver(message)
-            await self._target.flush()
+            found = await self._hand_over(message, key, token)
         except BaseException:
             await self._release(key, token)
             raise
         try:
             with Deadline(self._limits):
-                await self._inbox.complete(key, token)
+                await self._complete(key, token)
         except asyncio.CancelledError:
             await see_through(lambda: self._settle(lambda: self._inbox.complete(key, token), key))
             raise
         except TimeoutError as exc:
             raise self._hangs() from exc
         return found
+
+    async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
+        found = await self._target.deliver(message)
+        await self._target.flush()
+        return found
+
+    async def _complete(self, key: str, token: str) -> None:
+        await self._inbox.complete(key, token)
 
     async def _release(self, key: str, token: str) -> None:
         await see_through(lambda: self._settle(lambda: self._inbox.release(key, token), key))
@@ -165,3 +172,39 @@ class Deduplicated:
 
     def _hangs(self) -> InboxError:
         return InboxError(f"the inbox did not respond within {self._limits.seconds:g} s")
+
+
+class InTransaction(Deduplicated):
+    """A handler that takes the session of the inbox's transaction: its effect and the entry commit together."""
+
+    def __init__(
+        self,
+        handler: SessionHandler,
+        inbox: TransactionalInbox,
+        token: str,
+        *,
+        webhook_id: str | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        super().__init__(_Nothing(), inbox, token, webhook_id=webhook_id, timeout=timeout)
+        self._handler = handler
+        self._transactional = inbox
+
+    async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
+        async with self._transactional.transaction(key, token) as session:
+            await self._handler(message, session)
+        return None
+
+    async def _complete(self, key: str, token: str) -> None:
+        if not await self._inbox.complete(key, token):
+            raise InboxError("the claim ended before its transaction was committed")
+
+
+class _Nothing:
+    """In place of a target that has something to flush."""
+
+    async def deliver(self, message: Message) -> None:
+        pass
+
+    async def flush(self) -> None:
+        pass

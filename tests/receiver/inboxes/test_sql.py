@@ -287,7 +287,7 @@ async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(inbox: SQLI
 
 
 async def test_an_error_shows_neither_password_nor_values(postgres: PostgresServer) -> None:
-    url = postgres.url().replace("basiq@", "basiq:hunter2@").replace("/postgres", "/nowhere")
+    url = postgres.url().replace("basiq@", "basiq:hunter2@").replace(f"/{postgres.database}", "/nowhere")
     async with engine_of(url) as engine:
         inbox = SQLInbox(engine)
         with pytest.raises(InboxError, match='database "nowhere" does not exist') as caught:

@@ -1,0 +1,137 @@
+"""Replays whose target's effect commits together with the inbox's entry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from basiq_async import ConfigurationError, Message
+from basiq_async.receiver import Delivery, MemoryInbox, SQLInbox, WebhookReceiver
+from basiq_async.replay import MemoryCheckpoint, Replay
+from tests.support.databases import engine_of, in_use, new_table
+from tests.support.deliveries import SECRET
+from tests.support.histories import history
+from tests.support.postgres import PostgresServer
+
+# Not unique: an effect that happens twice is to be seen.
+EFFECTS = Table("replayed", MetaData(), Column("n", Integer, primary_key=True), Column("id", String))
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    if request.param == "aiosqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
+    else:
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        url = postgres.url(request.param)
+    async with engine_of(url, pool_size=10) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(EFFECTS.metadata.create_all)
+            await connection.execute(EFFECTS.delete())
+        yield engine
+        assert in_use(engine) == 0, "a connection was not given back"
+
+
+@pytest.fixture
+async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        yield inbox
+
+
+async def effects(engine: AsyncEngine) -> Counter[str]:
+    async with engine.connect() as connection:
+        return Counter((await connection.execute(select(EFFECTS.c.id))).scalars())
+
+
+async def write(message: Message, session: AsyncSession) -> None:
+    await session.execute(insert(EFFECTS).values(id=message.id))
+
+
+async def test_the_effect_of_each_message_commits_with_its_entry(engine: AsyncEngine, inbox: SQLInbox) -> None:
+    async with history(30) as h:
+        for _ in range(2):  # the second job knows nothing of the first but the inbox
+            replay = Replay(h.client, h.webhook_id, write, checkpoint=MemoryCheckpoint(), inbox=inbox, concurrency=8)
+            report = await replay.run()
+            assert report.finished
+        assert report.handled == 0
+        assert report.skipped == {"handled-before": 30}
+        assert await effects(engine) == Counter(await h.ids())
+
+
+async def test_a_message_that_fails_has_had_no_effect_until_it_is_retried(engine: AsyncEngine, inbox: SQLInbox) -> None:
+    broken = True
+
+    async def handler(message: Message, session: AsyncSession) -> None:
+        await write(message, session)
+        if broken:
+            raise ValueError("no")
+
+    async with history(3) as h:
+        replay = Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint(), inbox=inbox, concurrency=1)
+        assert (await replay.run()).failed == 3
+        assert not await effects(engine)
+        broken = False
+        await replay.retry_dead()
+        assert await effects(engine) == Counter(await h.ids())
+
+
+async def test_a_run_that_is_cancelled_again_and_again_has_each_effect_once(
+    engine: AsyncEngine, inbox: SQLInbox
+) -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(60) as h:
+        for number in range(60):
+            replay = Replay(h.client, h.webhook_id, write, checkpoint=checkpoint, inbox=inbox, concurrency=4)
+            task = asyncio.create_task(replay.run())
+            await asyncio.sleep(0.002 * (number % 10))
+            task.cancel()
+            await asyncio.wait({task})
+        await Replay(h.client, h.webhook_id, write, checkpoint=checkpoint, inbox=inbox, concurrency=4).run()
+        assert await effects(engine) == Counter(await h.ids())
+
+
+async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
+    engine: AsyncEngine, inbox: SQLInbox
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no connection to lose")
+    lost: list[str] = []
+
+    async def handler(message: Message, session: AsyncSession) -> None:
+        await write(message, session)
+        if not lost:
+            lost.append(message.id)
+            await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async with history(5) as h:
+        checkpoint = MemoryCheckpoint()
+        replay = Replay(h.client, h.webhook_id, handler, checkpoint=checkpoint, inbox=inbox, concurrency=1)
+        report = await replay.run()
+        assert (report.handled, report.failed) == (5, 0)
+        assert await effects(engine) == Counter(await h.ids())
+
+
+async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncEngine, inbox: SQLInbox) -> None:
+    receiver = WebhookReceiver(SECRET, inbox=inbox)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await session.execute(insert(EFFECTS).values(id=delivery.id))
+
+    async with history(10) as h:
+        for _ in range(2):
+            await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), concurrency=4).run()
+        assert await effects(engine) == Counter(await h.ids())
+
+
+@pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["no inbox", "one without transactions"])
+async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(inbox: MemoryInbox | None) -> None:
+    async with history(1) as h:
+        with pytest.raises(ConfigurationError, match=r"takes one argument, the message.*such as SQLInbox"):
+            Replay(h.client, h.webhook_id, write, checkpoint=MemoryCheckpoint(), inbox=inbox)
