@@ -55,6 +55,7 @@ class _Work:
     token: str
     failures: int | None = None
     timed_out: bool = False
+    quarantined: bool = False
 
     @property
     def in_transaction(self) -> bool:
@@ -215,29 +216,38 @@ class Dispatcher:
         return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
     async def _fail(self, work: _Work, failure: Exception) -> Outcome:
-        """Give the claim back, or set the delivery aside if it has failed too often."""
-        from_quarantine = work.failures is not None
+        """Give the claim back, or set the delivery aside if it has failed too often. One record tells of it."""
+        result = Result.TIMED_OUT if work.timed_out else Result.FAILED
+        try:
+            if await self._count(work) and await self._set_aside(work, failure):
+                result = Result.QUARANTINED
+        finally:
+            logger.error(
+                "the handler of delivery %r %s%s",
+                work.delivery.id,
+                f"was cancelled after {self._handlers.seconds:g} s" if work.timed_out else "failed",
+                f", {work.failures} times by now; the delivery is in the quarantine: see receiver.quarantined()"
+                if result is Result.QUARANTINED
+                else "",
+                exc_info=None if work.timed_out else failure,
+                extra=work.fields(failure),
+            )
+        return work.end(result, failure)
+
+    async def _count(self, work: _Work) -> bool:
+        """Give the claim back and count the failure; whether the delivery has failed too often.
+
+        A delivery that is in the quarantine already stays there, and is still claimed.
+        """
         if work.failures is not None:
             work.failures += 1
-            set_aside = True
-        elif self._quarantine_after is None:
-            set_aside = False
+            work.quarantined = True
+            return True
+        if self._quarantine_after is None:
             await self._release(work)
-        else:
-            await self._end(work, lambda: self._count_failure(work), "stays claimed until its lease runs out")
-            set_aside = work.failures is not None and work.failures >= self._quarantine_after
-        logger.error(
-            "the handler of delivery %r %s",
-            work.delivery.id,
-            f"was cancelled after {self._handlers.seconds:g} s" if work.timed_out else "failed",
-            exc_info=None if work.timed_out else failure,
-            extra=work.fields(failure),
-        )
-        if set_aside and await self._set_aside(work, failure):
-            return work.end(Result.QUARANTINED, failure)
-        if from_quarantine:
-            await self._release(work)  # the old letter is still there
-        return work.end(Result.TIMED_OUT if work.timed_out else Result.FAILED, failure)
+            return False
+        await self._end(work, lambda: self._count_failure(work), "stays claimed until its lease runs out")
+        return work.failures is not None and work.failures >= self._quarantine_after
 
     async def _count_failure(self, work: _Work) -> None:
         work.failures = await self._inbox.fail(work.key, work.token)
@@ -262,14 +272,8 @@ class Dispatcher:
             stored = await self._inbox.quarantine(work.key, work.token, letter)
 
         await self._end(work, store, "failed too often, and could not be put into the quarantine")
-        if stored:
-            logger.error(
-                "delivery %r failed %d times and is in the quarantine: see receiver.quarantined() and "
-                "receiver.retry_quarantined()",
-                delivery.id,
-                failures,
-                extra=work.fields(failure),
-            )
+        if work.quarantined and not stored:
+            await self._release(work)  # the letter of before is still there
         return stored
 
     async def _complete(self, work: _Work) -> Outcome:
@@ -341,9 +345,10 @@ class Dispatcher:
     def _count_unhandled(self, delivery: Delivery) -> None:
         event_type_id = delivery.event_type_id
         seen = self._unhandled.get(event_type_id, 0)
-        if seen or len(self._unhandled) < _MOST_UNHANDLED:
+        counted = seen or len(self._unhandled) < _MOST_UNHANDLED
+        if counted:
             self._unhandled[event_type_id] = seen + 1
-        log = logger.debug if seen else logger.warning
+        log = logger.warning if counted and not seen else logger.debug
         log(
             "no handler takes event type %r; delivery %r was acknowledged and not handled",
             event_type_id,
@@ -358,7 +363,10 @@ def _new_token() -> str:
 
 
 def _describe(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ fails
+        text = type(error).__name__
     return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 
 

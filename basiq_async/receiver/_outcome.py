@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from ..errors import APIError
 from ._delivery import Delivery
 
 __all__ = ["DeliveryEvent", "OnDelivery", "Outcome", "Result", "log_fields", "outcome"]
+
+
+_MOST_CAUSES = 10
 
 
 class Result(enum.StrEnum):
@@ -148,6 +152,9 @@ def log_fields(
 
 
 def correlation_id(error: BaseException | None) -> str | None:
-    """The correlation id of an ``APIError``, by which Basiq's support finds the request."""
-    found = getattr(error, "correlation_id", None)
-    return found if isinstance(found, str) else None
+    """The correlation id of an ``APIError``, or of one that led to the error; Basiq's support asks for it."""
+    for _ in range(_MOST_CAUSES):
+        if error is None or isinstance(error, APIError):
+            break
+        error = error.__cause__ or error.__context__
+    return error.correlation_id if isinstance(error, APIError) else None

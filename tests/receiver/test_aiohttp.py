@@ -360,3 +360,26 @@ async def test_setup_serves_the_path_and_closes_the_receiver_before_what_the_app
     finally:
         await runner.cleanup()
     assert states == ["<WebhookReceiver: 1 patterns, closed>"]
+
+
+async def test_setup_serves_the_path_and_closes_the_receiver_before_the_cleanup_contexts_end() -> None:
+    service = Service()
+    states: list[str] = []
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        yield
+        states.append(repr(service.receiver))
+
+    app = web.Application()
+    app.cleanup_ctx.append(resources)
+    service.receiver.setup(app, "/hooks/basiq")
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    body = payload()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks/basiq"
+        assert await post(url, body, signed(body)) == (204, None, b"")
+    finally:
+        await runner.cleanup()
+    assert states == ["<WebhookReceiver: 1 patterns, closed>"]

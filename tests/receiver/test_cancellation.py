@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 import pytest
 
-from basiq_async.receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, Outcome, WebhookReceiver
+from basiq_async.receiver import (
+    Claim,
+    ClaimStatus,
+    Delivery,
+    DeliveryEvent,
+    MemoryInbox,
+    Outcome,
+    QuarantinedDelivery,
+    WebhookReceiver,
+)
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, signed
 
@@ -44,15 +53,45 @@ class SteppingInbox(MemoryInbox):
         await super().release(key, token)
         await steps()
 
+    async def fail(self, key: str, token: str) -> int:
+        await steps()
+        failures = await super().fail(key, token)
+        await steps()
+        return failures
+
+    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+        await steps()
+        stored = await super().quarantine(key, token, letter)
+        await steps()
+        return stored
+
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        await steps()
+        return await super().quarantined(after=after, limit=limit)
+
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        await steps()
+        claim = await super().claim_quarantined(key, token, lease=lease)
+        await steps()
+        return claim
+
 
 class Run:
     """A receiver, and what became of the one delivery that it gets."""
 
-    def __init__(self, handler: str) -> None:
+    def __init__(self, handler: str, quarantine_after: int | None = None) -> None:
         self.inbox = SteppingInbox()
         self.events: list[DeliveryEvent] = []
         self.handled = 0
-        self.receiver = WebhookReceiver(SECRET, inbox=self.inbox, on_delivery=self.events.append, handler_timeout=10)
+        self.receiver = WebhookReceiver(
+            SECRET,
+            inbox=self.inbox,
+            on_delivery=self.events.append,
+            handler_timeout=10,
+            quarantine_after=quarantine_after,
+        )
         self.body = payload()
 
         @self.receiver.on("*")
@@ -77,7 +116,10 @@ class Run:
         recorded = await self.inbox.seen(delivery.key)
         claim = await self.inbox.claim(delivery.key, "another", lease=1)
         assert claim.status is (ClaimStatus.DONE if recorded else ClaimStatus.CLAIMED), "a claim was left behind"
-        assert self.handled == int(recorded), "handled without a record, or recorded without being handled"
+        letters = await self.receiver.quarantined()
+        assert self.handled + len(letters) == int(recorded), (
+            "handled without a record, or recorded without being handled"
+        )
         async with asyncio.timeout(1):
             await self.receiver.aclose()
 
@@ -156,21 +198,61 @@ async def by_timeout(work: Awaitable[object], step: int) -> tuple[object, bool]:
         return None, True
 
 
-@pytest.mark.parametrize("handler", ["succeeds", "fails", "hangs", "awaits something cancelled"])
+@pytest.mark.parametrize(
+    ("handler", "quarantine_after"),
+    [("succeeds", None), ("fails", None), ("hangs", None), ("awaits something cancelled", None), ("fails", 1)],
+)
 @pytest.mark.parametrize("way", [by_handle, by_stream, by_dispatch])
 @pytest.mark.parametrize(
     "cancel",
     [by_asyncio(1), by_asyncio(3), by_asyncio(60), by_anyio, by_timeout],
     ids=["once", "three times", "again and again", "an anyio scope", "a timeout"],
 )
-def test_a_cancellation_at_any_step_leaves_a_delivery_handled_or_free(handler: str, way: Way, cancel: Cancel) -> None:
+def test_a_cancellation_at_any_step_leaves_a_delivery_handled_or_free(
+    handler: str, quarantine_after: int | None, way: Way, cancel: Cancel
+) -> None:
     async def every() -> int:
         cancellations = 0
         for step in range(STEPS):
-            run = Run(handler)
+            run = Run(handler, quarantine_after)
             ended, cancelled = await cancel(way(run.receiver, run.body), step)
             cancellations += cancelled
             await run.check(ended, cancelled)
+        return cancellations
+
+    assert virtual.run(every()) >= 10
+
+
+@pytest.mark.parametrize("again", ["succeeds", "fails"])
+@pytest.mark.parametrize(
+    "cancel",
+    [by_asyncio(1), by_asyncio(3), by_asyncio(60), by_anyio, by_timeout],
+    ids=["once", "three times", "again and again", "an anyio scope", "a timeout"],
+)
+def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again: str, cancel: Cancel) -> None:
+    async def every() -> int:
+        cancellations = 0
+        for step in range(STEPS):
+            run = Run("fails", 1)
+            await by_handle(run.receiver, run.body)
+            mended = Run(again)
+            mended.inbox = run.inbox
+            mended.receiver = WebhookReceiver(SECRET, inbox=run.inbox)
+
+            @mended.receiver.on("*")
+            async def handle(delivery: Delivery, mended: Run = mended) -> None:
+                await steps()
+                if again == "fails":
+                    raise RuntimeError("still")
+                mended.handled += 1
+
+            _, cancelled = await cancel(mended.receiver.retry_quarantined(), step)
+            cancellations += cancelled
+            letters = await mended.receiver.quarantined()
+            assert mended.handled + len(letters) == 1
+            if letters:
+                claim = await run.inbox.claim_quarantined(letters[0].key, "another", lease=1)
+                assert claim.status is ClaimStatus.CLAIMED, "a claim was left behind"
         return cancellations
 
     assert virtual.run(every()) >= 10

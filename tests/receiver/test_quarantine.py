@@ -47,7 +47,9 @@ async def test_after_so_many_failures_it_is_set_aside_acknowledged_and_reported(
         ("failed", 500, 2),
         ("quarantined", 200, 3),
     ]
-    assert "'msg_b' failed 3 times and is in the quarantine" in " ".join(caplog.text.split())
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 3, "each failure is reported once"
+    assert "'msg_b' failed, 3 times by now; the delivery is in the quarantine" in errors[-1].getMessage()
     [letter] = await service.receiver.quarantined()
     assert (letter.delivery_id, letter.event_type_id, letter.event_id) == ("msg_b", "user.broken", "e-broken")
     assert (letter.body, letter.error, letter.failures) == (BROKEN, "RuntimeError: broken", 3)
@@ -257,3 +259,19 @@ async def test_a_receiver_that_is_closed_has_left_its_inbox() -> None:
     first = WebhookReceiver(SECRET, inbox=inbox)
     await first.aclose()
     assert WebhookReceiver(OTHER_SECRET, inbox=inbox).inbox is inbox
+
+
+async def test_an_error_that_cannot_be_described_is_set_aside_by_its_name() -> None:
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    receiver = WebhookReceiver(SECRET, quarantine_after=1)
+
+    @receiver.on("user.created")
+    async def handle(delivery: Delivery) -> None:
+        raise UnspeakableError
+
+    body = payload("user.created")
+    assert (await receiver.handle(signed(body), body)).result is Result.QUARANTINED
+    assert [letter.error for letter in await receiver.quarantined()] == ["UnspeakableError"]

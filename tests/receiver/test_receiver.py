@@ -581,7 +581,10 @@ async def test_records_and_events_have_the_fields_of_the_delivery(caplog: pytest
 
     @recorder.receiver.on("user.created")
     async def broken(delivery: Delivery) -> None:
-        raise ServerError(status=500, correlation_id="c-1")
+        try:
+            raise ServerError(status=500, correlation_id="c-1")
+        except ServerError as exc:
+            raise LookupError("no such user") from exc
 
     await recorder.post(payload("user.created", "e-9"), message_id="msg_9")
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
