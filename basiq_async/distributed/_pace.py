@@ -11,6 +11,8 @@ __all__ = ["FleetPace", "Share"]
 
 _LATE = 0.015
 """Seconds that a turn may be used late. A window of 0.1 s then holds at most 1.15 times the rate, and one more."""
+_LEAST = 0.002
+"""Seconds for which a turn can be used though the store is so far away that its time is not known as well as that."""
 _AHEAD = 0.005
 """Seconds of the rate that are drawn at once: what a worker that dies wastes, and what a request is spread over."""
 
@@ -25,8 +27,8 @@ class FleetPace:
         self._record = record
         self._key = key
         self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._turns: deque[float] = deque()
-        self._offset: float | None = None
+        self._turns: deque[tuple[float, float]] = deque()
+        self._earliest, self._latest = float("-inf"), float("inf")
         self._serving: asyncio.Task[None] | None = None
         self._rate: float | None = None
 
@@ -74,7 +76,7 @@ class FleetPace:
         clock = asyncio.get_running_loop().time
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
-        while self._turns and self._turns[0] < clock() - _LATE:
+        while self._turns and self._turns[0][1] < clock():
             self._turns.popleft()
         if not self._turns:
             if self._rate is None:
@@ -83,7 +85,7 @@ class FleetPace:
             if self._waiting:
                 await self._draw()
             return
-        wait = self._turns[0] - clock()
+        wait = self._turns[0][0] - clock()
         if wait > 0:
             await asyncio.sleep(wait)
             return  # whether it is late by now is seen anew
@@ -103,15 +105,18 @@ class FleetPace:
         if turns is None:
             self._rate = None
             return
-        first = turns.first + self._correction(turns, asked, clock())
-        self._turns.extend(first + turns.distance * i for i in range(wanted))
+        self._measure(asked - turns.now, clock() - turns.now)
+        begin = self._latest
+        end = max(self._earliest + _LATE, begin + _LEAST)
+        for i in range(wanted):
+            turn = turns.first + turns.distance * i
+            self._turns.append((turn + begin, turn + end))
 
-    def _correction(self, turns: Turns, asked: float, responded: float) -> float:
-        """What to add to the store's time. Of several guesses the one that took the least time on the way counts."""
-        guess = responded - turns.now
-        if self._offset is None or guess < self._offset or asked - turns.now > self._offset:
-            self._offset = guess  # a better one, or the store's clock was set
-        return self._offset
+    def _measure(self, earliest: float, latest: float) -> None:
+        """Narrow down what to add to the store's time: its moment lies between request and response."""
+        self._earliest, self._latest = max(self._earliest, earliest), min(self._latest, latest)
+        if self._earliest > self._latest:  # one of the clocks was set
+            self._earliest, self._latest = earliest, latest
 
     def _let_all(self) -> None:
         while self._waiting:

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.distributed import Fleet, Work
@@ -28,6 +30,28 @@ fleet = Fleet(SETTINGS.get("redis", "redis://127.0.0.1:1/0"), lease=SETTINGS.get
 broker = fleet.broker
 
 
+def die_at(method: str, when: str, nth: int) -> None:
+    """End this process as a power cut would, before or after the nth call of a method of the record."""
+    inner = getattr(fleet._record, method)
+    calls = 0
+
+    async def call(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = await inner(*arguments, **more)
+        if calls >= nth and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(fleet._record, method, call)
+
+
+if "die_at" in SETTINGS:
+    die_at(*SETTINGS["die_at"])
+
+
 @fleet.job("effects")
 @asynccontextmanager
 async def effects() -> AsyncIterator[Work]:
@@ -35,10 +59,11 @@ async def effects() -> AsyncIterator[Work]:
     fake, _ = make_fake()
     log = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     wait, poison = SETTINGS.get("wait", 0.004), frozenset(SETTINGS.get("poison", ()))
+    least = SETTINGS.get("least", 0.0)
     rng = random.Random()
 
     async def handler(message: Message) -> None:
-        await asyncio.sleep(rng.random() * wait)
+        await asyncio.sleep(least + rng.random() * wait)
         if message.id in poison:
             raise ValueError("poisoned")
         os.write(log, f"{message.id} {os.getpid()}\n".encode())

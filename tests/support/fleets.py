@@ -95,6 +95,7 @@ async def crew(
     failed: float = 0.0,
     lease: float = 1.0,
     workers: int = 2,
+    segments: int = 2,
     opened: Callable[[], Awaitable[None]] | None = None,
     **work: Any,
 ) -> AsyncIterator[Crew]:
@@ -116,7 +117,7 @@ async def crew(
 
         async with fleet:
             try:
-                await made.start(workers)
+                await made.start(workers, segments=segments)
                 yield made
             finally:
                 await made.aclose()

@@ -200,9 +200,11 @@ class Probe:
         key = await self._job()
         token = await self._claim(key, lease=_SHORT)
         held = {"0.0": token, "0.9": new_token()}
-        for _ in range(3):
+        for _ in range(2):
             await asyncio.sleep(_SHORT / 2)
-            pulse = await self._one.pulse(key, "w", held, lease=_SHORT)
+            await self._one.pulse(key, "w", held, lease=_SHORT)
+        await asyncio.sleep(_SHORT / 2)
+        pulse = await self._one.pulse(key, "w", held, lease=_SHORT)
         hold((pulse.state, list(pulse.lost)) == ("running", ["0.9"]), f"the pulse was {pulse}")
         await self._one.save(key, "0.0", token, Saving(counts={}, ids=["a"], before=0), lease=30.0)
         await asyncio.sleep(_SHORT + 0.05)

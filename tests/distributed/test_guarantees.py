@@ -1,0 +1,160 @@
+"""The table of guarantees, row by row, with real worker processes and a Redis server of each test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from basiq_async.distributed._redis_record import RedisRecord
+from tests.support.fleet_processes import PATIENT, plant
+from tests.support.redis import PROGRAM
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server is installed here")
+
+POINTS = [
+    ("claim", "after", 1),
+    ("advance", "before", 1),
+    ("advance", "after", 1),
+    ("save", "before", 3),
+    ("save", "after", 3),
+    ("finish", "before", 1),
+    ("finish", "after", 1),
+]
+BOUND = 8 * 2
+"""Concurrency times segments: what one process may have handled and not recorded."""
+
+
+async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=1_500) as works:
+        doomed = [works.start(die_at=point) for point in POINTS]
+        for process in doomed:
+            assert await works.exit_of(process) == -signal.SIGKILL
+        works.start()
+        await works.check(BOUND * len(POINTS))
+        progress = await works.job.progress()
+        assert progress.takeovers >= len(POINTS) - 1  # the one that died behind its finish left nothing
+
+
+async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_goes_on(tmp_path: Path) -> None:
+    async with plant(tmp_path, wait=0.0, least=0.03) as works:
+        first = works.start()
+        await works.until(20)
+        first.send_signal(signal.SIGSTOP)
+        second = works.start()
+        await works.until(200, second.pid)
+        before = works.effects(first.pid)
+        first.send_signal(signal.SIGCONT)
+        await works.check(BOUND)
+        # What it had begun before may end; it may take new segments, and repeats nothing of the old ones.
+        repeated = set(before) & set(works.effects(second.pid))
+        assert len(repeated) <= BOUND
+
+
+async def test_a_fleet_that_died_goes_on_with_any_worker_even_without_its_hints(tmp_path: Path) -> None:
+    async with plant(tmp_path) as works:
+        fleet = [works.start(), works.start()]
+        await works.until(60)
+        for process in fleet:
+            process.kill()
+        record = RedisRecord(works.redis.url)
+        await record._redis.delete("basiq:hints")
+        await record.aclose()
+        works.start()
+        await works.check(2 * BOUND)
+
+
+async def test_a_redis_that_is_killed_and_away_for_longer_than_the_lease_loses_nothing(tmp_path: Path) -> None:
+    async with plant(tmp_path) as works:
+        works.start()
+        works.start()
+        await works.until(60)
+        works.redis.kill()
+        await asyncio.sleep(2 * works.lease)
+        works.redis.start()
+        await works.check(2 * BOUND)
+
+
+async def test_a_redis_that_lost_its_last_second_repeats_it_and_loses_nothing(tmp_path: Path) -> None:
+    async with plant(tmp_path) as works:
+        works.start()
+        works.start()
+        await works.until(60)
+        kept = works.redis.log().stat().st_size
+        await works.until(250)
+        works.redis.kill()
+        os.truncate(works.redis.log(), kept - 7)  # in the midst of a command
+        works.redis.start()
+        report = await works.job.wait(timeout=PATIENT)
+        assert report.finished
+        assert sorted(set(works.effects())) == sorted(works.ids)
+
+
+async def test_a_full_redis_has_the_job_wait(tmp_path: Path) -> None:
+    async with plant(tmp_path) as works:
+        works.start()
+        await works.until(60)
+        record = RedisRecord(works.redis.url)
+        await record._redis.config_set("maxmemory", "1")
+        deadline = time.monotonic() + PATIENT
+        while (status := await record.status("job")) is None or status.held:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        full = works.effects()
+        assert len(full) < works.messages
+        assert status.state == "running"
+        assert status.handled == len(full)
+        await record._redis.config_set("maxmemory", "0")
+        await record.aclose()
+        await works.check(0)
+
+
+async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: Path) -> None:
+    async with plant(tmp_path, least=0.05) as works:
+        first = works.start()
+        await works.until(20)
+        first.send_signal(signal.SIGTERM)
+        assert await works.exit_of(first) == 0
+        progress = await works.job.progress()
+        assert progress.handled == len(works.effects()) < 200
+        assert progress.held == 0
+        works.start()
+        await works.check(0)
+
+
+async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
+    async with plant(tmp_path, least=30.0) as works:
+        first = works.start()
+        async with asyncio.timeout(PATIENT):
+            while not (await works.job.progress()).held:
+                await asyncio.sleep(0.02)
+        first.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert first.poll() is None
+        first.send_signal(signal.SIGTERM)
+        assert await works.exit_of(first) != 0
+
+
+async def test_a_process_that_dies_is_started_anew_and_a_signal_ends_them_all(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=1_000) as works:
+        parent = works.start("--processes", "2")
+        await works.until(100)
+        pids = {int(line.split()[1]) for line in (tmp_path / "effects").read_text().splitlines()}
+        assert parent.pid not in pids
+        os.kill(next(iter(pids)), signal.SIGKILL)
+        await works.check(BOUND)
+        parent.send_signal(signal.SIGTERM)
+        assert await works.exit_of(parent) == 0
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+async def test_taskiqs_own_worker_command_works_as_well(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=200) as works:
+        works.start_taskiq("tests.support.fleet_jobs:broker")
+        await works.check(0)

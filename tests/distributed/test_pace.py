@@ -1,0 +1,138 @@
+"""One rate for the whole fleet: exact over any window, and nothing is made up for."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from basiq_async.distributed._pace import FleetPace
+from basiq_async.distributed.record import Record, Turns
+from basiq_async.errors import CheckpointError
+from tests.support.fleets import PATIENT, crew
+from tests.support.histories import Recorder
+
+RATE = 300.0
+
+
+def most_within(moments: Sequence[float], window: float) -> int:
+    """The most of them in any window of that length."""
+    ordered = sorted(moments)
+    return max(index - bisect_left(ordered, moment - window) + 1 for index, moment in enumerate(ordered))
+
+
+async def test_no_window_holds_more_than_the_rate_even_after_a_pause(redis_url: str) -> None:
+    moments: list[float] = []
+
+    async def behave(message: object) -> None:
+        moments.append(asyncio.get_running_loop().time())
+
+    async with crew(redis_url, Recorder(behave), messages=400, page_size=50, workers=3, concurrency=16) as fleet:
+        job = await fleet.submit(rate=RATE)
+        while len(moments) < 150:
+            await asyncio.sleep(0.01)
+        await job.pause()
+        await asyncio.sleep(0.3)
+        await job.resume()
+        report = await job.wait(timeout=PATIENT)
+    assert report.handled == 400
+    for window in (0.1, 0.2, 0.5, 1.0):
+        assert most_within(moments, window) <= 1.2 * RATE * window + 1
+
+
+class Store:
+    """Turns as a store gives them, by a clock that is ``ahead`` of the loop's."""
+
+    def __init__(self, rate: float, *, ahead: float = 1_000.0, on_the_way: float = 0.0) -> None:
+        self.distance, self.ahead, self.on_the_way = 1 / rate, ahead, on_the_way
+        self.due = float("-inf")
+        self.drawn = 0
+        self.error: Exception | None = None
+
+    async def turns(self, key: str, count: int) -> Turns | None:
+        if self.error is not None:
+            raise self.error
+        now = asyncio.get_running_loop().time() + self.ahead
+        first = max(self.due, now)
+        self.due = first + count * self.distance
+        self.drawn += count
+        await asyncio.sleep(self.on_the_way)
+        return Turns(now, first, self.distance)
+
+
+def pace_of(store: Store) -> FleetPace:
+    pace = FleetPace(cast(Record, store), "job")
+    pace.set_rate(1 / store.distance)
+    return pace
+
+
+async def test_turns_that_were_not_used_on_time_are_dropped() -> None:
+    store = Store(100.0)
+    pace = pace_of(store)
+    share = pace.share()
+    assert await share.wait()
+    store.due = asyncio.get_running_loop().time() + store.ahead - 0.05  # drawn by a process that was stopped then
+    store.turns = _late(store)  # type: ignore[method-assign]
+    before = store.drawn
+    assert await share.wait()
+    assert store.drawn - before > 1
+    await pace.aclose()
+
+
+def _late(store: Store):  # type: ignore[no-untyped-def]
+    async def turns(key: str, count: int) -> Turns | None:
+        now = asyncio.get_running_loop().time() + store.ahead
+        first, store.due = store.due, store.due + count * store.distance
+        store.drawn += count
+        return Turns(now, first, store.distance)
+
+    return turns
+
+
+async def test_a_stores_clock_that_is_set_back_or_forward_stalls_nobody() -> None:
+    store = Store(500.0)
+    pace = pace_of(store)
+    share = pace.share()
+    for jump in (0.0, -3_600.0, 7_200.0):
+        store.ahead += jump
+        store.due = float("-inf")
+        async with asyncio.timeout(PATIENT):
+            assert await share.wait()
+            assert await share.wait()
+    await pace.aclose()
+
+
+async def test_a_share_that_is_stopped_sends_its_own_away_and_no_others() -> None:
+    pace = pace_of(Store(0.5))
+    one, two = pace.share(), pace.share()
+    assert await one.wait()
+    waiting = [asyncio.ensure_future(share.wait()) for share in (one, two)]
+    await asyncio.sleep(0)
+    one.stop()
+    assert await waiting[0] is False
+    assert await one.wait() is False
+    assert not waiting[1].done()
+    pace.set_rate(None)
+    waiting[1].cancel()
+    await asyncio.wait(waiting)
+    await pace.aclose()
+
+
+async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
+    store = Store(10.0)
+    store.error = CheckpointError("away")
+    pace = pace_of(store)
+    with pytest.raises(CheckpointError, match="away"):
+        await pace.share().wait()
+    store.error = None
+    assert await pace.share().wait()
+    await pace.aclose()
+
+
+async def test_without_a_rate_nobody_waits() -> None:
+    pace = FleetPace(cast(Record, Store(1.0)), "job")
+    assert await pace.share().wait()
+    await pace.aclose()

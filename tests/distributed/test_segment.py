@@ -1,0 +1,92 @@
+"""One segment: what it does when its lease, its page or the store is not what it was."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from basiq_async import Message, ReplayError
+from basiq_async.distributed._lease import Lease, clock
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.distributed._segment import _Leased
+from basiq_async.distributed.record import LeaseLostError
+from basiq_async.replay.targets._adapters import as_target
+from tests.support.fleets import PATIENT, crew
+from tests.support.histories import Recorder
+
+
+async def test_no_message_is_begun_when_the_lease_may_have_run_out() -> None:
+    recorder = Recorder()
+    lease = Lease(30.0)
+    target = _Leased(as_target(recorder, None, ""), lease, lambda seconds: None)
+    message = Message("m1", {"id": "m1"})
+    with pytest.raises(LeaseLostError):
+        await target.deliver(message)
+    lease.prolong(clock())
+    await target.deliver(message)
+    lease.end()
+    with pytest.raises(LeaseLostError):
+        await target.deliver(message)
+    lease.prolong(clock() - 30.0)  # granted, but asked for so long ago that it has run out again
+    with pytest.raises(LeaseLostError):
+        await target.deliver(message)
+    assert recorder.ids == ["m1"]
+
+
+async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_so(redis_url: str) -> None:
+    free = asyncio.Event()
+
+    async def behave(message: Message) -> None:
+        await free.wait()
+
+    async with crew(redis_url, Recorder(behave), messages=10, workers=1, concurrency=2) as fleet:
+        job = await fleet.submit()
+        async with asyncio.timeout(PATIENT):
+            while (await job.progress()).read < 10:
+                await asyncio.sleep(0.01)
+            record = RedisRecord(redis_url)
+            await record._redis.hset("basiq:{job}:s:0.0", mapping={"last": "another", "owner": "gone", "until": "0"})
+            await record.aclose()
+        free.set()
+        with pytest.raises(ReplayError, match=r"the page of segment 0\.0 has changed since it was read first"):
+            await job.wait(timeout=PATIENT)
+
+
+async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
+    record = RedisRecord(redis_url)
+    seen = 0
+
+    async def behave(message: Message) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 25:  # as a store does that came back without its last second
+            await record._redis.delete("basiq:{job}:s:0.0:d", "basiq:{job}:s:0.1")
+            await record._redis.hdel("basiq:{job}:s:0.0", "count", "last", "quota")
+            await record._redis.hset("basiq:{job}", "n:read", 0)
+            await record._redis.zrem("basiq:{job}:due", "0.1")
+        await asyncio.sleep(0.002)
+
+    recorder = Recorder(behave)
+    async with crew(
+        redis_url, recorder, messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
+    ) as fleet:
+        report = await fleet.run()
+        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert (report.handled, report.position) == (60, 60)
+    await record.aclose()
+
+
+async def test_messages_added_to_a_page_after_it_was_read_are_behind_the_end(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=5, workers=0) as fleet:
+        job = await fleet.submit()
+        record = RedisRecord(redis_url)
+        ids = await fleet.ids()
+        mapping = {"count": "3", "last": ids[2], "quota": "3"}
+        await record._redis.hset("basiq:{job}:s:0.0", mapping=mapping)
+        await record._redis.hset("basiq:{job}", "chains_left", 0)
+        await record.aclose()
+        await fleet.start()
+        await job.wait(timeout=PATIENT)
+        assert sorted(recorder.ids) == sorted(ids[:3])

@@ -1,0 +1,121 @@
+"""Worker processes as a deployment starts them, to be killed and stopped, and what they have done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.distributed import Fleet, Job
+from basiq_async.testing import FakeBasiq
+from tests.support.redis import RedisServer
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENT = 60.0
+COMMAND = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker"]
+
+
+@attrs.define(eq=False)
+class Plant:
+    """A Redis, a folder for the effects, and the processes that work there."""
+
+    folder: Path
+    redis: RedisServer
+    messages: int
+    lease: float
+    settings: dict[str, Any]
+    job: Job
+    ids: list[str]
+    processes: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
+
+    def start(self, *options: str, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start one ``basiq-async worker``."""
+        return self._run([*COMMAND, "tests.support.fleet_jobs:fleet", "--segments", "2", *options], settings)
+
+    def start_taskiq(self, place: str) -> subprocess.Popen[bytes]:
+        """Start one ``taskiq worker``."""
+        command = [sys.executable, "-m", "taskiq", "worker", place, "--workers", "1", "--max-async-tasks", "2"]
+        return self._run(command, {})
+
+    def _run(self, command: list[str], settings: dict[str, Any]) -> subprocess.Popen[bytes]:
+        known = {"redis": self.redis.url, "messages": self.messages, "lease": self.lease}
+        known |= {"effects": str(self.folder / "effects"), "page": 50, **self.settings, **settings}
+        env = {**os.environ, "FLEET_TEST": json.dumps(known)}
+        log = (self.folder / f"log-{len(self.processes)}").open("wb")
+        with log:
+            process = subprocess.Popen(command, env=env, cwd=ROOT, stderr=log, stdout=log)
+        self.processes.append(process)
+        return process
+
+    def effects(self, pid: int | None = None) -> list[str]:
+        """The ids of what was handled, by one process or all."""
+        path = self.folder / "effects"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line.split()[0] for line in lines if pid is None or line.split()[1] == str(pid)]
+
+    async def until(self, count: int, pid: int | None = None) -> None:
+        """Wait for so many effects."""
+        async with asyncio.timeout(PATIENT):
+            while len(self.effects(pid)) < count:
+                await asyncio.sleep(0.01)
+
+    async def exit_of(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for a process to end."""
+        async with asyncio.timeout(PATIENT):
+            while process.poll() is None:
+                await asyncio.sleep(0.01)
+        return process.wait()
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("log-*")))
+
+    async def check(self, repeats: int) -> None:
+        """Wait for the end: nothing is lost, the counts are exact, and repeats within their bound."""
+        report = await self.job.wait(timeout=PATIENT)
+        effects = self.effects()
+        assert sorted(set(effects)) == sorted(self.ids)
+        assert (report.handled, report.failed, report.position, report.finished) == (
+            self.messages,
+            0,
+            self.messages,
+            True,
+        )
+        assert len(effects) - len(set(effects)) <= repeats
+
+
+@asynccontextmanager
+async def plant(folder: Path, *, messages: int = 600, lease: float = 1.0, **settings: Any) -> AsyncIterator[Plant]:
+    """A submitted job that no process works on yet."""
+    settings = {"concurrency": 8, "wait": 0.01, **settings}
+    server = RedisServer(folder)
+    fake = FakeBasiq(seed="fleet", page_size=50)
+    webhook_id = fake.seed_messages(messages)
+    async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
+        ids = [message.id async for message in client.messages.list(webhook_id)]
+    server.start()
+    fleet = Fleet(server.url, lease=lease)
+    fleet.job("effects")(contextlib.nullcontext)  # type: ignore[arg-type]
+    made: Plant | None = None
+    try:
+        async with fleet:
+            job = await fleet.submit("effects", webhook_id, key="job")
+            made = Plant(folder, server, messages, lease, settings, job, ids)
+            yield made
+    finally:
+        for process in () if made is None else made.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+        server.close()
