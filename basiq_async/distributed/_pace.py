@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from .record import Record, Turns
+from .record import Record
 
 __all__ = ["FleetPace", "Share"]
 

@@ -87,20 +87,32 @@ def _supervise(place: str, processes: int, segments: int) -> None:
         WorkerArgs(broker="", modules=[], workers=processes),
         functools.partial(_serve_child, place, segments),
     )
-    received = 0
+    received, parent = 0, os.getpid()
+    told: set[int] = set()
+
+    def tell_workers() -> None:
+        for worker in manager.workers:
+            if worker.pid and worker.pid not in told and worker.is_alive():
+                told.add(worker.pid)
+                os.kill(worker.pid, signal.SIGTERM)
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal received
+        if os.getpid() != parent:  # a child that has not come to handlers of its own yet
+            os._exit(128 + number)
         received += 1
         if received == 1:
             manager.action_queue.put(ShutdownAction())
+            tell_workers()
+            return
         for worker in manager.workers:
             if worker.pid and worker.is_alive():
-                os.kill(worker.pid, signal.SIGTERM if received == 1 else signal.SIGKILL)
+                os.kill(worker.pid, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    manager._shutdown_workers = lambda: None  # type: ignore[method-assign]  # they were told already
+    # Called when the manager comes to the action, which can be after it has started another worker.
+    manager._shutdown_workers = tell_workers  # type: ignore[method-assign]
     manager.start()
     for worker in manager.workers:
         worker.join()

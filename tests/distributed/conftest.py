@@ -1,13 +1,19 @@
-"""One Redis server for the tests of this folder that do not kill it; each test finds it empty."""
+"""One Redis server for the tests of this folder that do not kill it, empty at each; and the loop that they run on."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
 from tests.support.redis import RedisServer, redis_server
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a program: its clock has to go with that of Redis and of other processes."""
+    return {"asyncio": asyncio.SelectorEventLoop}
 
 
 @pytest.fixture(scope="package")

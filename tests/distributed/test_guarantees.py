@@ -30,7 +30,7 @@ BOUND = 8 * 2
 
 
 async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None:
-    async with plant(tmp_path, messages=1_500) as works:
+    async with plant(tmp_path, messages=1_000) as works:
         doomed = [works.start(die_at=point) for point in POINTS]
         for process in doomed:
             assert await works.exit_of(process) == -signal.SIGKILL
@@ -128,9 +128,9 @@ async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: 
 
 async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
     async with plant(tmp_path, least=30.0) as works:
-        first = works.start()
+        first = works.start(begun=str(tmp_path / "begun"))
         async with asyncio.timeout(PATIENT):
-            while not (await works.job.progress()).held:
+            while not (tmp_path / "begun").exists():
                 await asyncio.sleep(0.02)
         first.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.3)
@@ -141,7 +141,7 @@ async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
 
 async def test_a_process_that_dies_is_started_anew_and_a_signal_ends_them_all(tmp_path: Path) -> None:
     async with plant(tmp_path, messages=1_000) as works:
-        parent = works.start("--processes", "2")
+        parent = works.start(processes=2)
         await works.until(100)
         pids = {int(line.split()[1]) for line in (tmp_path / "effects").read_text().splitlines()}
         assert parent.pid not in pids
@@ -156,5 +156,13 @@ async def test_a_process_that_dies_is_started_anew_and_a_signal_ends_them_all(tm
 
 async def test_taskiqs_own_worker_command_works_as_well(tmp_path: Path) -> None:
     async with plant(tmp_path, messages=200) as works:
-        works.start_taskiq("tests.support.fleet_jobs:broker")
+        works.start_taskiq()
         await works.check(0)
+
+
+async def test_the_command_starts_a_worker_and_ends_with_0_at_a_signal(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=200) as works:
+        process = works.start_command("--segments", "1", "--log-level", "DEBUG")
+        await works.check(0)
+        process.send_signal(signal.SIGTERM)
+        assert await works.exit_of(process) == 0

@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
@@ -63,6 +64,8 @@ async def effects() -> AsyncIterator[Work]:
     rng = random.Random()
 
     async def handler(message: Message) -> None:
+        if "begun" in SETTINGS:
+            Path(SETTINGS["begun"]).touch()
         await asyncio.sleep(least + rng.random() * wait)
         if message.id in poison:
             raise ValueError("poisoned")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,18 +14,62 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.distributed import Fleet, Job
+from basiq_async.distributed._processes import run_workers
 from basiq_async.testing import FakeBasiq
 from tests.support.redis import RedisServer
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENT = 60.0
+PATIENT = 100.0
 COMMAND = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker"]
+
+
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(
+    ["basiq_async.distributed._processes", "basiq_async.testing.fake._fake", "taskiq.cli.worker.run", "taskiq_redis"]
+)
+
+
+class Forked:
+    """A worker process, with what is used here of ``subprocess.Popen``."""
+
+    def __init__(self, settings: str, processes: int, log: str) -> None:
+        self._process = _FORKED.Process(target=_work, args=(settings, processes, log))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _work(settings: str, processes: int, log: str) -> None:
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ["FLEET_TEST"] = settings
+    logging.basicConfig(level=logging.INFO)
+    run_workers("tests.support.fleet_jobs:fleet", processes=processes, segments=2)
+
+
+AnyProcess = Forked | subprocess.Popen[bytes]
+P = TypeVar("P", Forked, subprocess.Popen[bytes])
 
 
 @attrs.define(eq=False)
@@ -37,24 +83,35 @@ class Plant:
     settings: dict[str, Any]
     job: Job
     ids: list[str]
-    processes: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
+    processes: list[AnyProcess] = attrs.field(factory=list)
 
-    def start(self, *options: str, **settings: Any) -> subprocess.Popen[bytes]:
+    def start(self, processes: int = 1, **settings: Any) -> Forked:
+        """Start a worker as ``basiq-async worker`` does, from a process that has imported everything already."""
+        return self._keep(Forked(self._settings(settings), processes, self._log()))
+
+    def start_command(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one ``basiq-async worker``."""
-        return self._run([*COMMAND, "tests.support.fleet_jobs:fleet", "--segments", "2", *options], settings)
+        return self._run([*COMMAND, "tests.support.fleet_jobs:fleet", *options])
 
-    def start_taskiq(self, place: str) -> subprocess.Popen[bytes]:
+    def start_taskiq(self) -> subprocess.Popen[bytes]:
         """Start one ``taskiq worker``."""
-        command = [sys.executable, "-m", "taskiq", "worker", place, "--workers", "1", "--max-async-tasks", "2"]
-        return self._run(command, {})
+        options = ("--workers", "1", "--max-async-tasks", "2")
+        return self._run([sys.executable, "-m", "taskiq", "worker", "tests.support.fleet_jobs:broker", *options])
 
-    def _run(self, command: list[str], settings: dict[str, Any]) -> subprocess.Popen[bytes]:
+    def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "FLEET_TEST": self._settings({})}
+        with open(self._log(), "wb") as log:
+            return self._keep(subprocess.Popen(command, env=env, cwd=ROOT, stderr=log, stdout=log))
+
+    def _settings(self, settings: dict[str, Any]) -> str:
         known = {"redis": self.redis.url, "messages": self.messages, "lease": self.lease}
         known |= {"effects": str(self.folder / "effects"), "page": 50, **self.settings, **settings}
-        env = {**os.environ, "FLEET_TEST": json.dumps(known)}
-        log = (self.folder / f"log-{len(self.processes)}").open("wb")
-        with log:
-            process = subprocess.Popen(command, env=env, cwd=ROOT, stderr=log, stdout=log)
+        return json.dumps(known)
+
+    def _log(self) -> str:
+        return str(self.folder / f"log-{len(self.processes)}")
+
+    def _keep(self, process: P) -> P:
         self.processes.append(process)
         return process
 
@@ -70,7 +127,7 @@ class Plant:
             while len(self.effects(pid)) < count:
                 await asyncio.sleep(0.01)
 
-    async def exit_of(self, process: subprocess.Popen[bytes]) -> int:
+    async def exit_of(self, process: AnyProcess) -> int:
         """Wait for a process to end."""
         async with asyncio.timeout(PATIENT):
             while process.poll() is None:
