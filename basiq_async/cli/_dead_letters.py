@@ -49,7 +49,7 @@ async def look_at_dead_letters(
     if export is not None:
         note(f"{await _export(job, export):,} messages written to {export!r}")
     if drop:
-        dropped = await job.drop_dead(drop)  # type: ignore[attr-defined]
+        dropped = await job.drop_dead(drop)
         note(f"{dropped:,} dead letters dropped")
         missing = len(set(drop)) - dropped
         if missing:

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ReplayError, TargetError
+from ._inactivity import Inactivity
+from ._recover import Recovery, recover
 from ._replay import Replay
 from ._report import Plan, Progress, Reconciliation, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
@@ -25,12 +27,14 @@ __all__ = [
     "Commit",
     "DeadLetter",
     "HttpTarget",
+    "Inactivity",
     "JSONLinesTarget",
     "Job",
     "MemoryCheckpoint",
     "Plan",
     "Progress",
     "Reconciliation",
+    "Recovery",
     "Replay",
     "ReplayError",
     "Report",
@@ -43,6 +47,7 @@ __all__ = [
     "failed_only",
     "limit",
     "message_time",
+    "recover",
     "since",
     "until",
 ]

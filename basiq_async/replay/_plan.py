@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, inbox_key
+from ._inactivity import InactivityTracker
 from ._report import Plan, Reconciliation
 from ._sources import MessageSource, walk
 from ._where import Where, message_time
@@ -16,7 +18,16 @@ from .checkpoints._base import State
 __all__ = ["make_plan", "reconcile"]
 
 
-async def make_plan(source: MessageSource, state: State, where: Where, inbox: Inbox | None, webhook_id: str) -> Plan:
+async def make_plan(
+    source: MessageSource,
+    state: State,
+    where: Where,
+    inbox: Inbox | None,
+    webhook_id: str,
+    *,
+    handles: Callable[[str], bool] | None = None,
+    reach: datetime | None = None,
+) -> Plan:
     """Go through the history behind the checkpoint, and count."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
@@ -24,12 +35,17 @@ async def make_plan(source: MessageSource, state: State, where: Where, inbox: In
     first: datetime | None = None
     last: datetime | None = None
     total = 0
+    inactivity = InactivityTracker()
     async for message in walk(source, state.last_id):
+        inactivity.see(message)
         if message.id in state.done:
             skipped["recorded"] += 1
             continue
-        if not _chosen(where, message):
+        if not _is_selected(where, message):
             skipped["where"] += 1
+            continue
+        if handles is not None and not handles(message.event_type_id or ""):
+            skipped["no-handler"] += 1
             continue
         if inbox is not None and await _is_handled(inbox, message, webhook_id):
             skipped["handled-before"] += 1
@@ -43,18 +59,36 @@ async def make_plan(source: MessageSource, state: State, where: Where, inbox: In
             last = time if last is None else max(last, time)
         if total == where.limit:
             break
-    return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, state.position, state.dead)
+    await source.aclose()
+    return Plan(
+        total,
+        dict(by_type),
+        dict(by_day),
+        dict(skipped),
+        first,
+        last,
+        state.position,
+        state.dead,
+        inactivity.periods(),
+        reach,
+    )
 
 
 async def reconcile(
-    messages: Paginator[Message], where: Where, inbox: Inbox, ids: int, webhook_id: str
+    messages: Paginator[Message],
+    where: Where,
+    inbox: Inbox,
+    ids: int,
+    webhook_id: str,
+    *,
+    handles: Callable[[str], bool] | None = None,
 ) -> Reconciliation:
-    """Go through the history, and ask the inbox for each message."""
+    """Go through the history, and ask the inbox for each message that there is a handler for."""
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
     async for message in messages:
-        if not _chosen(where, message):
+        if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
             continue
         checked += 1
         delivered += message.delivered
@@ -70,7 +104,7 @@ async def reconcile(
     return Reconciliation(checked, delivered, missing.total(), dict(missing), tuple(missing_ids), undelivered)
 
 
-def _chosen(where: Where, message: Message) -> bool:
+def _is_selected(where: Where, message: Message) -> bool:
     try:
         return where(message)
     except Exception:

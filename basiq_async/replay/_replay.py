@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 from typing import get_args
+
+import attrs
 
 from .._arguments import check_positive, check_whole
 from .._tasks import run_apart, see_through
@@ -14,13 +20,17 @@ from ..filters import Filter, filter_text
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
+from . import _dead
 from ._engine import Engine, OnError, Settings
+from ._events import REACH, EventList
+from ._inactivity import InactivityTracker
 from ._ledger import DeadLedger, Ledger
+from ._lists import Lists
 from ._plan import make_plan, reconcile
 from ._report import OnProgress, Plan, Reconciliation, Report
 from ._sources import DeadLetters, History, MessageSource, stand_in
 from ._where import Predicate, Where, as_where
-from .checkpoints._base import Checkpoint, DeadLetter, Job, State
+from .checkpoints._base import Checkpoint, DeadLetter, Job, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
 
@@ -37,20 +47,30 @@ class Replay:
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
     checkpoint: where the job stands. After a crash at any instant, run the same again: no message is lost, and at
         most ``concurrency`` of them reach the target a second time, none that an inbox of the target knows.
-    filter: sent to Basiq, built with ``F`` or as plain text. It belongs to the job: a checkpoint goes with it.
+    source: "messages" reads the message history. "events" reads the event list of the last 7 days, for the types that
+        the receiver has handlers for or the webhook is subscribed to: what happened while the webhook was not active
+        never became a message. An inbox knows both by the same key.
+    filter: sent to Basiq, built with ``F`` or as plain text.
+    filters: several filters, such as one for each day. Their lists are read at once, as one job. They must not
+        overlap: a message that two of them select is handled twice, unless an inbox knows it.
     where: decided here, message by message: ``since(...) & failed_only()``, or any function from a ``Message`` to
         a bool. One that raises makes its message a failed one.
     concurrency: how many messages may be handed out and not be recorded, at once.
-    rate: the most messages a second, evenly spaced; None for as fast as can be.
+    rate: the most messages a second, evenly spaced; None for as fast as possible.
     inbox: what has been handled, shared with the receiving side: a message that it knows is skipped, and what is
         handled is entered. Not for a ``WebhookReceiver``, which has its own. With one that has transactions, such as
         ``SQLInbox``, the target may be a function of the message and the session: its effect commits together with
         the entry.
     on_error: what becomes of a message that the target does not take: "dead-letter" keeps it in the checkpoint for
         ``retry_dead``, "skip" counts it, "stop" ends the job in front of it.
-    max_failures: so many failures in a row end the job, whatever ``on_error`` says; None for never.
-    max_pause: the longest wait, in seconds, that a target may ask for with ``retry_after``; more ends the job.
+    max_failures: the number of failures in a row that ends the job, whatever ``on_error`` says; None for never.
+    max_pause: seconds. A target that asks for a longer wait with ``retry_after`` ends the job, and so does one that
+        is down for longer: until then the job waits, and tries again. An outage makes no dead letters.
+    target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
+        inbox, and for each commit.
+    clock: the time by which the event list's 7 days are counted.
 
+    The webhook, source, filter and ``where`` belong to the job: a checkpoint of another job is a ``CheckpointError``.
     A ``ReplayError`` other than ``TargetError`` that a target raises ends the job. One object does one run at a
     time. Raises ``ConfigurationError``.
     """
@@ -62,7 +82,9 @@ class Replay:
         target: Target | WebhookReceiver | Handler | SessionHandler,
         *,
         checkpoint: Checkpoint,
+        source: Source = "messages",
         filter: str | Filter | None = None,
+        filters: Sequence[str | Filter] | None = None,
         where: Where | Predicate | None = None,
         concurrency: int = 32,
         rate: float | None = None,
@@ -73,67 +95,152 @@ class Replay:
         target_timeout: float = 300.0,
         inbox_timeout: float = 5.0,
         checkpoint_timeout: float = 60.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             raise ConfigurationError("checkpoint must be one, such as SQLiteCheckpoint(path) or MemoryCheckpoint()")
         if on_error not in get_args(OnError):
             raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
+        if source not in get_args(Source):
+            raise ConfigurationError('source must be "messages" or "events"')
+        if max_failures is not None:
+            check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self._client = client
         self._webhook_id = webhook_id
         self._target = target
         self._checkpoint = checkpoint
+        self._source = source
         self._filter = filter_text(filter)
+        self._filters = _read_filters(filters, filter, source)
         self._where = as_where(where)
         self._inbox = inbox
         self._settings = Settings(
             concurrency=check_whole("concurrency", concurrency, least=1),
             rate=None if rate is None else check_positive("rate", rate),
             on_error=on_error,
-            max_failures=None
-            if max_failures is None
-            else check_whole("max_failures", max_failures, least=1, or_else="or None for never"),
+            max_failures=max_failures,
             max_pause=check_positive("max_pause", max_pause),
             target_timeout=check_positive("target_timeout", target_timeout),
             checkpoint_timeout=check_positive("checkpoint_timeout", checkpoint_timeout),
         )
+        self._clock = clock
         self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
-        # Looked over now: an argument that cannot be should not wait for the first run.
+        # Checked now: a wrong argument should not wait for the first run.
         as_target(target, inbox)
-        self._list()
-        self._job = Job(webhook_id, self._filter or "")
+        self._list(self._filter)
+        sent = self._filter or "" if self._filters is None else json.dumps(self._filters)
+        self._job = Job(webhook_id, sent, source, self._where.description)
         self._engine: Engine | None = None
         self._running = False
         self._stopping = False
 
+    @property
+    def job(self) -> Job:
+        """What the checkpoint belongs to: another job needs another checkpoint."""
+        return self._job
+
     async def run(self, progress: OnProgress | None = None, *, plan: Plan | None = None) -> Report:
-        """Go through the history, from where the checkpoint stands to its end.
+        """Go through the source, from where the checkpoint stands to its end.
 
         ``progress`` is called four times a second and at the end; with a ``plan`` it can tell what is left. Raises
         ``ReplayError`` where the job cannot start or go on (``.report`` says how far it came), and whatever
-        reading the history raises. Before it raises, or when it is cancelled, what is done is recorded.
+        reading the source raises. Before it raises, or when it is cancelled, what is done is recorded.
         """
         return await run_apart(self._run(progress, plan))
 
-    async def retry_dead(self, progress: OnProgress | None = None) -> Report:
-        """Put the dead letters through the target again, and remove those that it takes.
+    async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Report:
+        """Put the dead letters, or those with these ids, through the target again, and remove those that it takes.
 
         The messages are those that the checkpoint has kept; Basiq is not asked. ``filter`` and ``where`` do not
         apply here. Otherwise as ``run``, whose position it leaves alone.
         """
-        return await run_apart(self._retry_dead(progress))
+        return await run_apart(self._retry_dead(progress, None if ids is None else frozenset(ids)))
+
+    async def plan(self) -> Plan:
+        """Count what ``run`` would do now. Reads the source; touches neither target, inbox nor checkpoint."""
+        state = await self._checkpoint.peek(self._job) or State()
+        inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
+        return await make_plan(
+            await self._open_source(state),
+            state,
+            self._where,
+            inbox,
+            self._webhook_id,
+            handles=self._handles,
+            reach=self._reach(),
+        )
+
+    async def reconcile(self, inbox: Inbox, *, ids: int = 1_000) -> Reconciliation:
+        """Compare what Basiq says it delivered with what ``inbox`` has handled, over the whole message history.
+
+        ``filter`` and ``where`` choose what is looked at; the checkpoint does not. Types that a ``WebhookReceiver``
+        as target has no handler for are left out. ``ids`` is how many ids of missing messages to return. To handle
+        what is missing, run a replay with this inbox.
+        """
+        messages = self._list(self._filter)
+        return await reconcile(messages, self._where, inbox, ids, self._webhook_id, handles=self._handles)
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Return up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
+        if await self._checkpoint.peek(self._job) is None:
+            return ()
+        async with self._session(concurrency=0):
+            return await self._checkpoint.dead_letters(after=after, limit=limit)
+
+    async def export_dead(self, path: str | os.PathLike[str]) -> int:
+        """Write the dead letters to a new file, a line of JSON each, and return how many there are.
+
+        They stay in the checkpoint. Only the file's owner can read it. Raises ``ConfigurationError`` where the file
+        exists.
+        """
+        if await self._checkpoint.peek(self._job) is None:
+            return 0
+        async with self._session(concurrency=0):
+            return await _dead.export(self._checkpoint, path)
+
+    async def drop_dead(self, ids: Iterable[str]) -> int:
+        """Remove the dead letters with these ids for good, and return how many there were."""
+        if isinstance(ids, str):
+            raise ConfigurationError("ids must be a list of the ids of dead letters")
+        if await self._checkpoint.peek(self._job) is None:
+            return 0
+        async with self._session(concurrency=0):
+            return await _dead.drop(self._checkpoint, ids)
+
+    def stop(self) -> None:
+        """Have the run that is under way begin no more messages, and return when those begun are recorded."""
+        self._stopping = True
+        if self._engine is not None:
+            self._engine.stop()
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._session() as state:
-            engine = self._make_engine(History(self._list, state), state, self._where)
-            return await self._go(engine, progress, plan)
+            tracker = InactivityTracker()
+            reach = self._reach()
+            engine = self._make_engine(await self._open_source(state), state, self._where, observe=tracker.see)
+            try:
+                report = await self._go(engine, progress, plan)
+            except ReplayError as exc:
+                if exc.report is not None:
+                    exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
+                raise
+            return attrs.evolve(report, inactive=tracker.periods(), reach=reach)
 
-    async def _retry_dead(self, progress: OnProgress | None) -> Report:
+    async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._session() as state:
             ledger = DeadLedger(state.dead, most=self._settings.most_segments)
-            engine = self._make_engine(DeadLetters(self._checkpoint), state, as_where(None), ledger)
+            engine = self._make_engine(DeadLetters(self._checkpoint, ids), state, as_where(None), ledger=ledger)
             return await self._go(engine, progress, None)
 
-    def _make_engine(self, source: MessageSource, state: State, where: Where, ledger: Ledger | None = None) -> Engine:
+    def _make_engine(
+        self,
+        source: MessageSource,
+        state: State,
+        where: Where,
+        *,
+        ledger: Ledger | None = None,
+        observe: Callable[[Message], None] | None = None,
+    ) -> Engine:
         target = as_target(
             self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
         )
@@ -145,34 +252,8 @@ class Replay:
             where=where,
             settings=self._settings,
             ledger=ledger,
+            observe=observe,
         )
-
-    async def plan(self) -> Plan:
-        """Count what ``run`` would do now. Reads the history; touches neither target, inbox nor checkpoint."""
-        state = await self._checkpoint.peek(self._job) or State()
-        inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
-        return await make_plan(History(self._list, state), state, self._where, inbox, self._webhook_id)
-
-    async def reconcile(self, inbox: Inbox, *, ids: int = 1_000) -> Reconciliation:
-        """Hold what Basiq says it delivered against what ``inbox`` has handled, over the whole history.
-
-        ``filter`` and ``where`` choose what is looked at; the checkpoint does not. ``ids`` is how many ids of
-        missing messages to give. To handle what is missing, run a replay with this inbox.
-        """
-        return await reconcile(self._list(), self._where, inbox, ids, self._webhook_id)
-
-    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Return up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
-        if await self._checkpoint.peek(self._job) is None:
-            return ()
-        async with self._session(concurrency=0):
-            return await self._checkpoint.dead_letters(after=after, limit=limit)
-
-    def stop(self) -> None:
-        """Have the run that is under way begin no more messages, and return when those begun are recorded."""
-        self._stopping = True
-        if self._engine is not None:
-            self._engine.stop()
 
     async def _go(self, engine: Engine, progress: OnProgress | None, plan: Plan | None) -> Report:
         self._engine = engine
@@ -200,7 +281,46 @@ class Replay:
             self._running = False
             self._engine = None
 
-    def _list(self, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
+    # --- what is read ---
+
+    async def _open_source(self, state: State) -> MessageSource:
+        if self._source == "events":
+            wanted = self._handles
+            if wanted is None:
+                webhook = await self._client.webhooks.get(self._webhook_id)
+                wanted = frozenset(webhook.subscribed_events).__contains__
+            return EventList(self._client, self._webhook_id, self._filter, wanted, state)
+        if self._filters is not None:
+            return Lists([partial(self._list, text) for text in self._filters], state)
+        return History(partial(self._list, self._filter), state)
+
+    def _list(self, filter: str | None, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
         return self._client.messages.list(
-            self._webhook_id, filter=self._filter, cursor=cursor, after=after, on_unreadable=stand_in
+            self._webhook_id, filter=filter, cursor=cursor, after=after, on_unreadable=stand_in
         )
+
+    @property
+    def _handles(self) -> Callable[[str], bool] | None:
+        return self._target.handles if isinstance(self._target, WebhookReceiver) else None
+
+    def _reach(self) -> datetime | None:
+        return self._clock() - REACH if self._source == "events" else None
+
+
+def _read_filters(
+    filters: Sequence[str | Filter] | None, filter: str | Filter | None, source: Source
+) -> list[str] | None:
+    if filters is None:
+        return None
+    if filter is not None:
+        raise ConfigurationError("pass filter or filters, not both")
+    if source != "messages":
+        raise ConfigurationError('filters needs source="messages": the event list is short enough for one')
+    if isinstance(filters, (str, Filter)):
+        raise ConfigurationError("filters must be a list of filters; for one, pass filter")
+    texts = [filter_text(each) or "" for each in filters]
+    if not texts or not all(texts):
+        raise ConfigurationError("filters must hold at least one filter, none of them empty")
+    if len(set(texts)) < len(texts):
+        raise ConfigurationError("filters holds the same filter twice: each message would be handled twice")
+    return texts

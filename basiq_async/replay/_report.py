@@ -7,7 +7,17 @@ from datetime import date, datetime
 
 import attrs
 
+from ._inactivity import Inactivity
+
 __all__ = ["OnProgress", "Plan", "Progress", "Reconciliation", "Report"]
+
+
+_MOST_SHOWN = 3
+
+
+def _shorten(ids: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, ids[:_MOST_SHOWN]))
+    return f"({shown}, … {len(ids)} in all)" if len(ids) > _MOST_SHOWN else f"({shown})"
 
 
 @attrs.frozen
@@ -27,6 +37,9 @@ class Report:
     finished: whether the history was read to its end and nothing in it is left to do.
     dead: how many dead letters the checkpoint has, those of earlier runs as well.
     handled_in_all: messages that the target took in all the runs of this checkpoint.
+    inactive: when the webhook was not active, as far as the messages of this run show it. What happened then made no
+        message: see ``recover``.
+    reach: of a replay of the event list: the list has no events from before this moment.
     """
 
     handled: int
@@ -39,6 +52,8 @@ class Report:
     finished: bool
     dead: int = 0
     handled_in_all: int = 0
+    inactive: tuple[Inactivity, ...] = ()
+    reach: datetime | None = None
 
     @property
     def rate(self) -> float:
@@ -84,6 +99,7 @@ class Plan:
     first, last: the time of the earliest and the latest, where they have one.
     position: how many messages earlier runs are done with; the plan is for what is behind them.
     dead: dead letters that wait for ``retry_dead``.
+    inactive, reach: see ``Report``.
     """
 
     total: int
@@ -94,6 +110,8 @@ class Plan:
     last: datetime | None
     position: int
     dead: int
+    inactive: tuple[Inactivity, ...] = ()
+    reach: datetime | None = None
 
 
 @attrs.frozen
@@ -112,5 +130,5 @@ class Reconciliation:
     delivered: int
     missing: int
     missing_by_type: Mapping[str, int]
-    missing_ids: tuple[str, ...]
+    missing_ids: tuple[str, ...] = attrs.field(repr=_shorten)
     undelivered: int

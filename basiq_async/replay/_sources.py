@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Protocol, Self
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from typing import Generic, Protocol, Self, TypeVar
 
 import attrs
 
@@ -15,9 +15,21 @@ from ..models import Message
 from ..pagination import Paginator, UnreadableItem
 from .checkpoints._base import Checkpoint, DeadLetter, State
 
-__all__ = ["DeadLetters", "Given", "History", "MessageSource", "OpenList", "UnreadableMessage", "stand_in", "walk"]
+__all__ = [
+    "DeadLetters",
+    "Given",
+    "History",
+    "MessageSource",
+    "OpenList",
+    "UnreadableMessage",
+    "is_lost",
+    "stand_in",
+    "walk",
+]
 
-OpenList = Callable[[str | None, str | None], Paginator[Message]]
+T = TypeVar("T")
+
+OpenList = Callable[[str | None, str | None], Paginator[T]]
 """Begins a list behind a cursor or, where that cannot be used, behind the message with an id."""
 
 _LOST = (400, 404, 410)
@@ -63,14 +75,14 @@ def stand_in(item: UnreadableItem) -> UnreadableMessage:
     return UnreadableMessage(name, raw, item.error)
 
 
-class History:
-    """A list of messages behind a checkpoint's place.
+class History(Generic[T]):
+    """A list, such as that of a webhook's messages, behind a checkpoint's place.
 
     Links to pages expire. Where Basiq refuses one, the list is read from its beginning, to go on behind the last
     message by its id.
     """
 
-    def __init__(self, open_list: OpenList, state: State) -> None:
+    def __init__(self, open_list: OpenList[T], state: State) -> None:
         self._open_list = open_list
         self._after = state.last_id
         try:
@@ -87,7 +99,7 @@ class History:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> T:
         return await anext(self._items)
 
     @property
@@ -106,7 +118,7 @@ class History:
                     "checkpoint, and with an inbox, so that nothing is handled twice"
                 ) from error
             return False
-        if not isinstance(error, APIError) or error.status not in _LOST:
+        if not is_lost(error):
             return False
         await self.aclose()
         self._after = last_id
@@ -136,13 +148,19 @@ async def walk(source: MessageSource, last_id: str | None) -> AsyncIterator[Mess
         yield message
 
 
+def is_lost(error: Exception) -> bool:
+    """Return whether ``error`` can mean that the link to a page has expired."""
+    return isinstance(error, APIError) and error.status in _LOST
+
+
 class DeadLetters:
-    """The dead letters of a checkpoint as messages, page by page."""
+    """The dead letters of a checkpoint as messages, page by page: all of them, or those with certain ids."""
 
     cursor = None
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
         self._checkpoint = checkpoint
+        self._ids = None if ids is None else frozenset(ids)
         self._page: list[DeadLetter] = []
         self._after = 0
 
@@ -150,12 +168,15 @@ class DeadLetters:
         return self
 
     async def __anext__(self) -> Message:
-        if not self._page:
-            self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
+        while True:
             if not self._page:
-                raise StopAsyncIteration
-        letter = self._page.pop()
-        self._after = letter.number
+                self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
+                if not self._page:
+                    raise StopAsyncIteration
+            letter = self._page.pop()
+            self._after = letter.number
+            if self._ids is None or letter.id in self._ids:
+                break
         try:
             return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
         except Unreadable as exc:

@@ -21,11 +21,15 @@ Predicate = Callable[[Message], bool]
 class Where:
     """A predicate that takes part in ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
-    ``limit`` is the most messages that one run hands to its target, None for all.
+    ``limit`` is the most messages that one run hands to its target, None for all. ``description`` is the selection in
+    words, which a checkpoint records; a limit is no part of it. Empty, it is the name of the predicate.
     """
 
-    predicate: Predicate
+    predicate: Predicate = attrs.field(repr=False)
     limit: int | None = None
+    description: str = attrs.field(
+        default=attrs.Factory(lambda self: _name_of(self.predicate), takes_self=True), kw_only=True
+    )
 
     def __call__(self, message: Message) -> bool:
         return self.predicate(message)
@@ -33,23 +37,36 @@ class Where:
     def __and__(self, other: Where | Predicate) -> Where:
         if not callable(other):
             return NotImplemented
-        left, right = self.predicate, as_where(other)
+        right = as_where(other)
         limits = [each for each in (self.limit, right.limit) if each is not None]
-        return Where(lambda message: left(message) and right.predicate(message), min(limits, default=None))
+        most = min(limits, default=None)
+        if self.predicate is everything or right.predicate is everything:
+            chosen = right if self.predicate is everything else self
+            return attrs.evolve(chosen, limit=most)
+        left, other_predicate = self.predicate, right.predicate
+        return Where(
+            lambda message: left(message) and other_predicate(message),
+            most,
+            description=f"{self.description} & {right.description}",
+        )
 
     __rand__ = __and__
 
     def __or__(self, other: Where | Predicate) -> Where:
         if not callable(other):
             return NotImplemented
-        left, right = self._unlimited("|"), as_where(other)._unlimited("|")
-        return Where(lambda message: left(message) or right(message))
+        right = as_where(other)
+        left, other_predicate = self._unlimited("|"), right._unlimited("|")
+        return Where(
+            lambda message: left(message) or other_predicate(message),
+            description=f"({self.description or 'all'} | {right.description or 'all'})",
+        )
 
     __ror__ = __or__
 
     def __invert__(self) -> Where:
         inner = self._unlimited("~")
-        return Where(lambda message: not inner(message))
+        return Where(lambda message: not inner(message), description=f"~({self.description or 'all'})")
 
     def _unlimited(self, operator: str) -> Predicate:
         if self.limit is not None:
@@ -58,7 +75,7 @@ class Where:
 
 
 def as_where(value: Where | Predicate | None) -> Where:
-    """A ``where`` argument, whatever form it has. Raises ``ConfigurationError``."""
+    """Return the ``Where`` for a ``where`` argument of any form. Raises ``ConfigurationError``."""
     if value is None:
         return Where(everything)
     if isinstance(value, Where):
@@ -69,32 +86,44 @@ def as_where(value: Where | Predicate | None) -> Where:
 
 
 def message_time(message: Message) -> datetime | None:
-    """When a message was first tried, the only date that a message has; None of one that never was."""
-    return min((attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None), default=None)
+    """Return when a message was first tried, the only date that a message has; None where it never was.
+
+    For an event of the event list it is when the event was created.
+    """
+    created: datetime | None = getattr(message, "created", None)
+    return created or min(
+        (attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None), default=None
+    )
 
 
 def since(moment: datetime | timedelta) -> Where:
-    """Messages first tried at ``moment`` or later; a timedelta is that long before now.
+    """Select messages first tried at ``moment`` or later; a timedelta is that long before now.
 
     A message whose time is unknown is kept: better handled than lost. Raises ``ConfigurationError``.
     """
     first = _moment(moment, "since")
-    return Where(lambda message: (time := message_time(message)) is None or time >= first)
+    return Where(
+        lambda message: (time := message_time(message)) is None or time >= first,
+        description=f"since({_describe(moment)})",
+    )
 
 
 def until(moment: datetime | timedelta) -> Where:
-    """Messages first tried before ``moment``, and those whose time is unknown; otherwise as ``since``."""
+    """Select messages first tried before ``moment``, and those whose time is unknown; otherwise as ``since``."""
     end = _moment(moment, "until")
-    return Where(lambda message: (time := message_time(message)) is None or time < end)
+    return Where(
+        lambda message: (time := message_time(message)) is None or time < end,
+        description=f"until({_describe(moment)})",
+    )
 
 
 def failed_only() -> Where:
-    """Messages of which no attempt succeeded."""
-    return Where(lambda message: not message.delivered)
+    """Select messages of which no attempt succeeded."""
+    return Where(lambda message: not message.delivered, description="failed_only()")
 
 
 def event_types(*ids: str) -> Where:
-    """Messages of these types: exact, such as ``consent.revoked``, or a beginning, such as ``consent.*``.
+    """Select messages of these types: exact, such as ``consent.revoked``, or a beginning, such as ``consent.*``.
 
     Raises ``ConfigurationError``.
     """
@@ -105,13 +134,16 @@ def event_types(*ids: str) -> Where:
         raise ConfigurationError("event_types takes exact types, a beginning that ends in '.*', or '*'")
     exact = frozenset(wanted)
     beginnings = tuple(entry[:-1] for entry in wanted if entry.endswith("*"))
-    return Where(lambda message: (found := message.event_type_id or "") in exact or found.startswith(beginnings))
+    return Where(
+        lambda message: (found := message.event_type_id or "") in exact or found.startswith(beginnings),
+        description=f"event_types({', '.join(repr(each) for each in sorted(exact))})",
+    )
 
 
 def limit(count: int) -> Where:
-    """At most ``count`` messages handed to the target in one run; the next run goes on behind them.
+    """Hand at most ``count`` messages to the target in one run; the next run goes on behind them.
 
-    Raises ``ConfigurationError``.
+    Messages that an inbox knows, or that no handler is for, do not count. Raises ``ConfigurationError``.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigurationError("limit must be a whole number of messages, at least 1")
@@ -119,8 +151,21 @@ def limit(count: int) -> Where:
 
 
 def everything(message: Message) -> bool:
-    """The predicate that chooses every message."""
+    """Select every message."""
     return True
+
+
+def _name_of(predicate: Predicate) -> str:
+    if predicate is everything:
+        return ""
+    named = predicate if hasattr(predicate, "__qualname__") else type(predicate)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _describe(moment: datetime | timedelta) -> str:
+    if isinstance(moment, timedelta):
+        return str(moment)
+    return moment.astimezone(UTC).isoformat()
 
 
 def _moment(value: datetime | timedelta, name: str) -> datetime:

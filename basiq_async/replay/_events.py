@@ -1,0 +1,104 @@
+"""The event list of the last 7 days, as the messages that it would have made."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Self
+
+import attrs
+
+from ..client import BasiqClient
+from ..models import Event, Message
+from ..pagination import Paginator, UnreadableItem
+from ._sources import History, UnreadableMessage, stand_in
+from .checkpoints._base import State
+
+__all__ = ["REACH", "EventList", "EventMessage"]
+
+REACH = timedelta(days=7)
+"""How far back the event list goes (the vendor's reference)."""
+_PREFIX = "event-"
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
+
+
+@attrs.frozen(repr=False)
+class EventMessage(Message):
+    """The message that an event would have made. ``created`` is when the event was."""
+
+    created: datetime | None
+
+
+@attrs.frozen
+class _UnreadableEvent(Event):
+    """Stands in for an event that cannot be read."""
+
+    message: UnreadableMessage | None = None
+
+
+class EventList:
+    """The events of the types that ``wanted`` selects, each as a message, behind a checkpoint's place.
+
+    The payload is that of a message: type, id and links of the event. An inbox knows both by the same key.
+    """
+
+    def __init__(
+        self, client: BasiqClient, webhook_id: str, filter: str | None, wanted: Callable[[str], bool], state: State
+    ) -> None:
+        self._webhook_id = webhook_id
+        self._wanted = wanted
+
+        def open_list(cursor: str | None, after: str | None) -> Paginator[Event]:
+            behind = after.removeprefix(_PREFIX) if after is not None and after.startswith(_PREFIX) else None
+            return client.events.list(filter=filter, cursor=cursor, after=behind, on_unreadable=_stand_in)
+
+        self._events = History(open_list, state)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while True:
+            event = await anext(self._events)
+            if isinstance(event, _UnreadableEvent) and event.message is not None:
+                return event.message
+            if self._wanted(event.type):
+                return _as_message(event, self._webhook_id)
+
+    @property
+    def cursor(self) -> str | None:
+        """See ``MessageSource``."""
+        return self._events.cursor
+
+    async def recover(self, error: Exception, last_id: str | None) -> bool:
+        """See ``MessageSource``."""
+        return await self._events.recover(error, last_id)
+
+    async def aclose(self) -> None:
+        """See ``MessageSource``."""
+        await self._events.aclose()
+
+
+def _stand_in(item: UnreadableItem) -> Event:
+    message = stand_in(item)
+    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
+
+
+def _as_message(event: Event, webhook_id: str) -> EventMessage:
+    links = {"event": event.links.get("self"), "eventEntity": event.data_ref}
+    payload = {
+        "eventTypeId": event.type,
+        "eventId": event.id,
+        "links": {name: link for name, link in links.items() if link},
+    }
+    name = _message_id(event.id)
+    raw = {"id": name, "webhookId": webhook_id, "payload": payload, "attempts": []}
+    return EventMessage(name, raw, event.created)
+
+
+def _message_id(event_id: str) -> str:
+    """Make an id that can be that of a delivery, and tells where it is from."""
+    plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
+    return _PREFIX + plain

@@ -1,0 +1,152 @@
+"""Several lists in one process: read at once, one checkpoint, none lost and none twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from basiq_async import BasiqClient, Message, ReplayError, Request, Response
+from basiq_async.replay import CheckpointError, MemoryCheckpoint, Replay, limit
+from tests.support import virtual
+from tests.support.cancelling import at_every_turn, cancel_after
+from tests.support.histories import Recorder
+from tests.support.scripted import answer, error, page
+
+PAGE = 10
+
+
+class ManyLists:
+    """A transport with a list of messages for each filter; pages take ``latency`` seconds."""
+
+    def __init__(self, *sizes: int, latency: float = 0.0, size: int = PAGE) -> None:
+        self.lists = {f"list-{i}": [f"{i}-{n}" for n in range(count)] for i, count in enumerate(sizes)}
+        self._latency = latency
+        self._size = size
+        self.expired: set[str] = set()
+        self.requests = 0
+
+    @property
+    def ids(self) -> list[str]:
+        return sorted(each for ids in self.lists.values() for each in ids)
+
+    async def send(self, request: Request, /) -> Response:
+        if request.url.endswith("/token"):
+            return answer({"access_token": "t", "expires_in": 3600})
+        self.requests += 1
+        if self._latency:
+            await asyncio.sleep(self._latency)
+        query = parse_qs(urlsplit(request.url).query)
+        name, start = query["filter"][0], int(query.get("next", ["0"])[0])
+        if request.url in self.expired:
+            return error(410)
+        if not start:
+            self.expired.clear()
+        ids = self.lists[name]
+        items = [{"id": each} for each in ids[start : start + self._size]]
+        behind = start + self._size
+        link = f"{request.url.partition('?')[0]}?filter={name}&next={behind}" if behind < len(ids) else None
+        return page(items, link)
+
+    async def aclose(self) -> None:
+        pass
+
+
+def a_replay(client: BasiqClient, transport: ManyLists, target: Any, checkpoint: Any, **options: Any) -> Replay:
+    return Replay(client, "w1", target, checkpoint=checkpoint, filters=list(transport.lists), **options)
+
+
+@pytest.mark.parametrize("sizes", [(35, 0, 7, 20), (10,), (0, 0), (3, 3, 3)])
+async def test_all_lists_are_handled_once(sizes: tuple[int, ...]) -> None:
+    transport, target, checkpoint = ManyLists(*sizes), Recorder(), MemoryCheckpoint()
+    async with BasiqClient("a2V5", transport=transport) as client:
+        replay = a_replay(client, transport, target, checkpoint)
+        assert (await replay.plan()).total == sum(sizes)
+        report = await replay.run()
+        assert (report.handled, report.finished, report.position) == (sum(sizes), True, sum(sizes))
+        assert sorted(target.ids) == transport.ids
+        for ids in transport.lists.values():
+            ids.append("new-" + str(len(ids)) + ids[0] if ids else "new-" + str(id(ids)))
+        assert (await replay.run()).handled == len(sizes)
+        assert sorted(target.ids) == transport.ids
+
+
+@pytest.mark.parametrize("step", [1, 4, 13])
+async def test_a_job_of_several_lists_goes_on_where_it_was(step: int) -> None:
+    transport, target, checkpoint = ManyLists(35, 22, 10, 20), Recorder(), MemoryCheckpoint()
+    async with BasiqClient("a2V5", transport=transport) as client:
+        for _ in range(200):
+            replay = a_replay(client, transport, target, checkpoint, where=limit(step), concurrency=3)
+            if (await replay.run()).finished:
+                break
+        assert sorted(target.ids) == transport.ids
+
+
+@pytest.mark.parametrize("how", ["once", "anyio", "everything"])
+async def test_a_job_of_several_lists_survives_a_cancellation_at_any_await(how: Any) -> None:
+    transport = ManyLists(12, 25, 3)
+    async with BasiqClient("a2V5", transport=transport) as client:
+
+        async def attempt(turn: int) -> bool:
+            target, checkpoint = Recorder(), MemoryCheckpoint()
+            replay = a_replay(client, transport, target, checkpoint, concurrency=2)
+            hit = await cancel_after(turn, replay.run(), how)
+            assert (await replay.run()).finished
+            assert sorted(set(target.ids)) == transport.ids
+            assert how == "everything" or len(target.ids) == len(transport.ids)
+            return hit
+
+        await at_every_turn(attempt, step=2, enough=10)
+
+
+async def test_a_link_of_one_list_that_expires_is_found_again() -> None:
+    transport, checkpoint = ManyLists(60, 60), MemoryCheckpoint()
+    target = Recorder()
+
+    async def behave(message: Message) -> None:
+        if len(target.ids) == 15:
+            base = "https://au-api.basiq.io/notifications/webhooks/w1/messages?filter=list-1&next="
+            transport.expired = {base + str(n) for n in range(0, 60, PAGE)}
+
+    target._behave = behave
+    async with BasiqClient("a2V5", transport=transport) as client:
+        report = await a_replay(client, transport, target, checkpoint, concurrency=1).run()
+        assert (report.handled, report.finished) == (120, True)
+    assert sorted(target.ids) == transport.ids
+
+
+async def test_a_list_that_lost_its_place_says_what_to_do() -> None:
+    transport, checkpoint = ManyLists(15, 15), MemoryCheckpoint()
+    async with BasiqClient("a2V5", transport=transport) as client:
+        await a_replay(client, transport, Recorder(), checkpoint, where=limit(4), concurrency=1).run()
+        transport.lists["list-0"] = [f"other-{n}" for n in range(15)]
+        with pytest.raises(ReplayError, match="in one of its lists cannot be found again"):
+            await a_replay(client, transport, Recorder(), checkpoint).run()
+
+
+async def test_a_job_of_other_lists_is_another_job() -> None:
+    transport, checkpoint = ManyLists(5, 5), MemoryCheckpoint()
+    async with BasiqClient("a2V5", transport=transport) as client:
+        replay = a_replay(client, transport, Recorder(), checkpoint)
+        assert json.loads(replay.job.filter) == ["list-0", "list-1"]
+        await replay.run()
+        with pytest.raises(CheckpointError, match="belongs to the replay of"):
+            await Replay(client, "w1", Recorder(), checkpoint=checkpoint, filters=["list-0"]).run()
+
+
+def test_eight_lists_are_read_at_once() -> None:
+    async def main() -> None:
+        durations: list[float] = []
+        for lists in (1, 8):
+            transport = ManyLists(*[4_000 // lists] * lists, latency=0.05, size=100)
+            async with BasiqClient("a2V5", transport=transport) as client:
+                report = await a_replay(client, transport, Recorder(), MemoryCheckpoint()).run()
+                assert report.handled == 4_000
+                durations.append(report.duration)
+        # On this clock computing takes no time: 40 pages one after another, and 5 of each of 8 lists.
+        assert durations[0] >= 7 * durations[1]
+
+    virtual.run(main())
