@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..errors import ReplayError
-from ._output import Output, Shape, is_terminal, live, note, session
+from ._output import Output, Shape, cell_text, is_terminal, live, note, session
 from ._signals import on_signals
 
 if TYPE_CHECKING:
@@ -182,18 +182,28 @@ def _report_row(report: Report) -> dict[str, Any]:
     row = attrs.asdict(report, recurse=False)
     row["duration"] = round(report.duration, 3)
     row["rate"] = round(report.rate, 1)
+    row["inactive"] = _periods(report)
     return row
 
 
 def _plan_row(plan: Plan) -> dict[str, Any]:
     row = attrs.asdict(plan, recurse=False)
     row["by_day"] = {str(day) if day else "unknown": count for day, count in plan.by_day.items()}
+    row["inactive"] = _periods(plan)
     return row
+
+
+def _periods(found: Report | Plan) -> list[dict[str, Any]]:
+    return [{"since": period.since, "until": period.until} for period in found.inactive]
 
 
 def _details(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if name == "cursor" or value is None:
+        if name == "cursor" or value is None or value == []:
+            continue
+        if name == "inactive":
+            for period in value:
+                yield "not active", f"{cell_text(period['since'])} to {cell_text(period['until']) or 'the end'}"
             continue
         for key, each in value.items() if isinstance(value, dict) else [("", value)]:
             yield f"{name.replace('_', ' ')} {key}".strip(), f"{each:,}" if type(each) is int else each
@@ -202,13 +212,13 @@ def _details(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 REPORT: Shape[Report] = Shape(
     (
         "handled", "skipped", "failed", "repeated", "duration", "cursor", "position", "finished", "dead",
-        "handled_in_all", "rate",
+        "handled_in_all", "inactive", "reach", "rate",
     ),
     _report_row,
     details=lambda report: _details(_report_row(report)),
 )  # fmt: skip
 PLAN: Shape[Plan] = Shape(
-    ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead"),
+    ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead", "inactive", "reach"),
     _plan_row,
     details=lambda plan: _details(_plan_row(plan)),
 )

@@ -200,10 +200,6 @@ class WebhookReceiver:
         warn_of_unknown_types(event_types, stacklevel=3)
         return register
 
-    def handles(self, event_type_id: str) -> bool:
-        """Return whether there is a handler for an event type."""
-        return self._routes.find(event_type_id) is not None
-
     async def handle(self, headers: Headers, body: bytes) -> Outcome:
         """Verify, read and dispatch one request; never raises for what came in.
 

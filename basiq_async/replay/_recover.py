@@ -65,10 +65,11 @@ async def recover(
 ) -> Recovery:
     """Bring a target everything that it missed: the webhook's messages first, then the events that made none.
 
-        recovery = await recover(
-            basiq, webhook_id, receiver,
-            checkpoint=SQLiteCheckpoint("recover.db"), events_checkpoint=SQLiteCheckpoint("recover-events.db"),
-        )
+        checkpoints = SQLiteCheckpoint("recover.db"), SQLiteCheckpoint("recover-events.db")
+        async with HttpTarget(URL, SECRET) as target:
+            recovery = await recover(
+                basiq, webhook_id, target, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
+            )
 
     The arguments are those of ``Replay``; ``filter`` is for the messages. The messages come first, since they have
     the ``webhook-id`` that Basiq sends with. An inbox skips what was handled: a function as target needs one; a

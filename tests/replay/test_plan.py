@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from basiq_async import Message
-from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver, inbox_key
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver, inbox_key
 from basiq_async.replay import Commit, Job, MemoryCheckpoint, Replay, SQLiteCheckpoint, failed_only, limit, message_time
 from tests.support.histories import Recorder, history
 
@@ -59,7 +59,11 @@ async def test_a_plan_knows_what_the_inbox_knows() -> None:
 
         async def handler(message: Message) -> None: ...
 
-        for target, given in ((handler, inbox), (WebhookReceiver(SECRET, inbox=inbox), None)):
+        async def handle(delivery: Delivery) -> None: ...
+
+        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        receiver.on("*")(handle)
+        for target, given in ((handler, inbox), (receiver, None)):
             replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=given)
             plan = await replay.plan()
             assert plan.total == 30 - known
