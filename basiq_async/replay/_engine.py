@@ -68,7 +68,8 @@ class Engine:
     """One run over a source of messages, from ``state`` on.
 
     ``checkpoint`` is open for this run; whoever opened it closes it. ``limiter`` replaces the rate of the settings
-    where several engines share one. ``observe`` is called with each message that is read.
+    where several engines share one. ``observe`` is called with each message that is read,
+    ``on_pause`` with the seconds of each pause that the target brings about.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Engine:
         ledger: Ledger | None = None,
         limiter: Turns | None = None,
         observe: Callable[[Message], None] | None = None,
+        on_pause: Callable[[float], None] | None = None,
     ) -> None:
+        self._on_pause = on_pause
         ledger = Ledger(state, most=settings.most_segments) if ledger is None else ledger
         self._target = target
         self._ledger = ledger
@@ -277,7 +280,7 @@ class Engine:
         if pressure.pauses and not pressure.closed:  # it asked before, and took nothing since: a wait that grows
             backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
             wait = max(wait, min(_LONGEST_BACKOFF, settings.max_pause, backoff))
-        pressure.pause(wait)
+        self._begin_pause(wait)
         if pressure.pauses > _MOST_PAUSES:
             text = f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing"
             return _caused(ReplayError(f"{text}; run it again later"), exc)
@@ -299,12 +302,17 @@ class Engine:
                 exc,
             )
         wait = min(circuit.next_pause, max(0.0, self._settings.max_pause - lasted) or circuit.next_pause)
-        pressure.pause(wait)
+        self._begin_pause(wait)
         if circuit.failures == 1:
             logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
         else:
             logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, text, wait)
         return None
+
+    def _begin_pause(self, wait: float) -> None:
+        self._pressure.pause(wait)
+        if self._on_pause is not None:
+            self._on_pause(wait)
 
     def _resume(self) -> None:
         self._pressure.succeed()
