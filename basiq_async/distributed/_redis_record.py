@@ -135,10 +135,11 @@ class RedisRecord:
         found = await self._run("claim", key, segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES)
         if found[0] != b"ok":
             return Refusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
-        cursor, position, count, last, quota, upto, waits = found[1]
+        cursor, position, count, last, quota, upto, waits, after = found[1]
         job_token, rate, hold = found[2]
         return Claim(
             cursor=_text(cursor) or None,
+            after=None if not after else _text(after),
             position=int(position),
             count=_int(count),
             last=None if not last else _text(last),

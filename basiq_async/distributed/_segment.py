@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -15,25 +14,20 @@ from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
 from ..replay._engine import Engine
 from ..replay._ledger import DeadLedger, Ending, Ledger
 from ..replay._ledger import Segment as LedgerSegment
-from ..replay._sources import Given
+from ..replay._sources import Given, UnreadableMessage
 from ..replay._where import as_where
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
 from ._pace import Share
+from ._pages import Page, as_message, read_page
 from ._work import Work
-from .record import Chain, Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving
+from .record import Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving
 
 __all__ = ["Segment"]
 
 logger = logging.getLogger("basiq_async.distributed")
 
 _LETTERS = 250
-
-
-@attrs.frozen
-class _Page:
-    messages: Sequence[Message]
-    next_cursor: str | None
 
 
 class Segment:
@@ -73,6 +67,14 @@ class Segment:
     @property
     def _letters(self) -> bool:
         return self.name.startswith("d")
+
+    @property
+    def _webhook_id(self) -> str | None:
+        """The webhook whose messages these are; dead letters may be of several."""
+        chains = self._spec.chains
+        if not self._letters:
+            return chains[int(self.name.partition(".")[0])].webhook_id
+        return chains[0].webhook_id if len({chain.webhook_id for chain in chains}) == 1 else None
 
     def stop(self) -> None:
         """Begin no more messages; ``run`` returns when those under way are recorded."""
@@ -120,25 +122,28 @@ class Segment:
 
     # --- reading ---
 
-    async def _read(self) -> _Page:
+    async def _read(self) -> Page:
         if self._letters:
             return await self._read_letters()
         claim = self._claim
         chain = self._spec.chains[int(self.name.partition(".")[0])]
-        page = await _read_list(self._work, self._spec, chain, claim.cursor)
+        if self._spec.source != "messages":
+            raise ConfigurationError(f"this worker reads messages, and not {self._spec.source}")
+        wanted = claim.count or 0
+        page = await read_page(self._work.client, chain, claim.cursor, claim.after, wanted)
         if claim.count is None:
             return page
         # Read before, by a former owner: what has been added since is behind the end of this job.
-        known = page.messages[: claim.count]
-        if len(known) < claim.count or (known and known[-1].id != claim.last):
+        known = page.messages[:wanted]
+        if len(known) < wanted or (known and known[-1].id != claim.last):
             raise CheckpointError(
                 f"the page of segment {self.name} has changed since it was read first: {claim.count} messages up to "
                 f"{claim.last!r} are not there any more. Begin another job, with an inbox, so that nothing is handled "
                 "twice"
             )
-        return _Page(known, page.next_cursor)
+        return Page(known, page.next_cursor)
 
-    async def _read_letters(self) -> _Page:
+    async def _read_letters(self) -> Page:
         after, upto = int(self._claim.cursor or 0), self._claim.upto or 0
         letters = [
             letter
@@ -146,8 +151,7 @@ class Segment:
             if letter.number <= upto
         ]
         more = len(letters) == _LETTERS and letters[-1].number < upto
-        messages = [Message(letter.id, letter.message) for letter in letters]
-        return _Page(messages, str(letters[-1].number) if more else None)
+        return Page([as_message(letter) for letter in letters], str(letters[-1].number) if more else None)
 
     def _choose(self, messages: Sequence[Message]) -> tuple[list[bool], dict[str, Exception]]:
         """Which messages are to be handled; one that the predicate fails at is, and fails."""
@@ -156,7 +160,7 @@ class Segment:
         errors: dict[str, Exception] = {}
         for message in messages:
             try:
-                chosen.append(bool(where(message)))
+                chosen.append(isinstance(message, UnreadableMessage) or bool(where(message)))
             except Exception as exc:
                 chosen.append(True)
                 errors[message.id] = exc
@@ -166,8 +170,8 @@ class Segment:
 
     async def _handle(self, messages: Sequence[Message], errors: dict[str, Exception]) -> Report:
         work, claim = self._work, self._claim
-        inner = as_target(work.target, work.inbox, self.lease.token)
-        target = _Leased(inner, self.lease, self._hold)
+        inner = as_target(work.target, work.inbox, self.lease.token, webhook_id=self._webhook_id)
+        target = _Leased(inner, self.lease)
         checkpoint = _SegmentCheckpoint(self, target)
         width = min(work.settings.concurrency, len(messages))
         ledger = _LettersLedger(len(messages)) if self._letters else _SegmentLedger(State(), most=2)
@@ -180,6 +184,7 @@ class Segment:
             where=_raising(errors) if errors else as_where(None),
             settings=attrs.evolve(work.settings, concurrency=width),
             limiter=self._share,
+            on_pause=self._hold,
         )
         if self._stopping:
             self._engine.stop()
@@ -206,19 +211,6 @@ class Segment:
     def recorded(self) -> Sequence[str]:
         """The ids that former owners recorded."""
         return self._claim.done
-
-
-async def _read_list(work: Work, spec: JobSpec, chain: Chain, cursor: str | None) -> _Page:
-    if spec.source != "messages":
-        raise ConfigurationError(f"this release reads messages, and not {spec.source}")
-    try:
-        paginator = work.client.messages.list(chain.webhook_id, filter=chain.filter or None, cursor=cursor, prefetch=0)
-    except ConfigurationError as exc:
-        raise CheckpointError(f"a cursor of the job cannot be read by this worker: {exc}") from exc
-    pages = paginator.pages()
-    async for page in pages:
-        return _Page(page.items, page.next_cursor)
-    return _Page((), None)
 
 
 def _raising(errors: dict[str, Exception]) -> Where:
@@ -266,13 +258,12 @@ class _LettersLedger(DeadLedger):
 
 
 class _Leased:
-    """A target that is given nothing once the lease may have run out, and that shares its pauses with the fleet."""
+    """A target that is given nothing once the lease may have run out."""
 
-    def __init__(self, inner: Target, lease: Lease, hold: Callable[[float], None]) -> None:
+    def __init__(self, inner: Target, lease: Lease) -> None:
         self._deliver = inner.deliver
         self._flush = inner.flush
         self._lease = lease
-        self._hold = hold
         self.reasons: dict[str, str] = {}
         """Why messages were skipped, by id, as long as that is not recorded."""
 
@@ -280,13 +271,7 @@ class _Leased:
         """See ``Target``."""
         if not self._lease.held:
             raise LeaseLostError("the lease of the segment ran out while this process was stopped or busy")
-        try:
-            reason = await self._deliver(message)
-        except Exception as exc:
-            wait = getattr(exc, "retry_after", None)
-            if isinstance(wait, (int, float)) and not isinstance(wait, bool) and math.isfinite(wait) and wait > 0:
-                self._hold(float(wait))
-            raise
+        reason = await self._deliver(message)
         if reason is not None:
             self.reasons[message.id] = reason
         return reason

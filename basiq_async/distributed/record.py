@@ -74,6 +74,7 @@ class Claim:
     """A segment that is the caller's for the length of its lease.
 
     cursor, position: where its page begins, and how many messages of the list stand before that.
+    after: the id of the last message before it, to find the place by where the cursor cannot be used any more.
     count, last: how many messages its page held when it was read first, and the id of the last; None if it never was.
     quota: how many of the chosen ones are to be handled.
     upto: for dead letters, the number of the last one.
@@ -83,6 +84,7 @@ class Claim:
     """
 
     cursor: str | None
+    after: str | None
     position: int
     count: int | None
     last: str | None

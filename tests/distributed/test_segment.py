@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import attrs
 import pytest
 
 from basiq_async import Message, ReplayError
@@ -19,7 +20,7 @@ from tests.support.histories import Recorder
 async def test_no_message_is_begun_when_the_lease_may_have_run_out() -> None:
     recorder = Recorder()
     lease = Lease(30.0)
-    target = _Leased(as_target(recorder, None, ""), lease, lambda seconds: None)
+    target = _Leased(as_target(recorder, None, ""), lease)
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
@@ -90,3 +91,46 @@ async def test_messages_added_to_a_page_after_it_was_read_are_behind_the_end(red
         await fleet.start()
         await job.wait(timeout=PATIENT)
         assert sorted(recorder.ids) == sorted(ids[:3])
+
+
+async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_before_it(redis_url: str) -> None:
+    record = RedisRecord(redis_url)
+
+    async def behave(message: Message) -> None:
+        if message.id == ids[0]:
+            await record._redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
+
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, messages=45, workers=1, segments=1) as fleet:
+        ids = await fleet.ids()
+        report = await fleet.run()
+        assert sorted(recorder.ids) == sorted(ids)
+        assert report.handled == 45
+    await record.aclose()
+
+
+async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=25, workers=1, where=lambda message: message.delivered) as fleet:
+        ids = await fleet.ids()
+        inner = fleet.client.messages.list
+
+        def list_with_one_broken(*arguments: object, **options: object) -> object:
+            paginator = inner(*arguments, **options)  # type: ignore[arg-type]
+            reader = paginator._listing.reader
+            hook = reader.hook
+
+            def read(raw: dict[str, object], model: type) -> object:
+                if raw.get("id") == ids[12]:
+                    raw = {**raw, "attempts": "neither a list nor an object"}
+                return hook(raw, model)
+
+            paginator._listing = attrs.evolve(paginator._listing, reader=attrs.evolve(reader, hook=read))
+            return paginator
+
+        fleet.client.messages.list = list_with_one_broken  # type: ignore[method-assign]
+        job = await fleet.submit()
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.failed, report.dead) == (24, 1, 1)
+        (letter,) = await job.dead_letters()
+        assert letter.id == ids[12]

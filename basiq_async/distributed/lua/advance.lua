@@ -45,6 +45,10 @@ if not more then
 end
 local position = tonumber(redis.call('HGET', s, 'position')) + count
 local following = add_segment(chain, whole(index + 1), ARGV[8], position, now + lease)
+local after = ARGV[5] ~= '' and ARGV[5] or redis.call('HGET', s, 'after')
+if after then
+  redis.call('HSET', segment_key(following), 'after', after)
+end
 local upto = redis.call('HGET', s, 'upto')
 if upto then
   redis.call('HSET', segment_key(following), 'upto', upto)

@@ -34,5 +34,5 @@ if owner ~= token then -- a request that was sent again finds its own claim
 end
 renew(id, lease)
 redis.call('ZADD', workers, whole(now), worker)
-local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'waits')
+local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'waits', 'after')
 return { 'ok', found, { job('token'), job('rate') or '', hold_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

@@ -287,7 +287,7 @@ class Probe:
         claim = await self._tried(key, "0.1")
         hold(isinstance(claim, Claim), f"the next segment was refused: {claim}")
         if isinstance(claim, Claim):
-            hold((claim.cursor, claim.position) == ("cursor-1", 2), f"it was {claim}")
+            hold((claim.cursor, claim.after, claim.position) == ("cursor-1", "b", 2), f"it was {claim}")
         status = await self._status(key)
         hold((status.read, dict(status.skipped)) == (2, {"where": 1}), f"it counted {status}")
 

@@ -1,0 +1,70 @@
+"""Reading what a segment is about: a page of a list, wherever its cursor leads, and dead letters as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from .._codec import Unreadable, read_message
+from ..client import BasiqClient
+from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError
+from ..models import Message
+from ..replay import DeadLetter
+from ..replay._sources import UnreadableMessage, stand_in
+from .record import Chain
+
+__all__ = ["Page", "as_message", "read_page"]
+
+_LOST = (400, 404, 410)
+"""How Basiq may refuse the link to a page that has expired."""
+
+
+@attrs.frozen
+class Page:
+    """Messages, and where the list goes on; None at its end."""
+
+    messages: Sequence[Message]
+    next_cursor: str | None
+
+
+async def read_page(client: BasiqClient, chain: Chain, cursor: str | None, after: str | None, wanted: int) -> Page:
+    """Read the page at a cursor or, where it cannot be used any more, what stands behind the message ``after``.
+
+    At least ``wanted`` messages, if there are as many: the pages may be cut in another way then. Raises
+    ``CheckpointError`` where the place cannot be found, and what reading raises.
+    """
+    try:
+        return await _read(client, chain, cursor, None, wanted)
+    except (ConfigurationError, PaginationError, APIError) as exc:
+        lost = not isinstance(exc, APIError) or exc.status in _LOST
+        if not lost or cursor is None or after is None:
+            raise
+        try:
+            return await _read(client, chain, None, after, wanted)
+        except PaginationError as again:
+            raise CheckpointError(
+                f"the place behind message {after!r} cannot be found again ({exc}; {again}): begin another job, with "
+                "an inbox, so that nothing is handled twice"
+            ) from None
+
+
+async def _read(client: BasiqClient, chain: Chain, cursor: str | None, after: str | None, wanted: int) -> Page:
+    paginator = client.messages.list(
+        chain.webhook_id, filter=chain.filter or None, cursor=cursor, after=after, prefetch=0, on_unreadable=stand_in
+    )
+    messages: list[Message] = []
+    async for page in paginator.pages():
+        messages += page.items
+        # Behind the message that was looked for, the first pages are empty.
+        if page.next_cursor is None or (messages and len(messages) >= wanted) or (after is None and not wanted):
+            return Page(messages, page.next_cursor)
+    return Page(messages, None)
+
+
+def as_message(letter: DeadLetter) -> Message:
+    """Return a dead letter as the message that it was."""
+    try:
+        return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
+    except Unreadable as exc:
+        return UnreadableMessage(letter.id, letter.message, exc)
