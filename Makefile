@@ -63,9 +63,11 @@ bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json
 bench-quick: $(PEERS) ## the same in under a minute, held against the committed figures
 	$(BIN)/python -m benchmarks.run --quick
 
-crash: $(READY) ## replays of 10,000 messages, killed again and again: none lost, at most 16 repeated a kill
+crash: $(READY) ## replays and services that are killed again and again, and cancelled: none lost, and no more repeated than promised
 	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
 	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
+	for scenario in postgres restart replay redis; do \
+	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
 
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; succeeds where nobody can be asked
 	.ci/audit $(BIN)/python

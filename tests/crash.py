@@ -32,7 +32,7 @@ from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.replay import HttpTarget, Job, JSONLinesTarget, Replay, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq
-from tests import crash_fleet
+from tests import crash_fleet, crash_receiver
 from tests.support.storm import storm
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
@@ -214,13 +214,19 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--cancellations", type=int, default=500)
-    parser.add_argument("--mode", choices=("function", "http", "export", "cancel", "fleet"), default="function")
+    parser.add_argument(
+        "--mode", choices=("function", "http", "export", "cancel", "fleet", "receiver"), default="function"
+    )
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
     parser.add_argument("--seed", type=int, default=None)
     crash_fleet.add_arguments(parser)
+    crash_receiver.add_arguments(parser)
     options = parser.parse_args()
     if options.mode == "fleet":
         crash_fleet.crash_fleet(options)
+        return
+    if options.mode == "receiver":
+        crash_receiver.crash_receiver(options)
         return
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     if options.mode == "cancel":

@@ -1,0 +1,26 @@
+"""A service whose processes are killed with SIGKILL at random instants: see ``tests/crash_receiver.py``."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import postgres, redis
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("scenario", ["postgres", "restart", "replay", "redis"])
+def test_no_event_is_lost_and_in_a_database_none_has_its_effect_twice(scenario: str) -> None:
+    if (redis.PROGRAM if scenario == "redis" else postgres.PROGRAMS) is None:
+        pytest.skip("there is no server for it here")
+    command = [sys.executable, "-m", "tests.crash", "--mode", "receiver", "--scenario", scenario]
+    command += ["--events", "150", "--kills", "8", "--pause", "0.2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"150 events in .* 8 kills.*: 0 lost", done.stdout)
+    assert scenario == "redis" or ", 0 twice" in done.stdout
