@@ -79,8 +79,7 @@ $(DOCS): $(READY) docs/requirements.txt
 	@touch $@
 
 docs: $(DOCS) ## the documentation, in docs/_build/html; every warning and every dangling reference is an error
-	$(BIN)/sphinx-build --quiet -W --keep-going -n -E -b html docs docs/_build/html
-	@echo "docs/_build/html/index.html"
+	.ci/docs $(BIN)/python
 
 api: $(READY) ## write the public interface to tests/api.txt, for review
 	$(BIN)/python -m tests.support.api

@@ -55,7 +55,7 @@ _BUILTINS = [
     "Enum", "Exception", "Generator", "Generic", "Iterable", "Iterator", "Literal", "Mapping", "None", "Path",
     "Protocol", "Self", "Sequence", "StrEnum", "T", "TimeoutError", "ValueError", "bool", "bytes", "date", "datetime",
     "dict", "float", "int", "list", "object", "str", "timedelta", "tuple", "type",
-    "APIRouter", "AsyncBroker",  # FastAPI's and taskiq's
+    "APIRouter", "AsyncBroker", "JSON",  # FastAPI's, taskiq's, and a recursive alias of ours
 ]
 # fmt: on
 # What is no name of this package: the standard library and the dependencies, and type variables.
@@ -79,6 +79,9 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 copybutton_remove_prompts = True
 
+html_baseurl = "https://basiq-async.readthedocs.io/en/stable/"
+llms_txt_full_file = False  # .ci/docs makes one of what the directives made
+llms_txt_uri_template = "{base_url}text/{docname}.txt"
 llms_txt_title = "basiq_async"
 llms_txt_summary = "An async-first Python SDK for the webhooks of Basiq, the Australian open-banking platform."
 llms_txt_exclude = ["search", "genindex"]
