@@ -29,7 +29,6 @@ from tests.support.served import served
 from tests.test_public import modules
 
 DOCS = ROOT / "docs"
-NOT_YET = {"docs/replay.md", "docs/testing.md"}  # their programs are fragments
 TO_COME = {"cli.md", "mock.md", "frameworks.md", "observability.md", "distributed.md", "tutorial.md"}
 PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if "_build" not in path.parts)
 
@@ -76,8 +75,6 @@ def _free_port() -> str:
 
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_every_block_of_a_page_does_what_the_page_says(path: Path, page: Page) -> None:
-    if str(path.relative_to(ROOT)) in NOT_YET:
-        pytest.skip("its programs are fragments")
     page.run(path)
 
 
@@ -102,8 +99,7 @@ def _docstrings() -> Iterator[Block]:
                 yield from (Block(module, name, block) for block in docstring_blocks(text))
 
 
-NOT_RUN = {"SQLInbox"}  # until a receiver takes handlers with a session
-DOCSTRINGS = [block for block in _docstrings() if block.name not in NOT_RUN]
+DOCSTRINGS = list(_docstrings())
 
 
 async def _handler(message: Message) -> None:

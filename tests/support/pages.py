@@ -113,7 +113,7 @@ class Page:
         parsers = [SkipParser()]
         parsers += [CodeBlockParser(name, evaluator) for name, evaluator in self._evaluators().items()]
         document = self._parse(path, parsers)
-        document.namespace |= {"__name__": "__main__", "INSTALLED": self.installed}
+        document.namespace |= {"__name__": "__main__", "INSTALLED": self.installed, "printed": lambda: self.printed}
         try:
             return sum(self._evaluate(example) for example in document)
         finally:
