@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ from ._redaction import Redactor
 from ._tasks import TaskOwner
 from ._urls import VENDOR_URL, BaseURL
 from .errors import ConfigurationError
-from .hooks import OnRequest, OnRetry
+from .hooks import OnRequest, OnRetry, chain_hooks
 from .services._api import Api
 from .services.event_types import EventTypes
 from .services.events import Events
@@ -80,13 +81,19 @@ class BasiqClient:
             redact=redactor.text,
         )
         self._owner = TaskOwner()
+        self._observed = False
         authenticated = Authenticated(self._retrying, key, base, max_elapsed=policy.max_elapsed, redactor=redactor)
-        api = Api(base, authenticated, Codec(), self._owner, redactor, CursorSeal(key.reveal()))
+        api = self._api = Api(base, authenticated, Codec(), self._owner, redactor, CursorSeal(key.reveal()))
         self._base = base
         self.webhooks = Webhooks(api)
         self.messages = Messages(api)
         self.event_types = EventTypes(api)
         self.events = Events(api)
+
+    @property
+    def base_url(self) -> str:
+        """Where the API is."""
+        return self._base.url("")
 
     async def aclose(self) -> None:
         """End what is under way ahead of time, and close the transport if it is the client's own."""
@@ -104,7 +111,19 @@ class BasiqClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"BasiqClient(base_url={self._base.url('')!r})"
+        return f"BasiqClient(base_url={self.base_url!r})"
+
+    def _observe(self, wrap: Callable[[Transport], Transport]) -> None:
+        """Send every call through a transport of an observer's, around authentication and retries."""
+        if self._observed:
+            raise ConfigurationError("this client is instrumented already")
+        self._observed = True
+        self._api.transport = wrap(self._api.transport)
+
+    def _add_hooks(self, on_request: OnRequest, on_retry: OnRetry) -> None:
+        """Call these hooks after those that the constructor was passed."""
+        self._retrying.on_request = chain_hooks(self._retrying.on_request, on_request)
+        self._retrying.on_retry = chain_hooks(self._retrying.on_retry, on_retry)
 
 
 def _default_url() -> str:

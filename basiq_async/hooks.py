@@ -58,3 +58,15 @@ def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:
         hook(event)
     except Exception:
         _log.exception("the hook for %s failed", type(event).__name__)
+
+
+def chain_hooks(first: Callable[[_E], None] | None, second: Callable[[_E], None]) -> Callable[[_E], None]:
+    """Join two hooks; the second one is called whatever becomes of the first."""
+    if first is None:
+        return second
+
+    def both(event: _E) -> None:
+        call_hook(first, event)
+        second(event)
+
+    return both

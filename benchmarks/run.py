@@ -18,6 +18,7 @@ from benchmarks import (
     growth,
     imports,
     memory,
+    otel_overhead,
     prefetch,
     receiver_load,
     replay_http,
@@ -41,6 +42,7 @@ def measure(*, quick: bool) -> list[Figure]:
     found = asyncio.run(stream.measure(5 if quick else 21))
     found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
     found += asyncio.run(call.measure(5 if quick else 21))
+    found += asyncio.run(otel_overhead.measure(5 if quick else 21))
     found += imports.measure(15 if quick else 21)
     found += signature.measure(5 if quick else 21)
     found += asyncio.run(receiver_load.measure(3 if quick else 11, 2_000 if quick else 5_000))

@@ -15,7 +15,7 @@ import attrs
 from .._arguments import check_positive, check_whole
 from .._event_types import EventTypePattern
 from ..errors import ConfigurationError, SignatureVerificationError
-from ..hooks import call_hook
+from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
 from ._bodies import Bodies, RefusedError
 from ._clock import Clock, in_seconds
@@ -43,6 +43,8 @@ __all__ = ["WebhookReceiver"]
 logger = logging.getLogger("basiq_async.receiver")
 
 H = TypeVar("H", bound=AnyHandler)
+Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, Outcome]]
+"""Awaits the work on a delivery, for an observer."""
 
 _LEASE_MARGIN = 10.0
 """Seconds by which a lease outlasts all that one delivery may take: it runs out only under a dead or stuck worker."""
@@ -134,6 +136,7 @@ class WebhookReceiver:
         self._max_body_size = max_body_size
         self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
         self._on_delivery = on_delivery
+        self._around: Around | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         self._dispatcher = Dispatcher(
@@ -226,7 +229,7 @@ class WebhookReceiver:
                 "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
             )
             return self._report(outcome(Result.UNREADABLE), started)
-        return self._report(await self._in_hand(self._dispatcher.dispatch(delivery)), started)
+        return self._report(await self._in_hand(self._dispatch(delivery)), started)
 
     async def handle_stream(
         self,
@@ -265,7 +268,7 @@ class WebhookReceiver:
         self._join_loop()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
-        done = _closed(delivery) if self._closing else await self._in_hand(self._dispatcher.dispatch(delivery))
+        done = _closed(delivery) if self._closing else await self._in_hand(self._dispatch(delivery))
         return self._report(done, started)
 
     @property
@@ -313,7 +316,8 @@ class WebhookReceiver:
                     break
                 started = time.perf_counter()
                 delivery = self._quarantine.delivery_of(letter)
-                done = await self._in_hand(self._dispatcher.retry(delivery, letter.failures))
+                work = self._dispatcher.retry(delivery, letter.failures)
+                done = await self._in_hand(work if self._around is None else self._around(delivery, work))
                 outcomes.append(self._report(done, started))
         return outcomes
 
@@ -367,6 +371,20 @@ class WebhookReceiver:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+    def _dispatch(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
+        work = self._dispatcher.dispatch(delivery)
+        return work if self._around is None else self._around(delivery, work)
+
+    def _observe(self, around: Around) -> None:
+        """Have an observer await the work on each delivery."""
+        if self._around is not None:
+            raise ConfigurationError("this receiver is instrumented already")
+        self._around = around
+
+    def _add_hook(self, on_delivery: OnDelivery) -> None:
+        """Call this hook after the one that the constructor was passed."""
+        self._on_delivery = chain_hooks(self._on_delivery, on_delivery)
 
     async def _in_hand(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Await work that ``aclose`` waits for."""

@@ -117,6 +117,7 @@ class Engine:
         )
         self._handled = 0
         self._failed = 0
+        self._commits = 0
         self._successes = 0
         self._in_a_row = 0
         self._skipped: Counter[str] = Counter()
@@ -357,6 +358,7 @@ class Engine:
         return True
 
     def _release(self, count: int) -> None:
+        self._commits += 1
         self._reader.release(count)
 
     def _fail(self, exc: Exception) -> None:
@@ -413,6 +415,8 @@ class Engine:
             eta=None if remaining is None or not rate else remaining / rate,
             paused=0.0 if pause is None else pause - now,
             down=0.0 if since is None else now - since,
+            dead=self._ledger.dead,
+            commits=self._commits,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import get_args
+from typing import Protocol, get_args
 
 import attrs
 
@@ -17,6 +17,7 @@ from .._tasks import run_apart, see_through
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
+from ..hooks import chain_hooks
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
@@ -27,7 +28,7 @@ from ._inactivity import InactivityTracker
 from ._ledger import DeadLedger, Ledger
 from ._lists import Lists
 from ._plan import make_plan, reconcile
-from ._report import OnProgress, Plan, Reconciliation, Report
+from ._report import OnProgress, Plan, Progress, Reconciliation, Report
 from ._sources import DeadLetters, History, MessageSource, stand_in
 from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, Source, State
@@ -35,6 +36,22 @@ from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
 
 __all__ = ["Replay"]
+
+
+class Observer(Protocol):
+    """What watches the runs of a replay."""
+
+    def wrap(self, target: Target) -> Target:
+        """Return the target to use in place of this one."""
+        ...
+
+    def begin(self) -> None:
+        """Note that a run begins."""
+        ...
+
+    def on_progress(self, progress: Progress) -> None:
+        """Hear of the progress."""
+        ...
 
 
 class Replay:
@@ -131,6 +148,7 @@ class Replay:
         sent = self._filter or "" if self._filters is None else json.dumps(self._filters)
         self._job = Job(webhook_id, sent, source, self._where.description)
         self._engine: Engine | None = None
+        self._observer: Observer | None = None
         self._running = False
         self._stopping = False
 
@@ -246,7 +264,7 @@ class Replay:
         )
         return Engine(
             source,
-            target=target,
+            target=target if self._observer is None else self._observer.wrap(target),
             checkpoint=self._checkpoint,
             state=state,
             where=where,
@@ -255,8 +273,17 @@ class Replay:
             observe=observe,
         )
 
+    def _observe(self, observer: Observer) -> None:
+        """Have an observer wrap the target of each run, and hear of the progress."""
+        if self._observer is not None:
+            raise ConfigurationError("this replay is instrumented already")
+        self._observer = observer
+
     async def _go(self, engine: Engine, progress: OnProgress | None, plan: Plan | None) -> Report:
         self._engine = engine
+        if self._observer is not None:
+            self._observer.begin()
+            progress = chain_hooks(progress, self._observer.on_progress)
         if self._stopping:
             engine.stop()
         try:

@@ -69,7 +69,8 @@ class Progress:
     out and not recorded. ``elapsed`` is in seconds, ``rate`` in messages a second (handled or failed, lately).
     ``remaining`` and ``eta`` (seconds) are there where the run was given a plan: Basiq does not tell how long a
     history is. ``paused`` is how many seconds of a pause are left, 0 where there is none: the target asked for
-    it, or it is down; ``down`` is for how many seconds it has been.
+    it, or it is down; ``down`` is for how many seconds it has been. ``dead`` is how many dead letters the checkpoint
+    has, ``commits`` how often this run has recorded its state.
     """
 
     read: int
@@ -83,6 +84,8 @@ class Progress:
     eta: float | None = None
     paused: float = 0.0
     down: float = 0.0
+    dead: int = 0
+    commits: int = 0
 
 
 OnProgress = Callable[[Progress], None]

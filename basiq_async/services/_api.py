@@ -29,7 +29,7 @@ class Endpoint(NamedTuple):
     template: str | None
 
 
-@attrs.frozen
+@attrs.define
 class Api:
     """The API, as the services use it."""
 

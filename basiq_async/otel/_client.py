@@ -1,0 +1,127 @@
+"""Spans and metrics of a client: a span a call, a child an attempt, by the conventions for HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
+
+from ..hooks import RequestEvent, RetryEvent
+from ..transports.base import Request, Response, Transport
+from ._providers import Telemetry
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""As the conventions advise."""
+
+
+class ClientTelemetry:
+    """What is recorded of a client's requests."""
+
+    def __init__(self, telemetry: Telemetry, base_url: str) -> None:
+        self.telemetry = telemetry
+        self._base_url = base_url
+        parts = urlsplit(base_url)
+        self.server: dict[str, str | int] = {
+            "server.address": parts.hostname or "",
+            "server.port": parts.port or (443 if parts.scheme == "https" else 80),
+        }
+        self._duration = telemetry.meter.create_histogram(
+            "http.client.request.duration",
+            unit="s",
+            description="Duration of HTTP client requests.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+
+    def on_request(self, event: RequestEvent) -> None:
+        """Record an attempt that has ended, as a child of the call that is under way."""
+        attributes: dict[str, str | int] = {"http.request.method": event.method, **self.server}
+        if event.url_template is not None:
+            attributes["url.template"] = event.url_template
+        if event.status is not None:
+            attributes["http.response.status_code"] = event.status
+        failure = _failure(event.status, event.error)
+        if failure is not None:
+            attributes["error.type"] = failure
+        self._duration.record(event.duration, attributes)
+        end = time.time_ns()
+        span = self.telemetry.tracer.start_span(
+            _name(event.method, event.url_template),
+            kind=SpanKind.CLIENT,
+            attributes={**attributes, "url.full": self._base_url + event.path},
+            start_time=end - int(event.duration * 1e9),
+        )
+        if event.attempt > 1:
+            span.set_attribute("http.request.resend_count", event.attempt - 1)
+        if event.correlation_id is not None:
+            span.set_attribute("basiq.correlation_id", event.correlation_id)
+        if failure is not None:
+            span.set_status(StatusCode.ERROR)
+        span.end(end)
+
+    def on_retry(self, event: RetryEvent) -> None:
+        """Note the wait before another attempt in the call's span."""
+        trace.get_current_span().add_event(
+            "basiq.retry", {"basiq.retry.wait": event.wait, "http.request.resend_count": event.attempt}
+        )
+
+
+class TracedTransport:
+    """A transport whose every ``send`` is a span: one call, with all its attempts and the token it may need.
+
+    ``when_wanted`` is called once, before the first call that an SDK wants recorded.
+    """
+
+    def __init__(self, inner: Transport, client: ClientTelemetry, *, when_wanted: Callable[[], None]) -> None:
+        self._inner = inner
+        self._client = client
+        self._telemetry = client.telemetry
+        self._when_wanted: Callable[[], None] | None = when_wanted
+
+    async def send(self, request: Request, /) -> Response:
+        """Send within a span."""
+        if not self._telemetry.wanted:
+            return await self._inner.send(request)
+        if self._when_wanted is not None:
+            self._when_wanted()
+            self._when_wanted = None
+        attributes: dict[str, str | int] = {"http.request.method": request.method, **self._client.server}
+        if request.url_template is not None:
+            attributes["url.template"] = request.url_template
+        with self._telemetry.tracer.start_as_current_span(
+            f"basiq {_name(request.method, request.url_template)}",
+            kind=SpanKind.INTERNAL,
+            attributes=attributes,
+            record_exception=False,  # its text and frames can name what no span should hold
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                response = await self._inner.send(request)
+            except BaseException as exc:
+                span.set_attribute("error.type", type(exc).__name__)
+                span.set_status(StatusCode.ERROR)
+                raise
+            span.set_attribute("http.response.status_code", response.status)
+            if response.attempts > 1:
+                span.set_attribute("http.request.resend_count", response.attempts - 1)
+            failure = _failure(response.status, None)
+            if failure is not None:
+                span.set_attribute("error.type", failure)
+                span.set_status(StatusCode.ERROR)
+            return response
+
+    async def aclose(self) -> None:
+        """Close the transport inside."""
+        await self._inner.aclose()
+
+
+def _name(method: str, template: str | None) -> str:
+    return method if template is None else f"{method} {template}"
+
+
+def _failure(status: int | None, error: str | None) -> str | None:
+    if error is not None:
+        return error
+    return str(status) if status is not None and status >= 400 else None

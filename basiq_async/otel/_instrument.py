@@ -1,0 +1,54 @@
+"""The one call that makes spans and metrics of a client, a receiver or a replay."""
+
+from __future__ import annotations
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from ..client import BasiqClient
+from ..errors import ConfigurationError
+from ..receiver import WebhookReceiver
+from ..replay import Replay
+from ._client import ClientTelemetry, TracedTransport
+from ._providers import Telemetry
+from ._receiver import ReceiverTelemetry
+from ._replay import ReplayTelemetry
+
+
+def instrument(
+    *instrumented: BasiqClient | WebhookReceiver | Replay,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Record traces and metrics of clients, receivers and replays. Call it once for each, before it is used.
+
+    The global providers are used where none is passed. A client has a span a call, and a child of it an attempt; a
+    receiver a consumer span a delivery, in which its handler runs; a replay a span a message, which links to the
+    delivery of the same message where this process has seen that. Hooks that were passed to a constructor go on
+    being called. Raises ``ConfigurationError`` for anything else, and for one that is instrumented already.
+    """
+    telemetry = Telemetry(tracer_provider, meter_provider)
+    for one in instrumented:
+        if isinstance(one, BasiqClient):
+            _instrument_client(one, telemetry)
+        elif isinstance(one, WebhookReceiver):
+            _instrument_receiver(one, telemetry)
+        elif isinstance(one, Replay):  # pyright: ignore[reportUnnecessaryIsInstance]
+            one._observe(ReplayTelemetry(telemetry))
+        else:
+            raise ConfigurationError(f"instrument takes clients, receivers and replays, not {type(one).__name__}")
+
+
+def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
+    recorder = ClientTelemetry(telemetry, client.base_url)
+
+    def add_hooks() -> None:
+        client._add_hooks(recorder.on_request, recorder.on_retry)
+
+    client._observe(lambda inner: TracedTransport(inner, recorder, when_wanted=add_hooks))
+
+
+def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:
+    recorder = ReceiverTelemetry(telemetry, when_wanted=lambda: receiver._add_hook(recorder.on_delivery))
+    receiver._observe(recorder.around)
+    recorder.is_wanted()

@@ -1,0 +1,88 @@
+"""Where spans and metrics go, and whether anybody wants them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import Meter, MeterProvider
+from opentelemetry.trace import SpanContext, Tracer, TracerProvider
+
+from .._version import __version__
+
+_NAME = "basiq_async"
+_SCHEMA = "https://opentelemetry.io/schemas/1.34.0"
+_LOOK_EVERY = 1.0
+_MOST_VALUES = 64
+_MOST_DELIVERIES = 10_000
+OTHER = "_OTHER"
+
+
+class Telemetry:
+    """A tracer and a meter, and what the instruments share.
+
+    Without an SDK nothing is made: a program that never configures one pays for a comparison of two numbers. One that
+    is configured later is noticed within a second.
+    """
+
+    def __init__(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
+        self.tracer: Tracer = trace.get_tracer(_NAME, __version__, tracer_provider, _SCHEMA)
+        self.meter: Meter = metrics.get_meter(_NAME, __version__, meter_provider, _SCHEMA)
+        self._wanted = tracer_provider is not None or meter_provider is not None
+        self._look_at = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether an SDK takes what is recorded."""
+        if self._wanted:
+            return True
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_EVERY
+        self._wanted = _is_sdk(trace.get_tracer_provider()) or _is_sdk(metrics.get_meter_provider())
+        return self._wanted
+
+
+def _is_sdk(provider: object) -> bool:
+    # The API's own providers, proxy and no-op, record nothing.
+    return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+
+
+class Bounded:
+    """Attribute values of a metric, of which there can be no more than some: the rest are ``_OTHER``."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def name(self, value: str | None) -> str:
+        """The value itself, where it is known or there is room for it."""
+        if not value:
+            return OTHER
+        if value not in self._known:
+            if len(self._known) >= _MOST_VALUES or len(value) > 64:
+                return OTHER
+            self._known.add(value)
+        return value
+
+
+class FirstDeliveries:
+    """The span of each message's first delivery to this process, for links from a replay of it. The latest 10,000."""
+
+    def __init__(self) -> None:
+        self._contexts: OrderedDict[str, SpanContext] = OrderedDict()
+
+    def get(self, message_id: str) -> SpanContext | None:
+        """The context of the first delivery, where it is remembered."""
+        return self._contexts.get(message_id)
+
+    def remember(self, message_id: str, context: SpanContext) -> None:
+        """Keep the context of a first delivery."""
+        self._contexts[message_id] = context
+        if len(self._contexts) > _MOST_DELIVERIES:
+            self._contexts.popitem(last=False)
+
+
+first_deliveries = FirstDeliveries()
+"""Shared by the receivers and replays of this process: a message is delivered to one and replayed by the other."""

@@ -1,0 +1,93 @@
+"""Spans and metrics of a receiver, by the conventions for messaging (in development; version 1.34.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from opentelemetry.trace import Link, SpanKind, StatusCode
+
+from ..receiver import Delivery, DeliveryEvent, Outcome
+from ._providers import Bounded, Telemetry, first_deliveries
+
+_SYSTEM: dict[str, str] = {
+    "messaging.system": "basiq",
+    "messaging.operation.name": "process",
+    "messaging.operation.type": "process",
+}
+
+
+class ReceiverTelemetry:
+    """What is recorded of deliveries. ``when_wanted`` is called once, when an SDK wants them recorded."""
+
+    def __init__(self, telemetry: Telemetry, *, when_wanted: Callable[[], None]) -> None:
+        self._telemetry = telemetry
+        self._when_wanted: Callable[[], None] | None = when_wanted
+        self._types = Bounded()
+        self._reasons = Bounded()
+        self._duration = telemetry.meter.create_histogram(
+            "messaging.process.duration", unit="s", description="Duration of processing a delivery."
+        )
+        self._age = telemetry.meter.create_histogram(
+            "basiq.delivery.age", unit="s", description="Time from a delivery's signature to the response."
+        )
+
+    def is_wanted(self) -> bool:
+        """Whether an SDK takes what is recorded."""
+        if not self._telemetry.wanted:
+            return False
+        if self._when_wanted is not None:
+            self._when_wanted()
+            self._when_wanted = None
+        return True
+
+    def on_delivery(self, event: DeliveryEvent) -> None:
+        """Record a delivery that was responded to, whether genuine or not."""
+        attributes = {**_SYSTEM, "basiq.result": event.result.value}
+        if event.event_type_id is not None:
+            attributes["basiq.event_type"] = self._types.name(event.event_type_id)
+        if event.reason is not None:
+            attributes["basiq.reason"] = self._reasons.name(event.reason)
+        if not 200 <= event.status <= 299:
+            attributes["error.type"] = event.result.value
+        self._duration.record(event.duration, attributes)
+        if event.age is not None:
+            self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
+
+    async def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""
+        if not self.is_wanted():
+            return await work
+        first = first_deliveries.get(delivery.id)
+        with self._telemetry.tracer.start_as_current_span(
+            f"process {self._types.name(delivery.event_type_id)}",
+            kind=SpanKind.CONSUMER,
+            attributes={
+                **_SYSTEM,
+                "messaging.message.id": delivery.id,
+                "basiq.event_type": delivery.event_type_id,
+                "basiq.event_id": delivery.event_id or "",
+            },
+            links=[Link(first)] if first is not None else None,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            context = span.get_span_context()
+            if first is None and context.is_valid:
+                first_deliveries.remember(delivery.id, context)
+            try:
+                outcome = await work
+            except BaseException as exc:
+                span.set_attribute("error.type", type(exc).__name__)
+                span.set_status(StatusCode.ERROR)
+                raise
+            span.set_attribute("basiq.result", outcome.result.value)
+            if outcome.handler is not None:
+                span.set_attribute("basiq.handler", outcome.handler)
+            if outcome.attempt is not None:
+                span.set_attribute("basiq.attempt", outcome.attempt)
+            if not outcome.acknowledged:
+                error = outcome.error
+                span.set_attribute("error.type", outcome.result.value if error is None else type(error).__name__)
+                span.set_status(StatusCode.ERROR)
+            return outcome

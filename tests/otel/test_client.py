@@ -1,0 +1,162 @@
+"""A call is a span, each of its attempts a child; the names are those of the HTTP conventions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from opentelemetry.trace import SpanKind, StatusCode
+
+from basiq_async import (
+    BasiqClient,
+    BasiqError,
+    ConfigurationError,
+    ConnectionFailedError,
+    RequestEvent,
+    RetryPolicy,
+)
+from basiq_async.otel import instrument
+from tests.otel.conftest import Recorded
+from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error, page
+
+EVENT = answer({"id": "e", "entity": "consent", "eventType": "revoked", "userId": "a-user"})
+QUICK = RetryPolicy(max_retries=2, base=0.0001)
+
+
+def traced(recorded: Recorded, *script: Any, **options: Any) -> BasiqClient:
+    basiq = client(Scripted(*script), **options)
+    instrument(basiq, **recorded.options)
+    return basiq
+
+
+async def test_a_call_is_a_span_with_a_child_an_attempt(recorded: Recorded) -> None:
+    basiq = traced(recorded, error(503), EVENT, retry=QUICK)
+    await basiq.events.get("e")
+    token, first, second, call = recorded.spans
+    assert [span.name for span in recorded.spans] == [
+        "POST /token",
+        "GET /events/{event_id}",
+        "GET /events/{event_id}",
+        "basiq GET /events/{event_id}",
+    ]
+    assert [span.kind for span in recorded.spans] == [SpanKind.CLIENT] * 3 + [SpanKind.INTERNAL]
+    assert call.context is not None
+    assert call.parent is None
+    for attempt in (token, first, second):
+        assert attempt.parent is not None
+        assert attempt.parent.span_id == call.context.span_id
+    assert first.attributes == {
+        "http.request.method": "GET",
+        "url.template": "/events/{event_id}",
+        "url.full": "https://au-api.basiq.io/events/e",
+        "server.address": "au-api.basiq.io",
+        "server.port": 443,
+        "http.response.status_code": 503,
+        "error.type": "503",
+        "basiq.correlation_id": "corr-1",
+    }
+    assert first.status.status_code is StatusCode.ERROR
+    assert second.attributes is not None
+    assert second.attributes["http.request.resend_count"] == 1
+    assert second.status.status_code is StatusCode.UNSET
+    assert call.attributes is not None
+    assert call.attributes["http.response.status_code"] == 200
+    assert call.attributes["http.request.resend_count"] == 1
+    assert [event.name for event in call.events] == ["basiq.retry"]
+    assert call.start_time is not None
+    assert second.start_time is not None
+    assert call.start_time <= second.start_time
+
+
+async def test_a_call_that_fails_has_its_class_and_no_exception(recorded: Recorded) -> None:
+    basiq = traced(recorded, ConnectionFailedError("broken"))
+    with pytest.raises(ConnectionFailedError):
+        await basiq.events.get("e")
+    attempt, call = recorded.spans[-2:]
+    for span in (attempt, call):
+        assert span.attributes is not None
+        assert span.attributes["error.type"] == "ConnectionFailedError"
+        assert span.status.status_code is StatusCode.ERROR
+        assert (span.status.description, list(span.events)) == (None, [])
+
+
+async def test_a_call_that_is_cancelled_ends_its_span(recorded: Recorded) -> None:
+    async def never(request: Any) -> Any:
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(traced(recorded, never).events.get("e"))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    call = recorded.spans[-1]
+    assert call.attributes is not None
+    assert call.attributes["error.type"] == "CancelledError"
+
+
+async def test_a_call_is_part_of_the_trace_that_is_under_way(recorded: Recorded) -> None:
+    basiq = traced(recorded, page([{"id": "m1"}], "?next=1"), page([{"id": "m2"}]))
+    with recorded.tracer_provider.get_tracer("mine").start_as_current_span("mine") as mine:
+        await basiq.messages.list("w").collect()
+    assert len(recorded.spans) == 6
+    assert {span.context.trace_id for span in recorded.spans if span.context} == {mine.get_span_context().trace_id}
+
+
+async def test_the_duration_of_attempts_is_a_metric_without_identifiers(recorded: Recorded) -> None:
+    basiq = traced(recorded, EVENT)
+    for number in range(30):
+        await basiq.events.get(f"event-{number}")
+    points = recorded.points("http.client.request.duration")
+    counts = {point.attributes["url.template"]: point.count for point in points}
+    assert counts == {"/token": 1, "/events/{event_id}": 30}
+    (events,) = (point for point in points if point.attributes["url.template"] != "/token")
+    assert dict(events.attributes) == {
+        "http.request.method": "GET",
+        "url.template": "/events/{event_id}",
+        "server.address": "au-api.basiq.io",
+        "server.port": 443,
+        "http.response.status_code": 200,
+    }
+    assert "event-7" not in str(recorded.reader.get_metrics_data())
+
+
+async def test_hooks_that_were_passed_go_on_being_called(recorded: Recorded) -> None:
+    seen: list[RequestEvent] = []
+
+    def hook(event: RequestEvent) -> None:
+        seen.append(event)
+        raise RuntimeError("a hook that fails")
+
+    basiq = traced(recorded, EVENT, on_request=hook)
+    await basiq.events.get("e")
+    assert [event.path for event in seen] == ["/token", "/events/e"]
+    assert len(recorded.spans) == 3
+
+
+async def test_nothing_of_a_credential_a_body_or_a_query_is_recorded(recorded: Recorded) -> None:
+    echo = answer({"data": [{"code": TOKEN, "detail": API_KEY}], "correlationId": f"{TOKEN}-1"}, 400)
+    basiq = traced(recorded, EVENT, echo)
+    await basiq.events.get("e")
+    with pytest.raises(BasiqError):
+        await basiq.events.list(filter="user.id.eq('a-user')").collect()
+    text = recorded.everything()
+    assert "/events" in text
+    for secret in (API_KEY, TOKEN, "a-user", "user.id", "SERVER_ACCESS"):
+        assert secret not in text
+
+
+async def test_without_an_sdk_nothing_is_made_and_no_hook_is_set() -> None:
+    basiq = client(Scripted(EVENT))
+    instrument(basiq)
+    await basiq.events.get("e")
+    assert basiq._retrying.on_request is None
+
+
+def test_what_cannot_be_instrumented_is_refused() -> None:
+    basiq = client(Scripted(EVENT))
+    instrument(basiq)
+    with pytest.raises(ConfigurationError, match="instrumented already"):
+        instrument(basiq)
+    with pytest.raises(ConfigurationError, match="not str"):
+        instrument("x")  # type: ignore[arg-type]  # as a caller without a type checker would

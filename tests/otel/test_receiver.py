@@ -1,0 +1,136 @@
+"""A delivery is a consumer span in which its handler runs; metrics of all, genuine or not."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.trace import SpanKind, StatusCode
+
+from basiq_async import ConfigurationError
+from basiq_async.otel import instrument
+from basiq_async.receiver import Delivery, DeliveryEvent, WebhookReceiver
+from tests.otel.conftest import Recorded
+from tests.support.deliveries import SECRET, payload, signed
+from tests.support.scripted import Scripted, answer, client
+
+
+def traced(recorded: Recorded, **options: object) -> WebhookReceiver:
+    receiver = WebhookReceiver(SECRET, **options)  # type: ignore[arg-type]  # options of a test
+    instrument(receiver, **recorded.options)
+    return receiver
+
+
+async def test_the_calls_of_a_handler_are_in_the_trace_of_its_delivery(recorded: Recorded) -> None:
+    receiver = traced(recorded)
+    basiq = client(Scripted(answer({"id": "e"})))
+    instrument(basiq, **recorded.options)
+
+    @receiver.on("consent.revoked")
+    async def handler(delivery: Delivery) -> None:
+        await basiq.events.fetch(delivery)
+
+    body = payload(event_id="event-1")
+    outcome = await receiver.handle(signed(body, message_id="msg_9"), body)
+    assert outcome.status == 204
+    *_, delivery_span = recorded.spans
+    assert (delivery_span.name, delivery_span.kind) == ("process consent.revoked", SpanKind.CONSUMER)
+    assert delivery_span.attributes is not None
+    assert {name: delivery_span.attributes[name] for name in delivery_span.attributes if name != "basiq.handler"} == {
+        "messaging.system": "basiq",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.message.id": "msg_9",
+        "basiq.event_type": "consent.revoked",
+        "basiq.event_id": "event-1",
+        "basiq.result": "handled",
+    }
+    assert {span.context.trace_id for span in recorded.spans if span.context} == {delivery_span.context.trace_id}  # type: ignore[union-attr]  # finished spans have one
+    assert len(recorded.spans) == 4
+
+
+async def test_a_handler_that_fails_is_an_error_of_its_class_and_no_more(recorded: Recorded) -> None:
+    receiver = traced(recorded)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None:
+        raise ValueError("a customer's name")
+
+    body = payload()
+    await receiver.handle(signed(body), body)
+    (span,) = recorded.spans
+    assert span.attributes is not None
+    assert (span.attributes["basiq.result"], span.attributes["error.type"]) == ("failed", "ValueError")
+    assert span.status.status_code is StatusCode.ERROR
+    assert "customer" not in recorded.everything()
+
+
+async def test_metrics_tell_result_reason_type_and_age(recorded: Recorded) -> None:
+    seen: list[DeliveryEvent] = []
+    receiver = traced(recorded, on_delivery=seen.append)
+
+    @receiver.on("user.created")
+    async def handler(delivery: Delivery) -> None: ...
+
+    for body in (payload("user.created"), payload("user.deleted")):
+        await receiver.handle(signed(body), body)
+    await receiver.handle({}, b"")
+    points = recorded.points("messaging.process.duration")
+    found = {
+        (
+            point.attributes["basiq.result"],
+            point.attributes.get("basiq.event_type"),
+            point.attributes.get("basiq.reason"),
+        )
+        for point in points
+    }
+    assert found == {
+        ("handled", "user.created", None),
+        ("ignored", "user.deleted", None),
+        ("rejected", None, "missing-header"),
+    }
+    ages = recorded.points("basiq.delivery.age")
+    assert {point.attributes["basiq.result"] for point in ages} == {"handled", "ignored"}
+    assert len(seen) == 3
+
+
+async def test_event_types_of_a_metric_are_bounded(recorded: Recorded) -> None:
+    receiver = traced(recorded)
+    for number in range(100):
+        body = payload(f"made.up{number}")
+        await receiver.handle(signed(body), body)
+    types = {point.attributes["basiq.event_type"] for point in recorded.points("messaging.process.duration")}
+    assert len(types) == 65
+    assert "_OTHER" in types
+
+
+async def test_a_delivery_that_comes_again_links_to_the_first(recorded: Recorded) -> None:
+    receiver = traced(recorded)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None: ...
+
+    body = payload()
+    for _ in range(2):
+        await receiver.handle(signed(body, message_id="msg_again"), body)
+    first, second = recorded.spans
+    assert first.context is not None
+    assert list(first.links) == []
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+
+
+async def test_no_secret_and_no_body_is_recorded(recorded: Recorded) -> None:
+    receiver = traced(recorded)
+    body = payload(customer="a-customer-name")
+    await receiver.handle(signed(body), body)
+    text = recorded.everything()
+    for secret in (SECRET.removeprefix("whsec_"), "a-customer-name", signed(body)["webhook-signature"]):
+        assert secret not in text
+
+
+async def test_without_an_sdk_no_hook_is_set() -> None:
+    receiver = WebhookReceiver(SECRET)
+    instrument(receiver)
+    body = payload()
+    assert (await receiver.handle(signed(body), body)).status == 204
+    assert receiver._on_delivery is None
+    with pytest.raises(ConfigurationError, match="instrumented already"):
+        instrument(receiver)

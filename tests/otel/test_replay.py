@@ -1,0 +1,86 @@
+"""A replay has a span a message, linked to its first delivery, and metrics of its progress."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
+from basiq_async.otel import instrument
+from basiq_async.otel._providers import first_deliveries
+from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.replay import MemoryCheckpoint, Progress, Replay
+from tests.otel.conftest import Recorded
+from tests.support.deliveries import SECRET, payload, signed
+
+
+async def replayed(recorded: Recorded, count: int, target: Any, **options: Any) -> tuple[Any, Replay]:
+    transport = InMemoryTransport()
+    webhook_id = transport.fake.seed_messages(count)
+    async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=transport) as basiq:
+        replay = Replay(basiq, webhook_id, target, checkpoint=MemoryCheckpoint(), **options)
+        instrument(replay, **recorded.options)
+        seen: list[Progress] = []
+        report = await replay.run(seen.append)
+        assert seen
+        return report, replay
+
+
+async def test_each_message_is_a_span_and_counts_are_metrics(recorded: Recorded) -> None:
+    failing = iter(range(20))
+
+    async def handler(message: Message) -> None:
+        if next(failing) == 3:
+            raise ValueError("no")
+
+    report, _ = await replayed(recorded, 20, handler)
+    assert (report.handled, report.failed) == (19, 1)
+    assert len(recorded.spans) == 20
+    outcomes = {point.attributes["basiq.outcome"]: point.value for point in recorded.points("basiq.replay.messages")}
+    assert outcomes == {"handled": 19, "failed": 1}
+    assert recorded.points("basiq.replay.commits")[0].value >= 1
+    assert recorded.points("basiq.replay.dead_letters")[0].value == 1
+    lag = recorded.points("basiq.replay.lag")[0].value
+    assert 0 <= lag < (datetime.now(UTC) - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds()
+
+
+async def test_a_replayed_message_links_to_its_first_delivery(recorded: Recorded) -> None:
+    receiver = WebhookReceiver(SECRET)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None: ...
+
+    instrument(receiver, **recorded.options)
+    ids: list[str] = []
+
+    async def target(message: Message) -> None:
+        ids.append(message.id)
+
+    transport = InMemoryTransport()
+    webhook_id = transport.fake.seed_messages(1)
+    async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=transport) as basiq:
+        message = await basiq.messages.list(webhook_id).first()
+        assert message is not None
+        body = payload(event_id=message.event_id)
+        await receiver.handle(signed(body, message_id=message.id), body)
+        replay = Replay(basiq, webhook_id, target, checkpoint=MemoryCheckpoint())
+        instrument(replay, **recorded.options)
+        await replay.run()
+        with pytest.raises(ConfigurationError, match="instrumented already"):
+            instrument(replay)
+    delivery, again = recorded.spans
+    assert ids == [message.id]
+    assert delivery.context is not None
+    assert [link.context.span_id for link in again.links] == [delivery.context.span_id]
+
+
+def test_no_more_than_ten_thousand_deliveries_are_remembered() -> None:
+    from opentelemetry.trace import INVALID_SPAN_CONTEXT
+
+    for number in range(10_050):
+        first_deliveries.remember(f"many-{number}", INVALID_SPAN_CONTEXT)
+    assert len(first_deliveries._contexts) == 10_000
+    assert first_deliveries.get("many-0") is None
+    first_deliveries._contexts.clear()
