@@ -11,6 +11,7 @@ from . import _completion
 from ._compare import compare
 from ._demo import demo
 from ._events import events_app
+from ._jobs import jobs_app
 from ._listen import listen
 from ._login import login, logout, whoami
 from ._messages import messages_app
@@ -61,6 +62,7 @@ app.command(rich_help_panel=_HISTORY)(replay)
 app.command(rich_help_panel=_HISTORY)(reconcile)
 app.add_typer(quarantine_app, name="quarantine", rich_help_panel=_HISTORY)
 app.command(rich_help_panel=_FLEET)(worker)
+app.add_typer(jobs_app, name="jobs", rich_help_panel=_FLEET)
 app.command(rich_help_panel=_LOCAL)(listen)
 app.command(rich_help_panel=_LOCAL)(trigger)
 app.add_typer(mock_app, name="mock", rich_help_panel=_LOCAL)

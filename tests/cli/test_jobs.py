@@ -1,0 +1,142 @@
+"""``basiq-async jobs`` and ``worker``, with a Redis server of the test's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from basiq_async.cli._app import app
+from tests.support.redis import redis_server
+
+JOBS = """
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async.distributed import Fleet, Work
+from basiq_async.testing import FakeBasiq
+
+fleet = Fleet(os.environ["TEST_REDIS"])
+fake = FakeBasiq(seed="jobs")
+webhook_id = fake.seed_messages(30)
+
+async def handler(message: Message) -> None:
+    if sum(message.id.encode()) % 3 == 0:
+        raise ValueError("poisoned")
+
+@fleet.job("refill")
+@asynccontextmanager
+async def refill() -> AsyncIterator[Work]:
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        yield Work(basiq, handler)
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    with redis_server(tmp_path) as server:
+        name = f"jobs_{server.port}"
+        (tmp_path / f"{name}.py").write_text(JOBS)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("TEST_REDIS", server.url)
+        monkeypatch.setenv("BASIQ_FLEET", f"{name}:fleet")
+        yield lambda *arguments: CliRunner().invoke(app, ["jobs", *arguments])
+
+
+def submit(name: str = "refill") -> None:
+    import asyncio
+    import os
+    from importlib import import_module
+
+    module = import_module(os.environ["BASIQ_FLEET"].partition(":")[0])
+
+    async def main() -> None:
+        async with module.fleet as fleet:
+            await fleet.submit(name, module.webhook_id, key="november")
+
+    asyncio.run(main())
+
+
+def work_once() -> None:
+    """Do the job in this process, as a worker would."""
+    import asyncio
+    import os
+    from importlib import import_module
+
+    module = import_module(os.environ["BASIQ_FLEET"].partition(":")[0])
+
+    async def main() -> None:
+        from basiq_async.distributed._worker import Worker
+
+        fleet: Any = module.fleet
+
+        async def hint(key: str, segment: str) -> None:
+            pending.append((key, segment))
+
+        pending = [("november", "0.0"), ("november", "d1.0")]
+        worker = Worker(fleet._record, fleet._functions, hint, lease=30.0)
+        while pending:
+            await worker.look(*pending.pop())
+        await worker.aclose()
+        await fleet.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
+    assert run("list").stdout == ""
+    submit()
+    (row,) = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+    assert (row["key"], row["state"], row["handled"]) == ("november", "running", 0)
+    paused = run("pause", "november", "--reason", "for the night")
+    assert paused.exit_code == 0
+    assert "november: paused" in paused.stderr
+    shown = json.loads(run("show", "november", "--json", "key,state,reason").stdout)
+    assert shown == {"key": "november", "state": "paused", "reason": "for the night"}
+    assert "november: running" in run("resume", "november").stderr
+    assert "november: cancelled" in run("cancel", "november").stderr
+    assert run("watch", "november", "--json").exit_code == 1
+    assert run("forget", "november").exit_code == 0
+    assert run("show", "november").exit_code == 1
+
+
+def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_path: Path) -> None:
+    submit()
+    work_once()
+    dead = [json.loads(line) for line in run("dead", "november", "--json").stdout.splitlines()]
+    assert dead
+    assert all("poisoned" in letter["error"] for letter in dead)
+    assert run("dead", "november").exit_code == 1
+    assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 0
+    exported = [json.loads(line)["id"] for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
+    assert exported == [letter["id"] for letter in dead]
+    assert run("watch", "november").exit_code == 1
+    assert f"{len(dead)} dead letters are tried again" in run("retry-dead", "november").stderr
+    work_once()
+    assert run("drop-dead", "november", "nobody").exit_code == 2
+    assert run("drop-dead", "november", *exported).exit_code == 0
+    assert run("dead", "november").exit_code == 0
+    assert run("watch", "november").exit_code == 0
+
+
+def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, why in (
+        ("jobs", "no place of a fleet"),
+        ("no_such_module:fleet", "there is no module 'no_such_module' here"),
+        ("json:loads", "is no Fleet"),
+    ):
+        result = run("list", "--fleet", place)
+        assert result.exit_code == 2
+        assert why in result.stderr
+        assert CliRunner().invoke(app, ["worker", place]).exit_code == 2
+    monkeypatch.delenv("BASIQ_FLEET")
+    assert "--fleet module:variable" in run("list").stderr
+    assert CliRunner().invoke(app, ["worker", "json:loads", "--log-level", "loud"]).exit_code == 2
