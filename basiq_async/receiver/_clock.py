@@ -9,7 +9,7 @@ from datetime import datetime
 __all__ = ["Clock", "in_seconds"]
 
 Clock = Callable[[], float] | Callable[[], datetime]
-"""Gives the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
+"""Returns the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
 
 
 def in_seconds(clock: Clock) -> Callable[[], float]:

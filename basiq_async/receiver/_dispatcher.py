@@ -358,7 +358,7 @@ class Dispatcher:
 
 
 def _new_token() -> str:
-    # Never used twice; whoever meets the claim in a log can tell which process holds it.
+    # Never used twice, and a log that shows it tells which process holds the claim.
     return f"{_HOST}/{os.getpid()}/{os.urandom(16).hex()}"
 
 

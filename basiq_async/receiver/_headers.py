@@ -68,10 +68,10 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
     try:
         return found[ID], found[TIMESTAMP], found[SIGNATURE]
     except KeyError:
-        raise _missing(found) from None
+        raise _name_missing(found) from None
 
 
-def _missing(found: Mapping[str, str]) -> SignatureVerificationError:
+def _name_missing(found: Mapping[str, str]) -> SignatureVerificationError:
     absent = [name for name in (ID, TIMESTAMP, SIGNATURE) if name not in found]
     text = f"the delivery has no header {', '.join(absent)}"
     if MISTAKEN in found:

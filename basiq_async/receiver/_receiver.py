@@ -292,6 +292,7 @@ class WebhookReceiver:
 
         Raises ``InboxError``, or what a foreign inbox raises.
         """
+        self._join_loop()
         check_whole("limit", limit, least=1)
         found: list[QuarantinedDelivery] = []
         async with contextlib.aclosing(self._quarantine.letters(after=after)) as letters:
@@ -326,6 +327,7 @@ class WebhookReceiver:
 
         Returns how many there were. Raises ``InboxError``, or what a foreign inbox raises.
         """
+        self._join_loop()
         return await self._quarantine.drop(ids)
 
     def setup(self, app: web.Application, path: str = "/basiq") -> None:

@@ -70,7 +70,7 @@ def verify(
             raise keys
         keys.verify(
             headers,
-            body if type(body) is bytes else _raw(body),
+            body if type(body) is bytes else _check_body(body),
             tolerance=300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
             now=time.time() if now is None else _epoch(now, "now"),
         )
@@ -126,7 +126,7 @@ class SigningKeys:
             seconds = _epoch(timestamp, "timestamp")
             if seconds < 0:
                 raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
-            body = _raw(body)
+            body = _check_body(body)
         except ConfigurationError:
             del body  # this frame may be in a traceback
             raise
@@ -154,7 +154,7 @@ class SigningKeys:
         entries = signature.encode("ascii", "replace").split(b" ")
         if not self._match(content, entries):
             del body, content
-            raise _unmatched(entries)
+            raise _explain_mismatch(entries)
         return message_id, sent
 
     @staticmethod
@@ -175,7 +175,7 @@ class SigningKeys:
             )
         sent = int(timestamp)
         if not -tolerance <= now - sent <= tolerance:
-            raise _out_of_time(now - sent, tolerance)
+            raise _describe_age(now - sent, tolerance)
         if len(signature) > _LONGEST_SIGNATURE:
             raise SignatureVerificationError(
                 f"{SIGNATURE} has {len(signature)} characters; {_LONGEST_SIGNATURE} are allowed", reason="bad-signature"
@@ -212,7 +212,7 @@ def _mac(key: bytes | HMAC, content: bytes) -> bytes:
     return begun.digest()
 
 
-def _out_of_time(age: float, tolerance: float) -> SignatureVerificationError:
+def _describe_age(age: float, tolerance: float) -> SignatureVerificationError:
     allowed = f"more than the {tolerance:.0f} s allowed"
     if age > 0:
         return SignatureVerificationError(f"the delivery was signed {age:.0f} s ago, {allowed}", reason="too-old")
@@ -222,7 +222,7 @@ def _out_of_time(age: float, tolerance: float) -> SignatureVerificationError:
     )
 
 
-def _unmatched(entries: list[bytes]) -> SignatureVerificationError:
+def _explain_mismatch(entries: list[bytes]) -> SignatureVerificationError:
     if not any(entry.startswith(b"v1,") for entry in entries):
         return SignatureVerificationError(f"{SIGNATURE} holds no signature of version v1", reason="no-signature")
     return SignatureVerificationError(
@@ -245,7 +245,7 @@ def _epoch(moment: datetime, argument: str) -> float:
     return moment.timestamp()
 
 
-def _raw(body: object) -> bytes:
+def _check_body(body: object) -> bytes:
     if isinstance(body, bytes):
         return body
     if isinstance(body, (bytearray, memoryview)):

@@ -168,6 +168,16 @@ async def test_it_works_within_a_framework(make_app: Any) -> None:
     assert len(service.handled) == 1
 
 
+async def test_mounted_it_is_reached_with_a_slash_at_the_end_and_starlette_redirects_the_path_without() -> None:
+    service = Service()
+    transport = httpx.ASGITransport(mounted_app(service.receiver))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        body = payload()
+        redirected = await client.post("/basiq", content=body, headers=signed(body))
+        assert (redirected.status_code, redirected.headers["location"]) == (307, "http://test/basiq/")
+    assert not service.handled
+
+
 @asynccontextmanager
 async def under_uvicorn(app: Any) -> AsyncGenerator[tuple[str, uvicorn.Server]]:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))

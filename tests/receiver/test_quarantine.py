@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +19,10 @@ from basiq_async.receiver import (
     Result,
     SQLiteInbox,
     WebhookReceiver,
+    inbox_key,
 )
 from basiq_async.testing import FakeBasiq, ManualClock
+from tests.support import virtual
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, signed
 
 BROKEN = payload("user.broken", "e-broken")
@@ -275,3 +278,58 @@ async def test_an_error_that_cannot_be_described_is_set_aside_by_its_name() -> N
     body = payload("user.created")
     assert (await receiver.handle(signed(body), body)).result is Result.QUARANTINED
     assert [letter.error for letter in await receiver.quarantined()] == ["UnspeakableError"]
+
+
+@pytest.mark.parametrize("call", ["quarantined", "drop_quarantined"])
+def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) -> None:
+    class Hanging(MemoryInbox):
+        hangs = False
+
+        async def quarantined(
+            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        ) -> Sequence[QuarantinedDelivery]:
+            if call == "quarantined" and self.hangs:
+                await asyncio.Event().wait()
+            return await super().quarantined(after=after, limit=limit)
+
+        async def drop_quarantined(self, key: str) -> bool:
+            await asyncio.Event().wait()
+            return True
+
+    async def main() -> None:
+        inbox = Hanging()
+        service = Service(inbox=inbox, quarantine_after=1)
+        await post(service, message_id="msg_1")
+        inbox.hangs = True
+        with pytest.raises(InboxError, match="did not respond within 5 s"):
+            await service.receiver.drop_quarantined(["msg_1"])
+
+    virtual.run(main())
+
+
+async def test_a_letter_whose_body_cannot_be_read_is_handled_by_its_ids() -> None:
+    inbox = MemoryInbox()
+    letter = QuarantinedDelivery(
+        key=inbox_key("user.created", "e-1", "msg_1"),
+        delivery_id="msg_1",
+        event_type_id="user.created",
+        event_id="e-1",
+        body=b"not JSON",
+        signed_at=NOW,
+        error="by hand",
+        failures=1,
+        quarantined_at=NOW,
+    )
+    assert await inbox.quarantine(letter.key, "token", letter)
+    service = Service(inbox=inbox)
+    assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["handled"]
+    assert (service.handled[0].event_id, service.handled[0].body) == ("e-1", b"not JSON")
+
+
+async def test_an_inbox_that_takes_no_weak_reference_is_used_all_the_same() -> None:
+    class Slotted(MemoryInbox):
+        __hash__ = None  # type: ignore[assignment]
+
+    inbox = Slotted()
+    async with WebhookReceiver(SECRET, inbox=inbox), WebhookReceiver(OTHER_SECRET, inbox=inbox) as receiver:
+        assert receiver.inbox is inbox

@@ -74,6 +74,8 @@ def _interpret(outcome: Outcome) -> str | None:
         return HANDLED_BEFORE
     if outcome.result is Result.IGNORED:
         return "no-handler"
+    if outcome.result is Result.QUARANTINED:
+        return "quarantined"  # the receiver keeps it: a dead letter would be a second copy
     if outcome.result in (Result.FAILED, Result.TIMED_OUT) and outcome.error is not None:
         raise outcome.error
     if outcome.result is Result.CLOSED:

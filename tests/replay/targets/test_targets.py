@@ -141,6 +141,22 @@ async def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_e
     assert errors["m1"].startswith("TimeoutError")
 
 
+async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> None:
+    receiver = WebhookReceiver(SECRET, quarantine_after=1)
+
+    @receiver.on("*")
+    async def fail(delivery: Delivery) -> None:
+        raise LookupError("no such user")
+
+    items = [{"id": "m0", "payload": {"eventTypeId": "user.created", "eventId": "e0"}}]
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+        replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
+        report = await replay.run()
+        assert (report.failed, report.skipped) == (0, {"quarantined": 1})
+        assert not await replay.dead_letters()
+    assert [letter.delivery_id for letter in await receiver.quarantined()] == ["m0"]
+
+
 def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
     async def main() -> None:
         inbox = MemoryInbox(clock=virtual.now)
