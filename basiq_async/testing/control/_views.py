@@ -34,13 +34,12 @@ def show_body(body: bytes | None) -> str | None:
 def show_state(fake: FakeBasiq, base_url: str) -> Json:
     clock = fake.clock
     running = isinstance(clock, SystemClock)
-    upcoming = fake.upcoming()
     return {
         "baseUrl": base_url,
         "now": show_time(fake.now()),
         "nextDue": show_time(fake.next_due),
         "clock": {"running": running, "speed": clock.speed if isinstance(clock, SystemClock) else None},
-        "pending": len(upcoming),
+        "pending": fake.pending,
         "webhooks": len(fake.webhooks()),
         "messages": fake.count_messages(),
         "requests": len(fake.request_log),

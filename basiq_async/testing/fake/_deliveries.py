@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from operator import attrgetter
 
 import attrs
 
@@ -185,15 +186,15 @@ class Deliveries:
 
     def jobs(self) -> Iterator[Job]:
         """What is still to come or is under way, in the order in which it is due."""
-        return iter(sorted([*self._due, *self._under_way.values()]))
+        return iter(sorted([*self._due, *self._under_way.values()], key=_order))
 
     def next_due(self) -> datetime | None:
         """When the next attempt is due."""
         return self._due[0].due if self._due else None
 
     def pending(self) -> int:
-        """How many attempts are still to come."""
-        return len(self._due)
+        """How many attempts are still to come or are under way."""
+        return len(self._due) + len(self._under_way)
 
     def forget(self) -> None:
         """Drop every attempt that is still to come."""
@@ -389,6 +390,9 @@ class Deliveries:
     def recent(self) -> Sequence[DeliveredAttempt]:
         """The latest attempts, oldest first."""
         return tuple(self.attempts)
+
+
+_order = attrgetter("due", "serial")
 
 
 def _failure(fault: DeliveryFault) -> tuple[int | None, str]:

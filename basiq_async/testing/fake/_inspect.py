@@ -64,6 +64,11 @@ class Inspection(Parts):
         return [Upcoming(job.message.id, job.webhook.id, job.number, job.due) for job in self._deliveries.jobs()]
 
     @property
+    def pending(self) -> int:
+        """How many attempts are still to come."""
+        return self._deliveries.pending()
+
+    @property
     def endpoints_down(self) -> Mapping[str | None, int | None]:
         """Each endpoint that is down (None: all of them), with the status it responds with, if it responds."""
         return self._deliveries.outages.down

@@ -50,7 +50,8 @@ def add_page(app: web.Application, control: Control, token: str) -> None:
     async def sections(request: web.Request) -> web.Response:
         context = await show_all(control, request.query)
         shown = {name: aiohttp_jinja2.render_string(f"{name}.html", request, context) for name in _SECTIONS}
-        return web.json_response(shown)
+        counts = {name: context["state"][name] for name in ("messages", "requests", "violations")}
+        return web.json_response({"sections": shown, "counts": counts})
 
     async def message(request: web.Request) -> web.Response:
         return _render("message.html", request, await show_message(control, request.match_info["id"]))
@@ -104,14 +105,16 @@ def _stream(control: Control) -> Handler:
         try:
             await response.prepare(request)
             async with response:
+                loop = asyncio.get_running_loop()
                 while response.is_connected():
                     changed.clear()
+                    sent = loop.time()
                     now = _clock(control.fake.now().isoformat())
                     await response.send(json.dumps({"revision": control.fake.revision, "now": now}))
                     try:
                         async with asyncio.timeout(_TICK):
                             await changed.wait()
-                        await asyncio.sleep(_GATHER)
+                        await asyncio.sleep(max(sent + _GATHER - loop.time(), 0.0))
                     except TimeoutError:
                         pass
         except ConnectionResetError:

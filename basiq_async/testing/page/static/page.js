@@ -67,11 +67,9 @@ async function refresh() {
       const response = await fetch(`${root}/ui/sections?${query}`);
       if (!response.ok) break;
       const shown = await response.json();
-      for (const name of sections) children(document.getElementById(name), parse(shown[name]));
+      for (const name of sections) children(document.getElementById(name), parse(shown.sections[name]));
+      for (const name in shown.counts) document.getElementById(`${name}-count`).textContent = shown.counts[name];
       for (const button of document.querySelectorAll("#messages .opens[aria-expanded=true]")) fill(button);
-      const counted = await (await fetch(`${root}/state`)).json();
-      for (const name of ["messages", "requests", "violations"])
-        document.getElementById(`${name}-count`).textContent = counted[name];
     } while (again);
   } catch {
     say("The server does not respond.");

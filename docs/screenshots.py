@@ -1,0 +1,79 @@
+"""Takes the pictures of the mock's page in ``docs/images``. Needs chromium and playwright."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from playwright.async_api import async_playwright
+
+from basiq_async import BasiqClient
+from basiq_async.testing import FakeBasiq, serve
+
+FOLDER = Path(__file__).parent / "images"
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+SHOP, BANK = "https://shop.example/basiq", "https://bank.example/hooks/basiq"
+Scheme = Literal["light", "dark"]
+PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
+    ("mock-light", "light", 1440, 900),
+    ("mock-dark", "dark", 1440, 900),
+    ("mock-phone", "light", 390, 800),
+)
+
+
+async def fill(fake: FakeBasiq, base_url: str) -> None:
+    """Let an afternoon go by."""
+    statuses = iter([200, 503, 200, 200, 503, 500] * 50)
+
+    async def shop(headers: dict[str, str], body: bytes) -> int:
+        return next(statuses)
+
+    async def bank(headers: dict[str, str], body: bytes) -> int:
+        return 503
+
+    fake.route(SHOP, shop)
+    fake.route(BANK, bank)
+    fake.add_webhook(SHOP)
+    fake.add_webhook(BANK, ["consent.revoked", "consent.expired"])
+    async with BasiqClient(fake.api_key, base_url=base_url) as basiq:
+        await basiq.webhooks.create(url="http://127.0.0.1:8000/basiq", subscribed_events=["user.created"])
+        for webhook in await basiq.webhooks.list().collect():
+            await basiq.messages.list(webhook.id).collect()
+        await basiq.event_types.list().collect()
+    for number, event_type in enumerate(fake.event_types):
+        await fake.emit(event_type)
+        await fake.advance(seconds=[40, 400, 20, 3000, 5, 9000, 20][number % 7])
+    fake.fail_deliveries(drop="response")
+    await fake.emit("consent.revoked", data={"status": "revoked", "reason": "asked by the user"})
+    fake.endpoint_down(BANK)
+    fake.fail_next(2, status=503, path="/events/*")
+
+
+async def take(browser: Any, base_url: str, name: str, scheme: Scheme, width: int, height: int) -> None:
+    context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
+    page = await context.new_page()
+    await page.goto(f"{base_url}/_fake/")
+    if scheme == "dark":
+        await page.locator("#message-list .opens").nth(1).click()
+        await page.locator("#message-list .attempts").wait_for()
+        await page.mouse.move(0, 0)
+    await page.wait_for_timeout(300)
+    await page.screenshot(path=FOLDER / f"{name}.png")
+    await context.close()
+
+
+async def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    fake = FakeBasiq()
+    async with serve(fake, port=4010) as base_url, async_playwright() as playwright:
+        await fill(fake, base_url)
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=OPTIONS)
+        for picture in PICTURES:
+            await take(browser, base_url, *picture)
+        await browser.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
