@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 mock_app = typer.Typer(invoke_without_command=True)
 _READY: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "webhook_id"), lambda row: row)
-_FOREVER = 1_000_000
 
 
 @mock_app.callback()
@@ -86,14 +85,13 @@ def mock(
             clock=SystemClock(speed),
             api_keys=[key],
             cool_off=cool_off,
+            latency=latency,
             quirks=_quirks(quirk or ()),
             event_types=dict.fromkeys(event_type or (), "an event type of this mock"),
         )
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
     webhook_id = fake.seed_messages(seed_messages, failed=failed) if seed_messages else None
-    if latency:
-        fake.fail_next(_FOREVER, delay=latency)
     options = {"deliver_to": deliver_to, "deliver_anywhere": deliver_anywhere, "allowed_hosts": allow_host or ()}
     guarded(lambda: _serve(Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}))
 

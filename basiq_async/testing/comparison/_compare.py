@@ -127,7 +127,7 @@ async def _survey(
 
 async def make_full_fake() -> FakeBasiq:
     """A fake with something of everything in it: webhooks, messages and events of every kind and status."""
-    fake = FakeBasiq()
+    fake = FakeBasiq(page_size=2)  # every list has a next page
     first = fake.add_webhook("https://example.com/one")
     fake.seed_messages(20, first, failed=0.5, every=timedelta(minutes=1))
     for event_type in fake.event_types:

@@ -14,6 +14,7 @@ import attrs
 
 from ...errors import ConnectionFailedError, RequestTimeoutError, TransportError
 from ...transports.base import Request, Response, Transport
+from ..fake._clock import SystemClock
 from ..fake._fake import ORIGIN, FakeBasiq
 from ._runner import hold, keep
 
@@ -60,9 +61,9 @@ async def check_transport(
 ) -> None:
     """Hold a transport to every promise of the ``Transport`` protocol.
 
-    make_transport: called without arguments, gives a new transport (or an awaitable of one) that goes over the
+    make_transport: called without arguments, returns a new transport (or an awaitable of one) that goes over the
         network. It is tried against servers on loopback that this function starts.
-    in_process: the transport has no network: ``make_transport`` is called with a ``FakeBasiq`` and gives a
+    in_process: the transport has no network: ``make_transport`` is called with a ``FakeBasiq`` and returns a
         transport to that. What only a network can do is left out.
     make_impatient: as ``make_transport``, for a transport whose timeout is at most a second, to see how one
         runs out.
@@ -78,9 +79,9 @@ async def check_transport(
         "redirects are not followed": checks.redirects,
         "the URL is sent byte for byte": checks.url,
         "method, headers and body are sent as they are": checks.request,
-        "the answer's headers and body come back as they are": checks.response,
+        "the response's headers and body come back as they are": checks.response,
         "no cookie is kept": checks.cookies,
-        "many sends at once each get their own answer": checks.at_once,
+        "many sends at once each get their own response": checks.at_once,
         "a dropped connection is a ConnectionFailedError": checks.dropped,
         "a send can be cancelled, and the transport is usable after": checks.cancelled,
         "aclose may be called twice": checks.closed_twice,
@@ -89,11 +90,11 @@ async def check_transport(
     network: dict[str, Promise] = {
         "a refused connection is a ConnectionFailedError with sent=False": checks.refused,
         "a body that breaks off is a ConnectionFailedError": partial(checks.broken, HALF_A_BODY),
-        "an answer that is not HTTP is a TransportError": partial(checks.broken, b"these are not\r\nheaders\r\n\r\n"),
+        "a response that is not HTTP is a TransportError": partial(checks.broken, b"these are not\r\nheaders\r\n\r\n"),
         "the body comes decompressed": checks.compressed,
         "a header that comes twice has its values joined": checks.joined,
     }
-    impatient: dict[str, Promise] = {"an answer that does not come is a RequestTimeoutError": checks.impatient}
+    impatient: dict[str, Promise] = {"a response that does not come is a RequestTimeoutError": checks.impatient}
     await keep(
         getattr(make_transport, "__name__", "the transport"),
         {**shared, **({} if in_process else network), **(impatient if make_impatient else {})},
@@ -139,7 +140,7 @@ class _Checks:
 
     @asynccontextmanager
     async def stage(self, make: MakeTransport | None = None) -> AsyncGenerator[_Stage]:
-        fake = FakeBasiq()
+        fake = FakeBasiq(clock=SystemClock())  # whose delays are real: a send can be cancelled in them
         async with self._reached(fake) as base:
             made = (make or self._make)(*((fake,) if self._in_process else ()))
             transport: Transport = await made if inspect.isawaitable(made) else made
@@ -158,26 +159,26 @@ class _Checks:
     async def protocol(self) -> None:
         async with self.stage() as stage:
             hold(isinstance(stage.transport, Transport), f"{type(stage.transport).__name__} lacks send or aclose")
-            hold(isinstance(await stage.get(), Response), "send gave back something that is no Response")
+            hold(isinstance(await stage.get(), Response), "send returned something that is no Response")
 
     async def statuses(self) -> None:
         async with self.stage() as stage:
             for status in STATUSES:
                 stage.fake.fail_next(status=status, body=b"", path="*")
                 try:
-                    answer = await stage.get()
+                    response = await stage.get()
                 except Exception as error:
                     raise AssertionError(f"{status} raised {type(error).__name__}") from error
-                hold(answer.status == status, f"{status} came back as {answer.status}")
+                hold(response.status == status, f"{status} came back as {response.status}")
 
     async def redirects(self) -> None:
         async with self.stage() as stage:
             for status in (301, 302, 303, 307, 308):
                 stage.fake.fail_next(status=status, headers={"location": f"{stage.base}/elsewhere"}, path="*")
                 before = len(stage.seen())
-                answer = await stage.get()
+                response = await stage.get()
                 hold(len(stage.seen()) == before + 1, f"after a {status} another request was sent")
-                hold(answer.headers.get("location") == f"{stage.base}/elsewhere", "the location header is gone")
+                hold(response.headers.get("location") == f"{stage.base}/elsewhere", "the location header is gone")
 
     async def url(self) -> None:
         async with self.stage() as stage:
@@ -201,24 +202,24 @@ class _Checks:
         async with self.stage() as stage:
             for body in (EVERY_BYTE, b"", b"\r\n\r\n"):
                 stage.fake.fail_next(body=body, headers={"X-Check": "A value"}, path="*")
-                answer = await stage.get()
-                hold(answer.body == body, f"a body of {len(body)} bytes came back as {len(answer.body)}")
-                hold(answer.headers.get("x-check") == "A value", "a header did not come back under its lower-case name")
+                response = await stage.get()
+                hold(response.body == body, f"a body of {len(body)} bytes came back as {len(response.body)}")
+                hold(response.headers.get("x-check") == "A value", "a header did not come back in lower case")
 
     async def cookies(self) -> None:
         async with self.stage() as stage:
             stage.fake.fail_next(status=200, headers={"set-cookie": "kept=yes; Path=/"}, path="*")
             await stage.get()
             await stage.get()
-            hold("cookie" not in stage.last().headers, "a cookie of the first answer was sent with the second")
+            hold("cookie" not in stage.last().headers, "a cookie of the first response was sent with the second")
 
     async def at_once(self) -> None:
         async with self.stage() as stage:
             for number in range(AT_ONCE):
                 stage.fake.fail_next(body=str(number), delay=0.001 * (AT_ONCE - number), path=f"/{number}")
-            answers = await asyncio.gather(*(stage.get(f"/{number}") for number in range(AT_ONCE)))
-            mixed = [number for number, answer in enumerate(answers) if answer.body != str(number).encode()]
-            hold(not mixed, f"{len(mixed)} of {AT_ONCE} got the answer of another")
+            responses = await asyncio.gather(*(stage.get(f"/{number}") for number in range(AT_ONCE)))
+            mixed = [number for number, response in enumerate(responses) if response.body != str(number).encode()]
+            hold(not mixed, f"{len(mixed)} of {AT_ONCE} got the response of another")
 
     async def dropped(self) -> None:
         async with self.stage() as stage:
@@ -231,7 +232,10 @@ class _Checks:
                 hold(getattr(error, "sent", True), "sent is False, although the request had been sent")
                 stage.fake.reset_log()
             stage.fake.fail_next(body=b"usable", path="*")
-            hold((await stage.get()).body == b"usable", "after a dropped connection the transport gave a wrong answer")
+            hold(
+                (await stage.get()).body == b"usable",
+                "after a dropped connection came a wrong response",
+            )
 
     async def cancelled(self) -> None:
         async with self.stage() as stage:
@@ -245,7 +249,7 @@ class _Checks:
             hold(bool(done), "a send that was cancelled went on")
             hold(task.cancelled(), "a send that was cancelled did not raise CancelledError")
             stage.fake.fail_next(body=b"usable", path="*")
-            hold((await stage.get()).body == b"usable", "after a cancelled send the transport gave a wrong answer")
+            hold((await stage.get()).body == b"usable", "after a cancelled send came a wrong response")
             left = {task for task in asyncio.all_tasks() - before if _of_transport(task)}
             hold(not left, f"it left {len(left)} tasks behind")
 
@@ -274,9 +278,9 @@ class _Checks:
             )
             hold(getattr(error, "sent", True) is False, "sent is not False, although nothing can have been sent")
 
-    async def broken(self, answer: bytes) -> None:
-        kind = ConnectionFailedError if answer is HALF_A_BODY else TransportError
-        async with self.stage() as stage, _saying(answer) as base:
+    async def broken(self, response: bytes) -> None:
+        kind = ConnectionFailedError if response is HALF_A_BODY else TransportError
+        async with self.stage() as stage, _saying(response) as base:
             await _failure(stage.transport.send(Request("GET", base)), kind)
 
     async def compressed(self) -> None:
@@ -299,12 +303,12 @@ class _Checks:
 async def _failure(sending: Awaitable[Response], kind: type[TransportError]) -> TransportError:
     """The error that a send has to end with."""
     try:
-        answer = await sending
+        response = await sending
     except kind as error:
         return error
     except Exception as error:
         raise AssertionError(f"it raised {type(error).__name__}, not {kind.__name__}: {error}") from error
-    raise AssertionError(f"it gave an answer of status {answer.status}, not a {kind.__name__}")
+    raise AssertionError(f"it returned a response of status {response.status}, not a {kind.__name__}")
 
 
 async def _send(stage: _Stage, path: str) -> Response:
@@ -322,10 +326,10 @@ async def _at_vendor() -> AsyncGenerator[str]:
     yield ORIGIN
 
 
-def _say(answer: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def _say(response: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        writer.write(response)
         await writer.drain()
         writer.close()
 
@@ -333,9 +337,9 @@ def _say(answer: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def _saying(answer: bytes) -> AsyncGenerator[str]:
+async def _saying(response: bytes) -> AsyncGenerator[str]:
     """A server that says the same to everyone, and hangs up."""
-    server = await asyncio.start_server(_say(answer), "127.0.0.1", 0)
+    server = await asyncio.start_server(_say(response), "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     finally:

@@ -1,4 +1,4 @@
-"""What changed in the fake, for whoever shows it."""
+"""Counts what changes in the fake, for those who show it."""
 
 from __future__ import annotations
 

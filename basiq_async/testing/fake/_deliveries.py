@@ -223,7 +223,7 @@ class Deliveries:
 
     @contextmanager
     def advancing(self) -> Iterator[None]:
-        """While the clock is being moved, whoever moves it makes the deliveries, in order."""
+        """While the clock is being moved, its mover makes the deliveries, in order."""
         self._advancing += 1
         try:
             yield
@@ -323,7 +323,7 @@ class Deliveries:
         except ConfigurationError as error:  # what was routed to is no receiver
             status, text, wrong = 500, str(error), error
         if outlet.closed and status is None:
-            return  # its connections were closed with it: the attempt is made again, by whoever delivers now
+            return  # its connections were closed with it: the attempt is made again, by the next deliverer
         duration = (self._state.clock() - started).total_seconds()
         ok = status is not None and 200 <= status <= 299
         attempt = Attempt(self._state.ids.opaque(5), webhook.url, text, status, started, ok, duration)

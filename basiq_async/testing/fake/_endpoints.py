@@ -43,7 +43,7 @@ class HasHandle(Protocol):
 
 Receiver = HasHandle | Callable[..., Awaitable[object]]
 """What ``FakeBasiq.route`` takes: an object with ``async handle(headers, body)``, an async callable
-``(headers, body)``, each giving a status or something with a ``.status``, or an ASGI application."""
+``(headers, body)``, each returning a status or something with a ``.status``, or an ASGI application."""
 
 Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
 """A receiver as the fake calls it: url, headers and body in, a response out."""
@@ -78,7 +78,7 @@ def _calling(handle: Callable[[dict[str, str], bytes], Awaitable[object]]) -> En
         status = getattr(result, "status", result)
         if isinstance(status, bool) or not isinstance(status, int):
             raise ConfigurationError(
-                f"a receiver gives a status or something with a .status, not {type(result).__name__}"
+                f"a receiver returns a status or something with a .status, not {type(result).__name__}"
             )
         return EndpointResponse(int(status), phrase(int(status)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -66,6 +67,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         lists that error and does not say when it comes, so by default it does not.
     processes: how many processes share an API key: each may have a token of its own before ``token-per-request``
         is a violation.
+    latency: seconds that each response takes.
     delivery_timeout: how many seconds an endpoint may take to respond.
     sign_at: returns the time, in seconds since the epoch, that deliveries are signed with. By default the
         machine's, since that is what an endpoint compares it with, however far the fake's clock was moved.
@@ -86,6 +88,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         event_types: Mapping[str, str] | None = None,
         exclusive_events: bool = False,
         processes: int = 1,
+        latency: float = 0.0,
         delivery_timeout: float = 30.0,
         sign_at: Callable[[], float] = time.time,
     ) -> None:
@@ -93,6 +96,8 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
             raise ConfigurationError(f"page_size has to be from 1 to 500, not {page_size!r}")
         if processes < 1:
             raise ConfigurationError(f"processes has to be 1 or more, not {processes!r}")
+        if not 0 <= latency < math.inf:
+            raise ConfigurationError(f"latency has to be a number of seconds from 0, not {latency!r}")
         keys = [(self.DEFAULT_API_KEY, None)] if api_keys is None else _keys(api_keys)
         if not keys:
             raise ConfigurationError("api_keys is empty: the fake would accept nobody")
@@ -120,6 +125,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
             lambda record: size_of(record.request.headers, record.request.body, record.request.url)
         )
         self._received = 0
+        self._latency = latency
         self._waits = VirtualWaits(self.clock, self._advance_to)
 
     def __repr__(self) -> str:
@@ -161,12 +167,12 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         self._violations.take_codes()
         fault = self._faults.take(request.method, path)
         if fault is None:
-            exchange = Exchange(self._respond(request, origin + prefix, path, query), 0.0, record)
+            exchange = Exchange(self._respond(request, origin + prefix, path, query), self._latency, record)
         else:
             response = fault.response(self._state.ids.uuid())
             if response is None and fault.drop != "request":
                 response = self._respond(request, origin + prefix, path, query, loop=fault.loop)
-            exchange = Exchange(None if fault.drop else response, fault.delay, record)
+            exchange = Exchange(None if fault.drop else response, self._latency + fault.delay, record)
         record.status = None if exchange.response is None else exchange.response.status
         record.duration = exchange.delay
         record.violations = self._violations.take_codes()

@@ -90,7 +90,7 @@ def _listing(
     show: Callable[[T], Json],
     fields: Fields[T] | None = None,
 ) -> Response:
-    """A page of a list. ``items`` gives what stands at a position and after it."""
+    """A page of a list. ``items`` returns what is at a position and after it."""
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
         call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")

@@ -1,4 +1,4 @@
-"""The forms that an answer of Basiq can take where its sources contradict each other."""
+"""The forms that a response of Basiq can take where its sources contradict each other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Quirks:
     signing_key: Literal["prefixed", "bare", "unpadded"] = "prefixed"
     """A webhook's ``secret``: ``whsec_`` and base64; base64 alone; ``whsec_`` and base64 without its padding."""
     signing_key_in: Literal["writes", "everywhere", "nowhere"] = "writes"
-    """Which webhook answers have it as ``secret``: create and update, all of them, none."""
+    """Which responses about a webhook have it as ``secret``: create and update, all of them, none."""
 
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:

@@ -1,4 +1,4 @@
-"""What the fake keeps, in the form that an answer has."""
+"""What the fake keeps, in the form that a response has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Json = dict[str, object]
 
 
 def secret_text(key: bytes, form: str = "prefixed") -> str:
-    """A signing key as it is given out."""
+    """A signing key as the API shows it."""
     text = base64.b64encode(key).decode()
     if form == "bare":
         return text
@@ -25,7 +25,7 @@ def date_text(moment: datetime) -> str:
 
 
 class Renderer:
-    """Answers' objects, their links beginning with ``base`` (an origin and a path prefix)."""
+    """Objects of responses, their links beginning with ``base`` (an origin and a path prefix)."""
 
     def __init__(self, base: str, quirks: Quirks, *, loop: str | None = None) -> None:
         self.base = base
@@ -46,7 +46,7 @@ class Renderer:
         return f"{self.webhook_path(webhook_id)}/messages{slash}"
 
     def listing(self, data: list[Json], links: Mapping[str, str]) -> Json:
-        """A list; ``size`` and ``count`` are the number of items in this answer."""
+        """A list; ``size`` and ``count`` are the number of items in this response."""
         if self._loop is not None:
             links = {**links, "next": self._loop}
         size = len(data)

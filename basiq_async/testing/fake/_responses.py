@@ -1,4 +1,4 @@
-"""Answers in the form of the reference: JSON, and the one shape that every error has."""
+"""Responses in the form of the reference: JSON, and the one shape that every error has."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def empty(status: int) -> Response:
 
 
 def error_response(refusal: Refusal, correlation_id: str) -> Response:
-    """The answer of an error."""
+    """The response of an error."""
     error: dict[str, object] = {
         "type": "error",
         "code": refusal.code,

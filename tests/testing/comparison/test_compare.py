@@ -60,6 +60,14 @@ async def test_each_other_form_is_found_where_it_is(quirk: dict[str, Any], where
     assert all(difference.request.startswith("GET /") for difference in comparison.differences)
 
 
+async def test_a_history_of_many_pages_does_not_differ() -> None:
+    real = FakeBasiq()
+    for number in range(600):
+        real.add_webhook(f"https://example.com/{number}")
+    real.seed_messages(2_000, real.webhooks()[0].id)
+    (await compare(real.api_key, transport=InMemoryTransport(real))).assert_equal()
+
+
 async def test_what_there_is_nothing_for_is_said_to_be_skipped() -> None:
     real = FakeBasiq()
     comparison = await compare(real.api_key, transport=InMemoryTransport(real))

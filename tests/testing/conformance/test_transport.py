@@ -72,24 +72,24 @@ class Wrapped:
 
 class RaisesForStatus(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        answer = await super().send(request)
-        if answer.status >= 400:
+        response = await super().send(request)
+        if response.status >= 400:
             raise ConnectionFailedError("an error status")
-        return answer
+        return response
 
 
 class ChangesStatus(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        answer = await super().send(request)
-        return attrs.evolve(answer, status=200) if answer.status == 201 else answer
+        response = await super().send(request)
+        return attrs.evolve(response, status=200) if response.status == 201 else response
 
 
 class FollowsRedirects(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        answer = await super().send(request)
-        if answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
-            return await super().send(Request("GET", answer.headers["location"]))
-        return answer
+        response = await super().send(request)
+        if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
+            return await super().send(Request("GET", response.headers["location"]))
+        return response
 
 
 class DecodesUrls(Wrapped):
@@ -111,8 +111,8 @@ class DropsHeaders(Wrapped):
 
 class DecodesBodies(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        answer = await super().send(request)
-        return attrs.evolve(answer, body=answer.body.decode(errors="replace").encode())
+        response = await super().send(request)
+        return attrs.evolve(response, body=response.body.decode(errors="replace").encode())
 
 
 class SendsTextBodies(Wrapped):
@@ -126,13 +126,13 @@ class KeepsCookies(Wrapped):
 
     async def send(self, request: Request, /) -> Response:
         headers = {**request.headers, **({"cookie": self.cookie} if self.cookie else {})}
-        answer = await super().send(attrs.evolve(request, headers=headers))
-        self.cookie = answer.headers.get("set-cookie", self.cookie)
-        return answer
+        response = await super().send(attrs.evolve(request, headers=headers))
+        self.cookie = response.headers.get("set-cookie", self.cookie)
+        return response
 
 
-class MixesAnswersUp(Wrapped):
-    """Gives the latest answer to everyone who waits."""
+class MixesResponsesUp(Wrapped):
+    """Returns the latest response to every caller that waits."""
 
     latest: Response | None = None
 
@@ -233,15 +233,15 @@ class SendsAfterClosing(Wrapped):
 
 class LeavesCompression(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        answer = await super().send(request)
-        packed = answer.headers.get("content-encoding") == "gzip"
-        return attrs.evolve(answer, body=b"\x1f\x8b" + answer.body) if packed else answer
+        response = await super().send(request)
+        packed = response.headers.get("content-encoding") == "gzip"
+        return attrs.evolve(response, body=b"\x1f\x8b" + response.body) if packed else response
 
 
 class TakesTheLastHeader(Wrapped):
     async def send(self, request: Request, /) -> Response:
-        answer = await super().send(request)
-        return attrs.evolve(answer, headers={k: v.rpartition(", ")[2] for k, v in answer.headers.items()})
+        response = await super().send(request)
+        return attrs.evolve(response, headers={k: v.rpartition(", ")[2] for k, v in response.headers.items()})
 
 
 class IsNeverImpatient(Wrapped):
@@ -265,12 +265,12 @@ BROKEN = [
     (SwapsMethods, "method, headers and body are sent as they are"),
     (DropsHeaders, "method, headers and body are sent as they are"),
     (SendsTextBodies, "method, headers and body are sent as they are"),
-    (DecodesBodies, "the answer's headers and body come back as they are"),
+    (DecodesBodies, "the response's headers and body come back as they are"),
     (KeepsCookies, "no cookie is kept"),
-    (MixesAnswersUp, "many sends at once each get their own answer"),
+    (MixesResponsesUp, "many sends at once each get their own response"),
     (LetsForeignErrorsOut, "a dropped connection is a ConnectionFailedError"),
     (LetsForeignErrorsOut, "a body that breaks off is a ConnectionFailedError"),
-    (LetsForeignErrorsOut, "an answer that is not HTTP is a TransportError"),
+    (LetsForeignErrorsOut, "a response that is not HTTP is a TransportError"),
     (SaysNothingWasSent, "a dropped connection is a ConnectionFailedError"),
     (AnswersWhatWasDropped, "a dropped connection is a ConnectionFailedError"),
     (SaysAllWasSent, "a refused connection is a ConnectionFailedError with sent=False"),
@@ -303,7 +303,7 @@ async def test_each_break_is_told_by_itself() -> None:
 async def test_a_transport_whose_timeout_is_another_error_is_told() -> None:
     with pytest.raises(BrokenPromisesError) as caught:
         await check_transport(AiohttpTransport, make_impatient=lambda: IsNeverImpatient(AiohttpTransport(timeout=0.05)))
-    assert list(caught.value.broken) == ["an answer that does not come is a RequestTimeoutError"]
+    assert list(caught.value.broken) == ["a response that does not come is a RequestTimeoutError"]
 
 
 async def test_a_transport_that_hangs_is_told_in_bounded_time() -> None:

@@ -275,7 +275,7 @@ async def test_an_endpoint_that_raises_is_a_500_and_is_logged(caplog: pytest.Log
 @pytest.mark.parametrize("result", [None, "200", True])
 async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: Any) -> None:
     fake, _ = arranged(Endpoint(result))
-    with pytest.raises(ConfigurationError, match="a receiver gives a status"):
+    with pytest.raises(ConfigurationError, match="a receiver returns a status"):
         await fake.emit("user.created")
 
 
@@ -483,7 +483,7 @@ def test_a_message_that_nobody_tried_to_deliver_yet_is_pending(caller: Caller) -
 
 async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None:
     fake, _ = arranged(Endpoint("no status"))
-    with pytest.raises(ConfigurationError, match="a receiver gives a status"):
+    with pytest.raises(ConfigurationError, match="a receiver returns a status"):
         async with serve(fake):
             fake.emit("user.created")
             async with asyncio.timeout(5):
