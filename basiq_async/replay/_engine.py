@@ -67,7 +67,7 @@ class Settings:
 class Engine:
     """One run over a source of messages, from ``state`` on.
 
-    ``checkpoint`` is open for this run; whoever opened it closes it. ``limiter`` replaces the rate of the settings
+    ``checkpoint`` is open for this run, and its owner closes it. ``limiter`` replaces the rate of the settings
     where several engines share one. ``observe`` is called with each message that is read,
     ``on_pause`` with the seconds of each pause that the target brings about.
     """

@@ -36,10 +36,12 @@ class Inactivity:
 
 
 class InactivityTracker:
-    """Looks at each message once, in the order of the history."""
+    """Looks at each message once, in the order of the history; with ``any_order``, in any."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_order: bool = False) -> None:
         self._periods: list[Inactivity] = []
+        self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
+        """The first and the last first attempt in each hour, where later periods may be found yet."""
 
     def see(self, message: Message) -> None:
         """Take a message into account."""
@@ -47,14 +49,20 @@ class InactivityTracker:
         if not attempts:
             return
         failed_for_good = len(attempts) >= _MOST_ATTEMPTS and not message.delivered
-        if not failed_for_good and not self._periods:
+        if not failed_for_good and not self._periods and self._active is None:
             return
         times = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
         if not times:
             return
-        self._end_periods(min(times))
+        self._end_periods(first := min(times))
+        if self._active is not None:
+            hour = int(first.timestamp()) // 3600
+            earliest, latest = self._active.get(hour, (first, first))
+            self._active[hour] = min(earliest, first), max(latest, first)
         if failed_for_good and len(self._periods) < _MOST_PERIODS:
-            self._periods.append(Inactivity(max(times)))
+            since = max(times)
+            later = [each for pair in (self._active or {}).values() for each in pair if each > since]
+            self._periods.append(Inactivity(since, min(later, default=None)))
 
     def _end_periods(self, active: datetime) -> None:
         for index, period in enumerate(self._periods):

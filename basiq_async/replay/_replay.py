@@ -233,7 +233,7 @@ class Replay:
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._session() as state:
-            tracker = InactivityTracker()
+            tracker = InactivityTracker(any_order=self._filters is not None)
             reach = self._reach()
             engine = self._make_engine(await self._open_source(state), state, self._where, observe=tracker.see)
             try:

@@ -1,4 +1,4 @@
-"""What a replay tells: before it (plan), on its way (progress), behind it (report), and of its inbox."""
+"""The plan, progress and report of a replay, and the reconciliation of an inbox."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Report:
         chosen), ``recorded`` (done by an earlier run), ``handled-before`` (an inbox knows it), ``no-handler``
         (a receiver has none for its type).
     failed: messages that the target did not take; with ``on_error="dead-letter"`` they are dead letters now.
-    repeated: at most so many of the handled ones had been handled by an earlier run that was killed before it
-        could record them; 0 after runs that ended in order, and with an inbox.
+    repeated: at most this many of the handled ones had been handled by an earlier run that was killed before it
+        could record them; 0 where all earlier runs ended in order.
     duration: seconds.
     cursor: where the next run goes on, for ``messages.list(cursor=...)``; None where nothing is behind it.
-    position: how many messages of the history stand before the cursor.
+    position: how many messages of the history come before the cursor.
     finished: whether the history was read to its end and nothing in it is left to do.
     dead: how many dead letters the checkpoint has, those of earlier runs as well.
     handled_in_all: messages that the target took in all the runs of this checkpoint.
@@ -119,7 +119,7 @@ class Plan:
 
 @attrs.frozen
 class Reconciliation:
-    """What Basiq says it delivered, held against what an inbox has handled.
+    """What Basiq says it delivered, compared with what an inbox has handled.
 
     checked: messages that were looked at.
     delivered: those of them that Basiq says were delivered.

@@ -278,3 +278,7 @@ def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     assert tracker.periods() == (Inactivity(noon + timedelta(hours=7), noon + timedelta(hours=40)),)
     tracker.see(message(*range(60, 68)))
     assert len(tracker.periods()) == 2
+    backwards = InactivityTracker(any_order=True)
+    for hours in ([50], [40], [3], [each + 0.5 for each in range(8)], list(range(8)), [0]):
+        backwards.see(message(*hours))
+    assert backwards.periods() == (Inactivity(noon + timedelta(hours=7), noon + timedelta(hours=40)),)

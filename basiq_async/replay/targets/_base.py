@@ -16,7 +16,7 @@ SessionHandler = Callable[[Message, Any], Awaitable[object]]
 
 @runtime_checkable
 class Target(Protocol):
-    """What messages are replayed into. Whoever makes a target closes it, if there is anything to close."""
+    """What messages are replayed into. The code that makes a target closes it, if there is anything to close."""
 
     async def deliver(self, message: Message) -> str | None:
         """Take one message; many are under way at once. When this returns, the target has taken it.

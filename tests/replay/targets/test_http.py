@@ -182,6 +182,28 @@ async def test_an_endpoint_that_does_not_answer_is_a_timeout() -> None:
         release.set()
 
 
+async def test_a_success_whose_body_does_not_come_is_posted_once_and_at_once() -> None:
+    posted = 0
+    release = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        nonlocal posted
+        posted += 1
+        response = web.StreamResponse()
+        response.content_length = 10
+        await response.prepare(request)
+        await response.write(b"x")
+        await release.wait()
+        return response
+
+    async with endpoint(slow) as url:
+        async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=4, base=0.0), timeout=30) as target:
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
+        assert posted == 3
+        release.set()
+
+
 async def test_a_body_without_end_does_not_make_a_failure_of_a_success() -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
