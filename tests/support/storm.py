@@ -33,6 +33,8 @@ class Tally:
     hits: int = 0
     """Cancellations of a run that had handled something."""
     repeated: int = 0
+    unexplained: int = 0
+    """Repeated though they were not under way: only where a save was cut off by a loop that shut down."""
     by_way: Counter[str] = attrs.field(factory=Counter[str])
 
 
@@ -93,7 +95,7 @@ async def storm(folder: Path, messages: int, concurrency: int, cancellations: in
     assert not missing, f"{len(missing)} messages are lost"
     assert dead == {each for each in ids if crc32(each.encode()) % 50 == 0}, "dead letters are missing"
     tally.repeated = sum(count - 1 for count in effects.values())
-    unexplained = sum(max(0, count - 1 - under_way[each]) for each, count in effects.items())
+    unexplained = tally.unexplained = sum(max(0, count - 1 - under_way[each]) for each, count in effects.items())
     assert unexplained <= allowance, f"{unexplained} effects were repeated that were not under way"
     return tally
 
