@@ -202,7 +202,7 @@ def cancel(messages: int, concurrency: int, cancellations: int, seed: int) -> No
     print(
         f"cancel: {messages} messages, concurrency {concurrency}, {tally.cancellations} cancellations ({ways}), "
         f"{tally.hits} of them in the midst of work, {time.monotonic() - began:.0f} s: none lost, {tally.repeated} "
-        f"repeated, {tally.unexplained} of them not under way but in a save that a loop's shutdown cut off (seed {seed})"
+        f"repeated, {tally.unexplained} of them in a save that a shutdown cut off (seed {seed})"
     )
     if 2 * tally.hits < tally.cancellations:
         raise SystemExit("most cancellations hit a run that had done nothing yet: this proves little")
