@@ -39,9 +39,11 @@ def request(number: object, *, event_type: str = "user.created", secret: str = S
 
 
 @contextlib.contextmanager
-def server(kind: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def server(
+    kind: str, *arguments: str, program: str = "_receiver_server.py"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server process and its port."""
-    command = [sys.executable, str(Path(__file__).with_name("_receiver_server.py")), kind, "--secret", SECRET]
+    command = [sys.executable, str(Path(__file__).with_name(program)), kind, "--secret", SECRET]
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

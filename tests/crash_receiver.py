@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,11 @@ class Job:
 # --- the processes that are killed ---
 
 
-async def service(job: Job) -> None:
+Work = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+"""What a process does; it calls what it is given as soon as it is ready."""
+
+
+async def service(job: Job, ready: Callable[[], None]) -> None:
     """One of the processes that receive."""
     rng = random.Random(os.getpid())
     if job.redis is not None:
@@ -107,10 +112,11 @@ async def service(job: Job) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", job.port, reuse_port=True).start()
+    ready()
     await asyncio.Event().wait()
 
 
-async def replays(job: Job) -> None:
+async def replays(job: Job, ready: Callable[[], None]) -> None:
     """The process that replays: one job after another, each from the beginning unless it was killed."""
     engine = create_async_engine(job.database or "", pool_size=20)
     inbox = SQLInbox(engine, create_tables=False, timeout=2)
@@ -118,6 +124,7 @@ async def replays(job: Job) -> None:
     async def write(message: Message, session: AsyncSession) -> None:
         await session.execute(insert(_EFFECTS).values(event_id=message.event_id))
 
+    ready()
     number = len(list(job.folder.glob("replay-*.db"))) or 1
     async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, base_url=f"http://127.0.0.1:{job.basiq_port}") as client:
         while True:
@@ -131,7 +138,7 @@ async def replays(job: Job) -> None:
 # --- the process that kills ---
 
 
-def supervise(works: list[Callable[[], Coroutine[Any, Any, None]]], kills: int, longest: float, seed: int) -> Killer:
+def supervise(works: list[Work], kills: int, longest: float, seed: int) -> Killer:
     """Keep processes running, and kill one of them at a time, in a process that does nothing else."""
     reading, writing = os.pipe()
     stop_reading, stop_writing = os.pipe()
@@ -148,21 +155,23 @@ def supervise(works: list[Callable[[], Coroutine[Any, Any, None]]], kills: int, 
         wait = rng.random() * longest if len(killed) < kills else 0.1
         if select.select([stop_reading], [], [], wait)[0]:
             break
-        for slot, pid in enumerate(running):
-            if os.waitpid(pid, os.WNOHANG)[0]:  # it must not end by itself
+        for slot, process in enumerate(running):
+            if os.waitpid(process.pid, os.WNOHANG)[0]:  # it must not end by itself
                 os.write(writing, json.dumps({"ended": slot}).encode())
                 os._exit(1)
         if len(killed) < kills:
             slot = rng.randrange(len(works))
-            os.kill(running[slot], signal.SIGKILL)
-            os.waitpid(running[slot], 0)
-            killed.append(running[slot])
+            process = running[slot]
+            # However slow the machine is, there is something to kill.
+            select.select([process.ready], [], [], 10)
+            time.sleep(rng.random() * 0.02)
+            process.kill()
+            killed.append(process.pid)
             running[slot] = _start(works[slot])
             if len(killed) == kills:
                 os.write(writing, b"\n")
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    for process in running:
+        process.kill()
     os.write(writing, json.dumps(killed).encode())
     os._exit(0)
 
@@ -193,16 +202,34 @@ class Killer:
         return killed
 
 
-def _start(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+@attrs.frozen
+class _Process:
+    pid: int
+    ready: int
+    """A pipe that can be read from as soon as it is ready."""
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.ready)
+
+
+def _start(work: Work) -> _Process:
+    reading, writing = os.pipe()
     child = os.fork()
     if child:
-        return child
+        os.close(writing)
+        return _Process(child, reading)
     try:
         logging.disable(logging.CRITICAL)  # what a kill or a restart breaks is logged
-        asyncio.run(work())
+        asyncio.run(work(lambda: _say_ready(writing)))
     finally:
         sys.stderr.flush()
         os._exit(1)
+
+
+def _say_ready(writing: int) -> None:
+    os.write(writing, b"\n")
 
 
 # --- the world around them ---
@@ -250,9 +277,9 @@ def crash_receiver(options: argparse.Namespace) -> None:
         job = Job(folder, port, free_port(), secret, webhook.id, database, url)
         if database is not None:
             asyncio.run(_make_tables(database))
-        works: list[Callable[[], Coroutine[Any, Any, None]]] = [lambda: service(job)] * _PROCESSES
+        works: list[Work] = [partial(service, job)] * _PROCESSES
         if options.scenario == "replay":
-            works.append(lambda: replays(job))
+            works.append(partial(replays, job))
         seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
         killer = supervise(works, options.kills, options.pause, seed)
         began = time.monotonic()

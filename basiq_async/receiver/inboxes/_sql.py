@@ -252,12 +252,14 @@ class SQLInbox:
             yield session
             check()
             await session.commit()
+            session.sync_session.close()  # nothing is open any more, so there is nothing to wait for
         except Exception as exc:
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
             raise InboxError(f"the database failed under the handler: {_brief(exc)}") from exc
         finally:
-            await see_through(session.close)
+            if session.in_transaction():
+                await see_through(session.close)
 
     async def aclose(self) -> None:
         """Give back every claim. May be called twice; the engine stays open."""
