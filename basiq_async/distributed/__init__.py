@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._fleet import Fleet
 from ._job import Job, Progress
 from ._work import Work
+from ._worker import Worker
 from .record import JobState, Record
 
-__all__ = ["Fleet", "Job", "JobState", "Progress", "Record", "Work"]
+__all__ = ["Fleet", "Job", "JobState", "Progress", "Record", "Work", "Worker"]

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, get_args
@@ -22,8 +22,6 @@ from .record import Chain, JobSpec, Record, Source
 
 if TYPE_CHECKING:
     from taskiq import AsyncBroker
-
-    from ._broker import Hints
 
 __all__ = ["Fleet"]
 
@@ -48,6 +46,8 @@ class Fleet:
     lease: seconds that a segment stays with a worker which is not heard of. A shorter one is taken over sooner.
     broker: a taskiq broker to carry hints in place of a list in the same Redis; any will do.
     prefix: what the names of all keys begin with, so that several fleets can share a server.
+    hint: an async function that sends a job's key and a segment's name to some worker, in place of a broker. Whatever
+        receives them passes them to ``look`` of a ``worker()``.
     record: another store than Redis, held to ``basiq_async.testing.check_record``.
 
     Use it as ``async with fleet`` to submit and watch jobs; workers are started with ``basiq-async worker``. Needs
@@ -61,12 +61,15 @@ class Fleet:
         lease: float = 30.0,
         broker: AsyncBroker | None = None,
         prefix: str = "basiq",
+        hint: Callable[[str, str], Awaitable[None]] | None = None,
         record: Record | None = None,
     ) -> None:
         if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 1 <= lease <= 3_600:
             raise ConfigurationError("lease must be a number of seconds from 1 to 3600")
         if not isinstance(prefix, str) or not prefix or not set(prefix).isdisjoint("{} \t\r\n"):
             raise ConfigurationError("prefix must be text without spaces and braces")
+        if hint is not None and broker is not None:
+            raise ConfigurationError("pass broker or hint, not both: one of them carries the hints")
         try:
             from ._broker import Hints, make_broker
             from ._redis_record import RedisRecord
@@ -76,13 +79,23 @@ class Fleet:
             ) from exc
         self.lease = float(lease)
         self._record: Record = RedisRecord(url, prefix=prefix) if record is None else record
-        self.broker = make_broker(url, prefix) if broker is None else broker
+        self._broker = broker if broker is not None or hint is not None else make_broker(url, prefix)
         self._functions: dict[str, JobFunction] = {}
-        self._hints: Hints = Hints(self.broker, self._look, start=self._start, stop=self._stop)
+        if hint is not None:
+            self._send = hint
+        elif self._broker is not None:
+            self._send = Hints(self._broker, self._look, start=self._start, stop=self._stop).send
         self._worker: Worker | None = None
 
     def __repr__(self) -> str:
         return f"Fleet(lease={self.lease:g}, jobs={sorted(self._functions)})"
+
+    @property
+    def broker(self) -> AsyncBroker:
+        """The taskiq broker that carries the hints, for taskiq's own commands."""
+        if self._broker is None:
+            raise ConfigurationError("this fleet has no broker: its hints are carried by the function passed as hint")
+        return self._broker
 
     def job(
         self, name: str
@@ -197,7 +210,8 @@ class Fleet:
         return _sum(plans)
 
     async def __aenter__(self) -> Self:
-        await self.broker.startup()
+        if self._broker is not None:
+            await self._broker.startup()
         return self
 
     async def __aexit__(
@@ -208,7 +222,8 @@ class Fleet:
     async def aclose(self) -> None:
         """Close the connections."""
         try:
-            await self.broker.shutdown()
+            if self._broker is not None:
+                await self._broker.shutdown()
         finally:
             await self._record.aclose()
 
@@ -222,11 +237,25 @@ class Fleet:
     async def _hint(self, key: str, segment: str) -> None:
         try:
             async with asyncio.timeout(_HINT):
-                await self._hints.send(key, segment)
+                await self._send(key, segment)
         except Exception as exc:  # whatever a broker raises: a worker will find the segment without it
             logger.warning("a hint at segment %s of the job %r was not sent: %s", segment, key, exc)
 
     # --- in a worker process ---
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Worker]:
+        """A worker within this process, for another carrier than taskiq's: ``await worker.look(job, segment)``.
+
+        It keeps leases and heals while it is open, and opens each job function once. Run as many ``look`` at once as
+        the process is to have segments. At the end, ``worker.stop()`` has them finish what is under way.
+        """
+        worker = Worker(self._record, self._functions, self._hint, lease=self.lease)
+        await worker.start()
+        try:
+            yield worker
+        finally:
+            await worker.aclose()
 
     async def _look(self, key: str, segment: str) -> None:
         if self._worker is not None:

@@ -78,6 +78,7 @@ class Worker:
         """Begin to heal and to keep leases."""
         for warning in await self._record.check():
             logger.warning("%s", warning)
+        logger.info("worker %s works on the jobs of %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
         self._owner.spawn(self._repeat(self._pulse, min(_PULSE, self._lease / 6)))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from basiq_async import ConfigurationError, F, Message, ReplayError
-from basiq_async.distributed import Fleet
+from basiq_async.distributed import Fleet, Work
 from basiq_async.replay import TargetError, failed_only, limit
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder, Refusing
@@ -322,3 +324,27 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
             Fleet(redis_url, **wrong)
     with pytest.raises(ConfigurationError, match="url must be that of a Redis server"):
         Fleet("http://127.0.0.1")
+
+
+async def test_hints_can_go_another_way_than_by_a_broker(redis_url: str) -> None:
+    async def send(key: str, segment: str) -> None:
+        raise OSError("the carrier is away")
+
+    fleet = Fleet(redis_url, lease=1.0, hint=send)
+    with pytest.raises(ConfigurationError, match="has no broker"):
+        _ = fleet.broker
+    recorder = Recorder()
+    async with crew(redis_url, recorder, workers=0) as made:
+
+        @fleet.job("work")
+        @asynccontextmanager
+        async def function() -> AsyncIterator[Work]:
+            yield Work(made.client, recorder)
+
+        async with fleet, fleet.worker() as worker:
+            job = await fleet.submit("work", made.webhook_id, key="job")
+            for index in range(6):
+                await worker.look("job", f"0.{index}")
+            assert (await job.wait(timeout=PATIENT)).handled == 60
+    with pytest.raises(ConfigurationError, match="not both"):
+        Fleet(redis_url, hint=send, broker=made.fleet.broker)

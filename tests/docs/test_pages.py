@@ -64,7 +64,7 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-        yield Page(tmp_path, {**os.environ}, ports={port: _free_port() for port in ("4010", "8080", "3000")})
+        yield Page(tmp_path, {**os.environ}, ports={port: _free_port() for port in ("4010", "8080", "3000", "6379")})
 
 
 def _free_port() -> str:
