@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -616,3 +617,23 @@ async def test_the_lease_can_be_set_and_must_outlast_the_handler() -> None:
     assert leases == [12]
     with pytest.raises(ConfigurationError, match="longer than handler_timeout"):
         WebhookReceiver(SECRET, lease=10)
+
+
+async def test_no_frame_of_ours_behind_a_handlers_error_holds_a_secret_or_a_body(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder(quarantine_after=1)
+
+    @recorder.receiver.on("user.created")
+    async def broken(delivery: Delivery) -> None:
+        raise RuntimeError("broken")
+
+    outcome = await recorder.post(payload("user.created", name="Ada Lovelace"))
+    [record] = [record for record in caplog.records if record.exc_info]
+    for error in (outcome.error, record.exc_info[1]):
+        assert error is not None
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        assert [frame for frame in frames if "/basiq_async/" in frame.f_code.co_filename]
+        shown = repr([frame.f_locals for frame in frames])
+        assert "Lovelace" not in shown
+        assert SECRET[6:] not in shown

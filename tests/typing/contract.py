@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, assert_type
 
+from aiohttp import web
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -36,6 +37,7 @@ from basiq_async.receiver import (
     Delivery,
     Inbox,
     MemoryInbox,
+    Outcome,
     QuarantinedDelivery,
     RedisInbox,
     SQLInbox,
@@ -159,3 +161,21 @@ async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) ->
     @receiver.on("*")
     async def rest(delivery: Delivery) -> int:
         return 1
+
+
+async def receiving(receiver: WebhookReceiver, app: web.Application, delivery: Delivery) -> None:
+    @receiver.on("user.created", "consent.*", "of.tomorrow")
+    async def handle(delivery: Delivery) -> None: ...
+
+    outcome = await receiver.handle({"webhook-id": "m"}, b"{}")
+    assert_type(outcome, Outcome)
+    assert_type(outcome.retry_after, float | None)
+    assert_type(outcome.headers, dict[str, str])
+    assert_type(outcome.attempt, int | None)
+    assert_type(await receiver.dispatch(delivery), Outcome)
+    assert_type(await receiver.quarantined(), Sequence[QuarantinedDelivery])
+    assert_type(await receiver.retry_quarantined(["m"]), Sequence[Outcome])
+    assert_type(await receiver.drop_quarantined(["m"]), int)
+    assert_type(receiver.unhandled, dict[str, int])
+    app.router.add_post("/basiq", receiver.aiohttp_handler)
+    receiver.setup(app, "/other")
