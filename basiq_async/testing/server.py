@@ -10,30 +10,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from .._tasks import see_through
+from .._ui._body import BodyError, read_body
+from .._ui._errors import ControlError
+from .._ui._guard import Guard
+from .._ui._respond import guarding
 from ..errors import ConfigurationError
 from ..transports.base import Request
-from ._body import BodyError, read_body
 from ._dispatch import dispatching
-from ._guard import ROOT, Guard
 from ._state_file import keeping_state
-from .control._fields import ControlError
-from .control._http import respond_with_error, routes
+from .control._http import routes
+from .control._openapi import ROOT
 from .control._operations import Control
 from .fake._endpoints import over_http
 from .fake._fake import FakeBasiq
 
 __all__ = ["serve"]
-
-_SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
 
 NO_PAGE = """The control API is described at /_fake/openapi.json.
 
@@ -72,7 +65,11 @@ async def serve(
     if deliver_to is not None and deliver_anywhere:
         raise ConfigurationError("deliver_to and deliver_anywhere exclude each other")
     control = Control(fake, "")
-    app = web.Application(middlewares=[_middleware(fake, guard, prefix)])
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        return await _handle(fake, request, prefix)
+
+    app = web.Application(middlewares=[guarding(guard, respond)])
     app.add_routes(routes(control))
     _add_page(app, control, guard)
     runner = web.AppRunner(
@@ -110,31 +107,6 @@ def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
         app.add_routes([web.get(ROOT, hint), web.get(f"{ROOT}/", hint)])
     else:
         add_page(app, control, guard.token)
-
-
-def _middleware(fake: FakeBasiq, guard: Guard, prefix: str) -> Middleware:
-    @web.middleware
-    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            guard.check(request)
-            if request.path != ROOT and not request.path.startswith(ROOT + "/"):
-                return await _handle(fake, request, prefix)
-            entry = guard.enter(request)
-            if entry is not None:
-                return entry
-            guard.check_control(request)
-            response = await handler(request)
-        except ControlError as error:
-            response = respond_with_error(error)
-        except web.HTTPException as error:
-            failure = ControlError(error.status, "not-found" if error.status == 404 else "refused", error.reason)
-            response = respond_with_error(failure)
-        if not response.prepared:
-            response.headers.update(_SAFE)
-            response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-        return response
-
-    return respond
 
 
 async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.StreamResponse:

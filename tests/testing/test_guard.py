@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from basiq_async import BasiqClient
+from basiq_async._ui._guard import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
-from basiq_async.testing._guard import Guard
 
 PATHS = ["/_fake/state", "/token", "/notifications/webhooks", "/_fake/openapi.json", "/_fake/no-such"]
 
@@ -105,7 +105,7 @@ async def test_a_form_is_no_call_of_the_control_api(fake: FakeBasiq, content_typ
 
 
 async def test_who_is_not_on_this_machine_needs_the_token(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.testing._guard.is_loopback", lambda request: False)
+    monkeypatch.setattr("basiq_async._ui._guard.is_loopback", lambda request: False)
     async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
         url = f"{base_url}/_fake/state"
         assert await _status(session, "GET", url) == 403
@@ -124,7 +124,7 @@ def test_a_token_that_is_not_given_cannot_be_guessed_and_does_not_show() -> None
 
 
 async def test_a_body_that_does_not_arrive_has_a_time_limit(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.testing._body.SECONDS", 0.05)
+    monkeypatch.setattr("basiq_async._ui._body.SECONDS", 0.05)
     async with serve(fake) as base_url:
         host = base_url.removeprefix("http://")
         for path in ("/token", "/_fake/emit"):
@@ -193,7 +193,7 @@ async def test_a_client_is_let_in_as_before(fake: FakeBasiq) -> None:
 async def test_a_browser_on_another_machine_comes_in_with_the_token_in_the_address(
     fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async.testing._guard.is_loopback", lambda request: False)
+    monkeypatch.setattr("basiq_async._ui._guard.is_loopback", lambda request: False)
     jar = aiohttp.CookieJar(unsafe=True)
     async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession(cookie_jar=jar) as session:
         assert await _status(session, "GET", f"{base_url}/_fake/") == 403
@@ -219,6 +219,7 @@ async def test_the_token_is_given_to_the_page_alone(fake: FakeBasiq) -> None:
 async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp_jinja2", None)
     monkeypatch.delitem(sys.modules, "basiq_async.testing.page._page", raising=False)
+    monkeypatch.delitem(sys.modules, "basiq_async._ui._page", raising=False)
     async with serve(fake) as base_url, aiohttp.ClientSession() as session:
         async with session.get(f"{base_url}/_fake/") as response:
             assert response.status == 200

@@ -8,6 +8,8 @@ from typing import Literal
 
 import attrs
 
+from ..._ui._errors import ControlError
+
 Kind = Literal["text", "whole", "number", "flag", "object", "texts"]
 Json = dict[str, object]
 Values = dict[str, object]
@@ -28,16 +30,6 @@ _NAMES: Mapping[Kind, str] = {
     "object": "a JSON object",
     "texts": "an array of texts",
 }
-
-
-class ControlError(Exception):
-    """A call of the control API that is refused."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
 
 
 @attrs.frozen

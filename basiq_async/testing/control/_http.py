@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from ..._ui._errors import ControlError
+from ..._ui._respond import read_json, respond
 from ...errors import BasiqError
-from .._body import BodyError, read_body
-from ._fields import ControlError, Json, Values, read_query
-from ._fields import read_body as read_fields
+from ._fields import Values, read_body, read_query
 from ._openapi import ROOT, describe
 from ._operations import OPERATIONS, Control, Operation
 
@@ -41,22 +40,4 @@ def _handler(control: Control, operation: Operation) -> Handler:
 async def _read(request: web.Request, operation: Operation) -> Values:
     if operation.method == "GET":
         return read_query(operation.fields, dict(request.query))
-    try:
-        raw = await read_body(request)
-    except BodyError as error:
-        raise ControlError(error.status, "body-not-read", str(error)) from error
-    try:
-        body = json.loads(raw) if raw else {}
-    except (ValueError, RecursionError):
-        raise ControlError(400, "not-valid", "the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise ControlError(400, "not-valid", "the body is not a JSON object")
-    return read_fields(operation.fields, body)
-
-
-def respond(body: Json, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=json.dumps(body).encode(), content_type="application/json", charset="utf-8")
-
-
-def respond_with_error(error: ControlError) -> web.Response:
-    return respond({"error": {"code": error.code, "message": error.message}}, error.status)
+    return read_body(operation.fields, await read_json(request))

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import attrs
 
+from ..._ui._errors import ControlError
 from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
 from . import _views as views
-from ._fields import ControlError, Field, Json, Values
+from ._fields import Field, Json, Values
 
 T = TypeVar("T")
 _LIMIT = Field("limit", "whole", "At most so many items; 100 by default.", least=1, most=1000)

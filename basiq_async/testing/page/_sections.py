@@ -31,7 +31,6 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     root = _root(control)
     down = {place["url"] for place in state["endpointsDown"]}
     return {
-        "root": ROOT,
         "state": state,
         "all_down": None in down,
         "webhooks": [
@@ -60,7 +59,6 @@ async def show_message(control: Control, message_id: str) -> Context:
     deliveries: Any = await control_api.deliveries(control, {"messageId": message_id, "limit": 50})
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
     return {
-        "root": ROOT,
         "message": message,
         "attempts": [{**each, "delivery": by_attempt.get(each["number"])} for each in message["attempts"]],
         "lines": line_for_message(message, _root(control)),
@@ -70,7 +68,7 @@ async def show_message(control: Control, message_id: str) -> Context:
 async def show_request(control: Control, number: str) -> Context:
     """One request."""
     request: Any = await control_api.request(control, {"number": number})
-    return {"root": ROOT, "request": request, "lines": line_for_request(request)}
+    return {"request": request, "lines": line_for_request(request)}
 
 
 def _root(control: Control) -> str:

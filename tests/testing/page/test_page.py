@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import basiq_async
 import basiq_async.testing
 from basiq_async.testing import FakeBasiq
 from tests.support.served import served
@@ -18,6 +19,7 @@ from tests.support.served import served
 from .conftest import ENDPOINT, Looking
 
 PAGE = Path(basiq_async.testing.__file__).parent / "page"
+SHARED = Path(basiq_async.__file__).parent / "_ui"
 
 
 def marks(page: Any, message_id: str) -> list[str]:
@@ -273,12 +275,12 @@ def test_a_line_for_the_shell_does_the_same(looking: Looking) -> None:
 
 
 def test_nothing_in_the_page_is_inline_or_from_elsewhere() -> None:
-    for path in [*PAGE.glob("templates/*.html"), *PAGE.glob("static/*")]:
+    for path in [*PAGE.glob("templates/*.html"), *SHARED.glob("templates/*"), *SHARED.glob("static/*")]:
         text = path.read_text()
         assert not re.search(r"\bstyle=|\bon\w+=\"|<style|javascript:", text), path
         assert not re.search(r"(src|href)=\"(https?:)?//", text), path
         assert not re.search(r"\|\s*safe\b|autoescape false", text), path
-    script = (PAGE / "static" / "page.js").read_text()
+    script = (SHARED / "static" / "page.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
 
 
@@ -286,4 +288,4 @@ def test_the_page_takes_what_it_shows_from_the_control_api() -> None:
     for path in PAGE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level > 1:
-                assert (node.module or "").startswith("control"), path
+                assert (node.module or "").startswith(("control", "_ui")), path

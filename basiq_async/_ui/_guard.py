@@ -1,4 +1,4 @@
-"""Who may call a served fake: no web page of another site, and from elsewhere only who has the token.
+"""Who may call a local server: no web page of another site, and from elsewhere only who has the token.
 
 A page in a browser can send requests to servers on the same machine. It cannot hide where it comes from: a rebound
 name shows in Host, another site in Origin and Sec-Fetch-Site.
@@ -14,9 +14,8 @@ from typing import NoReturn
 import attrs
 from aiohttp import web
 
-from .control._fields import ControlError
+from ._errors import ControlError
 
-ROOT = "/_fake"
 TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
 TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -29,17 +28,18 @@ class Guard:
 
     hosts: the names that Host may have, whatever its port.
     any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
-    token: what opens the control API to pages and to callers that are not on this machine.
+    token: what opens everything below ``root`` to pages and to callers that are not on this machine.
     """
 
     hosts: frozenset[str]
     any_address: bool
     token: str = attrs.field(repr=False)
+    root: str = "/_fake"
 
     @classmethod
-    def make(cls, host: str, allowed_hosts: Iterable[str], token: str | None) -> Guard:
+    def make(cls, host: str, allowed_hosts: Iterable[str], token: str | None, *, root: str = "/_fake") -> Guard:
         names = {name.strip("[]").rstrip(".").lower() for name in (*_LOOPBACK_NAMES, host, *allowed_hosts)}
-        return cls(frozenset(names - {""}), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24))
+        return cls(frozenset(names - {""}), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24), root)
 
     def check(self, request: web.BaseRequest) -> None:
         """Raise ControlError for a request that another site may have made."""
@@ -69,14 +69,14 @@ class Guard:
             _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
 
     def enter(self, request: web.BaseRequest) -> web.Response | None:
-        """Let a browser on another machine in that opens ``/_fake/?token=...``: the token becomes a cookie."""
+        """Let a browser on another machine in that opens ``ROOT/?token=...``: the token becomes a cookie."""
         given = request.query.get("token")
-        if request.method != "GET" or request.path != f"{ROOT}/" or given is None:
+        if request.method != "GET" or request.path != f"{self.root}/" or given is None:
             return None
         if not secrets.compare_digest(given.encode(), self.token.encode()):
             _refuse("token-not-valid", "the token in the address is not this server's")
-        response = web.Response(status=303, headers={"Location": f"{ROOT}/"})
-        response.set_cookie(TOKEN_COOKIE, self.token, path=ROOT, httponly=True, samesite="Strict")
+        response = web.Response(status=303, headers={"Location": f"{self.root}/"})
+        response.set_cookie(TOKEN_COOKIE, self.token, path=self.root, httponly=True, samesite="Strict")
         return response
 
     def _is_allowed(self, host: str) -> bool:

@@ -4,8 +4,8 @@ const root = document.body.dataset.root;
 const said = document.getElementById("said");
 const search = document.getElementById("search");
 const tip = document.getElementById("tip");
-const rows = { messages: 60, requests: 60 };
-const sections = ["time", "webhooks", "faults", "messages", "requests", "violations"];
+const rows = {};
+const sections = [...document.querySelectorAll("[data-section]")];
 let revision = -1;
 let token = null;
 
@@ -63,13 +63,13 @@ async function refresh() {
   try {
     do {
       again = false;
-      const query = new URLSearchParams({ ...rows, search: search.value });
+      const query = new URLSearchParams({ ...rows, search: search ? search.value : "" });
       const response = await fetch(`${root}/ui/sections?${query}`);
       if (!response.ok) break;
       const shown = await response.json();
-      for (const name of sections) children(document.getElementById(name), parse(shown.sections[name]));
+      for (const section of sections) children(section, parse(shown.sections[section.dataset.section]));
       for (const name in shown.counts) document.getElementById(`${name}-count`).textContent = shown.counts[name];
-      for (const button of document.querySelectorAll("#messages .opens[aria-expanded=true]")) fill(button);
+      for (const button of document.querySelectorAll(".opens[aria-expanded=true]")) fill(button);
     } while (again);
   } catch {
     say("The server does not respond.");
@@ -82,7 +82,7 @@ function follow() {
   const source = new EventSource(`${root}/ui/stream`);
   source.onmessage = (event) => {
     const news = JSON.parse(event.data);
-    document.getElementById("now").textContent = news.now;
+    for (const id in news.texts) document.getElementById(id).textContent = news.texts[id];
     document.body.classList.remove("away");
     if (news.revision !== revision) {
       revision = news.revision;
@@ -198,7 +198,7 @@ document.addEventListener("submit", (event) => {
 });
 
 let typing;
-search.addEventListener("input", () => {
+search?.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(refresh, 150);
 });
@@ -228,7 +228,7 @@ for (const [on, off] of [["pointerover", "pointerout"], ["focusin", "focusout"]]
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !event.target.closest("input, textarea, select")) {
     event.preventDefault();
-    search.focus();
+    search?.focus();
     return;
   }
   if (event.key === "Escape") tip.hidden = true;

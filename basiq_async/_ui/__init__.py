@@ -1,0 +1,1 @@
+"""What the pages of this package share: who may call them, their style, and how they stay up to date."""
