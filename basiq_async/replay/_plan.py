@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
+from .._tasks import see_through
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, inbox_key
@@ -36,30 +37,32 @@ async def make_plan(
     last: datetime | None = None
     total = 0
     inactivity = InactivityTracker()
-    async for message in walk(source, state.last_id):
-        inactivity.see(message)
-        if message.id in state.done:
-            skipped["recorded"] += 1
-            continue
-        if not _is_selected(where, message):
-            skipped["where"] += 1
-            continue
-        if handles is not None and not handles(message.event_type_id or ""):
-            skipped["no-handler"] += 1
-            continue
-        if inbox is not None and await _is_handled(inbox, message, webhook_id):
-            skipped["handled-before"] += 1
-            continue
-        total += 1
-        time = message_time(message)
-        by_type[message.event_type_id or ""] += 1
-        by_day[None if time is None else time.astimezone(UTC).date()] += 1
-        if time is not None:
-            first = time if first is None else min(first, time)
-            last = time if last is None else max(last, time)
-        if total == where.limit:
-            break
-    await source.aclose()
+    try:
+        async for message in walk(source, state.last_id):
+            inactivity.see(message)
+            if message.id in state.done:
+                skipped["recorded"] += 1
+                continue
+            if not _is_selected(where, message):
+                skipped["where"] += 1
+                continue
+            if handles is not None and not handles(message.event_type_id or ""):
+                skipped["no-handler"] += 1
+                continue
+            if inbox is not None and await _is_handled(inbox, message, webhook_id):
+                skipped["handled-before"] += 1
+                continue
+            total += 1
+            time = message_time(message)
+            by_type[message.event_type_id or ""] += 1
+            by_day[None if time is None else time.astimezone(UTC).date()] += 1
+            if time is not None:
+                first = time if first is None else min(first, time)
+                last = time if last is None else max(last, time)
+            if total == where.limit:
+                break
+    finally:
+        await see_through(source.aclose)
     return Plan(
         total,
         dict(by_type),

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from basiq_async import Message
-from basiq_async.receiver import Claim, MemoryInbox
+from basiq_async.receiver import Claim, Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import (
     Checkpoint,
     Commit,
+    HttpTarget,
     Job,
     JSONLinesTarget,
     MemoryCheckpoint,
@@ -125,6 +128,54 @@ async def test_with_an_inbox_a_run_that_is_cancelled_at_any_await_repeats_only_w
         points = await at_every_turn(
             lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how, inbox=SlowInbox()), step=2
         )
+    record_property("points", points)
+
+
+@pytest.mark.parametrize("how", MAIN)
+async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How, record_property: Any) -> None:
+    async with history(MESSAGES, page_size=6) as h:
+        ids = await h.ids()
+
+        async def attempt(turn: int) -> bool:
+            effects = Effects(ids[5])
+            receiver = WebhookReceiver("whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==", inbox=SlowInbox())
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None:
+                await effects(Message(delivery.id, {"id": delivery.id}))
+
+            replay = Replay(h.client, h.webhook_id, receiver, checkpoint=Slow(), concurrency=CONCURRENCY)
+            hit = await cancel_after(turn, replay.run(), how)
+            assert (await replay.run()).finished
+            effects.check(ids, how)
+            return hit
+
+        points = await at_every_turn(attempt, step=3)
+    record_property("points", points)
+
+
+@pytest.mark.parametrize("how", MAIN)
+async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: How, record_property: Any) -> None:
+    got: Counter[str] = Counter()
+
+    async def take(request: web.Request) -> web.Response:
+        got[request.headers["webhook-id"]] += 1
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_post("/", take)
+    points = 0
+    async with history(MESSAGES, page_size=6) as h, TestServer(app) as server:
+        ids = await h.ids()
+        for turn in range(3, 120, 9):
+            got.clear()
+            async with HttpTarget(str(server.make_url("/")), "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==") as target:
+                replay = Replay(h.client, h.webhook_id, target, checkpoint=Slow(), concurrency=CONCURRENCY)
+                points += await cancel_after(turn, replay.run(), how, alone=False)
+                assert (await replay.run()).finished
+            assert sorted(got) == sorted(ids)
+            assert got.total() <= len(ids) + CONCURRENCY
+    assert points > 5
     record_property("points", points)
 
 

@@ -150,3 +150,11 @@ def test_eight_lists_are_read_at_once() -> None:
         assert durations[0] >= 7 * durations[1]
 
     virtual.run(main())
+
+
+async def test_a_plan_that_is_cancelled_leaves_no_request_behind() -> None:
+    transport = ManyLists(30, 30, 30, latency=0.001)
+    async with BasiqClient("a2V5", transport=transport) as client:
+        replay = a_replay(client, transport, Recorder(), MemoryCheckpoint())
+        for count in (3, 10, 20, 40):
+            await cancel_after(count, replay.plan(), "repeatedly")

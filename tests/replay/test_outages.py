@@ -201,6 +201,32 @@ def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
     virtual.run(main())
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
+    hangs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    from basiq_async.receiver import MemoryInbox
+
+    class Full(MemoryInbox):
+        async def complete(self, key: str, token: str) -> bool:
+            if hangs:
+                await asyncio.Event().wait()
+            raise OSError("no space left")
+
+    async def main() -> None:
+        async with history(5) as h:
+            target = Recorder()
+            replay = Replay(
+                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=Full(clock=virtual.now)
+            )
+            report = await replay.run()
+            assert (report.handled, report.failed) == (5, 0)
+            assert sorted(target.ids) == sorted(await h.ids())
+
+    virtual.run(main())
+    assert sum("could not be entered in the inbox" in each.message for each in caplog.records) == 5
+
+
 def test_an_inbox_that_hangs_has_the_job_wait() -> None:
     from basiq_async.receiver import Claim, MemoryInbox
 

@@ -143,13 +143,10 @@ class Deduplicated:
             await self._release(key, token)
             raise
         try:
-            with Deadline(self._limits):
-                await self._complete(key, token)
+            await self._complete(key, token)
         except asyncio.CancelledError:
             await see_through(lambda: self._settle(lambda: self._inbox.complete(key, token), key))
             raise
-        except TimeoutError as exc:
-            raise self._hangs() from exc
         return found
 
     async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
@@ -158,7 +155,12 @@ class Deduplicated:
         return found
 
     async def _complete(self, key: str, token: str) -> None:
-        await self._inbox.complete(key, token)
+        try:
+            with Deadline(self._limits):
+                await self._inbox.complete(key, token)
+        except Exception as exc:
+            # It was handled, and the checkpoint will say so; to fail would have it handled again for certain.
+            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, exc or self._hangs())
 
     async def _release(self, key: str, token: str) -> None:
         await see_through(lambda: self._settle(lambda: self._inbox.release(key, token), key))
@@ -196,7 +198,12 @@ class InTransaction(Deduplicated):
         return None
 
     async def _complete(self, key: str, token: str) -> None:
-        if not await self._inbox.complete(key, token):
+        try:
+            with Deadline(self._limits):
+                recorded = await self._inbox.complete(key, token)
+        except TimeoutError as exc:
+            raise self._hangs() from exc
+        if not recorded:
             raise InboxError("the claim ended before its transaction was committed")
 
 
