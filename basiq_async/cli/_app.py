@@ -19,6 +19,7 @@ from ._mock import mock_app
 from ._output import session, write
 from ._quarantine import quarantine_app
 from ._reconcile import reconcile
+from ._recover import recover
 from ._replay import replay
 from ._root import Root
 from ._signing import sign, verify
@@ -59,6 +60,7 @@ app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_WORK)
 app.add_typer(messages_app, name="messages", rich_help_panel=_WORK)
 app.add_typer(events_app, name="events", rich_help_panel=_WORK)
 app.command(rich_help_panel=_HISTORY)(replay)
+app.command(rich_help_panel=_HISTORY)(recover)
 app.command(rich_help_panel=_HISTORY)(reconcile)
 app.add_typer(quarantine_app, name="quarantine", rich_help_panel=_HISTORY)
 app.command(rich_help_panel=_FLEET)(worker)

@@ -89,6 +89,8 @@ async def run_job(
 
 def finish(report: Report, again: CommandLine) -> int:
     """Say what is left; return 1 where something is."""
+    for each in report.inactive:
+        note(str(each))
     if report.dead:
         again.show("--retry-dead", introduction=f"{report.dead:,} messages failed and are kept; try them again with:")
         return 1
@@ -178,7 +180,8 @@ def _clock(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02}"
 
 
-def _report_row(report: Report) -> dict[str, Any]:
+def report_row(report: Report) -> dict[str, Any]:
+    """Return a report as JSON shows it."""
     row = attrs.asdict(report, recurse=False)
     row["duration"] = round(report.duration, 3)
     row["rate"] = round(report.rate, 1)
@@ -214,8 +217,8 @@ REPORT: Shape[Report] = Shape(
         "handled", "skipped", "failed", "repeated", "duration", "cursor", "position", "finished", "dead",
         "handled_in_all", "inactive", "reach", "rate",
     ),
-    _report_row,
-    details=lambda report: _details(_report_row(report)),
+    report_row,
+    details=lambda report: _details(report_row(report)),
 )  # fmt: skip
 PLAN: Shape[Plan] = Shape(
     ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead", "inactive", "reach"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ import typer
 
 from .._text import printable
 from ..errors import ConfigurationError
+from ._control import TOKEN
 from ._mock_control import add_control_commands
 from ._options import Json
 from ._output import Output, Shape, is_terminal, live, note, write, write_note
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from ..testing import FakeBasiq
 
 mock_app = typer.Typer(invoke_without_command=True)
-_READY: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "webhook_id"), lambda row: row)
+_READY: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "webhook_id", "page", "control_token"), lambda row: row)
 
 
 @mock_app.callback()
@@ -92,7 +95,13 @@ def mock(
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
     webhook_id = fake.seed_messages(seed_messages, failed=failed) if seed_messages else None
-    options = {"deliver_to": deliver_to, "deliver_anywhere": deliver_anywhere, "allowed_hosts": allow_host or ()}
+    token = os.environ.get(TOKEN) or secrets.token_urlsafe(16)
+    options = {
+        "control_token": token,
+        "deliver_to": deliver_to,
+        "deliver_anywhere": deliver_anywhere,
+        "allowed_hosts": allow_host or (),
+    }
     guarded(lambda: _serve(Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}))
 
 
@@ -108,11 +117,14 @@ async def _serve(
     with on_signals(lambda _: stop.set()):
         try:
             async with serve(fake, host, port, **options) as base_url:
+                page = f"{base_url}/_fake/"
                 if output.json is not None:
-                    output.one({"base_url": base_url, "api_key": fake.api_key, "webhook_id": webhook_id}, _READY)
+                    ready = {"base_url": base_url, "api_key": fake.api_key, "webhook_id": webhook_id}
+                    output.one({**ready, "page": page, "control_token": options["control_token"]}, _READY)
                 else:
                     write(f"export BASIQ_BASE_URL={base_url} BASIQ_API_KEY={fake.api_key}", flushed=True)
-                note(f"ready at {base_url}; its control API is described at {base_url}/_fake/openapi.json")
+                note(f"ready at {base_url}; a page to look at: {page}")
+                note(f"the page asks for this token when it first acts: {options['control_token']}")
                 if webhook_id is not None:
                     note(
                         f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ..replay import Replay, Target
 
 OnError = Literal["dead-letter", "stop", "skip"]
+Source = Literal["messages", "events"]
 _OPTIONS = {"failed": "--failed-only"}
-_DEFAULTS = {"concurrency": 32, "on_error": "dead-letter", "max_failures": 1_000, "limit": 0}
+_DEFAULTS = {"source": "messages", "concurrency": 32, "on_error": "dead-letter", "max_failures": 1_000, "limit": 0}
 
 
 def replay(
@@ -36,6 +37,10 @@ def replay(
     to_jsonl: Annotated[
         str | None, typer.Option(help="The file to append to, one message a line.", show_default=False)
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(help="messages: the history; events: the events of 7 days, and what never became a message."),
+    ] = "messages",
     since: Since = None,
     until: Until = None,
     failed: Annotated[bool, typer.Option("--failed-only", "--failed", help="Only what no attempt delivered.")] = False,
@@ -77,10 +82,12 @@ def replay(
     stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.
     """
     chosen = {"since": since, "until": until, "failed": failed, "event": event, "filter": filter, "limit": limit}
-    path = checkpoint or default_path(webhook_id, to or to_jsonl or "", chosen)
+    sourced = chosen if source == "messages" else {**chosen, "source": source}
+    path = checkpoint or default_path(webhook_id, to or to_jsonl or "", sourced)
     given = {
-        "to": to, "to_jsonl": to_jsonl, **chosen, "rate": rate, "concurrency": concurrency, "checkpoint": path,
-        "on_error": on_error, "max_failures": max_failures, "secret_file": secret_file, "json": json is not None,
+        "to": to, "to_jsonl": to_jsonl, "source": source, **chosen, "rate": rate, "concurrency": concurrency,
+        "checkpoint": path, "on_error": on_error, "max_failures": max_failures, "secret_file": secret_file,
+        "json": json is not None,
     }  # fmt: skip
     from ._job import PLAN, CommandLine, option_words, planned, run_job
 
@@ -92,7 +99,7 @@ def replay(
         if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
             raise ConfigurationError("say where to, with one of --to and --to-jsonl")
         async with open_target(to, to_jsonl, secret_file, concurrency, idle=dry_run or looking) as target:
-            job = _job(basiq, webhook_id, target, path, chosen, rate, concurrency, on_error, max_failures)
+            job = _job(basiq, webhook_id, target, path, source, chosen, rate, concurrency, on_error, max_failures)
             if looking:
                 from ._dead_letters import look_at_dead_letters
 
@@ -116,6 +123,7 @@ def _job(
     webhook_id: str,
     target: Target,
     path: str,
+    source: str,
     chosen: dict[str, Any],
     rate: float | None,
     concurrency: int,
@@ -131,11 +139,12 @@ def _job(
         webhook_id,
         target,
         checkpoint=SQLiteCheckpoint(path),
+        source=_one_of(Source, source, "--source"),
         filter=filter,
         where=selection(**options),
         concurrency=concurrency,
         rate=rate,
-        on_error=_on_error(on_error),
+        on_error=_one_of(OnError, on_error, "--on-error"),
         max_failures=max_failures or None,
     )
 
@@ -154,12 +163,11 @@ async def open_target(
         yield target
 
 
-def _on_error(text: str) -> OnError:
-    for known in get_args(OnError):
-        if text == known:
-            found: OnError = known
-            return found
-    raise ConfigurationError("--on-error must be dead-letter, stop or skip")
+def _one_of(literal: Any, text: str, option: str) -> Any:
+    known = get_args(literal)
+    if text not in known:
+        raise ConfigurationError(f"{option} must be {', '.join(known[:-1])} or {known[-1]}")
+    return text
 
 
 def _refuse_to_mix(file: str, path: str) -> None:

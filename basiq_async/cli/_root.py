@@ -13,10 +13,10 @@ from typer.core import TyperGroup
 
 from .._text import printable
 from ..errors import BasiqError, ConfigurationError
+from ._fields import FIELD_NAMES
 from ._output import DEBUG, OutputClosedError, abandon_stdout, flush, live, new_session, note, show_error
-from ._shapes import FIELD_NAMES
 
-_FIELDS = re.compile(r"[a-z_]+(,[a-z_]+)*,?")
+_FIELDS = re.compile(r"[A-Za-z_-]+(,[A-Za-z_-]+)*,?")
 _EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "method", "path", "attempts", "location",
              "reason")  # fmt: skip
 

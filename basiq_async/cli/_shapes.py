@@ -162,6 +162,3 @@ RAW: Shape[Mapping[str, Any]] = Shape((), lambda raw: raw)
 DELETED: Shape[str] = Shape(("id", "deleted"), lambda deleted: {"id": deleted, "deleted": True})
 
 SECRET: Shape[tuple[str, str]] = Shape(("id", "secret"), lambda pair: {"id": pair[0], "secret": pair[1]})
-
-FIELD_NAMES = frozenset().union(*(shape.fields for shape in (WEBHOOK, MESSAGE, EVENT, EVENT_TYPE, DELETED)))
-"""Every name that ``--json FIELDS`` may begin with, to tell it from an argument behind a plain ``--json``."""

@@ -1,186 +1,261 @@
-"""``basiq-async demo``: the main job, run as a user would."""
+"""The demo's story: an outage of a day and more, and how everything that was missed is brought."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from .._text import printable
+from ..errors import BasiqError, ConfigurationError, ServerError
+from ._job import bar
+from ._output import is_terminal, live, styled, write
+from ._program import catch_up, source
+from ._stage import Service
 
-from ..client import BasiqClient
-from ..errors import BasiqError, ConfigurationError, NotFoundError
-from ..models import Message
-from ..pagination import Paginator
-from ..testing import FakeBasiq
-from ._run import guarded, make_client
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..models import Message
+    from ..pagination import Paginator
+    from ..testing import FakeBasiq
 
-_ENDPOINT = "https://example.com/basiq"
 _EVENTS = ("consent.revoked", "consent.expired", "account.updated")
-_REPORT_EVERY = 5_000
-
-_PROGRAM = """\
-from basiq_async import BasiqClient, NotFoundError
-async with BasiqClient() as basiq:
-    webhook = await basiq.webhooks.create(url=url, subscribed_events=["consent.revoked"])
-    types = await basiq.event_types.list().collect()
-    await basiq.messages.send_test("consent.revoked")
-    async for message in basiq.messages.list(webhook.id):
-        print(message.id, message.event_type_id, message.delivered)
-    try: await basiq.messages.get(webhook.id, unknown_id)
-    except NotFoundError as error: print(error)
-    await basiq.webhooks.delete(webhook.id)
-"""
+_BEFORE, _DURING, _DISABLED = 12, 20, 9
+_REPORT_EVERY = 50_000
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that sends control characters to a terminal alone."""
-    stream = sys.stderr if stderr else sys.stdout
-    terminal = stream.isatty()
-    width = None if terminal else 120
-    return Console(file=stream, force_terminal=terminal, no_color=not terminal, width=width, highlight=False)
-
-
-class _Untrue(Exception):
+class UntrueError(BasiqError):
     """Something that the demo says did not come true."""
 
 
-class _Steps:
-    """Shows each step, and refuses to go on where what it says is not so."""
+class Steps:
+    """Shows each step beside the fake's clock, and refuses to go on where what it says is not so."""
 
-    def __init__(self, out: Console) -> None:
-        self.out = out
-        self.count = 0
+    def __init__(self, fake: FakeBasiq | None = None) -> None:
+        self._fake = fake
+        self._began = None if fake is None else fake.now()
+
+    def chapter(self, title: str) -> None:
+        """Begin a part of the story."""
+        write("")
+        write(styled(title, "bold"))
 
     def done(self, text: str, *, true: bool = True) -> None:
+        """Show what came true."""
         if not true:
-            raise _Untrue(text)
-        self.count += 1
-        self.out.print(f"[green]{self.count:>2}.[/] {escape(text)}", soft_wrap=True)
+            raise UntrueError(f"this did not come true: {text}")
+        write(f"{styled(self._clock(), 'dim')}  {styled('ok', 'green')}  {text}")
+
+    def told(self, text: str) -> None:
+        """Show what happens."""
+        write(f"{styled(self._clock(), 'dim')}      {text}")
+
+    def _clock(self) -> str:
+        if self._fake is None or self._began is None:
+            return "live"
+        passed = self._fake.now() - self._began
+        return f"day {passed.days + 1} {(datetime.min + passed):%H:%M:%S}"
 
 
-def tell(*, in_memory: bool, live: bool, messages: int) -> None:
-    """Run the demo; a step that does not come true ends it with 1."""
-    out = console()
+async def tell(messages: int) -> None:
+    """Tell the story over real HTTP, on the fake's clock; raises ``UntrueError`` where a step does not come true."""
+    from ..client import BasiqClient
+    from ..testing import FakeBasiq, ManualClock, serve
 
-    async def main() -> None:
-        if live and in_memory:
-            raise ConfigurationError("--live and --in-memory exclude each other")
-        if live:
-            await _read_live(_Steps(out), messages)
-        else:
-            await _embedded(_Steps(out), in_memory, messages)
-
-    try:
-        guarded(main)
-    except _Untrue as exc:
-        console(stderr=True).print(f"[bold red]not true:[/] {escape(str(exc))}")
-        raise typer.Exit(1) from None
-
-
-@asynccontextmanager
-async def _client(fake: FakeBasiq, in_memory: bool) -> AsyncIterator[tuple[BasiqClient, str]]:
-    if in_memory:
-        from ..transports.memory import InMemoryTransport
-
-        async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as basiq:
-            yield basiq, "in memory, without a socket"
-    else:
-        from ..testing.server import serve
-
-        async with serve(fake) as base_url, BasiqClient(fake.DEFAULT_API_KEY, base_url=base_url) as basiq:
-            yield basiq, f"over HTTP at {base_url}"
-
-
-async def _embedded(steps: _Steps, in_memory: bool, count: int) -> None:
     began = time.perf_counter()
-    fake = FakeBasiq()
-
-    async def endpoint(headers: object, body: bytes) -> int:
-        return 204
-
-    fake.route(_ENDPOINT, endpoint)
-    async with _client(fake, in_memory) as (basiq, where):
-        steps.done(f"an embedded Basiq answers {where}")
-        webhook = await basiq.webhooks.create(url=_ENDPOINT, subscribed_events=_EVENTS, name="demo")
-        steps.done(
-            f"created webhook {webhook.id}: {webhook.status}, its secret shows as {webhook.secret}",
-            true=webhook.secret is not None and webhook.subscribed_events == _EVENTS,
-        )
-        await fake.advance(minutes=15)
-        active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
-        steps.done(f"after the cool-off of 15 minutes (on its own clock) it is {active.status}")
-        kinds = [kind.id async for kind in basiq.event_types.list()]
-        steps.done(f"{len(kinds)} types of event: {', '.join(kinds[:3])}, …", true=set(_EVENTS) <= set(kinds))
-        await basiq.messages.send_test("consent.revoked", text="hello")
-        await fake.deliver()
-        test = await basiq.messages.list(webhook.id).first()
-        steps.done(
-            f"sent a test message, and its delivery was answered with {test.attempts[0].status_code}"
-            if test is not None and test.delivered
-            else "the test message is in the history, and was delivered",
-            true=test is not None and test.delivered,
-        )
-        fake.seed_messages(count, webhook.id)
-        streamed = await _stream(steps.out, basiq.messages.list(webhook.id), count + 1)
-        steps.done(streamed.text, true=streamed.seen == count + 1 == streamed.distinct)
-        try:
-            await basiq.messages.get(webhook.id, "00000000-0000-4000-8000-000000000000")
-        except NotFoundError as exc:
-            steps.done(f"an error as you see it:\n    {type(exc).__name__}: {exc}", true=exc.status == 404)
-        else:
-            raise _Untrue("a message that does not exist is a NotFoundError")
-        await basiq.webhooks.delete(webhook.id)
-        steps.done("deleted the webhook", true=await basiq.webhooks.list().collect() == [])
-        tokens = sum(request.url.endswith("/token") for request in fake.requests)
-        steps.done(
-            f"{len(fake.requests)} requests on {tokens} token, no misuse of the API",
-            true=tokens == 1 and not fake.violations,
-        )
-    steps.out.print(f"\n[bold]All of it true[/], in {time.perf_counter() - began:.1f} s. The same in ten lines:\n")
-    steps.out.print(escape(_PROGRAM))
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # Recent enough for the event list, which goes back 7 days from now.
+        fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=4)).replace(microsecond=0)))
+        steps = Steps(fake)
+        service = Service(folder)
+        stack.push_async_callback(service.aclose)
+        base_url = await stack.enter_async_context(serve(fake))
+        basiq = await stack.enter_async_context(BasiqClient(fake.api_key, base_url=base_url))
+        await service.start()
+        write(f"An embedded Basiq is at {base_url}, a service at {service.url}.")
+        webhook_id = await _subscribe(steps, fake, basiq, service)
+        await _go_down(steps, fake, service)
+        await _come_back(steps, fake, basiq, service, folder, webhook_id)
+        await _stream_history(steps, fake, basiq, messages)
+    write("")
+    write(f"{styled('All of it came true', 'bold')}, in {time.perf_counter() - began:.1f} s. The program that does it,")
+    write("examples/recover_after_outage.py:")
+    write("")
+    for line in source().splitlines():
+        write(line)
 
 
-async def _read_live(steps: _Steps, most: int) -> None:
-    async with make_client() as basiq:
-        kinds = [kind.id async for kind in basiq.event_types.list()]
-        steps.done(f"{len(kinds)} types of event: {', '.join(kinds[:3])}, …", true=bool(kinds))
-        webhooks = await basiq.webhooks.list().collect()
-        steps.done(f"{len(webhooks)} webhooks")
-        for webhook in webhooks:
-            streamed = await _stream(steps.out, basiq.messages.list(webhook.id), most, stop=most)
-            steps.done(f"webhook {webhook.id} ({webhook.status}): {streamed.text}")
-        try:
-            await basiq.webhooks.get("00000000-0000-4000-8000-000000000000")
-        except BasiqError as exc:
-            steps.done(f"an error as you see it:\n    {type(exc).__name__}: {exc}")
-    steps.out.print("\n[bold]Nothing was changed[/]: every request was a GET, but for the token.")
+async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service) -> str:
+    steps.chapter("Subscribe")
+    webhook = await basiq.webhooks.ensure(url=service.url, subscribed_events=_EVENTS, name="demo")
+    steps.done(
+        f"webhook {webhook.id} is {webhook.status}; its secret shows as {webhook.secret}", true=bool(webhook.secret)
+    )
+    assert webhook.secret is not None  # noqa: S101  # that was the step
+    service.subscribe(webhook.secret)
+    await fake.advance(minutes=15)
+    active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
+    steps.done(f"after the cool-off of 15 minutes it is {active.status}")
+    _happen(fake, _BEFORE)
+    await fake.deliver()
+    steps.done(f"{_BEFORE} events happen, each is delivered and handled", true=len(service.handled) == _BEFORE)
+    return webhook.id
 
 
-class _Streamed:
+async def _go_down(steps: Steps, fake: FakeBasiq, service: Service) -> None:
+    steps.chapter("The service goes down")
+    await fake.advance(hours=1)
+    await service.stop()
+    _happen(fake, _DURING)
+    steps.told(f"{_DURING} events happen; connections to the service are refused")
+    before = fake.now()
+    await fake.deliver()
+    attempt = 1
+    steps.told(f"attempt {attempt} of each fails at once")
+    while (due := fake.next_due) is not None:
+        waited = due - before
+        await fake.advance(due - fake.now())
+        attempt += 1
+        steps.told(f"attempt {attempt} of each fails, {_length(waited)} later")
+        before = due
+    steps.done("that was the documented schedule, to its end", true=attempt == 8)
+
+
+async def _come_back(
+    steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service, folder: Path, webhook_id: str
+) -> None:
+    webhook = await basiq.webhooks.get(webhook_id)
+    steps.done(f"Basiq has disabled the endpoint: the webhook is {webhook.status}", true=webhook.status == "disabled")
+    await fake.advance(hours=1)
+    emitted = _happen(fake, _DISABLED)
+    steps.done(f"{_DISABLED} more events happen; Basiq makes no messages of them", true=emitted == 0)
+    steps.chapter("The service comes back")
+    await fake.advance(hours=2)
+    await service.start()
+    missing = _BEFORE + _DURING + _DISABLED - len(service.handled)
+    steps.told(f"{missing} events never reached it")
+    recovery = await catch_up(basiq, service.receiver, service.url, folder, _EVENTS)
+    messages, events = recovery.messages, recovery.events
+    webhook = await basiq.webhooks.get(webhook_id)
+    steps.done(f"ensure: the webhook is {webhook.status} again", true=webhook.status == "active")
+    known = messages.skipped.get("handled-before", 0)
+    steps.done(
+        f"recover, from its messages: {messages.handled} are handled, {known} were known",
+        true=messages.handled == _DURING,
+    )
+    steps.done(
+        f"recover, from the events of 7 days: {events.handled} that never became a message are handled",
+        true=events.handled == _DISABLED and recovery.finished,
+    )
+    found = await _reconciled(basiq, webhook_id, service)
+    every = _BEFORE + _DURING + _DISABLED
+    steps.done(f"reconcile: nothing is missing, and each of the {every} events was handled once", true=found == 0)
+    steps.done(
+        f"{every} events, {service.handled.total()} times handled",
+        true=len(service.handled) == service.handled.total() == every,
+    )
+    tokens = sum(request.url.endswith("/token") for request in fake.requests)
+    expired = timedelta(hours=1)
+    steps.done(f"{len(fake.requests)} requests, {tokens} tokens (each lives {_length(expired)}), no misuse of the API",
+               true=not fake.violations)  # fmt: skip
+
+
+async def _reconciled(basiq: BasiqClient, webhook_id: str, service: Service) -> int:
+    from ..replay import MemoryCheckpoint, Replay
+
+    job = Replay(basiq, webhook_id, service.receiver, checkpoint=MemoryCheckpoint())
+    found = await job.reconcile(service.inbox)
+    return found.missing + found.undelivered
+
+
+async def _stream_history(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, count: int) -> None:
+    steps.chapter("A long history")
+    webhook_id = fake.add_webhook("https://example.com/basiq")
+    fake.seed_messages(count, webhook_id)
+    streamed = await stream(basiq.messages.list(webhook_id), count)
+    steps.done(streamed.text, true=streamed.seen == count == streamed.distinct)
+
+
+async def read_live(basiq: BasiqClient, most: int) -> None:
+    """Read, and only read, the real API."""
+    steps = Steps()
+    kinds = [kind.id async for kind in basiq.event_types.list()]
+    steps.done(f"{len(kinds)} types of event: {printable(', '.join(kinds[:3]))}, …", true=bool(kinds))
+    webhooks = await basiq.webhooks.list().collect()
+    steps.done(f"{len(webhooks)} webhooks")
+    for webhook in webhooks:
+        streamed = await stream(basiq.messages.list(webhook.id), most, stop=most)
+        steps.done(f"webhook {printable(webhook.id)} ({printable(webhook.status)}): {streamed.text}")
+    try:
+        await basiq.webhooks.get("00000000-0000-4000-8000-000000000000")
+    except BasiqError as exc:
+        if isinstance(exc, (ServerError, ConfigurationError)):
+            raise
+        steps.done(f"an error as you see it: {printable(f'{type(exc).__name__}: {exc}')}")
+    write("")
+    write(f"{styled('Nothing was changed', 'bold')}: every request was a GET, but for the token.")
+
+
+class Streamed:
     """What came of streaming a history."""
 
     def __init__(self) -> None:
-        self.began = time.perf_counter()
+        self._began = time.perf_counter()
+        self._ids: set[int] = set()
         self.seen = 0
-        self._ids: set[str] = set()
 
     def add(self, message: Message) -> None:
+        """Count a message."""
         self.seen += 1
-        self._ids.add(message.id)
+        self._ids.add(hash(message.id))
 
     @property
     def distinct(self) -> int:
+        """How many different messages there were."""
         return len(self._ids)
 
     @property
     def text(self) -> str:
-        took = time.perf_counter() - self.began
-        return f"streamed {self.seen:,} messages in {took:.2f} s: {self.seen / took:,.0f} a second, {_peak()}"
+        """For people."""
+        took = time.perf_counter() - self._began
+        rate = self.seen / took if took else 0.0
+        return f"streamed {self.seen:,} messages in {took:.1f} s: {rate:,.0f} a second, {_peak()}"
+
+
+async def stream(paginator: Paginator[Message], total: int, stop: int | None = None) -> Streamed:
+    """Stream a history, showing how it goes."""
+    streamed = Streamed()
+    terminal = is_terminal(sys.stderr)
+    async for message in paginator:
+        streamed.add(message)
+        if streamed.seen % 2_000 == 0 and terminal:
+            live(f"{bar(streamed.seen / total)}  {streamed.text}")
+        if streamed.seen % _REPORT_EVERY == 0 and not terminal:
+            write(f"    {streamed.seen:,} messages")
+        if streamed.seen == stop:
+            break
+    live("")
+    return streamed
+
+
+def _happen(fake: FakeBasiq, count: int) -> int:
+    """Let events happen; returns how many messages Basiq made of them."""
+    emissions = [fake.emit(_EVENTS[number % len(_EVENTS)]) for number in range(count)]
+    return sum(len(emission.message_ids) for emission in emissions)
+
+
+def _length(span: timedelta) -> str:
+    seconds = round(span.total_seconds())
+    for size, name in ((3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size and seconds % size == 0:
+            count = seconds // size
+            return f"{count} {name}{'s' if count != 1 else ''}"
+    return f"{seconds} seconds"
 
 
 def _peak() -> str:
@@ -191,19 +266,3 @@ def _peak() -> str:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     mebibytes = used / 2**20 if sys.platform == "darwin" else used / 2**10
     return f"peak memory {mebibytes:.0f} MiB"
-
-
-async def _stream(out: Console, paginator: Paginator[Message], total: int, stop: int | None = None) -> _Streamed:
-    streamed = _Streamed()
-    columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        bar = progress.add_task("streaming", total=total)
-        async for message in paginator:
-            streamed.add(message)
-            if streamed.seen % _REPORT_EVERY == 0 and not out.is_terminal:
-                out.print(f"    {streamed.seen:,} messages")
-            if streamed.seen % 100 == 0:
-                progress.update(bar, completed=streamed.seen, description=streamed.text.partition(": ")[2])
-            if streamed.seen == stop:
-                break
-    return streamed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +19,8 @@ Run = Callable[..., Any]
 class Served:
     """A fake that a thread serves over HTTP."""
 
-    def __init__(self) -> None:
-        self.fake = FakeBasiq()
+    def __init__(self, fake: FakeBasiq | None = None) -> None:
+        self.fake = fake or FakeBasiq()
         self.url = ""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -35,6 +35,10 @@ class Served:
     def __exit__(self, *args: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run something in the loop that serves."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
     def _run(self) -> None:
         async def main() -> None:

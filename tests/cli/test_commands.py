@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import stat
 import subprocess
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from basiq_async import __version__
+from basiq_async import __version__, cli
 from basiq_async.cli import main
+from basiq_async.cli._fields import FIELD_NAMES
+from basiq_async.cli._output import Shape
 
 from .conftest import Run, Served
 
@@ -240,3 +243,12 @@ def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:
     done = run("events", "types")
     assert done.exit_code == 0
     assert "GET /events/types: status 503, next attempt in" in done.stderr
+
+
+def test_every_field_of_every_result_can_be_named_after_json() -> None:
+    fields: set[str] = set()
+    for file in sorted(Path(cli.__file__).parent.glob("_*.py")):
+        if file.stem != "__init__":
+            module = importlib.import_module(f"basiq_async.cli.{file.stem}")
+            fields.update(*(value.fields for value in vars(module).values() if isinstance(value, Shape)))
+    assert fields == FIELD_NAMES
