@@ -320,7 +320,7 @@ def _fields(
     return {
         "http_method": method,
         "http_path": path,
-        "http_attempt": attempt,
+        "attempt": attempt,
         "http_status": status,
         "error_type": error,
         "correlation_id": correlation_id,

@@ -292,7 +292,6 @@ def test_an_answer_that_cannot_be_read_says_which_request_it_was_to() -> None:
     virtual.run(main())
 
 
-@pytest.mark.parametrize("status", [200, 201, 202])
 def test_the_entity_of_an_event_is_fetched_by_its_reference_to_the_data() -> None:
     async def main() -> None:
         transport = Scripted(answer([1, {"a": None}]))
@@ -308,6 +307,7 @@ def test_the_entity_of_an_event_is_fetched_by_its_reference_to_the_data() -> Non
     virtual.run(main())
 
 
+@pytest.mark.parametrize("status", [200, 201, 202])
 def test_a_page_of_a_proxy_does_not_pass_for_an_empty_answer(status: int) -> None:
     async def main() -> None:
         basiq = client(Scripted(Response(status, {}, b"<html>Sign in to the network</html>")))
