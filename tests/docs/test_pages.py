@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ import attrs
 import pytest
 import redis.asyncio
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import basiq_async
@@ -102,6 +104,10 @@ def _docstrings() -> Iterator[Block]:
 DOCSTRINGS = list(_docstrings())
 
 
+async def _take(request: web.Request) -> web.Response:
+    return web.Response(status=204)
+
+
 async def _handler(message: Message) -> None:
     """What a docstring calls ``handler``."""
 
@@ -111,11 +117,16 @@ async def test_the_code_in_a_docstring_runs(block: Block, fake: FakeBasiq, tmp_p
     names: dict[str, Any] = {"AsyncIterator": AsyncIterator}
     for module in (*api.MODULES, block.module):
         names |= vars(import_module(module))
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+    endpoint = web.Application()
+    endpoint.router.add_post("/basiq", _take)
+    async with (
+        TestServer(endpoint) as server,
+        BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq,
+    ):
         names |= {
             "BasiqClient": BasiqClient,
             "SECRET": SECRET,
-            "URL": "https://example.com/basiq",
+            "URL": str(server.make_url("/basiq")),
             "app": web.Application(),
             "asynccontextmanager": asynccontextmanager,
             "basiq": basiq,
@@ -127,7 +138,8 @@ async def test_the_code_in_a_docstring_runs(block: Block, fake: FakeBasiq, tmp_p
             "webhook_id": fake.add_webhook("https://example.com/other"),
         }
         with chdir(tmp_path):
-            await run_text(block.text, f"{block.module}.{block.name}", names)
+            async with asyncio.timeout(30):
+                await run_text(block.text, f"{block.module}.{block.name}", names)
         await names["engine"].dispose()
 
 
