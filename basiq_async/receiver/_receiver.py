@@ -25,7 +25,7 @@ from ._headers import Headers
 from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
-from ._sharing import join_inbox, leave_inbox
+from ._sharing import check_inbox_methods, join_inbox, leave_inbox
 from ._signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
@@ -124,10 +124,7 @@ class WebhookReceiver:
             check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
         if webhook_id is not None and not (isinstance(webhook_id, str) and webhook_id):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError("webhook_id must be the id of a webhook, or None")
-        if inbox is not None and not isinstance(inbox, Inbox):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(
-                f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} has not"
-            )
+        check_inbox_methods(inbox)
         self._keys = keys
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox

@@ -1,4 +1,4 @@
-"""Receivers that share an inbox: those of two webhooks must not hide each other's events."""
+"""What a receiver asks of an inbox, and of others that share it: two webhooks must not hide each other's events."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from ..errors import ConfigurationError
 from ._signature import SigningKeys
 from .inboxes._protocol import Inbox
 
-__all__ = ["join_inbox", "leave_inbox"]
+__all__ = ["check_inbox_methods", "join_inbox", "leave_inbox"]
 
 _KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKeyDictionary()
 """The keys of each receiver without a ``webhook_id``, by its inbox, as long as both are alive."""
+
+
+def check_inbox_methods(inbox: object) -> None:
+    """Raises ``ConfigurationError`` for an object that is no inbox; None is left to the default."""
+    if inbox is None or isinstance(inbox, Inbox):
+        return
+    methods = [name for name in vars(Inbox) if not name.startswith("_")]
+    missing = ", ".join(name for name in methods if not callable(getattr(inbox, name, None)))
+    raise ConfigurationError(
+        f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} lacks {missing}"
+    )
 
 
 def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: str | None) -> None:

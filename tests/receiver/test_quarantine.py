@@ -213,8 +213,13 @@ def test_a_number_of_failures_that_cannot_be_is_refused(after: object) -> None:
 
 
 def test_an_inbox_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="Inbox protocol; dict has not"):
-        WebhookReceiver(SECRET, inbox={})
+    class Half:
+        async def claim(self) -> None: ...
+
+    with pytest.raises(
+        ConfigurationError, match="Inbox protocol; Half lacks complete, release, seen, fail, quarantine"
+    ):
+        WebhookReceiver(SECRET, inbox=Half())
     assert isinstance(MemoryInbox(), Inbox)
 
 
