@@ -19,8 +19,8 @@ def test_no_event_is_lost_and_in_a_database_none_has_its_effect_twice(scenario: 
     if (redis.PROGRAM if scenario == "redis" else postgres.PROGRAMS) is None:
         pytest.skip("there is no server for it here")
     command = [sys.executable, "-m", "tests.crash", "--mode", "receiver", "--scenario", scenario]
-    command += ["--events", "150", "--kills", "8", "--pause", "0.2"]
+    command += ["--events", "80", "--kills", "5", "--pause", "0.1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"150 events in .* 8 kills.*: 0 lost", done.stdout)
+    assert re.search(r"80 events in .* 5 kills.*: 0 lost", done.stdout)
     assert scenario == "redis" or ", 0 twice" in done.stdout
