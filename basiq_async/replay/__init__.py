@@ -18,6 +18,7 @@ from .targets._base import Target
 from .targets._json_lines import JSONLinesTarget
 
 if TYPE_CHECKING:
+    from .page._server import serve_page
     from .targets._http import HttpTarget
 
 __all__ = [
@@ -48,16 +49,20 @@ __all__ = [
     "limit",
     "message_time",
     "recover",
+    "serve_page",
     "since",
     "until",
 ]
 
 
+_LATER = {"HttpTarget": ".targets._http", "serve_page": ".page._server"}
+
+
 def __getattr__(name: str) -> object:
-    # Loaded when it is asked for: it alone needs aiohttp.
-    if name != "HttpTarget":
+    # Loaded when they are asked for: they alone need aiohttp.
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = import_module(".targets._http", __name__).HttpTarget
+    value: object = getattr(import_module(_LATER[name], __name__), name)
     globals()[name] = value
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -149,6 +150,8 @@ class Replay:
         self._job = Job(webhook_id, sent, source, self._where.description)
         self._engine: Engine | None = None
         self._observer: Observer | None = None
+        self._listeners: list[OnProgress] = []
+        self._reading = asyncio.Lock()
         self._running = False
         self._stopping = False
 
@@ -156,6 +159,11 @@ class Replay:
     def job(self) -> Job:
         """What the checkpoint belongs to: another job needs another checkpoint."""
         return self._job
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self._running
 
     async def run(self, progress: OnProgress | None = None, *, plan: Plan | None = None) -> Report:
         """Go through the source, from where the checkpoint stands to its end.
@@ -200,10 +208,18 @@ class Replay:
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """Return up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
+        if self._running:
+            return await self._checkpoint.dead_letters(after=after, limit=limit)
         if await self._checkpoint.peek(self._job) is None:
             return ()
-        async with self._session(concurrency=0):
-            return await self._checkpoint.dead_letters(after=after, limit=limit)
+        async with self._reading:  # a run that begins meanwhile waits for it
+            if self._running:
+                return await self._checkpoint.dead_letters(after=after, limit=limit)
+            await self._checkpoint.open(self._job, concurrency=0)
+            try:
+                return await self._checkpoint.dead_letters(after=after, limit=limit)
+            finally:
+                await see_through(self._checkpoint.aclose)
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a new file, a line of JSON each, and return how many there are.
@@ -279,11 +295,18 @@ class Replay:
             raise ConfigurationError("this replay is instrumented already")
         self._observer = observer
 
+    def _listen(self, listener: OnProgress) -> Callable[[], None]:
+        """Have ``listener`` hear of the progress of each run. Returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
     async def _go(self, engine: Engine, progress: OnProgress | None, plan: Plan | None) -> Report:
         self._engine = engine
         if self._observer is not None:
             self._observer.begin()
             progress = chain_hooks(progress, self._observer.on_progress)
+        for listener in self._listeners:
+            progress = chain_hooks(progress, listener)
         if self._stopping:
             engine.stop()
         try:
@@ -294,9 +317,10 @@ class Replay:
 
     @asynccontextmanager
     async def _session(self, concurrency: int | None = None) -> AsyncIterator[State]:
-        if self._running:
-            raise ReplayError("this replay is running already: one object does one run at a time")
-        self._running, self._stopping = True, False
+        async with self._reading:
+            if self._running:
+                raise ReplayError("this replay is running already: one object does one run at a time")
+            self._running, self._stopping = True, False
         try:
             width = self._settings.concurrency if concurrency is None else concurrency
             state = await self._checkpoint.open(self._job, concurrency=width)

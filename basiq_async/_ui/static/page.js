@@ -6,7 +6,7 @@ const search = document.getElementById("search");
 const tip = document.getElementById("tip");
 const rows = {};
 const sections = [...document.querySelectorAll("[data-section]")];
-let revision = -1;
+let revision = "";
 let token = null;
 
 // --- keeping up to date ---
@@ -84,8 +84,9 @@ function follow() {
     const news = JSON.parse(event.data);
     for (const id in news.texts) document.getElementById(id).textContent = news.texts[id];
     document.body.classList.remove("away");
-    if (news.revision !== revision) {
-      revision = news.revision;
+    const known = JSON.stringify(news.revision);
+    if (known !== revision) {
+      revision = known;
       refresh();
     }
   };

@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
 import pytest
 
 from basiq_async.testing import FakeBasiq
+from tests.support.browser import browser, in_browser_thread, pytest_pyfunc_call
 from tests.support.served import served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+__all__ = ["browser", "pytest_pyfunc_call"]
+
 ENDPOINT = "https://shop.example/basiq"
-
-
-# Playwright has a loop running in its thread, in which no other test could run its own.
-_thread = ThreadPoolExecutor(1, "browser")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run the tests that look at a page in the browser's thread."""
-    if "looking" not in pyfuncitem.fixturenames:
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    _thread.submit(pyfuncitem.obj, **arguments).result()
-    return True
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    playwright = _thread.submit(lambda: sync_api.sync_playwright().start()).result()
-    launch = playwright.chromium.launch
-    started = _thread.submit(lambda: launch(executable_path=CHROMIUM, args=OPTIONS)).result()
-    yield started
-    _thread.submit(started.close).result()
-    _thread.submit(playwright.stop).result()
 
 
 @attrs.define
@@ -99,6 +71,6 @@ def looking(browser: Any) -> Iterator[Looking]:
     with served(fake) as base_url:
         look = Looking(fake, base_url, browser, statuses)
         yield look
-        _thread.submit(lambda: [context.close() for context in browser.contexts]).result()
+        in_browser_thread(lambda: [context.close() for context in browser.contexts])
     assert look.wrong == []
     assert [url for url in look.loaded if not url.startswith(base_url + "/_fake/")] == []
