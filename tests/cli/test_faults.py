@@ -43,6 +43,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "events get": ("events", "get", "e1"),
     "events types": ("events", "types"),
     "trigger": ("trigger", "user.created"),
+    "webhooks secret": ("webhooks", "secret", "w1"),
+    "webhooks doctor": ("webhooks", "doctor", "w1"),
+    "whoami": ("whoami",),
 }
 HOSTILE: dict[str, bytes] = {
     "400 with an echo": http(400, error_with(BOTH)),
