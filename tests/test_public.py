@@ -112,23 +112,6 @@ def test_every_error_is_in_the_tree_of_the_docstring() -> None:
         assert error.__name__ in basiq_async.__all__
 
 
-def test_every_module_stands_alone() -> None:
-    """Each is imported first, in a process that has imported none of the others."""
-    code = """
-import importlib, sys
-for name in sys.argv[1:]:
-    for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == "basiq_async"]:
-        del sys.modules[loaded]
-    try:
-        importlib.import_module(name)
-    except Exception as exc:
-        sys.exit(f"{name}: {exc!r}")
-"""
-    command = [sys.executable, "-W", "error", "-c", code, *modules()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = ["aiohttp", "backoff", "typer", "rich", "orjson", "basiq_async.testing", "basiq_async.receiver"]
     loaded = python(f"import sys, basiq_async\nprint([name for name in {heavy} if name in sys.modules])")
