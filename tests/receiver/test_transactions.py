@@ -63,13 +63,6 @@ async def service(engine: AsyncEngine) -> AsyncGenerator[Service]:
         yield Service(engine, inbox, quarantine_after=2)
 
 
-@pytest.fixture
-async def on_postgres(service: Service) -> Service:
-    if service.engine.dialect.name != "postgresql":
-        pytest.skip("SQLite has no such failures")
-    return service
-
-
 async def write(delivery: Delivery, session: AsyncSession) -> None:
     await session.execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
@@ -274,7 +267,11 @@ async def test_of_many_at_once_each_has_its_effect_once(service: Service) -> Non
 
 # --- what is not the handler's fault ---
 
+on_postgres = pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect=True)
+"""SQLite has no such failures."""
 
+
+@on_postgres
 @pytest.mark.parametrize(
     "statement",
     [
@@ -285,8 +282,8 @@ async def test_of_many_at_once_each_has_its_effect_once(service: Service) -> Non
     ],
     ids=["a lost connection", "a serialization failure", "a deadlock", "a statement timeout"],
 )
-async def test_a_failure_of_the_database_is_503_and_not_counted(on_postgres: Service, statement: str) -> None:
-    service, broken = on_postgres, [True, True, True]
+async def test_a_failure_of_the_database_is_503_and_not_counted(service: Service, statement: str) -> None:
+    broken = [True, True, True]
 
     @service.on_all
     async def handler(delivery: Delivery, session: AsyncSession) -> None:
@@ -306,8 +303,9 @@ async def test_a_failure_of_the_database_is_503_and_not_counted(on_postgres: Ser
     assert await service.effects(event) == 1
 
 
-async def test_a_connection_lost_before_the_commit_is_503_and_has_had_no_effect(on_postgres: Service) -> None:
-    service, broken = on_postgres, [True]
+@on_postgres
+async def test_a_connection_lost_before_the_commit_is_503_and_has_had_no_effect(service: Service) -> None:
+    broken = [True]
 
     @service.on_all
     async def handler(delivery: Delivery, session: AsyncSession) -> None:
@@ -326,8 +324,9 @@ async def test_a_connection_lost_before_the_commit_is_503_and_has_had_no_effect(
     assert await service.effects(event) == 1
 
 
-async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(on_postgres: Service) -> None:
-    inbox, engine = on_postgres.inbox, on_postgres.engine
+@on_postgres
+async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Service) -> None:
+    inbox, engine = service.inbox, service.engine
     await inbox.claim("k", "a", lease=60)
     async with inbox.transaction("k", "a") as session:
         pid = await session.scalar(text("SELECT pg_backend_pid()"))

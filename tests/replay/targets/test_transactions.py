@@ -96,11 +96,10 @@ async def test_a_run_that_is_cancelled_again_and_again_has_each_effect_once(
         assert await effects(engine) == Counter(await h.ids())
 
 
+@pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect=True)
 async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
     engine: AsyncEngine, inbox: SQLInbox
 ) -> None:
-    if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has no connection to lose")
     lost: list[str] = []
 
     async def handler(message: Message, session: AsyncSession) -> None:
