@@ -47,11 +47,11 @@ def measure(*, quick: bool) -> list[Figure]:
     found += imports.measure(15 if quick else 21)
     found += signature.measure(5 if quick else 21)
     found += asyncio.run(receiver_load.measure(3 if quick else 11, 2_000 if quick else 5_000))
-    found += asyncio.run(inboxes.measure(3 if quick else 7, 1_000 if quick else 2_000))
     found += asyncio.run(replay_rate.measure(3 if quick else 11, 20 if quick else 60))
     found += asyncio.run(replay_http.measure(3 if quick else 11, 4 if quick else 12))
     if not quick:
         found += memory.measure()
+        found += asyncio.run(inboxes.measure())
         found += asyncio.run(growth.measure())
         found += asyncio.run(receiver_load.measure(requests=500, busy=True))
         found += asyncio.run(replay_latency.measure())
