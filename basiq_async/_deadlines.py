@@ -8,8 +8,8 @@ import asyncio
 class Deadlines:
     """Cancels each task that is still within its ``Deadline`` after ``seconds``.
 
-    All limits are of the same length, so the one that began first ends first, and one timer, for that one, is
-    enough: a task that is done in time costs two operations on a dict.
+    All limits have the same length, so the one that began first ends first, and one timer, for that one, is
+    enough: a task that ends in time costs two operations on a dict.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -19,7 +19,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that a timer of this loop is running."""
+        """Start the timer of this loop, if it is not running."""
         if loop is not self.loop:  # a later asyncio.run(), whose loop knows nothing of our timer
             self.loop, self._timer = loop, None
             self.running.clear()
@@ -40,9 +40,9 @@ class Deadlines:
 
 
 class Deadline:
-    """The limit of the task that enters it: a context manager, as ``asyncio.timeout`` but for less.
+    """The limit of the task that enters it: a context manager like ``asyncio.timeout``, at less cost.
 
-    One of fewer ``seconds`` than the others has a timer of its own. Raises ``TimeoutError`` in place of the
+    One of fewer ``seconds`` than its owner's has a separate timer. Raises ``TimeoutError`` in place of the
     cancellation that it made; a cancellation by others stays one.
     """
 

@@ -1,4 +1,4 @@
-"""Credentials of ours that the other side sends back are taken out of everything that is shown. Pure."""
+"""Takes credentials that the other side sends back out of everything that is shown. Pure."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     """The wait that a ``Retry-After`` header asks for, in seconds; None where it asks for none.
 
     It comes as seconds or as an HTTP date (RFC 9110, 10.2.3). A header that came twice has its values joined by
-    commas: the longest counts. A time in the past, a negative number or another text asks for nothing.
+    commas: the longest counts. A time in the past, a negative number or any other text asks for no wait.
     """
     if not isinstance(value, str):  # a transport of a user's can have put anything there
         return None

@@ -1,7 +1,7 @@
 """Filter expressions, in Basiq's syntax: ``entity.property.op('value')``, joined by commas.
 
-The syntax and the operators are those that the vendor's reference shows. How a quote inside of a value is to be
-written is not documented: here it is escaped with a backslash, as a backslash is.
+The syntax and the operators are those of the vendor's reference. How to write a quote inside a value is not
+documented: here it is escaped with a backslash, as a backslash is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Value = str | int | float | bool | date | datetime
 
 @attrs.frozen
 class Filter:
-    """A filter that is whole. ``a & b`` asks for both; ``str(a)`` is what is sent."""
+    """A complete filter. ``a & b`` asks for both; ``str(a)`` is what is sent."""
 
     text: str
 
@@ -117,7 +117,7 @@ def _plain(value: str | int | float) -> str:
 
 
 def filter_text(value: str | Filter | None) -> str | None:
-    """A filter argument as it is sent: plain text as it is, nothing for None and the empty text."""
+    """A filter argument as it is sent: plain text unchanged, nothing for None and the empty text."""
     if value is None or isinstance(value, (str, Filter)):
         text = str(value or "")
         try:

@@ -77,7 +77,7 @@ class _Token:
 class Authenticated:
     """A transport that adds the token to each request, and gets one when it has to.
 
-    A request to any other place than the API's own base is refused. After a 401 the token is renewed once and the
+    A request to any place but the API's own base is refused. After a 401 the token is renewed once and the
     request is sent once more. All of that together takes at most ``max_elapsed`` seconds. The transport inside is
     not closed. ``redactor`` learns the credentials.
     """

@@ -31,7 +31,7 @@ from tests.support.served import served
 from tests.test_public import modules
 
 DOCS = ROOT / "docs"
-TO_COME = {"cli.md", "frameworks.md", "observability.md", "distributed.md", "tutorial.md"}
+TO_COME = {"cli.md", "frameworks.md", "distributed.md", "tutorial.md"}
 PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if "_build" not in path.parts)
 
 
