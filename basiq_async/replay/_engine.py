@@ -17,6 +17,7 @@ from ..hooks import call_hook
 from ..models import Message
 from ._circuit import Circuit, requested_wait
 from ._committer import Committer
+from ._inactivity import InactivityTracker
 from ._ledger import Ledger
 from ._reader import SEGMENT, Reader, WorkItem
 from ._report import OnProgress, Plan, Progress, Report
@@ -68,7 +69,7 @@ class Engine:
     """One run over a source of messages, from ``state`` on.
 
     ``checkpoint`` is open for this run, and its owner closes it. ``limiter`` replaces the rate of the settings
-    where several engines share one. ``observe`` is called with each message that is read,
+    where several engines share one. ``tracker`` sees the messages that are read,
     ``on_pause`` with the seconds of each pause that the target brings about.
     """
 
@@ -83,7 +84,7 @@ class Engine:
         settings: Settings,
         ledger: Ledger | None = None,
         limiter: Turns | None = None,
-        observe: Callable[[Message], None] | None = None,
+        tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
         self._on_pause = on_pause
@@ -113,7 +114,7 @@ class Engine:
             wanted=self._committer.now,
             position=state.position,
             last_id=state.last_id,
-            observe=observe,
+            tracker=tracker,
         )
         self._handled = 0
         self._failed = 0
@@ -326,11 +327,11 @@ class Engine:
         if reason is None:
             self._handled += 1
             self._ledger.done(item.segment, item.message, counts_as="handled")
-            self._reader.decide(counts=True)
         else:
             self._skipped[reason] += 1
             self._ledger.done(item.segment, item.message, counts_as="skipped")
-            self._reader.decide(counts=False)
+        if self._reader.limited:
+            self._reader.decide(counts=reason is None)
 
     def _record_failure(self, item: WorkItem, error: Exception) -> bool:
         """Settle what becomes of a message that failed; return False where the job ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -66,6 +66,10 @@ class EventList:
                 return event.message
             if self._wanted(event.type):
                 return _as_message(event, self._webhook_id)
+
+    def stepper(self) -> Callable[[], Awaitable[Message]]:
+        """See ``MessageSource``."""
+        return self.__anext__
 
     @property
     def cursor(self) -> str | None:

@@ -8,9 +8,9 @@ import attrs
 
 from ..models import Message
 
-__all__ = ["Inactivity", "InactivityTracker"]
+__all__ = ["MOST_ATTEMPTS", "Inactivity", "InactivityTracker"]
 
-_MOST_ATTEMPTS = 8
+MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq disables the endpoint (the vendor's page on the delivery schedule)."""
 _MOST_PERIODS = 200
 
@@ -40,6 +40,8 @@ class InactivityTracker:
 
     def __init__(self, *, any_order: bool = False) -> None:
         self._periods: list[Inactivity] = []
+        self.alert = any_order
+        """Whether every message matters; otherwise only those with ``MOST_ATTEMPTS``."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
         """The first and the last first attempt in each hour, where later periods may be found yet."""
 
@@ -48,7 +50,7 @@ class InactivityTracker:
         attempts = message.raw.get("attempts")
         if not attempts:
             return
-        failed_for_good = len(attempts) >= _MOST_ATTEMPTS and not message.delivered
+        failed_for_good = len(attempts) >= MOST_ATTEMPTS and not message.delivered
         if not failed_for_good and not self._periods and self._active is None:
             return
         times = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
@@ -62,6 +64,7 @@ class InactivityTracker:
         if failed_for_good and len(self._periods) < _MOST_PERIODS:
             since = max(times)
             later = [each for pair in (self._active or {}).values() for each in pair if each > since]
+            self.alert = True
             self._periods.append(Inactivity(since, min(later, default=None)))
 
     def _end_periods(self, active: datetime) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from ..errors import CheckpointError, PaginationError, ReplayError
@@ -140,6 +140,10 @@ class Lists:
         self._current = chosen
         if not chosen.ended and self._items:
             await asyncio.sleep(0)  # lets the other requests begin, also where no consumer ever waits
+
+    def stepper(self) -> Callable[[], Awaitable[Message]]:
+        """See ``MessageSource``."""
+        return self.__anext__
 
     @property
     def cursor(self) -> str | None:

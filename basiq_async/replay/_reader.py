@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..models import Message
+from ._inactivity import MOST_ATTEMPTS, InactivityTracker
 from ._ledger import Ledger, Segment
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
@@ -44,15 +45,17 @@ class Reader:
         wanted: Callable[[], None],
         position: int = 0,
         last_id: str | None = None,
-        observe: Callable[[Message], None] | None = None,
+        tracker: InactivityTracker | None = None,
     ) -> None:
         self._source = source
-        self._advance = source.__anext__
+        self._advance = source.stepper()
         self._ledger = ledger
         self._where = None if where.predicate is everything else where.predicate
         self._wanted = wanted
-        self._observe = observe
+        self._tracker = tracker
         self._left = where.limit
+        self.limited = where.limit is not None
+        """Whether each message that was handed out has to be decided on."""
         self._undecided = 0
         self._room = width
         self._width = width
@@ -84,7 +87,7 @@ class Reader:
 
     async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
         """Return the next message to handle; None where there is none any more. ``worker`` is the task that asks."""
-        ledger = self._ledger
+        ledger, tracker = self._ledger, self._tracker
         while not self.ended:
             if self._reader is not None or self._room == 0 or (self._in_segment >= SEGMENT and ledger.full):
                 await self._wait()
@@ -117,8 +120,8 @@ class Reader:
             self._read += 1
             self._in_segment += 1
             self._last_id = message.id
-            if self._observe is not None:
-                self._observe(message)
+            if tracker is not None and (tracker.alert or len(message.raw.get("attempts") or ()) >= MOST_ATTEMPTS):
+                tracker.see(message)
             if ledger.earlier and self._is_recorded(message):
                 continue
             error = None
@@ -145,6 +148,7 @@ class Reader:
         """Return whether the source found its place again; otherwise the reading ends."""
         try:
             if await self._source.recover(error, self._last_id):
+                self._advance = self._source.stepper()
                 return True
         except asyncio.CancelledError:
             if self.ended and worker.uncancel() == 0:
@@ -170,7 +174,7 @@ class Reader:
             self._wanted()
 
     def decide(self, *, counts: bool) -> None:
-        """Count a message against the limit, or do not: the target had no use for it."""
+        """Count a message against the limit, or do not: the target had no use for it. Only where it is ``limited``."""
         if self._left is not None:
             self._undecided -= 1
             if not counts:

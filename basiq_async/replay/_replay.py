@@ -251,7 +251,7 @@ class Replay:
         async with self._session() as state:
             tracker = InactivityTracker(any_order=self._filters is not None)
             reach = self._reach()
-            engine = self._make_engine(await self._open_source(state), state, self._where, observe=tracker.see)
+            engine = self._make_engine(await self._open_source(state), state, self._where, tracker=tracker)
             try:
                 report = await self._go(engine, progress, plan)
             except ReplayError as exc:
@@ -273,7 +273,7 @@ class Replay:
         where: Where,
         *,
         ledger: Ledger | None = None,
-        observe: Callable[[Message], None] | None = None,
+        tracker: InactivityTracker | None = None,
     ) -> Engine:
         target = as_target(
             self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
@@ -286,7 +286,7 @@ class Replay:
             where=where,
             settings=self._settings,
             ledger=ledger,
-            observe=observe,
+            tracker=tracker,
         )
 
     def _observe(self, observer: Observer) -> None:

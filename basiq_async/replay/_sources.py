@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import Generic, Protocol, Self, TypeVar
 
 import attrs
@@ -45,6 +45,10 @@ class MessageSource(Protocol):
 
     async def __anext__(self) -> Message:
         """Return the next message. After a failure it can be called again."""
+        ...
+
+    def stepper(self) -> Callable[[], Awaitable[Message]]:
+        """Return what ``__anext__`` calls, for a reader that asks millions of times. ``recover`` ends its validity."""
         ...
 
     @property
@@ -101,6 +105,10 @@ class History(Generic[T]):
 
     async def __anext__(self) -> T:
         return await anext(self._items)
+
+    def stepper(self) -> Callable[[], Awaitable[T]]:
+        """See ``MessageSource``."""
+        return self._items.__anext__
 
     @property
     def cursor(self) -> str | None:
@@ -182,6 +190,10 @@ class DeadLetters:
         except Unreadable as exc:
             return UnreadableMessage(letter.id, letter.message, exc)
 
+    def stepper(self) -> Callable[[], Awaitable[Message]]:
+        """See ``MessageSource``."""
+        return self.__anext__
+
     async def recover(self, error: Exception, last_id: str | None) -> bool:
         """See ``MessageSource``."""
         return False
@@ -205,6 +217,10 @@ class Given:
         for message in self._messages:
             return message
         raise StopAsyncIteration
+
+    def stepper(self) -> Callable[[], Awaitable[Message]]:
+        """See ``MessageSource``."""
+        return self.__anext__
 
     async def recover(self, error: Exception, last_id: str | None) -> bool:
         """See ``MessageSource``."""

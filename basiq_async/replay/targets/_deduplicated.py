@@ -19,6 +19,7 @@ logger = logging.getLogger("basiq_async.replay")
 
 HANDLED_BEFORE = "handled-before"
 
+_DONE = Claim(ClaimStatus.DONE)
 _LEASE = 300.0
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 5.0
@@ -96,9 +97,7 @@ class Deduplicated:
         in_process.begin(key)
         try:
             # A receiver that was not told its webhook's id has entered the event without it.
-            if unscoped != key and await self._seen(unscoped):
-                return HANDLED_BEFORE
-            claim = await self._claim(key, token)
+            claim = await self._claim(key, token, unless_seen=None if unscoped == key else unscoped)
             if claim.status is ClaimStatus.BUSY:
                 claim = await self._claim_after_others(claim, key, token)
             if claim.status is ClaimStatus.DONE:
@@ -111,16 +110,11 @@ class Deduplicated:
         """See ``Target``."""
         await self._target.flush()
 
-    async def _seen(self, key: str) -> bool:
+    async def _claim(self, key: str, token: str, *, unless_seen: str | None = None) -> Claim:
         try:
             with Deadline(self._limits):
-                return await self._inbox.seen(key)
-        except TimeoutError as exc:
-            raise self._hangs() from exc
-
-    async def _claim(self, key: str, token: str) -> Claim:
-        try:
-            with Deadline(self._limits):
+                if unless_seen is not None and await self._inbox.seen(unless_seen):
+                    return _DONE
                 return await self._inbox.claim(key, token, lease=_LEASE)
         except TimeoutError as exc:
             await self._release(key, token)  # the claim may have been made
