@@ -73,6 +73,9 @@ def replay(
     max_failures: Annotated[
         int, typer.Option(min=0, metavar="N", help="N failures in a row end it; 0 for never.")
     ] = 1_000,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Show a page: progress, rate, and what failed, to retry and drop.")
+    ] = False,
     secret_file: EndpointSecretFile = None,
     json: Json = None,
 ) -> None:
@@ -90,6 +93,7 @@ def replay(
         "json": json is not None,
     }  # fmt: skip
     from ._job import PLAN, CommandLine, option_words, planned, run_job
+    from ._replay_page import run_with_page
 
     again = CommandLine(["basiq-async", "replay", webhook_id, *option_words(given, _OPTIONS, _DEFAULTS)])
     output = Output(json)
@@ -110,9 +114,13 @@ def replay(
             if to_jsonl is not None:
                 _refuse_to_mix(to_jsonl, path)
             if retry_dead:
-                return await run_job(job, job.retry_dead, again, output, going_on=("--retry-dead",))
+                return await run_with_page(
+                    job, lambda: run_job(job, job.retry_dead, again, output, going_on=("--retry-dead",)), wanted=ui
+                )
             counted = await planned(job, wanted=plan)
-            return await run_job(job, lambda progress: job.run(progress, plan=counted), again, output)
+            return await run_with_page(
+                job, lambda: run_job(job, lambda progress: job.run(progress, plan=counted), again, output), wanted=ui
+            )
 
     if code := run(work):
         raise typer.Exit(code)

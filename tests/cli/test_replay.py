@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -330,6 +331,34 @@ def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
     endpoint.status = 204
     assert run("replay", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
     assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
+
+
+def test_its_page_stays_where_messages_failed_until_they_are_retried(served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
+        assert process.stderr is not None
+        said = ""
+        while "Ctrl-C ends it" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        found = re.search(r"the page is at (\S+)", said)
+        assert found, said
+        endpoint.status = 204
+        request = urllib.request.Request(
+            found[1] + "dead-letters/retry", b"{}", {"Content-Type": "application/json"}, method="POST"
+        )
+        urllib.request.urlopen(request).close()
+        while True:
+            with urllib.request.urlopen(found[1] + "state") as response:
+                state = json.load(response)
+            if not state["running"] and state["progress"]["handled"] == 3:
+                break
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert len(endpoint.ids) == 6
 
 
 def test_another_selection_is_another_job_by_default(run: Run, served: Served, endpoint: Endpoint) -> None:
