@@ -71,8 +71,9 @@ def svix_message(number: int) -> dict[str, Any]:
 
 def page_body(number: int, pages: int) -> bytes:
     """One page of a history of so many pages."""
-    following = f',"next":"{_ORIGIN}/x?next={number + 1}"' if number + 1 < pages else ""
-    return _DATA + f',"links":{{"self":"{_ORIGIN}/x"{following}}}}}'.encode()
+    own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}/messages"
+    following = f',"next":"{own}?next={number + 1}"' if number + 1 < pages else ""
+    return _DATA + f',"links":{{"self":"{own}"{following}}}}}'.encode()
 
 
 def _svix_body(number: int, pages: int) -> bytes:

@@ -56,8 +56,8 @@ async def _read(client: BasiqClient, chain: Chain, cursor: str | None, after: st
     messages: list[Message] = []
     async for page in paginator.pages():
         messages += page.items
-        # Behind the message that was looked for, the first pages are empty.
-        if page.next_cursor is None or (messages and len(messages) >= wanted) or (after is None and not wanted):
+        # An empty page is not the end: a filter makes them, and a place that is looked for.
+        if page.next_cursor is None or (messages and len(messages) >= wanted):
             return Page(messages, page.next_cursor)
     return Page(messages, None)
 

@@ -1,0 +1,218 @@
+"""What do more worker processes bring, what does a message cost in them, and how long does a takeover take?
+
+``python -m benchmarks.fleet`` needs redis-server. The page latency, the target's wait and the widths are those of the
+figures' names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from basiq_async import BasiqClient, Message
+from basiq_async.distributed import Fleet, Job
+from basiq_async.replay import Replay, SQLiteCheckpoint
+from benchmarks._contestants import KEY
+from benchmarks._harness import Figure, figure, server
+from benchmarks._server import PAGE, WEBHOOK
+from tests.support.redis import RedisServer
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = RedisServer(Path(folder))
+        found.start()
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def start(settings: dict[str, Any], segments: int) -> subprocess.Popen[bytes]:
+    code = "from benchmarks import _fleet_jobs\nfrom basiq_async.distributed._processes import run_workers\n"
+    code += f"run_workers('benchmarks._fleet_jobs:fleet', segments={segments})"
+    env = {**os.environ, "FLEET_BENCH": json.dumps(settings)}
+    return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)
+
+
+@asynccontextmanager
+async def crew(
+    count: int, segments: int, **settings: Any
+) -> AsyncIterator[tuple[Fleet, list[subprocess.Popen[bytes]]]]:
+    """Workers that have opened their job functions, on a Redis of their own."""
+    with redis() as store:
+        settings["redis"] = store.url
+        fleet = Fleet(store.url, lease=settings.get("lease", 30))
+        fleet.job("bench")(nullcontext)  # type: ignore[arg-type]
+        workers = [start(settings, segments) for _ in range(count)]
+        try:
+            async with fleet:
+                await warmed(fleet, count)
+                yield fleet, workers
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+
+
+async def warmed(fleet: Fleet, count: int) -> None:
+    job = await fleet.submit("bench", WEBHOOK, key="warm-up", filter="eventTypeId.eq('none')")
+    deadline = time.monotonic() + 60
+    while not (await job.progress()).ended and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5 + 0.5 * count)
+
+
+async def timed(fleet: Fleet, **arguments: Any) -> tuple[float, Job]:
+    began = time.perf_counter()
+    job = await fleet.submit("bench", WEBHOOK, key=uuid4().hex, **arguments)
+    report = await job.wait(timeout=600)
+    took = time.perf_counter() - began
+    assert report.finished
+    return report.handled / took, job
+
+
+def cpu_of(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+async def scaling(rounds: int, pages: int) -> list[Figure]:
+    rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    with server(pages, 0.02) as url:
+        for _ in range(rounds):
+            for count in rates:
+                async with crew(count, 2, basiq=url, wait=0.005, concurrency=8) as (fleet, _workers):
+                    rates[count].append((await timed(fleet))[0])
+    return [
+        figure(
+            f"fleet: {count} processes to one, target waits 5 ms, page 20 ms",
+            [many / one for many, one in zip(rates[count], rates[1], strict=True)],
+            mark,
+        )
+        for count, mark in ((2, ">= 1.9"), (4, ">= 3.6"))
+    ]
+
+
+async def processor(rounds: int, pages: int, width: int = 256) -> list[Figure]:
+    """Processor time of a message, to that of one process with SQLite, and as many messages unrecorded at most."""
+    found = []
+    with server(pages) as url, tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            async with crew(1, 2, basiq=url, concurrency=width // 2) as (fleet, (worker,)):
+                await timed(fleet)
+                before = cpu_of(worker)
+                await timed(fleet)
+                spent = cpu_of(worker) - before
+            async with BasiqClient(KEY, base_url=url) as basiq:
+
+                async def handler(message: Message) -> None:
+                    pass
+
+                for _ in range(2):
+                    checkpoint = SQLiteCheckpoint(f"{folder}/{uuid4()}.db")
+                    began = time.process_time()
+                    await Replay(basiq, WEBHOOK, handler, checkpoint=checkpoint, concurrency=width).run()
+                    alone = time.process_time() - began
+            messages = pages * PAGE
+            print(f"  a message: {spent / messages * 1e6:.1f} µs in a fleet, {alone / messages * 1e6:.1f} µs alone")
+            found.append(spent / alone)
+    return [figure(f"fleet: processor time of a message to one process's, width {width}", found, "<= 1.5")]
+
+
+async def takeover(rounds: int, lease: float = 3.0) -> list[Figure]:
+    """Seconds from a kill to the takeover of what it had, to lease + 1."""
+    found = []
+    with server(4) as url:
+        for _ in range(rounds):
+            async with crew(1, 1, basiq=url, wait=0.3, concurrency=4, lease=lease) as (fleet, (doomed,)):
+                job = await fleet.submit("bench", WEBHOOK, key="takeover")
+                while not (await job.progress()).handled:
+                    await asyncio.sleep(0.02)
+                settings = {"redis": fleet._record._redis.connection_pool.connection_kwargs}  # type: ignore[attr-defined]
+                port = settings["redis"]["port"]
+                other = start(
+                    {
+                        "basiq": url,
+                        "wait": 0.3,
+                        "concurrency": 4,
+                        "lease": lease,
+                        "redis": f"redis://127.0.0.1:{port}/0",
+                    },
+                    1,
+                )
+                try:
+                    while (await job.progress()).workers < 2 and (await job.progress()).segments < 2:
+                        await asyncio.sleep(0.05)
+                    await asyncio.sleep(2.0)
+                    doomed.send_signal(signal.SIGKILL)
+                    began = time.perf_counter()
+                    while not (await job.progress()).takeovers:
+                        await asyncio.sleep(0.02)
+                    found.append(time.perf_counter() - began)
+                finally:
+                    other.kill()
+                    other.wait()
+    print(f"  takeovers at a lease of {lease:g} s: {', '.join(f'{each:.2f}' for each in sorted(found))} s")
+    return [figure("fleet: takeover to lease + 1 s", [each / (lease + 1) for each in found], "<= 1")]
+
+
+async def lists(rounds: int, pages: int) -> list[Figure]:
+    found = []
+    with server(pages, 0.05) as url:
+        for _ in range(rounds):
+            async with crew(1, 16, basiq=url, concurrency=256) as (fleet, _workers):
+                one, _ = await timed(fleet)
+                eight, _ = await timed(fleet, filters=[f"eventTypeId.eq('{number}')" for number in range(8)])
+                found.append(eight / one)
+    return [figure("fleet: 8 lists to one, in one process, page 50 ms", found, ">= 6")]
+
+
+async def memory(sizes: tuple[int, int] = (20, 2_000)) -> list[Figure]:
+    peaks = []
+    for pages in sizes:
+        with server(pages) as url:
+            async with crew(2, 2, basiq=url, concurrency=256) as (fleet, _workers):
+                client = fleet._record._redis  # type: ignore[attr-defined]
+                job = await fleet.submit("bench", WEBHOOK, key="memory")
+                peak = 0
+                while not (await job.progress()).ended:
+                    peak = max(peak, (await client.info("memory"))["used_memory"])
+                    await asyncio.sleep(0.1)
+                peaks.append(peak)
+    print(f"  Redis at its most: {', '.join(f'{peak / 2**20:.2f} MB' for peak in peaks)}")
+    return [figure("fleet: Redis memory, 1,000,000 messages to 10,000", [peaks[1] / peaks[0]], "<= 1.2")]
+
+
+async def measure(rounds: int = 3) -> list[Figure]:
+    found = await processor(rounds, 60)
+    found += await takeover(max(3, rounds))
+    found += await lists(rounds, 20)
+    found += await memory()
+    found += await scaling(rounds, 20)
+    return found
+
+
+if __name__ == "__main__":
+    which = sys.argv[1:] or ["processor", "takeover", "lists", "memory", "scaling"]
+    for name in which:
+        arguments: dict[str, tuple[int, ...]] = {
+            "processor": (3, 60), "takeover": (5,), "lists": (3, 20), "memory": (), "scaling": (3, 20)
+        }  # fmt: skip
+        for line in asyncio.run(globals()[name](*arguments[name])):
+            print(line, flush=True)
+    print(f"load {os.getloadavg()[0]:.1f}")
