@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -166,3 +168,30 @@ async def test_the_command_starts_a_worker_and_ends_with_0_at_a_signal(tmp_path:
         await works.check(0)
         process.send_signal(signal.SIGTERM)
         assert await works.exit_of(process) == 0
+
+
+async def test_with_the_sql_inbox_nothing_is_handled_twice_whatever_is_killed(tmp_path: Path) -> None:
+    database = tmp_path / "effects.db"
+    settings = {"database": str(database), "begun": str(tmp_path / "begun")}
+
+    def count() -> int:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            try:
+                return int(connection.execute("SELECT count(*) FROM effects").fetchone()[0])
+            except sqlite3.OperationalError:  # not there yet
+                return 0
+
+    async with plant(tmp_path, "once", messages=60, **settings) as works:
+        for wanted in (10, 25):
+            doomed = works.start()
+            async with asyncio.timeout(PATIENT):
+                while not database.exists() or count() < wanted:
+                    await asyncio.sleep(0.01)
+            doomed.kill()
+        works.start()
+        report = await works.job.wait(timeout=PATIENT)
+        assert report.finished
+        assert report.handled + report.skipped.get("handled-before", 0) == 60
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            effects = [row[0] for row in connection.execute("SELECT id FROM effects")]
+        assert sorted(effects) == sorted(works.ids)

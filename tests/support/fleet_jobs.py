@@ -78,3 +78,31 @@ async def effects() -> AsyncIterator[Work]:
             yield Work(client, handler, concurrency=SETTINGS.get("concurrency", 16))
     finally:
         os.close(log)
+
+
+@fleet.job("once")
+@asynccontextmanager
+async def once() -> AsyncIterator[Work]:
+    """Writes a row for each message, in the transaction of the inbox's entry."""
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    from basiq_async.receiver import SQLInbox
+
+    fake, _ = make_fake()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{SETTINGS['database']}")
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)"))
+
+    async def handler(message: Message, session: AsyncSession) -> None:
+        await session.execute(text("INSERT INTO effects VALUES (:id)"), {"id": message.id})
+        Path(SETTINGS["begun"]).touch()
+
+    try:
+        async with (
+            SQLInbox(engine) as inbox,
+            BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client,
+        ):
+            yield Work(client, handler, inbox=inbox, concurrency=2)
+    finally:
+        await engine.dispose()

@@ -152,7 +152,9 @@ class Plant:
 
 
 @asynccontextmanager
-async def plant(folder: Path, *, messages: int = 600, lease: float = 1.0, **settings: Any) -> AsyncIterator[Plant]:
+async def plant(
+    folder: Path, name: str = "effects", *, messages: int = 600, lease: float = 1.0, **settings: Any
+) -> AsyncIterator[Plant]:
     """A submitted job that no process works on yet."""
     settings = {"concurrency": 8, "wait": 0.01, **settings}
     server = RedisServer(folder)
@@ -162,11 +164,11 @@ async def plant(folder: Path, *, messages: int = 600, lease: float = 1.0, **sett
         ids = [message.id async for message in client.messages.list(webhook_id)]
     server.start()
     fleet = Fleet(server.url, lease=lease)
-    fleet.job("effects")(contextlib.nullcontext)  # type: ignore[arg-type]
+    fleet.job(name)(contextlib.nullcontext)  # type: ignore[arg-type]
     made: Plant | None = None
     try:
         async with fleet:
-            job = await fleet.submit("effects", webhook_id, key="job")
+            job = await fleet.submit(name, webhook_id, key="job")
             made = Plant(folder, server, messages, lease, settings, job, ids)
             yield made
     finally:
