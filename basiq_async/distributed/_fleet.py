@@ -132,6 +132,7 @@ class Fleet:
         webhook_id: one or several.
         filters: several lists of each webhook, read at once. They have to be disjoint, and complete by your word:
             ranges such as ``[a, b)`` and ``[b, c)``. One list is read at about 500 messages a page latency.
+        source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
         rate: the most messages a second over all workers. For a known key it is set anew.
         plan: from ``plan()``; progress then tells what is left.
         max_dead: a job with so many dead letters is paused; each takes about 1.3 KB of Redis.
@@ -143,6 +144,10 @@ class Fleet:
         chains = _chains(webhook_id, filter, filters)
         if source not in get_args(Source):
             raise ConfigurationError('source must be "messages" or "events"')
+        if source == "events" and len(chains) > 1:
+            raise ConfigurationError(
+                'source="events" is one list, of all webhooks: pass one webhook_id, and no filters'
+            )
         if not isinstance(key, str) or not key.strip() or len(key) > 200 or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError("key must be text of at most 200 characters, without braces")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e9):

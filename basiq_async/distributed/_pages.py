@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
 
 import attrs
 
+from .. import pagination
 from .._codec import Unreadable, read_message
 from ..client import BasiqClient
 from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError
 from ..models import Message
 from ..replay import DeadLetter
+from ..replay._events import message_of, open_events
 from ..replay._sources import UnreadableMessage, stand_in
-from .record import Chain
+from .record import Chain, Source
 
 __all__ = ["Page", "as_message", "read_page"]
 
+T = TypeVar("T")
 _LOST = (400, 404, 410)
 """How Basiq may refuse the link to a page that has expired."""
 
@@ -28,20 +32,22 @@ class Page:
     next_cursor: str | None
 
 
-async def read_page(client: BasiqClient, chain: Chain, cursor: str | None, after: str | None, wanted: int) -> Page:
+async def read_page(
+    client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, wanted: int
+) -> Page:
     """Read the page at a cursor or, where it cannot be used any more, what stands behind the message ``after``.
 
     At least ``wanted`` messages, if there are as many: the pages may be cut in another way then. Raises
     ``CheckpointError`` where the place cannot be found, and what reading raises.
     """
     try:
-        return await _read(client, chain, cursor, None, wanted)
+        return await _read(client, source, chain, cursor, None, wanted)
     except (ConfigurationError, PaginationError, APIError) as exc:
         lost = not isinstance(exc, APIError) or exc.status in _LOST
         if not lost or cursor is None or after is None:
             raise
         try:
-            return await _read(client, chain, None, after, wanted)
+            return await _read(client, source, chain, None, after, wanted)
         except PaginationError as again:
             raise CheckpointError(
                 f"the place behind message {after!r} cannot be found again ({exc}; {again}): begin another job, with "
@@ -49,13 +55,23 @@ async def read_page(client: BasiqClient, chain: Chain, cursor: str | None, after
             ) from None
 
 
-async def _read(client: BasiqClient, chain: Chain, cursor: str | None, after: str | None, wanted: int) -> Page:
+async def _read(
+    client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, wanted: int
+) -> Page:
+    filter = chain.filter or None
+    if source == "events":
+        events = open_events(client, filter, cursor, after, prefetch=0)
+        return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), wanted)
     paginator = client.messages.list(
-        chain.webhook_id, filter=chain.filter or None, cursor=cursor, after=after, prefetch=0, on_unreadable=stand_in
+        chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=stand_in
     )
+    return await _gather(paginator.pages(), lambda message: message, wanted)
+
+
+async def _gather(pages: AsyncIterator[pagination.Page[T]], read: Callable[[T], Message], wanted: int) -> Page:
     messages: list[Message] = []
-    async for page in paginator.pages():
-        messages += page.items
+    async for page in pages:
+        messages += map(read, page.items)
         # An empty page is not the end: a filter makes them, and a place that is looked for.
         if page.next_cursor is None or (messages and len(messages) >= wanted):
             return Page(messages, page.next_cursor)

@@ -129,10 +129,12 @@ class RedisRecord:
         return sorted(_text(each) for each in found)
 
     async def claim(
-        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int
+        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int, selection: str = ""
     ) -> Claim | Refusal:
         """See ``Record``."""
-        found = await self._run("claim", key, segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES)
+        found = await self._run(
+            "claim", key, segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection
+        )
         if found[0] != b"ok":
             return Refusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
         cursor, position, count, last, quota, upto, waits, after = found[1]

@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError
 from ..models import Message
+from ..receiver import WebhookReceiver
 from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
 from ..replay._engine import Engine
 from ..replay._ledger import DeadLedger, Ending, Ledger
 from ..replay._ledger import Segment as LedgerSegment
 from ..replay._sources import Given, UnreadableMessage
-from ..replay._where import as_where
+from ..replay._where import SUBMITTED, as_where
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
 from ._pace import Share
@@ -93,7 +94,7 @@ class Segment:
         Raises ``LeaseLostError`` where it belongs to another worker by now, and whatever reading or handling raises.
         """
         page = await self._read()
-        chosen, errors = self._choose(page.messages)
+        chosen, errors = self._choose(page.messages, await self._handles())
         mark = PageMark(
             last=page.messages[-1].id if page.messages else None, chosen=chosen, next_cursor=page.next_cursor
         )
@@ -127,10 +128,8 @@ class Segment:
             return await self._read_letters()
         claim = self._claim
         chain = self._spec.chains[int(self.name.partition(".")[0])]
-        if self._spec.source != "messages":
-            raise ConfigurationError(f"this worker reads messages, and not {self._spec.source}")
         wanted = claim.count or 0
-        page = await read_page(self._work.client, chain, claim.cursor, claim.after, wanted)
+        page = await read_page(self._work.client, self._spec.source, chain, claim.cursor, claim.after, wanted)
         if claim.count is None:
             return page
         # Read before, by a former owner: what has been added since is behind the end of this job.
@@ -153,14 +152,29 @@ class Segment:
         more = len(letters) == _LETTERS and letters[-1].number < upto
         return Page([as_message(letter) for letter in letters], str(letters[-1].number) if more else None)
 
-    def _choose(self, messages: Sequence[Message]) -> tuple[list[bool], dict[str, Exception]]:
+    async def _handles(self) -> Callable[[str], bool]:
+        """Which types of events are wanted; the event list has those of all webhooks."""
+        if self._spec.source == "messages" or self._letters:
+            return lambda event_type_id: True
+        if isinstance(self._work.target, WebhookReceiver):
+            return self._work.target.handles
+        webhook = await self._work.client.webhooks.get(self._spec.chains[0].webhook_id)
+        return frozenset(webhook.subscribed_events).__contains__
+
+    def _choose(
+        self, messages: Sequence[Message], handles: Callable[[str], bool]
+    ) -> tuple[list[bool], dict[str, Exception]]:
         """Which messages are to be handled; one that the predicate fails at is, and fails."""
         where = as_where(None) if self._letters else self._work.where
+        SUBMITTED.set(self._spec.submitted_at)
         chosen: list[bool] = []
         errors: dict[str, Exception] = {}
         for message in messages:
             try:
-                chosen.append(isinstance(message, UnreadableMessage) or bool(where(message)))
+                chosen.append(
+                    isinstance(message, UnreadableMessage)
+                    or (handles(message.event_type_id or "") and bool(where(message)))
+                )
             except Exception as exc:
                 chosen.append(True)
                 errors[message.id] = exc

@@ -110,11 +110,24 @@ class Worker:
         lease = Lease(self._lease)
         asked_at = clock()
         claim = await self._record.claim(
-            key, segment, lease.token, lease=self._lease, worker=self.name, width=work.settings.concurrency
+            key,
+            segment,
+            lease.token,
+            lease=self._lease,
+            worker=self.name,
+            width=work.settings.concurrency,
+            selection=work.where.description,
         )
         if isinstance(claim, Refusal):
             if claim.reason == "version":
                 self._tell(key, f"the job is of version {claim.detail} of the record, this worker is not")
+            elif claim.reason == "selection":
+                chosen, known = work.where.description or "all messages", claim.detail or "all messages"
+                await self._fail(
+                    key,
+                    f"the worker {self.name} selects {chosen}, and the job {known}: start all workers with the same "
+                    "code and resume it, or submit it under another key",
+                )
             return
         lease.prolong(asked_at)
         if claim.job_token != spec.token:  # another job under the same key

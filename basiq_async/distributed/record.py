@@ -102,10 +102,10 @@ class Refusal:
     """Why a segment could not be claimed.
 
     gone: it is finished, or was rolled back. held: it has an owner. stopped: the job is not running.
-    version: the job is of another version of the record, named by ``detail``.
+    version: the job is of another version of the record, named by ``detail``. selection: the job's is ``detail``.
     """
 
-    reason: Literal["gone", "held", "stopped", "version"]
+    reason: Literal["gone", "held", "stopped", "version", "selection"]
     detail: str = ""
 
 
@@ -212,9 +212,11 @@ class Record(Protocol):
         ...
 
     async def claim(
-        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int
+        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int, selection: str = ""
     ) -> Claim | Refusal:
         """Take a segment that has no owner, or whose owner's lease ran out.
+
+        ``selection`` says in words which messages the worker chooses; the first one stands for the job.
 
         ``width`` is how many messages the owner may handle before it records them: should it never let go in order,
         so many count as interrupted. After 20 claims that nobody gave back and that recorded

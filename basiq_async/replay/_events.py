@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Self
 
 import attrs
@@ -16,7 +17,7 @@ from ..pagination import Paginator, UnreadableItem
 from ._sources import History, UnreadableMessage, stand_in
 from .checkpoints._base import State
 
-__all__ = ["REACH", "EventList", "EventMessage"]
+__all__ = ["REACH", "EventList", "EventMessage", "message_of", "open_events"]
 
 REACH = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
@@ -50,11 +51,7 @@ class EventList:
         self._webhook_id = webhook_id
         self._wanted = wanted
 
-        def open_list(cursor: str | None, after: str | None) -> Paginator[Event]:
-            behind = after.removeprefix(_PREFIX) if after is not None and after.startswith(_PREFIX) else None
-            return client.events.list(filter=filter, cursor=cursor, after=behind, on_unreadable=_stand_in)
-
-        self._events = History(open_list, state)
+        self._events = History(partial(open_events, client, filter), state)
 
     def __aiter__(self) -> Self:
         return self
@@ -62,10 +59,9 @@ class EventList:
     async def __anext__(self) -> Message:
         while True:
             event = await anext(self._events)
-            if isinstance(event, _UnreadableEvent) and event.message is not None:
-                return event.message
-            if self._wanted(event.type):
-                return _as_message(event, self._webhook_id)
+            message = message_of(event, self._webhook_id)
+            if isinstance(message, UnreadableMessage) or self._wanted(event.type):
+                return message
 
     def stepper(self) -> Callable[[], Awaitable[Message]]:
         """See ``MessageSource``."""
@@ -83,6 +79,21 @@ class EventList:
     async def aclose(self) -> None:
         """See ``MessageSource``."""
         await self._events.aclose()
+
+
+def open_events(
+    client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
+) -> Paginator[Event]:
+    """Begin the list of events behind a cursor, or behind the event of the message with the id ``after``."""
+    behind = after.removeprefix(_PREFIX) if after is not None and after.startswith(_PREFIX) else None
+    return client.events.list(filter=filter, cursor=cursor, after=behind, prefetch=prefetch, on_unreadable=_stand_in)
+
+
+def message_of(event: Event, webhook_id: str) -> Message:
+    """Return the message that an event would have made."""
+    if isinstance(event, _UnreadableEvent) and event.message is not None:
+        return event.message
+    return _as_message(event, webhook_id)
 
 
 def _stand_in(item: UnreadableItem) -> Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -12,9 +13,11 @@ from .._arguments import check_event_type_ids
 from ..errors import ConfigurationError
 from ..models import Message
 
-__all__ = ["Where", "as_where", "event_types", "failed_only", "limit", "message_time", "since", "until"]
+__all__ = ["SUBMITTED", "Where", "as_where", "event_types", "failed_only", "limit", "message_time", "since", "until"]
 
 Predicate = Callable[[Message], bool]
+SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
+"""When the job whose messages are chosen was submitted; None where that is now."""
 
 
 @attrs.frozen
@@ -103,7 +106,7 @@ def since(moment: datetime | timedelta) -> Where:
     """
     first = _moment(moment, "since")
     return Where(
-        lambda message: (time := message_time(message)) is None or time >= first,
+        lambda message: (time := message_time(message)) is None or time >= _fixed(moment, first),
         description=f"since({_describe(moment)})",
     )
 
@@ -112,7 +115,7 @@ def until(moment: datetime | timedelta) -> Where:
     """Select messages first tried before ``moment``, and those whose time is unknown; otherwise as ``since``."""
     end = _moment(moment, "until")
     return Where(
-        lambda message: (time := message_time(message)) is None or time < end,
+        lambda message: (time := message_time(message)) is None or time < _fixed(moment, end),
         description=f"until({_describe(moment)})",
     )
 
@@ -160,6 +163,13 @@ def _name_of(predicate: Predicate) -> str:
         return ""
     named = predicate if hasattr(predicate, "__qualname__") else type(predicate)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _fixed(moment: datetime | timedelta, made: datetime) -> datetime:
+    """Count a relative moment from when its job was submitted, where that is known, so that all workers agree."""
+    if isinstance(moment, timedelta) and (anchor := SUBMITTED.get()) is not None:
+        return anchor - moment
+    return made
 
 
 def _describe(moment: datetime | timedelta) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 
+import attrs
 import pytest
 
 from basiq_async import ConfigurationError, F, Message, ReplayError
 from basiq_async.distributed import Fleet, Work
-from basiq_async.replay import TargetError, failed_only, limit
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.replay import TargetError, failed_only, limit, message_time, since
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder, Refusing
 
@@ -348,3 +351,57 @@ async def test_hints_can_go_another_way_than_by_a_broker(redis_url: str) -> None
             assert (await job.wait(timeout=PATIENT)).handled == 60
     with pytest.raises(ConfigurationError, match="not both"):
         Fleet(redis_url, hint=send, broker=made.fleet.broker)
+
+
+async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=0, page_size=4) as fleet:
+        for number in range(10):
+            fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
+        events = [event async for event in fleet.client.events.list()]
+        report = await fleet.run(source="events")
+        assert report.handled == len(events) >= 10
+        assert len(set(recorder.ids)) == len(events)
+        with pytest.raises(ConfigurationError, match="is one list"):
+            await fleet.submit(source="events", filters=["a", "b"], key="other")
+
+
+async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=50, where=since(timedelta(seconds=20.5))) as fleet:
+        every = [message async for message in fleet.client.messages.list(fleet.webhook_id)]
+        now = max(moment for message in every if (moment := message_time(message)) is not None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("basiq_async.distributed._fleet.datetime", _Clock(now))
+            report = await fleet.run()
+        # The clock of the workers says otherwise: these are the 20 s before the submission.
+        wanted = [m.id for m in every if (t := message_time(m)) is not None and t >= now - timedelta(seconds=20.5)]
+        assert 0 < len(wanted) < 50
+        assert sorted(recorder.ids) == sorted(wanted)
+        assert report.skipped == {"where": 50 - len(wanted)}
+
+
+class _Clock:
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+
+    def now(self, zone: object) -> datetime:
+        return self._moment
+
+
+async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str) -> None:
+    async with crew(redis_url, where=failed_only(), failed=0.5) as one:
+        await one.run()
+    async with crew(redis_url, workers=0, failed=0.5) as other:
+        job = other.fleet._job("job")
+        assert (await job.progress()).state == "finished"
+        record = RedisRecord(redis_url)
+        spec = await record.spec("job")
+        assert spec is not None
+        await record.create(attrs.evolve(spec, key="second"))
+        await record.claim("second", "0.0", "t", lease=0.001, worker="w", width=1, selection="failed_only()")
+        await record.aclose()
+        await other.start()
+        await other.hint("second", "0.0")
+        with pytest.raises(ReplayError, match=r"selects all messages, and the job failed_only\(\)"):
+            await other.fleet._job("second").wait(timeout=PATIENT)

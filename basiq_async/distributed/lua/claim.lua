@@ -1,5 +1,5 @@
 -- Keeps true: a segment has one owner at a time, and what a former owner did is counted once.
--- ARGV: segment, token, lease, worker, width, protocol, most tries.
+-- ARGV: segment, token, lease, worker, width, protocol, most tries, selection.
 local id, token, lease, worker, width, protocol = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local s = segment_key(id)
 local state = job('state')
@@ -13,6 +13,10 @@ if job('protocol') ~= protocol then
 end
 if state ~= 'running' then
   return { 'stopped', state }
+end
+redis.call('HSETNX', base, 'where', ARGV[8])
+if job('where') ~= ARGV[8] then
+  return { 'selection', job('where') }
 end
 local owner = redis.call('HGET', s, 'owner')
 if owner ~= token then -- a request that was sent again finds its own claim

@@ -68,6 +68,7 @@ class Probe:
                 self.knows_its_jobs,
                 self.is_one_job_for_ever,
                 self.has_one_owner,
+                self.has_one_selection,
                 self.takes_a_claim_twice,
                 self.lets_a_lease_run_out,
                 self.prolongs,
@@ -176,6 +177,17 @@ class Probe:
         hold(isinstance(refusal, Refusal) and refusal.reason == "held", f"the second claim was {refusal}")
         other = await self._tried(await self._job())
         hold(isinstance(other, Claim), "another job was refused as well")
+
+    async def has_one_selection(self) -> None:
+        """What the first worker selects stands for the job; a worker that selects otherwise is refused."""
+        key = await self._job()
+        first = await self._one.claim(key, "0.0", new_token(), lease=0.001, worker="w", width=4, selection="a")
+        hold(isinstance(first, Claim), f"the first was refused: {first}")
+        await asyncio.sleep(0.005)
+        other = await self._two.claim(key, "0.0", new_token(), lease=30.0, worker="w", width=4, selection="b")
+        hold(isinstance(other, Refusal) and (other.reason, other.detail) == ("selection", "a"), f"it was {other}")
+        same = await self._two.claim(key, "0.0", new_token(), lease=30.0, worker="w", width=4, selection="a")
+        hold(isinstance(same, Claim), f"the same selection was refused: {same}")
 
     async def takes_a_claim_twice(self) -> None:
         """A claim that is made again with its token is the same claim."""
