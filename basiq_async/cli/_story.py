@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 _EVENTS = ("consent.revoked", "consent.expired", "account.updated")
 _BEFORE, _DURING, _DISABLED = 12, 20, 9
 _REPORT_EVERY = 50_000
+_START = 60.0
+"""Seconds that the mock may take to start."""
 
 
 class UntrueError(BasiqError):
@@ -81,7 +86,7 @@ async def tell(messages: int) -> None:
         webhook_id = await _subscribe(steps, fake, basiq, service)
         await _go_down(steps, fake, service)
         await _come_back(steps, fake, basiq, service, folder, webhook_id)
-        await _stream_history(steps, fake, basiq, messages)
+        await _stream_history(steps, messages)
     write("")
     write(f"{styled('All of it came true', 'bold')}, in {time.perf_counter() - began:.1f} s. The program that does it,")
     write("examples/recover_after_outage.py:")
@@ -173,12 +178,35 @@ async def _reconciled(basiq: BasiqClient, webhook_id: str, service: Service) -> 
     return found.missing + found.undelivered
 
 
-async def _stream_history(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, count: int) -> None:
-    steps.chapter("A long history")
-    webhook_id = fake.add_webhook("https://example.com/basiq")
-    fake.seed_messages(count, webhook_id)
-    streamed = await stream(basiq.messages.list(webhook_id), count)
-    steps.done(streamed.text, true=streamed.seen == count == streamed.distinct)
+async def _stream_history(steps: Steps, count: int) -> None:
+    from ..client import BasiqClient
+
+    steps.chapter("A long history, from a mock in a process of its own")
+    async with _mock(count) as ready, BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
+        streamed = await stream(basiq.messages.list(ready["webhook_id"]), count)
+        steps.done(streamed.text, true=streamed.seen == count == streamed.distinct)
+
+
+@asynccontextmanager
+async def _mock(messages: int) -> AsyncIterator[dict[str, str]]:
+    """Run ``basiq-async mock``; yields what it prints when it is ready."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from basiq_async.cli import main; main()",
+        "mock", "--port", "0", "--json", "--seed-messages", str(messages),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None  # noqa: S101  # a pipe was asked for
+        async with asyncio.timeout(_START):
+            line = await process.stdout.readline()
+        if not line:
+            raise UntrueError("this did not come true: a mock starts in a process of its own")
+        ready: dict[str, str] = json.loads(line)
+        yield ready
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.communicate()
 
 
 async def read_live(basiq: BasiqClient, most: int) -> None:
