@@ -287,6 +287,10 @@ class SQLInbox:
         held = self._held[key] = _Held(token, retry)
 
         async def begin() -> Claim:
+            # A loop that shuts down cancels this and starts it again.
+            if self._held.setdefault(key, held) is not held:
+                return Claim(ClaimStatus.BUSY, _RETRY_AFTER)
+            held.ending = False
             claim: Claim | None = None
             try:
                 claim = await self._within_limit(self._begin(key, held, lease))
@@ -421,7 +425,7 @@ class SQLInbox:
                 f"the database did not respond within {self._timeout:g} s: it is away, or all connections of the "
                 "pool are in use (each delivery that is being handled takes one)"
             ) from exc
-        except (SQLAlchemyError, OSError) as exc:
+        except Exception as exc:  # a driver's own, where it could not connect
             raise InboxError(f"the database failed: {_brief(exc)}") from exc
 
     async def _prepare(self) -> None:
