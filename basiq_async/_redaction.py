@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import urllib.parse
 from collections import deque
 from typing import Any
 
@@ -12,6 +13,8 @@ REDACTED = "[redacted]"
 _SHORTEST = 6
 """What is shorter is no credential, and taking it out would mutilate words."""
 _SHORTEST_IN_BASE64 = 8
+_LONGEST_PATTERN = 4_096
+"""Of a longer credential only the usual percent-encoding is known: a pattern for any is long to make."""
 _DEEPEST = 32
 _LOOKS_LIKE_ONE = re.compile(
     r"(?<=\b)(bearer|basic)(?:\s|%20|\+)+[\w+/=.~%-]{20,}|whsec_[\w+/=%-]+", re.IGNORECASE | re.ASCII
@@ -102,7 +105,10 @@ class _Forms:
 
     def _percent_encoded(self) -> re.Pattern[str]:
         if self._encoded is None:
-            each = "".join(f"(?:{re.escape(char)}|%(?i:{ord(char):02x}))" for char in self._bare)
+            if len(self._bare) > _LONGEST_PATTERN:
+                each = re.escape(urllib.parse.quote(self._bare, safe=""))
+            else:
+                each = "".join(f"(?:{re.escape(char)}|%(?i:{ord(char):02x}))" for char in self._bare)
             self._encoded = re.compile(each + "(?:=|%3[dD]){0,2}")
         return self._encoded
 

@@ -81,7 +81,7 @@ class BaseURL:
         if parts[0].startswith("http:") and not allow_http and not _is_loopback(parts[0]):
             raise ConfigurationError(
                 "base_url is http beyond this machine: the API key could be read on the way. Use https, or pass "
-                "allow_http=True where the network between is yours"
+                "allow_http=True (BASIQ_ALLOW_HTTP=1 in the environment) where the network between is yours"
             )
         return cls(parts[0], parts[1].rstrip("/"))
 

@@ -35,7 +35,7 @@ class BasiqClient:
         ``BASIQ_BASE_URL``, or else Basiq's own address.
     retry: when to send a request again.
     timeout: for each attempt of a request, in seconds.
-    allow_http: accept a ``base_url`` without TLS on another machine.
+    allow_http: accept a ``base_url`` without TLS on another machine. So does ``BASIQ_ALLOW_HTTP=1`` in the environment.
     on_request, on_retry: called with a ``RequestEvent`` after each attempt and a ``RetryEvent`` before each wait.
 
     Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for arguments that
@@ -56,6 +56,7 @@ class BasiqClient:
     ) -> None:
         try:
             key = ApiKey(api_key)
+            allow_http = allow_http or os.environ.get("BASIQ_ALLOW_HTTP") == "1"
             base = BaseURL.parse(_default_url() if base_url is None else base_url, allow_http=allow_http)
         finally:
             del api_key, base_url  # error reporters show local variables

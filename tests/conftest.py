@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from basiq_async import BasiqError
 from tests.support.frames import leaks
 from tests.support.patient import PatientLoop
 from tests.support.postgres import PostgresServer, shared_postgres
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,6 +60,14 @@ def test_every_form_of_a_credential_is_taken_out(credential: str, form: object, 
         assert credential[:size] not in text
 
 
+def test_a_very_long_token_is_known_too() -> None:
+    made = Redactor()
+    token = "a+b/" * 15_000
+    made.learn(token)
+    for shown in (token, urllib.parse.quote(token, safe="")):
+        assert made.known(f"x {shown} y") == f"x {REDACTED} y"
+
+
 def test_the_two_halves_of_an_api_key_are_known_too() -> None:
     halves = "a-client-id:a-client-password"
     made = Redactor(base64.b64encode(halves.encode()).decode())

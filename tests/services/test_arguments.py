@@ -204,6 +204,14 @@ def test_http_to_another_machine_has_to_be_allowed(base_url: str) -> None:
     BasiqClient(API_KEY, transport=Scripted(answer()), base_url=base_url, allow_http=True)
 
 
+def test_http_can_be_allowed_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_ALLOW_HTTP", "1")
+    BasiqClient(API_KEY, transport=Scripted(answer()), base_url="http://mock:4010")
+    monkeypatch.setenv("BASIQ_ALLOW_HTTP", "")
+    with pytest.raises(ConfigurationError, match="BASIQ_ALLOW_HTTP=1"):
+        BasiqClient(API_KEY, transport=Scripted(answer()), base_url="http://mock:4010")
+
+
 def test_the_base_url_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIQ_BASE_URL", "http://127.0.0.1:4010/mock")
     assert repr(BasiqClient(API_KEY, transport=Scripted())) == "BasiqClient(base_url='http://127.0.0.1:4010/mock')"
