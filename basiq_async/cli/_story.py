@@ -49,13 +49,13 @@ class Steps:
         write("")
         write(styled(title, "bold"))
 
-    def done(self, text: str, *, true: bool = True) -> None:
+    def confirm(self, text: str, *, true: bool = True) -> None:
         """Show what came true."""
         if not true:
             raise UntrueError(f"this did not come true: {text}")
         write(f"{styled(self._clock(), 'dim')}  {styled('ok', 'green')}  {text}")
 
-    def told(self, text: str) -> None:
+    def narrate(self, text: str) -> None:
         """Show what happens."""
         write(f"{styled(self._clock(), 'dim')}      {text}")
 
@@ -98,17 +98,17 @@ async def tell(messages: int) -> None:
 async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service) -> str:
     steps.chapter("Subscribe")
     webhook = await basiq.webhooks.ensure(url=service.url, subscribed_events=_EVENTS, name="demo")
-    steps.done(
+    steps.confirm(
         f"webhook {webhook.id} is {webhook.status}; its secret shows as {webhook.secret}", true=bool(webhook.secret)
     )
     assert webhook.secret is not None  # noqa: S101  # that was the step
     service.subscribe(webhook.secret)
     await fake.advance(minutes=15)
     active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
-    steps.done(f"after the cool-off of 15 minutes it is {active.status}")
+    steps.confirm(f"after the cool-off of 15 minutes it is {active.status}")
     _happen(fake, _BEFORE)
     await fake.deliver()
-    steps.done(f"{_BEFORE} events happen, each is delivered and handled", true=len(service.handled) == _BEFORE)
+    steps.confirm(f"{_BEFORE} events happen, each is delivered and handled", true=len(service.handled) == _BEFORE)
     return webhook.id
 
 
@@ -117,57 +117,60 @@ async def _go_down(steps: Steps, fake: FakeBasiq, service: Service) -> None:
     await fake.advance(hours=1)
     await service.stop()
     _happen(fake, _DURING)
-    steps.told(f"{_DURING} events happen; connections to the service are refused")
+    steps.narrate(f"{_DURING} events happen; connections to the service are refused")
     before = fake.now()
     await fake.deliver()
     attempt = 1
-    steps.told(f"attempt {attempt} of each fails at once")
+    steps.narrate(f"attempt {attempt} of each fails at once")
     while (due := fake.next_due) is not None:
         waited = due - before
         await fake.advance(due - fake.now())
         attempt += 1
-        steps.told(f"attempt {attempt} of each fails, {_length(waited)} later")
+        steps.narrate(f"attempt {attempt} of each fails, {_length(waited)} later")
         before = due
-    steps.done("that was the documented schedule, to its end", true=attempt == 8)
+    steps.confirm("that was the documented schedule, to its end", true=attempt == 8)
 
 
 async def _come_back(
     steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service, folder: Path, webhook_id: str
 ) -> None:
     webhook = await basiq.webhooks.get(webhook_id)
-    steps.done(f"Basiq has disabled the endpoint: the webhook is {webhook.status}", true=webhook.status == "disabled")
+    steps.confirm(
+        f"Basiq has disabled the endpoint: the webhook is {webhook.status}", true=webhook.status == "disabled"
+    )
     await fake.advance(hours=1)
     emitted = _happen(fake, _DISABLED)
-    steps.done(f"{_DISABLED} more events happen; Basiq makes no messages of them", true=emitted == 0)
+    steps.confirm(f"{_DISABLED} more events happen; Basiq makes no messages of them", true=emitted == 0)
     steps.chapter("The service comes back")
     await fake.advance(hours=2)
     await service.start()
     missing = _BEFORE + _DURING + _DISABLED - len(service.handled)
-    steps.told(f"{missing} events never reached it")
+    steps.narrate(f"{missing} events never reached it")
     recovery = await catch_up(basiq, service.receiver, service.url, folder, _EVENTS)
     messages, events = recovery.messages, recovery.events
     webhook = await basiq.webhooks.get(webhook_id)
-    steps.done(f"ensure: the webhook is {webhook.status} again", true=webhook.status == "active")
+    steps.confirm(f"ensure: the webhook is {webhook.status} again", true=webhook.status == "active")
     known = messages.skipped.get("handled-before", 0)
-    steps.done(
+    steps.confirm(
         f"recover, from its messages: {messages.handled} are handled, {known} were known",
         true=messages.handled == _DURING,
     )
-    steps.done(
+    steps.confirm(
         f"recover, from the events of 7 days: {events.handled} that never became a message are handled",
         true=events.handled == _DISABLED and recovery.finished,
     )
     found = await _reconciled(basiq, webhook_id, service)
     every = _BEFORE + _DURING + _DISABLED
-    steps.done(f"reconcile: nothing is missing, and each of the {every} events was handled once", true=found == 0)
-    steps.done(
+    steps.confirm(f"reconcile: nothing is missing, and each of the {every} events was handled once", true=found == 0)
+    steps.confirm(
         f"{every} events, {service.handled.total()} times handled",
         true=len(service.handled) == service.handled.total() == every,
     )
     tokens = sum(request.url.endswith("/token") for request in fake.requests)
-    expired = timedelta(hours=1)
-    steps.done(f"{len(fake.requests)} requests, {tokens} tokens (each lives {_length(expired)}), no misuse of the API",
-               true=not fake.violations)  # fmt: skip
+    steps.confirm(
+        f"{len(fake.requests)} requests, {tokens} tokens (each lives an hour), no misuse of the API",
+        true=not fake.violations,
+    )
 
 
 async def _reconciled(basiq: BasiqClient, webhook_id: str, service: Service) -> int:
@@ -184,7 +187,7 @@ async def _stream_history(steps: Steps, count: int) -> None:
     steps.chapter("A long history, from a mock in a process of its own")
     async with _mock(count) as ready, BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
         streamed = await stream(basiq.messages.list(ready["webhook_id"]), count)
-        steps.done(streamed.text, true=streamed.seen == count == streamed.distinct)
+        steps.confirm(streamed.text, true=streamed.seen == count == streamed.distinct)
 
 
 @asynccontextmanager
@@ -213,18 +216,18 @@ async def read_live(basiq: BasiqClient, most: int) -> None:
     """Read, and only read, the real API."""
     steps = Steps()
     kinds = [kind.id async for kind in basiq.event_types.list()]
-    steps.done(f"{len(kinds)} types of event: {printable(', '.join(kinds[:3]))}, …", true=bool(kinds))
+    steps.confirm(f"{len(kinds)} types of event: {printable(', '.join(kinds[:3]))}, …", true=bool(kinds))
     webhooks = await basiq.webhooks.list().collect()
-    steps.done(f"{len(webhooks)} webhooks")
+    steps.confirm(f"{len(webhooks)} webhooks")
     for webhook in webhooks:
         streamed = await stream(basiq.messages.list(webhook.id), most, stop=most)
-        steps.done(f"webhook {printable(webhook.id)} ({printable(webhook.status)}): {streamed.text}")
+        steps.confirm(f"webhook {printable(webhook.id)} ({printable(webhook.status)}): {streamed.text}")
     try:
         await basiq.webhooks.get("00000000-0000-4000-8000-000000000000")
     except BasiqError as exc:
         if isinstance(exc, (ServerError, ConfigurationError)):
             raise
-        steps.done(f"an error as you see it: {printable(f'{type(exc).__name__}: {exc}')}")
+        steps.confirm(f"an error as you see it: {printable(f'{type(exc).__name__}: {exc}')}")
     write("")
     write(f"{styled('Nothing was changed', 'bold')}: every request was a GET, but for the token.")
 
