@@ -24,7 +24,7 @@ from basiq_async.receiver import (
     inbox_metadata,
 )
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox
+from basiq_async.testing.conformance import _inbox_storage
 from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar
 from tests.support.deliveries import SECRET, letter, payload, signed
 from tests.support.postgres import PostgresServer, postgres_server
@@ -69,7 +69,7 @@ async def test_a_sql_inbox_keeps_every_promise(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
-    await _inbox._raced(partial(inbox_of, url, new_table()))
+    await _inbox_storage.raced(partial(inbox_of, url, new_table()))
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -85,7 +85,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
-            await _inbox._away(lambda: SQLInbox(engine, table=table), outage)
+            await _inbox_storage.away(lambda: SQLInbox(engine, table=table), outage)
             assert in_use(engine) == 0, "a connection was not given back"
 
 

@@ -1,0 +1,190 @@
+"""The promises about claims: who may handle, and what stays handled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ...receiver.inboxes._claim import ClaimStatus
+from ...receiver.inboxes._protocol import Inbox
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, Probe, make_letter
+from ._runner import hold
+
+
+async def free(probe: Probe) -> None:
+    """A key that is free can be claimed, and then another worker is told to wait"""
+    await probe.claim_a(CLAIMED, "the first claim of a key")
+    claim = await probe.other.claim(probe.key, probe.b, lease=LONG)
+    hold(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
+    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+
+
+async def apart(probe: Probe) -> None:
+    """Keys do not touch each other, however alike, and up to 400 characters of ASCII"""
+    long = probe.key.ljust(399, "x")
+    alike = [*(probe.key + end for end in ("", " ", "%", "'\";*")), probe.key.upper(), long + "1", long + "2"]
+    for number, key in enumerate(alike):
+        claim = await probe.inbox.claim(key, f"{probe.a}-{number}", lease=LONG)
+        hold(claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}")
+        hold(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
+
+
+async def again(probe: Probe) -> None:
+    """A token that holds a key may claim it again, and its lease begins anew"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.claim_a(CLAIMED, "the same token's second claim")
+    await probe.wait(SHORT * 1.2)
+    await probe.claim_b(BUSY, "another worker's claim, when only the first lease had run out,")
+
+
+async def completed(probe: Probe) -> None:
+    """What is completed stays completed, for everybody, and is recorded once"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
+    await probe.claim_b(DONE, "another worker's claim after that")
+    await probe.claim_a(DONE, "the same worker's claim after that")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
+    await probe.seen(True, "for a completed key")
+
+
+async def seen(probe: Probe) -> None:
+    """seen() is about what was handled, not about what was claimed or given back"""
+    await probe.seen(False, "for a key that nobody knows")
+    await probe.claim_a(CLAIMED, "a claim after seen()")
+    await probe.seen(False, "for a key that is only claimed")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.seen(False, "for a key that was released")
+
+
+async def released(probe: Probe) -> None:
+    """A released key is free at once, and releasing twice does no harm"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_b(CLAIMED, "another worker's claim after the release")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_a(BUSY, "a claim after one who held it no more released it again")
+
+
+async def not_mine(probe: Probe) -> None:
+    """Only the holder can release or complete"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.other.release(probe.key, probe.b)
+    await probe.claim_b(BUSY, "a claim after a release by one who did not hold the key")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
+    await probe.seen(False, "after complete() by one who did not hold the key")
+
+
+async def kept(probe: Probe) -> None:
+    """A release does not undo what was completed"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.inbox.complete(probe.key, probe.a)
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.seen(True, "no more after a release")
+    await probe.claim_b(DONE, "a claim after complete() and release()")
+
+
+async def crashed(probe: Probe) -> None:
+    """A lease runs out, so that a worker that died holds nothing up, and one that was slow spoils nothing"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    await probe.claim_b(CLAIMED, "another worker's claim after the lease ran out")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_a(BUSY, "a claim after the late one's release")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False")
+    await probe.seen(False, "after the late one's complete()")
+    hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True")
+
+
+async def late(probe: Probe) -> None:
+    """A worker whose lease ran out can still complete, where nobody took over"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True")
+    await probe.claim_b(DONE, "a claim after that")
+
+
+async def race(probe: Probe) -> None:
+    """Of fifty workers that claim a key at once, one gets it"""
+    tokens = [f"{probe.a}-{number}" for number in range(50)]
+    inboxes = [probe.inbox, probe.other] * 25
+
+    async def claim(inbox: Inbox, token: str) -> ClaimStatus:
+        return (await inbox.claim(probe.key, token, lease=LONG)).status
+
+    found = await asyncio.gather(*map(claim, inboxes, tokens))
+    hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
+    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49")
+
+
+async def cancelled(probe: Probe) -> None:
+    """After a claim that was cancelled half-way, release() leaves the key free"""
+    for steps in range(4):
+        task = asyncio.create_task(probe.inbox.claim(probe.key, probe.a, lease=LONG))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        await probe.inbox.release(probe.key, probe.a)
+        await probe.claim_b(CLAIMED, f"another's claim, after one cancelled at step {steps} and its release,")
+        await probe.other.release(probe.key, probe.b)
+
+
+async def cancelled_anywhere(probe: Probe) -> None:
+    """A call that is cancelled, wherever it is, has been carried out or not, and does no harm"""
+    for number, wait in enumerate(_WAITS):
+        key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
+        await probe.inbox.claim(key, a, lease=LONG)
+        await _cancel(probe.inbox.complete(key, a), wait)
+        await probe.inbox.complete(key, a)
+        hold(await probe.other.seen(key), "after a cancelled complete() and another one, seen() was False")
+
+        key += "-failed"
+        await probe.inbox.claim(key, a, lease=LONG)
+        await _cancel(probe.inbox.fail(key, a), wait)
+        await probe.inbox.release(key, a)
+        claim = await probe.other.claim(key, b, lease=LONG)
+        hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
+
+        await _cancel(probe.other.quarantine(key, b, make_letter(key)), wait)
+        await probe.other.release(key, b)
+        seen, letters = await probe.inbox.seen(key), [each for each in await probe.letters() if each.key == key]
+        hold(seen is bool(letters), f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} letters")
+        if not letters:
+            await probe.other.quarantine(key, b, make_letter(key))
+        await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
+        await probe.inbox.release(key, a)
+        claim = await probe.other.claim_quarantined(key, b, lease=LONG)
+        hold(claim.status is CLAIMED, f"after a cancelled claim_quarantined(), another was {claim.status.name}")
+        await probe.other.release(key, b)
+        await _cancel(probe.inbox.drop_quarantined(key), wait)
+        await probe.inbox.drop_quarantined(key)
+        hold(await probe.other.seen(key), "after a cancelled drop_quarantined(), seen() was False")
+
+
+_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
+"""Before a cancellation: so many turns of the event loop, or that fraction of a second."""
+
+
+async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
+    task = asyncio.create_task(call)
+    if wait >= 1:
+        for _ in range(int(wait)):
+            await asyncio.sleep(0)
+    else:
+        await asyncio.sleep(wait)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def holds_on(probe: Probe) -> None:
+    """A claim holds for as long as its worker is there, and ends with it"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.claim_b(BUSY, "another worker's claim")
+    close = getattr(probe.inbox, "aclose", None)
+    if probe.other is probe.inbox or close is None:
+        return
+    await close()
+    await probe.claim_b(CLAIMED, "another worker's claim after the first one's inbox was closed")

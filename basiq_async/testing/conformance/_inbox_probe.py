@@ -1,0 +1,120 @@
+"""What each promise of an inbox is tried with: a new key, and two workers."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from ...receiver.inboxes._claim import ClaimStatus
+from ...receiver.inboxes._protocol import Inbox
+from ...receiver.inboxes._quarantine import QuarantinedDelivery
+from ._runner import hold
+
+__all__ = [
+    "BUSY",
+    "CLAIMED",
+    "DONE",
+    "LONG",
+    "ODD",
+    "SHORT",
+    "Check",
+    "MakeInbox",
+    "PassTime",
+    "Probe",
+    "made",
+    "make_letter",
+]
+
+MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
+"""Makes an inbox: directly, by an ``async def``, or as an async context manager that closes it."""
+
+PassTime = Callable[[float], object]
+
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+
+SHORT = 0.03
+LONG = 60.0
+
+
+@asynccontextmanager
+async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
+    made = make_inbox()
+    # An inbox may be an async context manager itself; entering it opens it, leaving it closes it.
+    if isinstance(made, AbstractAsyncContextManager):
+        async with made as entered:
+            yield entered
+        return
+    inbox = await made if isinstance(made, Awaitable) else made
+    try:
+        yield inbox
+    finally:
+        close = getattr(inbox, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class Probe:
+    """A new key, and what two workers, A and B, do with it."""
+
+    def __init__(self, inbox: Inbox, other: Inbox, pass_time: PassTime | None) -> None:
+        self.inbox = inbox
+        self.other = other
+        self.key = f"check:{uuid.uuid4()}"
+        self.a, self.b = uuid.uuid4().hex, uuid.uuid4().hex
+        self._pass_time = pass_time
+
+    async def claim_a(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
+        claim = await self.inbox.claim(self.key, self.a, lease=lease)
+        hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+
+    async def claim_b(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
+        claim = await self.other.claim(self.key, self.b, lease=lease)
+        hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+
+    async def seen(self, expected: bool, what: str) -> None:
+        for inbox in (self.inbox, self.other):
+            hold(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
+
+    async def quarantine_a(self, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
+        letter = make_letter(self.key, failures=failures, at=at)
+        recorded = await self.inbox.quarantine(self.key, self.a, letter)
+        hold(recorded is True, f"quarantine() by the holder was {recorded}, not True")
+        return letter
+
+    async def letters(self) -> list[QuarantinedDelivery]:
+        """The letters of this probe's keys: another user of the storage may have some too."""
+        found: list[QuarantinedDelivery] = []
+        page = await self.other.quarantined()
+        while page:
+            found += [letter for letter in page if letter.key.startswith(self.key)]
+            page = await self.other.quarantined(after=page[-1])
+        return found
+
+    async def wait(self, seconds: float) -> None:
+        if self._pass_time is None:
+            await asyncio.sleep(seconds)
+        else:
+            self._pass_time(seconds)
+
+
+Check = Callable[[Probe], Coroutine[Any, Any, None]]
+
+ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+
+
+def make_letter(key: str, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
+    return QuarantinedDelivery(
+        key=key,
+        delivery_id="msg_1",
+        event_type_id="user.created",
+        event_id="event-1",
+        body=b'{"eventTypeId": "user.created"}',
+        signed_at=datetime(2026, 1, 5, 12, 0, tzinfo=UTC),
+        error="ValueError: no",
+        failures=failures,
+        quarantined_at=at or datetime.now(UTC),
+    )
