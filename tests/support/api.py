@@ -14,15 +14,15 @@ from .places import ROOT
 
 SNAPSHOT = ROOT / "tests" / "api.txt"
 MODULES = [
-    "basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.distributed", "basiq_async.testing",
+    "basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.distributed", "basiq_async.otel",
+    "basiq_async.testing",
 ]  # fmt: skip
 SERVICES = ["webhooks", "messages", "event_types", "events"]
 SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}
-OPTIONAL = ["basiq_async.otel"]
 
 
 def render() -> str:
-    lines = [line for name in [*MODULES, *OPTIONAL] for line in _module(name)]
+    lines = [line for name in MODULES for line in _module(name)]
     return "\n".join([*lines, *_services()]) + "\n"
 
 
@@ -37,12 +37,7 @@ def _services() -> Iterator[str]:
 
 
 def _module(name: str) -> Iterator[str]:
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as exc:
-        if name in OPTIONAL and exc.name == name:
-            return
-        raise
+    module = import_module(name)
     yield f"[{name}]"
     for public in module.__all__:
         value = getattr(module, public)

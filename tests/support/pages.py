@@ -8,6 +8,7 @@
   A command that ends with ``> FILE 2>&1 &`` is waited for until it wrote something, and is ended with the page.
 - ``yaml``, ``json`` and ``toml`` are parsed.
 
+Where the package is installed, ``pip install`` is left out.
 ``<!-- skip: next -->`` leaves out a block; ``<!-- invisible-code-block: python -->`` is one that a reader does not see.
 """
 
@@ -191,6 +192,8 @@ class Page:
         if self._shell is None:
             self._shell = Shell(self.folder, self.environment)
         for command, expected in commands(example.parsed):
+            if self.installed and command.startswith("pip install"):
+                continue
             self.printed = self._shell.run(command)
             if expected:
                 expect(expected, self.printed)
