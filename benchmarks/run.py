@@ -15,6 +15,7 @@ import attrs
 from benchmarks import (
     call,
     event_loops,
+    fleet,
     growth,
     imports,
     inboxes,
@@ -56,6 +57,7 @@ def measure(*, quick: bool) -> list[Figure]:
         found += asyncio.run(receiver_load.measure(requests=500, busy=True))
         found += asyncio.run(replay_latency.measure())
         found += replay_memory.measure()
+        found += asyncio.run(fleet.measure())
         found += event_loops.measure()
     return found
 
