@@ -184,7 +184,15 @@ class Segment:
 
     async def _handle(self, messages: Sequence[Message], errors: dict[str, Exception]) -> Report:
         work, claim = self._work, self._claim
-        inner = as_target(work.target, work.inbox, self.lease.token, webhook_id=self._webhook_id)
+        # A token for each lease: with one for the job, a worker that was stopped and its successor would both hold a
+        # claim. A dead worker's claims end about when its segments do.
+        inner = as_target(
+            work.target,
+            work.inbox,
+            self.lease.token,
+            webhook_id=self._webhook_id,
+            inbox_lease=self.lease.seconds,
+        )
         target = _Leased(inner, self.lease)
         checkpoint = _SegmentCheckpoint(self, target)
         width = min(work.settings.concurrency, len(messages))

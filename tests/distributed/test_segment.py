@@ -12,6 +12,7 @@ from basiq_async.distributed._lease import Lease, clock
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed._segment import _Leased
 from basiq_async.distributed.record import LeaseLostError
+from basiq_async.receiver import Claim, MemoryInbox
 from basiq_async.replay.targets._adapters import as_target
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder
@@ -134,3 +135,25 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) ->
         assert (report.handled, report.failed, report.dead) == (24, 1, 1)
         (letter,) = await job.dead_letters()
         assert letter.id == ids[12]
+
+
+class Watched(MemoryInbox):
+    """An inbox that keeps the claims that were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claims: list[tuple[str, float]] = []
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        self.claims.append((token, lease))
+        return await super().claim(key, token, lease=lease)
+
+
+async def test_claims_in_an_inbox_are_a_leases_own_and_as_long(redis_url: str) -> None:
+    inbox = Watched()
+    async with crew(redis_url, Recorder(), messages=30, inbox=inbox, lease=7.0) as fleet:
+        report = await fleet.run()
+        again = await fleet.run(key="another")
+        assert (report.handled, again.handled, dict(again.skipped)) == (30, 0, {"handled-before": 30})
+    assert {lease for _, lease in inbox.claims} == {7.0}
+    assert len({token.partition(":")[0] for token, _ in inbox.claims}) == 6  # three segments of each job

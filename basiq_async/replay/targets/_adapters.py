@@ -10,7 +10,7 @@ from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
 from ._base import Handler, SessionHandler, Target
-from ._deduplicated import HANDLED_BEFORE, Deduplicated, InProcess, InTransaction, OtherWorker
+from ._deduplicated import HANDLED_BEFORE, LEASE, Deduplicated, InProcess, InTransaction, OtherWorker
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
@@ -93,6 +93,7 @@ def as_target(
     *,
     webhook_id: str | None = None,
     inbox_timeout: float = 5.0,
+    inbox_lease: float = LEASE,
 ) -> Target:
     """Return the target for a ``target`` argument of any form, behind an inbox where there is one.
 
@@ -106,7 +107,7 @@ def as_target(
         target = value
     elif callable(value) and not inspect.isgeneratorfunction(value) and not inspect.isasyncgenfunction(value):
         if not accepts(value, 1) and accepts(value, 2):
-            return _in_transaction(cast(SessionHandler, value), inbox, token, webhook_id, inbox_timeout)
+            return _in_transaction(cast(SessionHandler, value), inbox, token, webhook_id, inbox_timeout, inbox_lease)
         handler = cast(Handler, value)
         target = (_Function if inspect.iscoroutinefunction(handler) else _PerhapsAsync)(handler)
     else:
@@ -114,15 +115,17 @@ def as_target(
             "target must be an async function that takes a Message, a WebhookReceiver, an HttpTarget, a "
             "JSONLinesTarget, or an object with deliver() and flush()"
         )
-    return target if inbox is None else Deduplicated(target, inbox, token, webhook_id=webhook_id, timeout=inbox_timeout)
+    if inbox is None:
+        return target
+    return Deduplicated(target, inbox, token, webhook_id=webhook_id, timeout=inbox_timeout, lease=inbox_lease)
 
 
 def _in_transaction(
-    handler: SessionHandler, inbox: Inbox | None, token: str, webhook_id: str | None, timeout: float
+    handler: SessionHandler, inbox: Inbox | None, token: str, webhook_id: str | None, timeout: float, lease: float
 ) -> Target:
     if not isinstance(inbox, TransactionalInbox):
         raise ConfigurationError(
             "a target function takes one argument, the message: a second one, the session, is for an inbox= that has "
             "transactions, such as SQLInbox(engine)"
         )
-    return InTransaction(handler, inbox, token, webhook_id=webhook_id, timeout=timeout)
+    return InTransaction(handler, inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)

@@ -13,14 +13,15 @@ from ...models import Message
 from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox, inbox_key
 from ._base import SessionHandler, Target
 
-__all__ = ["HANDLED_BEFORE", "Deduplicated", "InProcess", "InTransaction", "OtherWorker"]
+__all__ = ["HANDLED_BEFORE", "LEASE", "Deduplicated", "InProcess", "InTransaction", "OtherWorker"]
 
 logger = logging.getLogger("basiq_async.replay")
 
 HANDLED_BEFORE = "handled-before"
 
 _DONE = Claim(ClaimStatus.DONE)
-_LEASE = 300.0
+LEASE = 300.0
+"""Seconds for which a claim is held, unless it is said otherwise."""
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 5.0
 _MARGIN = 60.0
@@ -54,9 +55,9 @@ class InProcess:
 class OtherWorker:
     """Waiting for another worker, longer each time, until its lease must have run out."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: float = LEASE) -> None:
         self._clock = asyncio.get_running_loop().time
-        self._until = self._clock() + _LEASE + _MARGIN
+        self._until = self._clock() + max(lease, LEASE) + _MARGIN
         self._wait = _FIRST_WAIT
 
     async def wait(self, lease_left: float) -> None:
@@ -72,12 +73,21 @@ class Deduplicated:
 
     ``webhook_id`` scopes its keys: two webhooks do not hide each other's events. ``token`` names this job's claims. It
     is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled
-    counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox.
+    counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how
+    long a claim keeps others away when this process dies.
     """
 
     def __init__(
-        self, target: Target, inbox: Inbox, token: str, *, webhook_id: str | None = None, timeout: float = 5.0
+        self,
+        target: Target,
+        inbox: Inbox,
+        token: str,
+        *,
+        webhook_id: str | None = None,
+        timeout: float = 5.0,
+        lease: float = LEASE,
     ) -> None:
+        self._lease = lease
         self._target = target
         self._inbox = inbox
         self._token = token
@@ -115,7 +125,7 @@ class Deduplicated:
             with Deadline(self._limits):
                 if unless_seen is not None and await self._inbox.seen(unless_seen):
                     return _DONE
-                return await self._inbox.claim(key, token, lease=_LEASE)
+                return await self._inbox.claim(key, token, lease=self._lease)
         except TimeoutError as exc:
             await self._release(key, token)  # the claim may have been made
             raise self._hangs() from exc
@@ -124,7 +134,7 @@ class Deduplicated:
             raise
 
     async def _claim_after_others(self, claim: Claim, key: str, token: str) -> Claim:
-        other = OtherWorker()
+        other = OtherWorker(self._lease)
         while claim.status is ClaimStatus.BUSY:
             await other.wait(claim.retry_after)
             claim = await self._claim(key, token)
@@ -181,8 +191,9 @@ class InTransaction(Deduplicated):
         *,
         webhook_id: str | None = None,
         timeout: float = 5.0,
+        lease: float = LEASE,
     ) -> None:
-        super().__init__(_Nothing(), inbox, token, webhook_id=webhook_id, timeout=timeout)
+        super().__init__(_Nothing(), inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)
         self._handler = handler
         self._transactional = inbox
 
