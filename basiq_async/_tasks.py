@@ -23,7 +23,7 @@ class TaskOwner:
         self.closed = False
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a task that this owner answers for."""
+        """Start a task that this owner awaits."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)

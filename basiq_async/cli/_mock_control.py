@@ -126,7 +126,7 @@ def fail(
         float | None, typer.Option(min=0, help="Seconds for the Retry-After header.", show_default=False)
     ] = None,
     delay: Annotated[
-        float | None, typer.Option(min=0, help="Respond after so many seconds.", show_default=False)
+        float | None, typer.Option(min=0, help="Respond after this many seconds.", show_default=False)
     ] = None,
     drop: Annotated[
         str | None,

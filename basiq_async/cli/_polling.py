@@ -73,7 +73,7 @@ class Polling:
         self._down = False
 
     async def run(self) -> None:
-        """Poll until SIGINT, SIGTERM, the limit, or the end of whoever reads the output."""
+        """Poll until SIGINT, SIGTERM, the limit, or until nothing reads the output any more."""
         async with AsyncExitStack() as stack:
             basiq = await stack.enter_async_context(make_client())
             inner: HttpTarget | None = None

@@ -87,7 +87,7 @@ class Listener:
         self._counts = {"accepted": 0, "refused": 0}
 
     async def serve(self, host: str, port: int, path: str) -> None:
-        """Serve until SIGINT, SIGTERM, the limit, or the end of whoever reads the output."""
+        """Serve until SIGINT, SIGTERM, the limit, or until nothing reads the output any more."""
         if session().stdout_closed and self._forwarder is None:
             raise ConfigurationError("standard output is closed: deliveries would be acknowledged that nobody sees")
         app = web.Application()
@@ -118,7 +118,7 @@ class Listener:
             raise self._failure
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request."""
+        """Respond to one request."""
         if self._failure is not None:
             return _unavailable()
         seen = _Seen(request)

@@ -135,7 +135,7 @@ class Fleet:
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
         rate: the most messages a second over all workers. For a known key it is set anew.
         plan: from ``plan()``; progress then tells what is left.
-        max_dead: a job with so many dead letters is paused; each takes about 1.3 KB of Redis.
+        max_dead: a job with this many dead letters is paused; each takes about 1.3 KB of Redis.
 
         A known key goes on: a job that failed, or was cancelled, is resumed, and a paused one stays paused. Raises
         ``ReplayError`` where the key belongs to another selection.

@@ -16,7 +16,7 @@ from . import _views as views
 from ._fields import Field, Json, Values
 
 T = TypeVar("T")
-_LIMIT = Field("limit", "whole", "At most so many items; 100 by default.", least=1, most=1000)
+_LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", least=1, most=1000)
 _NEXT = Field("next", "text", "The value of `next` of the page before.")
 _SEARCH = Field("search", "text", "Only items in which this text occurs, in any case.")
 DROPS = ("request", "response")
@@ -166,7 +166,7 @@ async def _show_emission(emission: Emission, values: Any) -> Json:
     Field("retryAfter", "number", "Seconds for the Retry-After header.", least=0),
     Field("body", "text", "Respond with this body."),
     Field("headers", "object", "More headers of the response."),
-    Field("delay", "number", "Respond after so many seconds.", least=0, most=3600),
+    Field("delay", "number", "Respond after this many seconds.", least=0, most=3600),
     Field(
         "drop", "text", "Break the connection before or after the request is acted on.", choices=("request", "response")
     ),

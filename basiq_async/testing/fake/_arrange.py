@@ -96,7 +96,7 @@ class Arrangement(Parts):
         times: how many of them.
         status: an error of that status in the documented form, with ``retry_after`` (seconds, or any text).
         body: this body as it is, with ``status`` or 200, such as ``b'{"data": [{'``.
-        delay: the response comes after so many seconds; alone, it is the right one.
+        delay: the response comes after this many seconds; alone, it is the right one.
         drop: the connection breaks: ``"request"`` (or True) before the request was acted on, ``"response"``
             after.
         loop: a list's ``next`` link leads to the page itself.

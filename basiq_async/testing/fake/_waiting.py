@@ -53,7 +53,7 @@ class VirtualWaits:
         await self._sleep_until(until)
 
     async def limit(self, work: Awaitable[T], seconds: float) -> T:
-        """Await ``work``, whose waits last at most so many seconds on the fake's clock. Raises TimeoutError."""
+        """Await ``work``, whose waits last at most that many seconds on the fake's clock. Raises TimeoutError."""
         end = self._clock() + timedelta(seconds=min(seconds, _LONGEST))
         outer = _limit.get()
         token = _limit.set(end if outer is None else min(outer, end))
