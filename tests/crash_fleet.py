@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,7 @@ def crash_fleet(options: argparse.Namespace) -> None:
         repeats = crash.check(report)
     finally:
         crash.close()
+    shutil.rmtree(folder)  # after a failure it stays, with the workers' logs
     print(
         f"fleet: {options.messages} messages, {options.workers} workers, lease {LEASE:g} s, {crash.kills} SIGKILL, "
         f"{crash.stops} SIGSTOP, {crash.redis_kills} kills of Redis{', each with a second torn off' * crash.tear}, "

@@ -88,12 +88,12 @@ def _supervise(place: str, processes: int, segments: int) -> None:
         functools.partial(_serve_child, place, segments),
     )
     received, parent = 0, os.getpid()
-    told: set[int] = set()
+    signalled: set[int] = set()
 
-    def tell_workers() -> None:
+    def signal_workers() -> None:
         for worker in manager.workers:
-            if worker.pid and worker.pid not in told and worker.is_alive():
-                told.add(worker.pid)
+            if worker.pid and worker.pid not in signalled and worker.is_alive():
+                signalled.add(worker.pid)
                 os.kill(worker.pid, signal.SIGTERM)
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -103,7 +103,7 @@ def _supervise(place: str, processes: int, segments: int) -> None:
         received += 1
         if received == 1:
             manager.action_queue.put(ShutdownAction())
-            tell_workers()
+            signal_workers()
             return
         for worker in manager.workers:
             if worker.pid and worker.is_alive():
@@ -112,7 +112,7 @@ def _supervise(place: str, processes: int, segments: int) -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     # Called when the manager comes to the action, which can be after it has started another worker.
-    manager._shutdown_workers = tell_workers  # type: ignore[method-assign]
+    manager._shutdown_workers = signal_workers  # type: ignore[method-assign]
     manager.start()
     for worker in manager.workers:
         worker.join()

@@ -34,8 +34,8 @@ _LETTERS = 250
 class Segment:
     """A claimed segment, on its way from its page to its end.
 
-    ``hint`` is told the segment behind it as soon as that is recorded. ``heard`` is told how the job stands, each
-    time the record says so.
+    ``hint`` is called with the segment behind it as soon as that is recorded, ``on_pulse`` each time the record says
+    how the job stands.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Segment:
         *,
         share: Share,
         hint: Callable[[str], Awaitable[None]],
-        heard: Callable[[Pulse], None],
+        on_pulse: Callable[[Pulse], None],
         hold: Callable[[float], None],
     ) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Segment:
         self._work = work
         self._share = share
         self._hint = hint
-        self._heard = heard
+        self._on_pulse = on_pulse
         self._hold = hold
         self._engine: Engine | None = None
         self._stopping = False
@@ -221,7 +221,7 @@ class Segment:
         if pulse is None:
             return False
         self.lease.prolong(asked_at)
-        self._heard(pulse)
+        self._on_pulse(pulse)
         return True
 
     @property

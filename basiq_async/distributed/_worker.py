@@ -72,7 +72,7 @@ class Worker:
         self._under: dict[str, _Under] = {}
         self._owner = TaskOwner()
         self._stopping = False
-        self._told: defaultdict[str, set[str]] = defaultdict(set)
+        self._logged: defaultdict[str, set[str]] = defaultdict(set)
 
     async def start(self) -> None:
         """Begin to heal and to keep leases."""
@@ -120,7 +120,7 @@ class Worker:
         )
         if isinstance(claim, Refusal):
             if claim.reason == "version":
-                self._tell(key, f"the job is of version {claim.detail} of the record, this worker is not")
+                self._log_once(key, f"the job is of version {claim.detail} of the record, this worker is not")
             elif claim.reason == "selection":
                 chosen, known = work.where.description or "all messages", claim.detail or "all messages"
                 await self._fail(
@@ -155,7 +155,7 @@ class Worker:
             work,
             share=under.pace.share(),
             hint=hint,
-            heard=lambda pulse: self._hear(key, pulse),
+            on_pulse=lambda pulse: self._apply(key, pulse),
             hold=lambda seconds: self._hold(key, seconds),
         )
         under.segments[name] = segment
@@ -169,7 +169,7 @@ class Worker:
             logger.warning("segment %s of the job %r goes to another worker: %s", name, key, exc)
             return
         except Exception as exc:
-            problem = _told(exc)
+            problem = _describe(exc)
             if _passing(exc):
                 waits = True
                 delay = min(_LONGEST_DELAY, 0.25 * 2 ** min(claim.waits, 10)) * (0.5 + random.random() / 2)
@@ -208,18 +208,20 @@ class Worker:
     async def _work(self, spec: JobSpec) -> Work | None:
         function = self._functions.get(spec.name)
         if function is None:
-            self._tell(spec.key, f"this worker knows no job function {spec.name!r}; it has {sorted(self._functions)}")
+            self._log_once(
+                spec.key, f"this worker knows no job function {spec.name!r}; it has {sorted(self._functions)}"
+            )
             return None
         try:
             return await self._opened.get(spec.name, function)
         except Exception as exc:
             logger.exception("the job function %r failed to start", spec.name)
-            await self._fail(spec.key, f"the job function {spec.name!r} failed to start: {_told(exc)}")
+            await self._fail(spec.key, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
             return None
 
-    def _tell(self, key: str, problem: str) -> None:
-        if problem not in self._told[key]:
-            self._told[key].add(problem)
+    def _log_once(self, key: str, problem: str) -> None:
+        if problem not in self._logged[key]:
+            self._logged[key].add(problem)
             logger.error("the job %r is not for this worker: %s", key, problem)
 
     # --- what is not asked for ---
@@ -255,9 +257,9 @@ class Worker:
                 else:
                     lease.prolong(asked_at)
             under.pace.set_rate(pulse.rate)
-            self._hear(key, pulse)
+            self._apply(key, pulse)
 
-    def _hear(self, key: str, pulse: Pulse) -> None:
+    def _apply(self, key: str, pulse: Pulse) -> None:
         under = self._under[key]
         for segment in under.segments.values():
             if pulse.state != "running":
@@ -283,6 +285,6 @@ def _passing(exc: Exception) -> bool:
     return isinstance(exc, CheckpointError) and exc.__cause__ is not None
 
 
-def _told(exc: Exception) -> str:
+def _describe(exc: Exception) -> str:
     text = str(exc) if isinstance(exc, BasiqError) else f"{type(exc).__name__}: {exc}"
     return text if len(text) <= 1_000 else text[:1_000] + "…"
