@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
-from ..replay import MemoryCheckpoint, Plan, Replay
+from ..models import Message
+from ..replay import MemoryCheckpoint, Plan, Replay, Where
 from ._job import Job
 from ._work import JobFunction, Work
 from ._worker import Worker
@@ -28,6 +29,7 @@ __all__ = ["Fleet"]
 logger = logging.getLogger("basiq_async.distributed")
 
 _HINT = 5.0
+_MOST_SEEN = 1_000_000
 
 
 class Fleet:
@@ -196,10 +198,15 @@ class Fleet:
         filter: str | Filter | None = None,
         filters: Sequence[str | Filter] | None = None,
     ) -> Plan:
-        """Count what a job would do, over all its lists, in this process. Nothing is handled."""
+        """Count what a job would do, over all its lists, in this process. Nothing is handled.
+
+        Raises ``ConfigurationError`` for a message that is in two lists of a webhook, as far as 1,000,000 messages
+        show it.
+        """
         self._check_name(name)
         chains = _chains(webhook_id, filter, filters)
         plans = []
+        overlaps = _Overlaps()
         async with self._functions[name]() as work:
             for chain in chains:
                 replay = Replay(
@@ -208,10 +215,11 @@ class Fleet:
                     work.target,
                     checkpoint=MemoryCheckpoint(),
                     filter=chain.filter or None,
-                    where=work.where,
+                    where=overlaps.watch(chain, work.where),
                     inbox=work.inbox,
                 )
                 plans.append(await replay.plan())
+                overlaps.check()
         return _sum(plans)
 
     async def __aenter__(self) -> Self:
@@ -276,6 +284,35 @@ class Fleet:
         if worker is not None:
             await worker.aclose()
         await self._record.aclose()
+
+
+class _Overlaps:
+    """Sees messages that two lists of a webhook have in common."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], Chain] = {}
+        self._found: tuple[str, Chain, Chain] | None = None
+
+    def watch(self, chain: Chain, where: Where) -> Where:
+        """Return ``where``, which also looks at what it is asked about."""
+
+        def predicate(message: Message) -> bool:
+            if len(self._seen) < _MOST_SEEN:
+                other = self._seen.setdefault((chain.webhook_id, message.id), chain)
+                if other is not chain:
+                    self._found = message.id, other, chain
+            return where(message)
+
+        return Where(predicate, where.limit, description=where.description)
+
+    def check(self) -> None:
+        """Raise for what was found."""
+        if self._found is not None:
+            message_id, one, other = self._found
+            raise ConfigurationError(
+                f"message {message_id!r} is in two lists, of filter {one.filter!r} and {other.filter!r}: it would be "
+                "handled twice. Make the filters disjoint, such as ranges [a, b) and [b, c)"
+            )
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -405,3 +405,15 @@ async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str
         await other.hint("second", "0.0")
         with pytest.raises(ReplayError, match=r"selects all messages, and the job failed_only\(\)"):
             await other.fleet._job("second").wait(timeout=PATIENT)
+
+
+async def test_a_plan_refuses_lists_that_overlap(redis_url: str) -> None:
+    async with crew(redis_url, workers=0) as fleet:
+        first = await fleet.client.messages.list(fleet.webhook_id).first()
+        assert first is not None
+        kind = first.event_type_id
+        with pytest.raises(ConfigurationError, match="is in two lists, of filter"):
+            await fleet.fleet.plan("work", fleet.webhook_id, filters=[F("eventTypeId").eq(str(kind)), ""])
+        other = F("eventTypeId").eq("user.created" if kind != "user.created" else "user.deleted")
+        plan = await fleet.fleet.plan("work", fleet.webhook_id, filters=[F("eventTypeId").eq(str(kind)), other])
+        assert plan.total > 1
