@@ -11,14 +11,14 @@ from .errors import ConfigurationError
 def check_positive(name: str, value: object, unit: str = "") -> float:
     """A finite number above 0. ``unit`` completes the sentence, such as ``of seconds``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{name} must be a finite number{_spaced(unit)} above 0")
+        raise ConfigurationError(f"{name} must be a finite number{_with_space(unit)} above 0")
     return value
 
 
 def check_from_zero(name: str, value: object, unit: str = "") -> float:
     """A finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} must be a finite number{_spaced(unit)} of at least 0")
+        raise ConfigurationError(f"{name} must be a finite number{_with_space(unit)} of at least 0")
     return value
 
 
@@ -50,5 +50,5 @@ def select_texts(**fields: tuple[str, str | None]) -> dict[str, str]:
     return {json_name: value for json_name, (_, value) in fields.items() if value is not None}
 
 
-def _spaced(unit: str) -> str:
+def _with_space(unit: str) -> str:
     return f" {unit}" if unit else ""

@@ -88,7 +88,7 @@ class _Forms:
         if any(form in text for form in self._literals):
             text = self._pattern().sub(REDACTED, text)
         if "%" in text:
-            text = self._percent_encoded().sub(REDACTED, text)
+            text = self._percent_pattern().sub(REDACTED, text)
         return text
 
     def _pattern(self) -> re.Pattern[str]:
@@ -103,7 +103,7 @@ class _Forms:
             self._patterns = re.compile("|".join(parts), re.ASCII)
         return self._patterns
 
-    def _percent_encoded(self) -> re.Pattern[str]:
+    def _percent_pattern(self) -> re.Pattern[str]:
         if self._encoded is None:
             if len(self._bare) > _LONGEST_PATTERN:
                 each = re.escape(urllib.parse.quote(self._bare, safe=""))

@@ -25,7 +25,7 @@ def printable(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     if text.isprintable():
         return text
-    return "".join([char if char.isprintable() or char in _JOINERS else _escaped(char) for char in text])
+    return "".join([char if char.isprintable() or char in _JOINERS else _escape(char) for char in text])
 
 
 def json_line(value: Any, *, ascii: bool = False) -> str:
@@ -35,14 +35,14 @@ def json_line(value: Any, *, ascii: bool = False) -> str:
     without a JSON form and ``RecursionError`` for one that is nested too deeply.
     """
     text = json.dumps(value, default=_plain, ensure_ascii=ascii)
-    return text if text.isprintable() else _PERHAPS_UNPRINTABLE.sub(_json_escaped, text)
+    return text if text.isprintable() else _PERHAPS_UNPRINTABLE.sub(_escape_for_json, text)
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def _json_escaped(found: re.Match[str]) -> str:
+def _escape_for_json(found: re.Match[str]) -> str:
     char = found[0]
     if char.isprintable() or char in _JOINERS:
         return char

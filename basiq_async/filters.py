@@ -81,10 +81,10 @@ class F:
         return self._apply("bt", first, last)
 
     def _apply(self, operator: str, *values: Value) -> Filter:
-        return Filter(f"{self._name}.{operator}({','.join(_quoted(value) for value in values)})")
+        return Filter(f"{self._name}.{operator}({','.join(_quote(value) for value in values)})")
 
 
-def _quoted(value: Value) -> str:
+def _quote(value: Value) -> str:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, datetime):

@@ -84,10 +84,10 @@ class Secret:
             return NotImplemented
         from hmac import compare_digest  # loads OpenSSL, which not every program needs
 
-        return compare_digest(self._hashed(), other._hashed())
+        return compare_digest(self._hash(), other._hash())
 
     def __hash__(self) -> int:
-        return hash((Secret, self._hashed()))
+        return hash((Secret, self._hash()))
 
     def __copy__(self) -> Secret:
         return self
@@ -96,9 +96,9 @@ class Secret:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_secret_of_digest, (self._hashed(),))
+        return (_secret_of_digest, (self._hash(),))
 
-    def _hashed(self) -> bytes:
+    def _hash(self) -> bytes:
         if self._digest is None:
             from hashlib import blake2b
 

@@ -199,7 +199,7 @@ class _Walk(Generic[T]):
         if position.sought is not None:
             self._seek(position.sought)
         if position.next_url is not None and self._prefetch:
-            self._ahead = self.listing.owner.spawn(_fetched(self.listing.fetch, position.next_url))
+            self._ahead = self.listing.owner.spawn(_fetch(self.listing.fetch, position.next_url))
             # A consumer that never waits would not let it begin before the end of this page.
             await asyncio.sleep(0)
         return True
@@ -278,7 +278,7 @@ class _Walk(Generic[T]):
         self.cancel()
 
 
-async def _fetched(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> ListPage:
+async def _fetch(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> ListPage:
     return await fetch(url)
 
 

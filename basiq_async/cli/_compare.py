@@ -40,7 +40,7 @@ def compare(
     Needs a key and sends GETs alone, about 30 of them, beside the token call. Shapes are compared, not values: status,
     headers that matter, fields, types, forms of links and paging.
     """
-    found = guarded(_compared)
+    found = guarded(_compare)
     Output(json).rows(found.differences, _DIFFERENCE)
     if shapes is not None:
         found.write_shapes(shapes)
@@ -52,7 +52,7 @@ def compare(
     note(f"no differences in {found.requests} requests")
 
 
-async def _compared() -> Comparison:
+async def _compare() -> Comparison:
     from ..testing import compare as hold
     from ._profiles import settings
 

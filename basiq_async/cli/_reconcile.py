@@ -55,7 +55,7 @@ def reconcile(
             filter=filter,
             where=selection(since=since, until=until, event=event),
         )
-        async with _opened(inbox, receiver) as found:
+        async with _open_inbox(inbox, receiver) as found:
             return await job.reconcile(found, ids=ids)
 
     found = run(work)
@@ -66,7 +66,7 @@ def reconcile(
 
 
 @asynccontextmanager
-async def _opened(inbox: str | None, receiver: str | None) -> AsyncIterator[Inbox]:
+async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[Inbox]:
     if (inbox is None) == (receiver is None):
         raise ConfigurationError("say which inbox, with one of --inbox and --receiver")
     if receiver is not None:

@@ -39,14 +39,14 @@ class Root(TyperGroup):
     ) -> Any:
         """Run the command line; see ``basiq-async --help`` for the exit codes."""
         given = list(sys.argv[1:] if args is None else args)
-        arguments, wants_json = _arranged(given)
+        arguments, wants_json = _arrange(given)
         with new_session(json=wants_json):
-            code = self._guarded(arguments, prog_name, complete_var, windows_expand_args, extra)
+            code = self._guard(arguments, prog_name, complete_var, windows_expand_args, extra)
         if standalone_mode:
             sys.exit(code)
         return code
 
-    def _guarded(
+    def _guard(
         self,
         arguments: list[str],
         prog_name: str | None,
@@ -63,7 +63,7 @@ class Root(TyperGroup):
             except OutputClosedError:
                 raise
             except Exception as exc:
-                code = _shown(exc)
+                code = _show(exc)
             flush()
         except OutputClosedError:
             # Who reads a pipe says when it is enough: no failure.
@@ -71,7 +71,7 @@ class Root(TyperGroup):
             return 0
         except BasiqError as exc:
             abandon_stdout()
-            return _shown(exc)
+            return _show(exc)
         finally:
             live("")
         return code
@@ -86,7 +86,7 @@ def _reflow(command: Any) -> None:
         _reflow(inner)
 
 
-def _shown(exc: Exception) -> int:
+def _show(exc: Exception) -> int:
     """Show an exception; return the exit code that goes with it."""
     if os.environ.get(DEBUG):
         import traceback
@@ -123,7 +123,7 @@ def _shown_usage(exc: Any) -> int:
     return code
 
 
-def _arranged(given: list[str]) -> tuple[list[str], bool]:
+def _arrange(given: list[str]) -> tuple[list[str], bool]:
     """Give ``--json`` its optional value, and put ``--profile`` in front, wherever it stood."""
     front: list[str] = []
     rest: list[str] = []

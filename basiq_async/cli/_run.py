@@ -42,7 +42,7 @@ def make_client() -> BasiqClient:
 def guarded(main: Callable[[], Awaitable[T]]) -> T:
     """Run in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
 
-    async def begun() -> T:
+    async def begin() -> T:
         with cancelling(asyncio.current_task()) as received:
             try:
                 return await main()
@@ -53,7 +53,7 @@ def guarded(main: Callable[[], Awaitable[T]]) -> T:
 
     _quiet_logs()
     try:
-        return asyncio.run(begun())
+        return asyncio.run(begin())
     finally:
         live("")
 

@@ -104,7 +104,7 @@ class Listener:
                     await web.TCPSite(runner, host, port).start()
                 except OSError as exc:
                     raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-                url = f"http://{_shown(host)}:{runner.addresses[0][1]}{path}"
+                url = f"http://{_bracket(host)}:{runner.addresses[0][1]}{path}"
                 note(f"listening on {url}", url=url)
                 self._show_live()
                 await self._done.wait()
@@ -128,7 +128,7 @@ class Listener:
         finally:
             _seen.reset(token)
         if seen.forwarded is not None:
-            response = _returned(seen.forwarded)
+            response = _respond(seen.forwarded)
         try:
             self._print(seen, response.status)
         except (OutputClosedError, OutputError) as exc:
@@ -243,12 +243,12 @@ def _unavailable() -> web.Response:
     return web.Response(status=503, headers={"Retry-After": "5"})
 
 
-def _returned(forwarded: Forwarded) -> web.Response:
+def _respond(forwarded: Forwarded) -> web.Response:
     headers = {} if forwarded.retry_after is None else {"Retry-After": forwarded.retry_after}
     if forwarded.content_type is not None:
         headers["Content-Type"] = forwarded.content_type
     return web.Response(status=forwarded.status, body=forwarded.body or None, headers=headers)
 
 
-def _shown(host: str) -> str:
+def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host else host

@@ -33,13 +33,13 @@ def table(items: Sequence[T], columns: Sequence[Column[T]], width: int, *, heade
         max(_width(column.title), *(_width(row[index]) for row in cells)) for index, column in enumerate(columns)
     ]
     kept = len(columns)
-    while (widths := _fitted(natural[:kept], columns[:kept], width)) is None:
+    while (widths := _fit(natural[:kept], columns[:kept], width)) is None:
         kept -= 1
         if kept < min(3, len(columns)):
             return None
     rows = [[column.title for column in columns]] if header else []
     rows += cells
-    return [_joined([_padded(text, size) for text, size in zip(row, widths, strict=False)]) for row in rows]
+    return [_join([_pad(text, size) for text, size in zip(row, widths, strict=False)]) for row in rows]
 
 
 def cards(items: Sequence[T], columns: Sequence[Column[T]], width: int) -> list[str]:
@@ -62,7 +62,7 @@ def cards(items: Sequence[T], columns: Sequence[Column[T]], width: int) -> list[
     return lines
 
 
-def _fitted(natural: Sequence[int], columns: Sequence[Column[T]], width: int) -> list[int] | None:
+def _fit(natural: Sequence[int], columns: Sequence[Column[T]], width: int) -> list[int] | None:
     widths = list(natural)
     over = sum(widths) + len(_GAP) * (len(widths) - 1) - width
     for index in range(len(widths) - 1, -1, -1):
@@ -73,11 +73,11 @@ def _fitted(natural: Sequence[int], columns: Sequence[Column[T]], width: int) ->
     return widths if over <= 0 else None
 
 
-def _joined(cells: list[str]) -> str:
+def _join(cells: list[str]) -> str:
     return _GAP.join(cells).rstrip()
 
 
-def _padded(text: str, size: int) -> str:
+def _pad(text: str, size: int) -> str:
     width = _width(text)
     if width <= size:
         return text + " " * (size - width)

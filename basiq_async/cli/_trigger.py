@@ -85,7 +85,7 @@ def trigger(
             if output.as_json:
                 output.one({"event_type_id": event_type, "asked": True}, _ASKED)
             return
-        output.one(await _arrived(basiq, ends, event_type, timeout), MESSAGE)
+        output.one(await _await_arrival(basiq, ends, event_type, timeout), MESSAGE)
 
     run(work)
 
@@ -171,7 +171,7 @@ async def _ends(basiq: BasiqClient) -> dict[str, str | None]:
     return found
 
 
-async def _arrived(basiq: BasiqClient, ends: dict[str, str | None], event_type: str, timeout: float) -> Message:
+async def _await_arrival(basiq: BasiqClient, ends: dict[str, str | None], event_type: str, timeout: float) -> Message:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while True:

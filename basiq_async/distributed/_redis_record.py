@@ -75,7 +75,7 @@ class RedisRecord:
 
     async def check(self) -> Sequence[str]:
         """See ``Record``."""
-        info: dict[str, Any] = await self._made(lambda: self._redis.info("everything"))
+        info: dict[str, Any] = await self._call_patiently(lambda: self._redis.info("everything"))
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise ConfigurationError(
@@ -104,7 +104,7 @@ class RedisRecord:
             "token": spec.token,
         }
         # The list of jobs is in another slot. It comes first: an entry without a job does no harm.
-        await self._made(lambda: self._redis.sadd(f"{self._prefix}:jobs", spec.key))
+        await self._call_patiently(lambda: self._redis.sadd(f"{self._prefix}:jobs", spec.key))
         await self._activate(spec.key)
         pairs = [part for pair in fields.items() for part in pair]
         found = await self._run("create", spec.key, _selection(spec), len(spec.chains), *pairs)
@@ -119,13 +119,13 @@ class RedisRecord:
 
     async def spec(self, key: str) -> JobSpec | None:
         """See ``Record``."""
-        found: dict[bytes, bytes] = await self._made(lambda: self._redis.hgetall(self._base(key)))
+        found: dict[bytes, bytes] = await self._call_patiently(lambda: self._redis.hgetall(self._base(key)))
         return _spec(key, found) if b"selection" in found else None
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """See ``Record``."""
         name = f"{self._prefix}:{'active' if active else 'jobs'}"
-        found: set[bytes] = await self._made(lambda: self._redis.smembers(name))
+        found: set[bytes] = await self._call_patiently(lambda: self._redis.smembers(name))
         return sorted(_text(each) for each in found)
 
     async def claim(
@@ -161,7 +161,7 @@ class RedisRecord:
         chosen = sum(page.chosen)
         marks = "" if limit is None else "".join("1" if each else "0" for each in page.chosen)
         more, count = page.next_cursor is not None, len(page.chosen)
-        found = await self._owned(
+        found = await self._run_as_owner(
             "advance",
             *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
             *(page.next_cursor or "", int(more), "" if limit is None else limit, marks),
@@ -181,18 +181,18 @@ class RedisRecord:
             arguments += (letter.id, _letter_text(letter))
         arguments.append(len(saving.revived))
         arguments += saving.revived
-        found = await self._owned("save", key, segment, token, *arguments)
+        found = await self._run_as_owner("save", key, segment, token, *arguments)
         return None if found[0] == b"resend" else Pulse(cast(JobState, _text(found[1])), found[2] / 1000)
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
         """See ``Record``."""
-        return bool((await self._owned("finish", key, segment, token))[0] == b"ok")
+        return bool((await self._run_as_owner("finish", key, segment, token))[0] == b"ok")
 
     async def release(
         self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
     ) -> None:
         """See ``Record``."""
-        await self._owned("release", key, segment, token, _ms(delay), problem, int(waits))
+        await self._run_as_owner("release", key, segment, token, _ms(delay), problem, int(waits))
 
     async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:
         """See ``Record``."""
@@ -204,8 +204,8 @@ class RedisRecord:
         """See ``Record``."""
         state, *found = await self._run("wake", key, limit, _ms(grace))
         if _text(state) in ("finished", "failed", "cancelled", "gone"):
-            await self._made(lambda: self._redis.srem(f"{self._prefix}:active", key))
-            now = await self._made(lambda: self._redis.hget(self._base(key), "state"))
+            await self._call_patiently(lambda: self._redis.srem(f"{self._prefix}:active", key))
+            now = await self._call_patiently(lambda: self._redis.hget(self._base(key), "state"))
             if now in (b"running", b"paused"):  # it was resumed in between
                 await self._activate(key)
         return [_text(each) for each in found]
@@ -264,13 +264,13 @@ class RedisRecord:
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Record``."""
         base = self._base(key)
-        numbered: list[tuple[bytes, float]] = await self._made(
+        numbered: list[tuple[bytes, float]] = await self._call_patiently(
             lambda: self._redis.zrangebyscore(f"{base}:dead:n", f"({after}", "+inf", 0, limit, withscores=True)
         )
         if not numbered:
             return ()
         ids = [each for each, _ in numbered]
-        texts: list[bytes | None] = await self._made(lambda: self._redis.hmget(f"{base}:dead", ids))
+        texts: list[bytes | None] = await self._call_patiently(lambda: self._redis.hmget(f"{base}:dead", ids))
         # One that was taken off in between is not there any more.
         return [
             _letter(_text(each), int(number), text)
@@ -292,8 +292,8 @@ class RedisRecord:
         (state,) = await self._run("forget", key)
         if state != b"gone":
             raise ReplayError(f"the job {key!r} is {_text(state)}: cancel it before it is forgotten")
-        await self._made(lambda: self._redis.srem(f"{self._prefix}:active", key))
-        await self._made(lambda: self._redis.srem(f"{self._prefix}:jobs", key))
+        await self._call_patiently(lambda: self._redis.srem(f"{self._prefix}:active", key))
+        await self._call_patiently(lambda: self._redis.srem(f"{self._prefix}:jobs", key))
 
     async def aclose(self) -> None:
         """See ``Record``."""
@@ -303,9 +303,9 @@ class RedisRecord:
         return f"{self._prefix}:{{{key}}}"
 
     async def _activate(self, key: str) -> None:
-        await self._made(lambda: self._redis.sadd(f"{self._prefix}:active", key))
+        await self._call_patiently(lambda: self._redis.sadd(f"{self._prefix}:active", key))
 
-    async def _owned(self, name: str, key: str, segment: str, token: str, *arguments: Any) -> Any:
+    async def _run_as_owner(self, name: str, key: str, segment: str, token: str, *arguments: Any) -> Any:
         found = await self._run(name, key, segment, token, *arguments)
         if found[0] == b"lost":
             raise LeaseLostError(f"segment {segment} of the job {key!r} has another owner, or none")
@@ -314,9 +314,9 @@ class RedisRecord:
     async def _run(self, name: str, key: str, *arguments: Any) -> Any:
         script: AsyncScript = self._scripts[name]
         keys = [self._base(key)]
-        return await self._made(lambda: script(keys=keys, args=arguments))
+        return await self._call_patiently(lambda: script(keys=keys, args=arguments))
 
-    async def _made(self, call: Callable[[], Any]) -> Any:
+    async def _call_patiently(self, call: Callable[[], Any]) -> Any:
         """Make a call, and again while the server is away, for as long as patience lasts."""
         task = asyncio.current_task()
         cancelling = 0 if task is None else task.cancelling()

@@ -235,11 +235,13 @@ class Engine:
                     watched.attempt = 0
                     if watched.settle():
                         limit = self._settings.target_timeout
-                        failure: Exception = _caused(TargetTimeoutError(f"no result within {limit:g} s"), exc)
+                        failure: Exception = _with_cause(TargetTimeoutError(f"no result within {limit:g} s"), exc)
                     elif task.cancelling():
                         raise
                     else:
-                        failure = _caused(TargetError("the handler was cancelled, by itself or what it called"), exc)
+                        failure = _with_cause(
+                            TargetError("the handler was cancelled, by itself or what it called"), exc
+                        )
                 except Exception as exc:
                     watched.attempt = 0
                     if watched.expired:
@@ -278,14 +280,14 @@ class Engine:
         settings, pressure = self._settings, self._pressure
         if wait > settings.max_pause:
             text = f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
-            return _caused(ReplayError(text), exc)
+            return _with_cause(ReplayError(text), exc)
         if pressure.pauses and not pressure.closed:  # it asked before, and took nothing since: a wait that grows
             backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
             wait = max(wait, min(_LONGEST_BACKOFF, settings.max_pause, backoff))
         self._begin_pause(wait)
         if pressure.pauses > _MOST_PAUSES:
             text = f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing"
-            return _caused(ReplayError(f"{text}; run it again later"), exc)
+            return _with_cause(ReplayError(f"{text}; run it again later"), exc)
         logger.info("the target asks for a pause: the replay waits %.2f s", wait)
         return None
 
@@ -296,7 +298,7 @@ class Engine:
         lasted = circuit.fail(message.id, asyncio.get_running_loop().time())
         text = _describe(exc)
         if lasted >= self._settings.max_pause:
-            return _caused(
+            return _with_cause(
                 ReplayError(
                     f"the target has been down for {lasted:.0f} s, the last attempt with {text}; the replay stopped in "
                     f"front of message {message.id!r}: run the same again to go on there"
@@ -345,7 +347,7 @@ class Engine:
         self._in_a_row += 1
         if settings.on_error == "stop":
             stop = ReplayError(f"message {message.id!r} failed, and the replay stopped at it: {text}")
-            self._fail(_caused(stop, error))
+            self._fail(_with_cause(stop, error))
             return False
         dead = None
         if settings.on_error == "dead-letter":
@@ -355,7 +357,7 @@ class Engine:
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             kept = "; they are dead letters: mend it, then retry them" if dead is not None else ""
             stop = ReplayError(f"{self._in_a_row} messages in a row failed, the last one with {text}{kept}")
-            self._fail(_caused(stop, error))
+            self._fail(_with_cause(stop, error))
         return True
 
     def _release(self, count: int) -> None:
@@ -430,6 +432,6 @@ def _describe(error: Exception) -> str:
     return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 
 
-def _caused(error: R, cause: BaseException) -> R:
+def _with_cause(error: R, cause: BaseException) -> R:
     error.__cause__ = cause
     return error

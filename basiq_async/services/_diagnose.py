@@ -168,14 +168,14 @@ class _Signer:
             return EndpointCheck(None, str(exc))
         transport = AiohttpTransport(timeout=_TIMEOUT, read_response=read_status)
         try:
-            response = await transport.send(Request("POST", url, *self._signed(now)))
+            response = await transport.send(Request("POST", url, *self._sign_test(now)))
         except BasiqError as exc:
             return EndpointCheck(None, str(exc))
         finally:
             await transport.aclose()
         return EndpointCheck(response.status)
 
-    def _signed(self, now: datetime) -> tuple[Mapping[str, str], bytes]:
+    def _sign_test(self, now: datetime) -> tuple[Mapping[str, str], bytes]:
         assert self._receiver is not None  # noqa: S101  # can_sign was asked
         body = json.dumps({"eventTypeId": _TEST_TYPE, "eventId": str(uuid.uuid4())}).encode()
         headers = self._receiver.sign(f"test_{uuid.uuid4().hex}", now, body)

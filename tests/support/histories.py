@@ -86,7 +86,7 @@ class Watching(MemoryCheckpoint):
 async def execute(checkpoint: SQLiteCheckpoint, statement: str) -> None:
     """Run a statement on the connection that a checkpoint has open."""
     session = checkpoint._current()
-    await session.run(session._opened().execute, statement)
+    await session.run(session._require_open().execute, statement)
 
 
 class Gated:

@@ -131,7 +131,7 @@ class _Session:
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Do ``work`` in the thread. A thread cannot be cancelled: its end is waited for, whatever happens."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work, *args)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._translate, work, *args)
         cancelled = await wait_out(future, _TIMEOUT)
         if not future.done():
             future.add_done_callback(_ignore)
@@ -157,7 +157,7 @@ class _Session:
 
     # --- in the thread ---
 
-    def _translated(self, work: Callable[..., T], *args: object) -> T:
+    def _translate(self, work: Callable[..., T], *args: object) -> T:
         try:
             return work(*args)
         except sqlite3.Error as exc:
@@ -205,7 +205,7 @@ class _Session:
 
     def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
-        connection = self._opened()
+        connection = self._require_open()
         if not commit.dead and not commit.revived and not commit.ended:
             self._record(connection, commit)
         else:
@@ -240,7 +240,7 @@ class _Session:
 
     def dead_letters(self, after: int, limit: int) -> Sequence[DeadLetter]:
         """See ``Checkpoint``."""
-        rows = self._opened().execute(
+        rows = self._require_open().execute(
             "SELECT id, error, failed_at, message, number FROM dead WHERE number > ? ORDER BY number LIMIT ?",
             (after, limit),
         )
@@ -251,7 +251,7 @@ class _Session:
             for name, error, failed_at, message, number in rows
         ]
 
-    def _opened(self) -> sqlite3.Connection:
+    def _require_open(self) -> sqlite3.Connection:
         if self._connection is None:
             raise CheckpointError(f"the checkpoint {self._path!r} is not open")
         return self._connection

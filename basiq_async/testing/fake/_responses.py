@@ -39,7 +39,7 @@ CODES = {
 
 
 class Refusal(Exception):
-    """A request that is answered with a documented error."""
+    """A request that gets a documented error."""
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ class Tokens:
             app = self._state.applications.get(key)
             if app is not None:
                 return app
-            if any(other in self._state.applications for other in _decoded(key)):
+            if any(other in self._state.applications for other in _decode(key)):
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it as it is")
         raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
 
@@ -124,7 +124,7 @@ class Tokens:
             )
 
 
-def _decoded(key: str) -> Iterator[str]:
+def _decode(key: str) -> Iterator[str]:
     try:
         text = base64.b64decode(key, validate=True).decode("ascii")
     except (binascii.Error, ValueError):
