@@ -18,6 +18,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NOT_FOR_USERS = {"dev"}
 
+# What an extra makes usable, as a program.
+USES = {
+    "sql": "from basiq_async.receiver import SQLInbox",
+    "redis": "from basiq_async.receiver import RedisInbox",
+    "distributed": "from basiq_async.distributed import Fleet; Fleet('redis://127.0.0.1:6379/0')",
+    "otel": "from basiq_async.otel import instrument",
+}
 PROGRAM = """
 import asyncio
 import basiq_async, basiq_async.receiver, basiq_async.replay, basiq_async.testing
@@ -52,6 +59,9 @@ def check(name: str, wheel: Path, extras: list[str], python: str, *options: str)
         wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
         run(UV, "pip", "install", "--quiet", "--python", bin_ / "python", *options, wanted, cwd=place)
         run(bin_ / "python", "-W", "error", "-c", PROGRAM, cwd=place)
+        for extra in extras:
+            if extra in USES:
+                run(bin_ / "python", "-c", USES[extra], cwd=place)
         if "cli" in extras:
             run(bin_ / "basiq-async", "--version", cwd=place)
             run(bin_ / "basiq-async", "demo", cwd=place)
