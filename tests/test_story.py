@@ -1,0 +1,164 @@
+"""Thirty days of a service: whatever should have reached its handler does, or a person is told what did not.
+
+The fake is served over HTTP and its clock is moved; the service is a process that is killed. ``BASIQ_STORY_EVENTS`` is
+the number of events; 20000 is the whole size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from basiq_async import BasiqClient, CheckpointError
+from basiq_async.receiver import SQLInbox
+from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
+from basiq_async.testing import FakeBasiq, ManualClock, serve
+from tests.support.places import ROOT
+from tests.support.redis import free_port
+from tests.support.story_service import EFFECTS, POISON, database
+
+EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))
+TYPES = ("consent.revoked", "account.updated", "transactions.updated")
+
+
+class Service:
+    """The service's process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.secret = folder, free_port(), ""
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/basiq"
+
+    async def start(self) -> None:
+        command = ["-m", "tests.support.story_service", str(self.port), self.secret, str(self.folder)]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(60):
+            assert await self._process.stdout.readline() == b"ready\n"
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
+                else:
+                    writer.close()
+                    return
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            if self._process.returncode is None:
+                self._process.send_signal(signal.SIGKILL)
+            await self._process.wait()
+
+
+class Story:
+    """What happens, and what of it must have been handled."""
+
+    def __init__(self, fake: FakeBasiq) -> None:
+        self.fake, self.random = fake, random.Random("a long story")
+        self.events: set[str] = set()
+        self.poison: set[str] = set()
+
+    def emit(self, count: int, *, poison: int = 0) -> int:
+        """Have events happen; return how many messages were made of them."""
+        types: Sequence[str] = [self.random.choice(TYPES) for _ in range(count)]
+        emitted = [(self.events, self.fake.emit(name, user_id="u-1")) for name in types]
+        emitted += [(self.poison, self.fake.emit(POISON, user_id="u-1")) for _ in range(poison)]
+        for found, emission in emitted:
+            found.add(emission.event_id)
+        return sum(len(emission.message_ids) for _, emission in emitted)
+
+
+async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
+    fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=30)).replace(microsecond=0)))
+    story, service, stopped = Story(fake), Service(tmp_path), tmp_path / "stopped"
+    each = EVENTS // 30
+    async with serve(fake) as url, BasiqClient(fake.api_key, base_url=url) as basiq:
+        try:
+            webhook = await basiq.webhooks.ensure(url=service.url, subscribed_events=(*TYPES, POISON))
+            assert webhook.secret is not None
+            service.secret = webhook.secret.reveal()
+            await service.start()
+            await fake.advance(minutes=15)
+
+            for day in range(25):
+                story.emit(each, poison=day in (4, 11))
+                if day % 8 == 3:  # killed while deliveries come in; they come again
+                    delivering = asyncio.ensure_future(fake.advance(seconds=1))
+                    while not any(attempt.at == fake.now() for attempt in fake.deliveries[-each:]):
+                        await asyncio.sleep(0)
+                    await service.kill()
+                    await delivering
+                    await service.start()
+                elif day == 15:  # the inbox is away for a minute
+                    stopped.touch()
+                    await fake.advance(minutes=1)
+                    stopped.unlink()
+                await fake.advance(days=1)
+
+            await service.kill()  # down for more than the 27 hours 35 minutes and 5 seconds of Basiq's attempts
+            assert story.emit(3 * each, poison=1) == 3 * each + 1
+            await fake.advance(hours=28)
+            assert (await basiq.webhooks.get(webhook.id)).status == "disabled"
+            assert story.emit(each, poison=1) == 0  # no message is made of them
+            await fake.advance(hours=3)
+
+            await service.start()
+            assert (await basiq.webhooks.ensure(url=service.url, subscribed_events=(*TYPES, POISON))).action == (
+                "reactivated"
+            )
+            await fake.advance(minutes=15)
+            story.emit(each)
+            await fake.advance(minutes=1)
+
+            async with HttpTarget(service.url, service.secret) as target:
+                recovery = await recover(
+                    basiq,
+                    webhook.id,
+                    target,
+                    checkpoint=SQLiteCheckpoint(tmp_path / "messages.db"),
+                    events_checkpoint=SQLiteCheckpoint(tmp_path / "events.db"),
+                    where=failed_only(),
+                )
+                assert recovery.finished
+                assert recovery.messages.inactive  # and a person is told from when to when
+                with pytest.raises(CheckpointError, match="failed_only"):
+                    await Replay(
+                        basiq,
+                        webhook.id,
+                        target,
+                        checkpoint=SQLiteCheckpoint(tmp_path / "messages.db"),
+                        where=event_types("consent.*"),
+                    ).run()
+        finally:
+            await service.kill()
+
+        engine = create_async_engine(database(tmp_path))
+        async with SQLInbox(engine) as inbox, engine.connect() as connection:
+            effects = Counter((await connection.execute(select(EFFECTS.c.event_id))).scalars())
+            letters = await inbox.quarantined(limit=100)
+            job = Replay(basiq, webhook.id, lambda message: asyncio.sleep(0), checkpoint=MemoryCheckpoint())
+            found = await job.reconcile(inbox)
+        await engine.dispose()
+
+    named = {letter.event_id for letter in letters}
+    assert set(effects) == story.events  # nothing lost
+    assert set(effects.values()) == {1}  # nothing twice
+    assert named == story.poison  # what cannot be handled is in a list, by name
+    assert found.missing == 0
