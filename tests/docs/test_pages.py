@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support import api
 from tests.support.deliveries import SECRET
@@ -123,6 +124,7 @@ async def test_the_code_in_a_docstring_runs(block: Block, fake: FakeBasiq, tmp_p
         TestServer(endpoint) as server,
         BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq,
     ):
+        webhook_id = fake.add_webhook("https://example.com/other")
         names |= {
             "BasiqClient": BasiqClient,
             "SECRET": SECRET,
@@ -134,8 +136,9 @@ async def test_the_code_in_a_docstring_runs(block: Block, fake: FakeBasiq, tmp_p
             "AsyncSession": AsyncSession,
             "handler": _handler,
             "redis": redis,
+            "replay": Replay(basiq, webhook_id, _handler, checkpoint=MemoryCheckpoint()),
             "secret": SECRET,
-            "webhook_id": fake.add_webhook("https://example.com/other"),
+            "webhook_id": webhook_id,
         }
         with chdir(tmp_path):
             async with asyncio.timeout(30):

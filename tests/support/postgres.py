@@ -122,6 +122,10 @@ def postgres_server(*options: str) -> Iterator[PostgresServer]:
             server.stop()
 
 
+_STARTED: list[PostgresServer] = []
+"""Kept to the end of the process: another worker may stop the server, and a Popen that is dropped early warns."""
+
+
 @contextlib.contextmanager
 def shared_postgres() -> Iterator[PostgresServer]:
     """One server for all the workers of a test session, with a database for each.
@@ -139,6 +143,7 @@ def shared_postgres() -> Iterator[PostgresServer]:
         if port is None:
             server.make()
             server.start()
+            _STARTED.append(server)
         users.update(port=server.port, count=users.get("count", 0) + 1)
     try:
         server.make_database(f"worker_{os.getpid()}")
