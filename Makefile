@@ -32,6 +32,9 @@ test: $(READY) ## the whole test suite in random order, with coverage; WORKERS=0
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+pages: $(READY) ## the pages whose commands take long: the front page and the tutorial
+	BASIQ_SLOW_PAGES=1 $(BIN)/python -m pytest -p no:randomly tests/docs/test_pages.py -k 'every_block and (index or tutorial)'
+
 lint: $(READY) ## ruff, mypy --strict, pyright, the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -109,4 +112,4 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo test lint format fuzz crash audit bench bench-quick live docs api dist install-test sdist-test tutorial release-check clean
+.PHONY: help demo test pages lint format fuzz crash audit bench bench-quick live docs api dist install-test sdist-test tutorial release-check clean

@@ -39,7 +39,8 @@ async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None
         works.start()
         await works.check(BOUND * len(POINTS))
         progress = await works.job.progress()
-        assert progress.takeovers >= len(POINTS) - 1  # the one that died behind its finish left nothing
+        # The deaths hit segments under way. Not each leaves one: some die behind their finish, or on the same segment.
+        assert progress.takeovers >= len(POINTS) // 2
 
 
 async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_goes_on(tmp_path: Path) -> None:

@@ -76,7 +76,15 @@ def _free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+SLOW = ("docs/index.md", "docs/tutorial.md")
+_slow = pytest.mark.skipif(not os.environ.get("BASIQ_SLOW_PAGES"), reason="a minute of commands: `make pages` runs it")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=_slow if str(path.relative_to(ROOT)) in SLOW else ()) for path in PAGES],
+    ids=[str(path.relative_to(ROOT)) for path in PAGES],
+)
 def test_every_block_of_a_page_does_what_the_page_says(path: Path, page: Page) -> None:
     page.run(path)
 
