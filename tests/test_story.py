@@ -25,7 +25,7 @@ from basiq_async.receiver import SQLInbox
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.places import ROOT
-from tests.support.redis import free_port
+from tests.support.ports import free_port
 from tests.support.story_service import EFFECTS, POISON, database
 
 EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))

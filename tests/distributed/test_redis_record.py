@@ -13,7 +13,8 @@ from basiq_async.errors import CheckpointError
 from basiq_async.testing import BrokenPromisesError, check_record
 from basiq_async.testing.conformance._record import Probe
 from basiq_async.testing.conformance._runner import keep
-from tests.support.redis import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
 
 
 async def test_the_record_in_redis_keeps_every_promise(redis_url: str) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from tests.support.places import ROOT
-from tests.support.redis import free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.redis import redis_server
 
 FOLDER = ROOT / "examples" / "distributed"
 PATIENT = 100.0

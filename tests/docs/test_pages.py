@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, chdir
@@ -28,6 +27,7 @@ from tests.support import api
 from tests.support.deliveries import SECRET
 from tests.support.pages import Page, docstring_blocks, run_text
 from tests.support.places import ROOT
+from tests.support.ports import free_port
 from tests.support.served import served
 from tests.test_public import modules
 
@@ -67,13 +67,9 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-        yield Page(tmp_path, {**os.environ}, ports={port: _free_port() for port in ("4010", "8080", "3000", "6379")})
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+        yield Page(
+            tmp_path, {**os.environ}, ports={port: str(free_port()) for port in ("4010", "8080", "3000", "6379")}
+        )
 
 
 SLOW = ("docs/index.md", "docs/tutorial.md")

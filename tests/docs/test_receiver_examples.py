@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from basiq_async.receiver import WebhookReceiver
 from basiq_async.testing import FakeBasiq, serve
 from examples.opentelemetry_hooks import Metrics
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="
@@ -54,9 +54,7 @@ class Service:
 
 @asynccontextmanager
 async def running(example: str, tmp_path: Path, *, workers: int = 0, **environment: str) -> AsyncGenerator[Service]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(ROOT / "examples" / example)]
     if workers:
         app = f"{example.removesuffix('.py')}:make_app"

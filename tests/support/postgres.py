@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redis import free_port
+from tests.support.ports import free_port
 
 
 def _programs() -> Path | None:
