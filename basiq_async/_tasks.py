@@ -87,18 +87,22 @@ async def see_through(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return task.result()
 
 
-async def run_apart(work: Coroutine[Any, Any, T]) -> T:
+async def run_apart(work: Coroutine[Any, Any, T], *, again: float | None = None) -> T:
     """Run ``work`` in a task of its own, which the caller's cancellation cancels once.
 
     However often the caller is cancelled, and by whatever library, ``work`` sees one cancellation and has the time
-    that it needs to end; only then is the cancellation raised here.
+    that it needs to end; only then is the cancellation raised here. With ``again``, work that has not ended after so
+    many seconds is cancelled again: ``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with
+    a result, and redis-py is built on it.
     """
     task = asyncio.get_running_loop().create_task(work)
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError as exc:
-        task.cancel()
-        cancelled = await wait_out(task) or exc
+        cancelled = exc
+        while not task.done():
+            task.cancel()
+            cancelled = await wait_out(task, again) or cancelled
     else:
         return task.result()
     if not task.cancelled():

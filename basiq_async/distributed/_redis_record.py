@@ -15,6 +15,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ReadOnlyError, RedisError
 
+from .._tasks import run_apart
 from ..errors import CheckpointError, ConfigurationError, ReplayError
 from ..replay import DeadLetter
 from .record import (
@@ -38,6 +39,8 @@ from .record import (
 __all__ = ["RedisRecord"]
 
 _MOST_TRIES = 20
+_LOST_AFTER = 0.05
+"""Seconds after which a call to Redis that goes on has lost its cancellation."""
 _SCRIPTS = (
     *("advance", "claim", "create", "drop", "finish", "forget", "hold", "look", "pulse", "release"),
     *("revive", "save", "steer", "turns", "wake"),
@@ -318,14 +321,13 @@ class RedisRecord:
 
     async def _call_patiently(self, call: Callable[[], Any]) -> Any:
         """Make a call, and again while the server is away, for as long as patience lasts."""
-        task = asyncio.current_task()
-        cancelling = 0 if task is None else task.cancelling()
+
+        async def work() -> Any:
+            return await call()
+
         try:
             async with asyncio.timeout(self._patience):
-                result = await call()
-                if task is not None and task.cancelling() > cancelling:
-                    raise asyncio.CancelledError  # the client can lose one that arrives while it connects
-                return result
+                return await run_apart(work(), again=_LOST_AFTER)
         except TimeoutError:
             raise CheckpointError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"

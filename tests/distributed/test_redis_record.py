@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import uuid
 
 import pytest
@@ -13,6 +15,7 @@ from basiq_async.errors import CheckpointError
 from basiq_async.testing import BrokenPromisesError, check_record
 from basiq_async.testing.conformance._record import Probe
 from basiq_async.testing.conformance._runner import keep
+from tests.support.cancelling import HOWS, cancel_after
 from tests.support.ports import free_port
 from tests.support.redis import RedisServer
 
@@ -77,3 +80,22 @@ async def test_a_server_that_is_away_for_too_long_is_a_checkpoint_error() -> Non
         await record.status(uuid.uuid4().hex)
     assert "secret" not in str(caught.value) + repr(record)
     await record.aclose()
+
+
+async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(shared_server: RedisServer) -> None:
+    for record, silent in (
+        (RedisRecord(shared_server.url), True),
+        (RedisRecord(f"redis://127.0.0.1:{free_port()}/0"), False),
+    ):
+        if silent:
+            await record.keys()
+            shared_server.send(signal.SIGSTOP)
+        try:
+            for how in HOWS:
+                for count in range(1, 60):
+                    async with asyncio.timeout(4):  # the client alone would wait 5 s for a server that is silent
+                        assert await cancel_after(count, record.keys(), how)
+        finally:
+            if silent:
+                shared_server.send(signal.SIGCONT)
+        await record.aclose()

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, Self, TypeVar, cast
@@ -16,6 +16,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from ..._arguments import check_positive
+from ..._tasks import run_apart
 from ...errors import ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
 from ._quarantine import QuarantinedDelivery, pack, unpack
@@ -27,6 +28,8 @@ logger = logging.getLogger("basiq_async.receiver")
 T = TypeVar("T")
 
 _SAFE_POLICY = "noeviction"
+_LOST_AFTER = 0.05
+"""Seconds after which a call to Redis that goes on has lost its cancellation."""
 
 
 @attrs.frozen
@@ -204,10 +207,10 @@ class RedisInbox:
 
         return await self._within_limit(run())
 
-    async def _within_limit(self, work: Awaitable[T]) -> T:
+    async def _within_limit(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             async with asyncio.timeout(self._timeout):
-                return await work
+                return await run_apart(work, again=_LOST_AFTER)
         except TimeoutError as exc:
             raise InboxError(f"Redis did not respond within {self._timeout:g} s") from exc
         except (RedisError, OSError) as exc:

@@ -17,6 +17,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import ClaimStatus, Inbox, RedisInbox, WebhookReceiver
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox_storage
+from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import SECRET, letter, payload, signed
 from tests.support.redis import RedisServer, redis_server
 
@@ -68,6 +69,23 @@ async def test_a_server_that_does_not_respond_is_an_error_in_time(server: RedisS
         for call in (inbox.complete("k", "a"), inbox.seen("k"), inbox.quarantined()):
             with pytest.raises(InboxError, match=r"did not respond within 0\.05 s"):
                 await call
+    finally:
+        server.send(signal.SIGCONT)
+    assert await RedisInbox(client).complete("l", "a"), "no late response goes to the next call"
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_cancellation_is_never_lost_though_the_server_is_silent(
+    how: How, server: RedisServer, client: Redis
+) -> None:
+    inbox = RedisInbox(client, timeout=60)
+    await inbox.claim("k", "a", lease=60)
+    server.send(signal.SIGSTOP)
+    try:
+        for call in (lambda: inbox.complete("k", "a"), lambda: inbox.seen("k"), inbox.quarantined):
+            for count in range(1, 60):
+                async with asyncio.timeout(4):  # the client alone would wait 5 s for the response
+                    assert await cancel_after(count, call(), how)
     finally:
         server.send(signal.SIGCONT)
     assert await RedisInbox(client).complete("l", "a"), "no late response goes to the next call"
