@@ -71,7 +71,9 @@ crash: $(READY) ## replays and services that are killed again and again, and can
 	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
 	for scenario in postgres restart replay redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
-	$(BIN)/python -m tests.crash --mode fleet
+	$(BIN)/python -m tests.crash --mode fleet --messages 40000
+	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --tear
+	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --inbox postgres
 
 audit: $(READY) ## known vulnerabilities of what a user installs, and bandit; STRICT=1 fails where nobody can be asked
 	.ci/audit $(if $(STRICT),--strict) $(BIN)/python

@@ -2,7 +2,8 @@
 
 No message is lost; what is recorded is exact; and at most ``concurrency`` messages of each segment under way in a
 process that was killed or stopped are handled a second time. With ``--tear`` Redis comes back without the last second
-of its file, as after a power cut: then no message is lost, and what was done in that second is repeated.
+of its file, as after a power cut: then no message is lost, and what was done in that second is repeated. With
+``--inbox postgres`` the handler writes within the transaction of a SQL inbox: then no effect is there twice.
 
     python -m tests.crash --mode fleet --messages 200000 --seed 1
 """
@@ -25,9 +26,14 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
 from basiq_async.distributed import Fleet
+from basiq_async.receiver import SQLInbox
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq
+from tests.support.postgres import postgres_server
 from tests.support.redis import RedisServer
 
 LEASE = 3.0
@@ -40,9 +46,10 @@ ROOT = Path(__file__).parent.parent
 class FleetCrash:
     """One job, its workers and its Redis."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace, rng: random.Random) -> None:
+    def __init__(self, folder: Path, options: argparse.Namespace, rng: random.Random, database: str | None) -> None:
         self.folder, self.messages, self.rng, self.tear = folder, options.messages, rng, options.tear
-        self.effects = folder / "effects"
+        self.effects = folder / "effects"  # with a database the attempts, of which it keeps what was committed
+        self.database = database
         self.redis = RedisServer(folder)
         self.sizes: deque[tuple[float, int]] = deque(maxlen=400)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -57,6 +64,7 @@ class FleetCrash:
                     "lease": LEASE,
                     "concurrency": CONCURRENCY,
                     "wait": 0.004,
+                    "database": database,
                 }
             ),
         }
@@ -83,9 +91,10 @@ class FleetCrash:
         fake = FakeBasiq(seed="fleet")
         webhook_id = fake.seed_messages(self.messages)
         fleet = Fleet(self.redis.url, lease=LEASE)
-        fleet.job("effects")(contextlib.nullcontext)  # type: ignore[arg-type]
+        name = "effects" if self.database is None else "stored"
+        fleet.job(name)(contextlib.nullcontext)  # type: ignore[arg-type]
         async with fleet, asyncio.TaskGroup() as group:
-            job = await fleet.submit("effects", webhook_id, key="crash")
+            job = await fleet.submit(name, webhook_id, key="crash")
             watching = group.create_task(self._watch_file())
             for number, event in enumerate(events, start=1):
                 wanted = self.messages * (number - self.rng.random() * 0.8) / (len(events) + 2)
@@ -132,17 +141,21 @@ class FleetCrash:
 
     def check(self, report: Report) -> int:
         """Hold the effects against the history; return how many were repeated."""
-        done = Counter(line.split()[0] for line in self.effects.read_text().splitlines())
+        attempts = Counter(line.split()[0] for line in self.effects.read_text().splitlines())
+        done = attempts if self.database is None else Counter(asyncio.run(stored(self.database)))
         lost = set(all_ids(self.messages)) - set(done)
         assert not lost, f"{len(lost)} messages are lost: {sorted(lost)[:3]}"
         assert report.finished
         assert report.failed == report.dead == 0
-        repeats = sum(done.values()) - len(done)
+        twice = sum(done.values()) - len(done)
+        assert twice == 0 or self.database is None, f"{twice} effects are in the database twice"
+        repeats = sum(attempts.values()) - len(attempts)
+        known = report.skipped.get("handled-before", 0)  # committed, and not recorded when its worker was killed
         if not self.tear:
-            assert report.handled == self.messages, f"{report.handled} recorded of {self.messages}"
+            assert report.handled + known == self.messages, f"{report.handled} and {known} recorded of {self.messages}"
             assert report.position == self.messages, f"{report.position} read of {self.messages}"
             most = CONCURRENCY * SEGMENTS * (self.kills + self.stops)
-            assert repeats <= most, f"{repeats} repeats, and not at most {most}"
+            assert repeats + known <= most, f"{repeats} repeats, {known} known already, and not at most {most}"
         return repeats
 
     def close(self) -> None:
@@ -169,14 +182,41 @@ def all_ids(messages: int) -> list[str]:
     return found
 
 
+async def make_tables(url: str) -> None:
+    engine = create_async_engine(url)
+    async with SQLInbox(engine):
+        pass
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE effects (id TEXT NOT NULL)"))
+    await engine.dispose()
+
+
+async def stored(url: str) -> list[str]:
+    """The ids of the effects that the database has."""
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        found = (await connection.execute(text("SELECT id FROM effects"))).scalars().all()
+    await engine.dispose()
+    return list(found)
+
+
 def crash_fleet(options: argparse.Namespace) -> None:
     """One run with one seed."""
+    if options.inbox is None:
+        _crash_fleet(options, None)
+        return
+    with postgres_server() as server:
+        asyncio.run(make_tables(server.url()))
+        _crash_fleet(options, server.url())
+
+
+def _crash_fleet(options: argparse.Namespace, database: str | None) -> None:
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     rng = random.Random(seed)
     events = ["kill"] * options.worker_kills + ["stop"] * options.stops + ["redis"] * options.redis_kills
     rng.shuffle(events)
     folder = Path(tempfile.mkdtemp(prefix="crash-fleet-"))
-    crash = FleetCrash(folder, options, rng)
+    crash = FleetCrash(folder, options, rng, database)
     began = time.monotonic()
     try:
         crash.redis.start()
@@ -190,7 +230,8 @@ def crash_fleet(options: argparse.Namespace) -> None:
     print(
         f"fleet: {options.messages} messages, {options.workers} workers, lease {LEASE:g} s, {crash.kills} SIGKILL, "
         f"{crash.stops} SIGSTOP, {crash.redis_kills} kills of Redis{', each with a second torn off' * crash.tear}, "
-        f"{time.monotonic() - began:.0f} s: none lost, {report.handled} recorded, {repeats} repeated (seed {seed})",
+        f"{time.monotonic() - began:.0f} s: none lost, {report.handled} recorded, "
+        f"{repeats} {'repeated' if database is None else 'tried again, 0 in PostgreSQL twice'} (seed {seed})",
         flush=True,
     )
 
@@ -203,3 +244,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stops", type=int, default=6)
     group.add_argument("--redis-kills", type=int, default=2)
     group.add_argument("--tear", action="store_true", help="take the last second off Redis' file at each kill of it")
+    group.add_argument("--inbox", choices=("postgres",), help="a handler within the transaction of a SQL inbox")

@@ -106,3 +106,34 @@ async def once() -> AsyncIterator[Work]:
             yield Work(client, handler, inbox=inbox, concurrency=2)
     finally:
         await engine.dispose()
+
+
+@fleet.job("stored")
+@asynccontextmanager
+async def stored() -> AsyncIterator[Work]:
+    """Writes a row for each message to PostgreSQL, with the inbox's entry; and a line for each attempt, at once."""
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    from basiq_async.receiver import SQLInbox
+
+    fake, _ = make_fake()
+    engine = create_async_engine(SETTINGS["database"], pool_size=40)
+    attempts = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    wait, rng = SETTINGS.get("wait", 0.004), random.Random()
+    insert = text("INSERT INTO effects VALUES (:id)")
+
+    async def handler(message: Message, session: AsyncSession) -> None:
+        await session.execute(insert, {"id": message.id})
+        os.write(attempts, f"{message.id} {os.getpid()}\n".encode())
+        await asyncio.sleep(rng.random() * wait)
+
+    try:
+        async with (
+            SQLInbox(engine, create_tables=False) as inbox,
+            BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client,
+        ):
+            yield Work(client, handler, inbox=inbox, concurrency=SETTINGS.get("concurrency", 16))
+    finally:
+        os.close(attempts)
+        await engine.dispose()
