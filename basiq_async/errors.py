@@ -1,5 +1,7 @@
 """Every error that this package raises.
 
+.. code-block:: text
+
     BasiqError
     ├── ConfigurationError             an argument that cannot be right (also a ValueError)
     ├── TransportError                 no usable response
@@ -54,7 +56,8 @@ __all__ = [
 ]
 
 
-_HELP = "https://basiq-async.readthedocs.io/en/stable/troubleshooting.html"
+SITE = "https://basiq-async.readthedocs.io/en/stable/"
+"""Where the documentation is."""
 
 
 class BasiqError(Exception):
@@ -64,7 +67,7 @@ class BasiqError(Exception):
     def help_url(self) -> str:
         """The section of the documentation that says what this error means and what to do."""
         known = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("basiq_async"))
-        return f"{_HELP}#{known.__name__.lower()}"
+        return f"{SITE}troubleshooting.html#{known.__name__.lower()}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with the positional arguments alone, and loses or misses the others.
@@ -226,7 +229,7 @@ class SignatureVerificationError(BasiqError):
 
     @property
     def help_url(self) -> str:
-        return f"{_HELP}#{self.reason}"
+        return f"{SITE}troubleshooting.html#{self.reason}"
 
 
 class InboxError(BasiqError):

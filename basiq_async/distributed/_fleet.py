@@ -35,6 +35,8 @@ _MOST_SEEN = 1_000_000
 class Fleet:
     """Replays over any number of worker processes, with a Redis server in their midst.
 
+    .. code-block:: python
+
         fleet = Fleet("redis://redis:6379/0", lease=30)
 
         @fleet.job("refill")

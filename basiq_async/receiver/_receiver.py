@@ -54,6 +54,8 @@ _BODIES = 16 * 2**20
 class WebhookReceiver:
     """Receives Basiq's webhooks: hands each genuine delivery to one handler, once, and responds in time.
 
+    .. code-block:: python
+
         receiver = WebhookReceiver(secret)
 
         @receiver.on("consent.*")

@@ -65,6 +65,8 @@ async def recover(
 ) -> Recovery:
     """Bring a target everything that it missed: the webhook's messages first, then the events that made none.
 
+    .. code-block:: python
+
         checkpoints = SQLiteCheckpoint("recover.db"), SQLiteCheckpoint("recover-events.db")
         async with HttpTarget(URL, SECRET) as target:
             recovery = await recover(

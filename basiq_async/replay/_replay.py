@@ -58,6 +58,8 @@ class Observer(Protocol):
 class Replay:
     """Puts the messages of a webhook's history through a target, and remembers how far it got.
 
+    .. code-block:: python
+
         replay = Replay(basiq, webhook_id, handler, checkpoint=SQLiteCheckpoint("replay.db"))
         report = await replay.run()
 

@@ -1,7 +1,7 @@
 """Docstrings of this project as reStructuredText.
 
-They are written to be read in an editor: arguments as ``name: what it is``, with the lines that follow indented, and
-code as an indented block. Both are given the markup that Sphinx wants.
+They are written to be read in an editor: arguments as ``name: what it is``, with the lines that follow indented. Those
+are given the markup that Sphinx wants. Code is in directives, which is where the tests look for it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,9 @@ def _converted(lines: list[str], argument: str) -> Iterator[str]:
             yield line
             continue
         indented = line.startswith("    ")
-        if indented and kind == "code":
-            yield line
-        elif indented and not before.strip() and kind != "directive":
-            block = _block(lines, number)
-            yield f".. code-block:: {'text' if re.search('[├└]|: —', block) else 'python'}"
-            yield ""
-            yield line
-            kind = "code"
-        elif not indented and (found := _ARGUMENT.fullmatch(line)):
+        if indented and not before.strip() and kind != "directive":
+            raise ValueError(f"an indented block without a directive, such as '.. code-block:: python': {line.strip()}")
+        if not indented and (found := _ARGUMENT.fullmatch(line)):
             if kind != "arguments" and before.strip():
                 yield ""
             yield f"{argument.format(found[1])} {found[2]}"
@@ -49,15 +43,6 @@ def _converted(lines: list[str], argument: str) -> Iterator[str]:
             if not indented:
                 kind = "directive" if line.startswith((".. ", ":")) or line.endswith("::") else "text"
             yield line
-
-
-def _block(lines: list[str], start: int) -> str:
-    found = []
-    for line in lines[start:]:
-        if line.strip() and not line.startswith("    "):
-            break
-        found.append(line)
-    return "\n".join(found)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, chdir
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import redis.asyncio
 from aiohttp import web
@@ -25,14 +23,12 @@ from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support import api
 from tests.support.deliveries import SECRET
-from tests.support.pages import Page, docstring_blocks, run_text
+from tests.support.pages import Page, has_docstring_blocks
 from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.served import served
-from tests.test_public import modules
 
 DOCS = ROOT / "docs"
-TO_COME = {"cli.md", "frameworks.md", "distributed.md", "tutorial.md"}
 PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if "_build" not in path.parts)
 
 
@@ -90,23 +86,7 @@ def test_what_pages_do_misuses_nothing(fake: FakeBasiq, page: Page) -> None:
     assert list(fake.violations) == []
 
 
-@attrs.frozen
-class Block:
-    module: str
-    name: str
-    text: str
-
-
-def _docstrings() -> Iterator[Block]:
-    for module in modules():
-        for name, value in [("", import_module(module)), *vars(import_module(module)).items()]:
-            if isinstance(text := getattr(value, "__doc__", None), str) and (
-                not name or getattr(value, "__module__", "") == module
-            ):
-                yield from (Block(module, name, block) for block in docstring_blocks(text))
-
-
-DOCSTRINGS = list(_docstrings())
+MODULES = [path for path in sorted((ROOT / "basiq_async").rglob("*.py")) if has_docstring_blocks(path)]
 
 
 async def _take(request: web.Request) -> web.Response:
@@ -117,56 +97,53 @@ async def _handler(message: Message) -> None:
     """What a docstring calls ``handler``."""
 
 
-@pytest.mark.parametrize("block", DOCSTRINGS, ids=[f"{block.module}.{block.name}" for block in DOCSTRINGS])
-async def test_the_code_in_a_docstring_runs(block: Block, fake: FakeBasiq, tmp_path: Path) -> None:
-    names: dict[str, Any] = {"AsyncIterator": AsyncIterator}
-    for module in (*api.MODULES, block.module):
-        names |= vars(import_module(module))
+@asynccontextmanager
+async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapping[str, Any]]:
+    """What the reader of a docstring has: every public name, and what belongs to a service."""
     endpoint = web.Application()
     endpoint.router.add_post("/basiq", _take)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/inbox.db")
     async with (
         TestServer(endpoint) as server,
         BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq,
     ):
         webhook_id = fake.add_webhook("https://example.com/other")
-        names |= {
-            "BasiqClient": BasiqClient,
+        packages = [import_module(module) for module in api.MODULES]
+        public = {name: getattr(package, name) for package in packages for name in package.__all__}
+        yield public | {
+            "AsyncIterator": AsyncIterator,
+            "AsyncSession": AsyncSession,
             "SECRET": SECRET,
             "URL": str(server.make_url("/basiq")),
             "app": web.Application(),
             "asynccontextmanager": asynccontextmanager,
             "basiq": basiq,
-            "engine": create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/inbox.db"),
-            "AsyncSession": AsyncSession,
+            "engine": engine,
             "handler": _handler,
             "redis": redis,
             "replay": Replay(basiq, webhook_id, _handler, checkpoint=MemoryCheckpoint()),
             "secret": SECRET,
             "webhook_id": webhook_id,
         }
-        with chdir(tmp_path):
-            async with asyncio.timeout(30):
-                await run_text(block.text, f"{block.module}.{block.name}", names)
-        await names["engine"].dispose()
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
+def test_the_code_in_docstrings_runs(module: Path, fake: FakeBasiq, page: Page) -> None:
+    assert page.run(module, _known_to_readers(fake, page.folder))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 def test_the_links_to_files_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(((?!https?:|mailto:)[^)#\s]+)", path.read_text()):
-        assert (path.parent / target).exists() or Path(target).name in TO_COME, target
+        assert (path.parent / target).exists(), target
 
 
 def test_every_public_name_is_in_the_reference() -> None:
     pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     documented = set(re.findall(r"\.\. auto(?:class|function|exception|data):: (?:[\w.]*\.)?(\w+)", pages))
     missing = []
-    for name in (
-        "basiq_async",
-        "basiq_async.receiver",
-        "basiq_async.replay",
-        "basiq_async.distributed",
-        "basiq_async.testing",
-    ):
-        missing += [f"{name}.{one}" for one in import_module(name).__all__ if one not in documented]
+    for module in api.MODULES:
+        missing += [f"{module}.{name}" for name in import_module(module).__all__ if name not in documented]
     assert missing == ["basiq_async.__version__"]
     assert basiq_async.__version__

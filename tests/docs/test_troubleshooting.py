@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
 from basiq_async import errors
-from basiq_async.errors import BasiqError, NotFoundError, SignatureVerificationError
+from basiq_async.errors import SITE, BasiqError, NotFoundError, SignatureVerificationError
 from tests.support.places import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -30,6 +31,12 @@ def test_a_reason_for_a_refusal_leads_to_its_section(reason: str) -> None:
     section = SignatureVerificationError("refused", reason=reason).help_url.partition("#")[2]
     assert section == reason
     assert section in SECTIONS
+
+
+def test_the_site_is_the_one_that_the_package_index_shows() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SITE.startswith(f"{project['urls']['Documentation']}/")
+    assert NotFoundError(status=404).help_url == f"{SITE}troubleshooting.html#notfounderror"
 
 
 def test_an_error_of_a_subclass_of_a_users_leads_to_that_of_its_base() -> None:

@@ -1,4 +1,4 @@
-"""Runs a page of the documentation, block by block, as its reader would.
+"""Runs a page of the documentation, or the docstrings of a module, block by block, as its reader would.
 
 - ``python``: run in one namespace for the page, as ``python -m asyncio`` would: ``await`` works at the top level. A
   block whose first line is a file's name, such as ``# service.py``, is written to that file. Functions named
@@ -9,6 +9,7 @@
 - ``yaml``, ``json`` and ``toml`` are parsed.
 
 Where the package is installed, ``pip install`` is left out.
+In a module, the blocks are the ``.. code-block:: python`` of its docstrings, which find the module's own names.
 ``<!-- skip: next -->`` leaves out a block; ``<!-- invisible-code-block: python -->`` is one that a reader does not see.
 """
 
@@ -24,11 +25,11 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -36,7 +37,9 @@ from unittest import SkipTest
 import attrs
 import yaml
 from sybil import Document, Example
+from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
+from sybil.parsers.rest import CodeBlockParser as DocstringParser
 
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"
@@ -109,23 +112,33 @@ class Page:
     _runner: asyncio.Runner = attrs.field(factory=asyncio.Runner)
     _shell: Shell | None = None
 
-    def run(self, path: Path) -> int:
-        """Run every block; returns how many there were. The first that fails is the error, with its place."""
-        parsers = [SkipParser()]
-        parsers += [CodeBlockParser(name, evaluator) for name, evaluator in self._evaluators().items()]
-        document = self._parse(path, parsers)
+    def run(self, path: Path, around: AbstractAsyncContextManager[Mapping[str, Any]] | None = None) -> int:
+        """Run every block; returns how many there were. The first that fails is the error, with its place.
+
+        around: gives names that the blocks use, in the loop that runs them.
+        """
+        document = self._docstrings(path) if path.suffix == ".py" else self._page(path)
         document.namespace |= {"__name__": "__main__", "INSTALLED": self.installed, "printed": lambda: self.printed}
         try:
-            return sum(self._evaluate(example) for example in document)
+            if around is None:
+                return sum(self._evaluate(example) for example in document)
+            document.namespace |= self._runner.run(around.__aenter__())
+            try:
+                return sum(self._evaluate(example) for example in document)
+            finally:
+                self._runner.run(around.__aexit__(None, None, None))
         finally:
             self.close()
 
-    def _parse(self, path: Path, parsers: list[Any]) -> Document:
+    def _docstrings(self, path: Path) -> Document:
+        return PythonDocStringDocument.parse(str(path), DocstringParser("python", self._python))
+
+    def _page(self, path: Path) -> Document:
         text = path.read_text()
         for shown, used in self.ports.items():
             text = text.replace(shown, used)
         document = Document(text, str(path))
-        for parser in parsers:
+        for parser in [SkipParser(), *(CodeBlockParser(*pair) for pair in self._evaluators().items())]:
             for region in parser(document):
                 document.add(region)
         return document
@@ -238,11 +251,8 @@ async def run_text(text: str, name: str, namespace: dict[str, Any]) -> None:
         exec(code, namespace)
 
 
-def docstring_blocks(text: str) -> Iterator[str]:
-    """The indented blocks of a docstring: code, unless it is a drawing."""
-    for block in re.findall(r"(?:^|\n\n)((?:    .*\n?|\n(?=    ))+)", inspect.cleandoc(text)):
-        if not re.search("[├└]", block):
-            yield textwrap.dedent(block)
+def has_docstring_blocks(module: Path) -> bool:
+    return any(PythonDocStringDocument.parse(str(module), DocstringParser("python")))
 
 
 if __name__ == "__main__":  # python -m tests.support.pages PAGE FOLDER: in surroundings where nothing is installed

@@ -68,6 +68,8 @@ class _Keys:
 class RedisInbox:
     """An inbox in Redis, shared by any number of machines.
 
+    .. code-block:: python
+
         inbox = RedisInbox(redis.asyncio.Redis.from_url("redis://..."))
         receiver = WebhookReceiver(secret, inbox=inbox)
 

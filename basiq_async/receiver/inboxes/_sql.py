@@ -56,6 +56,8 @@ class _Held:
 class SQLInbox:
     """An inbox in PostgreSQL or SQLite: a handler's effect and its entry commit together, or neither does.
 
+    .. code-block:: python
+
         async with SQLInbox(engine) as inbox:
             receiver = WebhookReceiver(secret, inbox=inbox)
 

@@ -51,6 +51,8 @@ _PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <=
 class SQLiteInbox:
     """An inbox in a SQLite file: shared by the processes of one machine, and still there after a crash.
 
+    .. code-block:: python
+
         async with SQLiteInbox("inbox.db") as inbox:
             receiver = WebhookReceiver(secret, inbox=inbox)
 

@@ -32,6 +32,8 @@ async def serve_page(
 ) -> AsyncGenerator[str]:
     """Serve a page that shows the runs of a replay. Yields its address.
 
+    .. code-block:: python
+
         async with serve_page(replay) as url:
             print(url)
             await replay.run()
