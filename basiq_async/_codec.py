@@ -5,6 +5,7 @@ Strict about what makes an object useless (an id that is missing), tolerant of t
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -325,11 +326,12 @@ def _object_reader(
     converter: cattrs.Converter, model: type[Any], fields: _Fields, prepare: _Prepare
 ) -> Callable[[Any, object], Any]:
     overrides = {name: override(rename=json_name, struct_hook=hook) for name, (json_name, hook) in fields.items()}
-    # The quick one reads; where it fails, the careful one tells what is wrong, and where.
-    quick, careful = (
-        make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]  # overrides by name
-        for detailed in (False, True)
-    )
+
+    # The quick one reads; where it fails, the careful one tells what is wrong, and where. Making one takes longer than
+    # all else that a client does when it begins, so each is made when it is needed.
+    @functools.cache
+    def structure(detailed: bool) -> Callable[[Any, object], Any]:
+        return make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]  # overrides by name
 
     def read(value: Any, _: object) -> Any:
         if not isinstance(value, dict):
@@ -338,10 +340,10 @@ def _object_reader(
         # What is kept as raw is the object as it came, but never with its secret in the open.
         values = {**prepared, _RAW: prepared if model is Webhook else value}
         try:
-            return quick(values, model)
+            return structure(False)(values, model)
         except Exception:
             try:
-                return careful(values, model)
+                return structure(True)(values, model)
             except BaseValidationError as exc:
                 at, said = next(_explain(exc))
         raise Unreadable(said, at)
