@@ -150,7 +150,7 @@ class RedisRecord:
             last=None if not last else _text(last),
             quota=_int(quota),
             upto=_int(upto),
-            done=[_text(each) for each in found[3]],
+            done=[each for ids in found[3] for each in json.loads(ids)],
             waits=int(waits or 0),
             job_token=_text(job_token),
             rate=_float(rate),
@@ -177,8 +177,7 @@ class RedisRecord:
         arguments.append(2 * len(saving.counts))
         for name, value in saving.counts.items():
             arguments += (f"o:{name}", value)
-        arguments.append(len(saving.ids))
-        arguments += saving.ids
+        arguments += (len(saving.ids), json.dumps(saving.ids) if saving.ids else "")
         arguments.append(2 * len(saving.letters))
         for letter in saving.letters:
             arguments += (letter.id, _letter_text(letter))

@@ -16,7 +16,7 @@ from ..replay._engine import Engine
 from ..replay._ledger import DeadLedger, Ending, Ledger
 from ..replay._ledger import Segment as LedgerSegment
 from ..replay._sources import Given, UnreadableMessage
-from ..replay._where import SUBMITTED, as_where
+from ..replay._where import SUBMITTED, as_where, everything
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
 from ._pace import Share
@@ -152,20 +152,22 @@ class Segment:
         more = len(letters) == _LETTERS and letters[-1].number < upto
         return Page([as_message(letter) for letter in letters], str(letters[-1].number) if more else None)
 
-    async def _handles(self) -> Callable[[str], bool]:
-        """Which types of events are wanted; the event list has those of all webhooks."""
+    async def _handles(self) -> Callable[[str], bool] | None:
+        """Which types of events are wanted: the event list has those of all webhooks. None for all."""
         if self._spec.source == "messages" or self._letters:
-            return lambda event_type_id: True
+            return None
         if isinstance(self._work.target, WebhookReceiver):
             return self._work.target.handles
         webhook = await self._work.client.webhooks.get(self._spec.chains[0].webhook_id)
         return frozenset(webhook.subscribed_events).__contains__
 
     def _choose(
-        self, messages: Sequence[Message], handles: Callable[[str], bool]
+        self, messages: Sequence[Message], handles: Callable[[str], bool] | None
     ) -> tuple[list[bool], dict[str, Exception]]:
         """Which messages are to be handled; one that the predicate fails at is, and fails."""
         where = as_where(None) if self._letters else self._work.where
+        if handles is None and where.predicate is everything:
+            return [True] * len(messages), {}
         SUBMITTED.set(self._spec.submitted_at)
         chosen: list[bool] = []
         errors: dict[str, Exception] = {}
@@ -173,7 +175,7 @@ class Segment:
             try:
                 chosen.append(
                     isinstance(message, UnreadableMessage)
-                    or (handles(message.event_type_id or "") and bool(where(message)))
+                    or ((handles is None or handles(message.event_type_id or "")) and bool(where(message)))
                 )
             except Exception as exc:
                 chosen.append(True)

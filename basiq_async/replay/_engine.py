@@ -116,6 +116,8 @@ class Engine:
             last_id=state.last_id,
             tracker=tracker,
         )
+        self._moved = asyncio.Event()
+        """Set when another worker may be of use, or none is any more."""
         self._handled = 0
         self._failed = 0
         self._commits = 0
@@ -138,9 +140,7 @@ class Engine:
             helpers.append(loop.create_task(self._report_progress(progress, plan)))
         ended = False
         try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(self._settings.concurrency):
-                    workers.create_task(self._work())
+            await self._work_together()
             ended = True
         finally:
             await see_through(lambda: self._end(committing, helpers, ended=ended))
@@ -188,7 +188,22 @@ class Engine:
         finally:
             await reader.aclose()
 
-    # --- a worker ---
+    # --- workers ---
+
+    async def _work_together(self) -> None:
+        """Start workers as they are needed, twice as many each time. Where the target does not wait, one is enough."""
+        reader, most, started = self._reader, self._settings.concurrency, 0
+        async with asyncio.TaskGroup() as workers:
+            while started < most and not reader.ended:
+                count = min(max(1, started), most - started)
+                started += count
+                for _ in range(count):
+                    workers.create_task(self._work())
+                while True:
+                    await self._moved.wait()
+                    self._moved.clear()
+                    if reader.ended or reader.short:
+                        break
 
     async def _work(self) -> None:
         task = asyncio.current_task()
@@ -197,15 +212,19 @@ class Engine:
                 await self._handle_all(task)
             except Exception as exc:
                 self._fail(exc)
+            finally:
+                self._moved.set()
 
     async def _handle_all(self, task: asyncio.Task[object]) -> None:
         # One long function: a call of its own for each step would be what most of the time goes to.
         reader, limiter, committer, pressure = self._reader, self._limiter, self._committer, self._pressure
-        deliver, ledger = self._target.deliver, self._ledger
+        deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
         watched = self._watchdog.watch(task)
         enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         attempt = taken_before = 0
         while (item := await reader.take(task)) is not None:
+            if not moved.is_set():
+                moved.set()
             message, _, error = item
             reason = None
             tries = 0
@@ -363,6 +382,7 @@ class Engine:
     def _release(self, count: int) -> None:
         self._commits += 1
         self._reader.release(count)
+        self._moved.set()
 
     def _fail(self, exc: Exception) -> None:
         if self.error is None:

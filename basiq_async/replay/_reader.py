@@ -81,6 +81,11 @@ class Reader:
         return self._width - self._room
 
     @property
+    def short(self) -> bool:
+        """Whether there is room for a message, and no worker that asks for one."""
+        return self._room > 0 and self._reader is None and not self._waiting
+
+    @property
     def read(self) -> int:
         """How many messages of the history come before the reader."""
         return self._read

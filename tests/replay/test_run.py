@@ -69,6 +69,24 @@ async def test_a_second_run_handles_what_came_since() -> None:
         assert target.ids == await h.ids()
 
 
+async def test_what_is_done_and_recorded_makes_room_for_as_many_others_though_the_rest_takes_long() -> None:
+    inside, full = 0, asyncio.Event()
+
+    async def target(message: Message) -> None:
+        nonlocal inside
+        if message.id in quick:
+            return
+        inside += 1
+        if inside == 8:
+            full.set()
+        await full.wait()
+
+    async with history(40) as h, asyncio.timeout(20):
+        quick = (await h.ids())[:4]
+        await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8).run()
+    assert full.is_set()
+
+
 @pytest.mark.parametrize("concurrency", [1, 3, 32])
 async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(concurrency: int) -> None:
     checkpoint = Watching(delay=0.001)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Keeps true: what is recorded as done was done by the owner, dead letters are there with it, all or nothing; saying
 -- it twice counts once. ARGV: segment, token, lease, ids recorded before (-1 to replace them), most failures in a
--- row (0 for no limit), then four lists, each behind its length: counts (name, value), ids, letters (id, text),
+-- row (0 for no limit), then lists, each behind its length: counts (name, value); ids, as one text; letters (id, text);
 -- ids of letters that are none any more.
 local id, token, lease, before, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if not owns(id, token) then
@@ -10,8 +10,10 @@ end
 local s = segment_key(id)
 local done = s .. ':d'
 if before < 0 then
+  before = 0
   redis.call('DEL', done)
-elseif redis.call('LLEN', done) ~= before then
+  redis.call('HDEL', s, 'done')
+elseif tonumber(redis.call('HGET', s, 'done') or 0) ~= before then
   return { 'resend' } -- the server lost some of it, or has this already
 end
 local at = 6
@@ -25,11 +27,12 @@ local from, to = list()
 if to > from then
   redis.call('HSET', s, unpack(ARGV, from, to))
 end
-from, to = list()
-if to >= from then
-  redis.call('RPUSH', done, unpack(ARGV, from, to))
-  redis.call('HSET', s, 'tries', 0, 'waits', 0)
+local ids = tonumber(ARGV[at])
+if ids > 0 then
+  redis.call('RPUSH', done, ARGV[at + 1])
+  redis.call('HSET', s, 'done', before + ids, 'tries', 0, 'waits', 0)
 end
+at = at + 2
 from, to = list()
 for i = from, to, 2 do
   if redis.call('HEXISTS', letters, ARGV[i]) == 0 then
