@@ -84,7 +84,7 @@ class FleetCrash:
 
     def count(self) -> int:
         """How many effects there were, about: every line is as long."""
-        return self.effects.stat().st_size // 44 if self.effects.exists() else 0
+        return self.effects.stat().st_size // 60 if self.effects.exists() else 0
 
     async def run(self, events: list[str]) -> Report:
         """Submit the job, and make each event happen at its part of the way."""

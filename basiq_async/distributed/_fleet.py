@@ -145,13 +145,7 @@ class Fleet:
         ``ReplayError`` where the key belongs to another selection.
         """
         self._check_name(name)
-        chains = _chains(webhook_id, filter, filters)
-        if source not in get_args(Source):
-            raise ConfigurationError('source must be "messages" or "events"')
-        if source == "events" and len(chains) > 1:
-            raise ConfigurationError(
-                'source="events" is one list, of all webhooks: pass one webhook_id, and no filters'
-            )
+        chains = _chains(webhook_id, filter, filters, source)
         if not isinstance(key, str) or not key.strip() or len(key) > 200 or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError("key must be text of at most 200 characters, without braces")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e9):
@@ -199,14 +193,15 @@ class Fleet:
         *,
         filter: str | Filter | None = None,
         filters: Sequence[str | Filter] | None = None,
+        source: Source = "messages",
     ) -> Plan:
         """Count what a job would do, over all its lists, in this process. Nothing is handled.
 
-        Raises ``ConfigurationError`` for a message that is in two lists of a webhook, as far as 1,000,000 messages
-        show it.
+        The arguments are those of ``submit``. Raises ``ConfigurationError`` for a message that is in two lists of a
+        webhook, as far as 1,000,000 messages show it.
         """
         self._check_name(name)
-        chains = _chains(webhook_id, filter, filters)
+        chains = _chains(webhook_id, filter, filters, source)
         plans = []
         overlaps = _Overlaps()
         async with self._functions[name]() as work:
@@ -216,6 +211,7 @@ class Fleet:
                     chain.webhook_id,
                     work.target,
                     checkpoint=MemoryCheckpoint(),
+                    source=source,
                     filter=chain.filter or None,
                     where=overlaps.watch(chain, work.where),
                     inbox=work.inbox,
@@ -337,7 +333,10 @@ def _chains(
     webhook_id: str | Sequence[str],
     filter: str | Filter | None,
     filters: Sequence[str | Filter] | None,
+    source: Source,
 ) -> tuple[Chain, ...]:
+    if source not in get_args(Source):
+        raise ConfigurationError('source must be "messages" or "events"')
     webhooks = [webhook_id] if isinstance(webhook_id, str) else list(webhook_id)
     if not webhooks or not all(isinstance(each, str) and each.strip() for each in webhooks):
         raise ConfigurationError("webhook_id must be the id of a webhook, or a list of them")
@@ -349,6 +348,8 @@ def _chains(
     chains = tuple(Chain(webhook, text) for webhook in webhooks for text in texts)
     if len(set(chains)) < len(chains):
         raise ConfigurationError("two lists are the same: every message in them would be handled twice")
+    if source == "events" and len(chains) > 1:
+        raise ConfigurationError('source="events" is one list, of all webhooks: pass one webhook_id, and no filters')
     return chains
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from basiq_async.cli._app import app
 from tests.support.redis import redis_server
+from tests.support.terminal import Terminal
 
 JOBS = """
 import os
@@ -125,6 +127,24 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
     assert run("drop-dead", "november", *exported).exit_code == 0
     assert run("dead", "november").exit_code == 0
     assert run("watch", "november").exit_code == 0
+
+
+def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: Run, tmp_path: Path) -> None:
+    submit()
+    names = ("BASIQ_FLEET", "TEST_REDIS")
+    env = {name: os.environ[name] for name in names} | {"PYTHONPATH": str(tmp_path)}
+    with Terminal("jobs", "watch", "november", columns=100, env=env) as terminal:
+        terminal.read_until("november: running · 0 handled")
+        run("pause", "november")
+        assert "running" not in terminal.read_until("november: paused")
+        run("resume", "november")
+        terminal.read_until("november: running")
+        work_once()
+        screen = terminal.end()
+        assert terminal.process.returncode == 1
+    assert "·" not in screen  # the line is taken away at the end
+    assert "finished" in screen
+    assert "november" in screen
 
 
 def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,35 @@ async def test_what_a_target_asks_of_one_worker_holds_for_all(redis_url: str) ->
         assert early == []
 
 
+async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_no_message(redis_url: str) -> None:
+    attempts: list[float] = []
+    handled: list[float] = []
+    clock = asyncio.get_running_loop().time
+    down = True
+
+    async def behave(message: Message) -> None:
+        if down:
+            attempts.append(clock())
+            raise ConnectionRefusedError("nobody is there")
+        handled.append(clock())
+
+    async with crew(redis_url, behave, messages=400, page_size=50, concurrency=8, workers=3, max_failures=1) as fleet:
+        job = await fleet.submit()
+        async with asyncio.timeout(PATIENT):
+            while not attempts or attempts[-1] < attempts[0] + 1.2:
+                await asyncio.sleep(0.02)
+        progress = await job.progress()
+        # The first pause lasts 0.5 s, the second twice as long: behind each of them one message of a segment is tried.
+        later = [each for each in attempts if each > attempts[0] + 0.4]
+        assert len(later) <= 2 * 3 * 2
+        assert (progress.state, progress.handled, progress.failed, progress.dead) == ("running", 0, 0, 0)
+        assert progress.paused > 0
+        down = False
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.failed, report.dead) == (400, 0, 0)
+        assert len(handled) == 400
+
+
 async def test_the_vendor_being_away_is_waited_for(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder) as fleet:
@@ -359,8 +388,12 @@ async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
         for number in range(10):
             fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
         events = [event async for event in fleet.client.events.list()]
-        report = await fleet.run(source="events")
-        assert report.handled == len(events) >= 10
+        plan = await fleet.fleet.plan("work", fleet.webhook_id, source="events")
+        assert recorder.ids == []
+        job = await fleet.submit(source="events", plan=plan)
+        report = await job.wait(timeout=PATIENT)
+        assert report.handled == plan.total == len(events) >= 10
+        assert (await job.progress()).remaining == 0
         assert len(set(recorder.ids)) == len(events)
         with pytest.raises(ConfigurationError, match="is one list"):
             await fleet.submit(source="events", filters=["a", "b"], key="other")

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.errors import ReplayError
+from tests.distributed.test_pace import most_within
 from tests.support.fleet_processes import PATIENT, plant
 from tests.support.redis import PROGRAM
 
@@ -196,3 +198,46 @@ async def test_with_the_sql_inbox_nothing_is_handled_twice_whatever_is_killed(tm
         with contextlib.closing(sqlite3.connect(database)) as connection:
             effects = [row[0] for row in connection.execute("SELECT id FROM effects")]
         assert sorted(effects) == sorted(works.ids)
+
+
+async def test_a_segment_that_kills_every_worker_stops_the_job_which_names_it(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=50) as works:
+        parent = works.start(processes=2, deadly=[works.ids[0]], most_tries=3, wait=0.0)
+        with pytest.raises(ReplayError, match=r"segment 0\.0 was claimed 3 times and nothing of it was done"):
+            await works.job.wait(timeout=PATIENT)
+        assert works.ids[0] not in works.effects()
+        parent.send_signal(signal.SIGTERM)
+        await works.exit_of(parent)
+        deaths = (await works.job.progress()).takeovers
+        assert deaths >= 3
+        await works.job.resume()
+        works.start()
+        await works.check(BOUND * deaths)
+
+
+async def test_a_message_that_raises_each_time_is_one_dead_letter_and_the_rest_is_handled(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=200) as works:
+        poison = works.ids[25]
+        first = works.start(poison=[poison])
+        works.start(poison=[poison])
+        report = await works.job.wait(timeout=PATIENT)
+        assert (report.handled, report.failed, report.dead, report.finished) == (199, 1, 1, True)
+        assert sorted({*works.effects(), poison}) == sorted(works.ids)
+        assert await works.job.retry_dead() == 1
+        assert (await works.job.wait(timeout=PATIENT)).handled == 199
+        (letter,) = await works.job.dead_letters()
+        assert (letter.id, letter.error) == (poison, "ValueError: poisoned")
+        first.kill()
+
+
+async def test_one_rate_holds_over_processes_and_across_a_takeover(tmp_path: Path) -> None:
+    rate = 200.0
+    async with plant(tmp_path, messages=800, wait=0.0, rate=rate) as works:
+        doomed, *_others = [works.start() for _ in range(3)]
+        await works.until(100, doomed.pid)
+        doomed.kill()
+        await works.check(BOUND)
+        assert (await works.job.progress()).takeovers >= 1
+        moments = works.moments()
+        for window in (0.1, 0.2, 0.5, 1.0):
+            assert most_within(moments, window) <= 1.2 * rate * window + 1

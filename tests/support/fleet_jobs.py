@@ -7,13 +7,14 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.distributed import Fleet, Work
+from basiq_async.distributed import Fleet, Work, _redis_record
 from basiq_async.testing import FakeBasiq
 
 SETTINGS = json.loads(os.environ.get("FLEET_TEST", "{}"))
@@ -25,6 +26,11 @@ def make_fake() -> tuple[FakeBasiq, str]:
     """The same history in every process."""
     fake = FakeBasiq(seed="fleet", page_size=PAGE)
     return fake, fake.seed_messages(MESSAGES)
+
+
+def line(message: Message) -> bytes:
+    """Which message, which process, and when: as long for each."""
+    return f"{message.id} {os.getpid():7d} {time.monotonic():14.4f}\n".encode()
 
 
 fleet = Fleet(SETTINGS.get("redis", "redis://127.0.0.1:1/0"), lease=SETTINGS.get("lease", 3))
@@ -51,6 +57,8 @@ def die_at(method: str, when: str, nth: int) -> None:
 
 if "die_at" in SETTINGS:
     die_at(*SETTINGS["die_at"])
+if "most_tries" in SETTINGS:
+    _redis_record._MOST_TRIES = SETTINGS["most_tries"]
 
 
 @fleet.job("effects")
@@ -60,6 +68,7 @@ async def effects() -> AsyncIterator[Work]:
     fake, _ = make_fake()
     log = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     wait, poison = SETTINGS.get("wait", 0.004), frozenset(SETTINGS.get("poison", ()))
+    deadly = frozenset(SETTINGS.get("deadly", ()))
     least = SETTINGS.get("least", 0.0)
     rng = random.Random()
 
@@ -69,7 +78,9 @@ async def effects() -> AsyncIterator[Work]:
         await asyncio.sleep(least + rng.random() * wait)
         if message.id in poison:
             raise ValueError("poisoned")
-        os.write(log, f"{message.id} {os.getpid()}\n".encode())
+        if message.id in deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(log, line(message))
         if rng.random() < 0.3:
             await asyncio.sleep(rng.random() * wait)
 
@@ -125,7 +136,7 @@ async def stored() -> AsyncIterator[Work]:
 
     async def handler(message: Message, session: AsyncSession) -> None:
         await session.execute(insert, {"id": message.id})
-        os.write(attempts, f"{message.id} {os.getpid()}\n".encode())
+        os.write(attempts, line(message))
         await asyncio.sleep(rng.random() * wait)
 
     try:

@@ -121,6 +121,10 @@ class Plant:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split()[0] for line in lines if pid is None or line.split()[1] == str(pid)]
 
+    def moments(self) -> list[float]:
+        """When each effect happened, by the clock that all processes share."""
+        return [float(line.split()[2]) for line in (self.folder / "effects").read_text().splitlines()]
+
     async def until(self, count: int, pid: int | None = None) -> None:
         """Wait for so many effects."""
         async with asyncio.timeout(PATIENT):
@@ -153,7 +157,13 @@ class Plant:
 
 @asynccontextmanager
 async def plant(
-    folder: Path, name: str = "effects", *, messages: int = 600, lease: float = 1.0, **settings: Any
+    folder: Path,
+    name: str = "effects",
+    *,
+    messages: int = 600,
+    lease: float = 1.0,
+    rate: float | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Plant]:
     """A submitted job that no process works on yet."""
     settings = {"concurrency": 8, "wait": 0.01, **settings}
@@ -168,7 +178,7 @@ async def plant(
     made: Plant | None = None
     try:
         async with fleet:
-            job = await fleet.submit(name, webhook_id, key="job")
+            job = await fleet.submit(name, webhook_id, key="job", rate=rate)
             made = Plant(folder, server, messages, lease, settings, job, ids)
             yield made
     finally:
