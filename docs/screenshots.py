@@ -1,15 +1,17 @@
-"""Takes the pictures of the mock's page in ``docs/images``. Needs chromium and playwright."""
+"""Takes the pictures of the mock's page and of a replay's in ``docs/images``. Needs chromium and playwright."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from playwright.async_api import async_playwright
 
-from basiq_async import BasiqClient
+from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async.replay import MemoryCheckpoint, Replay, serve_page
 from basiq_async.testing import FakeBasiq, serve
 
 FOLDER = Path(__file__).parent / "images"
@@ -20,6 +22,10 @@ PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
     ("mock-light", "light", 1440, 900),
     ("mock-dark", "dark", 1440, 900),
     ("mock-phone", "light", 390, 800),
+)
+REPLAY_PICTURES: tuple[tuple[str, Scheme, int, int], ...] = (
+    ("replay-light", "light", 1200, 800),
+    ("replay-dark", "dark", 1200, 800),
 )
 
 
@@ -64,6 +70,33 @@ async def take(browser: Any, base_url: str, name: str, scheme: Scheme, width: in
     await context.close()
 
 
+async def take_replay(browser: Any) -> None:
+    """A replay in the middle of its work, seen by two readers: one likes it light, one dark and narrow."""
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(60_000)
+    loop = asyncio.get_running_loop()
+
+    async def handle(message: Message) -> None:
+        await asyncio.sleep(0.012 + 0.004 * math.sin(loop.time() / 3))
+        if message.id.endswith("777"):
+            raise ValueError("no user for this connection")
+
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        replay = Replay(basiq, webhook_id, handle, checkpoint=MemoryCheckpoint())
+        async with serve_page(replay) as url:
+            run = asyncio.create_task(replay.run())
+            await asyncio.sleep(15)
+            for name, scheme, width, height in REPLAY_PICTURES:
+                context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
+                page = await context.new_page()
+                await page.goto(url)
+                await page.wait_for_timeout(500)
+                await page.screenshot(path=FOLDER / f"{name}.png")
+                await context.close()
+            replay.stop()
+            await run
+
+
 async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     fake = FakeBasiq()
@@ -72,6 +105,7 @@ async def main() -> None:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=OPTIONS)
         for picture in PICTURES:
             await take(browser, base_url, *picture)
+        await take_replay(browser)
         await browser.close()
 
 

@@ -18,6 +18,14 @@ _ARGUMENT = re.compile(r"(\*{0,2}[a-z_][a-z0-9_]*): (\S.*)")
 _NOT_CALLED = {"Webhooks", "Messages", "EventTypes", "Events", "Paginator"}
 
 
+# What the constructors that attrs writes say in place of a default.
+_DEFAULT = re.compile(r"attr_dict\['(\w+)'\]\.default")
+
+
+def _default(model: Any, attribute: str) -> str:
+    return repr(getattr(model.__attrs_attrs__, attribute).default)
+
+
 def convert(lines: list[str], *, argument: str = ":param {}:") -> list[str]:
     return list(_converted(lines, argument))
 
@@ -53,9 +61,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     def on_signature(
         app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
     ) -> tuple[str | None, str | None] | None:
-        if what == "class" and name.rpartition(".")[2] in _NOT_CALLED:
+        if what != "class":
+            return None
+        if name.rpartition(".")[2] in _NOT_CALLED or getattr(obj, "_is_protocol", False):
             return "", None
-        return None
+        return _DEFAULT.sub(lambda found: _default(obj, found[1]), signature or "").replace("NOTHING", "..."), returns
 
     def on_bases(app: Sphinx, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
         private = [one for one in bases if "._" in getattr(one, "__module__", "") or one is object]

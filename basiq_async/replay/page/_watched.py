@@ -72,10 +72,7 @@ class Watched:
 
     def retry(self, ids: Sequence[str] | None) -> None:
         """Put dead letters through the target again, in the background."""
-        if self.replay.running:
-            raise ControlError(
-                409, "running", "the replay is running: its dead letters can be retried when it has ended"
-            )
+        self._check_rests()
         self._start(self._retry(ids))
 
     async def _retry(self, ids: Sequence[str] | None) -> None:
@@ -83,10 +80,7 @@ class Watched:
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Remove dead letters for good."""
-        if self.replay.running:
-            raise ControlError(
-                409, "running", "the replay is running: its dead letters can be dropped when it has ended"
-            )
+        self._check_rests()
         count = await self.replay.drop_dead(ids)
         self.note()
         return count
