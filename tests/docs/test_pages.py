@@ -60,12 +60,8 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             "NO_COLOR": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-        yield Page(
-            tmp_path, {**os.environ}, ports={port: str(free_port()) for port in ("4010", "8080", "3000", "6379")}
-        )
+        ports = {port: str(free_port()) for port in ("4010", "8080", "3000", "6379")}
+        yield Page(tmp_path, {**os.environ, **settings}, ports=ports)
 
 
 SLOW = ("docs/index.md", "docs/tutorial.md")
@@ -78,11 +74,11 @@ _slow = pytest.mark.skipif(not os.environ.get("BASIQ_SLOW_PAGES"), reason="a min
     ids=[str(path.relative_to(ROOT)) for path in PAGES],
 )
 def test_every_block_of_a_page_does_what_the_page_says(path: Path, page: Page) -> None:
-    page.run(path)
+    page.run_alone(path)
 
 
 def test_what_pages_do_misuses_nothing(fake: FakeBasiq, page: Page) -> None:
-    page.run(ROOT / "README.md")
+    page.run_alone(ROOT / "README.md")
     assert list(fake.violations) == []
 
 

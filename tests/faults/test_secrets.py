@@ -14,6 +14,7 @@ import pytest
 from basiq_async import BasiqClient, BasiqError, Request, Response, RetryPolicy, Secret, TransportError
 from basiq_async.transports.auth import ApiKey, Authenticated
 from tests.support.outcomes import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
+from tests.support.places import PACKAGE
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Step, Wire, closing, http, ok, page, resetting
 
 BOTH = f"Authorization: Bearer {TOKEN} and Basic {KEY} and {SIGNING}"
@@ -178,16 +179,15 @@ async def test_a_traceback_with_local_variables_does_not_show_the_key_or_token()
     ):
         async with Wire(*steps.get("script", []), tokens=steps.get("tokens", [])) as wire:
             client = BasiqClient(KEY, base_url=wire.url, retry=RetryPolicy(max_retries=0))
-            try:
-                await client.webhooks.get("w1")
-            except BasiqError as exc:
-                ours = traceback.TracebackException.from_exception(exc, capture_locals=True)
-                frames = [frame for frame in ours.stack if "basiq_async" in frame.filename]
-                for frame in frames:
-                    for name, shown in (frame.locals or {}).items():
-                        assert MARK not in shown, (frame.filename, frame.lineno, name)
-            finally:
-                await client.aclose()
+            async with client:
+                with pytest.raises(BasiqError) as caught:
+                    await client.webhooks.get("w1")
+            ours = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+            frames = [frame for frame in ours.stack if frame.filename.startswith(PACKAGE)]
+            assert frames
+            for frame in frames:
+                for name, shown in (frame.locals or {}).items():
+                    assert MARK not in shown, (frame.filename, frame.lineno, name)
 
 
 def test_a_redactor_leaves_other_text_alone() -> None:

@@ -24,6 +24,7 @@ from basiq_async.receiver import (
 )
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
+from tests.support.places import PACKAGE
 
 
 class Recorder(Service):
@@ -633,7 +634,7 @@ async def test_no_frame_of_ours_behind_a_handlers_error_holds_a_secret_or_a_body
     for error in (outcome.error, record.exc_info[1]):
         assert error is not None
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        assert [frame for frame in frames if "/basiq_async/" in frame.f_code.co_filename]
+        assert [frame for frame in frames if frame.f_code.co_filename.startswith(PACKAGE)]
         shown = repr([frame.f_locals for frame in frames])
         assert "Lovelace" not in shown
         assert SECRET[6:] not in shown

@@ -15,6 +15,7 @@ from basiq_async.receiver import WebhookReceiver, sign, verify
 from basiq_async.receiver._signature import SigningKeys
 from basiq_async.replay import HttpTarget
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, payload, signed
+from tests.support.places import PACKAGE
 
 BODY = payload("user.created", "e1")
 HEADERS = signed(BODY, at=NOW)
@@ -354,7 +355,7 @@ def locals_of(error: BaseException) -> str:
             continue
         left += [each.__cause__, each.__context__]
         for frame, _ in traceback.walk_tb(each.__traceback__):
-            if "/basiq_async/" in frame.f_code.co_filename:
+            if frame.f_code.co_filename.startswith(PACKAGE):
                 found += [safe_repr(value) for value in frame.f_locals.values()]
     return "".join(found)
 

@@ -15,6 +15,7 @@ In a module, the blocks are the ``.. code-block:: python`` of its docstrings, wh
 
 from __future__ import annotations
 
+import argparse
 import ast
 import asyncio
 import contextlib
@@ -41,10 +42,13 @@ from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.parsers.rest import CodeBlockParser as DocstringParser
 
+from tests.support.places import ROOT
+
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"
 _LIMIT = 120.0
 """Seconds for a command."""
+_PAGE_LIMIT = 600.0
 
 
 class Shell:
@@ -129,6 +133,18 @@ class Page:
                 self._runner.run(around.__aexit__(None, None, None))
         finally:
             self.close()
+
+    def run_alone(self, path: Path) -> int:
+        """The same in a process of its own, since a page may configure loggers, tracers and the like."""
+        command = [sys.executable, "-W", "error", "-m", "tests.support.pages", str(path), str(self.folder)]
+        command += ["--installed"] if self.installed else []
+        for pair in self.ports.items():
+            command += ["--port", *pair]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**self.environment}, capture_output=True, text=True, timeout=_PAGE_LIMIT
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return int(done.stdout.split()[-1])
 
     def _docstrings(self, path: Path) -> Document:
         return PythonDocStringDocument.parse(str(path), DocstringParser("python", self._python))
@@ -255,8 +271,16 @@ def has_docstring_blocks(module: Path) -> bool:
     return any(PythonDocStringDocument.parse(str(module), DocstringParser("python")))
 
 
-if __name__ == "__main__":  # python -m tests.support.pages PAGE FOLDER: in surroundings where nothing is installed
-    page, folder = (Path(argument).resolve() for argument in sys.argv[1:3])
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Runs a page in a folder.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--installed", action="store_true", help="the package is there already")
+    parser.add_argument("--port", nargs=2, action="append", default=[], help="a port of the page, and the one to use")
+    asked = parser.parse_args()
+    path, folder = asked.page.resolve(), asked.folder.resolve()
     environment = {**os.environ, "HOME": str(folder), "NO_COLOR": "1", "COLUMNS": "100"}
     os.chdir(folder)
-    print(f"{page.name}: {Page(folder, environment, installed=False).run(page)} blocks, all as the page says")
+    sys.path.insert(0, str(folder))
+    ran = Page(folder, environment, asked.installed, dict(asked.port)).run(path)
+    print(f"{path.name}: blocks that do as the page says: {ran}")

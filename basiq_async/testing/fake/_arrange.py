@@ -72,6 +72,8 @@ class Arrangement(Parts):
             raise ConfigurationError(f"there is no webhook {webhook_id}")
         types = tuple(event_types) if event_types is not None else webhook.events
         self._check_types(types)
+        if not types:
+            raise ConfigurationError("event_types has to name at least one event type")
         step = every if isinstance(every, timedelta) else timedelta(seconds=every)
         self._state.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
         self._changes.note()

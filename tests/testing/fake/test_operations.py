@@ -353,6 +353,7 @@ def test_the_same_seed_gives_the_same_everything() -> None:
         lambda: FakeBasiq().seed_messages(1, failed=2),
         lambda: FakeBasiq().seed_messages(1, NOWHERE),
         lambda: FakeBasiq().seed_messages(1, event_types=["user.exploded"]),
+        lambda: FakeBasiq().seed_messages(1, event_types=[]),
         lambda: FakeBasiq().fail_next(),
         lambda: FakeBasiq().fail_next(0, status=500),
     ],
