@@ -28,7 +28,7 @@ __all__ = ["Delivery", "UnreadableBodyError", "payload_bytes", "read_delivery"]
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Delivery:
     """One genuine delivery of a webhook.
 

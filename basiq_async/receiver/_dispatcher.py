@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,7 +16,7 @@ from .._deadlines import Deadline, Deadlines
 from .._tasks import cancelling, see_through
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import Outcome, Result, log_fields, outcome
+from ._outcome import STATUS, Outcome, Result, log_fields, outcome
 from ._routes import Route, Routes
 from .inboxes._claim import Claim, ClaimStatus
 from .inboxes._memory import MemoryInbox
@@ -32,10 +31,9 @@ logger = logging.getLogger("basiq_async.receiver")
 RETRY_SOON = 5.0
 """Seconds after which Basiq may try again, where nothing better is known; its second attempt comes after 5 s anyway."""
 
-_UNLIMITED = nullcontext()
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
-_HOST = socket.gethostname().encode("ascii", "replace").decode()[:60]
+_holder: str
 
 _GIVE_BACK_SOON = 1.0
 """Seconds for giving back a claim that an inbox may have made although it failed: it is likely to fail again."""
@@ -66,13 +64,8 @@ class _Work:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
 
     def end(self, result: Result, error: Exception | None = None, retry_after: float | None = None) -> Outcome:
-        return outcome(
-            result,
-            self.delivery,
-            error=error,
-            retry_after=retry_after,
-            handler=self.route.name,
-            attempt=self.failures,
+        return Outcome(
+            result, STATUS[result], self.delivery, None, error, retry_after, self.route.name, self.failures
         )
 
 
@@ -102,49 +95,67 @@ class Dispatcher:
         self._quarantine_after = quarantine_after
         self._clock = clock
         self._unhandled: dict[str, int] = {}
+        self._in_flight = 0
+        self._idle: asyncio.Event | None = None
         self._handlers = Deadlines(handler_timeout)
         self._inbox_calls = Deadlines(inbox_timeout)
-        # It never waits, and a time limit takes as long as it does.
+        # It never waits, and to limit its time takes as long as its work.
         self._instant = type(inbox) is MemoryInbox
 
-    async def dispatch(self, delivery: Delivery) -> Outcome:
-        """Hand a genuine delivery to its handler, unless that was done or another worker is at it."""
-        route = self._routes.find(delivery.event_type_id)
-        if route is None:
-            self._count_unhandled(delivery)
-            return outcome(Result.IGNORED, delivery)
-        work = _Work(delivery, route, delivery.key, _new_token())
-        claim = await self._claim(work, self._inbox.claim)
-        return await self._run(work) if claim is None else claim
+    async def dispatch(self, delivery: Delivery, *, failures: int | None = None) -> Outcome:
+        """Hand a genuine delivery to its handler, unless that was done or another worker is at it.
 
-    async def retry(self, delivery: Delivery, failures: int) -> Outcome:
-        """Hand a delivery in the quarantine to its handler again; one that fails stays there."""
-        route = self._routes.find(delivery.event_type_id)
-        if route is None:
-            return outcome(Result.IGNORED, delivery)
-        work = _Work(delivery, route, delivery.key, _new_token(), failures)
-        claim = await self._claim(work, self._inbox.claim_quarantined)
-        return await self._run(work) if claim is None else claim
+        ``failures`` says that it is in the quarantine and how often it failed: one that fails again stays there.
+        """
+        self._in_flight += 1
+        try:
+            route = self._routes.find(delivery.event_type_id)
+            if route is None:
+                if failures is None:
+                    self._count_unhandled(delivery)
+                return outcome(Result.IGNORED, delivery)
+            work = _Work(delivery, route, delivery.key, _new_token(), failures)
+            refused = await self._claim(work, self._inbox.claim if failures is None else self._inbox.claim_quarantined)
+            if refused is not None:
+                return refused
+            failure = await self._handle(work)
+            if failure is None:
+                return await self._complete(work)
+            if work.in_transaction and isinstance(failure, InboxError):
+                return await self._unavailable(work, failure)  # the storage failed, not the handler
+            return await self._fail(work, failure)
+        finally:
+            self._in_flight -= 1
+            if self._idle is not None and not self._in_flight:
+                self._idle.set()
+                self._idle = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries are being handled."""
+        return self._in_flight
+
+    async def drain(self) -> None:
+        """Wait until no delivery is being handled."""
+        while self._in_flight:
+            if self._idle is None:
+                self._idle = asyncio.Event()
+            await self._idle.wait()
 
     @property
     def unhandled(self) -> dict[str, int]:
         """How many deliveries came of each event type that no handler takes."""
         return dict(self._unhandled)
 
-    async def _run(self, work: _Work) -> Outcome:
-        failure = await self._handle(work)
-        if failure is None:
-            return await self._complete(work)
-        if work.in_transaction and isinstance(failure, InboxError):
-            return await self._unavailable(work, failure)  # the storage failed, not the handler
-        return await self._fail(work, failure)
-
     async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
         """Claim a delivery; None if it is ours, else the outcome."""
         failure: Exception
         try:
-            with self._inbox_limit():
+            if self._instant:
                 found = await claim(work.key, work.token, lease=self._lease)
+            else:
+                with Deadline(self._inbox_calls):
+                    found = await claim(work.key, work.token, lease=self._lease)
         except asyncio.CancelledError as exc:
             if cancelling():
                 await self._release(work)  # the claim may have got through
@@ -179,7 +190,10 @@ class Dispatcher:
         limit = Deadline(self._handlers)
         try:
             with limit:
-                await self._call(work)
+                if (handler := work.route.handler) is not None:
+                    await handler(work.delivery)
+                else:
+                    await self._handle_in_transaction(work)
         except asyncio.CancelledError as exc:
             if cancelling():
                 await self._release(work)
@@ -197,10 +211,8 @@ class Dispatcher:
             raise
         return None
 
-    async def _call(self, work: _Work) -> None:
-        if work.route.handler is not None:
-            await work.route.handler(work.delivery)
-        elif work.route.session_handler is not None and self._transactional is not None:
+    async def _handle_in_transaction(self, work: _Work) -> None:
+        if work.route.session_handler is not None and self._transactional is not None:
             async with self._transactional.transaction(work.key, work.token) as session:
                 await work.route.session_handler(work.delivery, session)
 
@@ -279,8 +291,11 @@ class Dispatcher:
     async def _complete(self, work: _Work) -> Outcome:
         failure: Exception
         try:
-            with self._inbox_limit():
+            if self._instant:
                 recorded = await self._inbox.complete(work.key, work.token)
+            else:
+                with Deadline(self._inbox_calls):
+                    recorded = await self._inbox.complete(work.key, work.token)
         except asyncio.CancelledError as exc:
             if cancelling():
                 await self._end(
@@ -310,9 +325,6 @@ class Dispatcher:
             extra=work.fields(failure),
         )
         return work.end(Result.HANDLED)
-
-    def _inbox_limit(self) -> AbstractContextManager[object]:
-        return _UNLIMITED if self._instant else Deadline(self._inbox_calls)
 
     async def _release(self, work: _Work) -> None:
         await self._end(work, self._releasing(work), "stays claimed until its lease runs out")
@@ -358,8 +370,19 @@ class Dispatcher:
 
 
 def _new_token() -> str:
-    # Never used twice, and a log that shows it tells which process holds the claim.
-    return f"{_HOST}/{os.getpid()}/{os.urandom(16).hex()}"
+    # Never used twice, also by the copies of a process that was frozen and thawed.
+    return _holder + os.urandom(16).hex()
+
+
+def _name_holder() -> None:
+    """Have a log that shows a token tell which process holds the claim."""
+    global _holder
+    _holder = f"{socket.gethostname().encode('ascii', 'replace').decode()[:60]}/{os.getpid()}/"
+
+
+_name_holder()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_name_holder)
 
 
 def _describe(error: Exception) -> str:

@@ -63,7 +63,7 @@ STATUS: Mapping[Result, int] = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Outcome:
     """What became of one delivery, and the response to it.
 

@@ -152,11 +152,9 @@ class WebhookReceiver:
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._in_flight = 0
-        self._idle = asyncio.Event()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else f"{self._in_flight} in flight"
+        state = "closed" if self._closing else f"{self._dispatcher.in_flight} in flight"
         return f"<WebhookReceiver: {len(self._routes)} patterns, {state}>"
 
     @property
@@ -212,7 +210,8 @@ class WebhookReceiver:
         ``ConfigurationError`` where another thread's event loop uses the receiver.
         """
         started = time.perf_counter()
-        self._join_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            self._join_loop()
         if self._closing:
             return self._report(_closed(), started)
         if len(body) > self._max_body_size:
@@ -228,7 +227,7 @@ class WebhookReceiver:
                 "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
             )
             return self._report(outcome(Result.UNREADABLE), started)
-        return self._report(await self._in_hand(self._dispatch(delivery)), started)
+        return self._report(await self._dispatch(delivery), started)
 
     async def handle_stream(
         self,
@@ -267,7 +266,7 @@ class WebhookReceiver:
         self._join_loop()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
-        done = _closed(delivery) if self._closing else await self._in_hand(self._dispatch(delivery))
+        done = _closed(delivery) if self._closing else await self._dispatch(delivery)
         return self._report(done, started)
 
     @property
@@ -315,9 +314,7 @@ class WebhookReceiver:
                 if self._closing:
                     break
                 started = time.perf_counter()
-                delivery = self._quarantine.delivery_of(letter)
-                work = self._dispatcher.retry(delivery, letter.failures)
-                done = await self._in_hand(work if self._around is None else self._around(delivery, work))
+                done = await self._dispatch(self._quarantine.delivery_of(letter), failures=letter.failures)
                 outcomes.append(self._report(done, started))
         return outcomes
 
@@ -364,8 +361,7 @@ class WebhookReceiver:
         """
         self._closing = True
         leave_inbox(self._inbox, self)
-        if self._in_flight:
-            await self._idle.wait()
+        await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:
         return self
@@ -373,8 +369,8 @@ class WebhookReceiver:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    def _dispatch(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(delivery)
+    def _dispatch(self, delivery: Delivery, *, failures: int | None = None) -> Coroutine[Any, Any, Outcome]:
+        work = self._dispatcher.dispatch(delivery, failures=failures)
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:
@@ -386,16 +382,6 @@ class WebhookReceiver:
     def _add_hook(self, on_delivery: OnDelivery) -> None:
         """Call this hook after the one that the constructor was passed."""
         self._on_delivery = chain_hooks(self._on_delivery, on_delivery)
-
-    async def _in_hand(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Await work that ``aclose`` waits for."""
-        self._in_flight += 1
-        try:
-            return await work
-        finally:
-            self._in_flight -= 1
-            if self._closing and not self._in_flight:
-                self._idle.set()
 
     def _refuse_early(
         self, headers: Headers, content_length: int | None, content_encoding: str | None

@@ -90,8 +90,10 @@ class MemoryInbox:
         if digest is None:
             return False
         self._record(key, digest)
-        self._letters.pop(key, None)
-        self._failures.pop(digest, None)
+        if self._letters:
+            self._letters.pop(key, None)
+        if self._failures:
+            self._failures.pop(digest, None)
         return True
 
     async def release(self, key: str, token: str) -> None:
