@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -53,6 +54,7 @@ class SQLiteFile:
         self.path = text
         self.kind = kind
         self._seen: dict[str, _Identity] = {}
+        self._checked_at = -math.inf
 
     def open(
         self, *, timeout: float, exclusive: bool = False, fill: Callable[[sqlite3.Connection], None] | None = None
@@ -97,11 +99,17 @@ class SQLiteFile:
         connection.close()
         _registry.remove(connection)
 
-    def check_in_place(self) -> None:
+    def check_in_place(self, *, every: float = 0.0) -> None:
         """Raise the kind's error where the file, or SQLite's log beside it, was deleted or replaced.
 
-        What is committed afterwards would be on no disk: SQLite itself goes on in files that have no name.
+        What is committed afterwards would be on no disk: SQLite itself goes on in files that have no name. A check
+        within ``every`` seconds of the last one is left out: beside a busy event loop, each of the three looks at the
+        disk has its thread wait for the interpreter, which takes longer than a commit.
         """
+        now = time.monotonic()
+        if now - self._checked_at < every:
+            return
+        self._checked_at = now
         for suffix in ("", "-wal", "-shm"):
             path = self.path + suffix
             try:
@@ -159,12 +167,8 @@ class SQLiteFile:
             connection.execute("COMMIT")
             if ours and (problem := check_private(self.path)):
                 raise self._unopenable(problem)
-            if (
-                ours
-                and self.kind.check
-                and (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
-            ):
-                raise self.damaged(sqlite3.DatabaseError(str(found)))
+            if ours and self.kind.check:
+                self._look_through(connection)
         except BaseException:
             self.close(connection)
             raise

@@ -44,6 +44,9 @@ _KIND = FileKind(
 _TIMEOUT = 60.0
 """Seconds that the disk may take for one call. What takes longer is left to its thread."""
 
+_CHECK_EVERY = 0.25
+"""Seconds within which a busy run notices that its file was deleted; the end of a run always looks."""
+
 T = TypeVar("T")
 
 
@@ -210,7 +213,7 @@ class _Session:
             self._record(connection, commit)
         else:
             self._record_all(connection, commit)
-        self._file.check_in_place()
+        self._file.check_in_place(every=0.0 if commit.ended else _CHECK_EVERY)
 
     def _record_all(self, connection: sqlite3.Connection, commit: Commit) -> None:
         with _transaction(connection):

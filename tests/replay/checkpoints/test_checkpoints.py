@@ -242,9 +242,12 @@ def test_a_forked_child_refuses_a_checkpoint_that_was_open(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(
-    suffix: str, replaced: bool, tmp_path: Path
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed_soon_and_at_the_end(
+    suffix: str, replaced: bool, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not ended:  # a busy run looks four times a second
+        monkeypatch.setattr("basiq_async.replay.checkpoints._sqlite._CHECK_EVERY", 0.0)
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
     await checkpoint.open(JOB, concurrency=1)
     await checkpoint.save(Commit(done=["a"]))
@@ -253,7 +256,7 @@ async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(
     if replaced:
         shutil.copy(kept, gone)
     with pytest.raises(CheckpointError, match=r"deleted or replaced while it was open.*put the files back"):
-        await checkpoint.save(Commit(done=["b"]))
+        await checkpoint.save(Commit(done=["b"], ended=ended))
     await checkpoint.aclose()
 
 
