@@ -64,9 +64,7 @@ class _Work:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
 
     def end(self, result: Result, error: Exception | None = None, retry_after: float | None = None) -> Outcome:
-        return Outcome(
-            result, STATUS[result], self.delivery, None, error, retry_after, self.route.name, self.failures
-        )
+        return Outcome(result, STATUS[result], self.delivery, None, error, retry_after, self.route.name, self.failures)
 
 
 class Dispatcher:

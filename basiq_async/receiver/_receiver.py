@@ -26,7 +26,7 @@ from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
 from ._sharing import check_inbox_methods, join_inbox, leave_inbox
-from ._signature import TOLERANCE, SecretLike, SigningKeys, tolerance_seconds
+from ._signature import TOLERANCE, SecretLike, SigningKeys, check_headers, tolerance_seconds
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
@@ -394,7 +394,7 @@ class WebhookReceiver:
             logger.warning("refused a delivery with a Content-Encoding: Basiq does not compress what it sends")
             return outcome(Result.COMPRESSED)
         try:
-            self._keys.check_headers(headers, tolerance=self._tolerance, now=self._clock())
+            check_headers(headers, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return _reject(exc)
         return None

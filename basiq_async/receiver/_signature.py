@@ -16,10 +16,11 @@ from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
 from ._headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
 from ._secrets import SecretLike, UndecodableSecretError, read_keys
 
-__all__ = ["TOLERANCE", "SecretLike", "SigningKeys", "sign", "verify"]
+__all__ = ["TOLERANCE", "SecretLike", "SigningKeys", "check_headers", "sign", "verify"]
 
 TOLERANCE = timedelta(minutes=5)
 
+_NO_MARKS: frozenset[bytes] = frozenset()
 _LONGEST_SIGNATURE = 4096
 """Room for some eighty signatures; each entry is compared with each secret."""
 
@@ -64,9 +65,9 @@ def verify(
     keys = SigningKeys.read(secret)
     del secret  # this frame may be in a traceback
     try:
-        if isinstance(keys, UndecodableSecretError):
-            raise SignatureVerificationError(str(keys), reason="bad-secret")
         if isinstance(keys, ConfigurationError):
+            if isinstance(keys, UndecodableSecretError):
+                raise SignatureVerificationError(str(keys), reason="bad-secret")
             raise keys
         keys.verify(
             headers,
@@ -106,10 +107,11 @@ class SigningKeys:
         return made
 
     def _prepare(self, keys: tuple[bytes, ...], for_many: bool) -> None:
-        self._keys: tuple[bytes | HMAC, ...] = (
-            tuple([HMAC(key, digestmod="sha256") for key in keys]) if for_many else keys
-        )
-        self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys]) if for_many else frozenset()
+        self._keys: tuple[bytes | HMAC, ...] = keys
+        self._marks = _NO_MARKS
+        if for_many:
+            self._keys = tuple([HMAC(key, digestmod="sha256") for key in keys])
+            self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys])
 
     def has_key_of(self, other: SigningKeys) -> bool:
         """Whether both have a key in common; for keys that were made ``for_many`` signatures."""
@@ -145,7 +147,7 @@ class SigningKeys:
         Raises ``SignatureVerificationError``, as ``verify`` does.
         """
         try:
-            message_id, timestamp, signature, sent = self.check_headers(headers, tolerance=tolerance, now=now)
+            message_id, timestamp, signature, sent = check_headers(headers, tolerance, now)
         except SignatureVerificationError:
             del body  # this frame may be in a traceback
             raise
@@ -156,31 +158,6 @@ class SigningKeys:
             del body, content
             raise _explain_mismatch(entries)
         return message_id, sent
-
-    @staticmethod
-    def check_headers(headers: Headers, *, tolerance: float, now: float) -> tuple[str, str, str, int]:
-        """All checks that need no body: the id, the timestamp, the signatures, and the timestamp as a number.
-
-        Raises ``SignatureVerificationError``, as ``verify`` does.
-        """
-        message_id, timestamp, signature = signature_headers(headers)
-        if not _is_id(message_id):
-            raise SignatureVerificationError(
-                f'{ID} is empty, or has a "." or a character that is not printable ASCII', reason="bad-id"
-            )
-        # int() and float() would take signs, spaces, exponents and the digits of other scripts as well.
-        if not (timestamp.isdigit() and timestamp.isascii() and len(timestamp) < 16):
-            raise SignatureVerificationError(
-                f"{TIMESTAMP} is not a number of seconds since 1970 in ASCII digits", reason="bad-timestamp"
-            )
-        sent = int(timestamp)
-        if not -tolerance <= now - sent <= tolerance:
-            raise _describe_age(now - sent, tolerance)
-        if len(signature) > _LONGEST_SIGNATURE:
-            raise SignatureVerificationError(
-                f"{SIGNATURE} has {len(signature)} characters; {_LONGEST_SIGNATURE} are allowed", reason="bad-signature"
-            )
-        return message_id, timestamp, signature, sent
 
     def _match(self, content: bytes, entries: list[bytes]) -> bool:
         """Whether an entry is the signature of a key.
@@ -197,6 +174,31 @@ class SigningKeys:
             for entry in entries:
                 matched |= compare_digest(expected, entry)
         return matched
+
+
+def check_headers(headers: Headers, tolerance: float, now: float) -> tuple[str, str, str, int]:
+    """All checks that need no body: the id, the timestamp, the signatures, and the timestamp as a number.
+
+    Raises ``SignatureVerificationError``, as ``verify`` does.
+    """
+    message_id, timestamp, signature = signature_headers(headers)
+    if not _is_id(message_id):
+        raise SignatureVerificationError(
+            f'{ID} is empty, or has a "." or a character that is not printable ASCII', reason="bad-id"
+        )
+    # int() and float() would take signs, spaces, exponents and the digits of other scripts as well.
+    if not (timestamp.isdigit() and timestamp.isascii() and len(timestamp) < 16):
+        raise SignatureVerificationError(
+            f"{TIMESTAMP} is not a number of seconds since 1970 in ASCII digits", reason="bad-timestamp"
+        )
+    sent = int(timestamp)
+    if not -tolerance <= now - sent <= tolerance:
+        raise _describe_age(now - sent, tolerance)
+    if len(signature) > _LONGEST_SIGNATURE:
+        raise SignatureVerificationError(
+            f"{SIGNATURE} has {len(signature)} characters; {_LONGEST_SIGNATURE} are allowed", reason="bad-signature"
+        )
+    return message_id, timestamp, signature, sent
 
 
 def _is_id(text: str) -> bool:
