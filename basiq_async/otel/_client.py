@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import CoroutineType
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
@@ -80,10 +82,14 @@ class TracedTransport:
         self._telemetry = client.telemetry
         self._when_wanted: Callable[[], None] | None = when_wanted
 
-    async def send(self, request: Request, /) -> Response:
+    def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
         """Send within a span."""
+        # Not a coroutine of its own: without an SDK the call is awaited as if nobody watched.
         if not self._telemetry.wanted:
-            return await self._inner.send(request)
+            return self._inner.send(request)  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
+        return self._trace(request)  # type: ignore[return-value]  # as above
+
+    async def _trace(self, request: Request) -> Response:
         if self._when_wanted is not None:
             self._when_wanted()
             self._when_wanted = None

@@ -54,10 +54,12 @@ class ReceiverTelemetry:
         if event.age is not None:
             self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
 
-    async def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
         """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""
-        if not self.is_wanted():
-            return await work
+        # Not a coroutine of its own: without an SDK the work is awaited as if nobody watched.
+        return self._trace(delivery, work) if self._telemetry.wanted and self.is_wanted() else work
+
+    async def _trace(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         first = first_deliveries.get(delivery.id)
         with self._telemetry.tracer.start_as_current_span(
             f"process {self._types.name(delivery.event_type_id)}",
