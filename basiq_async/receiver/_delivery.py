@@ -87,6 +87,8 @@ def payload_bytes(message: Message) -> bytes:
 
 def _payload(message: Message) -> Mapping[str, Any]:
     payload = message.payload
+    if payload.get("eventTypeId") and payload.get("eventId"):  # as nearly always
+        return payload
     ids = {"eventTypeId": message.event_type_id, "eventId": message.event_id}
     missing = {name: value for name, value in ids.items() if value is not None and not payload.get(name)}
     return {**payload, **missing} if missing else payload

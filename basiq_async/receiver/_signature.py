@@ -128,7 +128,8 @@ class SigningKeys:
             seconds = _epoch(timestamp, "timestamp")
             if seconds < 0:
                 raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
-            body = _check_body(body)
+            if type(body) is not bytes:
+                body = _check_body(body)
         except ConfigurationError:
             del body  # this frame may be in a traceback
             raise

@@ -58,7 +58,7 @@ class HttpTarget:
         session: aiohttp.ClientSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        keys = SigningKeys.read(secret)
+        keys = SigningKeys.read(secret, for_many=True)
         del secret  # this frame may be in a traceback
         if isinstance(keys, ConfigurationError):
             raise keys
