@@ -45,9 +45,9 @@ def figure(name: str, ratios: list[float], mark: str = "") -> Figure:
 
 
 @contextmanager
-def server(pages: int = 20, delay: float = 0.0) -> Iterator[str]:
-    """A server process; gives its base url. ``delay`` is in seconds, for each answer."""
-    command = [sys.executable, "-m", "benchmarks._server", str(pages), str(delay)]
+def server(pages: int = 20, delay: float = 0.0, size: int = 500) -> Iterator[str]:
+    """A server process; gives its base url. ``delay`` is in seconds, for each answer; ``size`` in messages a page."""
+    command = [sys.executable, "-m", "benchmarks._server", str(pages), str(delay), str(size)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

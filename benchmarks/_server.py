@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import uuid
+from functools import cache
 from typing import Any
 
 PAGE = 500
@@ -69,11 +70,11 @@ def svix_message(number: int) -> dict[str, Any]:
     }
 
 
-def page_body(number: int, pages: int) -> bytes:
-    """One page of a history of so many pages."""
+def page_body(number: int, pages: int, size: int = PAGE) -> bytes:
+    """One page of a history of so many pages of so many messages."""
     own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}/messages"
     following = f',"next":"{own}?next={number + 1}"' if number + 1 < pages else ""
-    return _DATA + f',"links":{{"self":"{own}"{following}}}}}'.encode()
+    return _data(size) + f',"links":{{"self":"{own}"{following}}}}}'.encode()
 
 
 def _svix_body(number: int, pages: int) -> bytes:
@@ -89,7 +90,11 @@ def _compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-_DATA = _list_head([message(number) for number in range(PAGE)])
+@cache
+def _data(size: int) -> bytes:
+    return _list_head([message(number) for number in range(size)])
+
+
 _SVIX_DATA = b'{"data":' + _compact([svix_message(number) for number in range(PAGE)])
 _TOKEN = _compact({"access_token": "t" * 400, "expires_in": 3600, "token_type": "Bearer"})
 _WEBHOOK_BODY = _compact(webhook())
@@ -98,8 +103,9 @@ _WEBHOOK_BODY = _compact(webhook())
 class _Connection(asyncio.Protocol):
     """One kept-alive connection. Knows just enough HTTP for the clients that are measured."""
 
-    def __init__(self, pages: int, delay: float) -> None:
+    def __init__(self, pages: int, delay: float, size: int) -> None:
         self._pages = pages
+        self._size = size
         self._delay = delay
         self._buffer = b""
 
@@ -125,8 +131,10 @@ class _Connection(asyncio.Protocol):
             body = _TOKEN
         elif "/api/v1/app/" in path:
             body = _svix_body(_number(query, "iterator="), self._pages)
+        elif "none" in query:
+            body = page_body(0, 1, 1)
         elif path.endswith("/messages") or path == "/x":
-            body = page_body(_number(query, "next="), self._pages)
+            body = page_body(_number(query, "next="), self._pages, self._size)
         else:
             body = _WEBHOOK_BODY
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -144,13 +152,13 @@ def _number(query: str, name: str) -> int:
     return int(query.partition(name)[2].partition("&")[0] or 0)
 
 
-async def _serve(pages: int, delay: float) -> None:
+async def _serve(pages: int, delay: float, size: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(pages, delay), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(lambda: _Connection(pages, delay, size), "127.0.0.1", 0, backlog=1024)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])))
