@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from ._body import BodyError, read_body
+from ._body import BODIES, Bodies, BodyError
 from ._errors import ControlError
 from ._guard import Guard
 
@@ -28,7 +28,7 @@ def respond(body: Mapping[str, object], status: int = 200) -> web.Response:
 async def read_json(request: web.Request) -> dict[str, object]:
     """The body, a JSON object; an empty one is an empty object. Raises ControlError."""
     try:
-        raw = await read_body(request)
+        raw = await request.app[BODIES].read(request)
     except BodyError as error:
         raise ControlError(error.status, "body-not-read", str(error)) from error
     try:
@@ -40,7 +40,14 @@ async def read_json(request: web.Request) -> dict[str, object]:
     return body
 
 
-def guarding(guard: Guard, elsewhere: Elsewhere | None = None) -> Middleware:
+def make_app(guard: Guard, elsewhere: Elsewhere | None = None) -> web.Application:
+    """Make the application of a local server; ``elsewhere`` handles what is not below the guard's root."""
+    app = web.Application(middlewares=[_guarding(guard, elsewhere)])
+    app[BODIES] = Bodies()
+    return app
+
+
+def _guarding(guard: Guard, elsewhere: Elsewhere | None) -> Middleware:
     """Check every request, and hand those that are not below the guard's root to ``elsewhere``."""
 
     @web.middleware

@@ -12,10 +12,10 @@ import aiohttp
 from aiohttp import web
 
 from .._tasks import see_through
-from .._ui._body import BodyError, read_body
+from .._ui._body import BODIES, BodyError
 from .._ui._errors import ControlError
 from .._ui._guard import Guard
-from .._ui._respond import guarding
+from .._ui._respond import make_app
 from ..errors import ConfigurationError
 from ..transports.base import Request
 from ._dispatch import dispatching
@@ -69,7 +69,7 @@ async def serve(
     async def respond(request: web.Request) -> web.StreamResponse:
         return await _handle(fake, request, prefix)
 
-    app = web.Application(middlewares=[guarding(guard, respond)])
+    app = make_app(guard, respond)
     app.add_routes(routes(control))
     _add_page(app, control, guard)
     runner = web.AppRunner(
@@ -112,10 +112,10 @@ def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
 async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.StreamResponse:
     """Respond as Basiq does."""
     try:
-        body = await read_body(request)
+        body = await request.app[BODIES].read(request)
     except BodyError as error:
-        if error.status == 408:
-            raise ControlError(408, "body-not-read", str(error)) from error
+        if error.status != 413:
+            raise ControlError(error.status, "body-not-read", str(error)) from error
         body = b""  # of one that is too large only so much that it is not the JSON that it was
     path = request.raw_path
     if not path.startswith("/"):

@@ -54,6 +54,38 @@ async def test_a_body_that_is_too_large_is_no_content(fake: FakeBasiq) -> None:
                 assert (await answer.json())["data"][0]["code"] == "invalid-content"
 
 
+@pytest.mark.parametrize("path", ["/notifications/webhooks", "/_fake/emit"])
+async def test_one_of_too_many_large_bodies_at_once_is_refused_and_small_ones_are_not(
+    fake: FakeBasiq, path: str
+) -> None:
+    async def begin() -> tuple[asyncio.Task[bytes], asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {2**20}\r\n\r\n".encode() + b"x" * (2**20 - 1))
+        await writer.drain()
+        return asyncio.create_task(reader.readuntil(b"}}")), writer
+
+    async def post(size: int) -> int:
+        async with session.post(base_url + path, data=b"x" * size, headers={"content-type": "application/json"}) as got:
+            return got.status
+
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session, asyncio.timeout(60):
+        port = int(base_url.rpartition(":")[2])
+        begun = [await begin() for _ in range(17)]
+        refused, waiting = await asyncio.wait([task for task, _ in begun], return_when=asyncio.FIRST_COMPLETED)
+        (response,) = [task.result() for task in refused]
+        assert b" 503 " in response.partition(b"\r\n")[0]
+        assert b"16777216 bytes of bodies are arriving" in response
+        assert await post(100) < 500
+        assert await post(1_000_000) == 503
+        for task, writer in begun:
+            task.cancel()
+            writer.close()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        while await post(1_000_000) == 503:
+            await asyncio.sleep(0.01)
+
+
 async def test_it_is_mounted_under_a_prefix(fake: FakeBasiq) -> None:
     fake.seed_messages(3)
     async with serve(fake, prefix="/api/basiq") as base_url:

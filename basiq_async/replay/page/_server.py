@@ -13,7 +13,7 @@ from aiohttp import web
 from ..._tasks import see_through
 from ..._ui._errors import ControlError
 from ..._ui._guard import Guard
-from ..._ui._respond import guarding, read_json, respond
+from ..._ui._respond import make_app, read_json, respond
 from ...errors import BasiqError, ConfigurationError
 from ..checkpoints._base import DeadLetter
 from ._plot import draw
@@ -48,7 +48,7 @@ async def serve_page(
         raise ConfigurationError("a page needs the extra ui: pip install 'basiq-async[ui]'") from error
     watched = Watched(replay)
     guard = Guard.make(host, allowed_hosts, None, root=ROOT)
-    app = web.Application(middlewares=[guarding(guard)])
+    app = make_app(guard)
     app.add_routes(_routes(watched))
 
     async def show(query: Mapping[str, str]) -> Json:
