@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +240,45 @@ def test_a_limit_gives_the_newest_first(run: Run, served: Served) -> None:
     assert failed == []
     some = lines(run("messages", "list", webhook_id, "--event", "consent.*", "--since", "2026-01-01").stdout)
     assert {row["event_type_id"].partition(".")[0] for row in some} == {"consent"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    monkeypatch.setattr("basiq_async.cli._messages._FIRST_WAIT", 0.02)
+    fake = served.fake
+    webhook_id = fake.seed_messages(20)
+
+    def asked() -> int:
+        return sum(request.url.partition("?")[0].endswith("/messages") for request in fake.requests)
+
+    def wait_for(questions: int) -> None:
+        deadline = time.monotonic() + 60
+        while asked() < questions and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    async def emit() -> None:
+        for event_type in ("user.created", "consent.revoked", "consent.expired"):
+            fake.emit(event_type)
+
+    def follow() -> None:
+        try:
+            wait_for(2)  # the history, and then whether there is more
+            served.run(emit())
+            wait_for(asked() + 3)
+        finally:
+            os.kill(os.getpid(), number)
+
+    with ThreadPoolExecutor() as pool:
+        following = pool.submit(follow)
+        done = run("messages", "tail", webhook_id, "--follow", "--limit", "3", "--event", "consent.*")
+        following.result()
+    assert done.exit_code == code, done.output
+    rows = lines(done.stdout)
+    assert [row["event_type_id"] for row in rows[3:]] == ["consent.revoked", "consent.expired"]
+    assert len({row["id"] for row in rows}) == 5
+    assert {row["event_type_id"].partition(".")[0] for row in rows[:3]} == {"consent"}
 
 
 def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:

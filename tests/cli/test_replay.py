@@ -333,6 +333,30 @@ def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
     assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
 
 
+def test_dropped_dead_letters_are_gone_and_an_id_that_is_none_is_named(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
+    listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
+    first, *rest = [json.loads(line)["id"] for line in listed.stdout.splitlines()]
+    some = run("replay", webhook_id, "--to", endpoint.url, "--drop-dead", first)
+    assert some.exit_code == 1  # others are left
+    assert "1 dead letters dropped" in some.stderr
+    listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
+    assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == rest
+    again = run("replay", webhook_id, "--to", endpoint.url, "--drop-dead", first)
+    assert again.exit_code == 2
+    assert "1 of the ids given to --drop-dead are not those of dead letters" in again.stderr
+    last = run("replay", webhook_id, "--to", endpoint.url, *(word for each in rest for word in ("--drop-dead", each)))
+    assert last.exit_code == 0
+    endpoint.status = 204
+    before = len(endpoint.ids)
+    assert run("replay", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
+    assert len(endpoint.ids) == before
+
+
 def test_its_page_stays_where_messages_failed_until_they_are_retried(served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(3)
     endpoint.status = 400
