@@ -145,7 +145,7 @@ class SQLiteFile:
         error.__cause__ = exc
         return error
 
-    def damaged(self, exc: BaseException) -> BasiqError:
+    def describe_damage(self, exc: BaseException) -> BasiqError:
         """The error for rows that nothing of ours writes."""
         error = self.kind.failure(
             f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=_brief(exc))}"
@@ -182,7 +182,7 @@ class SQLiteFile:
             path = self.path + suffix
             if os.path.lexists(path) and (problem := check_private(path)):
                 raise self._unopenable(f"{path!r}: {problem}")
-        if _registry.inherited(_identity(self.path)):
+        if _registry.is_inherited(_identity(self.path)):
             raise self.kind.failure(
                 f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
                 "on both sides of a fork: open it after the fork, in each worker process"
@@ -191,7 +191,7 @@ class SQLiteFile:
     def _look_through(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise self.damaged(sqlite3.DatabaseError(str(found)))
+            raise self.describe_damage(sqlite3.DatabaseError(str(found)))
 
     def _unopenable(self, problem: str) -> BasiqError:
         return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
@@ -284,7 +284,7 @@ class _Registry:
         with self.lock:
             self._open.pop(id(connection), None)
 
-    def inherited(self, identity: _Identity) -> bool:
+    def is_inherited(self, identity: _Identity) -> bool:
         with self.lock:
             return any(found == identity and pid != os.getpid() for found, pid, _ in self._open.values())
 

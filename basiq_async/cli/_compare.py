@@ -8,7 +8,7 @@ import typer
 
 from ._options import Json
 from ._output import Output, Shape, note
-from ._run import guarded
+from ._run import run_until_signal
 from ._table import Column
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def compare(
     Needs a key and sends GETs alone, about 30 of them, beside the token call. Shapes are compared, not values: status,
     headers that matter, fields, types, forms of links and paging.
     """
-    found = guarded(_compare)
+    found = run_until_signal(_compare)
     Output(json).rows(found.differences, _DIFFERENCE)
     if shapes is not None:
         found.write_shapes(shapes)

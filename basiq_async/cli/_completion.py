@@ -63,7 +63,7 @@ def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
     from ..errors import BasiqError
     from ..transports.retry import RetryPolicy
 
-    async def found() -> list[tuple[str, str]]:
+    async def find() -> list[tuple[str, str]]:
         from ..client import BasiqClient
         from ._profiles import settings
 
@@ -76,7 +76,7 @@ def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
             return [(webhook.id, webhook.url) async for webhook in basiq.webhooks.list()]
 
     try:
-        known = asyncio.run(found())
+        known = asyncio.run(find())
     except (BasiqError, TimeoutError):
         return []
     return [each for each in known if each[0].startswith(incomplete) and each[0].isprintable()]

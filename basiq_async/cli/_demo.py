@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ._run import guarded, run
+from ._run import run, run_until_signal
 
 
 def demo(
@@ -24,4 +24,4 @@ def demo(
     if live:
         run(lambda basiq: read_live(basiq, messages))
     else:
-        guarded(lambda: tell(messages))
+        run_until_signal(lambda: tell(messages))

@@ -160,7 +160,7 @@ def bar(share: float) -> str:
     return "[" + "#" * filled + "." * (_BAR - filled) + "]"
 
 
-async def planned(job: Replay, *, wanted: bool) -> Plan | None:
+async def make_plan(job: Replay, *, wanted: bool) -> Plan | None:
     """Make a plan first, in a terminal: it gives the bar its end."""
     import sys
 

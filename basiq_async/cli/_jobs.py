@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ._dead_letters import look_at_dead_letters
 from ._options import Json
 from ._output import Output, Shape, cell_text, live, note
-from ._run import guarded
+from ._run import run_until_signal
 from ._table import Column
 
 if TYPE_CHECKING:
@@ -234,10 +234,10 @@ async def _done(action: Awaitable[None]) -> int:
 
 
 def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]) -> None:
-    async def found(fleet: Fleet) -> int:
+    async def find(fleet: Fleet) -> int:
         return await work(await fleet.get(key))
 
-    _with_fleet(place, found)
+    _with_fleet(place, find)
 
 
 def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]]) -> None:
@@ -250,6 +250,6 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]]) -> N
         async with fleet:
             return await work(fleet)
 
-    code = guarded(main)
+    code = run_until_signal(main)
     if code:
         raise typer.Exit(code)

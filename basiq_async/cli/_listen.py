@@ -12,7 +12,7 @@ from ._completion import event_types, webhook_ids
 from ._files import SECRET_VARIABLE, read_secrets
 from ._options import Json
 from ._output import Output
-from ._run import guarded
+from ._run import run_until_signal
 
 
 def listen(
@@ -92,7 +92,7 @@ def listen(
             output, webhook_id=poll, forward_to=forward_to, secrets=secrets, event=event, since=since,
             every=every, checkpoint=checkpoint, limit=limit, body=body,
         )  # fmt: skip
-        guarded(polling.run)
+        run_until_signal(polling.run)
         return
     if since is not None or checkpoint is not None:
         raise ConfigurationError("--since and --checkpoint go with --poll")
@@ -104,4 +104,4 @@ def listen(
         raise ConfigurationError(f"--port must be from 0 to 65535, not {port}")
     secrets = read_secrets(secret_file, secret)
     listener = Listener(output, secrets, forward_to=forward_to, event=event, limit=limit, body=body)
-    guarded(lambda: listener.serve(host, port, path))
+    run_until_signal(lambda: listener.serve(host, port, path))

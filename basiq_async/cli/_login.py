@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from . import _profiles
 from ._options import Json
 from ._output import Output, Shape, is_terminal, note, session
-from ._run import guarded, run
+from ._run import run, run_until_signal
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -49,7 +49,7 @@ def login(
             if check:
                 await basiq.event_types.list().first()
 
-    guarded(main)
+    run_until_signal(main)
     place = _profiles.store(name, key, url)
     note(f"the key of profile {name!r} is in the {place}")
     Output(json).one({"profile": name, "key_in": place, "base_url": url}, _STORED)

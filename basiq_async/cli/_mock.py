@@ -17,7 +17,7 @@ from ._control import TOKEN
 from ._mock_control import add_control_commands
 from ._options import Json
 from ._output import Output, Shape, is_terminal, live, note, write, write_note
-from ._run import guarded
+from ._run import run_until_signal
 from ._signals import on_signals
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def mock(
         "deliver_anywhere": deliver_anywhere,
         "allowed_hosts": allow_host or (),
     }
-    guarded(lambda: _serve(Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}))
+    run_until_signal(lambda: _serve(Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}))
 
 
 add_control_commands(mock_app)

@@ -10,7 +10,7 @@ from ._completion import event_types
 from ._control import call, segment
 from ._options import Json
 from ._output import Output, Shape, cell_text, note
-from ._run import guarded
+from ._run import run_until_signal
 from ._selection import duration
 from ._table import Column
 from ._trigger import read_json_object
@@ -226,7 +226,7 @@ def secret(
     """Print the signing secret of a webhook of the mock."""
     from ._output import write
 
-    found = guarded(lambda: call(url, "POST", f"/webhooks/{segment(webhook_id)}/secret", {}))
+    found = run_until_signal(lambda: call(url, "POST", f"/webhooks/{segment(webhook_id)}/secret", {}))
     if json is not None:
         Output(json).one(found, _RESULT)
     else:
@@ -235,7 +235,7 @@ def secret(
 
 def state(url: Url = None, json: Json = None) -> None:
     """Show the time, what is due, and how much there is of everything."""
-    Output(json).one(guarded(lambda: call(url, "GET", "/state", {})), _STATE)
+    Output(json).one(run_until_signal(lambda: call(url, "GET", "/state", {})), _STATE)
 
 
 def requests(
@@ -261,14 +261,14 @@ def deliveries(
 
 def violations(url: Url = None, json: Json = None) -> None:
     """Show what the real Basiq would refuse, or what misuses it. Ends with 1 where there is something."""
-    found = guarded(lambda: call(url, "GET", "/violations", {})).get("items") or []
+    found = run_until_signal(lambda: call(url, "GET", "/violations", {})).get("items") or []
     Output(json).rows(found, _VIOLATIONS)
     if found:
         raise typer.Exit(1)
 
 
 def _post(url: str | None, path: str, values: dict[str, Any], json: str | None, *, timeout: float = 60.0) -> None:
-    Output(json).one(guarded(lambda: call(url, "POST", path, values, timeout=timeout)), _RESULT)
+    Output(json).one(run_until_signal(lambda: call(url, "POST", path, values, timeout=timeout)), _RESULT)
 
 
 def _pages(
@@ -290,4 +290,4 @@ def _pages(
                     note(f"the newest {limit:,} of {page.get('total'):,}; --limit N shows N of them, --limit 0 all")
                 return
 
-    guarded(work)
+    run_until_signal(work)

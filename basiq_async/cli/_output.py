@@ -124,7 +124,7 @@ class Output:
             if lines is None:
                 lines = cards(batch, shape.columns, width)
             elif not self._header_shown:
-                lines[0] = styled(lines[0], "bold")
+                lines[0] = apply_style(lines[0], "bold")
             write("\n".join(lines))
             self._header_shown = True
 
@@ -209,7 +209,7 @@ def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
         evidence = {"type": kind, "message": text, "exit_code": exit_code, **more}
         _write_error(json_line({"error": evidence}, ascii=not _takes_unicode(sys.stderr)))
     else:
-        _write_error(f"{styled('error:', 'red', stream=sys.stderr)} {printable(text)}")
+        _write_error(f"{apply_style('error:', 'red', stream=sys.stderr)} {printable(text)}")
 
 
 def live(text: str) -> None:
@@ -260,7 +260,7 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
-def styled(text: str, style: str, *, stream: TextIO | None = None) -> str:
+def apply_style(text: str, style: str, *, stream: TextIO | None = None) -> str:
     """Return text in a style where a person reads it and wants colours (no ``NO_COLOR``)."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not is_terminal(stream or sys.stdout):
         return text
@@ -274,9 +274,9 @@ def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> list[str]:
     lines: list[str] = []
     for name, value in known:
         if longest + 2 + len(value) <= width or not name:
-            lines.append(f"{styled(name.ljust(longest), 'dim')}  {value}")
+            lines.append(f"{apply_style(name.ljust(longest), 'dim')}  {value}")
         else:
-            lines += [styled(name, "dim"), f"  {value}"]
+            lines += [apply_style(name, "dim"), f"  {value}"]
     return lines
 
 

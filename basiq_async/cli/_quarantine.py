@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ._options import Json
 from ._output import Output, Shape, cell_text, note
 from ._receivers import App, open_receiver
-from ._run import guarded
+from ._run import run_until_signal
 from ._table import Column
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _OUTCOME: Shape[Outcome] = Shape(
     lambda outcome: {
         "delivery_id": outcome.delivery.id if outcome.delivery else None,
         "result": str(outcome.result),
-        "handled": _handled(outcome),
+        "handled": _is_handled(outcome),
         "error": _error(outcome),
     },
     (
@@ -69,7 +69,7 @@ def list_(app: App, json: Json = None) -> None:
                 count += len(page)
         return count
 
-    count = guarded(work)
+    count = run_until_signal(work)
     if count:
         raise typer.Exit(1)
     note("the quarantine is empty")
@@ -90,11 +90,11 @@ def retry(
         async with open_receiver(app) as receiver:
             return await receiver.retry_quarantined(delivery_ids or None)
 
-    outcomes = guarded(work)
+    outcomes = run_until_signal(work)
     output.rows(outcomes, _OUTCOME)
     tried = {outcome.delivery.id for outcome in outcomes if outcome.delivery}
     _refuse_unknown([each for each in delivery_ids or () if each not in tried])
-    if not all(map(_handled, outcomes)):
+    if not all(map(_is_handled, outcomes)):
         raise typer.Exit(1)
 
 
@@ -110,7 +110,7 @@ def drop(
         async with open_receiver(app) as receiver:
             return await receiver.drop_quarantined(delivery_ids)
 
-    dropped = guarded(work)
+    dropped = run_until_signal(work)
     Output(json).one({"dropped": dropped}, _DROPPED)
     if dropped < len(set(delivery_ids)):
         raise ConfigurationError(
@@ -133,7 +133,7 @@ def _refuse_unknown(ids: Sequence[str]) -> None:
         )
 
 
-def _handled(outcome: Outcome) -> bool:
+def _is_handled(outcome: Outcome) -> bool:
     # One that stays in the quarantine is acknowledged, too.
     return outcome.acknowledged and str(outcome.result) != "quarantined"
 

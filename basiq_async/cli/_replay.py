@@ -92,7 +92,7 @@ def replay(
         "checkpoint": path, "on_error": on_error, "max_failures": max_failures, "secret_file": secret_file,
         "json": json is not None,
     }  # fmt: skip
-    from ._job import PLAN, CommandLine, option_words, planned, run_job
+    from ._job import PLAN, CommandLine, make_plan, option_words, run_job
     from ._replay_page import run_with_page
 
     again = CommandLine(["basiq-async", "replay", webhook_id, *option_words(given, _OPTIONS, _DEFAULTS)])
@@ -117,7 +117,7 @@ def replay(
                 return await run_with_page(
                     job, lambda: run_job(job, job.retry_dead, again, output, going_on=("--retry-dead",)), wanted=ui
                 )
-            counted = await planned(job, wanted=plan)
+            counted = await make_plan(job, wanted=plan)
             return await run_with_page(
                 job, lambda: run_job(job, lambda progress: job.run(progress, plan=counted), again, output), wanted=ui
             )

@@ -27,7 +27,7 @@ def run(work: Callable[[BasiqClient], Awaitable[T]]) -> T:
         async with make_client() as client:
             return await work(client)
 
-    return guarded(main)
+    return run_until_signal(main)
 
 
 def make_client() -> BasiqClient:
@@ -39,7 +39,7 @@ def make_client() -> BasiqClient:
     return BasiqClient(found.api_key, base_url=found.base_url, on_retry=_report_retry)
 
 
-def guarded(main: Callable[[], Awaitable[T]]) -> T:
+def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
     """Run in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
 
     async def begin() -> T:

@@ -22,10 +22,10 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
 
-    def received(number: int, _: object) -> None:
+    def receive(number: int, _: object) -> None:
         loop.call_soon_threadsafe(handle, number)
 
-    before = [(number, signal.signal(number, received)) for number in _NUMBERS]
+    before = [(number, signal.signal(number, receive)) for number in _NUMBERS]
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .._text import printable
 from ..errors import BasiqError, ConfigurationError, ServerError
 from ._job import bar
-from ._output import is_terminal, live, styled, write
+from ._output import apply_style, is_terminal, live, write
 from ._program import catch_up, source
 from ._stage import Service
 
@@ -47,17 +47,17 @@ class Steps:
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""
         write("")
-        write(styled(title, "bold"))
+        write(apply_style(title, "bold"))
 
     def confirm(self, text: str, *, true: bool = True) -> None:
         """Show what came true."""
         if not true:
             raise UntrueError(f"this did not come true: {text}")
-        write(f"{styled(self._clock(), 'dim')}  {styled('ok', 'green')}  {text}")
+        write(f"{apply_style(self._clock(), 'dim')}  {apply_style('ok', 'green')}  {text}")
 
     def narrate(self, text: str) -> None:
         """Show what happens."""
-        write(f"{styled(self._clock(), 'dim')}      {text}")
+        write(f"{apply_style(self._clock(), 'dim')}      {text}")
 
     def _clock(self) -> str:
         if self._fake is None or self._began is None:
@@ -88,7 +88,8 @@ async def tell(messages: int) -> None:
         await _come_back(steps, fake, basiq, service, folder, webhook_id)
         await _stream_history(steps, messages)
     write("")
-    write(f"{styled('All of it came true', 'bold')}, in {time.perf_counter() - began:.1f} s. The program that does it,")
+    true = apply_style("All of it came true", "bold")
+    write(f"{true}, in {time.perf_counter() - began:.1f} s. The program that does it,")
     write("examples/recover_after_outage.py:")
     write("")
     for line in source().splitlines():
@@ -229,7 +230,7 @@ async def read_live(basiq: BasiqClient, most: int) -> None:
             raise
         steps.confirm(f"an error as you see it: {printable(f'{type(exc).__name__}: {exc}')}")
     write("")
-    write(f"{styled('Nothing was changed', 'bold')}: every request was a GET, but for the token.")
+    write(f"{apply_style('Nothing was changed', 'bold')}: every request was a GET, but for the token.")
 
 
 class Streamed:

@@ -18,7 +18,7 @@ from ._completion import event_types
 from ._files import read_secrets
 from ._options import EndpointSecretFile, Json
 from ._output import Output, Shape, live, note
-from ._run import guarded, run
+from ._run import run, run_until_signal
 from ._shapes import MESSAGE
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def trigger(
     if to is not None:
         if text is not None or url is not None or wait:
             raise ConfigurationError("--to sends from here: --text, --url and --wait are for Basiq's test messages")
-        if not guarded(lambda: _send(output, event_type, to, user_id, entity_id, data, message_id, secret_file)):
+        if not run_until_signal(
+            lambda: _send(output, event_type, to, user_id, entity_id, data, message_id, secret_file)
+        ):
             raise typer.Exit(1)
         return
     if user_id is not None or entity_id is not None or data is not None or message_id is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -22,7 +22,9 @@ from ._shapes import DELETED, SECRET, WEBHOOK
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Secret, Webhook
+    from ..models import EnsuredWebhook, Secret, Webhook
+
+W = TypeVar("W", bound="Webhook")
 
 webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, delete.", no_args_is_help=True)
 
@@ -76,14 +78,9 @@ def create(
     """Subscribe a URL. The signing secret is not shown; --secret-file keeps it."""
 
     async def work(basiq: BasiqClient) -> Webhook:
-        with new_secret_file(secret_file) as file:
-            made = await basiq.webhooks.create(url=url, subscribed_events=event, name=name, description=description)
-            _keep(made, file)
-            return made
+        return await basiq.webhooks.create(url=url, subscribed_events=event, name=name, description=description)
 
-    made = run(work)
-    Output(json).one(made, WEBHOOK)
-    _tell_secret(made, secret_file)
+    _tell_secret(_show_and_keep(work, secret_file, json), secret_file)
 
 
 @webhooks_app.command("ensure")
@@ -97,14 +94,10 @@ def ensure(
 ) -> None:
     """Find the webhook with this URL, or create it, or bring it up to date."""
 
-    async def work(basiq: BasiqClient) -> Webhook:
-        with new_secret_file(secret_file) as file:
-            found = await basiq.webhooks.ensure(url=url, subscribed_events=event, name=name, description=description)
-            _keep(found, file)
-            return found
+    async def work(basiq: BasiqClient) -> EnsuredWebhook:
+        return await basiq.webhooks.ensure(url=url, subscribed_events=event, name=name, description=description)
 
-    found = run(work)
-    Output(json).one(found, WEBHOOK)
+    found = _show_and_keep(work, secret_file, json)
     if found.secret is not None:
         _tell_secret(found, secret_file)
     elif secret_file is not None:
@@ -129,16 +122,13 @@ def update(
 ) -> None:
     """Change a webhook: only what is named changes."""
 
-    async def work(basiq: BasiqClient) -> Webhook:
-        if url is None and not event and name is None and description is None:
-            raise ConfigurationError("say what changes: --url, --event, --name or --description")
-        with new_secret_file(secret_file) as file:
-            changed = await _change(basiq, webhook_id, url=url, event=event or None, name=name, description=description)
-            _keep(changed, file)
-            return changed
+    if url is None and not event and name is None and description is None:
+        raise ConfigurationError("say what changes: --url, --event, --name or --description")
 
-    changed = run(work)
-    Output(json).one(changed, WEBHOOK)
+    async def work(basiq: BasiqClient) -> Webhook:
+        return await _change(basiq, webhook_id, url=url, event=event or None, name=name, description=description)
+
+    changed = _show_and_keep(work, secret_file, json)
     if secret_file is not None:
         _tell_secret(changed, secret_file)
 
@@ -226,6 +216,21 @@ async def _change(
         name=name if name is not None else current.name,
         description=description if description is not None else current.description,
     )
+
+
+def _show_and_keep(work: Callable[[BasiqClient], Awaitable[W]], secret_file: Path | None, json: str | None) -> W:
+    """Run what makes or changes a webhook; show it, and write its secret to the file that was asked for."""
+
+    async def work_and_keep(basiq: BasiqClient) -> W:
+        with new_secret_file(secret_file) as file:
+            webhook = await work(basiq)
+            _keep(webhook, file)
+            return webhook
+
+    kept = run(work_and_keep)
+    webhook: Webhook = kept
+    Output(json).one(webhook, WEBHOOK)
+    return kept
 
 
 def _keep(webhook: Webhook, file: SecretFile | None) -> None:

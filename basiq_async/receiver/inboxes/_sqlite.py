@@ -184,7 +184,7 @@ class SQLiteInbox:
         try:
             return [unpack(text) for text in letters]
         except (ValueError, TypeError, KeyError) as exc:
-            raise self._database.file.damaged(exc) from exc
+            raise self._database.file.describe_damage(exc) from exc
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""

@@ -166,7 +166,7 @@ class _Session:
         except sqlite3.Error as exc:
             raise self._file.translate(exc) from exc
         except (ValueError, TypeError, KeyError) as exc:
-            raise self._file.damaged(exc) from exc
+            raise self._file.describe_damage(exc) from exc
 
     def begin(self, job: Job, concurrency: int) -> State:
         """See ``Checkpoint.open``."""
