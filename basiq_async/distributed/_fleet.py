@@ -250,7 +250,8 @@ class Fleet:
             async with asyncio.timeout(_HINT):
                 await self._send(key, segment)
         except Exception as exc:  # whatever a broker raises: a worker will find the segment without it
-            logger.warning("a hint at segment %s of the job %r was not sent: %s", segment, key, exc)
+            problem = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+            logger.warning("a hint at segment %s of the job %r was not sent: %s", segment, key, problem)
 
     # --- in a worker process ---
 

@@ -41,7 +41,10 @@ _LONGEST_DELAY = 30.0
 
 @attrs.define(eq=False)
 class _Under:
-    """What this process has under way for one job."""
+    """What this process has under way for one job. Segments are by the token of their claim.
+
+    A process that was stopped beyond a lease may claim the same segment anew before its former run of it has ended.
+    """
 
     pace: FleetPace
     segments: dict[str, Segment] = attrs.field(factory=dict)
@@ -158,7 +161,7 @@ class Worker:
             on_pulse=lambda pulse: self._apply(key, pulse),
             hold=lambda seconds: self._hold(key, seconds),
         )
-        under.segments[name] = segment
+        under.segments[lease.token] = segment
         if self._stopping:
             segment.stop()
         problem, delay, waits = "", 0.0, False
@@ -178,7 +181,7 @@ class Worker:
                 logger.error("the job %r stops at segment %s: %s", key, name, problem)
                 await self._fail(key, f"segment {name}: {problem}")
         finally:
-            del under.segments[name]
+            del under.segments[lease.token]
             if not finished:
                 letting_go = functools.partial(
                     self._let_go, key, name, lease, delay=delay, problem=problem, waits=waits
@@ -244,7 +247,7 @@ class Worker:
 
     async def _pulse(self) -> None:
         for key, under in list(self._under.items()):
-            held = {name: segment.lease for name, segment in under.segments.items()}
+            held = {segment.name: segment.lease for segment in under.segments.values()}
             if not held:
                 continue
             asked_at = clock()

@@ -36,6 +36,43 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out() -> None:
     assert recorder.ids == ["m1"]
 
 
+async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended(redis_url: str) -> None:
+    begun: list[asyncio.Event] = []
+
+    async def behave(message: Message) -> None:
+        begun.append(asyncio.Event())
+        await begun[-1].wait()
+
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, messages=1, workers=1, segments=0) as fleet:
+        (worker,) = fleet.workers
+        job = await fleet.submit()
+        record = RedisRecord(redis_url)
+
+        async def claimed(count: int) -> asyncio.Task[None]:
+            run = asyncio.create_task(worker.look("job", "0.0"))
+            async with asyncio.timeout(PATIENT):
+                while len(begun) < count:
+                    await asyncio.sleep(0.01)
+            return run
+
+        former = await claimed(1)
+        await record._redis.hset("basiq:{job}:s:0.0", "until", "0")  # as if it had been stopped for so long
+        latter = await claimed(2)
+        begun[0].set()
+        await former
+        (lease,) = [segment.lease for segment in worker._under["job"].segments.values()]
+        lease._until = 0.0
+        async with asyncio.timeout(PATIENT):
+            while not lease.held:  # it is prolonged as any other
+                await asyncio.sleep(0.01)
+        begun[1].set()
+        await latter
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.finished) == (1, True)
+        await record.aclose()
+
+
 async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_so(redis_url: str) -> None:
     free = asyncio.Event()
 
