@@ -1,30 +1,112 @@
 """Installs the wheel of dist/ into fresh environments, as users do, and runs it there.
 
-One environment without any extra, one for each extra, one with all of them, and one with the lowest versions that
-pyproject.toml allows. With ``--sdist`` the tests of the sdist are run too, from its own folder.
+One environment without any extra, one for each extra, and one with all of them; each with the newest versions, and with
+the lowest that pyproject.toml allows. With ``--sdist`` the tests of the sdist are run too, from its own folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NOT_FOR_USERS = {"dev"}
 
-# What an extra makes usable, as a program.
+# What an extra makes usable, as a program. REDIS_URL is set where there is a redis-server.
 USES = {
-    "sql": "from basiq_async.receiver import SQLInbox",
-    "redis": "from basiq_async.receiver import RedisInbox",
-    "distributed": "from basiq_async.distributed import Fleet; Fleet('redis://127.0.0.1:6379/0')",
-    "otel": "from basiq_async.otel import instrument",
+    "speed": "import orjson",
+    "otel": """
+from basiq_async.otel import instrument
+from basiq_async.receiver import WebhookReceiver
+instrument(WebhookReceiver("whsec_dGhlLXNlY3JldC1vZi15b3VyLXdlYmhvb2s="))
+""",
+    "ui": """
+import asyncio, aiohttp
+from basiq_async.testing import FakeBasiq, serve
+
+async def main():
+    async with serve(FakeBasiq()) as base_url, aiohttp.ClientSession() as session:
+        async with session.get(f"{base_url}/_fake/") as response:
+            assert response.status == 200 and "Fake Basiq" in await response.text()
+
+asyncio.run(main())
+""",
+    "sql": """
+import asyncio
+from sqlalchemy.ext.asyncio import create_async_engine
+from basiq_async.receiver import SQLInbox
+from basiq_async.testing import check_inbox
+
+async def main():
+    engine = create_async_engine("sqlite+aiosqlite:///inbox.db")
+    await check_inbox(lambda: SQLInbox(engine), shared=True, leases=False)
+    await engine.dispose()
+
+asyncio.run(main())
+""",
+    "redis": """
+import asyncio, os
+from redis.asyncio import Redis
+from basiq_async.receiver import RedisInbox
+from basiq_async.testing import check_inbox
+
+async def main():
+    client = Redis.from_url(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"))
+    inbox = RedisInbox(client)
+    if "REDIS_URL" in os.environ:
+        await check_inbox(lambda: RedisInbox(client), shared=True)
+    await client.aclose()
+
+asyncio.run(main())
+""",
+    "distributed": """
+import asyncio, os, subprocess, sys
+from contextlib import asynccontextmanager
+from basiq_async import BasiqClient
+from basiq_async.distributed import Fleet, Work
+from basiq_async.testing import FakeBasiq, serve
+
+fleet = Fleet(os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"))
+
+async def handle(message): ...
+
+@fleet.job("all")
+@asynccontextmanager
+async def make():
+    async with BasiqClient() as basiq:
+        yield Work(basiq, handle)
+
+async def main():
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(1_200)
+    async with serve(fake) as base_url, fleet:
+        os.environ |= {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": fake.api_key}
+        code = "from basiq_async.distributed._processes import run_workers; run_workers('used_distributed:fleet')"
+        with subprocess.Popen([sys.executable, "-c", code]) as worker:
+            try:
+                async with asyncio.timeout(60):
+                    job = await fleet.submit("all", webhook_id, key=os.urandom(8).hex())
+                    report = await job.wait()
+            finally:
+                worker.terminate()
+    assert (report.handled, report.failed, worker.returncode) == (1_200, 0, 0), (report, worker.returncode)
+
+if __name__ == "__main__" and "REDIS_URL" in os.environ:
+    asyncio.run(main())
+""",
 }
+# What a user of the extra picks.
+BESIDE = {"sql": ["aiosqlite>=0.20"]}
 PROGRAM = """
 import asyncio
 import basiq_async, basiq_async.receiver, basiq_async.replay, basiq_async.testing
@@ -57,18 +139,42 @@ def check(name: str, wheel: Path, extras: list[str], python: str, *options: str)
         run(UV, "venv", "--quiet", "--python", python, place / "env", cwd=place)
         bin_ = place / "env" / "bin"
         wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-        run(UV, "pip", "install", "--quiet", "--python", bin_ / "python", *options, wanted, cwd=place)
+        beside = [package for extra in extras for package in BESIDE.get(extra, ())]
+        run(UV, "pip", "install", "--quiet", "--python", bin_ / "python", *options, wanted, *beside, cwd=place)
         run(bin_ / "python", "-W", "error", "-c", PROGRAM, cwd=place)
         for extra in extras:
             if extra in USES:
-                run(bin_ / "python", "-c", USES[extra], cwd=place)
+                program = place / f"used_{extra}.py"
+                program.write_text(USES[extra])
+                run(bin_ / "python", "-W", "error", program, cwd=place)
         if "cli" in extras:
             run(bin_ / "basiq-async", "--version", cwd=place)
             run(bin_ / "basiq-async", "demo", cwd=place)
         elif not extras:
             said = run(bin_ / "basiq-async", "demo", cwd=place, expect=1)
             assert "basiq-async[cli]" in said, said
-        print(f"installed {name}: it runs")
+        print(f"installed {name}: it runs", flush=True)
+
+
+@contextmanager
+def redis() -> Iterator[None]:
+    """A Redis server for the programs, where one is installed."""
+    program = shutil.which("redis-server")
+    if program is None:
+        print("no redis-server is installed: the extras redis and distributed are imported, and not used")
+        yield
+        return
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+        probe.close()
+        command = [program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+            try:
+                yield
+            finally:
+                server.terminate()
 
 
 def check_sdist(sdist: Path, python: str) -> None:
@@ -95,10 +201,11 @@ if __name__ == "__main__":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = sorted(set(project["optional-dependencies"]) - NOT_FOR_USERS)
     cases = {"without an extra": [], **{f"with {extra}": [extra] for extra in extras}, "with all extras": extras}
-    for name, wanted in cases.items():
-        if arguments.only is None or name in arguments.only:
-            check(name, wheel, wanted, arguments.python)
-    if arguments.only is None or "the lowest versions" in arguments.only:
-        check("in the lowest versions", wheel, extras, arguments.python, "--resolution", "lowest-direct")
+    resolutions = {"": [], ", in the lowest versions": ["--resolution", "lowest-direct"]}
+    with redis():
+        for name, wanted in cases.items():
+            for which, options in resolutions.items():
+                if arguments.only is None or name in arguments.only:
+                    check(f"{name}{which}", wheel, wanted, arguments.python, *options)
     if arguments.sdist:
         check_sdist(sdist, arguments.python)
