@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
+from .._deadlines import Deadline, Deadlines
 from .._tasks import see_through
+from ..errors import InboxError
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, inbox_key
@@ -28,6 +30,7 @@ async def make_plan(
     *,
     handles: Callable[[str], bool] | None = None,
     reach: datetime | None = None,
+    inbox_timeout: float,
 ) -> Plan:
     """Go through the history behind the checkpoint, and count."""
     by_type: Counter[str] = Counter()
@@ -37,6 +40,7 @@ async def make_plan(
     last: datetime | None = None
     total = 0
     inactivity = InactivityTracker()
+    limits = Deadlines(inbox_timeout)
     try:
         async for message in walk(source, state.last_id):
             inactivity.see(message)
@@ -49,7 +53,7 @@ async def make_plan(
             if handles is not None and not handles(message.event_type_id or ""):
                 skipped["no-handler"] += 1
                 continue
-            if inbox is not None and await _is_handled(inbox, message, webhook_id):
+            if inbox is not None and await _is_handled(inbox, message, webhook_id, limits):
                 skipped["handled-before"] += 1
                 continue
             total += 1
@@ -85,17 +89,19 @@ async def reconcile(
     webhook_id: str,
     *,
     handles: Callable[[str], bool] | None = None,
+    inbox_timeout: float,
 ) -> Reconciliation:
     """Go through the history, and ask the inbox for each message that there is a handler for."""
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
+    limits = Deadlines(inbox_timeout)
     async for message in messages:
         if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
             continue
         checked += 1
         delivered += message.delivered
-        if not await _is_handled(inbox, message, webhook_id):
+        if not await _is_handled(inbox, message, webhook_id, limits):
             if message.delivered:
                 missing[message.event_type_id or ""] += 1
                 if len(missing_ids) < ids:
@@ -114,7 +120,17 @@ def _is_selected(where: Where, message: Message) -> bool:
         return True  # it will be handed out, as a failed one
 
 
-async def _is_handled(inbox: Inbox, message: Message, webhook_id: str) -> bool:
+async def _is_handled(inbox: Inbox, message: Message, webhook_id: str, limits: Deadlines) -> bool:
     """Return whether an inbox has handled it: entered with the webhook's id, or by a receiver that does not know it."""
     ids = (message.event_type_id, message.event_id, message.id)
-    return await inbox.seen(inbox_key(*ids, webhook_id)) or await inbox.seen(inbox_key(*ids))
+    for key in (inbox_key(*ids, webhook_id), inbox_key(*ids)):
+        limit = Deadline(limits)
+        try:
+            with limit:
+                if await inbox.seen(key):
+                    return True
+        except TimeoutError as exc:
+            if not limit.expired:
+                raise
+            raise InboxError(f"the inbox did not respond within {limits.seconds:g} s") from exc
+    return False

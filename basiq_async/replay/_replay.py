@@ -33,6 +33,7 @@ from ._report import OnProgress, Plan, Progress, Reconciliation, Report
 from ._sources import DeadLetters, History, MessageSource, stand_in
 from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, Source, State
+from .checkpoints._limited import LimitedCheckpoint
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
 
@@ -87,7 +88,7 @@ class Replay:
     max_pause: seconds. A target that asks for a longer wait with ``retry_after`` ends the job, and so does one that
         is down for longer: until then the job waits, and tries again. An outage makes no dead letters.
     target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
-        inbox, and for each commit.
+        inbox, and for each call of the checkpoint; the last also for the target's ``flush`` and ``end_run``.
     clock: the time by which the event list's 7 days are counted.
 
     The webhook, source, filter and ``where`` belong to the job: a checkpoint of another job is a ``CheckpointError``.
@@ -128,7 +129,8 @@ class Replay:
         self._client = client
         self._webhook_id = webhook_id
         self._target = target
-        self._checkpoint = checkpoint
+        limit = check_positive("checkpoint_timeout", checkpoint_timeout)
+        self._checkpoint = LimitedCheckpoint(checkpoint, limit)
         self._source = source
         self._filter = filter_text(filter)
         self._filters = _read_filters(filters, filter, source)
@@ -141,7 +143,7 @@ class Replay:
             max_failures=max_failures,
             max_pause=check_positive("max_pause", max_pause),
             target_timeout=check_positive("target_timeout", target_timeout),
-            checkpoint_timeout=check_positive("checkpoint_timeout", checkpoint_timeout),
+            checkpoint_timeout=limit,
         )
         self._clock = clock
         self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
@@ -196,6 +198,7 @@ class Replay:
             self._webhook_id,
             handles=self._handles,
             reach=self._reach(),
+            inbox_timeout=self._inbox_timeout,
         )
 
     async def reconcile(self, inbox: Inbox, *, ids: int = 1_000) -> Reconciliation:
@@ -206,7 +209,15 @@ class Replay:
         what is missing, run a replay with this inbox.
         """
         messages = self._list(self._filter)
-        return await reconcile(messages, self._where, inbox, ids, self._webhook_id, handles=self._handles)
+        return await reconcile(
+            messages,
+            self._where,
+            inbox,
+            ids,
+            self._webhook_id,
+            handles=self._handles,
+            inbox_timeout=self._inbox_timeout,
+        )
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """Return up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
@@ -315,7 +326,17 @@ class Replay:
             return await engine.run(progress, plan)
         finally:
             if isinstance(self._target, RunScoped):
-                await see_through(self._target.end_run)
+                await see_through(partial(self._end_target, self._target))
+
+    async def _end_target(self, target: RunScoped) -> None:
+        seconds = self._settings.checkpoint_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await target.end_run()
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise ReplayError(f"the target did not end its run within {seconds:g} s") from exc
 
     @asynccontextmanager
     async def _session(self, concurrency: int | None = None) -> AsyncIterator[State]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async import ConnectionFailedError, Message, ReplayError, RequestTimeoutError
+from basiq_async import CheckpointError, ConnectionFailedError, InboxError, Message, ReplayError, RequestTimeoutError
 from basiq_async.replay import MemoryCheckpoint, Progress, Replay, TargetError
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, history
@@ -224,7 +224,8 @@ def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_agai
             assert sorted(target.ids) == sorted(await h.ids())
 
     virtual.run(main())
-    assert sum("could not be entered in the inbox" in each.message for each in caplog.records) == 5
+    why = "the inbox did not respond within 5 s" if hangs else "no space left"
+    assert sum(f"could not be entered in the inbox: {why}" in each.message for each in caplog.records) == 5
 
 
 def test_an_inbox_that_hangs_has_the_job_wait() -> None:
@@ -248,4 +249,77 @@ def test_an_inbox_that_hangs_has_the_job_wait() -> None:
         assert 120 <= report.duration < 260
 
     until = 0.0
+    virtual.run(main())
+
+
+async def hang(*_: object, **__: object) -> Any:
+    await asyncio.Event().wait()
+
+
+CHECKPOINT_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
+    ("open", Replay.run),
+    ("aclose", Replay.run),
+    ("open", Replay.retry_dead),
+    ("dead_letters", Replay.retry_dead),
+    ("peek", Replay.plan),
+    ("peek", Replay.dead_letters),
+    ("dead_letters", Replay.dead_letters),
+    ("aclose", Replay.dead_letters),
+    ("dead_letters", lambda replay: replay.drop_dead(["m"])),
+    ("aclose", lambda replay: replay.drop_dead(["m"])),
+]
+
+
+@pytest.mark.parametrize(("call", "work"), CHECKPOINT_CALLS)
+def test_no_call_of_a_checkpoint_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
+    async def main() -> None:
+        checkpoint = MemoryCheckpoint()
+        async with history(3) as h:
+            replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, checkpoint_timeout=5)
+            await replay.run()
+            setattr(checkpoint, call, hang)
+            with pytest.raises(CheckpointError, match="the checkpoint did not finish within 5 s: mend it"):
+                async with asyncio.timeout(60):
+                    await work(replay)
+
+    virtual.run(main())
+
+
+def test_a_target_that_does_not_end_its_run_is_an_error_in_time() -> None:
+    class Holding(Recorder):
+        async def deliver(self, message: Message) -> None:
+            await self(message)
+
+        async def flush(self) -> None:
+            pass
+
+        async def end_run(self) -> None:
+            await hang()
+
+    async def main() -> None:
+        async with history(3) as h:
+            replay = Replay(h.client, h.webhook_id, Holding(), checkpoint=MemoryCheckpoint(), checkpoint_timeout=5)
+            with pytest.raises(ReplayError, match="the target did not end its run within 5 s"):
+                async with asyncio.timeout(60):
+                    await replay.run()
+
+    virtual.run(main())
+
+
+def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() -> None:
+    from basiq_async.receiver import MemoryInbox
+
+    class Stopped(MemoryInbox):
+        async def seen(self, key: str) -> bool:
+            return bool(await hang())
+
+    async def main() -> None:
+        inbox = Stopped(clock=virtual.now)
+        async with history(3) as h:
+            replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=inbox)
+            for look in (replay.plan(), replay.reconcile(inbox)):
+                with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
+                    async with asyncio.timeout(60):
+                        await look
+
     virtual.run(main())

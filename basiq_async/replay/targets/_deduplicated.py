@@ -164,7 +164,8 @@ class Deduplicated:
                 await self._inbox.complete(key, token)
         except Exception as exc:
             # It was handled, and the checkpoint will say so; to fail would have it handled again for certain.
-            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, exc or self._hangs())
+            why = self._hangs() if isinstance(exc, TimeoutError) else exc
+            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, why)
 
     async def _release(self, key: str, token: str) -> None:
         await see_through(lambda: self._settle(lambda: self._inbox.release(key, token), key))
@@ -174,7 +175,8 @@ class Deduplicated:
             async with asyncio.timeout(self._limits.seconds):
                 await call()
         except Exception as exc:
-            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, exc)
+            why = self._hangs() if isinstance(exc, TimeoutError) else exc
+            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, why)
 
     def _hangs(self) -> InboxError:
         return InboxError(f"the inbox did not respond within {self._limits.seconds:g} s")
