@@ -27,6 +27,7 @@ from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.story_service import EFFECTS, POISON, database
+from tests.support.unmeasured import unmeasured
 
 EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))
 TYPES = ("consent.revoked", "account.updated", "transactions.updated")
@@ -46,7 +47,12 @@ class Service:
     async def start(self) -> None:
         command = ["-m", "tests.support.story_service", str(self.port), self.secret, str(self.folder)]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            sys.executable,
+            *command,
+            cwd=ROOT,
+            env=unmeasured(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(60):

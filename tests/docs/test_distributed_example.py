@@ -20,6 +20,7 @@ import yaml
 from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.redis import redis_server
+from tests.support.unmeasured import unmeasured
 
 FOLDER = ROOT / "examples" / "distributed"
 PATIENT = 100.0
@@ -29,7 +30,12 @@ PATIENT = 100.0
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=FOLDER, env={**os.environ, **environment}, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=FOLDER,
+            env={**unmeasured(), **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield process

@@ -27,6 +27,7 @@ from tests.support.pages import Page, has_docstring_blocks
 from tests.support.places import ROOT
 from tests.support.ports import free_port
 from tests.support.served import served
+from tests.support.unmeasured import unmeasured
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if "_build" not in path.parts)
@@ -61,7 +62,7 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         ports = {port: str(free_port()) for port in ("4010", "8080", "3000", "6379")}
-        yield Page(tmp_path, {**os.environ, **settings}, ports=ports)
+        yield Page(tmp_path, {**unmeasured(), **settings}, ports=ports)
 
 
 SLOW = ("docs/index.md", "docs/tutorial.md")

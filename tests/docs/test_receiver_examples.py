@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -21,6 +20,7 @@ from basiq_async.testing import FakeBasiq, serve
 from examples.opentelemetry_hooks import Metrics
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.ports import free_port
+from tests.support.unmeasured import unmeasured
 
 ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="
@@ -64,7 +64,7 @@ async def running(example: str, tmp_path: Path, *, workers: int = 0, **environme
         sys.executable,
         *command,
         cwd=tmp_path,
-        env={**os.environ, "PORT": str(port), "BASIQ_WEBHOOK_SECRET": SECRET, "BASIQ_API_KEY": KEY, **environment},
+        env={**unmeasured(), "PORT": str(port), "BASIQ_WEBHOOK_SECRET": SECRET, "BASIQ_API_KEY": KEY, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
