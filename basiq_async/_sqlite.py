@@ -122,8 +122,8 @@ class SQLiteFile:
                     self._seen[suffix] = found
             elif found != known:
                 raise self.kind.failure(
-                    f"the {self.kind.name} {self.path!r} is not in its place: {path!r} was deleted or replaced while "
-                    "it was open; what was recorded since may be lost: put the files back, then start again"
+                    f"the file {path!r} of the {self.kind.name} {self.path!r} was deleted or replaced while it was "
+                    "open. What was recorded since may be lost: put the files back, then start again"
                 )
 
     def translate(self, exc: BaseException) -> BaseException:

@@ -112,10 +112,9 @@ class RequestTimeoutError(TransportError, TimeoutError):
 class APIError(BasiqError):
     """The API responded with an error status.
 
-    ``code``, ``title``, ``detail`` and ``parameter`` come from the first entry of the error body, ``errors``
-    holds all of them; each is None (or empty) where the body did not say. ``correlation_id`` is the one to
-    quote to Basiq's support. ``retry_after`` is in seconds, where the response asked for a wait. ``attempts``
-    is how many times the request was sent.
+    ``code``, ``title``, ``detail`` and ``parameter`` are those of the body's first error, None where it does not say;
+    ``errors`` holds all of them. Quote ``correlation_id`` to Basiq's support. ``retry_after`` is in seconds, where the
+    response asked for a wait. ``attempts`` is how many times the request was sent.
     """
 
     def __init__(

@@ -53,9 +53,8 @@ class Secret:
     """A signing secret that does not show itself.
 
     ``repr``, ``str`` and ``format`` return a placeholder; ``reveal()`` returns the text. Two secrets compare in
-    constant time. A pickle holds a digest in place of the text, so that a ``Webhook`` can go through a task queue:
-    what comes back is equal to the secret, and its ``reveal`` raises ``ValueError``. Pass the text on by a way that
-    you trust.
+    constant time. A ``Webhook`` can go through a task queue: a pickle holds a digest in place of the text. What comes
+    back is equal to the secret, and its ``reveal`` raises ``ValueError``. Pass the text on by a way that you trust.
     """
 
     __slots__ = ("_digest", "_value")

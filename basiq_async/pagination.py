@@ -386,11 +386,14 @@ class Paginator(Generic[T]):
     the start. With both, the item is looked for where the cursor cannot be opened. A cursor whose page can no longer
     be requested (400, 404, 410) finds its item by itself in the same way.
 
-    Raises, while iterating: ``PaginationError`` for a next link that loops or leads to another origin, and for an
-    item to go on behind that is not in the list; ``ResponseDecodeError`` with its place for an item that cannot be
-    read; and what a request raises; each behind the last item before it. ``on_unreadable`` gets past an item that
-    cannot be read: it is called with an ``UnreadableItem``, and returns an item to yield in its place, or None to go
-    past it. What it raises ends the loop in front of the item.
+    Raises while iterating, after the last item before the fault:
+
+    - ``PaginationError`` for a next link that loops or leads to another origin, and where the item to go on behind is
+      not in the list.
+    - ``ResponseDecodeError``, with its place, for an item that cannot be read. ``on_unreadable`` gets past it: it is
+      called with an ``UnreadableItem``, and returns an item to yield in its place, or None. What it raises ends the
+      loop in front of the item.
+    - What a request raises.
     """
 
     def __init__(

@@ -182,7 +182,7 @@ def _refuse_to_mix(file: str, path: str) -> None:
     """An export goes on in its own file only: the checkpoint is what tells."""
     target = Path(file)
     if target.is_file() and target.stat().st_size > 0 and not Path(path).exists():
-        raise ConfigurationError(f"{file!r} is there already, and of another export: pass another file, or remove it")
+        raise ConfigurationError(f"{file!r} exists, and this export did not write it: pass another file, or remove it")
 
 
 def default_path(webhook_id: str, target: str, chosen: dict[str, Any]) -> str:

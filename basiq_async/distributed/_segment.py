@@ -137,7 +137,7 @@ class Segment:
         if len(known) < wanted or (known and known[-1].id != claim.last):
             raise CheckpointError(
                 f"the page of segment {self.name} has changed since it was read first: {claim.count} messages up to "
-                f"{claim.last!r} are not there any more. Begin another job, with an inbox, so that nothing is handled "
+                f"{claim.last!r} were there. Begin another job, with an inbox, so that nothing is handled "
                 "twice"
             )
         return Page(known, page.next_cursor)

@@ -22,10 +22,14 @@ def instrument(
 ) -> None:
     """Record traces and metrics of clients, receivers and replays. Call it once for each, before it is used.
 
-    The global providers are used where none is passed. A client has a span a call, and a child of it an attempt; a
-    receiver a consumer span a delivery, in which its handler runs; a replay a span a message, which links to the
-    delivery of the same message where this process has seen that. Hooks that were passed to a constructor go on
-    being called. Raises ``ConfigurationError`` for anything else, and for one that is instrumented already.
+    The global providers are used where none is passed. The spans:
+
+    - A client: one for each call, with a child for each attempt.
+    - A receiver: a consumer span for each delivery, in which its handler runs.
+    - A replay: one for each message. It links to the delivery of the same message, where this process has seen it.
+
+    Hooks that were passed to a constructor are still called. Raises ``ConfigurationError`` for anything else, and for
+    one that is instrumented already.
     """
     telemetry = Telemetry(tracer_provider, meter_provider)
     for one in instrumented:

@@ -63,23 +63,30 @@ class WebhookReceiver:
 
         app.router.add_post("/basiq", receiver.aiohttp_handler)      # or receiver.asgi, or receiver.handle()
 
-    Of the handlers whose pattern matches only the most specific one runs: the exact type, else the longest
-    beginning, else ``*``. One delivery has one handler and one result, so a second handler's failure cannot make
-    the first one run twice.
+    Only the handler with the most specific pattern runs: the exact type, else the longest beginning, else ``*``. One
+    delivery has one handler and one result, so a second handler's failure cannot make the first one run twice.
 
-    The responses: 204 handled, or of a type that no handler takes; 200 handled before, or put into the quarantine;
-    401 not genuine or not fresh; 400 genuine, but not a JSON object; 413 larger than ``max_body_size`` bytes;
-    415 compressed; 408 a body that did not arrive within ``body_timeout`` seconds; 500 the handler raised, or was
-    cancelled after ``handler_timeout`` seconds; 503 with Retry-After: another worker holds it, the inbox failed or did
-    not respond within ``inbox_timeout`` seconds, too many large bodies are arriving at once, or the receiver is
-    closing. Basiq sends again what did not get a 2xx (the vendor's page on the delivery schedule).
+    The responses:
+
+    - 204: handled, or of a type that no handler takes.
+    - 200: handled before, or put into the quarantine.
+    - 400: genuine, but not a JSON object.
+    - 401: not genuine, or not fresh.
+    - 408: the body did not arrive within ``body_timeout`` seconds.
+    - 413: larger than ``max_body_size`` bytes.
+    - 415: compressed.
+    - 500: the handler raised, or took longer than ``handler_timeout`` seconds.
+    - 503, with Retry-After: another worker holds it, the inbox failed or took longer than ``inbox_timeout`` seconds,
+      too many large bodies are arriving at once, or the receiver is closing.
+
+    Basiq sends again what did not get a 2xx (the vendor's page on the delivery schedule).
 
     secret: one, or several while one replaces another.
     inbox: remembers what has been handled; a ``MemoryInbox`` by default. The caller closes it.
     webhook_id: the webhook whose deliveries these are. Receivers of several webhooks can then share an inbox: each
         handles an event of its own webhook.
-    quarantine_after: failures of one delivery after which it is set aside with its body and error, and acknowledged:
-        a handler that always fails for one event would have Basiq disable the endpoint. None for never. The inbox
+    quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
+        Else a handler that always fails for one event has Basiq disable the endpoint. None for never. The inbox
         counts, in all processes.
     lease: seconds for which a delivery is held for its handler; a worker that dies holds it that long. By default
         ``handler_timeout`` and both calls of the inbox, and 10 s more.

@@ -135,7 +135,7 @@ def _check_pattern(pattern: str) -> None:
     fixed = words[:-1] if words[-1] == "*" else words
     if any(not word or "*" in word or word != word.strip() for word in fixed):
         raise ConfigurationError(
-            f"{pattern!r} is not an event type (user.created), the beginning of some (consent.*) or all (*)"
+            f"{pattern!r} is no pattern: write a type (user.created), a beginning (consent.*), or * for all"
         )
 
 

@@ -27,10 +27,10 @@ class Recovery:
     """What a recovery did.
 
     messages: the report on the message history.
-    events: the report on the event list of the last 7 days; its ``handled`` were never a message, and its
-        ``skipped`` says how many the messages or live deliveries had brought.
-    out_of_reach: times in which the webhook was not active and that are, at least in part, older than the event list:
-        what happened in them cannot be recovered from Basiq.
+    events: the report on the event list of the last 7 days. Its ``handled`` were never a message; its ``skipped``
+        are those that a message, or a live delivery, had brought.
+    out_of_reach: times in which the webhook was not active, and which began before the event list does. What happened
+        then cannot be recovered from Basiq.
     """
 
     messages: Report
@@ -63,7 +63,7 @@ async def recover(
     progress: OnProgress | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Recovery:
-    """Bring a target everything that it missed: the webhook's messages first, then the events that made none.
+    """Bring to a target everything that it missed: the webhook's messages, then the events that made none.
 
     .. code-block:: python
 
@@ -74,9 +74,9 @@ async def recover(
             )
 
     The arguments are those of ``Replay``; ``filter`` is for the messages. The messages come first, since they have
-    the ``webhook-id`` that Basiq sends with. An inbox skips what was handled: a function as target needs one; a
-    ``WebhookReceiver`` has its own, and so does the service behind an ``HttpTarget``. Interrupted, run the same again.
-    Raises what ``Replay.run`` raises.
+    the ``webhook-id`` that Basiq sends with. An inbox skips what was handled. Pass one where the target is a function;
+    a ``WebhookReceiver`` has its own, and so does the service behind an ``HttpTarget``. After an interruption, run the
+    same again. Raises what ``Replay.run`` raises.
     """
     if events_checkpoint is checkpoint:
         raise ConfigurationError("checkpoint and events_checkpoint must be two: each remembers one source")

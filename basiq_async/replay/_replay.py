@@ -66,11 +66,11 @@ class Replay:
 
     target: an async function that takes a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
-    checkpoint: where the job stands. After a crash at any instant, run the same again: no message is lost, and at
-        most ``concurrency`` of them reach the target a second time, none that an inbox of the target knows.
-    source: "messages" reads the message history. "events" reads the event list of the last 7 days, for the types that
-        the receiver has handlers for or the webhook is subscribed to: what happened while the webhook was not active
-        never became a message. An inbox knows both by the same key.
+    checkpoint: where the job stands. After a crash at any instant, run the same again. No message is lost. At most
+        ``concurrency`` of them reach the target a second time, and none that an inbox of the target knows.
+    source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has what
+        happened while the webhook was not active: of the types that the receiver has handlers for, or that the
+        webhook is subscribed to. An inbox knows both by the same key.
     filter: sent to Basiq, built with ``F`` or as plain text.
     filters: several filters, such as one for each day. Their lists are read at once, as one job. They must not
         overlap: a message that two of them select is handled twice, unless an inbox knows it.
@@ -78,15 +78,14 @@ class Replay:
         a bool. One that raises makes its message a failed one.
     concurrency: how many messages may be handed out and not be recorded, at once.
     rate: the most messages a second, evenly spaced; None for as fast as possible.
-    inbox: what has been handled, shared with the receiving side: a message that it knows is skipped, and what is
-        handled is entered. Not for a ``WebhookReceiver``, which has its own. With one that has transactions, such as
-        ``SQLInbox``, the target may be a function of the message and the session: its effect commits together with
-        the entry.
+    inbox: what has been handled, shared with the receiving side. A message that it knows is skipped, and what is
+        handled is entered. A ``WebhookReceiver`` has its own. With ``SQLInbox``, or another that has transactions, the
+        target may be a function of the message and the session: its effect commits together with the entry.
     on_error: what becomes of a message that the target does not take: "dead-letter" keeps it in the checkpoint for
         ``retry_dead``, "skip" counts it, "stop" ends the job in front of it.
     max_failures: the number of failures in a row that ends the job, whatever ``on_error`` says; None for never.
-    max_pause: seconds. A target that asks for a longer wait with ``retry_after`` ends the job, and so does one that
-        is down for longer: until then the job waits, and tries again. An outage makes no dead letters.
+    max_pause: seconds for which the job waits for a target that is down, or that asks for it with ``retry_after``. A
+        longer outage, or a longer wait, ends the job. An outage makes no dead letters.
     target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
         inbox, and for each call of the checkpoint; the last also for the target's ``flush`` and ``end_run``.
     clock: the time by which the event list's 7 days are counted.

@@ -25,12 +25,12 @@ class Report:
     """What one run did.
 
     handled: messages that the target took.
-    skipped: messages that were not handed to the target, or that it had no use for, by why: ``where`` (not
-        chosen), ``recorded`` (done by an earlier run), ``handled-before`` (an inbox knows it), ``no-handler``
-        (a receiver has none for its type).
+    skipped: messages that were not handled because they need not be, counted by the reason: ``where`` (not chosen),
+        ``recorded`` (done by an earlier run), ``handled-before`` (an inbox knows it), ``no-handler`` (a receiver has
+        none for its type).
     failed: messages that the target did not take; with ``on_error="dead-letter"`` they are dead letters now.
-    repeated: at most this many of the handled ones had been handled by an earlier run that was killed before it
-        could record them; 0 where all earlier runs ended in order.
+    repeated: how many of the handled ones, at most, an earlier run had handled too, and was killed before it could
+        record them. 0 where all earlier runs ended in order.
     duration: seconds.
     cursor: where the next run goes on, for ``messages.list(cursor=...)``; None where nothing is behind it.
     position: how many messages of the history come before the cursor.
@@ -68,9 +68,9 @@ class Progress:
     ``read`` counts the messages that were read from the history in this run, ``in_flight`` those that are handed
     out and not recorded. ``elapsed`` is in seconds, ``rate`` in messages a second (handled or failed, lately).
     ``remaining`` and ``eta`` (seconds) are there where the run was given a plan: Basiq does not tell how long a
-    history is. ``paused`` is how many seconds of a pause are left, 0 where there is none: the target asked for
-    it, or it is down; ``down`` is for how many seconds it has been. ``dead`` is how many dead letters the checkpoint
-    has, ``commits`` how often this run has recorded its state.
+    history is. ``paused`` is how many seconds are left of a pause, which the target asked for, or which it needs
+    because it is down; 0 without a pause. ``down`` is for how many seconds the target has been down. ``dead`` is how
+    many dead letters the checkpoint has, ``commits`` how often this run has recorded its state.
     """
 
     read: int

@@ -115,7 +115,7 @@ def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served)
     before = Path("out.jsonl").read_text()
     refused = run("replay", webhook_id, "--to-jsonl", "out.jsonl", "--checkpoint", "another.db")
     assert refused.exit_code == 2
-    assert "there already" in refused.stderr
+    assert "this export did not write it" in refused.stderr
     assert Path("out.jsonl").read_text() == before
 
 

@@ -55,7 +55,14 @@ def _class(name: str, value: type) -> Iterator[str]:
     yield f"class {name}({bases})" if bases else f"class {name}"
     if "__init__" in vars(value) or hasattr(value, "__attrs_attrs__"):
         yield f"    def __init__{_signature(value.__init__)}"
-    members = {
+    # What attrs makes of a field is in the class only where it has slots.
+    members: dict[str, tuple[type, object]] = {
+        field.name: (owner, field)
+        for owner in reversed(value.__mro__)
+        for field in getattr(owner, "__attrs_attrs__", ())
+        if not field.inherited and not field.name.startswith("_")
+    }
+    members |= {
         member: (owner, vars(owner)[member])
         for owner in reversed(value.__mro__)
         if owner.__module__.startswith("basiq_async")

@@ -37,10 +37,10 @@ class _Held:
 class MemoryInbox:
     """An inbox within one process; what it remembers ends with the process.
 
-    It remembers for ``remember`` (two days by default, longer than Basiq's retries, 27 h 35 min) and at most
-    ``max_entries`` (about 120 bytes each); beyond that it forgets the older half. It keeps at most ``max_quarantined``
-    deliveries in the quarantine; a full one raises ``InboxError``. ``clock`` returns the time. For a service of
-    several processes, or one that must remember across restarts, use ``SQLiteInbox``.
+    An entry is kept for ``remember``: two days by default, longer than Basiq sends again (27 h 35 min). Of more than
+    ``max_entries`` (about 120 bytes each) the older half is forgotten. The quarantine holds ``max_quarantined``
+    deliveries; a full one raises ``InboxError``. ``clock`` returns the time. For a service of several processes, or
+    one that must remember across restarts, use ``SQLiteInbox``.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class MemoryInbox:
             return False
         if key not in self._letters and len(self._letters) >= self._max_quarantined:
             raise InboxError(
-                f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, or use an inbox "
-                "with a storage"
+                f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, or use "
+                "SQLiteInbox, SQLInbox or RedisInbox"
             )
         self._record(key, digest)
         self._letters[key] = letter

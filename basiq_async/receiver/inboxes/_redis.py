@@ -74,10 +74,10 @@ class RedisInbox:
         receiver = WebhookReceiver(secret, inbox=inbox)
 
     Each call is one script, so it happens whole or not at all; leases run by the server's clock. A handler happens at
-    least once: twice where its worker dies after the effect and before the record, and where Redis forgets. Redis
-    forgets what it has not yet written to its append-only file or sent to a replica when it fails over (up to a second
-    with ``appendfsync everysec``), and whatever it evicts: set ``maxmemory-policy noeviction``, whose absence is
-    warned about.
+    least once: twice where its worker dies after the effect and before the record, and where Redis forgets. After a
+    crash Redis has forgotten what was not in its append-only file (up to a second with ``appendfsync everysec``), after
+    a failover what no replica had. It also forgets what it evicts: set ``maxmemory-policy noeviction``, or the inbox
+    warns.
 
     client: the caller closes it. With or without ``decode_responses``; a ``RedisCluster`` works too.
     prefix: begins all keys, in braces. Inboxes with the same prefix are one inbox.

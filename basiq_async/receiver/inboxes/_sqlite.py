@@ -59,10 +59,11 @@ class SQLiteInbox:
     What it records is on disk before it says so (WAL, ``synchronous=FULL``). It remembers for ``remember``
     (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` returns the
     time. The file must be on a local disk; its owner alone can read it. Entering the inbox, or its first use, opens
-    the file, which makes it where there is none. A foreign or damaged file (left as it is), one that others can
-    open, a full disk, a lock that lasts longer than ``busy_timeout`` seconds, and a file that was deleted or replaced
-    meanwhile raise ``InboxError``. So does a child that was forked while the file was open: make the inbox in each
-    worker process.
+    the file, which makes it where there is none.
+
+    Raises ``InboxError`` for a foreign or damaged file (which is left as it is), one that others can open, one that
+    was deleted or replaced meanwhile, a full disk, and a lock that lasts longer than ``busy_timeout`` seconds. Also in
+    a child that was forked while the file was open: make the inbox in each worker process.
     """
 
     def __init__(

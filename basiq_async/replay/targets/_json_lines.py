@@ -25,11 +25,10 @@ _BEGINNING = b'{"'
 class JSONLinesTarget:
     """Appends each message, as Basiq sent it, to a file: one JSON object a line. May be used as ``async with``.
 
-    Lines are written and synced to the disk in groups, before they are recorded as done. After a crash the next
-    run cuts off a line that was left half written, and does not write again what the last lines (up to 4 MiB) hold
-    already: no message is missing, none is there twice. A file that holds something else is refused. Only its owner
-    can read a new file. From the first message to the end of the run it is locked: another export to the same file
-    is refused. Failures of the disk are a ``ReplayError``, which ends the job.
+    Lines are written and synced to the disk in groups, before they are recorded as done. After a crash the next run
+    removes a half-written line, and skips what the last 4 MiB hold already: no message is missing, none is there
+    twice. A file that holds something else is refused. Only its owner can read a new file. During a run the file is
+    locked: another export to it is refused. Failures of the disk are a ``ReplayError``, which ends the job.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

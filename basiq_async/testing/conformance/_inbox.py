@@ -27,14 +27,14 @@ async def check_inbox(
     """Check that an inbox does what ``Inbox`` promises.
 
     ``make_inbox`` is called for each promise. Pass ``shared=True`` where all inboxes that it makes have one storage,
-    as processes that share a file or a server do: each promise is then checked across two of them as well. Pass
-    ``leases=False`` where a claim lives as long as its worker, and does not end by a clock. Leases
-    expire in real time (30 ms each), or by ``pass_time(seconds)`` where the inbox has a clock of its own. Keys are
-    new each time, so that a storage may be used again. An inbox with ``aclose`` is closed.
+    such as a file or a server: each promise is then checked across two of them as well. Pass ``leases=False`` where a
+    claim ends with its worker, and not by a clock. Leases expire in real time (30 ms each), or by
+    ``pass_time(seconds)`` where the inbox has a clock of its own. Keys are new each time, so that a storage may be used
+    again. An inbox with ``aclose`` is closed.
 
-    ``outage()`` is an async context manager in which the storage is away, as a server that was stopped: every call
-    must fail within its time limit then, and what was recorded must be there afterwards. With ``processes=True``,
-    ``make_inbox`` is also called in two new processes, which take the same keys; it must be possible to pickle it.
+    ``outage()`` is an async context manager in which the storage is away, such as a server that is stopped. Every call
+    must then fail within its time limit, and what was recorded must be there afterwards. With ``processes=True``, two
+    new processes call ``make_inbox`` as well, and take the same keys; it must be possible to pickle it.
 
     Each promise may take ``seconds``. Raises ``BrokenPromisesError``, an ``AssertionError`` that names every broken
     promise and what happened instead.

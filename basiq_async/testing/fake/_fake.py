@@ -61,8 +61,8 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
     quirks: in which form to respond where Basiq's own sources contradict each other.
     seed: what identifiers, secrets and seeded histories are made from; same seed, same everything.
-    event_types: further event types, each with its description, beside the fifteen of today: to see how a service
-        takes one that it does not know.
+    event_types: event types to add to today's fifteen, each with its description. They show how a service takes one
+        that it does not know.
     exclusive_events: respond with ``event-already-subscribed`` to a second webhook for an event type. The reference
         lists that error and does not say when it comes, so by default it does not.
     processes: how many processes share an API key: each may have a token of its own before ``token-per-request``
