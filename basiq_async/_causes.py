@@ -1,7 +1,8 @@
 """The exceptions behind an error, without the local variables that their tracebacks lead to. Pure.
 
 An error reporter shows the variables of every frame of a traceback, also of those behind the error: headers, bodies,
-keys. What is raised again keeps no traceback of the inside; a note says where the exception came from.
+keys. What is raised again keeps no traceback of the inside; a note says where the exception came from. A text that
+frames of our own have to hold is an ``UnshownText``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 E = TypeVar("E", bound=BaseException)
+
+
+class UnshownText(str):
+    """A text whose ``repr`` does not show it: a body, or what holds one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} characters>"
 
 
 def walk(exc: BaseException) -> Iterator[BaseException]:

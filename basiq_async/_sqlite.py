@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from ._causes import drop_tracebacks
 from ._private_files import check_private, create_private
 from .errors import BasiqError, ConfigurationError
 
@@ -142,7 +143,7 @@ class SQLiteFile:
             )
         else:
             return exc
-        error.__cause__ = exc
+        error.__cause__ = drop_tracebacks(exc)
         return error
 
     def describe_damage(self, exc: BaseException) -> BasiqError:
@@ -150,7 +151,7 @@ class SQLiteFile:
         error = self.kind.failure(
             f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=_brief(exc))}"
         )
-        error.__cause__ = exc
+        error.__cause__ = drop_tracebacks(exc)
         return error
 
     def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:

@@ -15,6 +15,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ReadOnlyError, RedisError
 
+from .._causes import UnshownText, drop_tracebacks
 from .._tasks import run_apart
 from ..errors import CheckpointError, ConfigurationError, ReplayError
 from ..replay import DeadLetter
@@ -332,7 +333,7 @@ class RedisRecord:
                 f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"
             ) from None
         except RedisError as exc:
-            raise CheckpointError(f"the fleet's Redis refused: {exc}") from exc
+            raise CheckpointError(f"the fleet's Redis refused: {exc}") from drop_tracebacks(exc)
 
 
 def _source(name: str) -> str:
@@ -367,8 +368,9 @@ def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
     )
 
 
-def _letter_text(letter: DeadLetter) -> str:
-    return json.dumps([letter.error, letter.failed_at.isoformat(), letter.message], separators=(",", ":"))
+def _letter_text(letter: DeadLetter) -> UnshownText:
+    fields = [letter.error, letter.failed_at.isoformat(), letter.message]
+    return UnshownText(json.dumps(fields, separators=(",", ":")))
 
 
 def _letter(id: str, number: int, text: bytes) -> DeadLetter:

@@ -6,17 +6,32 @@ Sentry captures local variables by default; structlog's ``dict_tracebacks`` does
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import sqlite3
+import tempfile
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import sentry_sdk
 import structlog
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from basiq_async import BasiqClient, BasiqError, Message, RetryPolicy
-from basiq_async.receiver import WebhookReceiver, sign, verify
-from basiq_async.replay import HttpTarget
+from basiq_async.receiver import (
+    QuarantinedDelivery,
+    RedisInbox,
+    SQLInbox,
+    SQLiteInbox,
+    WebhookReceiver,
+    sign,
+    verify,
+)
+from basiq_async.replay import Commit, DeadLetter, HttpTarget, Job, SQLiteCheckpoint
+from tests.support.databases import engine_of, run
 from tests.support.frames import FORMS, leaks
 from tests.support.outcomes import ONCE, client_of
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Wire, http, ok, page
@@ -77,6 +92,63 @@ async def received(**options: Any) -> None:
     WebhookReceiver(f"{SIGNING}!" if not options else SIGNING, **options)
 
 
+LETTER = QuarantinedDelivery("k", "msg_1", "user.created", "e-1", f'{{"x": "{MARK}"}}'.encode(), NOW, "no", 3, NOW)
+
+
+async def sql_inbox_without_a_server(driver: str) -> None:
+    async with engine_of(f"postgresql+{driver}://basiq:{MARK}@127.0.0.1:1/nowhere") as engine:
+        await SQLInbox(engine).claim("k", "a", lease=60)
+
+
+@asynccontextmanager
+async def sql_inbox() -> AsyncGenerator[tuple[SQLInbox, AsyncEngine]]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with engine_of(f"sqlite+aiosqlite:///{folder}/inbox.db") as engine, SQLInbox(engine) as inbox:
+            yield inbox, engine
+
+
+async def sql_letter_that_is_refused() -> None:
+    async with sql_inbox() as (inbox, engine):
+        await run(engine, "DROP TABLE basiq_inbox_quarantine", "CREATE TABLE basiq_inbox_quarantine (x)")
+        await inbox.quarantine("k", "a", LETTER)
+
+
+async def sql_letter_that_is_unreadable() -> None:
+    async with sql_inbox() as (inbox, engine):
+        await inbox.quarantine("k", "a", LETTER)
+        await run(engine, "UPDATE basiq_inbox_quarantine SET letter = letter || '}'")
+        await inbox.quarantined()
+
+
+async def letter_without_redis() -> None:
+    async with Redis.from_url(f"redis://:{MARK}@127.0.0.1:1/0", retry=None) as client:
+        await RedisInbox(client).quarantine("k", "a", LETTER)
+
+
+async def letter_of_a_damaged_file() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with SQLiteInbox(f"{folder}/inbox.db") as inbox:
+            await inbox.quarantine("k", "a", LETTER)
+            with closing(sqlite3.connect(f"{folder}/inbox.db", isolation_level=None)) as connection:
+                connection.execute("UPDATE quarantine SET letter = letter || '}'")
+            await inbox.quarantined()
+
+
+async def dead_letter_of_a_damaged_file() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = SQLiteCheckpoint(f"{folder}/replay.db")
+        await checkpoint.open(Job("w1"), concurrency=0)
+        await checkpoint.save(Commit(dead=[DeadLetter("m", "no", NOW, {"x": MARK})]))
+        await checkpoint.aclose()
+        with closing(sqlite3.connect(f"{folder}/replay.db", isolation_level=None)) as connection:
+            connection.execute("UPDATE dead SET message = message || '}'")
+        await checkpoint.open(Job("w1"), concurrency=0)
+        try:
+            await checkpoint.dead_letters()
+        finally:
+            await checkpoint.aclose()
+
+
 PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "a token call that breaks": lambda: call(Wire(tokens=[reset]), get),
     "a token call that is refused": lambda: call(Wire(tokens=[http(400)]), get),
@@ -102,6 +174,13 @@ PATHS: dict[str, Callable[[], Awaitable[None]]] = {
         **{"webhook-id": "m", "webhook-timestamp": str(int(datetime.now(UTC).timestamp())), "webhook-signature": "v1,x"}
     ),
     "an id that cannot be signed": lambda: signed("a.b"),
+    "a SQL inbox without a server, asyncpg": lambda: sql_inbox_without_a_server("asyncpg"),
+    "a SQL inbox without a server, psycopg": lambda: sql_inbox_without_a_server("psycopg"),
+    "a letter that the database refuses": sql_letter_that_is_refused,
+    "a letter that is none, in a database": sql_letter_that_is_unreadable,
+    "a letter for a Redis that is away": letter_without_redis,
+    "a letter that is none, in a file": letter_of_a_damaged_file,
+    "a dead letter that is none": dead_letter_of_a_damaged_file,
 }
 
 
@@ -128,6 +207,11 @@ async def test_sentry_is_sent_no_credential_and_no_body(path: Callable[[], Await
     assert len(sent) == 1
     assert '"vars"' in sent[0]
     assert_clean(sent[0])
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+async def test_a_traceback_in_a_log_shows_no_credential_and_no_body(path: Callable[[], Awaitable[None]]) -> None:
+    assert_clean("".join(traceback.format_exception(await error_of(path))))
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)

@@ -8,6 +8,8 @@ from datetime import datetime
 
 import attrs
 
+from ..._causes import UnshownText
+
 __all__ = ["QuarantinedDelivery", "pack", "unpack"]
 
 
@@ -31,13 +33,13 @@ class QuarantinedDelivery:
     quarantined_at: datetime
 
 
-def pack(letter: QuarantinedDelivery) -> str:
+def pack(letter: QuarantinedDelivery) -> UnshownText:
     """Write it as JSON, in ASCII: any storage can hold that, whatever text an error or an id has."""
     fields = attrs.asdict(letter)
     fields["body"] = b64encode(letter.body).decode()
     fields["signed_at"] = letter.signed_at.isoformat()
     fields["quarantined_at"] = letter.quarantined_at.isoformat()
-    return json.dumps(fields)
+    return UnshownText(json.dumps(fields))
 
 
 def unpack(text: str | bytes) -> QuarantinedDelivery:

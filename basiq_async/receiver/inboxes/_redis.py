@@ -16,6 +16,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from ..._arguments import check_positive
+from ..._causes import drop_tracebacks
 from ..._tasks import run_apart
 from ...errors import ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
@@ -172,7 +173,10 @@ class RedisInbox:
         try:
             return [unpack(text) for text in letters]
         except (ValueError, TypeError, KeyError) as exc:
-            raise InboxError(f"the quarantine below {self._prefix!r} holds what no inbox has written") from exc
+            text = f"the quarantine below {self._prefix!r} holds what no inbox has written"
+            raise InboxError(text) from drop_tracebacks(exc)
+        finally:
+            del letters  # error reporters show local variables
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -214,9 +218,9 @@ class RedisInbox:
             async with asyncio.timeout(self._timeout):
                 return await run_apart(work, again=_LOST_AFTER)
         except TimeoutError as exc:
-            raise InboxError(f"Redis did not respond within {self._timeout:g} s") from exc
+            raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
         except (RedisError, OSError) as exc:
-            raise InboxError(f"Redis failed: {type(exc).__name__}: {exc}") from exc
+            raise InboxError(f"Redis failed: {type(exc).__name__}: {exc}") from drop_tracebacks(exc)
 
     async def _check_policy(self) -> None:
         try:

@@ -12,10 +12,11 @@ from typing import Any, Self, TypeVar
 
 import attrs
 from sqlalchemy import Executable, MetaData, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
+from ..._causes import drop_tracebacks, walk
 from ..._tasks import see_through
 from ...errors import BasiqError, ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
@@ -48,7 +49,7 @@ class _Held:
     retry: bool = False
     transaction: Transaction | None = None
     failures: int = 0
-    letter: str = ""
+    letter: str = attrs.field(default="", repr=False)
     has_session: bool = False
     ending: bool = False
 
@@ -175,7 +176,7 @@ class SQLInbox:
             if retry is not None:
                 if not await _exists(connection, self._sql.has_letter, key):
                     return 0
-                before = max(retry.failures, self._read(retry.letter).failures)
+                before = max(retry.failures, self._read([retry.letter])[0].failures)
             elif await _exists(connection, self._sql.is_recorded, key):
                 return 0
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
@@ -209,7 +210,7 @@ class SQLInbox:
                 rows = await connection.execute(self._sql.letters_after, place)
             return rows.scalars().all()
 
-        return [self._read(text) for text in await self._call(work)]
+        return self._read(await self._call(work))
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``. Raises ``InboxError`` while a worker retries the delivery."""
@@ -258,7 +259,7 @@ class SQLInbox:
         except Exception as exc:
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
-            raise InboxError(f"the database failed under the handler: {_brief(exc)}") from exc
+            raise InboxError(f"the database failed under the handler: {_brief(exc)}") from _bare(exc)
         finally:
             if session.in_transaction():
                 await see_through(session.close)
@@ -410,7 +411,7 @@ class SQLInbox:
                 try:
                     await transaction.commit()
                 except SQLAlchemyError as exc:  # it may have been carried out: never again by itself
-                    raise InboxError(f"the database failed: {_brief(exc)}") from exc
+                    raise InboxError(f"the database failed: {_brief(exc)}") from _bare(exc)
             whole = True
         finally:
             await transaction.end(broken=not whole)
@@ -426,9 +427,9 @@ class SQLInbox:
             raise InboxError(
                 f"the database did not respond within {self._timeout:g} s: it is away, or all connections of the "
                 "pool are in use (each delivery that is being handled takes one)"
-            ) from exc
+            ) from _bare(exc)
         except Exception as exc:  # a driver's own, where it could not connect
-            raise InboxError(f"the database failed: {_brief(exc)}") from exc
+            raise InboxError(f"the database failed: {_brief(exc)}") from _bare(exc)
 
     async def _prepare(self) -> None:
         if self._ready:
@@ -471,11 +472,13 @@ class SQLInbox:
         except InboxError:
             logger.warning("old entries of the inbox %s could not be pruned", self._tables.name, exc_info=True)
 
-    def _read(self, letter: str) -> QuarantinedDelivery:
+    def _read(self, letters: Sequence[str]) -> Sequence[QuarantinedDelivery]:
         try:
-            return unpack(letter)
+            return [unpack(text) for text in letters]
         except (ValueError, TypeError, KeyError) as exc:
-            raise InboxError(f"the quarantine of {self._tables.name} holds what no inbox has written") from exc
+            del letters  # error reporters show local variables
+            text = f"the quarantine of {self._tables.name} holds what no inbox has written"
+            raise InboxError(text) from drop_tracebacks(exc)
 
 
 async def _commit(transaction: Transaction, statements: Sequence[tuple[Executable, dict[str, object]]]) -> None:
@@ -486,6 +489,14 @@ async def _commit(transaction: Transaction, statements: Sequence[tuple[Executabl
 
 async def _exists(connection: AsyncConnection, statement: Executable, key: str) -> bool:
     return (await connection.execute(statement, {"a_key": key})).first() is not None
+
+
+def _bare(exc: BaseException) -> BaseException:
+    """What a driver raised, without the values of the statement, and without frames: they hold those, and passwords."""
+    for one in walk(exc):
+        if isinstance(one, StatementError):
+            one.hide_parameters = True
+    return drop_tracebacks(exc)
 
 
 def _brief(exc: BaseException) -> str:

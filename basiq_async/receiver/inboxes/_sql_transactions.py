@@ -9,6 +9,8 @@ import time
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ..._causes import drop_tracebacks
+
 __all__ = ["Transaction", "is_passing"]
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -66,8 +68,8 @@ class Transaction:
                     if broken and self._writing is None:  # nothing can be in the middle of a file
                         await self.connection.invalidate()
                     await self.connection.close()
-        except Exception:
-            logger.debug("a connection to the database could not be closed in order", exc_info=True)
+        except Exception as exc:
+            logger.debug("a connection to the database could not be closed in order", exc_info=drop_tracebacks(exc))
         finally:
             if self._locked and self._writing is not None:
                 self._locked = False
