@@ -101,7 +101,7 @@ class FleetCrash:
                 while self.count() < wanted:
                     await asyncio.sleep(0.02)
                 await self._happen(event, group)
-            report = await job.wait(timeout=1_200)
+            report = await job.wait(timeout=3_600)
             watching.cancel()
         return report
 
