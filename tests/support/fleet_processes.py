@@ -101,7 +101,10 @@ class Plant:
     def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
         env = {**os.environ, "FLEET_TEST": self._settings({})}
         with open(self._log(), "wb") as log:
-            return self._keep(subprocess.Popen(command, env=env, cwd=ROOT, stderr=log, stdout=log))
+            # A session of its own: with it, children end that a killed parent leaves behind.
+            return self._keep(
+                subprocess.Popen(command, env=env, cwd=ROOT, stderr=log, stdout=log, start_new_session=True)
+            )
 
     def _settings(self, settings: dict[str, Any]) -> str:
         known = {"redis": self.redis.url, "messages": self.messages, "lease": self.lease}
@@ -187,4 +190,7 @@ async def plant(
                 process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
+            if isinstance(process, subprocess.Popen):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         server.close()
