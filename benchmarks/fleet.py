@@ -100,7 +100,7 @@ async def scaling(rounds: int, pages: int = 64) -> list[Figure]:
     with server(pages, 0.02) as url:
         for _ in range(rounds):
             for count in rates:
-                async with crew(count, 2, basiq=url, wait=0.005, concurrency=5) as (fleet, _workers):
+                async with crew(count, 2, basiq=url, wait=0.005, concurrency=8) as (fleet, _workers):
                     rates[count].append((await timed(fleet))[0])
     for count, found in rates.items():
         print(f"  {count} processes: {', '.join(f'{each:,.0f}' for each in found)} messages a second", flush=True)
