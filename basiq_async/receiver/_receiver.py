@@ -68,8 +68,8 @@ class WebhookReceiver:
 
     The responses:
 
-    - 204: handled, or of a type that no handler takes.
     - 200: handled before, or put into the quarantine.
+    - 204: handled, or of a type that no handler takes.
     - 400: genuine, but not a JSON object.
     - 401: not genuine, or not fresh.
     - 408: the body did not arrive within ``body_timeout`` seconds.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-_ARGUMENT = re.compile(r"(\*{0,2}[a-z_][a-z0-9_]*): (\S.*)")
+_ARGUMENT = re.compile(r"(\*{0,2}[a-z_][a-z0-9_]*(?:, [a-z_][a-z0-9_]*)*): (\S.*)")  # one, or several that are alike
 # Made by the client and by lists, never by a caller: the arguments are no one's business.
 _NOT_CALLED = {"Webhooks", "Messages", "EventTypes", "Events", "Paginator"}
 
@@ -43,7 +43,9 @@ def _converted(lines: list[str], argument: str) -> Iterator[str]:
         if not indented and (found := _ARGUMENT.fullmatch(line)):
             if kind != "arguments" and before.strip():
                 yield ""
-            yield f"{argument.format(found[1])} {found[2]}"
+            # In a field's name a space would end a type.
+            names = found[1].replace(", ", ",") if argument.startswith(":") else found[1]
+            yield f"{argument.format(names)} {found[2]}"
             kind = "arguments"
         else:
             if kind == "arguments" and not indented and before.strip():
