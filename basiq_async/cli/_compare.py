@@ -35,7 +35,7 @@ def compare(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Hold each response of the real API against the fake's for the same request. Ends with 1 where they differ.
+    """Compare each response of the real API with the fake's for the same request. Ends with 1 where they differ.
 
     Needs a key and sends GETs alone, about 30 of them, beside the token call. Shapes are compared, not values: status,
     headers that matter, fields, types, forms of links and paging.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["jobs_app"]
 
-jobs_app = typer.Typer(help="The jobs of a fleet: how they stand, and steering them.", no_args_is_help=True)
+jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or cancel them.", no_args_is_help=True)
 
 FleetPlace = Annotated[
     str | None,

@@ -63,7 +63,7 @@ def listen(
             metavar="TIME", help="With --poll, the first time: begin that long ago, such as 10m.", show_default=False
         ),
     ] = None,
-    every: Annotated[float, typer.Option(min=1, help="With --poll: seconds between two questions.")] = 5.0,
+    every: Annotated[float, typer.Option(min=1, help="With --poll: seconds between two requests.")] = 5.0,
     checkpoint: Annotated[
         str | None,
         typer.Option(

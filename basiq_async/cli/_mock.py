@@ -75,7 +75,7 @@ def mock(
 ) -> None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM, and drive it.
 
-    Prints what a shell can evaluate, with BASIQ_BASE_URL and BASIQ_API_KEY, when it can be called; --json prints one
+    Once it can be called, it prints a line for a shell, which exports BASIQ_BASE_URL and BASIQ_API_KEY; with --json one
     JSON object. A terminal shows each request and each delivery. The commands below call a mock that runs.
     """
     if context.invoked_subcommand is not None:

@@ -39,7 +39,7 @@ def replay(
     ] = None,
     source: Annotated[
         str,
-        typer.Option(help="messages: the history; events: the events of 7 days, and what never became a message."),
+        typer.Option(help="messages: the history; events: all events of 7 days, with or without a message."),
     ] = "messages",
     since: Since = None,
     until: Until = None,
@@ -79,7 +79,7 @@ def replay(
     secret_file: EndpointSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Put a webhook's history through an endpoint again, or into a file.
+    """Post a webhook's history to an endpoint again, or write it to a file.
 
     Stopped or killed, the same line goes on where it was. SIGINT and SIGTERM finish what is under way; a second one
     stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.

@@ -76,7 +76,7 @@ async def compare(
     fake: FakeBasiq | None = None,
     timeout: float = 30.0,
 ) -> Comparison:
-    """Hold each response of the real API against the fake's for the same request.
+    """Compare each response of the real API with the fake's for the same request.
 
     Statuses, headers that matter, fields, types, forms of links and identifiers, words such as a status, and paging
     are compared. Only GETs are sent, beside the token call: about 30 for an application with webhooks, messages and
