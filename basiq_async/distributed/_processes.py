@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import signal
@@ -59,9 +60,13 @@ def _serve(place: str, segments: int) -> None:
     from taskiq.cli.worker.run import start_listen
 
     logging.getLogger("taskiq.receiver").setLevel(logging.WARNING)  # a line for each hint is too many
+    broker = find_fleet(place).broker
+    # What was imported stays. Looked through with each garbage collection, it took a fifth of the processor time.
+    gc.collect()
+    gc.freeze()
     start_listen(
         WorkerArgs(
-            broker=find_fleet(place).broker,  # type: ignore[arg-type]
+            broker=broker,  # type: ignore[arg-type]
             modules=[],
             configure_logging=False,
             max_async_tasks=segments,
