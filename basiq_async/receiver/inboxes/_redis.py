@@ -13,13 +13,14 @@ from typing import Any, Self, TypeVar, cast
 
 import attrs
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoPermissionError, NoScriptError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from ..._arguments import check_positive
 from ..._causes import drop_tracebacks
 from ..._tasks import run_apart
 from ...errors import ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
+from ._process import OneProcess
 from ._quarantine import QuarantinedDelivery, pack, unpack
 
 __all__ = ["RedisInbox"]
@@ -85,7 +86,8 @@ class RedisInbox:
     remember: for how long to remember what was handled.
     timeout: seconds for each call.
 
-    Raises ``InboxError`` where Redis fails or does not respond, and ``ConfigurationError`` for arguments that cannot
+    Raises ``InboxError`` where Redis fails or does not respond, and in a child that was forked after the inbox was
+    used: make client and inbox in each worker process. Raises ``ConfigurationError`` for arguments that cannot
     be right.
     """
 
@@ -108,6 +110,7 @@ class RedisInbox:
         self._remember = math.ceil(remember.total_seconds() * 1000)
         self._timeout = check_positive("timeout", timeout, "of seconds")
         self._scripts: dict[str, _Script] = {}
+        self._process = OneProcess(f"the inbox below {prefix!r} in Redis")
         self._checked = False
 
     def __repr__(self) -> str:
@@ -215,11 +218,16 @@ class RedisInbox:
 
     async def _within_limit(self, work: Coroutine[Any, Any, T]) -> T:
         try:
+            self._process.check()
+        except InboxError:
+            work.close()
+            raise
+        try:
             async with asyncio.timeout(self._timeout):
                 return await run_apart(work, again=_LOST_AFTER)
         except TimeoutError as exc:
             raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
-        except (RedisError, OSError) as exc:
+        except Exception as exc:  # a RedisError, an OSError, or that the client is another event loop's
             raise InboxError(f"Redis failed: {type(exc).__name__}: {exc}") from drop_tracebacks(exc)
 
     async def _check_policy(self) -> None:

@@ -20,6 +20,7 @@ from ..._causes import drop_tracebacks, walk
 from ..._tasks import see_through
 from ...errors import BasiqError, ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
+from ._process import OneProcess
 from ._quarantine import QuarantinedDelivery, pack, unpack
 from ._sql_statements import Statements
 from ._sql_tables import Tables
@@ -82,8 +83,9 @@ class SQLInbox:
     timeout: seconds for each call, waiting for a connection of the pool included. Keep it below the receiver's
         ``inbox_timeout``.
 
-    Raises ``InboxError`` where the database fails or does not respond, and ``ConfigurationError`` for arguments that
-    cannot be right.
+    Raises ``InboxError`` where the database fails or does not respond, and in a child that was forked after the inbox
+    was used: make engine and inbox in each worker process. Raises ``ConfigurationError`` for
+    arguments that cannot be right.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class SQLInbox:
         self._preparing = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._prune_at = time.monotonic() + _PRUNE_EVERY
+        self._process = OneProcess(f"the inbox {self._tables.name}")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -138,6 +141,7 @@ class SQLInbox:
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``: commits the claim's transaction. Raises ``InboxError`` where that failed or is uncertain."""
+        self._process.check()
         if (key, token) in self._broken:
             raise InboxError("the transaction of this claim failed: nothing was recorded")
         held = self._held.get(key)
@@ -155,6 +159,7 @@ class SQLInbox:
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``: rolls the claim's transaction back."""
+        self._process.check()
         held = self._held.get(key)
         if held is not None and held.token == token and not held.ending:
             held.ending = True
@@ -234,6 +239,7 @@ class SQLInbox:
         Its ``commit`` only writes what is pending: all of it commits with the entry. Use ``begin_nested`` for a part
         that may fail; ``rollback`` of the whole is an error.
         """
+        self._process.check()
         held = self._held.get(key)
         if held is None or held.token != token or held.transaction is None or held.ending:
             raise InboxError("there is no claim of this worker on the key, so there is no transaction")
@@ -267,10 +273,13 @@ class SQLInbox:
     async def aclose(self) -> None:
         """Give back every claim. May be called twice; the engine stays open."""
         self._closed = True
+        if self._process.inherited:
+            return  # the claims are the parent's
         for key, held in list(self._held.items()):
             await self.release(key, held.token)
 
     async def __aenter__(self) -> Self:
+        self._process.check()
         await self._within_limit(self._prepare())
         return self
 
@@ -280,8 +289,7 @@ class SQLInbox:
     # --- claims ---
 
     async def _claim(self, key: str, token: str, lease: float, *, retry: bool) -> Claim:
-        if self._closed:
-            raise InboxError("the inbox is closed")
+        self._check_usable()
         known = self._held.get(key)
         if known is not None:
             if known.token == token and known.transaction is not None and not known.ending:
@@ -383,10 +391,14 @@ class SQLInbox:
 
     # --- calls ---
 
-    async def _call(self, work: Callable[[AsyncConnection], Awaitable[T]], *, write: bool = False) -> T:
-        """Do ``work`` in a transaction of its own."""
+    def _check_usable(self) -> None:
+        self._process.check()
         if self._closed:
             raise InboxError("the inbox is closed")
+
+    async def _call(self, work: Callable[[AsyncConnection], Awaitable[T]], *, write: bool = False) -> T:
+        """Do ``work`` in a transaction of its own."""
+        self._check_usable()
 
         async def attempt() -> T:
             await self._prepare()
