@@ -95,6 +95,9 @@ OnProgress = Callable[[Progress], None]
 class Plan:
     """What a run would do, now.
 
+    Each message counts. Of two messages for one event, a run with an inbox hands the first to the target, and skips the
+    second as handled before.
+
     total: messages that would be handed to the target.
     by_type: the same by type of event, empty text for those that have none.
     by_day: the same by the day (UTC) of their first attempt, None for those that have none.

@@ -147,7 +147,7 @@ def test_signals_need_nothing_that_windows_lacks(number: int) -> None:
 
         with on_signals(handle):
             os.kill(os.getpid(), number)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await event.wait()
 
     before = signal.getsignal(number)

@@ -277,7 +277,7 @@ def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpo
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=5)
+        stdout, stderr = process.communicate(timeout=20)  # the target has 30 s for a message
     assert process.returncode == 143
     assert stdout == ""
     assert "Traceback" not in stderr

@@ -42,9 +42,7 @@ def no_secret_is_logged() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> Iterator[None]:
+def quick_collections() -> None:
     """Each scenario ends with a collection of garbage: what was there before need not be looked through each time."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()

@@ -154,6 +154,7 @@ async def _timeout(work: Work, moment: Moment) -> bool:
             await work
 
     task = asyncio.create_task(limited())
+    await asyncio.sleep(0)  # only a limit that has been entered can be moved
     await moment()
     limit.reschedule(asyncio.get_running_loop().time() - 1)
     try:

@@ -327,7 +327,7 @@ def test_an_inbox_that_is_never_closed_warns(tmp_path: Path) -> None:
     thread = inbox._database._worker.thread
     with pytest.warns(ResourceWarning, match="was not closed"):
         inbox._database.__del__()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     inbox._database._worker = None
 
