@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Column, MetaData, String, Table, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -41,6 +42,10 @@ class Service:
         async with self.engine.connect() as connection:
             found = await connection.execute(select(EFFECTS).where(EFFECTS.c.event_id == event_id))
             return len(found.all())
+
+
+on_postgres = pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect=True)
+"""SQLite has no such failures."""
 
 
 @pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
@@ -240,6 +245,60 @@ async def test_a_handler_that_rolls_back_and_goes_on_is_told_so(then: str, servi
     assert await service.effects(event) == 0
 
 
+@on_postgres
+async def test_a_handler_that_goes_on_after_a_failed_statement_is_told_so(service: Service) -> None:
+    """PostgreSQL answers the COMMIT of such a transaction as if it had committed."""
+    event = new_id()
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        if mends:
+            return
+        with contextlib.suppress(IntegrityError):
+            await write(delivery, session)
+
+    mends = False
+    outcome = await service.post(event)
+    assert outcome.result is Result.FAILED
+    assert "use session.begin_nested() for a part that may fail" in str(outcome.error)
+    assert await service.effects(event) == 0
+    mends = True
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+@on_postgres
+async def test_a_passing_failure_that_a_handler_caught_is_503(service: Service) -> None:
+    broken = [True]
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        if broken:
+            broken.pop()
+            await session.execute(text("SELECT set_config('statement_timeout', '1', true)"))
+            with contextlib.suppress(DBAPIError):
+                await session.execute(text("SELECT pg_sleep(5)"))
+
+    event = new_id()
+    assert (await service.post(event)).result is Result.UNAVAILABLE
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+@pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
+async def test_a_handler_that_ends_the_transaction_in_sql_is_told_so(statement: str, service: Service) -> None:
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        await session.execute(text(statement))
+
+    outcome = await service.post(new_id())
+    assert outcome.result is Result.FAILED
+    assert "leave COMMIT and ROLLBACK to the inbox" in str(outcome.error)
+
+
 async def test_a_plain_handler_has_an_ordinary_inbox(service: Service) -> None:
     handled: list[str] = []
 
@@ -266,9 +325,6 @@ async def test_of_many_at_once_each_has_its_effect_once(service: Service) -> Non
 
 
 # --- what is not the handler's fault ---
-
-on_postgres = pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect=True)
-"""SQLite has no such failures."""
 
 
 @on_postgres

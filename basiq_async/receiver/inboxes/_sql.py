@@ -24,7 +24,7 @@ from ._process import OneProcess
 from ._quarantine import QuarantinedDelivery, pack, unpack
 from ._sql_statements import Statements
 from ._sql_tables import Tables
-from ._sql_transactions import Transaction, is_passing
+from ._sql_transactions import Transaction, brief, failed_in, has_ended, is_passing, watch_failures
 
 __all__ = ["SQLInbox"]
 
@@ -118,6 +118,7 @@ class SQLInbox:
         self._prune_at = time.monotonic() + _PRUNE_EVERY
         self._process = OneProcess(f"the inbox {self._tables.name}")
         self._closed = False
+        watch_failures(engine)
 
     def __repr__(self) -> str:
         return f"<SQLInbox {self._tables.name}, {len(self._held)} claims{', closed' if self._closed else ''}>"
@@ -261,14 +262,43 @@ class SQLInbox:
             yield session
             check()
             await session.commit()
+            await self._check_whole(connection, key, retry=held.retry)
             session.sync_session.close()  # nothing is open any more, so there is nothing to wait for
         except Exception as exc:
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
-            raise InboxError(f"the database failed under the handler: {_brief(exc)}") from _bare(exc)
+            raise InboxError(f"the database failed under the handler: {brief(exc)}") from _bare(exc)
         finally:
             if session.in_transaction():
                 await see_through(session.close)
+
+    async def _check_whole(self, connection: AsyncConnection, key: str, *, retry: bool) -> None:
+        """Raise where the handler's transaction cannot commit any more.
+
+        PostgreSQL undoes a transaction in which a statement failed, also where that was caught, and answers a COMMIT
+        as if it had been one.
+        """
+        if has_ended(connection):
+            raise ConfigurationError(
+                "the handler ended the transaction with SQL of its own, and with it what the inbox's entry belongs to: "
+                "leave COMMIT and ROLLBACK to the inbox, and use session.begin_nested() for a part that may fail"
+            )
+        failure = failed_in(connection)
+        if failure is None:
+            return
+        wanted = self._sql.has_letter if retry else self._sql.is_recorded
+        try:
+            if await _exists(connection, wanted, key):
+                return  # it was in a nested transaction
+        except DBAPIError as exc:
+            if is_passing(exc):
+                raise
+        if failure.passing:
+            raise InboxError(f"the database failed under the handler: {failure.text}")
+        raise ConfigurationError(
+            f"a statement of the handler failed ({failure.text}), and the database undoes the whole transaction for "
+            "that, though the handler went on: use session.begin_nested() for a part that may fail"
+        )
 
     async def aclose(self) -> None:
         """Give back every claim. May be called twice; the engine stays open."""
@@ -423,7 +453,7 @@ class SQLInbox:
                 try:
                     await transaction.commit()
                 except SQLAlchemyError as exc:  # it may have been carried out: never again by itself
-                    raise InboxError(f"the database failed: {_brief(exc)}") from _bare(exc)
+                    raise InboxError(f"the database failed: {brief(exc)}") from _bare(exc)
             whole = True
         finally:
             await transaction.end(broken=not whole)
@@ -441,7 +471,7 @@ class SQLInbox:
                 "pool are in use (each delivery that is being handled takes one)"
             ) from _bare(exc)
         except Exception as exc:  # a driver's own, where it could not connect
-            raise InboxError(f"the database failed: {_brief(exc)}") from _bare(exc)
+            raise InboxError(f"the database failed: {brief(exc)}") from _bare(exc)
 
     async def _prepare(self) -> None:
         if self._ready:
@@ -509,10 +539,3 @@ def _bare(exc: BaseException) -> BaseException:
         if isinstance(one, StatementError):
             one.hide_parameters = True
     return drop_tracebacks(exc)
-
-
-def _brief(exc: BaseException) -> str:
-    """What a driver said, in one line, without the statement and its values: they are consumers' data."""
-    cause = getattr(exc, "orig", None) or exc
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._causes import drop_tracebacks
 
-__all__ = ["Transaction", "is_passing"]
+__all__ = ["Transaction", "brief", "failed_in", "has_ended", "is_passing", "watch_failures"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -98,9 +102,57 @@ class Transaction:
             await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
 
 
+class Failure(NamedTuple):
+    """What a statement failed with, in a line, and whether another attempt may not."""
+
+    text: str
+    passing: bool
+
+
+def watch_failures(engine: AsyncEngine) -> None:
+    """Have ``failed_in`` know of the statements that fail on connections of this engine."""
+    if not event.contains(engine.sync_engine, "handle_error", _note_failure):
+        event.listen(engine.sync_engine, "handle_error", _note_failure)
+
+
+def failed_in(connection: AsyncConnection) -> Failure | None:
+    """What a statement on this connection failed with last, also where a handler caught that, or None."""
+    sync = connection.sync_connection
+    return None if sync is None else _failures.get(sync)
+
+
+def has_ended(connection: AsyncConnection) -> bool:
+    """Whether the driver knows that no transaction is open any more: somebody has ended it in SQL."""
+    sync = connection.sync_connection
+    driver: Any = None if sync is None else sync.connection.driver_connection
+    if hasattr(driver, "is_in_transaction"):  # asyncpg
+        return not driver.is_in_transaction()
+    if hasattr(driver, "info"):  # psycopg
+        return int(driver.info.transaction_status) == _IDLE
+    return not getattr(driver, "in_transaction", True)  # aiosqlite
+
+
+_IDLE = 0
+_failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
+
+
+def _note_failure(context: ExceptionContext) -> None:
+    if context.connection is not None and context.sqlalchemy_exception is not None:
+        # Not the exception: its traceback leads to the connection, which would then never be forgotten.
+        exc = context.sqlalchemy_exception
+        _failures[context.connection] = Failure(brief(exc), is_passing(exc))
+
+
 def is_passing(exc: BaseException) -> bool:
     """Whether an error of the database may not happen again, whatever was asked of it."""
     if not isinstance(exc, DBAPIError):
         return False
     code = getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None) or ""
     return exc.connection_invalidated or str(code).startswith(_PASSING) or "locked" in str(exc.orig)
+
+
+def brief(exc: BaseException) -> str:
+    """What a driver said, in one line, without the statement and its values: they are consumers' data."""
+    cause = getattr(exc, "orig", None) or exc
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
