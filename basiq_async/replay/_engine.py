@@ -37,7 +37,6 @@ R = TypeVar("R", bound=ReplayError)
 
 _REPORT_EVERY = 0.25
 _RATE_OVER = 20
-_MOST_PAUSES = 100
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 _MOST_AHEAD = 10_000
@@ -123,6 +122,8 @@ class Engine:
         self._commits = 0
         self._successes = 0
         self._in_a_row = 0
+        self._refusing_since: float | None = None
+        """When the target asked for patience first, since it took a message last, in the event loop's time."""
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
         self.error: Exception | None = None
@@ -288,25 +289,29 @@ class Engine:
         """Return None where the message is to be tried again, else what the failure comes to."""
         wait = requested_wait(exc)
         if wait is not None:
-            return self._apply_retry_after(exc, wait)
+            return self._apply_retry_after(exc, message, wait)
         if not self._circuit.is_outage(exc, message.id, tries, others_succeed=others_succeed):
             return exc
         if others_succeed and self._circuit.since is None and tries < 2:
             return None  # it may be this message alone: the worker rests, and the others go on
         return self._apply_outage(exc, message)
 
-    def _apply_retry_after(self, exc: Exception, wait: float) -> Exception | None:
+    def _apply_retry_after(self, exc: Exception, message: Message, wait: float) -> Exception | None:
         settings, pressure = self._settings, self._pressure
+        now = asyncio.get_running_loop().time()
+        if self._refusing_since is None:
+            self._refusing_since = now
+        lasted = now - self._refusing_since
         if wait > settings.max_pause:
             text = f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
             return _with_cause(ReplayError(text), exc)
         if pressure.pauses and not pressure.closed:  # it asked before, and took nothing since: a wait that grows
             backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
             wait = max(wait, min(_LONGEST_BACKOFF, settings.max_pause, backoff))
+        if lasted >= settings.max_pause:
+            text = f"the target has asked to be left alone for {lasted:.0f} s, again and again, and took nothing"
+            return _with_cause(ReplayError(f"{text}; {_stopped_before(message)}"), exc)
         self._begin_pause(wait)
-        if pressure.pauses > _MOST_PAUSES:
-            text = f"the target asked to be left alone {_MOST_PAUSES} times in a row and took nothing"
-            return _with_cause(ReplayError(f"{text}; run it again later"), exc)
         logger.info("the target asks for a pause: the replay waits %.2f s", wait)
         return None
 
@@ -319,8 +324,8 @@ class Engine:
         if lasted >= self._settings.max_pause:
             return _with_cause(
                 ReplayError(
-                    f"the target has been down for {lasted:.0f} s, the last attempt with {text}; the replay stopped in "
-                    f"front of message {message.id!r}: run the same again to go on there"
+                    f"the target has been down for {lasted:.0f} s, the last attempt with {text}; "
+                    + _stopped_before(message)
                 ),
                 exc,
             )
@@ -339,6 +344,7 @@ class Engine:
 
     def _resume(self) -> None:
         self._pressure.succeed()
+        self._refusing_since = None
         if self._circuit.since is not None:
             logger.warning("the target takes messages again: the replay goes on")
             self._circuit.close()
@@ -445,6 +451,10 @@ class Engine:
 
 class TargetTimeoutError(TargetError, TimeoutError):
     """A target that took too long with one message."""
+
+
+def _stopped_before(message: Message) -> str:
+    return f"the replay stopped in front of message {message.id!r}: run the same again to go on there"
 
 
 def _describe(error: Exception) -> str:

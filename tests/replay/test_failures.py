@@ -307,12 +307,18 @@ def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
     virtual.run(main())
 
 
-def test_a_target_that_only_ever_asks_for_patience_ends_the_job() -> None:
+@pytest.mark.parametrize("wait", [0, 1, 5, 600])
+def test_a_target_that_only_ever_asks_for_patience_ends_the_job_after_max_pause(wait: float) -> None:
     async def main() -> None:
         async with history(20) as h:
-            target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=1))
-            with pytest.raises(ReplayError, match="asked to be left alone 100 times in a row"):
-                await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+            first, *_ = ids = await h.ids()
+            target = Refusing(*ids, error=lambda: TargetError("no", retry_after=wait))
+            began = virtual.now()
+            with pytest.raises(ReplayError, match=f"asked to be left alone .* in front of message '{first}': run the"):
+                await Replay(
+                    h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=1, max_pause=1_800
+                ).run()
+            assert 1_800 <= virtual.now() - began < 1_800 + max(wait, 6)
 
     virtual.run(main())
 

@@ -13,6 +13,7 @@ import pytest
 from basiq_async import CheckpointError, ConnectionFailedError, InboxError, Message, ReplayError, RequestTimeoutError
 from basiq_async.replay import MemoryCheckpoint, Progress, Replay, TargetError
 from tests.support import virtual
+from tests.support.deliveries import SECRET
 from tests.support.histories import Recorder, Refusing, history
 
 OUTAGES: list[Callable[[], Exception]] = [
@@ -322,4 +323,30 @@ def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() ->
                     async with asyncio.timeout(60):
                         await look
 
+    virtual.run(main())
+
+
+def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
+    from basiq_async.receiver import Claim, MemoryInbox, WebhookReceiver
+
+    class Away(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            if virtual.now() < until:
+                raise InboxError("the database does not respond")
+            return await super().claim(key, token, lease=lease)
+
+    async def main() -> None:
+        nonlocal until
+        until = virtual.now() + 3_000
+        async with history(30) as h:
+            receiver = WebhookReceiver(SECRET, inbox=Away(clock=virtual.now), clock=virtual.now)
+            receiver.on("*")(take)
+            report = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+        assert (report.handled, report.failed) == (30, 0)
+        assert 3_000 <= report.duration < 3_010
+
+    async def take(_: object) -> None:
+        pass
+
+    until = 0.0
     virtual.run(main())
