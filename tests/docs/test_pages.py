@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -144,3 +146,14 @@ def test_every_public_name_is_in_the_reference() -> None:
         missing += [f"{module}.{name}" for name in import_module(module).__all__ if name not in documented]
     assert missing == ["basiq_async.__version__"]
     assert basiq_async.__version__
+
+
+def test_the_site_is_built_with_each_extra() -> None:
+    """The reference imports what the extras bring."""
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]) - {"dev"}
+    (installed,) = [
+        step["extra_requirements"]
+        for step in yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())["python"]["install"]
+        if "path" in step
+    ]
+    assert set(installed) == extras
