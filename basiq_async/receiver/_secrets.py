@@ -85,9 +85,10 @@ def _read_key(secret: object) -> bytes | ConfigurationError:
         if key is None:
             return UndecodableSecretError("the secret is not base64, with or without whsec_ before it; was it cut off?")
     # HMAC pads a key with zeros, so zeros at its end are no part of it.
-    if len(key.rstrip(b"\0")) < _SHORTEST_KEY or key.count(key[0]) == len(key):
+    if len(key.rstrip(b"\0")) < _SHORTEST_KEY or key.count(key[0]) == len(key) or bare.count(bare[0]) == len(bare):
         return UndecodableSecretError(
-            f"the secret can be guessed: it must decode to at least {_SHORTEST_KEY} bytes that are not all the same"
+            f"the secret can be guessed: it must decode to at least {_SHORTEST_KEY} bytes, and not be one character or "
+            "byte again and again"
         )
     return key
 

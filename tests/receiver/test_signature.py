@@ -313,6 +313,7 @@ def test_the_samples_of_the_documentation_are_secrets(secret: str) -> None:
         "whsec_AAAAA",
         "rfiuheo439341",
         "A" * 32,
+        "whsec_" + "x" * 32,
         "whsec_" + base64.b64encode(b"\x07" * 24).decode(),
         "whsec_" + base64.b64encode(b"seven b").decode(),
         "whsec_" + base64.b64encode(b"seven b\0\0\0").decode(),
