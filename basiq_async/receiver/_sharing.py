@@ -40,8 +40,8 @@ def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: st
         return
     if not all(keys.has_key_of(other) for other in others.values()):
         raise ConfigurationError(
-            "two receivers with different secrets share this inbox, and one of them has no webhook_id: each would skip "
-            "events that the other has handled. Pass webhook_id to both"
+            "two receivers with different secrets, and without a webhook_id, share this inbox: each would skip events "
+            "that the other has handled; pass webhook_id to both"
         )
     others[receiver] = keys
 
