@@ -17,7 +17,7 @@ from ._replay import Replay
 from ._report import OnProgress, Report
 from ._where import Predicate, Where
 from .checkpoints._base import Checkpoint
-from .targets._base import Handler, Target
+from .targets._base import Handler, SessionHandler, Target
 
 __all__ = ["Recovery", "recover"]
 
@@ -50,7 +50,7 @@ class Recovery:
 async def recover(
     client: BasiqClient,
     webhook_id: str,
-    target: Target | WebhookReceiver | Handler,
+    target: Target | WebhookReceiver | Handler | SessionHandler,
     *,
     checkpoint: Checkpoint,
     events_checkpoint: Checkpoint,

@@ -51,6 +51,7 @@ from basiq_async.replay import (
     JSONLinesTarget,
     Plan,
     Reconciliation,
+    Recovery,
     Replay,
     Report,
     SQLiteCheckpoint,
@@ -58,6 +59,7 @@ from basiq_async.replay import (
     Where,
     failed_only,
     limit,
+    recover,
     since,
 )
 
@@ -142,6 +144,16 @@ async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
             assert_type(await replay.retry_dead(), Report)
             assert_type(await replay.reconcile(receiver.inbox), Reconciliation)
             replay.stop()
+
+
+async def saved(message: Message, session: AsyncSession) -> None: ...
+
+
+async def replays_in_transactions(basiq: BasiqClient, inbox: SQLInbox) -> None:
+    checkpoint = SQLiteCheckpoint("replay.db")
+    Replay(basiq, "w", saved, checkpoint=checkpoint, inbox=inbox)
+    found = await recover(basiq, "w", saved, checkpoint=checkpoint, events_checkpoint=checkpoint, inbox=inbox)
+    assert_type(found, Recovery)
 
 
 async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) -> None:
