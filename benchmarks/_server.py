@@ -131,7 +131,7 @@ class _Connection(asyncio.Protocol):
             body = _TOKEN
         elif "/api/v1/app/" in path:
             body = _svix_body(_number(query, "iterator="), self._pages)
-        elif "none" in query:
+        elif "none" in query:  # a list of one message
             body = page_body(0, 1, 1)
         elif path.endswith("/messages") or path == "/x":
             body = page_body(_number(query, "next="), self._pages, self._size)

@@ -72,12 +72,16 @@ async def crew(count: int, segments: int, *, warm: bool = True, **settings: Any)
 
 
 async def warmed(fleet: Fleet, count: int) -> None:
-    """Have the workers come up, and handle the one message that the server has under this filter."""
-    job = await fleet.submit("bench", WEBHOOK, key="warm-up", filter="eventTypeId.eq('none')")
+    """Have each worker come up, and read lists of the one message that the server has under such a filter."""
     deadline = time.monotonic() + 60
-    while not (await job.progress()).ended and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(0.5 + 0.5 * count)
+    for number in range(1_000):
+        job = await fleet.submit(
+            "bench", WEBHOOK, key=f"warm-up {number}", filters=[f"none {each}" for each in range(8 * count)]
+        )
+        await job.wait(timeout=60)
+        if (await job.progress()).workers == count:
+            return
+        assert time.monotonic() < deadline, "the workers do not come up"
 
 
 async def timed(fleet: Fleet, **arguments: Any) -> tuple[float, Job]:
@@ -94,7 +98,7 @@ def cpu_of(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
-async def scaling(rounds: int, pages: int = 64) -> list[Figure]:
+async def scaling(rounds: int, pages: int = 80) -> list[Figure]:
     """Messages a second of 2 and 4 processes to those of one. The width is such that most of the time is waiting."""
     rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
     with server(pages, 0.02) as url:
