@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from .._tasks import TaskOwner, see_through
+from .._text import printable
 from ..errors import (
     BasiqError,
     CheckpointError,
@@ -176,9 +177,11 @@ class Worker:
             if _passing(exc):
                 waits = True
                 delay = min(_LONGEST_DELAY, 0.25 * 2 ** min(claim.waits, 10)) * (0.5 + random.random() / 2)
-                logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
+                logger.warning(
+                    "segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, printable(problem)
+                )
             else:
-                logger.error("the job %r stops at segment %s: %s", key, name, problem)
+                logger.error("the job %r stops at segment %s: %s", key, name, printable(problem))
                 await self._fail(key, f"segment {name}: {problem}")
         finally:
             del under.segments[lease.token]
@@ -225,7 +228,7 @@ class Worker:
     def _log_once(self, key: str, problem: str) -> None:
         if problem not in self._logged[key]:
             self._logged[key].add(problem)
-            logger.error("the job %r is not for this worker: %s", key, problem)
+            logger.error("the job %r is not for this worker: %s", key, printable(problem))
 
     # --- what is not asked for ---
 

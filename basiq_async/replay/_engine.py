@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import attrs
 
 from .._tasks import see_through
+from .._text import printable
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
@@ -331,10 +332,11 @@ class Engine:
             )
         wait = min(circuit.next_pause, max(0.0, self._settings.max_pause - lasted) or circuit.next_pause)
         self._begin_pause(wait)
+        shown = printable(text)
         if circuit.failures == 1:
-            logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
+            logger.warning("the target seems to be down (%s): the replay waits, and tries again", shown)
         else:
-            logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, text, wait)
+            logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, shown, wait)
         return None
 
     def _begin_pause(self, wait: float) -> None:
@@ -367,7 +369,7 @@ class Engine:
             self._fail(error)
             return False
         text = _describe(error)
-        logger.warning("message %r failed: %s", message.id, text)
+        logger.warning("message %r failed: %s", message.id, printable(text))
         self._failed += 1
         self._in_a_row += 1
         if settings.on_error == "stop":

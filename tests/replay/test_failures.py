@@ -194,6 +194,23 @@ async def test_a_failure_is_logged_with_its_message_and_without_its_payload(capl
     assert f"message {ids[1]!r} failed: ValueError: poisoned" in caplog.text
 
 
+async def test_what_an_error_says_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    said = "no such type: x\nCRITICAL forged \x1b]0;owned\x07\u202e"
+    async with history(4) as h:
+        first, second, *_ = await h.ids()
+        refusing = Refusing(first, error=lambda: ValueError(said))
+        down = [TargetError(said, status=503)]
+
+        async def behave(message: Message) -> None:
+            if message.id == second and down:
+                raise down.pop()
+            await refusing(message)
+
+        await Replay(h.client, h.webhook_id, behave, checkpoint=MemoryCheckpoint(), concurrency=1).run()
+    assert len(caplog.messages) >= 2
+    assert all(message.isprintable() for message in caplog.messages), caplog.messages
+
+
 async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
     async with history(50) as h:
         ids = await h.ids()

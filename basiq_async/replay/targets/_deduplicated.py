@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from ..._deadlines import Deadline, Deadlines
 from ..._tasks import see_through
+from ..._text import printable
 from ...errors import InboxError, TargetError
 from ...models import Message
 from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox, inbox_key
@@ -165,7 +166,7 @@ class Deduplicated:
         except Exception as exc:
             # It was handled, and the checkpoint will say so; to fail would have it handled again for certain.
             why = self._hangs() if isinstance(exc, TimeoutError) else exc
-            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, why)
+            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, printable(why))
 
     async def _release(self, key: str, token: str) -> None:
         await see_through(lambda: self._settle(lambda: self._inbox.release(key, token), key))
@@ -176,7 +177,7 @@ class Deduplicated:
                 await call()
         except Exception as exc:
             why = self._hangs() if isinstance(exc, TimeoutError) else exc
-            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, why)
+            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, printable(why))
 
     def _hangs(self) -> InboxError:
         return InboxError(f"the inbox did not respond within {self._limits.seconds:g} s")
