@@ -98,7 +98,7 @@ def cpu_of(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
-async def scaling(rounds: int, pages: int = 80) -> list[Figure]:
+async def scaling(rounds: int, pages: int = 112) -> list[Figure]:
     """Messages a second of 2 and 4 processes to those of one. The width is such that most of the time is waiting."""
     rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
     with server(pages, 0.02) as url:
@@ -203,7 +203,7 @@ async def memory(sizes: tuple[int, int] = (10_000, 1_000_000)) -> list[Figure]:
 async def measure(rounds: int = 3) -> list[Figure]:
     """All of them; less than five minutes with three rounds."""
     found = await processor(rounds)
-    found += await takeover(rounds + 2)
+    found += await takeover(rounds + 1)
     found += await lists(rounds)
     found += await memory()
     found += await scaling(rounds)
@@ -212,7 +212,7 @@ async def measure(rounds: int = 3) -> list[Figure]:
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ["processor", "takeover", "lists", "memory", "scaling"]:
-        arguments: dict[str, tuple[int, ...]] = {"takeover": (5,), "memory": ()}
+        arguments: dict[str, tuple[int, ...]] = {"takeover": (4,), "memory": ()}
         for line in asyncio.run(globals()[name](*arguments.get(name, (3,)))):
             print(line, flush=True)
     print(f"load {os.getloadavg()[0]:.1f}")
