@@ -314,6 +314,9 @@ class Dispatcher:
                 return work.end(Result.HANDLED)
             failure = InboxError("the claim ended before its transaction was committed")
         if work.in_transaction:
+            # What else it raises is about what the handler wrote. A TimeoutError and a RuntimeError are made here.
+            if not isinstance(failure, (InboxError, TimeoutError, RuntimeError)):
+                return await self._fail(work, failure)
             return await self._unavailable(work, failure)
         # It was handled; to ask for it again would have it handled twice for certain.
         logger.error(

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
-from tests.support.databases import engine_of, in_use, new_table
+from tests.support.databases import engine_of, in_use, new_table, run
 from tests.support.deliveries import SECRET, new_id, payload, signed
 from tests.support.postgres import PostgresServer
 
@@ -266,6 +266,25 @@ async def test_a_handler_that_goes_on_after_a_failed_statement_is_told_so(servic
     mends = True
     assert (await service.post(event)).result is Result.HANDLED
     assert await service.effects(event) == 1
+
+
+@on_postgres
+async def test_what_the_database_refuses_at_the_commit_is_the_handlers_failure(service: Service) -> None:
+    """Or an event that always fails so would never be set aside, and have Basiq disable the endpoint."""
+    table = new_table()
+    await run(service.engine, f"CREATE TABLE {table} (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        await session.execute(text(f"INSERT INTO {table} VALUES (1), (1)"))
+
+    event = new_id()
+    outcome = await service.post(event)
+    assert outcome.result is Result.FAILED
+    assert isinstance(outcome.error, IntegrityError)
+    assert (await service.post(event)).result is Result.QUARANTINED
+    assert await service.effects(event) == 0
 
 
 @on_postgres

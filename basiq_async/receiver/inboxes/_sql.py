@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import attrs
 from sqlalchemy import Executable, MetaData, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
@@ -141,7 +141,11 @@ class SQLInbox:
         return await self._claim(key, token, lease, retry=True)
 
     async def complete(self, key: str, token: str) -> bool:
-        """See ``Inbox``: commits the claim's transaction. Raises ``InboxError`` where that failed or is uncertain."""
+        """See ``Inbox``: commits the claim's transaction. Raises ``InboxError`` where that failed or is uncertain.
+
+        Where the database refuses what a handler wrote, as a deferred constraint does, it raises SQLAlchemy's
+        ``IntegrityError``: that is the handler's failure.
+        """
         self._process.check()
         if (key, token) in self._broken:
             raise InboxError("the transaction of this claim failed: nothing was recorded")
@@ -395,6 +399,10 @@ class SQLInbox:
                     raise InboxError("the claim has ended meanwhile")
                 await self._within_limit(_commit(transaction, statements))
                 committed = True
+            except InboxError as exc:
+                if held.has_session and isinstance(exc.__cause__, IntegrityError):
+                    raise exc.__cause__ from None  # a deferred constraint: what the handler wrote is at fault
+                raise
             finally:
                 if not committed and held.has_session:
                     self._remember_broken(key, held.token)

@@ -14,7 +14,9 @@ __all__ = ["TransactionalInbox"]
 class TransactionalInbox(Inbox, Protocol):
     """An inbox whose entry commits together with what a handler writes: both or neither.
 
-    ``complete`` then raises where it did not commit, and never records a key whose transaction failed.
+    ``complete`` then raises where it did not commit, and never records a key whose transaction failed. An
+    ``InboxError``, or a call that takes too long, is a failure of the storage. Anything else is what the storage has
+    against what the handler wrote, and counts as the handler's failure.
     """
 
     def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[Any]:
