@@ -218,7 +218,11 @@ class WebhookReceiver:
         """
         started = time.perf_counter()
         if asyncio.get_running_loop() is not self._loop:
-            self._join_loop()
+            try:
+                self._join_loop()
+            except ConfigurationError:
+                del headers, body  # error reporters show local variables
+                raise
         if self._closing:
             return self._report(_closed(), started)
         if len(body) > self._max_body_size:

@@ -5,6 +5,7 @@ Sentry captures local variables by default; structlog's ``dict_tracebacks`` does
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import tempfile
@@ -149,6 +150,12 @@ async def dead_letter_of_a_damaged_file() -> None:
             await checkpoint.aclose()
 
 
+async def delivery_in_another_thread() -> None:
+    receiver = WebhookReceiver(SIGNING)
+    await receiver.handle({}, b"")
+    await asyncio.to_thread(lambda: asyncio.run(receiver.handle({"x": MARK}, MARK.encode())))
+
+
 PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "a token call that breaks": lambda: call(Wire(tokens=[reset]), get),
     "a token call that is refused": lambda: call(Wire(tokens=[http(400)]), get),
@@ -173,6 +180,7 @@ PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "a delivery of another signature": lambda: checked(
         **{"webhook-id": "m", "webhook-timestamp": str(int(datetime.now(UTC).timestamp())), "webhook-signature": "v1,x"}
     ),
+    "a receiver in two threads": delivery_in_another_thread,
     "an id that cannot be signed": lambda: signed("a.b"),
     "a SQL inbox without a server, asyncpg": lambda: sql_inbox_without_a_server("asyncpg"),
     "a SQL inbox without a server, psycopg": lambda: sql_inbox_without_a_server("psycopg"),
