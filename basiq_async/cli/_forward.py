@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from .._urls import absolute_url
+from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,6 +48,8 @@ class Forwarder:
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
         self._url = absolute_url(url)
+        if "@" in urlsplit(url).netloc:
+            raise ConfigurationError("url must not hold a user or password: they would show in what is printed")
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 

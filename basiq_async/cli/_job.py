@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ..errors import ReplayError
 from ._output import Output, Shape, cell_text, is_terminal, live, note, session
-from ._signals import on_signals
+from ._signals import stopping
 
 if TYPE_CHECKING:
     from ..replay import Plan, Progress, Replay, Report
@@ -63,7 +62,7 @@ async def run_job(
     going_on: tuple[str, ...] = (),
 ) -> int:
     """Run to the end, show the report, return the exit code. The first signal finishes what is under way."""
-    with stopping(job) as stopped:
+    with stopping(job.stop) as stopped:
         try:
             report = await work(ProgressLine())
         except asyncio.CancelledError:
@@ -98,24 +97,6 @@ def finish(report: Report, again: CommandLine) -> int:
         note(f"{report.failed:,} messages failed")
         return 1
     return 0
-
-
-@contextmanager
-def stopping(job: Replay) -> Iterator[list[int]]:
-    """Stop a job at the first signal, cancel this task at the second; the list holds the signals."""
-    task = asyncio.current_task()
-    received: list[int] = []
-
-    def stop(number: int) -> None:
-        received.append(number)
-        if len(received) == 1:
-            job.stop()
-            note("finishing what is under way; once more to stop at once")
-        elif task is not None:
-            task.cancel()
-
-    with on_signals(stop):
-        yield received
 
 
 class ProgressLine:

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from .._text import printable
-from ..errors import BasiqError, ConfigurationError, RateLimitError, ServerError, TransportError
+from ..errors import ConfigurationError, RateLimitError, ReplayError, ServerError, TransportError
 from ..models import Message
-from ..replay import HttpTarget, Progress, Replay, SQLiteCheckpoint, Target, Where, message_time
+from ..replay import (
+    Commit,
+    DeadLetter,
+    HttpTarget,
+    Progress,
+    Replay,
+    SQLiteCheckpoint,
+    Target,
+    Where,
+    message_time,
+)
 from ..replay import event_types as of_types
-from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, write
+from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
 from ._run import make_client
 from ._selection import duration
 from ._serving import watching_reader
-from ._signals import on_signals
+from ._signals import stopping
 
 _SLOWEST = 60.0
 _GROWTH = 1.5
 _CONCURRENCY = 8
+_LONGEST_OUTAGE = 365 * 86_400.0
+"""A service may be off for as long as it likes: the program waits until somebody ends it."""
 
 _SHAPE: Shape[dict[str, Any]] = Shape(
     ("result", "message_id", "event_type_id", "event_id", "webhook_id", "error", "body"), lambda row: row
@@ -56,6 +71,10 @@ class Polling:
     ) -> None:
         if webhook_id is None and checkpoint is not None:
             raise ConfigurationError("--checkpoint is for one webhook: with --all each has a file of its own")
+        if not math.isfinite(every):
+            raise ConfigurationError("--every must be a finite number of seconds")
+        if session().stdout_closed and forward_to is None:
+            raise ConfigurationError("standard output is closed: messages would be taken that nobody sees")
         self._output = output
         self._webhook_id = webhook_id
         self._forward_to = forward_to
@@ -64,13 +83,16 @@ class Polling:
         self._back = duration(since, "--since") if since is not None else timedelta()
         self._every = every
         self._checkpoint = checkpoint
-        self._left = limit
         self._body = body
         self._stop = asyncio.Event()
         self._failure: Exception | None = None
         self._jobs: list[Replay] = []
+        self._limit = limit
+        self._under_way: set[str] = set()
+        """The ids of messages that are handed out, and neither taken nor given up."""
         self._counts = {"accepted": 0, "failed": 0}
         self._down = False
+        self._patience = False
 
     async def run(self) -> None:
         """Poll until SIGINT, SIGTERM, the limit, or until nothing reads the output any more."""
@@ -92,16 +114,25 @@ class Polling:
                     Replay(
                         basiq,
                         webhook_id,
-                        _Shown(inner, self._show),
-                        checkpoint=SQLiteCheckpoint(path),
+                        _Shown(inner, self),
+                        checkpoint=_Announcing(path, self),
                         where=_chosen(start, self._event),
                         concurrency=_CONCURRENCY,
                         max_failures=None,
+                        max_pause=_LONGEST_OUTAGE,
                     )
                 )
             self._say_what_it_costs(len(ids))
-            with on_signals(lambda _: self._end()), watching_reader(self._reader_left):
-                await self._poll()
+            with (
+                stopping(self._end, busy=lambda: bool(self._under_way)) as received,
+                watching_reader(self._reader_left),
+            ):
+                try:
+                    await self._poll()
+                except asyncio.CancelledError:
+                    if len(received) < 2:
+                        raise
+                    raise typer.Exit(128 + received[-1]) from None
         live("")
         if self._failure is not None:
             raise self._failure
@@ -120,6 +151,8 @@ class Polling:
                         report = await job.run(self._tell_outage)
                         handed_out += report.handled + report.failed
                 wait = self._every if handed_out else min(max(_SLOWEST, self._every), wait * _GROWTH)
+            except _NotTakenError:
+                wait = self._every
             except RateLimitError as exc:
                 wait = max(exc.retry_after or 0.0, min(_SLOWEST, wait * 2))
                 note(f"Basiq asks for fewer requests; next question in {wait:.0f} s")
@@ -130,6 +163,25 @@ class Polling:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
                     await self._stop.wait()
+
+    def begin(self, message: Message) -> None:
+        """Count a message as handed out. Raises ``_NotTakenError`` where the program is about to end."""
+        shown = sum(self._counts.values())
+        if self._stop.is_set() or (self._limit and shown + len(self._under_way - {message.id}) >= self._limit):
+            raise _NotTakenError("the program ends: this message is the first of the next run")
+        self._under_way.add(message.id)
+
+    def finish(self, message: Message) -> None:
+        """Show a message that was taken."""
+        self._under_way.discard(message.id)
+        self._show(message, None)
+        if self._failure is not None and self._forward_to is None:
+            raise _NotTakenError("nobody saw this message")
+
+    def give_up(self, letter: DeadLetter) -> None:
+        """Show a message that will not be tried again."""
+        self._under_way.discard(letter.id)
+        self._show(Message(letter.id, letter.message), letter.error)
 
     def _show(self, message: Message, error: str | None) -> None:
         self._counts["failed" if error else "accepted"] += 1
@@ -156,8 +208,7 @@ class Polling:
             flush()
         except (OutputClosedError, OutputError) as exc:
             self._fail(exc)
-        self._left -= 1
-        if self._left == 0:
+        if self._limit and sum(self._counts.values()) >= self._limit:
             self._end()
 
     def _say_what_it_costs(self, webhooks: int) -> None:
@@ -176,6 +227,10 @@ class Polling:
                 if self._down
                 else "the service responds again"
             )
+        patience = now.paused > 0 and not now.down
+        if patience and not self._patience:
+            note(f"the service asks to be left alone; the next message is tried in {now.paused:.0f} s")
+        self._patience = patience
 
     def _show_live(self, wait: float) -> None:
         live(
@@ -196,27 +251,42 @@ class Polling:
         self._end()
 
 
-class _Shown:
-    """A target that shows what became of each message."""
+class _NotTakenError(ReplayError):
+    """A message that was not handed out, or that nobody saw: it is not recorded, and the next run begins with it."""
 
-    def __init__(self, inner: Target | None, show: Callable[[Message, str | None], None]) -> None:
+
+class _Shown:
+    """A target that shows each message that is taken."""
+
+    def __init__(self, inner: Target | None, polling: Polling) -> None:
         self._inner = inner
-        self._show = show
+        self._polling = polling
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        try:
-            found = await self._inner.deliver(message) if self._inner is not None else None
-        except BasiqError as exc:
-            self._show(message, str(exc))
-            raise
-        self._show(message, None)
+        self._polling.begin(message)
+        found = await self._inner.deliver(message) if self._inner is not None else None
+        self._polling.finish(message)
         return found
 
     async def flush(self) -> None:
         """See ``Target``."""
         if self._inner is not None:
             await self._inner.flush()
+
+
+class _Announcing(SQLiteCheckpoint):
+    """A checkpoint that shows what is given up: an attempt that fails may be followed by one that succeeds."""
+
+    def __init__(self, path: str, polling: Polling) -> None:
+        super().__init__(path)
+        self._polling = polling
+
+    async def save(self, commit: Commit) -> None:
+        """See ``Checkpoint``."""
+        await super().save(commit)
+        for letter in commit.dead:
+            self._polling.give_up(letter)
 
 
 def _chosen(start: datetime, event: Sequence[str] | None) -> Where:
@@ -238,15 +308,30 @@ def _default_path(webhook_id: str, forward_to: str | None) -> str:
 def _remember_start(path: str, start: datetime) -> datetime:
     """Return when the first run with this checkpoint began: a later one must not leave out what was missed."""
     file = Path(path + ".start")
+    draft = Path(f"{file}.{os.getpid()}")
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    except FileExistsError:
-        try:
-            return datetime.fromisoformat(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ConfigurationError(f"{str(file)!r} cannot be read: remove it and {path!r} to begin anew") from None
+        with suppress(FileExistsError):
+            # Whole or not at all: a process may be killed at any instant.
+            if not os.path.lexists(file):
+                draft.unlink(missing_ok=True)
+                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                    stream.write(start.isoformat())
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                try:
+                    os.link(draft, file)  # never over the time of a run that began meanwhile
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without links
+                    os.replace(draft, file)
+                return start
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{str(file)!r} cannot be written: {exc}") from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(start.isoformat())
-    return start
+    finally:
+        with suppress(OSError, ValueError):
+            draft.unlink(missing_ok=True)
+    try:
+        return datetime.fromisoformat(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ConfigurationError(f"{str(file)!r} cannot be read: remove it and {path!r} to begin anew") from None

@@ -9,9 +9,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import typer
 from aiohttp import web
 
 from .._text import printable
@@ -19,7 +21,7 @@ from ..errors import ConfigurationError
 from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
 from ._forward import Forwarded, Forwarder
 from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
-from ._signals import on_signals
+from ._signals import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +76,7 @@ class Listener:
         self._output = output
         self._body = body
         self._left = limit
+        self._under_way = 0
         self._forwarder = None if forward_to is None else Forwarder(forward_to, timeout=_FORWARD_TIMEOUT)
         self._receiver = WebhookReceiver(
             secrets,
@@ -87,7 +90,10 @@ class Listener:
         self._counts = {"accepted": 0, "refused": 0}
 
     async def serve(self, host: str, port: int, path: str) -> None:
-        """Serve until SIGINT, SIGTERM, the limit, or until nothing reads the output any more."""
+        """Serve until SIGINT, SIGTERM, the limit, or until nothing reads the output any more.
+
+        What is under way is seen through; a second signal ends it at once.
+        """
         if session().stdout_closed and self._forwarder is None:
             raise ConfigurationError("standard output is closed: deliveries would be acknowledged that nobody sees")
         app = web.Application()
@@ -97,23 +103,28 @@ class Listener:
             raise ConfigurationError(f"--path cannot be {path!r}: {exc}") from None
         # The receiver is closed first, and sees what was begun through; what is left are idle connections.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            with on_signals(lambda _: self._done.set()), watching_reader(self._reader_left):
-                try:
-                    await web.TCPSite(runner, host, port).start()
-                except OSError as exc:
-                    raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-                url = f"http://{_bracket(host)}:{runner.addresses[0][1]}{path}"
-                note(f"listening on {url}", url=url)
-                self._show_live()
-                await self._done.wait()
-        finally:
-            live("")
-            await self._receiver.aclose()
-            await runner.cleanup()
+        async with AsyncExitStack() as stack:
             if self._forwarder is not None:
-                await self._forwarder.aclose()
+                stack.push_async_callback(self._forwarder.aclose)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            stack.callback(live, "")
+            received = stack.enter_context(stopping(self._done.set, busy=lambda: self._under_way > 0))
+            stack.enter_context(watching_reader(self._reader_left))
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as exc:
+                raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+            url = f"http://{_bracket(host)}:{runner.addresses[0][1]}{path}"
+            note(f"listening on {url}", url=url)
+            self._show_live()
+            try:
+                await self._done.wait()
+                await self._receiver.aclose()
+            except asyncio.CancelledError:
+                if len(received) < 2:
+                    raise
+                raise typer.Exit(128 + received[-1]) from None
         if self._failure is not None:
             raise self._failure
 
@@ -123,9 +134,11 @@ class Listener:
             return _unavailable()
         seen = _Seen(request)
         token = _seen.set(seen)
+        self._under_way += 1
         try:
             response = await self._receiver.aiohttp_handler(request)
         finally:
+            self._under_way -= 1
             _seen.reset(token)
         if seen.forwarded is not None:
             response = _respond(seen.forwarded)

@@ -45,3 +45,27 @@ def cancelling(task: asyncio.Task[object] | None) -> Iterator[list[int]]:
 
     with on_signals(cancel):
         yield received
+
+
+@contextmanager
+def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
+    """Call ``stop`` at the first signal, cancel this task at the second; the list holds the signals.
+
+    Where the work is ``busy`` at the first, a note says what the second does.
+    """
+    from ._output import note
+
+    task = asyncio.current_task()
+    received: list[int] = []
+
+    def receive(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            stop()
+            if busy():
+                note("finishing what is under way; once more to stop at once")
+        elif task is not None:
+            task.cancel()
+
+    with on_signals(receive):
+        yield received

@@ -14,7 +14,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from basiq_async.cli._forward import Forwarder
 from basiq_async.cli._signals import on_signals
+from basiq_async.errors import ConfigurationError
 
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
 from .test_signing import Listener, listening
@@ -155,3 +157,34 @@ def test_signals_need_nothing_that_windows_lacks(number: int) -> None:
         runner.run(main())
     assert received == [number]
     assert signal.getsignal(number) == before
+
+
+async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_hangs() -> None:
+    reached = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        with suppress(ConnectionError):
+            await reader.read()
+            writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, listening("--forward-to", f"http://{host}:{port}/hook") as listener:
+        posting = asyncio.create_task(listener.post(BODY, signed(BODY)))
+        await reached.wait()
+        assert listener.process.stderr is not None
+        listener.process.send_signal(signal.SIGINT)
+        assert b"once more to stop at once" in await listener.process.stderr.readline()
+        listener.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            assert await listener.process.wait() == 130
+        assert await listener.process.stderr.read() == b""  # no connection is left open
+        with suppress(aiohttp.ClientError):
+            assert await posting != 200
+
+
+def test_a_password_in_a_url_is_refused_before_it_is_printed() -> None:
+    with pytest.raises(ConfigurationError, match="must not hold a user or password") as refused:
+        Forwarder("http://user:hunter2@127.0.0.1/hook")
+    assert "hunter2" not in str(refused.value)

@@ -6,14 +6,15 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from basiq_async.cli._output import Output
-from basiq_async.cli._polling import Polling
+from basiq_async.cli._output import Output, OutputClosedError
+from basiq_async.cli._polling import Polling, _remember_start
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, SystemClock, serve
@@ -132,3 +133,100 @@ def test_what_does_not_go_together_is_refused() -> None:
         polling(None, checkpoint="x")
     with pytest.raises(ConfigurationError, match="--since must be"):
         polling("w", since=datetime.now().isoformat())
+
+
+async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhook_id = webhook_of(fake)
+    for _ in range(3):
+        fake.emit("consent.revoked")
+    async with serving() as service:
+        url = service.url
+    work = asyncio.create_task(run(polling(webhook_id, limit=3, forward_to=url, since="1h")))
+    told = ""
+    while "does not respond" not in told:
+        await asyncio.sleep(0.01)
+        captured = capsys.readouterr()
+        assert captured.out == ""  # nothing is given up
+        told += captured.err
+    signal.raise_signal(signal.SIGTERM)
+    await work
+    assert "not accepted" not in told + capsys.readouterr().err
+    async with serving() as service:
+        await run(polling(webhook_id, limit=3, forward_to=service.url, checkpoint=next(Path().glob("*.db")).name))
+        assert len(service.requests) == 3
+    assert [row["result"] for row in shown(capsys)] == ["forwarded"] * 3
+
+
+async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq, capsys: pytest.CaptureFixture[str]) -> None:
+    webhook_id = webhook_of(fake)
+    fake.seed_messages(20, webhook_id, every=1.0)
+    async with serving() as service:
+        await run(polling(webhook_id, limit=3, forward_to=service.url, since="900d"))
+        assert len(service.requests) == 3
+        await run(polling(webhook_id, limit=17, forward_to=service.url))
+        assert len({headers["webhook-id"] for headers, _ in service.requests}) == 20
+    assert len(shown(capsys)) == 20
+
+
+async def test_what_nobody_saw_comes_again(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id = webhook_of(fake)
+    fake.seed_messages(5, webhook_id, every=1.0)
+    seen: list[str] = []
+
+    def show_two(self: Output, item: Any, shape: object) -> None:
+        if len(seen) == 2:
+            raise OutputClosedError
+        seen.append(item["message_id"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, "one", show_two)
+        with pytest.raises(OutputClosedError):
+            await run(polling(webhook_id, since="900d"))
+    await run(polling(webhook_id, limit=3))
+    rest = [row["message_id"] for row in shown(capsys)]
+    assert len({*seen, *rest}) == 5
+
+
+async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    webhook_id = webhook_of(fake)
+    fake.emit("consent.revoked")
+    reached = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await reader.read()  # until the other side is gone
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        url = f"http://{host}:{port}/hook"
+        work = asyncio.create_task(run(polling(webhook_id, forward_to=url, since="1h")))
+        await reached.wait()
+        signal.raise_signal(signal.SIGINT)
+        while "once more to stop at once" not in capsys.readouterr().err:
+            await asyncio.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(typer.Exit) as ended:
+            await work
+    assert ended.value.exit_code == 130
+
+
+def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "listen.db")
+    monkeypatch.setattr("basiq_async.cli._polling.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    with pytest.raises(KeyboardInterrupt):
+        _remember_start(path, early)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert _remember_start(path, early) == early
+    assert _remember_start(path, late) == early
