@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ..hooks import RequestEvent, RetryEvent
 from ..transports.base import Request, Response, Transport
-from ._providers import Telemetry
+from ._providers import Telemetry, clean
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """As the conventions advise."""
@@ -58,7 +58,7 @@ class ClientTelemetry:
         if event.attempt > 1:
             span.set_attribute("http.request.resend_count", event.attempt - 1)
         if event.correlation_id is not None:
-            span.set_attribute("basiq.correlation_id", event.correlation_id)
+            span.set_attribute("basiq.correlation_id", clean(event.correlation_id))
         if failure is not None:
             span.set_status(StatusCode.ERROR)
         span.end(end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -29,18 +31,31 @@ def instrument(
     - A replay: one for each message. It links to the delivery of the same message, where this process has seen it.
 
     Hooks that were passed to a constructor are still called. Raises ``ConfigurationError`` for anything else, and for
-    one that is instrumented already.
+    one that is instrumented already; none of them is instrumented then.
     """
+    _refuse_what_cannot_be(instrumented)
     telemetry = Telemetry(tracer_provider, meter_provider)
     for one in instrumented:
         if isinstance(one, BasiqClient):
             _instrument_client(one, telemetry)
         elif isinstance(one, WebhookReceiver):
             _instrument_receiver(one, telemetry)
-        elif isinstance(one, Replay):  # pyright: ignore[reportUnnecessaryIsInstance]
+        else:
             one._observe(ReplayTelemetry(telemetry))
+
+
+def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver | Replay]) -> None:
+    for number, one in enumerate(instrumented):
+        if isinstance(one, BasiqClient):
+            kind, done = "client", one._observed
+        elif isinstance(one, WebhookReceiver):
+            kind, done = "receiver", one._around is not None
+        elif isinstance(one, Replay):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind, done = "replay", one._observer is not None
         else:
             raise ConfigurationError(f"instrument takes clients, receivers and replays, not {type(one).__name__}")
+        if done or any(one is other for other in instrumented[:number]):
+            raise ConfigurationError(f"this {kind} is instrumented already")
 
 
 def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:

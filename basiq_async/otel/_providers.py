@@ -15,6 +15,7 @@ _NAME = "basiq_async"
 _SCHEMA = "https://opentelemetry.io/schemas/1.34.0"
 _LOOK_EVERY = 1.0
 _MOST_VALUES = 64
+_LONGEST_VALUE = 256
 _MOST_DELIVERIES = 10_000
 OTHER = "_OTHER"
 
@@ -50,6 +51,13 @@ def _is_sdk(provider: object) -> bool:
     return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
+def clean(value: str | None) -> str:
+    """Text from elsewhere as an attribute: of bounded length, and such that every exporter can encode it."""
+    if not value:
+        return ""
+    return value[:_LONGEST_VALUE].encode("utf-8", "backslashreplace").decode()
+
+
 class Bounded:
     """Attribute values of a metric, of which there can be no more than some: the rest are ``_OTHER``."""
 
@@ -58,6 +66,7 @@ class Bounded:
 
     def name(self, value: str | None) -> str:
         """The value itself, where it is known or there is room for it."""
+        value = clean(value)
         if not value:
             return OTHER
         if value not in self._known:

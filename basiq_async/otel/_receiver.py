@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.trace import Link, SpanKind, StatusCode
 
 from ..receiver import Delivery, DeliveryEvent, Outcome
-from ._providers import Bounded, Telemetry, first_deliveries
+from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 _SYSTEM: dict[str, str] = {
     "messaging.system": "basiq",
@@ -66,9 +66,9 @@ class ReceiverTelemetry:
             kind=SpanKind.CONSUMER,
             attributes={
                 **_SYSTEM,
-                "messaging.message.id": delivery.id,
-                "basiq.event_type": delivery.event_type_id,
-                "basiq.event_id": delivery.event_id or "",
+                "messaging.message.id": clean(delivery.id),
+                "basiq.event_type": clean(delivery.event_type_id),
+                "basiq.event_id": clean(delivery.event_id),
             },
             links=[Link(first)] if first is not None else None,
             record_exception=False,
@@ -85,7 +85,7 @@ class ReceiverTelemetry:
                 raise
             span.set_attribute("basiq.result", outcome.result.value)
             if outcome.handler is not None:
-                span.set_attribute("basiq.handler", outcome.handler)
+                span.set_attribute("basiq.handler", clean(outcome.handler))
             if outcome.attempt is not None:
                 span.set_attribute("basiq.attempt", outcome.attempt)
             if not outcome.acknowledged:

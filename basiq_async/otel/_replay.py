@@ -8,7 +8,7 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 
 from ..models import Message
 from ..replay import Progress, Target
-from ._providers import Bounded, Telemetry, first_deliveries
+from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 
 class ReplayTelemetry:
@@ -85,9 +85,9 @@ class _TracedTarget:
                 "messaging.system": "basiq",
                 "messaging.operation.name": "replay",
                 "messaging.operation.type": "process",
-                "messaging.message.id": message.id,
-                "basiq.event_type": message.event_type_id or "",
-                "basiq.event_id": message.event_id or "",
+                "messaging.message.id": clean(message.id),
+                "basiq.event_type": clean(message.event_type_id),
+                "basiq.event_id": clean(message.event_id),
             },
             links=[Link(first)] if first is not None else None,
             record_exception=False,

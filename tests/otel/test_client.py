@@ -160,3 +160,12 @@ def test_what_cannot_be_instrumented_is_refused() -> None:
         instrument(basiq)
     with pytest.raises(ConfigurationError, match="not str"):
         instrument("x")  # type: ignore[arg-type]  # as a caller without a type checker would
+
+
+async def test_where_one_cannot_be_instrumented_none_is() -> None:
+    before, fresh = client(Scripted(EVENT)), client(Scripted(EVENT))
+    instrument(before)
+    for others in ((before,), ("x",), (fresh,)):
+        with pytest.raises(ConfigurationError):
+            instrument(fresh, *others)  # type: ignore[arg-type]  # as above
+    instrument(fresh)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -100,6 +102,19 @@ async def test_event_types_of_a_metric_are_bounded(recorded: Recorded) -> None:
     types = {point.attributes["basiq.event_type"] for point in recorded.points("messaging.process.duration")}
     assert len(types) == 65
     assert "_OTHER" in types
+
+
+async def test_text_from_elsewhere_keeps_no_exporter_from_its_spans(recorded: Recorded) -> None:
+    receiver = traced(recorded)
+    body = json.dumps({"eventTypeId": "made.\ud800up", "eventId": "\udc00" + "e" * 100_000}).encode()
+    await receiver.handle(signed(body), body)
+    (span,) = recorded.spans
+    assert span.attributes is not None
+    texts = [span.name, *(str(value) for value in span.attributes.values())]
+    texts += [str(point.attributes) for point in recorded.points("messaging.process.duration")]
+    for text in texts:
+        text.encode()  # a lone surrogate has an exporter of OTLP drop all that it was to send
+        assert len(text) < 400
 
 
 async def test_a_delivery_that_comes_again_links_to_the_first(recorded: Recorded) -> None:

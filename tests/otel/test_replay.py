@@ -9,7 +9,8 @@ import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
 from basiq_async.otel import instrument
-from basiq_async.otel._providers import first_deliveries
+from basiq_async.otel._providers import Telemetry, first_deliveries
+from basiq_async.otel._replay import ReplayTelemetry
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, Progress, Replay
 from tests.otel.conftest import Recorded
@@ -44,6 +45,24 @@ async def test_each_message_is_a_span_and_counts_are_metrics(recorded: Recorded)
     assert recorded.points("basiq.replay.dead_letters")[0].value == 1
     lag = recorded.points("basiq.replay.lag")[0].value
     assert 0 <= lag < (datetime.now(UTC) - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds()
+
+
+async def test_text_from_elsewhere_keeps_no_exporter_from_its_spans(recorded: Recorded) -> None:
+    replay = ReplayTelemetry(Telemetry(recorded.tracer_provider, recorded.meter_provider))
+
+    class Nowhere:
+        async def deliver(self, message: Message) -> None: ...
+
+        async def flush(self) -> None: ...
+
+    target = replay.wrap(Nowhere())
+    payload = {"eventTypeId": "made.\ud800up", "eventId": "\udc00" + "e" * 100_000}
+    await target.deliver(Message("\ud800" + "m" * 100_000, {"payload": payload}))
+    (span,) = recorded.spans
+    assert span.attributes is not None
+    for text in (span.name, *(str(value) for value in span.attributes.values())):
+        text.encode()
+        assert len(text) < 400
 
 
 async def test_a_replayed_message_links_to_its_first_delivery(recorded: Recorded) -> None:
