@@ -7,6 +7,7 @@ name shows in Host, another site in Origin and Sec-Fetch-Site.
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from collections.abc import Iterable
 from typing import NoReturn
@@ -19,6 +20,7 @@ from ._errors import ControlError
 TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
 TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::[0-9]{1,5})?")
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not listened on
 
 
@@ -98,9 +100,9 @@ def is_loopback(request: web.BaseRequest) -> bool:
 
 
 def _name(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].rstrip(".").lower()
+    """The name in a Host header; empty for one that is no name with at most a port."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2].rstrip(".")).lower() if found else ""
 
 
 def _is_address(name: str) -> bool:

@@ -164,13 +164,13 @@ async def _log(fake: FakeBasiq) -> None:
                     violated = f"  {', '.join(record.violations)}" if record.violations else ""
                     status = record.status or "dropped"
                     write_note(
-                        f"{record.at:%H:%M:%S}  {record.request.method} {printable(record.path)}  {status}{violated}"
+                        printable(f"{record.at:%H:%M:%S}  {record.request.method} {record.path}  {status}{violated}")
                     )
             fresh = [each for each in fake.numbered_deliveries() if each[0] > deliveries]
             for number, attempt in reversed(fresh):
                 deliveries = number
                 status = attempt.status or "no response"
-                write_note(f"{fake.now():%H:%M:%S}  -> {printable(attempt.url)}  {attempt.event_type_id}  {status}")
+                write_note(printable(f"{fake.now():%H:%M:%S}  -> {attempt.url}  {attempt.event_type_id}  {status}"))
         live(f"{requests:,} requests, {deliveries:,} deliveries, {len(fake.violations)} violations; Ctrl-C ends")
         await asyncio.sleep(0.1)
 
