@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import TargetError, TransportError
+from ..errors import APIError, TargetError, TransportError
 from ._newest import Newest, most_of
 from ._options import EndpointSecretFile, EventPattern, Failed, Filter, Json, Limit, Raw, Since, Until, WebhookId
 from ._output import Output, Shape, cell_text, live, note
-from ._run import run
+from ._run import run, wait_patiently
 from ._selection import selection
 from ._shapes import MESSAGE, RAW
 from ._table import Column
@@ -202,8 +202,11 @@ async def _new_ones(
     while True:
         await asyncio.sleep(wait)
         history = basiq.messages.list(webhook_id, filter=filter, cursor=cursor, prefetch=0)
-        wait = min(_LONGEST_WAIT, wait * 1.5)
-        async for message in history:
-            wait = _FIRST_WAIT
-            yield message
+        try:
+            wait = min(_LONGEST_WAIT, wait * 1.5)
+            async for message in history:
+                wait = _FIRST_WAIT
+                yield message
+        except (APIError, TransportError) as exc:
+            wait = wait_patiently(exc, wait, _LONGEST_WAIT)
         cursor = history.cursor or cursor

@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from .._text import printable
-from ..errors import ConfigurationError, RateLimitError, ReplayError, ServerError, TransportError
+from ..errors import APIError, ConfigurationError, ReplayError, TransportError
 from ..models import Message
 from ..replay import (
     Commit,
@@ -32,7 +32,7 @@ from ..replay import (
 )
 from ..replay import event_types as of_types
 from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
-from ._run import make_client
+from ._run import make_client, wait_patiently
 from ._selection import duration
 from ._serving import watching_reader
 from ._signals import stopping
@@ -153,12 +153,8 @@ class Polling:
                 wait = self._every if handed_out else min(max(_SLOWEST, self._every), wait * _GROWTH)
             except _NotTakenError:
                 wait = self._every
-            except RateLimitError as exc:
-                wait = max(exc.retry_after or 0.0, min(_SLOWEST, wait * 2))
-                note(f"Basiq asks for fewer requests; next question in {wait:.0f} s")
-            except (TransportError, ServerError) as exc:
-                wait = min(_SLOWEST, wait * 2)
-                note(f"{type(exc).__name__}: {exc}; next question in {wait:.0f} s")
+            except (APIError, TransportError) as exc:
+                wait = wait_patiently(exc, wait, _SLOWEST)
             self._show_live(wait)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):

@@ -15,6 +15,7 @@ from ._signals import cancelling
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
+    from ..errors import BasiqError
     from ..hooks import RetryEvent
 
 T = TypeVar("T")
@@ -56,6 +57,23 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
         return asyncio.run(begin())
     finally:
         live("")
+
+
+def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
+    """Say why Basiq could not be asked, and return after how many seconds to ask again: twice ``wait``, or what a
+    429 asks for. Raises ``exc`` where waiting does not help.
+    """
+    from ..errors import RateLimitError, ServerError, TransportError
+
+    if isinstance(exc, RateLimitError):
+        wait = max(exc.retry_after or 0.0, min(most, wait * 2))
+        note(f"Basiq asks for fewer requests; next question in {wait:.0f} s")
+    elif isinstance(exc, (TransportError, ServerError)):
+        wait = min(most, wait * 2)
+        note(f"{type(exc).__name__}: {exc}; next question in {wait:.0f} s")
+    else:
+        raise exc
+    return wait
 
 
 def _quiet_logs() -> None:

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from basiq_async import __version__, cli
-from basiq_async.cli import main
+from basiq_async.cli import _messages, _output, _run, main
 from basiq_async.cli._fields import FIELD_NAMES
 from basiq_async.cli._output import Shape
 
@@ -279,6 +280,36 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
     assert [row["event_type_id"] for row in rows[3:]] == ["consent.revoked", "consent.expired"]
     assert len({row["id"] for row in rows}) == 5
     assert {row["event_type_id"].partition(".")[0] for row in rows[:3]} == {"consent"}
+
+
+def test_following_goes_on_though_basiq_cannot_be_asked_for_a_while(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async.cli._messages._FIRST_WAIT", 0.02)
+    webhook_id = served.fake.seed_messages(1)
+    told = threading.Event()
+    note = _output.note
+
+    def hear(text: str, **more: object) -> None:
+        note(text, **more)
+        if text.startswith("waiting for new messages"):
+            served.fake.fail_next(1, status=429, retry_after=31, path="*/messages")
+        if "next question in 31 s" in text:
+            told.set()
+
+    for module in (_messages, _run):
+        monkeypatch.setattr(module, "note", hear)
+
+    def end() -> None:
+        told.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor() as pool:
+        ending = pool.submit(end)
+        done = run("messages", "tail", webhook_id, "--follow")
+        ending.result()
+    assert told.is_set()
+    assert done.exit_code == 130, done.output
 
 
 def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:
