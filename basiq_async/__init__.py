@@ -104,17 +104,28 @@ _LAZY = {
 }
 _ELSEWHERE = {
     "receiver": (
-        "Delivery",
-        "Inbox",
-        "MemoryInbox",
-        "SQLiteInbox",
-        "WebhookReceiver",
-        "sign",
-        "verify",
+        "Claim", "ClaimStatus", "Delivery", "DeliveryEvent", "Inbox", "MemoryInbox", "Outcome",
+        "QuarantinedDelivery", "RedisInbox", "Result", "SQLInbox", "SQLiteInbox", "TransactionalInbox",
+        "UnknownEventTypeWarning", "WebhookReceiver", "inbox_key", "inbox_metadata", "sign", "verify",
     ),
-    "replay": ("Checkpoint", "HttpTarget", "JSONLinesTarget", "Replay", "SQLiteCheckpoint"),
-    "testing": ("FakeBasiq", "check_checkpoint", "check_inbox", "check_transport", "serve"),
-}
+    "replay": (
+        "Advance", "Checkpoint", "Commit", "DeadLetter", "HttpTarget", "Inactivity", "JSONLinesTarget",
+        "Job", "MemoryCheckpoint", "Plan", "Progress", "Reconciliation", "Recovery", "Replay", "Report",
+        "SQLiteCheckpoint", "State", "Target", "Where", "event_types", "failed_only", "limit",
+        "message_time", "recover", "serve_page", "since", "until",
+    ),
+    "testing": (
+        "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",
+        "ManualClock", "Quirks", "SystemClock", "Violation", "check_checkpoint", "check_inbox",
+        "check_record", "check_transport", "compare", "serve",
+    ),
+    "distributed": (
+        "Fleet", "JobState", "Record", "Work", "Worker",
+    ),
+    "otel": (
+        "instrument",
+    ),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

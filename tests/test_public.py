@@ -163,3 +163,11 @@ def test_the_fake_shares_nothing_with_the_client_but_errors_and_the_seam_of_tran
 
 def test_the_package_is_typed() -> None:
     assert (ROOT / "py.typed").exists()
+
+
+@pytest.mark.parametrize("home", ["receiver", "replay", "testing", "distributed", "otel"])
+def test_each_name_of_a_package_is_found_where_it_is_asked_for_in_the_root(home: str) -> None:
+    for name in import_module(f"basiq_async.{home}").__all__:
+        if name not in basiq_async.__all__:
+            with pytest.raises(ImportError, match=rf"from basiq_async\.\w+ import {name}$"):
+                getattr(basiq_async, name)
