@@ -14,6 +14,13 @@ def main() -> None:
         print(f"basiq-async {__version__}")
         return
     try:
+        _run_app()
+    except KeyboardInterrupt:  # while the program is still being loaded
+        sys.exit(130)
+
+
+def _run_app() -> None:
+    try:
         import rich  # noqa: F401  # only whether the extra is there
         import typer  # noqa: F401  # the same
     except ImportError:

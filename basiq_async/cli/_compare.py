@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ConfigurationError
 from ._options import Json
 from ._output import Output, Shape, note
 from ._run import run_until_signal
@@ -40,6 +43,8 @@ def compare(
     Needs a key and sends GETs alone, about 30 of them, beside the token call. Shapes are compared, not values: status,
     headers that matter, fields, types, forms of links and paging.
     """
+    if shapes is not None:
+        _require_new(Path(shapes))
     found = run_until_signal(_compare)
     Output(json).rows(found.differences, _DIFFERENCE)
     if shapes is not None:
@@ -50,6 +55,14 @@ def compare(
     if found.differences:
         raise typer.Exit(1)
     note(f"no differences in {found.requests} requests")
+
+
+def _require_new(file: Path) -> None:
+    """Raise ConfigurationError before anything is asked, where the file could not be written afterwards."""
+    if os.path.lexists(file):
+        raise ConfigurationError(f"{str(file)!r} exists: pass another file, or remove it")
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"{str(file)!r} cannot be written: there is no such folder")
 
 
 async def _compare() -> Comparison:

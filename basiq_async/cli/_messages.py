@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import APIError, TargetError, TransportError
+from ..errors import APIError, BadRequestError, NotFoundError, TargetError, TransportError
 from ._newest import Newest, most_of
 from ._options import EndpointSecretFile, EventPattern, Failed, Filter, Json, Limit, Raw, Since, Until, WebhookId
 from ._output import Output, Shape, cell_text, live, note
@@ -117,17 +117,18 @@ def resend(
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> bool:
+        from ..models import Message
         from ..replay import HttpTarget
 
         accepted = True
         async with HttpTarget(to, read_secrets(secret_file)) as target:
             for message_id in message_ids:
-                message = await basiq.messages.get(webhook_id, message_id)
-                error: str | None = None
+                message, error = Message(message_id, {}), None
                 try:
+                    message = await basiq.messages.get(webhook_id, message_id)
                     await target.deliver(message)
-                except (TargetError, TransportError) as exc:
-                    error, accepted = str(exc), False
+                except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
+                    error, accepted = str(exc), False  # of this one: the others are posted
                 output.rows([(message, error)], _RESENT)
         return accepted
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from basiq_async import cli
 from basiq_async.cli._app import app
 from basiq_async.receiver import sign
 from tests.faults.test_secrets import BOTH, error_with, escaped
@@ -192,3 +193,13 @@ def test_a_file_that_cannot_be_read_is_one_line(command: str, body: str) -> None
 def test_a_secret_that_is_none_is_one_line_and_not_shown(secret: str) -> None:
     result = CliRunner().invoke(app, ["sign", "-"], input=BODY, env={"BASIQ_WEBHOOK_SECRET": secret})
     assert_one_error(result)
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run_app", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130

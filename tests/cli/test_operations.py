@@ -133,6 +133,11 @@ def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served)
     assert served.fake.api_key not in Path("shapes.json").read_text()
     methods = {(request.method, request.url.endswith("/token")) for request in served.fake.requests}
     assert methods == {("GET", False), ("POST", True)}
+    asked = len(served.fake.requests)
+    for file, why in (("shapes.json", "exists"), ("no/shapes.json", "no such folder")):
+        refused = run("compare", "--shapes", file)
+        assert (refused.exit_code, why in refused.stderr) == (2, True)
+    assert len(served.fake.requests) == asked  # before anything is asked
 
 
 def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:

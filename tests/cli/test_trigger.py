@@ -91,6 +91,18 @@ def test_messages_are_posted_again_and_what_is_not_accepted_ends_with_1(
     assert run("messages", "resend", webhook_id, "none", "--to", endpoint.url).exit_code == 1
 
 
+def test_an_unknown_id_keeps_no_other_message_from_being_posted_again(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    webhook_id = served.fake.seed_messages(5)
+    ids = [json.loads(line)["id"] for line in run("messages", "list", webhook_id, "--limit", "2").stdout.splitlines()]
+    unknown = "00000000-0000-4000-8000-000000000000"
+    done = run("messages", "resend", webhook_id, ids[0], unknown, "none", ids[1], "--to", endpoint.url)
+    assert done.exit_code == 1
+    assert [json.loads(line)["accepted"] for line in done.stdout.splitlines()] == [True, False, False, True]
+    assert endpoint.ids == ids
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_there_is_a_completion_script_for_each_shell(run: Run, shell: str) -> None:
     assert "_BASIQ_ASYNC_COMPLETE" in run("completion", shell).stdout
