@@ -67,21 +67,30 @@ def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
 
 
 def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]:
-    """Return the signing secrets: those given, or one a line of the file, or the environment's.
+    """Return the signing secrets: those given and one a line of the file, else the environment's.
 
-    Raises ``ConfigurationError`` where there is none, or the file cannot be read.
+    ``given`` may be what the environment has, as typer passes it: a file that is named comes before that. Raises
+    ``ConfigurationError`` where there is none, or the file cannot be read.
     """
-    if given:
+    if given and file is None:
         return given
-    try:
-        text = os.environ.get(SECRET_VARIABLE, "") if file is None else file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        raise ConfigurationError(f"--secret-file {str(file)!r} cannot be read: {reason}") from None
-    secrets = text.split()
+    found = _read_text(file)
+    if isinstance(found, ConfigurationError):
+        del given  # this frame may be in a traceback
+        raise found
+    named = given if given and given != os.environ.get(SECRET_VARIABLE, "").split() else []
+    secrets = [*named, *found.split()]
     if not secrets:
         raise ConfigurationError(
             f"the endpoint's signing secret is needed, in {SECRET_VARIABLE} or in a --secret-file; "
             "'basiq-async webhooks secret' brings it back"
         )
     return secrets
+
+
+def _read_text(file: Path | None) -> str | ConfigurationError:
+    try:
+        return os.environ.get(SECRET_VARIABLE, "") if file is None else file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        return ConfigurationError(f"--secret-file {str(file)!r} cannot be read: {reason}")

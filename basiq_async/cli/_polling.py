@@ -323,7 +323,8 @@ def _remember_start(path: str, start: datetime) -> datetime:
                     os.replace(draft, file)
                 return start
     except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"{str(file)!r} cannot be written: {exc}") from None
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no path"
+        raise ConfigurationError(f"{str(file)!r} cannot be written: {reason}") from None
     finally:
         with suppress(OSError, ValueError):
             draft.unlink(missing_ok=True)

@@ -9,11 +9,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from basiq_async.cli._files import read_secrets
 from basiq_async.cli._forward import Forwarder
 from basiq_async.cli._signals import on_signals
 from basiq_async.errors import ConfigurationError
@@ -188,3 +190,16 @@ def test_a_password_in_a_url_is_refused_before_it_is_printed() -> None:
     with pytest.raises(ConfigurationError, match="must not hold a user or password") as refused:
         Forwarder("http://user:hunter2@127.0.0.1/hook")
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_secret_file_that_is_named_comes_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    file = tmp_path / "secret"
+    file.write_text(f"{OTHER_SECRET}\n")
+    assert read_secrets(file, [SECRET]) == [OTHER_SECRET]  # as typer passes the environment's
+    assert read_secrets(file, ["whsec_named"]) == ["whsec_named", OTHER_SECRET]
+    assert read_secrets(None, [SECRET]) == [SECRET]
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_secrets(tmp_path / "none", [SECRET])

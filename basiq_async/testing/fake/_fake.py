@@ -36,6 +36,8 @@ from ._waiting import VirtualWaits
 
 __all__ = ["ORIGIN", "Exchange", "FakeBasiq"]
 
+_LONGEST_COOL_OFF = 10 * 365 * 86_400
+
 
 @attrs.frozen
 class Exchange:
@@ -98,6 +100,9 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
             raise ConfigurationError(f"processes has to be 1 or more, not {processes!r}")
         if not 0 <= latency < math.inf:
             raise ConfigurationError(f"latency has to be a number of seconds from 0, not {latency!r}")
+        seconds = cool_off.total_seconds() if isinstance(cool_off, timedelta) else cool_off
+        if not 0 <= seconds <= _LONGEST_COOL_OFF:
+            raise ConfigurationError(f"cool_off has to be from 0 seconds to 10 years, not {cool_off!r}")
         keys = [(self.DEFAULT_API_KEY, None)] if api_keys is None else _keys(api_keys)
         if not keys:
             raise ConfigurationError("api_keys is empty: the fake would accept nobody")
@@ -108,7 +113,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
             seed,
             quirks or Quirks(),
             page_size,
-            cool_off if isinstance(cool_off, timedelta) else timedelta(seconds=cool_off),
+            timedelta(seconds=seconds),
             exclusive_events,
             {**EVENT_TYPES, **(event_types or {})},
             make_applications(keys),

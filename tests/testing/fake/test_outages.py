@@ -109,6 +109,10 @@ async def test_every_response_takes_its_latency_and_faults_still_come() -> None:
         lambda fake: fake.redeliver("none"),
         lambda fake: fake.secret("none"),
         lambda fake: FakeBasiq(latency=-1),
+        lambda fake: FakeBasiq(cool_off=-1),
+        lambda fake: FakeBasiq(cool_off=float("inf")),
+        lambda fake: FakeBasiq(cool_off=float("nan")),
+        lambda fake: FakeBasiq(cool_off=1e12),
         lambda fake: FakeBasiq(processes=0),
     ],
 )
