@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from .._text import printable
-from ..errors import APIError, ConfigurationError, ReplayError, TransportError
+from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
 from ..replay import (
     Commit,
@@ -146,10 +146,9 @@ class Polling:
         while not self._stop.is_set():
             handed_out = 0
             try:
-                for job in self._jobs:
+                for job in list(self._jobs):
                     if not self._stop.is_set():
-                        report = await job.run(self._tell_outage)
-                        handed_out += report.handled + report.failed
+                        handed_out += await self._read(job)
                 wait = self._every if handed_out else min(max(_SLOWEST, self._every), wait * _GROWTH)
             except _NotTakenError:
                 wait = self._every
@@ -159,6 +158,18 @@ class Polling:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
                     await self._stop.wait()
+
+    async def _read(self, job: Replay) -> int:
+        """Hand out what is new of one webhook, and return how many messages that were."""
+        try:
+            report = await job.run(self._tell_outage)
+        except NotFoundError:
+            if len(self._jobs) == 1:
+                raise
+            self._jobs.remove(job)
+            note(f"the webhook {job.job.webhook_id} was deleted; the others are polled")
+            return 0
+        return report.handled + report.failed
 
     def begin(self, message: Message) -> None:
         """Count a message as handed out. Raises ``_NotTakenError`` where the program is about to end."""

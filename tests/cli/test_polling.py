@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.cli._output import Output, OutputClosedError
 from basiq_async.cli._polling import Polling, _remember_start
 from basiq_async.errors import ConfigurationError
@@ -157,6 +158,27 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(
         await run(polling(webhook_id, limit=3, forward_to=service.url, checkpoint=next(Path().glob("*.db")).name))
         assert len(service.requests) == 3
     assert [row["result"] for row in shown(capsys)] == ["forwarded"] * 3
+
+
+async def test_a_webhook_that_is_deleted_keeps_no_other_from_being_polled(
+    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = webhook_of(fake)
+    other = fake.add_webhook("https://other.example/basiq")
+    work = asyncio.create_task(run(polling(None, limit=1)))
+    while not any(other in request.url for request in fake.requests):
+        await asyncio.sleep(0.01)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.webhooks.delete(first)
+    told = ""
+    while "was deleted" not in told:
+        await asyncio.sleep(0.01)
+        assert not work.done()
+        told += capsys.readouterr().err
+    fake.emit("consent.revoked")
+    await work
+    (row,) = shown(capsys)
+    assert row["webhook_id"] == other
 
 
 async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq, capsys: pytest.CaptureFixture[str]) -> None:
