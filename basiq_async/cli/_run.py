@@ -77,12 +77,16 @@ def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
 
 
 def _quiet_logs() -> None:
-    """Keep the package's log records off the screen, which shows the same in its own way."""
-    logger = logging.getLogger("basiq_async")
+    """Keep log records off the screen: the package's, which shows the same in its own way, and those of aiohttp's
+    server, which has a traceback for each request that is no HTTP.
+    """
     if os.environ.get(DEBUG):
         logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
-    elif not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+        return
+    for name in ("basiq_async", "aiohttp.server"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
 
 
 def _report_retry(event: RetryEvent) -> None:

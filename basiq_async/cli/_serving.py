@@ -75,7 +75,8 @@ class Listener:
     ) -> None:
         self._output = output
         self._body = body
-        self._left = limit
+        self._limit = limit
+        self._shown = 0
         self._under_way = 0
         self._forwarder = None if forward_to is None else Forwarder(forward_to, timeout=_FORWARD_TIMEOUT)
         self._receiver = WebhookReceiver(
@@ -130,7 +131,7 @@ class Listener:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Respond to one request."""
-        if self._failure is not None:
+        if self._failure is not None or (self._limit and self._shown + self._under_way >= self._limit):
             return _unavailable()
         seen = _Seen(request)
         token = _seen.set(seen)
@@ -180,8 +181,8 @@ class Listener:
                     write(line)
         flush()
         self._show_live()
-        self._left -= 1
-        if self._left == 0:
+        self._shown += 1
+        if self._shown == self._limit:
             self._done.set()
 
     def _show_live(self) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -203,3 +204,40 @@ def test_a_secret_file_that_is_named_comes_before_the_environment(
     assert read_secrets(None, [SECRET]) == [SECRET]
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_secrets(tmp_path / "none", [SECRET])
+
+
+async def test_no_more_than_the_limit_reach_the_service() -> None:
+    waiting, go = asyncio.Event(), asyncio.Event()
+    reached: list[int] = []
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(1)
+        waiting.set()
+        await go.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, listening("--forward-to", f"http://{host}:{port}/hook", "--limit", "1") as listener:
+        first = asyncio.create_task(listener.post(BODY, signed(BODY, message_id="msg_1")))
+        await waiting.wait()
+        assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 503
+        go.set()
+        assert await first == 204
+        assert await listener.process.wait() == 0
+    assert len(reached) == 1
+
+
+async def test_a_request_that_is_no_http_is_no_traceback() -> None:
+    async with listening() as listener:
+        parts = urlsplit(listener.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(b"POST /basiq HTTP/1.1\r\nHost: x\r\nwebhook-id: \x1b[31m\r\n\r\n")
+        assert b"400" in await reader.readline()
+        writer.close()
+        listener.process.send_signal(signal.SIGTERM)
+        assert await listener.process.wait() == 0
+        assert listener.process.stderr is not None
+        assert await listener.process.stderr.read() == b""
