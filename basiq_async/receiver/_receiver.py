@@ -228,7 +228,7 @@ class WebhookReceiver:
         if len(body) > self._max_body_size:
             return self._report(outcome(Result.TOO_LARGE), started)
         try:
-            message_id, sent = self._keys.verify(headers, body, tolerance=self._tolerance, now=self._clock())
+            message_id, sent = self._keys.verify(headers, body, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return self._report(_reject(exc), started)
         try:

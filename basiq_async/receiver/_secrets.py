@@ -36,6 +36,8 @@ _PLACEHOLDERS = frozenset({
 _LONGEST_PLACEHOLDER = 30
 """With its dashes and underscores; a longer text is not looked up, which takes longer than all the rest."""
 
+_LONGEST_PLAIN_PLACEHOLDER = len(_PREFIX) + _LONGEST_PLACEHOLDER
+
 
 class UndecodableSecretError(ConfigurationError):
     """A text that cannot be a signing secret."""
@@ -48,6 +50,8 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
     excess padding and the URL-safe alphabet are all right.
     """
     if isinstance(secret, str):
+        if (plain := _read_plain(secret)) is not None:
+            return (plain,)
         key = _read_key(secret)
         return (key,) if isinstance(key, bytes) else key
     if isinstance(secret, Secret):
@@ -63,6 +67,17 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
             return key
         keys.append(key)
     return tuple(keys)
+
+
+def _read_plain(secret: str) -> bytes | None:
+    """The key of a secret as Basiq returns it, which needs no second look; None for any other."""
+    try:
+        key = a2b_base64(secret.removeprefix(_PREFIX), strict_mode=True)
+    except ValueError:
+        return None
+    # Too long for a placeholder; neither its characters nor its bytes are all the same, and no zeros are at its end.
+    plain = len(secret) > _LONGEST_PLAIN_PLACEHOLDER and secret[-1] != secret[-2] and key[0] != key[-1] != 0
+    return key if plain and len(key) >= _SHORTEST_KEY else None
 
 
 def _read_key(secret: object) -> bytes | ConfigurationError:

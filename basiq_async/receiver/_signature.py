@@ -72,8 +72,8 @@ def verify(
         keys.verify(
             headers,
             body if type(body) is bytes else _check_body(body),
-            tolerance=300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
-            now=time.time() if now is None else _epoch(now, "now"),
+            300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
+            time.time() if now is None else _epoch(now, "now"),
         )
     except BasiqError:
         del body  # as above
@@ -94,7 +94,10 @@ class SigningKeys:
         del secret  # this frame may be in a traceback
         if isinstance(keys, ConfigurationError):
             raise keys
-        self._prepare(keys, for_many)
+        self._keys: tuple[bytes | HMAC, ...] = keys
+        self._marks = _NO_MARKS
+        if for_many:
+            self._prepare(keys)
 
     @classmethod
     def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys | ConfigurationError:
@@ -103,15 +106,15 @@ class SigningKeys:
         if isinstance(keys, ConfigurationError):
             return keys
         made = cls.__new__(cls)
-        made._prepare(keys, for_many)
+        made._keys = keys
+        made._marks = _NO_MARKS
+        if for_many:
+            made._prepare(keys)
         return made
 
-    def _prepare(self, keys: tuple[bytes, ...], for_many: bool) -> None:
-        self._keys: tuple[bytes | HMAC, ...] = keys
-        self._marks = _NO_MARKS
-        if for_many:
-            self._keys = tuple([HMAC(key, digestmod="sha256") for key in keys])
-            self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys])
+    def _prepare(self, keys: tuple[bytes, ...]) -> None:
+        self._keys = tuple([HMAC(key, digestmod="sha256") for key in keys])
+        self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys])
 
     def has_key_of(self, other: SigningKeys) -> bool:
         """Whether both have a key in common; for keys that were made ``for_many`` signatures."""
@@ -142,7 +145,7 @@ class SigningKeys:
         digests = [_mac(key, content) for key in self._keys]
         return " ".join(["v1," + b2a_base64(digest, newline=False).decode() for digest in digests])
 
-    def verify(self, headers: Headers, body: bytes, *, tolerance: float, now: float) -> tuple[str, int]:
+    def verify(self, headers: Headers, body: bytes, tolerance: float, now: float) -> tuple[str, int]:
         """The id and the timestamp of a genuine delivery; ``tolerance`` and ``now`` are in seconds.
 
         Raises ``SignatureVerificationError``, as ``verify`` does.
