@@ -62,21 +62,24 @@ def verify(
     Raises ``ConfigurationError`` where the fault is the caller's: an empty secret or none, a naive ``now``, a
     negative ``tolerance``, a ``body`` that is not bytes.
     """
-    keys = SigningKeys.read(secret)
+    keys = read_keys(secret)
     del secret  # this frame may be in a traceback
     try:
         if isinstance(keys, ConfigurationError):
             if isinstance(keys, UndecodableSecretError):
                 raise SignatureVerificationError(str(keys), reason="bad-secret")
             raise keys
-        keys.verify(
-            headers,
-            body if type(body) is bytes else _check_body(body),
-            300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance),
-            time.time() if now is None else _epoch(now, "now"),
-        )
+        if type(body) is not bytes:
+            body = _check_body(body)
+        seconds = 300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance)
+        epoch = time.time() if now is None else _epoch(now, "now")
+        message_id, timestamp, signature, _ = check_headers(headers, seconds, epoch)
+        mismatch = _compare(keys, f"{message_id}.{timestamp}.".encode() + body, signature)
+        if mismatch is not None:
+            raise mismatch
     except BasiqError:
         del body  # as above
+        keys, mismatch = (), None
         raise
 
 
@@ -155,29 +158,30 @@ class SigningKeys:
         except SignatureVerificationError:
             del body  # this frame may be in a traceback
             raise
-        content = f"{message_id}.{timestamp}.".encode() + body
-        # What is not ASCII becomes "?", which no base64 text holds: such an entry just never matches.
-        entries = signature.encode("ascii", "replace").split(b" ")
-        if not self._match(content, entries):
-            del body, content
-            raise _explain_mismatch(entries)
+        mismatch = _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
+        if mismatch is not None:
+            del body
+            raise mismatch
         return message_id, sent
 
-    def _match(self, content: bytes, entries: list[bytes]) -> bool:
-        """Whether an entry is the signature of a key.
 
-        Returns instead of raising: the keys are in this frame, which a traceback must not hold.
-        """
-        # Texts are compared, not what they decode to, so that only canonical base64 matches; and all of them
-        # are, so that the time taken does not tell which secret it was.
-        matched = False
-        for key in self._keys:
-            # A single signature is worth the call that is spared here; see the mark in benchmarks/signature.py.
-            mac = hmac_digest(key, content, "sha256") if type(key) is bytes else _mac(key, content)
-            expected = b"v1," + b2a_base64(mac, newline=False)
-            for entry in entries:
-                matched |= compare_digest(expected, entry)
-        return matched
+def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> SignatureVerificationError | None:
+    """Return what is wrong where no signature is that of a key.
+
+    It does not raise: the keys are in this frame, which a traceback must not hold.
+    """
+    # What is not ASCII becomes "?", which no base64 text holds: such an entry just never matches.
+    entries = signature.encode("ascii", "replace").split(b" ")
+    # Texts are compared, not what they decode to, so that only canonical base64 matches; and all of them are, so that
+    # the time taken does not tell which secret it was.
+    matched = False
+    for key in keys:
+        # A single signature is worth the call that is spared here; see the mark in benchmarks/signature.py.
+        mac = hmac_digest(key, content, "sha256") if type(key) is bytes else _mac(key, content)
+        expected = b"v1," + b2a_base64(mac, newline=False)
+        for entry in entries:
+            matched |= compare_digest(expected, entry)
+    return None if matched else _explain_mismatch(entries)
 
 
 def check_headers(headers: Headers, tolerance: float, now: float) -> tuple[str, str, str, int]:
