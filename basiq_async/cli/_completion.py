@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Annotated
 
@@ -60,6 +59,8 @@ def profiles(incomplete: str) -> list[str]:
 
 def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
     """Complete the id of a webhook, where there is a key and Basiq responds soon."""
+    import asyncio
+
     from ..errors import BasiqError
     from ..transports.retry import RetryPolicy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,6 +197,8 @@ async def _new_ones(
     basiq: BasiqClient, webhook_id: str, filter: str | None, cursor: str | None
 ) -> AsyncIterator[Message]:
     """Ask again and again, less often where nothing happens."""
+    import asyncio
+
     wait = _FIRST_WAIT
     note("waiting for new messages; ends at SIGINT")
     while True:

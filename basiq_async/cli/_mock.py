@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -111,6 +110,8 @@ add_control_commands(mock_app)
 async def _serve(
     output: Output, fake: FakeBasiq, host: str, port: int, webhook_id: str | None, options: dict[str, Any]
 ) -> None:
+    import asyncio
+
     from ..testing import serve
 
     stop = asyncio.Event()
@@ -138,6 +139,7 @@ async def _serve(
 @asynccontextmanager
 async def _logging(fake: FakeBasiq) -> AsyncIterator[None]:
     """Show each request and each delivery in a terminal."""
+    import asyncio
     import sys
 
     if not is_terminal(sys.stderr):
@@ -153,6 +155,8 @@ async def _logging(fake: FakeBasiq) -> AsyncIterator[None]:
 
 
 async def _log(fake: FakeBasiq) -> None:
+    import asyncio
+
     requests = deliveries = 0
     revision = -1
     while True:

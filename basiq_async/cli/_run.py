@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -42,6 +41,7 @@ def make_client() -> BasiqClient:
 
 def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
     """Run in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
+    import asyncio
 
     async def begin() -> T:
         with cancelling(asyncio.current_task()) as received:

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,6 +20,8 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
     """Call ``handle`` with the number of each signal, in the running loop. Outside the main thread there are none."""
+    import asyncio
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -53,6 +58,8 @@ def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: Tru
 
     Where the work is ``busy`` at the first, a note says what the second does.
     """
+    import asyncio
+
     from ._output import note
 
     task = asyncio.current_task()

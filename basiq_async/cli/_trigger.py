@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json as json_module
 import uuid
 from datetime import UTC, datetime
@@ -174,6 +173,8 @@ async def _ends(basiq: BasiqClient) -> dict[str, str | None]:
 
 
 async def _await_arrival(basiq: BasiqClient, ends: dict[str, str | None], event_type: str, timeout: float) -> Message:
+    import asyncio
+
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -248,6 +247,7 @@ def _tell_secret(webhook: Webhook, file: Path | None) -> None:
 @asynccontextmanager
 async def _countdown(seconds: float) -> AsyncIterator[None]:
     """Show the time left while something is waited for."""
+    import asyncio
 
     async def tick() -> None:
         loop = asyncio.get_running_loop()
