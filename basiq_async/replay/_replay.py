@@ -329,8 +329,9 @@ class Replay:
 
     async def _end_target(self, target: RunScoped) -> None:
         seconds = self._settings.checkpoint_timeout
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 await target.end_run()
         except TimeoutError as exc:
             if not limit.expired():

@@ -42,8 +42,9 @@ class LimitedCheckpoint:
         await self._within_limit(self._checkpoint.aclose())
 
     async def _within_limit(self, call: Awaitable[T]) -> T:
+        limit = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout) as limit:
+            async with limit:
                 return await call
         except TimeoutError as exc:
             if not limit.expired():
