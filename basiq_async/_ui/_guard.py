@@ -21,7 +21,7 @@ TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
 TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::[0-9]{1,5})?")
-_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not listened on
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # nosec B104  # compared with, not listened on
 
 
 @attrs.frozen

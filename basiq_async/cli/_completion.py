@@ -28,7 +28,8 @@ def completion(
         raise ConfigurationError(f"there is completion for bash, zsh and fish, not for {shell!r}")
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
 
-    write(get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell))
+    script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # its name
+    write(script)
 
 
 def prepare() -> None:
