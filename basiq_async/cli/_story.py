@@ -160,7 +160,7 @@ async def _come_back(
         f"recover, from the events of 7 days: {events.handled} that never became a message are handled",
         true=events.handled == _DISABLED and recovery.finished,
     )
-    found = await _reconciled(basiq, webhook_id, service)
+    found = await _count_unreconciled(basiq, webhook_id, service)
     every = _BEFORE + _DURING + _DISABLED
     steps.confirm(f"reconcile: nothing is missing, and each of the {every} events was handled once", true=found == 0)
     steps.confirm(
@@ -174,7 +174,7 @@ async def _come_back(
     )
 
 
-async def _reconciled(basiq: BasiqClient, webhook_id: str, service: Service) -> int:
+async def _count_unreconciled(basiq: BasiqClient, webhook_id: str, service: Service) -> int:
     from ..replay import MemoryCheckpoint, Replay
 
     job = Replay(basiq, webhook_id, service.receiver, checkpoint=MemoryCheckpoint())

@@ -41,15 +41,15 @@ class Hints:
         async def look_at(job: str, segment: str) -> None:
             await look(job, segment)
 
-        async def started(state: TaskiqState) -> None:
+        async def begin(state: TaskiqState) -> None:
             await start()
 
-        async def stopped(state: TaskiqState) -> None:
+        async def end(state: TaskiqState) -> None:
             await stop()
 
         self._task: AsyncTaskiqDecoratedTask[[str, str], object] = broker.register_task(look_at, task_name=_TASK)
-        broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, started)
-        broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, stopped)
+        broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, begin)
+        broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, end)
 
     async def send(self, job: str, segment: str) -> None:
         """Send word to some worker."""

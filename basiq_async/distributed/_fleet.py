@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 logger = logging.getLogger("basiq_async.distributed")
+
+K = TypeVar("K")
 
 _HINT = 5.0
 _MOST_SEEN = 1_000_000
@@ -354,19 +357,19 @@ def _chains(
     return chains
 
 
-def _sum(plans: Sequence[Plan]) -> Plan:
-    def added(name: str) -> dict[object, int]:
-        found: dict[object, int] = {}
-        for plan in plans:
-            for each, count in getattr(plan, name).items():
-                found[each] = found.get(each, 0) + count
-        return found
+def _add(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
+    total: Counter[K] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
 
+
+def _sum(plans: Sequence[Plan]) -> Plan:
     return Plan(
         total=sum(plan.total for plan in plans),
-        by_type=added("by_type"),  # type: ignore[arg-type]
-        by_day=added("by_day"),  # type: ignore[arg-type]
-        skipped=added("skipped"),  # type: ignore[arg-type]
+        by_type=_add(plan.by_type for plan in plans),
+        by_day=_add(plan.by_day for plan in plans),
+        skipped=_add(plan.skipped for plan in plans),
         first=min((plan.first for plan in plans if plan.first is not None), default=None),
         last=max((plan.last for plan in plans if plan.last is not None), default=None),
         position=0,

@@ -66,7 +66,7 @@ def _serve(place: str, segments: int) -> None:
     gc.freeze()
     start_listen(
         WorkerArgs(
-            broker=broker,  # type: ignore[arg-type]
+            broker=broker,  # type: ignore[arg-type]  # typed as a path, and taken as it is too
             modules=[],
             configure_logging=False,
             max_async_tasks=segments,
@@ -117,7 +117,7 @@ def _supervise(place: str, processes: int, segments: int) -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     # Called when the manager comes to the action, which can be after it has started another worker.
-    manager._shutdown_workers = signal_workers  # type: ignore[method-assign]
+    manager._shutdown_workers = signal_workers  # type: ignore[method-assign]  # it has no hook for this
     manager.start()
     for worker in manager.workers:
         worker.join()

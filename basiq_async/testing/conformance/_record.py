@@ -354,7 +354,7 @@ class Probe:
         """A paused, failed or cancelled job is claimed by nobody, and goes on when it is resumed."""
         key = await self._job()
         for action, state in (("pause", "paused"), ("fail", "failed"), ("cancel", "cancelled")):
-            found, _ = await self._one.steer(key, action, "because")  # type: ignore[arg-type]
+            found, _ = await self._one.steer(key, action, "because")  # type: ignore[arg-type]  # a loop over literals
             hold(found == state, f"{action} made it {found}")
             hold((await self._status(key)).reason == "because", "the reason is not there")
             refusal = await self._tried(key)
