@@ -58,6 +58,7 @@ class State:
     dead: how many dead letters there are.
     interrupted: how many messages may have been handled without being recorded, in runs that were killed.
     token: a random text that names the job, the same in all runs.
+    notes: a text of the replay's own: what it has learned of the history.
     """
 
     cursor: str | None = None
@@ -69,6 +70,7 @@ class State:
     interrupted: int = 0
     token: str = attrs.field(factory=lambda: secrets.token_hex(16), repr=False)
     last_id: str | None = None
+    notes: str = ""
 
 
 @attrs.frozen
@@ -92,6 +94,7 @@ class Commit:
     revived: ids of dead letters to remove.
     ended: the run ends in order: all that it handled is recorded.
     interrupted: the new value of ``State.interrupted``; only read where the run ``ended``.
+    notes: the new value of ``State.notes``; None leaves it as it is.
     """
 
     done: Sequence[str] = ()
@@ -102,6 +105,7 @@ class Commit:
     revived: Sequence[str] = ()
     ended: bool = False
     interrupted: int = 0
+    notes: str | None = None
 
 
 @runtime_checkable

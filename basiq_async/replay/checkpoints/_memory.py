@@ -52,6 +52,7 @@ class MemoryCheckpoint:
             handled=state.handled + commit.handled,
             failed=state.failed + commit.failed,
             interrupted=commit.interrupted if commit.ended else state.interrupted,
+            notes=state.notes if commit.notes is None else commit.notes,
         )
         for letter in commit.dead:
             earlier = self._dead.get(letter.id)

@@ -23,7 +23,7 @@ _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
     "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, last_id TEXT, "
     "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL, "
-    "done TEXT NOT NULL) STRICT",
+    "done TEXT NOT NULL, notes TEXT NOT NULL) STRICT",
     # Nearly every commit is one statement: for each one the thread has to get hold of the interpreter again, which
     # can take longer than the disk. A row holds what was done since the cursor moved: ids as a JSON list, and counts
     # not yet added to the job's. Where the cursor moves, the job's own list takes their place.
@@ -173,7 +173,7 @@ class _Session:
 
         def fill(connection: sqlite3.Connection) -> None:
             row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
-            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]')", row)
+            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]', '')", row)
 
         connection = self._connection = self._file.open(timeout=0, exclusive=True, fill=fill)
         with _transaction(connection):
@@ -189,11 +189,11 @@ class _Session:
     def _state(self, connection: sqlite3.Connection, job: Job) -> State:
         rows = connection.execute(
             "SELECT webhook_id, filter, source, selection, cursor, position, last_id, handled, failed, interrupted, "
-            "token, done FROM job"
+            "token, done, notes FROM job"
         ).fetchall()
         if len(rows) != 1:
             raise ValueError
-        cursor, position, last_id, handled, failed, interrupted, token, behind = rows[0][4:]
+        cursor, position, last_id, handled, failed, interrupted, token, behind, notes = rows[0][4:]
         recorded = Job(*rows[0][:4])
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
@@ -204,12 +204,12 @@ class _Session:
             failed += more_failed
         dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
         last_id = None if last_id is None else json.loads(last_id)
-        return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, last_id)
+        return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, last_id, notes)
 
     def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
         connection = self._require_open()
-        if not commit.dead and not commit.revived and not commit.ended:
+        if not commit.dead and not commit.revived and not commit.ended and commit.notes is None:
             self._record(connection, commit)
         else:
             self._record_all(connection, commit)
@@ -220,6 +220,8 @@ class _Session:
             self._record(connection, commit)
             if commit.ended:
                 connection.execute("UPDATE job SET interrupted = ?", (commit.interrupted,))
+            if commit.notes is not None:
+                connection.execute("UPDATE job SET notes = ?", (commit.notes,))
             for letter in commit.dead:
                 connection.execute(
                     "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "

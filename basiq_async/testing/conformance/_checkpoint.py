@@ -40,6 +40,7 @@ async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 
             probe.counts_the_interrupted,
             probe.forgets_the_interrupted,
             probe.keeps_its_token,
+            probe.keeps_notes,
             probe.is_for_one_run,
             probe.lets_go,
             probe.is_for_one_job,
@@ -155,6 +156,15 @@ class _Probe:
         _, other = await self._saved()
         hold(bool(state.token) and state.token == again.token, "it changed from run to run")
         hold(state.token != other.token, "two jobs have the same one")
+
+    async def keeps_notes(self) -> None:
+        """Notes are empty at first, stay until a commit brings others, and are recorded together with its advance."""
+        name, state = await self._saved(Commit(advance=Advance("c", 2, ()), notes='{"a": 1}'), Commit(done=["b"]))
+        found = (state.cursor, state.done, state.notes, (await self._look(uuid.uuid4().hex)).notes)
+        hold(found == ("c", frozenset({"b"}), '{"a": 1}', ""), f"it was {state}")
+        await self._run(name, Commit(notes="", ended=True))
+        state = await self._look(name)
+        hold(state.notes == "", f"it was {state}")
 
     async def is_for_one_run(self) -> None:
         """While one run has it open, another gets a CheckpointError, and the first goes on."""
