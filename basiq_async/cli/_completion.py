@@ -66,14 +66,14 @@ def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
     from ..transports.retry import RetryPolicy
 
     async def find() -> list[tuple[str, str]]:
-        from ..client import BasiqClient
         from ._profiles import settings
+        from ._run import open_client
 
         given = settings()
         policy = RetryPolicy(max_retries=0)
         async with (
             asyncio.timeout(_PATIENCE),
-            BasiqClient(given.api_key, base_url=given.base_url, retry=policy) as basiq,
+            open_client(given.api_key, given.base_url, retry=policy) as basiq,
         ):
             return [(webhook.id, webhook.url) async for webhook in basiq.webhooks.list()]
 

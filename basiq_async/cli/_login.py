@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from . import _profiles
 from ._options import Json
 from ._output import Output, Shape, is_terminal, note, session
-from ._run import run, run_until_signal
+from ._run import open_client, run, run_until_signal
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -43,9 +43,7 @@ def login(
     key = _read_key()
 
     async def main() -> None:
-        from ..client import BasiqClient
-
-        async with BasiqClient(key, base_url=url) as basiq:
+        async with open_client(key, url) as basiq:
             if check:
                 await basiq.event_types.list().first()
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from .._version import __version__
 from ._output import DEBUG, live, note
 from ._signals import cancelling
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..errors import BasiqError
-    from ..hooks import RetryEvent
+    from ..hooks import OnRetry, RetryEvent
+    from ..transports.retry import RetryPolicy
 
 T = TypeVar("T")
 
@@ -30,13 +33,30 @@ def run(work: Callable[[BasiqClient], Awaitable[T]]) -> T:
     return run_until_signal(main)
 
 
-def make_client() -> BasiqClient:
+def make_client() -> AbstractAsyncContextManager[BasiqClient]:
     """Return a client for the API key and base URL of the environment or profile; it reports each retry."""
-    from ..client import BasiqClient
     from ._profiles import settings
 
     found = settings()
-    return BasiqClient(found.api_key, base_url=found.base_url, on_retry=_report_retry)
+    return open_client(found.api_key, found.base_url, on_retry=_report_retry)
+
+
+@asynccontextmanager
+async def open_client(
+    api_key: str | None, base_url: str, *, retry: RetryPolicy | None = None, on_retry: OnRetry | None = None
+) -> AsyncGenerator[BasiqClient]:
+    """A client that says it is a command: each needs a token of its own, which is no misuse of Basiq."""
+    from ..client import BasiqClient
+    from ..transports.aiohttp import AiohttpTransport
+
+    transport = AiohttpTransport(user_agent=f"basiq-async/{__version__} (command line)")
+    try:
+        async with BasiqClient(
+            api_key, base_url=base_url, transport=transport, retry=retry, on_retry=on_retry
+        ) as client:
+            yield client
+    finally:
+        await transport.aclose()
 
 
 def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:

@@ -37,7 +37,8 @@ class AiohttpTransport:
     ``timeout`` is for the whole of one request, and ``connect_timeout`` for making its connection, in seconds. A
     ``deadline`` of the request that comes earlier ends it earlier. A response whose body, decompressed, is above
     ``max_body_size`` bytes is refused with a ``TransportError`` as soon as it gets there. ``read_response`` reads
-    responses in another way; it is then what bounds their bodies.
+    responses in another way; it is then what bounds their bodies. ``user_agent`` is what the transport's own session
+    says of itself.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class AiohttpTransport:
         max_body_size: int = 64 * 2**20,
         connections: int = _CONNECTIONS,
         read_response: ReadResponse | None = None,
+        user_agent: str = f"basiq-async/{__version__}",
     ) -> None:
         check_positive("timeout", timeout)
         check_positive("connect_timeout", connect_timeout)
@@ -63,6 +65,7 @@ class AiohttpTransport:
         self._max_body_size = max_body_size
         self._connections = connections
         self._read_response = read_response or self._read_whole
+        self._user_agent = user_agent
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -130,7 +133,7 @@ class AiohttpTransport:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": f"basiq-async/{__version__}"},
+                headers={"User-Agent": self._user_agent},
                 request_class=clean_request_class(),
                 response_class=SentOnce,
                 trust_env=False,

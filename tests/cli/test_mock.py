@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient
+from basiq_async import BasiqClient, Request
 from basiq_async.testing import FakeBasiq, serve
 
 from .conftest import Run, Served
@@ -58,6 +58,13 @@ async def test_mock_says_what_is_wrong_with_its_arguments() -> None:
 # --- driving one that runs ---
 
 
+def authorization(served: Served) -> str:
+    form = "application/x-www-form-urlencoded"
+    headers = {"authorization": f"Basic {served.fake.api_key}", "basiq-version": "3.0", "content-type": form}
+    answer = served.fake.handle(Request("POST", f"{served.url}/token", headers, b"scope=SERVER_ACCESS"))
+    return f"Bearer {json.loads(answer.body)['access_token']}"
+
+
 def row(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
     done = run("mock", *arguments)
     assert done.exit_code == code, done.output
@@ -99,6 +106,13 @@ def test_what_python_can_arrange_a_shell_can(run: Run, served: Served, tmp_path:
     assert fake.webhooks() == []
 
 
+def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, served: Served) -> None:
+    for _ in range(6):
+        assert run("webhooks", "list").exit_code == 0
+        assert run("webhooks", "create", "--url", "nonsense", "--event", "user.created").exit_code
+    assert rows(run, "violations") == []
+
+
 def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run: Run, served: Served) -> None:
     for _ in range(3):
         assert run("webhooks", "list").exit_code == 0
@@ -106,7 +120,8 @@ def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run
     assert [each["number"] for each in listed] == [6, 5]
     assert len(rows(run, "requests", "--limit", "0")) == 6
     assert all(each["path"] == "/token" for each in rows(run, "requests", "--search", "/token"))
-    assert {each["code"] for each in rows(run, "violations", code=1)} == {"token-per-request"}
+    served.fake.handle(Request("GET", f"{served.url}/events/types?limit=501", {"authorization": authorization(served)}))
+    assert {each["code"] for each in rows(run, "violations", code=1)} == {"limit"}
 
 
 @pytest.mark.parametrize(

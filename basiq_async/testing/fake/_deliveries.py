@@ -369,6 +369,7 @@ class Deliveries:
         if fault is not None and fault.drop != "response":
             return _failure(fault)
         endpoint = self.routes.get(url, outlet.endpoint)
+        cancellations = _cancellations()
         try:
             async with asyncio.timeout(self._timeout):
                 response: EndpointResponse = await endpoint(url, headers, body)
@@ -381,6 +382,10 @@ class Deliveries:
             return None, str(error)
         except ConfigurationError:
             raise
+        except asyncio.CancelledError:
+            if _cancellations() > cancellations:
+                raise  # it is this attempt that was cancelled, not something that the endpoint waited for
+            return None, "the endpoint was cancelled before it responded"
         except Exception as error:
             # An endpoint in this process that raises is a server that responds with 500; what it raised is its own.
             logger.exception("the endpoint %s raised", url)
@@ -390,6 +395,12 @@ class Deliveries:
     def recent(self) -> Sequence[DeliveredAttempt]:
         """The latest attempts, oldest first."""
         return tuple(self.attempts)
+
+
+def _cancellations() -> int:
+    """How often the running task was asked to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 _order = attrgetter("due", "serial")

@@ -99,7 +99,13 @@ def _save_application(app: Application) -> Json:
         "events": _save_log(app.events, _save_event),
         "messages": {id: _save_log(log, _save_message) for id, log in app.messages.items()},
         "tokens": [
-            {"text": token.text, "scope": token.scope, "expires": token.expires.isoformat(), "used": token.used}
+            {
+                "text": token.text,
+                "scope": token.scope,
+                "expires": token.expires.isoformat(),
+                "used": token.used,
+                "once": token.once,
+            }
             for token in app.tokens
         ],
     }
@@ -130,7 +136,7 @@ def _load_application(saved: Json) -> tuple[Application, list[Token]]:
         app.messages[webhook.id] = log
     app.seeded = list(seeded.values())
     tokens = [
-        Token(token["text"], token["scope"], datetime.fromisoformat(token["expires"]), token["used"])
+        Token(token["text"], token["scope"], datetime.fromisoformat(token["expires"]), token["used"], token["once"])
         for token in saved["tokens"]
     ]
     return app, tokens

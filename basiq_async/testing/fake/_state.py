@@ -17,12 +17,13 @@ from ._seeded import SeededEvents, SeededMessages
 
 @attrs.define
 class Token:
-    """An access token, and how often it was used."""
+    """An access token, and how often it was used. ``once``: for a program that ends after one command."""
 
     text: str = attrs.field(repr=False)
     scope: str
     expires: datetime
     used: int = 0
+    once: bool = False
 
 
 @attrs.define

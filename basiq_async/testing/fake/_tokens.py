@@ -16,6 +16,8 @@ from ._violations import Violations
 
 LIFETIME = timedelta(seconds=3600)
 RATE, RATE_WINDOW = 1500, timedelta(minutes=5)
+# What ends after one command can share its token with nobody, and says so in its User-Agent.
+_COMMAND = "(command line)"
 _SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
 
 
@@ -47,8 +49,9 @@ class Tokens:
             raise bad_parameter("CLIENT_ACCESS is for one user.", "userId")
         if app.disabled:
             raise Refusal(403, "forbidden-access", "The account is disabled.")
-        self._watch(app, now)
-        token = Token(self._ids.token(), scope, now + LIFETIME)
+        once = _COMMAND in request.headers.get("user-agent", "")
+        self._watch(app, now, once=once)
+        token = Token(self._ids.token(), scope, now + LIFETIME, once=once)
         app.tokens.append(token)
         self._issued[token.text] = (app, token)
         return json_response(
@@ -101,15 +104,15 @@ class Tokens:
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it as it is")
         raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
 
-    def _watch(self, app: Application, now: datetime) -> None:
+    def _watch(self, app: Application, now: datetime, *, once: bool) -> None:
         recent = [token for token in app.tokens if token.expires - LIFETIME > now - RATE_WINDOW]
         app.tokens = [token for token in app.tokens if token.expires > now or token in recent[-2:]]
         for token in [token for _, token in self._issued.values() if token.expires + LIFETIME < now]:
             del self._issued[token.text]
-        alive = [token for token in app.tokens if token.expires > now]
+        alive = [token for token in app.tokens if token.expires > now and not token.once]
         # Each process may have a token of its own, and one more while it renews it.
         spare = self._state.processes + 1
-        if len(alive) >= spare and all(token.used <= 1 for token in alive[-spare:]):
+        if not once and len(alive) >= spare and all(token.used <= 1 for token in alive[-spare:]):
             self._violations.add(
                 "token-per-request",
                 f"one more token although the {spare} before it are valid for an hour and were used at most once each",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import anyio
@@ -260,3 +261,25 @@ async def test_what_was_routed_to_wrongly_leaves_the_server_delivering() -> None
             while len(fake.deliveries) < 2:
                 await asyncio.sleep(0)
     assert [attempt.status for attempt in fake.deliveries] == [500, 200]
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_an_endpoint_that_ends_with_cancelled_error_made_a_failed_attempt(served: bool) -> None:
+    async def cancelled(headers: dict[str, str], body: bytes) -> int:
+        raise asyncio.CancelledError
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    fake = FakeBasiq()
+    for number, receiver in enumerate((cancelled, application)):
+        fake.route(f"https://example.com/{number}", receiver)
+        fake.add_webhook(f"https://example.com/{number}")
+    async with serve(fake) if served else contextlib.nullcontext():
+        await fake.emit("user.created")
+        assert [(attempt.status, attempt.ok) for attempt in fake.deliveries] == [(None, False)] * 2
+        await fake.advance(seconds=5)
+    assert [attempt.number for attempt in fake.deliveries] == [1, 1, 2, 2]
+    assert "the endpoint was cancelled" in fake.deliveries[-1].response
