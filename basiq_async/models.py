@@ -265,6 +265,14 @@ def read_attempt(value: object) -> DeliveryAttempt:
     )
 
 
+_NO_TIME = datetime.min.replace(tzinfo=UTC)
+
+
+def _attempt_order(attempt: DeliveryAttempt) -> tuple[datetime, bool]:
+    """Basiq's times have whole seconds; no attempt follows one that succeeded."""
+    return attempt.timestamp or _NO_TIME, attempt.succeeded
+
+
 @attrs.frozen(repr=False)
 class Message:
     """One message of a webhook: what was sent, and each attempt to deliver it.
@@ -292,8 +300,35 @@ class Message:
 
     @cached_property
     def attempts(self) -> tuple[DeliveryAttempt, ...]:
-        """Each try to deliver the message, in the order in which they came."""
+        """Each try to deliver the message, as Basiq lists them: the newest first, in the vendor's example.
+
+        Go by an attempt's time, never by its place: see ``first_attempt``, ``last_attempt``, ``attempts_by_time``.
+        """
         return tuple(read_attempt(attempt) for attempt in self.raw.get("attempts") or ())
+
+    @property
+    def attempts_by_time(self) -> tuple[DeliveryAttempt, ...]:
+        """The attempts, oldest first, by their ``timestamp``; those without one come before the others."""
+        attempts = self.attempts
+        return attempts if len(attempts) < 2 else tuple(sorted(attempts, key=_attempt_order))
+
+    @property
+    def first_attempt(self) -> DeliveryAttempt | None:
+        """The earliest attempt that has a ``timestamp``; None where none has one."""
+        attempts = self.attempts
+        if len(attempts) == 1:  # as nearly always
+            return attempts[0] if attempts[0].timestamp is not None else None
+        timed = [attempt for attempt in attempts if attempt.timestamp is not None]
+        return min(timed, key=_attempt_order, default=None)
+
+    @property
+    def last_attempt(self) -> DeliveryAttempt | None:
+        """The latest attempt by ``timestamp``; of several without any, none is the last."""
+        attempts = self.attempts
+        if len(attempts) == 1:
+            return attempts[0]
+        timed = [attempt for attempt in attempts if attempt.timestamp is not None]
+        return max(timed, key=_attempt_order, default=None)
 
     @property
     def links(self) -> Mapping[str, str]:

@@ -46,7 +46,7 @@ WEBHOOK: Shape[Webhook] = Shape(
 
 
 def _message_row(message: Message) -> dict[str, Any]:
-    last = message.attempts[-1] if message.attempts else None
+    last = message.last_attempt
     return {
         "id": message.id,
         "event_type_id": message.event_type_id,
@@ -63,18 +63,18 @@ def _message_row(message: Message) -> dict[str, Any]:
                 "url": attempt.url,
                 "response": attempt.response,
             }
-            for attempt in message.attempts
+            for attempt in message.attempts_by_time
         ],
     }
 
 
 def _last_attempt(message: Message) -> str:
-    last = message.attempts[-1] if message.attempts else None
+    last = message.last_attempt
     return cell_text(last.timestamp if last else None)
 
 
 def _last_status(message: Message) -> str:
-    last = message.attempts[-1] if message.attempts else None
+    last = message.last_attempt
     return cell_text(last.status_code if last else None)
 
 
@@ -89,7 +89,7 @@ def _message_details(message: Message) -> Iterable[tuple[str, Any]]:
     for name, link in read_links(message.payload.get("links")).items():
         yield f"link {name}", link
     count = len(message.attempts)
-    for number, attempt in enumerate(message.attempts, 1):
+    for number, attempt in enumerate(message.attempts_by_time, 1):
         words = [cell_text(attempt.timestamp), cell_text(attempt.status_code), attempt.status or ""]
         yield f"attempt {number} of {count}", "  ".join(word for word in words if word)
         if attempt.url:

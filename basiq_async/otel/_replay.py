@@ -109,5 +109,7 @@ class _TracedTarget:
 def _age(message: Message | None) -> float | None:
     if message is None:
         return None
-    times = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
-    return max((datetime.now(UTC) - min(times)).total_seconds(), 0.0) if times else None
+    first = message.first_attempt
+    if first is None or first.timestamp is None:
+        return None
+    return max((datetime.now(UTC) - first.timestamp).total_seconds(), 0.0)

@@ -64,7 +64,7 @@ class Delivery:
         ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
         ``body`` is what ``payload_bytes`` makes: the very bytes that were sent are not in the history.
         """
-        attempted = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
+        first = message.first_attempt
         payload = _payload(message)
         return cls(
             id=message.id,
@@ -73,7 +73,7 @@ class Delivery:
             links=read_links(payload.get("links")),
             body=_encode_payload(payload),
             raw=payload,
-            timestamp=min(attempted, default=timestamp or datetime.now(UTC)),
+            timestamp=(first and first.timestamp) or timestamp or datetime.now(UTC),
         )
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from .._arguments import check_event_type_ids
+from .._order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
 
@@ -93,10 +94,7 @@ def message_time(message: Message) -> datetime | None:
 
     For an event of the event list it is when the event was created.
     """
-    created: datetime | None = getattr(message, "created", None)
-    return created or min(
-        (attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None), default=None
-    )
+    return item_time(message)
 
 
 def since(moment: datetime | timedelta) -> Where:
