@@ -49,7 +49,7 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(READY) ## the properties of signatures with 20,000 examples each, 7,000 mutated responses and 60,000 cursors
+fuzz: $(READY) ## the properties of signatures with 20,000 examples each, 7,000 mutated responses, 20,000 pages cut anywhere and 60,000 cursors
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/receiver/test_signature_properties.py
 	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py
 

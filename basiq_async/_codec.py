@@ -17,6 +17,7 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+from ._lenient import BrokenItem, mend, mend_list
 from .errors import ResponseDecodeError
 from .models import Event, EventType, Message, Secret, Webhook, read_datetime, read_links, read_text
 
@@ -112,8 +113,11 @@ class Codec:
         return value
 
     def page(self, body: bytes) -> ListPage:
-        """A list's items and next link. One object in the place of a list of items is that one item."""
-        page = _list_page(self._decode(body))
+        """A list's items and next link. One object in the place of a list of items is that one item.
+
+        An item that is not JSON is a ``BrokenItem``, which no reader reads; the others come as they are.
+        """
+        page = _list_page(self._decode(body, mend_list))
         del body
         if isinstance(page, ResponseDecodeError):
             raise page
@@ -143,8 +147,8 @@ class Codec:
         except Unreadable as exc:
             return reader.explain(exc)
 
-    def _decode(self, body: bytes) -> Any:
-        """The JSON value of a body, or the ``ResponseDecodeError`` to raise."""
+    def _decode(self, body: bytes, mend: Callable[[bytes], Any] = mend) -> Any:
+        """The JSON value of a body, or the ``ResponseDecodeError`` to raise. ``mend`` reads what a decoder refuses."""
         body = body.removeprefix(_BOM)
         if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
             return ResponseDecodeError("the response's body would take too much memory to decode")
@@ -152,6 +156,10 @@ class Codec:
             return self._loads(body)
         except (ValueError, RecursionError) as exc:
             fault = "is empty" if not body.strip() else f"is not JSON of UTF-8 text ({_place(exc)})"
+        try:
+            return mend(body)
+        except (ValueError, RecursionError):
+            pass
         return ResponseDecodeError(f"the response's body {fault}")
 
 
@@ -167,7 +175,7 @@ def make_converter() -> cattrs.Converter:
 def read_message(value: Any, _: object = None) -> Message:
     """A message: all that could fail later, when a part is asked for, is looked at here."""
     if type(value) is not dict:
-        raise Unreadable(f"expected a message object, got {_kind(value)}")
+        raise _unexpected("a message object", value)
     message_id = value.get("id")
     if type(message_id) is not str or not message_id:
         message_id = _identifier(message_id, ".id")
@@ -190,6 +198,12 @@ def read_message(value: Any, _: object = None) -> Message:
     _set_id(message, message_id)
     _set_raw(message, value)
     return message
+
+
+def _unexpected(expected: str, value: Any) -> Unreadable:
+    if isinstance(value, BrokenItem):
+        return Unreadable(f"is not JSON of UTF-8 text ({value.fault})")
+    return Unreadable(f"expected {expected}, got {_kind(value)}")
 
 
 def _check_timestamps(attempts: list[Any]) -> None:
@@ -335,7 +349,7 @@ def _object_reader(
 
     def read(value: Any, _: object) -> Any:
         if not isinstance(value, dict):
-            raise Unreadable(f"expected an object, got {_kind(value)}")
+            raise _unexpected("an object", value)
         prepared = prepare(value)
         # What is kept as raw is the object as it came, but never with its secret in the open.
         values = {**prepared, _RAW: prepared if model is Webhook else value}

@@ -85,8 +85,13 @@ def error_from(
 
 
 def _error_body(response: Response) -> Mapping[str, Any]:
+    if len(response.body) > _MAX_ERROR_BODY:
+        return {}
     try:
-        body = json.loads(response.body) if len(response.body) <= _MAX_ERROR_BODY else {}
+        try:
+            body = json.loads(response.body)
+        except UnicodeDecodeError:  # a text cut within a character must not cost the correlation id
+            body = json.loads(response.body.decode(errors="replace"))
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}

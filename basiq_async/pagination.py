@@ -13,6 +13,7 @@ import attrs
 from ._arguments import check_whole
 from ._codec import ListPage, Reader, Unreadable
 from ._cursor import ANYWHERE, DAMAGED, Cursor, CursorSeal, Refusal, id_in_cursor
+from ._lenient import BrokenItem
 from ._tasks import TaskOwner, result_of
 from ._urls import BaseURL, LinkError
 from .errors import APIError, BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
@@ -39,8 +40,8 @@ class Page(Generic[T]):
 class UnreadableItem:
     """An item of a list that cannot be read.
 
-    ``raw`` is its JSON value as it came, and ``error`` says where the fault is and what. ``id`` is the item's id,
-    where that much can be read.
+    ``raw`` is its JSON value as it came, and ``error`` says where the fault is and what. Of an item that is not JSON,
+    ``raw`` is the text, up to 65,536 characters. ``id`` is the item's id, where that much can be read.
     """
 
     raw: Any = attrs.field(repr=False)
@@ -134,7 +135,8 @@ class _Position:
 
 
 def _id_of(items: list[Any], index: int) -> str | None:
-    found = items[index].get("id") if 0 <= index < len(items) and isinstance(items[index], dict) else None
+    item = items[index] if 0 <= index < len(items) else None
+    found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
@@ -303,7 +305,9 @@ class _Reading(Generic[T]):
         if self._on_unreadable is None:
             raise failure
         items = self._position.items
-        return self._on_unreadable(UnreadableItem(items[index], failure, _id_of(items, index)))
+        item = items[index]
+        raw = item.text if isinstance(item, BrokenItem) else item
+        return self._on_unreadable(UnreadableItem(raw, failure, _id_of(items, index)))
 
     async def aclose(self) -> None:
         """Leave the list."""

@@ -12,7 +12,8 @@ import attrs
 import pytest
 
 from basiq_async import DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
-from basiq_async._codec import Codec, Loads, _strict_loads, default_loads
+from basiq_async._codec import Codec, Loads, Unreadable, _strict_loads, default_loads
+from basiq_async._lenient import BrokenItem
 
 CODEC = Codec()
 WHEN = datetime(2024, 4, 17, 23, 57, 17, tzinfo=UTC)
@@ -336,6 +337,98 @@ def test_what_is_no_list_is_a_decode_error(answer: Any, place: str) -> None:
     with pytest.raises(ResponseDecodeError) as caught:
         CODEC.page(json.dumps(answer).encode())
     assert caught.value.location == place
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "a character that is cut": (b'"\xe2\x98"', "not UTF-8"),
+    "a half in UTF-8": (b'"\xed\xa0\x80"', "not UTF-8"),
+    "a control character": (b'"a\nb"', "a control character in a text"),
+    "NaN": (b"NaN", "NaN is not a number of JSON"),
+    "minus Infinity": (b"[-Infinity]", "-Infinity is not a number of JSON"),
+    "1e999": (b"1e999", "a number too large"),
+    "5,000 digits": (b"5" * 5000, "a number too large"),
+    "deep lists": (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+    "very deep objects": (b'{"a":' * 200_000 + b'"]["' + b"}" * 200_000, "nested too deeply"),
+    "a deep mixture": (
+        b'[ {"\\"a[" :[ true,-1.5e3 ,{"b": ' * 400 + b"{}" + b'} ] , "c" : null }, {}]' * 400,
+        "nested too deeply",
+    ),
+}
+
+
+def list_of(*items: bytes, data: str = '"data"') -> bytes:
+    listed = b" ,\n".join(items)
+    return b'\xef\xbb\xbf { "type":"list", %b : [ %b ], "links":{"next":"/n"} } ' % (data.encode(), listed)
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+@pytest.mark.parametrize(("fault", "why"), BROKEN.values(), ids=BROKEN)
+def test_an_item_that_is_not_json_is_the_only_one_of_its_page(fault: bytes, why: str, loads: Loads) -> None:
+    codec = Codec(loads=loads)
+    good = [b'{"id":"m0"}', b'{"id":"m1","text":"\xc3\xa9 \\ud83d\\ude00"}', b'{"id":"m3"}']
+    found = codec.page(list_of(good[0], good[1], b'{"id":"m2","text":%b}' % fault, good[2]))
+    broken = found.items.pop(2)
+    assert isinstance(broken, BrokenItem)
+    assert (broken.fault, broken.id) == (why, None if "deep" in why else "m2")
+    assert len(broken.text.encode()) < 200_000
+    assert broken.text not in repr(broken)
+    assert (found.items, found.next_link) == ([json.loads(one) for one in good], "/n")
+    for model in (Message, Event):
+        with pytest.raises(Unreadable, match="not JSON"):
+            codec.reader(model).hook(broken, model)
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+def test_half_a_surrogate_pair_is_escaped_in_its_item(loads: Loads) -> None:
+    cut = b'{"id":"m","attempts":[{"response":"Thanks \\uD83D"}],"\\udc00":["\\ude00\\ud83d\\ude00",1,null]}'
+    found = Codec(loads=loads).page(list_of(b'{"id":"a"}', cut, b'{"id":"\\ud800"}', data='"d\\u0061ta"'))
+    assert found.items[:2] == [
+        {"id": "a"},
+        {"id": "m", "attempts": [{"response": "Thanks \\ud83d"}], "\\udc00": ["\\ude00\U0001f600", 1, None]},
+    ]
+    assert isinstance(found.items[2], BrokenItem)  # two ids could become one
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        list_of(b'{"id":"a"}', b'{"id":"b"'),
+        list_of(b'{"id":"a","x":"said "hi""}', b'{"id":"b"}', b'{"id":"c","x":"said "hi"}'),
+        list_of(b'{"id":"a","x":"odd"","id":"b"}', b'{"id":"b"}', b'{"id":"c","x":"odd""}'),
+        list_of(b"NaN")[:-3],
+        list_of(b"NaN") + b"x",
+        list_of(b"NaN,"),
+        list_of(b"[" * 5000 + b"}" * 5000),
+        list_of(b"[" * 5000 + b"1 2" + b"]" * 5000),
+        list_of(b"[" * 5000 + b'{"a" "b"}' + b"]" * 5000),
+        list_of(b"[" * 5000 + b'{"a":1,}' + b"]" * 5000),
+        list_of(b"[" * 5000 + b"[,1]" + b"]" * 5000),
+        list_of(b"[" * 5000),
+        b'{"data":[NaN],"links":NaN}',
+        b'{5:[NaN],"data":[NaN]}',
+        b'{"data":[NaN] "links":{}}',
+        b'{"data" [NaN]}',
+        b"[NaN]",
+    ],
+)
+def test_where_an_item_ends_is_never_guessed(body: bytes, loads: Loads) -> None:
+    with pytest.raises(ResponseDecodeError, match="not JSON"):
+        Codec(loads=loads).page(body)
+
+
+def test_many_items_that_are_nested_too_deeply_are_not_all_walked_through() -> None:
+    """Finding the end of such an item is a loop of our own: a page of nothing else would stop the program."""
+    with pytest.raises(ResponseDecodeError, match="not JSON"):
+        Codec().page(list_of(*[b"[" * 100_000 + b"]" * 100_000] * 8))
+
+
+def test_a_good_page_is_decoded_once_and_nothing_else_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: bytes) -> Any:
+        raise AssertionError("a good page was read again")
+
+    monkeypatch.setattr("basiq_async._codec.mend_list", fail)
+    assert len(Codec().page(list_of(b'{"id":"\\ud83d\\ude00"}')).items) == 1
 
 
 def test_each_codec_has_a_converter_of_its_own() -> None:

@@ -62,9 +62,6 @@ UNREADABLE: dict[str, bytes] = {
     "nested 10,000 deep": named(deep(10_000)),
     "objects nested 10,000 deep": named('{"a":' * 10_000 + "1" + "}" * 10_000),
     "nested 100,000 deep, never closed": b"[" * 100_000,
-    "half a surrogate pair": named('"\\ud800"'),
-    "the other half, in capitals": named('"\\uDC00"'),
-    "half a surrogate pair in a key": b'{"id":"w1","url":"https://example.com","\\ud800":1}',
     "a control character": named('"\x01"'),
     "UTF-16": json.dumps(WEBHOOK).encode("utf-16"),
     "UTF-16 without a mark": json.dumps(WEBHOOK).encode("utf-16-le"),
@@ -100,6 +97,10 @@ EXACT: dict[str, tuple[bytes, Any]] = {
     "a byte order mark": (b"\xef\xbb\xbf" + named('"n"'), "n"),
     "white space around it": (b"\r\n\t " + named('"n"') + b" \n", "n"),
     "a pair of surrogates": (named('"\\ud83d\\ude00"'), "\U0001f600"),
+    "half a surrogate pair": (named('"\\ud800"'), "\\ud800"),
+    "the other half, in capitals": (named('"cut\\uDC00"'), "cut\\udc00"),
+    "a half and a pair": (named('"\\ud83d\\ud83d\\ude00"'), "\\ud83d\U0001f600"),
+    "half a surrogate pair in a key": (b'{"id":"w1","url":"https://example.com","\\ud800":1}', None),
     "an emoji": (named('"\U0001f600"'), "\U0001f600"),
     "an escaped NUL": (named('"\\u0000"'), "\0"),
     "a separator of lines": (named('"\u2028"'), "\u2028"),
@@ -117,6 +118,12 @@ async def test_unusual_json_is_read_exactly(decoder: str, body: bytes, name: str
         got = await outcome(client.webhooks.get("w1"))
         assert (got.id, got.name) == ("w1", name)
         assert isinstance(repr(got), str)
+        assert json.dumps(got.raw, ensure_ascii=False).encode()
+
+
+async def test_half_a_surrogate_pair_in_an_id_is_a_decode_error(decoder: str) -> None:
+    async with Wire(http(200, '{"id":"w\\ud800","url":"https://example.com"}')) as wire, client_of(wire) as client:
+        assert type(await outcome(client.webhooks.get("w1"))) is ResponseDecodeError
 
 
 @pytest.mark.parametrize("depth", [100, 200, 400, 600, 800, 900, 950, 980, 1000, 1020])
@@ -143,6 +150,13 @@ async def test_a_deep_error_body_can_be_shown(decoder: str, depth: int) -> None:
         got = await outcome(client.webhooks.get("w1"))
         assert (type(got), got.code) == (BadRequestError, "c")
         assert json.dumps(got.errors)
+
+
+async def test_a_broken_character_in_an_error_body_does_not_cost_its_correlation_id() -> None:
+    body = b'{"correlationId":"c-1","data":[{"code":"c","detail":"caf\xe9"}]}'
+    async with Wire(http(400, body)) as wire, client_of(wire) as client:
+        got = await outcome(client.webhooks.get("w1"))
+        assert (type(got), got.code, got.correlation_id, got.detail) == (BadRequestError, "c", "c-1", "caf\ufffd")
 
 
 async def test_a_huge_body_of_an_error_is_not_read_as_json() -> None:

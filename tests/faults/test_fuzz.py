@@ -15,8 +15,10 @@ from hashlib import blake2b
 
 import pytest
 
-from basiq_async import BasiqClient, BasiqError, ConfigurationError, Webhook
+from basiq_async import BasiqClient, BasiqError, ConfigurationError, ResponseDecodeError, Webhook
+from basiq_async._codec import Codec, Loads, _strict_loads, default_loads
 from basiq_async._cursor import Cursor, CursorSeal
+from basiq_async._lenient import BrokenItem
 from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.wire import KEY, WEBHOOK, Conn, Wire, http, ok
 
@@ -71,6 +73,47 @@ async def test_a_mutated_answer_is_the_exact_result_or_one_error(seed: str) -> N
             assert str(got).isprintable() or isinstance(got, Webhook)
             wire.script = [ok(WEBHOOK)]
             assert isinstance(await outcome(client.webhooks.get("w1")), Webhook), answer
+
+
+CUTS = [rb"\ud83d", rb"\uDE00", rb"\\ud83d", b"\xf0\x9f", b"\xed\xa0\x80", b"\n", b"\\", b'"', b'",', b"]", b"}", b"[" * 3000, rb"\u12"]  # fmt: skip
+FAULTS = [b"NaN", b"-Infinity", b"1e999", b"7" * 5000, b"[" * 3000 + b"]" * 3000, b"nul"]
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+def test_of_a_page_with_texts_cut_anywhere_every_whole_message_is_read(loads: Loads) -> None:
+    """Another decoder, which takes nearly everything, says which messages there are."""
+    chance = random.Random("cuts")
+    codec, read = Codec(loads=loads), 0
+    for _ in range(ROUNDS * 10):
+        items = [json.dumps({"id": f"m{i}", "attempts": [{"response": "Thanks \U0001f600"}]}) for i in range(8)]
+        raw = [item.encode() for item in items]
+        for index in chance.sample(range(8), chance.randint(1, 3)):
+            text = raw[index]
+            at = chance.randint(text.index(b"Thanks"), text.index(b'"}]}'))
+            fault = chance.choice(FAULTS)
+            new = (
+                text[:at] + chance.choice(CUTS) + text[at:]
+                if chance.random() < 0.7
+                else text[:-1] + b',"x":' + fault + b"}"
+            )
+            raw[index] = new
+        body = b'{"data":[' + b", ".join(raw) + b'],"links":{}}'
+        try:
+            found = codec.page(body).items
+        except ResponseDecodeError as exc:
+            assert str(exc).isprintable()
+            continue
+        read += 1
+        assert len(found) == 8, body
+        for index, item in enumerate(found):
+            if raw[index] == items[index].encode():
+                assert item == json.loads(items[index]), body
+            elif not isinstance(item, BrokenItem):
+                assert json.dumps(item, ensure_ascii=False).encode()
+                assert item["id"] == f"m{index}"
+            else:
+                assert item.id in (f"m{index}", None)
+    assert read > ROUNDS * 3
 
 
 WEBHOOK_ID = "w1"

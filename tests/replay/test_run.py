@@ -19,8 +19,10 @@ from basiq_async import (
     Message,
     PaginationError,
     ReplayError,
+    Response,
     ServerError,
 )
+from basiq_async._codec import _strict_loads
 from basiq_async.errors import CheckpointError
 from basiq_async.replay import (
     Advance,
@@ -368,6 +370,25 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter_with_its_json_and_
         assert (await Replay(client, "w1", target, checkpoint=checkpoint).run()).dead == 1
         again = await replay.retry_dead()
         assert (again.failed, again.dead) == (1, 1)
+
+
+@pytest.mark.parametrize("loads", ["orjson", "json"])
+async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if loads == "json":
+        monkeypatch.setattr("basiq_async._codec.default_loads", lambda: _strict_loads)
+    items = [f'{{"id":"m{index}","attempts":[{{"id":"a","response":"OK"}}]}}'.encode() for index in range(301)]
+    items[100] = items[100].replace(b"OK", rb"Thanks \ud83d")
+    items[200] = items[200].replace(b"OK", b"Thanks \xf0\x9f")
+    target = Recorder()
+    script = Scripted(Response(200, {}, b'{"type":"list","data":[' + b",".join(items) + b"]}"))
+    async with BasiqClient("a2V5", transport=script) as client:
+        replay = Replay(client, "w1", target, checkpoint=MemoryCheckpoint())
+        report = await replay.run()
+        (letter,) = await replay.dead_letters()
+        assert (report.handled, report.failed, report.dead, report.finished) == (300, 1, 1, True)
+        assert sorted(target.ids) == sorted(f"m{index}" for index in range(301) if index != 200)
+        assert (letter.id, letter.message) == ("m200", {"raw": items[200].decode(errors="backslashreplace")})
+        assert "$.data[200]: is not JSON of UTF-8 text (not UTF-8)" in letter.error
 
 
 async def test_messages_that_cannot_be_read_count_as_failures_in_a_row() -> None:
