@@ -5,12 +5,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from basiq_async.receiver import SQLInbox
+from tests.support.postgres import PostgresServer
+
+
+def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The url of a database for the driver that a fixture is parametrized with."""
+    if request.param == "aiosqlite":
+        return f"sqlite+aiosqlite:///{folder}/inbox.db"
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    return postgres.url(request.param)
 
 
 def new_table() -> str:

@@ -77,6 +77,9 @@ class MemoryInbox:
         """How many handled keys it remembers."""
         return len(self._done) + len(self._before)
 
+    async def check(self) -> None:
+        """See ``Inbox``: there is nothing that can be away."""
+
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         digest = _digest(key)

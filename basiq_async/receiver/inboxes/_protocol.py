@@ -23,6 +23,13 @@ class Inbox(Protocol):
     responds with 503, so that Basiq sends the delivery again.
     """
 
+    async def check(self) -> None:
+        """Raise ``InboxError``, which says what to do, unless the storage can be reached and used.
+
+        That is: its tables are there, where it has tables, and of this version. For the check of a service's readiness.
+        """
+        ...
+
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """Try to take ``key`` for ``lease`` seconds, atomically.
 

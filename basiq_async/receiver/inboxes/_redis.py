@@ -13,7 +13,14 @@ from typing import Any, Self, TypeVar, cast
 
 import attrs
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from ..._arguments import check_positive
 from ..._causes import drop_tracebacks
@@ -115,6 +122,19 @@ class RedisInbox:
 
     def __repr__(self) -> str:
         return f"<RedisInbox {self._prefix!r}>"
+
+    async def check(self) -> None:
+        """See ``Inbox``: writes a key of a second's life, and runs a script that looks for the quarantine."""
+
+        async def look() -> None:
+            await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
+
+        await self._within_limit(look())
+        kind = _text(await self._run("check", [self._keys("").order]))
+        if kind not in ("none", "zset"):
+            raise InboxError(
+                f"Redis holds a {kind} of something else where this inbox keeps its quarantine: pass another prefix="
+            )
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -228,13 +248,13 @@ class RedisInbox:
         except TimeoutError as exc:
             raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
         except Exception as exc:  # a RedisError, an OSError, or that the client is another event loop's
-            raise InboxError(f"Redis failed: {type(exc).__name__}: {exc}") from drop_tracebacks(exc)
+            raise InboxError(_describe(exc)) from drop_tracebacks(exc)
 
     async def _check_policy(self) -> None:
         try:
             memory = await cast(Awaitable[Any], self._client.info("memory"))
-        except NoPermissionError as exc:
-            logger.debug("this user of Redis may not ask for the eviction policy: %s", exc)
+        except ResponseError as exc:  # no permission, or a server that does not offer INFO
+            logger.debug("Redis does not tell its eviction policy: %s", exc)
             memory = {}
         self._checked = True
         nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
@@ -250,6 +270,22 @@ class RedisInbox:
 
 
 _PLACE_LENGTH = 17
+
+
+_WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
+    (AuthenticationError, "check user and password of the client"),
+    (NoPermissionError, "this user of Redis needs the inbox's keys and scripts: see the page on inboxes"),
+    (ReadOnlyError, "connect the client to the primary, not to a replica"),
+    (ConnectionError, "is it running, and is the client's url right?"),
+    (OSError, "is it running, and is the client's url right?"),
+)
+
+
+def _describe(exc: Exception) -> str:
+    """What failed, and what to do about it where that is known."""
+    said = str(exc) or "no reason given"
+    advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
+    return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 
 
 def _place(letter: QuarantinedDelivery) -> str:

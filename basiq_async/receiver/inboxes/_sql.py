@@ -12,19 +12,20 @@ from typing import Any, Self, TypeVar
 
 import attrs
 from sqlalchemy import Executable, MetaData, event
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
-from ..._causes import drop_tracebacks, walk
+from ..._causes import drop_tracebacks
 from ..._tasks import see_through
 from ...errors import BasiqError, ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
 from ._process import OneProcess
 from ._quarantine import QuarantinedDelivery, pack, unpack
+from ._sql_errors import brief, describe, describe_read_only, is_passing, without_values
 from ._sql_statements import Statements
 from ._sql_tables import Tables
-from ._sql_transactions import Transaction, brief, failed_in, has_ended, is_passing, watch_failures
+from ._sql_transactions import Transaction, failed_in, has_ended, watch_failures
 
 __all__ = ["SQLInbox"]
 
@@ -237,6 +238,19 @@ class SQLInbox:
 
         return await self._call(work, write=True)
 
+    async def check(self) -> None:
+        """See ``Inbox``: connects, and looks for its tables and their columns. It makes those that are missing first,
+        unless ``create_tables`` is False.
+        """
+
+        async def work(connection: AsyncConnection) -> None:
+            for statement in self._sql.look:
+                await connection.execute(statement)
+            if self._sql.on_postgresql and (await connection.execute(self._sql.is_read_only)).scalar_one() == "on":
+                raise InboxError(describe_read_only("the server, or this role, is set to read only"))
+
+        await self._call(work)
+
     @asynccontextmanager
     async def transaction(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
         """The session of the claim's transaction: see ``TransactionalInbox``.
@@ -271,7 +285,7 @@ class SQLInbox:
         except Exception as exc:
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
-            raise InboxError(f"the database failed under the handler: {brief(exc)}") from _bare(exc)
+            raise InboxError(f"the database failed under the handler: {brief(exc)}") from without_values(exc)
         finally:
             if session.in_transaction():
                 await see_through(session.close)
@@ -461,7 +475,7 @@ class SQLInbox:
                 try:
                     await transaction.commit()
                 except SQLAlchemyError as exc:  # it may have been carried out: never again by itself
-                    raise InboxError(f"the database failed: {brief(exc)}") from _bare(exc)
+                    raise InboxError(describe(exc)) from without_values(exc)
             whole = True
         finally:
             await transaction.end(broken=not whole)
@@ -477,9 +491,9 @@ class SQLInbox:
             raise InboxError(
                 f"the database did not respond within {self._timeout:g} s: it is away, or all connections of the "
                 "pool are in use (each delivery that is being handled takes one)"
-            ) from _bare(exc)
+            ) from without_values(exc)
         except Exception as exc:  # a driver's own, where it could not connect
-            raise InboxError(f"the database failed: {brief(exc)}") from _bare(exc)
+            raise InboxError(describe(exc)) from without_values(exc)
 
     async def _prepare(self) -> None:
         if self._ready:
@@ -539,11 +553,3 @@ async def _commit(transaction: Transaction, statements: Sequence[tuple[Executabl
 
 async def _exists(connection: AsyncConnection, statement: Executable, key: str) -> bool:
     return (await connection.execute(statement, {"a_key": key})).first() is not None
-
-
-def _bare(exc: BaseException) -> BaseException:
-    """What a driver raised, without the values of the statement, and without frames: they hold those, and passwords."""
-    for one in walk(exc):
-        if isinstance(one, StatementError):
-            one.hide_parameters = True
-    return drop_tracebacks(exc)

@@ -87,6 +87,8 @@ class Statements:
         place = tuple_(bindparam("a_moment", type_=quarantine.c.quarantined_at.type), _KEY)
         self.letters_after = self.letters.where(tuple_(*order) > place)
 
+        self.look = tuple(select(*table.columns).limit(0) for table in tables.metadata.sorted_tables)
+        self.is_read_only = select(func.current_setting("transaction_read_only"))
         self.now = select(now)
         self.lock_tables = select(func.pg_advisory_xact_lock(func.hashtext(tables.name)))
         before = bindparam("a_moment", type_=handled.c.handled_at.type)

@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._causes import drop_tracebacks
+from ._sql_errors import brief, is_passing
 
-__all__ = ["Transaction", "brief", "failed_in", "has_ended", "is_passing", "watch_failures"]
+__all__ = ["Transaction", "failed_in", "has_ended", "watch_failures"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -25,10 +26,6 @@ _QUEUE_WAIT = 1.0
 """For how long to wait for the writer in this process."""
 
 _CLOSE = 1.0
-
-_PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
-"""SQLSTATEs of what another attempt may not meet: lost connections, conflicts, too little of something, timeouts, an
-operator, the system (PostgreSQL, appendix A)."""
 
 
 class Transaction:
@@ -141,18 +138,3 @@ def _note_failure(context: ExceptionContext) -> None:
         # Not the exception: its traceback leads to the connection, which would then never be forgotten.
         exc = context.sqlalchemy_exception
         _failures[context.connection] = Failure(brief(exc), is_passing(exc))
-
-
-def is_passing(exc: BaseException) -> bool:
-    """Whether an error of the database may not happen again, whatever was asked of it."""
-    if not isinstance(exc, DBAPIError):
-        return False
-    code = getattr(exc.orig, "sqlstate", None) or getattr(exc.orig, "pgcode", None) or ""
-    return exc.connection_invalidated or str(code).startswith(_PASSING) or "locked" in str(exc.orig)
-
-
-def brief(exc: BaseException) -> str:
-    """What a driver said, in one line, without the statement and its values: they are consumers' data."""
-    cause = getattr(exc, "orig", None) or exc
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")

@@ -86,6 +86,10 @@ class SQLiteInbox:
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._database.path!r})"
 
+    async def check(self) -> None:
+        """See ``Inbox``: opens the file, which makes it where there is none, and waits until it may be written."""
+        await self._database.run(lambda connection: connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone())
+
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
 

@@ -69,6 +69,7 @@ async def _across(make_inbox: MakeInbox, check: Check, pass_time: PassTime | Non
 
 
 _CHECKS = (
+    claims.checked,
     claims.free,
     claims.apart,
     claims.again,

@@ -12,6 +12,15 @@ from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, Probe, make_letter
 from ._runner import hold
 
 
+async def checked(probe: Probe) -> None:
+    """check() is content with a storage that can be used, and changes nothing"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    for inbox in (probe.inbox, probe.other):
+        await inbox.check()
+    await probe.claim_b(BUSY, "another worker's claim after check()")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True after check()")
+
+
 async def free(probe: Probe) -> None:
     """A key that is free can be claimed, and then another worker is told to wait"""
     await probe.claim_a(CLAIMED, "the first claim of a key")

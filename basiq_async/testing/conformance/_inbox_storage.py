@@ -30,6 +30,7 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
         letter = await probe.quarantine_a()
         async with outage():
             calls: dict[str, Coroutine[Any, Any, object]] = {
+                "check": inbox.check(),
                 "claim": inbox.claim(f"{new}-claim", "token", lease=LONG),
                 "complete": inbox.complete(f"{new}-complete", "token"),
                 "seen": inbox.seen(f"{new}-seen"),

@@ -26,7 +26,7 @@ from basiq_async.receiver import (
 )
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox_storage
-from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar
+from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of
 from tests.support.deliveries import SECRET, letter, payload, signed
 from tests.support.postgres import PostgresServer, postgres_server
 
@@ -36,10 +36,7 @@ DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
 
 @pytest.fixture(params=DRIVERS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "aiosqlite":
-        return f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
-    postgres: PostgresServer = request.getfixturevalue("postgres")
-    return postgres.url(request.param)
+    return url_of(request, tmp_path)
 
 
 @pytest.fixture

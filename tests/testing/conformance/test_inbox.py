@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import attrs
 import pytest
 
+from basiq_async import InboxError
 from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, QuarantinedDelivery
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite
@@ -36,6 +37,11 @@ async def test_the_suite_takes_an_async_factory_and_closes_what_it_made() -> Non
 
 class Broken(MemoryInbox):
     """Each subclass breaks one promise."""
+
+
+class IsNeverReady(Broken):
+    async def check(self) -> None:
+        raise InboxError("away")
 
 
 class BusyIsNeverTold(Broken):

@@ -1,0 +1,141 @@
+"""``check``: whether an inbox can be used, and what to do where it cannot. The suite has what holds for all."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from basiq_async import InboxError
+from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from tests.support.databases import engine_of, new_table, run, url_of
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer
+from tests.support.redis import RedisServer, redis_server
+
+DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
+
+
+@pytest.fixture(params=DRIVERS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return url_of(request, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+async def test_an_inbox_in_memory_is_always_ready() -> None:
+    await MemoryInbox().check()
+
+
+async def test_a_file_that_cannot_be_made_is_named_with_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(InboxError, match=r"cannot be opened.*is there a folder .*missing"):
+        await SQLiteInbox(tmp_path / "missing" / "inbox.db").check()
+
+
+async def test_a_file_of_another_version_is_named_with_both(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path) as inbox:
+        await inbox.check()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    inbox = SQLiteInbox(path)
+    with pytest.raises(InboxError, match=r"has format 99.*use the release that made it, or pass another path"):
+        await inbox.check()
+    await inbox.aclose()
+
+
+async def test_it_makes_the_tables_that_are_missing(url: str) -> None:
+    async with engine_of(url) as engine:
+        await SQLInbox(engine, table=new_table()).check()
+
+
+async def test_tables_that_are_missing_are_an_error_that_says_how_to_make_them(url: str) -> None:
+    async with engine_of(url) as engine:
+        inbox = SQLInbox(engine, table=new_table(), create_tables=False)
+        with pytest.raises(InboxError, match=r"tables are not there: run the migration .*inbox\.ddl\(\)"):
+            await inbox.check()
+        with pytest.raises(InboxError, match="tables are not there"):
+            await inbox.claim("k", "a", lease=60)
+        await run(engine, *inbox.ddl().split(";\n")[:-1])
+        await inbox.check()
+
+
+async def test_tables_that_were_dropped_meanwhile_are_found_missing(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await run(engine, f"DROP TABLE {table}_quarantine")
+        with pytest.raises(InboxError, match="tables are not there"):
+            await inbox.check()
+
+
+async def test_a_table_of_another_version_is_an_error_that_says_so(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+        await run(engine, f"CREATE TABLE {table} (key VARCHAR(400) PRIMARY KEY, seen INTEGER)")
+        inbox = SQLInbox(engine, table=table, create_tables=False)
+        with pytest.raises(InboxError, match=r"tables are of another version.*inbox\.ddl\(\)"):
+            await inbox.check()
+
+
+async def test_a_database_that_is_away_is_an_error_that_asks_for_its_url() -> None:
+    for driver in ("asyncpg", "psycopg"):
+        async with engine_of(f"postgresql+{driver}://nobody@127.0.0.1:{free_port()}/x") as engine:
+            with pytest.raises(InboxError, match="is the engine's url right"):
+                await SQLInbox(engine).check()
+
+
+async def test_a_database_that_may_only_be_read_is_an_error_that_says_so(postgres: PostgresServer) -> None:
+    url = postgres.url()
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table):
+        pass
+    options = {"server_settings": {"default_transaction_read_only": "on"}}
+    async with engine_of(url, connect_args=options) as engine:
+        inbox = SQLInbox(engine, table=table, create_tables=False)
+        with pytest.raises(InboxError, match=r"cannot be written.*such as the primary"):
+            await inbox.check()
+
+
+async def test_a_redis_that_is_away_is_an_error_that_asks_for_its_url() -> None:
+    async with Redis.from_url(f"redis://127.0.0.1:{free_port()}/0") as client:
+        with pytest.raises(InboxError, match="is it running, and is the client's url right"):
+            await RedisInbox(client).check()
+
+
+async def test_a_redis_that_holds_something_else_below_the_prefix_is_an_error(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as client:
+        await client.set("{taken}:quarantine", "something")
+        with pytest.raises(InboxError, match=r"a string of something else .* pass another prefix="):
+            await RedisInbox(client, prefix="taken").check()
+
+
+@pytest.mark.parametrize("rights", ["+@all -info", "+@all"])
+async def test_a_server_that_does_not_tell_its_settings_is_ready_all_the_same(rights: str, redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "app", "on", "nopass", "~*", *rights.split())
+        async with Redis.from_url(redis.url.replace("redis://", "redis://app:x@")) as client:
+            await RedisInbox(client).check()
+
+
+async def test_a_server_without_the_command_info_is_no_outage(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--rename-command", "INFO", "") as server:
+        async with Redis.from_url(server.url) as client:
+            inbox = RedisInbox(client)
+            await inbox.check()
+            assert await inbox.complete("k", "a")
+
+
+async def test_a_user_without_rights_is_told_what_is_needed(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "mean", "on", "nopass", "~*", "+@read")
+        async with Redis.from_url(redis.url.replace("redis://", "redis://mean:x@")) as client:
+            with pytest.raises(InboxError, match="this user of Redis needs"):
+                await RedisInbox(client).check()
