@@ -101,8 +101,9 @@ class Log(Generic[T]):
             return found
         return next((item for segment in self._segments if (item := segment.find(id)) is not None), None)
 
-    def scan(self, start: int = 0, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
-        """Each item from a position on, with its position; older ones than ``since`` are passed over."""
+    def scan(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
+        """Each item from a position on, by default from the oldest; older ones than ``since`` are passed over."""
+        start = start or 0
         first = max(bisect_right(self._starts, start) - 1, 0)
         for begin, segment in zip(self._starts[first:], self._segments[first:], strict=True):
             index = max(start - begin, 0)
@@ -110,6 +111,16 @@ class Log(Generic[T]):
                 index = bisect_left(segment, since, lo=index, key=_created)
             for index in range(index, len(segment)):  # noqa: B020  # goes on from where it stands
                 yield begin + index, self._current(segment[index])
+
+    def scan_back(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
+        """Each item from a position down, by default from the newest, with its position; none older than ``since``."""
+        start = self._size - 1 if start is None else start
+        for begin, segment in zip(reversed(self._starts), reversed(self._segments), strict=True):
+            for index in range(min(start - begin, len(segment) - 1), -1, -1):
+                item = segment[index]
+                if since is not None and item.created < since:
+                    return
+                yield begin + index, self._current(item)
 
 
 def _created(item: Logged) -> datetime:

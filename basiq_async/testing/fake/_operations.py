@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -86,22 +87,32 @@ def _uuid(text: str, parameter: str) -> str:
 def _listing(
     call: Call,
     self_path: str,
-    items: Callable[[int], Iterable[tuple[int, T]]],
+    items: Callable[[int | None], Iterable[tuple[int, T]]],
     show: Callable[[T], Json],
     fields: Fields[T] | None = None,
+    *,
+    newest_first: bool = False,
 ) -> Response:
-    """A page of a list. ``items`` returns what is at a position and after it."""
+    """A page of a list. ``items`` returns what is at a position, None for the first, and what follows it."""
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
         call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")
-    window = Window.of(f"{call.app.name} {self_path.removeprefix(call.render.base)}", query, call.state.page_size)
+    scope = f"{call.app.name} {self_path.removeprefix(call.render.base)}"
+    by_offset = call.render.quirks.paging == "offset"
+    for words, applies in ((" newest first", newest_first), (" by offset", by_offset)):
+        scope += words if applies else ""  # a cursor of another order or kind is refused
+    window = Window.of(scope, query, call.state.page_size)
     matches = None
     if fields is not None and window.filter is not None:
         try:
             matches = fields.compile(window.filter)
         except FilterError as error:
             raise bad_parameter(f"The filter is not valid: {error}.", "filter") from None
-    taken, cursor = window.take(items(window.start), matches)
+    if by_offset:
+        found = (item for _, item in items(None) if matches is None or matches(item))
+        taken, cursor = window.take(islice(enumerate(found), window.start, None), None)
+    else:
+        taken, cursor = window.take(items(window.start), matches)
     links = {"self": self_path}
     if cursor is not None:
         links["next"] = f"{self_path}?next={cursor}"
@@ -200,7 +211,15 @@ def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None)
 def list_messages(call: Call) -> Response:
     webhook = call.webhook()
     log: Log[Message] = call.app.messages[webhook.id]
-    return _listing(call, call.render.messages_path(webhook.id), log.scan, call.render.message, MESSAGE_FIELDS)
+    newest_first = call.render.quirks.message_order == "newest-first"
+    return _listing(
+        call,
+        call.render.messages_path(webhook.id),
+        log.scan_back if newest_first else log.scan,
+        call.render.message,
+        MESSAGE_FIELDS,
+        newest_first=newest_first,
+    )
 
 
 def get_message(call: Call) -> Response:
@@ -234,8 +253,8 @@ def send_test(call: Call) -> Response:
 
 
 def list_event_types(call: Call) -> Response:
-    def items(start: int) -> Iterator[tuple[int, str]]:
-        return ((position, name) for position, name in enumerate(call.state.event_types) if position >= start)
+    def items(start: int | None) -> Iterator[tuple[int, str]]:
+        return ((position, name) for position, name in enumerate(call.state.event_types) if position >= (start or 0))
 
     return _listing(call, f"{call.render.base}/events/types", items, lambda name: _event_type(call, name))
 
@@ -256,12 +275,15 @@ def _event_type(call: Call, name: str) -> Json:
 
 def list_events(call: Call) -> Response:
     since = call.now - EVENTS_SHOWN
+    newest_first = call.render.quirks.event_order == "newest-first"
+    scan = call.app.events.scan_back if newest_first else call.app.events.scan
     return _listing(
         call,
         f"{call.render.base}/events",
-        lambda start: call.app.events.scan(start, since=since),
+        lambda start: scan(start, since=since),
         call.render.event,
         EVENT_FIELDS,
+        newest_first=newest_first,
     )
 
 

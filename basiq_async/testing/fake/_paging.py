@@ -19,10 +19,13 @@ MAX_LIMIT = 500
 
 @attrs.frozen
 class Window:
-    """Which part of a list is asked for: from a position on, at most ``limit`` items, that match a filter."""
+    """Which part of a list is asked for: from a position on, at most ``limit`` items, that match a filter.
+
+    Without a ``start`` it begins where the list does.
+    """
 
     scope: str
-    start: int
+    start: int | None
     limit: int
     filter: str | None
 
@@ -33,7 +36,7 @@ class Window:
         ``scope`` is the list's own path: a cursor of another list is refused.
         """
         cursor = query.get("next")
-        start, limit, expression = (0, page_size, None) if cursor is None else _read(scope, cursor)
+        start, limit, expression = (None, page_size, None) if cursor is None else _read(scope, cursor)
         if "limit" in query:
             limit = min(_limit(query["limit"]), page_size)
         return cls(scope, start, limit, query.get("filter", expression))

@@ -1,4 +1,4 @@
-"""The forms that a response of Basiq can take where its sources contradict each other."""
+"""The forms that a response of Basiq can take where its sources contradict each other, or say nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Quirks"]
 
 @attrs.frozen(kw_only=True)
 class Quirks:
-    """One switch for each thing that Basiq's own sources say in two ways; the default comes first.
+    """One switch for each thing that Basiq's own sources say in two ways, or not at all; the default comes first.
 
     What goes *in* is always taken in every form: both bodies of a test message, the messages path with and
     without a trailing slash, ``subscribedEvents`` as an array or as one string.
@@ -28,6 +28,15 @@ class Quirks:
     """``type`` as ``webhook`` or as ``Webhook``."""
     attempts: Literal["objects", "strings"] = "objects"
     """``strings``: the attempts' ids alone, as the reference's schema has it."""
+    attempt_order: Literal["newest-first", "oldest-first"] = "newest-first"
+    """A message's attempts: the newest first, as in the reference's example, or the oldest."""
+    message_order: Literal["oldest-first", "newest-first"] = "oldest-first"
+    """The list of messages begins with the oldest or with the newest; no source says which."""
+    event_order: Literal["oldest-first", "newest-first"] = "oldest-first"
+    """The same for the list of events."""
+    paging: Literal["item", "offset"] = "item"
+    """A next link leads to the item that follows, or to a number of items from the list's beginning. With ``offset``
+    the pages of a list that begins with the newest overlap where an item arrives between two of them."""
     status_code: Literal["integer", "string"] = "integer"
     """``responseStatusCode`` of an attempt: ``200`` or ``"200"``."""
     message_ids: Literal["payload", "top", "both"] = "payload"

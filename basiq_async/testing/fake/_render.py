@@ -104,10 +104,13 @@ class Renderer:
             del payload["eventTypeId"], payload["eventId"]
         payload["links"] = self.links(payload["links"])  # type: ignore[arg-type]  # payload() makes it a dictionary
         body["payload"] = payload
-        body["attempts"] = [self.attempt(attempt) for attempt in message.attempts]
+        body["attempts"] = [self.attempt(attempt) for attempt in self._in_order(message.attempts)]
         webhook = self.webhook_path(message.webhook_id)
         body["links"] = self.links({"self": f"{webhook}/messages/{message.id}", "webhook": webhook})
         return body
+
+    def _in_order(self, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+        return attempts if self.quirks.attempt_order == "oldest-first" else attempts[::-1]
 
     def attempt(self, attempt: Attempt) -> object:
         if self.quirks.attempts == "strings":

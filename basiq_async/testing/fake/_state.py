@@ -42,9 +42,9 @@ class Application:
     def by_url(self, url: str) -> Webhook | None:
         return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
 
-    def each_webhook(self, start: int) -> Iterator[tuple[int, Webhook]]:
+    def each_webhook(self, start: int | None) -> Iterator[tuple[int, Webhook]]:
         """The webhooks in the order of their creation, each with its serial number."""
-        return ((hook.serial, hook) for hook in self.webhooks.values() if hook.serial >= start)
+        return ((hook.serial, hook) for hook in self.webhooks.values() if hook.serial >= (start or 0))
 
     def entity(self, path: str) -> Event | None:
         """The event that tells most about the entity at ``path``."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basiq_async import F
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 from basiq_async.testing.fake._filters import Fields, FilterError
 from basiq_async.testing.fake._ids import SeededIds, is_uuid
 from basiq_async.testing.fake._log import Log
@@ -313,3 +313,79 @@ def test_seeded_items_outside_of_the_history_do_not_exist(fake: FakeBasiq) -> No
     caller.error("GET", f"/events/{event_beyond}", status=404)
     entity_beyond = lazy.events.ids.uuid(3)
     caller.error("GET", f"/users/{lazy.events.users[0]}/consents/{entity_beyond}", status=404)
+
+
+BOTH_LISTS = pytest.mark.parametrize("kind", ["messages", "events"])
+
+
+def newest_first(**quirks: Any) -> Caller:
+    forms = {"message_order": "newest-first", "event_order": "newest-first", **quirks}
+    return Caller(FakeBasiq(quirks=Quirks(**forms), page_size=3))
+
+
+def list_of(kind: str, webhook_id: str) -> str:
+    return messages_path(webhook_id) if kind == "messages" else "/events"
+
+
+def ids(items: list[Any]) -> list[str]:
+    return [item["id"] for item in items]
+
+
+@BOTH_LISTS
+@pytest.mark.parametrize("paging", ["item", "offset"])
+def test_a_list_that_begins_with_the_newest_is_the_other_one_turned_round(kind: str, paging: str) -> None:
+    turned, plain = newest_first(paging=paging), Caller(FakeBasiq(page_size=3))
+    found = []
+    for each in (turned, plain):
+        webhook_id = each.fake.seed_messages(8)
+        each.fake.emit("user.created")
+        each.fake.seed_messages(2, webhook_id)
+        found.append(ids(each.every(list_of(kind, webhook_id))))
+    assert len(set(found[0])) == 11
+    assert found[0] == found[1][::-1]
+
+
+@BOTH_LISTS
+def test_what_arrives_while_a_list_is_read_newest_first_appears_at_its_top_alone(kind: str) -> None:
+    caller = newest_first()
+    path = list_of(kind, caller.fake.seed_messages(8))
+    before = ids(caller.every(path))
+    first = caller.get(path)
+    caller.fake.emit("user.created")
+    assert ids(first["data"] + caller.every(first["links"]["next"])) == before
+    assert ids(caller.every(path))[1:] == before
+
+
+@BOTH_LISTS
+def test_pages_by_offset_overlap_where_something_arrives_between_them(kind: str) -> None:
+    caller = newest_first(paging="offset")
+    path = list_of(kind, caller.fake.seed_messages(8))
+    before = ids(caller.every(path))
+    first = caller.get(path)
+    caller.fake.emit("user.created")
+    assert ids(first["data"] + caller.every(first["links"]["next"])) == [*before[:3], *before[2:]]
+
+
+@BOTH_LISTS
+def test_a_cursor_of_a_list_in_one_order_is_refused_by_the_same_list_in_the_other(kind: str) -> None:
+    caller = newest_first()
+    link = caller.get(list_of(kind, caller.fake.seed_messages(8)))["links"]["next"]
+    caller.fake._state.quirks = Quirks()
+    assert caller.send("GET", link).status == 400
+
+
+def test_events_that_fall_out_of_the_seven_days_are_the_last_of_a_list_that_begins_with_the_newest() -> None:
+    caller = newest_first()
+    caller.fake.seed_messages(10, every=timedelta(days=1))
+    found = caller.every("/events")
+    assert len(found) == 7
+    assert [event["createdDate"] for event in found] == sorted((event["createdDate"] for event in found), reverse=True)
+
+
+def test_a_filter_goes_with_either_order_and_kind_of_paging() -> None:
+    found = []
+    for caller in (newest_first(), newest_first(paging="offset"), Caller(FakeBasiq(page_size=3))):
+        path = messages_path(caller.fake.seed_messages(40, failed=0.5))
+        found.append(ids(caller.every(f"{path}?limit=2&filter=status.eq('Failed')")))
+    assert 5 < len(found[0]) < 35
+    assert found[0] == found[1] == found[2][::-1]

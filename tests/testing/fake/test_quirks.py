@@ -34,7 +34,7 @@ async def everything(quirks: Quirks) -> list[Any]:
         for webhook in (made, await basiq.webhooks.get(webhook_id), await basiq.webhooks.list().first()):
             assert webhook is not None
             seen.append((webhook.id, webhook.url, webhook.status, webhook.subscribed_events, webhook.links))
-        async for message in basiq.messages.list(webhook_id):
+        for message in sorted(await basiq.messages.list(webhook_id).collect(), key=lambda each: each.id):
             same_message = await basiq.messages.get(webhook_id, message.id)
             event = await basiq.events.fetch(message)
             entity = await basiq.events.fetch_entity(message)
@@ -100,3 +100,20 @@ def test_the_switches_change_what_they_say() -> None:
     assert "secret" in answers(signing_key_in="everywhere")[1]["data"][0]
     assert "secret" not in answers(signing_key_in="nowhere")[0]
     assert answers(messages_path="slash")[2]["id"]
+
+
+async def test_a_messages_attempts_are_listed_newest_first_or_turned_round() -> None:
+    listed = {}
+    for order in ("newest-first", "oldest-first"):
+        fake = FakeBasiq(quirks=Quirks(attempt_order=order))
+        fake.endpoint_down(status=500)
+        caller = Caller(fake)
+        made = caller.create()
+        await fake.advance(minutes=20)
+        await fake.emit("user.created")
+        await fake.advance(minutes=6)
+        (message,) = caller.get(f"/notifications/webhooks/{made['id']}/messages")["data"]
+        listed[order] = [attempt["timestamp"] for attempt in message["attempts"]]
+    assert len(set(listed["oldest-first"])) == 3
+    assert listed["oldest-first"] == sorted(listed["oldest-first"])
+    assert listed["newest-first"] == listed["oldest-first"][::-1]
