@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 
 import typer
@@ -11,6 +12,12 @@ _PROGRAM = "basiq-async"
 _VARIABLE = "_BASIQ_ASYNC_COMPLETE"
 _PATIENCE = 2.0
 """Seconds that a person waits for the list of webhooks after pressing the tab key."""
+# What is completed lands on a line of the shell, and in zsh's eval: no other text from elsewhere is handed to it.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_FOR_BARE_ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
+"""
 
 
 def completion(
@@ -18,8 +25,8 @@ def completion(
 ) -> None:
     """Print the completion script of a shell.
 
-    bash: eval "$(basiq-async completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc; fish: basiq-async completion
-    fish > ~/.config/fish/completions/basiq-async.fish
+    bash: eval "$(basiq-async completion bash)" in ~/.bashrc; zsh: eval "$(basiq-async completion zsh)" in ~/.zshrc;
+    fish: basiq-async completion fish > ~/.config/fish/completions/basiq-async.fish
     """
     from ..errors import ConfigurationError
     from ._output import write
@@ -29,7 +36,7 @@ def completion(
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
 
     script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # its name
-    write(script)
+    write(_FOR_BARE_ZSH + script if shell == "zsh" else script)
 
 
 def prepare() -> None:
@@ -53,19 +60,22 @@ def profiles(incomplete: str) -> list[str]:
     from ._profiles import names
 
     try:
-        return [name for name in names() if name.startswith(incomplete)]
+        return [name for name in names() if name.startswith(incomplete) and _PROFILE.fullmatch(name)]
     except ConfigurationError:
         return []
 
 
-def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
-    """Complete the id of a webhook, where there is a key and Basiq responds soon."""
+def webhook_ids(incomplete: str) -> list[str]:
+    """Complete the id of a webhook, where there is a key and Basiq responds soon.
+
+    Letters, digits and dashes alone, without the URL beside it: a shell would run what else it holds.
+    """
     import asyncio
 
     from ..errors import BasiqError
     from ..transports.retry import RetryPolicy
 
-    async def find() -> list[tuple[str, str]]:
+    async def find() -> list[str]:
         from ._profiles import settings
         from ._run import open_client
 
@@ -75,10 +85,10 @@ def webhook_ids(incomplete: str) -> list[tuple[str, str]]:
             asyncio.timeout(_PATIENCE),
             open_client(given.api_key, given.base_url, retry=policy) as basiq,
         ):
-            return [(webhook.id, webhook.url) async for webhook in basiq.webhooks.list()]
+            return [webhook.id async for webhook in basiq.webhooks.list()]
 
     try:
         known = asyncio.run(find())
     except (BasiqError, TimeoutError):
         return []
-    return [each for each in known if each[0].startswith(incomplete) and each[0].isprintable()]
+    return [each for each in known if each.startswith(incomplete) and _ID.fullmatch(each)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._shell import command_line
 from ..errors import ConfigurationError
 from ._completion import webhook_ids
 from ._files import SECRET_VARIABLE, read_secrets
@@ -108,7 +109,7 @@ def _details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     for problem in found.problems:
         yield "problem", str(problem)
     if found.undelivered or found.never_sent:
-        yield "what helps", f"basiq-async recover {found.webhook.id} --to {found.webhook.url}"
+        yield "what helps", command_line("recover", found.webhook.id, options={"--to": found.webhook.url})
 
 
 _DIAGNOSIS: Shape[Diagnosis] = Shape(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .._shell import command_line
 from ..errors import ReplayError
 from ._output import Output, Shape, cell_text, is_terminal, live, note, session
 from ._signals import stopping
@@ -22,35 +22,34 @@ _BAR = 24
 class CommandLine:
     """The line that goes on with a job: what was given, without what is for one run alone."""
 
-    def __init__(self, words: list[str]) -> None:
-        self._words = words
+    def __init__(self, command: str, *arguments: str, options: Mapping[str, object]) -> None:
+        self._command = command
+        self._arguments = arguments
+        self._options = dict(options)
 
-    def text(self, *more: str) -> str:
-        """Return the line, quoted for a shell."""
-        return shlex.join([*self._words, *more])
+    def text(self, *flags: str) -> str:
+        """Return the line, quoted for a shell, with more flags."""
+        return command_line(self._command, *self._arguments, options={**self._options, **dict.fromkeys(flags, True)})
 
-    def show(self, *more: str, introduction: str = "to go on:") -> None:
+    def show(self, *flags: str, introduction: str = "to go on:") -> None:
         """Show the line on standard error."""
         if session().json:
-            note(introduction, command=self.text(*more))
+            note(introduction, command=self.text(*flags))
         else:
             note(introduction)
-            note("  " + self.text(*more))
+            note("  " + self.text(*flags))
 
 
-def option_words(given: dict[str, Any], names: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """Return the words of the options that are not as by default."""
-    words: list[str] = []
-    for name, value in given.items():
-        option = names.get(name, "--" + name.replace("_", "-"))
-        if value in (None, False) or defaults.get(name) == value:
-            continue
-        if value is True:
-            words.append(option)
-        else:
-            for each in value if isinstance(value, list) else [value]:
-                words += [option, f"{each:g}" if isinstance(each, float) else str(each)]
-    return words
+def named_options(
+    given: Mapping[str, object], names: Mapping[str, str] | None = None, defaults: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return the options that are not as by default, by the names that they have on the line."""
+    known, usual = names or {}, defaults or {}
+    return {
+        known.get(name, "--" + name.replace("_", "-")): value
+        for name, value in given.items()
+        if name not in usual or usual[name] != value
+    }
 
 
 async def run_job(

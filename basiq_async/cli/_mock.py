@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._shell import shell_line
 from .._text import printable
 from ..errors import ConfigurationError
 from ._control import TOKEN
@@ -123,7 +124,8 @@ async def _serve(
                     ready = {"base_url": base_url, "api_key": fake.api_key, "webhook_id": webhook_id}
                     output.one({**ready, "page": page, "control_token": options["control_token"]}, _READY)
                 else:
-                    write(f"export BASIQ_BASE_URL={base_url} BASIQ_API_KEY={fake.api_key}", flushed=True)
+                    words = ["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={fake.api_key}"]
+                    write(shell_line(words), flushed=True)
                 note(f"ready at {base_url}; a page to look at: {page}")
                 note(f"the page asks for this token when it first acts: {options['control_token']}")
                 if webhook_id is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from .._shell import command_line, shell_line
 from .._urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._output import session
@@ -44,7 +45,8 @@ def settings() -> Settings:
     if found is None:
         if chosen is None and not os.environ.get("BASIQ_PROFILE"):
             raise ConfigurationError("no API key: set BASIQ_API_KEY, or store one with 'basiq-async login'")
-        raise ConfigurationError(f"there is no profile {name!r}: make it with 'basiq-async login --profile {name}'")
+        line = command_line("login", options={"--profile": name})
+        raise ConfigurationError(f"there is no profile {name!r}; this makes it: {line}")
     if chosen is None and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
         raise ConfigurationError(
             f"BASIQ_BASE_URL is set, and the key of profile {name!r} is for {found.base_url}: "
@@ -107,7 +109,8 @@ def _entries() -> dict[str, dict[str, Any]]:
     try:
         with open(file, encoding="utf-8") as stream:
             if os.name == "posix" and stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077:
-                raise ConfigurationError(f"{file} can be read by others: run 'chmod 600 {file}', and change the keys")
+                line = shell_line(["chmod", "600", str(file)])
+                raise ConfigurationError(f"{file} can be read by others: change the keys, and run: {line}")
             found = json.load(stream)
     except FileNotFoundError:
         return {}

@@ -56,7 +56,7 @@ def recover(
     messages that Basiq delivered are not posted again, and each event is posted once. Interrupted, the same line goes
     on. Ends with 1 where something is left or out of reach.
     """
-    from ._job import CommandLine, ProgressLine, option_words
+    from ._job import CommandLine, ProgressLine, named_options
     from ._recovery import RECOVERY, open_target
 
     chosen: dict[str, Any] = {"since": since, "until": until, "event": event}
@@ -65,7 +65,7 @@ def recover(
         "to": to, "receiver": receiver, "everything": everything, **chosen, "rate": rate, "concurrency": concurrency,
         "checkpoint": base, "secret_file": secret_file, "json": json is not None,
     }  # fmt: skip
-    again = CommandLine(["basiq-async", "recover", webhook_id, *option_words(given, {}, {"concurrency": 32})])
+    again = CommandLine("recover", webhook_id, options=named_options(given, defaults={"concurrency": 32}))
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> Recovery:
@@ -98,8 +98,15 @@ def recover(
     output.one(found, RECOVERY)
     for report, source in ((found.messages, "messages"), (found.events, "events")):
         if report.dead:
-            line = ["basiq-async", "replay", webhook_id, "--source", source, "--checkpoint", f"{base}-{source}.db"]
-            line += option_words({"to": to, **chosen, "secret_file": secret_file}, {}, {})
-            CommandLine(line).show("--retry-dead", introduction=f"{report.dead:,} are kept; try them again with:")
+            kept = {
+                "source": source,
+                "checkpoint": f"{base}-{source}.db",
+                "to": to,
+                **chosen,
+                "secret_file": secret_file,
+            }
+            CommandLine("replay", webhook_id, options=named_options(kept)).show(
+                "--retry-dead", introduction=f"{report.dead:,} are kept; try them again with:"
+            )
     if not found.finished:
         raise typer.Exit(1)

@@ -92,10 +92,10 @@ def replay(
         "checkpoint": path, "on_error": on_error, "max_failures": max_failures, "secret_file": secret_file,
         "json": json is not None,
     }  # fmt: skip
-    from ._job import PLAN, CommandLine, make_plan, option_words, run_job
+    from ._job import PLAN, CommandLine, make_plan, named_options, run_job
     from ._replay_page import run_with_page
 
-    again = CommandLine(["basiq-async", "replay", webhook_id, *option_words(given, _OPTIONS, _DEFAULTS)])
+    again = CommandLine("replay", webhook_id, options=named_options(given, _OPTIONS, _DEFAULTS))
     output = Output(json)
     looking = list_dead or export_dead is not None or bool(drop_dead)
 

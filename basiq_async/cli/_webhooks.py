@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from .._shell import command_line
 from ..errors import ConfigurationError
 from ._completion import event_types
 from ._doctor import doctor
@@ -102,7 +103,7 @@ def ensure(
     elif secret_file is not None:
         note(
             f"nothing changed, so Basiq did not send the secret, and {str(secret_file)!r} was not written; "
-            f"'basiq-async webhooks secret {found.id} --secret-file FILE' brings it back"
+            f"this brings it back: {_line_for_secret(found)}"
         )
 
 
@@ -241,7 +242,11 @@ def _tell_secret(webhook: Webhook, file: Path | None) -> None:
     if file is not None and webhook.secret is not None:
         note(f"the secret is in {str(file)!r}")
     else:
-        note(f"its secret was not kept; 'basiq-async webhooks secret {webhook.id} --secret-file FILE' brings it back")
+        note(f"its secret was not kept; this brings it back: {_line_for_secret(webhook)}")
+
+
+def _line_for_secret(webhook: Webhook) -> str:
+    return command_line("webhooks secret", webhook.id, options={"--secret-file": "FILE"})
 
 
 @asynccontextmanager

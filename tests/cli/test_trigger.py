@@ -112,7 +112,7 @@ def test_there_is_a_completion_script_for_each_shell(run: Run, shell: str) -> No
 def test_event_types_and_the_ids_of_webhooks_are_completed(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a")
     assert _completion.event_types("consent.re") == ["consent.reminder", "consent.revoked"]
-    assert _completion.webhook_ids(webhook_id[:3]) == [(webhook_id, "https://example.com/a")]
+    assert _completion.webhook_ids(webhook_id[:3]) == [webhook_id]
     assert _completion.webhook_ids("zzz") == []
 
 

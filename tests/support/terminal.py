@@ -11,22 +11,31 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyte
+
+PROGRAM = (sys.executable, "-c", "from basiq_async.cli import main; main()")
 
 
 class Terminal:
     """A program that runs in a terminal of a given width. Use it as a context manager."""
 
-    def __init__(self, *arguments: str, columns: int = 80, lines: int = 400, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 80,
+        lines: int = 400,
+        env: Mapping[str, str],
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from basiq_async.cli import main; main()", *arguments],
+            [*program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
