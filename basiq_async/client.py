@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -95,6 +96,10 @@ class BasiqClient:
     def base_url(self) -> str:
         """Where the API is."""
         return self._base.url("")
+
+    def _now(self) -> datetime:
+        """Return the time, by the fake's clock where the transport brings it along."""
+        return self._api.now()
 
     async def aclose(self) -> None:
         """End what is under way ahead of time, and close the transport if it is the client's own."""

@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from ..hooks import RequestEvent, RetryEvent
+from ..transports._waits import waits_of
 from ..transports.base import Request, Response, Transport
 from ._providers import Telemetry, clean
 
@@ -81,6 +82,7 @@ class TracedTransport:
         self._client = client
         self._telemetry = client.telemetry
         self._when_wanted: Callable[[], None] | None = when_wanted
+        self.waits = waits_of(inner)
 
     def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
         """Send within a span."""

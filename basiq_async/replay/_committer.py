@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import attrs
+
 from ..errors import BasiqError, CheckpointError, ReplayError
 from ._ledger import Ledger
 from .checkpoints._base import Advance, Checkpoint
@@ -23,7 +25,7 @@ class Committer:
     ``flush`` makes durable what the target has taken, before it is recorded as done. ``recorded`` is called with the
     number of messages that were unsaved and are recorded now. A commit begins when ``enough`` messages are done, or a
     short while after the first of them, unless many others followed. ``timeout`` is the time limit, in seconds, of
-    the flush and of the save.
+    the flush and of the save. ``notes`` returns what is to be kept beside the cursor, as the reader knows it now.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Committer:
         failed: Callable[[Exception], None],
         enough: int,
         timeout: float,
+        notes: Callable[[], str] | None = None,
+        noted: str = "",
     ) -> None:
         self._checkpoint = checkpoint
         self._ledger = ledger
@@ -44,6 +48,8 @@ class Committer:
         self._failed = failed
         self.enough = enough
         self._timeout = timeout
+        self._notes = notes
+        self._noted = noted
         self._wanted = asyncio.Event()
         self._finishing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -108,6 +114,8 @@ class Committer:
         count = self._ledger.unsaved
         self.running = True
         commit = self._ledger.take(ended=ended, interrupted=interrupted)
+        if self._notes is not None and (notes := self._notes()) != self._noted:
+            commit = attrs.evolve(commit, notes=notes)
         saving = False
         try:
             async with asyncio.timeout(self._timeout):
@@ -124,6 +132,8 @@ class Committer:
             self._failed(_explain(exc, saving, self._timeout))
         else:
             self.advanced = commit.advance or self.advanced
+            if commit.notes is not None:
+                self._noted = commit.notes
             self._recorded(count)
         finally:
             self.running = False

@@ -69,8 +69,9 @@ class Engine:
     """One run over a source of messages, from ``state`` on.
 
     ``checkpoint`` is open for this run, and its owner closes it. ``limiter`` replaces the rate of the settings
-    where several engines share one. ``tracker`` sees the messages that are read,
-    ``on_pause`` with the seconds of each pause that the target brings about.
+    where several engines share one. ``tracker`` sees the messages that are read. ``on_pause`` is called with the
+    seconds of each pause that the target brings about. ``notes`` returns the new ``State.notes``: it is told whether
+    the source was read to its end, and how many messages failed without being kept.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Engine:
         limiter: Turns | None = None,
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
+        notes: Callable[[bool, int], str] | None = None,
     ) -> None:
         self._on_pause = on_pause
         ledger = Ledger(state, most=settings.most_segments) if ledger is None else ledger
@@ -105,6 +107,8 @@ class Engine:
             failed=self._fail,
             enough=max(1, settings.concurrency // 2),
             timeout=settings.checkpoint_timeout,
+            notes=None if notes is None else lambda: notes(self._whole, self._given_up),
+            noted=state.notes,
         )
         self._reader = Reader(
             source,
@@ -120,6 +124,8 @@ class Engine:
         """Set when another worker may be of use, or none is any more."""
         self._handled = 0
         self._failed = 0
+        self._given_up = 0
+        """Failures that are kept nowhere."""
         self._commits = 0
         self._successes = 0
         self._in_a_row = 0
@@ -379,6 +385,8 @@ class Engine:
         dead = None
         if settings.on_error == "dead-letter":
             dead = DeadLetter(message.id, text, datetime.now(UTC), message.raw)
+        else:
+            self._given_up += 1
         self._ledger.done(item.segment, message, dead=dead, counts_as="failed")
         self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
@@ -412,10 +420,15 @@ class Engine:
             duration=duration,
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
-            finished=reader.whole and self._ledger.idle and self.error is None,
+            finished=self._whole and self.error is None,
             dead=self._ledger.dead,
             handled_in_all=state.handled + self._handled,
         )
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the source was read to its end, and each of its messages was settled."""
+        return self._reader.whole and self._ledger.idle
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
         clock = asyncio.get_running_loop().time

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import attrs
 
@@ -36,11 +38,14 @@ class Inactivity:
 
 
 class InactivityTracker:
-    """Looks at each message once, in the order of the history; with ``any_order``, in any."""
+    """Looks at each message, in the order of the history; with ``any_order``, in any.
 
-    def __init__(self, *, any_order: bool = False) -> None:
-        self._periods: list[Inactivity] = []
-        self.alert = any_order
+    ``known`` are the periods that earlier runs have found.
+    """
+
+    def __init__(self, *, any_order: bool = False, known: Iterable[Inactivity] = ()) -> None:
+        self._periods = list(known)
+        self.alert = any_order or bool(self._periods)
         """Whether every message matters; otherwise only those with ``MOST_ATTEMPTS``."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
         """The first and the last first attempt in each hour, where later periods may be found yet."""
@@ -61,11 +66,14 @@ class InactivityTracker:
             hour = int(first.timestamp()) // 3600
             earliest, latest = self._active.get(hour, (first, first))
             self._active[hour] = min(earliest, first), max(latest, first)
-        if failed_for_good and len(self._periods) < _MOST_PERIODS:
-            since = max(times)
+        since = max(times)
+        # A message that an earlier run has seen too is read again where that run was killed.
+        if failed_for_good and all(since != each.since for each in self._periods):
             later = [each for pair in (self._active or {}).values() for each in pair if each > since]
             self.alert = True
             self._periods.append(Inactivity(since, min(later, default=None)))
+            if len(self._periods) > 2 * _MOST_PERIODS:
+                self._periods = list(self.periods())
 
     def _end_periods(self, active: datetime) -> None:
         for index, period in enumerate(self._periods):
@@ -77,7 +85,12 @@ class InactivityTracker:
         merged: dict[datetime | None, Inactivity] = {}
         for period in sorted(self._periods, key=lambda each: each.since):
             merged.setdefault(period.until, period)
-        return tuple(merged.values())
+        periods = list(merged.values())
+        while len(periods) > _MOST_PERIODS:
+            gaps = [(after.since - (one.until or after.since), n) for n, (one, after) in enumerate(pairwise(periods))]
+            _, first = min(gaps)  # too long a period is safer than one that is forgotten
+            periods[first : first + 2] = [Inactivity(periods[first].since, periods[first + 1].until)]
+        return tuple(periods)
 
 
 def _show(moment: datetime) -> str:

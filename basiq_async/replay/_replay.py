@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Protocol, get_args
 
@@ -28,6 +28,7 @@ from ._events import REACH, EventList
 from ._inactivity import InactivityTracker
 from ._ledger import DeadLedger, Ledger
 from ._lists import Lists
+from ._notes import Notes
 from ._plan import make_plan, reconcile
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report
 from ._sources import DeadLetters, History, MessageSource, stand_in
@@ -88,7 +89,8 @@ class Replay:
         longer outage, or a longer wait, ends the job. An outage makes no dead letters.
     target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
         inbox, and for each call of the checkpoint; the last also for the target's ``flush`` and ``end_run``.
-    clock: the time by which the event list's 7 days are counted.
+    clock: the time by which the event list's 7 days are counted; None for the client's, which is the fake's where it
+        speaks to one in this process.
 
     The webhook, source, filter and ``where`` belong to the job: a checkpoint of another job is a ``CheckpointError``.
     A ``ReplayError`` other than ``TargetError`` that a target raises ends the job. One object does one run at a
@@ -115,7 +117,7 @@ class Replay:
         target_timeout: float = 300.0,
         inbox_timeout: float = 5.0,
         checkpoint_timeout: float = 60.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             raise ConfigurationError("checkpoint must be one, such as SQLiteCheckpoint(path) or MemoryCheckpoint()")
@@ -144,7 +146,7 @@ class Replay:
             target_timeout=check_positive("target_timeout", target_timeout),
             checkpoint_timeout=limit,
         )
-        self._clock = clock
+        self._clock = client._now if clock is None else clock
         self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
         # Checked now: a wrong argument should not wait for the first run.
         as_target(target, inbox)
@@ -157,6 +159,8 @@ class Replay:
         self._reading = asyncio.Lock()
         self._running = False
         self._stopping = False
+        self._notes = Notes()
+        """What the last run has left in the checkpoint."""
 
     @property
     def job(self) -> Job:
@@ -261,15 +265,27 @@ class Replay:
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._session() as state:
-            tracker = InactivityTracker(any_order=self._filters is not None)
-            reach = self._reach()
-            engine = self._make_engine(await self._open_source(state), state, self._where, tracker=tracker)
+            known, began, reach = Notes.read(state.notes), self._clock(), self._reach()
+            tracker = InactivityTracker(any_order=self._filters is not None, known=known.inactive)
+
+            def now_known(whole: bool, given_up: int) -> Notes:
+                notes = attrs.evolve(known, inactive=tracker.periods(), given_up=known.given_up + given_up)
+                return notes if reach is None or not whole else notes.cover((reach, began))
+
+            engine = self._make_engine(
+                await self._open_source(state),
+                state,
+                self._where,
+                tracker=tracker,
+                notes=lambda whole, given_up: now_known(whole, given_up).write(),
+            )
             try:
                 report = await self._go(engine, progress, plan)
             except ReplayError as exc:
                 if exc.report is not None:
                     exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
                 raise
+            self._notes = now_known(report.finished, report.failed if self._settings.on_error == "skip" else 0)
             return attrs.evolve(report, inactive=tracker.periods(), reach=reach)
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
@@ -286,6 +302,7 @@ class Replay:
         *,
         ledger: Ledger | None = None,
         tracker: InactivityTracker | None = None,
+        notes: Callable[[bool, int], str] | None = None,
     ) -> Engine:
         target = as_target(
             self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
@@ -299,6 +316,7 @@ class Replay:
             settings=self._settings,
             ledger=ledger,
             tracker=tracker,
+            notes=notes,
         )
 
     def _observe(self, observer: Observer) -> None:

@@ -37,7 +37,7 @@ class Report:
     finished: whether the history was read to its end and nothing in it is left to do.
     dead: how many dead letters the checkpoint has, those of earlier runs as well.
     handled_in_all: messages that the target took in all the runs of this checkpoint.
-    inactive: when the webhook was not active, as far as the messages of this run show it. What happened then made no
+    inactive: when the webhook was not active, as far as the messages of all runs show it. What happened then made no
         message: see ``recover``.
     reach: of a replay of the event list: the list has no events from before this moment.
     """

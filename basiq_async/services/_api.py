@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
@@ -17,6 +18,7 @@ from .._urls import BaseURL, quote_segment
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..models import JSON
 from ..pagination import Listing, OnUnreadable, Paginator
+from ..transports._waits import LoopWaits, waits_of
 from ..transports.base import Request, Response, Transport
 
 T = TypeVar("T")
@@ -39,6 +41,10 @@ class Api:
     owner: TaskOwner
     redactor: Redactor
     seal: CursorSeal
+
+    def now(self) -> datetime:
+        """Return the time, by the clock of the transport where it has one."""
+        return (waits_of(self.transport) or LoopWaits()).now()
 
     def at(self, template: str, **identifiers: str) -> Endpoint:
         """The endpoint of a template such as ``/events/{event_id}``. Raises ``ConfigurationError`` for a bad id."""

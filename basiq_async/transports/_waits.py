@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from datetime import UTC, datetime
 from typing import Protocol, TypeVar, cast
 
 T = TypeVar("T")
@@ -14,6 +15,10 @@ class Waits(Protocol):
 
     def time(self) -> float:
         """Seconds since some moment."""
+        ...
+
+    def now(self) -> datetime:
+        """Return the time of day on this clock."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -30,6 +35,9 @@ class LoopWaits:
 
     def time(self) -> float:
         return asyncio.get_running_loop().time()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

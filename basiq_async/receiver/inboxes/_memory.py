@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import attrs
 
@@ -72,6 +72,8 @@ class MemoryInbox:
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
         self._failures: dict[int, int] = {}
         self._letters: dict[str, QuarantinedDelivery] = {}
+        self._pinned: dict[str, str] = {}
+        self._known_since = self._began
 
     def __len__(self) -> int:
         """How many handled keys it remembers."""
@@ -108,6 +110,14 @@ class MemoryInbox:
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
         return key in self._letters or self._is_done(_digest(key), self._ageing.now())
+
+    async def known_since(self) -> datetime:
+        """See ``Inbox``."""
+        return datetime.fromtimestamp(max(self._known_since, self._ageing.now() - self._remember), UTC)
+
+    async def pin(self, name: str, value: str) -> str:
+        """See ``Inbox``."""
+        return self._pinned.setdefault(name, value)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
@@ -189,6 +199,8 @@ class MemoryInbox:
         self._claims.pop(key, None)
         grown_old = now >= self._began + self._remember and now <= self._ageing.horizon(now)
         if len(self._done) >= self._half or grown_old:
+            if self._before:  # they are forgotten, and the others began with this generation
+                self._known_since = self._began
             self._before, self._done, self._began = self._done, {}, now
         if now + self._remember > self._latest:
             self._latest = math.ceil(now + self._remember)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from ._claim import Claim
@@ -52,6 +53,22 @@ class Inbox(Protocol):
 
     async def seen(self, key: str) -> bool:
         """Whether ``key`` has been handled or is in the quarantine. A claim alone does not count."""
+        ...
+
+    async def known_since(self) -> datetime:
+        """Return from when on this inbox knows what was handled; an aware datetime.
+
+        The inbox may have forgotten what was handled before that, or have been made later. Its storage remembers when
+        it was first used, also where nothing was handled since.
+        """
+        ...
+
+    async def pin(self, name: str, value: str) -> str:
+        """Return the text recorded under ``name``; where there is none, record ``value``, for good, and return it.
+
+        Atomic: of two workers that record different texts at once, both get the same one. Name and text are ASCII, at
+        most 200 characters each; names and keys do not touch each other.
+        """
         ...
 
     async def fail(self, key: str, token: str) -> int:

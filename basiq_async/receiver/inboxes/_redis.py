@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Awaitable, Coroutine, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any, Self, TypeVar, cast
 
@@ -162,6 +162,20 @@ class RedisInbox:
 
         return await self._within_limit(look())
 
+    async def known_since(self) -> datetime:
+        """See ``Inbox``."""
+
+        async def read() -> datetime:
+            now = datetime.now(UTC)
+            began = datetime.fromisoformat(await self._pin(_BEGAN, now.isoformat()))
+            return max(began, now - timedelta(milliseconds=self._remember))
+
+        return await self._within_limit(read())
+
+    async def pin(self, name: str, value: str) -> str:
+        """See ``Inbox``."""
+        return await self._within_limit(self._pin(name, value))
+
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
         keys = self._keys(key)
@@ -250,12 +264,18 @@ class RedisInbox:
         except Exception as exc:  # a RedisError, an OSError, or that the client is another event loop's
             raise InboxError(_describe(exc)) from drop_tracebacks(exc)
 
+    async def _pin(self, name: str, value: str) -> str:
+        key = f"{{{self._prefix}}}:pinned:{name}"
+        await self._client.set(key, value, nx=True)
+        return _text(await self._client.get(key))
+
     async def _check_policy(self) -> None:
         try:
             memory = await cast(Awaitable[Any], self._client.info("memory"))
         except ResponseError as exc:  # no permission, or a server that does not offer INFO
             logger.debug("Redis does not tell its eviction policy: %s", exc)
             memory = {}
+        await self._pin(_BEGAN, datetime.now(UTC).isoformat())
         self._checked = True
         nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
         for node in nodes:
@@ -270,6 +290,7 @@ class RedisInbox:
 
 
 _PLACE_LENGTH = 17
+_BEGAN = "began"
 
 
 _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (

@@ -34,6 +34,7 @@ logger = logging.getLogger("basiq_async.receiver")
 T = TypeVar("T")
 
 _RETRY_AFTER = 1.0
+_BEGAN = "began"
 """Where another worker is at a key, in seconds: nobody knows how long it will take."""
 _PRUNE_EVERY = 60.0
 _MOST_AT_ONCE = 500
@@ -174,6 +175,19 @@ class SQLInbox:
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
         return await self._call(lambda connection: _exists(connection, self._sql.is_recorded, key))
+
+    async def known_since(self) -> datetime:
+        """See ``Inbox``."""
+
+        async def work(connection: AsyncConnection) -> datetime:
+            began, now = await self._pin_beginning(connection)
+            return max(began, now - self._remember)
+
+        return await self._call(work, write=True)
+
+    async def pin(self, name: str, value: str) -> str:
+        """See ``Inbox``."""
+        return await self._call(lambda connection: self._pin(connection, name, value), write=True)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
@@ -515,6 +529,17 @@ class SQLInbox:
             if self._sql.on_postgresql:  # one process at a time, or the second one's CREATE fails
                 await connection.execute(self._sql.lock_tables)
             await connection.run_sync(self._tables.metadata.create_all)
+            await self._pin_beginning(connection)
+
+    async def _pin(self, connection: AsyncConnection, name: str, value: str) -> str:
+        found: str = (await connection.execute(self._sql.pin, {"a_name": name, "a_value": value})).scalar_one()
+        return found
+
+    async def _pin_beginning(self, connection: AsyncConnection) -> tuple[datetime, datetime]:
+        """Return when the tables were first used, and the time."""
+        now: datetime = (await connection.execute(self._sql.now)).scalar_one()
+        now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
+        return datetime.fromisoformat(await self._pin(connection, _BEGAN, now.isoformat())), now
 
     async def _prune(self) -> None:
         """Forget, now and then and a little at a time, what is older than ``remember``."""
@@ -528,6 +553,7 @@ class SQLInbox:
             if self._sql.on_postgresql:
                 moment = min(moment, (await connection.execute(self._sql.now)).scalar_one())
             values = {"a_moment": moment - self._remember, "a_limit": _MOST_AT_ONCE}
+            await self._pin_beginning(connection)
             return max([(await connection.execute(each, values)).rowcount for each in self._sql.prune])
 
         try:

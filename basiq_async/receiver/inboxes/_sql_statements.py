@@ -40,7 +40,7 @@ class Statements:
         self.on_postgresql = dialect == "postgresql"
         self._name = tables.name
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
-        handled, failures, quarantine = tables.handled, tables.failures, tables.quarantine
+        handled, failures, quarantine, pinned = tables.handled, tables.failures, tables.quarantine, tables.pinned
         now = func.now()
 
         known_failures = select(failures.c.failures).where(failures.c.key == _KEY).scalar_subquery()
@@ -62,6 +62,12 @@ class Statements:
         letter = letter.where(quarantine.c.key == _KEY)
         self.claim_letter = letter.with_for_update(skip_locked=True, of=quarantine) if self.on_postgresql else letter
 
+        values = {name: bindparam(f"a_{name}", type_=String) for name in ("name", "value")}
+        pin = insert(pinned).values(values)
+        # What is there is written once more, so that it is returned, whatever another transaction did meanwhile.
+        self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
+            pinned.c.value
+        )
         self.is_recorded = select(handled.c.key).where(handled.c.key == _KEY)
         self.has_letter = select(quarantine.c.key).where(quarantine.c.key == _KEY)
         self.renew = update(handled).where(handled.c.key == _KEY).values(handled_at=now)

@@ -17,7 +17,7 @@ _LONGEST_NAME = 63 - len("_quarantine_order")
 
 
 class Tables:
-    """Three tables: what was handled, the failures of what was not, and the letters of the quarantine."""
+    """What was handled, the failures of what was not, the letters of the quarantine, and texts kept for good."""
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
         for name in (table, schema):
@@ -49,6 +49,12 @@ class Tables:
             Column("quarantined_at", DateTime(timezone=True), nullable=False),
             Column("letter", Text, nullable=False),
             Index(f"{table}_quarantine_order", "quarantined_at", "key"),
+        )
+        self.pinned = Table(
+            f"{table}_pinned",
+            self.metadata,
+            Column("name", String(200), primary_key=True),
+            Column("value", String(200), nullable=False),
         )
 
     def ddl(self, dialect: Dialect) -> str:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from ..._sqlite import FileKind
@@ -27,7 +27,7 @@ _FOREVER = 1e18
 _KIND = FileKind(
     name="inbox",
     application_id=0x42515349,
-    version=2,
+    version=3,
     schema=(
         # Leases end by a clock that cannot be set, entries expire by the wall clock.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, state INTEGER NOT NULL, failures INTEGER NOT NULL, "
@@ -36,11 +36,13 @@ _KIND = FileKind(
         "CREATE TABLE quarantine (at REAL NOT NULL, key TEXT NOT NULL UNIQUE, letter TEXT NOT NULL, "
         "PRIMARY KEY (at, key)) WITHOUT ROWID",
         "CREATE TABLE clock (seen_at REAL NOT NULL, hold_until REAL NOT NULL)",
+        "CREATE TABLE pinned (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     ),
     failure=InboxError,
 )
 
 _PRUNE_EVERY = 60.0
+_BEGAN = "began"
 _MOST_AT_ONCE = 5_000
 
 _FIND = "SELECT state, failures, expires, token, lease, ends FROM inbox WHERE key = ?"
@@ -134,6 +136,19 @@ class SQLiteInbox:
             return _Entry.read(connection, key, ageing.horizon(now)).recorded
 
         return await self._database.run(work, write=False)
+
+    async def known_since(self) -> datetime:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> float:
+            now = self._look(connection)[1]
+            return max(float(_pin(connection, _BEGAN, repr(now))), now - self._remember)
+
+        return datetime.fromtimestamp(await self._database.run(work), UTC)
+
+    async def pin(self, name: str, value: str) -> str:
+        """See ``Inbox``."""
+        return await self._database.run(lambda connection: _pin(connection, name, value))
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
@@ -275,8 +290,15 @@ class SQLiteInbox:
         if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # a clock that was set back is no reason to wait
             gone = connection.execute(_PRUNE, (ageing.horizon(now), _MOST_AT_ONCE)).rowcount
             self._prune_at = now if gone == _MOST_AT_ONCE else now + _PRUNE_EVERY
+            _pin(connection, _BEGAN, repr(now))
             connection.execute("DELETE FROM clock")
             connection.execute("INSERT INTO clock VALUES (?, ?)", (now, ageing.hold_until))
+
+
+def _pin(connection: sqlite3.Connection, name: str, value: str) -> str:
+    connection.execute("INSERT OR IGNORE INTO pinned VALUES (?, ?)", (name, value))
+    found: str = connection.execute("SELECT value FROM pinned WHERE name = ?", (name,)).fetchone()[0]
+    return found
 
 
 class _Entry:

@@ -76,6 +76,8 @@ _CHECKS = (
     claims.completed,
     claims.seen,
     claims.released,
+    claims.knows_since,
+    claims.pinned,
     claims.not_mine,
     claims.kept,
     claims.crashed,

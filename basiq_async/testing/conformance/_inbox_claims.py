@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Any
 
 from ...receiver.inboxes._claim import ClaimStatus
@@ -65,6 +66,26 @@ async def seen(probe: Probe) -> None:
     await probe.seen(False, "for a key that is only claimed")
     await probe.inbox.release(probe.key, probe.a)
     await probe.seen(False, "for a key that was released")
+
+
+async def knows_since(probe: Probe) -> None:
+    """known_since() is a time that is no later from one call to the next than time goes by, alike for all workers"""
+    first, other = await probe.inbox.known_since(), await probe.other.known_since()
+    hold(first.tzinfo is not None, f"known_since() was {first}, without a time zone")
+    hold(abs(other - first) < timedelta(hours=1), f"one worker's known_since() was {first}, the other's {other}")
+    hold(first <= await probe.inbox.known_since(), "a second known_since() was earlier")
+
+
+async def pinned(probe: Probe) -> None:
+    """A text that is pinned stays, whoever pins another one under its name; and it is no key"""
+    texts = [f"{number}" * 200 for number in range(8)]
+    found = await asyncio.gather(
+        *((probe.inbox, probe.other)[n % 2].pin(probe.key, text) for n, text in enumerate(texts))
+    )
+    hold(len(set(found)) == 1 and found[0] in texts, f"pin() came to {found}")
+    again = await probe.other.pin(probe.key, "another")
+    hold(again == found[0], f"a later pin() came to {again!r}, not {found[0]!r}")
+    await probe.seen(False, "for a name that is pinned")
 
 
 async def released(probe: Probe) -> None:

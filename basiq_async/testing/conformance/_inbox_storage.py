@@ -34,6 +34,8 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
                 "claim": inbox.claim(f"{new}-claim", "token", lease=LONG),
                 "complete": inbox.complete(f"{new}-complete", "token"),
                 "seen": inbox.seen(f"{new}-seen"),
+                "known_since": inbox.known_since(),
+                "pin": inbox.pin(f"{new}-pin", "text"),
                 "fail": inbox.fail(f"{new}-fail", "token"),
                 "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_letter(f"{new}-quarantine")),
                 "quarantined": inbox.quarantined(),

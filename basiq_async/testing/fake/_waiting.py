@@ -41,6 +41,10 @@ class VirtualWaits:
         """Seconds on the fake's clock."""
         return (self._clock() - _EPOCH).total_seconds()
 
+    def now(self) -> datetime:
+        """Return the fake's time."""
+        return self._clock()
+
     async def sleep(self, seconds: float) -> None:
         """Return when the fake's clock is ``seconds`` later. Raises TimeoutError at the end of a ``limit``."""
         # Rounded up: a caller that waits until a moment must not find itself just before it.

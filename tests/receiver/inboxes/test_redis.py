@@ -114,7 +114,7 @@ async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(tmp_path: Path)
     assert len(slots) == 1
 
 
-async def test_everything_but_the_quarantine_ends_by_itself(client: Redis) -> None:
+async def test_everything_but_the_quarantine_and_what_is_pinned_ends_by_itself(client: Redis) -> None:
     inbox = RedisInbox(client, prefix="p", remember=timedelta(seconds=100))
     await inbox.claim("claimed", "a", lease=10)
     await inbox.complete("done", "a")
@@ -122,7 +122,9 @@ async def test_everything_but_the_quarantine_ends_by_itself(client: Redis) -> No
     await inbox.quarantine("bad", "a", letter("bad"))
     await inbox.claim_quarantined("bad", "a", lease=10)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
-    assert {key for key, wait in left.items() if wait == -1} == {"{p}:letter:bad", "{p}:quarantine"}
+    assert {key for key, wait in left.items() if wait == -1} == {
+        "{p}:letter:bad", "{p}:quarantine", "{p}:pinned:began"
+    }  # fmt: skip
     assert 9_000 < left["{p}:inbox:claimed"] <= 10_000
     assert 9_000 < left["{p}:retry:bad"] <= 10_000
     assert 99_000 < left["{p}:inbox:done"] <= 100_000

@@ -116,7 +116,8 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
-    assert set(inbox_metadata("seen", "app").tables) == {"app.seen", "app.seen_failures", "app.seen_quarantine"}
+    tables = {"app.seen", "app.seen_failures", "app.seen_quarantine", "app.seen_pinned"}
+    assert set(inbox_metadata("seen", "app").tables) == tables
 
 
 async def test_processes_that_make_the_tables_at_once_all_succeed(url: str) -> None:

@@ -263,7 +263,7 @@ async def _make(path: Path, entries: int = 1) -> None:
     [
         (_text, "no inbox at all"),
         (_other_program, "of something else, not of this inbox"),
-        (_newer, "format 99, .* format 2 alone"),
+        (_newer, "format 99, .* format 3 alone"),
         (_torn, "damaged"),
         (_cut, "damaged"),
         (Path.mkdir, "not a regular file"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 
 import attrs
 import pytest
@@ -237,6 +238,17 @@ class BodiesAreText(Broken):
     async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
         letter = attrs.evolve(letter, body=letter.body.decode(errors="ignore").encode())
         return await super().quarantine(key, token, letter)
+
+
+class KnowsNothingOfTimeZones(Broken):
+    async def known_since(self) -> datetime:
+        return (await super().known_since()).replace(tzinfo=None)
+
+
+class PinsTheLastOne(Broken):
+    async def pin(self, name: str, value: str) -> str:
+        self._pinned[name] = value
+        return value
 
 
 class Hangs(Broken):
