@@ -14,6 +14,8 @@ from hashlib import blake2b
 
 import attrs
 
+from ._redaction import Unpicklable
+
 _VERSION = 2
 _CHECK, _KEY_NAME, _SEAL = 4, 4, 16
 """Sizes in bytes: a checksum that tells damage, which API key sealed it, and the seal."""
@@ -48,7 +50,7 @@ class Refusal:
     elsewhere: bool = False
 
 
-class CursorSeal:
+class CursorSeal(Unpicklable):
     """Seals cursors, and opens them, with a key derived from an API key."""
 
     def __init__(self, api_key: str) -> None:

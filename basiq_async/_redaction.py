@@ -7,7 +7,7 @@ import binascii
 import re
 import urllib.parse
 from collections import deque
-from typing import Any
+from typing import Any, NoReturn, Self
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
@@ -21,7 +21,22 @@ _LOOKS_LIKE_ONE = re.compile(
 )
 
 
-class Redactor:
+class Unpicklable:
+    """What holds a credential: a pickle would show it to every queue and cache on its way. A copy is the object."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} holds a credential, which a pickle would show: make another from it")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class Redactor(Unpicklable):
     """Knows the API key and the last tokens of a client, and what credentials look like.
 
     A credential is known as it is, without its padding, percent-encoded in part or whole, and in base64, with
@@ -65,7 +80,7 @@ class Redactor:
         return "Redactor(**********)"
 
 
-class _Forms:
+class _Forms(Unpicklable):
     """The forms in which one credential is recognised."""
 
     def __init__(self, credential: str) -> None:

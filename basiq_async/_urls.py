@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import urllib.parse
 from collections.abc import Mapping
 
 import attrs
 
+from ._hosts import is_this_machine
 from .errors import ConfigurationError
 
 VENDOR_URL = "https://au-api.basiq.io"
@@ -43,14 +43,8 @@ def _split(url: str) -> tuple[str, str] | None:
     return f"{scheme}://{found['host'].lower()}{port}", found["rest"]
 
 
-def _is_loopback(origin: str) -> bool:
-    host = urllib.parse.urlsplit(origin).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _is_local(origin: str) -> bool:
+    return is_this_machine(urllib.parse.urlsplit(origin).hostname or "")
 
 
 def _has_port(origin: str) -> bool:
@@ -78,7 +72,7 @@ class BaseURL:
                 "base_url must be an absolute http or https url without credentials, query or fragment, "
                 f"such as {VENDOR_URL}"
             )
-        if parts[0].startswith("http:") and not allow_http and not _is_loopback(parts[0]):
+        if parts[0].startswith("http:") and not allow_http and not _is_local(parts[0]):
             raise ConfigurationError(
                 "base_url is http beyond this machine: the API key could be read on the way. Use https, or pass "
                 "allow_http=True (BASIQ_ALLOW_HTTP=1 in the environment) where the network between is yours"
@@ -169,13 +163,32 @@ def quote_segment(value: str, name: str) -> str:
 
 def absolute_url(value: str, name: str = "url") -> str:
     """A url that Basiq can call. Raises ``ConfigurationError`` for one that is not absolute http or https."""
-    if not isinstance(value, str) or any(char.isspace() or not char.isprintable() for char in value):
-        raise ConfigurationError(f"{name} must be an absolute http or https url, as text without white space")
+    fault = _find_fault(value)
+    if fault is not None:
+        del value  # it can hold a password, and error reporters show local variables
+        raise ConfigurationError(f"{name} must be an absolute http or https url, {fault}")
+    return value
+
+
+def read_endpoint(url: str) -> str | ConfigurationError:
+    """The url of an endpoint to post to; an error, which never holds the url, for one that cannot be.
+
+    Returned and not raised: the caller has the url among its locals, with the key that its query may hold.
+    """
+    fault = _find_fault(url)
+    if fault is not None:
+        return ConfigurationError(f"url must be an absolute http or https url, {fault}")
+    if "@" in urllib.parse.urlsplit(url).netloc:
+        return ConfigurationError("url must not hold a user or password: they would show in errors and logs")
+    return url
+
+
+def _find_fault(url: object) -> str | None:
+    if not isinstance(url, str) or any(char.isspace() or not char.isprintable() for char in url):
+        return "as text without white space"
     try:
-        parts = urllib.parse.urlsplit(value)
+        parts = urllib.parse.urlsplit(url)
         usable = parts.scheme.lower() in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable:
-        raise ConfigurationError(f"{name} must be an absolute http or https url, such as https://example.com/basiq")
-    return value
+    return None if usable else "such as https://example.com/basiq"

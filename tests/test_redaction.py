@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import base64
+import copy
+import pickle
 import urllib.parse
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from basiq_async import BasiqClient
+from basiq_async._cursor import CursorSeal
 from basiq_async._redaction import REDACTED, Redactor
+from basiq_async.receiver import WebhookReceiver
+from basiq_async.receiver._signature import SigningKeys
+from basiq_async.replay import HttpTarget
+from basiq_async.transports.auth import ApiKey
 
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = "c2FuZGJveC1rZXk6b25seS1mb3ItdGVzdHM+/w=="
 TOKEN = "eyJhbGciOiJub25lIn0.e30.sig-nature_of+a/token"
 
@@ -19,6 +29,46 @@ def redactor() -> Redactor:
     made = Redactor(KEY)
     made.learn(TOKEN)
     return made
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "make",
+    [
+        redactor,
+        lambda: CursorSeal(KEY),
+        lambda: ApiKey(KEY),
+        lambda: SigningKeys(SECRET),
+        lambda: SigningKeys(SECRET, for_many=True),
+    ],
+    ids=["redactor", "cursors", "API key", "signing key", "prepared"],
+)
+def test_what_holds_a_credential_has_no_pickle(make: Callable[[], object], protocol: int) -> None:
+    held = make()
+    with pytest.raises(TypeError, match="holds a credential, which a pickle would show"):
+        pickle.dumps(held, protocol)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BasiqClient(KEY),
+        lambda: WebhookReceiver(SECRET),
+        lambda: HttpTarget("https://example.com/?code=K", SECRET),
+    ],
+    ids=["client", "receiver", "target"],
+)
+def test_neither_has_what_is_made_of_it(make: Callable[[], object], protocol: int) -> None:
+    held = make()
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        pickle.dumps(held, protocol)
+
+
+@pytest.mark.parametrize("make", [redactor, lambda: CursorSeal(KEY), lambda: SigningKeys(SECRET)])
+def test_a_copy_of_what_holds_a_credential_is_the_same_object(make: Callable[[], object]) -> None:
+    held = make()
+    assert copy.copy(held) is copy.deepcopy(held) is held
 
 
 def encode_whole(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import attrs
 from aiohttp import web
 
+from .._hosts import is_peer_on_this_machine
 from ._errors import ControlError
 
 TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
@@ -93,10 +94,7 @@ def is_loopback(request: web.BaseRequest) -> bool:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     if not isinstance(peer, tuple):
         return True  # a socket in the file system
-    try:
-        return ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return is_peer_on_this_machine(str(peer[0]))
 
 
 def _name(host: str) -> str:

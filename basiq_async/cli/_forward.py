@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
-from .._urls import absolute_url
+from .._hosts import show_url
+from .._urls import read_endpoint
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,11 +47,17 @@ class Forwarder:
     """Posts raw bodies to one URL. Redirects are not followed, no cookie is kept, no proxy is used."""
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        self._url = absolute_url(url)
-        if "@" in urlsplit(url).netloc:
-            raise ConfigurationError("url must not hold a user or password: they would show in what is printed")
+        endpoint = read_endpoint(url)
+        del url  # error reporters show local variables, and its query can hold a key
+        if isinstance(endpoint, ConfigurationError):
+            raise endpoint
+        self._url = endpoint
+        del endpoint
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"Forwarder({show_url(self._url)!r})"
 
     async def post(self, headers: Mapping[str, str], body: bytes) -> Forwarded:
         """Post a body with the headers that belong to a delivery. 502 and 504 stand for no response."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import time
 from collections.abc import Callable
 from types import CoroutineType
@@ -53,7 +55,7 @@ class ClientTelemetry:
         span = self.telemetry.tracer.start_span(
             _name(event.method, event.url_template),
             kind=SpanKind.CLIENT,
-            attributes={**attributes, "url.full": self._base_url + event.path},
+            attributes={**attributes, "url.full": self._base_url + _shown_path(event)},
             start_time=end - int(event.duration * 1e9),
         )
         if event.attempt > 1:
@@ -123,6 +125,17 @@ class TracedTransport:
     async def aclose(self) -> None:
         """Close the transport inside."""
         await self._inner.aclose()
+
+
+def _shown_path(event: RequestEvent) -> str:
+    """The path; where it is not as its template says, the template: a link can lead below a user, and hold the id."""
+    template = event.url_template
+    return event.path if template is None or _path_of(template).fullmatch(event.path) else f"/{template.lstrip('/')}"
+
+
+@functools.lru_cache  # there are a dozen
+def _path_of(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
 
 
 def _name(method: str, template: str | None) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 
+from .._redaction import Unpicklable
 from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
 from ._headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
 from ._secrets import SecretLike, UndecodableSecretError, read_keys
@@ -83,7 +84,7 @@ def verify(
         raise
 
 
-class SigningKeys:
+class SigningKeys(Unpicklable):
     """The keys of one or several secrets, ready for use; they do not show themselves.
 
     Raises ``ConfigurationError``, which never holds the secret, for what cannot be one (``read_keys``).

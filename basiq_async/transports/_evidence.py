@@ -32,7 +32,9 @@ def clean(exc: BasiqError, request: Request) -> BasiqError:
 
 
 def _credential(request: Request) -> str:
-    return request.headers.get("authorization", "").rpartition(" ")[2]
+    """The token or API key; of a request to an endpoint, which has neither, the query, where its key can be."""
+    authorization = request.headers.get("authorization", "").rpartition(" ")[2]
+    return authorization or request.url.partition("?")[2]
 
 
 def _is_fit(exc: BaseException, request: Request) -> bool:

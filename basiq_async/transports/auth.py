@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from .._redaction import Redactor
+from .._redaction import Redactor, Unpicklable
 from .._responses import error_from
 from .._urls import BaseURL
 from ..errors import (
@@ -38,7 +38,7 @@ _TOKEN = re.compile(r"[!-~]{1,65536}")
 _MAX_BODY = 2**20
 
 
-class ApiKey:
+class ApiKey(Unpicklable):
     """An API key that has been checked, and that does not show itself."""
 
     __slots__ = ("_text",)
@@ -69,7 +69,7 @@ class ApiKey:
 
 
 @attrs.frozen
-class _Token:
+class _Token(Unpicklable):
     authorization: str = attrs.field(repr=False)
     renew_at: float
 

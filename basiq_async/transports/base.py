@@ -15,16 +15,21 @@ def _lower_names(headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
+def _show(url: object) -> str:
+    path, mark, _ = str(url).partition("?")
+    return repr(path + (mark and "?…"))
+
+
 @attrs.frozen
 class Request:
     """One HTTP request, whole.
 
     ``url`` is absolute and already percent-encoded; a transport sends it byte for byte. Header names are
-    kept in lower case. Headers and body stay out of ``repr``: they hold credentials.
+    kept in lower case. Headers, body and the url's query stay out of ``repr``: they can hold credentials.
     """
 
     method: str
-    url: str
+    url: str = attrs.field(repr=lambda url: _show(url))
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_lower_names, repr=False)
     body: bytes | None = attrs.field(default=None, repr=False)
     idempotent: bool | None = None

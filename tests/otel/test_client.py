@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from basiq_async import (
     RetryPolicy,
 )
 from basiq_async.otel import instrument
+from basiq_async.receiver import Delivery
 from tests.otel.conftest import Recorded
 from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error, page
 
@@ -67,6 +69,17 @@ async def test_a_call_is_a_span_with_a_child_an_attempt(recorded: Recorded) -> N
     assert call.start_time is not None
     assert second.start_time is not None
     assert call.start_time <= second.start_time
+
+
+async def test_the_user_of_an_entity_is_in_no_span(recorded: Recorded) -> None:
+    basiq = traced(recorded, answer({"id": "x"}))
+    links = {"event": "/users/a-user/events/e", "eventEntity": "/users/a-user/consents/c"}
+    delivery = Delivery("m", "consent.revoked", "e", links, b"", {}, datetime.now(UTC))
+    await basiq.events.fetch_entity(delivery)
+    await basiq.events.fetch(delivery)
+    urls = [span.attributes["url.full"] for span in recorded.spans if span.attributes and "url.full" in span.attributes]
+    assert urls[-2:] == ["https://au-api.basiq.io/{event_entity}", "https://au-api.basiq.io/events/{event_id}"]
+    assert "a-user" not in repr([(span.name, dict(span.attributes or {})) for span in recorded.spans])
 
 
 async def test_a_call_that_fails_has_its_class_and_no_exception(recorded: Recorded) -> None:

@@ -174,7 +174,6 @@ def test_a_base_url_that_cannot_be_is_refused(base_url: Any) -> None:
     [
         "http://localhost",
         "http://localhost:4010/basiq",
-        "http://mock.localhost:4010",
         "http://127.0.0.1:4010",
         "http://127.9.9.9",
         "http://[::1]:4010",
@@ -195,6 +194,9 @@ def test_http_is_for_this_machine(base_url: str) -> None:
         "http://0.0.0.0:4010",
         "http://[::2]:4010",
         "http://127.1",
+        "http://mock.localhost:4010",
+        "http://localhost.:4010",
+        "http://[::ffff:127.0.0.1]:4010",
         "http://mylocalhost",
     ],
 )

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from ..._arguments import check_whole
+from ..._hosts import show_url
 from ..._responses import parse_retry_after
-from ..._urls import absolute_url
+from ..._urls import read_endpoint
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver._delivery import payload_bytes
@@ -34,6 +34,7 @@ class HttpTarget:
     """Posts each message to ``url`` as Basiq would: the payload as JSON, with the message's own ``webhook-id``, a new
     timestamp, and a new signature. Use it as ``async with HttpTarget(url, secret) as target``.
 
+    url: without a user or password. Its query, which can hold a key, is shown nowhere.
     secret: one or several, as for ``sign``; it is shown nowhere.
     retry: for failed connections, timeouts, 408, 429 and 5xx; a delivery may be sent again. A response 429 or 503
         with Retry-After is not the policy's: it pauses the whole replay.
@@ -59,12 +60,15 @@ class HttpTarget:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
-        del secret  # this frame may be in a traceback
+        endpoint = read_endpoint(url)
+        del secret, url  # this frame may be in a traceback, and a query can hold a key
+        if isinstance(endpoint, ConfigurationError):
+            raise endpoint
         if isinstance(keys, ConfigurationError):
+            del endpoint
             raise keys
-        self._url = absolute_url(url)
-        if "@" in urlsplit(self._url).netloc:
-            raise ConfigurationError("url must not hold a user or password: they would show in errors and logs")
+        self._url = endpoint
+        del endpoint
         check_whole("connections", connections, least=1)
         self._keys = keys
         self._clock = clock
@@ -75,7 +79,7 @@ class HttpTarget:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"HttpTarget({self._url!r})"
+        return f"HttpTarget({show_url(self._url)!r})"
 
     async def deliver(self, message: Message) -> None:
         """See ``Target``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from ..._hosts import is_this_machine
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -173,13 +173,7 @@ def _is_among(hosts: frozenset[str], url: str) -> bool:
 
 def is_local(url: str) -> bool:
     """Whether a URL's host is this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_this_machine(urlsplit(url).hostname or "")
 
 
 def phrase(status: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 from aiohttp import web
 
 from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TransportError
+from basiq_async.cli._forward import Forwarder
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
 from basiq_async.receiver._delivery import payload_bytes
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, TargetError
+from tests.support.frames import leaks
 from tests.support.histories import history
+from tests.support.wire import Step, Wire, closing, hanging, http
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 QUICK = RetryPolicy(max_retries=2, base=0.0)
@@ -270,6 +274,50 @@ def test_arguments_that_cannot_be_are_refused_without_showing_them(arguments: di
 
 def test_the_secret_is_shown_nowhere() -> None:
     assert repr(HttpTarget("https://example.com/basiq", SECRET)) == "HttpTarget('https://example.com/basiq')"
+    assert repr(HttpTarget("https://example.com/b?code=K#x", SECRET)) == "HttpTarget('https://example.com/b?…')"
+
+
+@pytest.mark.parametrize("own_session", [False, True], ids=["its session", "our session"])
+@pytest.mark.parametrize(
+    "responds",
+    [
+        http(500),
+        http(302, "", "Location: /x"),
+        http(429, "", "Retry-After: 5"),
+        b"garbage\r\n\r\n",
+        closing(),
+        hanging(),
+    ],
+    ids=["500", "302", "429", "no HTTP", "closes", "never"],
+)
+async def test_the_key_in_the_query_of_an_endpoint_does_not_show_in_its_error(
+    responds: Step, own_session: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "S3CRETQUERY"
+    caplog.set_level("DEBUG")
+    async with Wire() as wire, AsyncExitStack() as stack:
+        wire.script = [responds]
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if own_session else None
+        target = HttpTarget(
+            f"{wire.url}/hook?code={key}", SECRET, retry=RetryPolicy(max_retries=0), timeout=0.05, session=session
+        )
+        async with target:
+            with pytest.raises((TargetError, TransportError)) as caught:
+                await target.deliver(Message("m", {"id": "m"}))
+        assert wire.requests[0].target == f"/hook?code={key}"
+    assert leaks(caught.value, [key]) == []
+    assert key not in "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value)) + caplog.text
+
+
+@pytest.mark.parametrize("make", [HttpTarget, lambda url, secret: Forwarder(url)], ids=["HttpTarget", "Forwarder"])
+@pytest.mark.parametrize("url", ["https://user:S3CRETQUERY@x/", "https://x:0/?code=S3CRETQUERY", "x?code=S3CRETQUERY"])
+def test_the_key_of_an_endpoint_that_is_refused_does_not_show(make: Callable[[str, str], object], url: str) -> None:
+    for secret in (SECRET, "not base64"):
+        with pytest.raises(ConfigurationError) as caught:
+            make(url, secret)
+        assert leaks(caught.value, ["S3CRETQUERY"]) == []
+        assert "S3CRETQUERY" not in str(caught.value)
+    assert "S3CRET" not in repr(Forwarder("https://x/?code=S3CRET"))
 
 
 def test_a_message_without_a_payload_is_posted_with_what_it_has() -> None:

@@ -461,7 +461,7 @@ async def test_advance_waits_for_the_attempts_that_the_server_is_making() -> Non
     ("url", "local"),
     [
         ("http://localhost:1/", True),
-        ("http://a.localhost/", True),
+        ("http://a.localhost/", False),
         ("http://127.0.0.9/", True),
         ("http://[::1]/", True),
         ("http://localhost.example.com/", False),
