@@ -12,6 +12,7 @@ from ._arguments import check_positive
 from ._codec import Codec
 from ._cursor import CursorSeal
 from ._redaction import Redactor
+from ._seal import Seal
 from ._tasks import TaskOwner
 from ._urls import VENDOR_URL, BaseURL
 from .errors import ConfigurationError
@@ -87,6 +88,7 @@ class BasiqClient:
         authenticated = Authenticated(self._retrying, key, base, max_elapsed=policy.max_elapsed, redactor=redactor)
         api = self._api = Api(base, authenticated, Codec(), self._owner, redactor, CursorSeal(key.reveal()))
         self._base = base
+        self._key = key
         self.webhooks = Webhooks(api)
         self.messages = Messages(api)
         self.event_types = EventTypes(api)
@@ -118,6 +120,10 @@ class BasiqClient:
 
     def __repr__(self) -> str:
         return f"BasiqClient(base_url={self.base_url!r})"
+
+    def _seal(self, purpose: str) -> Seal:
+        """A seal on what this client's programs keep where others may write, with a key of the API key's."""
+        return Seal((self._key.reveal().encode(),), purpose)
 
     def _observe(self, wrap: Callable[[Transport], Transport]) -> None:
         """Send every call through a transport of an observer's, around authentication and retries."""

@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
+from .._causes import UnshownText
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
-from ._job import Job
+from ._job import Job, hint_all
 from ._work import JobFunction, Work
 from ._worker import Worker
 from .record import Chain, JobSpec, Record, Source
@@ -71,6 +72,8 @@ class Fleet:
         hint: Callable[[str, str], Awaitable[None]] | None = None,
         record: Record | None = None,
     ) -> None:
+        if isinstance(url, str):
+            url = UnshownText(url)  # it may hold a password, and error reporters show local variables
         if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 1 <= lease <= 3_600:
             raise ConfigurationError("lease must be a number of seconds from 1 to 3600")
         if not isinstance(prefix, str) or not prefix or not set(prefix).isdisjoint("{} \t\r\n"):
@@ -175,8 +178,7 @@ class Fleet:
             if status is not None and status.state in ("failed", "cancelled"):
                 await job.resume()
             first = ()
-        for segment in first:
-            await self._hint(key, segment)
+        await hint_all(self._hint, key, first)
         return job
 
     async def get(self, key: str) -> Job:
@@ -248,13 +250,16 @@ class Fleet:
         if name not in self._functions:
             raise ConfigurationError(f"there is no job function {name!r}; there is {sorted(self._functions)}")
 
-    async def _hint(self, key: str, segment: str) -> None:
+    async def _hint(self, key: str, segment: str) -> bool:
+        """Send a hint; returns whether it was sent."""
         try:
             async with asyncio.timeout(_HINT):
                 await self._send(key, segment)
+            return True
         except Exception as exc:  # whatever a broker raises: a worker will find the segment without it
             problem = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             logger.warning("a hint at segment %s of the job %r was not sent: %s", segment, key, problem)
+            return False
 
     # --- in a worker process ---
 

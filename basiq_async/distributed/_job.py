@@ -11,9 +11,9 @@ import attrs
 
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
-from .record import JobState, Record, Status, Steering
+from .record import JobState, Record, Status, Steering, new_token
 
-__all__ = ["Job", "Progress"]
+__all__ = ["Job", "Progress", "hint_all"]
 
 _RATE_OVER = 10
 _LETTERS = 250
@@ -65,7 +65,7 @@ class Job:
     Raises ``CheckpointError`` where the fleet's store does not respond, and ``ReplayError`` for a job that is gone.
     """
 
-    def __init__(self, record: Record, key: str, hint: Callable[[str, str], Awaitable[None]]) -> None:
+    def __init__(self, record: Record, key: str, hint: Callable[[str, str], Awaitable[object]]) -> None:
         self.key = key
         self._record = record
         self._hint = hint
@@ -151,20 +151,23 @@ class Job:
 
     async def dead_letters(self, *, after: int = 0, limit: int = _LETTERS) -> Sequence[DeadLetter]:
         """Up to ``limit`` of the messages that failed, with numbers greater than ``after``, oldest first."""
-        return await self._record.dead_letters(self.key, after=after, limit=limit)
+        return [each.letter for each in await self._record.dead_letters(self.key, after=after, limit=limit)]
 
     async def drop_dead(self, ids: Sequence[str]) -> int:
         """Remove dead letters for good; returns how many there were."""
         return await self._record.drop_dead(self.key, list(ids))
 
     async def retry_dead(self) -> int:
-        """Have the workers try the dead letters again that there are now; returns how many. ``wait`` as before."""
-        status = await self._status()
-        segment = await self._record.revive(self.key)
-        if segment is None:
+        """Have the workers try the dead letters again that there are now; returns how many. ``wait`` as before.
+
+        Letters that are about to be tried already are tried once: after an error, it can be called again.
+        """
+        revival = await self._record.revive(self.key, new_token())
+        if revival is None:
+            await self._status()  # raises for a job that is gone
             return 0
-        await self._hint(self.key, segment)
-        return status.dead
+        await self._hint(self.key, revival.segment)
+        return revival.letters
 
     async def forget(self) -> None:
         """Remove a job that has ended, with its counts and dead letters."""
@@ -174,8 +177,7 @@ class Job:
         state, segments = await self._record.steer(self.key, action, reason)
         if state == "gone":
             raise self._gone()
-        for segment in segments:
-            await self._hint(self.key, segment)
+        await hint_all(self._hint, self.key, segments)
 
     async def _status(self) -> Status:
         status = await self._record.status(self.key)
@@ -185,6 +187,13 @@ class Job:
 
     def _gone(self) -> ReplayError:
         return ReplayError(f"there is no job {self.key!r}: it was never submitted here, or was forgotten")
+
+
+async def hint_all(hint: Callable[[str, str], Awaitable[object]], key: str, segments: Sequence[str]) -> None:
+    """Hint at segments, until one hint is not sent: the workers find the rest, and nobody waits for each."""
+    for segment in segments:
+        if await hint(key, segment) is False:
+            return
 
 
 def _report(status: Status) -> Report:

@@ -30,6 +30,7 @@ class FleetPace:
         self._turns: deque[tuple[float, float]] = deque()
         self._earliest, self._latest = float("-inf"), float("inf")
         self._serving: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
         self._rate: float | None = None
 
     def share(self) -> Share:
@@ -41,6 +42,7 @@ class FleetPace:
         if rate != self._rate:
             self._rate = rate
             self._turns.clear()
+            self._changed.set()
 
     @property
     def limited(self) -> bool:
@@ -87,14 +89,23 @@ class FleetPace:
             return
         wait = self._turns[0][0] - clock()
         if wait > 0:
-            await asyncio.sleep(wait)
-            return  # whether it is late by now is seen anew
+            await self._sleep(wait)
+            return  # whether it is late by now, or the rate another one, is seen anew
         self._turns.popleft()
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_result(True)
                 return
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until the rate is another one."""
+        self._changed.clear()
+        timer = asyncio.get_running_loop().call_later(seconds, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
 
     async def _draw(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -26,10 +26,19 @@ _LOST = (400, 404, 410)
 
 @attrs.frozen
 class Page:
-    """Messages, and where the list goes on; None at its end."""
+    """Messages, and where the list goes on; None at its end.
+
+    ``last`` is the place of the last of them: its id or, of dead letters, its number. ``problem``: see ``PageMark``.
+    """
 
     messages: Sequence[Message]
     next_cursor: str | None
+    last: str | None = attrs.field(kw_only=True)
+    problem: str = attrs.field(kw_only=True, default="")
+
+    @last.default
+    def _last(self) -> str | None:
+        return self.messages[-1].id if self.messages else None
 
 
 async def read_page(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, cast
 
@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from .._causes import UnshownText, drop_tracebacks
 from .._tasks import run_apart
-from ..errors import CheckpointError, ConfigurationError, ReplayError
+from ..errors import ConfigurationError, ReplayError
 from ..replay import DeadLetter
 from .record import (
     PROTOCOL,
@@ -29,21 +29,25 @@ from .record import (
     LeaseLostError,
     PageMark,
     Pulse,
+    RecordUnavailableError,
     Refusal,
+    Revival,
     Saving,
     Source,
     Status,
     Steering,
+    StoredLetter,
     Turns,
 )
 
 __all__ = ["RedisRecord"]
 
 _MOST_TRIES = 20
+_NEVER = datetime.fromtimestamp(0, UTC)
 _LOST_AFTER = 0.05
 """Seconds after which a call to Redis that goes on has lost its cancellation."""
 _SCRIPTS = (
-    *("advance", "claim", "create", "drop", "finish", "forget", "hold", "look", "pulse", "release"),
+    *("advance", "claim", "create", "drop", "finish", "forget", "hold", "letters", "look", "pulse", "release"),
     *("revive", "save", "steer", "turns", "wake"),
 )
 
@@ -51,25 +55,18 @@ _SCRIPTS = (
 class RedisRecord:
     """A ``Record`` in Redis 7 or newer, or Valkey.
 
-    ``patience`` is for how many seconds a call is made again while the server is away. The keys of a job stand in
-    one slot of a cluster.
+    ``patience`` is for how many seconds a call is made again while the server is away. A Redis Cluster is refused by
+    ``check``: jobs and the list of them change together.
     """
 
     def __init__(self, url: str, *, prefix: str = "basiq", patience: float = 60.0) -> None:
-        try:
-            self._redis: Redis = Redis.from_url(
-                url,
-                socket_timeout=5.0,
-                socket_connect_timeout=5.0,
-                socket_keepalive=True,
-                retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
-                retry_on_error=[ReadOnlyError],
-                encoding_errors="surrogatepass",  # ids and errors may hold any text
-            )
-        except (ValueError, TypeError, AttributeError):
+        client = _connect(url)
+        del url  # error reporters show local variables, and it may hold a password
+        if client is None:
             raise ConfigurationError(
                 "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS"
-            ) from None
+            )
+        self._redis = client
         self._prefix = prefix
         self._patience = patience
         self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
@@ -79,7 +76,21 @@ class RedisRecord:
 
     async def check(self) -> Sequence[str]:
         """See ``Record``."""
-        info: dict[str, Any] = await self._call_patiently(lambda: self._redis.info("everything"))
+        try:
+            info: dict[str, Any] = await self._call_patiently(lambda: self._redis.info("everything"))
+        except RecordUnavailableError as exc:
+            if not isinstance(exc.__cause__, ResponseError):
+                raise
+            return (
+                f"Redis does not say how it is set up ({exc.__cause__}): see to it that it is no cluster, and has "
+                "maxmemory-policy noeviction and appendonly yes",
+            )
+        if info.get("cluster_enabled"):
+            raise ConfigurationError(
+                "this Redis is a node of a Redis Cluster, which a fleet cannot use: its record has to be on one "
+                "server. Pass the url of a Redis with cluster-enabled no, with a replica and Sentinel or a managed "
+                "failover if it has to survive a machine"
+            )
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise ConfigurationError(
@@ -107,13 +118,10 @@ class RedisRecord:
             "protocol": spec.protocol,
             "token": spec.token,
         }
-        # The list of jobs is in another slot. It comes first: an entry without a job does no harm.
-        await self._call_patiently(lambda: self._redis.sadd(f"{self._prefix}:jobs", spec.key))
-        await self._activate(spec.key)
         pairs = [part for pair in fields.items() for part in pair]
         found = await self._run("create", spec.key, _selection(spec), len(spec.chains), *pairs)
         if found[0] == b"created":
-            return [_text(each) for each in found[2:]]
+            return [_text(each) for each in found[1:]]
         if found[0] == b"other":
             raise ReplayError(
                 f"the job {spec.key!r} is {_text(found[1])}, and not {_selection(spec)}: submit it under another key, "
@@ -133,12 +141,20 @@ class RedisRecord:
         return sorted(_text(each) for each in found)
 
     async def claim(
-        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int, selection: str = ""
+        self,
+        key: str,
+        segment: str,
+        token: str,
+        *,
+        lease: float,
+        worker: str,
+        width: int,
+        selection: str = "",
+        job: str = "",
     ) -> Claim | Refusal:
         """See ``Record``."""
-        found = await self._run(
-            "claim", key, segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection
-        )
+        arguments = (segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection)
+        found = await self._run("claim", key, *arguments, job=job)
         if found[0] != b"ok":
             return Refusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
         cursor, position, count, last, quota, upto, waits, after = found[1]
@@ -168,7 +184,7 @@ class RedisRecord:
         found = await self._run_as_owner(
             "advance",
             *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
-            *(page.next_cursor or "", int(more), "" if limit is None else limit, marks),
+            *(page.next_cursor or "", int(more), "" if limit is None else limit, marks, page.problem),
         )
         return Advanced(int(found[1]), _text(found[2]) or None)
 
@@ -180,8 +196,8 @@ class RedisRecord:
             arguments += (f"o:{name}", value)
         arguments += (len(saving.ids), json.dumps(saving.ids) if saving.ids else "")
         arguments.append(2 * len(saving.letters))
-        for letter in saving.letters:
-            arguments += (letter.id, _letter_text(letter))
+        for stored in saving.letters:
+            arguments += (stored.letter.id, _letter_text(stored))
         arguments.append(len(saving.revived))
         arguments += saving.revived
         found = await self._run_as_owner("save", key, segment, token, *arguments)
@@ -197,32 +213,25 @@ class RedisRecord:
         """See ``Record``."""
         await self._run_as_owner("release", key, segment, token, _ms(delay), problem, int(waits))
 
-    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:
+    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = "") -> Pulse:
         """See ``Record``."""
         pairs = [part for pair in held.items() for part in pair]
-        state, rate, hold, lost = await self._run("pulse", key, worker, _ms(lease), *pairs)
+        state, rate, hold, lost = await self._run("pulse", key, worker, _ms(lease), *pairs, job=job)
         return Pulse(cast(JobState, _text(state)), hold / 1000, _float(rate), [_text(each) for each in lost])
 
-    async def wake(self, key: str, *, grace: float, limit: int = 100) -> Sequence[str]:
+    async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
         """See ``Record``."""
-        state, *found = await self._run("wake", key, limit, _ms(grace))
-        if _text(state) in ("finished", "failed", "cancelled", "gone"):
-            await self._call_patiently(lambda: self._redis.srem(f"{self._prefix}:active", key))
-            now = await self._call_patiently(lambda: self._redis.hget(self._base(key), "state"))
-            if now in (b"running", b"paused"):  # it was resumed in between
-                await self._activate(key)
+        _, *found = await self._run("wake", key, limit, _ms(grace), int(idle))
         return [_text(each) for each in found]
 
-    async def steer(self, key: str, action: Steering, reason: str = "") -> tuple[str, Sequence[str]]:
+    async def steer(self, key: str, action: Steering, reason: str = "", *, job: str = "") -> tuple[str, Sequence[str]]:
         """See ``Record``."""
-        state, *found = await self._run("steer", key, action, reason)
-        if state == b"running":
-            await self._activate(key)
+        state, *found = await self._run("steer", key, action, reason, job=job)
         return _text(state), [_text(each) for each in found]
 
-    async def hold(self, key: str, seconds: float) -> None:
+    async def hold(self, key: str, seconds: float, *, job: str = "") -> None:
         """See ``Record``."""
-        await self._run("hold", key, _ms(seconds))
+        await self._run("hold", key, _ms(seconds), job=job)
 
     async def turns(self, key: str, count: int) -> Turns | None:
         """See ``Record``."""
@@ -264,39 +273,25 @@ class RedisRecord:
             cut=b"cut" in fields,
         )
 
-    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredLetter]:
         """See ``Record``."""
-        base = self._base(key)
-        numbered: list[tuple[bytes, float]] = await self._call_patiently(
-            lambda: self._redis.zrangebyscore(f"{base}:dead:n", f"({after}", "+inf", 0, limit, withscores=True)
-        )
-        if not numbered:
-            return ()
-        ids = [each for each, _ in numbered]
-        texts: list[bytes | None] = await self._call_patiently(lambda: self._redis.hmget(f"{base}:dead", ids))
-        # One that was taken off in between is not there any more.
-        return [
-            _letter(_text(each), int(number), text)
-            for (each, number), text in zip(numbered, texts, strict=True)
-            if text is not None
-        ]
+        found = await self._run("letters", key, after, limit)
+        return [_letter(_text(id), int(number), text) for id, number, text in found]
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
         """See ``Record``."""
         return int(await self._run("drop", key, *ids)) if ids else 0
 
-    async def revive(self, key: str) -> str | None:
+    async def revive(self, key: str, token: str) -> Revival | None:
         """See ``Record``."""
-        await self._activate(key)
-        return _text((await self._run("revive", key))[1:][0]) or None
+        _, segment, letters = await self._run("revive", key, token)
+        return Revival(_text(segment), letters) if segment else None
 
     async def forget(self, key: str) -> None:
         """See ``Record``."""
         (state,) = await self._run("forget", key)
         if state != b"gone":
             raise ReplayError(f"the job {key!r} is {_text(state)}: cancel it before it is forgotten")
-        await self._call_patiently(lambda: self._redis.srem(f"{self._prefix}:active", key))
-        await self._call_patiently(lambda: self._redis.srem(f"{self._prefix}:jobs", key))
 
     async def aclose(self) -> None:
         """See ``Record``."""
@@ -305,19 +300,16 @@ class RedisRecord:
     def _base(self, key: str) -> str:
         return f"{self._prefix}:{{{key}}}"
 
-    async def _activate(self, key: str) -> None:
-        await self._call_patiently(lambda: self._redis.sadd(f"{self._prefix}:active", key))
-
     async def _run_as_owner(self, name: str, key: str, segment: str, token: str, *arguments: Any) -> Any:
         found = await self._run(name, key, segment, token, *arguments)
         if found[0] == b"lost":
             raise LeaseLostError(f"segment {segment} of the job {key!r} has another owner, or none")
         return found
 
-    async def _run(self, name: str, key: str, *arguments: Any) -> Any:
+    async def _run(self, name: str, key: str, *arguments: Any, job: str = "") -> Any:
         script: AsyncScript = self._scripts[name]
-        keys = [self._base(key)]
-        return await self._call_patiently(lambda: script(keys=keys, args=arguments))
+        keys = [self._base(key), f"{self._prefix}:jobs", f"{self._prefix}:active"]
+        return await self._call_patiently(lambda: script(keys=keys, args=(key, job, *arguments)))
 
     async def _call_patiently(self, call: Callable[[], Any]) -> Any:
         """Make a call, and again while the server is away, for as long as patience lasts."""
@@ -329,11 +321,27 @@ class RedisRecord:
             async with asyncio.timeout(self._patience):
                 return await run_apart(work(), again=_LOST_AFTER)
         except TimeoutError:
-            raise CheckpointError(
+            raise RecordUnavailableError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"
             ) from None
         except RedisError as exc:
-            raise CheckpointError(f"the fleet's Redis refused: {exc}") from drop_tracebacks(exc)
+            raise RecordUnavailableError(f"the fleet's Redis refused: {exc}") from drop_tracebacks(exc)
+
+
+def _connect(url: str) -> Redis | None:
+    """A client, or None where it cannot be one's url."""
+    try:
+        return Redis.from_url(
+            url,
+            socket_timeout=5.0,
+            socket_connect_timeout=5.0,
+            socket_keepalive=True,
+            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
+            retry_on_error=[ReadOnlyError],
+            encoding_errors="surrogatepass",  # ids and errors may hold any text
+        )
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _source(name: str) -> str:
@@ -368,14 +376,20 @@ def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
     )
 
 
-def _letter_text(letter: DeadLetter) -> UnshownText:
-    fields = [letter.error, letter.failed_at.isoformat(), letter.message]
+def _letter_text(stored: StoredLetter) -> UnshownText:
+    letter = stored.letter
+    fields = [letter.error, letter.failed_at.isoformat(), letter.message, stored.webhook_id, stored.seal]
     return UnshownText(json.dumps(fields, separators=(",", ":")))
 
 
-def _letter(id: str, number: int, text: bytes) -> DeadLetter:
-    error, failed_at, message = json.loads(text)
-    return DeadLetter(id, error, datetime.fromisoformat(failed_at), message, number)
+def _letter(id: str, number: int, text: bytes | None) -> StoredLetter:
+    """Read a letter. One that is no letter, or nothing, is one without a message, which nobody has sealed."""
+    try:
+        error, failed_at, message, webhook_id, seal = json.loads(text or b"")
+        letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
+    except (ValueError, TypeError):
+        return StoredLetter(DeadLetter(id, "what is kept for it is no dead letter", _NEVER, {}, number))
+    return StoredLetter(letter, str(webhook_id), str(seal))
 
 
 def _text(value: bytes | None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
@@ -22,7 +23,7 @@ from ._lease import Lease, clock
 from ._pace import Share
 from ._pages import Page, as_message, read_page
 from ._work import Work
-from .record import Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving
+from .record import Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving, StoredLetter
 
 __all__ = ["Segment"]
 
@@ -64,18 +65,13 @@ class Segment:
         self._hold = hold
         self._engine: Engine | None = None
         self._stopping = False
+        self._seal = work.client._seal("basiq letter")
+        self._webhooks: dict[str, str] = {}
+        """Of which webhook each dead letter's message is."""
 
     @property
     def _letters(self) -> bool:
         return self.name.startswith("d")
-
-    @property
-    def _webhook_id(self) -> str | None:
-        """The webhook whose messages these are; dead letters may be of several."""
-        chains = self._spec.chains
-        if not self._letters:
-            return chains[int(self.name.partition(".")[0])].webhook_id
-        return chains[0].webhook_id if len({chain.webhook_id for chain in chains}) == 1 else None
 
     def stop(self) -> None:
         """Begin no more messages; ``run`` returns when those under way are recorded."""
@@ -95,9 +91,7 @@ class Segment:
         """
         page = await self._read()
         chosen, errors = self._choose(page.messages, await self._handles())
-        mark = PageMark(
-            last=page.messages[-1].id if page.messages else None, chosen=chosen, next_cursor=page.next_cursor
-        )
+        mark = PageMark(last=page.last, chosen=chosen, next_cursor=page.next_cursor, problem=page.problem)
         quota = await self._advance(mark)
         done = set(self._claim.done)
         selected = [message for message, wanted in zip(page.messages, chosen, strict=True) if wanted][:quota]
@@ -143,14 +137,46 @@ class Segment:
         return Page(known, page.next_cursor)
 
     async def _read_letters(self) -> Page:
-        after, upto = int(self._claim.cursor or 0), self._claim.upto or 0
-        letters = [
-            letter
-            for letter in await self._record.dead_letters(self._spec.key, after=after, limit=_LETTERS)
-            if letter.number <= upto
-        ]
-        more = len(letters) == _LETTERS and letters[-1].number < upto
-        return Page([as_message(letter) for letter in letters], str(letters[-1].number) if more else None)
+        claim = self._claim
+        upto = claim.upto or 0
+        found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_LETTERS)
+        # A former owner's page ends where it ended, though letters in it are gone: what is behind is another segment's.
+        last = int(claim.last) if claim.last else min(found[-1].letter.number if found else upto, upto)
+        messages, refused = [], []
+        for stored in found:
+            letter = stored.letter
+            if letter.number > last:
+                break
+            fault = self._seal.find_fault(stored.seal, *self._sealed(stored.webhook_id, letter))
+            if fault is None:
+                messages.append(as_message(letter))
+                self._webhooks[letter.id] = stored.webhook_id
+            else:
+                refused.append(letter.id)
+                logger.error("the dead letter %r of the job %r is refused: it %s", letter.id, self._spec.key, fault)
+        problem = (
+            f"{len(refused)} dead letters are kept, and not tried again, {refused[0]!r} among them: the seal on them "
+            "does not fit. Somebody else wrote to Redis, or the API key is another one than when they failed"
+            if refused
+            else ""
+        )
+        return Page(messages, str(last) if last < upto else None, last=str(last), problem=problem)
+
+    def _sealed(self, webhook_id: str, letter: DeadLetter) -> Sequence[bytes]:
+        """What a seal on a dead letter covers: all that decides what a worker does with it."""
+        message = json.dumps(letter.message, sort_keys=True, separators=(",", ":"))
+        parts = (self._spec.key, self._spec.name, webhook_id, letter.id, message)
+        return [part.encode("utf-8", "surrogatepass") for part in parts]
+
+    def to_store(self, letter: DeadLetter) -> StoredLetter:
+        """A dead letter as the record keeps it."""
+        webhook_id = self._webhook_of(letter.id)
+        return StoredLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
+
+    def _webhook_of(self, message_id: str) -> str:
+        if self._letters:
+            return self._webhooks[message_id]
+        return self._spec.chains[int(self.name.partition(".")[0])].webhook_id
 
     async def _handles(self) -> Callable[[str], bool] | None:
         """Which types of events are wanted: the event list has those of all webhooks. None for all."""
@@ -188,14 +214,17 @@ class Segment:
         work, claim = self._work, self._claim
         # A token for each lease: with one for the job, a worker that was stopped and its successor would both hold a
         # claim. A dead worker's claims end about when its segments do.
-        inner = as_target(
-            work.target,
-            work.inbox,
-            self.lease.token,
-            webhook_id=self._webhook_id,
-            inbox_lease=self.lease.seconds,
-        )
-        target = _Leased(inner, self.lease)
+        inner = {
+            webhook_id: as_target(
+                work.target,
+                work.inbox,
+                self.lease.token,
+                webhook_id=webhook_id,
+                inbox_lease=self.lease.seconds,
+            )
+            for webhook_id in {self._webhook_of(message.id) for message in messages}
+        }
+        target = _Leased(_as_one(inner, self._webhooks), self.lease)
         checkpoint = _SegmentCheckpoint(self, target)
         width = min(work.settings.concurrency, len(messages))
         ledger = _LettersLedger(len(messages)) if self._letters else _SegmentLedger(State(), most=2)
@@ -235,6 +264,28 @@ class Segment:
     def recorded(self) -> Sequence[str]:
         """The ids that former owners recorded."""
         return self._claim.done
+
+
+def _as_one(targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> Target:
+    """One target of those that each know the messages of one webhook. ``webhooks`` says which message is whose."""
+    return next(iter(targets.values())) if len(targets) == 1 else _ByWebhook(targets, webhooks)
+
+
+class _ByWebhook:
+    """Dead letters of several webhooks: an inbox knows the event of each by a key of its own."""
+
+    def __init__(self, targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> None:
+        self._targets = targets
+        self._webhooks = webhooks
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        return await self._targets[self._webhooks[message.id]].deliver(message)
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        for target in self._targets.values():
+            await target.flush()
 
 
 def _raising(errors: dict[str, Exception]) -> Where:
@@ -337,7 +388,7 @@ class _SegmentCheckpoint:
             counts=counts,
             ids=ids,
             before=len(self._recorded),
-            letters=commit.dead,
+            letters=[self._segment.to_store(letter) for letter in commit.dead],
             revived=commit.revived,
             max_failures=self._segment.max_failures,
         )

@@ -9,7 +9,8 @@ import os
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -29,7 +30,7 @@ from ._opened import Opened
 from ._pace import FleetPace
 from ._segment import Segment
 from ._work import JobFunction, Work
-from .record import Claim, JobSpec, LeaseLostError, Pulse, Record, Refusal
+from .record import Claim, JobSpec, LeaseLostError, Pulse, Record, RecordUnavailableError, Refusal
 
 __all__ = ["Worker"]
 
@@ -38,6 +39,8 @@ logger = logging.getLogger("basiq_async.distributed")
 _PULSE = 0.25
 _LONGEST_HEAL = 1.0
 _LONGEST_DELAY = 30.0
+_IDLE = 0.25
+"""Seconds without a hint after which a worker that has room is idle: what waits then has no hint on its way."""
 
 
 @attrs.define(eq=False)
@@ -47,6 +50,7 @@ class _Under:
     A process that was stopped beyond a lease may claim the same segment anew before its former run of it has ended.
     """
 
+    spec: JobSpec
     pace: FleetPace
     segments: dict[str, Segment] = attrs.field(factory=dict)
     hold_until: float = 0.0
@@ -62,7 +66,7 @@ class Worker:
         self,
         record: Record,
         functions: Mapping[str, JobFunction],
-        hint: Callable[[str, str], Awaitable[None]],
+        hint: Callable[[str, str], Awaitable[object]],
         *,
         lease: float,
     ) -> None:
@@ -74,6 +78,9 @@ class Worker:
         self._specs: dict[str, JobSpec] = {}
         self._opened = Opened()
         self._under: dict[str, _Under] = {}
+        """By the token of the job: a key may be forgotten, and be another job's then."""
+        self._looking = self._most_looking = 0
+        self._room_since: float | None = clock()
         self._owner = TaskOwner()
         self._stopping = False
         self._logged: defaultdict[str, set[str]] = defaultdict(set)
@@ -102,9 +109,38 @@ class Worker:
         await self._opened.aclose()
 
     async def look(self, key: str, segment: str) -> None:
-        """What a hint asks for: claim a segment and run it, if it is there to be claimed."""
+        """What a hint asks for: claim a segment and run it, if it is there to be claimed.
+
+        Raises nothing, so that a loop which calls it goes on: what fails is logged, and the segment is found again.
+        """
         if self._stopping:
             return
+        with self._busy():
+            try:
+                await self._look(key, segment)
+            except RecordUnavailableError as exc:
+                logger.warning("segment %s of the job %r was not looked at: %s", segment, key, exc)
+            except Exception:
+                logger.exception("segment %s of the job %r was not looked at", segment, key)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._looking += 1
+        self._most_looking = max(self._most_looking, self._looking)
+        if self._looking == self._most_looking:
+            self._room_since = None
+        try:
+            yield
+        finally:
+            self._looking -= 1
+            self._room_since = clock()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether it has room for a segment, and no hint came for a while."""
+        return self._room_since is not None and clock() - self._room_since >= _IDLE
+
+    async def _look(self, key: str, segment: str) -> None:
         spec = await self._spec(key)
         if spec is None:
             return
@@ -121,30 +157,31 @@ class Worker:
             worker=self.name,
             width=work.settings.concurrency,
             selection=work.where.description,
+            job=spec.token,
         )
         if isinstance(claim, Refusal):
-            if claim.reason == "version":
+            if claim.reason in ("another", "gone"):
+                self._specs.pop(key, None)
+            if claim.reason == "another":  # the key was forgotten, and is another job's now
+                await self._look(key, segment)
+            elif claim.reason == "version":
                 self._log_once(key, f"the job is of version {claim.detail} of the record, this worker is not")
             elif claim.reason == "selection":
                 chosen, known = work.where.description or "all messages", claim.detail or "all messages"
                 await self._fail(
-                    key,
+                    spec,
                     f"the worker {self.name} selects {chosen}, and the job {known}: start all workers with the same "
                     "code and resume it, or submit it under another key",
                 )
             return
         lease.prolong(asked_at)
-        if claim.job_token != spec.token:  # another job under the same key
-            del self._specs[key]
-            await self._let_go(key, segment, lease)
-            return
         await self._run(spec, segment, lease, claim, work)
 
     # --- one segment ---
 
     async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: Claim, work: Work) -> None:
         key = spec.key
-        under = self._under.setdefault(key, _Under(FleetPace(self._record, key)))
+        under = self._under.setdefault(spec.token, _Under(spec, FleetPace(self._record, key)))
         under.pace.set_rate(claim.rate)
 
         async def hint(following: str) -> None:
@@ -159,8 +196,8 @@ class Worker:
             work,
             share=under.pace.share(),
             hint=hint,
-            on_pulse=lambda pulse: self._apply(key, pulse),
-            hold=lambda seconds: self._hold(key, seconds),
+            on_pulse=lambda pulse: self._apply(under, pulse),
+            hold=lambda seconds: self._hold(under, seconds),
         )
         under.segments[lease.token] = segment
         if self._stopping:
@@ -182,7 +219,7 @@ class Worker:
                 )
             else:
                 logger.error("the job %r stops at segment %s: %s", key, name, printable(problem))
-                await self._fail(key, f"segment {name}: {problem}")
+                await self._fail(spec, f"segment {name}: {problem}")
         finally:
             del under.segments[lease.token]
             if not finished:
@@ -197,11 +234,11 @@ class Worker:
         except ReplayError as exc:  # its lease runs out by itself
             logger.info("segment %s of the job %r could not be released: %s", segment, key, exc)
 
-    async def _fail(self, key: str, reason: str) -> None:
+    async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:
-            await self._record.steer(key, "fail", reason)
+            await self._record.steer(spec.key, "fail", reason, job=spec.token)
         except CheckpointError as exc:
-            logger.error("the job %r could not be stopped: %s", key, exc)
+            logger.error("the job %r could not be stopped: %s", spec.key, exc)
 
     async def _spec(self, key: str) -> JobSpec | None:
         spec = self._specs.get(key)
@@ -222,7 +259,7 @@ class Worker:
             return await self._opened.get(spec.name, function)
         except Exception as exc:
             logger.exception("the job function %r failed to start", spec.name)
-            await self._fail(spec.key, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
+            await self._fail(spec, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
             return None
 
     def _log_once(self, key: str, problem: str) -> None:
@@ -244,51 +281,51 @@ class Worker:
 
     async def _heal(self) -> None:
         for key in await self._record.keys(active=True):
-            for segment in await self._record.wake(key, grace=max(1.0, self._lease / 2)):
+            for segment in await self._record.wake(key, grace=max(1.0, self._lease / 2), idle=self._idle):
                 logger.info("segment %s of the job %r waits for a worker", segment, key)
                 await self._hint(key, segment)
 
     async def _pulse(self) -> None:
-        for key, under in list(self._under.items()):
+        for under in list(self._under.values()):
             held = {segment.name: segment.lease for segment in under.segments.values()}
             if not held:
                 continue
             asked_at = clock()
-            pulse = await self._record.pulse(
-                key, self.name, {name: lease.token for name, lease in held.items()}, lease=self._lease
-            )
+            tokens = {name: lease.token for name, lease in held.items()}
+            spec = under.spec
+            pulse = await self._record.pulse(spec.key, self.name, tokens, lease=self._lease, job=spec.token)
             for name, lease in held.items():
                 if name in pulse.lost:
                     lease.end()
                 else:
                     lease.prolong(asked_at)
             under.pace.set_rate(pulse.rate)
-            self._apply(key, pulse)
+            self._apply(under, pulse)
 
-    def _apply(self, key: str, pulse: Pulse) -> None:
-        under = self._under[key]
+    def _apply(self, under: _Under, pulse: Pulse) -> None:
         for segment in under.segments.values():
             if pulse.state != "running":
                 segment.stop()
             elif pulse.hold:
                 segment.pause(pulse.hold)
 
-    def _hold(self, key: str, seconds: float) -> None:
+    def _hold(self, under: _Under, seconds: float) -> None:
         """A target asks to be left alone: tell the others, here and elsewhere."""
-        under, now = self._under[key], clock()
+        now = clock()
         if now + seconds <= under.hold_until + 0.05:
             return
         under.hold_until = now + seconds
         for segment in under.segments.values():
             segment.pause(seconds)
-        self._owner.spawn(self._record.hold(key, seconds))
+        self._owner.spawn(self._record.hold(under.spec.key, seconds, job=under.spec.token))
 
 
 def _passing(exc: Exception) -> bool:
     """Whether the same may work later: the vendor, the network or the record is away for a while."""
     if isinstance(exc, (TransportError, RateLimitError, ServerError)):
         return True
-    return isinstance(exc, CheckpointError) and exc.__cause__ is not None
+    # The engine's own limit for a save has a cause; what is wrong with a page has none.
+    return isinstance(exc, RecordUnavailableError) or (isinstance(exc, CheckpointError) and exc.__cause__ is not None)
 
 
 def _describe(exc: Exception) -> str:

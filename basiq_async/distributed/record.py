@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
-from ..errors import ReplayError
+from ..errors import CheckpointError, ReplayError
 from ..replay import DeadLetter
 
 __all__ = [
@@ -23,11 +23,14 @@ __all__ = [
     "PageMark",
     "Pulse",
     "Record",
+    "RecordUnavailableError",
     "Refusal",
+    "Revival",
     "Saving",
     "Source",
     "Status",
     "Steering",
+    "StoredLetter",
     "Turns",
     "new_token",
 ]
@@ -42,6 +45,10 @@ Source = Literal["messages", "events"]
 
 class LeaseLostError(ReplayError):
     """The segment has another owner now, or its lease may have run out: nothing more may be done for it."""
+
+
+class RecordUnavailableError(CheckpointError):
+    """The store did not respond, or refused: the same may work later, and nothing is lost by trying again."""
 
 
 @attrs.frozen
@@ -101,21 +108,43 @@ class Claim:
 class Refusal:
     """Why a segment could not be claimed.
 
-    gone: it is finished, or was rolled back. held: it has an owner. stopped: the job is not running.
+    gone: it is finished, or was rolled back. held: it has an owner. stopped: the job is not running. another: the key
+    is that of another job than the caller means.
     version: the job is of another version of the record, named by ``detail``. selection: the job's is ``detail``.
     """
 
-    reason: Literal["gone", "held", "stopped", "version", "selection"]
+    reason: Literal["gone", "held", "stopped", "another", "version", "selection"]
     detail: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class PageMark:
-    """A page as it was read. ``chosen`` says for each message whether it is to be handled."""
+    """A page as it was read. ``chosen`` says for each message whether it is to be handled.
+
+    ``last`` is the id of the last message, of dead letters the number. ``problem`` is what the job is to report of it.
+    """
 
     last: str | None
     chosen: Sequence[bool]
     next_cursor: str | None
+    problem: str = ""
+
+
+@attrs.frozen
+class StoredLetter:
+    """A dead letter as a store keeps it: with the webhook that its message is of, and the seal of who wrote it."""
+
+    letter: DeadLetter
+    webhook_id: str = ""
+    seal: str = ""
+
+
+@attrs.frozen
+class Revival:
+    """The segment that tries dead letters again, and how many are still to be tried."""
+
+    segment: str
+    letters: int
 
 
 @attrs.frozen
@@ -136,7 +165,7 @@ class Saving:
     counts: Mapping[str, int]
     ids: Sequence[str] = ()
     before: int | None
-    letters: Sequence[DeadLetter] = ()
+    letters: Sequence[StoredLetter] = ()
     revived: Sequence[str] = ()
     max_failures: int | None = None
 
@@ -189,7 +218,8 @@ class Record(Protocol):
 
     ``basiq_async.testing.check_record`` holds an implementation to what is said here. A call that may or may not
     have been carried out can be made again with the same arguments. Calls with a ``token`` that is not the owner's
-    raise ``LeaseLostError`` and change nothing. What the store itself fails with is a ``CheckpointError``.
+    raise ``LeaseLostError`` and change nothing. ``job`` is the token of the job that a worker means: where the key is
+    another job's by now, the call changes nothing. What the store itself fails with is a ``RecordUnavailableError``.
     """
 
     async def check(self) -> Sequence[str]:
@@ -198,6 +228,8 @@ class Record(Protocol):
 
     async def create(self, spec: JobSpec) -> Sequence[str] | None:
         """Record a job, and return its first segments; None for a key that is known, whose rate is then set.
+
+        From that moment it is among the active ones, until it ends.
 
         Raises ``ReplayError`` for a known key with another name, source or lists.
         """
@@ -212,7 +244,16 @@ class Record(Protocol):
         ...
 
     async def claim(
-        self, key: str, segment: str, token: str, *, lease: float, worker: str, width: int, selection: str = ""
+        self,
+        key: str,
+        segment: str,
+        token: str,
+        *,
+        lease: float,
+        worker: str,
+        width: int,
+        selection: str = "",
+        job: str = "",
     ) -> Claim | Refusal:
         """Take a segment that has no owner, or whose owner's lease ran out.
 
@@ -244,19 +285,23 @@ class Record(Protocol):
         """Let go of a segment, to be woken after ``delay`` seconds. ``waits`` says that something was away."""
         ...
 
-    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float) -> Pulse:
+    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = "") -> Pulse:
         """Prolong the leases of ``held``, from segment to token, and learn how the job stands."""
         ...
 
-    async def wake(self, key: str, *, grace: float, limit: int = 100) -> Sequence[str]:
-        """Segments that wait for a worker, each told to one caller within ``grace`` seconds."""
+    async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+        """Segments that wait for a worker, each told to one caller within ``grace`` seconds.
+
+        A caller that is not ``idle`` is told a segment that nobody claims ever more rarely: it may only wait for its
+        turn, and its hint with it.
+        """
         ...
 
-    async def steer(self, key: str, action: Steering, reason: str = "") -> tuple[str, Sequence[str]]:
+    async def steer(self, key: str, action: Steering, reason: str = "", *, job: str = "") -> tuple[str, Sequence[str]]:
         """Change a job's state where that is possible. Returns the state, and the segments to look at."""
         ...
 
-    async def hold(self, key: str, seconds: float) -> None:
+    async def hold(self, key: str, seconds: float, *, job: str = "") -> None:
         """Have all workers of a job leave its target alone."""
         ...
 
@@ -268,16 +313,20 @@ class Record(Protocol):
         """How a job stands."""
         ...
 
-    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Up to ``limit`` dead letters with numbers greater than ``after``, in their order."""
+    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredLetter]:
+        """The first ``limit`` dead letters with numbers greater than ``after``, in their order, of one moment."""
         ...
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
         """Remove dead letters; returns how many there were."""
         ...
 
-    async def revive(self, key: str) -> str | None:
-        """Record a segment that tries today's dead letters again; None where there are none."""
+    async def revive(self, key: str, token: str) -> Revival | None:
+        """Record a segment that tries today's dead letters again; None where there are none.
+
+        Letters that a segment is to try already are left to it, so that each is tried once. ``token`` is random, and
+        names this request: made again, it finds the same segment.
+        """
         ...
 
     async def forget(self, key: str) -> None:

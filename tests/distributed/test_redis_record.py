@@ -30,7 +30,15 @@ BROKEN = {
     "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment is finished after it was advanced"),
     "advance": ("math.min(quota, left)", "quota", "A limit is the job's"),
     "wake": ("now + tonumber(ARGV[2])", "now", "A segment that waits is told to one caller"),
-    "turns": ("math.max(micros, tonumber(redis.call('GET', key) or 0))", "micros", "Turns of all callers"),
+    "wake, told": ("math.frexp(times) == 0.5", "true", "A segment that waits for its turn is told ever more rarely"),
+    "turns": ("math.max(micros, following)", "micros", "Turns of all callers"),
+    "turns, slow": ("math.max(micros, following)", "micros", "Turns of a slow rate"),
+    "turns, raised": ("job('turn_rate') ~= job('rate')", "false", "A rate that is raised"),
+    "create": ("ARGV[i + 1] == job('token')", "false", "A submission that is sent again"),
+    "claim, another": ("is_another()", "false", "A caller that means a job which was forgotten"),
+    "steer": ("is_another()", "false", "A caller that means a job which was forgotten"),
+    "revive": ("tonumber(last[2]) > from", "true", "Letters that a segment is to try already"),
+    "revive, later": ("0, whole(from), 0", "0, '0', 0", "Letters that came after a segment was made"),
     "hold": ("ends > tonumber(job('hold') or 0)", "true", "A pause that a target asks for"),
     "release": ("fold(id)", "", "What is saved twice counts once"),
 }
@@ -39,6 +47,7 @@ BROKEN = {
 @pytest.mark.parametrize("script", BROKEN)
 async def test_the_suite_notices_a_broken_script(script: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sound, broken, promise = BROKEN[script]
+    script = script.partition(",")[0]
     whole = _redis_record._source
 
     def source(name: str) -> str:

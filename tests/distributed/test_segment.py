@@ -61,7 +61,7 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         latter = await claimed(2)
         begun[0].set()
         await former
-        (lease,) = [segment.lease for segment in worker._under["job"].segments.values()]
+        (lease,) = [segment.lease for under in worker._under.values() for segment in under.segments.values()]
         lease._until = 0.0
         async with asyncio.timeout(PATIENT):
             while not lease.held:  # it is prolonged as any other

@@ -1,5 +1,8 @@
--- Shared by all scripts: names of keys, the server's time, and the fence. KEYS[1] is the job's own key.
-local base = KEYS[1]
+-- Shared by all scripts: names of keys, the server's time, and the fence. KEYS: the job's own key, and the sets of all
+-- jobs and of those that may have work left. The first two arguments are the job's key and, where a caller means one
+-- job of that key and no later one, its token; a script sees the arguments behind them.
+local base, jobs, active = KEYS[1], KEYS[2], KEYS[3]
+local name, meant = table.remove(ARGV, 1), table.remove(ARGV, 1)
 local due, letters, numbers, workers = base .. ':due', base .. ':dead', base .. ':dead:n', base .. ':workers'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -14,6 +17,32 @@ end
 
 local function segment_key(id)
   return base .. ':s:' .. id
+end
+
+-- The key was forgotten, and is another job's now.
+local function is_another()
+  return meant ~= '' and job('token') ~= meant
+end
+
+-- A job that may have work left is in the set that workers look through, from the moment that makes it so.
+local function set_state(to, reason)
+  redis.call('HSET', base, 'state', to, 'reason', reason)
+  if to == 'running' or to == 'paused' then
+    redis.call('HDEL', base, 'ended')
+    redis.call('SADD', active, name)
+  else
+    redis.call('HSET', base, 'ended', whole(now))
+    redis.call('SREM', active, name)
+  end
+end
+
+-- A call with arguments from `from` to `to`, in parts: unpack takes some thousands.
+local function in_parts(command, key, from, to)
+  local count = 0
+  for first = from, to, 5000 do
+    count = count + redis.call(command, key, unpack(ARGV, first, math.min(first + 4999, to)))
+  end
+  return count
 end
 
 -- Only the current owner may write: a token that was replaced, or rolled back, is refused.
@@ -51,5 +80,5 @@ local function hold_left()
 end
 
 local function fail(reason)
-  redis.call('HSET', base, 'state', 'failed', 'reason', reason, 'ended', whole(now))
+  set_state('failed', reason)
 end

@@ -1,6 +1,6 @@
 -- Keeps true: a page is counted once, the rest of its list is recorded before any of it is handled, and the job's
 -- limit is shared out exactly. ARGV: segment, token, lease, count, last id, chosen, unchosen, next cursor, whether
--- there is a next page, limit, and with a limit one sign a message: 1 where it was chosen.
+-- there is a next page, limit, with a limit one sign a message: 1 where it was chosen, and what is wrong with the page.
 local id, token, lease, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not owns(id, token) then
   return { 'lost' }
@@ -39,6 +39,9 @@ if unchosen > 0 then
   redis.call('HINCRBY', base, 'n:skipped:where', whole(unchosen))
 end
 renew(id, lease)
+if ARGV[12] ~= '' then
+  redis.call('HSET', base, 'problem', ARGV[12])
+end
 if not more then
   redis.call('HINCRBY', base, 'chains_left', -1)
   return { 'ok', whole(quota), '' }

@@ -6,6 +6,9 @@ local state = job('state')
 if not state or redis.call('EXISTS', s) == 0 then
   return { 'gone' }
 end
+if is_another() then
+  return { 'another' } -- before anything of the caller's is recorded
+end
 if job('protocol') ~= protocol then
   local problem = 'worker ' .. worker .. ' speaks version ' .. protocol .. ' of the record, the job is of version '
   redis.call('HSET', base, 'problem', problem .. job('protocol'))
@@ -36,6 +39,7 @@ if owner ~= token then -- a request that was sent again finds its own claim
   end
   redis.call('HSET', s, 'owner', token, 'width', width, 'worker', worker)
 end
+redis.call('HDEL', s, 'told')
 renew(id, lease)
 redis.call('ZADD', workers, whole(now), worker)
 local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'waits', 'after')

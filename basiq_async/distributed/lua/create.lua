@@ -1,10 +1,18 @@
--- Keeps true: a key is one job for ever; the job and the first segment of each of its lists appear together.
+-- Keeps true: a key is one job for ever; the job, the first segment of each of its lists, and its place among the jobs
+-- that workers look through appear together.
 -- ARGV: selection, number of chains, then field and value pairs.
 local selection, chains = ARGV[1], tonumber(ARGV[2])
 local known = job('selection')
 if known then
   if known ~= selection then
     return { 'other', known }
+  end
+  for i = 3, #ARGV, 2 do
+    if ARGV[i] == 'token' and ARGV[i + 1] == job('token') then -- a request that was sent again
+      local made = redis.call('ZRANGE', due, 0, -1)
+      table.insert(made, 1, 'created')
+      return made
+    end
   end
   for i = 3, #ARGV, 2 do
     if ARGV[i] == 'rate' or ARGV[i] == 'total' or ARGV[i] == 'most_dead' then
@@ -16,8 +24,10 @@ end
 for i = 3, #ARGV, 2 do
   redis.call('HSET', base, ARGV[i], ARGV[i + 1])
 end
-redis.call('HSET', base, 'selection', selection, 'state', 'running', 'chains_left', chains, 'began', whole(now))
-local made = { 'created', 'running' }
+redis.call('SADD', jobs, name)
+redis.call('HSET', base, 'selection', selection, 'chains_left', chains, 'began', whole(now))
+set_state('running', '')
+local made = { 'created' }
 for chain = 0, chains - 1 do
   made[#made + 1] = add_segment(whole(chain), 0, '', 0, now + tonumber(job('lease')))
 end

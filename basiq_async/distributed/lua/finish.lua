@@ -15,6 +15,6 @@ redis.call('ZREM', due, id)
 redis.call('HINCRBY', base, 'segments', 1)
 local state = job('state')
 if job('chains_left') == '0' and redis.call('ZCARD', due) == 0 and (state == 'running' or state == 'paused') then
-  redis.call('HSET', base, 'state', 'finished', 'ended', whole(now), 'reason', '')
+  set_state('finished', '')
 end
 return { 'ok' }

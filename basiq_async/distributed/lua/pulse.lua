@@ -10,7 +10,7 @@ for i = 3, #ARGV, 2 do
     lost[#lost + 1] = ARGV[i]
   end
 end
-if not job('state') then
+if not job('state') or is_another() then
   return { 'gone', '', 0, lost }
 end
 redis.call('ZADD', workers, whole(now), ARGV[1])

@@ -1,19 +1,39 @@
--- Keeps true: the letters that are there now are tried again, once each. ARGV: nothing.
+-- Keeps true: the letters that are there now are tried again, once each: those that a segment is to try already are left
+-- to it. ARGV: a token of this request, which finds its own segment when it is sent again. Returns the job's state, the
+-- segment, and how many letters are to be tried.
 local state = job('state')
 if not state then
-  return { 'gone' }
+  return { 'gone', '', 0 }
+end
+if job('revival') == ARGV[1] then
+  return { state, job('revival_segment'), tonumber(job('revival_count')) }
 end
 local last = redis.call('ZREVRANGE', numbers, 0, 0, 'WITHSCORES')
 if #last == 0 then
-  return { state, '' }
+  return { state, '', 0 }
 end
-local id = add_segment('d' .. redis.call('HINCRBY', base, 'revivals', 1), 0, '0', 0, now + tonumber(job('lease')))
-redis.call('HSET', segment_key(id), 'upto', last[2])
-redis.call('HINCRBY', base, 'chains_left', 1)
-redis.call('HSET', base, 'row', 0)
-if state == 'finished' then
-  redis.call('HSET', base, 'state', 'running')
-  redis.call('HDEL', base, 'ended')
-  state = 'running'
+local from, lowest, id = 0, math.huge, nil
+for _, each in ipairs(redis.call('ZRANGE', due, 0, -1)) do
+  if string.sub(each, 1, 1) == 'd' then
+    local place = redis.call('HMGET', segment_key(each), 'cursor', 'upto')
+    lowest = math.min(lowest, tonumber(place[1]))
+    if tonumber(place[2]) > from then
+      from, id = tonumber(place[2]), each
+    end
+  end
 end
-return { state, id }
+lowest = math.min(lowest, from)
+if tonumber(last[2]) > from then
+  local chain = 'd' .. redis.call('HINCRBY', base, 'revivals', 1)
+  id = add_segment(chain, 0, whole(from), 0, now + tonumber(job('lease')))
+  redis.call('HSET', segment_key(id), 'upto', last[2])
+  redis.call('HINCRBY', base, 'chains_left', 1)
+  redis.call('HSET', base, 'row', 0)
+  if state == 'finished' then
+    set_state('running', '')
+    state = 'running'
+  end
+end
+local count = redis.call('ZCOUNT', numbers, '(' .. whole(lowest), '+inf')
+redis.call('HSET', base, 'revival', ARGV[1], 'revival_segment', id, 'revival_count', count)
+return { state, id, count }

@@ -25,7 +25,7 @@ end
 local handled, failed = tonumber(redis.call('HGET', s, 'o:handled') or 0), tonumber(redis.call('HGET', s, 'o:failed') or 0)
 local from, to = list()
 if to > from then
-  redis.call('HSET', s, unpack(ARGV, from, to))
+  in_parts('HSET', s, from, to)
 end
 local ids = tonumber(ARGV[at])
 if ids > 0 then
@@ -43,8 +43,8 @@ end
 local added = to >= from
 from, to = list()
 if to >= from then
-  redis.call('HDEL', letters, unpack(ARGV, from, to))
-  redis.call('ZREM', numbers, unpack(ARGV, from, to))
+  in_parts('HDEL', letters, from, to)
+  in_parts('ZREM', numbers, from, to)
 end
 renew(id, lease)
 if tonumber(redis.call('HGET', s, 'o:handled') or 0) > handled then
@@ -58,8 +58,7 @@ end
 if added and job('state') == 'running' then
   local there = redis.call('HLEN', letters)
   if there >= tonumber(job('most_dead')) then
-    redis.call('HSET', base, 'state', 'paused', 'reason',
-      there .. ' dead letters, as many as the job may keep; export or retry them, then resume it')
+    set_state('paused', there .. ' dead letters, as many as the job may keep; export or retry them, then resume it')
   end
 end
 return { 'ok', job('state'), hold_left() }

@@ -2,7 +2,7 @@
 -- Keeps true: a job moves between its states along these lines only. ARGV: action, reason.
 local action, reason = ARGV[1], ARGV[2]
 local state = job('state')
-if not state then
+if not state or is_another() then
   return { 'gone' }
 end
 local from = {
@@ -15,21 +15,20 @@ local to = from[action][state]
 if not to then
   return { state }
 end
-redis.call('HSET', base, 'state', to, 'reason', reason)
+set_state(to, reason)
 if to ~= 'running' then
-  if to ~= 'paused' then
-    redis.call('HSET', base, 'ended', whole(now))
-  end
   return { to }
 end
 redis.call('HSET', base, 'row', 0)
-redis.call('HDEL', base, 'hold', 'problem', 'ended')
+redis.call('HDEL', base, 'hold', 'problem')
 local found = redis.call('ZRANGE', due, 0, -1)
 for _, id in ipairs(found) do
   redis.call('HSET', segment_key(id), 'tries', 0)
+  redis.call('HDEL', segment_key(id), 'told')
 end
 if #found == 0 then
-  redis.call('HSET', base, 'state', 'finished', 'ended', whole(now))
+  set_state('finished', '')
   return { 'finished' }
 end
-return { to, unpack(found) }
+table.insert(found, 1, to)
+return found

@@ -1,0 +1,196 @@
+"""A job that is there is found, whatever was lost on the way: a hint, a response, or the worker that had it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from basiq_async.distributed import Fleet, Record
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.distributed._worker import Worker
+from basiq_async.distributed.record import LeaseLostError
+from basiq_async.testing.conformance._record_probe import make_spec
+from tests.support.fleets import PATIENT, Crew, crew
+from tests.support.histories import Recorder, Refusing
+from tests.support.redis import RedisServer
+from tests.support.slow_line import slow_line
+
+SHORT = 0.2
+"""Seconds of a lease that a worker which died leaves behind."""
+
+
+async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
+    shared_server: RedisServer, redis_url: str
+) -> None:
+    watching = RedisRecord(redis_url)
+    submitting = True
+
+    async def heal() -> None:
+        while submitting:
+            for key in await watching.keys(active=True):
+                await watching.wake(key, grace=30.0)
+
+    specs = [make_spec(f"job-{number}", lease=0.001) for number in range(20)]
+    async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
+        record = RedisRecord(f"redis://127.0.0.1:{port}/0")
+        healers = [asyncio.create_task(heal()) for _ in range(5)]
+        await asyncio.gather(*(record.create(spec) for spec in specs))
+        submitting = False
+        await asyncio.gather(*healers)
+        await record.aclose()
+    assert set(await watching.keys(active=True)) == {spec.key for spec in specs}
+    await watching.aclose()
+
+
+class Doomed:
+    """A record as a worker sees it that dies at its nth call: before it reaches the store, or before it hears of it.
+
+    What the worker does after that reaches nobody.
+    """
+
+    def __init__(self, record: RedisRecord, nth: int, *, before: bool) -> None:
+        self._record = record
+        self._left = nth
+        self._before = before
+
+    @property
+    def died(self) -> bool:
+        return self._left <= 0
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._record, name)
+
+        async def attempt(*arguments: Any, **more: Any) -> Any:
+            self._left -= 1
+            if self._left > 0:
+                return await call(*arguments, **more)
+            if self._left == 0 and not self._before:
+                await call(*arguments, **more)
+            raise LeaseLostError("this worker is dead")
+
+        return attempt
+
+
+async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: int, *, before: bool) -> bool:
+    """Have a worker look at a job until it dies at its nth call; returns whether it came so far."""
+    record = RedisRecord(url)
+    doomed = Doomed(record, nth, before=before)
+    waiting = [segment]
+
+    async def hint(key: str, following: str) -> None:
+        if not doomed.died:
+            waiting.append(following)
+
+    worker = Worker(cast(Record, doomed), fleet.fleet._functions, hint, lease=SHORT)
+    while waiting and not doomed.died:
+        await worker.look(key, waiting.pop(0))
+    await worker.aclose()
+    await record.aclose()
+    return doomed.died
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
+@pytest.mark.parametrize("lost", [False, True], ids=["hints arrive", "first hints are lost"])
+async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_others_finish(
+    redis_url: str, *, before: bool, lost: bool
+) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=8, page_size=4, workers=0, concurrency=1) as fleet:
+        fleet.fleet.lease = SHORT
+        fleet.lost = lambda number: 0
+        jobs = []
+        came_so_far = True
+        while came_so_far:
+            nth = len(jobs) + 1
+            job = await fleet.submit(key=f"job-{nth}")
+            came_so_far = await run_until_it_dies(fleet, redis_url, job.key, "0.0", nth, before=before)
+            jobs.append(job)
+        assert len(jobs) > 8  # it went through all calls of two pages
+        fleet.lost = lambda number: 1 if not lost or fleet.hints.count(fleet.hints[-1]) > 1 else 0
+        await fleet.start(2)
+        ids = sorted(await fleet.ids())
+        for job in jobs:
+            report = await job.wait(timeout=PATIENT)
+            assert (report.finished, report.position, report.handled) == (True, 8, 8)
+        assert all(recorder.ids.count(each) >= len(jobs) for each in ids)
+        # Concurrency is 1: at most one message of each that died.
+        assert len(recorder.ids) <= len(jobs) * (8 + 1)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
+async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_others(
+    redis_url: str, *, before: bool
+) -> None:
+    target = Refusing()
+    async with crew(redis_url, target, messages=4, workers=1, concurrency=1) as fleet:
+        ids = await fleet.ids()
+        target.refused.update(ids)
+        jobs = []
+        for number in range(8):
+            jobs.append(await fleet.submit(key=f"job-{number}"))
+            assert (await jobs[-1].wait(timeout=PATIENT)).dead == 4
+        for worker in fleet.workers:
+            worker.stop()
+        fleet.fleet.lease = SHORT
+        target.refused.clear()
+        fleet.lost = lambda number: 0
+        for nth, job in enumerate(jobs, start=1):
+            assert await job.retry_dead() == 4
+            await run_until_it_dies(fleet, redis_url, job.key, "d1.0", nth, before=before)
+        fleet.lost = lambda number: 1
+        await fleet.start(2)
+        for job in jobs:
+            report = await job.wait(timeout=PATIENT)
+            assert (report.finished, report.handled, report.dead) == (True, 4, 0)
+        assert len(jobs) * 4 <= len(target.taken) <= len(jobs) * (4 + 1)
+
+
+async def test_a_worker_at_work_hints_rarely_at_what_waits_and_an_idle_one_each_time(redis_url: str) -> None:
+    asked: list[bool] = []
+
+    class Watching(RedisRecord):
+        async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+            asked.append(idle)
+            return await super().wake(key, grace=grace, limit=limit, idle=idle)
+
+    free = asyncio.Event()
+
+    async def behave(message: object) -> None:
+        await free.wait()
+
+    async with crew(redis_url, Recorder(behave), messages=20, workers=0, lease=1.0) as fleet:
+        await fleet.submit()
+        worker = Worker(Watching(redis_url), fleet.fleet._functions, fleet.hint, lease=1.0)
+        await worker.start()
+        async with asyncio.timeout(PATIENT):
+            while not asked or not asked[-1]:
+                await asyncio.sleep(0.01)
+            looking = asyncio.create_task(worker.look("job", "0.0"))
+            while asked[-1]:
+                await asyncio.sleep(0.01)
+        free.set()
+        await looking
+        await worker.aclose()
+        await worker._record.aclose()
+
+
+async def test_hints_of_a_carrier_that_is_away_are_not_waited_for_one_by_one(redis_url: str) -> None:
+    sent = 0
+
+    async def hint(key: str, segment: str) -> None:
+        nonlocal sent
+        sent += 1
+        raise OSError("the carrier is away")
+
+    fleet = Fleet(redis_url, hint=hint)
+    fleet.job("work")(contextlib.nullcontext)  # type: ignore[arg-type]
+    async with fleet:
+        job = await fleet.submit("work", [f"w{number}" for number in range(50)], key="job")
+        assert sent == 1
+        await job.pause()
+        await job.resume()
+        assert sent == 2
