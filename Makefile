@@ -72,6 +72,7 @@ bench-quick: $(PEERS) ## the same in under a minute, held against the committed 
 
 crash: $(READY) ## replays and services that are killed again and again, and cancelled: none lost, and no more repeated than promised
 	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
+	$(BIN)/python -m tests.crash --mode sql --messages 10000 --concurrency 16 --kills 200
 	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
 	for scenario in postgres restart replay redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done

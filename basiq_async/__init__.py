@@ -12,6 +12,7 @@ from .errors import (
     BadRequestError,
     BasiqError,
     CheckpointError,
+    CheckpointInUseError,
     ConfigurationError,
     ConflictError,
     ConnectionFailedError,
@@ -49,6 +50,7 @@ __all__ = [
     "BasiqClient",
     "BasiqError",
     "CheckpointError",
+    "CheckpointInUseError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -111,8 +113,8 @@ _ELSEWHERE = {
     "replay": (
         "Advance", "Checkpoint", "Commit", "DeadLetter", "HttpTarget", "Inactivity", "JSONLinesTarget",
         "Job", "MemoryCheckpoint", "Plan", "Progress", "Reconciliation", "Recovery", "Replay", "Report",
-        "SQLiteCheckpoint", "State", "Target", "Where", "event_types", "failed_only", "limit",
-        "message_time", "recover", "serve_page", "since", "until",
+        "SQLCheckpoint", "SQLiteCheckpoint", "State", "Target", "Where", "checkpoint_metadata",
+        "event_types", "failed_only", "limit", "message_time", "recover", "serve_page", "since", "until",
     ),
     "testing": (
         "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",

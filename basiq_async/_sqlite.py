@@ -26,8 +26,9 @@ class FileKind:
     """What tells a file of ours from another: SQLite's ``application_id`` and ``user_version``.
 
     ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
-    with the file. ``busy`` says what it means that another process has it locked. ``check`` has all of a file
-    looked through before it is used, which takes as long as reading it.
+    with the file. ``busy`` says what it means that another process has it locked, and ``in_use`` makes that error,
+    where it is another. ``check`` has all of a file looked through before it is used, which takes as long as reading
+    it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class FileKind:
     schema: tuple[str, ...]
     failure: Callable[[str], BasiqError]
     busy: str = "is locked by another process, which does not finish: try again"
+    in_use: Callable[[str], BasiqError] | None = None
     check: bool = False
 
 
@@ -135,7 +137,8 @@ class SQLiteFile:
             except BasiqError as moved:
                 error: BaseException = moved
             else:
-                error = self.kind.failure(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
+                make = (self.kind.in_use if _is_busy(exc) else None) or self.kind.failure
+                error = make(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
         elif isinstance(exc, OSError):
             error = self.kind.failure(
                 f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}; pass the path of a file "
@@ -244,10 +247,9 @@ class SQLiteFile:
         connection.execute("COMMIT")
 
     def _describe(self, exc: sqlite3.Error) -> str:
-        code = _code(exc)
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if _is_busy(exc):
             return self.kind.busy
-        return _WHAT_TO_DO.get(code, "failed: {error}").format(name=self.kind.name, error=exc)
+        return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(name=self.kind.name, error=exc)
 
 
 _DAMAGED = (
@@ -304,6 +306,10 @@ def _identity(path: str) -> _Identity:
 
 def _brief(exc: BaseException) -> str:
     return str(exc) if isinstance(exc, sqlite3.Error) else type(exc).__name__
+
+
+def _is_busy(exc: sqlite3.Error) -> bool:
+    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _code(exc: sqlite3.Error) -> int:

@@ -20,7 +20,8 @@
     ├── SignatureVerificationError     a delivery that cannot be trusted
     ├── InboxError                     an inbox could not say, or not record, what was handled
     └── ReplayError                    a replay job that cannot start or go on
-        ├── CheckpointError            its checkpoint is in use, full, damaged, or another job's
+        ├── CheckpointError            its checkpoint is full, damaged, or another job's
+        │   └── CheckpointInUseError   another run has it open
         └── TargetError                its target did not take a message
 
 No error holds a credential, in its text or in its attributes.
@@ -37,6 +38,7 @@ __all__ = [
     "BadRequestError",
     "BasiqError",
     "CheckpointError",
+    "CheckpointInUseError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -246,6 +248,10 @@ class ReplayError(BasiqError):
 
 class CheckpointError(ReplayError):
     """A checkpoint that is in use, full, damaged, or another job's; nothing in it was overwritten."""
+
+
+class CheckpointInUseError(CheckpointError):
+    """A checkpoint that another run has open: that run is at the job, so there is nothing to do here."""
 
 
 class TargetError(ReplayError):

@@ -6,6 +6,10 @@ are those that the next run repeats).
 
     python -m tests.crash --messages 10000 --concurrency 16 --kills 200
 
+``--mode sql`` has checkpoint, inbox and effects in one PostgreSQL, through a pool of 5 connections:
+
+    python -m tests.crash --mode sql --messages 10000 --concurrency 16 --kills 200
+
 ``--mode cancel`` cancels runs in one process instead, in every way of asyncio and anyio:
 
     python -m tests.crash --mode cancel --messages 10000 --cancellations 500
@@ -23,19 +27,38 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from aiohttp import web
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.replay import HttpTarget, Job, JSONLinesTarget, Replay, SQLiteCheckpoint
+from basiq_async.receiver import Delivery, Inbox, SQLInbox, WebhookReceiver
+from basiq_async.replay import (
+    Checkpoint,
+    HttpTarget,
+    Job,
+    JSONLinesTarget,
+    Replay,
+    SQLCheckpoint,
+    SQLiteCheckpoint,
+    State,
+)
 from basiq_async.testing import FakeBasiq
 from tests import crash_fleet, crash_receiver
+from tests.support.databases import engine_of
+from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.storm import storm
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
+
+POOL = 5
+LEASE = 0.4
+"""Seconds after which a run takes over from a killed one."""
 
 
 def make_fake(messages: int) -> tuple[FakeBasiq, str]:
@@ -49,6 +72,7 @@ class Crash:
     def __init__(self, folder: Path, messages: int, concurrency: int, mode: str, rng: random.Random) -> None:
         self.folder, self.messages, self.concurrency, self.mode, self.rng = folder, messages, concurrency, mode, rng
         self.checkpoint, self.effects = folder / "replay.db", folder / "effects"
+        self.database: PostgresServer | None = None
         self.fake, self.webhook_id = make_fake(messages)
         self.url = ""
         self.ids: list[str] = asyncio.run(self._all_ids())
@@ -74,14 +98,28 @@ class Crash:
 
         async with self._client() as client:
             checkpoint = SQLiteCheckpoint(self.checkpoint)
-            if self.mode == "http":
+            if self.database is not None:
+                await self._replay_in_database(client, self.database, rng)
+            elif self.mode == "http":
                 async with HttpTarget(self.url, SECRET) as target:
                     await self._run(client, target, checkpoint)
             else:
                 await self._run(client, handler if self.mode == "function" else self._export(), checkpoint)
 
-    async def _run(self, client: BasiqClient, target: object, checkpoint: SQLiteCheckpoint) -> None:
-        replay = Replay(client, self.webhook_id, target, checkpoint=checkpoint, concurrency=self.concurrency)
+    async def _replay_in_database(self, client: BasiqClient, database: PostgresServer, rng: random.Random) -> None:
+        async def handler(message: Message, session: AsyncSession) -> None:
+            await session.execute(text("INSERT INTO effects (id) VALUES (:id)"), {"id": message.id})
+            await asyncio.sleep(rng.random() * 0.004)
+
+        async with engine_of(database.url(), pool_size=POOL, max_overflow=0) as engine, SQLInbox(engine) as inbox:
+            await self._run(client, handler, SQLCheckpoint(engine, lease=LEASE), inbox=inbox)
+
+    async def _run(
+        self, client: BasiqClient, target: object, checkpoint: Checkpoint, *, inbox: Inbox | None = None
+    ) -> None:
+        replay = Replay(
+            client, self.webhook_id, target, checkpoint=checkpoint, concurrency=self.concurrency, inbox=inbox
+        )
         report = await replay.run()
         assert report.finished
         assert report.failed == 0
@@ -129,7 +167,7 @@ class Crash:
 
     def check(self, before: list[str]) -> None:
         """Hold what is recorded against the effects there were."""
-        state = asyncio.run(SQLiteCheckpoint(self.checkpoint).peek(Job(self.webhook_id)))
+        state = asyncio.run(self._peek())
         recorded = set() if state is None else set(self.ids[: state.position]) | state.done
         effects = self._effects()
         lost = recorded - set(effects)
@@ -137,16 +175,53 @@ class Crash:
         unrecorded = [each for each in effects[len(before) :] if each not in recorded]
         assert len(unrecorded) <= self.concurrency, f"{len(unrecorded)} effects of one run are not recorded"
 
+    async def _peek(self) -> State | None:
+        if self.database is None:
+            return await SQLiteCheckpoint(self.checkpoint).peek(Job(self.webhook_id))
+        async with engine_of(self.database.url()) as engine:
+            return await SQLCheckpoint(engine).peek(Job(self.webhook_id))
+
     def _size(self) -> int:
+        if self.database is not None:
+            return len(committed_effects(self.database))
         path = self.folder / "export.jsonl" if self.mode == "export" else self.effects
         return path.stat().st_size if path.exists() else 0
 
     def _effects(self) -> list[str]:
+        if self.database is not None:
+            wait_until_alone(self.database)
+            return committed_effects(self.database)
         if self.mode == "export":
             path = self.folder / "export.jsonl"
             whole = path.read_bytes() if path.exists() else b""
             return [json.loads(line)["id"] for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
         return self.effects.read_text().split() if self.effects.exists() else []
+
+
+def committed_effects(database: PostgresServer) -> list[str]:
+    with psycopg.connect(database.plain_url) as connection:
+        return [each for (each,) in connection.execute("SELECT id FROM effects ORDER BY number")]
+
+
+def wait_until_alone(database: PostgresServer) -> None:
+    """A killed process may have sent a COMMIT that the server is still at."""
+    with psycopg.connect(database.plain_url, autocommit=True) as connection:
+        while connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone() != (0,):
+            time.sleep(0.005)
+
+
+@contextmanager
+def database_of(crash: Crash) -> Iterator[None]:
+    """A server that is not killed, with a table of the effects."""
+    if crash.mode != "sql":
+        yield
+        return
+    with postgres_server() as crash.database:
+        with psycopg.connect(crash.database.plain_url) as connection:
+            connection.execute("CREATE TABLE effects (number bigserial, id text)")
+        yield
 
 
 def exited(child: int) -> bool:
@@ -215,7 +290,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--cancellations", type=int, default=500)
     parser.add_argument(
-        "--mode", choices=("function", "http", "export", "cancel", "fleet", "receiver"), default="function"
+        "--mode", choices=("function", "http", "export", "sql", "cancel", "fleet", "receiver"), default="function"
     )
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
     parser.add_argument("--seed", type=int, default=None)
@@ -237,9 +312,10 @@ def main() -> None:
         service = serve_receiver(crash) if options.mode == "http" else None
         began = time.monotonic()
         try:
-            while crash.kills < options.kills and crash.kill_once(options.longest):
-                pass
-            crash.finish()
+            with database_of(crash):
+                while crash.kills < options.kills and crash.kill_once(options.longest):
+                    pass
+                crash.finish()
         finally:
             if service is not None:
                 os.kill(service, signal.SIGKILL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, ReplayError, TargetError
+from ..errors import CheckpointError, CheckpointInUseError, ConfigurationError, ReplayError, TargetError
 from ._inactivity import Inactivity
 from ._recover import Recovery, recover
 from ._replay import Replay
@@ -18,6 +18,8 @@ from .targets._base import Target
 from .targets._json_lines import JSONLinesTarget
 
 if TYPE_CHECKING:
+    from .checkpoints._sql import SQLCheckpoint
+    from .checkpoints._sql_tables import checkpoint_metadata
     from .page._server import serve_page
     from .targets._http import HttpTarget
 
@@ -25,6 +27,7 @@ __all__ = [
     "Advance",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointInUseError",
     "Commit",
     "DeadLetter",
     "HttpTarget",
@@ -39,11 +42,13 @@ __all__ = [
     "Replay",
     "ReplayError",
     "Report",
+    "SQLCheckpoint",
     "SQLiteCheckpoint",
     "State",
     "Target",
     "TargetError",
     "Where",
+    "checkpoint_metadata",
     "event_types",
     "failed_only",
     "limit",
@@ -55,14 +60,24 @@ __all__ = [
 ]
 
 
-_LATER = {"HttpTarget": ".targets._http", "serve_page": ".page._server"}
+# Loaded when they are asked for: the first two alone need aiohttp, the others an extra.
+_LATER = {
+    "HttpTarget": ".targets._http",
+    "SQLCheckpoint": ".checkpoints._sql",
+    "checkpoint_metadata": ".checkpoints._sql_tables",
+    "serve_page": ".page._server",
+}
 
 
 def __getattr__(name: str) -> object:
-    # Loaded when they are asked for: they alone need aiohttp.
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_LATER[name], __name__), name)
+    try:
+        value: object = getattr(import_module(_LATER[name], __name__), name)
+    except ModuleNotFoundError as exc:
+        if exc.name != "sqlalchemy":
+            raise
+        raise ConfigurationError(f"{name} needs the extra 'sql': pip install 'basiq-async[sql]'") from exc
     globals()[name] = value
     return value
 

@@ -16,7 +16,7 @@ from ._inactivity import Inactivity
 from ._replay import Replay
 from ._report import OnProgress, Report
 from ._where import Predicate, Where
-from .checkpoints._base import Checkpoint
+from .checkpoints._base import Checkpoint, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
 
 __all__ = ["Recovery", "recover"]
@@ -53,7 +53,7 @@ async def recover(
     target: Target | WebhookReceiver | Handler | SessionHandler,
     *,
     checkpoint: Checkpoint,
-    events_checkpoint: Checkpoint,
+    events_checkpoint: Checkpoint | None = None,
     inbox: Inbox | None = None,
     filter: str | Filter | None = None,
     where: Where | Predicate | None = None,
@@ -76,9 +76,17 @@ async def recover(
     The arguments are those of ``Replay``; ``filter`` is for the messages. The messages come first, since they have
     the ``webhook-id`` that Basiq sends with. An inbox skips what was handled. Pass one where the target is a function;
     a ``WebhookReceiver`` has its own, and so does the service behind an ``HttpTarget``. After an interruption, run the
-    same again. Raises what ``Replay.run`` raises.
+    same again. ``SQLCheckpoint(engine)`` keeps both sources, so it is all that a service with a database needs; of
+    several workers that recover at once, one works, and the others get a ``CheckpointInUseError``. Raises what
+    ``Replay.run`` raises.
     """
-    if events_checkpoint is checkpoint:
+    both = keeps_both_sources(checkpoint)
+    if events_checkpoint is None and not both:
+        raise ConfigurationError(
+            "this checkpoint remembers one source: pass a second one as events_checkpoint, or SQLCheckpoint(engine), "
+            "which keeps both"
+        )
+    if events_checkpoint is checkpoint and not both:
         raise ConfigurationError("checkpoint and events_checkpoint must be two: each remembers one source")
     if inbox is None and not isinstance(target, (WebhookReceiver, Target)):
         raise ConfigurationError("recover needs an inbox for a function: most events were messages too")
@@ -99,7 +107,7 @@ async def recover(
         client,
         webhook_id,
         target,
-        checkpoint=events_checkpoint,
+        checkpoint=checkpoint if events_checkpoint is None else events_checkpoint,
         source="events",
         where=where,
         inbox=inbox,

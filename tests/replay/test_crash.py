@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-@pytest.mark.parametrize("mode", ["function", "http", "export"])
+@pytest.mark.parametrize("mode", ["function", "http", "export", "sql"])
 def test_none_is_lost_however_often_a_run_is_killed(mode: str) -> None:
     command = [sys.executable, "-m", "tests.crash", "--mode", mode, "--messages", "1500", "--kills", "6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=unmeasured())

@@ -42,6 +42,11 @@ class PostgresServer:
     def url(self, driver: str = "asyncpg") -> str:
         return f"postgresql+{driver}://basiq@127.0.0.1:{self.port}/{self.database}"
 
+    @property
+    def plain_url(self) -> str:
+        """For psycopg itself."""
+        return f"postgresql://basiq@127.0.0.1:{self.port}/{self.database}"
+
     def make(self) -> None:
         assert PROGRAMS is not None
         if _NOT_AS_ROOT:

@@ -54,6 +54,7 @@ from basiq_async.replay import (
     Recovery,
     Replay,
     Report,
+    SQLCheckpoint,
     SQLiteCheckpoint,
     Target,
     Where,
@@ -129,8 +130,10 @@ def chosen(message: Message) -> bool:
     return message.delivered
 
 
-async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
+async def replays(basiq: BasiqClient, receiver: WebhookReceiver, engine: AsyncEngine) -> None:
     checkpoint: Checkpoint = SQLiteCheckpoint("replay.db")
+    in_database: Checkpoint = SQLCheckpoint(engine, "nightly")
+    assert_type((await recover(basiq, "w", receiver, checkpoint=in_database)).finished, bool)
     mine: Target = MyTarget()
     where: Where = since(timedelta(days=2)) & failed_only() & limit(100) & chosen
     async with HttpTarget("https://a.example", "whsec_") as http, JSONLinesTarget("export.jsonl") as export:

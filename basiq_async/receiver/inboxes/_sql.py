@@ -25,7 +25,7 @@ from ._quarantine import QuarantinedDelivery, pack, unpack
 from ._sql_errors import brief, describe, describe_read_only, is_passing, without_values
 from ._sql_statements import Statements
 from ._sql_tables import Tables
-from ._sql_transactions import Transaction, failed_in, has_ended, watch_failures
+from ._sql_transactions import Transaction, failed_in, has_ended, refuse_autocommit, watch_failures
 
 __all__ = ["SQLInbox"]
 
@@ -519,12 +519,7 @@ class SQLInbox:
             self._ready = True
 
     async def _make_tables(self, connection: AsyncConnection) -> None:
-        driver = (await connection.get_raw_connection()).dbapi_connection
-        # A SQLite connection is in this mode by our own doing.
-        if self._sql.on_postgresql and driver and self._engine.dialect.detect_autocommit_setting(driver):
-            raise ConfigurationError(
-                "the engine is in AUTOCOMMIT mode, so nothing commits together: pass an engine without it"
-            )
+        await refuse_autocommit(connection)
         if self._create_tables:
             if self._sql.on_postgresql:  # one process at a time, or the second one's CREATE fails
                 await connection.execute(self._sql.lock_tables)

@@ -9,7 +9,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigurationError
 
-__all__ = ["Tables", "inbox_metadata"]
+__all__ = ["Tables", "check_names", "inbox_metadata", "key_type", "make_ddl"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 63 - len("_quarantine_order")
@@ -20,32 +20,27 @@ class Tables:
     """What was handled, the failures of what was not, the letters of the quarantine, and texts kept for good."""
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
-        for name in (table, schema):
-            if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
-                raise ConfigurationError(
-                    f"{name!r} cannot name a table or schema of an inbox: use letters, digits and underscores, at "
-                    f"most {_LONGEST_NAME}"
-                )
+        check_names(table, schema, what="an inbox")
         self.name = table if schema is None else f"{schema}.{table}"
         self.metadata = MetaData(schema=schema)
         self.handled = Table(
             table,
             self.metadata,
-            Column("key", _key(), primary_key=True),
+            Column("key", key_type(), primary_key=True),
             Column("handled_at", DateTime(timezone=True), nullable=False),
             Index(f"{table}_order", "handled_at"),
         )
         self.failures = Table(
             f"{table}_failures",
             self.metadata,
-            Column("key", _key(), primary_key=True),
+            Column("key", key_type(), primary_key=True),
             Column("failures", Integer, nullable=False),
             Column("failed_at", DateTime(timezone=True), nullable=False),
         )
         self.quarantine = Table(
             f"{table}_quarantine",
             self.metadata,
-            Column("key", _key(), primary_key=True),
+            Column("key", key_type(), primary_key=True),
             Column("quarantined_at", DateTime(timezone=True), nullable=False),
             Column("letter", Text, nullable=False),
             Index(f"{table}_quarantine_order", "quarantined_at", "key"),
@@ -59,11 +54,7 @@ class Tables:
 
     def ddl(self, dialect: Dialect) -> str:
         """The statements that make the tables, each with its semicolon."""
-        parts: list[str] = []
-        for table in self.metadata.sorted_tables:
-            parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
-            parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
-        return "".join(f"{part};\n" for part in parts)
+        return make_ddl(self.metadata, dialect)
 
 
 def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> MetaData:
@@ -71,6 +62,26 @@ def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> Met
     return Tables(table, schema).metadata
 
 
-def _key() -> String:
+def check_names(table: str, schema: str | None, *, what: str) -> None:
+    """Raises ``ConfigurationError`` for what cannot name the tables of an inbox or a checkpoint."""
+    for name in (table, schema):
+        if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
+            raise ConfigurationError(
+                f"{name!r} cannot name a table or schema of {what}: use letters, digits and underscores, at most "
+                f"{_LONGEST_NAME}"
+            )
+
+
+def make_ddl(metadata: MetaData, dialect: Dialect) -> str:
+    """The statements that make the tables, each with its semicolon."""
+    parts: list[str] = []
+    for table in metadata.sorted_tables:
+        parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
+        parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
+    return "".join(f"{part};\n" for part in parts)
+
+
+def key_type() -> String:
+    """The type of a column that rows are found by."""
     # Ordered by bytes: an index is smaller and quicker so, and the order is everywhere the same.
     return String(400).with_variant(String(400, collation="C"), "postgresql")

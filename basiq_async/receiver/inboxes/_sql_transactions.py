@@ -14,9 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._causes import drop_tracebacks
+from ...errors import ConfigurationError
 from ._sql_errors import brief, is_passing
 
-__all__ = ["Transaction", "failed_in", "has_ended", "watch_failures"]
+__all__ = ["Transaction", "failed_in", "has_ended", "refuse_autocommit", "watch_failures"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -97,6 +98,19 @@ class Transaction:
                     return True
         finally:
             await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
+
+
+async def refuse_autocommit(connection: AsyncConnection) -> None:
+    """Raises ``ConfigurationError`` for a connection of PostgreSQL in AUTOCOMMIT mode.
+
+    A connection of SQLite is in this mode by our own doing.
+    """
+    driver = (await connection.get_raw_connection()).dbapi_connection
+    dialect = connection.dialect
+    if dialect.name == "postgresql" and driver and dialect.detect_autocommit_setting(driver):
+        raise ConfigurationError(
+            "the engine is in AUTOCOMMIT mode, so nothing commits together: pass an engine without it"
+        )
 
 
 class Failure(NamedTuple):

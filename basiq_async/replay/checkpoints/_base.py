@@ -11,7 +11,17 @@ import attrs
 
 from ...errors import CheckpointError
 
-__all__ = ["Advance", "Checkpoint", "Commit", "DeadLetter", "Job", "Source", "State", "another_job"]
+__all__ = [
+    "Advance",
+    "Checkpoint",
+    "Commit",
+    "DeadLetter",
+    "Job",
+    "Source",
+    "State",
+    "another_job",
+    "keeps_both_sources",
+]
 
 Source = Literal["messages", "events"]
 
@@ -114,16 +124,17 @@ class Checkpoint(Protocol):
 
     ``basiq_async.testing.check_checkpoint`` tests an implementation against this. Every failure is raised as a
     ``CheckpointError`` that says what to do, and overwrites nothing. Each call may be cancelled; a ``save`` that is
-    cancelled has recorded all of its commit or none of it.
+    cancelled has recorded all of its commit or none of it. One that keeps the jobs of both sources apart, as
+    ``SQLCheckpoint``, says so by an attribute ``both_sources`` that is True; ``recover`` then needs one only.
     """
 
     async def open(self, job: Job, *, concurrency: int) -> State:
         """Begin a run and return the state of the job, a new one where nothing is recorded.
 
         Until ``aclose`` no other run can open it, in this process or another; a process that dies lets go of it.
-        ``concurrency`` is added to ``State.interrupted`` until a commit has ``ended``. Raises ``CheckpointError``
-        where another run has it open, for a checkpoint of another job, and for one that cannot be read. When it
-        raises or is cancelled, it is not open.
+        ``concurrency`` is added to ``State.interrupted`` until a commit has ``ended``. Raises ``CheckpointInUseError``
+        where another run has it open, and ``CheckpointError`` for a checkpoint of another job, or one that cannot be
+        read. When it raises or is cancelled, it is not open.
         """
         ...
 
@@ -145,6 +156,11 @@ class Checkpoint(Protocol):
     async def aclose(self) -> None:
         """End the run and let go. May be called twice. When it is cancelled, it ends the run all the same."""
         ...
+
+
+def keeps_both_sources(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint keeps the job on the messages and the job on the events apart by itself."""
+    return getattr(checkpoint, "both_sources", False) is True
 
 
 def another_job(name: str, recorded: Job, asked: Job) -> CheckpointError:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
 
 __all__ = ["MemoryCheckpoint"]
@@ -26,7 +26,7 @@ class MemoryCheckpoint:
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
         if self._open:
-            raise CheckpointError("another run has this checkpoint open; wait for it, or pass another checkpoint")
+            raise CheckpointInUseError("another run has this checkpoint open; wait for it, or pass another checkpoint")
         self._check(job)
         self._job, self._open = job, True
         found = self._current()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from ..._sqlite import FileKind, SQLiteFile
 from ..._tasks import see_through, wait_out
-from ...errors import CheckpointError
+from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
 
 __all__ = ["SQLiteCheckpoint"]
@@ -39,6 +39,7 @@ _KIND = FileKind(
     schema=_SCHEMA,
     failure=CheckpointError,
     busy="is in use by another run, which is still alive: wait for it or stop it, or pass another path",
+    in_use=CheckpointInUseError,
     check=True,
 )
 _TIMEOUT = 60.0
@@ -108,7 +109,7 @@ class SQLiteCheckpoint:
 
     def _begin(self) -> _Session:
         if self._session is not None:
-            raise CheckpointError(f"the checkpoint {self._path!r} {_KIND.busy}")
+            raise CheckpointInUseError(f"the checkpoint {self._path!r} {_KIND.busy}")
         self._session = _Session(self._path)
         return self._session
 

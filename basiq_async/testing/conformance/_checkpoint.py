@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, CheckpointInUseError
 from ...replay.checkpoints._base import Advance, Checkpoint, Commit, DeadLetter, Job, State
 from ._runner import hold, keep
 
@@ -167,14 +167,14 @@ class _Probe:
         hold(state.notes == "", f"it was {state}")
 
     async def is_for_one_run(self) -> None:
-        """While one run has it open, another gets a CheckpointError, and the first goes on."""
+        """While one run has it open, another gets a CheckpointInUseError, and the first goes on."""
         name = uuid.uuid4().hex
         first, second = self._make(name), self._make(name)
         await first.open(_JOB, concurrency=1)
         try:
             try:
                 await second.open(_JOB, concurrency=1)
-            except CheckpointError:
+            except CheckpointInUseError:
                 pass
             else:
                 await second.aclose()

@@ -1,0 +1,431 @@
+"""A checkpoint in a SQL database: for services that have no disk of their own, and for several workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import MetaData, RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..._arguments import check_positive
+from ..._tasks import see_through
+from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
+from ...receiver.inboxes._sql_errors import brief
+from ._base import Commit, DeadLetter, Job, State, another_job
+from ._sql_calls import Calls, NoTablesError
+from ._sql_tables import Statements, Tables, key_of
+
+__all__ = ["SQLCheckpoint"]
+
+logger = logging.getLogger("basiq_async.replay")
+
+_BEATS = 4
+"""How often a run that is alive renews its lease before it ends."""
+_LONGEST_NAME = 200
+
+
+class SQLCheckpoint:
+    """Keeps the state of replays in PostgreSQL or SQLite, so that a pod needs no disk.
+
+    .. code-block:: python
+
+        replay = Replay(basiq, webhook_id, handler, checkpoint=SQLCheckpoint(engine))
+        report = await replay.run()
+
+    One set of tables holds any number of jobs. What is recorded is a job's alone for as long as its run is alive: a run
+    renews a lease in the job's row. Of two workers that begin the same job, one works, and the other gets a
+    ``CheckpointInUseError`` within a quarter of the lease. Where the one that had it was killed, or lost the database,
+    another takes the job over when the lease ends, and whatever the first still wants to record is refused. The time
+    is the database's. No connection is held between two calls, so a pool of 5 is enough, and PgBouncer's transaction
+    mode too. While the database is away, a call tries again for up to ``timeout`` seconds.
+
+    engine: the caller closes it; that of a ``SQLInbox`` will do.
+    name: names the job, for one that differs in ``filter`` or ``where`` from another of the same webhook; by default
+        the webhook's id. The two sources of a webhook, messages and events, are kept apart in any case.
+    table, schema: the name of the table; two more begin with it. They are made when they are missing, unless
+        ``create_tables`` is False: see ``metadata`` and ``ddl``.
+    lease: seconds for which a run that was killed keeps the job.
+    timeout: seconds for each call; ``open`` may take as long as the lease in addition.
+
+    The tables hold the messages that failed, as Basiq sent them. Raises ``CheckpointError``, also in a child that was
+    forked while it was open, and ``ConfigurationError`` for arguments that cannot be right.
+    """
+
+    both_sources = True
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        name: str | None = None,
+        *,
+        table: str = "basiq_checkpoint",
+        schema: str | None = None,
+        create_tables: bool = True,
+        lease: float = 20.0,
+        timeout: float = 20.0,
+    ) -> None:
+        if not isinstance(engine, AsyncEngine):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                "SQLCheckpoint needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)"
+            )
+        if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"name must be a text of 1 to {_LONGEST_NAME} characters, or None")
+        self._engine = engine
+        self._name = name
+        self._tables = Tables(table, schema)
+        self._sql = Statements(self._tables, engine.dialect.name)
+        self._create_tables = create_tables
+        self._lease = check_positive("lease", lease, "of seconds")
+        self._timeout = check_positive("timeout", timeout, "of seconds")
+        self._calls = Calls(engine, self._tables, self._sql, create_tables=create_tables, timeout=self._timeout)
+        self._run: _Run | None = None
+
+    def __repr__(self) -> str:
+        name = "" if self._name is None else f" {self._name!r}"
+        return f"<SQLCheckpoint{name} in {self._tables.name}{', open' if self._run else ''}>"
+
+    @property
+    def metadata(self) -> MetaData:
+        """Its tables, for Alembic's ``target_metadata``."""
+        return self._tables.metadata
+
+    def ddl(self) -> str:
+        """The statements that make its tables, in the engine's dialect."""
+        return self._tables.ddl(self._engine.dialect)
+
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        """See ``Checkpoint``. Waits for the lease of a run that was killed to end."""
+        if self._run is not None:
+            raise CheckpointInUseError(f"{self._describe(job)} is in use by another run of this process")
+        run = self._run = _Run(job, self._key(job), concurrency)
+        try:
+            state = await self._take(run)
+        except BaseException:
+            await self.aclose()
+            raise
+        run.heartbeat = asyncio.get_running_loop().create_task(self._keep_alive(run))
+        return state
+
+    async def peek(self, job: Job) -> State | None:
+        """See ``Checkpoint``. A run that is alive does not mind."""
+
+        async def work(connection: AsyncConnection) -> State | None:
+            row = await _first(connection, self._sql.read, self._key(job))
+            if row is None:
+                return None
+            self._check_job(row, job)
+            return (await self._read_state(connection, row, self._key(job)))[0]
+
+        try:
+            return await self._calls.call(work)
+        except NoTablesError:
+            if self._create_tables:
+                return None
+            raise
+
+    async def save(self, commit: Commit) -> None:
+        """See ``Checkpoint``."""
+        run = self._current()
+        async with run.saving:
+            self._current()  # it may have been lost, or closed, meanwhile
+            # Values, not additions: an attempt whose end nobody heard of may be repeated.
+            after, number = run.apply(commit), run.number + 1
+
+            def recorded() -> None:
+                run.state, run.number, run.letters = after, number, run.letters + len(commit.dead)
+                run.renewed = asyncio.get_running_loop().time()
+
+            try:
+                await self._calls.call(
+                    lambda connection: self._record(connection, run, commit, after, number), recorded
+                )
+            except BaseException:
+                if run.number != number:
+                    run.lost = run.lost or "an earlier save failed, and nobody knows whether it was recorded"
+                raise
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """See ``Checkpoint``."""
+        run = self._current()
+        place = {**run.key, "a_number": after, "a_limit": limit}
+
+        async def work(connection: AsyncConnection) -> Sequence[DeadLetter]:
+            return [_read_letter(row._mapping) for row in await connection.execute(self._sql.letters, place)]
+
+        return await self._calls.call(work)
+
+    async def aclose(self) -> None:
+        """See ``Checkpoint``. Where the database is away, the job is free when its lease ends."""
+        run = self._run
+        if run is None or run.pid != os.getpid():  # a parent's is closed by the parent
+            return
+        try:
+            await see_through(lambda: self._let_go(run))
+        finally:
+            # A run that was begun meanwhile stays.
+            if self._run is run:
+                self._run = None
+
+    # --- a run ---
+
+    async def _take(self, run: _Run) -> State:
+        """Take the job; waits while the run that has it may be dead."""
+        await self._calls.prepare()
+        seen: tuple[object, object] | None = None
+        while True:
+            found = await self._calls.call(lambda connection: self._take_once(connection, run))
+            if isinstance(found, State):
+                return found
+            beat = found["holder"], found["renewed_at"]
+            if seen not in (None, beat):
+                raise CheckpointInUseError(
+                    f"{self._describe(run.job)} is in use by another run, which is alive ({found['holder']}): leave "
+                    "the job to it, or pass another name"
+                )
+            seen = beat
+            lease: float = found["lease"]
+            await asyncio.sleep(max(0.01, min(lease / (2 * _BEATS), found["renewed_at"] + lease - found["now"])))
+
+    async def _take_once(self, connection: AsyncConnection, run: _Run) -> State | RowMapping:
+        """The state, or the row of the job where another run has it."""
+        sql, key = self._sql, run.key
+        row = await _first(connection, sql.lock, key)
+        if row is None:
+            for leftover in (sql.clear_done, sql.clear_dead):  # of a job whose row somebody deleted
+                await connection.execute(leftover, key)
+            await connection.execute(sql.make, self._blank(run))
+            row = await _first(connection, sql.lock, key)
+        if row is None:
+            raise CheckpointError(f"{self._describe(run.job)} cannot be made: another process removes it")
+        self._check_job(row, run.job)
+        mine = row["holder"] == run.holder  # an attempt whose end was not heard of
+        # A clock that was set back prolongs no lease.
+        if row["holder"] is not None and not mine and abs(row["now"] - row["renewed_at"]) < row["lease"]:
+            return row
+        state, number = await self._read_state(connection, row, key)
+        if mine:
+            state = attrs.evolve(state, interrupted=state.interrupted - run.concurrency)
+        begun = attrs.evolve(state, interrupted=state.interrupted + run.concurrency)
+        values = {"holder": run.holder, "lease": self._lease, "interrupted": begun.interrupted}
+        await connection.execute(sql.take, {**key, **values})
+        run.state, run.number, run.letters = begun, number, row["letters"]
+        run.renewed = asyncio.get_running_loop().time()
+        return state
+
+    async def _record(self, connection: AsyncConnection, run: _Run, commit: Commit, after: State, number: int) -> None:
+        sql, key, advance = self._sql, run.key, commit.advance
+        values: dict[str, object] = {
+            "handled": after.handled,
+            "failed": after.failed,
+            "interrupted": after.interrupted,
+            "letters": run.letters + len(commit.dead),
+        }
+        if commit.notes is not None:
+            values["notes"] = _as_json(commit.notes)
+        if advance is not None:
+            values |= {
+                "cursor": _as_json(advance.cursor),
+                "position": advance.position,
+                "last_id": _as_json(advance.last_id),
+                "done": json.dumps(list(advance.done)),
+            }
+        # First, for it locks the row: what an earlier attempt has under way ends before.
+        if not (await connection.execute(sql.save, {**key, "a_holder": run.holder, **values})).rowcount:
+            run.lost = "another run has taken the job over: this one did not renew its lease in time"
+            raise CheckpointError(f"{self._describe(run.job)}: {run.lost}")
+        if advance is not None:
+            await connection.execute(sql.clear_done, key)
+        elif commit.done:
+            row = {"name": key["a_name"], "source": key["a_source"]}
+            await connection.execute(sql.add_done, {**row, "number": number, "ids": json.dumps(list(commit.done))})
+        if commit.dead:
+            letters = [_write_letter(key, run.letters + place, each) for place, each in enumerate(commit.dead, 1)]
+            await connection.execute(sql.put_letter, letters)
+        if commit.revived:
+            await connection.execute(sql.revive, [{**key, "a_key": key_of(each)} for each in commit.revived])
+
+    async def _keep_alive(self, run: _Run) -> None:
+        """Renew the lease, until the run ends or has lost it."""
+        clock = asyncio.get_running_loop().time
+        every = self._lease / _BEATS
+        while not run.lost:
+            left = run.renewed + every - clock()
+            if left <= 0:
+                left = every if await self._renew(run) else every / 2
+            try:
+                async with asyncio.timeout(left):
+                    await run.ending.wait()
+            except TimeoutError:
+                continue
+            return
+
+    async def _renew(self, run: _Run) -> bool:
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(self._sql.save, {**run.key, "a_holder": run.holder})).rowcount
+
+        async with run.saving:
+            try:
+                renewed = await self._calls.attempt(work, timeout=min(self._timeout, self._lease / 2))
+            except Exception as exc:
+                logger.debug("the lease of a checkpoint could not be renewed: %s", brief(exc))
+                return False
+            if renewed:
+                run.renewed = asyncio.get_running_loop().time()
+            else:
+                run.lost = "another run has taken the job over: this one did not renew its lease in time"
+            return True
+
+    async def _let_go(self, run: _Run) -> None:
+        run.ending.set()
+        if run.heartbeat is not None:
+            await asyncio.wait((run.heartbeat,))
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(self._sql.let_go, {**run.key, "a_holder": run.holder})
+
+        try:
+            await self._calls.attempt(work, timeout=self._timeout)
+        except NoTablesError:
+            pass
+        except Exception as exc:
+            logger.warning(
+                "%s could not be given back (%s): another run can begin when its lease ends, in %g s",
+                self._describe(run.job),
+                brief(exc),
+                self._lease,
+            )
+
+    def _current(self) -> _Run:
+        run = self._run
+        if run is None or run.ending.is_set():
+            raise CheckpointError("the checkpoint is not open")
+        if run.pid != os.getpid():
+            raise CheckpointError(
+                f"{self._describe(run.job)} was open when this process forked: make engine and checkpoint after the "
+                "fork, in each worker process"
+            )
+        if run.lost:
+            raise CheckpointError(f"{self._describe(run.job)}: {run.lost}")
+        return run
+
+    # --- rows ---
+
+    def _key(self, job: Job) -> dict[str, str]:
+        return {"a_name": key_of(job.webhook_id if self._name is None else self._name), "a_source": job.source}
+
+    def _describe(self, job: Job) -> str:
+        name = job.webhook_id if self._name is None else self._name
+        return f"the checkpoint {name!r} ({job.source}) in {self._tables.name}"
+
+    def _blank(self, run: _Run) -> dict[str, object]:
+        job, state = run.job, State()
+        return {
+            "name": run.key["a_name"],
+            "source": run.key["a_source"],
+            "webhook_id": _as_json(job.webhook_id),
+            "filter": _as_json(job.filter),
+            "selection": _as_json(job.selection),
+            "position": 0,
+            "done": "[]",
+            "notes": _as_json(""),
+            **dict.fromkeys(("handled", "failed", "interrupted", "letters"), 0),
+            "token": state.token,
+            "lease": self._lease,
+            "renewed_at": 0.0,
+        }
+
+    def _check_job(self, row: RowMapping, asked: Job) -> None:
+        texts = [json.loads(row[each]) for each in ("webhook_id", "filter", "selection")]
+        recorded = Job(texts[0], texts[1], row["source"], texts[2])
+        if recorded != asked:
+            raise another_job(self._describe(asked), recorded, asked)
+
+    async def _read_state(self, connection: AsyncConnection, row: RowMapping, key: dict[str, str]) -> tuple[State, int]:
+        """The state, and the greatest number of what was done since the cursor moved."""
+        done, number = set(json.loads(row["done"])), 0
+        for found, ids in await connection.execute(self._sql.done, key):
+            number = max(number, found)
+            done.update(json.loads(ids))
+        return State(
+            cursor=_from_json(row["cursor"]),
+            position=row["position"],
+            done=frozenset(done),
+            handled=row["handled"],
+            failed=row["failed"],
+            dead=(await connection.execute(self._sql.count_dead, key)).scalar_one(),
+            interrupted=row["interrupted"],
+            token=row["token"],
+            last_id=_from_json(row["last_id"]),
+            notes=_from_json(row["notes"]) or "",
+        ), number
+
+
+class _Run:
+    """What one run knows of the job that it has taken."""
+
+    def __init__(self, job: Job, key: dict[str, str], concurrency: int) -> None:
+        self.job, self.key, self.concurrency = job, key, concurrency
+        self.pid = os.getpid()
+        self.holder = f"{_host()}/{self.pid}/{os.urandom(8).hex()}"
+        self.state = State()
+        self.number = self.letters = 0
+        self.lost = ""
+        self.renewed = 0.0
+        self.heartbeat: asyncio.Task[None] | None = None
+        self.ending = asyncio.Event()
+        self.saving = asyncio.Lock()
+
+    def apply(self, commit: Commit) -> State:
+        """The counts after a commit. The ids of what is done are in the database alone."""
+        state = self.state
+        return attrs.evolve(
+            state,
+            done=frozenset(),
+            handled=state.handled + commit.handled,
+            failed=state.failed + commit.failed,
+            interrupted=commit.interrupted if commit.ended else state.interrupted,
+        )
+
+
+async def _first(connection: AsyncConnection, statement: Any, key: dict[str, str]) -> RowMapping | None:
+    row = (await connection.execute(statement, key)).first()
+    return None if row is None else row._mapping
+
+
+def _write_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[str, object]:
+    return {
+        "name": key["a_name"],
+        "source": key["a_source"],
+        "number": number,
+        "key": key_of(letter.id),
+        "id": _as_json(letter.id),
+        "error": _as_json(letter.error),
+        "failed_at": letter.failed_at.isoformat(),
+        "message": json.dumps(letter.message),
+    }
+
+
+def _read_letter(row: RowMapping) -> DeadLetter:
+    failed_at, message = datetime.fromisoformat(row["failed_at"]), json.loads(row["message"])
+    return DeadLetter(json.loads(row["id"]), json.loads(row["error"]), failed_at, message, row["number"])
+
+
+def _as_json(text: str | None) -> str | None:
+    return None if text is None else json.dumps(text)
+
+
+def _from_json(text: str | None) -> str | None:
+    found: str | None = None if text is None else json.loads(text)
+    return found
+
+
+def _host() -> str:
+    return socket.gethostname().encode("ascii", "replace").decode()[:60]
