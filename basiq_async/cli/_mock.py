@@ -42,6 +42,10 @@ def mock(
     failed: Annotated[
         float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered.")
     ] = 0.0,
+    seed: Annotated[
+        str | None,
+        typer.Option(help="What its ids and secrets are made from; the same seed repeats them.", show_default=False),
+    ] = None,
     event_type: Annotated[
         list[str] | None,
         typer.Option(help="One more type of event, beside Basiq's; may be repeated.", show_default=False),
@@ -87,6 +91,7 @@ def mock(
         fake = FakeBasiq(
             clock=SystemClock(speed),
             api_keys=[key],
+            seed=seed,
             cool_off=cool_off,
             latency=latency,
             quirks=_quirks(quirk or ()),

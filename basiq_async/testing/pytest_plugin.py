@@ -1,6 +1,7 @@
 """Fixtures for tests against a fake Basiq, there wherever ``basiq-async`` is installed.
 
-fake_basiq: a ``FakeBasiq``, fresh for each test. Define a fixture of that name to arrange it differently.
+fake_basiq: a ``FakeBasiq``, fresh for each test, with ids of its own. Define a fixture of that name to arrange it
+differently. The report of a test that fails names the seed of its ids; ``--basiq-seed`` repeats them.
 basiq_client: a ``BasiqClient`` that speaks to it in this process; it is closed after the test.
 basiq_server: the same fake over HTTP on loopback: its base URL.
 basiq_strict: the fake; the test fails at its end where something misused Basiq.
@@ -29,12 +30,31 @@ except ImportError:  # pragma: no cover  # it is one of two ways to run async te
     pytest_asyncio = None  # type: ignore[assignment]  # a module, or none
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("basiq-async")
+    group.addoption("--basiq-seed", metavar="SEED", help="make the ids of each fake_basiq from this seed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Name the seed of the fake in the report of a test that fails."""
+    report = yield
+    fake = getattr(item, "funcargs", {}).get("fake_basiq")
+    seed = getattr(fake, "seed", None)
+    if report.failed and seed is not None:
+        option = f"--basiq-seed={seed}" if isinstance(seed, str) else f"FakeBasiq(seed={seed!r})"
+        report.sections.append(("fake_basiq", f"its ids were made from the seed {seed!r}; {option} repeats them"))
+    return report
+
+
 @pytest.fixture
-def fake_basiq() -> FakeBasiq:
+def fake_basiq(request: pytest.FixtureRequest) -> FakeBasiq:
     """A fake Basiq on a clock that stands still."""
     from .fake._fake import FakeBasiq
 
-    return FakeBasiq()
+    return FakeBasiq(seed=request.config.getoption("--basiq-seed"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,25 @@ def test_the_example_of_a_services_own_suite_passes() -> None:
     command = [sys.executable, "-m", "pytest", "-q", *QUICK, str(EXAMPLE)]
     done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=120)
     assert "5 passed" in done.stdout, done.stdout + done.stderr
+
+
+IDS = """
+import pytest
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_ids(fake_basiq, number):
+    print("id", fake_basiq.add_webhook())
+    assert number == 0
+
+def test_without_a_fake():
+    assert False
+"""
+
+
+def test_a_failing_test_names_the_seed_that_repeats_its_ids_and_no_two_have_the_same(tmp_path: Path) -> None:
+    out = run(tmp_path, *LOOPS, "-o", "asyncio_mode=strict", test_it=IDS)
+    ids = re.findall(r"^id (\S+)", out, re.MULTILINE)
+    seeds = re.findall(r"made from the seed '(\w+)'; --basiq-seed=\1 repeats them", out)
+    assert len(set(ids)) == len(set(seeds)) == 2
+    again = run(tmp_path, *LOOPS, "-o", "asyncio_mode=strict", f"--basiq-seed={seeds[1]}", "-k", "ids")
+    assert re.findall(r"^id (\S+)", again, re.MULTILINE) == [ids[1]] * 2

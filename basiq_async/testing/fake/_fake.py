@@ -62,7 +62,8 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     page_size: the most items that a response holds, whatever ``limit`` asks for.
     cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
     quirks: in which form to respond where Basiq's own sources contradict each other.
-    seed: what identifiers, secrets and seeded histories are made from; same seed, same everything.
+    seed: what identifiers, secrets and seeded histories are made from; same seed, same everything. By default one
+        that nobody else has, so that a store which outlives the fake never meets an id twice; ``seed`` tells it.
     event_types: event types to add to today's fifteen, each with its description. They show how a service takes one
         that it does not know.
     exclusive_events: respond with ``event-already-subscribed`` to a second webhook for an event type. The reference
@@ -86,7 +87,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         page_size: int = 500,
         cool_off: timedelta | float = timedelta(minutes=15),
         quirks: Quirks | None = None,
-        seed: int | str = 0,
+        seed: int | str | None = None,
         event_types: Mapping[str, str] | None = None,
         exclusive_events: bool = False,
         processes: int = 1,
@@ -106,6 +107,8 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         keys = [(self.DEFAULT_API_KEY, None)] if api_keys is None else _keys(api_keys)
         if not keys:
             raise ConfigurationError("api_keys is empty: the fake would accept nobody")
+        if seed is None:
+            seed = secrets.token_hex(8)
         self.clock: Clock = ManualClock() if clock is None else clock
         self._state = State(
             self.clock,
@@ -145,6 +148,11 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     def api_key(self) -> str:
         """The first of the keys that it accepts."""
         return next(iter(self._state.applications))
+
+    @property
+    def seed(self) -> int | str:
+        """What its identifiers are made from: ``FakeBasiq(seed=...)`` repeats them."""
+        return self._state.seed
 
     # --- responding ---
 

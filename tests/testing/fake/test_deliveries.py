@@ -166,15 +166,25 @@ async def test_deliveries_happen_in_the_order_in_which_they_are_due() -> None:
     assert seen == [("user.created", 0), ("user.deleted", 3), ("user.created", 5), ("user.deleted", 8)]
 
 
-async def test_two_runs_are_the_same_to_the_byte() -> None:
-    async def run() -> list[Any]:
-        fake, _ = arranged(Endpoint(500, 200, 500, 200), sign_at=lambda: 1_700_000_000)
+async def test_two_runs_with_one_seed_are_the_same_to_the_byte_and_no_id_comes_twice_without() -> None:
+    async def run(seed: int | str | None) -> list[Any]:
+        fake, _ = arranged(Endpoint(500, 200, 500, 200), seed=seed, sign_at=lambda: 1_700_000_000)
         for type_id in ("user.created", "consent.revoked"):
             await fake.emit(type_id)
             await fake.advance(minutes=10)
         return [attrs.astuple(attempt) for attempt in fake.deliveries]
 
-    assert await run() == await run()
+    assert await run("a") == await run("a") != await run("b")
+    assert await run(7) == await run(7)
+    fakes = [FakeBasiq() for _ in range(2)]
+    webhooks = [(fake.add_webhook(), fake.add_webhook("https://example.com/other")) for fake in fakes]
+    made = [
+        {emission.event_id, *emission.message_ids, *hooks, *map(fake.secret, hooks)}
+        for fake, hooks in zip(fakes, webhooks, strict=True)
+        for emission in [fake.emit("user.created")]
+    ]
+    assert made[0].isdisjoint(made[1])
+    assert FakeBasiq(seed=fakes[0].seed).add_webhook() == webhooks[0][0]
 
 
 async def test_what_is_emitted_without_waiting_is_delivered_by_the_next_advance() -> None:

@@ -22,7 +22,7 @@ def label(quirks: Quirks) -> str:
 
 async def everything(quirks: Quirks) -> list[Any]:
     """What the client makes of all that there is."""
-    fake = FakeBasiq(quirks=quirks, page_size=3)
+    fake = FakeBasiq(seed="quirks", quirks=quirks, page_size=3)
     transport = InMemoryTransport(fake)
     seen: list[Any] = []
     async with BasiqClient(fake.api_key, transport=transport) as basiq:
