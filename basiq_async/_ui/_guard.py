@@ -15,13 +15,14 @@ from typing import NoReturn
 import attrs
 from aiohttp import web
 
-from .._hosts import is_peer_on_this_machine
+from .._hosts import is_peer_on_this_machine, is_this_machine
 from ._errors import ControlError
 
 TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
 TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::[0-9]{1,5})?")
+_FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip")
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # nosec B104  # compared with, not listened on
 
 
@@ -32,17 +33,21 @@ class Guard:
     hosts: the names that Host may have, whatever its port.
     any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
     token: what opens everything below ``root`` to pages and to callers that are not on this machine.
+    behind_proxy: a name of another machine is allowed, so something may pass its callers on: none is local.
     """
 
     hosts: frozenset[str]
     any_address: bool
     token: str = attrs.field(repr=False)
     root: str = "/_fake"
+    behind_proxy: bool = False
 
     @classmethod
     def make(cls, host: str, allowed_hosts: Iterable[str], token: str | None, *, root: str = "/_fake") -> Guard:
-        names = {name.strip("[]").rstrip(".").lower() for name in (*_LOOPBACK_NAMES, host, *allowed_hosts)}
-        return cls(frozenset(names - {""}), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24), root)
+        given = {name.strip("[]").rstrip(".").lower() for name in allowed_hosts}
+        names = {*_LOOPBACK_NAMES, host.strip("[]").rstrip(".").lower(), *given} - {""}
+        elsewhere = any(not is_this_machine(name) for name in given)
+        return cls(frozenset(names), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24), root, elsewhere)
 
     def check(self, request: web.BaseRequest) -> None:
         """Raise ControlError for a request that another site may have made."""
@@ -52,7 +57,9 @@ class Guard:
         origins = request.headers.getall("Origin", [])
         if origins and origins != [f"{request.scheme}://{hosts[0]}"]:
             _refuse("origin-not-allowed", "requests from pages of other origins are refused")
-        navigates = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        # A link may lead to the page, and to nothing else: what a frame asks for is work all the same.
+        opens = request.path in (self.root, f"{self.root}/")
+        navigates = request.method == "GET" and opens and request.headers.get("Sec-Fetch-Mode") == "navigate"
         if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not navigates:
             _refuse("origin-not-allowed", "requests from pages of other sites are refused")
 
@@ -64,11 +71,13 @@ class Guard:
         if given is None and request.method == "GET":
             given = request.cookies.get(TOKEN_COOKIE)
         if given is not None:
-            if not secrets.compare_digest(given.encode(), self.token.encode()):
+            if not given.isascii():
+                raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds what no token can hold")
+            if not self._is_token(given):
                 _refuse("token-not-valid", f"the {TOKEN_HEADER} header does not hold this server's token")
             return
         by_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
-        if not is_loopback(request) or (request.method != "GET" and by_page):
+        if not self.is_local(request) or (request.method != "GET" and by_page):
             _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
 
     def enter(self, request: web.BaseRequest) -> web.Response | None:
@@ -76,11 +85,19 @@ class Guard:
         given = request.query.get("token")
         if request.method != "GET" or request.path != f"{self.root}/" or given is None:
             return None
-        if not secrets.compare_digest(given.encode(), self.token.encode()):
+        if not self._is_token(given):
             _refuse("token-not-valid", "the token in the address is not this server's")
         response = web.Response(status=303, headers={"Location": f"{self.root}/"})
         response.set_cookie(TOKEN_COOKIE, self.token, path=self.root, httponly=True, samesite="Strict")
         return response
+
+    def is_local(self, request: web.BaseRequest) -> bool:
+        """Whether a request comes from this machine, and nothing passes it on for another one."""
+        passed_on = any(name.lower().startswith(_FORWARDED) or name.lower() == "via" for name in request.headers)
+        return is_loopback(request) and not passed_on and not self.behind_proxy
+
+    def _is_token(self, given: str) -> bool:
+        return given.isascii() and secrets.compare_digest(given.encode(), self.token.encode())
 
     def _is_allowed(self, host: str) -> bool:
         name = _name(host)

@@ -71,7 +71,63 @@ async def test_two_host_headers_are_refused(fake: FakeBasiq) -> None:
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1:99", "[::1]:5", "mock", "mock:4010"])
 async def test_the_names_of_this_machine_and_those_that_are_given_are_allowed(fake: FakeBasiq, host: str) -> None:
     async with serve(fake, allowed_hosts=["mock"]) as base_url, aiohttp.ClientSession() as session:
-        assert await _status(session, "GET", f"{base_url}/_fake/state", headers={"Host": host}) == 200
+        assert await _status(session, "GET", f"{base_url}/events/types", headers={"Host": host}) == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Forwarded": "for=192.0.2.1"},
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"x-forwarded-proto": "https"},
+        {"X-Real-IP": "192.0.2.1"},
+        {"Via": "1.1 proxy"},
+    ],
+    ids=str,
+)
+async def test_who_comes_through_a_proxy_on_this_machine_needs_the_token(
+    fake: FakeBasiq, headers: dict[str, str]
+) -> None:
+    token = {"X-Fake-Token": "t0ken"}
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
+        url = f"{base_url}/_fake/state"
+        assert await _status(session, "GET", url) == 200
+        assert await _status(session, "GET", url, headers=headers) == 403
+        assert await _status(session, "GET", url, headers={**headers, **token}) == 200
+
+
+async def test_where_a_name_of_another_machine_is_allowed_everybody_needs_the_token(fake: FakeBasiq) -> None:
+    async with (
+        serve(fake, control_token="t0ken", allowed_hosts=["mock.example"]) as base_url,
+        aiohttp.ClientSession() as session,
+    ):
+        url = f"{base_url}/_fake/state"
+        assert await _status(session, "GET", url) == 403
+        assert await _status(session, "GET", url, headers={"X-Fake-Token": "t0ken"}) == 200
+    async with serve(fake, allowed_hosts=["localhost", "127.0.0.2"]) as base_url, aiohttp.ClientSession() as session:
+        assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
+
+
+@pytest.mark.parametrize("mode", ["cross-site", "same-site"])
+async def test_a_link_or_a_frame_of_another_site_reaches_the_page_and_nothing_else(fake: FakeBasiq, mode: str) -> None:
+    headers = {"Sec-Fetch-Site": mode, "Sec-Fetch-Mode": "navigate"}
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        assert await _status(session, "GET", f"{base_url}/_fake/", headers=headers) == 200
+        for path in ("/_fake/messages?search=x", "/_fake/state", "/_fake/ui/sections", "/events", "/token"):
+            assert await _status(session, "GET", base_url + path, headers=headers) == 403
+
+
+async def test_a_token_of_other_bytes_is_refused_as_what_is_not_valid(fake: FakeBasiq) -> None:
+    async with serve(fake, control_token="t0ken") as base_url:
+        host = base_url.removeprefix("http://")
+        for line in (b"X-Fake-Token: \xff", b"Cookie: fake_token=\xff"):
+            reader, writer = await asyncio.open_connection(*host.split(":"))
+            writer.write(b"GET /_fake/state HTTP/1.1\r\nHost: " + host.encode() + b"\r\n" + line + b"\r\n\r\n")
+            assert b" 400 " in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        async with aiohttp.ClientSession() as session:
+            assert await _status(session, "GET", f"{base_url}/_fake/?token=%ff") == 403
 
 
 @pytest.mark.parametrize(

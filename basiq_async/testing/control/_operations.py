@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ import attrs
 from ..._ui._errors import ControlError
 from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
+from ..fake._paging import MOST_SCANNED
+from ..fake._records import Message
 from . import _views as views
 from ._fields import Field, Json, Values
 
@@ -20,8 +23,8 @@ _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", lea
 _NEXT = Field("next", "text", "The value of `next` of the page before.")
 _SEARCH = Field("search", "text", "Only items in which this text occurs, in any case.")
 DROPS = ("request", "response")
-_SCANNED = 20_000
-"""How many items a search looks at, so that a history of millions does not hold everything up."""
+_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+_PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
 
 @attrs.define
@@ -333,14 +336,29 @@ async def messages(control: Control, values: Any) -> Json:
     fake = control.fake
     upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
     wanted = values.get("status")
-    found = ((0, message) for message in fake.messages(values.get("webhookId")) if wanted in (None, message.status))
+    webhook_id = values.get("webhookId")
+    before = _read_places(values.get("next"))
+    places = {} if before is None else dict(before)
+
+    def following(item: tuple[tuple[int, int], Message]) -> str:
+        (serial, position), _ = item
+        return ".".join(f"{name}-{left}" for name, left in {**places, serial: position + 1}.items() if left)
+
+    def items() -> Iterator[tuple[tuple[int, int], Message]]:
+        for item in fake.scan_messages(webhook_id, before):
+            yield item
+            places[item[0][0]] = item[0][1]
+
+    if before is None:
+        places.update(fake.message_places())
     return _page(
-        found,
-        fake.count_messages(values.get("webhookId")),
+        items(),
+        fake.count_messages(webhook_id),
         values,
-        lambda _, message: views.show_message(message, upcoming.get(message.id)),
-        lambda message: (message.id, message.event.type_id, message.event.id, message.event.user_id, message.status),
-        by_offset=True,
+        lambda item: views.show_message(item[1], upcoming.get(item[1].id)),
+        lambda item: (item[1].id, item[1].event.type_id, item[1].event.id, item[1].event.user_id, item[1].status),
+        following,
+        lambda item: wanted in (None, item[1].status),
     )
 
 
@@ -372,7 +390,7 @@ async def event_types(control: Control, values: Values) -> Json:
 async def requests(control: Control, values: Any) -> Json:
     """The latest requests, newest first."""
     log = control.fake.request_log
-    return _page(
+    return _page_numbered(
         ((record.number, record) for record in reversed(log)),
         len(log),
         values,
@@ -404,7 +422,7 @@ async def deliveries(control: Control, values: Any) -> Json:
     fake = control.fake
     wanted = values.get("messageId")
     found = (each for each in fake.numbered_deliveries() if wanted in (None, each[1].message_id))
-    return _page(
+    return _page_numbered(
         found,
         len(fake.deliveries),
         values,
@@ -420,37 +438,52 @@ async def violations(control: Control, values: Values) -> Json:
 
 
 def _page(
+    items: Iterator[T],
+    total: int,
+    values: Mapping[str, Any],
+    show: Callable[[T], Json],
+    texts: Callable[[T], Sequence[str]],
+    following: Callable[[T], str],
+    wanted: Callable[[T], bool] = lambda item: True,
+) -> Json:
+    """A page of items; ``following`` returns the ``next`` that leads to the item and those after it.
+
+    It looks at so many items at the most: a page may be short, or empty, and lead on.
+    """
+    limit, search = values.get("limit", 100), values.get("search", "").casefold()
+    shown: list[Json] = []
+    for looked_at, item in enumerate(items):
+        if len(shown) == limit or looked_at == MOST_SCANNED:
+            return {"items": shown, "total": total, "next": following(item)}
+        if wanted(item) and (not search or any(search in text.casefold() for text in texts(item))):
+            shown.append(show(item))
+    return {"items": shown, "total": total, "next": None}
+
+
+def _page_numbered(
     items: Iterator[tuple[int, T]],
     total: int,
     values: Mapping[str, Any],
     show: Callable[[int, T], Json],
     texts: Callable[[T], Sequence[str]],
-    *,
-    by_offset: bool = False,
 ) -> Json:
-    """A page of numbered items that come newest first; ``next`` is the number of its last item, or the offset."""
-    limit, search = values.get("limit", 100), values.get("search", "").casefold()
-    start = _whole(values.get("next"))
-    skipped = start or 0
-    if by_offset:
-        items = itertools.islice(items, skipped, None)
-    elif start is not None:
-        items = itertools.dropwhile(lambda item: item[0] >= start, items)
-    shown: list[Json] = []
-    for seen, (number, item) in enumerate(items):
-        if search and not any(search in text.casefold() for text in texts(item)):
-            if seen < _SCANNED:
-                continue
-            return {"items": shown, "total": total, "next": str(skipped + seen if by_offset else number)}
-        if len(shown) == limit:
-            return {"items": shown, "total": total, "next": str(skipped + seen if by_offset else number + 1)}
-        shown.append(show(number, item))
-    return {"items": shown, "total": total, "next": None}
+    """A page of items that come with numbers, the highest first."""
+    text = values.get("next")
+    if text is not None:
+        if not _NUMBER.fullmatch(text):
+            raise _no_such_page()
+        items = itertools.dropwhile(lambda item: item[0] > int(text), items)
+    return _page(items, total, values, lambda item: show(*item), lambda item: texts(item[1]), lambda item: str(item[0]))
 
 
-def _whole(text: str | None) -> int | None:
+def _read_places(text: str | None) -> dict[int, int] | None:
+    """How far the history of each webhook was shown, from a ``next`` of the list of messages."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise ControlError(400, "not-valid", "next has to be the value of `next` of the page before")
-    return int(text)
+    if not _PLACES.fullmatch(text):
+        raise _no_such_page()
+    return {int(serial): int(left) for serial, _, left in (each.partition("-") for each in text.split("."))}
+
+
+def _no_such_page() -> ControlError:
+    return ControlError(400, "not-valid", "next has to be the value of `next` of the page before")

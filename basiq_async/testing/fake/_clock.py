@@ -9,6 +9,10 @@ from typing import Protocol, runtime_checkable
 
 __all__ = ["Clock", "ManualClock", "MovableClock", "SystemClock"]
 
+_FASTEST = 1e6
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+"""How far a fake can be moved: what it plans from there still is a date."""
+
 Clock = Callable[[], datetime]
 """What tells the fake the time: a callable that returns an aware datetime."""
 
@@ -56,8 +60,8 @@ class SystemClock:
     """
 
     def __init__(self, speed: float = 1.0, *, start: datetime | None = None) -> None:
-        if not speed > 0:
-            raise ValueError(f"speed must be above 0, not {speed!r}")
+        if not 0 < speed <= _FASTEST:
+            raise ValueError(f"speed must be above 0 and at most {_FASTEST:g}, not {speed!r}")
         if start is not None and start.tzinfo is None:
             raise ValueError("start needs a time zone, such as datetime.UTC")
         self.speed = float(speed)

@@ -16,7 +16,7 @@ from ...transports.base import Request, Response
 from ._arrange import Arrangement
 from ._catalog import EVENT_TYPES
 from ._changes import Changes
-from ._clock import Clock, ManualClock, MovableClock
+from ._clock import LATEST, Clock, ManualClock, MovableClock
 from ._deliveries import ORIGIN, Deliveries, Emission
 from ._faults import Faults
 from ._ids import IdFactory
@@ -226,10 +226,17 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     ) -> None:
         """Move the clock, and on the way make every delivery that is due, in order, each at its time.
 
-        Raises ConfigurationError where the clock cannot be moved: a ManualClock and a SystemClock can.
+        Raises ConfigurationError where the clock cannot be moved: a ManualClock and a SystemClock can, up to the year
+        9000.
         """
-        step = (delta or timedelta()) + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        await self._advance_to(self.clock() + step)
+        try:
+            step = (delta or timedelta()) + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+            until = self.clock() + step
+        except (OverflowError, ValueError):
+            until = None
+        if until is None or until > LATEST:
+            raise ConfigurationError(f"the clock can be moved up to the year {LATEST.year}, no further")
+        await self._advance_to(until)
 
     async def advance_to_next(self) -> bool:
         """Move the clock to the next attempt that is due, and make it. False where there is none to come."""

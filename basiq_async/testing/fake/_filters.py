@@ -18,7 +18,8 @@ Value = str | datetime
 Check = Callable[[T], bool]
 
 _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*)\.([a-z]+)\(", re.ASCII)
-_VALUE = re.compile(r"\s*(?:'((?:[^'\\]|\\.)*)'|([^'(),]*[^'(),\s]))\s*", re.DOTALL)
+# Possessive: what is only spaces would be tried from each of them.
+_VALUE = re.compile(r"\s*+(?:'((?:[^'\\]|\\.)*+)'|([^'(),]*[^'(),\s]))\s*+", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
     "eq": operator.eq,

@@ -11,6 +11,7 @@ import attrs
 from ...transports.base import Request
 from ._deliveries import DeliveredAttempt
 from ._faults import Fault
+from ._log import Log
 from ._outages import DeliveryFault
 from ._parts import Parts
 from ._recent import RequestRecord
@@ -125,11 +126,32 @@ class Inspection(Parts):
             if webhook_id is None or webhook.id == webhook_id
         )
 
+    def message_places(self) -> Mapping[int, int]:
+        """How many messages each webhook has, by its serial number."""
+        return {webhook.serial: len(app.messages[webhook.id]) for app, webhook in self._state.each()}
+
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """The messages of a webhook, by default of every webhook, the newest first."""
+        return (message for _, message in self.scan_messages(webhook_id))
+
+    def scan_messages(
+        self, webhook_id: str | None = None, before: Mapping[int, int] | None = None
+    ) -> Iterator[tuple[tuple[int, int], Message]]:
+        """The messages of a webhook, by default of every webhook, the newest first, each with where it is: the
+        webhook's serial number and the message's position in its history.
+
+        before: the position, by the webhook's serial number, that those after which were seen already. A webhook that
+            it does not name came later.
+        """
         logs = [
-            app.messages[webhook.id].newest_first()
+            _placed(webhook.serial, app.messages[webhook.id], None if before is None else before.get(webhook.serial, 0))
             for app, webhook in self._state.each()
             if webhook_id is None or webhook.id == webhook_id
         ]
-        return heapq.merge(*logs, key=lambda message: message.created, reverse=True)
+        return heapq.merge(*logs, key=lambda placed: placed[1].created, reverse=True)
+
+
+def _placed(serial: int, log: Log[Message], before: int | None) -> Iterator[tuple[tuple[int, int], Message]]:
+    if before == 0:
+        return iter(())
+    return (((serial, position), item) for position, item in log.scan_back(None if before is None else before - 1))

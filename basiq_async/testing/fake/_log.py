@@ -82,12 +82,6 @@ class Log(Generic[T]):
         """The items of lazy parts that something happened to."""
         return iter(self._kept.values())
 
-    def newest_first(self) -> Iterator[T]:
-        """Each item, the newest first."""
-        for segment in reversed(self._segments):
-            for index in range(len(segment) - 1, -1, -1):
-                yield self._current(segment[index])
-
     def _current(self, item: T) -> T:
         return self._kept.get(item.id, item) if self._kept else item
 

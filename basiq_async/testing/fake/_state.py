@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import attrs
 
+from ...errors import ConfigurationError
 from ._clock import Clock
 from ._ids import IdFactory, SeededIds, uuid_text
 from ._log import Log
@@ -169,7 +170,11 @@ class State:
         if log.newest is not None:
             every = min(every, (now - log.newest.created) / (count + 1))
         name = (self.seed, webhook.id, len(log))
-        events = SeededEvents.make(name, types, now - count * every, every, count)
+        try:
+            first = now - count * every
+        except OverflowError:
+            raise ConfigurationError("the history would begin before the year 1") from None
+        events = SeededEvents.make(name, types, first, every, count)
         log.extend(SeededMessages(SeededIds("message", *name), webhook.id, webhook.url, events, failed))
         app.events.extend(events)
         app.seeded.append(events)

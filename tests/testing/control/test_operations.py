@@ -8,6 +8,7 @@ import pytest
 
 from basiq_async import BasiqClient, ServerError
 from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake._seeded import SeededMessages
 
 from ..conftest import ENDPOINT
 from .conftest import Controller
@@ -237,3 +238,60 @@ def test_the_description_is_valid_openapi() -> None:
 
     schema = schemathesis.openapi.from_dict(describe())
     schema.validate()
+
+
+async def test_time_and_history_end_where_dates_do(control: Controller) -> None:
+    for _ in range(2):
+        refused = await control.post("/advance", expect=400, days=10_000_000)
+        assert "up to the year 9000" in refused["error"]["message"]
+    await control.post("/advance", days=2_500_000)
+    await control.post("/advance", expect=400, days=2_500_000)
+    refused = await control.post("/seed", expect=400, messages=100_000_000, every=1_000_000)
+    assert "before the year 1" in refused["error"]["message"]
+
+
+async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Controller) -> None:
+    first_webhook = control.fake.seed_messages(1_000_000)
+    looked_at = 0
+    make = SeededMessages.__getitem__
+
+    def counting(self: SeededMessages, index: int) -> Any:
+        nonlocal looked_at
+        looked_at += 1
+        return make(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SeededMessages, "__getitem__", counting)
+        first = await control.get("/messages", search="no such text")
+        assert (first["items"], first["total"]) == ([], 1_000_000)
+        await control.get("/messages", status="Pending")
+        await control.get("/messages", next="1-500000", search="no such text", webhookId=first_webhook)
+        deep = await control.get("/messages", next="1-3")
+        assert (len(deep["items"]), deep["next"]) == (3, None)
+        async with BasiqClient(control.fake.api_key, base_url=control.base_url) as basiq:
+            pages = basiq.messages.list(first_webhook, filter="status.eq('Pending')", prefetch=0).pages()
+            assert [len((await anext(pages)).items) for _ in range(2)] == [0, 0]
+            await pages.aclose()
+    assert looked_at <= 5 * 20_001 + 100
+    assert (await control.get("/messages", search="no such text", next=first["next"]))["next"] != first["next"]
+    await control.get("/messages", expect=400, next="1-")
+
+
+async def test_pages_of_messages_hold_while_new_ones_arrive(control: Controller) -> None:
+    receiver(control.fake, 200)
+    for url in (ENDPOINT, f"{ENDPOINT}/2"):
+        await control.post("/webhooks", url=url)
+    await control.post("/seed", messages=5)
+    await control.post("/emit", eventTypeId="user.created")
+    known = {message.id for message in control.fake.messages()}
+    found: list[str] = []
+    query: dict[str, str] = {"limit": "2"}
+    while True:
+        page = await control.get("/messages", **query)
+        found += [item["id"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        query["next"] = page["next"]
+        await control.post("/emit", eventTypeId="user.created")
+    assert len(found) == 7
+    assert set(found) == known
