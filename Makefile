@@ -95,22 +95,31 @@ docs: $(DOCS) ## the documentation, in docs/_build/html; every warning and every
 api: $(READY) ## write the public interface to tests/api.txt, for review
 	$(BIN)/python -m tests.support.api
 
-TOOLS := $(VENV)/.dist-tools
+# What builds a release is in an environment of its own: nothing else can change the bytes, and the hashes say which it is.
+TOOLS := $(VENV)/dist-tools
+BUILDER := $(TOOLS)/.ready
 
-$(TOOLS): $(READY) .ci/dist-requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement .ci/dist-requirements.txt
+$(BUILDER): .ci/dist-requirements.txt
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --requirement .ci/dist-requirements.txt
 	@touch $@
 
-dist: $(TOOLS) ## build and check the wheel and the sdist; the same bytes each time
-	.ci/dist $(BIN)
+pins: $(BUILDER) ## look for newer versions of the tools that build a release, and write their hashes
+	$(TOOLS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url .ci/dist-requirements.in --output-file .ci/dist-requirements.txt
 
-install-test: $(TOOLS) ## install the wheel of dist/ with each extra, with none, in the lowest versions, and run it
-	$(BIN)/python .ci/install_test.py
+dist: $(BUILDER) ## build and check the wheel and the sdist: the same bytes each time, and nothing that git does not track
+	.ci/dist $(TOOLS)/bin
 
-sdist-test: $(TOOLS) ## run the tests of the sdist of dist/ in a fresh environment
-	$(BIN)/python .ci/install_test.py --only nothing --sdist
+dist-compare: $(BUILDER) ## build once more, and hold the bytes against what is in dist/
+	.ci/dist $(TOOLS)/bin --compare
 
-tutorial: $(TOOLS) ## the tutorial, literally, in a fresh environment with the wheel of dist/
+install-test: $(BUILDER) ## install the wheel of dist/ with each extra, with none, in the lowest versions, and run it
+	$(TOOLS)/bin/python .ci/install_test.py
+
+sdist-test: $(BUILDER) ## run the tests of the sdist of dist/ in a fresh environment
+	$(TOOLS)/bin/python .ci/install_test.py --only nothing --sdist
+
+tutorial: $(READY) ## the tutorial, literally, in a fresh environment with the wheel of dist/
 	.ci/tutorial $(BIN)
 
 release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that is tagged
@@ -119,4 +128,4 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo test pages lint format fuzz crash audit bench bench-quick live docs api dist install-test sdist-test tutorial release-check clean
+.PHONY: help demo test pages lint format fuzz crash audit bench bench-quick live docs api pins dist dist-compare install-test sdist-test tutorial release-check clean

@@ -1,0 +1,49 @@
+"""What a release is built with, and by whom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ROOT / ".ci" / "dist-requirements.txt"
+
+
+def jobs() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    return found
+
+
+def commands(job: str) -> list[str]:
+    return [step["run"] for step in jobs()[job]["steps"] if "run" in step]
+
+
+def test_each_tool_that_builds_a_release_is_pinned_with_its_hashes() -> None:
+    pinned = re.split(r"^(?=[a-z])", TOOLS.read_text(), flags=re.MULTILINE)[1:]
+    assert all(re.match(r"[a-z0-9.-]+==[^ ]+ .*\\\n    --hash=sha256:[0-9a-f]{64}", one) for one in pinned)
+    wanted = re.findall(r"^([a-z-]+)>=", TOOLS.with_suffix(".in").read_text(), flags=re.MULTILINE)
+    assert {"build", "hatchling", "twine"} <= set(wanted) <= {one.partition("==")[0] for one in pinned}
+    makefile = (ROOT / "Makefile").read_text()
+    (install,) = re.findall(r"pip install.*dist-requirements.*", makefile)
+    assert "--require-hashes" in install
+    assert re.search(r"^dist: \$\(BUILDER\) ##", makefile, flags=re.MULTILINE)
+    assert re.search(r"^\$\(BUILDER\): \.ci/dist-requirements.txt$", makefile, flags=re.MULTILINE)
+
+
+def test_a_release_is_built_apart_and_its_bytes_are_compared_on_another_machine() -> None:
+    assert commands("build") == ["make dist"]  # and nothing of the tests is installed there
+    assert "make dist-compare" in commands("verify")
+    assert jobs()["verify"]["needs"] == "build"
+    assert set(jobs()["publish"]["needs"]) == {"check", "verify"}
+    assert {"make test", "make audit STRICT=1"} <= set(commands("check"))
+
+
+@pytest.mark.parametrize("name", ["check", "build", "verify", "publish"])
+def test_only_the_job_that_publishes_may_publish(name: str) -> None:
+    rights = jobs()[name]["permissions"]
+    assert rights == ({"id-token": "write"} if name == "publish" else {"contents": "read"})
+    assert commands("publish") == []
