@@ -22,6 +22,7 @@ from .inboxes._claim import Claim, ClaimStatus
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
+from .inboxes._scope import Scope
 from .inboxes._transactions import TransactionalInbox
 
 __all__ = ["RETRY_SOON", "Dispatcher"]
@@ -79,6 +80,7 @@ class Dispatcher:
         self,
         routes: Routes,
         inbox: Inbox,
+        scope: Scope,
         *,
         handler_timeout: float,
         inbox_timeout: float,
@@ -88,6 +90,7 @@ class Dispatcher:
     ) -> None:
         self._routes = routes
         self._inbox = inbox
+        self._scope = scope
         self._transactional = inbox if isinstance(inbox, TransactionalInbox) else None
         self._lease = lease
         self._quarantine_after = quarantine_after
@@ -112,7 +115,7 @@ class Dispatcher:
                 if failures is None:
                     self._count_unhandled(delivery)
                 return outcome(Result.IGNORED, delivery)
-            work = _Work(delivery, route, delivery.key, _new_token(), failures)
+            work = _Work(delivery, route, "", _new_token(), failures)
             refused = await self._claim(work, self._inbox.claim if failures is None else self._inbox.claim_quarantined)
             if refused is not None:
                 return refused
@@ -148,7 +151,12 @@ class Dispatcher:
     async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
         """Claim a delivery; None if it is ours, else the outcome."""
         failure: Exception
+        scope, delivery = self._scope, work.delivery
         try:
+            if not scope.known:
+                with Deadline(self._inbox_calls):
+                    await scope.find()
+            work.key = scope.key(delivery.event_type_id, delivery.event_id, delivery.id)
             if self._instant:
                 found = await claim(work.key, work.token, lease=self._lease)
             else:

@@ -9,6 +9,7 @@ from ..errors import ConfigurationError, InboxError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
+from .inboxes._scope import Scope
 
 __all__ = ["Quarantine", "check_ids"]
 
@@ -18,8 +19,9 @@ _PAGE = 100
 class Quarantine:
     """The letters of one receiver in an inbox that others may share."""
 
-    def __init__(self, inbox: Inbox, *, webhook_id: str | None, inbox_timeout: float) -> None:
+    def __init__(self, inbox: Inbox, scope: Scope, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox
+        self._scope = scope
         self._webhook_id = webhook_id
         self._calls = Deadlines(inbox_timeout)
 
@@ -31,6 +33,7 @@ class Quarantine:
         while True:
             try:
                 with Deadline(self._calls):
+                    await self._scope.find()
                     page = await self._inbox.quarantined(after=after, limit=_PAGE)
             except TimeoutError as exc:
                 raise self._slow() from exc
@@ -39,7 +42,9 @@ class Quarantine:
                 if letter.key in known or (ids is not None and letter.delivery_id not in ids):
                     continue
                 known.add(letter.key)
-                if self.delivery_of(letter).key == letter.key:  # else it is another webhook's
+                delivery = self.delivery_of(letter)
+                ids_of_it = delivery.event_type_id, delivery.event_id, delivery.id
+                if self._scope.key(*ids_of_it) == letter.key:  # else it is another webhook's
                     yield letter
             if len(page) < _PAGE:
                 return

@@ -30,6 +30,7 @@ from ._signature import TOLERANCE, SecretLike, SigningKeys, check_headers, toler
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
+from .inboxes._scope import ReceiverScope
 from .inboxes._transactions import TransactionalInbox
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class WebhookReceiver:
     secret: one, or several while one replaces another.
     inbox: remembers what has been handled; a ``MemoryInbox`` by default. The caller closes it.
     webhook_id: the webhook whose deliveries these are. Receivers of several webhooks can then share an inbox: each
-        handles an event of its own webhook.
+        handles an event of its own webhook. The first receiver that is given an id takes over what one without had
+        handled.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
         Else a handler that always fails for one event has Basiq disable the endpoint. None for never. The inbox
         counts, in all processes.
@@ -145,16 +147,18 @@ class WebhookReceiver:
         self._around: Around | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
+        scope = ReceiverScope(self._inbox, webhook_id)
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
+            scope,
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
             lease=shortest_lease + _LEASE_MARGIN if lease is None else lease,
             quarantine_after=quarantine_after,
             clock=self._clock,
         )
-        self._quarantine = Quarantine(self._inbox, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, scope, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -11,7 +11,8 @@ from .._tasks import see_through
 from ..errors import InboxError
 from ..models import Message
 from ..pagination import Paginator
-from ..receiver import Inbox, inbox_key
+from ..receiver import Inbox
+from ..receiver.inboxes._scope import Scope
 from ._inactivity import InactivityTracker
 from ._report import Plan, Reconciliation
 from ._sources import MessageSource, walk
@@ -40,7 +41,7 @@ async def make_plan(
     last: datetime | None = None
     total = 0
     inactivity = InactivityTracker()
-    limits = Deadlines(inbox_timeout)
+    known = None if inbox is None else _Known(inbox, webhook_id, inbox_timeout)
     try:
         async for message in walk(source, state.last_id):
             inactivity.see(message)
@@ -53,7 +54,7 @@ async def make_plan(
             if handles is not None and not handles(message.event_type_id or ""):
                 skipped["no-handler"] += 1
                 continue
-            if inbox is not None and await _is_handled(inbox, message, webhook_id, limits):
+            if known is not None and await known.has(message):
                 skipped["handled-before"] += 1
                 continue
             total += 1
@@ -95,13 +96,13 @@ async def reconcile(
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
-    limits = Deadlines(inbox_timeout)
+    known = _Known(inbox, webhook_id, inbox_timeout)
     async for message in messages:
         if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
             continue
         checked += 1
         delivered += message.delivered
-        if not await _is_handled(inbox, message, webhook_id, limits):
+        if not await known.has(message):
             if message.delivered:
                 missing[message.event_type_id or ""] += 1
                 if len(missing_ids) < ids:
@@ -120,17 +121,22 @@ def _is_selected(where: Where, message: Message) -> bool:
         return True  # it will be handed out, as a failed one
 
 
-async def _is_handled(inbox: Inbox, message: Message, webhook_id: str, limits: Deadlines) -> bool:
-    """Return whether an inbox has handled it: entered with the webhook's id, or by a receiver that does not know it."""
-    ids = (message.event_type_id, message.event_id, message.id)
-    for key in (inbox_key(*ids, webhook_id), inbox_key(*ids)):
-        limit = Deadline(limits)
+class _Known:
+    """What an inbox has handled of a webhook."""
+
+    def __init__(self, inbox: Inbox, webhook_id: str, timeout: float) -> None:
+        self._inbox = inbox
+        self._scope = Scope(inbox, webhook_id)
+        self._limits = Deadlines(timeout)
+
+    async def has(self, message: Message) -> bool:
+        """Whether it has handled the message's event."""
+        limit = Deadline(self._limits)
         try:
             with limit:
-                if await inbox.seen(key):
-                    return True
+                await self._scope.find(record=False)
+                return await self._inbox.seen(self._scope.key(message.event_type_id, message.event_id, message.id))
         except TimeoutError as exc:
             if not limit.expired:
                 raise
-            raise InboxError(f"the inbox did not respond within {limits.seconds:g} s") from exc
-    return False
+            raise InboxError(f"the inbox did not respond within {self._limits.seconds:g} s") from exc

@@ -217,7 +217,7 @@ def test_an_inbox_that_is_none_is_refused() -> None:
         async def claim(self) -> None: ...
 
     with pytest.raises(
-        ConfigurationError, match="Inbox protocol; Half lacks check, complete, release, seen, fail, quarantine"
+        ConfigurationError, match="Inbox protocol; Half lacks check, complete, release, seen, known_since, pin"
     ):
         WebhookReceiver(SECRET, inbox=Half())
     assert isinstance(MemoryInbox(), Inbox)

@@ -19,8 +19,8 @@ def inbox_key(
 
     It holds the payload's event type and event id, or, where one of them is missing, the id of the message
     (``webhook-id`` of a delivery). With a ``webhook_id`` it belongs to that webhook alone, so that two webhooks can
-    share an inbox and each gets every event. ASCII, at most 400 characters. Raises ``ConfigurationError`` where all
-    ids are missing.
+    share an inbox and each gets every event; the first webhook of an inbox has keys without it. ASCII, at most 400
+    characters. Raises ``ConfigurationError`` where all ids are missing.
     """
     if event_type_id and event_id:
         # JSON keeps the border between the two, and writes lone surrogates and control characters as ASCII.

@@ -119,6 +119,10 @@ class MemoryInbox:
         """See ``Inbox``."""
         return self._pinned.setdefault(name, value)
 
+    async def pinned(self, name: str) -> str | None:
+        """See ``Inbox``."""
+        return self._pinned.get(name)
+
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
         held, digest, letter = self._claims.get(key), _digest(key), self._letters.get(key)

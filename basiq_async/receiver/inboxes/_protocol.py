@@ -71,6 +71,10 @@ class Inbox(Protocol):
         """
         ...
 
+    async def pinned(self, name: str) -> str | None:
+        """Return the text recorded under ``name``; None where there is none."""
+        ...
+
     async def fail(self, key: str, token: str) -> int:
         """Give the claim back as ``release`` does, and count a failure of the key, durably.
 

@@ -176,6 +176,15 @@ class RedisInbox:
         """See ``Inbox``."""
         return await self._within_limit(self._pin(name, value))
 
+    async def pinned(self, name: str) -> str | None:
+        """See ``Inbox``."""
+
+        async def read() -> str | None:
+            found = await self._client.get(self._pin_key(name))
+            return None if found is None else _text(found)
+
+        return await self._within_limit(read())
+
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
         keys = self._keys(key)
@@ -264,8 +273,11 @@ class RedisInbox:
         except Exception as exc:  # a RedisError, an OSError, or that the client is another event loop's
             raise InboxError(_describe(exc)) from drop_tracebacks(exc)
 
+    def _pin_key(self, name: str) -> str:
+        return f"{{{self._prefix}}}:pinned:{name}"
+
     async def _pin(self, name: str, value: str) -> str:
-        key = f"{{{self._prefix}}}:pinned:{name}"
+        key = self._pin_key(name)
         await self._client.set(key, value, nx=True)
         return _text(await self._client.get(key))
 

@@ -189,6 +189,15 @@ class SQLInbox:
         """See ``Inbox``."""
         return await self._call(lambda connection: self._pin(connection, name, value), write=True)
 
+    async def pinned(self, name: str) -> str | None:
+        """See ``Inbox``."""
+
+        async def work(connection: AsyncConnection) -> str | None:
+            found: str | None = (await connection.execute(self._sql.pinned, {"a_name": name})).scalar_one_or_none()
+            return found
+
+        return await self._call(work)
+
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
         held = self._held.get(key)

@@ -68,6 +68,7 @@ class Statements:
         self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
             pinned.c.value
         )
+        self.pinned = select(pinned.c.value).where(pinned.c.name == values["name"])
         self.is_recorded = select(handled.c.key).where(handled.c.key == _KEY)
         self.has_letter = select(quarantine.c.key).where(quarantine.c.key == _KEY)
         self.renew = update(handled).where(handled.c.key == _KEY).values(handled_at=now)

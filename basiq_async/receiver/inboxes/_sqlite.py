@@ -150,6 +150,15 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return await self._database.run(lambda connection: _pin(connection, name, value))
 
+    async def pinned(self, name: str) -> str | None:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute("SELECT value FROM pinned WHERE name = ?", (name,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return await self._database.run(work, write=False)
+
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
 

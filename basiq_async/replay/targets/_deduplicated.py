@@ -11,7 +11,8 @@ from ..._tasks import see_through
 from ..._text import printable
 from ...errors import InboxError, TargetError
 from ...models import Message
-from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox, inbox_key
+from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox
+from ...receiver.inboxes._scope import Scope
 from ._base import SessionHandler, Target
 
 __all__ = ["HANDLED_BEFORE", "LEASE", "Deduplicated", "InProcess", "InTransaction", "OtherWorker"]
@@ -20,7 +21,6 @@ logger = logging.getLogger("basiq_async.replay")
 
 HANDLED_BEFORE = "handled-before"
 
-_DONE = Claim(ClaimStatus.DONE)
 LEASE = 300.0
 """Seconds for which a claim is held, unless it is said otherwise."""
 _FIRST_WAIT = 0.05
@@ -72,7 +72,7 @@ class OtherWorker:
 class Deduplicated:
     """A target behind an inbox: what the inbox knows as handled does not reach it.
 
-    ``webhook_id`` scopes its keys: two webhooks do not hide each other's events. ``token`` names this job's claims. It
+    The events of ``webhook_id`` have the keys that its receiver gives them. ``token`` names this job's claims. It
     is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled
     counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how
     long a claim keeps others away when this process dies.
@@ -92,23 +92,22 @@ class Deduplicated:
         self._target = target
         self._inbox = inbox
         self._token = token
-        self._webhook_id = webhook_id
+        self._scope = Scope(inbox, webhook_id)
         self._limits = Deadlines(timeout)
         self._in_process = InProcess()
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        event_type_id, event_id, message_id = message.event_type_id, message.event_id, message.id
-        key = inbox_key(event_type_id, event_id, message_id, self._webhook_id)
-        unscoped = inbox_key(event_type_id, event_id, message_id)
-        token = f"{self._token}:{message_id}"
+        if not self._scope.known:
+            await self._find_scope()
+        key = self._scope.key(message.event_type_id, message.event_id, message.id)
+        token = f"{self._token}:{message.id}"
         in_process = self._in_process
         if key in in_process.running:
             await in_process.wait(key)
         in_process.begin(key)
         try:
-            # A receiver that was not told its webhook's id has entered the event without it.
-            claim = await self._claim(key, token, unless_seen=None if unscoped == key else unscoped)
+            claim = await self._claim(key, token)
             if claim.status is ClaimStatus.BUSY:
                 claim = await self._claim_after_others(claim, key, token)
             if claim.status is ClaimStatus.DONE:
@@ -121,11 +120,16 @@ class Deduplicated:
         """See ``Target``."""
         await self._target.flush()
 
-    async def _claim(self, key: str, token: str, *, unless_seen: str | None = None) -> Claim:
+    async def _find_scope(self) -> None:
         try:
             with Deadline(self._limits):
-                if unless_seen is not None and await self._inbox.seen(unless_seen):
-                    return _DONE
+                await self._scope.find()
+        except TimeoutError as exc:
+            raise self._hangs() from exc
+
+    async def _claim(self, key: str, token: str) -> Claim:
+        try:
+            with Deadline(self._limits):
                 return await self._inbox.claim(key, token, lease=self._lease)
         except TimeoutError as exc:
             await self._release(key, token)  # the claim may have been made

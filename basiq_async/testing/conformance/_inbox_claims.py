@@ -78,6 +78,7 @@ async def knows_since(probe: Probe) -> None:
 
 async def pinned(probe: Probe) -> None:
     """A text that is pinned stays, whoever pins another one under its name; and it is no key"""
+    hold(await probe.inbox.pinned(probe.key) is None, "something was pinned under a new name")
     texts = [f"{number}" * 200 for number in range(8)]
     found = await asyncio.gather(
         *((probe.inbox, probe.other)[n % 2].pin(probe.key, text) for n, text in enumerate(texts))
@@ -85,6 +86,7 @@ async def pinned(probe: Probe) -> None:
     hold(len(set(found)) == 1 and found[0] in texts, f"pin() came to {found}")
     again = await probe.other.pin(probe.key, "another")
     hold(again == found[0], f"a later pin() came to {again!r}, not {found[0]!r}")
+    hold(await probe.inbox.pinned(probe.key) == found[0], "pinned() was not what pin() had come to")
     await probe.seen(False, "for a name that is pinned")
 
 

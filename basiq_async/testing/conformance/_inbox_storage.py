@@ -35,6 +35,7 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
                 "complete": inbox.complete(f"{new}-complete", "token"),
                 "seen": inbox.seen(f"{new}-seen"),
                 "known_since": inbox.known_since(),
+                "pinned": inbox.pinned(f"{new}-pin"),
                 "pin": inbox.pin(f"{new}-pin", "text"),
                 "fail": inbox.fail(f"{new}-fail", "token"),
                 "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_letter(f"{new}-quarantine")),
