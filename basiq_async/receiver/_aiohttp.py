@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
-from ..transports._aiohttp_internals import ClosingResponse, NoContent, keep_body, take_body
+from ._aiohttp_internals import ClosingResponse, NoContent, keep_body, take_body
 from ._outcome import Outcome
 
 if TYPE_CHECKING:

@@ -6,15 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import attrs
 
 from ..models import Event, Message, read_links, read_text
 from .inboxes._keys import inbox_key
-
-if TYPE_CHECKING:
-    from ..client import BasiqClient
 
 try:
     from orjson import loads as _orjson_loads
@@ -26,6 +23,19 @@ else:
 __all__ = ["Delivery", "UnreadableBodyError", "payload_bytes", "read_delivery"]
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+class _Events(Protocol):
+    async def fetch(self, message_or_delivery: Delivery, /) -> Event: ...
+
+
+class FetchesEvents(Protocol):
+    """What ``Delivery.event`` needs of a client."""
+
+    @property
+    def events(self) -> _Events:
+        """The service whose ``fetch`` returns the event behind a delivery."""
+        ...
 
 
 @attrs.frozen(slots=False)
@@ -53,8 +63,11 @@ class Delivery:
         """The key under which an inbox knows it: the same for each attempt, and in a replay."""
         return inbox_key(self.event_type_id, self.event_id, self.id, self.webhook_id)
 
-    async def event(self, client: BasiqClient) -> Event:
-        """The full event, from Basiq; a delivery holds its id and links. Raises what a request may raise."""
+    async def event(self, client: FetchesEvents) -> Event:
+        """The full event, from Basiq, by a ``BasiqClient``. A delivery holds its id and links.
+
+        Raises what a request may raise.
+        """
         return await client.events.fetch(self)
 
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import urlsplit
 
 from ..errors import ConnectionFailedError, RequestTimeoutError
@@ -11,9 +12,28 @@ from ._waits import LoopWaits, Waits
 from .base import Request, Response
 
 if TYPE_CHECKING:
-    from ..testing.fake._fake import FakeBasiq
+    from ..testing import FakeBasiq
 
 __all__ = ["InMemoryTransport"]
+
+
+class _Exchange(Protocol):
+    """What became of one request: after ``delay`` seconds a response, or a dropped connection where that is None."""
+
+    @property
+    def response(self) -> Response | None: ...
+
+    @property
+    def delay(self) -> float: ...
+
+
+class _Basiq(Protocol):
+    """What the transport needs of a Basiq in this process."""
+
+    @property
+    def waits(self) -> Waits | None: ...
+
+    def exchange(self, request: Request, *, prefix: str = "") -> _Exchange: ...
 
 
 class InMemoryTransport:
@@ -29,10 +49,10 @@ class InMemoryTransport:
 
     def __init__(self, fake: FakeBasiq | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
         if fake is None:
-            from ..testing.fake._fake import FakeBasiq
-
-            fake = FakeBasiq()
+            # Found by its name: this module knows what it calls, and no fake.
+            fake = cast("FakeBasiq", import_module("basiq_async.testing").FakeBasiq())
         self.fake = fake
+        self._basiq: _Basiq = fake
         self._timeout = timeout
         self._prefix = prefix
         self._closed = False
@@ -40,7 +60,7 @@ class InMemoryTransport:
     @property
     def waits(self) -> Waits | None:
         """The clock that its client waits by; None for the event loop's."""
-        return self.fake.waits
+        return self._basiq.waits
 
     def __repr__(self) -> str:
         return f"InMemoryTransport({self.fake!r})"
@@ -59,7 +79,7 @@ class InMemoryTransport:
                 )
         # Even a response that is there at once lets other tasks run, as a real one would.
         await asyncio.sleep(0)
-        exchange = self.fake.exchange(request, prefix=self._prefix)
+        exchange = self._basiq.exchange(request, prefix=self._prefix)
         if exchange.delay:
             waits = self.waits or LoopWaits()
             try:
