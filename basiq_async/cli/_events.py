@@ -26,7 +26,7 @@ def list_(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Js
     async def work(basiq: BasiqClient) -> None:
         events = aiter(basiq.events.list(filter=filter))
         shape = RAW if raw else EVENT
-        await show_list(events, Output(json, json_only=raw), shape, limit, lambda event: event.created, raw=raw)
+        await show_list(events, Output(json, json_only=raw), shape, limit, raw=raw)
 
     run(work)
 

@@ -9,9 +9,9 @@ import typer
 
 from ..errors import ConfigurationError
 from ._dead_letters import look_at_dead_letters
-from ._options import Json
+from ._options import Json, Yes
 from ._output import Output, Shape, cell_text, live, note
-from ._run import run_until_signal
+from ._run import confirm, run_until_signal
 from ._table import Column
 
 if TYPE_CHECKING:
@@ -178,8 +178,10 @@ def drop_dead(
     key: Key,
     ids: Annotated[list[str], typer.Argument(help="The ids of dead letters.")],
     fleet: FleetPlace = None,
+    yes: Yes = False,
 ) -> None:
-    """Remove dead letters for good."""
+    """Remove dead letters for good. A terminal is asked first."""
+    confirm(f"Drop {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
 
     async def work(job: Job) -> int:
         dropped = await job.drop_dead(ids)
@@ -192,8 +194,9 @@ def drop_dead(
 
 
 @jobs_app.command("forget")
-def forget(key: Key, fleet: FleetPlace = None) -> None:
-    """Remove a job that has ended, with its counts and dead letters."""
+def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> None:
+    """Remove a job that has ended, with its counts and dead letters. A terminal is asked first."""
+    confirm(f"Forget the job {key} with its counts and dead letters?", yes=yes)
     _with_job(fleet, key, lambda job: _done(job.forget()))
 
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
+from ._event_types import check_documented
 from ._files import SECRET_VARIABLE, read_secrets
 from ._options import Json
 from ._output import Output
@@ -102,6 +103,7 @@ def listen(
         raise ConfigurationError(f"--path must begin with a /, not {path!r}")
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"--port must be from 0 to 65535, not {port}")
+    check_documented(event)
     secrets = read_secrets(secret_file, secret)
     listener = Listener(output, secrets, forward_to=forward_to, event=event, limit=limit, body=body)
     run_until_signal(lambda: listener.serve(host, port, path))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import APIError, BadRequestError, NotFoundError, TargetError, TransportError
-from ._newest import Newest, most_of
+from ._event_types import check_event_types
+from ._newest import History, most_of
 from ._options import EndpointSecretFile, EventPattern, Failed, Filter, Json, Limit, Raw, Since, Until, WebhookId
 from ._output import Output, Shape, cell_text, live, note
 from ._run import run, wait_patiently
@@ -42,13 +42,10 @@ def list_(
     output = Output(json, json_only=raw)
 
     async def work(basiq: BasiqClient) -> None:
+        await check_event_types(basiq, event)
         where = selection(since=since, until=until, failed=failed, event=event)
-        chosen = (
-            message
-            async for message in basiq.messages.list(webhook_id, filter=filter)
-            if where is None or where(message)
-        )
-        await show_list(chosen, output, RAW if raw else MESSAGE, limit, message_moment, raw=raw)
+        messages = aiter(basiq.messages.list(webhook_id, filter=filter))
+        await show_list(messages, output, RAW if raw else MESSAGE, limit, wanted=where, raw=raw)
 
     run(work)
 
@@ -87,15 +84,16 @@ def tail(
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> None:
+        await check_event_types(basiq, event)
         where = selection(since=since, failed=failed, event=event)
-        newest: Newest[Message] = Newest(limit, message_moment)
-        history = basiq.messages.list(webhook_id, filter=filter)
-        async for message in history:
-            if where is None or where(message):
-                newest.add(message)
-        output.rows(newest.newest_first(), MESSAGE)
+        history = History(basiq, webhook_id, filter)
+        found = await history.begin(limit, wanted=where, on_read=show_reading)
+        live("")
+        output.rows(found.items, MESSAGE)
+        if not found.items:
+            note("nothing found")
         if follow:
-            async for message in _new_ones(basiq, webhook_id, filter, history.cursor):
+            async for message in _new_ones(history):
                 if where is None or where(message):
                     output.rows([message], MESSAGE)
 
@@ -152,50 +150,57 @@ _RESENT: Shape[tuple[Message, str | None]] = Shape(
 )
 
 
-def message_moment(message: Message) -> datetime | None:
-    """Return when a message was first tried."""
-    from ..replay import message_time
-
-    return message_time(message)
-
-
 async def show_list(
     items: AsyncIterator[Any],
     output: Output,
     shape: Shape[Any],
     limit: int | None,
-    moment: Callable[[Any], datetime | None],
     *,
+    wanted: Callable[[Any], bool] | None = None,
     raw: bool = False,
 ) -> None:
     """Show a list of any length in constant memory: all of it in a pipe, the newest in a terminal."""
+    from .._order import read_newest
+
     most = most_of(limit, terminal=not output.as_json)
+    count = 0
     if most == 0:
         batch: list[Any] = []
         async for item in items:
+            if wanted is not None and not wanted(item):
+                continue
+            count += 1
             batch.append(item.raw if raw else item)
             if len(batch) == 200:
                 output.rows(batch, shape)
                 batch.clear()
         output.rows(batch, shape)
-        return
-    newest: Newest[Any] = Newest(most, moment)
-    async for item in items:
-        newest.add(item)
-        if newest.seen % 500 == 0:
-            live(f"reading, {newest.seen:,} so far")
-    live("")
-    output.rows([item.raw if raw else item for item in newest.newest_first()], shape)
-    if not output.as_json:
-        if not newest.seen:
+        if not count:
             note("nothing found")
-        elif newest.seen > most:
-            note(f"the newest {most:,} of {newest.seen:,}; --limit N shows N of them, --limit 0 all")
+        return
+
+    def read(item: object) -> None:
+        nonlocal count
+        count += 1
+        show_reading(count)
+
+    found = await read_newest(items, most, wanted=wanted, on_read=read)
+    live("")
+    output.rows([item.raw if raw else item for item in found.items], shape)
+    if not found.items:
+        note("nothing found")
+    elif not output.as_json and (not found.complete or wanted is None) and (not found.complete or found.read > most):
+        total = f"of {found.read:,}" if found.complete else "and there are more"
+        note(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 all")
 
 
-async def _new_ones(
-    basiq: BasiqClient, webhook_id: str, filter: str | None, cursor: str | None
-) -> AsyncIterator[Message]:
+def show_reading(count: int) -> None:
+    """Show how many items of a list were read, now and then."""
+    if count % 500 == 0:
+        live(f"reading, {count:,} so far")
+
+
+async def _new_ones(history: History) -> AsyncIterator[Message]:
     """Ask again and again, less often where nothing happens."""
     import asyncio
 
@@ -203,12 +208,10 @@ async def _new_ones(
     note("waiting for new messages; ends at SIGINT")
     while True:
         await asyncio.sleep(wait)
-        history = basiq.messages.list(webhook_id, filter=filter, cursor=cursor, prefetch=0)
         try:
             wait = min(_LONGEST_WAIT, wait * 1.5)
-            async for message in history:
+            async for message in history.poll():
                 wait = _FIRST_WAIT
                 yield message
         except (APIError, TransportError) as exc:
             wait = wait_patiently(exc, wait, _LONGEST_WAIT)
-        cursor = history.cursor or cursor

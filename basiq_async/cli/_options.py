@@ -50,6 +50,7 @@ EventPattern = Annotated[
         autocompletion=event_types,
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=webhook_ids)]
 EndpointSecretFile = Annotated[
     Path | None,

@@ -198,6 +198,12 @@ def note(text: str, **more: Any) -> None:
         _write_error(printable(text))
 
 
+def prompt(text: str) -> None:
+    """Ask something on standard error, on a line that the answer goes on."""
+    _erase_live()
+    _put(printable(text))
+
+
 def write_note(line: str) -> None:
     """Write a line of a log to standard error."""
     _write_error(line)

@@ -31,6 +31,7 @@ from ..replay import (
     message_time,
 )
 from ..replay import event_types as of_types
+from ._event_types import check_event_types
 from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
 from ._run import make_client, wait_patiently
 from ._selection import duration
@@ -98,6 +99,7 @@ class Polling:
         """Poll until SIGINT, SIGTERM, the limit, or until nothing reads the output any more."""
         async with AsyncExitStack() as stack:
             basiq = await stack.enter_async_context(make_client())
+            await check_event_types(basiq, self._event)
             inner: HttpTarget | None = None
             if self._forward_to is not None:
                 inner = await stack.enter_async_context(

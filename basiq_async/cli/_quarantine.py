@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
-from ._options import Json
+from ._options import Json, Yes
 from ._output import Output, Shape, cell_text, note
 from ._receivers import App, open_receiver
-from ._run import run_until_signal
+from ._run import confirm, run_until_signal
 from ._table import Column
 
 if TYPE_CHECKING:
@@ -102,9 +102,11 @@ def retry(
 def drop(
     app: App,
     delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to forget.")],
+    yes: Yes = False,
     json: Json = None,
 ) -> None:
-    """Forget deliveries for good; they stay recorded as handled."""
+    """Forget deliveries for good; they stay recorded as handled. A terminal is asked first."""
+    confirm(f"Forget {len(set(delivery_ids)):,} of the deliveries in the quarantine for good?", yes=yes)
 
     async def work() -> int:
         async with open_receiver(app) as receiver:

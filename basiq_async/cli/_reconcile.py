@@ -11,6 +11,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError
+from ._event_types import check_event_types
 from ._options import EventPattern, Filter, Json, Since, Until, WebhookId
 from ._output import Output, Shape, note
 from ._run import run
@@ -47,6 +48,7 @@ def reconcile(
     async def work(basiq: BasiqClient) -> Reconciliation:
         from ..replay import JSONLinesTarget, MemoryCheckpoint, Replay
 
+        await check_event_types(basiq, event)
         job = Replay(
             basiq,
             webhook_id,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError, ReplayError
+from ._event_types import check_event_types
 from ._options import EndpointSecretFile, EventPattern, Json, Since, Until, WebhookId
 from ._output import Output, live
 from ._replay import default_path
@@ -74,6 +75,7 @@ def recover(
 
         if (to is None) == (receiver is None):
             raise ConfigurationError("say where to, with one of --to and --receiver")
+        await check_event_types(basiq, event)
         async with open_target(to, receiver, base, everything, concurrency, secret_file) as (target, inbox):
             try:
                 return await bring(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from ..errors import ConfigurationError
+from ._event_types import check_event_types
 from ._files import read_secrets
-from ._options import EndpointSecretFile, EventPattern, Filter, Json, Since, Until, WebhookId
+from ._options import EndpointSecretFile, EventPattern, Filter, Json, Since, Until, WebhookId, Yes
 from ._output import Output
-from ._run import run
+from ._run import confirm, run
 from ._selection import selection
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def replay(
         bool, typer.Option("--ui", help="Show a page: progress, rate, and what failed, to retry and drop.")
     ] = False,
     secret_file: EndpointSecretFile = None,
+    yes: Yes = False,
     json: Json = None,
 ) -> None:
     """Post a webhook's history to an endpoint again, or write it to a file.
@@ -97,9 +99,12 @@ def replay(
 
     again = CommandLine("replay", webhook_id, options=named_options(given, _OPTIONS, _DEFAULTS))
     output = Output(json)
+    if drop_dead:
+        confirm(f"Forget {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
     looking = list_dead or export_dead is not None or bool(drop_dead)
 
     async def work(basiq: BasiqClient) -> int:
+        await check_event_types(basiq, event)
         if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
             raise ConfigurationError("say where to, with one of --to and --to-jsonl")
         async with open_target(to, to_jsonl, secret_file, concurrency, idle=dry_run or looking) as target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from .._version import __version__
-from ._output import DEBUG, live, note
+from ._output import DEBUG, is_terminal, live, note, prompt
 from ._signals import cancelling
 
 if TYPE_CHECKING:
@@ -77,6 +78,20 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
         return asyncio.run(begin())
     finally:
         live("")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask a person, in a terminal, before what cannot be undone. Any answer but yes ends the command with 1."""
+    if yes or sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        return
+    prompt(f"{question} [y/N] ")
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if answer.strip().lower() not in ("y", "yes"):
+        note("nothing was done")
+        raise typer.Exit(1)
 
 
 def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:

@@ -14,7 +14,10 @@ from .._text import json_line
 from .._urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
 from ._completion import event_types
+from ._event_types import check_documented, check_event_types
 from ._files import read_secrets
+from ._messages import show_reading
+from ._newest import History
 from ._options import EndpointSecretFile, Json
 from ._output import Output, Shape, live, note
 from ._run import run, run_until_signal
@@ -53,18 +56,20 @@ def trigger(
     secret_file: EndpointSecretFile = None,
     text: Annotated[str | None, typer.Option(help="A text that Basiq sends along.", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="Have Basiq send it to this URL alone.", show_default=False)] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show the message when the history has it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the message when it was delivered, or failed.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that --wait waits.")] = 60.0,
     json: Json = None,
 ) -> None:
     """Ask Basiq to send a test message of an event type to your webhooks; with --to, send one from here.
 
-    A delivery that is not accepted, or does not appear within --timeout, ends with 1.
+    Ends with 1 where a delivery from here is not accepted, and with --wait where one of Basiq's is not, or is not there
+    or still under way when --timeout is over.
     """
     output = Output(json)
     if to is not None:
         if text is not None or url is not None or wait:
             raise ConfigurationError("--to sends from here: --text, --url and --wait are for Basiq's test messages")
+        check_documented([event_type], """; for a new one, lay it over the payload: --data '{"eventTypeId": "..."}'""")
         if not run_until_signal(
             lambda: _send(output, event_type, to, user_id, entity_id, data, message_id, secret_file)
         ):
@@ -75,8 +80,11 @@ def trigger(
     if url is not None and text is not None:
         raise ConfigurationError("--text and --url cannot be given together: Basiq takes one or the other")
 
-    async def work(basiq: BasiqClient) -> None:
-        ends = await _ends(basiq) if wait else {}
+    async def work(basiq: BasiqClient) -> bool:
+        await check_event_types(basiq, [event_type])
+        arrivals = _Arrivals(basiq, event_type, url)
+        if wait:
+            await arrivals.begin()
         if url is None:
             await basiq.messages.send_test(event_type, text=text)
         else:
@@ -85,10 +93,25 @@ def trigger(
             note(f"asked for a test message {event_type}")
             if output.as_json:
                 output.one({"event_type_id": event_type, "asked": True}, _ASKED)
-            return
-        output.one(await _await_arrival(basiq, ends, event_type, timeout), MESSAGE)
+            return True
+        try:
+            await arrivals.wait(timeout)
+        finally:
+            live("")
+            for message in arrivals.found.values():
+                output.one(message, MESSAGE)
+        outcomes = [_tell_outcome(message) for message in arrivals.found.values()]
+        return all(outcomes)
 
-    run(work)
+    if not run(work):
+        raise typer.Exit(1)
+
+
+def _tell_outcome(message: Message) -> bool:
+    if not message.delivered:
+        why = "was not accepted" if message.attempts else "is still under way"
+        note(f"the delivery of {message.id} {why}")
+    return message.delivered
 
 
 async def _send(
@@ -157,34 +180,61 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
     return found
 
 
-async def _ends(basiq: BasiqClient) -> dict[str, str | None]:
-    """Return where the history of each webhook ends."""
-    found: dict[str, str | None] = {}
-    async for webhook in basiq.webhooks.list():
-        history = basiq.messages.list(webhook.id)
-        count = 0
-        async for _ in history:
-            count += 1
-            if count % 500 == 0:
-                live(f"finding the end of the history of {webhook.id}, {count:,} messages so far")
-        found[webhook.id] = history.cursor
-    live("")
-    return found
+class _Arrivals:
+    """Waits until the test messages that Basiq was asked for are there, and have an outcome."""
 
+    def __init__(self, basiq: BasiqClient, event_type: str, url: str | None) -> None:
+        self._basiq = basiq
+        self._event_type = event_type
+        self._url = url
+        self._histories: dict[str, History] = {}
+        self._expected: set[str] = set()
+        self.found: dict[str, Message] = {}
 
-async def _await_arrival(basiq: BasiqClient, ends: dict[str, str | None], event_type: str, timeout: float) -> Message:
-    import asyncio
+    async def begin(self) -> None:
+        """Note what is there already."""
+        async for webhook in self._basiq.webhooks.list():
+            if self._url is not None and webhook.url != self._url:
+                continue
+            history = self._histories[webhook.id] = History(self._basiq, webhook.id)
+            await history.begin(1, on_read=show_reading)
+            subscribed = self._url is not None or self._event_type in webhook.subscribed_events
+            if subscribed and (webhook.status or "").lower() == "active":
+                self._expected.add(webhook.id)
+        live("")
 
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while True:
-        for webhook_id, cursor in ends.items():
-            history = basiq.messages.list(webhook_id, cursor=cursor, prefetch=0)
-            async for message in history:
-                if message.event_type_id == event_type:
-                    return message
-            ends[webhook_id] = history.cursor or cursor
-        if loop.time() >= deadline:
-            raise RequestTimeoutError(f"no webhook's history shows a message of type {event_type!r} in {timeout:g} s")
-        live(f"waiting for the message to appear, {max(0, deadline - loop.time()):.0f} s left")
-        await asyncio.sleep(min(_POLL, max(0.05, deadline - loop.time())))
+    async def wait(self, timeout: float) -> None:
+        """Wait for a message of each webhook that is active and subscribed, and for a first attempt of each message.
+
+        Raises ``RequestTimeoutError`` where one does not appear.
+        """
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            await self._look()
+            missing = self._expected - self.found.keys()
+            if self.found and not missing and all(message.attempts for message in self.found.values()):
+                return
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            what = "an attempt" if self.found and not missing else "the message to appear"
+            live(f"waiting for {what}, {left:.0f} s left")
+            await asyncio.sleep(min(_POLL, max(0.05, left)))
+        live("")
+        if missing or not self.found:
+            where = f"the history of {', '.join(sorted(missing))}" if missing else "no webhook's history"
+            verb = "shows no" if missing else "shows a"
+            raise RequestTimeoutError(f"{where} {verb} message of type {self._event_type!r} in {timeout:g} s")
+
+    async def _look(self) -> None:
+        for webhook_id, message in self.found.items():
+            if not message.attempts:
+                self.found[webhook_id] = await self._basiq.messages.get(webhook_id, message.id)
+        for webhook_id, history in self._histories.items():
+            if webhook_id not in self.found:
+                async for message in history.poll():
+                    if message.event_type_id == self._event_type:
+                        self.found[webhook_id] = message

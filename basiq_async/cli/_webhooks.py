@@ -14,10 +14,11 @@ from .._shell import command_line
 from ..errors import ConfigurationError
 from ._completion import event_types
 from ._doctor import doctor
+from ._event_types import expand_event_types
 from ._files import SecretFile, new_secret_file
-from ._options import Json, WebhookId
+from ._options import Json, WebhookId, Yes
 from ._output import Output, is_terminal, live, note, write
-from ._run import run
+from ._run import confirm, run
 from ._shapes import DELETED, SECRET, WEBHOOK
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, del
 Url = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
 Event = Annotated[
     list[str],
-    typer.Option("--event", help="A type of event, such as user.created; may be repeated.", autocompletion=event_types),
+    typer.Option(
+        "--event",
+        help="A type of event, such as user.created, or a beginning, such as consent.*; may be repeated.",
+        autocompletion=event_types,
+    ),
 ]
 Name = Annotated[str | None, typer.Option(help="A name for people.", show_default=False)]
 Description = Annotated[str | None, typer.Option(help="A description for people.", show_default=False)]
@@ -78,7 +83,8 @@ def create(
     """Subscribe a URL. The signing secret is not shown; --secret-file keeps it."""
 
     async def work(basiq: BasiqClient) -> Webhook:
-        return await basiq.webhooks.create(url=url, subscribed_events=event, name=name, description=description)
+        types = await expand_event_types(basiq, event)
+        return await basiq.webhooks.create(url=url, subscribed_events=types, name=name, description=description)
 
     _tell_secret(_show_and_keep(work, secret_file, json), secret_file)
 
@@ -95,7 +101,8 @@ def ensure(
     """Find the webhook with this URL, or create it, or bring it up to date."""
 
     async def work(basiq: BasiqClient) -> EnsuredWebhook:
-        return await basiq.webhooks.ensure(url=url, subscribed_events=event, name=name, description=description)
+        types = await expand_event_types(basiq, event)
+        return await basiq.webhooks.ensure(url=url, subscribed_events=types, name=name, description=description)
 
     found = _show_and_keep(work, secret_file, json)
     if found.secret is not None:
@@ -113,20 +120,23 @@ def update(
     url: Annotated[str | None, typer.Option(help="The URL that Basiq calls.", show_default=False)] = None,
     event: Annotated[
         list[str] | None,
-        typer.Option("--event", help="A type of event; may be repeated.", autocompletion=event_types),
+        typer.Option("--event", help="A type of event, or a beginning; may be repeated.", autocompletion=event_types),
     ] = None,
     name: Name = None,
     description: Description = None,
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Change a webhook: only what is named changes."""
+    """Change a webhook: only what is named changes. With --secret-file alone, nothing but that its secret comes back.
 
-    if url is None and not event and name is None and description is None:
-        raise ConfigurationError("say what changes: --url, --event, --name or --description")
+    Basiq reactivates a webhook that is updated.
+    """
+    if url is None and not event and name is None and description is None and secret_file is None:
+        raise ConfigurationError("say what changes: --url, --event, --name or --description; or pass --secret-file")
 
     async def work(basiq: BasiqClient) -> Webhook:
-        return await _change(basiq, webhook_id, url=url, event=event or None, name=name, description=description)
+        types = await expand_event_types(basiq, event) if event else None
+        return await _change(basiq, webhook_id, url=url, event=types, name=name, description=description)
 
     changed = _show_and_keep(work, secret_file, json)
     if secret_file is not None:
@@ -171,8 +181,9 @@ def secret(
 
 
 @webhooks_app.command("delete")
-def delete(webhook_id: WebhookId, json: Json = None) -> None:
-    """Delete a webhook."""
+def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
+    """Delete a webhook, with its messages. A terminal is asked first."""
+    confirm(f"Delete the webhook {webhook_id} with its messages?", yes=yes)
 
     async def work(basiq: BasiqClient) -> None:
         await basiq.webhooks.delete(webhook_id)

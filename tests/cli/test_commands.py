@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from basiq_async import __version__, cli
+from basiq_async import BasiqClient, InMemoryTransport, __version__, cli
 from basiq_async.cli import _messages, _output, _run, main
 from basiq_async.cli._fields import FIELD_NAMES
+from basiq_async.cli._newest import History
 from basiq_async.cli._output import Shape
+from basiq_async.testing import FakeBasiq, Quirks
 
 from .conftest import Run, Served
 
@@ -165,9 +167,11 @@ def test_a_secret_file_that_cannot_be_made_leaves_no_webhook(run: Run, served: S
 
 def test_a_secret_file_is_removed_where_nothing_was_created(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    failed = run("webhooks", "create", "--url", URL, "--event", "no.such", "--secret-file", str(file))
-    assert failed.exit_code == 1
-    assert not file.exists()
+    create(run)
+    for event_type, code in (("no.such", 2), ("user.created", 1)):  # a wrong use, and a url that has a webhook
+        failed = run("webhooks", "create", "--url", URL, "--event", event_type, "--secret-file", str(file))
+        assert failed.exit_code == code
+        assert not file.exists()
 
 
 def test_update_changes_only_what_is_named_and_keeps_the_rest(run: Run, served: Served) -> None:
@@ -241,6 +245,37 @@ def test_a_limit_gives_the_newest_first(run: Run, served: Served) -> None:
     assert failed == []
     some = lines(run("messages", "list", webhook_id, "--event", "consent.*", "--since", "2026-01-01").stdout)
     assert {row["event_type_id"].partition(".")[0] for row in some} == {"consent"}
+
+
+@pytest.mark.parametrize("command", ["list", "tail"])
+def test_the_newest_of_a_list_that_begins_with_them_cost_a_page(
+    command: str, run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id = served.fake.seed_messages(5_000)
+    everything = lines(run("messages", "list", webhook_id).stdout)
+    served.fake._state.quirks = Quirks(message_order="newest-first")
+    asked = len(served.fake.requests)
+    newest = lines(run("messages", command, webhook_id, "--limit", "3").stdout)
+    assert newest == everything[:-4:-1]
+    pages = [request for request in served.fake.requests[asked:] if "/messages" in request.url]
+    assert len(pages) <= 2  # the second was asked for ahead
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+@pytest.mark.parametrize("count", [0, 3, 700, 1_500])
+async def test_what_is_new_in_a_history_is_found_once_whichever_its_order_and_length(count: int, order: Any) -> None:
+    fake = FakeBasiq(quirks=Quirks(message_order=order))
+    webhook_id = fake.seed_messages(count)
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as basiq:
+        history = History(basiq, webhook_id)
+        begun = await history.begin(2)
+        assert len(begun.items) == min(2, count)
+        for number in (0, 1, 3, 0, 600, 1):
+            sent: list[str] = []
+            for _ in range(number):
+                await fake.advance(seconds=1)
+                sent += (await fake.emit("user.created")).message_ids
+            assert [message.id async for message in history.poll()] == sent
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -33,6 +33,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.status = 204
+        self.secret = SECRET
         self.release = threading.Event()
         self.release.set()
         self.asked = threading.Event()
@@ -45,7 +46,7 @@ class Endpoint:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.asked.set()
                 outer.release.wait(20)
-                verify(SECRET, dict(self.headers.items()), body)
+                verify(outer.secret, dict(self.headers.items()), body)
                 outer.ids.append(self.headers["webhook-id"])
                 self.send_response(outer.status)
                 self.send_header("content-length", "0")

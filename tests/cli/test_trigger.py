@@ -70,7 +70,7 @@ def test_waiting_shows_the_test_message_when_the_history_has_it(run: Run, served
     webhook_id = served.fake.add_webhook("https://unreachable.example/basiq")
     served.fake.seed_messages(700, webhook_id, event_types=["user.created"])
     done = run("trigger", "user.created", "--wait")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output  # it was not delivered
     message = json.loads(done.stdout)
     assert message["id"] == json.loads(run("messages", "list", webhook_id).stdout.splitlines()[-1])["id"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from ...errors import ConfigurationError
 from ._changes import Changes
@@ -39,7 +40,9 @@ class Parts:
     def _check_types(self, types: Iterable[str]) -> None:
         for name in types:
             if name not in self._state.event_types:
-                raise ConfigurationError(f"there is no event type {name!r}; event_types= adds new ones")
+                nearest = get_close_matches(name, list(self._state.event_types), n=1)
+                guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+                raise ConfigurationError(f"there is no event type {name!r}{guess}; a fake is made with what it adds")
 
     def _find_webhook(self, webhook_id: str) -> tuple[Application, Webhook]:
         found = self._state.find_webhook(webhook_id)

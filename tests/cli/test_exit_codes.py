@@ -1,0 +1,187 @@
+"""Exit codes that can be trusted: 0 only where what was asked for was done, and nothing is done unasked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async.testing import FakeBasiq, Quirks
+
+from .conftest import Run, Served
+from .test_replay import SECRET, Endpoint
+
+if sys.platform != "win32":
+    from ..support.terminal import Terminal
+
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def environment(served: Served) -> dict[str, str]:
+    return {"BASIQ_API_KEY": served.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": served.url}
+
+
+# --- trigger --wait ---
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+@pytest.mark.parametrize("status", [204, 500])
+def test_waiting_tells_by_its_exit_code_whether_the_delivery_was_accepted(
+    monkeypatch: pytest.MonkeyPatch, status: int, order: Any
+) -> None:
+    with Endpoint() as endpoint, Served(FakeBasiq(quirks=Quirks(message_order=order))) as served:
+        endpoint.status = status
+        run = using(served, monkeypatch)
+        webhook_id = served.fake.add_webhook(endpoint.url)
+        endpoint.secret = served.fake.secret(webhook_id)
+        served.fake.seed_messages(700, webhook_id, event_types=["user.created"])
+        done = run("trigger", "user.created", "--wait")
+        (message,) = lines(done.stdout)
+        assert (done.exit_code, message["delivered"]) == ((0, True) if status == 204 else (1, False)), done.output
+        assert message["id"] in endpoint.ids if status == 204 else "was not accepted" in done.stderr
+
+
+def test_waiting_ends_with_1_while_the_delivery_is_under_way(run: Run, served: Served) -> None:
+    with Endpoint() as endpoint:
+        endpoint.secret = served.fake.secret(served.fake.add_webhook(endpoint.url))
+        endpoint.release.clear()
+        try:
+            done = run("trigger", "user.created", "--wait", "--timeout", "0.3")
+        finally:
+            endpoint.release.set()
+    assert done.exit_code == 1, done.output
+    assert lines(done.stdout)[0]["attempts"] == []
+    assert "is still under way" in done.stderr
+
+
+def test_waiting_takes_every_webhook_into_account(run: Run, served: Served) -> None:
+    with Endpoint() as good:
+        good.secret = served.fake.secret(served.fake.add_webhook(good.url))
+        bad = served.fake.add_webhook("http://127.0.0.1:9/")
+        served.fake.add_webhook("https://example.com/other", ["consent.revoked"])
+        done = run("trigger", "user.created", "--wait")
+    assert done.exit_code == 1, done.output
+    assert {row["webhook_id"]: row["delivered"] for row in lines(done.stdout)}[bad] is False
+    assert len(lines(done.stdout)) == 2
+
+
+def using(served: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    from typer.testing import CliRunner
+
+    from basiq_async.cli._app import app
+
+    for name, value in environment(served).items():
+        monkeypatch.setenv(name, value)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+# --- types of event ---
+
+TYPO = "user.craeted"
+WITH_TYPES: dict[str, tuple[str, ...]] = {
+    "create": ("webhooks", "create", "--url", "https://example.com/x", "--event", "user.deleted", "--event", TYPO),
+    "ensure": ("webhooks", "ensure", "--url", "https://example.com/x", "--event", TYPO),
+    "update": ("webhooks", "update", "W", "--event", TYPO),
+    "trigger": ("trigger", TYPO),
+    "trigger --to": ("trigger", TYPO, "--to", "http://127.0.0.1:9/"),
+    "messages list": ("messages", "list", "W", "--event", TYPO),
+    "messages tail": ("messages", "tail", "W", "--event", TYPO),
+    "replay": ("replay", "W", "--to", "http://127.0.0.1:9/", "--event", TYPO),
+    "recover": ("recover", "W", "--to", "http://127.0.0.1:9/", "--event", TYPO),
+    "reconcile": ("reconcile", "W", "--inbox", "inbox.db", "--event", TYPO),
+    "listen": ("listen", "--event", TYPO),
+    "listen --poll": ("listen", "--poll", "W", "--event", TYPO),
+    "mock emit": ("mock", "emit", TYPO),
+}
+
+
+@pytest.mark.parametrize("command", WITH_TYPES.values(), ids=WITH_TYPES)
+def test_a_typo_of_an_event_type_is_refused_with_the_nearest(
+    command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    webhook_id = served.fake.seed_messages(3)
+    before = list(served.fake.webhooks())
+    done = run(*(webhook_id if word == "W" else word for word in command))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{TYPO!r}" in done.stderr
+    assert "did you mean 'user.created'?" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(served.fake.webhooks()) == before
+
+
+@pytest.mark.parametrize("pattern", ["cosnent.*", "consent*", "*.created"])
+def test_a_beginning_of_no_type_is_refused(run: Run, served: Served, pattern: str) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    for command in (("webhooks", "update", webhook_id), ("messages", "list", webhook_id)):
+        done = run(*command, "--event", pattern)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"'{pattern}' is not" in done.stderr
+
+
+def test_a_type_that_basiq_has_and_this_version_does_not_know_is_no_typo(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Served(FakeBasiq(event_types={"user.verified": "A new one."})) as newer:
+        run = using(newer, monkeypatch)
+        made = run("webhooks", "create", "--url", "https://example.com/x", "--event", "user.verified")
+        assert made.exit_code == 0, made.output
+        webhook_id = json.loads(made.stdout)["id"]
+        assert run("messages", "list", webhook_id, "--event", "user.verified").exit_code == 0
+
+
+def test_a_beginning_subscribes_to_all_of_its_types(run: Run, served: Served) -> None:
+    done = run(
+        "webhooks", "create", "--url", "https://example.com/x", "--event", "consent.*", "--event", "consent.revoked"
+    )
+    assert done.exit_code == 0, done.output
+    types = json.loads(done.stdout)["subscribed_events"]
+    assert sorted(types) == [f"consent.{each}" for each in
+                             ("created", "expired", "reminder", "revoked", "updated", "warning")]  # fmt: skip
+
+
+# --- a secret that comes back ---
+
+
+def test_updating_with_a_secret_file_alone_brings_the_secret_back(run: Run, served: Served, tmp_path: Path) -> None:
+    webhook_id = served.fake.add_webhook("https://example.com/a", ["user.created"])
+    done = run("webhooks", "update", webhook_id, "--secret-file", str(tmp_path / "secret"))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "secret").read_text() == served.fake.secret(webhook_id)
+    assert json.loads(done.stdout)["subscribed_events"] == ["user.created"]
+
+
+# --- what cannot be undone ---
+
+
+@on_a_terminal
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 1), ("n\n", 1), ("\x04", 1), ("\x03", 130)])
+def test_deleting_asks_on_a_terminal(served: Served, answer: str, code: int) -> None:
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    with Terminal("webhooks", "delete", webhook_id, env=environment(served)) as terminal:
+        terminal.read_until("[y/N]")
+        terminal.type(answer)
+        screen = terminal.end()
+        assert terminal.process.returncode == code, screen
+    assert bool(list(served.fake.webhooks())) == bool(code)
+    assert "Traceback" not in screen
+
+
+@on_a_terminal
+def test_deleting_does_not_ask_with_yes_and_a_script_is_never_asked(run: Run, served: Served) -> None:
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    with Terminal("webhooks", "delete", webhook_id, "--yes", env=environment(served)) as terminal:
+        assert "[y/N]" not in terminal.end()
+        assert terminal.process.returncode == 0
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    assert run("webhooks", "delete", webhook_id).exit_code == 0
+    assert not list(served.fake.webhooks())
