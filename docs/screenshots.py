@@ -1,14 +1,29 @@
-"""Takes the pictures of the mock's page and of a replay's in ``docs/images``. Needs chromium and playwright."""
+"""Takes the pictures of ``docs/images``: the mock's page, a replay's page, and what ``basiq-async demo`` prints.
+
+Needs chromium and playwright. With the argument ``demo`` it takes that picture alone, and needs neither.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import math
+import os
+import pty
+import re
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any, Literal
 
 from playwright.async_api import async_playwright
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.replay import MemoryCheckpoint, Replay, serve_page
@@ -97,6 +112,29 @@ async def take_replay(browser: Any) -> None:
             await run
 
 
+def take_demo() -> None:
+    """What the demo prints at 80 columns, in colours, down to the program that it shows at its end."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 100, 80, 0, 0))
+    command = [str(Path(sys.executable).with_name("basiq-async")), "demo"]
+    printed = b""
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True):
+        os.close(terminal)
+        with contextlib.suppress(OSError):  # the program has ended
+            while data := os.read(master, 65_536):
+                printed += data
+    os.close(master)
+    story = printed.decode().replace("\r\n", "\n").partition("The program that does it")[0]
+    story = "\n".join(line.rpartition("\r")[2] for line in story.split("\n"))
+    console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115  # it ends with the program
+    console.print(Text.from_ansi(story.rstrip()))
+    svg = console.export_svg(title="make demo", theme=MONOKAI)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # the page loads nothing from elsewhere
+    svg = "\n".join(line.rstrip() for line in svg.splitlines() if line.strip())
+    (FOLDER / "demo.svg").write_text(svg + "\n")
+
+
 async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     fake = FakeBasiq()
@@ -110,4 +148,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    take_demo()
+    if sys.argv[1:] != ["demo"]:
+        asyncio.run(main())
