@@ -29,14 +29,14 @@ def completion(
     fish: basiq-async completion fish > ~/.config/fish/completions/basiq-async.fish
     """
     from ..errors import ConfigurationError
-    from ._output import write
+    from ._output import write_lines
 
     if shell not in ("bash", "zsh", "fish"):
         raise ConfigurationError(f"there is completion for bash, zsh and fish, not for {shell!r}")
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
 
     script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # its name
-    write(_FOR_BARE_ZSH + script if shell == "zsh" else script)
+    write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 
 def prepare() -> None:

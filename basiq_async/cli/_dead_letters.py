@@ -27,8 +27,8 @@ _DEAD: Shape[DeadLetter] = Shape(
     (
         Column("ID", lambda letter: letter.id),
         Column("FAILED AT", lambda letter: cell_text(letter.failed_at)),
-        Column("ERROR", lambda letter: letter.error, flexible=True),
-        Column("EVENT TYPE", lambda letter: cell_text(_event_type(letter))),
+        Column("ERROR", lambda letter: letter.error, flexible=True, least=32),
+        Column("EVENT TYPE", lambda letter: cell_text(_event_type(letter)), optional=True),
     ),
 )
 

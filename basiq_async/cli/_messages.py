@@ -144,8 +144,8 @@ _RESENT: Shape[tuple[Message, str | None]] = Shape(
     (
         Column("ID", lambda pair: pair[0].id),
         Column("ACCEPTED", lambda pair: cell_text(pair[1] is None)),
-        Column("EVENT TYPE", lambda pair: cell_text(pair[0].event_type_id)),
-        Column("ERROR", lambda pair: pair[1] or "", flexible=True),
+        Column("EVENT TYPE", lambda pair: cell_text(pair[0].event_type_id), optional=True),
+        Column("ERROR", lambda pair: pair[1] or "", flexible=True, least=24),
     ),
 )
 

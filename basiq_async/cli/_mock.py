@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._shell import shell_line
-from .._text import printable
 from ..errors import ConfigurationError
 from ._control import TOKEN
 from ._mock_control import add_control_commands
 from ._options import Json
-from ._output import Output, Shape, is_terminal, live, note, write, write_note
+from ._output import Output, Shape, flush, is_terminal, live, note, write, write_note
 from ._run import run_until_signal
 from ._signals import on_signals
 
@@ -130,7 +129,8 @@ async def _serve(
                     output.one({**ready, "page": page, "control_token": options["control_token"]}, _READY)
                 else:
                     words = ["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={fake.api_key}"]
-                    write(shell_line(words), flushed=True)
+                    write(shell_line(words))
+                    flush()
                 note(f"ready at {base_url}; a page to look at: {page}")
                 note(f"the page asks for this token when it first acts: {options['control_token']}")
                 if webhook_id is not None:
@@ -174,14 +174,12 @@ async def _log(fake: FakeBasiq) -> None:
                     requests = record.number
                     violated = f"  {', '.join(record.violations)}" if record.violations else ""
                     status = record.status or "dropped"
-                    write_note(
-                        printable(f"{record.at:%H:%M:%S}  {record.request.method} {record.path}  {status}{violated}")
-                    )
+                    write_note(f"{record.at:%H:%M:%S}  {record.request.method} {record.path}  {status}{violated}")
             fresh = [each for each in fake.numbered_deliveries() if each[0] > deliveries]
             for number, attempt in reversed(fresh):
                 deliveries = number
                 status = attempt.status or "no response"
-                write_note(printable(f"{fake.now():%H:%M:%S}  -> {attempt.url}  {attempt.event_type_id}  {status}"))
+                write_note(f"{fake.now():%H:%M:%S}  -> {attempt.url}  {attempt.event_type_id}  {status}")
         live(f"{requests:,} requests, {deliveries:,} deliveries, {len(fake.violations)} violations; Ctrl-C ends")
         await asyncio.sleep(0.1)
 

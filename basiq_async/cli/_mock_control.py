@@ -38,7 +38,7 @@ _REQUESTS: Shape[dict[str, Any]] = Shape(
         Column("NUMBER", lambda row: cell_text(row.get("number"))),
         Column("STATUS", lambda row: cell_text(row.get("status"))),
         Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=True),
-        Column("AT", lambda row: cell_text(row.get("at"))),
+        Column("AT", lambda row: cell_text(row.get("at")), optional=True),
         Column("VIOLATIONS", lambda row: cell_text(row.get("violations"))),
     ),
 )
@@ -51,7 +51,7 @@ _DELIVERIES: Shape[dict[str, Any]] = Shape(
         Column("STATUS", lambda row: cell_text(row.get("status"))),
         Column("EVENT TYPE", lambda row: cell_text(row.get("eventTypeId"))),
         Column("ATTEMPT", lambda row: cell_text(row.get("attempt"))),
-        Column("AT", lambda row: cell_text(row.get("at"))),
+        Column("AT", lambda row: cell_text(row.get("at")), optional=True),
         Column("URL", lambda row: cell_text(row.get("url")), flexible=True),
     ),
 )  # fmt: skip
@@ -60,8 +60,8 @@ _VIOLATIONS: Shape[dict[str, Any]] = Shape(
     lambda row: row,
     (
         Column("CODE", lambda row: cell_text(row.get("code"))),
-        Column("AT", lambda row: cell_text(row.get("at"))),
-        Column("DETAIL", lambda row: cell_text(row.get("detail")), flexible=True),
+        Column("AT", lambda row: cell_text(row.get("at")), optional=True),
+        Column("DETAIL", lambda row: cell_text(row.get("detail")), flexible=True, least=32),
     ),
 )
 

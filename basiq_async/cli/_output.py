@@ -1,7 +1,8 @@
 """Where the output goes. One rule for every command: a terminal gets text, a pipe gets JSON lines.
 
 Standard output holds data only; notes, progress and errors go to standard error. With ``--json`` a terminal gets JSON
-lines too, and errors and notes are JSON. All text from elsewhere passes ``printable`` or ``json_line`` here.
+lines too, and errors and notes are JSON. Nothing else writes to the two streams: ``write``, ``note`` and their kind
+make every line printable, so that a new command cannot forget it; JSON is made printable by ``json_line``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
+from logging import Formatter, LogRecord, StreamHandler
 from typing import Any, Generic, TextIO, TypeVar
 
 from .._text import json_line, printable
@@ -25,6 +27,17 @@ DEBUG = "BASIQ_DEBUG"
 """The environment variable that asks for tracebacks and logs."""
 _BATCH = 200
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+@dataclass(frozen=True)
+class Styled:
+    """A part of a line that a terminal shows in a style: bold, dim, red or green."""
+
+    text: str
+    style: str
+
+
+Part = str | Styled
 
 
 class OutputClosedError(Exception):
@@ -69,7 +82,7 @@ def new_session(*, json: bool) -> Iterator[Session]:
         if stream is None:  # closed by the parent: `basiq-async ... >&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it lives as long as the process
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(encoding="ascii" if _is_ascii_locale() else None, errors="backslashreplace")
     token = _current.set(fresh)
     try:
         yield session()
@@ -120,12 +133,15 @@ class Output:
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
             width = terminal_width()
-            lines = table(batch, shape.columns, width, header=not self._header_shown)
-            if lines is None:
-                lines = cards(batch, shape.columns, width)
-            elif not self._header_shown:
-                lines[0] = apply_style(lines[0], "bold")
-            write("\n".join(lines))
+            made = table(batch, shape.columns, width, ellipsis=_ellipsis())
+            if made is None:
+                write_lines(cards(batch, shape.columns, width))
+                continue
+            if not self._header_shown:
+                write(Styled(made.header, "bold"))
+            write_lines(made.rows)
+            if made.left_out and not self._header_shown:
+                note(f"too wide for this terminal: {', '.join(made.left_out)}; --json shows everything")
             self._header_shown = True
 
     def one(self, item: T, shape: Shape[T]) -> None:
@@ -135,7 +151,8 @@ class Output:
             flush()
             return
         pairs = shape.row(item).items() if shape.details is None else shape.details(item)
-        write("\n".join(vertical(pairs, terminal_width())))
+        for line in vertical(pairs, terminal_width()):
+            write(*line)
 
     def _picker(self, fields: Sequence[str]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
         names = [name for name in (self.json or "").split(",") if name]
@@ -147,21 +164,32 @@ class Output:
         return (lambda row: {name: row.get(name) for name in names}) if names else (lambda row: row)
 
 
-def write(text: str, *, flushed: bool = False) -> None:
-    """Write lines to standard output. Raises ``OutputClosedError`` where nobody reads them."""
-    _erase_live()
-    try:
-        sys.stdout.write(text + "\n")
-    except OSError as exc:
-        raise _unwritable(exc) from None
-    if flushed or is_terminal(sys.stdout):
-        flush()
-        _draw_live()
+def write(*parts: Part) -> None:
+    """Write a line to standard output. Raises ``OutputClosedError`` where nobody reads it."""
+    _write_data(_render(parts, sys.stdout) + "\n")
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write lines to standard output, as ``write`` does."""
+    text = "".join(printable(line) + "\n" for line in lines)
+    if text:
+        _write_data(text)
 
 
 def write_json(value: Any) -> None:
     """Write one line of JSON to standard output."""
-    write(json_line(value, ascii=not _takes_unicode(sys.stdout)))
+    _write_data(json_line(value, ascii=not _takes_unicode(sys.stdout)) + "\n")
+
+
+def _write_data(text: str) -> None:
+    _erase_live()
+    try:
+        sys.stdout.write(text)
+    except OSError as exc:
+        raise _unwritable(exc) from None
+    if is_terminal(sys.stdout):
+        flush()
+        _draw_live()
 
 
 def flush() -> None:
@@ -193,9 +221,9 @@ def _unwritable(exc: OSError) -> Exception:
 def note(text: str, **more: Any) -> None:
     """Tell a person something that is no data; ``more`` goes with it where notes are JSON."""
     if session().json:
-        _write_error(json_line({"note": text, **more}, ascii=not _takes_unicode(sys.stderr)))
+        _put_line(json_line({"note": text, **more}, ascii=not _takes_unicode(sys.stderr)))
     else:
-        _write_error(printable(text))
+        write_note(text)
 
 
 def prompt(text: str) -> None:
@@ -204,23 +232,47 @@ def prompt(text: str) -> None:
     _put(printable(text))
 
 
-def write_note(line: str) -> None:
-    """Write a line of a log to standard error."""
-    _write_error(line)
+def write_note(*parts: Part) -> None:
+    """Write a line to standard error, in JSON mode too."""
+    _put_line(_render(parts, sys.stderr))
+
+
+def write_help(text: str) -> None:
+    """Write the help of a command, the program's own text with its styles, to standard error."""
+    _put_line(text.rstrip("\n"))
+
+
+class PrintableLog(StreamHandler[TextIO]):
+    """Writes log records to standard error, each line of them printable."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.setFormatter(Formatter(form))
+
+    def emit(self, record: LogRecord) -> None:
+        """Write a record."""
+        try:
+            for line in self.format(record).splitlines():
+                write_note(line)
+        except Exception:
+            self.handleError(record)
 
 
 def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
     """Show why a command fails: one line, or one JSON object with ``--json``."""
     if session().json:
         evidence = {"type": kind, "message": text, "exit_code": exit_code, **more}
-        _write_error(json_line({"error": evidence}, ascii=not _takes_unicode(sys.stderr)))
+        _put_line(json_line({"error": evidence}, ascii=not _takes_unicode(sys.stderr)))
     else:
-        _write_error(f"{apply_style('error:', 'red', stream=sys.stderr)} {printable(text)}")
+        write_note(Styled("error:", "red"), f" {text}")
 
 
 def live(text: str) -> None:
-    """Show the status line of a terminal, in place of the one before; an empty text takes it away."""
-    if not is_terminal(sys.stderr) or session().json:
+    """Show the status line of a terminal, in place of the one before; an empty text takes it away.
+
+    A terminal that cannot take a line away (``TERM=dumb``) has none.
+    """
+    if not is_terminal(sys.stderr) or session().json or is_dumb():
         return
     _erase_live()
     session().live = printable(text)[: max(10, terminal_width() - 1)]
@@ -237,7 +289,7 @@ def _draw_live() -> None:
         _put(session().live)
 
 
-def _write_error(text: str) -> None:
+def _put_line(text: str) -> None:
     _erase_live()
     _put(text + "\n")
     _draw_live()
@@ -261,29 +313,38 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
+def is_dumb() -> bool:
+    """Return whether the terminal takes no escape sequences."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
-def apply_style(text: str, style: str, *, stream: TextIO | None = None) -> str:
-    """Return text in a style where a person reads it and wants colours (no ``NO_COLOR``)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not is_terminal(stream or sys.stdout):
-        return text
-    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+def _render(parts: Iterable[Part], stream: TextIO) -> str:
+    styled = is_terminal(stream) and not os.environ.get("NO_COLOR") and not is_dumb()
+    return "".join(
+        printable(part)
+        if isinstance(part, str)
+        else f"\x1b[{_STYLES[part.style]}m{printable(part.text)}\x1b[0m"
+        if styled
+        else printable(part.text)
+        for part in parts
+    )
 
 
-def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> list[str]:
-    """Return a line for each name and value, the names in a column; long values go on below."""
+def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:
+    """Yield a line for each name and value, the names in a column; long values go on below."""
     known = [(printable(name), printable(cell_text(value))) for name, value in pairs]
     longest = max((len(name) for name, _ in known), default=0)
-    lines: list[str] = []
     for name, value in known:
         if longest + 2 + len(value) <= width or not name:
-            lines.append(f"{apply_style(name.ljust(longest), 'dim')}  {value}")
+            yield Styled(name.ljust(longest), "dim"), f"  {value}"
         else:
-            lines += [apply_style(name, "dim"), f"  {value}"]
-    return lines
+            yield (Styled(name, "dim"),)
+            yield (f"  {value}",)
 
 
 def cell_text(value: Any) -> str:
@@ -308,3 +369,13 @@ def moment_text(value: Any) -> str:
 
 def _takes_unicode(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def _is_ascii_locale() -> bool:
+    """Whether the environment asks for ASCII with ``LC_ALL=C``, where Python takes it for UTF-8."""
+    asked = os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8")
+    return not asked and os.environ.get("LC_ALL") in ("C", "POSIX")
+
+
+def _ellipsis() -> str:
+    return "\u2026" if _takes_unicode(sys.stdout) else "..."

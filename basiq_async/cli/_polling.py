@@ -16,7 +16,6 @@ from typing import Any
 
 import typer
 
-from .._text import printable
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
 from ..replay import (
@@ -32,7 +31,7 @@ from ..replay import (
 )
 from ..replay import event_types as of_types
 from ._event_types import check_event_types
-from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
+from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write, write_lines
 from ._run import make_client, wait_patiently
 from ._selection import duration
 from ._serving import watching_reader
@@ -210,10 +209,9 @@ class Polling:
                 self._output.one(row, _SHAPE)
             else:
                 words = [result, message.event_type_id, message.id, error]
-                write("  ".join(printable(word) for word in words if word))
+                write("  ".join(str(word) for word in words if word))
                 if self._body:
-                    for line in json.dumps(dict(message.payload), indent=2).splitlines():
-                        write(line)
+                    write_lines(json.dumps(dict(message.payload), indent=2).splitlines())
             flush()
         except (OutputClosedError, OutputError) as exc:
             self._fail(exc)

@@ -35,8 +35,8 @@ _LETTER: Shape[QuarantinedDelivery] = Shape(
     (
         Column("DELIVERY", lambda letter: letter.delivery_id),
         Column("EVENT TYPE", lambda letter: letter.event_type_id),
-        Column("SET ASIDE", lambda letter: cell_text(letter.quarantined_at)),
-        Column("ERROR", lambda letter: letter.error, flexible=True),
+        Column("SET ASIDE", lambda letter: cell_text(letter.quarantined_at), optional=True),
+        Column("ERROR", lambda letter: letter.error, flexible=True, least=32),
     ),
 )
 _OUTCOME: Shape[Outcome] = Shape(
@@ -50,7 +50,7 @@ _OUTCOME: Shape[Outcome] = Shape(
     (
         Column("DELIVERY", lambda outcome: outcome.delivery.id if outcome.delivery else "-"),
         Column("RESULT", lambda outcome: str(outcome.result)),
-        Column("ERROR", lambda outcome: _error(outcome) or "", flexible=True),
+        Column("ERROR", lambda outcome: _error(outcome) or "", flexible=True, least=24),
     ),
 )
 _DROPPED: Shape[dict[str, Any]] = Shape(("dropped",), lambda row: row)

@@ -11,10 +11,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from .._text import printable
 from ..errors import BasiqError, ConfigurationError
 from ._fields import FIELD_NAMES
-from ._output import DEBUG, OutputClosedError, abandon_stdout, flush, live, new_session, note, show_error
+from ._output import (
+    DEBUG,
+    OutputClosedError,
+    abandon_stdout,
+    flush,
+    live,
+    new_session,
+    note,
+    show_error,
+    write_help,
+    write_note,
+)
 
 _FIELDS = re.compile(r"[A-Za-z_-]+(,[A-Za-z_-]+)*,?")
 _EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "method", "path", "attempts", "location",
@@ -91,7 +101,8 @@ def _show(exc: Exception) -> int:
     if os.environ.get(DEBUG):
         import traceback
 
-        traceback.print_exception(exc)
+        for line in "".join(traceback.format_exception(exc)).splitlines():
+            write_note(line)
     if isinstance(exc, BasiqError):
         code = 2 if isinstance(exc, ConfigurationError) else 1
         evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
@@ -104,7 +115,7 @@ def _show(exc: Exception) -> int:
     if hasattr(exc, "format_message"):  # the root of typer's errors has no public name in its older releases
         return _shown_usage(exc)
     show_error(
-        f"unexpected {type(exc).__name__}: {printable(exc)[:500]} (set {DEBUG}=1 for a traceback)",
+        f"unexpected {type(exc).__name__}: {str(exc)[:500]} (set {DEBUG}=1 for a traceback)",
         kind=type(exc).__name__,
         exit_code=1,
     )
@@ -115,7 +126,7 @@ def _shown_usage(exc: Any) -> int:
     context, code = getattr(exc, "ctx", None), int(exc.exit_code)
     if type(exc).__name__ == "NoArgsIsHelpError":
         if context is not None:
-            sys.stderr.write(context.get_help().rstrip("\n") + "\n")
+            write_help(context.get_help())
         return code
     show_error(exc.format_message(), kind="UsageError", exit_code=code)
     if context is not None:

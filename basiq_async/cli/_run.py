@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from .._version import __version__
-from ._output import DEBUG, is_terminal, live, note, prompt
+from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt
 from ._signals import cancelling
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _quiet_logs() -> None:
     server, which has a traceback for each request that is no HTTP.
     """
     if os.environ.get(DEBUG):
-        logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=logging.DEBUG, handlers=[PrintableLog("%(levelname)s %(name)s: %(message)s")])
         return
     for name in ("basiq_async", "aiohttp.server"):
         logger = logging.getLogger(name)

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from aiohttp import web
 
-from .._text import printable
 from ..errors import ConfigurationError
 from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
 from ._forward import Forwarded, Forwarder
-from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write
+from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write, write_lines
 from ._signals import stopping
 
 if TYPE_CHECKING:
@@ -175,10 +174,9 @@ class Listener:
             words = [f"{status} {result}", event.reason, event.event_type_id, event.delivery_id]
             if seen.forwarded is not None:
                 words.append(f"-> {seen.forwarded.text}")
-            write("  ".join(printable(word) for word in words if word))
+            write("  ".join(str(word) for word in words if word))
             if self._body and seen.delivery is not None:
-                for line in json.dumps(seen.delivery.raw, indent=2).splitlines():
-                    write(line)
+                write_lines(json.dumps(seen.delivery.raw, indent=2).splitlines())
         flush()
         self._show_live()
         self._shown += 1

@@ -104,10 +104,10 @@ MESSAGE: Shape[Message] = Shape(
     (
         Column("ID", lambda message: message.id),
         Column("EVENT TYPE", lambda message: cell_text(message.event_type_id)),
-        Column("RESULT", lambda message: "delivered" if message.delivered else "undelivered"),
+        Column("DELIVERED", lambda message: cell_text(message.delivered)),
         Column("STATUS", _last_status),
-        Column("LAST ATTEMPT", _last_attempt),
-        Column("EVENT", lambda message: cell_text(message.event_id)),
+        Column("LAST ATTEMPT", _last_attempt, optional=True),
+        Column("EVENT", lambda message: cell_text(message.event_id), optional=True),
     ),
     _message_details,
 )
@@ -142,7 +142,7 @@ EVENT: Shape[Event] = Shape(
         Column("ID", lambda event: event.id),
         Column("TYPE", lambda event: event.type),
         Column("CREATED", lambda event: cell_text(event.created)),
-        Column("USER", lambda event: cell_text(event.user_id)),
+        Column("USER", lambda event: cell_text(event.user_id), optional=True),
     ),
     _event_details,
 )

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ._files import SECRET_VARIABLE
-from ._output import Output, Shape, write
+from ._output import Output, Shape, write, write_lines
 
 Body = Annotated[str, typer.Argument(help="The file with the body, as it is sent; - for standard input.")]
 SecretOption = Annotated[
@@ -50,7 +50,7 @@ def sign(
     if json is not None:
         Output(json).one(headers, _HEADERS)
     else:
-        write("\n".join(f"{name}: {value}" for name, value in headers.items()))
+        write_lines(f"{name}: {value}" for name, value in headers.items())
 
 
 def verify(

@@ -13,10 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._text import printable
 from ..errors import BasiqError, ConfigurationError, ServerError
 from ._job import bar
-from ._output import apply_style, is_terminal, live, write
+from ._output import Styled, is_terminal, live, write, write_lines
 from ._program import catch_up, source
 from ._stage import Service
 
@@ -47,17 +46,17 @@ class Steps:
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""
         write("")
-        write(apply_style(title, "bold"))
+        write(Styled(title, "bold"))
 
     def confirm(self, text: str, *, true: bool = True) -> None:
         """Show what came true."""
         if not true:
             raise UntrueError(f"this did not come true: {text}")
-        write(f"{apply_style(self._clock(), 'dim')}  {apply_style('ok', 'green')}  {text}")
+        write(Styled(self._clock(), "dim"), "  ", Styled("ok", "green"), f"  {text}")
 
     def narrate(self, text: str) -> None:
         """Show what happens."""
-        write(f"{apply_style(self._clock(), 'dim')}      {text}")
+        write(Styled(self._clock(), "dim"), f"      {text}")
 
     def _clock(self) -> str:
         if self._fake is None or self._began is None:
@@ -88,12 +87,11 @@ async def tell(messages: int) -> None:
         await _come_back(steps, fake, basiq, service, folder, webhook_id)
         await _stream_history(steps, messages)
     write("")
-    true = apply_style("All of it came true", "bold")
-    write(f"{true}, in {time.perf_counter() - began:.1f} s. The program that does it,")
+    took = time.perf_counter() - began
+    write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that does it,")
     write("examples/recover_after_outage.py:")
     write("")
-    for line in source().splitlines():
-        write(line)
+    write_lines(source().splitlines())
 
 
 async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service) -> str:
@@ -217,20 +215,20 @@ async def read_live(basiq: BasiqClient, most: int) -> None:
     """Read, and only read, the real API."""
     steps = Steps()
     kinds = [kind.id async for kind in basiq.event_types.list()]
-    steps.confirm(f"{len(kinds)} types of event: {printable(', '.join(kinds[:3]))}, …", true=bool(kinds))
+    steps.confirm(f"{len(kinds)} types of event: {', '.join(kinds[:3])} and so on", true=bool(kinds))
     webhooks = await basiq.webhooks.list().collect()
     steps.confirm(f"{len(webhooks)} webhooks")
     for webhook in webhooks:
         streamed = await stream(basiq.messages.list(webhook.id), most, stop=most)
-        steps.confirm(f"webhook {printable(webhook.id)} ({printable(webhook.status)}): {streamed.text}")
+        steps.confirm(f"webhook {webhook.id} ({webhook.status}): {streamed.text}")
     try:
         await basiq.webhooks.get("00000000-0000-4000-8000-000000000000")
     except BasiqError as exc:
         if isinstance(exc, (ServerError, ConfigurationError)):
             raise
-        steps.confirm(f"an error as you see it: {printable(f'{type(exc).__name__}: {exc}')}")
+        steps.confirm(f"an error as you see it: {type(exc).__name__}: {exc}")
     write("")
-    write(f"{apply_style('Nothing was changed', 'bold')}: every request was a GET, but for the token.")
+    write(Styled("Nothing was changed", "bold"), ": every request was a GET, but for the token.")
 
 
 class Streamed:

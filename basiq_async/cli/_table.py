@@ -1,4 +1,4 @@
-"""Tables that fit: columns are dropped, then rows become cards; an id is never cut. Pure."""
+"""Tables that fit: what is optional is left out, then rows become cards; an id is never cut. Pure."""
 
 from __future__ import annotations
 
@@ -16,30 +16,46 @@ _LEAST_FLEXIBLE = 16
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """One column. A ``flexible`` one may be cut, with an ellipsis, to make the table fit."""
+    """One column. A ``flexible`` one may be cut, with an ellipsis, to ``least``; an ``optional`` one left out."""
 
     title: str
     cell: Callable[[T], str]
     flexible: bool = False
+    least: int = _LEAST_FLEXIBLE
+    optional: bool = False
 
 
-def table(items: Sequence[T], columns: Sequence[Column[T]], width: int, *, header: bool) -> list[str] | None:
-    """Return the lines of a table at most ``width`` wide, or None where not even three columns fit.
+@dataclass(frozen=True)
+class Table:
+    """The lines of a table, and the titles of the columns that there was no room for."""
 
-    Columns are dropped from the end. A flexible column gives up what it can before any is dropped.
+    header: str
+    rows: list[str]
+    left_out: list[str]
+
+
+def table(items: Sequence[T], columns: Sequence[Column[T]], width: int, *, ellipsis: str = "\u2026") -> Table | None:
+    """Return a table at most ``width`` wide, or None where the columns that matter do not fit.
+
+    A flexible column gives up what it can before an optional one is left out, the last one first.
     """
     cells = [[printable(column.cell(item)) for column in columns] for item in items]
     natural = [
         max(_width(column.title), *(_width(row[index]) for row in cells)) for index, column in enumerate(columns)
     ]
-    kept = len(columns)
-    while (widths := _fit(natural[:kept], columns[:kept], width)) is None:
-        kept -= 1
-        if kept < min(3, len(columns)):
+    kept = list(range(len(columns)))
+    left_out: list[str] = []
+    while (widths := _fit([natural[index] for index in kept], [columns[index] for index in kept], width)) is None:
+        optional = [index for index in kept if columns[index].optional]
+        if not optional:
             return None
-    rows = [[column.title for column in columns]] if header else []
-    rows += cells
-    return [_join([_pad(text, size) for text, size in zip(row, widths, strict=False)]) for row in rows]
+        kept.remove(optional[-1])
+        left_out.insert(0, columns[optional[-1]].title)
+
+    def line(row: Sequence[str]) -> str:
+        return _GAP.join(_pad(row[index], size, ellipsis) for index, size in zip(kept, widths, strict=True)).rstrip()
+
+    return Table(line([column.title for column in columns]), [line(row) for row in cells], left_out)
 
 
 def cards(items: Sequence[T], columns: Sequence[Column[T]], width: int) -> list[str]:
@@ -67,23 +83,19 @@ def _fit(natural: Sequence[int], columns: Sequence[Column[T]], width: int) -> li
     over = sum(widths) + len(_GAP) * (len(widths) - 1) - width
     for index in range(len(widths) - 1, -1, -1):
         if over > 0 and columns[index].flexible and width >= _NARROW:
-            given = min(over, max(0, widths[index] - _LEAST_FLEXIBLE))
+            given = min(over, max(0, widths[index] - columns[index].least))
             widths[index] -= given
             over -= given
     return widths if over <= 0 else None
 
 
-def _join(cells: list[str]) -> str:
-    return _GAP.join(cells).rstrip()
-
-
-def _pad(text: str, size: int) -> str:
+def _pad(text: str, size: int, ellipsis: str) -> str:
     width = _width(text)
     if width <= size:
         return text + " " * (size - width)
-    while _width(text) > size - 1:
+    while _width(text) > size - len(ellipsis):
         text = text[:-1]
-    return text + "\u2026" + " " * (size - 1 - _width(text))
+    return text + ellipsis + " " * (size - len(ellipsis) - _width(text))
 
 
 def _width(text: str) -> int:

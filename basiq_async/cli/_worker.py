@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigurationError
+from ._output import PrintableLog
 
 __all__ = ["worker"]
 
@@ -27,5 +28,6 @@ def worker(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    logging.basicConfig(level=level, handlers=[log])
     run_workers(fleet, processes=processes, segments=segments)

@@ -112,8 +112,9 @@ def test_a_long_list_has_one_header_and_is_written_as_it_comes(
 
 def test_wide_characters_count_as_two_columns() -> None:
     sizes = [Column[str]("A", lambda text: text), Column[str]("B", lambda text: "x")]
-    lines = table(["\u65e5\u672c", "ab"], sizes, 80, header=False)
-    assert lines == ["\u65e5\u672c  x", "ab    x"]
+    made = table(["\u65e5\u672c", "ab"], sizes, 80)
+    assert made is not None
+    assert made.rows == ["\u65e5\u672c  x", "ab    x"]
 
 
 def test_cards_leave_out_what_is_not_there() -> None:

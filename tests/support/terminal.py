@@ -39,7 +39,8 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm", **env},
+            # The size comes from the terminal, as it does for a person.
+            env={**{name: each for name, each in os.environ.items() if name != "COLUMNS"}, "TERM": "xterm", **env},
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )

@@ -1,0 +1,131 @@
+"""One path for all output: whatever a command shows, no text from elsewhere steers the terminal that it is shown in."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import logging
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from basiq_async import cli
+from basiq_async.cli import _output
+from basiq_async.cli._output import PrintableLog, Styled, live, note, prompt, show_error, write, write_lines, write_note
+from basiq_async.testing import FakeBasiq
+
+from ..support.wire import KEY, WEBHOOK, Wire, http, ok
+from .conftest import Served
+
+if sys.platform != "win32":
+    from ..support.terminal import Terminal
+
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+EVIL = "\x1b]0;title\x07\x9b2J\u202e\r\nx\x1b[31m"
+STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+
+
+def test_no_other_module_writes_to_the_standard_streams() -> None:
+    for file in sorted(Path(cli.__file__).parent.glob("*.py")):
+        if file.stem in ("_output", "__init__"):  # the second prints the version alone, before anything is imported
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            text = ast.unparse(node) if isinstance(node, ast.Call) else ""
+            assert not re.match(r"(print|typer\.(echo|secho|prompt|confirm)|input)\(", text), f"{file.name}: {text}"
+            assert not re.match(r"sys\.(stdout|stderr)\.(write|buffer)", text), f"{file.name}: {text}"
+            assert not re.match(r"logging\.(StreamHandler|lastResort)", text), f"{file.name}: {text}"
+            assert not re.match(r"logging\.basicConfig\((?!.*PrintableLog|.*handlers=\[log\])", text), file.name
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_every_way_to_write_makes_a_line_printable(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_output, "is_terminal", lambda stream: terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    log = logging.Logger("a log")
+    log.addHandler(PrintableLog("%(message)s"))
+    with _output.new_session(json=False):
+        write(EVIL, Styled(EVIL, "bold"))
+        write_lines([EVIL])
+        note(EVIL)
+        write_note(EVIL)
+        prompt(EVIL)
+        show_error(EVIL, kind="X", exit_code=1)
+        log.warning("about %s", EVIL)
+        live(EVIL)
+    captured = capsys.readouterr()
+    assert not STEERING.search(captured.out)
+    assert not STEERING.search(captured.err)
+
+
+async def test_a_secret_with_escapes_is_shown_escaped_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Wire(ok({**WEBHOOK, "secret": EVIL})) as wire:
+        env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}
+        with Terminal("webhooks", "secret", "w1", "--show", env=env) as terminal:
+            await asyncio.to_thread(terminal.end)
+        assert b"\x1b]0" not in terminal.raw
+        assert b"\x1b[31m" not in terminal.raw
+        assert "title" in terminal.screen
+    async with Wire(http(200, '{"secret": "\\u001b]0;title\\u0007"}')) as wire:
+        with Terminal("mock", "secret", "w1", "--url", wire.url, env={}) as terminal:
+            await asyncio.to_thread(terminal.end)
+        assert b"\x1b" not in terminal.raw
+        assert "title" in terminal.screen
+
+
+# --- terminals of every kind ---
+
+LISTS = {
+    "webhooks": ("webhooks", "list"),
+    "messages": ("messages", "list", "W"),
+    "events": ("events", "list"),
+    "types": ("events", "types"),
+    "webhook": ("webhooks", "get", "W"),
+    "help": ("webhooks", "--help"),
+}
+KINDS = {
+    "dark": {"TERM": "xterm-256color", "COLORFGBG": "15;0"},
+    "dumb": {"TERM": "dumb"},
+    "C": {"TERM": "xterm", "LC_ALL": "C"},
+    "no colour": {"NO_COLOR": "1"},
+}
+
+
+@pytest.fixture(scope="module")
+def busy() -> object:
+    fake = FakeBasiq()
+    fake.add_webhook("https://a-much-longer-name-of-a-host.service.example/basiq/webhooks/incoming/all")
+    fake.seed_messages(60, failed=0.3)
+    with Served(fake) as served:
+        yield served
+
+
+@on_a_terminal
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("command", LISTS.values(), ids=LISTS)
+def test_a_screen_fits_and_has_what_its_terminal_can_show(
+    busy: Served, command: tuple[str, ...], kind: dict[str, str], columns: int
+) -> None:
+    webhook_id = busy.fake.webhooks()[-1].id
+    words = [webhook_id if word == "W" else word for word in command]
+    env = {"BASIQ_API_KEY": busy.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": busy.url, "NO_COLOR": "", "LC_ALL": "C.UTF-8"}
+    with Terminal(*words, columns=columns, env={**env, **kind}) as terminal:
+        screen = terminal.end()
+        assert terminal.process.returncode == 0, screen
+    text = terminal.raw.decode()
+    assert "\\u2026" not in text
+    if kind.get("TERM") == "dumb":
+        assert "\x1b" not in text
+    if kind.get("LC_ALL") == "C":
+        assert text.isascii()
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\r", "", text)
+    if "get" not in command:  # one object shows its values whole
+        assert max(map(len, plain.splitlines())) <= columns
+    if command[0] == "messages":
+        left_out = "LAST ATTEMPT, EVENT" if columns == 80 else "EVENT"
+        assert f"too wide for this terminal: {left_out}; --json shows everything" in screen.replace("\n", "")
