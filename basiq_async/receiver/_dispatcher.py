@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -116,7 +117,7 @@ class Dispatcher:
                     self._count_unhandled(delivery)
                 return outcome(Result.IGNORED, delivery)
             work = _Work(delivery, route, "", _new_token(), failures)
-            refused = await self._claim(work, self._inbox.claim if failures is None else self._inbox.claim_quarantined)
+            refused = await self._claim(work, self._claim_call(work))
             if refused is not None:
                 return refused
             failure = await self._handle(work)
@@ -147,6 +148,12 @@ class Dispatcher:
     def unhandled(self) -> dict[str, int]:
         """How many deliveries came of each event type that no handler takes."""
         return dict(self._unhandled)
+
+    def _claim_call(self, work: _Work) -> _ClaimCall:
+        quarantined = work.failures is not None
+        if work.in_transaction and self._transactional is not None:
+            return partial(self._transactional.claim_transaction, quarantined=quarantined)
+        return self._inbox.claim_quarantined if quarantined else self._inbox.claim
 
     async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
         """Claim a delivery; None if it is ours, else the outcome."""

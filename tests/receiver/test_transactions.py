@@ -402,7 +402,7 @@ async def test_a_connection_lost_before_the_commit_is_503_and_has_had_no_effect(
 @on_postgres
 async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Service) -> None:
     inbox, engine = service.inbox, service.engine
-    await inbox.claim("k", "a", lease=60)
+    await inbox.claim_transaction("k", "a", lease=60)
     async with inbox.transaction("k", "a") as session:
         pid = await session.scalar(text("SELECT pg_backend_pid()"))
     async with engine.connect() as other:
@@ -415,9 +415,9 @@ async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Ser
 
 
 async def test_there_is_no_session_without_a_claim(service: Service) -> None:
-    await service.inbox.claim("k", "a", lease=60)
+    await service.inbox.claim_transaction("k", "a", lease=60)
     for key, token in (("k", "b"), ("l", "a")):
-        with pytest.raises(InboxError, match="no claim of this worker"):
+        with pytest.raises(InboxError, match="no claim on the key that is a transaction"):
             async with service.inbox.transaction(key, token):
                 pass
     await service.inbox.release("k", "a")
@@ -427,3 +427,38 @@ def test_a_handler_with_a_session_needs_an_inbox_that_has_transactions() -> None
     receiver = WebhookReceiver(SECRET, inbox=MemoryInbox())
     with pytest.raises(ConfigurationError, match=r"handler write must take one argument.*such as SQLInbox"):
         receiver.on("*")(write)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool_size": 5, "max_overflow": 0}], ids=["pool of 15", "pool of 5"])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_sixty_handlers_at_once_that_open_sessions_of_their_own_share_a_small_pool(
+    driver: str, options: dict[str, int], postgres: PostgresServer
+) -> None:
+    async with engine_of(postgres.url(driver), **options) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(EFFECTS.metadata.create_all)
+        sessions = async_sessionmaker(engine)
+        async with SQLInbox(engine, table=new_table()) as inbox:
+            service = Service(engine, inbox)
+            everybody = asyncio.Barrier(60)
+
+            async def write_apart(delivery: Delivery) -> None:
+                await everybody.wait()  # all have claimed theirs
+                async with sessions.begin() as session:
+                    await session.execute(insert(EFFECTS).values(event_id=delivery.event_id))
+
+            service.receiver.on("*")(write_apart)
+            events = [new_id() for _ in range(60)]
+            done = await asyncio.gather(*map(service.post, events))
+            assert {each.result for each in done} == {Result.HANDLED}
+            assert [await service.effects(event) for event in events] == [1] * 60
+
+
+async def test_an_inbox_that_is_closed_under_a_handler_is_named_and_not_the_handler(service: Service) -> None:
+    async def close(delivery: Delivery, session: AsyncSession) -> None:
+        await service.inbox.aclose()
+
+    service.on_all(close)
+    done = await service.post(new_id())
+    assert done.result is Result.UNAVAILABLE
+    assert "close the receiver before its inbox" in str(done.error)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from datetime import datetime
 
 import attrs
 
-from ..._causes import UnshownText
+from ..._causes import UnshownText, drop_tracebacks
+from ...errors import InboxError
 
-__all__ = ["QuarantinedDelivery", "pack", "unpack"]
+__all__ = ["QuarantinedDelivery", "pack", "unpack", "unpack_all"]
 
 
 @attrs.frozen
@@ -49,3 +51,12 @@ def unpack(text: str | bytes) -> QuarantinedDelivery:
     fields["signed_at"] = datetime.fromisoformat(fields["signed_at"])
     fields["quarantined_at"] = datetime.fromisoformat(fields["quarantined_at"])
     return QuarantinedDelivery(**fields)
+
+
+def unpack_all(texts: Sequence[str], where: str) -> Sequence[QuarantinedDelivery]:
+    """Read what ``pack`` wrote. Raises ``InboxError`` for anything else; ``where`` names the storage."""
+    try:
+        return [unpack(text) for text in texts]
+    except (ValueError, TypeError, KeyError) as exc:
+        del texts  # error reporters show local variables
+        raise InboxError(f"the quarantine of {where} holds what no inbox has written") from drop_tracebacks(exc)

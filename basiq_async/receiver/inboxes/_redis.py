@@ -28,7 +28,7 @@ from ..._tasks import run_apart
 from ...errors import ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
 from ._process import OneProcess
-from ._quarantine import QuarantinedDelivery, pack, unpack
+from ._quarantine import QuarantinedDelivery, pack, unpack_all
 
 __all__ = ["RedisInbox"]
 
@@ -215,14 +215,7 @@ class RedisInbox:
                     letters.append(_text(text))
             return letters
 
-        letters = await self._within_limit(read())
-        try:
-            return [unpack(text) for text in letters]
-        except (ValueError, TypeError, KeyError) as exc:
-            text = f"the quarantine below {self._prefix!r} holds what no inbox has written"
-            raise InboxError(text) from drop_tracebacks(exc)
-        finally:
-            del letters  # error reporters show local variables
+        return unpack_all(await self._within_limit(read()), f"the prefix {self._prefix!r} in Redis")
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""

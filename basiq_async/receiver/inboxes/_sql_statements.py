@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from typing import Any
+from typing import cast as cast_type
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
+    Boolean,
+    ClauseElement,
     ColumnElement,
+    CursorResult,
+    Double,
+    Executable,
     Integer,
+    Row,
     String,
+    Text,
+    and_,
     bindparam,
+    case,
+    cast,
     delete,
     exists,
+    extract,
     func,
     literal_column,
+    not_,
+    null,
+    or_,
     select,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.visitors import iterate
 
 from ...errors import ConfigurationError
 from ._sql_tables import Tables
@@ -28,7 +47,11 @@ from ._sql_tables import Tables
 __all__ = ["Statements"]
 
 _KEY = bindparam("a_key", type_=String)
+_TOKEN = bindparam("a_token", type_=Text)
+_LEASE = bindparam("a_lease", type_=Double)
 _LIMIT = bindparam("a_limit", type_=Integer)
+_ABANDONED = 86_400.0
+"""Seconds after which a claim that nobody ended is deleted; it was free long before."""
 
 
 class Statements:
@@ -39,28 +62,14 @@ class Statements:
             raise ConfigurationError(f"SQLInbox works with PostgreSQL and SQLite, not with {dialect}")
         self.on_postgresql = dialect == "postgresql"
         self._name = tables.name
+        self._names: dict[Executable, frozenset[str]] = {}
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
         handled, failures, quarantine, pinned = tables.handled, tables.failures, tables.quarantine, tables.pinned
         now = func.now()
 
         known_failures = select(failures.c.failures).where(failures.c.key == _KEY).scalar_subquery()
-        row = select(_KEY.label("key"), now.label("handled_at"))
-        if self.on_postgresql:
-            # The lock, the entry and its check in one statement. The lock is of the transaction: it ends with the
-            # connection. An entry that another transaction has committed meanwhile is a conflict whatever this
-            # statement's snapshot shows.
-            row = row.where(func.pg_try_advisory_xact_lock(bindparam("a_lock", type_=BigInteger)))
-        else:
-            row = row.where(literal_column("1") == 1)  # SQLite's grammar needs it before ON CONFLICT
-        self.claim = (
-            insert(handled)
-            .from_select(["key", "handled_at"], row)
-            .on_conflict_do_nothing()
-            .returning(known_failures.label("failures"), *self._end_when_idle())
-        )
-        letter = select(quarantine.c.letter, known_failures.label("failures"), *self._end_when_idle())
-        letter = letter.where(quarantine.c.key == _KEY)
-        self.claim_letter = letter.with_for_update(skip_locked=True, of=quarantine) if self.on_postgresql else letter
+        known_letter = select(quarantine.c.letter).where(quarantine.c.key == _KEY).scalar_subquery()
+        found = (known_failures.label("failures"), known_letter.label("letter"))
 
         values = {name: bindparam(f"a_{name}", type_=String) for name in ("name", "value")}
         pin = insert(pinned).values(values)
@@ -69,15 +78,59 @@ class Statements:
             pinned.c.value
         )
         self.pinned = select(pinned.c.value).where(pinned.c.name == values["name"])
-        self.is_recorded = select(handled.c.key).where(handled.c.key == _KEY)
+        # A claim is a lease in the row, or it is a transaction that has not ended: then the row shows nothing yet, and
+        # the gate is closed, so that nobody waits for the row. The row itself decides between all others: what was
+        # committed meanwhile is a conflict whatever a statement's snapshot shows.
+        gate: ColumnElement[bool] = literal_column("1 = 1", type_=Boolean)
+        clock: ColumnElement[float] = bindparam("a_now", type_=Double)
+        if self.on_postgresql:
+            gate = func.pg_try_advisory_xact_lock(bindparam("a_gate", type_=BigInteger), type_=Boolean)
+            clock = cast(extract("epoch", func.clock_timestamp()), Double)
+        live = handled.c.lease_ends > clock
+        if not self.on_postgresql:  # the machine's monotonic clock, which a restart sets back
+            live = and_(live, handled.c.lease_ends - handled.c.lease <= clock)
+        free = or_(handled.c.token.is_(None), handled.c.token == _TOKEN, not_(live))
+        no_claim = {"token": None, "lease": None, "lease_ends": None}
+        claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
+
+        def enter(values: dict[str, Any]) -> Any:
+            new = insert(handled).from_select(["key", *values], select(_KEY, *values.values()).where(gate))
+            return new.on_conflict_do_update(
+                index_elements=[handled.c.key],
+                set_={name: new.excluded[name] for name in values},
+                where=and_(handled.c.handled_at.is_(None), free),
+            )
+
+        mine = and_(handled.c.key == _KEY, handled.c.token == _TOKEN, or_(live, gate))
+        self.lease = enter(claimed).returning(*found)
+        entry = {"handled_at": now, **{name: cast(null(), handled.c[name].type) for name in no_claim}}
+        self.enter = enter(entry).returning(*found)
+        self.begin = enter(entry).returning(*found, *self._end_when_idle())
+        lease_letter = (
+            update(handled).where(handled.c.key == _KEY, known_letter.is_not(None), free, gate).values(claimed)
+        )
+        self.lease_letter = lease_letter.returning(*found)
+        self.begin_letter = lease_letter.returning(*found, *self._end_when_idle())
+        self.record = update(handled).where(mine).values(handled_at=now, **no_claim).returning(*found)
+        self.free = delete(handled).where(mine, handled.c.handled_at.is_(None)).returning(*found)
+        self.free_letter = update(handled).where(mine).values(no_claim).returning(*found)
+        remaining = case((live, handled.c.lease_ends - clock), else_=0.0)
+        self.holder = select(handled.c.handled_at, handled.c.token, remaining.label("remaining")).where(
+            handled.c.key == _KEY
+        )
+
+        self.is_recorded = select(handled.c.key).where(handled.c.key == _KEY, handled.c.handled_at.is_not(None))
         self.has_letter = select(quarantine.c.key).where(quarantine.c.key == _KEY)
-        self.renew = update(handled).where(handled.c.key == _KEY).values(handled_at=now)
+        self.renew = update(handled).where(handled.c.key == _KEY).values(handled_at=now, **no_claim)
         self.forgive = delete(failures).where(failures.c.key == _KEY)
         self.remove_letter = delete(quarantine).where(quarantine.c.key == _KEY)
+        self.drop_letter = self.remove_letter.where(gate).returning(quarantine.c.key)
 
-        first = insert(failures).values(key=_KEY, failures=bindparam("a_count", type_=Integer) + 1, failed_at=now)
+        count = bindparam("a_count", type_=Integer)
+        more = case((failures.c.failures > count, failures.c.failures), else_=count) + 1
+        first = insert(failures).values(key=_KEY, failures=count + 1, failed_at=now)
         self.count_failure = first.on_conflict_do_update(
-            index_elements=[failures.c.key], set_={"failures": failures.c.failures + 1, "failed_at": now}
+            index_elements=[failures.c.key], set_={"failures": more, "failed_at": now}
         ).returning(failures.c.failures)
 
         new = insert(quarantine).values(
@@ -101,30 +154,52 @@ class Statements:
         before = bindparam("a_moment", type_=handled.c.handled_at.type)
         old = select(handled.c.key).where(handled.c.handled_at < before)
         old = old.where(~exists().where(quarantine.c.key == handled.c.key)).order_by(handled.c.handled_at).limit(_LIMIT)
+        abandoned = select(handled.c.key).where(
+            handled.c.handled_at.is_(None), handled.c.lease_ends < clock - _ABANDONED
+        )
+        abandoned = abandoned.limit(_LIMIT)
         stale = select(failures.c.key).where(failures.c.failed_at < before).limit(_LIMIT)
         if self.on_postgresql:
             old = old.with_for_update(skip_locked=True, of=handled)
             stale = stale.with_for_update(skip_locked=True)
+            abandoned = abandoned.with_for_update(skip_locked=True)
         self.prune = (
             delete(handled).where(handled.c.key.in_(old)),
             delete(failures).where(failures.c.key.in_(stale)),
+            delete(handled).where(handled.c.key.in_(abandoned)),
         )
 
-    def for_claim(self, key: str, lease: float) -> dict[str, object]:
-        """The parameters of ``claim``."""
-        parameters = self.for_letter(key, lease)
+    async def first(
+        self, connection: AsyncConnection, statement: Executable, key: str, *, token: str = "", lease: float = 0.0
+    ) -> Row[Any] | None:
+        """Run a statement about one key, and return its first row."""
+        return (await self.run(connection, statement, key, token=token, lease=lease)).first()
+
+    async def run(
+        self,
+        connection: AsyncConnection,
+        statement: Executable,
+        key: str = "",
+        *,
+        token: str = "",
+        lease: float = 0.0,
+        **more: object,
+    ) -> CursorResult[Any]:
+        """Run a statement with those of these parameters that it has, and those that follow from them."""
+        parameters: dict[str, object] = {"a_key": key, "a_token": token, "a_lease": lease, **more}
         if self.on_postgresql:
             # Another key has the same number once in 2^64, and is BUSY then for a moment.
             digest = hashlib.blake2b(f"{self._name}\0{key}".encode(), digest_size=8).digest()
-            parameters["a_lock"] = int.from_bytes(digest, "big", signed=True)
-        return parameters
-
-    def for_letter(self, key: str, lease: float) -> dict[str, object]:
-        """The parameters of ``claim_letter``."""
-        parameters: dict[str, object] = {"a_key": key}
-        if self.on_postgresql:
+            parameters["a_gate"] = int.from_bytes(digest, "big", signed=True)
             parameters["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        return parameters
+        else:
+            parameters["a_now"] = time.monotonic()
+        names = self._names.get(statement)
+        if names is None:
+            names = self._names[statement] = frozenset(
+                each.key for each in iterate(cast_type(ClauseElement, statement)) if isinstance(each, BindParameter)
+            )
+        return await connection.execute(statement, {name: parameters[name] for name in parameters if name in names})
 
     def _end_when_idle(self) -> list[ColumnElement[Any]]:
         # A machine that vanishes does not close its connections: the server ends such a transaction by itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import Column, DateTime, Dialect, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text, text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigurationError
@@ -17,18 +17,24 @@ _LONGEST_NAME = 63 - len("_quarantine_order")
 
 
 class Tables:
-    """What was handled, the failures of what was not, the letters of the quarantine, and texts kept for good."""
+    """What was handled or is claimed, the failures, the letters of the quarantine, and texts kept for good."""
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
         check_names(table, schema, what="an inbox")
         self.name = table if schema is None else f"{schema}.{table}"
         self.metadata = MetaData(schema=schema)
+        claimed = text("lease_ends IS NOT NULL")
         self.handled = Table(
             table,
             self.metadata,
             Column("key", key_type(), primary_key=True),
-            Column("handled_at", DateTime(timezone=True), nullable=False),
+            # None while it is only claimed, by the worker with this token; the end is in seconds of the lease's clock.
+            Column("handled_at", DateTime(timezone=True)),
+            Column("token", Text),
+            Column("lease", Double),
+            Column("lease_ends", Double),
             Index(f"{table}_order", "handled_at"),
+            Index(f"{table}_claims", "lease_ends", postgresql_where=claimed, sqlite_where=claimed),
         )
         self.failures = Table(
             f"{table}_failures",

@@ -40,20 +40,23 @@ class Transaction:
         self._writing = writing
         self._locked = False
 
-    async def begin(self) -> bool:
-        """False where another worker has SQLite's lock on writing. May raise whatever SQLAlchemy and the driver do."""
+    async def begin(self, *, patient: bool = False) -> bool:
+        """False where another worker has SQLite's lock on writing; ``patient`` waits for it without a limit.
+
+        May raise whatever SQLAlchemy and the driver do.
+        """
         if self._writing is None:
             await self.connection.start()
             await self.connection.begin()
             return True
         try:
-            async with asyncio.timeout(_QUEUE_WAIT):
+            async with asyncio.timeout(None if patient else _QUEUE_WAIT):
                 await self._writing.acquire()
         except TimeoutError:
             return False
         self._locked = True
         await self.connection.start()
-        return await self._begin_immediate()
+        return await self._begin_immediate(patient)
 
     async def commit(self) -> None:
         """Make it durable."""
@@ -77,7 +80,7 @@ class Transaction:
                 self._locked = False
                 self._writing.release()
 
-    async def _begin_immediate(self) -> bool:
+    async def _begin_immediate(self, patient: bool) -> bool:
         # The driver's own transactions begin as readers, and may fail when they first write: this one writes at once.
         await self.connection.execution_options(isolation_level="AUTOCOMMIT")
         await self.connection.begin()
@@ -91,13 +94,14 @@ class Transaction:
                 except DBAPIError as exc:
                     if "locked" not in str(exc.orig):
                         raise
-                    if time.monotonic() >= deadline:
+                    if not patient and time.monotonic() >= deadline:
                         return False
                     await asyncio.sleep(0.005)
                 else:
                     return True
         finally:
-            await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
+            if not self.connection.invalidated:  # as a cancellation in the middle of a statement leaves it
+                await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
 
 
 async def refuse_autocommit(connection: AsyncConnection) -> None:

@@ -130,13 +130,16 @@ class Deduplicated:
     async def _claim(self, key: str, token: str) -> Claim:
         try:
             with Deadline(self._limits):
-                return await self._inbox.claim(key, token, lease=self._lease)
+                return await self._take(key, token)
         except TimeoutError as exc:
             await self._release(key, token)  # the claim may have been made
             raise self._hangs() from exc
         except asyncio.CancelledError:
             await self._release(key, token)
             raise
+
+    async def _take(self, key: str, token: str) -> Claim:
+        return await self._inbox.claim(key, token, lease=self._lease)
 
     async def _claim_after_others(self, claim: Claim, key: str, token: str) -> Claim:
         other = OtherWorker(self._lease)
@@ -203,6 +206,10 @@ class InTransaction(Deduplicated):
         super().__init__(_Nothing(), inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)
         self._handler = handler
         self._transactional = inbox
+
+    async def _take(self, key: str, token: str) -> Claim:
+        # The transaction ends with this process; the limit is for a machine that vanished, not for a slow handler.
+        return await self._transactional.claim_transaction(key, token, lease=max(self._lease, LEASE))
 
     async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
         async with self._transactional.transaction(key, token) as session:

@@ -35,8 +35,10 @@ async def test_an_inbox_in_memory_is_always_ready() -> None:
 
 
 async def test_a_file_that_cannot_be_made_is_named_with_its_folder(tmp_path: Path) -> None:
+    inbox = SQLiteInbox(tmp_path / "missing" / "inbox.db")
     with pytest.raises(InboxError, match=r"cannot be opened.*is there a folder .*missing"):
-        await SQLiteInbox(tmp_path / "missing" / "inbox.db").check()
+        await inbox.check()
+    await inbox.aclose()
 
 
 async def test_a_file_of_another_version_is_named_with_both(tmp_path: Path) -> None:

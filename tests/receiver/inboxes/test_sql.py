@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import (
+    Claim,
     ClaimStatus,
     Inbox,
     SQLInbox,
@@ -52,16 +53,27 @@ async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
         yield inbox
 
 
-async def test_a_sql_inbox_keeps_every_promise(url: str) -> None:
+class ByTransaction(SQLInbox):
+    """As handlers with a session use it."""
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease)
+
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease, quarantined=True)
+
+
+@pytest.mark.parametrize("kind", [SQLInbox, ByTransaction], ids=["leases", "transactions"])
+async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox]) -> None:
     table = new_table()
     async with engine_of(url) as engine:
 
         @asynccontextmanager
         async def make() -> AsyncGenerator[Inbox]:
-            async with SQLInbox(engine, table=table) as inbox:
+            async with kind(engine, table=table) as inbox:
                 yield inbox
 
-        await check_inbox(make, shared=True, leases=False)
+        await check_inbox(make, shared=True, leases=kind is SQLInbox)
         assert in_use(engine) == 0, "a connection was not given back"
 
 
@@ -101,7 +113,7 @@ async def test_entering_it_makes_its_tables_in_a_schema_of_ones_own(engine: Asyn
     async with SQLInbox(engine, table=table, schema=f"{table}_schema") as inbox:
         assert await inbox.complete("k", "a")
         assert await scalar(engine, f"SELECT count(*) FROM {table}_schema.{table}") == 1
-        assert repr(inbox) == f"<SQLInbox {table}_schema.{table}, 0 claims>"
+        assert repr(inbox) == f"<SQLInbox {table}_schema.{table}, 0 transactions>"
 
 
 async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
@@ -181,7 +193,7 @@ for name in ("SQLInbox", "inbox_metadata", "RedisInbox"):
 async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) -> None:
     table = new_table()
     async with SQLInbox(engine, table=table) as inbox, SQLInbox(engine, table=table, timeout=60) as other:
-        await inbox.claim("k", "a", lease=60)
+        await inbox.claim_transaction("k", "a", lease=60)
         async with asyncio.timeout(30):
             claim = await other.claim("k", "b", lease=60)
         assert claim.status is BUSY
@@ -189,16 +201,13 @@ async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) ->
 
 
 async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks(postgres: PostgresServer) -> None:
-    async with engine_of(postgres.url(), pool_size=2, max_overflow=0) as engine:
-        async with SQLInbox(engine, table=new_table()) as inbox:
-            for key in ("a", "b"):
-                await inbox.claim(key, "t", lease=60)
-            inbox._timeout = 0.1
-            with pytest.raises(InboxError, match=r"within 0\.1 s.*all connections of the pool are in use"):
-                await inbox.claim("c", "t", lease=60)
-            inbox._timeout = 60
-            await inbox.release("a", "t")
-            assert (await inbox.claim("c", "t", lease=60)).status is CLAIMED
+    async with engine_of(postgres.url(), pool_size=2, max_overflow=0, pool_timeout=60) as engine:
+        async with SQLInbox(engine, table=new_table(), timeout=0.5) as inbox:
+            await inbox.claim_transaction("a", "t", lease=60)
+            async with engine.connect():
+                for call in (inbox.claim("c", "t", lease=60), inbox.claim_transaction("c", "t", lease=60)):
+                    with pytest.raises(InboxError, match=r"within 0\.5 s.*all connections of the pool are in use"):
+                        await call
         assert in_use(engine) == 0, "closing the inbox gives back what it held"
 
 
@@ -206,14 +215,94 @@ async def test_a_database_that_does_not_respond_is_an_error_in_time(engine: Asyn
     table = new_table()
     async with SQLInbox(engine, table=table) as inbox, engine.begin() as connection:
         await connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        inbox._timeout = 0.1
+        inbox._database.timeout = 0.1
         with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
             await inbox.claim("k", "a", lease=60)
         with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
             await inbox.seen("k")
-        inbox._timeout = 60
+        inbox._database.timeout = 60
         await connection.rollback()
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
+
+
+async def test_a_claim_without_a_session_holds_no_connection(url: str) -> None:
+    async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
+        await inbox.quarantine("quarantined", "a", letter("quarantined"))
+        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
+        assert (await inbox.claim_quarantined("quarantined", "a", lease=60)).status is CLAIMED
+        assert in_use(engine) == 0
+        assert await inbox.complete("k", "a")
+        assert await inbox.complete("quarantined", "a")
+        assert await inbox.quarantined() == []
+
+
+@pytest.mark.parametrize(
+    ("pool", "most"), [((1, 0), 1), ((2, 0), 1), ((5, 0), 4), ((5, 10), 12), ((20, 0), 16)], ids=str
+)
+async def test_claims_with_a_session_leave_connections_to_all_other_calls(
+    pool: tuple[int, int], most: int, postgres: PostgresServer
+) -> None:
+    options = {"pool_size": pool[0], "max_overflow": pool[1]}
+    async with (
+        engine_of(postgres.url(), **options) as engine,
+        SQLInbox(engine, table=new_table(), timeout=20) as inbox,
+    ):
+        claims = [asyncio.create_task(inbox.claim_transaction(str(n), "t", lease=60)) for n in range(most + 3)]
+        async with asyncio.timeout(20):
+            while sum(claim.done() for claim in claims) < most:
+                await asyncio.sleep(0.001)
+        if sum(pool) > 1:
+            assert await inbox.complete("other", "t"), "the pool was taken whole"
+        assert sum(claim.done() for claim in claims) == most
+        for number in range(most + 3):  # each that ends lets another begin
+            assert (await claims[number]).status is CLAIMED
+            await inbox.release(str(number), "t")
+        assert in_use(engine) == 0
+
+
+@pytest.mark.parametrize("first", ["lease", "transaction"])
+async def test_a_lease_and_a_transaction_keep_each_other_away(first: str, url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as a, SQLInbox(engine, table=table) as b:
+        claims = [a.claim, b.claim_transaction] if first == "lease" else [a.claim_transaction, b.claim]
+        assert (await claims[0]("k", "a", lease=60)).status is CLAIMED
+        assert (await claims[1]("k", "b", lease=60)).status is BUSY
+        assert not await b.complete("k", "b")
+        assert await a.complete("k", "a")
+        for claim in (a.claim, a.claim_transaction, b.claim, b.claim_transaction):
+            assert (await claim("k", "c", lease=60)).status is DONE
+
+
+async def test_a_transaction_takes_over_from_a_lease_that_expired(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as a, SQLInbox(engine, table=table) as b:
+        await a.claim("k", "a", lease=0.001)
+        await asyncio.sleep(0.002)
+        assert (await b.claim_transaction("k", "b", lease=60)).status is CLAIMED
+        assert not await a.complete("k", "a")
+        await a.release("k", "a")
+        assert await b.complete("k", "b")
+
+
+async def test_a_token_that_retries_a_letter_finds_its_key_handled(url: str) -> None:
+    async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
+        await inbox.quarantine("k", "a", letter("k"))
+        for retry in (inbox.claim_quarantined, partial(inbox.claim_transaction, quarantined=True)):
+            assert (await retry("k", "t", lease=60)).status is CLAIMED
+            assert (await inbox.claim("k", "t", lease=60)).status is DONE
+            assert (await inbox.claim_transaction("k", "t", lease=60)).status is DONE
+            await inbox.release("k", "t")
+
+
+@pytest.mark.usefixtures("due")
+async def test_a_claim_that_nobody_ended_is_deleted_some_day(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await inbox.claim("old", "a", lease=60)
+        await run(engine, f"UPDATE {table} SET lease_ends = lease_ends - 90000")
+        await inbox.claim("new", "a", lease=60)
+        await inbox.complete("k", "a")
+        assert await scalar(engine, f"SELECT count(*) FROM {table}") == 2
 
 
 async def end_all_but_mine(engine: AsyncEngine) -> None:
@@ -235,7 +324,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
         SQLInbox(engine, table=table) as other,
         SQLInbox(losing, table=table) as inbox,
     ):
-        await inbox.claim("k", "a", lease=60)
+        await inbox.claim_transaction("k", "a", lease=60)
         await end_all_but_mine(engine)
         async with asyncio.timeout(30):
             while (await other.claim("k", "b", lease=60)).status is BUSY:
@@ -251,7 +340,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
 
 async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbox, engine: AsyncEngine) -> None:
     other = SQLInbox(engine, table=inbox.metadata.sorted_tables[0].name)
-    await inbox.claim("k", "a", lease=0.02)
+    await inbox.claim_transaction("k", "a", lease=0.02)
     async with asyncio.timeout(10):
         while (await other.claim("k", "b", lease=60)).status is BUSY:
             await asyncio.sleep(0.005)
@@ -276,7 +365,7 @@ FORKED = """
             return "after the fork" in str(error)
 
     with asyncio.Runner() as runner:
-        runner.run(inbox.claim("k", "a", lease=60))
+        runner.run(inbox.claim_transaction("k", "a", lease=60))
         child = os.fork()
         if child == 0:
             asyncio.run(inbox.aclose())
@@ -305,9 +394,9 @@ async def test_a_closed_inbox_says_so_and_may_be_closed_again(inbox: SQLInbox) -
             await call
 
 
-async def test_a_delivery_that_is_being_retried_cannot_be_dropped(inbox: SQLInbox) -> None:
+async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_dropped(inbox: SQLInbox) -> None:
     await inbox.quarantine("k", "a", letter("k"))
-    await inbox.claim_quarantined("k", "a", lease=60)
+    await inbox.claim_transaction("k", "a", lease=60, quarantined=True)
     with pytest.raises(InboxError, match="being retried"):
         await inbox.drop_quarantined("k")
     await inbox.release("k", "a")
