@@ -1,0 +1,174 @@
+"""Dead letters of a fleet: each tried once, none hidden by another, and none that the fleet did not write itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from basiq_async import Message
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.receiver import MemoryInbox
+from basiq_async.transports.auth import ApiKey
+from tests.support.fleets import PATIENT, Crew, crew
+from tests.support.histories import Recorder, Refusing
+
+LETTERS = "basiq:{job}:dead"
+
+
+async def test_letters_that_are_retried_twice_at_once_are_tried_once(redis_url: str) -> None:
+    async def slowly(message: Message) -> None:
+        if failing:
+            raise ValueError("no")
+        await asyncio.sleep(0.02)
+
+    failing = True
+    recorder = Recorder(slowly)
+    async with crew(redis_url, recorder, messages=600, page_size=200, concurrency=16) as fleet:
+        job = await fleet.submit()
+        assert (await job.wait(timeout=PATIENT)).dead == 600
+        failing = False
+        found = await asyncio.gather(job.retry_dead(), job.retry_dead(), fleet.fleet._job("job").retry_dead())
+        assert found == [600, 600, 600]
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.dead) == (600, 0)
+        assert len(recorder.ids) == 600
+
+
+async def test_a_page_of_letters_that_is_taken_over_holds_none_of_the_next_page(redis_url: str) -> None:
+    target = Refusing()
+    async with crew(redis_url, target, messages=300, page_size=300, workers=1) as fleet:
+        target.refused.update(await fleet.ids())
+        job = await fleet.submit()
+        assert (await job.wait(timeout=PATIENT)).dead == 300
+        for worker in fleet.workers:
+            worker.stop()
+        await job.retry_dead()
+        record = RedisRecord(redis_url)
+        # The first owner of the page read it, recorded the page behind it, handled the first letters, and died.
+        await record.claim("job", "d1.0", "gone", lease=0.001, worker="w", width=1)
+        letters = await record.dead_letters("job")
+        page: dict[str, Any] = {"count": "250", "last": str(letters[-1].letter.number), "quota": "250"}
+        await record._redis.hset("basiq:{job}:s:d1.0", mapping=page)
+        following = {"cursor": page["last"], "position": "250", "tries": "0", "upto": "300"}
+        await record._redis.hset("basiq:{job}:s:d1.1", mapping=following)
+        await record._redis.zadd("basiq:{job}:due", {"d1.1": 0})
+        await record.drop_dead("job", [each.letter.id for each in letters[:50]])
+        await record.aclose()
+        target.refused.clear()
+        await fleet.start(2)
+        assert (await job.wait(timeout=PATIENT)).dead == 0
+        assert Counter(target.taken).most_common(1)[0][1] == 1
+        assert len(target.taken) == 250
+
+
+async def test_letters_of_several_webhooks_hide_no_event_from_each_other_in_an_inbox(redis_url: str) -> None:
+    handled: list[tuple[str | None, str | None]] = []
+    failing = True
+
+    async def behave(message: Message) -> None:
+        if failing:
+            raise ValueError("no")
+        handled.append((message.webhook_id, message.event_id))
+
+    async with crew(redis_url, behave, messages=0, inbox=MemoryInbox()) as fleet:
+        other = fleet.fake.add_webhook(url="https://other.example/hook")
+        for number in range(5):
+            fleet.fake.emit("user.created", user_id=f"u{number}")
+        webhooks = [fleet.webhook_id, other]
+        job = await fleet.submit(webhook_id=webhooks)
+        assert (await job.wait(timeout=PATIENT)).dead == 10
+        failing = False
+        assert await job.retry_dead() == 10
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.dead, dict(report.skipped)) == (10, 0, {})
+        assert Counter(webhook for webhook, _ in handled) == dict.fromkeys(webhooks, 5)
+
+
+async def with_letters(fleet: Crew, target: Refusing) -> list[str]:
+    """Have a job that ended with its 4 messages as dead letters, and a target that takes everything from now on."""
+    ids = await fleet.ids()
+    target.refused.update(ids)
+    assert (await fleet.run()).dead == 4
+    target.refused.clear()
+    return ids
+
+
+def change_message(fields: list[Any]) -> None:
+    fields[2]["payload"]["eventId"] = "forged"
+
+
+def change_webhook(fields: list[Any]) -> None:
+    fields[3] = "another"
+
+
+def take_off_the_seal(fields: list[Any]) -> None:
+    fields[4] = ""
+
+
+def take_the_seal_of_another(fields: list[Any]) -> None:
+    fields[2]["id"] = "forged"
+
+
+@pytest.mark.parametrize("change", [change_message, change_webhook, take_off_the_seal, take_the_seal_of_another])
+async def test_a_letter_that_somebody_changed_in_redis_is_refused_kept_and_reported(
+    change: Any, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with crew(redis_url, target := Refusing(), messages=4) as fleet:
+        ids = await with_letters(fleet, target)
+        record = RedisRecord(redis_url)
+        fields = json.loads(await record._redis.hget(LETTERS, ids[1]))
+        change(fields)
+        await record._redis.hset(LETTERS, ids[1], json.dumps(fields))
+        (job,) = await fleet.fleet.jobs()
+        assert await job.retry_dead() == 4
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, report.dead, report.finished) == (3, 1, True)
+        assert sorted(target.taken) == sorted({*ids} - {ids[1]})
+        assert json.loads(await record._redis.hget(LETTERS, ids[1])) == fields  # and not sealed by us
+        problem = (await job.progress()).problem
+        assert problem.startswith(f"1 dead letters are kept, and not tried again, {ids[1]!r} among them")
+        assert f"the dead letter {ids[1]!r} of the job 'job' is refused" in caplog.text
+        await record.aclose()
+
+
+async def test_a_letter_that_somebody_planted_in_redis_is_refused(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), messages=4) as fleet:
+        ids = await with_letters(fleet, target)
+        record = RedisRecord(redis_url)
+        genuine = await record._redis.hget(LETTERS, ids[0])
+        for number, text in enumerate((genuine, b"[]", b"no JSON", b"[1,2,3,4,5]", b"null"), start=100):
+            await record._redis.hset(LETTERS, f"planted-{number}", text)
+            await record._redis.zadd(f"{LETTERS}:n", {f"planted-{number}": number})
+        (job,) = await fleet.fleet.jobs()
+        await job.retry_dead()
+        report = await job.wait(timeout=PATIENT)
+        assert sorted(target.taken) == sorted(ids)
+        assert (report.handled, report.dead) == (4, 5)
+        assert [each.id for each in await job.dead_letters()] == [f"planted-{number}" for number in range(100, 105)]
+        await record.aclose()
+
+
+async def test_letters_of_another_job_or_api_key_are_refused(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), messages=4) as fleet:
+        await with_letters(fleet, target)
+        record = RedisRecord(redis_url)
+        empty = fleet.fake.add_webhook(url="https://other.example/hook")
+        other = await fleet.submit(key="other", webhook_id=empty)
+        await other.wait(timeout=PATIENT)
+        for end in ("", ":n"):
+            await record._redis.copy(LETTERS + end, "basiq:{other}:dead" + end)
+        await other.retry_dead()
+        await other.wait(timeout=PATIENT)
+        assert target.taken == []
+
+        fleet.client._key = ApiKey("another-key")  # as in a worker that was started with it
+        (job,) = [each for each in await fleet.fleet.jobs() if each.key == "job"]
+        await job.retry_dead()
+        report = await job.wait(timeout=PATIENT)
+        assert (target.taken, report.dead) == ([], 4)
+        assert "or the API key is another one than when they failed" in (await job.progress()).problem
+        await record.aclose()
