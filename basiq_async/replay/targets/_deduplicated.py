@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from ..._deadlines import Deadline, Deadlines
-from ..._tasks import see_through
+from ..._tasks import see_through, wait_out
 from ..._text import printable
 from ...errors import InboxError, TargetError
 from ...models import Message
@@ -75,7 +76,7 @@ class Deduplicated:
     The events of ``webhook_id`` have the keys that its receiver gives them. ``token`` names this job's claims. It
     is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled
     counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how
-    long a claim keeps others away when this process dies.
+    long a claim keeps others away when this process dies: it is prolonged for as long as the target is at it.
     """
 
     def __init__(
@@ -162,9 +163,23 @@ class Deduplicated:
         return found
 
     async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
-        found = await self._target.deliver(message)
-        await self._target.flush()
+        prolonging = _Prolonging(lambda: self._prolong(key, token), self._lease / 3)
+        try:
+            found = await self._target.deliver(message)
+            await self._target.flush()
+        finally:
+            prolonging.stop()
+            if prolonging.calling:
+                await prolonging.wait()
         return found
+
+    async def _prolong(self, key: str, token: str) -> None:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                await self._inbox.claim(key, token, lease=self._lease)
+        except Exception as exc:
+            why = self._hangs() if isinstance(exc, TimeoutError) else exc
+            logger.warning("the claim of %r could not be prolonged: %s", key, printable(why))
 
     async def _complete(self, key: str, token: str) -> None:
         try:
@@ -188,6 +203,36 @@ class Deduplicated:
 
     def _hangs(self) -> InboxError:
         return InboxError(f"the inbox did not respond within {self._limits.seconds:g} s")
+
+
+class _Prolonging:
+    """Makes a call each ``every`` seconds, until it is stopped: one timer, and a task for each call."""
+
+    def __init__(self, call: Callable[[], Coroutine[Any, Any, None]], every: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._call = call
+        self._every = every
+        self._timer = self._loop.call_later(every, self._begin)
+        self._task: asyncio.Task[None] | None = None
+
+    def _begin(self) -> None:
+        self._timer = self._loop.call_later(self._every, self._begin)
+        if not self.calling:
+            self._task = self._loop.create_task(self._call())
+
+    @property
+    def calling(self) -> bool:
+        """Whether a call is under way."""
+        return self._task is not None and not self._task.done()
+
+    def stop(self) -> None:
+        """Begin no more calls."""
+        self._timer.cancel()
+
+    async def wait(self) -> None:
+        """Wait for the call that is under way, which has a time limit: what comes after it is in order then."""
+        if self._task is not None and (cancelled := await wait_out(self._task)) is not None:
+            raise cancelled
 
 
 class InTransaction(Deduplicated):

@@ -1,0 +1,92 @@
+"""A message that takes longer than a claim in the inbox lasts: nobody else handles its event meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from basiq_async import InboxError, Message
+from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox, inbox_key
+from basiq_async.replay.targets._adapters import as_target
+from tests.support import virtual
+
+MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
+KEY = inbox_key("user.created", "e1", "m1", "w1")
+LEASE = 30.0
+
+
+class Failing(MemoryInbox):
+    """An inbox that fails, or hangs, for a while."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=virtual.now)
+        self.calls = 0
+        self.hanging = self.away = False
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        self.calls += 1
+        if self.hanging:
+            await asyncio.sleep(3_600)
+        if self.away:
+            raise InboxError("away")
+        return await super().claim(key, token, lease=lease)
+
+
+def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhile() -> None:
+    async def main() -> None:
+        inbox = Failing()
+
+        async def handler(message: Message) -> None:
+            for _ in range(20):
+                await asyncio.sleep(LEASE / 2)
+                claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
+                assert claim.status is ClaimStatus.BUSY
+
+        await as_target(handler, inbox, "job", webhook_id="w1", inbox_lease=LEASE).deliver(MESSAGE)
+        assert await inbox.seen(KEY)
+        calls = inbox.calls
+        await asyncio.sleep(10 * LEASE)
+        assert inbox.calls == calls  # a claim that has ended is not prolonged
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("how", ["hanging", "away"])
+def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        inbox = Failing()
+
+        async def handler(message: Message) -> None:
+            setattr(inbox, how, True)
+            await asyncio.sleep(LEASE / 2)
+            setattr(inbox, how, False)
+            await asyncio.sleep(2 * LEASE)
+            claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
+            assert claim.status is ClaimStatus.BUSY
+
+        await as_target(handler, inbox, "job", webhook_id="w1", inbox_lease=LEASE).deliver(MESSAGE)
+        assert "could not be prolonged" in caplog.text
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("hanging", [False, True])
+def test_a_cancelled_message_gives_its_claim_back_after_the_last_prolonging(*, hanging: bool) -> None:
+    async def main() -> None:
+        inbox = Failing()
+        target = as_target(lambda message: asyncio.sleep(3_600), inbox, "job", webhook_id="w1", inbox_lease=LEASE)
+        handling = asyncio.create_task(target.deliver(MESSAGE))
+        await asyncio.sleep(1)
+        inbox.hanging = hanging
+        await asyncio.sleep(LEASE / 3)
+        for _ in range(3):
+            handling.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await handling
+        inbox.hanging = False
+        claim = await inbox.claim(KEY, "another", lease=LEASE)
+        assert claim.status is ClaimStatus.CLAIMED
+
+    virtual.run(main())
