@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
 
 from .._causes import UnshownText, drop_tracebacks
 from .._tasks import run_apart
@@ -41,6 +41,8 @@ from .record import (
 )
 
 __all__ = ["RedisRecord"]
+
+T = TypeVar("T")
 
 _MOST_TRIES = 20
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -328,6 +330,19 @@ class RedisRecord:
             raise RecordUnavailableError(f"the fleet's Redis refused: {exc}") from drop_tracebacks(exc)
 
 
+class _Retry(Retry):
+    """Tries again while the server is away, and not where it refuses the password: it would each time."""
+
+    async def call_with_retry(self, do: Callable[[], Awaitable[T]], *arguments: Any, **more: Any) -> T:
+        async def attempt() -> T:
+            try:
+                return await do()
+            except (AuthenticationError, AuthorizationError) as exc:
+                raise RedisError(str(exc)) from None
+
+        return await super().call_with_retry(attempt, *arguments, **more)
+
+
 def _connect(url: str) -> Redis | None:
     """A client, or None where it cannot be one's url."""
     try:
@@ -336,7 +351,7 @@ def _connect(url: str) -> Redis | None:
             socket_timeout=5.0,
             socket_connect_timeout=5.0,
             socket_keepalive=True,
-            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
+            retry=_Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
             retry_on_error=[ReadOnlyError],
             encoding_errors="surrogatepass",  # ids and errors may hold any text
         )

@@ -45,7 +45,7 @@ class Crew:
         """Start workers, each with a connection of its own."""
         started = []
         for _ in range(count):
-            record = RedisRecord(self.url, patience=PATIENT)
+            record = RedisRecord(self.url, patience=self.patience)
             worker = Worker(record, self.fleet._functions, self.hint, lease=self.fleet.lease)
             worker.name += f":{len(self.workers)}"
             self.workers.append(worker)
@@ -55,6 +55,7 @@ class Crew:
         return started
 
     url: str = ""
+    patience: float = PATIENT
 
     async def _serve(self, worker: Worker) -> None:
         while True:

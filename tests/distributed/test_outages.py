@@ -1,0 +1,148 @@
+"""Redis is away for longer than a worker is patient: no job ends for it, and no loop of a carrier."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from basiq_async import ConfigurationError
+from basiq_async.distributed import Fleet, Work
+from basiq_async.distributed._redis_record import RedisRecord
+from basiq_async.distributed.record import RecordUnavailableError
+from basiq_async.errors import CheckpointError
+from tests.support.fleets import PATIENT, crew
+from tests.support.frames import leaks, variables
+from tests.support.histories import Recorder
+from tests.support.ports import free_port
+from tests.support.redis import PROGRAM, redis_server
+
+RULES = ["+@all", "-info"]
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server is installed here")
+
+
+@pytest.mark.parametrize("rate", [None, 2_000.0, 20.0])
+async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_patient(
+    rate: float | None, tmp_path: Path
+) -> None:
+    with redis_server(tmp_path, "--appendfsync", "always") as server:
+        away = asyncio.Event()
+
+        async def behave(message: object) -> None:
+            if len(recorder.ids) >= 12 and not away.is_set():
+                server.kill()
+                away.set()
+            await asyncio.sleep(0.01)
+
+        recorder = Recorder(behave)
+        async with crew(server.url, recorder, messages=30, workers=0, concurrency=2) as fleet:
+            fleet.patience = 0.6
+            job = await fleet.submit(rate=rate)
+            await fleet.start(2)
+            await away.wait()
+            await asyncio.sleep(1.5 * fleet.patience)  # back while a worker would say that the job has failed
+            await asyncio.to_thread(server.start)
+            report = await job.wait(timeout=PATIENT)
+            assert (report.finished, report.position) == (True, 30)
+            assert set(recorder.ids) == set(await fleet.ids())
+
+
+async def test_a_carriers_loop_goes_on_when_redis_is_away_or_a_job_is_unknown(tmp_path: Path) -> None:
+    queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    async def send(key: str, segment: str) -> None:
+        queue.put_nowait((key, segment))
+
+    with redis_server(tmp_path, "--appendfsync", "always") as server:
+        fleet = Fleet(server.url, lease=1.0, record=RedisRecord(server.url, patience=0.15), hint=send)
+        recorder = Recorder()
+        async with crew(server.url, recorder, messages=20, workers=0) as made:
+
+            @fleet.job("work")
+            @asynccontextmanager
+            async def function() -> AsyncIterator[Work]:
+                yield Work(made.client, recorder)
+
+            async with fleet, fleet.worker() as worker:
+                await worker.look("nothing", "0.0")
+                server.kill()
+                await worker.look("job", "0.0")
+                await asyncio.to_thread(server.start)
+                job = await fleet.submit("work", made.webhook_id, key="job")
+
+                async def serve() -> None:
+                    while True:
+                        await worker.look(*await queue.get())
+
+                serving = asyncio.create_task(serve())
+                assert (await job.wait(timeout=PATIENT)).handled == 20
+                assert not serving.done()
+                serving.cancel()
+                await asyncio.wait((serving,))
+
+
+async def test_a_redis_cluster_is_refused_at_the_start_and_told_why(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
+        fleet = Fleet(server.url)
+        fleet.job("work")(lambda: None)  # type: ignore[arg-type,return-value]
+        async with fleet:
+            with pytest.raises(ConfigurationError, match="is a node of a Redis Cluster, which a fleet cannot use"):
+                await fleet.submit("work", "w1", key="job")
+            with pytest.raises(ConfigurationError, match="is a node of a Redis Cluster"):
+                async with fleet.worker():
+                    pass
+
+
+async def test_a_redis_that_does_not_say_how_it_is_set_up_is_no_outage(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        admin = RedisRecord(server.url)
+        await admin._redis.acl_setuser(
+            "worker", enabled=True, passwords="+S3CRET", keys="*", commands=["+@all", "-info"]
+        )
+        await admin.aclose()
+        record = RedisRecord(server.url.replace("//", "//worker:S3CRET@"))
+        (warning,) = await record.check()
+        assert "see to it that it is no cluster, and has maxmemory-policy noeviction" in warning
+        assert await record.keys() == []
+        await record.aclose()
+
+
+async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_path: Path) -> None:
+    url = f"redis://user:S3CRET@127.0.0.1:{free_port()}/0"
+    record = RedisRecord(url, patience=0.1)
+    fleet = Fleet(url, record=record)
+    errors: list[BaseException] = []
+    for call in (record.status("job"), record.check(), fleet.get("job"), fleet.jobs()):
+        with pytest.raises(CheckpointError) as caught:
+            await call
+        errors.append(caught.value)
+    for arguments in ({"lease": 0}, {"prefix": ""}, {"hint": print, "broker": fleet.broker}):
+        with pytest.raises(ConfigurationError) as refused:
+            Fleet(url, **arguments)
+        errors.append(refused.value)
+    for wrong in ("http://user:S3CRET@127.0.0.1", "redis://user:S3CRET@127.0.0.1:port", "S3CRET"):
+        for make in (Fleet, RedisRecord):
+            with pytest.raises(ConfigurationError, match="url must be that of a Redis server") as refused:
+                make(wrong)
+            errors.append(refused.value)
+    for error in errors:
+        assert "S3CRET" not in str(error)
+        assert leaks(error) == []
+        assert any(variables(error))
+    assert "S3CRET" not in repr([fleet, record, fleet.broker, record._redis, vars(fleet), vars(record)])
+    await fleet.aclose()
+
+
+async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        record = RedisRecord(server.url.replace("//", "//user:S3CRET@"), patience=2.0)
+        with pytest.raises(RecordUnavailableError, match=r"refused: .*password") as caught:
+            await record.status(uuid.uuid4().hex)
+        assert "S3CRET" not in str(caught.value)
+        assert leaks(caught.value) == []
+        await record.aclose()
