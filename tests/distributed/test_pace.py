@@ -136,3 +136,33 @@ async def test_without_a_rate_nobody_waits() -> None:
     pace = FleetPace(cast(Record, Store(1.0)), "job")
     assert await pace.share().wait()
     await pace.aclose()
+
+
+async def test_who_waits_for_a_slow_turn_goes_on_when_the_rate_is_raised_or_taken_away() -> None:
+    for raised in (1_000.0, None):
+        store = Store(0.001)
+        pace = pace_of(store)
+        share = pace.share()
+        assert await share.wait()
+        waiting = asyncio.ensure_future(share.wait())
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        store.distance, store.due = 1 / (raised or 1.0), float("-inf")
+        pace.set_rate(raised)
+        async with asyncio.timeout(PATIENT):
+            assert await waiting
+        await pace.aclose()
+
+
+@pytest.mark.parametrize("raised", [5_000.0, None])
+async def test_a_rate_that_is_raised_holds_for_the_whole_fleet_at_once(redis_url: str, raised: float | None) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=60, workers=3) as fleet:
+        await fleet.submit(rate=0.01)
+        async with asyncio.timeout(PATIENT):
+            while not recorder.ids:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert len(recorder.ids) == 1
+        job = await fleet.submit(rate=raised)
+        assert (await job.wait(timeout=PATIENT)).handled == 60
