@@ -14,6 +14,7 @@ from typing import Protocol
 import attrs
 
 from .._deadlines import Deadline, Deadlines
+from .._seal import Seal
 from .._tasks import cancelling, see_through
 from ..errors import InboxError
 from ._delivery import Delivery
@@ -72,6 +73,7 @@ class _Work:
 class Dispatcher:
     """Claims, handles, records. Whatever cancels it, a delivery ends handled and recorded, or free to be handled.
 
+    seal: put on what goes into the quarantine.
     handler_timeout, inbox_timeout, lease: in seconds; each call of the inbox has ``inbox_timeout``.
     quarantine_after: failures of a delivery after which it is set aside; None for never.
     clock: seconds since 1970.
@@ -82,6 +84,7 @@ class Dispatcher:
         routes: Routes,
         inbox: Inbox,
         scope: Scope,
+        seal: Seal,
         *,
         handler_timeout: float,
         inbox_timeout: float,
@@ -92,6 +95,7 @@ class Dispatcher:
         self._routes = routes
         self._inbox = inbox
         self._scope = scope
+        self._seal = seal
         self._transactional = inbox if isinstance(inbox, TransactionalInbox) else None
         self._lease = lease
         self._quarantine_after = quarantine_after
@@ -290,6 +294,7 @@ class Dispatcher:
             failures=failures,
             quarantined_at=datetime.fromtimestamp(self._clock(), UTC),
         )
+        letter = attrs.evolve(letter, seal=self._seal.seal(*letter.sealed_parts()))
         stored = False
 
         async def store() -> None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Collection, Iterable
 
 from .._deadlines import Deadline, Deadlines
-from ..errors import ConfigurationError, InboxError
+from .._seal import Seal
+from ..errors import ConfigurationError, InboxError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from ._outcome import Outcome, Result, outcome
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
 from .inboxes._scope import Scope
 
 __all__ = ["Quarantine", "check_ids"]
 
+logger = logging.getLogger("basiq_async.receiver")
+
+NOT_SEALED = "not-sealed"
 _PAGE = 100
 
 
 class Quarantine:
     """The letters of one receiver in an inbox that others may share."""
 
-    def __init__(self, inbox: Inbox, scope: Scope, *, webhook_id: str | None, inbox_timeout: float) -> None:
+    def __init__(self, inbox: Inbox, scope: Scope, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox
         self._scope = scope
+        self._seal = seal
         self._webhook_id = webhook_id
         self._calls = Deadlines(inbox_timeout)
 
@@ -61,6 +68,19 @@ class Quarantine:
             except TimeoutError as exc:
                 raise self._slow() from exc
         return dropped
+
+    def refuse(self, letter: QuarantinedDelivery) -> Outcome | None:
+        """The outcome for a letter that no receiver of these secrets has sealed; None where it can be trusted."""
+        fault = None if letter.seal is None else self._seal.find_fault(letter.seal, *letter.sealed_parts())
+        if fault is None:
+            return None
+        text = (
+            f"the letter of delivery {letter.delivery_id!r} in the quarantine {fault}: it stays there, and no handler "
+            "gets it. Somebody else wrote to the inbox's storage, or the secret was replaced: pass the old one as well"
+        )
+        logger.error("%s", text, extra={"reason": NOT_SEALED})
+        error = SignatureVerificationError(text, reason=NOT_SEALED)
+        return outcome(Result.REJECTED, self.delivery_of(letter), reason=NOT_SEALED, error=error)
 
     def delivery_of(self, letter: QuarantinedDelivery) -> Delivery:
         """The delivery that a letter holds."""

@@ -148,17 +148,19 @@ class WebhookReceiver:
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         scope = ReceiverScope(self._inbox, webhook_id)
+        seal = keys.make_seal("basiq quarantine")
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
             scope,
+            seal,
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
             lease=shortest_lease + _LEASE_MARGIN if lease is None else lease,
             quarantine_after=quarantine_after,
             clock=self._clock,
         )
-        self._quarantine = Quarantine(self._inbox, scope, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, scope, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -319,6 +321,7 @@ class WebhookReceiver:
         """Hand deliveries in the quarantine to their handlers again, one after the other, oldest first.
 
         ``ids`` are delivery ids; None is for all. One that is handled leaves the quarantine, one that fails stays.
+        So does one from Redis that no receiver of these secrets put there: its result is ``rejected``.
         Returns what became of each. Raises ``InboxError``, or what a foreign inbox raises.
         """
         self._join_loop()
@@ -329,7 +332,9 @@ class WebhookReceiver:
                 if self._closing:
                     break
                 started = time.perf_counter()
-                done = await self._dispatch(self._quarantine.delivery_of(letter), failures=letter.failures)
+                done = self._quarantine.refuse(letter) or await self._dispatch(
+                    self._quarantine.delivery_of(letter), failures=letter.failures
+                )
                 outcomes.append(self._report(done, started))
         return outcomes
 

@@ -13,6 +13,7 @@ from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 
 from .._redaction import Unpicklable
+from .._seal import Seal
 from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
 from ._headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
 from ._secrets import SecretLike, UndecodableSecretError, read_keys
@@ -126,6 +127,10 @@ class SigningKeys(Unpicklable):
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"
+
+    def make_seal(self, purpose: str) -> Seal:
+        """A seal on what this receiver keeps where others may write: no signature of a delivery can be one."""
+        return Seal([_mac(key, purpose.encode()) for key in self._keys], purpose)
 
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
         """The three headers of a delivery; see ``sign``."""

@@ -149,7 +149,7 @@ class MemoryInbox:
                 "SQLiteInbox, SQLInbox or RedisInbox"
             )
         self._record(key, digest)
-        self._letters[key] = letter
+        self._letters[key] = attrs.evolve(letter, seal=None)  # nobody else writes here
         return True
 
     async def quarantined(

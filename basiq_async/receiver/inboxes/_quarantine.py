@@ -21,7 +21,8 @@ class QuarantinedDelivery:
 
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, ``signed_at``
     the time in its signature. ``error`` describes the last failure, ``failures`` counts them, and ``quarantined_at``
-    is when it was set aside. Both times are aware.
+    is when it was set aside. Both times are aware. ``seal`` is what the receiver put on it; an inbox that others may
+    write to keeps it, and returns an empty one where there is none. None is for an inbox that is trusted.
     """
 
     key: str
@@ -33,11 +34,22 @@ class QuarantinedDelivery:
     error: str
     failures: int
     quarantined_at: datetime
+    seal: str | None = attrs.field(default=None, eq=False, repr=False)
+
+    def sealed_parts(self) -> Sequence[bytes]:
+        """What a seal covers: all that a handler is given."""
+        ids = (self.key, self.delivery_id, self.event_type_id, self.event_id, self.signed_at.isoformat())
+        return [*(text.encode("utf-8", "surrogatepass") for text in ids), self.body]
 
 
-def pack(letter: QuarantinedDelivery) -> UnshownText:
-    """Write it as JSON, in ASCII: any storage can hold that, whatever text an error or an id has."""
+def pack(letter: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
+    """Write it as JSON, in ASCII: any storage can hold that, whatever text an error or an id has.
+
+    With its ``seal`` where the storage is one that others may write to.
+    """
     fields = attrs.asdict(letter)
+    if not seal:
+        del fields["seal"]
     fields["body"] = b64encode(letter.body).decode()
     fields["signed_at"] = letter.signed_at.isoformat()
     fields["quarantined_at"] = letter.quarantined_at.isoformat()

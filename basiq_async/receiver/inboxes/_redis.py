@@ -195,7 +195,7 @@ class RedisInbox:
         """See ``Inbox``."""
         keys = self._keys(key)
         touched = [keys.entry, keys.letter, keys.retry, keys.order]
-        values = (token, _place(letter), letter.failures, pack(letter))
+        values = (token, _place(letter), letter.failures, pack(letter, seal=True))
         return bool(await self._run("quarantine", touched, *values))
 
     async def quarantined(
@@ -215,7 +215,8 @@ class RedisInbox:
                     letters.append(_text(text))
             return letters
 
-        return unpack_all(await self._within_limit(read()), f"the prefix {self._prefix!r} in Redis")
+        letters = unpack_all(await self._within_limit(read()), f"the prefix {self._prefix!r} in Redis")
+        return [_with_seal(letter) for letter in letters]
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -312,6 +313,11 @@ def _describe(exc: Exception) -> str:
     said = str(exc) or "no reason given"
     advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
+
+
+def _with_seal(letter: QuarantinedDelivery) -> QuarantinedDelivery:
+    """Others may write to Redis: a letter without a seal is one that no receiver has sealed."""
+    return letter if isinstance(letter.seal, str) else attrs.evolve(letter, seal="")
 
 
 def _place(letter: QuarantinedDelivery) -> str:

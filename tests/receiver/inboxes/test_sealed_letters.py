@@ -1,0 +1,117 @@
+"""What a receiver takes out of a quarantine in Redis is what a receiver put there: others may write to Redis."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, RedisInbox, Result, SQLiteInbox, WebhookReceiver
+from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
+from tests.support.redis import redis_server
+
+BROKEN = payload("user.broken", "e-broken")
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncGenerator[Redis]:
+    with redis_server(tmp_path) as server:
+        async with Redis.from_url(server.url, decode_responses=True) as client:
+            yield client
+
+
+class Mended(Service):
+    """A service whose handler takes everything from some moment on."""
+
+    mended = False
+
+    async def handle(self, delivery: Delivery) -> None:
+        if not self.mended:
+            raise RuntimeError("broken")
+        self.handled.append(delivery)
+
+
+async def set_aside(inbox: Inbox) -> Mended:
+    """A service whose quarantine holds one delivery, and which takes everything from now on."""
+    service = Mended(inbox=inbox, quarantine_after=1)
+    outcome = await service.receiver.handle(signed(BROKEN), BROKEN)
+    assert outcome.result is Result.QUARANTINED
+    service.mended = True
+    return service
+
+
+def forge_body(fields: dict[str, Any]) -> None:
+    fields["body"] = b64encode(payload("user.broken", "e-broken", extra="forged")).decode()
+
+
+def forge_id(fields: dict[str, Any]) -> None:
+    fields["delivery_id"] = "msg_2"
+
+
+def take_off_the_seal(fields: dict[str, Any]) -> None:
+    del fields["seal"]
+
+
+def take_off_the_seal_as_json(fields: dict[str, Any]) -> None:
+    fields["seal"] = None
+
+
+@pytest.mark.parametrize("forge", [forge_body, forge_id, take_off_the_seal, take_off_the_seal_as_json])
+async def test_a_letter_that_somebody_changed_is_refused_kept_and_reported(
+    forge: Callable[[dict[str, Any]], None], client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await set_aside(RedisInbox(client))
+    (name,) = await client.keys("*:letter:*")
+    fields = json.loads(await client.hget(name, "text"))
+    forge(fields)
+    await client.hset(name, "text", json.dumps(fields))
+    (outcome,) = await service.receiver.retry_quarantined()
+    assert (outcome.result, outcome.reason) == (Result.REJECTED, "not-sealed")
+    assert "no handler gets it. Somebody else wrote to the inbox's storage" in str(outcome.error)
+    assert str(outcome.error) in caplog.text
+    assert service.events[-1].reason == "not-sealed"
+    assert service.handled == []
+    (letter,) = await service.receiver.quarantined()
+    assert await service.receiver.drop_quarantined([letter.delivery_id]) == 1
+
+
+async def test_a_letter_that_nobody_touched_is_handled(client: Redis) -> None:
+    service = await set_aside(RedisInbox(client))
+    (outcome,) = await service.receiver.retry_quarantined()
+    assert outcome.result is Result.HANDLED
+    assert len(service.handled) == 1
+    assert list(await service.receiver.quarantined()) == []
+
+
+async def test_after_a_rotation_the_old_secret_is_needed_for_old_letters(client: Redis) -> None:
+    await set_aside(RedisInbox(client))
+    for secrets, result in ((OTHER_SECRET, Result.REJECTED), ([OTHER_SECRET, SECRET], Result.HANDLED)):
+        receiver = WebhookReceiver(secrets, inbox=RedisInbox(client))
+
+        @receiver.on("*")
+        async def take(delivery: object) -> None: ...
+
+        (outcome,) = await receiver.retry_quarantined()
+        assert outcome.result is result
+        await receiver.aclose()
+
+
+async def test_an_inbox_of_ones_own_needs_no_seal_and_outlives_a_rotation(tmp_path: Path) -> None:
+    for inbox in (MemoryInbox(), SQLiteInbox(tmp_path / "inbox.db")):
+        service = await set_aside(inbox)
+        await service.receiver.aclose()
+        receiver = WebhookReceiver(OTHER_SECRET, inbox=inbox)
+
+        @receiver.on("*")
+        async def take(delivery: object) -> None: ...
+
+        (outcome,) = await receiver.retry_quarantined()
+        assert outcome.result is Result.HANDLED
+        await receiver.aclose()
+        if isinstance(inbox, SQLiteInbox):
+            await inbox.aclose()
