@@ -112,6 +112,23 @@ async def test_a_redis_that_does_not_say_how_it_is_set_up_is_no_outage(tmp_path:
         await record.aclose()
 
 
+async def test_a_user_of_redis_with_the_rights_that_the_page_names_can_run_a_job(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text("utf-8")
+    assert "`+@all -@dangerous +info`" in page
+    assert "`~basiq:*`" in page
+    with redis_server(tmp_path) as server:
+        admin = RedisRecord(server.url)
+        rules = ["+@all", "-@dangerous", "+info"]
+        await admin._redis.acl_setuser("fleet", enabled=True, passwords="+S3CRET", keys="basiq:*", commands=rules)
+        await admin._redis.acl_setuser("default", enabled=False)
+        recorder = Recorder()
+        async with crew(server.url.replace("//", "//fleet:S3CRET@"), recorder, messages=20) as fleet:
+            assert (await fleet.run()).handled == 20
+            assert await fleet.fleet._record.check() == ()
+            await fleet.fleet._send("job", "0.0")  # by the broker
+        await admin.aclose()
+
+
 async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_path: Path) -> None:
     url = f"redis://user:S3CRET@127.0.0.1:{free_port()}/0"
     record = RedisRecord(url, patience=0.1)

@@ -12,7 +12,7 @@ from basiq_async.replay.targets._adapters import as_target
 from tests.support import virtual
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
-KEY = inbox_key("user.created", "e1", "m1", "w1")
+KEY = inbox_key("user.created", "e1", "m1")
 LEASE = 30.0
 
 
@@ -43,7 +43,7 @@ def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhile() -
                 claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
                 assert claim.status is ClaimStatus.BUSY
 
-        await as_target(handler, inbox, "job", webhook_id="w1", inbox_lease=LEASE).deliver(MESSAGE)
+        await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
         assert await inbox.seen(KEY)
         calls = inbox.calls
         await asyncio.sleep(10 * LEASE)
@@ -65,7 +65,7 @@ def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest
             claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
             assert claim.status is ClaimStatus.BUSY
 
-        await as_target(handler, inbox, "job", webhook_id="w1", inbox_lease=LEASE).deliver(MESSAGE)
+        await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
         assert "could not be prolonged" in caplog.text
 
     virtual.run(main())
@@ -75,7 +75,7 @@ def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest
 def test_a_cancelled_message_gives_its_claim_back_after_the_last_prolonging(*, hanging: bool) -> None:
     async def main() -> None:
         inbox = Failing()
-        target = as_target(lambda message: asyncio.sleep(3_600), inbox, "job", webhook_id="w1", inbox_lease=LEASE)
+        target = as_target(lambda message: asyncio.sleep(3_600), inbox, "job", inbox_lease=LEASE)
         handling = asyncio.create_task(target.deliver(MESSAGE))
         await asyncio.sleep(1)
         inbox.hanging = hanging
