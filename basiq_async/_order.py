@@ -18,7 +18,9 @@ from typing import Generic, Literal, TypeVar
 
 import attrs
 
-__all__ = ["NewestItems", "Order", "OrderDetector", "item_time", "read_newest"]
+from .models import read_datetime
+
+__all__ = ["SLACK", "NewestItems", "Order", "OrderDetector", "item_time", "raw_time", "read_newest"]
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ _SLACK_SHARE = 10
 """And by which part of the time that the list spans, at most."""
 _SURE = 8
 """So many steps from one time to another, all but a few in one direction, are no accident."""
+_FEW = 20
+"""One in so many items may be far out of place: its first attempt came late."""
 _BEYOND = 50
 """How many items are read beyond those that are asked for: an item may be a little out of place."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -39,11 +43,11 @@ _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 class OrderDetector:
     """Finds the order of a list from the times of its items, in the order in which they are listed.
 
-    Equal times tell nothing, and neither does an item without a time. Times that contradict each other, by more than
-    messages can overtake each other, make the order unknown.
+    Equal times tell nothing, and neither does an item without a time. An item may be a little out of place, and one in
+    twenty far; times that contradict each other more than that make the order unknown.
     """
 
-    __slots__ = ("_fall", "_rise", "_steps", "earliest", "last", "latest")
+    __slots__ = ("_fall", "_falls", "_far_falls", "_far_rises", "_rise", "_rises", "earliest", "last", "latest")
 
     def __init__(self) -> None:
         self.earliest: datetime | None = None
@@ -52,7 +56,10 @@ class OrderDetector:
         """The time that was seen last."""
         self._fall = self._rise = timedelta()
         """By how much a later item was older than an earlier one, at the most; and newer."""
-        self._steps = 0
+        self._falls = self._rises = 0
+        """How many items were older than the one before, and how many newer."""
+        self._far_falls = self._far_rises = 0
+        """How many of them by more than ``SLACK``."""
 
     def see(self, time: datetime | None) -> None:
         """Take the time of the next item into account."""
@@ -61,9 +68,15 @@ class OrderDetector:
         if self.earliest is None or self.latest is None:
             self.earliest = self.latest = self.last = time
             return
-        if time != self.last:
-            self._steps += 1
+        last = self.last
+        if last is not None and time != last:
             self.last = time
+            if time < last:
+                self._falls += 1
+                self._far_falls += last - time > SLACK
+            else:
+                self._rises += 1
+                self._far_rises += time - last > SLACK
             self._fall = max(self._fall, self.latest - time)
             self._rise = max(self._rise, time - self.earliest)
             self.earliest, self.latest = min(self.earliest, time), max(self.latest, time)
@@ -74,14 +87,26 @@ class OrderDetector:
         if self.earliest is None or self.latest is None or self.earliest == self.latest:
             return "unknown"
         slack = min(SLACK, (self.latest - self.earliest) / _SLACK_SHARE)
-        if self._fall <= slack:
+        few = self._steps // _FEW if self._steps >= _FEW else -1
+        if self._fall <= slack or (self._rises >= 4 * self._falls and self._far_falls <= few):
             return "oldest-first"
-        return "newest-first" if self._rise <= slack else "unknown"
+        if self._rise <= slack or (self._falls >= 4 * self._rises and self._far_rises <= few):
+            return "newest-first"
+        return "unknown"
 
     @property
     def sure(self) -> bool:
         """Whether enough was seen for the order to be no accident."""
         return self._steps >= _SURE and self.order != "unknown"
+
+    @property
+    def mixed(self) -> bool:
+        """Whether older and newer items surely come in no order."""
+        return min(self._far_falls, self._far_rises) > max(1, self._steps // _FEW) and self.order == "unknown"
+
+    @property
+    def _steps(self) -> int:
+        return self._falls + self._rises
 
 
 def item_time(item: object) -> datetime | None:
@@ -167,3 +192,17 @@ async def read_newest(
         earliest=detector.earliest,
         latest=detector.latest,
     )
+
+
+def raw_time(raw: object) -> datetime | None:
+    """Return ``item_time`` of a message's or an event's JSON; None for what cannot be read."""
+    if not isinstance(raw, dict):
+        return None
+    attempts = raw.get("attempts")
+    try:
+        if not isinstance(attempts, list):
+            return read_datetime(raw.get("createdDate"))
+        times = [read_datetime(each.get("timestamp")) for each in attempts if isinstance(each, dict)]
+    except ValueError:
+        return None
+    return min((time for time in times if time is not None), default=None)

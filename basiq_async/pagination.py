@@ -135,7 +135,11 @@ class _Position:
 
 
 def _id_of(items: list[Any], index: int) -> str | None:
-    item = items[index] if 0 <= index < len(items) else None
+    return raw_id(items[index]) if 0 <= index < len(items) else None
+
+
+def raw_id(item: object) -> str | None:
+    """The id of an item's JSON, as a cursor has it; None where it has none."""
     found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
@@ -464,6 +468,33 @@ class Paginator(Generic[T]):
         walk = _Walk(self._listing, self._start, prefetch)
         self._position = walk.position
         return walk
+
+
+def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], ListPage]) -> None:
+    """Have ``on_page`` see each page of a paginator that was not begun, with its url, and say what is to be read of it.
+
+    A page that was requested again, after a cancellation, comes again.
+    """
+    listing = paginator._listing
+    fetch = listing.fetch
+
+    async def watched(url: str) -> ListPage:
+        return on_page(url, await fetch(url))
+
+    paginator._listing = attrs.evolve(listing, fetch=watched)
+
+
+def seeks_item(paginator: Paginator[T]) -> bool:
+    """Whether a paginator looks for the item to begin behind, and does not merely begin with a page."""
+    return paginator._start is not None and paginator._start.offset > 0
+
+
+def last_raw(paginator: Paginator[T]) -> object:
+    """The JSON of the item that was passed last, as long as its page is there; else None."""
+    position = paginator._position
+    if position is None or not 0 < position.offset <= len(position.items):
+        return None
+    return position.items[position.offset - 1]
 
 
 def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:

@@ -64,8 +64,31 @@ def test_contradictory_times_make_it_unknown(seed: int) -> None:
     assert order_of(times) == ("unknown", False)
 
 
-def test_one_item_far_out_of_place_makes_it_unknown() -> None:
-    assert order_of([*MINUTES, START - timedelta(days=1)])[0] == "unknown"
+@pytest.mark.parametrize("seed", range(5))
+def test_times_in_no_order_over_days_are_surely_mixed(seed: int) -> None:
+    times = [START + timedelta(hours=hour) for hour in range(40)]
+    random.Random(seed).shuffle(times)
+    detector = OrderDetector()
+    for time in times:
+        detector.see(time)
+    assert detector.mixed
+    assert detector.order == "unknown"
+
+
+@pytest.mark.parametrize("place", [0, 1, 100, 198, 199])
+@pytest.mark.parametrize("late", [timedelta(hours=-30), timedelta(hours=30)])
+def test_one_item_far_out_of_place_among_many_does_not_hide_the_order(place: int, late: timedelta) -> None:
+    times = [time + (late if index == place else timedelta()) for index, time in enumerate(MINUTES)]
+    assert order_of(times) == ("oldest-first", True)
+    assert order_of(times[::-1]) == ("newest-first", True)
+
+
+def test_one_item_far_out_of_place_among_few_makes_it_unknown() -> None:
+    detector = OrderDetector()
+    for time in (*MINUTES[:5], START - timedelta(hours=1), MINUTES[6]):
+        detector.see(time)
+    assert detector.order == "unknown"
+    assert not detector.mixed
 
 
 def test_messages_that_overtake_each_other_by_seconds_do_not_hide_the_order() -> None:

@@ -90,6 +90,7 @@ FIELD_NAMES = frozenset(
         "now",
         "number",
         "ok",
+        "order",
         "out_of_reach",
         "page",
         "path",

@@ -195,13 +195,13 @@ def _details(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 REPORT: Shape[Report] = Shape(
     (
         "handled", "skipped", "failed", "repeated", "duration", "cursor", "position", "finished", "dead",
-        "handled_in_all", "inactive", "reach", "rate",
+        "handled_in_all", "inactive", "reach", "order", "rate",
     ),
     report_row,
     details=lambda report: _details(report_row(report)),
 )  # fmt: skip
 PLAN: Shape[Plan] = Shape(
-    ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead", "inactive", "reach"),
+    ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead", "inactive", "reach", "order"),
     _plan_row,
     details=lambda plan: _details(_plan_row(plan)),
 )

@@ -423,6 +423,7 @@ class Engine:
             finished=self._whole and self.error is None,
             dead=self._ledger.dead,
             handled_in_all=state.handled + self._handled,
+            order=reader.order,
         )
 
     @property
@@ -461,6 +462,7 @@ class Engine:
             down=0.0 if since is None else now - since,
             dead=self._ledger.dead,
             commits=self._commits,
+            order=self._reader.order,
         )
 
 

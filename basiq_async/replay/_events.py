@@ -11,6 +11,7 @@ from typing import Self
 
 import attrs
 
+from .._order import Order
 from ..client import BasiqClient
 from ..models import Event, Message
 from ..pagination import Paginator, UnreadableItem
@@ -50,8 +51,9 @@ class EventList:
     ) -> None:
         self._webhook_id = webhook_id
         self._wanted = wanted
-
-        self._events = History(partial(open_events, client, filter), state)
+        if state.last_id is not None:
+            state = attrs.evolve(state, last_id=_event_id(state.last_id))
+        self._events = History(partial(_open, client, filter), state, ephemeral=True)
 
     def __aiter__(self) -> Self:
         return self
@@ -72,9 +74,18 @@ class EventList:
         """See ``MessageSource``."""
         return self._events.cursor
 
-    async def recover(self, error: Exception, last_id: str | None) -> bool:
+    @property
+    def order(self) -> Order:
         """See ``MessageSource``."""
-        return await self._events.recover(error, last_id)
+        return self._events.order
+
+    def next_pass(self) -> bool:
+        """See ``MessageSource``."""
+        return self._events.next_pass()
+
+    async def recover(self, error: Exception) -> bool:
+        """See ``MessageSource``."""
+        return await self._events.recover(error)
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
@@ -85,8 +96,17 @@ def open_events(
     client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
 ) -> Paginator[Event]:
     """Begin the list of events behind a cursor, or behind the event of the message with the id ``after``."""
-    behind = after.removeprefix(_PREFIX) if after is not None and after.startswith(_PREFIX) else None
-    return client.events.list(filter=filter, cursor=cursor, after=behind, prefetch=prefetch, on_unreadable=_stand_in)
+    return _open(client, filter, cursor, None if after is None else _event_id(after), prefetch=prefetch)
+
+
+def _open(
+    client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
+) -> Paginator[Event]:
+    return client.events.list(filter=filter, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=_stand_in)
+
+
+def _event_id(message_id: str) -> str | None:
+    return message_id.removeprefix(_PREFIX) if message_id.startswith(_PREFIX) else None
 
 
 def message_of(event: Event, webhook_id: str) -> Message:

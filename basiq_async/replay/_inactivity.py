@@ -50,6 +50,12 @@ class InactivityTracker:
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
         """The first and the last first attempt in each hour, where later periods may be found yet."""
 
+    def expect_any_order(self) -> None:
+        """Look at every message from now on: a later one may come first."""
+        self.alert = True
+        if self._active is None:
+            self._active = {}
+
     def see(self, message: Message) -> None:
         """Take a message into account."""
         attempts = message.raw.get("attempts")

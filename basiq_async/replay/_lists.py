@@ -5,44 +5,58 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
 
-from ..errors import CheckpointError, PaginationError, ReplayError
+import attrs
+
+from .._order import Order, item_time
 from ..models import Message
 from ..pagination import Page
-from ._sources import OpenList, is_lost
+from ._passes import OpenList, Passes, Place, unreadable
 from .checkpoints._base import State
 
 __all__ = ["Lists"]
+
+_OTHERS = "it is damaged, or that of another number of lists"
 
 
 class _List:
     """One of the lists: the page that is consumed, and the next one, which is on its way.
 
-    A place is the cursor of a page, how many of its items come before, and the last item before. Without a cursor it
+    Its place is the cursor of a page, how many of its items come before, and the last item before. Without a cursor it
     is behind that item, wherever it is; without an item, at the beginning of the list.
     """
 
-    def __init__(self, open_list: OpenList[Message], place: Sequence[Any]) -> None:
-        self._open_list = open_list
-        self.cursor: str | None = place[0]
-        self.offset: int = place[1]
-        self.last_id: str | None = place[2]
+    def __init__(self, open_list: OpenList[Message], text: str | None) -> None:
+        self._passes = Passes(open_list, text)
         self.ended = False
-        self._skip = self.cursor is not None and self.offset > 0
-        self._looked_for: str | None = None
-        self.next_cursor: str | None = None
-        self._pages = self._open(self.cursor, self.last_id)
         self.task: asyncio.Task[Page[Message]] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        start = self._passes.start
+        self._cursor, self._offset, self._after = start.cursor, start.offset, start.after
+        self._last: Message | None = None
+        self._skip = start.cursor is not None and start.offset > 0
+        self._next_cursor: str | None = None
+        self._pages = aiter(self._passes.open().pages())
 
     @property
-    def place(self) -> list[Any]:
-        """What the constructor takes, to go on here."""
-        return [self.cursor, self.offset, self.last_id]
+    def _place(self) -> Place:
+        start, last = self._passes.start, self._last
+        time = start.time if last is None else item_time(last)
+        return Place(self._cursor, self._offset, self._after, time)
 
-    def _open(self, cursor: str | None, after: str | None) -> AsyncIterator[Page[Message]]:
-        return aiter(self._open_list(cursor, after).pages())
+    @property
+    def text(self) -> str | None:
+        """What the constructor takes, to go on here."""
+        return self._passes.text(self._place)
+
+    @property
+    def order(self) -> Order:
+        """The order of the list, as far as it is known by now."""
+        return self._passes.order
 
     def request(self) -> asyncio.Task[Page[Message]]:
         """Have the next page come."""
@@ -61,34 +75,48 @@ class _List:
         try:
             page = task.result()
         except StopAsyncIteration:
-            self.ended = True
+            self._finish()
             return []
         items = list(page.items)
         if self._skip:
             # A page may have got longer or shorter before the place; the id decides.
-            known = [index for index, item in enumerate(items) if item.id == self.last_id]
+            known = [index for index, item in enumerate(items) if item.id == self._after]
             if not known:
-                self.look_for_place()
+                self._passes.start = attrs.evolve(self._place, cursor=None, offset=0)
+                self._open()
                 return []
-            self.offset, self._skip = known[-1] + 1, False
-            items = items[self.offset :]
-        self.next_cursor = page.next_cursor
+            self._offset, self._skip = known[-1] + 1, False
+            items = items[self._offset :]
+        self._next_cursor = page.next_cursor
         if not items:
-            self.finish_page()
+            self._finish_page()
         return items
 
-    def finish_page(self) -> None:
-        """The page is consumed: the place is the beginning of the next one, if there is one."""
-        if self.next_cursor is not None:
-            self.cursor, self.offset = self.next_cursor, 0
+    def _finish(self) -> None:
+        self.ended = not self._passes.finish(self._place)
+        if not self.ended:
+            self._open()
 
-    def look_for_place(self) -> bool:
-        """Go on behind ``last_id``, wherever that is now; return False where that was tried already."""
-        if self.last_id is None or self._looked_for == self.last_id:
+    def passed(self, message: Message, *, last_of_page: bool) -> None:
+        """Go behind a message of the page."""
+        self._offset += 1
+        self._after, self._last = message.id, message
+        if last_of_page:
+            self._finish_page()
+
+    def _finish_page(self) -> None:
+        """The page is consumed: the place is the beginning of the next one, if there is one."""
+        if self._next_cursor is not None:
+            self._cursor, self._offset = self._next_cursor, 0
+
+    async def find(self, error: Exception) -> bool:
+        """Go on behind the last message, wherever that is now; return False where that cannot help."""
+        if not await self._passes.find(error, self._place):
             return False
-        self._looked_for, self._skip = self.last_id, False
-        self.cursor, self.offset, self.next_cursor = None, 0, None
-        self._pages = self._open(None, self.last_id)
+        if self._passes.exhausted:
+            self._finish()
+        else:
+            self._open()
         return True
 
 
@@ -99,10 +127,10 @@ class Lists:
     """
 
     def __init__(self, open_lists: Sequence[OpenList[Message]], state: State) -> None:
-        places = [[None, 0, None]] * len(open_lists) if state.cursor is None else _read(state.cursor)
-        if len(places) != len(open_lists):
-            raise _unreadable()
-        self._lists = [_List(each, place) for each, place in zip(open_lists, places, strict=True)]
+        texts = [None] * len(open_lists) if state.cursor is None else _read(state.cursor)
+        if len(texts) != len(open_lists):
+            raise unreadable(_OTHERS)
+        self._lists = [_List(each, text) for each, text in zip(open_lists, texts, strict=True)]
         self._ready = deque(self._lists)
         self._current: _List | None = None
         self._items: deque[Message] = deque()
@@ -117,10 +145,7 @@ class Lists:
         message = self._items.popleft()
         current = self._current
         assert current is not None  # noqa: S101  # it is where the items are from
-        current.offset += 1
-        current.last_id = message.id
-        if not self._items:
-            current.finish_page()
+        current.passed(message, last_of_page=not self._items)
         return message
 
     async def _turn(self) -> None:
@@ -148,21 +173,22 @@ class Lists:
     @property
     def cursor(self) -> str | None:
         """See ``MessageSource``."""
-        return json.dumps([each.place for each in self._lists])
+        return json.dumps([each.text for each in self._lists])
 
-    async def recover(self, error: Exception, last_id: str | None) -> bool:
+    @property
+    def order(self) -> Order:
+        """See ``MessageSource``. That of all lists that are long enough to tell."""
+        orders = {each.order for each in self._lists} - {"unknown"}
+        return orders.pop() if len(orders) == 1 else "unknown"
+
+    def next_pass(self) -> bool:
+        """See ``MessageSource``. Each list goes through its own passes."""
+        return False
+
+    async def recover(self, error: Exception) -> bool:
         """See ``MessageSource``. Each list has a last message of its own."""
         failed, self._failed = self._failed, None
-        if failed is None:
-            return False
-        if is_lost(error) and failed.look_for_place():
-            return True
-        if isinstance(error, PaginationError) and failed.last_id is not None and failed.next_cursor is None:
-            raise ReplayError(
-                f"the place where the replay stood in one of its lists cannot be found again ({error}). Begin anew "
-                "with another checkpoint, and with an inbox, so that nothing is handled twice"
-            ) from error
-        return False
+        return failed is not None and await failed.find(error)
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
@@ -176,18 +202,11 @@ class Lists:
                 task.exception()
 
 
-def _read(cursor: str) -> list[list[Any]]:
+def _read(cursor: str) -> list[str | None]:
     try:
-        places = json.loads(cursor)
-        if all(len(place) == 3 and isinstance(place[1], int) for place in places):
-            return list(places)
-    except (ValueError, TypeError):
+        texts: list[str | None] = json.loads(cursor)
+        if isinstance(texts, list) and all(each is None or isinstance(each, str) for each in texts):
+            return texts
+    except ValueError:
         pass
-    raise _unreadable()
-
-
-def _unreadable() -> CheckpointError:
-    return CheckpointError(
-        "the checkpoint's cursor cannot be read: it is damaged, or that of another number of lists; pass another "
-        "checkpoint to begin anew, with an inbox, so that nothing is handled twice"
-    )
+    raise unreadable(_OTHERS)

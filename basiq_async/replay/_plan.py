@@ -10,7 +10,6 @@ from .._deadlines import Deadline, Deadlines
 from .._tasks import see_through
 from ..errors import InboxError
 from ..models import Message
-from ..pagination import Paginator
 from ..receiver import Inbox
 from ..receiver.inboxes._scope import Scope
 from ._inactivity import InactivityTracker
@@ -29,6 +28,7 @@ async def make_plan(
     inbox: Inbox | None,
     webhook_id: str,
     *,
+    tracker: InactivityTracker,
     handles: Callable[[str], bool] | None = None,
     reach: datetime | None = None,
     inbox_timeout: float,
@@ -40,11 +40,10 @@ async def make_plan(
     first: datetime | None = None
     last: datetime | None = None
     total = 0
-    inactivity = InactivityTracker()
     known = None if inbox is None else _Known(inbox, webhook_id, inbox_timeout)
     try:
-        async for message in walk(source, state.last_id):
-            inactivity.see(message)
+        async for message in walk(source):
+            tracker.see(message)
             if message.id in state.done:
                 skipped["recorded"] += 1
                 continue
@@ -77,13 +76,14 @@ async def make_plan(
         last,
         state.position,
         state.dead,
-        inactivity.periods(),
+        tracker.periods(),
         reach,
+        source.order,
     )
 
 
 async def reconcile(
-    messages: Paginator[Message],
+    source: MessageSource,
     where: Where,
     inbox: Inbox,
     ids: int,
@@ -97,20 +97,23 @@ async def reconcile(
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
     known = _Known(inbox, webhook_id, inbox_timeout)
-    async for message in messages:
-        if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
-            continue
-        checked += 1
-        delivered += message.delivered
-        if not await known.has(message):
-            if message.delivered:
-                missing[message.event_type_id or ""] += 1
-                if len(missing_ids) < ids:
-                    missing_ids.append(message.id)
-            else:
-                undelivered += 1
-        if checked == where.limit:
-            break
+    try:
+        async for message in walk(source):
+            if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
+                continue
+            checked += 1
+            delivered += message.delivered
+            if not await known.has(message):
+                if message.delivered:
+                    missing[message.event_type_id or ""] += 1
+                    if len(missing_ids) < ids:
+                        missing_ids.append(message.id)
+                else:
+                    undelivered += 1
+            if checked == where.limit:
+                break
+    finally:
+        await see_through(source.aclose)
     return Reconciliation(checked, delivered, missing.total(), dict(missing), tuple(missing_ids), undelivered)
 
 

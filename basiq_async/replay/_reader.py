@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .._order import Order
 from ..models import Message
 from ._inactivity import MOST_ATTEMPTS, InactivityTracker
 from ._ledger import Ledger, Segment
@@ -86,6 +87,11 @@ class Reader:
         return self._room > 0 and self._reader is None and not self._waiting
 
     @property
+    def order(self) -> Order:
+        """In which order the source comes, as far as it is known."""
+        return self._source.order
+
+    @property
     def read(self) -> int:
         """How many messages of the history come before the reader."""
         return self._read
@@ -109,8 +115,8 @@ class Reader:
             try:
                 message = await self._advance()
             except StopAsyncIteration:
-                self.whole = True
-                self.stop()
+                if self._begin_next_pass():
+                    continue
                 break
             except asyncio.CancelledError:
                 if self.ended and worker.uncancel() == 0:
@@ -149,11 +155,25 @@ class Reader:
             return WorkItem(message, ledger.begin(), error)
         return None
 
+    def _begin_next_pass(self) -> bool:
+        """Return whether the source goes on; otherwise the reading ends."""
+        try:
+            if self._source.next_pass():
+                self._advance = self._source.stepper()
+                self._in_segment = SEGMENT  # a segment is a stretch of one pass
+                return True
+            self.whole = True
+        except Exception as exc:
+            self.error = exc
+        self.stop()
+        return False
+
     async def _recover(self, error: Exception, worker: asyncio.Task[object]) -> bool:
         """Return whether the source found its place again; otherwise the reading ends."""
         try:
-            if await self._source.recover(error, self._last_id):
+            if await self._source.recover(error):
                 self._advance = self._source.stepper()
+                self._in_segment = SEGMENT
                 return True
         except asyncio.CancelledError:
             if self.ended and worker.uncancel() == 0:

@@ -193,12 +193,14 @@ class Replay:
         """Count what ``run`` would do now. Reads the source; touches neither target, inbox nor checkpoint."""
         state = await self._checkpoint.peek(self._job) or State()
         inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
+        tracker = InactivityTracker(any_order=self._filters is not None)
         return await make_plan(
-            await self._open_source(state),
+            await self._open_source(state, tracker),
             state,
             self._where,
             inbox,
             self._webhook_id,
+            tracker=tracker,
             handles=self._handles,
             reach=self._reach(),
             inbox_timeout=self._inbox_timeout,
@@ -211,9 +213,8 @@ class Replay:
         as target has no handler for are left out. ``ids`` is how many ids of missing messages to return. To handle
         what is missing, run a replay with this inbox.
         """
-        messages = self._list(self._filter)
         return await reconcile(
-            messages,
+            History(partial(self._list, self._filter), State()),
             self._where,
             inbox,
             ids,
@@ -273,7 +274,7 @@ class Replay:
                 return notes if reach is None or not whole else notes.cover((reach, began))
 
             engine = self._make_engine(
-                await self._open_source(state),
+                await self._open_source(state, tracker),
                 state,
                 self._where,
                 tracker=tracker,
@@ -375,7 +376,7 @@ class Replay:
 
     # --- what is read ---
 
-    async def _open_source(self, state: State) -> MessageSource:
+    async def _open_source(self, state: State, tracker: InactivityTracker) -> MessageSource:
         if self._source == "events":
             wanted = self._handles
             if wanted is None:
@@ -384,7 +385,7 @@ class Replay:
             return EventList(self._client, self._webhook_id, self._filter, wanted, state)
         if self._filters is not None:
             return Lists([partial(self._list, text) for text in self._filters], state)
-        return History(partial(self._list, self._filter), state)
+        return History(partial(self._list, self._filter), state, on_newest_first=tracker.expect_any_order)
 
     def _list(self, filter: str | None, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
         return self._client.messages.list(

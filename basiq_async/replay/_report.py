@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 import attrs
 
+from .._order import Order
 from ._inactivity import Inactivity
 
 __all__ = ["OnProgress", "Plan", "Progress", "Reconciliation", "Report"]
@@ -32,14 +33,16 @@ class Report:
     repeated: how many of the handled ones, at most, an earlier run had handled too, and was killed before it could
         record them. 0 where all earlier runs ended in order.
     duration: seconds.
-    cursor: where the next run goes on, for ``messages.list(cursor=...)``; None where nothing is behind it.
-    position: how many messages of the history come before the cursor.
+    cursor: where the next run goes on, as the checkpoint keeps it; None at the beginning.
+    position: how many messages of the history have been read and done with.
     finished: whether the history was read to its end and nothing in it is left to do.
     dead: how many dead letters the checkpoint has, those of earlier runs as well.
     handled_in_all: messages that the target took in all the runs of this checkpoint.
     inactive: when the webhook was not active, as far as the messages of all runs show it. What happened then made no
         message: see ``recover``.
     reach: of a replay of the event list: the list has no events from before this moment.
+    order: in which order Basiq lists them, as far as their times show it. A list in no order of time, "unknown", is
+        read whole in each run; one that is too short to tell is not.
     """
 
     handled: int
@@ -54,6 +57,7 @@ class Report:
     handled_in_all: int = 0
     inactive: tuple[Inactivity, ...] = ()
     reach: datetime | None = None
+    order: Order = "unknown"
 
     @property
     def rate(self) -> float:
@@ -70,7 +74,8 @@ class Progress:
     ``remaining`` and ``eta`` (seconds) are there where the run was given a plan: Basiq does not tell how long a
     history is. ``paused`` is how many seconds are left of a pause, which the target asked for, or which it needs
     because it is down; 0 without a pause. ``down`` is for how many seconds the target has been down. ``dead`` is how
-    many dead letters the checkpoint has, ``commits`` how often this run has recorded its state.
+    many dead letters the checkpoint has, ``commits`` how often this run has recorded its state. ``order``: see
+    ``Report``.
     """
 
     read: int
@@ -86,6 +91,7 @@ class Progress:
     down: float = 0.0
     dead: int = 0
     commits: int = 0
+    order: Order = "unknown"
 
 
 OnProgress = Callable[[Progress], None]
@@ -105,7 +111,7 @@ class Plan:
     first, last: the time of the earliest and the latest, where they have one.
     position: how many messages earlier runs are done with; the plan is for what is behind them.
     dead: dead letters that wait for ``retry_dead``.
-    inactive, reach: see ``Report``.
+    inactive, reach, order: see ``Report``.
     """
 
     total: int
@@ -118,6 +124,7 @@ class Plan:
     dead: int
     inactive: tuple[Inactivity, ...] = ()
     reach: datetime | None = None
+    order: Order = "unknown"
 
 
 @attrs.frozen

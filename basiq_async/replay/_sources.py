@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 import attrs
 
 from .._codec import Unreadable, read_message
-from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError, ReplayError
+from .._order import Order, raw_time
 from ..models import Message
-from ..pagination import Paginator, UnreadableItem
+from ..pagination import UnreadableItem, last_raw
+from ._passes import OpenList, Passes, Place
 from .checkpoints._base import Checkpoint, DeadLetter, State
 
 __all__ = [
@@ -20,20 +21,12 @@ __all__ = [
     "Given",
     "History",
     "MessageSource",
-    "OpenList",
     "UnreadableMessage",
-    "is_lost",
     "stand_in",
     "walk",
 ]
 
 T = TypeVar("T")
-
-OpenList = Callable[[str | None, str | None], Paginator[T]]
-"""Begins a list behind a cursor or, where that cannot be used, behind the message with an id."""
-
-_LOST = (400, 404, 410)
-"""How Basiq may refuse the link to a page that has expired."""
 
 
 class MessageSource(Protocol):
@@ -48,7 +41,10 @@ class MessageSource(Protocol):
         ...
 
     def stepper(self) -> Callable[[], Awaitable[Message]]:
-        """Return what ``__anext__`` calls, for a reader that asks millions of times. ``recover`` ends its validity."""
+        """Return what ``__anext__`` calls, for a reader that asks millions of times.
+
+        ``recover`` and ``next_pass`` end its validity.
+        """
         ...
 
     @property
@@ -56,8 +52,23 @@ class MessageSource(Protocol):
         """Behind the last message that was returned."""
         ...
 
-    async def recover(self, error: Exception, last_id: str | None) -> bool:
-        """Find the place behind ``last_id`` again after ``error``; return False where that cannot help."""
+    @property
+    def order(self) -> Order:
+        """In which order the list comes, as far as it is known by now."""
+        ...
+
+    def next_pass(self) -> bool:
+        """At the end: begin with what has come meanwhile; return False where nothing can be left.
+
+        Raises ``ReplayError`` where it cannot be known what is new.
+        """
+        ...
+
+    async def recover(self, error: Exception) -> bool:
+        """Find the place again after ``error``; return False where that cannot help.
+
+        Raises ``ReplayError`` where the list does not have the place any more.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -80,24 +91,27 @@ def stand_in(item: UnreadableItem) -> UnreadableMessage:
 
 
 class History(Generic[T]):
-    """A list, such as that of a webhook's messages, behind a checkpoint's place.
+    """A list, such as that of a webhook's messages, behind a checkpoint's place, whichever way it is ordered.
 
     Links to pages expire. Where Basiq refuses one, the list is read from its beginning, to go on behind the last
-    message by its id.
+    item by its id.
     """
 
-    def __init__(self, open_list: OpenList[T], state: State) -> None:
-        self._open_list = open_list
-        self._after = state.last_id
-        try:
-            self._paginator = open_list(state.cursor, state.last_id)
-        except ConfigurationError as exc:
-            if state.cursor is None:
-                raise
-            raise CheckpointError(
-                f"the checkpoint's cursor cannot be read ({exc}): pass another checkpoint to begin anew, with an "
-                "inbox, so that nothing is handled twice"
-            ) from exc
+    def __init__(
+        self,
+        open_list: OpenList[T],
+        state: State,
+        *,
+        ephemeral: bool = False,
+        on_newest_first: Callable[[], None] | None = None,
+    ) -> None:
+        self._passes = Passes(
+            open_list, state.cursor, state.last_id, ephemeral=ephemeral, on_newest_first=on_newest_first
+        )
+        self._open()
+
+    def _open(self) -> None:
+        self._paginator = self._passes.open()
         self._items = aiter(self._paginator)
 
     def __aiter__(self) -> Self:
@@ -113,25 +127,37 @@ class History(Generic[T]):
     @property
     def cursor(self) -> str | None:
         """See ``MessageSource``."""
-        return self._paginator.cursor
+        return self._passes.text(self._place)
 
-    async def recover(self, error: Exception, last_id: str | None) -> bool:
-        """See ``MessageSource``. Raises ``ReplayError`` where the list does not have that message any more."""
-        if last_id is None:
+    @property
+    def order(self) -> Order:
+        """See ``MessageSource``."""
+        return self._passes.order
+
+    @property
+    def _place(self) -> Place:
+        paginator, start = self._paginator, self._passes.start
+        last_id = paginator.last_id
+        if last_id is None or last_id == start.after:
+            return start
+        return Place(paginator.cursor, 0, last_id, raw_time(last_raw(paginator)))
+
+    def next_pass(self) -> bool:
+        """See ``MessageSource``."""
+        if not self._passes.finish(self._place):
             return False
-        if last_id == self._after:  # nothing was read since the place was looked for
-            if isinstance(error, PaginationError):
-                raise ReplayError(
-                    f"the place where the replay stood cannot be found again ({error}). Begin anew with another "
-                    "checkpoint, and with an inbox, so that nothing is handled twice"
-                ) from error
-            return False
-        if not is_lost(error):
+        self._open()
+        return True
+
+    async def recover(self, error: Exception) -> bool:
+        """See ``MessageSource``."""
+        if not await self._passes.find(error, self._place):
             return False
         await self.aclose()
-        self._after = last_id
-        self._paginator = self._open_list(None, last_id)
-        self._items = aiter(self._paginator)
+        if self._passes.exhausted:
+            self._items = _Nothing()
+        else:
+            self._open()
         return True
 
     async def aclose(self) -> None:
@@ -141,30 +167,35 @@ class History(Generic[T]):
             await aclose()
 
 
-async def walk(source: MessageSource, last_id: str | None) -> AsyncIterator[Message]:
-    """Go through a source, which stands behind ``last_id``. It finds its place again where it has to."""
+class _Nothing:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> NoReturn:
+        raise StopAsyncIteration
+
+
+async def walk(source: MessageSource) -> AsyncIterator[Message]:
+    """Go through all passes of a source. It finds its place again where it has to."""
     while True:
         try:
             message = await anext(source)
         except StopAsyncIteration:
+            if source.next_pass():
+                continue
             return
         except Exception as exc:
-            if not await source.recover(exc, last_id):
+            if not await source.recover(exc):
                 raise
             continue
-        last_id = message.id
         yield message
-
-
-def is_lost(error: Exception) -> bool:
-    """Return whether ``error`` can mean that the link to a page has expired."""
-    return isinstance(error, APIError) and error.status in _LOST
 
 
 class DeadLetters:
     """The dead letters of a checkpoint as messages, page by page: all of them, or those with certain ids."""
 
     cursor = None
+    order: Order = "unknown"
 
     def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
         self._checkpoint = checkpoint
@@ -194,7 +225,11 @@ class DeadLetters:
         """See ``MessageSource``."""
         return self.__anext__
 
-    async def recover(self, error: Exception, last_id: str | None) -> bool:
+    def next_pass(self) -> bool:
+        """See ``MessageSource``."""
+        return False
+
+    async def recover(self, error: Exception) -> bool:
         """See ``MessageSource``."""
         return False
 
@@ -206,6 +241,7 @@ class Given:
     """Messages that are there already."""
 
     cursor = None
+    order: Order = "unknown"
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._messages = iter(messages)
@@ -222,7 +258,11 @@ class Given:
         """See ``MessageSource``."""
         return self.__anext__
 
-    async def recover(self, error: Exception, last_id: str | None) -> bool:
+    def next_pass(self) -> bool:
+        """See ``MessageSource``."""
+        return False
+
+    async def recover(self, error: Exception) -> bool:
         """See ``MessageSource``."""
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +18,9 @@ from tests.support.histories import Recorder
 from tests.support.scripted import answer, error, page
 
 PAGE = 10
+
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 
 class ManyLists:
@@ -46,7 +50,10 @@ class ManyLists:
         if not start:
             self.expired.clear()
         ids = self.lists[name]
-        items = [{"id": each} for each in ids[start : start + self._size]]
+        items = [
+            {"id": each, "attempts": [{"timestamp": (NOON + timedelta(minutes=number)).isoformat()}]}
+            for number, each in enumerate(ids[start : start + self._size], start)
+        ]
         behind = start + self._size
         link = f"{request.url.partition('?')[0]}?filter={name}&next={behind}" if behind < len(ids) else None
         return page(items, link)
@@ -123,7 +130,7 @@ async def test_a_list_that_lost_its_place_says_what_to_do() -> None:
     async with BasiqClient("a2V5", transport=transport) as client:
         await a_replay(client, transport, Recorder(), checkpoint, where=limit(4), concurrency=1).run()
         transport.lists["list-0"] = [f"other-{n}" for n in range(15)]
-        with pytest.raises(ReplayError, match="in one of its lists cannot be found again"):
+        with pytest.raises(ReplayError, match="the place where the replay stood cannot be found again"):
             await a_replay(client, transport, Recorder(), checkpoint).run()
 
 

@@ -23,6 +23,8 @@ from basiq_async.testing import FakeBasiq
 from tests.support.histories import Recorder, history
 from tests.support.scripted import error
 
+HISTORY = "https://au-api.basiq.io/notifications/webhooks/w1/messages"
+
 
 class Expiring:
     """A transport around another that refuses links to pages that were given out before ``expire``."""
@@ -223,11 +225,22 @@ async def test_a_checkpoint_that_cannot_be_read_and_has_no_last_message_is_an_er
 # --- one at a time ---
 
 
-async def test_the_same_message_on_two_pages_is_handled_once_and_never_twice_at_once() -> None:
+async def test_pages_that_overlap_give_each_message_once_without_an_inbox_too() -> None:
     from tests.support.scripted import Scripted, page
 
     items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": f"e{i}"}} for i in range(6)]
-    script = Scripted(page(items, "https://au-api.basiq.io/p?next=2"), page(items[3:]))
+    script = Scripted(page(items[:4], f"{HISTORY}?next=2"), page(items[1:4], f"{HISTORY}?next=3"), page(items[3:]))
+    target = Recorder()
+    async with BasiqClient("a2V5", transport=script) as client:
+        await Replay(client, "w1", target, checkpoint=MemoryCheckpoint()).run()
+    assert target.ids == [f"m{i}" for i in range(6)]
+
+
+async def test_the_same_message_twice_in_a_list_is_handled_once_and_never_twice_at_once() -> None:
+    from tests.support.scripted import Scripted, page
+
+    items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": f"e{i}"}} for i in range(6)]
+    script = Scripted(page([*items, *items[3:]]))
     running: set[str] = set()
 
     async def behave(message: Message) -> None:

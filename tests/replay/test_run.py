@@ -409,7 +409,7 @@ async def test_a_history_that_lost_the_message_of_the_cursor_is_told_with_what_t
     checkpoint = MemoryCheckpoint()
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}]))) as client:
         await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
-    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "c"}]))) as client:
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "c"}]))) as client:
         with pytest.raises(ReplayError, match="Begin anew with another checkpoint") as caught:
             await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
     assert isinstance(caught.value.__cause__, PaginationError)

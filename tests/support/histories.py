@@ -11,7 +11,7 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
 from basiq_async.replay import Commit, MemoryCheckpoint, SQLiteCheckpoint
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 
 
 @attrs.define
@@ -27,8 +27,10 @@ class History:
 
 
 @asynccontextmanager
-async def history(count: int, *, page_size: int = 500, failed: float = 0.0, **seeding: Any) -> AsyncIterator[History]:
-    fake = FakeBasiq(page_size=page_size)
+async def history(
+    count: int, *, page_size: int = 500, failed: float = 0.0, quirks: Quirks | None = None, **seeding: Any
+) -> AsyncIterator[History]:
+    fake = FakeBasiq(page_size=page_size, quirks=quirks)
     webhook_id = fake.seed_messages(count, failed=failed, **seeding)
     retry = RetryPolicy(max_retries=1, base=0.0)
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:

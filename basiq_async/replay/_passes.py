@@ -1,0 +1,439 @@
+"""What of a list has been read, whichever way the list grows: passes over it, and the text that goes on with them.
+
+No source says in which order Basiq lists anything. A first pass reads a list from its beginning to its end. Whatever
+arrives later is behind that end, where the list begins with the oldest, or above its first item, where it begins with
+the newest. So the next run goes on behind the end, and then looks above: from the top of the list down to the newest
+item of an earlier pass. What is known of the order saves one of the two.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from .._codec import ListPage
+from .._cursor import id_in_cursor
+from .._order import SLACK, Order, OrderDetector, item_time, raw_time
+from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError, ReplayError
+from ..pagination import Paginator, raw_id, seeks_item, watch_pages
+
+__all__ = ["OpenList", "Passes", "Place", "is_lost", "unreadable"]
+
+T = TypeVar("T")
+logger = logging.getLogger("basiq_async.replay")
+
+OpenList = Callable[[str | None, str | None], Paginator[T]]
+"""Begins a list behind a cursor or, where that cannot be used, behind the item with an id."""
+
+_LOST = (400, 404, 410)
+"""How Basiq may refuse the link to a page that has expired."""
+_TOP = 8
+"""How many of the first items are remembered: one of them can be gone the next time."""
+_SAMPLES = 32
+"""How many items of a page are asked for their time."""
+_OVERLAP = 2_000
+"""How many earlier items a page is compared with: what arrives at the top can shift items to the next page."""
+
+
+@attrs.frozen
+class Place:
+    """Where a list goes on: behind the item ``after``, whose time is ``time``.
+
+    ``cursor`` is that place, or the beginning of a page of whose items ``offset`` come before.
+    """
+
+    cursor: str | None = None
+    offset: int = 0
+    after: str | None = None
+    time: datetime | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything comes before it."""
+        return self.cursor is not None or self.after is not None
+
+
+@attrs.frozen
+class Top:
+    """The first items of a list when a pass began: their ids, and the time of the first that has one."""
+
+    ids: tuple[str, ...] = ()
+    time: datetime | None = None
+
+
+class Passes(Generic[T]):
+    """The passes over one list. ``text`` is what an earlier run recorded, or None.
+
+    ``last_id`` is where to go on by where ``text`` is a mere cursor. ``ephemeral``: items go from the list by their age
+    alone, so that all of it is newer than what is gone. ``on_newest_first`` is called once the list is known to begin
+    with the newest, before any item of the page that shows it is handed out.
+    """
+
+    def __init__(
+        self,
+        open_list: OpenList[T],
+        text: str | None,
+        last_id: str | None = None,
+        *,
+        ephemeral: bool = False,
+        on_newest_first: Callable[[], None] | None = None,
+    ) -> None:
+        self._open_list = open_list
+        self._ephemeral = ephemeral
+        self._on_newest_first = on_newest_first
+        self._order: Order = "unknown"
+        self._sure = self._mixed = False
+        self._end = Place()
+        """How far the first pass came; where ``_ended``, the end of the list then."""
+        self._ended = False
+        self._known = Top()
+        """From here to ``_end`` all has been read, or is being read by the first pass."""
+        self._above: tuple[Place, Top] | None = None
+        """How far a pass above ``_known`` came, and where it began."""
+        self._end_is_gone: Exception | None = None
+        if text is not None and text.startswith("{"):
+            self._read(text)
+        elif text is not None:
+            self._end = Place(text, 0, last_id)
+        if self._mixed and self._ended:  # anything can be anywhere
+            self._end, self._ended, self._known, self._above = Place(), False, Top(), None
+        starts_above: Order = "newest-first"
+        self._is_above = self._above is not None or (self._ended and self._sure and self._order == starts_above)
+        self.start = self._end if not self._is_above else Place() if self._above is None else self._above[0]
+        """Where the pass that is under way begins, or goes on."""
+        self._watch = _Watch(self)
+        self._looked_for: str | None = None
+        self._finished = False
+        self.exhausted = False
+        """Whether nothing is left of the pass that is under way: ``open`` is not to be called."""
+        if on_newest_first is not None and self.order == "newest-first":
+            on_newest_first()
+
+    @property
+    def order(self) -> Order:
+        """The order of the list, as far as it is known by now."""
+        seen = self._watch.detector
+        if seen.sure or seen.mixed or (not self._sure and seen.order != "unknown"):
+            return seen.order
+        return self._order
+
+    def open(self) -> Paginator[T]:
+        """Return the list from ``start`` on, as far as the pass goes. Raises ``CheckpointError`` for a bad cursor."""
+        start = self.start
+        try:
+            paginator = self._open_list(start.cursor, start.after)
+        except ConfigurationError as exc:
+            if start.cursor is None:
+                raise
+            raise unreadable(str(exc)) from exc
+        self._learn()
+        if start.begun and self._is_above:
+            self._above = (start, self._top)
+        elif start.begun:
+            self._known = self._top
+        seeks = start.offset > 0 or seeks_item(paginator)
+        self._watch = _Watch(self, None if seeks or start.after is None else id_in_cursor(start.after))
+        if start.after is not None:
+            self._looked_for = start.after
+        watch_pages(paginator, self._watch)
+        return paginator
+
+    def text(self, place: Place) -> str | None:
+        """Return what to record where the pass stands at ``place``; None at the beginning of a list."""
+        end, known, above = self._end, self._known, None
+        if self._is_above:
+            if place.begun and not self._finished:
+                above = [_show_place(place), _show_top(self._top)]
+        elif not self._finished:
+            end, known = place, self._top
+        if not end.begun and above is None:
+            return None
+        fields = {
+            "order": self.order,
+            "sure": self._sure or self._watch.detector.sure,
+            "mixed": self._mixed or self._watch.detector.mixed,
+            "end": _show_place(end),
+            "ended": self._ended,
+            "known": _show_top(known),
+            "above": above,
+        }
+        return json.dumps(fields, separators=(",", ":"))
+
+    def finish(self, place: Place) -> bool:
+        """End the pass, which came to its end at ``place``; return whether another one is needed, from ``start`` on.
+
+        Raises ``ReplayError`` where it cannot be known what is new.
+        """
+        watch = self._watch
+        self._learn()
+        covered = watch.at_start and watch.pages <= 1  # there was one request, and nothing it left out
+        if self._is_above:
+            if self._end_is_gone is not None and watch.met == 0 and self._order != "newest-first":
+                raise self._not_found(self._end_is_gone) from self._end_is_gone
+            if watch.met is None and not watch.shifted and place.begun:
+                self._end, self._ended = place, True  # read to the end of the list
+            self._known = self._top if self._top.ids else self._known
+            more = not covered
+        else:
+            found = place.after != self.start.after
+            self._known = self._top
+            self._end, self._ended = place, True
+            more = not covered and bool(self._known.ids) and self._may_have_grown_above(found or watch.at_start)
+        self._above, self.exhausted, self._finished = None, False, not more
+        if more:
+            self._begin_above()
+        return more
+
+    def _may_have_grown_above(self, found: bool) -> bool:
+        if self._mixed:
+            return False  # it is read whole the next time
+        return not found or not self._sure or self._order != "oldest-first"
+
+    def _begin_above(self) -> None:
+        self._is_above, self._above, self.start = True, None, Place()
+        self._watch = _Watch(self)
+
+    @property
+    def _top(self) -> Top:
+        """Where the pass that is under way began."""
+        if self._watch.at_start:
+            return self._watch.top
+        if self._is_above:
+            return Top() if self._above is None else self._above[1]
+        return self._known
+
+    def _learn(self) -> None:
+        """Take over what the pages of the pass have shown of the order."""
+        seen = self._watch.detector
+        self._order = self.order
+        if seen.sure or seen.mixed:
+            self._sure, self._mixed = seen.sure, seen.mixed
+        if seen.mixed:
+            logger.warning("messages are listed in no order of time: the list is read whole in each run")
+
+    # --- a place that is gone ---
+
+    async def find(self, error: Exception, place: Place) -> bool:
+        """Look for the place again after ``error``; return whether the pass goes on, from ``start`` on.
+
+        Raises ``ReplayError`` where the place is gone, and what is new cannot be told from what has been read.
+        """
+        if isinstance(error, PaginationError) and error.link is None and place.begun:
+            await self._go_on_without(error, place)
+            return True
+        if place.after is None or not is_lost(error) or place.after == self._looked_for:
+            return False
+        self.start = Place(None, 0, place.after, place.time)
+        return True
+
+    async def _go_on_without(self, error: Exception, place: Place) -> None:
+        """The item at ``place`` is no longer in the list. By age, the items go in their order, the oldest first."""
+        self._learn()
+        last = self._watch.detector.last
+        rest_is_gone = last is not None and place.time is not None and last > place.time
+        newest_first = self._order == "newest-first"
+        if self._is_above:
+            if not rest_is_gone:
+                raise self._not_found(error) from error
+            self._skip_rest(place)
+        elif newest_first and (self._ended or rest_is_gone):
+            self._skip_rest(place)  # what comes behind it is older, and gone as well
+        elif self._order == "unknown" and self._ended and self._known.ids and not self._ephemeral:
+            self._end_is_gone = error
+            self._begin_above()
+        else:
+            first = await self._open_list(None, None).first()
+            if first is None:
+                self._skip_rest(place)
+                return
+            if newest_first or not self._is_newer(item_time(first), place.time):
+                raise self._not_found(error) from error
+            logger.warning("the place where the replay stood is no longer listed: it goes on with the oldest that is")
+            self._end, self._ended, self._known, self.start = Place(), False, Top(), Place()
+
+    def _skip_rest(self, place: Place) -> None:
+        self.start = place
+        self.exhausted = True
+
+    def _is_newer(self, first: datetime | None, gone: datetime | None) -> bool:
+        """Whether the list begins with an item that is newer than the one that is gone."""
+        return self._ephemeral if first is None or gone is None else first >= gone
+
+    def _not_found(self, error: Exception) -> ReplayError:
+        return ReplayError(
+            f"the place where the replay stood cannot be found again ({error}). Begin anew with another checkpoint, "
+            "and with an inbox, so that nothing is handled twice"
+        )
+
+    # --- the recorded text ---
+
+    def _read(self, text: str) -> None:
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            order = fields["order"]
+            if order not in ("oldest-first", "newest-first", "unknown"):
+                raise ValueError(order)
+            self._order, self._sure, self._mixed = order, bool(fields["sure"]), bool(fields["mixed"])
+            self._end, self._ended = _read_place(fields["end"]), bool(fields["ended"])
+            self._known = _read_top(fields["known"])
+            above = fields["above"]
+            self._above = None if above is None else (_read_place(above[0]), _read_top(above[1]))
+        except (ValueError, TypeError, KeyError, IndexError) as exc:
+            raise unreadable("it is damaged") from exc
+
+
+class _Watch:
+    """Sees the pages of a pass: finds the order, remembers the first items, and ends it where an earlier one began.
+
+    ``behind`` is the item before the first page, which can have moved to it meanwhile.
+    """
+
+    def __init__(self, passes: Passes[Any], behind: str | None = None) -> None:
+        self._passes = passes
+        self._behind = behind
+        self._looked_on: str | None = None
+        """The page on which the item was looked for last."""
+        self.at_start = not passes.start.begun
+        self.detector = OrderDetector()
+        self.pages = 0
+        self.top = Top()
+        self.met: int | None = None
+        """How many items of a page came before one of an earlier pass."""
+        self.shifted = False
+        """Whether the list begins with the oldest, and lacks the first of those that it had."""
+        self._seen: list[tuple[str, set[str]]] = []
+
+    def __call__(self, url: str, page: ListPage) -> ListPage:
+        items = page.items
+        ids = [raw_id(item) for item in items]
+        again = bool(self._seen) and self._seen[-1][0] == url
+        if again:
+            self._seen.pop()
+        else:
+            self.pages += 1
+            self._find_order(items)
+        if self.at_start and not self.top.ids:
+            times = (raw_time(item) for item in islice(items, _TOP))
+            self.top = Top(
+                tuple(each for each in ids[:_TOP] if each is not None), next((t for t in times if t is not None), None)
+            )
+        if self._passes._is_above:
+            keep = self._find_end(items, ids)
+            if keep is not None:
+                page = ListPage(items[:keep], None)
+        return self._drop_seen(url, self._drop_before(url, page), ids)
+
+    def _find_order(self, items: list[Any]) -> None:
+        before = self._passes.order
+        step = max(1, len(items) // _SAMPLES)
+        for item in (*items[: len(items) - 1 : step], *items[-1:]):
+            self.detector.see(raw_time(item))
+        passes = self._passes
+        if before != "newest-first" and passes.order == "newest-first" and passes._on_newest_first is not None:
+            passes._on_newest_first()
+
+    def _find_end(self, items: list[Any], ids: list[str | None]) -> int | None:
+        """How many items of a page are above what was read before; None where all are."""
+        passes, seen = self._passes, self.detector
+        known = frozenset(passes._known.ids)
+        index = next((index for index, each in enumerate(ids) if each in known), None)
+        if index is not None:
+            if index and seen.order == "oldest-first" and seen.sure:
+                return None  # the order changed since: what is new can be anywhere
+            self.met = index
+            return index
+        if self.at_start and self.pages == 1 and self._is_shifted(ids):
+            self.shifted = True
+            return 0
+        if items and passes._known.time is not None and passes.order == "newest-first":
+            limit = passes._known.time - SLACK
+            last = raw_time(items[-1])
+            if last is None or last < limit:
+                older = (index for index, item in enumerate(items) if (raw_time(item) or limit) < limit)
+                self.met = next(older, None)
+        return self.met
+
+    def _is_shifted(self, ids: list[str | None]) -> bool:
+        """Whether nothing is above what was read, though the list no longer begins with it: its oldest are gone."""
+        passes, seen = self._passes, self.detector
+        if passes._order != "oldest-first" or seen.order == "newest-first" or passes._end_is_gone is not None:
+            return False
+        return passes._end.after in ids or (seen.order == "oldest-first" and (passes._sure or seen.sure))
+
+    def _drop_before(self, url: str, page: ListPage) -> ListPage:
+        """Leave out what comes before the place where the pass goes on: a page by its number has shifted."""
+        passes, behind = self._passes, self._behind
+        if behind is None or self._looked_on not in (None, url):
+            return page
+        items = page.items
+        found = max((index for index, item in enumerate(items) if raw_id(item) == behind), default=None)
+        self._looked_on = url
+        if found is not None:
+            return ListPage(items[found + 1 :], page.next_link)
+        last, time = raw_time(items[-1]) if items else None, passes.start.time
+        if passes.order == "newest-first" and last is not None and time is not None and last > time:
+            self._looked_on = None  # all of it is newer than the place, which is further down
+            return ListPage([], page.next_link)
+        return page
+
+    def _drop_seen(self, url: str, page: ListPage, ids: list[str | None]) -> ListPage:
+        mine = {each for each in ids if each is not None}
+        for _, earlier in self._seen:
+            if not earlier.isdisjoint(mine):
+                fresh = [item for item in page.items if raw_id(item) not in earlier]
+                page = ListPage(fresh, page.next_link)
+        self._seen.append((url, mine))
+        while len(self._seen) > 1 and sum(len(each) for _, each in self._seen[1:]) >= _OVERLAP:
+            self._seen.pop(0)
+        return page
+
+
+def is_lost(error: Exception) -> bool:
+    """Return whether ``error`` can mean that the link to a page has expired."""
+    return isinstance(error, APIError) and error.status in _LOST
+
+
+def unreadable(why: str) -> CheckpointError:
+    """Return the error for a cursor that cannot be read."""
+    return CheckpointError(
+        f"the checkpoint's cursor cannot be read ({why}): pass another checkpoint to begin anew, with an inbox, so "
+        "that nothing is handled twice"
+    )
+
+
+def _show_place(place: Place) -> list[Any]:
+    return [place.cursor, place.offset, place.after, _show_time(place.time)]
+
+
+def _read_place(value: list[Any]) -> Place:
+    cursor, offset, after, time = value
+    return Place(_read_text(cursor), int(offset), _read_text(after), _read_time(time))
+
+
+def _show_top(top: Top) -> list[Any]:
+    return [list(top.ids), _show_time(top.time)]
+
+
+def _read_top(value: list[Any]) -> Top:
+    ids, time = value
+    return Top(tuple(map(str, ids)), _read_time(time))
+
+
+def _read_text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _show_time(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def _read_time(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
