@@ -34,6 +34,7 @@ class Guard:
     any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
     token: what opens everything below ``root`` to pages and to callers that are not on this machine.
     behind_proxy: a name of another machine is allowed, so something may pass its callers on: none is local.
+    everybody: callers on this machine need the token too: another user of it is no friend.
     """
 
     hosts: frozenset[str]
@@ -41,13 +42,24 @@ class Guard:
     token: str = attrs.field(repr=False)
     root: str = "/_fake"
     behind_proxy: bool = False
+    everybody: bool = False
 
     @classmethod
-    def make(cls, host: str, allowed_hosts: Iterable[str], token: str | None, *, root: str = "/_fake") -> Guard:
+    def make(
+        cls,
+        host: str,
+        allowed_hosts: Iterable[str],
+        token: str | None,
+        *,
+        root: str = "/_fake",
+        everybody: bool = False,
+    ) -> Guard:
         given = {name.strip("[]").rstrip(".").lower() for name in allowed_hosts}
         names = {*_LOOPBACK_NAMES, host.strip("[]").rstrip(".").lower(), *given} - {""}
         elsewhere = any(not is_this_machine(name) for name in given)
-        return cls(frozenset(names), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24), root, elsewhere)
+        return cls(
+            frozenset(names), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24), root, elsewhere, everybody
+        )
 
     def check(self, request: web.BaseRequest) -> None:
         """Raise ControlError for a request that another site may have made."""
@@ -69,7 +81,7 @@ class Guard:
             raise ControlError(415, "not-json", "the body has to be JSON, with Content-Type: application/json")
         given = request.headers.get(TOKEN_HEADER)
         if given is None and request.method == "GET":
-            given = request.cookies.get(TOKEN_COOKIE)
+            given = request.cookies.get(self._cookie(request))
         if given is not None:
             if not given.isascii():
                 raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds what no token can hold")
@@ -77,19 +89,25 @@ class Guard:
                 _refuse("token-not-valid", f"the {TOKEN_HEADER} header does not hold this server's token")
             return
         by_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
-        if not self.is_local(request) or (request.method != "GET" and by_page):
+        if self.everybody and request.method == "GET":
+            _refuse("token-missing", "open the whole address that was printed, with the token in it")
+        if self.everybody or not self.is_local(request) or (request.method != "GET" and by_page):
             _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
 
     def enter(self, request: web.BaseRequest) -> web.Response | None:
-        """Let a browser on another machine in that opens ``ROOT/?token=...``: the token becomes a cookie."""
+        """Let a browser in that opens ``ROOT/?token=...``: the token becomes a cookie."""
         given = request.query.get("token")
         if request.method != "GET" or request.path != f"{self.root}/" or given is None:
             return None
         if not self._is_token(given):
             _refuse("token-not-valid", "the token in the address is not this server's")
         response = web.Response(status=303, headers={"Location": f"{self.root}/"})
-        response.set_cookie(TOKEN_COOKIE, self.token, path=self.root, httponly=True, samesite="Strict")
+        response.set_cookie(self._cookie(request), self.token, path=self.root, httponly=True, samesite="Strict")
         return response
+
+    def _cookie(self, request: web.BaseRequest) -> str:
+        # A browser keeps one jar for all ports of a host: two pages that need their tokens must not share a name.
+        return f"{TOKEN_COOKIE}_{request.host.rpartition(':')[2]}" if self.everybody else TOKEN_COOKIE
 
     def is_local(self, request: web.BaseRequest) -> bool:
         """Whether a request comes from this machine, and nothing passes it on for another one."""

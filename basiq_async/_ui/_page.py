@@ -36,7 +36,8 @@ class Page:
 
     show: what its templates need, for a query. ``sections`` are the templates, and the ids of the elements, that are
         rendered again after a change; ``counts`` those that hold a number.
-    details: templates of what a row opens to, each with what shows one by its id.
+    details: templates of what a row opens to, each with what shows one by its id. The id is in the query: no text
+        of it can lead to another path.
     watch: calls back after each change. ``news`` is what to send then: a revision, and texts by their element's id.
     """
 
@@ -68,7 +69,7 @@ class Page:
                 web.get(f"{self.root}/ui/sections", self._sections),
                 web.get(f"{self.root}/ui/token", self._give_token),
                 web.get(f"{self.root}/ui/stream", self._stream),
-                *(web.get(f"{self.root}/ui/{kind}/{{id}}", self._detail(kind)) for kind in self.details),
+                *(web.get(f"{self.root}/ui/{kind}", self._detail(kind)) for kind in self.details),
                 web.get(f"{self.root}/ui/{{name}}", self._static),
             ]
         )
@@ -91,7 +92,7 @@ class Page:
 
     def _detail(self, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def detail(request: web.Request) -> web.Response:
-            return self._render(f"{kind}.html", request, await self.details[kind](request.match_info["id"]))
+            return self._render(f"{kind}.html", request, await self.details[kind](request.query.get("id", "")))
 
         return detail
 

@@ -126,6 +126,7 @@ function describe(element, result) {
 }
 
 async function act(button) {
+  if (button.dataset.confirm && !confirm(button.dataset.confirm)) return;
   button.setAttribute("aria-busy", "true");
   const result = await post(button.dataset.post, JSON.parse(button.dataset.body || "{}"));
   button.removeAttribute("aria-busy");
@@ -157,10 +158,14 @@ async function submit(form) {
   if (result !== null) say(describe(form, result));
 }
 
+// A fragment is what its own route responds, as HTML; the id in the query leads nowhere else.
 async function fill(button) {
   const place = document.getElementById(button.getAttribute("aria-controls"));
-  const response = await fetch(root + button.dataset.detail);
-  if (response.ok) children(place, parse(await response.text()));
+  const asked = new URL(`${root}/ui/${button.dataset.detail}?${new URLSearchParams({ id: button.dataset.id })}`, location);
+  const response = await fetch(asked, { redirect: "error" }).catch(() => null);
+  if (response === null) return say("The server does not respond.");
+  const isFragment = (response.headers.get("Content-Type") || "").split(";")[0] === "text/html";
+  if (response.ok && isFragment && response.url === asked.href) children(place, parse(await response.text()));
 }
 
 async function toggle(button) {

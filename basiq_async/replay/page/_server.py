@@ -30,7 +30,7 @@ Json = dict[str, Any]
 async def serve_page(
     replay: Replay, host: str = "127.0.0.1", port: int = 0, *, allowed_hosts: Iterable[str] = ()
 ) -> AsyncGenerator[str]:
-    """Serve a page that shows the runs of a replay. Yields its address.
+    """Serve a page that shows the runs of a replay. Yields its address, with the token that opens it.
 
     .. code-block:: python
 
@@ -39,15 +39,16 @@ async def serve_page(
             await replay.run()
 
     It shows the progress, the rate over time, and the dead letters with their errors, which it can retry and drop
-    between runs. Only pages and programs on this machine reach it. Needs the extra ``ui``. Raises
-    ``ConfigurationError`` where that is missing.
+    between runs. Whoever opens it needs the token, on this machine too: it shows what a checkpoint keeps from other
+    users. A browser that opened the address keeps it as a cookie; a program sends it as ``X-Fake-Token``. Needs the
+    extra ``ui``. Raises ``ConfigurationError`` where that is missing.
     """
     try:
         from ..._ui._page import Page
     except ModuleNotFoundError as error:
         raise ConfigurationError("a page needs the extra ui: pip install 'basiq-async[ui]'") from error
     watched = Watched(replay)
-    guard = Guard.make(host, allowed_hosts, None, root=ROOT)
+    guard = Guard.make(host, allowed_hosts, None, root=ROOT, everybody=True)
     app = make_app(guard)
     app.add_routes(_routes(watched))
 
@@ -77,7 +78,7 @@ async def serve_page(
         stack.callback(replay._listen(watched.hear))
         address = runner.addresses[0]
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        yield f"http://{shown}:{address[1]}{ROOT}/"
+        yield f"http://{shown}:{address[1]}{ROOT}/?token={guard.token}"
 
 
 def _routes(watched: Watched) -> list[web.RouteDef]:
@@ -88,7 +89,7 @@ def _routes(watched: Watched) -> list[web.RouteDef]:
         return respond({"items": [_show_letter(each) for each in await watched.letters()]})
 
     async def letter(request: web.Request) -> web.Response:
-        return respond(_show_letter(await watched.letter(request.match_info["id"]), whole=True))
+        return respond(_show_letter(await watched.letter(request.query.get("id", "")), whole=True))
 
     async def retry(request: web.Request) -> web.Response:
         watched.retry(_read_ids(await read_json(request)))
@@ -110,7 +111,7 @@ def _routes(watched: Watched) -> list[web.RouteDef]:
     return [
         web.get(f"{ROOT}/state", state),
         web.get(f"{ROOT}/dead-letters", letters),
-        web.get(f"{ROOT}/dead-letters/{{id}}", letter),
+        web.get(f"{ROOT}/dead-letter", letter),
         web.post(f"{ROOT}/dead-letters/retry", retry),
         web.post(f"{ROOT}/dead-letters/drop", drop),
         web.post(f"{ROOT}/stop", stop),
