@@ -33,6 +33,7 @@ class Guard:
     hosts: the names that Host may have, whatever its port.
     any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
     token: what opens everything below ``root`` to pages and to callers that are not on this machine.
+    health: the path that every caller may ask whether the server is there.
     behind_proxy: a name of another machine is allowed, so something may pass its callers on: none is local.
     everybody: callers on this machine need the token too: another user of it is no friend.
     """
@@ -43,6 +44,7 @@ class Guard:
     root: str = "/_fake"
     behind_proxy: bool = False
     everybody: bool = False
+    health: str | None = None
 
     @classmethod
     def make(
@@ -82,6 +84,8 @@ class Guard:
         given = request.headers.get(TOKEN_HEADER)
         if given is None and request.method == "GET":
             given = request.cookies.get(self._cookie(request))
+        if request.path == self.health and request.method == "GET":
+            return
         if given is not None:
             if not given.isascii():
                 raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds what no token can hold")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from .._urls import BaseURL
 from ..errors import BasiqError, ConfigurationError
 
-DEFAULT_URL = "http://127.0.0.1:4010"
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
+_HOW = "evaluate the line that it printed, or that 'basiq-async mock wait' prints"
 _TIMEOUT = 60.0
 _MOST = 64 * 2**20
 
@@ -26,21 +27,52 @@ class MockError(BasiqError):
         self.code = code
 
 
+@dataclass(frozen=True)
+class Place:
+    """Which mock, and which of its states, is meant: where it is, and the API key that says that it is that one."""
+
+    base: BaseURL
+    api_key: str = field(repr=False)
+
+
+def find_place(url: str | None) -> Place:
+    """Return the mock that is meant: ``--url`` or ``BASIQ_BASE_URL``, and ``BASIQ_API_KEY``.
+
+    Neither has a default. Whatever listens on a usual port can be somebody else's. Raises ``ConfigurationError``.
+    """
+    where = url or os.environ.get("BASIQ_BASE_URL")
+    if not where:
+        raise ConfigurationError(f"which mock? Pass --url, or set BASIQ_BASE_URL: {_HOW}")
+    key = os.environ.get("BASIQ_API_KEY")
+    if not key:
+        raise ConfigurationError(f"which mock? BASIQ_API_KEY has to be its key: {_HOW}")
+    return Place(BaseURL.parse(where), key)
+
+
 async def call(
     url: str | None, method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT
 ) -> dict[str, Any]:
-    """Call an operation of the mock at ``url`` and return what it responds. Values that are None are left out.
+    """Call an operation of the mock that is meant and return what it responds. Values that are None are left out.
 
     Raises ``MockError``, and ``ConfigurationError`` for a call that the mock does not take.
     """
+    return await call_at(find_place(url), method, path, values, timeout=timeout)
+
+
+async def call_at(
+    place: Place, method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT
+) -> dict[str, Any]:
+    """Like ``call``, of the mock at ``place``."""
     import aiohttp
 
-    base = BaseURL.parse(url or os.environ.get("BASIQ_BASE_URL") or DEFAULT_URL)
+    base = place.base
     given = {name: value for name, value in values.items() if value is not None}
     target = f"{base.origin}/_fake{path}"
     if method == "GET" and given:
         target += "?" + urlencode(given)
-    headers = {"X-Fake-Token": token} if (token := os.environ.get(TOKEN)) else {}
+    headers = {"Authorization": f"Basic {place.api_key}"}
+    if token := os.environ.get(TOKEN):
+        headers["X-Fake-Token"] = token
     try:
         async with (
             aiohttp.ClientSession(
@@ -79,6 +111,8 @@ def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
     if not isinstance(error, dict):
         raise MockError(f"what responds at {origin} is not a mock of Basiq", status=status)
     message = str(error.get("message"))
+    if error.get("code") == "another-mock":
+        message = f"the mock at {origin} does not have the key in BASIQ_API_KEY: it is another one, or was started anew"
     if status == 400:
         raise ConfigurationError(message)
     raise MockError(message, status=status, code=str(error.get("code")))

@@ -116,6 +116,7 @@ FIELD_NAMES = frozenset(
         "result",
         "revision",
         "secret",
+        "seed",
         "segments",
         "signed_at",
         "skipped",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json as json_module
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._shell import shell_line
 from ..errors import ConfigurationError
 from ._control import TOKEN
 from ._mock_control import add_control_commands
+from ._mock_states import READY, add_state_commands, export_line
 from ._options import Json
-from ._output import Output, Shape, flush, is_terminal, live, note, write, write_note
+from ._output import Output, flush, is_terminal, live, note, write, write_note
 from ._run import run_until_signal
 from ._signals import on_signals
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ..testing import FakeBasiq
 
 mock_app = typer.Typer(invoke_without_command=True)
-_READY: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "webhook_id", "page", "control_token"), lambda row: row)
 
 
 @mock_app.callback()
@@ -59,7 +60,14 @@ def mock(
     speed: Annotated[float, typer.Option(help="How many times as fast its clock runs.")] = 1.0,
     cool_off: Annotated[float, typer.Option(min=0, help="Seconds until a new webhook is active.")] = 900.0,
     state_file: Annotated[
-        str | None, typer.Option("--state", metavar="FILE", help="Keep its state in this file.", show_default=False)
+        str | None,
+        typer.Option("--state", metavar="FILE", help="Keep its state, and its key, in this file.", show_default=False),
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write how to call it to this file once it can be called.", show_default=False
+        ),
     ] = None,
     deliver_to: Annotated[
         list[str] | None,
@@ -84,8 +92,9 @@ def mock(
     if context.invoked_subcommand is not None:
         return
     from ..testing import FakeBasiq, SystemClock
+    from ..testing._state_file import load_api_key
 
-    key = api_key or FakeBasiq.make_api_key()
+    key = api_key or (state_file and load_api_key(state_file)) or FakeBasiq.make_api_key()
     try:
         fake = FakeBasiq(
             clock=SystemClock(speed),
@@ -106,14 +115,52 @@ def mock(
         "deliver_anywhere": deliver_anywhere,
         "allowed_hosts": allow_host or (),
     }
-    run_until_signal(lambda: _serve(Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}))
+    with _ready_file(ready_file) as write_ready:
+        run_until_signal(
+            lambda: _serve(
+                Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}, write_ready
+            )
+        )
 
 
 add_control_commands(mock_app)
+add_state_commands(mock_app)
+
+
+@contextmanager
+def _ready_file(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A file that is there while the mock can be called, and at no other time."""
+    from ..testing._state_file import write_private
+
+    if file is None:
+        yield lambda ready: None
+        return
+    written = False
+
+    def write_ready(ready: dict[str, Any]) -> None:
+        nonlocal written
+        write_private(file, json_module.dumps(ready).encode(), "ready file")
+        written = True
+
+    try:
+        file.unlink(missing_ok=True)  # of a mock that was killed
+    except OSError as exc:
+        raise ConfigurationError(f"the ready file {file} cannot be written: {exc.strerror}") from None
+    try:
+        yield write_ready
+    finally:
+        if written:
+            file.unlink(missing_ok=True)
 
 
 async def _serve(
-    output: Output, fake: FakeBasiq, host: str, port: int, webhook_id: str | None, options: dict[str, Any]
+    output: Output,
+    fake: FakeBasiq,
+    host: str,
+    port: int,
+    webhook_id: str | None,
+    options: dict[str, Any],
+    write_ready: Callable[[dict[str, Any]], None],
 ) -> None:
     import asyncio
 
@@ -124,15 +171,23 @@ async def _serve(
         try:
             async with serve(fake, host, port, **options) as base_url:
                 page = f"{base_url}/_fake/"
+                ready = {
+                    "base_url": base_url,
+                    "api_key": fake.api_key,
+                    "seed": str(fake.seed),
+                    "webhook_id": webhook_id,
+                    "page": page,
+                    "control_token": options["control_token"],
+                }
+                write_ready(ready)
                 if output.json is not None:
-                    ready = {"base_url": base_url, "api_key": fake.api_key, "webhook_id": webhook_id}
-                    output.one({**ready, "page": page, "control_token": options["control_token"]}, _READY)
+                    output.one(ready, READY)
                 else:
-                    words = ["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={fake.api_key}"]
-                    write(shell_line(words))
+                    write(export_line(base_url, fake.api_key))
                     flush()
                 note(f"ready at {base_url}; a page to look at: {page}")
                 note(f"the page asks for this token when it first acts: {options['control_token']}")
+                note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
                 if webhook_id is not None:
                     note(
                         f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id

@@ -8,17 +8,13 @@ import typer
 
 from ._completion import event_types
 from ._control import call, segment
-from ._options import Json
+from ._options import Json, MockUrl
 from ._output import Output, Shape, cell_text, note
 from ._run import run_until_signal
 from ._selection import duration
 from ._table import Column
 from ._trigger import read_json_object
 
-Url = Annotated[
-    str | None,
-    typer.Option("--url", help="Where the mock is: BASIQ_BASE_URL, else http://127.0.0.1:4010.", show_default=False),
-]
 Times = Annotated[int, typer.Argument(min=1, metavar="N", help="How many of them.")]
 LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")]
 
@@ -27,8 +23,8 @@ _RESULT: Shape[dict[str, Any]] = Shape(
     ("now", "nextDue", "attempts", "eventId", "messageIds", "webhookId", "secret"), lambda row: row
 )
 _STATE: Shape[dict[str, Any]] = Shape(
-    ("baseUrl", "now", "nextDue", "clock", "pending", "webhooks", "messages", "requests", "deliveries", "violations",
-     "endpointsDown", "faults", "deliveryFaults", "revision"),
+    ("name", "seed", "baseUrl", "now", "nextDue", "clock", "pending", "webhooks", "messages", "requests", "deliveries",
+     "violations", "endpointsDown", "faults", "deliveryFaults", "revision"),
     lambda row: row,
 )  # fmt: skip
 _REQUESTS: Shape[dict[str, Any]] = Shape(
@@ -81,7 +77,7 @@ def add_control_commands(app: typer.Typer) -> None:
 
 def advance(
     by: Annotated[str, typer.Argument(metavar="TIME|next", help="15m, 2h, 30s; or next: to the next attempt.")],
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Move the clock forward and make every delivery that is due on the way."""
@@ -99,7 +95,7 @@ def emit(
         str | None, typer.Option(metavar="JSON|@FILE", help="The event's data, an object.", show_default=False)
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the first attempts were made.")] = False,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Let an event happen: a message for each webhook that is active and subscribed."""
@@ -133,7 +129,7 @@ def fail(
         typer.Option(metavar="request|response", help="Break the connection before or after.", show_default=False),
     ] = None,
     body: Annotated[str | None, typer.Option(help="Respond with this body.", show_default=False)] = None,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Let the next N requests go wrong."""
@@ -160,7 +156,7 @@ def fail_deliveries(
     to: Annotated[
         str | None, typer.Option(metavar="URL", help="Only deliveries to this endpoint.", show_default=False)
     ] = None,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Let the next N deliveries go wrong."""
@@ -172,7 +168,7 @@ def down(
     status: Annotated[
         int | None, typer.Option(help="The status it responds with; without, the connection fails.", show_default=False)
     ] = None,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Take an endpoint down: deliveries fail without calling it."""
@@ -181,24 +177,24 @@ def down(
 
 def up(
     endpoint: Annotated[str | None, typer.Argument(metavar="[URL]", help="Every endpoint by default.")] = None,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """End the outage of an endpoint."""
     _post(url, "/endpoint/up", {"url": endpoint}, json)
 
 
-def expire_tokens(url: Url = None, json: Json = None) -> None:
+def expire_tokens(url: MockUrl = None, json: Json = None) -> None:
     """Make every token that was issued an expired one."""
     _post(url, "/expire-tokens", {}, json)
 
 
 def reset(
     log: Annotated[bool, typer.Option("--log", help="Only requests, deliveries, violations and faults.")] = False,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
-    """Forget everything but the API keys and the time."""
+    """Forget everything in the state whose key BASIQ_API_KEY is, but the key and the time."""
     _post(url, "/reset", {"log": log or None}, json)
 
 
@@ -206,7 +202,7 @@ def seed(
     messages: Annotated[int, typer.Argument(min=0, metavar="N", help="How many messages.")],
     webhook_id: Annotated[str | None, typer.Option(help="The first webhook by default.", show_default=False)] = None,
     failed: Annotated[float, typer.Option(min=0, max=1, help="The share that was not delivered.")] = 0.0,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Give a webhook a history of N messages."""
@@ -214,14 +210,14 @@ def seed(
 
 
 def redeliver(
-    message_id: Annotated[str, typer.Argument(help="The message's id.")], url: Url = None, json: Json = None
+    message_id: Annotated[str, typer.Argument(help="The message's id.")], url: MockUrl = None, json: Json = None
 ) -> None:
     """Deliver a message once more, now."""
     _post(url, f"/messages/{segment(message_id)}/redeliver", {"wait": True}, json)
 
 
 def secret(
-    webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], url: Url = None, json: Json = None
+    webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], url: MockUrl = None, json: Json = None
 ) -> None:
     """Print the signing secret of a webhook of the mock."""
     from ._output import write
@@ -233,7 +229,7 @@ def secret(
         write(str(found.get("secret")))
 
 
-def state(url: Url = None, json: Json = None) -> None:
+def state(url: MockUrl = None, json: Json = None) -> None:
     """Show the time, what is due, and how much there is of everything."""
     Output(json).one(run_until_signal(lambda: call(url, "GET", "/state", {})), _STATE)
 
@@ -241,7 +237,7 @@ def state(url: Url = None, json: Json = None) -> None:
 def requests(
     limit: LogLimit = 50,
     search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Show the latest requests, newest first."""
@@ -252,14 +248,14 @@ def deliveries(
     limit: LogLimit = 50,
     search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
     message_id: Annotated[str | None, typer.Option(help="Only attempts of this message.", show_default=False)] = None,
-    url: Url = None,
+    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Show the latest attempts to deliver, newest first."""
     _pages(url, "/deliveries", {"search": search, "messageId": message_id}, limit, Output(json), _DELIVERIES)
 
 
-def violations(url: Url = None, json: Json = None) -> None:
+def violations(url: MockUrl = None, json: Json = None) -> None:
     """Show what the real Basiq would refuse, or what misuses it. Ends with 1 where there is something."""
     found = run_until_signal(lambda: call(url, "GET", "/violations", {})).get("items") or []
     Output(json).rows(found, _VIOLATIONS)

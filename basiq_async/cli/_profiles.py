@@ -37,9 +37,12 @@ def settings() -> Settings:
     """
     chosen = session().profile
     key = os.environ.get("BASIQ_API_KEY")
-    base_url = os.environ.get("BASIQ_BASE_URL") or None
+    base_url = os.environ.get("BASIQ_BASE_URL")
+    if base_url == "" and chosen is None:
+        # A script set it from something that failed. What Basiq's own address is for would go to production.
+        raise ConfigurationError("BASIQ_BASE_URL is set and empty: give it a value, or unset it")
     if chosen is None and key is not None:
-        return Settings(key, base_url or VENDOR_URL, "BASIQ_API_KEY")
+        return Settings(key, VENDOR_URL if base_url is None else base_url, "BASIQ_API_KEY")
     name = chosen or os.environ.get("BASIQ_PROFILE") or DEFAULT
     found = read(name)
     if found is None:

@@ -24,33 +24,61 @@ POLL = 1.0
 
 @asynccontextmanager
 async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> AsyncGenerator[None]:
-    """Make the deliveries of a fake as they fall due, those without a route through ``endpoint``.
+    """Make the deliveries of a fake and its states as they fall due, those without a route through ``endpoint``.
 
     Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
     the first ConfigurationError of a receiver that is none.
     """
-    news = asyncio.Event()
-    outlet = Outlet(endpoint, base_url, news.set)
-    wrong: list[ConfigurationError] = []
-    fake._deliveries.open(outlet)
-    task = asyncio.create_task(_dispatch(fake, outlet, news, wrong), name="basiq-async fake deliveries")
+    dispatchers = _Dispatchers(endpoint, base_url)
+    for each in (fake, *fake.states.values()):
+        dispatchers.start(each)
+    stop = fake.watch_states(dispatchers.start, dispatchers.stop)
     try:
         yield
     finally:
+        stop()
+        await dispatchers.aclose()
+    if dispatchers.wrong:
+        raise dispatchers.wrong[0]
+
+
+class _Dispatchers:
+    """The tasks that deliver, one for each state."""
+
+    def __init__(self, endpoint: Endpoint, base_url: str) -> None:
+        self._endpoint = endpoint
+        self._base_url = base_url
+        self._running: dict[FakeBasiq, tuple[Outlet, asyncio.Task[None]]] = {}
+        self._ending: list[asyncio.Task[None]] = []
+        self.wrong: list[ConfigurationError] = []
+
+    def start(self, fake: FakeBasiq) -> None:
+        news = asyncio.Event()
+        outlet = Outlet(self._endpoint, self._base_url, news.set)
+        fake._deliveries.open(outlet)
+        work = _dispatch(fake, outlet, news, self.wrong)
+        self._running[fake] = (outlet, asyncio.create_task(work, name="basiq-async fake deliveries"))
+
+    def stop(self, fake: FakeBasiq) -> None:
+        outlet, task = self._running.pop(fake)
         fake._deliveries.close(outlet)
-        await _stop(task)
-    if wrong:
-        raise wrong[0]
+        task.cancel()
+        self._ending = [each for each in self._ending if not (each.done() and each.cancelled())] + [task]
 
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    """Cancel a task and see it end, however often this is cancelled meanwhile."""
-    task.cancel()
-    cancelled = await wait_out(task)
-    if cancelled is not None:
-        raise cancelled
-    if not task.cancelled() and (failure := task.exception()) is not None:
-        raise failure
+    async def aclose(self) -> None:
+        """Cancel the tasks and see them end, however often this is cancelled meanwhile."""
+        for fake in tuple(self._running):
+            self.stop(fake)
+        cancelled: asyncio.CancelledError | None = None
+        failures: list[BaseException] = []
+        for task in self._ending:
+            cancelled = await wait_out(task) or cancelled
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                failures.append(failure)
+        if cancelled is not None:
+            raise cancelled
+        if failures:
+            raise failures[0]
 
 
 async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]) -> None:

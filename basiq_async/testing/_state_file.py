@@ -46,16 +46,34 @@ async def _save_changes(fake: FakeBasiq, file: Path) -> None:
 
 def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
     """Restore a fake from a file. False where there is no such file. Raises ConfigurationError."""
+    snapshot = _read(path)
+    if snapshot is None:
+        return False
+    fake.restore(snapshot)
+    return True
+
+
+def load_api_key(path: str | os.PathLike[str]) -> str | None:
+    """The first API key of the state in a file; None where there is no such file. Raises ConfigurationError."""
+    snapshot = _read(path)
+    if snapshot is None:
+        return None
+    applications = snapshot.get("applications")
+    if not isinstance(applications, dict) or not applications:
+        raise ConfigurationError(f"the state file {os.fspath(path)} holds no state of a fake")
+    return str(next(iter(applications)))
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:
     try:
         snapshot = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
-        return False
+        return None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the state file {os.fspath(path)} cannot be read: {_reason(error)}") from error
     if not isinstance(snapshot, dict):
         raise ConfigurationError(f"the state file {os.fspath(path)} holds no state of a fake")
-    fake.restore(snapshot)
-    return True
+    return snapshot
 
 
 def save_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> None:
@@ -63,12 +81,16 @@ def save_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> None:
 
     The file is replaced as a whole. Raises ConfigurationError where it cannot be written.
     """
-    file = Path(path)
+    write_private(Path(path), json.dumps(fake.snapshot()).encode(), "state file")
+
+
+def write_private(file: Path, content: bytes, what: str) -> None:
+    """Replace a file, as a whole, by one that only its owner can read. Raises ConfigurationError."""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as out:
-                out.write(json.dumps(fake.snapshot()).encode())
+                out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
             Path(temporary).replace(file)
@@ -77,7 +99,7 @@ def save_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> None:
                 Path(temporary).unlink()
             raise
     except OSError as error:
-        raise ConfigurationError(f"the state file {file} cannot be written: {_reason(error)}") from error
+        raise ConfigurationError(f"the {what} {file} cannot be written: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

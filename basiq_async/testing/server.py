@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
+import attrs
 from aiohttp import web
 
 from .._tasks import see_through
@@ -47,7 +48,7 @@ async def serve(
     control_token: str | None = None,
     state_file: str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[str]:
-    """Serve a fake over HTTP. Yields its base URL.
+    """Serve a fake, and the states that are added to it, over HTTP. Yields its base URL.
 
     port: 0 takes a free one.
     prefix: the path to mount the API under, such as ``/basiq``.
@@ -61,7 +62,7 @@ async def serve(
     While it runs, deliveries are made as they fall due: on a ManualClock those that are due now, on a SystemClock
     as time goes by. Links in them lead to this server. Requests with an Origin of another site are refused.
     """
-    guard = Guard.make(host, allowed_hosts, control_token)
+    guard = attrs.evolve(Guard.make(host, allowed_hosts, control_token), health=f"{ROOT}/health")
     if deliver_to is not None and deliver_anywhere:
         raise ConfigurationError("deliver_to and deliver_anywhere exclude each other")
     control = Control(fake, "")
@@ -123,7 +124,8 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
     headers = {name: ", ".join(request.headers.getall(name)) for name in request.headers}
     url = f"{request.scheme}://{request.headers['Host']}{path}"
     began = time.perf_counter()
-    exchange = fake.exchange(Request(request.method, url, headers, body), prefix=prefix)
+    state = fake.find_state(headers.get("Authorization", "")) or fake
+    exchange = state.exchange(Request(request.method, url, headers, body), prefix=prefix)
     if exchange.delay:
         await asyncio.sleep(exchange.delay)
     exchange.record.duration = time.perf_counter() - began

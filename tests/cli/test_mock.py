@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import signal
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from basiq_async import BasiqClient, Request
 from basiq_async.testing import FakeBasiq, serve
 
 from .conftest import Run, Served
+
+NOBODY = "http://127.0.0.1:9/basiq"
 
 
 async def mock(*options: str) -> asyncio.subprocess.Process:
@@ -133,6 +137,8 @@ def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run
         (("redeliver", "none"), 1, "there is no message"),
         (("state", "--url", "http://127.0.0.1:9"), 1, "start one with 'basiq-async mock'"),
         (("state", "--url", "nonsense"), 2, "base_url"),
+        (("remove-state",), 2, "the first state of a mock stays"),
+        (("wait", "--ready-file", "f", "--url", "http://127.0.0.1:9"), 2, "says where the mock is"),
     ],
 )
 def test_what_a_mock_does_not_take_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
@@ -166,8 +172,8 @@ async def test_a_mock_keeps_its_state_takes_a_key_and_forms_and_is_slow_where_as
             await process.wait()
 
 
-async def test_every_start_has_a_key_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
-    keys = set()
+async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
+    keys, ids = set(), set()
     for _ in range(2):
         process = await mock("--port", "0")
         try:
@@ -177,8 +183,115 @@ async def test_every_start_has_a_key_of_its_own_and_a_shell_can_use_what_is_prin
             assert words[0] == "export"
             assert words[1].startswith("BASIQ_BASE_URL=http://127.0.0.1:")
             keys.add(words[2].removeprefix("BASIQ_API_KEY="))
+            async with BasiqClient(
+                words[2].removeprefix("BASIQ_API_KEY="), base_url=words[1].removeprefix("BASIQ_BASE_URL=")
+            ) as basiq:
+                ids.add((await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"])).id)
         finally:
             process.kill()
             await process.communicate()
-    assert len(keys) == 2
+    assert len(keys) == len(ids) == 2
     assert FakeBasiq.DEFAULT_API_KEY not in keys
+
+
+# --- which mock, and when ---
+
+
+async def command(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("BASIQ_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from basiq_async.cli import main; main()", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env | environment,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_start_in_a_script_is_no_race(tmp_path: Path) -> None:
+    file = tmp_path / "ready"
+    file.write_text(json.dumps({"base_url": "http://127.0.0.1:9", "api_key": "b2xk"}))  # of a mock that was killed
+    waiting = asyncio.create_task(command("mock", "wait", "--ready-file", str(file)))
+    process = await mock("--port", "0", "--ready-file", str(file))
+    try:
+        code, out, err = await waiting
+        assert (code, err) == (0, "")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        ready = json.loads(file.read_text())
+        assert out == f"export BASIQ_BASE_URL={ready['base_url']} BASIQ_API_KEY={ready['api_key']}\n"
+        named = {"BASIQ_BASE_URL": ready["base_url"], "BASIQ_API_KEY": ready["api_key"]}
+        assert (await command("mock", "wait", **named))[1] == out
+        assert (await command("mock", "wait", **{**named, "BASIQ_API_KEY": "b3RoZXI="}))[0] == 1
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert not file.exists()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+async def test_where_no_mock_is_ready_no_later_command_reaches_a_stored_profile(tmp_path: Path, shell: str) -> None:
+    code, out, err = await command("mock", "wait", "--ready-file", str(tmp_path / "none"), "--timeout", "0.1")
+    assert code == 1
+    assert "is not there yet" in err
+    script = f"eval {shlex.quote(out)}; echo $? $BASIQ_BASE_URL $BASIQ_API_KEY"
+    process = await asyncio.create_subprocess_exec(shell, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0] == b"1 http://no-mock.invalid no-mock\n"
+    process = await asyncio.create_subprocess_exec(shell, "-ec", f"eval {shlex.quote(out)}; exit 7")
+    assert await process.wait() == 1
+    done = await command("webhooks", "list", BASIQ_BASE_URL="http://no-mock.invalid", BASIQ_API_KEY="no-mock")
+    assert done[0] == 2
+    assert "BASIQ_BASE_URL is set and empty" in (await command("webhooks", "list", BASIQ_BASE_URL=""))[2]
+
+
+@pytest.mark.parametrize("arguments", [("advance", "15m"), ("emit", "user.created"), ("state",), ("violations",)])
+async def test_a_command_drives_the_mock_that_it_names_and_no_other(served: Served, arguments: tuple[str, ...]) -> None:
+    before = served.fake.revision
+    named = {"BASIQ_BASE_URL": served.url, "BASIQ_API_KEY": served.fake.api_key}
+    assert (await command("mock", *arguments, **named))[0] == 0
+    after = served.fake.revision
+    for wrong in ({"BASIQ_API_KEY": "b3RoZXI="}, {"BASIQ_API_KEY": ""}, {"BASIQ_BASE_URL": ""}):
+        code, out, err = await command("mock", *arguments, **{**named, **wrong})
+        assert (code, out) == (2 if "" in wrong.values() else 1, "")
+        assert "which mock?" in err or "it is another one" in err
+    assert served.fake.revision == after >= before
+
+
+async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(tmp_path: Path) -> None:
+    options = ("--port", "0", "--json", "--state", str(tmp_path / "state.json"))
+    keys, made = set(), ""
+    for _ in range(3):
+        process = await mock(*options)
+        try:
+            assert process.stdout is not None
+            ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+            keys.add(ready["api_key"])
+            async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
+                if made:
+                    assert [each.id async for each in basiq.webhooks.list()] == [made]
+                else:
+                    made = (await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"])).id
+                    while made not in (tmp_path / "state.json").read_text():
+                        await asyncio.sleep(0.02)
+        finally:
+            process.kill()
+            await process.communicate()
+    assert len(keys) == 1
+
+
+def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("mock", "add-state", "--name", "payments", "--seed", "s", "--still")
+    words = shlex.split(done.stdout)
+    assert words[:2] == ["export", f"BASIQ_BASE_URL={served.url}"]
+    key = words[2].removeprefix("BASIQ_API_KEY=")
+    assert served.fake.states[key].name == "payments"
+    monkeypatch.setenv("BASIQ_API_KEY", key)
+    assert run("webhooks", "create", "--url", NOBODY, "--event", "user.created").exit_code == 0
+    assert (row(run, "state")["name"], row(run, "state")["seed"]) == ("payments", "s")
+    assert [(each["name"], each["webhooks"]) for each in rows(run, "states")] == [("first", 0), ("payments", 1)]
+    other = json.loads(run("mock", "add-state", "--json").stdout)
+    row(run, "remove-state")
+    assert list(served.fake.states) == [other["api_key"]]
+    done = run("mock", "state")
+    assert (done.exit_code, done.stdout) == (1, "")

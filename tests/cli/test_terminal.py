@@ -101,9 +101,10 @@ def test_a_mock_shows_each_request_and_each_delivery() -> None:
                 await basiq.webhooks.create(url="http://127.0.0.1:9/hook", subscribed_events=["user.created"])
 
         asyncio.run(use())
-        with Terminal("mock", "advance", "20m", env={"BASIQ_BASE_URL": base_url}) as other:
+        env = {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": "a2V5OmtleQ=="}
+        with Terminal("mock", "advance", "20m", env=env) as other:
             other.end()
-        with Terminal("mock", "emit", "user.created", env={"BASIQ_BASE_URL": base_url}) as other:
+        with Terminal("mock", "emit", "user.created", env=env) as other:
             assert "messageIds" in other.end()
         screen = terminal.read_until("-> http://127.0.0.1:9/hook  user.created  no response")
         terminal.type("\x03")

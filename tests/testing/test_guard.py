@@ -152,7 +152,9 @@ async def test_a_page_of_its_own_needs_the_token_to_change_anything(fake: FakeBa
         assert await _status(session, "POST", url, json=body, headers={"Sec-Fetch-Site": "same-origin"}) == 403
         cookies = {"Cookie": "fake_token=t0ken"}
         assert await _status(session, "POST", url, json=body, headers={**own, **cookies}) == 403
-        assert await _status(session, "POST", url, json=body) == 200
+        key = {"Authorization": f"Basic {fake.api_key}"}
+        assert await _status(session, "POST", url, json=body, headers=key) == 200
+        assert await _status(session, "POST", url, json=body, headers={**key, **own}) == 403
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
@@ -189,7 +191,8 @@ async def test_a_body_that_does_not_arrive_has_a_time_limit(fake: FakeBasiq, mon
         for path in ("/token", "/_fake/emit"):
             reader, writer = await asyncio.open_connection(*host.split(":"))
             head = (
-                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+                f"Authorization: Basic {fake.api_key}\r\nContent-Length: 9\r\n\r\n"
             )
             writer.write(head.encode())
             async with asyncio.timeout(5):

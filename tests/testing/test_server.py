@@ -61,12 +61,14 @@ async def test_one_of_too_many_large_bodies_at_once_is_refused_and_small_ones_ar
     async def begin() -> tuple[asyncio.Task[bytes], asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Basic {fake.api_key}\r\n"
         writer.write(f"{head}Content-Length: {2**20}\r\n\r\n".encode() + b"x" * (2**20 - 1))
         await writer.drain()
         return asyncio.create_task(reader.readuntil(b"}}")), writer
 
     async def post(size: int) -> int:
-        async with session.post(base_url + path, data=b"x" * size, headers={"content-type": "application/json"}) as got:
+        headers = {"content-type": "application/json", "authorization": f"Basic {fake.api_key}"}
+        async with session.post(base_url + path, data=b"x" * size, headers=headers) as got:
             return got.status
 
     async with serve(fake) as base_url, aiohttp.ClientSession() as session, asyncio.timeout(60):

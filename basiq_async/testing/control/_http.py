@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from ..._ui._errors import ControlError
+from ..._ui._guard import TOKEN_HEADER
 from ..._ui._respond import read_json, respond
 from ...errors import BasiqError
+from ..fake._fake import FakeBasiq
 from ._fields import Values, read_body, read_query
 from ._openapi import ROOT, describe
 from ._operations import OPERATIONS, Control, Operation
 
+_HOW = "send its API key, in the header Authorization: Basic KEY"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -28,13 +31,33 @@ def routes(control: Control) -> list[web.RouteDef]:
 
 def _handler(control: Control, operation: Operation) -> Handler:
     async def handle(request: web.Request) -> web.Response:
+        named = control.of(_find_state(control, request))
         values = await _read(request, operation)
         try:
-            return respond(await operation.run(control, {**values, **request.match_info}))
+            return respond(await operation.run(named, {**values, **request.match_info}))
         except BasiqError as error:
             raise ControlError(400, "not-valid", str(error)) from error
 
     return handle
+
+
+def _find_state(control: Control, request: web.Request) -> FakeBasiq:
+    """The state that a call is for: the one whose API key it has. Raises ControlError for a key of another mock.
+
+    A call that changes something has to name its mock: on a port that was this mock's there may be another one.
+    """
+    header = request.headers.get("Authorization")
+    if header is None:
+        if request.method == "POST" and TOKEN_HEADER not in request.headers:
+            raise ControlError(401, "key-missing", f"say which mock is meant: {_HOW}")
+        return control.first
+    scheme, _, _ = header.partition(" ")
+    found = control.first.find_state(header) if scheme.lower() == "basic" else None
+    if found is None:
+        raise ControlError(
+            403, "another-mock", f"this mock does not have that API key, so another one is meant: {_HOW}"
+        )
+    return found
 
 
 async def _read(request: web.Request, operation: Operation) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ..._ui._guard import TOKEN_HEADER
 from ..._version import __version__
 from ._fields import Json
 from ._operations import OPERATIONS, Operation
@@ -22,10 +23,29 @@ def describe() -> Json:
         "info": {
             "title": "Control API of the fake Basiq",
             "version": __version__,
-            "description": "Arrange and inspect a fake Basiq that is served over HTTP. All bodies are JSON.",
+            "description": "Arrange and inspect a fake Basiq that is served over HTTP. All bodies are JSON. "
+            "Authorization: Basic KEY says which mock, and which of its states, is meant: KEY is the API key, as it "
+            "is. What changes something needs it; without it the other calls are for the first state.",
         },
         "paths": paths,
-        "components": {"schemas": dict(SCHEMAS)},
+        "security": [{"apiKey": []}, {"token": []}],
+        "components": {
+            "schemas": dict(SCHEMAS),
+            "securitySchemes": {
+                "apiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "description": "Basic, a space, and the API key of the state that is meant.",
+                },
+                "token": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": TOKEN_HEADER,
+                    "description": "The control token: for pages, and for callers that are not on this machine.",
+                },
+            },
+        },
     }
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import attrs
 
 from ..._ui._errors import ControlError
+from ..._version import __version__
+from ..fake._clock import ManualClock
 from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
 from ..fake._paging import MOST_SCANNED
@@ -23,16 +25,22 @@ _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", lea
 _NEXT = Field("next", "text", "The value of `next` of the page before.")
 _SEARCH = Field("search", "text", "Only items in which this text occurs, in any case.")
 DROPS = ("request", "response")
+MOST_STATES = 10_000
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
 
 @attrs.define
 class Control:
-    """A fake, as the control API drives and shows it."""
+    """A fake, as the control API drives and shows it. ``first`` is the one that it is a state of, or itself."""
 
     fake: FakeBasiq
     base_url: str
+    first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
+
+    def of(self, fake: FakeBasiq) -> Control:
+        """The same for another state."""
+        return Control(fake, self.base_url, self.first)
 
     def done(self) -> Json:
         return {"now": views.show_time(self.fake.now()), "nextDue": views.show_time(self.fake.next_due)}
@@ -68,6 +76,58 @@ def _operation(method: str, path: str, returns: str, *fields: Field) -> Callable
         return run
 
     return register
+
+
+# --- the mock and its states ---
+
+
+@_operation("GET", "/health", "Health")
+async def health(control: Control, values: Values) -> Json:
+    """Whether the mock serves: every caller may ask, and with an API key learns whether it is one of this mock."""
+    return {"status": "ok", "baseUrl": control.base_url, "version": __version__}
+
+
+@_operation("GET", "/states", "States")
+async def states(control: Control, values: Values) -> Json:
+    """The states of the mock, without their API keys."""
+    return {"items": [views.show_summary(each) for each in (control.first, *control.first.states.values())]}
+
+
+@_operation(
+    "POST",
+    "/states",
+    "NewState",
+    Field("name", "text", "What people know it by, such as a test's name; by default a number."),
+    Field("seed", "text", "What its ids are made from; by default one that nobody else has."),
+    Field("apiKey", "text", "Its API key; by default one that nobody can guess."),
+    Field("still", "flag", "Its clock stands still until it is moved. By default it runs where the mock's does."),
+)
+async def add_state(control: Control, values: Any) -> Json:
+    """Add an empty state, with an API key, a clock and ids of its own: what happens in one shows in no other.
+
+    Calls with its key are for it alone.
+    """
+    first = control.first
+    if len(first.states) >= MOST_STATES:
+        raise ControlError(400, "not-valid", f"there are {MOST_STATES} states: remove those that are done with")
+    key = values.get("apiKey")
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key and len(key) <= 512):
+        raise ControlError(400, "not-valid", "apiKey has to be printable, without a space, and at most 512 long")
+    clock = ManualClock(datetime.now(UTC)) if values.get("still") else None
+    state = first.add_state(values.get("name"), api_key=key, seed=values.get("seed"), clock=clock)
+    return {**views.show_summary(state), "apiKey": state.api_key}
+
+
+@_operation("POST", "/states/remove", "Done")
+async def remove_state(control: Control, values: Values) -> Json:
+    """Remove the state whose API key the call has, with everything in it. The first one stays."""
+    if control.fake is control.first:
+        raise ControlError(
+            400, "not-valid", "the first state of a mock stays: reset it, or name another one by its key"
+        )
+    done = control.done()
+    control.first.remove_state(control.fake.api_key)
+    return done
 
 
 # --- time ---
@@ -297,7 +357,7 @@ async def seed(control: Control, values: Any) -> Json:
 
 @_operation("POST", "/reset", "Done", Field("log", "flag", "Forget only requests, deliveries, violations and faults."))
 async def reset(control: Control, values: Any) -> Json:
-    """Forget everything but the API keys and the time."""
+    """Forget everything in the state that the call is for, but its API key and the time."""
     if values.get("log"):
         control.fake.reset_log()
     else:

@@ -73,7 +73,23 @@ _message = {
     "nextAttempt": {"oneOf": [{"type": "null"}, _object({"number": WHOLE, "due": TIME})]},
 }
 
+_summary = {
+    "name": TEXT,
+    "seed": TEXT,
+    "now": TIME,
+    "pending": WHOLE,
+    "webhooks": WHOLE,
+    "messages": WHOLE,
+    "requests": WHOLE,
+    "deliveries": WHOLE,
+    "violations": WHOLE,
+}
+
 SCHEMAS: Mapping[str, Json] = {
+    "Health": _object({"status": {"const": "ok"}, "baseUrl": TEXT, "version": TEXT}),
+    "StateSummary": _object(_summary),
+    "States": _object({"items": _list(ref("StateSummary"))}),
+    "NewState": _object({**_summary, "apiKey": TEXT}),
     "Error": _object({"error": _object({"code": TEXT, "message": TEXT})}),
     "Done": _object({"now": TIME, "nextDue": _TIME_OR_NULL}),
     "Advanced": _object({"now": TIME, "nextDue": _TIME_OR_NULL, "attempts": WHOLE}),
@@ -82,6 +98,8 @@ SCHEMAS: Mapping[str, Json] = {
     "Secret": _object({"secret": TEXT}),
     "State": _object(
         {
+            "name": TEXT,
+            "seed": TEXT,
             "baseUrl": TEXT,
             "now": TIME,
             "nextDue": _TIME_OR_NULL,

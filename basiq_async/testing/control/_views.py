@@ -35,6 +35,8 @@ def show_state(fake: FakeBasiq, base_url: str) -> Json:
     clock = fake.clock
     running = isinstance(clock, SystemClock)
     return {
+        "name": fake.name,
+        "seed": str(fake.seed),
         "baseUrl": base_url,
         "now": show_time(fake.now()),
         "nextDue": show_time(fake.next_due),
@@ -63,6 +65,20 @@ def show_state(fake: FakeBasiq, base_url: str) -> Json:
             for fault in fake.delivery_faults
         ],
         "revision": fake.revision,
+    }
+
+
+def show_summary(fake: FakeBasiq) -> Json:
+    return {
+        "name": fake.name,
+        "seed": str(fake.seed),
+        "now": show_time(fake.now()),
+        "pending": fake.pending,
+        "webhooks": len(fake.webhooks()),
+        "messages": fake.count_messages(),
+        "requests": len(fake.request_log),
+        "deliveries": len(fake.deliveries),
+        "violations": len(fake.violations),
     }
 
 

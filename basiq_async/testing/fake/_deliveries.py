@@ -131,6 +131,7 @@ class Deliveries:
         self._due: list[Job] = []
         self._serial = 0
         self._begun = 0
+        self._forgotten = 0
         self._under_way: dict[int, Job] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._advancing = 0
@@ -197,8 +198,9 @@ class Deliveries:
         return len(self._due) + len(self._under_way)
 
     def forget(self) -> None:
-        """Drop every attempt that is still to come."""
+        """Drop every attempt that is still to come, and what becomes of those that are under way."""
         self._due.clear()
+        self._forgotten = self._begun
 
     # --- who delivers it ---
 
@@ -254,7 +256,7 @@ class Deliveries:
         """Give the job back unless its attempt is finished. May be called twice."""
         if self._under_way.pop(job.begun, None) is None:
             return
-        if not job.finished:
+        if not job.finished and job.begun > self._forgotten:
             heapq.heappush(self._due, job)
             self.wake()
         for waiting in self._waiting:
@@ -322,6 +324,8 @@ class Deliveries:
             status, text = await self._call(webhook.url, headers, body, outlet)
         except ConfigurationError as error:  # what was routed to is no receiver
             status, text, wrong = 500, str(error), error
+        if job.begun <= self._forgotten:
+            return
         if outlet.closed and status is None:
             return  # its connections were closed with it: the attempt is made again, by the next deliverer
         duration = (self._state.clock() - started).total_seconds()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 import attrs
 
@@ -109,6 +109,22 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
             raise ConfigurationError("api_keys is empty: the fake would accept nobody")
         if seed is None:
             seed = secrets.token_hex(8)
+        self.name = "first"
+        self._states = {}
+        self._added = 0
+        self._watchers = []
+        self._make_state = partial(
+            FakeBasiq,
+            page_size=page_size,
+            cool_off=cool_off,
+            quirks=quirks,
+            event_types=event_types,
+            exclusive_events=exclusive_events,
+            processes=processes,
+            latency=latency,
+            delivery_timeout=delivery_timeout,
+            sign_at=sign_at,
+        )
         self.clock: Clock = ManualClock() if clock is None else clock
         self._state = State(
             self.clock,
@@ -139,11 +155,6 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     def __repr__(self) -> str:
         return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._state.each())} webhooks>"
 
-    @staticmethod
-    def make_api_key() -> str:
-        """An API key that nobody can guess, in the form that Basiq's have."""
-        return base64.b64encode(f"fake-application:{secrets.token_hex(16)}".encode()).decode()
-
     @property
     def api_key(self) -> str:
         """The first of the keys that it accepts."""
@@ -153,6 +164,15 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     def seed(self) -> int | str:
         """What its identifiers are made from: ``FakeBasiq(seed=...)`` repeats them."""
         return self._state.seed
+
+    def find_state(self, authorization: str) -> FakeBasiq | None:
+        """The state, this one or one that was added, that an ``Authorization`` header has the key or a token of."""
+        scheme, _, text = authorization.partition(" ")
+        by_key = scheme.lower() == "basic"
+        for state in (self, *self._states.values()):
+            if text in state._state.applications if by_key else state._tokens.is_known(text):
+                return state
+        return None
 
     # --- responding ---
 

@@ -14,7 +14,7 @@ UUID_PARTS = (8, 4, 4, 4, 12)
 
 def digest(*parts: object, size: int = 16) -> bytes:
     """``size`` bytes that depend on all the parts and on nothing else."""
-    return blake2b("\0".join(map(str, parts)).encode(), digest_size=size).digest()
+    return blake2b("\0".join(map(str, parts)).encode(errors="surrogatepass"), digest_size=size).digest()
 
 
 def uuid_text(raw: bytes) -> str:

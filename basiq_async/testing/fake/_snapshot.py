@@ -8,26 +8,26 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ...errors import ConfigurationError
-from ._clock import MovableClock
+from ._clock import ManualClock, MovableClock
 from ._deliveries import Deliveries
 from ._ids import SeededIds
 from ._log import Log
-from ._parts import Parts
 from ._records import Attempt, Event, Message, Webhook
 from ._seeded import SeededEvents, SeededMessages
 from ._state import Application, Token
+from ._states import States
 
 VERSION = 1
 Json = dict[str, Any]
 
 
-class Snapshots(Parts):
+class Snapshots(States):
     """The methods of ``FakeBasiq`` that save and restore its state."""
 
     def snapshot(self) -> dict[str, object]:
         """Its state, as JSON can hold it: webhooks with their secrets, messages, events, tokens, what is due.
 
-        Requests, deliveries, violations and faults are not part of it.
+        Of the states that were added too. Requests, deliveries, violations and faults are not part of it.
         """
         return {
             "version": VERSION,
@@ -44,6 +44,15 @@ class Snapshots(Parts):
                     "once": job.once,
                 }
                 for job in self._deliveries.jobs()
+            ],
+            "states": [
+                {
+                    "name": state.name,
+                    "key": key,
+                    "still": isinstance(state.clock, ManualClock),
+                    "state": state.snapshot(),
+                }
+                for key, state in self.states.items()
             ],
         }
 
@@ -66,6 +75,7 @@ class Snapshots(Parts):
             applications = [(key, _load_application(app)) for key, app in saved["applications"].items()]
             due = [(job, datetime.fromisoformat(job["due"])) for job in saved["due"]]
             made, serial = int(saved["ids"]), int(saved["serial"])
+            states = [(each["name"], each["key"], each["still"], each["state"]) for each in saved["states"]]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, ConfigurationError):
                 raise
@@ -81,6 +91,11 @@ class Snapshots(Parts):
             self._tokens.restore(app, tokens)
         for job, moment in due:
             self._schedule(self._deliveries, job, moment)
+        for key in tuple(self.states):
+            self.remove_state(key)
+        for name, key, still, state in states:
+            clock = ManualClock(datetime.fromisoformat(state["now"])) if still else None
+            self.add_state(name, api_key=key, clock=clock).restore(state)
         self._changes.note()
         self._deliveries.wake()
 

@@ -78,6 +78,10 @@ class Tokens:
             raise Refusal(403, "forbidden-access", "The token does not open this resource.")
         return app
 
+    def is_known(self, text: str) -> bool:
+        """Whether this is a token that was issued here."""
+        return text in self._issued
+
     def expire_all(self) -> None:
         """Make every token that was issued an expired one."""
         for _, token in self._issued.values():

@@ -14,6 +14,7 @@ _LEFT_OUT = frozenset({"host", "content-length", "accept-encoding", "connection"
 _HIDDEN = "(hidden)"
 _BASIC = ShellText('"Authorization: Basic $BASIQ_API_KEY"')
 _BEARER = ShellText('"Authorization: Bearer $BASIQ_TOKEN"')
+_POST = ("curl", "-X", "POST", "-H", _BASIC)
 
 
 @attrs.frozen
@@ -41,9 +42,7 @@ def line_for_request(request: Mapping[str, Any]) -> Lines:
 def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
     """The lines that deliver a message once more."""
     return Lines(
-        shell_line(
-            ["curl", "-X", "POST", f"{root}/messages/{quote(message['id'], safe='', errors='replace')}/redeliver"]
-        ),
+        shell_line([*_POST, f"{root}/messages/{quote(message['id'], safe='', errors='replace')}/redeliver"]),
         command_line("mock redeliver", message["id"]),
     )
 
@@ -51,6 +50,6 @@ def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
 def line_for_webhook(webhook: Mapping[str, Any], root: str) -> Lines:
     """The lines that show a webhook's secret."""
     return Lines(
-        shell_line(["curl", "-X", "POST", f"{root}/webhooks/{quote(webhook['id'], safe='', errors='replace')}/secret"]),
+        shell_line([*_POST, f"{root}/webhooks/{quote(webhook['id'], safe='', errors='replace')}/secret"]),
         command_line("mock secret", webhook["id"]),
     )

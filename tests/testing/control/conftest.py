@@ -20,8 +20,13 @@ class Controller:
     fake: FakeBasiq
     base_url: str
     session: aiohttp.ClientSession
+    api_key: str = ""
     document: dict[str, Any] = attrs.field(factory=dict[str, Any])
     called: set[str] = attrs.field(factory=set[str])
+
+    def named(self, api_key: str) -> Controller:
+        """Calls for the state with this key."""
+        return attrs.evolve(self, api_key=api_key)
 
     async def get(self, path: str, /, *, expect: int = 200, **query: str) -> Any:
         return await self._call("GET", path, expect, params=query)
@@ -30,7 +35,8 @@ class Controller:
         return await self._call("POST", path, expect, json=body)
 
     async def _call(self, method: str, path: str, status: int, **options: Any) -> Any:
-        async with self.session.request(method, f"{self.base_url}/_fake{path}", **options) as response:
+        headers = {"Authorization": f"Basic {self.api_key or self.fake.api_key}"}
+        async with self.session.request(method, f"{self.base_url}/_fake{path}", headers=headers, **options) as response:
             body = await response.json()
         assert response.status == status, body
         operation = self._find(method, path)
@@ -63,4 +69,4 @@ async def control(fake: FakeBasiq) -> AsyncIterator[Controller]:
     async with serve(fake) as base_url, aiohttp.ClientSession() as session:
         async with session.get(f"{base_url}/_fake/openapi.json") as response:
             document = await response.json()
-        yield Controller(fake, base_url, session, document)
+        yield Controller(fake, base_url, session, document=document)

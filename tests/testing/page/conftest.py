@@ -49,7 +49,9 @@ class Looking:
 
     def post(self, path: str, /, **body: Any) -> Any:
         request = urllib.request.Request(
-            f"{self.base_url}/_fake{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+            f"{self.base_url}/_fake{path}",
+            json.dumps(body).encode(),
+            {"content-type": "application/json", "authorization": f"Basic {self.fake.api_key}"},
         )
         with urllib.request.urlopen(request) as response:
             return json.load(response)

@@ -269,7 +269,8 @@ def test_a_line_for_the_shell_does_the_same(looking: Looking) -> None:
     lines = page.locator(f"#about-{message_id} .lines code")
     lines.first.wait_for()
     assert lines.all_inner_texts() == [
-        f"curl -X POST {looking.base_url}/_fake/messages/{message_id}/redeliver",
+        'curl -X POST -H "Authorization: Basic $BASIQ_API_KEY" '
+        f"{looking.base_url}/_fake/messages/{message_id}/redeliver",
         f"basiq-async mock redeliver {message_id}",
     ]
 

@@ -1,0 +1,67 @@
+"""The script for CI that the page on the mock shows: it ends as the command does, or because Basiq was misused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.places import ROOT
+from tests.support.unmeasured import unmeasured
+
+SCRIPT = ROOT / "examples" / "mock_in_ci.sh"
+MISUSE = """
+import asyncio
+from basiq_async import BasiqClient
+
+async def main():
+    for _ in range(3):
+        async with BasiqClient() as basiq:
+            await basiq.event_types.list().collect()
+
+asyncio.run(main())
+"""
+
+
+def run(shell: str, folder: Path, *command: str, path: str = "") -> tuple[int, str, list[str]]:
+    environment = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
+    places = f"{path}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [shell, str(SCRIPT), *command],
+        cwd=folder,
+        env={**environment, "PATH": places, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr, [each.name for each in folder.iterdir()]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_it_ends_as_the_command_does_and_leaves_nothing(tmp_path: Path, shell: str) -> None:
+    use = "basiq-async webhooks list && basiq-async mock emit user.created && basiq-async mock reset && exit "
+    assert run(shell, tmp_path, "sh", "-c", use + "0")[::2] == (0, [])
+    assert run(shell, tmp_path, "sh", "-c", use + "7")[::2] == (7, [])
+
+
+def test_it_ends_with_1_where_the_command_misused_basiq(tmp_path: Path) -> None:
+    code, out, left = run("sh", tmp_path, sys.executable, "-c", MISUSE)
+    assert (code, left) == (1, [])
+    assert "token-per-request" in out
+
+
+def test_where_the_mock_does_not_start_the_command_does_not_run(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    script = programs / "basiq-async"
+    real = Path(sys.executable).parent / "basiq-async"
+    script.write_text(f'#!/bin/sh\n[ "$2" = wait ] && exec "{real}" "$@" --timeout 0.2\necho broken; exit 2\n')
+    script.chmod(0o700)
+    code, out, left = run("sh", tmp_path, "touch", str(tmp_path / "ran"), path=f"{programs}{os.pathsep}")
+    assert (code, left) == (1, ["programs"])
+    assert "no mock was ready" in out
+    assert "broken" in out
