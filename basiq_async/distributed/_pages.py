@@ -17,9 +17,11 @@ from ..replay._events import message_of, open_events
 from ..replay._sources import UnreadableMessage, stand_in
 from .record import Chain, Source
 
-__all__ = ["Page", "as_message", "read_page"]
+__all__ = ["Known", "Page", "as_message", "read_page"]
 
 T = TypeVar("T")
+_MOST_ARRIVED = 100_000
+"""How far behind its place a known page is looked for."""
 _LOST = (400, 404, 410)
 """How Basiq may refuse the link to a page that has expired."""
 
@@ -41,22 +43,31 @@ class Page:
         return self.messages[-1].id if self.messages else None
 
 
+@attrs.frozen
+class Known:
+    """What a former owner read at a place: ``count`` messages, the last of them ``last``."""
+
+    count: int
+    last: str | None
+
+
 async def read_page(
-    client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, wanted: int
+    client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, known: Known | None = None
 ) -> Page:
     """Read the page at a cursor or, where it cannot be used any more, what stands behind the message ``after``.
 
-    At least ``wanted`` messages, if there are as many: the pages may be cut in another way then. Raises
+    A page that is ``known`` is read again: the same messages, or fewer where they are not there any more. Pages may be
+    cut in another way by then, and in a list that begins with the newest others may come before them. Raises
     ``CheckpointError`` where the place cannot be found, and what reading raises.
     """
     try:
-        return await _read(client, source, chain, cursor, None, wanted)
+        return await _read(client, source, chain, cursor, None, known, passed=after)
     except (ConfigurationError, PaginationError, APIError) as exc:
         lost = not isinstance(exc, APIError) or exc.status in _LOST
         if not lost or cursor is None or after is None:
             raise
         try:
-            return await _read(client, source, chain, None, after, wanted)
+            return await _read(client, source, chain, None, after, known)
         except PaginationError as again:
             raise CheckpointError(
                 f"the place behind message {after!r} cannot be found again ({exc}; {again}): begin another job, with "
@@ -65,26 +76,49 @@ async def read_page(
 
 
 async def _read(
-    client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, wanted: int
+    client: BasiqClient,
+    source: Source,
+    chain: Chain,
+    cursor: str | None,
+    after: str | None,
+    known: Known | None,
+    *,
+    passed: str | None = None,
 ) -> Page:
     filter = chain.filter or None
     if source == "events":
         events = open_events(client, filter, cursor, after, prefetch=0)
-        return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), wanted)
+        return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), known, passed)
     paginator = client.messages.list(
         chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=stand_in
     )
-    return await _gather(paginator.pages(), lambda message: message, wanted)
+    return await _gather(paginator.pages(), lambda message: message, known, passed)
 
 
-async def _gather(pages: AsyncIterator[pagination.Page[T]], read: Callable[[T], Message], wanted: int) -> Page:
+async def _gather(
+    pages: AsyncIterator[pagination.Page[T]], read: Callable[[T], Message], known: Known | None, passed: str | None
+) -> Page:
+    wanted, last = (0, None) if known is None else (known.count, known.last)
     messages: list[Message] = []
+    count = 0
+    next_cursor: str | None = None
     async for page in pages:
-        messages += map(read, page.items)
+        found = list(map(read, page.items))
+        # In a list that begins with the newest, what arrives can shift messages of the last page to this one.
+        again = max((index for index, message in enumerate(found) if message.id == passed), default=-1)
+        messages += found[again + 1 :]
+        count += len(found)
+        next_cursor = page.next_cursor
+        place = next((index for index, message in enumerate(messages) if message.id == last), None)
+        if place is not None:
+            messages = messages[: place + 1]
+            break
         # An empty page is not the end: a filter makes them, and a place that is looked for.
-        if page.next_cursor is None or (messages and len(messages) >= wanted):
-            return Page(messages, page.next_cursor)
-    return Page(messages, None)
+        if next_cursor is None or (messages and last is None) or count > wanted + _MOST_ARRIVED:
+            break
+        if last is not None:
+            messages = messages[-wanted:]
+    return Page(messages if last is None else messages[-wanted:], next_cursor)
 
 
 def as_message(letter: DeadLetter) -> Message:

@@ -21,7 +21,7 @@ from ..replay._where import SUBMITTED, as_where, everything
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
 from ._pace import Share
-from ._pages import Page, as_message, read_page
+from ._pages import Known, Page, as_message, read_page
 from ._work import Work
 from .record import Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving, StoredLetter
 
@@ -122,19 +122,20 @@ class Segment:
             return await self._read_letters()
         claim = self._claim
         chain = self._spec.chains[int(self.name.partition(".")[0])]
-        wanted = claim.count or 0
-        page = await read_page(self._work.client, self._spec.source, chain, claim.cursor, claim.after, wanted)
-        if claim.count is None:
+        # Read before, by a former owner: what has been added since is no part of this job.
+        known = None if claim.count is None else Known(claim.count, claim.last)
+        page = await read_page(self._work.client, self._spec.source, chain, claim.cursor, claim.after, known)
+        if known is None:
             return page
-        # Read before, by a former owner: what has been added since is behind the end of this job.
-        known = page.messages[:wanted]
-        if len(known) < wanted or (known and known[-1].id != claim.last):
+        if known.count == 0:
+            return Page((), page.next_cursor)
+        if len(page.messages) < known.count or page.messages[-1].id != known.last:
             raise CheckpointError(
                 f"the page of segment {self.name} has changed since it was read first: {claim.count} messages up to "
                 f"{claim.last!r} were there. Begin another job, with an inbox, so that nothing is handled "
                 "twice"
             )
-        return Page(known, page.next_cursor)
+        return page
 
     async def _read_letters(self) -> Page:
         claim = self._claim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import attrs
 import pytest
@@ -14,6 +15,7 @@ from basiq_async.distributed._segment import _Leased
 from basiq_async.distributed.record import LeaseLostError
 from basiq_async.receiver import Claim, MemoryInbox
 from basiq_async.replay.targets._adapters import as_target
+from basiq_async.testing import Quirks
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder
 
@@ -194,3 +196,41 @@ async def test_claims_in_an_inbox_are_a_leases_own_and_as_long(redis_url: str) -
         assert (report.handled, again.handled, dict(again.skipped)) == (30, 0, {"handled-before": 30})
     assert {lease for _, lease in inbox.claims} == {7.0}
     assert len({token.partition(":")[0] for token, _ in inbox.claims}) == 6  # three segments of each job
+
+
+NEWEST_FIRST = Quirks(message_order="newest-first")
+
+
+@pytest.mark.parametrize("paging", ["item", "offset"])
+async def test_a_job_on_a_list_that_begins_with_the_newest_reads_what_was_there_whatever_arrives(
+    redis_url: str, paging: Literal["item", "offset"]
+) -> None:
+    async def behave(message: Message) -> None:
+        if len(recorder.ids) % 7 == 3:
+            await fleet.fake.advance(minutes=2)
+            fleet.fake.seed_messages(1, fleet.webhook_id)
+        await asyncio.sleep(0.001)
+
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, quirks=attrs.evolve(NEWEST_FIRST, paging=paging)) as fleet:
+        before = await fleet.ids()
+        report = await fleet.run()
+        assert sorted(recorder.ids) == sorted(before)
+        assert (report.handled, report.finished) == (60, True)
+
+
+async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_it(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=8, workers=0, quirks=NEWEST_FIRST) as fleet:
+        job = await fleet.submit()
+        ids = await fleet.ids()
+        record = RedisRecord(redis_url)
+        mapping = {"count": "6", "last": ids[5], "quota": "6"}
+        await record._redis.hset("basiq:{job}:s:0.0", mapping=mapping)
+        await record._redis.hset("basiq:{job}", "chains_left", 0)
+        await record.aclose()
+        await fleet.fake.advance(minutes=30)
+        fleet.fake.seed_messages(25, fleet.webhook_id)
+        await fleet.start()
+        await job.wait(timeout=PATIENT)
+        assert sorted(recorder.ids) == sorted(ids[:6])

@@ -14,7 +14,7 @@ from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed._worker import Worker
 from basiq_async.replay import Report
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
 
 PATIENT = 20.0
@@ -98,10 +98,11 @@ async def crew(
     workers: int = 2,
     segments: int = 2,
     opened: Callable[[], Awaitable[None]] | None = None,
+    quirks: Quirks | None = None,
     **work: Any,
 ) -> AsyncIterator[Crew]:
     """A crew whose job function ``work`` hands messages to ``target``."""
-    fake = FakeBasiq(page_size=page_size)
+    fake = FakeBasiq(page_size=page_size, quirks=quirks)
     webhook_id = fake.seed_messages(messages, failed=failed)
     retry = RetryPolicy(max_retries=0)
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:
