@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import uuid
+from importlib.resources import files
 
 import pytest
 
@@ -38,32 +39,56 @@ BROKEN = {
     "claim, another": ("is_another()", "false", "A caller that means a job which was forgotten"),
     "steer": ("is_another()", "false", "A caller that means a job which was forgotten"),
     "revive": ("tonumber(last[2]) > from", "true", "Letters that a segment is to try already"),
+    "revive, again": ("job('revival') == ARGV[1]", "false", "Letters that a segment is to try already"),
     "revive, later": ("0, whole(from), 0", "0, '0', 0", "Letters that came after a segment was made"),
     "hold": ("ends > tonumber(job('hold') or 0)", "true", "A pause that a target asks for"),
     "release": ("fold(id)", "", "What is saved twice counts once"),
 }
 
 
-@pytest.mark.parametrize("script", BROKEN)
-async def test_the_suite_notices_a_broken_script(script: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound, broken, promise = BROKEN[script]
-    script = script.partition(",")[0]
-    whole = _redis_record._source
+WRONG = {
+    "a claim folds no counts": ("claim", "fold(id)", ""),
+    "a claim of what is owned": ("claim", "tonumber(redis.call('HGET', s, 'until')) > now", "false"),
+    "a former owner saves": ("save", "not owns(id, token)", "false"),
+    "a former owner releases": ("release", "not owns(id, token)", "false"),
+    "a save is taken twice": ("save", "return { 'resend' }", ""),
+    "a save keeps its letters in no order": ("save", "redis.call('HINCRBY', base, 'letters', 1)", "1"),
+    "letters are revived twice": ("revive", "tonumber(last[2]) > from", "true"),
+    "a page is counted twice": ("advance", "redis.call('HEXISTS', s, 'count') == 1", "false"),
+    "a job that ended is left active": ("_prelude", "redis.call('SREM', active, name)", ""),
+    "a job that goes on is not active": ("_prelude", "redis.call('SADD', active, name)", ""),
+    "a job ends too early": ("finish", "redis.call('ZCARD', due) == 0", "true"),
+    "a paused job is woken": ("wake", "state ~= 'running'", "false"),
+}
+
+
+async def is_noticed(promise: str, script: str, sound: str, broken: str, url: str, patch: pytest.MonkeyPatch) -> None:
+    """Have the suite look at a record with a broken script, and find it broken."""
+    whole = (files("basiq_async.distributed") / "lua" / f"{script}.lua").read_text("utf-8")
+    assert sound in whole
+    read = _redis_record._source
 
     def source(name: str) -> str:
-        text = whole(name)
-        if name == script:
-            assert sound in text
-            text = text.replace(sound, broken)
-        return text
+        return read(name).replace(sound, broken) if script in (name, "_prelude") else read(name)
 
-    monkeypatch.setattr(_redis_record, "_source", source)
-    probe = Probe(lambda: RedisRecord(redis_url))
+    patch.setattr(_redis_record, "_source", source)
+    probe = Probe(lambda: RedisRecord(url))
     one = {name: attempt for name, attempt in probe.promises().items() if name.startswith(promise)}
     assert len(one) == 1
     with pytest.raises(BrokenPromisesError):
         await keep("the record", one, seconds=20.0)
     await probe.aclose()
+
+
+@pytest.mark.parametrize("script", BROKEN)
+async def test_the_suite_notices_a_broken_script(script: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, broken, promise = BROKEN[script]
+    await is_noticed(promise, script.partition(",")[0], sound, broken, redis_url, monkeypatch)
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_the_model_notices_a_broken_script(what: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await is_noticed("In whatever order callers come", *WRONG[what], redis_url, monkeypatch)
 
 
 async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer, redis_url: str) -> None:

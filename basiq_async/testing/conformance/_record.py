@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._record_claims import ClaimsProbe
 from ._record_jobs import JobsProbe
 from ._record_letters import LettersProbe
+from ._record_model import ModelProbe
 from ._record_probe import MakeRecord
 from ._runner import keep
 
@@ -25,5 +26,5 @@ async def check_record(make_record: MakeRecord, *, seconds: float = 20.0) -> Non
         await probe.aclose()
 
 
-class Probe(ClaimsProbe, JobsProbe, LettersProbe):
+class Probe(ClaimsProbe, JobsProbe, LettersProbe, ModelProbe):
     """Callers of the same record, and all that is tried with them."""

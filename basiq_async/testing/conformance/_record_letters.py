@@ -67,6 +67,14 @@ class LettersProbe(RecordProbe):
         hold(found[0] is not None and found[0].letters == 2, f"of 2 letters it was {found[0]}")
         status = await self.status(key)
         hold(status.open == 1, f"there were {status.open} segments for the same letters")
+        again = new_token()
+        last = await self.one.revive(key, again)
+        if last is not None:
+            segment = last.segment
+            owner = await self.claim(key, segment)
+            await self.one.advance(key, segment, owner, make_page(["a", "b"], None), lease=30.0, limit=None)
+            await self.one.finish(key, segment, owner)
+            hold(await self.two.revive(key, again) == last, "sent again after its end, it was another request")
 
     async def revives_later_letters_apart(self) -> None:
         """Letters that came after a segment was made to try the others are another segment's, and begin behind those"""

@@ -1,0 +1,308 @@
+"""A model of a fleet's record, walked beside it at random: callers that come, die, repeat their calls and go on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import attrs
+
+from ...distributed.record import Chain, Claim, LeaseLostError, PageMark, Record, Refusal, Saving, new_token
+from ._record_probe import RecordProbe, make_letter, make_spec
+from ._runner import hold
+
+__all__ = ["ModelProbe"]
+
+_WALKS = 8
+_STEPS = 120
+_PAGES, _MESSAGES, _LETTERS = 2, 3, 2
+"""Pages of a list, messages of its page, and dead letters of a page that tries them again."""
+
+
+class ModelProbe(RecordProbe):
+    """Walks a model and the record side by side."""
+
+    async def is_as_its_model(self) -> None:
+        """In whatever order callers come, die and repeat themselves: owners, counts, letters and the end are right"""
+        for seed in range(_WALKS):
+            walk = _Walk(self.all, random.Random(seed))
+            try:
+                await walk.run()
+            except AssertionError as error:
+                raise AssertionError(f"{error}; walk {seed}, after {', '.join(walk.log[-12:])}") from error
+
+
+@attrs.define(eq=False)
+class _Segment:
+    """What is known of an open segment. ``ids`` are its page's; None until it was advanced."""
+
+    token: str | None = None
+    alive: bool = False
+    ids: list[str] | None = None
+    last: str | None = None
+    done: list[str] = attrs.field(factory=list)
+    counts: dict[str, int] = attrs.field(factory=dict)
+    after: int = 0
+    upto: int = 0
+
+
+class _Walk:
+    """One job, and what should be known of it."""
+
+    def __init__(self, records: tuple[Record, ...], rng: random.Random) -> None:
+        self._records = records
+        self._rng = rng
+        self.log: list[str] = []
+        self._spec = make_spec(uuid.uuid4().hex, chains=(Chain("w1"), Chain("w2")))
+        self._key = self._spec.key
+        self._open = {"0.0": _Segment(), "1.0": _Segment()}
+        self._gone: list[str] = []
+        self._former: list[tuple[str, str]] = []
+        self._state = "running"
+        self._counts = {"handled": 0, "failed": 0}
+        self._read = 0
+        self._letters: dict[str, int] = {}
+        self._numbers = 0
+
+    @property
+    def _record(self) -> Record:
+        return self._rng.choice(self._records)
+
+    async def run(self) -> None:
+        await self._record.create(self._spec)
+        steps = [self._claim, self._claim, self._advance, self._save, self._save, self._save, self._finish]
+        steps += [self._release, self._die, self._write_late, self._steer, self._revive, self._drop, self._wake]
+        steps += [self._revive, self._save, self._advance]
+        for _ in range(_STEPS):
+            await self._step(self._rng.choice(steps))
+            await self._compare()
+        for _ in range(3):
+            await self._go_to_the_end()
+            for step in (self._revive, self._claim, self._advance, self._revive, self._save, self._die, self._revive):
+                await self._step(step)
+                await self._compare()
+        await self._go_to_the_end()
+
+    async def _go_to_the_end(self) -> None:
+        if self._state == "paused":
+            await self._steer()
+        for _ in range(300):
+            if not self._open:
+                break
+            for name, segment in list(self._open.items()):
+                if not segment.alive:
+                    await self._claim_one(name)
+            for step in (self._advance, self._save, self._finish):
+                await self._step(step)
+        await self._compare()
+        hold(self._state == "finished" and self._key not in await self._record.keys(active=True), "it did not end")
+
+    async def _step(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.log.append(step.__name__.strip("_"))
+        await step()
+
+    async def _compare(self) -> None:
+        status = await self._record.status(self._key)
+        if status is None:
+            raise AssertionError("the job is gone")
+        found = (status.state, status.open, status.handled, status.failed, status.read, status.dead)
+        known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._letters))
+        hold(found == known, f"state, segments, handled, failed, read and letters were {found}, and not {known}")
+        held = sum(segment.alive for segment in self._open.values())
+        hold(status.held == held, f"{status.held} segments had an owner, and not {held}")
+
+    def _choose(self, *, advanced: bool | None = None) -> tuple[str, _Segment, str] | None:
+        """A segment with a living owner, and the owner's token."""
+        found = [
+            (name, segment, segment.token)
+            for name, segment in self._open.items()
+            if segment.alive and segment.token is not None and advanced in (None, segment.ids is not None)
+        ]
+        return self._rng.choice(found) if found else None
+
+    async def _claim(self) -> None:
+        names = [*self._open, *self._gone[-2:]]
+        if names:
+            await self._claim_one(self._rng.choice(names))
+
+    async def _claim_one(self, name: str) -> None:
+        token, segment = new_token(), self._open.get(name)
+        for _ in range(self._rng.choice((1, 1, 2))):  # a request that is sent again is the same claim
+            found = await self._record.claim(self._key, name, token, lease=30.0, worker="w", width=1)
+        if segment is None or self._state != "running" or segment.alive:
+            reason = "gone" if segment is None else "held" if self._state == "running" else "stopped"
+            hold(isinstance(found, Refusal) and found.reason == reason, f"the claim of {name} was {found}")
+            return
+        if not isinstance(found, Claim):
+            raise AssertionError(f"the claim of {name} was {found}")
+        count = None if segment.ids is None else len(segment.ids)
+        hold((found.count, sorted(found.done)) == (count, sorted(segment.done)), f"the claim of {name} was {found}")
+        if name.startswith("d"):
+            place = (found.cursor, found.upto)
+            hold(place == (str(segment.after), segment.upto), f"the letters of {name} were those of {place}")
+        if segment.token is not None:
+            self._former.append((name, segment.token))
+        segment.token, segment.alive, segment.counts = token, True, {"handled": 0, "failed": 0}
+
+    async def _advance(self) -> None:
+        if (chosen := self._choose()) is None:
+            return
+        name, segment, token = chosen
+        chain, _, index = name.partition(".")
+        if not chain.startswith("d"):
+            ids = [f"{name}-{number}" for number in range(_MESSAGES)]
+            last, more = ids[-1], int(index) + 1 < _PAGES
+            cursor = "next" if more else None
+        else:
+            page = await self._record.dead_letters(self._key, after=segment.after, limit=_LETTERS)
+            letters = [each.letter for each in page if each.letter.number <= segment.upto]
+            numbers = [number for number in self._letters.values() if segment.after < number <= segment.upto]
+            hold([each.number for each in letters] == sorted(numbers)[:_LETTERS], f"the letters were {letters}")
+            ids = [each.id for each in letters]
+            end = letters[-1].number if letters else segment.upto
+            last, more = str(end), end < segment.upto
+            cursor = last if more else None
+        mark = PageMark(last=last, chosen=[True] * len(ids), next_cursor=cursor)
+        for _ in range(self._rng.choice((1, 1, 2))):
+            found = await self._record.advance(self._key, name, token, mark, lease=30.0, limit=None)
+        if segment.ids is None:
+            segment.ids, segment.last = ids, last
+            self._read += len(ids)
+            if more:
+                self._open[f"{chain}.{int(index) + 1}"] = _Segment(
+                    after=int(cursor or 0) if chain[0] == "d" else 0, upto=segment.upto
+                )
+        hold(found.quota == len(segment.ids), f"the page of {name} had a quota of {found.quota}")
+
+    async def _save(self) -> None:
+        if (chosen := self._choose(advanced=True)) is None:
+            return
+        name, segment, token = chosen
+        left = [each for each in segment.ids or () if each not in segment.done][: self._rng.randint(1, 2)]
+        failed = [each for each in left if self._rng.random() < 0.4]
+        counts = {
+            "handled": segment.counts["handled"] + len(left) - len(failed),
+            "failed": segment.counts["failed"] + len(failed),
+        }
+        saving = Saving(
+            counts=counts,
+            ids=left,
+            before=len(segment.done),
+            letters=[make_letter(each) for each in failed],
+            revived=[each for each in left if each not in failed] if name.startswith("d") else (),
+        )
+        save = self._record.save
+        pulse = await save(self._key, name, token, saving, lease=30.0)
+        hold(pulse is not None and pulse.state == self._state, f"the save was {pulse}")
+        if self._rng.random() < 0.3:  # its response was lost
+            again = await save(self._key, name, token, saving, lease=30.0)
+            hold((again is None) is bool(left), f"the save, sent again, was {again}")
+            whole = attrs.evolve(saving, ids=[*segment.done, *left], before=None)
+            hold(await save(self._key, name, token, whole, lease=30.0) is not None, "all of it was refused")
+        segment.done += left
+        for kind, value in counts.items():
+            self._counts[kind] += value - segment.counts[kind]
+        segment.counts = counts
+        for each in failed:
+            if each not in self._letters:
+                self._numbers += 1
+                self._letters[each] = self._numbers
+        for each in saving.revived:
+            self._letters.pop(each, None)
+
+    async def _finish(self) -> None:
+        if (chosen := self._choose()) is None:
+            return
+        name, segment, token = chosen
+        if segment.ids is not None and len(segment.done) < len(segment.ids):
+            return
+        finished = await self._record.finish(self._key, name, token)
+        hold(finished is (segment.ids is not None), f"finish of {name} was {finished}")
+        if finished:
+            del self._open[name]
+            self._gone.append(name)
+            if not self._open:
+                self._state = "finished"
+
+    async def _release(self) -> None:
+        if (chosen := self._choose()) is None:
+            return
+        name, segment, token = chosen
+        await self._record.release(self._key, name, token)
+        self._former.append((name, token))
+        segment.token, segment.alive = None, False
+
+    async def _die(self) -> None:
+        if (chosen := self._choose()) is None:
+            return
+        name, segment, token = chosen
+        await self._record.pulse(self._key, "w", {name: token}, lease=0.001)
+        await asyncio.sleep(0.004)
+        segment.alive = False
+
+    async def _write_late(self) -> None:
+        if not self._former:
+            return
+        name, token = self._rng.choice(self._former)
+        record, key = self._record, self._key
+        mark = PageMark(last="x", chosen=[True], next_cursor="x")
+        saving = Saving(
+            counts={"handled": 9}, ids=["x"], before=0, letters=[make_letter("x")], revived=[*self._letters]
+        )
+        calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
+            lambda: record.advance(key, name, token, mark, lease=30.0, limit=None),
+            lambda: record.save(key, name, token, saving, lease=30.0),
+            lambda: record.finish(key, name, token),
+            lambda: record.release(key, name, token),
+        )
+        try:
+            found = await self._rng.choice(calls)()
+        except LeaseLostError:
+            return
+        raise AssertionError(f"a former owner of {name} was answered with {found}")
+
+    async def _steer(self) -> None:
+        if self._state not in ("running", "paused"):
+            return
+        action = "pause" if self._state == "running" else "resume"
+        for _ in range(self._rng.choice((1, 2))):
+            state, _segments = await self._record.steer(self._key, action)  # type: ignore[arg-type]  # one of the two
+        self._state = "paused" if action == "pause" else "running"
+        hold(state == self._state, f"after {action} it was {state}")
+
+    async def _revive(self) -> None:
+        token = new_token()
+        found = [await self._record.revive(self._key, token) for _ in range(self._rng.choice((1, 2)))]
+        hold(len(set(found)) == 1, f"the same request was {found}")
+        revival = found[0]
+        covered = max((segment.upto for name, segment in self._open.items() if name[0] == "d"), default=0)
+        last = max(self._letters.values(), default=0)
+        if not self._letters:
+            hold(revival is None, f"without letters it was {revival}")
+        elif revival is None:
+            raise AssertionError("there were letters, and it was None")
+        elif last > covered:
+            hold(revival.segment not in self._open, f"later letters are left to {revival}")
+            self._open[revival.segment] = _Segment(after=covered, upto=last)
+            if self._state == "finished":
+                self._state = "running"
+        else:
+            hold(revival.segment in self._open, f"the same letters are in another segment, {revival}")
+
+    async def _drop(self) -> None:
+        if self._letters:
+            each = self._rng.choice(list(self._letters))
+            hold(await self._record.drop_dead(self._key, [each, "nobody"]) == 1, f"dropping {each} counted wrong")
+            del self._letters[each]
+
+    async def _wake(self) -> None:
+        for name in await self._record.wake(self._key, grace=0.001):
+            hold(self._state == "running", "a job that does not run was woken")
+            hold(name in self._open and not self._open[name].alive, f"{name} was woken, and waits for nobody")
+        hold(
+            (self._key in await self._record.keys(active=True)) is (self._state in ("running", "paused")),
+            f"it is {self._state}, and that does not fit with whether workers look for it",
+        )
