@@ -13,7 +13,9 @@ from typing import Protocol
 
 import attrs
 
+from .._causes import walk
 from .._deadlines import Deadline, Deadlines
+from .._handling import Handling
 from .._seal import Seal
 from .._tasks import cancelling, see_through
 from ..errors import InboxError
@@ -38,6 +40,8 @@ _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 _holder: str
 
+_MOMENT = 1.0
+"""Seconds for a handler that was cancelled to end; after that Basiq gets its response."""
 _GIVE_BACK_SOON = 1.0
 """Seconds for giving back a claim that an inbox may have made although it failed: it is likely to fail again."""
 
@@ -57,11 +61,20 @@ class _Work:
     failures: int | None = None
     timed_out: bool = False
     quarantined: bool = False
+    handling: Handling | None = None
 
     @property
     def in_transaction(self) -> bool:
         """Whether its effect commits together with the inbox's entry."""
         return self.route.session_handler is not None
+
+    @property
+    def ended_well(self) -> bool:
+        return self.handling is not None and self.handling.ended_well
+
+    def may_run_on(self, failure: Exception) -> bool:
+        """Whether something of the handler may still run: it was cancelled, by us or by a limit of its own."""
+        return any(isinstance(each, (TimeoutError, asyncio.CancelledError)) for each in walk(failure))
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
@@ -103,6 +116,7 @@ class Dispatcher:
         self._unhandled: dict[str, int] = {}
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
+        self._late: set[asyncio.Task[None]] = set()
         self._handlers = Deadlines(handler_timeout)
         self._inbox_calls = Deadlines(inbox_timeout)
         # It never waits, and to limit its time takes as long as its work.
@@ -125,16 +139,74 @@ class Dispatcher:
             if refused is not None:
                 return refused
             failure = await self._handle(work)
-            if failure is None:
-                return await self._complete(work)
-            if work.in_transaction and isinstance(failure, InboxError):
-                return await self._unavailable(work, failure)  # the storage failed, not the handler
-            return await self._fail(work, failure)
+            if failure is not None and work.may_run_on(failure):
+                if not await self._wait_for_end(work, failure):
+                    return work.end(Result.TIMED_OUT if work.timed_out else Result.FAILED, failure)
+                if work.ended_well:
+                    failure = None
+            return await self._conclude(work, failure)
         finally:
-            self._in_flight -= 1
-            if self._idle is not None and not self._in_flight:
-                self._idle.set()
-                self._idle = None
+            self._leave()
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        if self._idle is not None and not self._in_flight:
+            self._idle.set()
+            self._idle = None
+
+    async def _conclude(self, work: _Work, failure: Exception | None) -> Outcome:
+        if failure is None:
+            return await self._complete(work)
+        if work.in_transaction and isinstance(failure, InboxError):
+            return await self._unavailable(work, failure)  # the storage failed, not the handler
+        return await self._fail(work, failure)
+
+    async def _wait_for_end(self, work: _Work, failure: Exception) -> bool:
+        """Wait a moment until nothing of the handler runs any more; else leave it to a task, and return False."""
+        ended = False
+        try:
+            ended = work.handling is None or await work.handling.wait(_MOMENT)
+        finally:
+            if not ended:
+                self._conclude_later(work, failure)
+        return ended
+
+    def _conclude_later(self, work: _Work, failure: Exception | None) -> None:
+        """Keep the claim until the handler has ended. ``failure``: None where the delivery is to be given back."""
+        logger.warning(
+            "the handler of delivery %r was cancelled, and has not ended: it keeps its claim until it has",
+            work.delivery.id,
+            extra=work.fields(),
+        )
+        self._in_flight += 1
+        task = asyncio.get_running_loop().create_task(self._conclude_at_end(work, failure))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _conclude_at_end(self, work: _Work, failure: Exception | None) -> None:
+        try:
+            if work.handling is not None and not await work.handling.wait(self._lease):
+                logger.error(
+                    "the handler of delivery %r goes on though it was cancelled, and its lease has run out: another "
+                    "worker may handle the delivery too",
+                    work.delivery.id,
+                    extra=work.fields(),
+                )
+            if work.ended_well:
+                await self._conclude(work, None)
+            elif failure is None:
+                await self._release(work)
+            else:
+                await self._conclude(work, failure)
+        finally:
+            self._leave()
+
+    async def _give_back(self, work: _Work) -> None:
+        """Release the claim of a handler that was cancelled, once nothing of it runs any more."""
+        if work.handling is not None and work.handling.unfinished():
+            self._conclude_later(work, None)
+        else:
+            await self._release(work)
 
     @property
     def in_flight(self) -> int:
@@ -206,14 +278,13 @@ class Dispatcher:
         """Run the handler; None if it succeeded, else what it raised."""
         limit = Deadline(self._handlers)
         try:
-            with limit:
-                if (handler := work.route.handler) is not None:
-                    await handler(work.delivery)
-                else:
-                    await self._handle_in_transaction(work)
+            handler = work.route.handler
+            call = self._handle_in_transaction(work) if handler is None else handler(work.delivery)
+            work.handling = Handling(call, limit)
+            await work.handling.run()
         except asyncio.CancelledError as exc:
             if cancelling():
-                await self._release(work)
+                await self._give_back(work)
                 raise
             return _as_error(exc, "the handler")
         except TimeoutError as exc:
@@ -224,7 +295,7 @@ class Dispatcher:
         except Exception as exc:
             return exc
         except BaseException:
-            await self._release(work)
+            await self._give_back(work)
             raise
         return None
 

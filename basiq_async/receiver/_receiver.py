@@ -377,7 +377,8 @@ class WebhookReceiver:
     async def aclose(self) -> None:
         """Take no more (503 with Retry-After), and return when all that was begun is finished.
 
-        That takes at most ``handler_timeout`` and the inbox's time limits, unless a handler resists its cancellation.
+        That takes at most ``handler_timeout`` and the inbox's time limits; where a handler resists its cancellation, or
+        left something running, at most ``lease`` more.
         """
         self._closing = True
         leave_inbox(self._inbox, self)

@@ -202,8 +202,9 @@ async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) ->
 
 async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks(postgres: PostgresServer) -> None:
     async with engine_of(postgres.url(), pool_size=2, max_overflow=0, pool_timeout=60) as engine:
-        async with SQLInbox(engine, table=new_table(), timeout=0.5) as inbox:
+        async with SQLInbox(engine, table=new_table()) as inbox:
             await inbox.claim_transaction("a", "t", lease=60)
+            inbox._database.timeout = 0.5
             async with engine.connect():
                 for call in (inbox.claim("c", "t", lease=60), inbox.claim_transaction("c", "t", lease=60)):
                     with pytest.raises(InboxError, match=r"within 0\.5 s.*all connections of the pool are in use"):
