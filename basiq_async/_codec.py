@@ -28,6 +28,7 @@ _RAW = "(raw)"
 _NO_IDS = "expected a list of event type ids"
 _SMALL = 4 * 2**20
 _MAX_WEIGHT = 2**28
+_read_iso = datetime.fromisoformat
 _new = object.__new__
 _set_id: Callable[[Message, str], None] = vars(Message)["id"].__set__
 _set_raw: Callable[[Message, Mapping[str, Any]], None] = vars(Message)["raw"].__set__
@@ -48,7 +49,8 @@ def _strict_loads(body: bytes) -> Any:
     ``NaN``, numbers that no float can hold, and halves of surrogate pairs, which nothing could print or send on.
     """
     value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
-    if b"\\ud" in body or b"\\uD" in body:
+    # Most bodies have no escapes at all, which one character tells in a twentieth of the time.
+    if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -174,6 +176,24 @@ def make_converter() -> cattrs.Converter:
 
 def read_message(value: Any, _: object = None) -> Message:
     """A message: all that could fail later, when a part is asked for, is looked at here."""
+    try:
+        message_id = value["id"]
+        attempts = value["attempts"]
+        if type(message_id) is str and message_id and type(value["payload"]) is dict and type(attempts) is list:
+            for attempt in attempts:
+                _read_iso(attempt["timestamp"])
+            # What Message(message_id, value) does, in half the time: a history can have millions of them.
+            message = _new(Message)
+            _set_id(message, message_id)
+            _set_raw(message, value)
+            return message
+    except (KeyError, TypeError, ValueError):
+        pass
+    return _read_odd_message(value)
+
+
+def _read_odd_message(value: Any) -> Message:
+    """A message of another shape than nearly all, or one that cannot be read; the error says where and why."""
     if type(value) is not dict:
         raise _unexpected("a message object", value)
     message_id = value.get("id")
@@ -186,18 +206,8 @@ def read_message(value: Any, _: object = None) -> Message:
     if attempts is not None:
         if type(attempts) is not list:
             raise Unreadable(f"expected a list, got {_kind(attempts)}", ".attempts")
-        for attempt in attempts:
-            if type(attempt) is dict:
-                try:
-                    datetime.fromisoformat(attempt["timestamp"])
-                except (KeyError, TypeError, ValueError):
-                    _check_timestamps(attempts)
-                    break
-    # What Message(message_id, value) does, in half the time: a history can have millions of them.
-    message = _new(Message)
-    _set_id(message, message_id)
-    _set_raw(message, value)
-    return message
+        _check_timestamps(attempts)
+    return Message(message_id, value)
 
 
 def _unexpected(expected: str, value: Any) -> Unreadable:

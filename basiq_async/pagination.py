@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from operator import length_hint
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -97,14 +98,15 @@ class Listing(Generic[T]):
 class _Position:
     """The page that is being consumed, and how far."""
 
-    __slots__ = ("before", "items", "next_url", "offset", "sought", "url")
+    __slots__ = ("before", "items", "left", "next_url", "sought", "url")
 
     def __init__(self, url: str, sought: Cursor | None) -> None:
         self.url = url
         self.sought = sought
         """The item to stand behind, as long as its page has not been found."""
         self.items: list[Any] = []
-        self.offset = 0
+        self.left = iter(self.items)
+        """The items that have not been passed yet. A loop takes them from here, which no count could keep up with."""
         self.next_url: str | None = url
         self.before: str | None = None
         """The id of the last item of the pages before this one."""
@@ -112,7 +114,16 @@ class _Position:
     def turn(self, url: str, items: list[Any]) -> None:
         """Go to the beginning of another page."""
         self.before = self.last_id
-        self.url, self.items, self.offset = url, items, 0
+        self.url, self.items, self.left = url, items, iter(items)
+
+    @property
+    def offset(self) -> int:
+        """How many items of this page have been passed."""
+        return len(self.items) - length_hint(self.left)
+
+    @offset.setter
+    def offset(self, offset: int) -> None:
+        self.left = iter(self.items[offset:] if offset else self.items)
 
     @property
     def last_id(self) -> str | None:
@@ -329,18 +340,21 @@ class _Items(_Reading[T]):
     async def __anext__(self) -> T:
         position = self._position
         while True:
-            offset = position.offset
-            while offset >= len(position.items):
-                if not await self._walk.advance():
-                    raise StopAsyncIteration
-                offset = position.offset
             try:
-                item = self._hook(position.items[offset], self._model)
-            except Unreadable as exc:
+                for item in position.left:
+                    return self._hook(item, self._model)
+            except BaseException as exc:
+                # Behind the item only once it has been read, or replaced. It is no local variable any more: they can be
+                # seen in reports, and an item can hold a secret.
+                item = None
+                offset = position.offset = position.offset - 1
+                if not isinstance(exc, Unreadable):
+                    raise
                 failure = self._walk.listing.explain(exc, offset)
             else:
-                position.offset = offset + 1
-                return item
+                if not await self._walk.advance():
+                    raise StopAsyncIteration
+                continue
             replacement = self._replace(offset, failure)
             position.offset = offset + 1
             if replacement is not None:
@@ -368,19 +382,28 @@ class _Pages(_Reading[T]):
         # A page that could not be read is still there: it must not be skipped.
         if position.offset >= len(position.items) and not await self._walk.advance():
             raise StopAsyncIteration
-        items: list[T] = []
-        for index in range(position.offset, len(position.items)):
-            try:
-                items.append(self._hook(position.items[index], self._model))
-                continue
-            except Unreadable as exc:
-                failure = listing.explain(exc, index)
-            replacement = self._replace(index, failure)
-            if replacement is not None:
-                items.append(replacement)
+        hook, model, offset = self._hook, self._model, position.offset
+        try:
+            items = [hook(item, model) for item in (position.items[offset:] if offset else position.items)]
+        except Unreadable:
+            items = self._read_one_by_one(offset)
         position.offset = len(position.items)
         behind = position.cursor(listing.base) if position.next_url is not None else None
         return Page(items, None if behind is None else listing.encode(behind))
+
+    def _read_one_by_one(self, offset: int) -> list[T]:
+        """The items of a page with one that cannot be read."""
+        items: list[T] = []
+        for index in range(offset, len(self._position.items)):
+            try:
+                items.append(self._hook(self._position.items[index], self._model))
+                continue
+            except Unreadable as exc:
+                failure = self._walk.listing.explain(exc, index)
+            replacement = self._replace(index, failure)
+            if replacement is not None:
+                items.append(replacement)
+        return items
 
 
 class Paginator(Generic[T]):

@@ -46,6 +46,16 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
             pass  # missing, or there more than once
         else:
             return message_id, timestamp, signature
+    elif type(headers) is dict:
+        try:
+            message_id, timestamp, signature = headers[ID], headers[TIMESTAMP], headers[SIGNATURE]
+            # No two names may be the same but for their case.
+            alone = len(headers) == 3 or len({*map(str.lower, headers)}) == len(headers)
+        except (KeyError, TypeError):
+            pass  # a name in capitals, one of bytes, or a header that is missing
+        else:
+            if alone and type(message_id) is type(timestamp) is type(signature) is str:
+                return message_id, timestamp, signature
     found: dict[str, str] = {}
     try:
         # Starlette, werkzeug and multidict give each value of a repeated header from items().
