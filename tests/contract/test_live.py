@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+import basiq_async.testing
 from basiq_async import BasiqClient, NotFoundError, RequestEvent
 
 LIVE = bool(os.environ.get("BASIQ_API_KEY")) and os.environ.get("BASIQ_LIVE") == "1"
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(not LIVE, reason="the real API is called by `mak
 
 BASE_URL = os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io")
 NOWHERE = "11111111-2222-4333-8444-555555555555"
-DESCRIPTION: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text())
+DESCRIPTION: dict[str, Any] = yaml.safe_load(Path(basiq_async.testing.__file__).with_name("basiq.yaml").read_text())
 
 
 def check(name: str, raw: Any) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import aiohttp
 import attrs
+import jsonschema
 import pytest
 import schemathesis
+import yaml
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
-from basiq_async.testing import FakeBasiq, Quirks
+import basiq_async.testing
+from basiq_async.testing import FakeBasiq, Quirks, serve
 from tests.support.held import held, validated
 
 from .conftest import Target, target
 
 load_all_checks()
-schema = schemathesis.openapi.from_path(Path(__file__).with_name("openapi.yaml"))
+DESCRIPTION = Path(basiq_async.testing.__file__).with_name("basiq.yaml")
+schema = schemathesis.openapi.from_path(DESCRIPTION)
 
 
 def _name(quirks: Quirks) -> str:
@@ -90,3 +96,32 @@ def test_the_suite_for_the_real_api_passes_on_the_fake(fake_server: Target) -> N
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", suite]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert "5 passed" in done.stdout, done.stdout
+
+
+async def test_it_is_served_and_says_what_a_delivery_is() -> None:
+    fake = FakeBasiq()
+    got: list[tuple[dict[str, str], bytes]] = []
+
+    async def receive(headers: dict[str, str], body: bytes) -> int:
+        got.append((headers, body))
+        return 200
+
+    fake.route("https://example.com/basiq", receive)
+    fake.add_webhook("https://example.com/basiq")
+    await fake.emit("user.created")
+    async with (
+        serve(fake) as base_url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{base_url}/_fake/basiq.yaml") as response,
+    ):
+        assert (response.status, response.content_type) == (200, "application/yaml")
+        document = yaml.safe_load(await response.text())
+    assert document == yaml.safe_load(DESCRIPTION.read_text())
+    delivery = document["webhooks"]["delivery"]["post"]
+    ((headers, body),) = got
+    validator = jsonschema.Draft202012Validator(
+        {"$ref": "#/components/schemas/Delivery", "components": document["components"]}
+    )
+    validator.validate(json.loads(body))
+    for parameter in delivery["parameters"]:
+        jsonschema.validate(headers[parameter["name"]], parameter["schema"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from aiohttp import web
 
@@ -15,6 +16,8 @@ from ._fields import Values, read_body, read_query
 from ._openapi import ROOT, describe
 from ._operations import OPERATIONS, Control, Operation
 
+_BASIQ = Path(__file__).parents[1] / "basiq.yaml"
+"""Basiq's API, as the fake speaks it."""
 _HOW = "send its API key, in the header Authorization: Basic KEY"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,8 +28,11 @@ def routes(control: Control) -> list[web.RouteDef]:
     async def openapi(request: web.Request) -> web.Response:
         return respond(describe())
 
+    async def basiq(request: web.Request) -> web.Response:
+        return web.Response(body=_BASIQ.read_bytes(), content_type="application/yaml", charset="utf-8")
+
     made = [web.route(each.method, ROOT + each.path, _handler(control, each)) for each in OPERATIONS]
-    return [web.get(ROOT + "/openapi.json", openapi), *made]
+    return [web.get(ROOT + "/openapi.json", openapi), web.get(ROOT + "/basiq.yaml", basiq), *made]
 
 
 def _handler(control: Control, operation: Operation) -> Handler:

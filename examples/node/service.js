@@ -1,0 +1,48 @@
+// A small service as it could be yours: it notes whose consent is gone.
+import { createServer } from "node:http";
+import { Webhook } from "standardwebhooks";
+
+export class ConsentWatch {
+  withoutConsent = [];
+  #secret;
+  #basiq;
+  #handled = new Set();
+  #server = createServer((request, response) => this.#receive(request, response));
+
+  /** `basiq` calls Basiq's API, as `State.basiq` in mock.js does. */
+  constructor(basiq) {
+    this.#basiq = basiq;
+  }
+
+  /** Listen at a free port of this machine, and subscribe. */
+  async start() {
+    await new Promise((ready) => this.#server.listen(0, "127.0.0.1", ready));
+    const webhook = await this.#basiq("POST", "/notifications/webhooks", {
+      url: `http://127.0.0.1:${this.#server.address().port}/basiq`,
+      subscribedEvents: ["consent.revoked", "consent.expired"],
+    });
+    this.#secret = webhook.secret;
+  }
+
+  async stop() {
+    this.#server.closeAllConnections();
+    await new Promise((closed) => this.#server.close(closed));
+  }
+
+  async #receive(request, response) {
+    try {
+      const parts = [];
+      for await (const part of request) parts.push(part);
+      const delivery = new Webhook(this.#secret).verify(Buffer.concat(parts), request.headers);
+      // The key is the event: Basiq sends it again where it did not hear that it was handled.
+      if (!this.#handled.has(delivery.eventId)) {
+        const event = await this.#basiq("GET", new URL(delivery.links.event).pathname);
+        this.withoutConsent.push(event.userId);
+        this.#handled.add(delivery.eventId);
+      }
+      response.writeHead(204).end();
+    } catch {
+      response.writeHead(500).end();
+    }
+  }
+}

@@ -1,0 +1,65 @@
+// Tests of that service. They run at once, each in a state of its own, and none of them waits for real time.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { startMock } from "./mock.js";
+import { ConsentWatch } from "./service.js";
+
+let mock;
+before(async () => (mock = await startMock()));
+after(() => mock.stop());
+
+/** Run a test with a state, and the service subscribed in it, past the quarter of an hour before Basiq delivers. */
+function withService(name, work) {
+  test(name, async () => {
+    const state = await mock.addState(name);
+    const watch = new ConsentWatch(state.basiq);
+    try {
+      await watch.start();
+      await state.advance({ minutes: 15 });
+      await work(state, watch);
+      assert.deepEqual(await state.violations(), []); // nothing that the real Basiq would refuse
+    } finally {
+      await watch.stop();
+      await state.remove();
+    }
+  });
+}
+
+describe("a service that notes whose consent is gone", { concurrency: true }, () => {
+  withService("notes a revoked consent", async (state, watch) => {
+    await state.emit("consent.revoked", { userId: "user-1" });
+    assert.deepEqual(watch.withoutConsent, ["user-1"]);
+  });
+
+  withService("is not told of what it did not subscribe to", async (state, watch) => {
+    const { messageIds } = await state.emit("user.created");
+    assert.deepEqual([messageIds, watch.withoutConsent], [[], []]);
+  });
+
+  withService("gets what happened while it was down", async (state, watch) => {
+    await state.control("POST", "/endpoint/down", { status: 503 });
+    await state.emit("consent.expired", { userId: "user-2" });
+    await state.advance({ minutes: 30 });
+    await state.control("POST", "/endpoint/up");
+    await state.advance({ hours: 1 });
+    assert.deepEqual(watch.withoutConsent, ["user-2"]);
+    const attempts = (await state.deliveries()).map(({ attempt, status }) => [attempt, status]);
+    assert.deepEqual(attempts, [[1, 503], [2, 503], [3, 503], [4, 204]]);
+  });
+
+  withService("fails a delivery whose event it cannot fetch, and handles the next attempt", async (state, watch) => {
+    await state.control("POST", "/fail", { status: 503, path: "/events/*" });
+    await state.emit("consent.revoked", { userId: "user-3" });
+    assert.deepEqual(watch.withoutConsent, []);
+    await state.advanceToNext();
+    assert.deepEqual(watch.withoutConsent, ["user-3"]);
+  });
+
+  withService("handles an event once, though its response is lost", async (state, watch) => {
+    await state.control("POST", "/deliveries/fail", { drop: "response" });
+    await state.emit("consent.revoked", { userId: "user-4" });
+    await state.advanceToNext();
+    assert.deepEqual((await state.deliveries()).map(({ ok }) => ok), [false, true]);
+    assert.deepEqual(watch.withoutConsent, ["user-4"]);
+  });
+});
