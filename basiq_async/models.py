@@ -380,15 +380,26 @@ class EnsuredWebhook(Webhook):
     """A webhook as ``webhooks.ensure`` found or made it; ``action`` is what was done.
 
     ``reactivated``: it was disabled, and is active again. ``secret`` is there unless it was ``unchanged``.
+    ``kept_event_types`` are those that it is subscribed to though they were not asked for, ``removed_event_types``
+    those that were taken away.
     """
 
     action: EnsureAction = "unchanged"
+    kept_event_types: tuple[EventTypeId, ...] = ()
+    removed_event_types: tuple[EventTypeId, ...] = ()
 
     @classmethod
-    def of(cls, webhook: Webhook, action: EnsureAction) -> EnsuredWebhook:
-        """A webhook with what was done to it."""
+    def of(
+        cls,
+        webhook: Webhook,
+        action: EnsureAction,
+        *,
+        kept: tuple[EventTypeId, ...] = (),
+        removed: tuple[EventTypeId, ...] = (),
+    ) -> EnsuredWebhook:
+        """Return a webhook with what was done to it."""
         fields = {field.name: getattr(webhook, field.name) for field in attrs.fields(Webhook)}
-        return cls(**fields, action=action)
+        return cls(**fields, action=action, kept_event_types=kept, removed_event_types=removed)
 
 
 @attrs.frozen

@@ -95,16 +95,32 @@ def ensure(
     event: Event,
     name: Name = None,
     description: Description = None,
+    remove_event_types: Annotated[
+        bool, typer.Option("--remove-event-types", help="Take away the event types that are not named.")
+    ] = False,
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Find the webhook with this URL, or create it, or bring it up to date."""
+    """Find the webhook with this URL, or create it, or bring it up to date.
+
+    Event types that it has and that are not named stay, unless --remove-event-types.
+    """
 
     async def work(basiq: BasiqClient) -> EnsuredWebhook:
         types = await expand_event_types(basiq, event)
-        return await basiq.webhooks.ensure(url=url, subscribed_events=types, name=name, description=description)
+        return await basiq.webhooks.ensure(
+            url=url,
+            subscribed_events=types,
+            name=name,
+            description=description,
+            remove_event_types=remove_event_types,
+        )
 
     found = _show_and_keep(work, secret_file, json)
+    if found.kept_event_types:
+        note(f"it stays subscribed to {', '.join(found.kept_event_types)} as well; --remove-event-types ends that")
+    if found.removed_event_types:
+        note(f"it is no longer subscribed to {', '.join(found.removed_event_types)}")
     if found.secret is not None:
         _tell_secret(found, secret_file)
     elif secret_file is not None:
@@ -143,6 +159,18 @@ def update(
         _tell_secret(changed, secret_file)
 
 
+@webhooks_app.command("reactivate")
+def reactivate(webhook_id: WebhookId, secret_file: NewSecretFile = None, json: Json = None) -> None:
+    """Make a disabled webhook active again, and change nothing else."""
+
+    async def work(basiq: BasiqClient) -> Webhook:
+        return await basiq.webhooks.reactivate(webhook_id)
+
+    found = _show_and_keep(work, secret_file, json)
+    if secret_file is not None:
+        _tell_secret(found, secret_file)
+
+
 webhooks_app.command("doctor")(doctor)
 
 
@@ -165,7 +193,7 @@ def secret(
                 "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
             )
         with new_secret_file(secret_file) as file:
-            updated = await _change(basiq, webhook_id)
+            updated = await basiq.webhooks.reactivate(webhook_id)
             _keep(updated, file)
             if updated.secret is None:
                 raise ConfigurationError("Basiq's response to the update holds no secret")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._arguments import check_event_type_ids, check_from_zero, select_texts
+from .._text import printable
 from .._urls import absolute_url
 from ..diagnosis import is_deaf
 from ..errors import ConflictError, RequestTimeoutError
@@ -18,6 +20,8 @@ from ._api import Api, Endpoint
 if TYPE_CHECKING:
     from ..diagnosis import Diagnosis
     from ..receiver import WebhookReceiver
+
+logger = logging.getLogger("basiq_async.webhooks")
 
 _ALL = "/notifications/webhooks"
 _ONE = "/notifications/webhooks/{webhook_id}"
@@ -55,6 +59,7 @@ class Webhooks:
         subscribed_events: Sequence[str],
         name: str | None = None,
         description: str | None = None,
+        remove_event_types: bool = False,
     ) -> EnsuredWebhook:
         """Have a webhook with this url, these event types and texts: find it, create it, update or reactivate it.
 
@@ -62,13 +67,17 @@ class Webhooks:
         which gets no deliveries, is reactivated: what happened meanwhile did not become messages. ``secret`` is there
         only where something was done: no other response holds it. A ``name`` or ``description`` of None is left as
         it is.
+
+        Event types that the webhook has beside these stay (``kept_event_types``, and a warning in the log of
+        ``basiq_async.webhooks``): another service, or an older version of this one, may rely on them. With
+        ``remove_event_types`` they are taken away (``removed_event_types``).
         """
         body = _body(url, subscribed_events, name, description)
         races = _RACES
         while True:
             existing = await self._find(url)
             if existing is not None:
-                return await self._bring_up_to(existing, body)
+                return await self._bring_up_to(existing, body, remove=remove_event_types)
             races -= 1
             try:
                 return EnsuredWebhook.of(await self._api.post(Webhook, self._api.at(_ALL), body), "created")
@@ -100,6 +109,19 @@ class Webhooks:
         body = _texts(url, name, description)
         if subscribed_events is not None:
             body["subscribedEvents"] = check_event_type_ids("subscribed_events", subscribed_events)
+        return await self._api.post(Webhook, self._at(webhook_id), body)
+
+    async def reactivate(self, webhook_id: str) -> Webhook:
+        """Make a disabled webhook active again, and change nothing else. The result has the secret.
+
+        It is updated with its own url, event types, name and description. What happened while it was disabled did not
+        become messages: see ``recover``. Raises ``NotFoundError`` where there is none.
+        """
+        found = await self.get(webhook_id)
+        # Everything is sent: the reference does not say what becomes of a field that an update leaves out.
+        body = _texts(found.url, found.name, found.description)
+        if found.subscribed_events:
+            body["subscribedEvents"] = list(found.subscribed_events)
         return await self._api.post(Webhook, self._at(webhook_id), body)
 
     async def delete(self, webhook_id: str) -> None:
@@ -177,13 +199,23 @@ class Webhooks:
                 return webhook
         return None
 
-    async def _bring_up_to(self, existing: Webhook, body: dict[str, Any]) -> EnsuredWebhook:
+    async def _bring_up_to(self, existing: Webhook, body: dict[str, Any], *, remove: bool) -> EnsuredWebhook:
+        asked: list[str] = body["subscribedEvents"]
+        extra = tuple(each for each in existing.subscribed_events if each not in asked)
+        kept, removed = ((), extra) if remove else (extra, ())
+        if kept:
+            logger.warning(
+                "the webhook %s is subscribed to %s as well, and stays so: remove_event_types=True takes them away",
+                printable(existing.id),
+                printable(", ".join(kept)),
+            )
+        body = {**body, "subscribedEvents": [*asked, *kept]}
         deaf = is_deaf(existing)
         if not deaf and _agrees(existing, body):
-            return EnsuredWebhook.of(existing, "unchanged")
-        kept = select_texts(name=("name", existing.name), description=("description", existing.description))
-        changed = await self._api.post(Webhook, self._at(existing.id), {**kept, **body})
-        return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated")
+            return EnsuredWebhook.of(existing, "unchanged", kept=kept)
+        texts = select_texts(name=("name", existing.name), description=("description", existing.description))
+        changed = await self._api.post(Webhook, self._at(existing.id), {**texts, **body})
+        return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated", kept=kept, removed=removed)
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:

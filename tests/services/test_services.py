@@ -113,7 +113,7 @@ async def test_ensure_creates_then_finds_then_updates(basiq: Basiq) -> None:
     assert made.secret is not None
     found = await webhooks.ensure(url=URL, subscribed_events=reversed(EVENTS))
     assert (found.id, found.secret) == (made.id, None)
-    changed = await webhooks.ensure(url=URL, subscribed_events=["user.created"])
+    changed = await webhooks.ensure(url=URL, subscribed_events=["user.created"], remove_event_types=True)
     assert (changed.id, changed.subscribed_events, changed.name) == (made.id, ("user.created",), "n")
     assert changed.secret is not None
     renamed = await webhooks.ensure(url=URL, subscribed_events=["user.created"], name="m", description="d")
@@ -153,8 +153,40 @@ async def test_ensure_reactivates_a_disabled_webhook(basiq: Basiq) -> None:
     assert again.secret is not None
     assert (await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS)).action == "unchanged"
     await disable(basiq)
-    changed = await basiq.client.webhooks.ensure(url=URL, subscribed_events=["user.created"])
+    changed = await basiq.client.webhooks.ensure(url=URL, subscribed_events=["user.created"], remove_event_types=True)
     assert (changed.action, changed.subscribed_events) == ("reactivated", ("user.created",))
+
+
+async def test_ensure_takes_no_event_type_away_unless_told_to_and_says_what_it_left(
+    basiq: Basiq, caplog: pytest.LogCaptureFixture
+) -> None:
+    webhooks = basiq.client.webhooks
+    made = await webhooks.ensure(url=URL, subscribed_events=["user.created", "consent.revoked", "user.deleted"])
+    found = await webhooks.ensure(url=URL, subscribed_events=["user.created"])
+    kept = ("consent.revoked", "user.deleted")
+    assert (found.action, set(found.kept_event_types), found.removed_event_types) == ("unchanged", set(kept), ())
+    assert "consent.revoked" in caplog.text
+    wider = await webhooks.ensure(url=URL, subscribed_events=["user.updated"])
+    assert (wider.action, len(wider.subscribed_events), len(wider.kept_event_types)) == ("updated", 4, 3)
+    await basiq.fake.advance(minutes=20)
+    await disable(basiq)
+    again = await webhooks.ensure(url=URL, subscribed_events=["user.created"])
+    assert (again.action, len(again.subscribed_events)) == ("reactivated", 4)
+    less = await webhooks.ensure(url=URL, subscribed_events=["user.created"], remove_event_types=True)
+    assert (less.action, less.subscribed_events, len(less.removed_event_types)) == ("updated", ("user.created",), 3)
+    assert made.id == less.id
+
+
+async def test_reactivate_changes_nothing_but_the_status(basiq: Basiq) -> None:
+    made = await basiq.client.webhooks.create(url=URL, subscribed_events=EVENTS, name="n", description="d")
+    await basiq.fake.advance(minutes=20)
+    await disable(basiq)
+    again = await basiq.client.webhooks.reactivate(made.id)
+    assert (again.status, again.url, again.name, again.description) == ("active", URL, "n", "d")
+    assert set(again.subscribed_events) == set(EVENTS)
+    assert again.secret is not None
+    with pytest.raises(NotFoundError):
+        await basiq.client.webhooks.reactivate("3f0c9d1e-8f4b-4c1d-9a55-0d6b0f6f7a10")
 
 
 async def test_ensure_survives_a_race(basiq: Basiq) -> None:
