@@ -36,7 +36,7 @@ from .transports.base import Request, Response, Transport
 
 if TYPE_CHECKING:
     from .client import BasiqClient
-    from .diagnosis import Diagnosis, EndpointCheck, Problem
+    from .diagnosis import Diagnosis, EndpointCheck, Problem, Recovered
     from .pagination import Page, Paginator, UnreadableItem
     from .transports.aiohttp import AiohttpTransport
     from .transports.memory import InMemoryTransport
@@ -72,6 +72,7 @@ __all__ = [
     "PermissionDeniedError",
     "Problem",
     "RateLimitError",
+    "Recovered",
     "ReplayError",
     "Request",
     "RequestEvent",
@@ -101,6 +102,7 @@ _LAZY = {
     "Page": "pagination",
     "Paginator": "pagination",
     "Problem": "diagnosis",
+    "Recovered": "diagnosis",
     "RetryPolicy": "transports.retry",
     "UnreadableItem": "pagination",
 }
@@ -114,7 +116,8 @@ _ELSEWHERE = {
         "Advance", "Checkpoint", "Commit", "DeadLetter", "HttpTarget", "Inactivity", "JSONLinesTarget",
         "Job", "MemoryCheckpoint", "Plan", "Progress", "Reconciliation", "Recovery", "Replay", "Report",
         "SQLCheckpoint", "SQLiteCheckpoint", "State", "Target", "Where", "checkpoint_metadata",
-        "event_types", "failed_only", "limit", "message_time", "recover", "serve_page", "since", "until",
+        "event_types", "failed_only", "limit", "message_time", "recover", "recovered_by", "serve_page", "since",
+        "until",
     ),
     "testing": (
         "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",

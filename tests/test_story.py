@@ -21,7 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import BasiqClient, CheckpointError
-from basiq_async.receiver import SQLInbox
+from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.places import ROOT
@@ -133,11 +133,15 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
             story.emit(each)
             await fake.advance(minutes=1)
 
-            async with HttpTarget(service.url, service.secret) as target:
+            async with (
+                HttpTarget(service.url, service.secret) as target,
+                SQLiteInbox(tmp_path / "recovery-inbox.db") as inbox,
+            ):
                 recovery = await recover(
                     basiq,
                     webhook.id,
                     target,
+                    inbox=inbox,
                     checkpoint=SQLiteCheckpoint(tmp_path / "messages.db"),
                     events_checkpoint=SQLiteCheckpoint(tmp_path / "events.db"),
                     where=failed_only(),

@@ -6,21 +6,22 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
-from .._shell import command_line
-from ..errors import ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 from ._completion import webhook_ids
 from ._files import SECRET_VARIABLE, read_secrets
 from ._options import Json
-from ._output import Output, Shape, live, note
+from ._output import Output, Shape, cell_text, live, note
+from ._problems import problem_details, problem_rows
 from ._run import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..client import BasiqClient
-    from ..diagnosis import Diagnosis
+    from ..diagnosis import Diagnosis, Recovered
 
 
 def doctor(
@@ -39,13 +40,24 @@ def doctor(
             metavar="MODULE:RECEIVER", help="Compare with the handlers of this WebhookReceiver.", show_default=False
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N messages and at N events at most.")] = 2_000,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="The files of a recovery, as recover --checkpoint: what they brought is no problem. By default those "
+            "of a recovery to its URL, or to --receiver, in this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Look at the newest N messages and N events; 0 for all.")
+    ] = 2_000,
     json: Json = None,
 ) -> None:
     """Find out whether webhooks work and what is wrong where they do not. Ends with 1 where something is.
 
-    Looks at the status, the cool-off, the event types, the attempts of late, and what recovery would bring. Nothing is
-    changed at Basiq.
+    Looks at the status, the cool-off, the event types, the attempts of late, and what recovery would bring. What a
+    recovery brought, or the inbox of --receiver has handled, is no problem. A look at a part of the messages and events
+    does not show a webhook to be well. Nothing is changed at Basiq.
     """
     output = Output(json)
 
@@ -63,9 +75,16 @@ def doctor(
             healthy = True
             for each in ids:
                 live(f"looking at webhook {each}")
-                diagnosis = await basiq.webhooks.diagnose(each, receiver=found, secret=secrets, max_items=limit)
+                url = receiver or (await basiq.webhooks.get(each)).url
+                diagnosis = await basiq.webhooks.diagnose(
+                    each,
+                    receiver=found,
+                    secret=secrets,
+                    recovered=await _recovered_by(each, url, checkpoint),
+                    max_items=limit,
+                )
                 live("")
-                output.one(diagnosis, _DIAGNOSIS)
+                output.one(attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint), _DIAGNOSIS)
                 healthy = healthy and diagnosis.healthy
             return healthy
 
@@ -74,21 +93,39 @@ def doctor(
     note("all is well")
 
 
+async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) -> Recovered | None:
+    from ..replay import recovered_by
+    from ._recovery import checkpoint_base, checkpoints_at
+
+    base = checkpoint or checkpoint_base(webhook_id, target, {"since": None, "until": None, "event": None})
+    try:
+        return await recovered_by(webhook_id, *checkpoints_at(base))
+    except CheckpointError:
+        if checkpoint is not None:
+            raise
+        return None  # a recovery is under way: what it has brought by now counts when it has ended
+
+
 def _row(found: Diagnosis) -> dict[str, Any]:
     return {
         "id": found.webhook.id,
         "url": found.webhook.url,
         "status": found.status,
         "healthy": found.healthy,
-        "problems": [{"code": problem.code, "text": str(problem)} for problem in found.problems],
+        "problems": problem_rows(found.problems),
         "cool_off_left": found.cool_off_left,
         "failed_share": found.failed_share,
         "last_success": found.last_success,
         "undelivered": found.undelivered,
         "never_sent": found.never_sent,
+        "brought": found.brought,
+        "dead_letters": found.dead_letters,
+        "quarantined": found.quarantined,
         "endpoint_status": found.endpoint.status if found.endpoint else None,
         "endpoint_error": found.endpoint.error if found.endpoint else None,
         "looked_at": found.looked_at,
+        "earliest": found.earliest,
+        "latest": found.latest,
         "complete": found.complete,
     }
 
@@ -104,18 +141,19 @@ def _details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
     yield "last success", found.last_success
     yield "recovery brings", f"{found.undelivered} messages, {found.never_sent} events without a message"
-    if not found.complete:
-        yield "looked at", f"{found.looked_at:,} messages and events, and there are more; --limit N"
-    for problem in found.problems:
-        yield "problem", str(problem)
-    if found.undelivered or found.never_sent:
-        yield "what helps", command_line("recover", found.webhook.id, options={"--to": found.webhook.url})
+    if found.brought:
+        yield "recovered", f"{found.brought:,} messages and events that had not been delivered"
+    yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
+    if found.earliest is not None and found.latest is not None:
+        yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
+    yield from problem_details(found.problems)
 
 
 _DIAGNOSIS: Shape[Diagnosis] = Shape(
     (
         "id", "url", "status", "healthy", "problems", "cool_off_left", "failed_share", "last_success", "undelivered",
-        "never_sent", "endpoint_status", "endpoint_error", "looked_at", "complete",
+        "never_sent", "brought", "dead_letters", "quarantined", "endpoint_status", "endpoint_error", "looked_at",
+        "earliest", "latest", "complete",
     ),
     _row,
     details=_details,

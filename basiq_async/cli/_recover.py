@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,9 +11,8 @@ from ..errors import ConfigurationError, ReplayError
 from ._event_types import check_event_types
 from ._options import EndpointSecretFile, EventPattern, Json, Since, Until, WebhookId
 from ._output import Output, live
-from ._replay import default_path
 from ._run import run
-from ._selection import selection
+from ._selection import moment, selection
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -34,8 +34,22 @@ def recover(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--everything", help="With --to: post what Basiq says it delivered, too.")
+        bool,
+        typer.Option(
+            "--everything", help="Also what Basiq delivered when the inbox could not know of it; with --to, all of it."
+        ),
     ] = False,
+    retry_dead: Annotated[
+        bool, typer.Option("--retry-dead", help="Then try again what failed, now or in an earlier run.")
+    ] = False,
+    acknowledged: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="What is out of reach before this moment is known: such as 9d, or a date.",
+            show_default=False,
+        ),
+    ] = None,
     since: Since = None,
     until: Until = None,
     event: EventPattern = None,
@@ -53,43 +67,47 @@ def recover(
 ) -> None:
     """Bring a service everything that it missed: first from the message history, then from the events of 7 days.
 
-    What happens while a webhook is not active makes no message; the event list still has it for 7 days. With --to,
-    messages that Basiq delivered are not posted again, and each event is posted once. Interrupted, the same line goes
-    on. Ends with 1 where something is left or out of reach.
+    What happens while a webhook is not active makes no message; the event list still has it for 7 days. What Basiq
+    delivered is left alone where no inbox can say whether it was handled, and always with --to. Each event goes out
+    once. Interrupted, the same line goes on. Ends with 1 where something is left or out of reach.
     """
     from ._job import CommandLine, ProgressLine, named_options
-    from ._recovery import RECOVERY, open_target
+    from ._recovery import RECOVERY, checkpoint_base, checkpoints_at, open_target
 
     chosen: dict[str, Any] = {"since": since, "until": until, "event": event}
-    base = checkpoint or default_path(webhook_id, to or receiver or "", chosen).replace("-replay-", "-recover-")[:-3]
+    base = checkpoint or checkpoint_base(webhook_id, to or receiver or "", chosen)
+    known = None if acknowledged is None else moment(acknowledged, "--acknowledged")
     given = {
         "to": to, "receiver": receiver, "everything": everything, **chosen, "rate": rate, "concurrency": concurrency,
-        "checkpoint": base, "secret_file": secret_file, "json": json is not None,
+        "checkpoint": base, "secret_file": secret_file, "acknowledged": acknowledged, "json": json is not None,
     }  # fmt: skip
     again = CommandLine("recover", webhook_id, options=named_options(given, defaults={"concurrency": 32}))
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> Recovery:
-        from ..replay import SQLiteCheckpoint
         from ..replay import recover as bring
 
         if (to is None) == (receiver is None):
             raise ConfigurationError("say where to, with one of --to and --receiver")
         await check_event_types(basiq, event)
-        async with open_target(to, receiver, base, everything, concurrency, secret_file) as (target, inbox):
+        messages, events = checkpoints_at(base)
+        async with open_target(to, receiver, base, concurrency, secret_file) as (target, inbox):
             try:
-                return await bring(
+                found = await bring(
                     basiq,
                     webhook_id,
                     target,
-                    checkpoint=SQLiteCheckpoint(f"{base}-messages.db"),
-                    events_checkpoint=SQLiteCheckpoint(f"{base}-events.db"),
+                    checkpoint=messages,
+                    events_checkpoint=events,
                     inbox=inbox,
                     where=selection(**chosen),
+                    everything=everything,
+                    acknowledged=datetime.now(UTC) - known if isinstance(known, timedelta) else known,
                     concurrency=concurrency,
                     rate=rate,
                     progress=ProgressLine(),
                 )
+                return await found.retry_dead(ProgressLine()) if retry_dead else found
             except ReplayError:
                 again.show()
                 raise
@@ -98,17 +116,10 @@ def recover(
 
     found = run(work)
     output.one(found, RECOVERY)
-    for report, source in ((found.messages, "messages"), (found.events, "events")):
-        if report.dead:
-            kept = {
-                "source": source,
-                "checkpoint": f"{base}-{source}.db",
-                "to": to,
-                **chosen,
-                "secret_file": secret_file,
-            }
-            CommandLine("replay", webhook_id, options=named_options(kept)).show(
-                "--retry-dead", introduction=f"{report.dead:,} are kept; try them again with:"
-            )
+    if found.dead:
+        again.show("--retry-dead", introduction=f"{found.dead:,} are kept; try them again with:")
+    if found.quarantined and receiver is not None:
+        line = CommandLine("quarantine retry", receiver, options={})
+        line.show(introduction=f"{found.quarantined:,} are in the quarantine; try them again with:")
     if not found.finished:
         raise typer.Exit(1)

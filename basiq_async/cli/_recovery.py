@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from ..errors import BasiqError
-from ..models import Message
 from ..receiver import Inbox, SQLiteInbox, WebhookReceiver
-from ..replay import HttpTarget, Recovery, Target
+from ..replay import Checkpoint, HttpTarget, Recovery, Target
 from ._files import read_secrets
 from ._job import report_row
 from ._output import Shape
+from ._problems import problem_details, problem_rows
 from ._receivers import open_receiver
+from ._replay import default_path
 
 
 @asynccontextmanager
 async def open_target(
-    to: str | None, receiver: str | None, base: str, everything: bool, concurrency: int, secret_file: Any
+    to: str | None, receiver: str | None, base: str, concurrency: int, secret_file: Any
 ) -> AsyncIterator[tuple[Target | WebhookReceiver, Inbox | None]]:
     """Open what a recovery goes to, and the inbox beside it, where the target has none of its own."""
     async with AsyncExitStack() as stack:
@@ -26,41 +26,21 @@ async def open_target(
             yield await stack.enter_async_context(open_receiver(receiver or "")), None
             return
         target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
-        inner = await stack.enter_async_context(target)
         # An event that became a message is in both sources: what was posted for the first is not for the second.
         inbox = await stack.enter_async_context(SQLiteInbox(f"{base}-inbox.db"))
-        yield _Missed(inner, everything=everything), inbox
+        yield await stack.enter_async_context(target), inbox
 
 
-class _Missed:
-    """A target that posts only what Basiq did not deliver, unless it is to post everything.
+def checkpoint_base(webhook_id: str, target: str, chosen: dict[str, Any]) -> str:
+    """Return the beginning of the names of the files of a recovery: the same for the same line."""
+    return default_path(webhook_id, target, chosen).replace("-replay-", "-recover-")[:-3]
 
-    What failed as a message is a dead letter already: the same event is not tried, and kept, a second time.
-    """
 
-    def __init__(self, inner: Target, *, everything: bool) -> None:
-        self._inner = inner
-        self._everything = everything
-        self._failed: dict[tuple[str | None, str], str] = {}
+def checkpoints_at(base: str) -> tuple[Checkpoint, Checkpoint]:
+    """Return the two checkpoints of a recovery."""
+    from ..replay import SQLiteCheckpoint
 
-    async def deliver(self, message: Message) -> str | None:
-        """See ``Target``."""
-        if message.delivered and not self._everything:
-            return "delivered"
-        event = (message.event_type_id, message.event_id or message.id)
-        if self._failed.get(event, message.id) != message.id:
-            return "failed-before"
-        try:
-            found = await self._inner.deliver(message)
-        except BasiqError:
-            self._failed[event] = message.id
-            raise
-        self._failed.pop(event, None)
-        return found
-
-    async def flush(self) -> None:
-        """See ``Target``."""
-        await self._inner.flush()
+    return SQLiteCheckpoint(f"{base}-messages.db"), SQLiteCheckpoint(f"{base}-events.db")
 
 
 def _row(found: Recovery) -> dict[str, Any]:
@@ -69,6 +49,10 @@ def _row(found: Recovery) -> dict[str, Any]:
         "messages": report_row(found.messages),
         "events": report_row(found.events),
         "out_of_reach": [{"since": each.since, "until": each.until} for each in found.out_of_reach],
+        "status": found.webhook.status,
+        "quarantined": found.quarantined,
+        "left_alone": found.left_alone,
+        "problems": problem_rows(found.problems),
     }
 
 
@@ -79,9 +63,17 @@ def _details(found: Recovery) -> Iterable[tuple[str, Any]]:
             yield f"{source} skipped, {why}", f"{count:,}"
         if report.failed or report.dead:
             yield f"{source} failed", f"{report.failed:,}, {report.dead:,} kept"
-    for each in found.out_of_reach:
-        yield "out of reach", str(each)
+    if found.left_alone:
+        yield (
+            "left alone",
+            f"{found.left_alone:,} that Basiq delivered; --everything with a new --checkpoint",
+        )
     yield "finished", found.finished
+    yield from problem_details(found.problems, "left")
 
 
-RECOVERY: Shape[Recovery] = Shape(("finished", "messages", "events", "out_of_reach"), _row, details=_details)
+RECOVERY: Shape[Recovery] = Shape(
+    ("finished", "messages", "events", "out_of_reach", "status", "quarantined", "left_alone", "problems"),
+    _row,
+    details=_details,
+)

@@ -41,7 +41,7 @@ def instrument(
         elif isinstance(one, WebhookReceiver):
             _instrument_receiver(one, telemetry)
         else:
-            one._observe(ReplayTelemetry(telemetry))
+            one._observe(ReplayTelemetry(telemetry, one.job.source))
 
 
 def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver | Replay]) -> None:
@@ -68,6 +68,11 @@ def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
 
 
 def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:
-    recorder = ReceiverTelemetry(telemetry, when_wanted=lambda: receiver._add_hook(recorder.on_delivery))
+    recorder = ReceiverTelemetry(
+        telemetry,
+        when_wanted=lambda: receiver._add_hook(recorder.on_delivery),
+        count_quarantined=receiver._count_quarantined,
+    )
     receiver._observe(recorder.around)
+    receiver._watch_quarantine(recorder.measure_quarantine)
     recorder.is_wanted()

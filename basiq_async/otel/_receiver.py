@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from opentelemetry.trace import Link, SpanKind, StatusCode
 
-from ..receiver import Delivery, DeliveryEvent, Outcome
+from ..receiver import Delivery, DeliveryEvent, Outcome, Result
 from ._providers import Bounded, Telemetry, clean, first_deliveries
+
+logger = logging.getLogger("basiq_async.otel")
+
+_MEASURE_EVERY = 60.0
+_MOST_COUNTED = 1_000
 
 _SYSTEM: dict[str, str] = {
     "messaging.system": "basiq",
@@ -18,9 +26,23 @@ _SYSTEM: dict[str, str] = {
 
 
 class ReceiverTelemetry:
-    """What is recorded of deliveries. ``when_wanted`` is called once, when an SDK wants them recorded."""
+    """What is recorded of deliveries. ``when_wanted`` is called once, when an SDK wants them recorded.
 
-    def __init__(self, telemetry: Telemetry, *, when_wanted: Callable[[], None]) -> None:
+    ``count_quarantined`` returns how many deliveries are in the quarantine, up to the number that it is given.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        *,
+        when_wanted: Callable[[], None],
+        count_quarantined: Callable[[int], Awaitable[int]],
+    ) -> None:
+        self._count_quarantined = count_quarantined
+        self._measure_at = -math.inf
+        self._quarantined = telemetry.meter.create_gauge(
+            "basiq.receiver.quarantined", description="Deliveries in the quarantine; 1,000 stands for any more."
+        )
         self._telemetry = telemetry
         self._when_wanted: Callable[[], None] | None = when_wanted
         self._types = Bounded()
@@ -54,6 +76,16 @@ class ReceiverTelemetry:
         if event.age is not None:
             self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
 
+    async def measure_quarantine(self) -> None:
+        """Record how many deliveries are in the quarantine. An inbox that fails is no reason to fail."""
+        if not self._telemetry.wanted:
+            return
+        self._measure_at = time.monotonic() + _MEASURE_EVERY
+        try:
+            self._quarantined.set(await self._count_quarantined(_MOST_COUNTED))
+        except Exception as exc:
+            logger.debug("the quarantine could not be counted: %s", exc)
+
     def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
         """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""
         # Not a coroutine of its own: without an SDK the work is awaited as if nobody watched.
@@ -83,6 +115,8 @@ class ReceiverTelemetry:
                 span.set_attribute("error.type", type(exc).__name__)
                 span.set_status(StatusCode.ERROR)
                 raise
+            if outcome.result is Result.QUARANTINED or time.monotonic() >= self._measure_at:
+                await self.measure_quarantine()
             span.set_attribute("basiq.result", outcome.result.value)
             if outcome.handler is not None:
                 span.set_attribute("basiq.handler", clean(outcome.handler))

@@ -12,9 +12,13 @@ from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 
 class ReplayTelemetry:
-    """What is recorded of one replay's runs. The metrics are those of the progress, four times a second."""
+    """What is recorded of one replay's runs. The metrics are those of the progress, four times a second.
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    ``source`` tells the two replays of a recovery apart.
+    """
+
+    def __init__(self, telemetry: Telemetry, source: str) -> None:
+        self._attributes = {"basiq.source": source}
         self.telemetry = telemetry
         self._types = Bounded()
         meter = telemetry.meter
@@ -50,18 +54,19 @@ class ReplayTelemetry:
         for outcome in ("handled", "skipped", "failed"):
             more = getattr(progress, outcome) - (0 if last is None else getattr(last, outcome))
             if more > 0:
-                self._messages.add(more, {"basiq.outcome": outcome})
+                self._messages.add(more, {**self._attributes, "basiq.outcome": outcome})
         commits = progress.commits - (0 if last is None else last.commits)
         if commits > 0:
-            self._commits.add(commits)
+            self._commits.add(commits, self._attributes)
         if progress.paused > 0 and (last is None or last.paused <= 0):
-            self._pauses.add(1, {"basiq.cause": "outage" if progress.down > 0 else "requested"})
-        self._rate.set(progress.rate)
-        self._dead.set(progress.dead)
-        self._in_flight.set(progress.in_flight)
+            cause = "outage" if progress.down > 0 else "requested"
+            self._pauses.add(1, {**self._attributes, "basiq.cause": cause})
+        self._rate.set(progress.rate, self._attributes)
+        self._dead.set(progress.dead, self._attributes)
+        self._in_flight.set(progress.in_flight, self._attributes)
         age = _age(self._message)
         if age is not None:
-            self._lag.set(age)
+            self._lag.set(age, self._attributes)
 
     def name_of(self, message: Message) -> str:
         """The name of a message's span."""

@@ -145,6 +145,7 @@ class WebhookReceiver:
         self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
         self._on_delivery = on_delivery
         self._around: Around | None = None
+        self._quarantine_changed: Callable[[], Awaitable[None]] | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         scope = ReceiverScope(self._inbox, webhook_id)
@@ -336,6 +337,7 @@ class WebhookReceiver:
                     self._quarantine.delivery_of(letter), failures=letter.failures
                 )
                 outcomes.append(self._report(done, started))
+        await self._tell_quarantine_changed()
         return outcomes
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
@@ -344,7 +346,9 @@ class WebhookReceiver:
         Returns how many there were. Raises ``InboxError``, or what a foreign inbox raises.
         """
         self._join_loop()
-        return await self._quarantine.drop(ids)
+        dropped = await self._quarantine.drop(ids)
+        await self._tell_quarantine_changed()
+        return dropped
 
     def setup(self, app: web.Application, path: str = "/basiq") -> None:
         """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
@@ -399,6 +403,24 @@ class WebhookReceiver:
         if self._around is not None:
             raise ConfigurationError("this receiver is instrumented already")
         self._around = around
+
+    def _watch_quarantine(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Have ``changed`` awaited after deliveries have left the quarantine."""
+        self._quarantine_changed = changed
+
+    async def _tell_quarantine_changed(self) -> None:
+        if self._quarantine_changed is not None:
+            await self._quarantine_changed()
+
+    async def _count_quarantined(self, most: int) -> int:
+        """Return how many deliveries are in the quarantine, ``most`` at the most."""
+        count = 0
+        async with contextlib.aclosing(self._quarantine.letters()) as letters:
+            async for _ in letters:
+                count += 1
+                if count == most:
+                    break
+        return count
 
     def _add_hook(self, on_delivery: OnDelivery) -> None:
         """Call this hook after the one that the constructor was passed."""

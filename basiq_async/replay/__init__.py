@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, CheckpointInUseError, ConfigurationError, ReplayError, TargetError
 from ._inactivity import Inactivity
-from ._recover import Recovery, recover
+from ._recover import recover, recovered_by
+from ._recovery import Recovery
 from ._replay import Replay
 from ._report import Plan, Progress, Reconciliation, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
@@ -54,6 +55,7 @@ __all__ = [
     "limit",
     "message_time",
     "recover",
+    "recovered_by",
     "serve_page",
     "since",
     "until",

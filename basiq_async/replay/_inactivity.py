@@ -36,6 +36,14 @@ class Inactivity:
             "recover() finds what the event list still has, which is the last 7 days"
         )
 
+    def describe_loss(self) -> str:
+        """Say that what happened then is lost."""
+        until = "" if self.until is None else f" to {_show(self.until)}"
+        return (
+            f"the webhook was not active from {_show(self.since)}{until}, and the event list no longer has what "
+            "happened then: fetch the state itself from the API, then pass the end of that time as acknowledged"
+        )
+
 
 class InactivityTracker:
     """Looks at each message, in the order of the history; with ``any_order``, in any.

@@ -25,11 +25,13 @@ class Notes:
     inactive: when the webhook was not active.
     covered: the times whose events were all read.
     given_up: how many messages failed and were not kept.
+    read_until: what was listed at this moment was all read; None where the list was never read to its end.
     """
 
     inactive: tuple[Inactivity, ...] = ()
     covered: tuple[Stretch, ...] = ()
     given_up: int = 0
+    read_until: datetime | None = None
 
     @classmethod
     def read(cls, text: str) -> Notes:
@@ -42,6 +44,7 @@ class Notes:
                 tuple(Inactivity(_moment(since), until and _moment(until)) for since, until in found["inactive"]),
                 tuple((_moment(begin), _moment(end)) for begin, end in found["covered"]),
                 int(found["given_up"]),
+                found["read_until"] and _moment(found["read_until"]),
             )
         except (ValueError, TypeError, KeyError) as exc:
             raise CheckpointError(
@@ -58,6 +61,7 @@ class Notes:
                 "inactive": [[each.since.isoformat(), each.until and each.until.isoformat()] for each in self.inactive],
                 "covered": [[begin.isoformat(), end.isoformat()] for begin, end in self.covered],
                 "given_up": self.given_up,
+                "read_until": self.read_until and self.read_until.isoformat(),
             }
         )
 

@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-
-import attrs
+from datetime import datetime
 
 from ..client import BasiqClient
+from ..diagnosis import Recovered, find_status_problem
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
+from ..models import Message
 from ..receiver import Inbox, WebhookReceiver
+from ..receiver.inboxes._scope import ReceiverScope, Scope
 from ._engine import OnError
-from ._inactivity import Inactivity
+from ._notes import Notes
+from ._recovery import Circumstances, Recovery, read_letters
 from ._replay import Replay
-from ._report import OnProgress, Report
+from ._report import OnProgress
 from ._where import Predicate, Where
-from .checkpoints._base import Checkpoint, keeps_both_sources
+from .checkpoints._base import Checkpoint, Job, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
+from .targets._http import HttpTarget
+from .targets._missed import InboxKnowledge, MissedEvents, MissedMessages, event_of
 
-__all__ = ["Recovery", "recover"]
-
-
-@attrs.frozen
-class Recovery:
-    """What a recovery did.
-
-    messages: the report on the message history.
-    events: the report on the event list of the last 7 days. Its ``handled`` were never a message; its ``skipped``
-        are those that a message, or a live delivery, had brought.
-    out_of_reach: times in which the webhook was not active, and which began before the event list does. What happened
-        then cannot be recovered from Basiq.
-    """
-
-    messages: Report
-    events: Report
-    out_of_reach: tuple[Inactivity, ...]
-
-    @property
-    def finished(self) -> bool:
-        """Whether both sources were read to their ends, with no dead letters left and nothing out of reach."""
-        return (
-            self.messages.finished
-            and self.events.finished
-            and not (self.messages.dead or self.events.dead or self.out_of_reach)
-        )
+__all__ = ["recover", "recovered_by"]
 
 
 async def recover(
@@ -57,28 +36,40 @@ async def recover(
     inbox: Inbox | None = None,
     filter: str | Filter | None = None,
     where: Where | Predicate | None = None,
+    everything: bool = False,
+    acknowledged: datetime | None = None,
     concurrency: int = 32,
     rate: float | None = None,
     on_error: OnError = "dead-letter",
     progress: OnProgress | None = None,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    instrument: Callable[[Replay], object] | None = None,
+    clock: Callable[[], datetime] | None = None,
 ) -> Recovery:
     """Bring to a target everything that it missed: the webhook's messages, then the events that made none.
 
     .. code-block:: python
 
-        checkpoints = SQLiteCheckpoint("recover.db"), SQLiteCheckpoint("recover-events.db")
-        async with HttpTarget(URL, SECRET) as target:
+        first, second = SQLiteCheckpoint("recover.db"), SQLiteCheckpoint("recover-events.db")
+        async with HttpTarget(URL, SECRET) as target, SQLiteInbox("recover-inbox.db") as inbox:
             recovery = await recover(
-                basiq, webhook_id, target, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
+                basiq, webhook_id, target, inbox=inbox, checkpoint=first, events_checkpoint=second
             )
+        print(recovery.finished, recovery.problems)
 
-    The arguments are those of ``Replay``; ``filter`` is for the messages. The messages come first, since they have
-    the ``webhook-id`` that Basiq sends with. An inbox skips what was handled. Pass one where the target is a function;
-    a ``WebhookReceiver`` has its own, and so does the service behind an ``HttpTarget``. After an interruption, run the
-    same again. ``SQLCheckpoint(engine)`` keeps both sources, so it is all that a service with a database needs; of
-    several workers that recover at once, one works, and the others get a ``CheckpointInUseError``. Raises what
-    ``Replay.run`` raises.
+    The messages come first, since they have the ``webhook-id`` that Basiq sends with. An inbox says what was handled:
+    a ``WebhookReceiver`` has its own; for a function pass the one of the live service; for an ``HttpTarget`` one that
+    is kept beside the checkpoints. What another worker is handling is waited for. After an interruption, run the same
+    again. ``SQLCheckpoint(engine)`` keeps both sources, so it is all that a service with a database needs; of
+    several workers that recover at once, one works, and the others get a ``CheckpointInUseError``. ``filter`` is for
+    the messages, the other arguments are those of ``Replay``.
+
+    everything: what Basiq says it delivered is left alone where no inbox can say whether it was handled: before the
+        inbox began, or longer ago than it remembers, and always with an ``HttpTarget``. It counts as ``left_alone``.
+        True handles it as well, with new checkpoints.
+    acknowledged: what is out of reach before this moment is known, and does not keep the recovery from being finished.
+    instrument: called with each of the two replays before it runs, such as ``basiq_async.otel.instrument``.
+
+    Raises what ``Replay.run`` raises.
     """
     both = keeps_both_sources(checkpoint)
     if events_checkpoint is None and not both:
@@ -88,8 +79,13 @@ async def recover(
         )
     if events_checkpoint is checkpoint and not both:
         raise ConfigurationError("checkpoint and events_checkpoint must be two: each remembers one source")
-    if inbox is None and not isinstance(target, (WebhookReceiver, Target)):
-        raise ConfigurationError("recover needs an inbox for a function: most events were messages too")
+    if inbox is None and not isinstance(target, WebhookReceiver):
+        raise ConfigurationError(
+            "recover needs an inbox, since most events were messages too: the live service's for a function, one "
+            "beside the checkpoints for an HttpTarget"
+        )
+    if acknowledged is not None and acknowledged.tzinfo is None:
+        raise ConfigurationError("acknowledged must be a datetime with a time zone, such as datetime.now(UTC)")
     messages = Replay(
         client,
         webhook_id,
@@ -116,14 +112,59 @@ async def recover(
         on_error=on_error,
         clock=clock,
     )
+    for replay in (messages, events):
+        if instrument is not None:
+            instrument(replay)
+    knowledge = None if everything else _knowledge_of(target, inbox, webhook_id, clock or client._now)
+    if knowledge is not None:
+        messages._wrap = lambda inner: MissedMessages(inner, knowledge)
     first = await messages.run(progress)
     if not first.finished:
         unfinished = ReplayError("the message history was not read to its end: run the same again to go on")
         unfinished.report = first
         raise unfinished
+    # What happens from now on becomes a message, unless the webhook is not active.
+    was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
+    failed = {event_of(Message(letter.id, letter.message)) async for letter in read_letters(messages)}
+    events._wrap = lambda inner: MissedEvents(inner, knowledge, failed)
     second = await events.run(progress)
-    return Recovery(first, second, _out_of_reach(first.inactive, second.reach))
+    return await Circumstances(
+        client=client,
+        webhook_id=webhook_id,
+        messages=messages,
+        events=events,
+        quarantine=target if isinstance(target, WebhookReceiver) else _require(inbox),
+        acknowledged=acknowledged,
+    ).assess(first, second, was_active=was_active)
 
 
-def _out_of_reach(periods: tuple[Inactivity, ...], reach: datetime | None) -> tuple[Inactivity, ...]:
-    return tuple(each for each in periods if reach is not None and each.since < reach)
+async def recovered_by(
+    webhook_id: str, checkpoint: Checkpoint, events_checkpoint: Checkpoint | None = None
+) -> Recovered:
+    """Return what the recoveries with these checkpoints have brought, for ``webhooks.diagnose``.
+
+    Begins no run. Raises ``CheckpointError`` also for checkpoints of a recovery with a ``where`` or a ``filter``: it
+    does not say that all was brought.
+    """
+    messages = await checkpoint.peek(Job(webhook_id)) or State()
+    events = await (events_checkpoint or checkpoint).peek(Job(webhook_id, source="events")) or State()
+    return Recovered(
+        Notes.read(messages.notes).read_until, Notes.read(events.notes).covered, messages.dead + events.dead
+    )
+
+
+def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Callable[[], datetime]) -> InboxKnowledge:
+    if isinstance(target, WebhookReceiver):
+        scope: Scope = ReceiverScope(target.inbox, target._webhook_id)
+        return InboxKnowledge(target.inbox, scope, shared=True, timeout=_TIMEOUT, now=now)
+    known = _require(inbox)
+    shared = not isinstance(target, HttpTarget)
+    return InboxKnowledge(known, Scope(known, webhook_id), shared=shared, timeout=_TIMEOUT, now=now)
+
+
+def _require(inbox: Inbox | None) -> Inbox:
+    assert inbox is not None  # noqa: S101  # recover has looked
+    return inbox
+
+
+_TIMEOUT = 5.0

@@ -155,6 +155,8 @@ class Replay:
         self._job = Job(webhook_id, sent, source, self._where.description)
         self._engine: Engine | None = None
         self._observer: Observer | None = None
+        self._wrap: Callable[[Target], Target] | None = None
+        """What a recovery puts in front of the target."""
         self._listeners: list[OnProgress] = []
         self._reading = asyncio.Lock()
         self._running = False
@@ -271,7 +273,10 @@ class Replay:
 
             def now_known(whole: bool, given_up: int) -> Notes:
                 notes = attrs.evolve(known, inactive=tracker.periods(), given_up=known.given_up + given_up)
-                return notes if reach is None or not whole else notes.cover((reach, began))
+                if not whole:
+                    return notes
+                notes = attrs.evolve(notes, read_until=began)
+                return notes if reach is None else notes.cover((reach, began))
 
             engine = self._make_engine(
                 await self._open_source(state, tracker),
@@ -308,6 +313,8 @@ class Replay:
         target = as_target(
             self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
         )
+        if self._wrap is not None:
+            target = self._wrap(target)
         return Engine(
             source,
             target=target if self._observer is None else self._observer.wrap(target),

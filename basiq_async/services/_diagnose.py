@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .._arguments import check_whole
+from .._order import SLACK, OrderDetector, item_time, read_newest
 from .._urls import absolute_url
-from ..diagnosis import Attempts, Diagnosis, EndpointCheck, cool_off_left
+from ..diagnosis import LATELY, Attempts, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
@@ -18,30 +20,16 @@ from ..transports.base import Request
 from ._api import Api
 
 if TYPE_CHECKING:
-    from ..receiver import WebhookReceiver
+    from ..receiver import Inbox, WebhookReceiver
 
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
-
-
-class _Reading:
-    """How much was read, and what could not be."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.looked_at = 0
-        self.unreadable = 0
-        self.complete = True
-
-    def skip(self, item: UnreadableItem) -> None:
-        self.unreadable += 1
-
-    def enough(self, count: int) -> bool:
-        """Whether to stop after ``count`` items of a list."""
-        if count < self.most:
-            return False
-        self.complete = False
-        return True
+_INBOX_TIMEOUT = 5.0
+_LETTERS = 100
+_MOST_EVENTS = 100_000
+"""So many events are held at the most, to be compared with the messages."""
+_SOON = timedelta(minutes=1)
+"""Within which an event becomes a message."""
 
 
 async def diagnose(
@@ -50,21 +38,22 @@ async def diagnose(
     *,
     receiver: WebhookReceiver | None,
     secret: str | Secret | Sequence[str | Secret] | None,
+    inbox: Inbox | None,
+    recovered: Recovered | None,
     max_items: int,
 ) -> Diagnosis:
     """See ``Webhooks.diagnose``."""
-    check_whole("max_items", max_items, least=1)
+    check_whole("max_items", max_items, least=0)
     try:
         signer = _Signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
-    now = datetime.now(UTC)
-    endpoint = api.at("/notifications/webhooks/{webhook_id}", webhook_id=webhook_id)
-    webhook = await api.get(Webhook, endpoint)
-    offered = {one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)}
-    reading = _Reading(max_items)
-    attempts, sent = await _read_messages(api, webhook_id, reading, now)
-    never_sent = await _count_never_sent(api, webhook, sent, reading)
+    now = api.now()
+    webhook = await api.get(Webhook, api.at("/notifications/webhooks/{webhook_id}", webhook_id=webhook_id))
+    offered = tuple([one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)])
+    known = receiver.inbox if inbox is None and receiver is not None else inbox
+    look = _Look(api, webhook, None if known is None else _Handled(known, webhook_id), recovered or Recovered(), now)
+    await look.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
     return Diagnosis(
@@ -74,52 +63,146 @@ async def diagnose(
         retired=tuple(one for one in subscribed if one not in offered),
         unknown=tuple(one for one in patterns if not one.endswith("*") and one not in offered),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
-        unsubscribed=tuple(one for one in patterns if not any(_matches(one, each) for each in subscribed)),
-        failed_share=attempts.failed_share,
-        last_success=attempts.last_success,
-        endpoint=await signer.test(webhook.url, now) if signer.can_sign else None,
-        undelivered=attempts.undelivered,
-        never_sent=never_sent,
-        unreadable=reading.unreadable,
-        looked_at=reading.looked_at,
-        complete=reading.complete,
+        unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
+        failed_share=look.attempts.failed_share,
+        last_success=look.attempts.last_success,
+        endpoint=await signer.test(webhook.url, datetime.now(UTC)) if signer.can_sign else None,
+        undelivered=look.undelivered,
+        never_sent=look.never_sent,
+        brought=look.brought,
+        dead_letters=0 if recovered is None else recovered.dead_letters,
+        quarantined=0 if look.handled is None else await look.handled.count_quarantined(),
+        unreadable=look.unreadable,
+        looked_at=look.looked_at,
+        earliest=look.earliest,
+        latest=look.latest,
+        complete=look.complete,
+        offered=offered,
     )
 
 
-async def _read_messages(
-    api: Api, webhook_id: str, reading: _Reading, now: datetime
-) -> tuple[Attempts, set[tuple[str | None, str | None]]]:
-    attempts = Attempts(now)
-    sent: set[tuple[str | None, str | None]] = set()
-    endpoint = api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=webhook_id)
-    messages: Paginator[Message] = api.listing(Message, endpoint, query={"limit": "500"}, on_unreadable=reading.skip)
-    count = 0
-    async for message in messages:
-        attempts.add(message)
-        sent.add((message.event_type_id, message.event_id))
-        count += 1
-        if reading.enough(count):
-            break
-    reading.looked_at += count
-    return attempts, sent
+class _Look:
+    """Reads the events of the last 7 days, then the messages: an event that comes between the two is not missed."""
+
+    def __init__(
+        self, api: Api, webhook: Webhook, handled: _Handled | None, recovered: Recovered, now: datetime
+    ) -> None:
+        self._api = api
+        self._webhook = webhook
+        self.handled = handled
+        self._recovered = recovered
+        self._now = now
+        self._without_message: dict[tuple[str | None, str | None], datetime | None] = {}
+        """When events were created that have no message, by type and id."""
+        self.attempts = Attempts(now)
+        self.undelivered = self.never_sent = self.brought = self.unreadable = self.looked_at = 0
+        self.earliest: datetime | None = None
+        self.latest: datetime | None = None
+        self.complete = True
+
+    async def read(self, most: int) -> None:
+        """Look at the newest ``most`` messages and events; 0 for all."""
+        await self._read_events(most)
+        events = self.looked_at
+        endpoint = self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=self._webhook.id)
+        messages: Paginator[Message] = self._api.listing(
+            Message, endpoint, query={"limit": "500"}, on_unreadable=self._skip
+        )
+        found = await read_newest(self._examine(messages), most)
+        self.looked_at = events + found.read
+        self.earliest, self.latest = found.earliest, found.latest
+        self.complete = self.complete and found.complete
+        for (event_type_id, event_id), created in self._without_message.items():
+            await self._judge(event_type_id, event_id, created)
+
+    async def _read_events(self, most: int) -> None:
+        wanted, order = frozenset(self._webhook.subscribed_events), OrderDetector()
+        events: Paginator[Event] = self._api.listing(Event, self._api.at("/events"), on_unreadable=self._skip)
+        async for event in events:
+            self.looked_at += 1
+            if event.type in wanted:
+                self._without_message[event.type, event.id] = event.created
+            order.see(event.created)
+            newest_first = order.sure and order.order == "newest-first"
+            enough = bool(most) and len(self._without_message) >= most and newest_first
+            if enough and event.created is not None and self._recovered.has_events_before(event.created, self._now):
+                return
+            if enough or len(self._without_message) >= _MOST_EVENTS:
+                self.complete = False
+                return
+
+    async def _examine(self, messages: Paginator[Message]) -> AsyncGenerator[Message]:
+        order = OrderDetector()
+        async for message in messages:
+            yield message
+            self.attempts.add(message)
+            self._without_message.pop((message.event_type_id, message.event_id), None)
+            time = item_time(message)
+            if message.attempts and not message.delivered:
+                ids = message.event_type_id, message.event_id, message.id
+                if self._recovered.has_message(time) or await self._is_handled(*ids):
+                    self.brought += 1
+                else:
+                    self.undelivered += 1
+            order.see(time)
+            if order.sure and order.order == "newest-first" and time is not None and time < self._enough:
+                return  # from here on, all was brought
+
+    @property
+    def _enough(self) -> datetime:
+        """Before this moment no message needs to be looked at."""
+        until = self._recovered.messages_until
+        return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - SLACK * 4
+
+    async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
+        """Decide what an event without a message comes to."""
+        if created is not None and created > self._now - _SOON:
+            return  # its message comes in a moment
+        if self._recovered.has_event(created) or await self._is_handled(event_type_id, event_id, None):
+            self.brought += 1
+        elif created is not None and self.earliest is not None and self._is_before_look(created):
+            self.complete = False  # it may have a message that was not looked at
+        else:
+            self.never_sent += 1
+
+    def _is_before_look(self, created: datetime) -> bool:
+        partial = not self.complete or self._recovered.messages_until is not None
+        return partial and self.earliest is not None and created < self.earliest + SLACK
+
+    async def _is_handled(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
+        return self.handled is not None and await self.handled.has(event_type_id, event_id, message_id)
+
+    def _skip(self, item: UnreadableItem) -> None:
+        self.unreadable += 1
 
 
-async def _count_never_sent(
-    api: Api, webhook: Webhook, sent: set[tuple[str | None, str | None]], reading: _Reading
-) -> int:
-    """Events of the last 7 days, of subscribed types, without a message. 0 where not all messages were read."""
-    if not reading.complete:
-        return 0
-    wanted = set(webhook.subscribed_events)
-    found = count = 0
-    events: Paginator[Event] = api.listing(Event, api.at("/events"), on_unreadable=reading.skip)
-    async for event in events:
-        found += event.type in wanted and (event.type, event.id) not in sent
-        count += 1
-        if reading.enough(count):
-            break
-    reading.looked_at += count
-    return found
+class _Handled:
+    """What an inbox has handled of a webhook. Nothing is written."""
+
+    def __init__(self, inbox: Inbox, webhook_id: str) -> None:
+        from ..receiver.inboxes._scope import Scope
+
+        self._inbox = inbox
+        self._scope = Scope(inbox, webhook_id)
+
+    async def has(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
+        """Whether an event was handled, and is not in the quarantine for it."""
+        async with asyncio.timeout(_INBOX_TIMEOUT):
+            await self._scope.find(record=False)
+            return await self._inbox.seen(self._scope.key(event_type_id, event_id, message_id))
+
+    async def count_quarantined(self) -> int:
+        """Return how many of the webhook's deliveries are in the quarantine."""
+        count, after = 0, None
+        while True:
+            async with asyncio.timeout(_INBOX_TIMEOUT):
+                await self._scope.find(record=False)
+                page = await self._inbox.quarantined(after=after, limit=_LETTERS)
+            for letter in page:
+                count += self._scope.key(letter.event_type_id, letter.event_id, letter.delivery_id) == letter.key
+            if len(page) < _LETTERS:
+                return count
+            after = page[-1]
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:
@@ -128,12 +211,6 @@ def _subscribed_at(webhook: Webhook) -> datetime | None:
         return read_datetime(webhook.raw.get("lastUpdated") or webhook.raw.get("createdDate"))
     except ValueError:
         return None
-
-
-def _matches(pattern: str, event_type_id: str) -> bool:
-    if pattern.endswith("*"):
-        return event_type_id.startswith(pattern[:-1])
-    return pattern == event_type_id
 
 
 class _Signer:

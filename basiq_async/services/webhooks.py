@@ -18,8 +18,8 @@ from ..transports._waits import LoopWaits, waits_of
 from ._api import Api, Endpoint
 
 if TYPE_CHECKING:
-    from ..diagnosis import Diagnosis
-    from ..receiver import WebhookReceiver
+    from ..diagnosis import Diagnosis, Recovered
+    from ..receiver import Inbox, WebhookReceiver
 
 logger = logging.getLogger("basiq_async.webhooks")
 
@@ -172,21 +172,38 @@ class Webhooks:
         webhook_id: str,
         *,
         receiver: WebhookReceiver | None = None,
+        inbox: Inbox | None = None,
         secret: str | Secret | Sequence[str | Secret] | None = None,
+        recovered: Recovered | None = None,
         max_items: int = 2_000,
     ) -> Diagnosis:
         """Find out whether a webhook works, and what is wrong where it does not.
 
-        Looks at its status, its event types beside the vendor's list, and up to ``max_items`` of its messages and of
-        the events of the last 7 days. With a ``receiver`` or a ``secret``, also posts a signed delivery of the event
-        type ``basiq-async.test`` to the webhook's url from here; a handler for ``*`` gets it. With a ``receiver``, also
-        compares the event types with its handlers'. Changes nothing at Basiq.
+        Looks at its status, its event types beside the vendor's list, and the newest ``max_items`` (0 for all) of its
+        messages and of the events of the last 7 days. A list that begins with the oldest is read to its end. Where
+        there are more, that is a problem too: ``partial``.
 
-        Raises what the requests to the API raise; a problem of the webhook or of the endpoint is part of the result.
+        What a recovery has brought is none. An ``inbox`` says so, the receiver's by default, or ``recovered``, which
+        ``replay.recovered_by`` reads from the checkpoints of ``recover``: what they cover need not be looked at.
+
+        With a ``receiver`` or a ``secret``, also posts a signed delivery of the event type ``basiq-async.test`` to the
+        webhook's url from here; a handler for ``*`` gets it. With a ``receiver``, also compares the event types with
+        its handlers'. Changes nothing at Basiq.
+
+        Raises what the requests to the API raise, and ``InboxError``; a problem of the webhook or of the endpoint is
+        part of the result.
         """
         from ._diagnose import diagnose
 
-        work = diagnose(self._api, webhook_id, receiver=receiver, secret=secret, max_items=max_items)
+        work = diagnose(
+            self._api,
+            webhook_id,
+            receiver=receiver,
+            secret=secret,
+            inbox=inbox,
+            recovered=recovered,
+            max_items=max_items,
+        )
         del secret  # error reporters show local variables
         return await work
 

@@ -172,5 +172,5 @@ def test_the_doctor_says_in_a_terminal_what_helps(
     monkeypatch.setattr(_output, "is_terminal", lambda stream: stream is sys.stdout)
     monkeypatch.setenv("NO_COLOR", "1")
     shown = run("webhooks", "doctor", webhook_id).stdout
-    assert "4 messages have no successful attempt" in shown
+    assert "4 messages were not delivered" in shown
     assert f"basiq-async recover {webhook_id} --to" in shown.replace("\n  ", "")

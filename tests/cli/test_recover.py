@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq, ManualClock
 
 from .conftest import Run, Served
@@ -52,6 +53,9 @@ def webhook_id(served: Served) -> str:
         await fake.advance(days=2)
         for _ in range(5):
             await fake.emit("consent.revoked")
+        status = 204
+        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+            await basiq.webhooks.reactivate(found)
 
     url = "https://service.example/basiq"
     fake.route(url, receive)
@@ -94,12 +98,12 @@ def test_what_is_not_accepted_is_kept_and_the_line_that_tries_again_is_shown(
     endpoint.status = 400
     done = run("recover", webhook_id, "--to", endpoint.url)
     assert done.exit_code == 1
-    lines = [line.split() for line in done.stderr.splitlines() if line.startswith("  basiq-async replay")]
-    assert [line[line.index("--source") + 1] for line in lines] == ["messages", "events"]
-    assert json.loads(done.stdout)["events"]["skipped"] == {"failed-before": 4, "handled-before": 3}
+    (line,) = [line.split() for line in done.stderr.splitlines() if line.startswith("  basiq-async recover")]
+    found = json.loads(done.stdout)
+    assert found["events"]["skipped"] == {"failed-before": 4, "delivered": 3}
+    assert [each["code"] for each in found["problems"]] == ["dead-letters"]
     endpoint.status = 204
-    for line in lines:
-        assert run(*line[1:]).exit_code == 0
+    assert run(*line[1:]).exit_code == 0
     assert len(set(endpoint.ids)) == 9
 
 

@@ -7,9 +7,9 @@ import json
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
-from basiq_async import ConfigurationError
+from basiq_async import ConfigurationError, InboxError
 from basiq_async.otel import instrument
-from basiq_async.receiver import Delivery, DeliveryEvent, WebhookReceiver
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, QuarantinedDelivery, WebhookReceiver
 from tests.otel.conftest import Recorded
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.scripted import Scripted, answer, client
@@ -149,3 +149,42 @@ async def test_without_an_sdk_no_hook_is_set() -> None:
     assert receiver._on_delivery is None
     with pytest.raises(ConfigurationError, match="instrumented already"):
         instrument(receiver)
+
+
+async def test_the_size_of_the_quarantine_is_a_gauge(recorded: Recorded) -> None:
+    receiver = traced(recorded, quarantine_after=1)
+    healed = False
+
+    @receiver.on("consent.revoked")
+    async def handler(delivery: Delivery) -> None:
+        if not healed and delivery.event_id != "good":
+            raise ValueError("no")
+
+    def size() -> int:
+        (point,) = recorded.points("basiq.receiver.quarantined")
+        return int(point.value)
+
+    for number, event_id in enumerate(("good", "bad-1", "bad-2")):
+        body = payload(event_id=event_id)
+        await receiver.handle(signed(body, message_id=f"msg_{number}"), body)
+        assert size() == number
+    assert await receiver.drop_quarantined(["msg_1"]) == 1
+    assert size() == 1
+    healed = True
+    await receiver.retry_quarantined()
+    assert size() == 0
+
+
+async def test_an_inbox_that_cannot_say_how_large_its_quarantine_is_fails_no_delivery(recorded: Recorded) -> None:
+    class Failing(MemoryInbox):
+        async def quarantined(self, **_: object) -> list[QuarantinedDelivery]:  # type: ignore[override]  # it never returns
+            raise InboxError("away")
+
+    receiver = traced(recorded, inbox=Failing())
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None: ...
+
+    body = payload()
+    assert (await receiver.handle(signed(body), body)).status == 204
+    assert recorded.points("basiq.receiver.quarantined") == []

@@ -12,7 +12,7 @@ from basiq_async.otel import instrument
 from basiq_async.otel._providers import Telemetry, first_deliveries
 from basiq_async.otel._replay import ReplayTelemetry
 from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.replay import MemoryCheckpoint, Progress, Replay
+from basiq_async.replay import MemoryCheckpoint, Progress, Replay, recover
 from tests.otel.conftest import Recorded
 from tests.support.deliveries import SECRET, payload, signed
 
@@ -48,7 +48,7 @@ async def test_each_message_is_a_span_and_counts_are_metrics(recorded: Recorded)
 
 
 async def test_text_from_elsewhere_keeps_no_exporter_from_its_spans(recorded: Recorded) -> None:
-    replay = ReplayTelemetry(Telemetry(recorded.tracer_provider, recorded.meter_provider))
+    replay = ReplayTelemetry(Telemetry(recorded.tracer_provider, recorded.meter_provider), "messages")
 
     class Nowhere:
         async def deliver(self, message: Message) -> None: ...
@@ -103,3 +103,26 @@ def test_no_more_than_ten_thousand_deliveries_are_remembered() -> None:
     assert len(first_deliveries._contexts) == 10_000
     assert first_deliveries.get("many-0") is None
     first_deliveries._contexts.clear()
+
+
+async def test_a_recovery_takes_the_same_instruments_and_its_dead_letters_are_a_metric(recorded: Recorded) -> None:
+    receiver = WebhookReceiver(SECRET)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None:
+        raise ValueError("no")
+
+    transport = InMemoryTransport()
+    webhook_id = transport.fake.seed_messages(10, failed=1.0)
+    async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=transport) as basiq:
+        recovery = await recover(
+            basiq,
+            webhook_id,
+            receiver,
+            checkpoint=MemoryCheckpoint(),
+            events_checkpoint=MemoryCheckpoint(),
+            instrument=lambda replay: instrument(replay, **recorded.options),
+        )
+    assert recovery.dead == 10
+    dead = {point.attributes["basiq.source"]: point.value for point in recorded.points("basiq.replay.dead_letters")}
+    assert dead == {"messages": 10, "events": 0}

@@ -219,7 +219,7 @@ async def test_after_an_outage_with_a_disabled_webhook_every_event_is_recovered_
 async def test_recover_needs_an_inbox_for_a_function_and_two_checkpoints() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(3) as h:
-        with pytest.raises(ConfigurationError, match="recover needs an inbox for a function"):
+        with pytest.raises(ConfigurationError, match="recover needs an inbox"):
             await recover(
                 h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, events_checkpoint=MemoryCheckpoint()
             )
@@ -245,6 +245,7 @@ async def test_recover_brings_the_messages_first_and_the_events_once() -> None:
             events_checkpoint=MemoryCheckpoint(),
             inbox=inbox,
             where=event_types("*"),
+            everything=True,
         )
         assert target.ids == ids
         assert recovery.events.skipped == {"handled-before": 25}

@@ -80,7 +80,7 @@ async def test_a_webhook_that_works_has_no_problem() -> None:
 async def test_a_webhook_that_is_disabled_is_told_with_what_to_do(status: str, code: str) -> None:
     found = await diagnose(status=status)
     assert codes(found) == [code]
-    assert "webhooks.ensure" in str(found.problems[0])
+    assert found.problems[0].command == ("basiq-async", "webhooks", "reactivate", "w")
     assert found.cool_off_left is None
 
 
@@ -144,17 +144,12 @@ async def test_attempts_that_failed_lately_are_told_as_a_share() -> None:
 async def test_events_that_never_became_messages_are_counted() -> None:
     found = await diagnose(messages=[message(1)], events=[event(1), event(2), event(3, "consent.revoked")])
     assert found.never_sent == 1
-    assert "replay the events" in found.problems[0].text
+    assert found.problems[0].command[:3] == ("basiq-async", "recover", "w")
 
 
 async def test_what_cannot_be_read_is_counted_and_does_not_end_it() -> None:
     found = await diagnose(messages=[{"id": 1.5}, message(1)], events=[5])
     assert (found.unreadable, found.looked_at, codes(found)) == (2, 1, ["unreadable"])
-
-
-async def test_no_more_than_max_items_are_read_and_it_says_so() -> None:
-    found = await diagnose(messages=[message(n) for n in range(9)], events=[event(50)], max_items=5)
-    assert (found.looked_at, found.complete, found.never_sent) == (5, False, 0)
 
 
 @asynccontextmanager
@@ -196,7 +191,7 @@ async def test_an_endpoint_that_redirects_is_not_followed() -> None:
 
 
 async def test_bad_arguments_are_refused_without_a_request() -> None:
-    for options in ({"receiver": object()}, {"secret": "whsec_not base64!"}, {"max_items": 0}):
+    for options in ({"receiver": object()}, {"secret": "whsec_not base64!"}, {"max_items": -1}):
         with pytest.raises(ConfigurationError):
             await diagnose(**options)
 

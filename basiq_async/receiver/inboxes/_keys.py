@@ -7,7 +7,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 
 from ...errors import ConfigurationError
 
-__all__ = ["inbox_key"]
+__all__ = ["inbox_key", "prefix_key"]
 
 _LONGEST_KEY = 400
 
@@ -31,6 +31,13 @@ def inbox_key(
         raise ConfigurationError("an inbox key needs an event type and event id, or the id of the message")
     if webhook_id:
         key = f"webhook:{_quoted(webhook_id)}:{key}"
-    if len(key) > _LONGEST_KEY:
-        key = "sha256:" + hashlib.sha256(key.encode()).hexdigest()
-    return key
+    return _shorten(key)
+
+
+def prefix_key(prefix: str, key: str) -> str:
+    """Make a key that says something else of the same event."""
+    return _shorten(f"{prefix}:{key}")
+
+
+def _shorten(key: str) -> str:
+    return key if len(key) <= _LONGEST_KEY else "sha256:" + hashlib.sha256(key.encode()).hexdigest()

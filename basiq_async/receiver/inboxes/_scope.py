@@ -8,7 +8,7 @@ webhook have keys with its id.
 
 from __future__ import annotations
 
-from ._keys import inbox_key
+from ._keys import inbox_key, prefix_key
 from ._protocol import Inbox
 
 __all__ = ["ReceiverScope", "Scope"]
@@ -40,6 +40,10 @@ class Scope:
     def key(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> str:
         """Return the key of an event. ``find`` comes first."""
         return inbox_key(event_type_id, event_id, message_id, self._in_keys)
+
+    def left_key(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> str:
+        """Return the key that says that a recovery left the event alone."""
+        return prefix_key("left", self.key(event_type_id, event_id, message_id))
 
     async def _find(self, webhook_id: str, record: bool) -> str | None:
         pinned = self._inbox.pinned

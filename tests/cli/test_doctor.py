@@ -1,0 +1,133 @@
+"""``webhooks doctor``: each problem has a line to paste, and what a recovery brought is none any more."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import attrs
+import pytest
+from typer.main import get_command
+
+from basiq_async import Diagnosis, EndpointCheck, Webhook
+from basiq_async.cli._app import app
+from basiq_async.diagnosis import find_status_problem
+
+from .conftest import Run, Served
+from .test_recover import (
+    endpoint,  # noqa: F401  # a fixture
+    served,  # noqa: F401  # a fixture
+    webhook_id,  # noqa: F401  # a fixture
+)
+from .test_replay import Endpoint
+
+ID = "w-1"
+ILL = Diagnosis(
+    Webhook(ID, "https://service.example/basiq?a=1&b=2", "disabled", ("user.created", "account.closed")),
+    "disabled",
+    None,
+    retired=("account.closed",),
+    unknown=("consent.revokd",),
+    unhandled=("user.created",),
+    unsubscribed=("consent.*",),
+    failed_share=0.5,
+    endpoint=EndpointCheck(500),
+    undelivered=1,
+    never_sent=1,
+    dead_letters=1,
+    quarantined=1,
+    unreadable=1,
+    complete=False,
+    offered=("user.created", "consent.revoked", "consent.expired"),
+    receiver="service:receiver",
+    checkpoint="a folder/recover",
+)
+NO_TYPES = attrs.evolve(ILL, webhook=attrs.evolve(ILL.webhook, status="pending-approval", subscribed_events=()))
+
+
+def parse(words: list[str]) -> None:
+    """Have the command line read a line, without running it."""
+    command: Any = get_command(app)
+    context = command.make_context("basiq-async", [], resilient_parsing=True)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context("basiq-async", list(words), parent=context)
+
+
+@pytest.mark.parametrize("found", [ILL, NO_TYPES], ids=["ill", "no types"])
+def test_each_problem_has_a_line_that_the_command_line_takes(found: Diagnosis) -> None:
+    problems = found.problems
+    assert len(problems) >= 12
+    for problem in problems:
+        program, *words = problem.command
+        assert program == "basiq-async"
+        parse(words)
+        assert not any(name in str(problem) for name in ("ensure", "wait_until", "on_unreadable", "replay the"))
+
+
+def test_the_lines_go_to_the_receiver_and_the_checkpoint_that_were_named() -> None:
+    lines = {problem.code: problem.command for problem in ILL.problems}
+    assert lines["dead-letters"] == (
+        *("basiq-async", "recover", ID, "--receiver", "service:receiver"),
+        *("--checkpoint", "a folder/recover", "--retry-dead"),
+    )
+    assert lines["unsubscribed-event-types"][3:] == (
+        *(ID, "--event", "user.created", "--event", "consent.revoked", "--event", "consent.expired"),
+    )
+
+
+def test_an_id_that_looks_like_an_option_stays_an_argument() -> None:
+    problem = find_status_problem(Webhook("--help", "https://a.example", "disabled"), None)
+    assert problem is not None
+    assert problem.command == ("basiq-async", "webhooks", "reactivate", "--", "--help")
+
+
+def test_it_goes_green_when_a_recovery_has_brought_what_was_missing(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+    endpoint: Endpoint,  # noqa: F811  # the fixture
+    webhook_id: str,  # noqa: F811  # the fixture
+) -> None:
+    def doctor(*options: str, code: int) -> dict[str, Any]:
+        done = run("webhooks", "doctor", webhook_id, *options)
+        assert done.exit_code == code, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    before = doctor(code=1)
+    found = {each["code"]: each["command"] for each in before["problems"]}
+    assert (before["undelivered"], before["never_sent"]) == (4, 5)
+    assert shlex.split(found["undelivered"])[:3] == ["basiq-async", "recover", webhook_id]
+    assert run("recover", webhook_id, "--to", endpoint.url, "--checkpoint", "mine").exit_code == 0
+    served.run(served.fake.advance(days=2))
+    assert {each["code"] for each in doctor(code=1)["problems"]} == {"undelivered", "never-sent"}
+    after = doctor("--checkpoint", "mine", code=0)
+    assert (after["healthy"], after["brought"], after["complete"]) == (True, 9, True)
+
+
+def test_a_webhook_is_reactivated_and_nothing_else_changes(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+) -> None:
+    url = "https://service.example/basiq"
+    found = served.fake.add_webhook(url, ["user.created", "consent.revoked"])
+
+    async def outage() -> None:
+        served.fake.endpoint_down(url)
+        await served.fake.emit("user.created")
+        await served.fake.advance(days=2)
+
+    served.run(outage())
+    assert json.loads(run("webhooks", "get", found).stdout)["status"] == "disabled"
+    done = json.loads(run("webhooks", "reactivate", found).stdout)
+    assert (done["status"], done["url"], set(done["subscribed_events"])) == (
+        "active",
+        url,
+        {"user.created", "consent.revoked"},
+    )
+    kept = run("webhooks", "ensure", "--url", url, "--event", "user.created")
+    assert "stays subscribed to consent.revoked" in kept.stderr
+    less = run("webhooks", "ensure", "--url", url, "--event", "user.created", "--remove-event-types")
+    assert "no longer subscribed to consent.revoked" in less.stderr
+    assert json.loads(less.stdout)["subscribed_events"] == ["user.created"]

@@ -1,0 +1,317 @@
+"""A recovery says that it is finished only where nothing is left, and repeats nothing that was done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message, ReplayError
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import HttpTarget, MemoryCheckpoint, Recovery, Replay, limit, recover
+from basiq_async.testing import FakeBasiq, ManualClock
+
+URL = "https://service.example/basiq"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@attrs.define
+class World:
+    """A fake that began a while ago, its webhook, a service's receiver, and the checkpoints of its recoveries."""
+
+    fake: FakeBasiq
+    basiq: BasiqClient
+    webhook_id: str
+    got: list[str] = attrs.Factory(list[str])
+    poisoned: set[str] = attrs.Factory(set[str])
+    checkpoints: list[MemoryCheckpoint] = attrs.Factory(lambda: [MemoryCheckpoint(), MemoryCheckpoint()])
+    status: int = 204
+
+    async def emit(self, count: int, *, status: int = 204) -> list[str]:
+        self.status = status
+        return [(await self.fake.emit("user.created")).event_id for _ in range(count)]
+
+    def receiver(self, **options: Any) -> WebhookReceiver:
+        receiver = WebhookReceiver(self.fake.secret(self.webhook_id), **options)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            self.take(delivery.event_id)
+
+        return receiver
+
+    def take(self, event_id: str) -> None:
+        if event_id in self.poisoned:
+            raise ValueError("poisoned")
+        self.got.append(event_id)
+
+    async def handle(self, message: Message) -> None:
+        self.take(message.event_id or "")
+
+    async def recover(self, target: Any, **options: Any) -> Recovery:
+        first, second = self.checkpoints
+        return await recover(self.basiq, self.webhook_id, target, checkpoint=first, events_checkpoint=second, **options)
+
+    async def disable(self) -> list[str]:
+        made = await self.emit(1, status=500)
+        await self.fake.advance(hours=30)
+        return made
+
+    async def reactivate(self) -> None:
+        await self.basiq.webhooks.reactivate(self.webhook_id)
+        await self.fake.advance(minutes=20)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=3)))
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        made = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
+
+        async def receive(headers: Any, body: bytes) -> int:
+            return made.status
+
+        fake.route(URL, receive)
+        yield made
+
+
+def codes(found: Recovery) -> list[str]:
+    return [problem.code for problem in found.problems]
+
+
+# --- finished ---
+
+
+async def test_it_is_not_finished_while_the_webhook_is_disabled_and_says_which_line_heals_it(world: World) -> None:
+    await world.disable()
+    await world.emit(2)
+    receiver = world.receiver()
+    found = await world.recover(receiver)
+    assert (codes(found), found.finished, len(world.got)) == (["disabled"], False, 3)
+    assert found.problems[0].command == ("basiq-async", "webhooks", "reactivate", world.webhook_id)
+    late = await world.emit(1)  # and indeed more is missed
+    assert not set(late) & set(world.got)
+    await world.reactivate()
+    again = await world.recover(receiver)
+    assert again.finished
+    assert set(late) <= set(world.got)
+    assert len(world.got) == len(set(world.got)) == 4
+
+
+async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
+    fake = FakeBasiq()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        made = await basiq.webhooks.create(url=URL, subscribed_events=["user.created"])
+        receiver = WebhookReceiver(SECRET)
+        options = {"checkpoint": MemoryCheckpoint(), "events_checkpoint": MemoryCheckpoint()}
+        found = await recover(basiq, made.id, receiver, **options)
+        assert (codes(found), found.finished) == (["pending"], False)
+        await fake.advance(minutes=20)
+        assert (await recover(basiq, made.id, receiver, **options)).finished
+
+
+async def test_it_is_not_finished_while_a_message_is_in_the_quarantine_also_of_an_earlier_run(world: World) -> None:
+    (bad, *_) = await world.emit(3, status=500)
+    world.poisoned.add(bad)
+    receiver = world.receiver(quarantine_after=1)
+    for _ in range(2):
+        found = await world.recover(receiver)
+        assert (codes(found), found.quarantined, found.finished) == (["quarantined"], 1, False)
+    world.poisoned.clear()
+    await receiver.retry_quarantined()
+    assert (await world.recover(receiver)).finished
+
+
+async def test_the_quarantine_of_a_functions_inbox_counts_too_but_not_another_webhooks(world: World) -> None:
+    inbox = MemoryInbox()
+    for webhook_id, expected in (("another-webhook", 0), (world.webhook_id, 1)):
+        event = (await world.emit(1, status=500))[0]
+        world.poisoned = {event}
+        receiver = world.receiver(inbox=inbox, quarantine_after=1, webhook_id=webhook_id)
+        message = next(m for m in await world.basiq.messages.list(world.webhook_id).collect() if m.event_id == event)
+        await receiver.dispatch(Delivery.from_message(message))
+        world.poisoned = set()
+        found = await world.recover(world.handle, inbox=inbox)
+        assert found.quarantined == expected
+
+
+async def test_it_is_not_finished_with_dead_letters_and_retrying_them_is_a_method_away(world: World) -> None:
+    (bad, *_) = await world.emit(2, status=500)
+    world.poisoned.add(bad)
+    receiver = world.receiver()
+    found = await world.recover(receiver)
+    assert (codes(found), found.dead, found.events.skipped) == (
+        ["dead-letters"],
+        1,
+        {"failed-before": 1, "handled-before": 1},
+    )
+    (letter,) = await found.dead_letters()
+    assert letter.message["payload"]["eventId"] == bad
+    assert (await found.retry_dead()).dead == 1
+    assert (await found.retry_dead(ids=["another"])).dead == 1
+    world.poisoned.clear()
+    healed = await found.retry_dead()
+    assert (healed.finished, bad in world.got) == (True, True)
+    assert (await world.recover(receiver)).finished
+
+
+async def test_a_dead_letter_can_be_dropped(world: World) -> None:
+    world.poisoned.update(await world.emit(1, status=500))
+    found = await world.recover(world.receiver())
+    dropped = await found.drop_dead([letter.id for letter in await found.dead_letters()])
+    assert (dropped.dead, dropped.finished) == (0, True)
+
+
+async def test_what_was_skipped_for_its_failure_is_given_up_in_later_runs_as_well(world: World) -> None:
+    world.poisoned.update(await world.emit(1, status=500))
+    receiver = world.receiver()
+    found = await world.recover(receiver, on_error="skip")
+    assert "given-up" in codes(found)
+    assert "given-up" in codes(await world.recover(receiver, on_error="skip"))
+
+
+async def test_with_a_limit_it_raises_since_the_history_was_not_read_to_its_end(world: World) -> None:
+    await world.emit(3, status=500)
+    with pytest.raises(ReplayError, match="not read to its end"):
+        await world.recover(world.receiver(), where=limit(2))
+
+
+# --- out of reach ---
+
+
+async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begins_behind_it(world: World) -> None:
+    await world.disable()
+    await world.emit(1)
+    await world.reactivate()
+    receiver = world.receiver()
+    messages, _ = world.checkpoints
+    report = await Replay(world.basiq, world.webhook_id, receiver, checkpoint=messages).run()
+    assert len(report.inactive) == 1  # and then the process died, before it read the events
+    await world.fake.advance(days=9)
+    for _ in range(2):
+        found = await world.recover(receiver)
+        assert (codes(found), found.finished) == (["out-of-reach"], False)
+    known = await world.recover(receiver, acknowledged=world.fake.clock())
+    assert (known.finished, known.out_of_reach) == (True, ())
+
+
+async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) -> None:
+    await world.disable()
+    await world.emit(1)
+    await world.reactivate()
+    receiver = world.receiver()
+    for _ in range(4):
+        await world.emit(1)
+        found = await world.recover(receiver)
+        assert (found.finished, found.out_of_reach, len(found.messages.inactive)) == (True, (), 1)
+        await world.fake.advance(days=3)
+
+
+async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world: World) -> None:
+    await world.disable()
+    began = world.fake.clock()
+    await world.fake.advance(days=10)
+    await world.reactivate()
+    found = await world.recover(world.receiver())
+    (lost,) = found.out_of_reach
+    assert lost.since < began
+    assert lost.until == found.events.reach
+    assert "acknowledged" in str(found.problems[0])
+
+
+# --- what was delivered ---
+
+
+async def test_delivered_messages_from_before_the_inbox_began_are_left_alone_and_counted(world: World) -> None:
+    await world.emit(6)
+    missed = await world.emit(2, status=500)
+    for target, options in ((world.receiver(), {}), (world.handle, {"inbox": MemoryInbox()})):
+        world.checkpoints = [MemoryCheckpoint(), MemoryCheckpoint()]
+        world.got.clear()
+        found = await world.recover(target, **options)
+        assert sorted(world.got) == sorted(missed)
+        assert (found.left_alone, found.events.skipped) == (6, {"delivered": 6, "handled-before": 2})
+        assert found.finished
+        again = await world.recover(target, **options)
+        assert (len(world.got), again.left_alone, again.finished) == (2, 0, True)
+
+
+async def test_everything_is_handled_where_that_is_asked_for(world: World) -> None:
+    await world.emit(6)
+    found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)
+    assert (len(world.got), found.left_alone) == (6, 0)
+
+
+async def test_a_new_checkpoint_and_an_inbox_that_forgot_repeat_nothing(world: World) -> None:
+    clock = world.fake.clock
+    inbox = MemoryInbox(remember=timedelta(days=1), clock=clock)
+    receiver = world.receiver(inbox=inbox)
+    world.fake.route(URL, receiver)
+    await world.emit(9)
+    for _ in range(3):  # by less than a day at once: an inbox holds on to what it has where its clock jumps
+        await world.fake.advance(hours=20)
+        await world.emit(1)
+    for _ in range(2):  # a pod's disk is empty at each start
+        world.checkpoints = [MemoryCheckpoint(), MemoryCheckpoint()]
+        found = await world.recover(receiver)
+        assert found.left_alone == 10
+        assert found.finished
+    assert len(world.got) == len(set(world.got)) == 12
+
+
+async def test_what_basiq_delivered_while_the_inbox_knew_is_handled_where_the_inbox_lacks_it(world: World) -> None:
+    inbox = MemoryInbox(clock=world.fake.clock)
+    await world.fake.advance(hours=1)
+    made = await world.emit(2)  # something else than the service said 204
+    found = await world.recover(world.receiver(inbox=inbox))
+    assert sorted(world.got) == sorted(made)
+    assert found.left_alone == 0
+
+
+async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its_inbox_was_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deliver(self: HttpTarget, message: Message) -> None:
+        world.take(message.event_id or "")
+
+    monkeypatch.setattr(HttpTarget, "deliver", deliver)
+    inbox = MemoryInbox(clock=world.fake.clock)
+    await world.fake.advance(hours=1)
+    await world.emit(3)
+    missed = await world.emit(2, status=500)
+    async with HttpTarget("http://127.0.0.1:9/x", SECRET) as target:
+        with pytest.raises(ConfigurationError, match="beside the checkpoints for an HttpTarget"):
+            await world.recover(target)
+        found = await world.recover(target, inbox=inbox)
+    assert (sorted(world.got), found.left_alone) == (sorted(missed), 3)
+
+
+# --- around it ---
+
+
+async def test_each_replay_of_it_is_instrumented(world: World) -> None:
+    seen: list[str] = []
+    await world.recover(world.receiver(), instrument=lambda replay: seen.append(replay.job.source))
+    assert seen == ["messages", "events"]
+
+
+async def test_a_moment_without_a_time_zone_is_refused(world: World) -> None:
+    with pytest.raises(ConfigurationError, match="acknowledged"):
+        await world.recover(world.receiver(), acknowledged=datetime(2026, 1, 1))  # the point
+
+
+async def test_the_seven_days_are_counted_by_the_fakes_clock_without_being_told() -> None:
+    fake = FakeBasiq()  # its clock stands at the beginning of 2026
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        webhook_id = fake.add_webhook(URL, ["user.created"])
+        found = await recover(
+            basiq,
+            webhook_id,
+            WebhookReceiver(SECRET),
+            checkpoint=MemoryCheckpoint(),
+            events_checkpoint=MemoryCheckpoint(),
+        )
+        assert found.events.reach == fake.clock() - timedelta(days=7)

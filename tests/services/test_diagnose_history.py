@@ -1,0 +1,194 @@
+"""What a diagnosis says of a history: of its newest messages, in either order, and of what a recovery has brought."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import BasiqClient, Diagnosis, InMemoryTransport
+from basiq_async.diagnosis import Recovered
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import MemoryCheckpoint, recover, recovered_by
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from tests.support.scripted import Scripted, answer, client, page
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+URL = "https://service.example/basiq"
+ORDERS = ("oldest-first", "newest-first")
+
+
+def codes(found: Diagnosis) -> set[str]:
+    return {problem.code for problem in found.problems}
+
+
+@attrs.define
+class World:
+    fake: FakeBasiq
+    basiq: BasiqClient
+    webhook_id: str
+    status: int = 204
+
+    async def emit(self, count: int, *, status: int = 204) -> None:
+        self.status = status
+        for _ in range(count):
+            await self.fake.emit("user.created")
+
+
+@asynccontextmanager
+async def world(order: str, seeded: int = 0) -> AsyncIterator[World]:
+    quirks = Quirks(message_order=order, event_order=order)  # type: ignore[arg-type]  # one of two words
+    fake = FakeBasiq(quirks=quirks, clock=ManualClock(datetime.now(UTC)))
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        made = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
+        fake.seed_messages(seeded, made.webhook_id, every=60)
+
+        async def receive(headers: Any, body: bytes) -> int:
+            return made.status
+
+        fake.route(URL, receive)
+        yield made
+
+
+@pytest.fixture(params=ORDERS)
+def order(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def test_the_newest_messages_are_looked_at_and_a_part_is_never_well(order: str) -> None:
+    async with world(order, 3_000) as w:
+        await w.emit(60, status=500)
+        await w.fake.advance(minutes=10)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
+        assert {"failing", "undelivered"} <= codes(found)
+        assert found.undelivered == 60
+        assert found.last_success is not None
+        assert found.latest is not None
+        assert found.latest >= found.last_success
+        # A list that begins with the oldest has to be read to its end, and then all was looked at.
+        assert found.complete is (order == "oldest-first" and found.looked_at > 3_000)
+
+
+async def test_a_part_that_is_well_does_not_show_that_the_whole_is(order: str) -> None:
+    async with world("newest-first", 3_000) as w:
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
+        assert (codes(found), found.healthy) == ({"partial"}, False)
+        assert found.problems[0].command[-2:] == ("--limit", "0")
+        assert found.looked_at < 1_000
+        whole = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=0)
+        assert whole.healthy
+        assert whole.looked_at > 3_000
+
+
+async def test_an_event_that_comes_while_it_looks_is_none_without_a_message(order: str) -> None:
+    fake = FakeBasiq(quirks=Quirks(message_order=order))  # type: ignore[arg-type]  # one of two words
+    webhook_id = fake.add_webhook(URL, ["user.created"])
+    fake.seed_messages(20, webhook_id)
+    transport = InMemoryTransport(fake)
+
+    class Busy:
+        async def send(self, request: Any, /) -> Any:
+            response = await transport.send(request)
+            await fake.emit("user.created")
+            return response
+
+        async def aclose(self) -> None: ...
+
+    async with BasiqClient(fake.api_key, transport=Busy()) as basiq:
+        found = await basiq.webhooks.diagnose(webhook_id)
+    assert found.never_sent == 0
+
+
+@pytest.mark.parametrize(("age", "never_sent"), [(timedelta(0), 0), (timedelta(hours=2), 1)])
+async def test_an_event_of_just_now_gets_its_message_in_a_moment(age: timedelta, never_sent: int) -> None:
+    created = (datetime.now(UTC) - age).isoformat()
+    event = {"id": "e1", "entity": "user", "eventType": "created", "createdDate": created}
+
+    def respond(request: Any) -> Any:
+        if "/messages" in request.url:
+            return page([])
+        if request.url.endswith("/events"):
+            return page([event])
+        if request.url.endswith("/types"):
+            return page([{"id": "user.created"}])
+        return answer({"id": "w", "url": URL, "status": "active", "subscribedEvents": ["user.created"]})
+
+    async with client(Scripted(respond)) as basiq:
+        assert (await basiq.webhooks.diagnose("w")).never_sent == never_sent
+
+
+async def outage(w: World) -> None:
+    """20 delivered; 5 fail until the webhook is disabled; 4 events make no message; it is active again, and 3 come."""
+    await w.emit(20)
+    await w.emit(5, status=500)
+    await w.fake.advance(hours=30)
+    await w.emit(4)
+    await w.basiq.webhooks.reactivate(w.webhook_id)
+    await w.fake.advance(minutes=20)
+    await w.emit(3)
+    await w.fake.advance(minutes=20)
+
+
+@pytest.mark.parametrize("by", ["inbox", "receiver", "checkpoints"])
+async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by: str) -> None:
+    async with world(order) as w:
+        inbox, got = MemoryInbox(), []
+        receiver = WebhookReceiver(SECRET, inbox=inbox)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            got.append(delivery.event_id)
+
+        await outage(w)
+        options: dict[str, Any] = {"inbox": inbox} if by == "inbox" else {}
+        before = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
+        assert (before.undelivered, before.never_sent) == (5, 4)
+        assert codes(before) >= {"undelivered", "never-sent"}
+        checkpoints = MemoryCheckpoint(), MemoryCheckpoint()
+        recovery = await recover(
+            w.basiq, w.webhook_id, receiver, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
+        )
+        assert recovery.finished, recovery.problems
+        await w.fake.advance(hours=25)  # what failed is no longer of late
+        if by == "receiver":
+            options = {"receiver": receiver}
+        elif by == "checkpoints":
+            options = {"recovered": await recovered_by(w.webhook_id, *checkpoints)}
+        after = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
+        assert codes(after) <= {"endpoint-unreachable"}
+        assert after.brought == 9
+
+
+async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
+    async with world("newest-first", 5_000) as w:
+        await w.fake.advance(hours=30)
+        await w.emit(30)
+        await w.fake.advance(hours=1)
+        now = w.fake.clock()
+        brought = Recovered(now - timedelta(hours=20), ((now - timedelta(days=8), now - timedelta(hours=20)),))
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, recovered=brought)
+        assert found.healthy, found.problems
+        assert found.never_sent == 0
+
+
+async def test_dead_letters_and_the_quarantine_are_problems() -> None:
+    async with world("oldest-first") as w:
+        receiver = WebhookReceiver(SECRET, quarantine_after=1)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            raise ValueError("no")
+
+        w.fake.route(URL, receiver)
+        await w.emit(2)
+        message = await w.basiq.messages.list(w.webhook_id).first()
+        assert message is not None
+        await receiver.dispatch(Delivery.from_message(message))
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=receiver.inbox, recovered=Recovered(dead_letters=3))
+        assert {"dead-letters", "quarantined"} <= codes(found)
+        assert next(each for each in found.problems if each.code == "dead-letters").command[-1] == "--retry-dead"
+        assert not found.healthy
