@@ -508,8 +508,8 @@ def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], List
 
 
 def seeks_item(paginator: Paginator[T]) -> bool:
-    """Whether a paginator looks for the item to begin behind, and does not merely begin with a page."""
-    return paginator._start is not None and paginator._start.offset > 0
+    """Whether a paginator that was begun looks for the item to begin behind, and does not merely begin with a page."""
+    return paginator._position is not None and paginator._position.sought is not None
 
 
 def last_raw(paginator: Paginator[T]) -> object:

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, get_args
 
 import psycopg
 from aiohttp import web
@@ -48,12 +49,13 @@ from basiq_async.replay import (
     SQLiteCheckpoint,
     State,
 )
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 from tests import crash_fleet, crash_receiver
 from tests.support.databases import engine_of
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.storm import storm
 
+Order = Literal["oldest-first", "newest-first"]
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
 
 POOL = 5
@@ -61,19 +63,21 @@ LEASE = 0.4
 """Seconds after which a run takes over from a killed one."""
 
 
-def make_fake(messages: int) -> tuple[FakeBasiq, str]:
-    fake = FakeBasiq(seed="crash")
+def make_fake(messages: int, order: Order) -> tuple[FakeBasiq, str]:
+    fake = FakeBasiq(seed="crash", quirks=Quirks(message_order=order))
     return fake, fake.seed_messages(messages)
 
 
 class Crash:
     """One job, its folder, and what has become of it so far."""
 
-    def __init__(self, folder: Path, messages: int, concurrency: int, mode: str, rng: random.Random) -> None:
+    def __init__(
+        self, folder: Path, messages: int, concurrency: int, mode: str, order: Order, rng: random.Random
+    ) -> None:
         self.folder, self.messages, self.concurrency, self.mode, self.rng = folder, messages, concurrency, mode, rng
         self.checkpoint, self.effects = folder / "replay.db", folder / "effects"
         self.database: PostgresServer | None = None
-        self.fake, self.webhook_id = make_fake(messages)
+        self.fake, self.webhook_id = make_fake(messages, order)
         self.url = ""
         self.ids: list[str] = asyncio.run(self._all_ids())
         self.kills = self.hits = self.repeats = self.runs = 0
@@ -268,14 +272,23 @@ def serve_receiver(crash: Crash) -> int:
     return child
 
 
-def cancel(messages: int, concurrency: int, cancellations: int, seed: int) -> None:
+def cancel(options: argparse.Namespace, seed: int, rng: random.Random) -> None:
     logging.getLogger("basiq_async").setLevel(logging.ERROR)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crash-") as folder:
-        tally = asyncio.run(storm(Path(folder), messages, concurrency, cancellations, random.Random(seed)))
+        tally = asyncio.run(
+            storm(
+                Path(folder),
+                make_fake(options.messages, options.order),
+                concurrency=options.concurrency,
+                cancellations=options.cancellations,
+                rng=rng,
+            )
+        )
     ways = ", ".join(f"{way} {count}" for way, count in sorted(tally.by_way.items()))
     print(
-        f"cancel: {messages} messages, concurrency {concurrency}, {tally.cancellations} cancellations ({ways}), "
+        f"cancel: {options.messages} messages, {options.order}, concurrency {options.concurrency}, "
+        f"{tally.cancellations} cancellations ({ways}), "
         f"{tally.hits} of them in the midst of work, {time.monotonic() - began:.0f} s: none lost, {tally.repeated} "
         f"repeated, {tally.unexplained} of them in a save that a shutdown cut off (seed {seed})"
     )
@@ -292,6 +305,7 @@ def main() -> None:
     parser.add_argument(
         "--mode", choices=("function", "http", "export", "sql", "cancel", "fleet", "receiver"), default="function"
     )
+    parser.add_argument("--order", choices=get_args(Order), help="of the list; by default either, by chance")
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
     parser.add_argument("--seed", type=int, default=None)
     crash_fleet.add_arguments(parser)
@@ -304,11 +318,14 @@ def main() -> None:
         crash_receiver.crash_receiver(options)
         return
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    rng = random.Random(seed)
+    if options.order is None:
+        options.order = rng.choice(get_args(Order))
     if options.mode == "cancel":
-        cancel(options.messages, options.concurrency, options.cancellations, seed)
+        cancel(options, seed, rng)
         return
     with tempfile.TemporaryDirectory(prefix="crash-") as folder:
-        crash = Crash(Path(folder), options.messages, options.concurrency, options.mode, random.Random(seed))
+        crash = Crash(Path(folder), options.messages, options.concurrency, options.mode, options.order, rng)
         service = serve_receiver(crash) if options.mode == "http" else None
         began = time.monotonic()
         try:
@@ -321,7 +338,8 @@ def main() -> None:
                 os.kill(service, signal.SIGKILL)
                 os.waitpid(service, 0)
         print(
-            f"{options.mode}: {options.messages} messages, concurrency {options.concurrency}, {crash.kills} kills, "
+            f"{options.mode}: {options.messages} messages, {options.order}, concurrency {options.concurrency}, "
+            f"{crash.kills} kills, "
             f"{crash.hits} of them in the midst of work, "
             f"{time.monotonic() - began:.0f} s: none lost, {crash.repeats} repeated "
             f"({crash.repeats / max(1, crash.kills):.1f} a kill) (seed {seed})"

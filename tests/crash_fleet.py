@@ -65,6 +65,7 @@ class FleetCrash:
                     "concurrency": CONCURRENCY,
                     "wait": 0.004,
                     "database": database,
+                    "order": rng.choice(["oldest-first", "newest-first"]),
                 }
             ),
         }

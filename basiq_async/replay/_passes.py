@@ -137,8 +137,7 @@ class Passes(Generic[T]):
             self._above = (start, self._top)
         elif start.begun:
             self._known = self._top
-        seeks = start.offset > 0 or seeks_item(paginator)
-        self._watch = _Watch(self, None if seeks or start.after is None else id_in_cursor(start.after))
+        self._watch = _Watch(self, paginator)
         if start.after is not None:
             self._looked_for = start.after
         watch_pages(paginator, self._watch)
@@ -289,16 +288,16 @@ class Passes(Generic[T]):
 
 
 class _Watch:
-    """Sees the pages of a pass: finds the order, remembers the first items, and ends it where an earlier one began.
+    """Sees the pages of a pass: finds the order, remembers the first items, and ends it where an earlier one began."""
 
-    ``behind`` is the item before the first page, which can have moved to it meanwhile.
-    """
-
-    def __init__(self, passes: Passes[Any], behind: str | None = None) -> None:
+    def __init__(self, passes: Passes[Any], paginator: Paginator[Any] | None = None) -> None:
         self._passes = passes
-        self._behind = behind
+        self._paginator = paginator
+        start = passes.start
+        self._behind = None if start.after is None or start.offset else id_in_cursor(start.after)
+        """The item before the first page, which can have moved to it meanwhile."""
         self._looked_on: str | None = None
-        """The page on which the item was looked for last."""
+        """The page on which that item was looked for last."""
         self.at_start = not passes.start.begun
         self.detector = OrderDetector()
         self.pages = 0
@@ -371,6 +370,8 @@ class _Watch:
         passes, behind = self._passes, self._behind
         if behind is None or self._looked_on not in (None, url):
             return page
+        if self._paginator is not None and seeks_item(self._paginator):
+            return page  # the paginator itself goes to the place
         items = page.items
         found = max((index for index, item in enumerate(items) if raw_id(item) == behind), default=None)
         self._looked_on = url

@@ -34,7 +34,7 @@ BOUND = 8 * 2
 
 
 async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None:
-    async with plant(tmp_path, messages=1_000) as works:
+    async with plant(tmp_path, messages=1_000, order="newest-first") as works:
         doomed = [works.start(die_at=point) for point in POINTS]
         for process in doomed:
             assert await works.exit_of(process) == -signal.SIGKILL

@@ -16,9 +16,19 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-@pytest.mark.parametrize("mode", ["function", "http", "export", "sql"])
-def test_none_is_lost_however_often_a_run_is_killed(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "order"),
+    [
+        ("function", "oldest-first"),
+        ("function", "newest-first"),
+        ("http", "newest-first"),
+        ("export", "oldest-first"),
+        ("sql", "newest-first"),
+    ],
+)
+def test_none_is_lost_however_often_a_run_is_killed(mode: str, order: str) -> None:
     command = [sys.executable, "-m", "tests.crash", "--mode", mode, "--messages", "1500", "--kills", "6"]
+    command += ["--order", order]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr
     assert re.search(r"6 kills.*none lost", done.stdout)

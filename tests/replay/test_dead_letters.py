@@ -12,6 +12,8 @@ from basiq_async import ConfigurationError, ReplayError
 from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint
 from tests.support.histories import Recorder, Refusing, history
 
+pytestmark = pytest.mark.usefixtures("both_orders")
+
 
 async def test_dead_letters_are_exported_a_line_each_and_stay(tmp_path: Path) -> None:
     async with history(300) as h:

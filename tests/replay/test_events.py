@@ -23,6 +23,8 @@ from basiq_async.testing import FakeBasiq
 from tests.support.histories import Recorder, history
 from tests.support.scripted import Scripted, answer, page
 
+pytestmark = pytest.mark.usefixtures("both_orders")
+
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw=="
 WEBHOOK = {"id": "w1", "url": "https://a.example", "subscribedEvents": ["user.created"], "status": "active"}
 

@@ -22,6 +22,8 @@ from basiq_async.replay import (
 )
 from tests.support.histories import Recorder, history
 
+pytestmark = pytest.mark.usefixtures("both_orders")
+
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 

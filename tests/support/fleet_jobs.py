@@ -15,7 +15,7 @@ from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.distributed import Fleet, Work, _redis_record
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 
 SETTINGS = json.loads(os.environ.get("FLEET_TEST", "{}"))
 MESSAGES = int(SETTINGS.get("messages", 1_000))
@@ -24,7 +24,7 @@ PAGE = int(SETTINGS.get("page", 500))
 
 def make_fake() -> tuple[FakeBasiq, str]:
     """The same history in every process."""
-    fake = FakeBasiq(seed="fleet", page_size=PAGE)
+    fake = FakeBasiq(seed="fleet", page_size=PAGE, quirks=Quirks(message_order=SETTINGS.get("order", "oldest-first")))
     return fake, fake.seed_messages(MESSAGES)
 
 

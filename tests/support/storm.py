@@ -38,10 +38,11 @@ class Tally:
     by_way: Counter[str] = attrs.field(factory=Counter[str])
 
 
-async def storm(folder: Path, messages: int, concurrency: int, cancellations: int, rng: random.Random) -> Tally:
+async def storm(
+    folder: Path, made: tuple[FakeBasiq, str], *, concurrency: int, cancellations: int, rng: random.Random
+) -> Tally:
     """Run and cancel, until there were enough cancellations; then run to the end, and look."""
-    fake = FakeBasiq(seed="storm")
-    webhook_id = fake.seed_messages(messages)
+    fake, webhook_id = made
     effects: Counter[str] = Counter()
     under_way: Counter[str] = Counter()
     allowance = 0

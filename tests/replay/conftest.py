@@ -1,0 +1,18 @@
+"""Suites that run on both orders in which Basiq may list a history."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from basiq_async.testing import Quirks
+from basiq_async.testing.fake import _fake
+
+
+@pytest.fixture(params=["oldest-first", "newest-first"])
+def both_orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each ``FakeBasiq`` of the test that is told nothing else list messages and events in that order."""
+    order: Any = request.param
+    monkeypatch.setattr(_fake, "Quirks", partial(Quirks, message_order=order, event_order=order))
