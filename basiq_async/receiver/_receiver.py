@@ -148,7 +148,7 @@ class WebhookReceiver:
         self._quarantine_changed: Callable[[], Awaitable[None]] | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        scope = ReceiverScope(self._inbox, webhook_id)
+        scope = self._scope = ReceiverScope(self._inbox, webhook_id, keys.digests)
         seal = keys.make_seal("basiq quarantine")
         self._dispatcher = Dispatcher(
             self._routes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from binascii import b2a_base64
 from datetime import datetime, timedelta
+from hashlib import sha256
 from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 
@@ -124,6 +125,11 @@ class SigningKeys(Unpicklable):
     def has_key_of(self, other: SigningKeys) -> bool:
         """Whether both have a key in common; for keys that were made ``for_many`` signatures."""
         return not self._marks.isdisjoint(other._marks)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """A name of each key, from which nobody learns the key; for keys that were made ``for_many`` signatures."""
+        return tuple(sorted(sha256(b"basiq inbox\0" + mark).hexdigest()[:40] for mark in self._marks))
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
 from ..models import Message
 from ..receiver import Inbox, WebhookReceiver
-from ..receiver.inboxes._scope import ReceiverScope, Scope
+from ..receiver.inboxes._scope import Scope
 from ._engine import OnError
 from ._notes import Notes
 from ._recovery import Circumstances, Recovery, read_letters
@@ -155,8 +155,7 @@ async def recovered_by(
 
 def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Callable[[], datetime]) -> InboxKnowledge:
     if isinstance(target, WebhookReceiver):
-        scope: Scope = ReceiverScope(target.inbox, target._webhook_id)
-        return InboxKnowledge(target.inbox, scope, shared=True, timeout=_TIMEOUT, now=now)
+        return InboxKnowledge(target.inbox, target._scope, shared=True, timeout=_TIMEOUT, now=now)
     known = _require(inbox)
     shared = not isinstance(target, HttpTarget)
     return InboxKnowledge(known, Scope(known, webhook_id), shared=shared, timeout=_TIMEOUT, now=now)
