@@ -219,24 +219,45 @@ async def _logging(fake: FakeBasiq) -> AsyncIterator[None]:
 async def _log(fake: FakeBasiq) -> None:
     import asyncio
 
-    requests = deliveries = 0
-    revision = -1
+    logs: dict[FakeBasiq, _Log] = {}
     while True:
-        if fake.revision != revision:
-            revision = fake.revision
-            for record in fake.request_log:
-                if record.number > requests and (record.status is not None or record.duration):
-                    requests = record.number
-                    violated = f"  {', '.join(record.violations)}" if record.violations else ""
-                    status = record.status or "dropped"
-                    write_note(f"{record.at:%H:%M:%S}  {record.request.method} {record.path}  {status}{violated}")
-            fresh = [each for each in fake.numbered_deliveries() if each[0] > deliveries]
-            for number, attempt in reversed(fresh):
-                deliveries = number
-                status = attempt.status or "no response"
-                write_note(f"{fake.now():%H:%M:%S}  -> {attempt.url}  {attempt.event_type_id}  {status}")
-        live(f"{requests:,} requests, {deliveries:,} deliveries, {len(fake.violations)} violations; Ctrl-C ends")
+        served = (fake, *fake.states.values())
+        logs = {each: logs.get(each) or _Log(each, "" if each is fake else f"[{each.name}] ") for each in served}
+        for log in logs.values():
+            log.show_news()
+        requests, deliveries = (sum(getattr(log, name) for log in logs.values()) for name in ("requests", "deliveries"))
+        violations = sum(len(each.violations) for each in served)
+        live(f"{requests:,} requests, {deliveries:,} deliveries, {violations} violations; Ctrl-C ends")
         await asyncio.sleep(0.1)
+
+
+class _Log:
+    """What was shown of one state."""
+
+    def __init__(self, fake: FakeBasiq, label: str) -> None:
+        self._fake = fake
+        self._label = label
+        self._revision = -1
+        self.requests = 0
+        self.deliveries = 0
+
+    def show_news(self) -> None:
+        fake = self._fake
+        if fake.revision == self._revision:
+            return
+        self._revision = fake.revision
+        for record in fake.request_log:
+            if record.number > self.requests and (record.status is not None or record.duration):
+                self.requests = record.number
+                violated = f"  {', '.join(record.violations)}" if record.violations else ""
+                status = record.status or "dropped"
+                method = record.request.method
+                write_note(f"{record.at:%H:%M:%S}  {self._label}{method} {record.path}  {status}{violated}")
+        fresh = [each for each in fake.numbered_deliveries() if each[0] > self.deliveries]
+        for number, attempt in reversed(fresh):
+            self.deliveries = number
+            status = attempt.status or "no response"
+            write_note(f"{fake.now():%H:%M:%S}  {self._label}-> {attempt.url}  {attempt.event_type_id}  {status}")
 
 
 def _quirks(given: Sequence[str]) -> Any:

@@ -36,12 +36,16 @@ async def keeping_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> AsyncG
 
 
 async def _save_changes(fake: FakeBasiq, file: Path) -> None:
-    saved = fake.revision
+    saved = _revisions(fake)
     while True:
         await asyncio.sleep(SECONDS)
-        if fake.revision != saved:
-            saved = fake.revision
+        if (found := _revisions(fake)) != saved:
+            saved = found
             save_state(fake, file)
+
+
+def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
+    return [(each, each.revision) for each in (fake, *fake.states.values())]
 
 
 def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:

@@ -106,7 +106,13 @@ def test_a_mock_shows_each_request_and_each_delivery() -> None:
             other.end()
         with Terminal("mock", "emit", "user.created", env=env) as other:
             assert "messageIds" in other.end()
-        screen = terminal.read_until("-> http://127.0.0.1:9/hook  user.created  no response")
+        with Terminal("mock", "add-state", "--name", "payments", columns=200, env=env) as other:
+            found = re.search(r"BASIQ_API_KEY=(\S+)", other.end())
+            assert found
+        with Terminal("webhooks", "list", env={**env, "BASIQ_API_KEY": found[1]}) as other:
+            other.end()
+        screen = terminal.read_until("[payments] GET /notifications/webhooks  200")
+        assert "-> http://127.0.0.1:9/hook  user.created  no response" in screen
         terminal.type("\x03")
         terminal.end()
         assert terminal.process.returncode == 0

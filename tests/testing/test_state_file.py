@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from pathlib import Path
@@ -86,6 +87,19 @@ async def test_a_server_keeps_it_in_a_file_only_its_owner_can_read(tmp_path: Pat
     async with serve(other, state_file=file) as base_url, BasiqClient(other.api_key, base_url=base_url) as basiq:
         assert [webhook.id for webhook in await basiq.webhooks.list().collect()] == [made.id]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json"]
+
+
+async def test_a_change_in_any_state_is_saved_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.testing._state_file.SECONDS", 0.005)
+    file = tmp_path / "state.json"
+    fake = FakeBasiq()
+    state = fake.add_state("payments")
+    async with serve(fake, state_file=file):
+        for each in (fake, state, fake.add_state("later")):
+            webhook_id = each.add_webhook(ENDPOINT)
+            async with asyncio.timeout(10):
+                while webhook_id not in file.read_text():
+                    await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(

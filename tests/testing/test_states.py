@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from basiq_async import AuthenticationError, BasiqClient, NotFoundError
+from basiq_async import AuthenticationError, BasiqClient, NotFoundError, PermissionDeniedError
 from basiq_async.errors import BadRequestError, ConfigurationError
 from basiq_async.testing import FakeBasiq, ManualClock, SystemClock, serve
 
@@ -206,6 +206,24 @@ async def test_a_call_that_changes_something_names_its_mock(control: Controller)
         assert (response.status, (await response.json())["error"]["code"]) == (401, "key-missing")
     async with control.session.get(f"{control.base_url}/_fake/state") as response:
         assert (await response.json())["name"] == "first"
+
+
+async def test_a_call_is_for_the_application_whose_key_it_has() -> None:
+    fake = FakeBasiq(api_keys=["b25l", "dHdv"])
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        two = Controller(fake, base_url, session, api_key="dHdv", document={"paths": {}})
+        await two.post("/seed", messages=3)
+        await two.post("/webhooks", url=URL)
+        await two.post("/emit", eventTypeId="user.created")
+        async with BasiqClient("b25l", base_url=base_url) as basiq:
+            assert await basiq.webhooks.list().collect() == []
+            assert await basiq.events.list().collect() == []
+            await two.post("/disable-account")
+            assert await basiq.webhooks.list().collect() == []
+        async with BasiqClient("dHdv", base_url=base_url) as basiq:
+            with pytest.raises(PermissionDeniedError):
+                await basiq.webhooks.list().collect()
+    assert fake.count_messages() == 5
 
 
 async def test_everybody_may_ask_whether_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

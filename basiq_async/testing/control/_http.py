@@ -11,7 +11,6 @@ from ..._ui._errors import ControlError
 from ..._ui._guard import TOKEN_HEADER
 from ..._ui._respond import read_json, respond
 from ...errors import BasiqError
-from ..fake._fake import FakeBasiq
 from ._fields import Values, read_body, read_query
 from ._openapi import ROOT, describe
 from ._operations import OPERATIONS, Control, Operation
@@ -37,7 +36,7 @@ def routes(control: Control) -> list[web.RouteDef]:
 
 def _handler(control: Control, operation: Operation) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        named = control.of(_find_state(control, request))
+        named = _find_state(control, request)
         values = await _read(request, operation)
         try:
             return respond(await operation.run(named, {**values, **request.match_info}))
@@ -47,8 +46,8 @@ def _handler(control: Control, operation: Operation) -> Handler:
     return handle
 
 
-def _find_state(control: Control, request: web.Request) -> FakeBasiq:
-    """The state that a call is for: the one whose API key it has. Raises ControlError for a key of another mock.
+def _find_state(control: Control, request: web.Request) -> Control:
+    """The control of the state whose API key a call has. Raises ControlError for a key of another mock.
 
     A call that changes something has to name its mock: on a port that was this mock's there may be another one.
     """
@@ -56,14 +55,14 @@ def _find_state(control: Control, request: web.Request) -> FakeBasiq:
     if header is None:
         if request.method == "POST" and TOKEN_HEADER not in request.headers:
             raise ControlError(401, "key-missing", f"say which mock is meant: {_HOW}")
-        return control.first
-    scheme, _, _ = header.partition(" ")
+        return control
+    scheme, _, key = header.partition(" ")
     found = control.first.find_state(header) if scheme.lower() == "basic" else None
     if found is None:
         raise ControlError(
             403, "another-mock", f"this mock does not have that API key, so another one is meant: {_HOW}"
         )
-    return found
+    return control.of(found, key)
 
 
 async def _read(request: web.Request, operation: Operation) -> Values:

@@ -32,15 +32,19 @@ _PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,99
 
 @attrs.define
 class Control:
-    """A fake, as the control API drives and shows it. ``first`` is the one that it is a state of, or itself."""
+    """A fake, as the control API drives and shows it. ``first`` is the one that it is a state of, or itself.
+
+    ``api_key`` is the application of the fake that a call is for; None for its first one.
+    """
 
     fake: FakeBasiq
     base_url: str
     first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
+    api_key: str | None = attrs.field(default=None, repr=False)
 
-    def of(self, fake: FakeBasiq) -> Control:
-        """The same for another state."""
-        return Control(fake, self.base_url, self.first)
+    def of(self, fake: FakeBasiq, api_key: str | None) -> Control:
+        """The same for another state, or another application of this one."""
+        return Control(fake, self.base_url, self.first, api_key)
 
     def done(self) -> Json:
         return {"now": views.show_time(self.fake.now()), "nextDue": views.show_time(self.fake.next_due)}
@@ -192,6 +196,7 @@ async def emit(control: Control, values: Any) -> Json:
         user_id=values.get("userId"),
         entity_id=values.get("entityId"),
         data=values.get("data"),
+        api_key=control.api_key,
     )
     return await _show_emission(emission, values)
 
@@ -309,8 +314,8 @@ async def expire_tokens(control: Control, values: Values) -> Json:
 
 @_operation("POST", "/disable-account", "Done")
 async def disable_account(control: Control, values: Values) -> Json:
-    """Respond with 403 to every request of the first application."""
-    control.fake.disable_account()
+    """Respond with 403 to every request with the API key of the call."""
+    control.fake.disable_account(control.api_key)
     return control.done()
 
 
@@ -328,7 +333,10 @@ async def disable_account(control: Control, values: Values) -> Json:
 async def add_webhook(control: Control, values: Any) -> Json:
     """Add a webhook, past its cool-off."""
     webhook_id = control.fake.add_webhook(
-        values["url"], values.get("subscribedEvents"), active=values.get("active", True)
+        values["url"],
+        values.get("subscribedEvents"),
+        active=values.get("active", True),
+        api_key=control.api_key,
     )
     return {"webhookId": webhook_id}
 
@@ -351,6 +359,7 @@ async def seed(control: Control, values: Any) -> Json:
         event_types=values.get("eventTypes"),
         every=values.get("every", 1.0),
         failed=values.get("failed", 0.0),
+        api_key=control.api_key,
     )
     return {"webhookId": webhook_id}
 
