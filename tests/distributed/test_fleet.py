@@ -317,6 +317,24 @@ async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
             await job.progress()
 
 
+async def test_a_key_that_was_forgotten_can_be_another_jobs_with_another_selection(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, failed=0.5, where=failed_only(), workers=1) as fleet:
+
+        @fleet.fleet.job("other")
+        @asynccontextmanager
+        async def function() -> AsyncIterator[Work]:
+            yield Work(fleet.client, recorder)
+
+        former = await fleet.submit()
+        await former.wait(timeout=PATIENT)
+        await former.forget()
+        job = await fleet.submit("other")  # the worker still knows what the key was
+        report = await job.wait(timeout=PATIENT)
+        assert (report.handled, dict(report.skipped)) == (60, {})
+        assert sorted(recorder.ids) == sorted(await fleet.ids())
+
+
 async def test_a_worker_of_another_version_leaves_a_job_alone(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

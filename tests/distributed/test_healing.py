@@ -12,8 +12,8 @@ import pytest
 from basiq_async.distributed import Fleet, Record
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed._worker import Worker
-from basiq_async.distributed.record import LeaseLostError
-from basiq_async.testing.conformance._record_probe import make_spec
+from basiq_async.distributed.record import LeaseLostError, Saving
+from basiq_async.testing.conformance._record_probe import make_letter, make_page, make_spec
 from tests.support.fleets import PATIENT, Crew, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.redis import RedisServer
@@ -43,6 +43,37 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
         await asyncio.gather(*healers)
         await record.aclose()
     assert set(await watching.keys(active=True)) == {spec.key for spec in specs}
+    await watching.aclose()
+
+
+async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
+    shared_server: RedisServer, redis_url: str
+) -> None:
+    watching = RedisRecord(redis_url)
+    keys = [f"job-{number}" for number in range(10)]
+    for key in keys:
+        await watching.create(make_spec(key))
+        await watching.claim(key, "0.0", "t", lease=30.0, worker="w", width=1)
+        await watching.advance(key, "0.0", "t", make_page(["a"], None), lease=30.0, limit=None)
+        await watching.save(
+            key, "0.0", "t", Saving(counts={}, ids=["a"], before=0, letters=[make_letter("a")]), lease=30
+        )
+        await watching.finish(key, "0.0", "t")
+    reviving = True
+
+    async def heal() -> None:
+        while reviving:
+            for key in keys:
+                await watching.wake(key, grace=30.0)
+
+    async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
+        record = RedisRecord(f"redis://127.0.0.1:{port}/0")
+        healers = [asyncio.create_task(heal()) for _ in range(5)]
+        await asyncio.gather(*(record.revive(key, "once") for key in keys))
+        reviving = False
+        await asyncio.gather(*healers)
+        await record.aclose()
+    assert set(await watching.keys(active=True)) == set(keys)
     await watching.aclose()
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import Delivery, MemoryInbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.replay.targets._adapters import as_target
 from tests.support.databases import engine_of, in_use, new_table
 from tests.support.deliveries import SECRET
 from tests.support.histories import history
@@ -134,3 +135,15 @@ async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(in
     async with history(1) as h:
         with pytest.raises(ConfigurationError, match=r"takes one argument, the message.*such as SQLInbox"):
             Replay(h.client, h.webhook_id, write, checkpoint=MemoryCheckpoint(), inbox=inbox)
+
+
+async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_fleet(
+    engine: AsyncEngine, inbox: SQLInbox
+) -> None:
+    async def slowly(message: Message, session: AsyncSession) -> None:
+        await write(message, session)
+        await asyncio.sleep(0.3)  # by the clock of the server, which ends a transaction that is idle for too long
+
+    message = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
+    assert await as_target(slowly, inbox, "job", inbox_lease=0.1).deliver(message) is None
+    assert await effects(engine) == Counter(["m1"])
