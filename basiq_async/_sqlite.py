@@ -19,6 +19,7 @@ from .errors import BasiqError, ConfigurationError
 __all__ = ["FileKind", "SQLiteFile"]
 
 _Identity = tuple[int, int]
+_BESIDE = ("-journal", "-wal", "-shm")
 
 
 @attrs.frozen
@@ -169,6 +170,7 @@ class SQLiteFile:
             connection.execute("BEGIN")  # what is read of one state, while another process may be making it
             ours = self._is_ours(connection)
             connection.execute("COMMIT")
+            self._check_beside()  # what was put there since the first look
             if ours and (problem := check_private(self.path)):
                 raise self._unopenable(problem)
             if ours and self.kind.check:
@@ -182,15 +184,23 @@ class SQLiteFile:
         # Nothing is opened for it: to close a file's descriptor ends the locks that SQLite has on it in this process.
         if problem := check_private(self.path, mode=False):
             raise self._unopenable(problem)
-        for suffix in ("-wal", "-shm"):
-            path = self.path + suffix
-            if os.path.lexists(path) and (problem := check_private(path)):
-                raise self._unopenable(f"{path!r}: {problem}")
+        self._check_beside()
         if _registry.is_inherited(_identity(self.path)):
             raise self.kind.failure(
                 f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
                 "on both sides of a fork: open it after the fork, in each worker process"
             )
+
+    def _check_beside(self) -> None:
+        # SQLite rolls back what a journal holds, and reads what a log holds, whoever wrote them.
+        for suffix in _BESIDE:
+            path = self.path + suffix
+            try:
+                problem = check_private(path)
+            except FileNotFoundError:
+                continue
+            if problem:
+                raise self._unopenable(f"{path!r}: {problem}; if this program has not made it, remove it")
 
     def _look_through(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

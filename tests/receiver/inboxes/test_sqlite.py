@@ -12,13 +12,15 @@ import textwrap
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from basiq_async import ConfigurationError, InboxError
+from basiq_async import CheckpointError, ConfigurationError, InboxError
 from basiq_async._sqlite import FileKind
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.inboxes._database import Database
+from basiq_async.replay import Job, SQLiteCheckpoint
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed
 
@@ -476,7 +478,7 @@ async def test_a_symbolic_link_is_refused_and_nothing_is_made_behind_it(dangling
     assert (target.read_bytes() if target.exists() else None) == before
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
 async def test_an_inbox_that_others_can_open_is_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "inbox.db"
     await _make(path)
@@ -494,6 +496,71 @@ async def test_an_inbox_of_another_user_is_refused(tmp_path: Path, monkeypatch: 
     await _make(path)
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
     await _refused(path, "belongs to another user")
+
+
+BESIDE = ["-journal", "-wal", "-shm"]
+
+
+@pytest.mark.parametrize("suffix", BESIDE)
+@pytest.mark.parametrize("make", [SQLiteInbox, SQLiteCheckpoint])
+async def test_what_another_user_puts_beside_a_file_is_refused_and_changes_nothing(
+    suffix: str, make: type[SQLiteInbox | SQLiteCheckpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ours.db"
+    await _open(make(path))
+    before = path.read_bytes()
+    planted = tmp_path / f"ours.db{suffix}"
+    planted.write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")  # as a rollback journal begins
+    planted.chmod(0o600)
+    owner, lstat = planted.stat().st_uid, os.lstat
+
+    def anothers(name: object, **options: object) -> os.stat_result:
+        found = lstat(name, **options)  # type: ignore[arg-type]
+        if str(name) != str(planted):
+            return found
+        return os.stat_result([*found[:4], owner + 1, *found[5:]])
+
+    monkeypatch.setattr(os, "lstat", anothers)
+    with pytest.raises((InboxError, CheckpointError), match=rf"{suffix}.*another user.*remove it"):
+        await _open(make(path))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", BESIDE)
+async def test_what_is_put_beside_a_file_while_it_is_being_opened_is_noticed(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "inbox.db"
+    await _make(path)
+    connect = sqlite3.connect
+
+    def plant(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened = connect(*arguments, **options)
+        opened.execute("SELECT 1 FROM sqlite_schema").fetchone()  # has made its own
+        (tmp_path / f"inbox.db{suffix}").touch()
+        (tmp_path / f"inbox.db{suffix}").chmod(0o666)
+        return opened
+
+    monkeypatch.setattr(sqlite3, "connect", plant)
+    await _refused(path, "other users can open it .*remove it")
+
+
+async def test_a_folder_that_others_may_write_to_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    async with SQLiteInbox(folder / "inbox.db") as inbox:
+        assert await inbox.complete("k", "a")
+
+
+async def _open(made: SQLiteInbox | SQLiteCheckpoint) -> None:
+    try:
+        if isinstance(made, SQLiteInbox):
+            await made.check()
+        else:
+            await made.open(Job("w-1"), concurrency=1)
+    finally:
+        await made.aclose()
 
 
 async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(tmp_path: Path) -> None:
