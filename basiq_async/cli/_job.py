@@ -15,6 +15,7 @@ from ._signals import stopping
 
 if TYPE_CHECKING:
     from ..replay import Plan, Progress, Replay, Report
+    from ._replay_page import Settle
 
 _BAR = 24
 
@@ -59,8 +60,12 @@ async def run_job(
     output: Output,
     *,
     going_on: tuple[str, ...] = (),
+    settle: Settle | None = None,
 ) -> int:
-    """Run to the end, show the report, return the exit code. The first signal finishes what is under way."""
+    """Run to the end, show the report, return the exit code. The first signal finishes what is under way.
+
+    ``settle`` returns the report that is shown.
+    """
     with stopping(job.stop) as stopped:
         try:
             report = await work(ProgressLine())
@@ -78,6 +83,8 @@ async def run_job(
             raise
         finally:
             live("")
+    if settle is not None:
+        report = await settle(report, not stopped)
     output.one(report, REPORT)
     if stopped:
         again.show(*going_on)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -22,7 +22,7 @@ from ._selection import selection
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..replay import Replay, Target
+    from ..replay import Progress, Replay, Report, Target
 
 OnError = Literal["dead-letter", "stop", "skip"]
 Source = Literal["messages", "events"]
@@ -95,7 +95,6 @@ def replay(
         "json": json is not None,
     }  # fmt: skip
     from ._job import PLAN, CommandLine, make_plan, named_options, run_job
-    from ._replay_page import run_with_page
 
     again = CommandLine("replay", webhook_id, options=named_options(given, _OPTIONS, _DEFAULTS))
     output = Output(json)
@@ -108,7 +107,9 @@ def replay(
         if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
             raise ConfigurationError("say where to, with one of --to and --to-jsonl")
         async with open_target(to, to_jsonl, secret_file, concurrency, idle=dry_run or looking) as target:
-            job = _job(basiq, webhook_id, target, path, source, chosen, rate, concurrency, on_error, max_failures)
+            job = _job(
+                basiq, webhook_id, target, path, source, chosen, rate, concurrency, on_error, max_failures, ui=ui
+            )
             if looking:
                 from ._dead_letters import look_at_dead_letters
 
@@ -118,13 +119,19 @@ def replay(
                 return 0
             if to_jsonl is not None:
                 _refuse_to_mix(to_jsonl, path)
-            if retry_dead:
-                return await run_with_page(
-                    job, lambda: run_job(job, job.retry_dead, again, output, going_on=("--retry-dead",)), wanted=ui
-                )
-            counted = await make_plan(job, wanted=plan)
+            counted = None if retry_dead else await make_plan(job, wanted=plan)
+
+            def begin(progress: Callable[[Progress], None]) -> Awaitable[Report]:
+                return job.retry_dead(progress) if retry_dead else job.run(progress, plan=counted)
+
+            going_on = ("--retry-dead",) if retry_dead else ()
+            if not ui:
+                return await run_job(job, begin, again, output, going_on=going_on)
+            from ._replay_page import PagedReplay, run_with_page
+
+            assert isinstance(job, PagedReplay)  # noqa: S101  # made so
             return await run_with_page(
-                job, lambda: run_job(job, lambda progress: job.run(progress, plan=counted), again, output), wanted=ui
+                job, lambda settle: run_job(job, begin, again, output, going_on=going_on, settle=settle)
             )
 
     if code := run(work):
@@ -142,12 +149,19 @@ def _job(
     concurrency: int,
     on_error: str,
     max_failures: int,
+    *,
+    ui: bool,
 ) -> Replay:
     from ..replay import Replay, SQLiteCheckpoint
 
+    kind = Replay
+    if ui:
+        from ._replay_page import PagedReplay
+
+        kind = PagedReplay
     options = dict(chosen)
     filter = options.pop("filter")
-    return Replay(
+    return kind(
         basiq,
         webhook_id,
         target,

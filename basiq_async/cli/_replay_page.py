@@ -3,34 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 
+import attrs
+
+from ..errors import ReplayError
+from ..replay import Progress, Replay, Report, serve_page
 from ._output import note
 from ._signals import on_signals
 
-if TYPE_CHECKING:
-    from ..replay import Replay
-
-_LEFT = 1
+Settle = Callable[[Report, bool], Awaitable[Report]]
+"""What comes between the end of a run and its report: with True, it stays while messages that failed are left."""
 
 
-async def run_with_page(job: Replay, run: Callable[[], Awaitable[int]], *, wanted: bool) -> int:
-    """Run a job, with its page if that is wanted; returns the exit code.
+class PagedReplay(Replay):
+    """A replay that counts what its page does when the run has ended."""
 
-    Where messages failed, the page stays until a signal, so that they can be retried and dropped there.
+    _handled = _dropped = 0
+    _counting = False
+
+    async def retry_dead(
+        self, progress: Callable[[Progress], None] | None = None, *, ids: Iterable[str] | None = None
+    ) -> Report:
+        """See ``Replay``."""
+        try:
+            report = await super().retry_dead(progress, ids=ids)
+        except ReplayError as exc:
+            if exc.report is not None:
+                self._count(exc.report)
+            raise
+        self._count(report)
+        return report
+
+    async def drop_dead(self, ids: Iterable[str]) -> int:
+        """See ``Replay``."""
+        count = await super().drop_dead(ids)
+        self._dropped += count
+        return count
+
+    def count_from_now(self) -> None:
+        """Begin to count: what was done before is in the report of the run."""
+        self._handled, self._dropped, self._counting = 0, 0, True
+
+    async def add_to(self, report: Report) -> Report:
+        """Return the report of the run with what was done since."""
+        left = after = 0
+        while page := await self.dead_letters(after=after):
+            left += len(page)
+            after = page[-1].number
+        if self._handled or self._dropped:
+            note(f"on the page: {self._handled:,} handled, {self._dropped:,} dropped")
+        return attrs.evolve(
+            report,
+            handled=report.handled + self._handled,
+            handled_in_all=report.handled_in_all + self._handled,
+            failed=max(0, report.failed - self._handled - self._dropped),
+            dead=left,
+        )
+
+    def _count(self, report: Report) -> None:
+        if self._counting:
+            self._handled += report.handled + sum(report.skipped.values())
+
+
+async def run_with_page(job: PagedReplay, run: Callable[[Settle], Awaitable[int]]) -> int:
+    """Run a job beside its page; return the exit code.
+
+    Where messages failed, the page stays until a signal, so that they can be retried and dropped there. What it began
+    is recorded before the end is told, and is part of it.
     """
-    if not wanted:
-        return await run()
-    from ..replay import serve_page
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve_page(job))
+        note(f"the page is at {url}", url=url)
 
-    async with serve_page(job) as url:
-        note(f"the page is at {url}")
-        code = await run()
-        if code != _LEFT or not await job.dead_letters(limit=1):
-            return code
-        note(f"messages failed: retry or drop them at {url}; Ctrl-C ends it")
-        stop = asyncio.Event()
-        with on_signals(lambda _: stop.set()):
-            await stop.wait()
-        return _LEFT if await job.dead_letters(limit=1) else 0
+        async def settle(report: Report, stay: bool) -> Report:
+            job.count_from_now()
+            if stay and report.dead:
+                note(f"messages failed: retry or drop them at {url}; Ctrl-C ends it", url=url)
+                stop = asyncio.Event()
+                with on_signals(lambda _: stop.set()):
+                    await stop.wait()
+            await stack.aclose()
+            return await job.add_to(report)
+
+        return await run(settle)

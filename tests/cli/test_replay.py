@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -358,32 +359,77 @@ def test_dropped_dead_letters_are_gone_and_an_id_that_is_none_is_named(
     assert len(endpoint.ids) == before
 
 
+class Paged:
+    """A replay with its page, which has reached the end of its run with messages that failed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stderr is not None
+        self.said = ""
+        while "Ctrl-C ends it" not in self.said:
+            line = process.stderr.readline()
+            assert line, self.said
+            self.said += line
+        found = re.search(r"the page is at (\S+)\?token=(\S+)", self.said)
+        assert found, self.said
+        self.url, self.token = found[1], found[2]
+
+    def call(self, path: str, body: Any = None) -> Any:
+        headers = {"Content-Type": "application/json", "X-Fake-Token": self.token}
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as response:
+            return json.load(response)
+
+    def end(self) -> tuple[int, dict[str, Any], str]:
+        """Press Ctrl-C; return the exit code, what was printed last, and the notes."""
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, only_line(out), self.said + err
+
+
 def test_its_page_stays_where_messages_failed_until_they_are_retried(served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(3)
     endpoint.status = 400
     with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
-        assert process.stderr is not None
-        said = ""
-        while "Ctrl-C ends it" not in said:
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        found = re.search(r"the page is at (\S+)", said)
-        assert found, said
+        paged = Paged(process)
         endpoint.status = 204
-        request = urllib.request.Request(
-            found[1] + "dead-letters/retry", b"{}", {"Content-Type": "application/json"}, method="POST"
-        )
-        urllib.request.urlopen(request).close()
-        while True:
-            with urllib.request.urlopen(found[1] + "state") as response:
-                state = json.load(response)
-            if not state["running"] and state["progress"]["handled"] == 3:
-                break
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-    assert process.returncode == 0
+        paged.call("dead-letters/retry", {})
+        deadline = time.monotonic() + 20
+        while (state := paged.call("state"))["running"] or state["progress"]["handled"] != 3:
+            assert time.monotonic() < deadline, state
+        code, report, said = paged.end()
+    assert (code, report["handled"], report["failed"], report["dead"]) == (0, 3, 0, 0)
+    assert "on the page: 3 handled, 0 dropped" in said
     assert len(endpoint.ids) == 6
+
+
+def test_what_was_dropped_on_the_page_is_in_what_is_printed_last(served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
+        paged = Paged(process)
+        letters = paged.call("dead-letters")["items"]
+        paged.call("dead-letters/drop", {"ids": [letters[0]["id"]]})
+        code, report, said = paged.end()
+    assert (code, report["handled"], report["failed"], report["dead"]) == (1, 0, 2, 2)
+    assert "2 messages failed and are kept" in said
+
+
+def test_what_the_page_began_is_recorded_before_the_command_ends(served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(1)
+    endpoint.status = 400
+    with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
+        paged = Paged(process)
+        endpoint.status = 204
+        endpoint.release.clear()
+        endpoint.asked.clear()
+        paged.call("dead-letters/retry", {})
+        assert endpoint.asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        threading.Timer(0.02, endpoint.release.set).start()
+        out, _ = process.communicate(timeout=20)
+    report = only_line(out)
+    assert (process.returncode, report["handled"], report["dead"]) == (0, 1, 0)
 
 
 def test_another_selection_is_another_job_by_default(run: Run, served: Served, endpoint: Endpoint) -> None:

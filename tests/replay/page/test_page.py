@@ -217,7 +217,8 @@ def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
         page.goto(url)
         page.locator("#progress", has_text="No run has begun yet").wait_for()
         run()
-        page.locator("#progress", has_text="not running").wait_for()
+        page.locator("#progress .pill.failed", has_text="ended, messages that failed are left").wait_for()
+        assert page.locator("#progress .pill.ok").count() == 0
         page.wait_for_function("() => document.querySelectorAll('#letter-list > li').length === 5")
         page.locator("#letter-list .opens").first.click()
         page.locator("[aria-label='The message']").wait_for()
@@ -233,6 +234,7 @@ def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
         page.wait_for_function("() => document.querySelectorAll('#letter-list > li').length === 4")
         page.get_by_role("button", name="Retry all").click()
         page.locator("#no-letters").wait_for()
+        page.locator("#progress .pill.ok", has_text="ended").wait_for()
         context.close()
 
 
