@@ -7,7 +7,7 @@ import binascii
 import re
 import urllib.parse
 from collections import deque
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Protocol, Self, runtime_checkable
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
@@ -19,6 +19,15 @@ _DEEPEST = 32
 _LOOKS_LIKE_ONE = re.compile(
     r"(?<=\b)(bearer|basic)(?:\s|%20|\+)+[\w+/=.~%-]{20,}|whsec_[\w+/=%-]+", re.IGNORECASE | re.ASCII
 )
+
+
+@runtime_checkable
+class SecretText(Protocol):
+    """A text that does not show itself, such as pydantic's ``SecretStr``."""
+
+    def get_secret_value(self) -> str:
+        """Return the text."""
+        ...
 
 
 class Unpicklable:

@@ -11,7 +11,7 @@ from typing import Self
 from ._arguments import check_positive
 from ._codec import Codec
 from ._cursor import CursorSeal
-from ._redaction import Redactor
+from ._redaction import Redactor, SecretText
 from ._seal import Seal
 from ._tasks import TaskOwner
 from ._urls import VENDOR_URL, BaseURL
@@ -30,7 +30,8 @@ from .transports.retry import Retrying, RetryPolicy
 class BasiqClient:
     """A client of Basiq's API for webhooks. Use it as ``async with BasiqClient() as basiq``, or call ``aclose``.
 
-    api_key: the text that Basiq's dashboard shows; None takes the environment variable ``BASIQ_API_KEY``.
+    api_key: the text that Basiq's dashboard shows, or a ``SecretStr`` of it; None takes the environment variable
+        ``BASIQ_API_KEY``.
     transport: how requests are sent. The client adds authentication and retries to it, and does not close it. None
         makes an ``AiohttpTransport``, which is closed with the client.
     base_url: where the API is; it may have a path prefix, for a proxy. None takes the environment variable
@@ -46,7 +47,7 @@ class BasiqClient:
 
     def __init__(
         self,
-        api_key: str | None = None,
+        api_key: str | SecretText | None = None,
         *,
         transport: Transport | None = None,
         base_url: str | None = None,

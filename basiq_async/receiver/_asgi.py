@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigurationError
 from ._outcome import Outcome
 
 if TYPE_CHECKING:
@@ -56,8 +57,13 @@ class ASGIApp:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while (event := await receive())["type"] != "lifespan.shutdown":
             if event["type"] == "lifespan.startup":
+                try:
+                    await self._receiver.__aenter__()
+                except ConfigurationError as exc:
+                    await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                    return
                 await send({"type": "lifespan.startup.complete"})
-        await self._receiver.aclose()
+        await self._receiver.__aexit__()
         await send({"type": "lifespan.shutdown.complete"})
 
 

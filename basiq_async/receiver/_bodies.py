@@ -15,11 +15,12 @@ _FREE = 16_384
 
 
 class RefusedError(Exception):
-    """A request whose response is decided before its body is there."""
+    """A request whose response is decided before its body is there; ``received`` is how many bytes came."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Result, received: int = 0) -> None:
         super().__init__(result)
         self.result = result
+        self.received = received
 
 
 class Bodies:
@@ -31,7 +32,7 @@ class Bodies:
     def __init__(self, *, max_size: int, max_total: int, timeout: float) -> None:
         self._max_size = max_size
         self._max_total = max_total
-        self._timeout = timeout
+        self.timeout = timeout
         self._held = 0
 
     async def read(self, chunks: AsyncGenerator[bytes]) -> bytes:
@@ -39,7 +40,7 @@ class Bodies:
         body = bytearray()
         held = 0
         try:
-            async with contextlib.aclosing(chunks), asyncio.timeout(self._timeout):
+            async with contextlib.aclosing(chunks), asyncio.timeout(self.timeout):
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > self._max_size:
@@ -51,6 +52,6 @@ class Bodies:
                     self._held += more
             return bytes(body)
         except (TimeoutError, ConnectionError):
-            raise RefusedError(Result.ABORTED) from None
+            raise RefusedError(Result.ABORTED, len(body)) from None
         finally:
             self._held -= held

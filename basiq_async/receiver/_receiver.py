@@ -22,11 +22,12 @@ from ._clock import Clock, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
 from ._headers import Headers
+from ._lifecycle import Lifecycle
 from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
 from ._sharing import check_inbox_methods, join_inbox, leave_inbox
-from ._signature import TOLERANCE, SecretLike, SigningKeys, check_headers, tolerance_seconds
+from ._signature import TOLERANCE, SecretLike, SigningKeys, check_body, check_headers, tolerance_seconds
 from .inboxes._memory import MemoryInbox
 from .inboxes._protocol import Inbox
 from .inboxes._quarantine import QuarantinedDelivery
@@ -94,6 +95,10 @@ class WebhookReceiver:
         ``handler_timeout`` and both calls of the inbox, and 10 s more.
     on_delivery: called with a ``DeliveryEvent`` for each response.
     clock: returns the time.
+
+    ``async with receiver`` starts it, and logs an error for an inbox that cannot be used. It may
+    be entered by several, such as a lifespan of yours and that of ``fastapi_router``: the last one that leaves
+    closes it. A receiver that was closed cannot be started again.
 
     A receiver serves one event loop at a time. Handlers' exceptions and refused deliveries are logged to
     ``basiq_async.receiver``. Raises ``ConfigurationError`` for arguments that cannot be right.
@@ -165,10 +170,10 @@ class WebhookReceiver:
         self._asgi = ASGIApp(self)
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing = False
+        self._lifecycle = Lifecycle(self._inbox, inbox_timeout)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else f"{self._dispatcher.in_flight} in flight"
+        state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
         return f"<WebhookReceiver: {len(self._routes)} patterns, {state}>"
 
     @property
@@ -220,8 +225,8 @@ class WebhookReceiver:
         ``headers`` are a mapping with names in any case, a multidict, or pairs of str or bytes; ``body`` is
         the raw bytes. Respond with the outcome's ``status`` and ``headers``, and no body.
 
-        Where this is cancelled, the handler is too, and the claim is given back first. Raises
-        ``ConfigurationError`` where another thread's event loop uses the receiver.
+        Where this is cancelled, the handler is too, and the claim is given back first. Raises ``ConfigurationError``
+        for a body that is not bytes, and where another thread's event loop uses the receiver.
         """
         started = time.perf_counter()
         if asyncio.get_running_loop() is not self._loop:
@@ -230,8 +235,14 @@ class WebhookReceiver:
             except ConfigurationError:
                 del headers, body  # error reporters show local variables
                 raise
-        if self._closing:
-            return self._report(_closed(), started)
+        if self._lifecycle.closed:
+            return self._report(self._closed(), started)
+        if type(body) is not bytes:
+            try:
+                body = check_body(body)
+            except ConfigurationError:
+                del headers, body  # error reporters show local variables
+                raise
         if len(body) > self._max_body_size:
             return self._report(outcome(Result.TOO_LARGE), started)
         try:
@@ -269,10 +280,23 @@ class WebhookReceiver:
                 return self._report(refused, started)
             body = await self._bodies.read(chunks)
         except RefusedError as exc:
+            if exc.result is Result.ABORTED:
+                logger.warning(
+                    "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s came; where that "
+                    "is so of each delivery, a middleware reads the body, and does not pass it on",
+                    self._bodies.timeout,
+                    exc.received,
+                    "an unknown number" if content_length is None else content_length,
+                )
             retry_after = RETRY_SOON if exc.result is Result.OVERLOADED else None
             return self._report(outcome(exc.result, retry_after=retry_after), started)
         finally:
             await chunks.aclose()
+        if content_length and not body:
+            logger.error(
+                "the body of a request was read before the receiver, and not passed on: a middleware that reads it has "
+                "to keep it for what comes after it"
+            )
         return await self.handle(headers, body)
 
     async def dispatch(self, delivery: Delivery) -> Outcome:
@@ -284,7 +308,7 @@ class WebhookReceiver:
         self._join_loop()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
-        done = _closed(delivery) if self._closing else await self._dispatch(delivery)
+        done = self._closed(delivery) if self._lifecycle.closed else await self._dispatch(delivery)
         return self._report(done, started)
 
     @property
@@ -330,7 +354,7 @@ class WebhookReceiver:
         outcomes: list[Outcome] = []
         async with contextlib.aclosing(self._quarantine.letters(ids=wanted)) as letters:
             async for letter in letters:
-                if self._closing:
+                if self._lifecycle.closed:
                     break
                 started = time.perf_counter()
                 done = self._quarantine.refuse(letter) or await self._dispatch(
@@ -354,22 +378,29 @@ class WebhookReceiver:
         """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
 
         That is before the application's cleanup, so the inbox and whatever else its ``cleanup_ctx`` closes are still
-        open when the last handler ends.
+        open when the last handler ends. A ``cleanup_ctx`` that enters the receiver, for a recovery in the background,
+        closes it when it leaves it.
         """
 
-        async def close(app: web.Application) -> None:
-            await self.aclose()
+        async def start(app: web.Application) -> None:
+            await self.__aenter__()
 
-        app.router.add_post(path, self.aiohttp_handler)
-        app.on_shutdown.append(close)
+        async def end(app: web.Application) -> None:
+            await self.__aexit__()
+
+        app.router.add_post(_check_path(path), self.aiohttp_handler)
+        app.on_startup.append(start)
+        app.on_shutdown.append(end)
 
     def fastapi_router(self, path: str = "/basiq", *, tags: list[str] | None = None) -> APIRouter:
         """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.
 
         The signature is checked over the raw bytes, before anything is parsed. The lifespan closes the receiver when
-        the application shuts down, before the application's own lifespan ends. Raises ``ConfigurationError`` where
-        FastAPI is not installed.
+        the application shuts down, before the application's own lifespan ends; one that enters the receiver itself, for
+        a recovery in the background, closes it when it leaves it. Raises ``ConfigurationError`` where FastAPI is not
+        installed.
         """
+        _check_path(path)
         try:
             from ._fastapi import make_router
         except ModuleNotFoundError as exc:
@@ -384,15 +415,17 @@ class WebhookReceiver:
         That takes at most ``handler_timeout`` and the inbox's time limits; where a handler resists its cancellation, or
         left something running, at most ``lease`` more.
         """
-        self._closing = True
+        self._lifecycle.closed = True
         leave_inbox(self._inbox, self)
         await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:
+        await self._lifecycle.enter()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
+        if self._lifecycle.leave():
+            await self.aclose()
 
     def _dispatch(self, delivery: Delivery, *, failures: int | None = None) -> Coroutine[Any, Any, Outcome]:
         work = self._dispatcher.dispatch(delivery, failures=failures)
@@ -429,8 +462,8 @@ class WebhookReceiver:
     def _refuse_early(
         self, headers: Headers, content_length: int | None, content_encoding: str | None
     ) -> Outcome | None:
-        if self._closing:
-            return _closed()
+        if self._lifecycle.closed:
+            return self._closed()
         if content_length is not None and content_length > self._max_body_size:
             return outcome(Result.TOO_LARGE)
         if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
@@ -441,6 +474,10 @@ class WebhookReceiver:
         except SignatureVerificationError as exc:
             return _reject(exc)
         return None
+
+    def _closed(self, delivery: Delivery | None = None) -> Outcome:
+        self._lifecycle.tell_closed()
+        return outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
     def _join_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -473,10 +510,12 @@ class WebhookReceiver:
         return done
 
 
+def _check_path(path: object) -> str:
+    if not isinstance(path, str) or (path and not path.startswith("/")):
+        raise ConfigurationError(f"path must begin with a slash, such as '/basiq': {path!r} would never be reached")
+    return path
+
+
 def _reject(exc: SignatureVerificationError) -> Outcome:
     logger.warning("refused a delivery (%s): %s", exc.reason, exc, extra={"reason": exc.reason})
     return outcome(Result.REJECTED, reason=exc.reason)
-
-
-def _closed(delivery: Delivery | None = None) -> Outcome:
-    return outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)

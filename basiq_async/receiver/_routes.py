@@ -145,6 +145,11 @@ def _route(handler: AnyHandler, *, sessions: bool) -> Route:
         raise ConfigurationError(
             f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for what blocks"
         )
+    if _has_dependency(handler):
+        raise ConfigurationError(
+            f"the handler {name} has Depends(...) in its signature, but the receiver calls it, not FastAPI: open what "
+            "it needs inside, or take the session of a SQLInbox as its second argument"
+        )
     if accepts(handler, 1):
         return Route(cast(Handler, handler), None, name)
     if not accepts(handler, 2):
@@ -155,6 +160,19 @@ def _route(handler: AnyHandler, *, sessions: bool) -> Route:
             "has transactions, such as SQLInbox(engine)"
         )
     return Route(None, cast(SessionHandler, handler), name)
+
+
+def _has_dependency(handler: AnyHandler) -> bool:
+    """Whether it has a marker of FastAPI's in its signature, as a default or in an ``Annotated``."""
+    try:
+        parameters = inspect.signature(handler, eval_str=True).parameters.values()
+    except Exception:  # an annotation that has no meaning outside of a type checker
+        try:
+            parameters = inspect.signature(handler).parameters.values()
+        except (TypeError, ValueError):
+            return False
+    marks = [mark for each in parameters for mark in (each.default, *getattr(each.annotation, "__metadata__", ()))]
+    return any(type(mark).__name__ == "Depends" for mark in marks)
 
 
 def _name(handler: AnyHandler) -> str:

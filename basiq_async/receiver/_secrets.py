@@ -9,13 +9,14 @@ from __future__ import annotations
 from binascii import a2b_base64
 from collections.abc import Sequence
 
+from .._redaction import SecretText
 from ..errors import ConfigurationError
 from ..models import Secret
 
 __all__ = ["SecretLike", "UndecodableSecretError", "read_keys"]
 
-SecretLike = str | Secret | Sequence[str | Secret]
-"""One secret, or several while one replaces another."""
+SecretLike = str | Secret | SecretText | Sequence[str | Secret | SecretText]
+"""One secret, or several while one replaces another. pydantic's ``SecretStr`` is one too."""
 
 _PREFIX = "whsec_"
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -54,12 +55,12 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
             return (plain,)
         key = _read_key(secret)
         return (key,) if isinstance(key, bytes) else key
-    if isinstance(secret, Secret):
-        secrets: Sequence[str | Secret] = (secret,)
-    elif isinstance(secret, Sequence) and secret:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(secret, (Secret, SecretText)):
+        secrets: Sequence[str | Secret | SecretText] = (secret,)
+    elif isinstance(secret, Sequence) and secret and not isinstance(secret, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
         secrets = secret
     else:
-        return ConfigurationError("secret must be a text, a Secret, or a sequence of at least one of those")
+        return _refuse(secret)
     keys: list[bytes] = []
     for each in secrets:
         key = _read_key(each)
@@ -81,9 +82,13 @@ def _read_plain(secret: str) -> bytes | None:
 
 
 def _read_key(secret: object) -> bytes | ConfigurationError:
-    text = secret if isinstance(secret, str) else secret.reveal() if isinstance(secret, Secret) else None
-    if text is None:
-        return ConfigurationError("a signing secret must be a text or a Secret")
+    if isinstance(secret, Secret):
+        secret = secret.reveal()
+    elif isinstance(secret, SecretText):
+        secret = secret.get_secret_value()
+    if not isinstance(secret, str):
+        return _refuse(secret)
+    text = secret
     bare = text.removeprefix(_PREFIX)
     key = _decode(bare)
     if key is None or len(bare) <= _LONGEST_PLACEHOLDER:
@@ -106,6 +111,21 @@ def _read_key(secret: object) -> bytes | ConfigurationError:
             "byte again and again"
         )
     return key
+
+
+def _refuse(secret: object) -> ConfigurationError:
+    """The error for what is no text, and no sequence of them."""
+    if secret is None:
+        return ConfigurationError(
+            "the signing secret is None: Basiq returns it when a webhook is created, and not when it is read or "
+            "listed, so store webhook.secret then; or set the environment variable that it is read from"
+        )
+    if hasattr(secret, "subscribed_events"):
+        return ConfigurationError("a webhook is no signing secret: pass webhook.secret")
+    return ConfigurationError(
+        "a signing secret must be a text, a Secret or a SecretStr, or a sequence of at least one of those; it is of "
+        f"type {type(secret).__name__}"
+    )
 
 
 def _decode(text: str) -> bytes | None:

@@ -17,6 +17,10 @@ _KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKe
 
 def check_inbox_methods(inbox: object) -> None:
     """Raises ``ConfigurationError`` for an object that is no inbox; None is left to the default."""
+    if isinstance(inbox, type):
+        raise ConfigurationError(
+            f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
+        )
     if inbox is None or isinstance(inbox, Inbox):
         return
     methods = [name for name in vars(Inbox) if not name.startswith("_")]

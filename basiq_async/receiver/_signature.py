@@ -19,7 +19,7 @@ from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
 from ._headers import ID, SIGNATURE, TIMESTAMP, Headers, signature_headers
 from ._secrets import SecretLike, UndecodableSecretError, read_keys
 
-__all__ = ["TOLERANCE", "SecretLike", "SigningKeys", "check_headers", "sign", "verify"]
+__all__ = ["TOLERANCE", "SecretLike", "SigningKeys", "check_body", "check_headers", "sign", "verify"]
 
 TOLERANCE = timedelta(minutes=5)
 
@@ -73,7 +73,7 @@ def verify(
                 raise SignatureVerificationError(str(keys), reason="bad-secret")
             raise keys
         if type(body) is not bytes:
-            body = _check_body(body)
+            body = check_body(body)
         seconds = 300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance)
         epoch = time.time() if now is None else _epoch(now, "now")
         message_id, timestamp, signature, _ = check_headers(headers, seconds, epoch)
@@ -147,7 +147,7 @@ class SigningKeys(Unpicklable):
             if seconds < 0:
                 raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
             if type(body) is not bytes:
-                body = _check_body(body)
+                body = check_body(body)
         except ConfigurationError:
             del body  # this frame may be in a traceback
             raise
@@ -276,10 +276,15 @@ def _epoch(moment: datetime, argument: str) -> float:
     return moment.timestamp()
 
 
-def _check_body(body: object) -> bytes:
+def check_body(body: object) -> bytes:
+    """The body as bytes. Raises ``ConfigurationError`` for what is decoded already."""
     if isinstance(body, bytes):
         return body
     if isinstance(body, (bytearray, memoryview)):
         return bytes(body)
+    kind = type(body).__name__
     del body  # this frame may be in a traceback
-    raise ConfigurationError("body must be the raw bytes as received, not text and not decoded JSON")
+    raise ConfigurationError(
+        f"body must be the raw bytes as received, not text and not decoded JSON; it is of type {kind}. Pass what "
+        "`await request.body()` (Starlette, FastAPI) or `await request.read()` (aiohttp) returns: those are signed"
+    )

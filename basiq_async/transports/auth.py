@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from .._redaction import Redactor, Unpicklable
+from .._redaction import Redactor, SecretText, Unpicklable
 from .._responses import error_from
 from .._urls import BaseURL
 from ..errors import (
@@ -43,7 +43,9 @@ class ApiKey(Unpicklable):
 
     __slots__ = ("_text",)
 
-    def __init__(self, text: str | None) -> None:
+    def __init__(self, text: str | SecretText | None) -> None:
+        if isinstance(text, SecretText):
+            text = text.get_secret_value()
         if text is None:
             text = os.environ.get("BASIQ_API_KEY")
             if text is None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ..._sqlite import FileKind, SQLiteFile
+from ._process import CLOSED
 
 __all__ = ["Database"]
 
@@ -65,7 +66,7 @@ class Database:
         """
         kind = self._file.kind
         if self._closed:
-            raise kind.failure(f"the {kind.name} {self.path!r} is closed")
+            raise kind.failure(f"the {kind.name} {self.path!r} {CLOSED}")
         if self._worker is None:
             self._worker = _Worker(self._file, self._busy_timeout)
         elif self._worker.pid != os.getpid():

@@ -6,7 +6,11 @@ import os
 
 from ...errors import InboxError
 
-__all__ = ["OneProcess"]
+__all__ = ["CLOSED", "OneProcess"]
+
+
+CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
+"""What is said of an inbox that is used after its end."""
 
 
 class OneProcess:

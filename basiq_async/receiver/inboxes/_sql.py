@@ -11,13 +11,14 @@ from typing import Any, Self, TypeVar
 
 import attrs
 from sqlalchemy import Executable, MetaData, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
 from ..._tasks import see_through
 from ...errors import BasiqError, ConfigurationError, InboxError
 from ._claim import Claim, ClaimStatus
+from ._process import CLOSED
 from ._quarantine import QuarantinedDelivery, unpack_all
 from ._sql_database import SQLDatabase
 from ._sql_errors import brief, is_passing, without_values
@@ -279,7 +280,7 @@ class SQLInbox:
         def check(*_: object) -> None:
             if outer is None or not outer.is_active:
                 if self._database.closed:
-                    raise InboxError("the inbox was closed under the handler: close the receiver before its inbox")
+                    raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}")
                 raise ConfigurationError(
                     "the handler rolled its session back, and with it the inbox's entry: raise an exception instead, "
                     "or use session.begin_nested() for the part that may fail"
@@ -294,6 +295,8 @@ class SQLInbox:
             await self._check_whole(connection, key, retry=held.retry)
             session.sync_session.close()  # nothing is open any more, so there is nothing to wait for
         except Exception as exc:
+            if self._database.closed and isinstance(exc, SQLAlchemyError):
+                raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
             raise InboxError(f"the database failed under the handler: {brief(exc)}") from without_values(exc)
@@ -338,7 +341,7 @@ class SQLInbox:
             await self._roll_back(key, held)
 
     async def __aenter__(self) -> Self:
-        self._database.process.check()
+        self._database.check_usable()
         await self._database.within_limit(self._database.prepare())
         return self
 

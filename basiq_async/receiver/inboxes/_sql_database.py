@@ -13,7 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 from ..._tasks import see_through
 from ...errors import BasiqError, InboxError
-from ._process import OneProcess
+from ._process import CLOSED, OneProcess
 from ._sql_errors import describe, describe_read_only, without_values
 from ._sql_statements import Statements
 from ._sql_tables import Tables
@@ -56,7 +56,7 @@ class SQLDatabase:
         """Raises ``InboxError`` in a forked child, and after the inbox was closed."""
         self.process.check()
         if self.closed:
-            raise InboxError("the inbox is closed")
+            raise InboxError(f"the inbox {CLOSED}")
 
     def transaction(self) -> Transaction:
         """A transaction that may write."""

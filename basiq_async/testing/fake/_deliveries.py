@@ -97,15 +97,25 @@ class Emission:
     """An event that was recorded, and the ids of the messages made of it, one for each webhook.
 
     Awaiting it makes the first attempt of each message. Without that the next ``advance`` or the running server does.
+
+    not_sent: a line for each webhook that is subscribed and not active, so that no message was made for it, and why.
     """
 
     event_id: str
     message_ids: tuple[str, ...]
     _complete: Callable[[], Generator[object, None, None]] = attrs.field(repr=False, eq=False)
+    not_sent: tuple[str, ...] = ()
 
     def __await__(self) -> Generator[object, None, Emission]:
         yield from self._complete()
         return self
+
+
+def _describe_inactive(webhook: Webhook, now: datetime) -> str:
+    if webhook.disabled:
+        return f"webhook {webhook.id} is disabled: an update with its url makes it active again"
+    left = (webhook.active_at - now).total_seconds()
+    return f"webhook {webhook.id} is in its cool-off: fake.advance(seconds={left:g}) ends it"
 
 
 class Deliveries:
@@ -159,15 +169,21 @@ class Deliveries:
         now = self._state.clock()
         event: Event = self._state.record_event(app, type_id, user_id, entity_id, data)
         jobs: list[Job] = []
+        not_sent: list[str] = []
         for webhook in app.webhooks.values() if webhooks is None else webhooks:
             wanted = even_unsubscribed or type_id in webhook.events
-            if wanted and webhook.status(now) == "active":
+            if not wanted:
+                continue
+            if webhook.status(now) == "active":
                 message = self._state.record_message(app, webhook, event, text)
                 jobs.append(self.schedule(app, webhook, message, 1, now))
+            else:
+                not_sent.append(_describe_inactive(webhook, now))
         self._changes.note()
         if jobs:
             self.wake()
-        return Emission(event.id, tuple(job.message.id for job in jobs), lambda: self._complete(jobs).__await__())
+        message_ids = tuple(job.message.id for job in jobs)
+        return Emission(event.id, message_ids, lambda: self._complete(jobs).__await__(), tuple(not_sent))
 
     def redeliver(self, app: Application, webhook: Webhook, message: Message) -> Emission:
         """Make one more attempt, due now, to deliver a message, whatever became of the earlier ones."""
