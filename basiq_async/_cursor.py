@@ -21,7 +21,7 @@ _CHECK, _KEY_NAME, _SEAL = 4, 4, 16
 """Sizes in bytes: a checksum that tells damage, which API key sealed it, and the seal."""
 _LIST_NAME = 6
 _MAX_LENGTH = 2**18
-_MAX_ID = 200
+MAX_ID = 200
 ANYWHERE = 2**53
 """The offset of a cursor that is a place in no page: behind ``after``, wherever that is."""
 
@@ -107,7 +107,7 @@ def _read(body: bytes, listing: str) -> Cursor | Refusal:
 
 def id_in_cursor(item_id: str) -> str:
     """An id as a cursor holds it: the digest of one that would make the cursor longer than it can be."""
-    if len(item_id) <= _MAX_ID:
+    if len(item_id) <= MAX_ID:
         return item_id
     return "#" + _digest(item_id.encode(errors="surrogatepass"), 16).hex()
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 
 from .models import read_datetime
 
-__all__ = ["SLACK", "NewestItems", "Order", "OrderDetector", "item_time", "raw_time", "read_newest"]
+__all__ = ["SLACK", "NewestItems", "Order", "OrderDetector", "item_time", "raw_time", "raw_times", "read_newest"]
 
 T = TypeVar("T")
 
@@ -206,3 +206,21 @@ def raw_time(raw: object) -> datetime | None:
     except ValueError:
         return None
     return min((time for time in times if time is not None), default=None)
+
+
+def raw_times(items: list[Any]) -> list[datetime]:
+    """``raw_time`` of each item of a page that has one."""
+    found: list[datetime] = []
+    for item in items:
+        try:
+            (attempt,) = item["attempts"]
+            time = datetime.fromisoformat(attempt["timestamp"])
+            if time.tzinfo is None:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):  # not one attempt, or of an unusual form
+            odd = raw_time(item)
+            if odd is None:
+                continue
+            time = odd
+        found.append(time)
+    return found

@@ -13,7 +13,7 @@ import attrs
 
 from ._arguments import check_whole
 from ._codec import ListPage, Reader, Unreadable
-from ._cursor import ANYWHERE, DAMAGED, Cursor, CursorSeal, Refusal, id_in_cursor
+from ._cursor import ANYWHERE, DAMAGED, MAX_ID, Cursor, CursorSeal, Refusal, id_in_cursor
 from ._lenient import BrokenItem
 from ._tasks import TaskOwner, result_of
 from ._urls import BaseURL, LinkError
@@ -491,6 +491,14 @@ class Paginator(Generic[T]):
         walk = _Walk(self._listing, self._start, prefetch)
         self._position = walk.position
         return walk
+
+
+def raw_ids(items: list[Any]) -> list[str | None]:
+    """``raw_id`` of each item of a page."""
+    return [
+        found if type(item) is dict and type(found := item.get("id")) is str and len(found) <= MAX_ID else raw_id(item)
+        for item in items
+    ]
 
 
 def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], ListPage]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -57,12 +57,26 @@ class InactivityTracker:
         """Whether every message matters; otherwise only those with ``MOST_ATTEMPTS``."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
         """The first and the last first attempt in each hour, where later periods may be found yet."""
+        self._noted = False
+        """Whether ``note`` is told of all messages."""
 
-    def expect_any_order(self) -> None:
-        """Look at every message from now on: a later one may come first."""
-        self.alert = True
+    def note(self, times: Sequence[datetime]) -> None:
+        """Note when the messages of a page were first tried, before they come one by one, newest first."""
+        self.alert, self._noted = False, True
         if self._active is None:
             self._active = {}
+        for time in times:
+            self._add(time)
+        for index, period in enumerate(self._periods):
+            later = min((time for time in times if time > period.since), default=None)
+            if later is not None and (period.until is None or later < period.until):
+                self._periods[index] = Inactivity(period.since, later)
+
+    def _add(self, first: datetime) -> None:
+        if self._active is not None:
+            hour = int(first.timestamp()) // 3600
+            earliest, latest = self._active.get(hour, (first, first))
+            self._active[hour] = min(earliest, first), max(latest, first)
 
     def see(self, message: Message) -> None:
         """Take a message into account."""
@@ -76,15 +90,12 @@ class InactivityTracker:
         if not times:
             return
         self._end_periods(first := min(times))
-        if self._active is not None:
-            hour = int(first.timestamp()) // 3600
-            earliest, latest = self._active.get(hour, (first, first))
-            self._active[hour] = min(earliest, first), max(latest, first)
+        self._add(first)
         since = max(times)
         # A message that an earlier run has seen too is read again where that run was killed.
         if failed_for_good and all(since != each.since for each in self._periods):
             later = [each for pair in (self._active or {}).values() for each in pair if each > since]
-            self.alert = True
+            self.alert = not self._noted
             self._periods.append(Inactivity(since, min(later, default=None)))
             if len(self._periods) > 2 * _MOST_PERIODS:
                 self._periods = list(self.periods())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -19,9 +19,9 @@ import attrs
 
 from .._codec import ListPage
 from .._cursor import id_in_cursor
-from .._order import SLACK, Order, OrderDetector, item_time, raw_time
+from .._order import SLACK, Order, OrderDetector, item_time, raw_time, raw_times
 from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError, ReplayError
-from ..pagination import Paginator, raw_id, seeks_item, watch_pages
+from ..pagination import Paginator, raw_id, raw_ids, seeks_item, watch_pages
 
 __all__ = ["OpenList", "Passes", "Place", "is_lost", "unreadable"]
 
@@ -35,7 +35,7 @@ _LOST = (400, 404, 410)
 """How Basiq may refuse the link to a page that has expired."""
 _TOP = 8
 """How many of the first items are remembered: one of them can be gone the next time."""
-_SAMPLES = 32
+_SAMPLES = 20
 """How many items of a page are asked for their time."""
 _OVERLAP = 2_000
 """How many earlier items a page is compared with: what arrives at the top can shift items to the next page."""
@@ -71,8 +71,8 @@ class Passes(Generic[T]):
     """The passes over one list. ``text`` is what an earlier run recorded, or None.
 
     ``last_id`` is where to go on by where ``text`` is a mere cursor. ``ephemeral``: items go from the list by their age
-    alone, so that all of it is newer than what is gone. ``on_newest_first`` is called once the list is known to begin
-    with the newest, before any item of the page that shows it is handed out.
+    alone, so that all of it is newer than what is gone. ``note_times`` is called with the times of each page of a list
+    that begins with the newest, before its items are handed out.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Passes(Generic[T]):
         last_id: str | None = None,
         *,
         ephemeral: bool = False,
-        on_newest_first: Callable[[], None] | None = None,
+        note_times: Callable[[Sequence[datetime]], None] | None = None,
     ) -> None:
         self._open_list = open_list
         self._ephemeral = ephemeral
-        self._on_newest_first = on_newest_first
+        self._note_times = note_times
         self._order: Order = "unknown"
         self._sure = self._mixed = False
         self._end = Place()
@@ -112,8 +112,6 @@ class Passes(Generic[T]):
         self._finished = False
         self.exhausted = False
         """Whether nothing is left of the pass that is under way: ``open`` is not to be called."""
-        if on_newest_first is not None and self.order == "newest-first":
-            on_newest_first()
 
     @property
     def order(self) -> Order:
@@ -310,7 +308,7 @@ class _Watch:
 
     def __call__(self, url: str, page: ListPage) -> ListPage:
         items = page.items
-        ids = [raw_id(item) for item in items]
+        ids = raw_ids(items)
         again = bool(self._seen) and self._seen[-1][0] == url
         if again:
             self._seen.pop()
@@ -329,13 +327,12 @@ class _Watch:
         return self._drop_seen(url, self._drop_before(url, page), ids)
 
     def _find_order(self, items: list[Any]) -> None:
-        before = self._passes.order
         step = max(1, len(items) // _SAMPLES)
-        for item in (*items[: len(items) - 1 : step], *items[-1:]):
-            self.detector.see(raw_time(item))
+        for time in raw_times([*items[: len(items) - 1 : step], *items[-1:]]):
+            self.detector.see(time)
         passes = self._passes
-        if before != "newest-first" and passes.order == "newest-first" and passes._on_newest_first is not None:
-            passes._on_newest_first()
+        if passes._note_times is not None and passes.order == "newest-first":
+            passes._note_times(raw_times(items))
 
     def _find_end(self, items: list[Any], ids: list[str | None]) -> int | None:
         """How many items of a page are above what was read before; None where all are."""

@@ -392,7 +392,7 @@ class Replay:
             return EventList(self._client, self._webhook_id, self._filter, wanted, state)
         if self._filters is not None:
             return Lists([partial(self._list, text) for text in self._filters], state)
-        return History(partial(self._list, self._filter), state, on_newest_first=tracker.expect_any_order)
+        return History(partial(self._list, self._filter), state, note_times=tracker.note)
 
     def _list(self, filter: str | None, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
         return self._client.messages.list(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 import attrs
@@ -103,11 +104,9 @@ class History(Generic[T]):
         state: State,
         *,
         ephemeral: bool = False,
-        on_newest_first: Callable[[], None] | None = None,
+        note_times: Callable[[Sequence[datetime]], None] | None = None,
     ) -> None:
-        self._passes = Passes(
-            open_list, state.cursor, state.last_id, ephemeral=ephemeral, on_newest_first=on_newest_first
-        )
+        self._passes = Passes(open_list, state.cursor, state.last_id, ephemeral=ephemeral, note_times=note_times)
         self._open()
 
     def _open(self) -> None:

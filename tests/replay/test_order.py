@@ -359,6 +359,7 @@ async def test_a_scheduled_recovery_survives_a_quiet_week(order: str) -> None:
                 checkpoint=checkpoints[0],
                 events_checkpoint=checkpoints[1],
                 inbox=inbox,
+                everything=True,
                 clock=h.fake.now,
             )
 

@@ -299,6 +299,6 @@ async def test_what_a_receiver_without_webhook_id_entered_is_skipped_and_another
             await inbox.claim(key, "t", lease=9)
             await inbox.complete(key, "t")
         replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox)
-        assert (await replay.plan()).total == 2
+        assert (await replay.plan()).total == 1
         await replay.run()
-    assert target.ids == [messages[1].id, messages[2].id]
+    assert target.ids == [messages[1].id]
