@@ -20,6 +20,7 @@ from .._seal import Seal
 from .._tasks import cancelling, see_through
 from ..errors import InboxError
 from ._delivery import Delivery
+from ._outages import Outages, describe
 from ._outcome import STATUS, Outcome, Result, log_fields, outcome
 from ._routes import Route, Routes
 from .inboxes._claim import Claim, ClaimStatus
@@ -116,6 +117,7 @@ class Dispatcher:
         self._unhandled: dict[str, int] = {}
         self._in_flight = 0
         self._idle: asyncio.Event | None = None
+        self._outages = Outages()
         self._late: set[asyncio.Task[None]] = set()
         self._handlers = Deadlines(handler_timeout)
         self._inbox_calls = Deadlines(inbox_timeout)
@@ -219,6 +221,7 @@ class Dispatcher:
             if self._idle is None:
                 self._idle = asyncio.Event()
             await self._idle.wait()
+        self._outages.flush()
 
     @property
     def unhandled(self) -> dict[str, int]:
@@ -265,12 +268,7 @@ class Dispatcher:
                 extra=work.fields(),
             )
             return work.end(Result.BUSY, retry_after=found.retry_after)
-        logger.error(
-            "delivery %r could not be claimed, Basiq is asked to send it again",
-            work.delivery.id,
-            exc_info=failure,
-            extra=work.fields(failure),
-        )
+        failure = self._report(work, "could not be claimed, Basiq is asked to send it again", failure)
         await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
         return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
@@ -306,12 +304,7 @@ class Dispatcher:
 
     async def _unavailable(self, work: _Work, failure: Exception) -> Outcome:
         """Nothing of the handler's was committed, or nobody knows: Basiq sends again, and the inbox knows then."""
-        logger.error(
-            "delivery %r was not committed, Basiq is asked to send it again",
-            work.delivery.id,
-            exc_info=failure,
-            extra=work.fields(failure),
-        )
+        failure = self._report(work, "was not committed, Basiq is asked to send it again", failure)
         await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
         return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
@@ -410,12 +403,7 @@ class Dispatcher:
                 return await self._fail(work, failure)
             return await self._unavailable(work, failure)
         # It was handled; to ask for it again would have it handled twice for certain.
-        logger.error(
-            "delivery %r was handled, but that could not be recorded",
-            work.delivery.id,
-            exc_info=failure,
-            extra=work.fields(failure),
-        )
+        self._report(work, "was handled, but that could not be recorded", failure)
         return work.end(Result.HANDLED)
 
     async def _release(self, work: _Work) -> None:
@@ -438,13 +426,23 @@ class Dispatcher:
             try:
                 async with asyncio.timeout(self._inbox_calls.seconds if timeout is None else timeout):
                     await call()
-            except (Exception, asyncio.CancelledError):
+            except (Exception, asyncio.CancelledError) as exc:
                 if cancelling():
                     raise
                 if otherwise is not None:
-                    logger.exception("delivery %r %s", work.delivery.id, otherwise, extra=work.fields())
+                    failure = exc if isinstance(exc, Exception) else _as_error(exc, "the inbox")
+                    self._report(work, otherwise, failure)
 
         await see_through(bounded)
+
+    def _report(self, work: _Work, what: str, failure: Exception) -> Exception:
+        """Log that the inbox failed. Returns the failure, with a text in any case."""
+        if isinstance(failure, TimeoutError) and not str(failure):
+            slow = InboxError(f"the inbox did not respond within {self._inbox_calls.seconds:g} s")
+            slow.__cause__ = failure
+            failure = slow
+        self._outages.report(work.delivery.id, what, failure, work.fields(failure))
+        return failure
 
     def _count_unhandled(self, delivery: Delivery) -> None:
         event_type_id = delivery.event_type_id
@@ -478,10 +476,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _describe(error: Exception) -> str:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ fails
-        text = type(error).__name__
+    text = describe(error)
     return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 
 

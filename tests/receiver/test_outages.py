@@ -1,0 +1,100 @@
+"""What the log says of an inbox whose storage is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from basiq_async import InboxError
+from basiq_async.receiver import Claim, MemoryInbox, Result
+from tests.support import virtual
+from tests.support.deliveries import Service, payload, signed
+
+
+class Away(MemoryInbox):
+    """Its storage is away, from ``claim`` or from ``complete`` on."""
+
+    def __init__(self, error: Exception | None, *, at: str = "claim") -> None:
+        super().__init__()
+        self._error = error
+        self._at = at
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        await self._fail("claim")
+        return await super().claim(key, token, lease=lease)
+
+    async def complete(self, key: str, token: str) -> bool:
+        await self._fail("complete")
+        return await super().complete(key, token)
+
+    async def _fail(self, at: str) -> None:
+        if at == self._at:
+            if self._error is None:
+                await asyncio.Event().wait()  # hangs
+            else:
+                raise self._error
+
+
+async def post(service: Service) -> Result:
+    body = payload()
+    return (await service.receiver.handle(signed(body), body)).result
+
+
+@pytest.mark.parametrize("at", ["claim", "complete"])
+def test_an_outage_is_one_record_a_second_with_the_number_of_deliveries(
+    at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        service = Service(inbox=Away(InboxError("the database did not respond"), at=at))
+        for _ in range(50):
+            await asyncio.gather(*(post(service) for _ in range(20)))
+            await asyncio.sleep(0.1)
+        await service.receiver.aclose()
+
+    virtual.run(main())
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert 1 <= len(errors) <= 7, "one at once, and one for each second"
+    assert 1 + sum(getattr(record, "count", 0) for record in errors) == 1000, "none is left out"
+    assert all("the database did not respond" in record.getMessage() for record in errors)
+    assert all(record.exc_info is None for record in errors), "its text is enough"
+    assert "Traceback" not in caplog.text
+
+
+def test_a_single_failure_is_told_at_once_and_nothing_follows(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        service = Service(inbox=Away(InboxError("away")))
+        await post(service)
+        assert [record.getMessage() for record in caplog.records] == [
+            "delivery 'msg_1' could not be claimed, Basiq is asked to send it again: InboxError: away"
+        ]
+        await asyncio.sleep(10)
+        await service.receiver.aclose()
+
+    virtual.run(main())
+    assert len(caplog.records) == 1
+
+
+def test_an_inbox_that_hangs_is_an_error_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        for at in ("claim", "complete"):
+            service = Service(inbox=Away(None, at=at))
+            await post(service)
+            await service.receiver.aclose()
+
+    virtual.run(main())
+    assert len(caplog.records) == 2
+    for record in caplog.records:
+        assert record.getMessage().endswith("InboxError: the inbox did not respond within 5 s")
+
+
+def test_an_error_of_another_kind_keeps_its_traceback_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        service = Service(inbox=Away(KeyError("a bug")))
+        for _ in range(10):
+            await post(service)
+        await service.receiver.aclose()
+
+    virtual.run(main())
+    assert [bool(record.exc_info) for record in caplog.records if record.levelno >= logging.ERROR] == [True, True]
