@@ -13,7 +13,6 @@ from .._urls import BaseURL
 from ..errors import BasiqError, ConfigurationError
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
-_HOW = "evaluate the line that it printed, or that 'basiq-async mock wait' prints"
 _TIMEOUT = 60.0
 _MOST = 64 * 2**20
 
@@ -35,28 +34,27 @@ class Place:
     api_key: str = field(repr=False)
 
 
-def find_place(url: str | None) -> Place:
-    """Return the mock that is meant: ``--url`` or ``BASIQ_BASE_URL``, and ``BASIQ_API_KEY``.
+def find_place() -> Place:
+    """Return the mock that is meant: the one at ``BASIQ_BASE_URL`` whose key ``BASIQ_API_KEY`` is.
 
-    Neither has a default. Whatever listens on a usual port can be somebody else's. Raises ``ConfigurationError``.
+    Neither has a default, since what listens on a usual port can be somebody else's; and they are set together, so that
+    the key of another API is sent to no mock. Raises ``ConfigurationError``.
     """
-    where = url or os.environ.get("BASIQ_BASE_URL")
-    if not where:
-        raise ConfigurationError(f"which mock? Pass --url, or set BASIQ_BASE_URL: {_HOW}")
-    key = os.environ.get("BASIQ_API_KEY")
-    if not key:
-        raise ConfigurationError(f"which mock? BASIQ_API_KEY has to be its key: {_HOW}")
+    where, key = (os.environ.get(name) for name in ("BASIQ_BASE_URL", "BASIQ_API_KEY"))
+    if not where or not key:
+        raise ConfigurationError(
+            f"which mock? {'BASIQ_API_KEY' if where else 'BASIQ_BASE_URL'} is not set: evaluate the line that the mock "
+            "printed, or that 'basiq-async mock wait' prints"
+        )
     return Place(BaseURL.parse(where), key)
 
 
-async def call(
-    url: str | None, method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT
-) -> dict[str, Any]:
+async def call(method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT) -> dict[str, Any]:
     """Call an operation of the mock that is meant and return what it responds. Values that are None are left out.
 
     Raises ``MockError``, and ``ConfigurationError`` for a call that the mock does not take.
     """
-    return await call_at(find_place(url), method, path, values, timeout=timeout)
+    return await call_at(find_place(), method, path, values, timeout=timeout)
 
 
 async def call_at(
@@ -88,7 +86,7 @@ async def call_at(
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise MockError(
             f"there is no mock at {base.origin} ({type(exc).__name__}): start one with 'basiq-async mock', "
-            "or say where it is with --url or BASIQ_BASE_URL"
+            "and evaluate the line that it prints"
         ) from None
     return _read(base.origin, status, body)
 

@@ -8,7 +8,7 @@ import typer
 
 from ._completion import event_types
 from ._control import call, segment
-from ._options import Json, MockUrl
+from ._options import Json
 from ._output import Output, Shape, cell_text, note
 from ._run import run_until_signal
 from ._selection import duration
@@ -77,14 +77,13 @@ def add_control_commands(app: typer.Typer) -> None:
 
 def advance(
     by: Annotated[str, typer.Argument(metavar="TIME|next", help="15m, 2h, 30s; or next: to the next attempt.")],
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Move the clock forward and make every delivery that is due on the way."""
     if by == "next":
-        _post(url, "/next", {}, json)
+        _post("/next", {}, json)
     else:
-        _post(url, "/advance", {"seconds": duration(by, "the time").total_seconds()}, json, timeout=600.0)
+        _post("/advance", {"seconds": duration(by, "the time").total_seconds()}, json, timeout=600.0)
 
 
 def emit(
@@ -95,7 +94,6 @@ def emit(
         str | None, typer.Option(metavar="JSON|@FILE", help="The event's data, an object.", show_default=False)
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the first attempts were made.")] = False,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Let an event happen: a message for each webhook that is active and subscribed."""
@@ -106,7 +104,7 @@ def emit(
         "data": None if data is None else read_json_object(data, "--data"),
         "wait": wait or None,
     }
-    _post(url, "/emit", values, json)
+    _post("/emit", values, json)
 
 
 def fail(
@@ -129,7 +127,6 @@ def fail(
         typer.Option(metavar="request|response", help="Break the connection before or after.", show_default=False),
     ] = None,
     body: Annotated[str | None, typer.Option(help="Respond with this body.", show_default=False)] = None,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Let the next N requests go wrong."""
@@ -137,7 +134,7 @@ def fail(
         "times": times, "status": status, "path": path, "method": method, "retryAfter": retry_after, "delay": delay,
         "drop": drop, "body": body,
     }  # fmt: skip
-    _post(url, "/fail", values, json)
+    _post("/fail", values, json)
 
 
 def fail_deliveries(
@@ -156,11 +153,10 @@ def fail_deliveries(
     to: Annotated[
         str | None, typer.Option(metavar="URL", help="Only deliveries to this endpoint.", show_default=False)
     ] = None,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Let the next N deliveries go wrong."""
-    _post(url, "/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
+    _post("/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
 
 
 def down(
@@ -168,113 +164,101 @@ def down(
     status: Annotated[
         int | None, typer.Option(help="The status it responds with; without, the connection fails.", show_default=False)
     ] = None,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Take an endpoint down: deliveries fail without calling it."""
-    _post(url, "/endpoint/down", {"url": endpoint, "status": status}, json)
+    _post("/endpoint/down", {"url": endpoint, "status": status}, json)
 
 
 def up(
     endpoint: Annotated[str | None, typer.Argument(metavar="[URL]", help="Every endpoint by default.")] = None,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """End the outage of an endpoint."""
-    _post(url, "/endpoint/up", {"url": endpoint}, json)
+    _post("/endpoint/up", {"url": endpoint}, json)
 
 
-def expire_tokens(url: MockUrl = None, json: Json = None) -> None:
+def expire_tokens(json: Json = None) -> None:
     """Make every token that was issued an expired one."""
-    _post(url, "/expire-tokens", {}, json)
+    _post("/expire-tokens", {}, json)
 
 
 def reset(
     log: Annotated[bool, typer.Option("--log", help="Only requests, deliveries, violations and faults.")] = False,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Forget everything in the state whose key BASIQ_API_KEY is, but the key and the time."""
-    _post(url, "/reset", {"log": log or None}, json)
+    _post("/reset", {"log": log or None}, json)
 
 
 def seed(
     messages: Annotated[int, typer.Argument(min=0, metavar="N", help="How many messages.")],
     webhook_id: Annotated[str | None, typer.Option(help="The first webhook by default.", show_default=False)] = None,
     failed: Annotated[float, typer.Option(min=0, max=1, help="The share that was not delivered.")] = 0.0,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Give a webhook a history of N messages."""
-    _post(url, "/seed", {"messages": messages, "webhookId": webhook_id, "failed": failed}, json)
+    _post("/seed", {"messages": messages, "webhookId": webhook_id, "failed": failed}, json)
 
 
-def redeliver(
-    message_id: Annotated[str, typer.Argument(help="The message's id.")], url: MockUrl = None, json: Json = None
-) -> None:
+def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
     """Deliver a message once more, now."""
-    _post(url, f"/messages/{segment(message_id)}/redeliver", {"wait": True}, json)
+    _post(f"/messages/{segment(message_id)}/redeliver", {"wait": True}, json)
 
 
-def secret(
-    webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], url: MockUrl = None, json: Json = None
-) -> None:
+def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], json: Json = None) -> None:
     """Print the signing secret of a webhook of the mock."""
     from ._output import write
 
-    found = run_until_signal(lambda: call(url, "POST", f"/webhooks/{segment(webhook_id)}/secret", {}))
+    found = run_until_signal(lambda: call("POST", f"/webhooks/{segment(webhook_id)}/secret", {}))
     if json is not None:
         Output(json).one(found, _RESULT)
     else:
         write(str(found.get("secret")))
 
 
-def state(url: MockUrl = None, json: Json = None) -> None:
+def state(json: Json = None) -> None:
     """Show the time, what is due, and how much there is of everything."""
-    Output(json).one(run_until_signal(lambda: call(url, "GET", "/state", {})), _STATE)
+    Output(json).one(run_until_signal(lambda: call("GET", "/state", {})), _STATE)
 
 
 def requests(
     limit: LogLimit = 50,
     search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Show the latest requests, newest first."""
-    _pages(url, "/requests", {"search": search}, limit, Output(json), _REQUESTS)
+    _pages("/requests", {"search": search}, limit, Output(json), _REQUESTS)
 
 
 def deliveries(
     limit: LogLimit = 50,
     search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
     message_id: Annotated[str | None, typer.Option(help="Only attempts of this message.", show_default=False)] = None,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Show the latest attempts to deliver, newest first."""
-    _pages(url, "/deliveries", {"search": search, "messageId": message_id}, limit, Output(json), _DELIVERIES)
+    _pages("/deliveries", {"search": search, "messageId": message_id}, limit, Output(json), _DELIVERIES)
 
 
-def violations(url: MockUrl = None, json: Json = None) -> None:
+def violations(json: Json = None) -> None:
     """Show what the real Basiq would refuse, or what misuses it. Ends with 1 where there is something."""
-    found = run_until_signal(lambda: call(url, "GET", "/violations", {})).get("items") or []
+    found = run_until_signal(lambda: call("GET", "/violations", {})).get("items") or []
     Output(json).rows(found, _VIOLATIONS)
     if found:
         raise typer.Exit(1)
 
 
-def _post(url: str | None, path: str, values: dict[str, Any], json: str | None, *, timeout: float = 60.0) -> None:
-    Output(json).one(run_until_signal(lambda: call(url, "POST", path, values, timeout=timeout)), _RESULT)
+def _post(path: str, values: dict[str, Any], json: str | None, *, timeout: float = 60.0) -> None:
+    Output(json).one(run_until_signal(lambda: call("POST", path, values, timeout=timeout)), _RESULT)
 
 
-def _pages(
-    url: str | None, path: str, values: dict[str, Any], limit: int, output: Output, shape: Shape[dict[str, Any]]
-) -> None:
+def _pages(path: str, values: dict[str, Any], limit: int, output: Output, shape: Shape[dict[str, Any]]) -> None:
     async def work() -> None:
         left, following = limit, None
         while True:
             size = min(left, _PAGE) if limit else _PAGE
-            page = await call(url, "GET", path, {**values, "limit": size, "next": following})
+            page = await call("GET", path, {**values, "limit": size, "next": following})
             items = page.get("items") or []
             output.rows(items, shape)
             left -= len(items)

@@ -10,9 +10,8 @@ import typer
 
 from .._shell import shell_line
 from .._urls import BaseURL
-from ..errors import ConfigurationError
 from ._control import MockError, Place, call, call_at, find_place
-from ._options import Json, MockUrl
+from ._options import Json
 from ._output import Output, Shape, cell_text, note, write
 from ._run import run_until_signal
 from ._table import Column
@@ -53,19 +52,16 @@ def wait(
         Path | None,
         typer.Option(metavar="FILE", help="What 'mock --ready-file FILE' writes.", show_default=False),
     ] = None,
-    url: MockUrl = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 30.0,
     json: Json = None,
 ) -> None:
     """Wait until a mock can be called, and print what says which one it is, for a shell to evaluate.
 
-    It is the mock whose --ready-file this is, or the one at --url or BASIQ_BASE_URL whose key BASIQ_API_KEY is. Where
+    It is the mock whose --ready-file this is, or the one at BASIQ_BASE_URL whose key BASIQ_API_KEY is. Where
     none is ready in time, it ends with 1, and what it prints fails in the shell too.
     """
-    if ready_file is not None and url is not None:
-        raise ConfigurationError("--ready-file says where the mock is: pass no --url")
     try:
-        found = run_until_signal(lambda: _wait(ready_file, url, timeout))
+        found = run_until_signal(lambda: _wait(ready_file, timeout))
     except BaseException:  # a signal too
         if json is None:
             write(_NO_MOCK)
@@ -76,9 +72,9 @@ def wait(
         write(export_line(found["base_url"], found["api_key"]))
 
 
-def states(url: MockUrl = None, json: Json = None) -> None:
+def states(json: Json = None) -> None:
     """Show the states of the mock, without their keys."""
-    Output(json).rows(run_until_signal(lambda: call(url, "GET", "/states", {})).get("items") or [], _STATES)
+    Output(json).rows(run_until_signal(lambda: call("GET", "/states", {})).get("items") or [], _STATES)
 
 
 def add_state(
@@ -87,11 +83,10 @@ def add_state(
         str | None, typer.Option(help="What its ids are made from; the same seed repeats them.", show_default=False)
     ] = None,
     still: Annotated[bool, typer.Option("--still", help="Its clock stands still until it is moved.")] = False,
-    url: MockUrl = None,
     json: Json = None,
 ) -> None:
     """Add an empty state with a key, a clock and ids of its own; print the line that a shell evaluates to use it."""
-    place = find_place(url)
+    place = find_place()
     values = {"name": name, "seed": seed, "still": still or None}
     made = run_until_signal(lambda: call_at(place, "POST", "/states", values))
     base_url, api_key = place.base.url(""), str(made.get("apiKey"))
@@ -103,9 +98,9 @@ def add_state(
         note(f"{made.get('name')}; its ids are made from the seed {made.get('seed')}")
 
 
-def remove_state(url: MockUrl = None, json: Json = None) -> None:
+def remove_state(json: Json = None) -> None:
     """Remove the state whose key BASIQ_API_KEY is, with everything in it."""
-    Output(json).one(run_until_signal(lambda: call(url, "POST", "/states/remove", {})), _DONE)
+    Output(json).one(run_until_signal(lambda: call("POST", "/states/remove", {})), _DONE)
 
 
 def export_line(base_url: str, api_key: str) -> str:
@@ -113,10 +108,10 @@ def export_line(base_url: str, api_key: str) -> str:
     return shell_line(["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={api_key}"])
 
 
-async def _wait(ready_file: Path | None, url: str | None, timeout: float) -> dict[str, Any]:
+async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
     import asyncio
 
-    place = None if ready_file is not None else find_place(url)
+    place = None if ready_file is not None else find_place()
     until = asyncio.get_running_loop().time() + timeout
     while True:
         ready: dict[str, Any] | None = None

@@ -51,9 +51,6 @@ EventPattern = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-MockUrl = Annotated[
-    str | None, typer.Option("--url", help="Where the mock is; BASIQ_BASE_URL by default.", show_default=False)
-]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=webhook_ids)]
 EndpointSecretFile = Annotated[
     Path | None,
