@@ -35,12 +35,11 @@ class Page:
 
     messages: Sequence[Message]
     next_cursor: str | None
-    last: str | None = attrs.field(kw_only=True)
     problem: str = attrs.field(kw_only=True, default="")
-
-    @last.default
-    def _last(self) -> str | None:
-        return self.messages[-1].id if self.messages else None
+    last: str | None = attrs.field(
+        kw_only=True,
+        default=attrs.Factory(lambda page: page.messages[-1].id if page.messages else None, takes_self=True),
+    )
 
 
 @attrs.frozen

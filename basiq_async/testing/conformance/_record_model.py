@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import attrs
 
-from ...distributed.record import Chain, Claim, LeaseLostError, PageMark, Record, Refusal, Saving, new_token
+from ...distributed.record import Chain, Claim, LeaseLostError, PageMark, Record, Refusal, Saving, Steering, new_token
 from ._record_probe import RecordProbe, make_letter, make_spec
 from ._runner import hold
 
 __all__ = ["ModelProbe"]
+
+T = TypeVar("T")
 
 _WALKS = 8
 _STEPS = 120
@@ -114,6 +116,12 @@ class _Walk:
         held = sum(segment.alive for segment in self._open.values())
         hold(status.held == held, f"{status.held} segments had an owner, and not {held}")
 
+    async def _perhaps_twice(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call, and now and then again, as where its response was lost."""
+        if self._rng.random() < 0.3:
+            await call()
+        return await call()
+
     def _choose(self, *, advanced: bool | None = None) -> tuple[str, _Segment, str] | None:
         """A segment with a living owner, and the owner's token."""
         found = [
@@ -130,8 +138,9 @@ class _Walk:
 
     async def _claim_one(self, name: str) -> None:
         token, segment = new_token(), self._open.get(name)
-        for _ in range(self._rng.choice((1, 1, 2))):  # a request that is sent again is the same claim
-            found = await self._record.claim(self._key, name, token, lease=30.0, worker="w", width=1)
+        found = await self._perhaps_twice(
+            lambda: self._record.claim(self._key, name, token, lease=30.0, worker="w", width=1)
+        )
         if segment is None or self._state != "running" or segment.alive:
             reason = "gone" if segment is None else "held" if self._state == "running" else "stopped"
             hold(isinstance(found, Refusal) and found.reason == reason, f"the claim of {name} was {found}")
@@ -166,8 +175,9 @@ class _Walk:
             last, more = str(end), end < segment.upto
             cursor = last if more else None
         mark = PageMark(last=last, chosen=[True] * len(ids), next_cursor=cursor)
-        for _ in range(self._rng.choice((1, 1, 2))):
-            found = await self._record.advance(self._key, name, token, mark, lease=30.0, limit=None)
+        found = await self._perhaps_twice(
+            lambda: self._record.advance(self._key, name, token, mark, lease=30.0, limit=None)
+        )
         if segment.ids is None:
             segment.ids, segment.last = ids, last
             self._read += len(ids)
@@ -267,9 +277,8 @@ class _Walk:
     async def _steer(self) -> None:
         if self._state not in ("running", "paused"):
             return
-        action = "pause" if self._state == "running" else "resume"
-        for _ in range(self._rng.choice((1, 2))):
-            state, _segments = await self._record.steer(self._key, action)  # type: ignore[arg-type]  # one of the two
+        action: Steering = "pause" if self._state == "running" else "resume"
+        state, _ = await self._perhaps_twice(lambda: self._record.steer(self._key, action))
         self._state = "paused" if action == "pause" else "running"
         hold(state == self._state, f"after {action} it was {state}")
 
