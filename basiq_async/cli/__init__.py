@@ -25,6 +25,7 @@ def _run_app() -> None:
         import typer  # noqa: F401  # the same
     except ImportError:
         sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
-    from ._app import app
+    from ._app import app, build
+    from ._completion import is_asked
 
-    app()
+    (app if is_asked() else build(sys.argv[1:]))()

@@ -1,8 +1,9 @@
-"""The commands, put together. A new command is one line here."""
+"""The commands, put together. A new command is one line of the table."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
 
 import typer
 
@@ -43,39 +44,66 @@ Environment: BASIQ_API_KEY, BASIQ_BASE_URL, BASIQ_PROFILE,
 BASIQ_WEBHOOK_SECRET, NO_COLOR; BASIQ_DEBUG=1 shows tracebacks and logs.
 """
 
-_completion.prepare()
-app = typer.Typer(
-    name="basiq-async",
-    cls=Root,
-    help="Basiq's webhooks from the command line.",
-    epilog=_EPILOG,
-    no_args_is_help=True,
-    add_completion=False,
-    # A traceback's frames can hold credentials.
-    pretty_exceptions_enable=False,
-)
 _WORK, _HISTORY, _LOCAL, _SETTINGS = "Webhooks", "History", "Local development", "Settings"
 _FLEET = "Many machines"
-app.add_typer(webhooks_app, name="webhooks", rich_help_panel=_WORK)
-app.add_typer(messages_app, name="messages", rich_help_panel=_WORK)
-app.add_typer(events_app, name="events", rich_help_panel=_WORK)
-app.command(rich_help_panel=_HISTORY)(replay)
-app.command(rich_help_panel=_HISTORY)(recover)
-app.command(rich_help_panel=_HISTORY)(reconcile)
-app.add_typer(quarantine_app, name="quarantine", rich_help_panel=_HISTORY)
-app.command(rich_help_panel=_FLEET)(worker)
-app.add_typer(jobs_app, name="jobs", rich_help_panel=_FLEET)
-app.command(rich_help_panel=_LOCAL)(listen)
-app.command(rich_help_panel=_LOCAL)(trigger)
-app.add_typer(mock_app, name="mock", rich_help_panel=_LOCAL)
-app.command(rich_help_panel=_LOCAL)(sign)
-app.command(rich_help_panel=_LOCAL)(verify)
-app.command(rich_help_panel=_LOCAL)(compare)
-app.command(rich_help_panel=_LOCAL)(demo)
-app.command(rich_help_panel=_SETTINGS)(login)
-app.command(rich_help_panel=_SETTINGS)(logout)
-app.command(rich_help_panel=_SETTINGS)(whoami)
-app.command(rich_help_panel=_SETTINGS)(_completion.completion)
+_COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., Any]], ...] = (
+    (_WORK, "webhooks", webhooks_app),
+    (_WORK, "messages", messages_app),
+    (_WORK, "events", events_app),
+    (_HISTORY, "replay", replay),
+    (_HISTORY, "recover", recover),
+    (_HISTORY, "reconcile", reconcile),
+    (_HISTORY, "quarantine", quarantine_app),
+    (_FLEET, "worker", worker),
+    (_FLEET, "jobs", jobs_app),
+    (_LOCAL, "listen", listen),
+    (_LOCAL, "trigger", trigger),
+    (_LOCAL, "mock", mock_app),
+    (_LOCAL, "sign", sign),
+    (_LOCAL, "verify", verify),
+    (_LOCAL, "compare", compare),
+    (_LOCAL, "demo", demo),
+    (_SETTINGS, "login", login),
+    (_SETTINGS, "logout", logout),
+    (_SETTINGS, "whoami", whoami),
+    (_SETTINGS, "completion", _completion.completion),
+)
+
+
+def build(words: Collection[str] | None = None) -> typer.Typer:
+    """Put the program together. With the ``words`` of a command line, only the commands among them can be run.
+
+    typer looks at the arguments of every command before it runs one, which takes as long as all else that ``--help``
+    does. Those that are not named are there with their help alone.
+    """
+    made = typer.Typer(
+        name="basiq-async",
+        cls=Root,
+        help="Basiq's webhooks from the command line.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        # A traceback's frames can hold credentials.
+        pretty_exceptions_enable=False,
+    )
+    made.callback()(_root)
+    for panel, name, command in _COMMANDS:
+        named = words is None or name in words
+        if isinstance(command, typer.Typer):
+            made.add_typer(command if named else _describe(command), name=name, rich_help_panel=panel)
+        else:
+            made.command(name, rich_help_panel=panel, help=command.__doc__)(command if named else _do_nothing)
+    return made
+
+
+def _describe(group: typer.Typer) -> typer.Typer:
+    """A group of no commands, with the same help."""
+    callback = group.registered_callback
+    return typer.Typer(help=group.info.help or (callback.callback.__doc__ if callback and callback.callback else None))
+
+
+def _do_nothing() -> None:
+    """Stand in for a command that is not on the line."""
 
 
 def _version(wanted: bool) -> None:
@@ -84,8 +112,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def root(
+def _root(
     profile: Annotated[
         str | None,
         typer.Option(
@@ -100,3 +127,7 @@ def root(
 ) -> None:
     """Basiq's webhooks from the command line."""
     session().profile = profile
+
+
+_completion.prepare()
+app = build()

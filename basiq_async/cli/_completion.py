@@ -39,9 +39,14 @@ def completion(
     write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 
+def is_asked() -> bool:
+    """Whether a shell asks for completions."""
+    return bool(os.environ.get(_VARIABLE))
+
+
 def prepare() -> None:
     """Let a shell that asks for completions have them."""
-    if os.environ.get(_VARIABLE):
+    if is_asked():
         from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
 
         completion_init()

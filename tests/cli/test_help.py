@@ -11,7 +11,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from basiq_async.cli._app import app
+from basiq_async.cli._app import app, build
 
 from ..support.snapshots import assert_matches
 
@@ -42,3 +42,19 @@ def test_the_exit_codes_are_a_table_in_the_help() -> None:
     shown = CliRunner().invoke(app, ["--help"]).stdout
     for code in ("0", "1", "2", "130", "143"):
         assert any(line.strip().startswith(f"{code} ") for line in shown.splitlines())
+
+
+def test_the_program_that_has_only_the_commands_of_its_line_shows_the_same_help() -> None:
+    runner = CliRunner()
+    assert runner.invoke(build([]), ["--help"]).output == runner.invoke(app, ["--help"]).output
+    for name in (path[0] for path in commands() if len(path) == 1):
+        for words in ([name, "--help"], ["--profile", "webhooks", name, "--help"]):
+            found = runner.invoke(build(words), words)
+            assert (found.exit_code, found.output) == (0, runner.invoke(app, words).output)
+
+
+def test_a_command_that_is_not_known_is_told_of_alike_whether_the_others_are_there_or_not() -> None:
+    runner, words = CliRunner(), ["webhoks", "list"]
+    few, all_ = runner.invoke(build(words), words), runner.invoke(app, words)
+    assert (few.exit_code, few.output) == (2, all_.output)
+    assert "webhooks" in few.output
