@@ -162,7 +162,7 @@ async def test_a_rate_that_is_raised_holds_for_the_whole_fleet_at_once(redis_url
         async with asyncio.timeout(PATIENT):
             while not recorder.ids:
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.05)
         assert len(recorder.ids) == 1
         job = await fleet.submit(rate=raised)
         assert (await job.wait(timeout=PATIENT)).handled == 60

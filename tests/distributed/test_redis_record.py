@@ -15,6 +15,7 @@ from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.errors import CheckpointError
 from basiq_async.testing import BrokenPromisesError, check_record
 from basiq_async.testing.conformance._record import Probe
+from basiq_async.testing.conformance._record_probe import make_spec
 from basiq_async.testing.conformance._runner import keep
 from tests.support.cancelling import HOWS, cancel_after
 from tests.support.ports import free_port
@@ -133,3 +134,22 @@ async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(share
             if silent:
                 shared_server.send(signal.SIGCONT)
         await record.aclose()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_turns_go_on_as_far_apart_when_the_clock_of_redis_is_set(hours: int, redis_url: str) -> None:
+    record = RedisRecord(redis_url)
+    spec = make_spec(uuid.uuid4().hex, rate=0.1)
+    await record.create(spec)
+    first = await record.turns(spec.key, 3)
+    assert first is not None
+    assert first.distance == 10.0
+    base = f"basiq:{{{spec.key}}}"
+    for field in ("turn", "turn_at"):  # as they would be, had the clock been ahead or behind until now
+        await record._redis.hincrby(base, field, -hours * 3_600_000_000)
+    turns = await record.turns(spec.key, 1)
+    assert turns is not None
+    # Set back: three turns are ahead as before. Set forward: time has passed, and what nobody used is not made up for.
+    ahead = turns.first - turns.now
+    assert (29.0 < ahead <= 30.0) if hours < 0 else ahead == 0.0
+    await record.aclose()

@@ -142,8 +142,8 @@ async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_flee
 ) -> None:
     async def slowly(message: Message, session: AsyncSession) -> None:
         await write(message, session)
-        await asyncio.sleep(0.3)  # by the clock of the server, which ends a transaction that is idle for too long
+        await asyncio.sleep(0.05)  # by the clock of the server, which ends a transaction that is idle for too long
 
     message = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
-    assert await as_target(slowly, inbox, "job", inbox_lease=0.1).deliver(message) is None
+    assert await as_target(slowly, inbox, "job", inbox_lease=0.01).deliver(message) is None
     assert await effects(engine) == Counter(["m1"])
