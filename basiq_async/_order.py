@@ -12,7 +12,7 @@ that of a message's first attempt, that of an event's creation.
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
@@ -141,7 +141,7 @@ class NewestItems(Generic[T]):
 
 
 async def read_newest(
-    items: AsyncIterator[T],
+    items: AsyncIterable[T],
     most: int,
     *,
     wanted: Callable[[T], bool] | None = None,
@@ -160,7 +160,8 @@ async def read_newest(
     heap: list[tuple[datetime, int, int, T]] = []
     read = beyond = 0
     complete = True
-    async for item in items:
+    iterator = aiter(items)
+    async for item in iterator:
         if at_most is not None and read >= at_most:
             complete = False
             break
@@ -181,6 +182,9 @@ async def read_newest(
         if beyond > _BEYOND:
             complete = False
             break
+    aclose = getattr(iterator, "aclose", None)
+    if not complete and aclose is not None:
+        await aclose()
     order = detector.order
     heap.sort(key=lambda entry: (entry[0], -entry[2] if order == "newest-first" else entry[2]), reverse=True)
     return NewestItems(

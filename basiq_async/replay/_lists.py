@@ -13,7 +13,8 @@ import attrs
 from .._order import Order, item_time
 from ..models import Message
 from ..pagination import Page
-from ._passes import OpenList, Passes, Place, unreadable
+from ._passes import OpenList, Passes, unreadable
+from ._watch import Place
 from .checkpoints._base import State
 
 __all__ = ["Lists"]

@@ -12,18 +12,14 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
-import attrs
-
-from .._codec import ListPage
-from .._cursor import id_in_cursor
-from .._order import SLACK, Order, OrderDetector, item_time, raw_time, raw_times
+from .._order import Order, item_time
 from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError, ReplayError
-from ..pagination import Paginator, raw_id, raw_ids, seeks_item, watch_pages
+from ..pagination import Paginator, watch_pages
+from ._watch import Before, Place, Top, Watch
 
-__all__ = ["OpenList", "Passes", "Place", "is_lost", "unreadable"]
+__all__ = ["OpenList", "Passes", "is_lost", "unreadable"]
 
 T = TypeVar("T")
 logger = logging.getLogger("basiq_async.replay")
@@ -33,38 +29,6 @@ OpenList = Callable[[str | None, str | None], Paginator[T]]
 
 _LOST = (400, 404, 410)
 """How Basiq may refuse the link to a page that has expired."""
-_TOP = 8
-"""How many of the first items are remembered: one of them can be gone the next time."""
-_SAMPLES = 20
-"""How many items of a page are asked for their time."""
-_OVERLAP = 2_000
-"""How many earlier items a page is compared with: what arrives at the top can shift items to the next page."""
-
-
-@attrs.frozen
-class Place:
-    """Where a list goes on: behind the item ``after``, whose time is ``time``.
-
-    ``cursor`` is that place, or the beginning of a page of whose items ``offset`` come before.
-    """
-
-    cursor: str | None = None
-    offset: int = 0
-    after: str | None = None
-    time: datetime | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything comes before it."""
-        return self.cursor is not None or self.after is not None
-
-
-@attrs.frozen
-class Top:
-    """The first items of a list when a pass began: their ids, and the time of the first that has one."""
-
-    ids: tuple[str, ...] = ()
-    time: datetime | None = None
 
 
 class Passes(Generic[T]):
@@ -107,7 +71,7 @@ class Passes(Generic[T]):
         self._is_above = self._above is not None or (self._ended and self._sure and self._order == starts_above)
         self.start = self._end if not self._is_above else Place() if self._above is None else self._above[0]
         """Where the pass that is under way begins, or goes on."""
-        self._watch = _Watch(self)
+        self._watch = Watch(self._before())
         self._looked_for: str | None = None
         self._finished = False
         self.exhausted = False
@@ -116,10 +80,18 @@ class Passes(Generic[T]):
     @property
     def order(self) -> Order:
         """The order of the list, as far as it is known by now."""
-        seen = self._watch.detector
-        if seen.sure or seen.mixed or (not self._sure and seen.order != "unknown"):
-            return seen.order
-        return self._order
+        return self._watch.order
+
+    def _before(self) -> Before:
+        return Before(
+            start=self.start,
+            order=self._order,
+            sure=self._sure,
+            known=self._known if self._is_above else None,
+            end=self._end.after,
+            end_is_gone=self._end_is_gone is not None,
+            note_times=self._note_times,
+        )
 
     def open(self) -> Paginator[T]:
         """Return the list from ``start`` on, as far as the pass goes. Raises ``CheckpointError`` for a bad cursor."""
@@ -135,7 +107,7 @@ class Passes(Generic[T]):
             self._above = (start, self._top)
         elif start.begun:
             self._known = self._top
-        self._watch = _Watch(self, paginator)
+        self._watch = Watch(self._before(), paginator)
         if start.after is not None:
             self._looked_for = start.after
         watch_pages(paginator, self._watch)
@@ -194,7 +166,7 @@ class Passes(Generic[T]):
 
     def _begin_above(self) -> None:
         self._is_above, self._above, self.start = True, None, Place()
-        self._watch = _Watch(self)
+        self._watch = Watch(self._before())
 
     @property
     def _top(self) -> Top:
@@ -283,113 +255,6 @@ class Passes(Generic[T]):
             self._above = None if above is None else (_read_place(above[0]), _read_top(above[1]))
         except (ValueError, TypeError, KeyError, IndexError) as exc:
             raise unreadable("it is damaged") from exc
-
-
-class _Watch:
-    """Sees the pages of a pass: finds the order, remembers the first items, and ends it where an earlier one began."""
-
-    def __init__(self, passes: Passes[Any], paginator: Paginator[Any] | None = None) -> None:
-        self._passes = passes
-        self._paginator = paginator
-        start = passes.start
-        self._behind = None if start.after is None or start.offset else id_in_cursor(start.after)
-        """The item before the first page, which can have moved to it meanwhile."""
-        self._looked_on: str | None = None
-        """The page on which that item was looked for last."""
-        self.at_start = not passes.start.begun
-        self.detector = OrderDetector()
-        self.pages = 0
-        self.top = Top()
-        self.met: int | None = None
-        """How many items of a page came before one of an earlier pass."""
-        self.shifted = False
-        """Whether the list begins with the oldest, and lacks the first of those that it had."""
-        self._seen: list[tuple[str, set[str]]] = []
-
-    def __call__(self, url: str, page: ListPage) -> ListPage:
-        items = page.items
-        ids = raw_ids(items)
-        again = bool(self._seen) and self._seen[-1][0] == url
-        if again:
-            self._seen.pop()
-        else:
-            self.pages += 1
-            self._find_order(items)
-        if self.at_start and not self.top.ids:
-            times = (raw_time(item) for item in islice(items, _TOP))
-            self.top = Top(
-                tuple(each for each in ids[:_TOP] if each is not None), next((t for t in times if t is not None), None)
-            )
-        if self._passes._is_above:
-            keep = self._find_end(items, ids)
-            if keep is not None:
-                page = ListPage(items[:keep], None)
-        return self._drop_seen(url, self._drop_before(url, page), ids)
-
-    def _find_order(self, items: list[Any]) -> None:
-        step = max(1, len(items) // _SAMPLES)
-        for time in raw_times([*items[: len(items) - 1 : step], *items[-1:]]):
-            self.detector.see(time)
-        passes = self._passes
-        if passes._note_times is not None and passes.order == "newest-first":
-            passes._note_times(raw_times(items))
-
-    def _find_end(self, items: list[Any], ids: list[str | None]) -> int | None:
-        """How many items of a page are above what was read before; None where all are."""
-        passes, seen = self._passes, self.detector
-        known = frozenset(passes._known.ids)
-        index = next((index for index, each in enumerate(ids) if each in known), None)
-        if index is not None:
-            if index and seen.order == "oldest-first" and seen.sure:
-                return None  # the order changed since: what is new can be anywhere
-            self.met = index
-            return index
-        if self.at_start and self.pages == 1 and self._is_shifted(ids):
-            self.shifted = True
-            return 0
-        if items and passes._known.time is not None and passes.order == "newest-first":
-            limit = passes._known.time - SLACK
-            last = raw_time(items[-1])
-            if last is None or last < limit:
-                older = (index for index, item in enumerate(items) if (raw_time(item) or limit) < limit)
-                self.met = next(older, None)
-        return self.met
-
-    def _is_shifted(self, ids: list[str | None]) -> bool:
-        """Whether nothing is above what was read, though the list no longer begins with it: its oldest are gone."""
-        passes, seen = self._passes, self.detector
-        if passes._order != "oldest-first" or seen.order == "newest-first" or passes._end_is_gone is not None:
-            return False
-        return passes._end.after in ids or (seen.order == "oldest-first" and (passes._sure or seen.sure))
-
-    def _drop_before(self, url: str, page: ListPage) -> ListPage:
-        """Leave out what comes before the place where the pass goes on: a page by its number has shifted."""
-        passes, behind = self._passes, self._behind
-        if behind is None or self._looked_on not in (None, url):
-            return page
-        if self._paginator is not None and seeks_item(self._paginator):
-            return page  # the paginator itself goes to the place
-        items = page.items
-        found = max((index for index, item in enumerate(items) if raw_id(item) == behind), default=None)
-        self._looked_on = url
-        if found is not None:
-            return ListPage(items[found + 1 :], page.next_link)
-        last, time = raw_time(items[-1]) if items else None, passes.start.time
-        if passes.order == "newest-first" and last is not None and time is not None and last > time:
-            self._looked_on = None  # all of it is newer than the place, which is further down
-            return ListPage([], page.next_link)
-        return page
-
-    def _drop_seen(self, url: str, page: ListPage, ids: list[str | None]) -> ListPage:
-        mine = {each for each in ids if each is not None}
-        for _, earlier in self._seen:
-            if not earlier.isdisjoint(mine):
-                fresh = [item for item in page.items if raw_id(item) not in earlier]
-                page = ListPage(fresh, page.next_link)
-        self._seen.append((url, mine))
-        while len(self._seen) > 1 and sum(len(each) for _, each in self._seen[1:]) >= _OVERLAP:
-            self._seen.pop(0)
-        return page
 
 
 def is_lost(error: Exception) -> bool:

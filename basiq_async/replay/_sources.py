@@ -14,7 +14,8 @@ from .._codec import Unreadable, read_message
 from .._order import Order, raw_time
 from ..models import Message
 from ..pagination import UnreadableItem, last_raw
-from ._passes import OpenList, Passes, Place
+from ._passes import OpenList, Passes
+from ._watch import Place
 from .checkpoints._base import Checkpoint, DeadLetter, State
 
 __all__ = [
