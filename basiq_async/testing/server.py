@@ -23,7 +23,7 @@ from ._dispatch import dispatching
 from ._state_file import keeping_state
 from .control._http import routes
 from .control._openapi import ROOT
-from .control._operations import Control
+from .control._operation import Control
 from .fake._endpoints import over_http
 from .fake._fake import FakeBasiq
 

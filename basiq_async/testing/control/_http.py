@@ -13,7 +13,9 @@ from ..._ui._respond import read_json, respond
 from ...errors import BasiqError
 from ._fields import Values, read_body, read_query
 from ._openapi import ROOT, describe
-from ._operations import OPERATIONS, Control, Operation
+from ._operation import Control, Operation
+from ._operations import OPERATIONS
+from ._schemas import as_json
 
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
 """Basiq's API, as the fake speaks it."""
@@ -39,7 +41,7 @@ def _handler(control: Control, operation: Operation) -> Handler:
         named = _find_state(control, request)
         values = await _read(request, operation)
         try:
-            return respond(await operation.run(named, {**values, **request.match_info}))
+            return respond(as_json(await operation.run(named, {**values, **request.match_info})))
         except BasiqError as error:
             raise ControlError(400, "not-valid", str(error)) from error
 

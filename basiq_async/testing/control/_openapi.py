@@ -7,8 +7,9 @@ import re
 from ..._ui._guard import TOKEN_HEADER
 from ..._version import __version__
 from ._fields import Json
-from ._operations import OPERATIONS, Operation
-from ._schemas import SCHEMAS, ref
+from ._operation import Operation
+from ._operations import OPERATIONS
+from ._schemas import ref, schemas
 
 ROOT = "/_fake"
 
@@ -30,7 +31,7 @@ def describe() -> Json:
         "paths": paths,
         "security": [{"apiKey": []}, {"token": []}],
         "components": {
-            "schemas": dict(SCHEMAS),
+            "schemas": dict(schemas()),
             "securitySchemes": {
                 "apiKey": {
                     "type": "apiKey",

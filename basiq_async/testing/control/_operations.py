@@ -2,111 +2,54 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
-
-import attrs
+from typing import Any
 
 from ..._ui._errors import ControlError
 from ..._version import __version__
 from ..fake._clock import ManualClock
 from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
-from ..fake._paging import MOST_SCANNED
 from ..fake._records import Message
-from . import _views as views
-from ._fields import Field, Json, Values
+from . import _shapes as shapes
+from ._fields import Field, Values
+from ._operation import OPERATIONS, Control, operation
+from ._pages import page_of, page_of_numbered, read_places
 
-T = TypeVar("T")
 _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", least=1, most=1000)
 _NEXT = Field("next", "text", "The value of `next` of the page before.")
 _SEARCH = Field("search", "text", "Only items in which this text occurs, in any case.")
+__all__ = ["OPERATIONS"]
 DROPS = ("request", "response")
 MOST_STATES = 10_000
-_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-_PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
-
-
-@attrs.define
-class Control:
-    """A fake, as the control API drives and shows it. ``first`` is the one that it is a state of, or itself.
-
-    ``api_key`` is the application of the fake that a call is for; None for its first one.
-    """
-
-    fake: FakeBasiq
-    base_url: str
-    first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
-    api_key: str | None = attrs.field(default=None, repr=False)
-
-    def of(self, fake: FakeBasiq, api_key: str | None) -> Control:
-        """The same for another state, or another application of this one."""
-        return Control(fake, self.base_url, self.first, api_key)
-
-    def done(self) -> Json:
-        return {"now": views.show_time(self.fake.now()), "nextDue": views.show_time(self.fake.next_due)}
-
-
-Run = Callable[[Control, Any], Awaitable[Json]]
-
-
-@attrs.frozen
-class Operation:
-    """One operation: what it takes, what it returns, and what it does.
-
-    ``fields`` are those of the body of a POST, or the parameters of a GET's query. ``run`` gets them by name, the
-    path's parameters among them.
-    """
-
-    name: str
-    method: str
-    path: str
-    summary: str
-    returns: str
-    run: Run
-    fields: tuple[Field, ...] = ()
-
-
-OPERATIONS: list[Operation] = []
-
-
-def _operation(method: str, path: str, returns: str, *fields: Field) -> Callable[[Run], Run]:
-    def register(run: Run) -> Run:
-        summary = (run.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        OPERATIONS.append(Operation(run.__name__, method, path, summary, returns, run, fields))
-        return run
-
-    return register
 
 
 # --- the mock and its states ---
 
 
-@_operation("GET", "/health", "Health")
-async def health(control: Control, values: Values) -> Json:
+@operation("GET", "/health")
+async def health(control: Control, values: Values) -> shapes.Health:
     """Whether the mock serves: every caller may ask, and with an API key learns whether it is one of this mock."""
-    return {"status": "ok", "baseUrl": control.base_url, "version": __version__}
+    return shapes.Health(status="ok", base_url=control.base_url, version=__version__)
 
 
-@_operation("GET", "/states", "States")
-async def states(control: Control, values: Values) -> Json:
+@operation("GET", "/states")
+async def states(control: Control, values: Values) -> shapes.States:
     """The states of the mock, without their API keys."""
-    return {"items": [views.show_summary(each) for each in (control.first, *control.first.states.values())]}
+    served = (control.first, *control.first.states.values())
+    return shapes.States(items=tuple(shapes.summary_of(each) for each in served))
 
 
-@_operation(
+@operation(
     "POST",
     "/states",
-    "NewState",
     Field("name", "text", "What people know it by, such as a test's name; by default a number."),
     Field("seed", "text", "What its ids are made from; by default one that nobody else has."),
     Field("apiKey", "text", "Its API key; by default one that nobody can guess."),
     Field("still", "flag", "Its clock stands still until it is moved. By default it runs where the mock's does."),
 )
-async def add_state(control: Control, values: Any) -> Json:
+async def add_state(control: Control, values: Any) -> shapes.NewState:
     """Add an empty state, with an API key, a clock and ids of its own: what happens in one shows in no other.
 
     Calls with its key are for it alone.
@@ -119,11 +62,11 @@ async def add_state(control: Control, values: Any) -> Json:
         raise ControlError(400, "not-valid", "apiKey has to be printable, without a space, and at most 512 long")
     clock = ManualClock(datetime.now(UTC)) if values.get("still") else None
     state = first.add_state(values.get("name"), api_key=key, seed=values.get("seed"), clock=clock)
-    return {**views.show_summary(state), "apiKey": state.api_key}
+    return shapes.new_state_of(state)
 
 
-@_operation("POST", "/states/remove", "Done")
-async def remove_state(control: Control, values: Values) -> Json:
+@operation("POST", "/states/remove")
+async def remove_state(control: Control, values: Values) -> shapes.Done:
     """Remove the state whose API key the call has, with everything in it. The first one stays."""
     if control.fake is control.first:
         raise ControlError(
@@ -137,22 +80,21 @@ async def remove_state(control: Control, values: Values) -> Json:
 # --- time ---
 
 
-@_operation("GET", "/state", "State")
-async def state(control: Control, values: Values) -> Json:
+@operation("GET", "/state")
+async def state(control: Control, values: Values) -> shapes.State:
     """The time, what is due, and how much there is of everything."""
-    return views.show_state(control.fake, control.base_url)
+    return shapes.state_of(control.fake, control.base_url)
 
 
-@_operation(
+@operation(
     "POST",
     "/advance",
-    "Advanced",
     *(
         Field(name, "number", f"{name.capitalize()} to move the clock forward by.", least=0, most=10_000_000)
         for name in ("days", "hours", "minutes", "seconds")
     ),
 )
-async def advance(control: Control, values: Any) -> Json:
+async def advance(control: Control, values: Any) -> shapes.Advanced:
     """Move the clock forward and make every delivery that is due on the way.
 
     Responds when they are made.
@@ -160,16 +102,17 @@ async def advance(control: Control, values: Any) -> Json:
     return await _move(control, lambda: control.fake.advance(timedelta(**values)))
 
 
-@_operation("POST", "/next", "Advanced")
-async def advance_to_next(control: Control, values: Values) -> Json:
+@operation("POST", "/next")
+async def advance_to_next(control: Control, values: Values) -> shapes.Advanced:
     """Move the clock to the next attempt that is due, and make it."""
     return await _move(control, control.fake.advance_to_next)
 
 
-async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> Json:
+async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> shapes.Advanced:
     before = _count_attempts(control.fake)
     await move()
-    return {**control.done(), "attempts": _count_attempts(control.fake) - before}
+    done = control.done()
+    return shapes.Advanced(now=done.now, next_due=done.next_due, attempts=_count_attempts(control.fake) - before)
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
@@ -179,17 +122,16 @@ def _count_attempts(fake: FakeBasiq) -> int:
 # --- what happens ---
 
 
-@_operation(
+@operation(
     "POST",
     "/emit",
-    "Emitted",
     Field("eventTypeId", "text", "The event type, such as consent.revoked.", required=True),
     Field("userId", "text", "The user that it is about; a new one by default."),
     Field("entityId", "text", "The entity that it is about; a new one by default."),
     Field("data", "object", "The event's data; by default what identifies the entity."),
     Field("wait", "flag", "Respond only when the first attempt of each message was made."),
 )
-async def emit(control: Control, values: Any) -> Json:
+async def emit(control: Control, values: Any) -> shapes.Emitted:
     """Let an event happen, with a message for each webhook that is active and subscribed."""
     emission = control.fake.emit(
         values["eventTypeId"],
@@ -201,32 +143,30 @@ async def emit(control: Control, values: Any) -> Json:
     return await _show_emission(emission, values)
 
 
-@_operation(
+@operation(
     "POST",
     "/messages/{messageId}/redeliver",
-    "Emitted",
     Field("wait", "flag", "Respond only when the attempt was made."),
 )
-async def redeliver(control: Control, values: Any) -> Json:
+async def redeliver(control: Control, values: Any) -> shapes.Emitted:
     """Deliver a message once more, now."""
     _message(control, values["messageId"])
     emission = control.fake.redeliver(values["messageId"])
     return await _show_emission(emission, values)
 
 
-async def _show_emission(emission: Emission, values: Any) -> Json:
+async def _show_emission(emission: Emission, values: Any) -> shapes.Emitted:
     if values.get("wait"):
         await emission
-    return {"eventId": emission.event_id, "messageIds": list(emission.message_ids)}
+    return shapes.Emitted(event_id=emission.event_id, message_ids=emission.message_ids)
 
 
 # --- what goes wrong ---
 
 
-@_operation(
+@operation(
     "POST",
     "/fail",
-    "Done",
     Field("times", "whole", "How many requests; 1 by default.", least=1, most=1_000_000),
     Field("status", "whole", "Respond with an error of this status.", least=100, most=999),
     Field("method", "text", "Only requests with this method."),
@@ -240,7 +180,7 @@ async def _show_emission(emission: Emission, values: Any) -> Json:
     ),
     Field("loop", "flag", "Let a list's next link lead to the page itself."),
 )
-async def fail(control: Control, values: Any) -> Json:
+async def fail(control: Control, values: Any) -> shapes.Done:
     """Let the next requests go wrong."""
     headers = values.get("headers", {})
     if not all(isinstance(value, str) and value.isprintable() for each in headers.items() for value in each):
@@ -260,10 +200,9 @@ async def fail(control: Control, values: Any) -> Json:
     return control.done()
 
 
-@_operation(
+@operation(
     "POST",
     "/deliveries/fail",
-    "Done",
     Field("times", "whole", "How many deliveries; 1 by default.", least=1, most=1_000_000),
     Field("status", "whole", "Record this status without calling the endpoint.", least=100, most=999),
     Field(
@@ -274,7 +213,7 @@ async def fail(control: Control, values: Any) -> Json:
     ),
     Field("url", "text", "Only deliveries to this url; * stands for anything."),
 )
-async def fail_deliveries(control: Control, values: Any) -> Json:
+async def fail_deliveries(control: Control, values: Any) -> shapes.Done:
     """Let the next deliveries go wrong."""
     control.fake.fail_deliveries(
         values.get("times", 1),
@@ -285,35 +224,34 @@ async def fail_deliveries(control: Control, values: Any) -> Json:
     return control.done()
 
 
-@_operation(
+@operation(
     "POST",
     "/endpoint/down",
-    "Done",
     Field("url", "text", "The endpoint; every endpoint by default."),
     Field("status", "whole", "The status it responds with; without it, the connection fails.", least=100, most=999),
 )
-async def endpoint_down(control: Control, values: Any) -> Json:
+async def endpoint_down(control: Control, values: Any) -> shapes.Done:
     """Take an endpoint down: deliveries fail without calling it."""
     control.fake.endpoint_down(values.get("url"), status=values.get("status"))
     return control.done()
 
 
-@_operation("POST", "/endpoint/up", "Done", Field("url", "text", "The endpoint; every endpoint by default."))
-async def endpoint_up(control: Control, values: Any) -> Json:
+@operation("POST", "/endpoint/up", Field("url", "text", "The endpoint; every endpoint by default."))
+async def endpoint_up(control: Control, values: Any) -> shapes.Done:
     """End the outage of an endpoint."""
     control.fake.endpoint_up(values.get("url"))
     return control.done()
 
 
-@_operation("POST", "/expire-tokens", "Done")
-async def expire_tokens(control: Control, values: Values) -> Json:
+@operation("POST", "/expire-tokens")
+async def expire_tokens(control: Control, values: Values) -> shapes.Done:
     """Make every token that was issued an expired one."""
     control.fake.expire_tokens()
     return control.done()
 
 
-@_operation("POST", "/disable-account", "Done")
-async def disable_account(control: Control, values: Values) -> Json:
+@operation("POST", "/disable-account")
+async def disable_account(control: Control, values: Values) -> shapes.Done:
     """Respond with 403 to every request with the API key of the call."""
     control.fake.disable_account(control.api_key)
     return control.done()
@@ -322,15 +260,14 @@ async def disable_account(control: Control, values: Values) -> Json:
 # --- what there is ---
 
 
-@_operation(
+@operation(
     "POST",
     "/webhooks",
-    "Added",
     Field("url", "text", "The url of its endpoint.", required=True),
     Field("subscribedEvents", "texts", "Event types; all of them by default."),
     Field("active", "flag", "False: it begins with its cool-off. True by default."),
 )
-async def add_webhook(control: Control, values: Any) -> Json:
+async def add_webhook(control: Control, values: Any) -> shapes.Added:
     """Add a webhook, past its cool-off."""
     webhook_id = control.fake.add_webhook(
         values["url"],
@@ -338,20 +275,19 @@ async def add_webhook(control: Control, values: Any) -> Json:
         active=values.get("active", True),
         api_key=control.api_key,
     )
-    return {"webhookId": webhook_id}
+    return shapes.Added(webhook_id=webhook_id)
 
 
-@_operation(
+@operation(
     "POST",
     "/seed",
-    "Added",
     Field("messages", "whole", "How many messages.", required=True, least=0, most=100_000_000),
     Field("webhookId", "text", "The webhook; by default the first one, which is added where there is none."),
     Field("eventTypes", "texts", "Their event types; by default those that the webhook is subscribed to."),
     Field("every", "number", "Seconds between two messages; 1 by default.", least=0.001, most=1_000_000),
     Field("failed", "number", "The share of messages whose only attempt failed.", least=0, most=1),
 )
-async def seed(control: Control, values: Any) -> Json:
+async def seed(control: Control, values: Any) -> shapes.Added:
     """Give a webhook a history."""
     webhook_id = control.fake.seed_messages(
         values["messages"],
@@ -361,11 +297,11 @@ async def seed(control: Control, values: Any) -> Json:
         failed=values.get("failed", 0.0),
         api_key=control.api_key,
     )
-    return {"webhookId": webhook_id}
+    return shapes.Added(webhook_id=webhook_id)
 
 
-@_operation("POST", "/reset", "Done", Field("log", "flag", "Forget only requests, deliveries, violations and faults."))
-async def reset(control: Control, values: Any) -> Json:
+@operation("POST", "/reset", Field("log", "flag", "Forget only requests, deliveries, violations and faults."))
+async def reset(control: Control, values: Any) -> shapes.Done:
     """Forget everything in the state that the call is for, but its API key and the time."""
     if values.get("log"):
         control.fake.reset_log()
@@ -374,39 +310,40 @@ async def reset(control: Control, values: Any) -> Json:
     return control.done()
 
 
-@_operation("GET", "/webhooks", "Webhooks")
-async def webhooks(control: Control, values: Values) -> Json:
+@operation("GET", "/webhooks")
+async def webhooks(control: Control, values: Values) -> shapes.Webhooks:
     """The webhooks, without their secrets."""
     fake = control.fake
     now = fake.now()
-    return {"items": [views.show_webhook(each, now, fake.count_messages(each.id)) for each in fake.webhooks()]}
+    return shapes.Webhooks(
+        items=tuple(shapes.webhook_of(each, now, fake.count_messages(each.id)) for each in fake.webhooks())
+    )
 
 
-@_operation("POST", "/webhooks/{webhookId}/secret", "Secret")
-async def webhook_secret(control: Control, values: Any) -> Json:
+@operation("POST", "/webhooks/{webhookId}/secret")
+async def webhook_secret(control: Control, values: Any) -> shapes.Secret:
     """The signing secret of a webhook."""
     if all(each.id != values["webhookId"] for each in control.fake.webhooks()):
         raise ControlError(404, "not-found", f"there is no webhook {values['webhookId']!r}")
-    return {"secret": control.fake.secret(values["webhookId"])}
+    return shapes.Secret(secret=control.fake.secret(values["webhookId"]))
 
 
-@_operation(
+@operation(
     "GET",
     "/messages",
-    "Messages",
     Field("webhookId", "text", "Only messages of this webhook."),
     Field("status", "text", "Only messages of this status.", choices=("Success", "Failed", "Pending")),
     _SEARCH,
     _LIMIT,
     _NEXT,
 )
-async def messages(control: Control, values: Any) -> Json:
+async def messages(control: Control, values: Any) -> shapes.Messages:
     """The messages with their attempts, newest first."""
     fake = control.fake
     upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
     wanted = values.get("status")
     webhook_id = values.get("webhookId")
-    before = _read_places(values.get("next"))
+    before = read_places(values.get("next"))
     places = {} if before is None else dict(before)
 
     def following(item: tuple[tuple[int, int], Message]) -> str:
@@ -420,23 +357,24 @@ async def messages(control: Control, values: Any) -> Json:
 
     if before is None:
         places.update(fake.message_places())
-    return _page(
+    found_page = page_of(
         items(),
         fake.count_messages(webhook_id),
         values,
-        lambda item: views.show_message(item[1], upcoming.get(item[1].id)),
+        lambda item: shapes.message_of(item[1], upcoming.get(item[1].id)),
         lambda item: (item[1].id, item[1].event.type_id, item[1].event.id, item[1].event.user_id, item[1].status),
         following,
         lambda item: wanted in (None, item[1].status),
     )
+    return shapes.Messages(**found_page)
 
 
-@_operation("GET", "/messages/{messageId}", "WholeMessage")
-async def message(control: Control, values: Any) -> Json:
+@operation("GET", "/messages/{messageId}")
+async def message(control: Control, values: Any) -> shapes.WholeMessage:
     """One message, with its event's data."""
     found = _message(control, values["messageId"])
     upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
-    return views.show_whole_message(found, upcoming)
+    return shapes.whole_message_of(found, upcoming)
 
 
 def _message(control: Control, message_id: str) -> Any:
@@ -446,113 +384,63 @@ def _message(control: Control, message_id: str) -> Any:
     return found
 
 
-@_operation("GET", "/event-types", "EventTypes")
-async def event_types(control: Control, values: Values) -> Json:
+@operation("GET", "/event-types")
+async def event_types(control: Control, values: Values) -> shapes.EventTypes:
     """The event types that can be emitted."""
-    return {"items": [{"id": name, "description": text} for name, text in control.fake.event_types.items()]}
+    known = control.fake.event_types.items()
+    return shapes.EventTypes(items=tuple(shapes.EventType(id=name, description=text) for name, text in known))
 
 
 # --- what happened ---
 
 
-@_operation("GET", "/requests", "Requests", _SEARCH, _LIMIT, _NEXT)
-async def requests(control: Control, values: Any) -> Json:
+@operation("GET", "/requests", _SEARCH, _LIMIT, _NEXT)
+async def requests(control: Control, values: Any) -> shapes.Requests:
     """The latest requests, newest first."""
     log = control.fake.request_log
-    return _page_numbered(
+    found_page = page_of_numbered(
         ((record.number, record) for record in reversed(log)),
         len(log),
         values,
-        lambda _, record: views.show_request(record),
+        lambda _, record: shapes.request_of(record),
         lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
     )
+    return shapes.Requests(**found_page)
 
 
-@_operation("GET", "/requests/{number}", "WholeRequest")
-async def request(control: Control, values: Any) -> Json:
+@operation("GET", "/requests/{number}")
+async def request(control: Control, values: Any) -> shapes.WholeRequest:
     """One request, with its headers and body."""
     for record in reversed(control.fake.request_log):
         if str(record.number) == values["number"]:
-            return views.show_whole_request(record)
+            return shapes.whole_request_of(record)
     raise ControlError(404, "not-found", f"there is no request {values['number']!r} in the log")
 
 
-@_operation(
+@operation(
     "GET",
     "/deliveries",
-    "Deliveries",
     Field("messageId", "text", "Only attempts of this message."),
     _SEARCH,
     _LIMIT,
     _NEXT,
 )
-async def deliveries(control: Control, values: Any) -> Json:
+async def deliveries(control: Control, values: Any) -> shapes.Deliveries:
     """The latest attempts to deliver, newest first."""
     fake = control.fake
     wanted = values.get("messageId")
     found = (each for each in fake.numbered_deliveries() if wanted in (None, each[1].message_id))
-    return _page_numbered(
+    found_page = page_of_numbered(
         found,
         len(fake.deliveries),
         values,
-        views.show_delivery,
+        shapes.delivery_of,
         lambda attempt: (attempt.message_id, attempt.event_type_id, attempt.event_id, attempt.url, str(attempt.status)),
     )
+    return shapes.Deliveries(**found_page)
 
 
-@_operation("GET", "/violations", "Violations")
-async def violations(control: Control, values: Values) -> Json:
+@operation("GET", "/violations")
+async def violations(control: Control, values: Values) -> shapes.Violations:
     """What the real Basiq would refuse, or what misuses it."""
-    return {"items": [views.show_violation(each) for each in control.fake.violations]}
-
-
-def _page(
-    items: Iterator[T],
-    total: int,
-    values: Mapping[str, Any],
-    show: Callable[[T], Json],
-    texts: Callable[[T], Sequence[str]],
-    following: Callable[[T], str],
-    wanted: Callable[[T], bool] = lambda item: True,
-) -> Json:
-    """A page of items; ``following`` returns the ``next`` that leads to the item and those after it.
-
-    It looks at so many items at the most: a page may be short, or empty, and lead on.
-    """
-    limit, search = values.get("limit", 100), values.get("search", "").casefold()
-    shown: list[Json] = []
-    for looked_at, item in enumerate(items):
-        if len(shown) == limit or looked_at == MOST_SCANNED:
-            return {"items": shown, "total": total, "next": following(item)}
-        if wanted(item) and (not search or any(search in text.casefold() for text in texts(item))):
-            shown.append(show(item))
-    return {"items": shown, "total": total, "next": None}
-
-
-def _page_numbered(
-    items: Iterator[tuple[int, T]],
-    total: int,
-    values: Mapping[str, Any],
-    show: Callable[[int, T], Json],
-    texts: Callable[[T], Sequence[str]],
-) -> Json:
-    """A page of items that come with numbers, the highest first."""
-    text = values.get("next")
-    if text is not None:
-        if not _NUMBER.fullmatch(text):
-            raise _no_such_page()
-        items = itertools.dropwhile(lambda item: item[0] > int(text), items)
-    return _page(items, total, values, lambda item: show(*item), lambda item: texts(item[1]), lambda item: str(item[0]))
-
-
-def _read_places(text: str | None) -> dict[int, int] | None:
-    """How far the history of each webhook was shown, from a ``next`` of the list of messages."""
-    if text is None:
-        return None
-    if not _PLACES.fullmatch(text):
-        raise _no_such_page()
-    return {int(serial): int(left) for serial, _, left in (each.partition("-") for each in text.split("."))}
-
-
-def _no_such_page() -> ControlError:
-    return ControlError(400, "not-valid", "next has to be the value of `next` of the page before")
+    return shapes.Violations(items=tuple(shapes.violation_of(each) for each in control.fake.violations))

@@ -1,184 +1,95 @@
-"""The shapes of what the control API returns, as JSON schemas."""
+"""The shapes of what the control API returns, as JSON and as JSON schemas."""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
+
+from . import _shapes
 from ._fields import Json
 
+_PLAIN: Mapping[object, Json] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    datetime: {"type": "string", "format": "date-time"},
+    object: {},
+}
 
-def _object(properties: Mapping[str, object]) -> Json:
+
+def as_json(shown: attrs.AttrsInstance) -> Json:
+    """A shape as the JSON object that it is described as."""
+    found: Json = _converter().unstructure(shown)
+    return found
+
+
+def ref(name: str) -> Json:
+    """A reference to the schema of a shape."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+@cache
+def schemas() -> Mapping[str, Json]:
+    """The schema of every shape, by its name."""
+    return {
+        name: _schema_of_class(shape)
+        for name, shape in vars(_shapes).items()
+        if isinstance(shape, type) and attrs.has(shape) and shape.__module__ == _shapes.__name__
+    }
+
+
+def _schema_of_class(shape: type[attrs.AttrsInstance]) -> Json:
+    hints = get_type_hints(shape)
+    properties = {_camel(field.name): _schema_of(hints[field.name]) for field in attrs.fields(shape)}
     return {
         "type": "object",
-        "properties": dict(properties),
+        "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
     }
 
 
-def _list(items: object) -> Json:
-    return {"type": "array", "items": items}
+def _schema_of(hint: Any) -> Json:
+    if hint in _PLAIN:
+        return dict(_PLAIN[hint])
+    if isinstance(hint, type) and attrs.has(hint):
+        return ref(hint.__name__)
+    origin, given = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        (schema,) = [_schema_of(each) for each in given if each is not type(None)]
+        if "$ref" in schema:
+            return {"oneOf": [{"type": "null"}, schema]}
+        return {**schema, "type": [schema["type"], "null"]}
+    if origin is Literal:
+        return {"enum": list(given)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema_of(given[0])}
+    return {"type": "object", "additionalProperties": _schema_of(given[1])}
 
 
-def _or_null(kind: str, **more: object) -> Json:
-    return {"type": [kind, "null"], **more}
+@cache
+def _converter() -> Converter:
+    converter = Converter()
+    converter.register_unstructure_hook(datetime, lambda moment: moment.isoformat(timespec="milliseconds"))
+    converter.register_unstructure_hook_factory(
+        attrs.has,
+        lambda shape: make_dict_unstructure_fn(
+            shape,
+            converter,
+            **{field.name: override(rename=_camel(field.name)) for field in attrs.fields(shape)},  # type: ignore[arg-type]  # of fields' names alone
+        ),
+    )
+    return converter
 
 
-def ref(name: str) -> Json:
-    """A reference to one of the schemas below."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _page(name: str) -> Json:
-    return _object({"items": _list(ref(name)), "total": WHOLE, "next": _or_null("string")})
-
-
-TEXT: Json = {"type": "string"}
-WHOLE: Json = {"type": "integer"}
-NUMBER: Json = {"type": "number"}
-FLAG: Json = {"type": "boolean"}
-TIME: Json = {"type": "string", "format": "date-time"}
-_TIME_OR_NULL = _or_null("string", format="date-time")
-_HEADERS: Json = {"type": "object", "additionalProperties": TEXT}
-_TEXTS = _list(TEXT)
-
-_request = {
-    "number": WHOLE,
-    "at": TIME,
-    "method": TEXT,
-    "path": TEXT,
-    "status": _or_null("integer"),
-    "duration": NUMBER,
-    "violations": _TEXTS,
-}
-_attempt = {
-    "number": WHOLE,
-    "at": TIME,
-    "url": TEXT,
-    "status": _or_null("integer"),
-    "ok": FLAG,
-    "response": TEXT,
-    "duration": NUMBER,
-}
-_message = {
-    "id": TEXT,
-    "webhookId": TEXT,
-    "eventTypeId": TEXT,
-    "eventId": TEXT,
-    "userId": TEXT,
-    "entityId": TEXT,
-    "created": TIME,
-    "status": {"enum": ["Success", "Failed", "Pending"]},
-    "attempts": _list(ref("Attempt")),
-    "nextAttempt": {"oneOf": [{"type": "null"}, _object({"number": WHOLE, "due": TIME})]},
-}
-
-_summary = {
-    "name": TEXT,
-    "seed": TEXT,
-    "now": TIME,
-    "pending": WHOLE,
-    "webhooks": WHOLE,
-    "messages": WHOLE,
-    "requests": WHOLE,
-    "deliveries": WHOLE,
-    "violations": WHOLE,
-}
-
-SCHEMAS: Mapping[str, Json] = {
-    "Health": _object({"status": {"const": "ok"}, "baseUrl": TEXT, "version": TEXT}),
-    "StateSummary": _object(_summary),
-    "States": _object({"items": _list(ref("StateSummary"))}),
-    "NewState": _object({**_summary, "apiKey": TEXT}),
-    "Error": _object({"error": _object({"code": TEXT, "message": TEXT})}),
-    "Done": _object({"now": TIME, "nextDue": _TIME_OR_NULL}),
-    "Advanced": _object({"now": TIME, "nextDue": _TIME_OR_NULL, "attempts": WHOLE}),
-    "Emitted": _object({"eventId": TEXT, "messageIds": _TEXTS}),
-    "Added": _object({"webhookId": TEXT}),
-    "Secret": _object({"secret": TEXT}),
-    "State": _object(
-        {
-            "name": TEXT,
-            "seed": TEXT,
-            "baseUrl": TEXT,
-            "now": TIME,
-            "nextDue": _TIME_OR_NULL,
-            "clock": _object({"running": FLAG, "speed": _or_null("number")}),
-            "pending": WHOLE,
-            "webhooks": WHOLE,
-            "messages": WHOLE,
-            "requests": WHOLE,
-            "deliveries": WHOLE,
-            "violations": WHOLE,
-            "endpointsDown": _list(_object({"url": _or_null("string"), "status": _or_null("integer")})),
-            "faults": _list(
-                _object(
-                    {
-                        "left": WHOLE,
-                        "method": _or_null("string"),
-                        "path": _or_null("string"),
-                        "status": _or_null("integer"),
-                        "delay": NUMBER,
-                        "drop": _or_null("string"),
-                        "loop": FLAG,
-                    }
-                )
-            ),
-            "deliveryFaults": _list(
-                _object(
-                    {
-                        "left": WHOLE,
-                        "url": _or_null("string"),
-                        "status": _or_null("integer"),
-                        "drop": _or_null("string"),
-                    }
-                )
-            ),
-            "revision": WHOLE,
-        }
-    ),
-    "EventType": _object({"id": TEXT, "description": TEXT}),
-    "EventTypes": _object({"items": _list(ref("EventType"))}),
-    "Request": _object(_request),
-    "WholeRequest": _object({**_request, "url": TEXT, "headers": _HEADERS, "body": _or_null("string")}),
-    "Requests": _page("Request"),
-    "Delivery": _object(
-        {
-            "number": WHOLE,
-            "at": TIME,
-            "webhookId": TEXT,
-            "messageId": TEXT,
-            "eventTypeId": TEXT,
-            "eventId": TEXT,
-            "url": TEXT,
-            "attempt": WHOLE,
-            "status": _or_null("integer"),
-            "ok": FLAG,
-            "response": TEXT,
-            "duration": NUMBER,
-            "headers": _HEADERS,
-            "body": TEXT,
-        }
-    ),
-    "Deliveries": _page("Delivery"),
-    "Attempt": _object(_attempt),
-    "Message": _object(_message),
-    "WholeMessage": _object({**_message, "data": _or_null("object"), "text": _or_null("string")}),
-    "Messages": _page("Message"),
-    "Webhook": _object(
-        {
-            "id": TEXT,
-            "url": TEXT,
-            "status": {"enum": ["active", "pending-approval", "disabled"]},
-            "name": _or_null("string"),
-            "description": _or_null("string"),
-            "subscribedEvents": _TEXTS,
-            "activeAt": TIME,
-            "coolOffLeft": NUMBER,
-            "messages": WHOLE,
-        }
-    ),
-    "Webhooks": _object({"items": _list(ref("Webhook"))}),
-    "Violation": _object({"code": TEXT, "detail": TEXT, "at": TIME}),
-    "Violations": _object({"items": _list(ref("Violation"))}),
-}
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))

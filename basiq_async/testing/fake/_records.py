@@ -22,7 +22,7 @@ class Webhook:
     description: str | None = None
     disabled: bool = False
 
-    def status(self, now: datetime) -> str:
+    def status(self, now: datetime) -> Literal["active", "pending-approval", "disabled"]:
         if self.disabled:
             return "disabled"
         return "active" if now >= self.active_at else "pending-approval"

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ..._ui._page import Page, show_clock
 from ..control._openapi import ROOT
-from ..control._operations import Control
+from ..control._operation import Control
 from ._sections import Context, show_all, show_message, show_request
 
 

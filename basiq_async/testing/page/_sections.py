@@ -7,7 +7,8 @@ from typing import Any
 
 from ..control import _operations as control_api
 from ..control._openapi import ROOT
-from ..control._operations import Control
+from ..control._operation import Control
+from ..control._schemas import as_json
 from ._lines import line_for_message, line_for_request, line_for_webhook
 from ._timeline import marks, ticks
 
@@ -21,12 +22,12 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     search = query.get("search", "")[:200]
     chosen = {"search": search} if search else {}
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
-    webhooks: Any = await control_api.webhooks(control, {})
-    messages: Any = await control_api.messages(control, {"limit": message_rows, **chosen})
-    requests: Any = await control_api.requests(control, {"limit": request_rows, **chosen})
-    violations: Any = await control_api.violations(control, {})
-    event_types: Any = await control_api.event_types(control, {})
-    state: Any = await control_api.state(control, {})
+    webhooks: Any = as_json(await control_api.webhooks(control, {}))
+    messages: Any = as_json(await control_api.messages(control, {"limit": message_rows, **chosen}))
+    requests: Any = as_json(await control_api.requests(control, {"limit": request_rows, **chosen}))
+    violations: Any = as_json(await control_api.violations(control, {}))
+    event_types: Any = as_json(await control_api.event_types(control, {}))
+    state: Any = as_json(await control_api.state(control, {}))
     urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
     root = _root(control)
     down = {place["url"] for place in state["endpointsDown"]}
@@ -55,8 +56,8 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
 
 async def show_message(control: Control, message_id: str) -> Context:
     """One message, with its deliveries."""
-    message: Any = await control_api.message(control, {"messageId": message_id})
-    deliveries: Any = await control_api.deliveries(control, {"messageId": message_id, "limit": 50})
+    message: Any = as_json(await control_api.message(control, {"messageId": message_id}))
+    deliveries: Any = as_json(await control_api.deliveries(control, {"messageId": message_id, "limit": 50}))
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
     return {
         "message": message,
@@ -67,7 +68,7 @@ async def show_message(control: Control, message_id: str) -> Context:
 
 async def show_request(control: Control, number: str) -> Context:
     """One request."""
-    request: Any = await control_api.request(control, {"number": number})
+    request: Any = as_json(await control_api.request(control, {"number": number}))
     return {"request": request, "lines": line_for_request(request)}
 
 
