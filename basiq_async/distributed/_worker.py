@@ -283,7 +283,8 @@ class Worker:
         for key in await self._record.keys(active=True):
             for segment in await self._record.wake(key, grace=max(1.0, self._lease / 2), idle=self._idle):
                 logger.info("segment %s of the job %r waits for a worker", segment, key)
-                await self._hint(key, segment)
+                if await self._hint(key, segment) is False:
+                    return  # the carrier is away: the rest is told again
 
     async def _pulse(self) -> None:
         for under in list(self._under.values()):

@@ -12,7 +12,7 @@ import pytest
 from basiq_async.distributed import Fleet, Record
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed._worker import Worker
-from basiq_async.distributed.record import LeaseLostError, Saving
+from basiq_async.distributed.record import Chain, LeaseLostError, Saving
 from basiq_async.testing.conformance._record_probe import make_letter, make_page, make_spec
 from tests.support.fleets import PATIENT, Crew, crew
 from tests.support.histories import Recorder, Refusing
@@ -225,3 +225,29 @@ async def test_hints_of_a_carrier_that_is_away_are_not_waited_for_one_by_one(red
         await job.pause()
         await job.resume()
         assert sent == 2
+
+
+async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: str) -> None:
+    sent: list[str] = []
+    asked = 0
+
+    class Watching(RedisRecord):
+        async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+            nonlocal asked
+            asked += 1
+            return await super().wake(key, grace=grace, limit=limit, idle=idle)
+
+    async def hint(key: str, segment: str) -> bool:
+        sent.append(segment)
+        return False
+
+    record = Watching(redis_url)
+    await record.create(make_spec("job", chains=tuple(Chain(f"w{number}") for number in range(20)), lease=0.001))
+    worker = Worker(record, {}, hint, lease=1.0)
+    await worker.start()
+    async with asyncio.timeout(PATIENT):
+        while asked < 2:
+            await asyncio.sleep(0.01)
+    assert len(sent) <= asked
+    await worker.aclose()
+    await record.aclose()
