@@ -25,6 +25,11 @@ async def catch_up(
 ) -> Recovery:
     """Make the webhook active again, then bring what it missed: messages, and events that never became one."""
     webhook = await basiq.webhooks.ensure(url=url, subscribed_events=events)
+    if webhook.secret is not None:
+        # Returned this once. Where it is another one, a service that does not have it refuses each delivery.
+        kept = folder / "webhook-secret"
+        kept.touch(mode=0o600)
+        kept.write_text(webhook.secret.reveal())
     return await recover(
         basiq,
         webhook.id,
@@ -46,6 +51,7 @@ async def main(url: str) -> None:
             print("handled", delivery.event_type_id, delivery.event_id)
 
         found = await catch_up(basiq, receiver, url, Path())
+    print("a secret that Basiq returned is in ./webhook-secret: store it where the service reads it")
     print(f"{found.messages.handled} messages and {found.events.handled} events without a message were handled")
 
 

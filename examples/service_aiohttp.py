@@ -1,0 +1,47 @@
+"""A service as it runs in production, with aiohttp: PostgreSQL, several workers, recovery in the background, probes.
+
+    python service_aiohttp.py     # as often as there shall be workers: they share the port
+
+service_parts.py has what it is made of, and the environment variables that it reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncGenerator
+
+from aiohttp import web
+from service_parts import Service, running
+
+SERVICE = web.AppKey("SERVICE", Service)
+
+
+async def resources(app: web.Application) -> AsyncGenerator[None]:
+    async with running() as service:
+        app[SERVICE] = service
+        yield
+
+
+async def receive(request: web.Request) -> web.StreamResponse:
+    return await request.app[SERVICE].receiver.aiohttp_handler(request)
+
+
+async def alive(request: web.Request) -> web.Response:
+    return web.Response()
+
+
+async def ready(request: web.Request) -> web.Response:
+    return web.Response(status=200 if await request.app[SERVICE].is_ready() else 503)
+
+
+def make_app() -> web.Application:
+    app = web.Application()
+    app.cleanup_ctx.append(resources)
+    app.add_routes([web.post("/basiq", receive), web.get("/healthz", alive), web.get("/readyz", ready)])
+    return app
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(process)d %(name)s: %(message)s")
+    web.run_app(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")), reuse_port=True)

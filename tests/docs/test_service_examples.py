@@ -1,0 +1,153 @@
+"""The services of the examples, as two workers on PostgreSQL: nothing is lost, nothing twice, and they end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import psycopg
+import pytest
+
+from basiq_async.testing import FakeBasiq, serve
+from tests.support.ports import free_port
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.unmeasured import unmeasured
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COMMANDS = {
+    "aiohttp": [["service_aiohttp.py"], ["service_aiohttp.py"]],
+    "fastapi": [
+        ["-m", "uvicorn", "--factory", "service_fastapi:make_app", "--workers", "2", "--log-level", "error", "--port"]
+    ],
+}
+
+PATIENCE = 120
+"""Seconds in which a busy machine has started two workers of a service."""
+
+
+class Workers:
+    """Two workers of a service, in one process or in two."""
+
+    def __init__(self, port: int, processes: list[asyncio.subprocess.Process]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._processes = processes
+
+    async def stop(self) -> list[str]:
+        """End them as Kubernetes does; returns what each has said."""
+        said = []
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            for process in self._processes:
+                _, errors = await process.communicate()
+                said.append(errors.decode())
+                assert process.returncode in {0, -signal.SIGTERM}, errors.decode()
+        return said
+
+    async def status(self, path: str) -> int:
+        async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
+            return response.status
+
+    async def until(self, path: str, status: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    if await self.status(path) == status:
+                        return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def two_workers(framework: str, port: int, database: PostgresServer, base_url: str) -> AsyncGenerator[Workers]:
+    environment = {
+        **unmeasured(),
+        "PORT": str(port),
+        "DATABASE_URL": database.url(),
+        "PUBLIC_URL": f"http://127.0.0.1:{port}/basiq",
+        "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
+        "BASIQ_BASE_URL": base_url,
+    }
+    async with AsyncExitStack() as stack:
+        processes = []
+        for command in COMMANDS[framework]:
+            arguments = [*command, str(port)] if command[-1] == "--port" else command
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, cwd=EXAMPLES, env=environment, stderr=asyncio.subprocess.PIPE
+            )
+            stack.push_async_callback(_end, process)
+            processes.append(process)
+        yield Workers(port, processes)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+async def changes(database: PostgresServer, count: int) -> list[str]:
+    """The effects, once there are that many."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = await asyncio.to_thread(_changes, database)
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(0.02)
+
+
+def _changes(database: PostgresServer) -> list[str]:
+    with psycopg.connect(database.plain_url) as connection:
+        return [event_id for (event_id,) in connection.execute("SELECT event_id FROM change ORDER BY number")]
+
+
+@pytest.mark.parametrize("framework", COMMANDS)
+async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_each_event_once_and_ends_in_order(
+    framework: str,
+) -> None:
+    port, fake = free_port(), FakeBasiq(cool_off=0)
+    with postgres_server() as database:
+        async with serve(fake) as base_url:
+            # Nobody is there for so long that Basiq disables the webhook, and then more happens.
+            fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["consent.revoked", "account.updated"])
+            missed = [(await fake.emit("consent.revoked")).event_id for _ in range(20)]
+            await fake.advance(hours=28)
+            missed.append((await fake.emit("consent.revoked")).event_id)
+            async with two_workers(framework, port, database, base_url) as workers:
+                await workers.until("/readyz", 200)
+                assert sorted(await changes(database, len(missed))) == sorted(missed)
+
+                live = [(await fake.emit("account.updated")).event_id for _ in range(10)]
+                assert sorted(await changes(database, len(missed + live))) == sorted(missed + live)
+
+                await asyncio.to_thread(database.stop)
+                await workers.until("/readyz", 503)
+                assert await workers.status("/healthz") == 200
+                await asyncio.to_thread(database.start)
+                await workers.until("/readyz", 200)
+                said = "".join(await workers.stop())
+    assert "Traceback" not in said, said
+    assert "service: recovered " in said
+
+
+@pytest.mark.parametrize("framework", COMMANDS)
+async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_survives_a_restart(framework: str) -> None:
+    port, fake = free_port(), FakeBasiq(cool_off=0)
+    with postgres_server() as database:
+        async with serve(fake) as base_url:
+            handled = []
+            for _ in range(2):
+                async with two_workers(framework, port, database, base_url) as workers:
+                    await workers.until("/readyz", 200)
+                    handled.append((await fake.emit("account.updated")).event_id)
+                    assert await changes(database, len(handled)) == handled
+                    said = "".join(await workers.stop())
+                    assert "Traceback" not in said, said
+            statuses = [attempt.status for attempt in fake.deliveries]
+            assert statuses == [204, 204]
