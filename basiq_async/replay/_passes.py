@@ -162,7 +162,9 @@ class Passes(Generic[T]):
     def _may_have_grown_above(self, found: bool) -> bool:
         if self._mixed:
             return False  # it is read whole the next time
-        return not found or not self._sure or self._order != "oldest-first"
+        if not self._sure or self._order != "oldest-first":
+            return True
+        return not found and self._watch.detector.order != "oldest-first"  # the last page shows it once more
 
     def _begin_above(self) -> None:
         self._is_above, self._above, self.start = True, None, Place()
