@@ -84,7 +84,8 @@ class Diagnosis:
     retired: subscribed event types that the vendor's list does not have (any more).
     unknown: event types of handlers that it does not have.
     unhandled, unsubscribed: subscribed without a handler, and the other way round; empty without a receiver.
-    failed_share: the share of failed attempts of the last 24 hours; None where there were none.
+    failed_share: the share of failed attempts of the last 24 hours; None where there were none. Those of what was
+        brought since do not count.
     last_success: when an attempt last succeeded; None where none did.
     endpoint: the signed test; None where it was not made.
     undelivered: messages without a successful attempt, which nothing has brought since: a recovery does.

@@ -99,6 +99,7 @@ class _Look:
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
+        self._stopped = False
 
     async def read(self, most: int) -> None:
         """Look at the newest ``most`` messages and events; 0 for all."""
@@ -135,18 +136,20 @@ class _Look:
         order = OrderDetector()
         async for message in messages:
             yield message
-            self.attempts.add(message)
+            brought = False
             self._without_message.pop((message.event_type_id, message.event_id), None)
             time = item_time(message)
             if message.attempts and not message.delivered:
                 ids = message.event_type_id, message.event_id, message.id
-                if self._recovered.has_message(time) or await self._is_handled(*ids):
-                    self.brought += 1
-                else:
-                    self.undelivered += 1
+                brought = self._recovered.has_message(time) or await self._is_handled(*ids)
+                self.brought += brought
+                self.undelivered += not brought
+            if not brought:
+                self.attempts.add(message)
             order.see(time)
             if order.sure and order.order == "newest-first" and time is not None and time < self._enough:
-                return  # from here on, all was brought
+                self._stopped = True  # from here on, all was brought
+                return
 
     @property
     def _enough(self) -> datetime:
@@ -158,16 +161,16 @@ class _Look:
         """Decide what an event without a message comes to."""
         if created is not None and created > self._now - _SOON:
             return  # its message comes in a moment
-        if self._recovered.has_event(created) or await self._is_handled(event_type_id, event_id, None):
-            self.brought += 1
-        elif created is not None and self.earliest is not None and self._is_before_look(created):
-            self.complete = False  # it may have a message that was not looked at
+        brought = self._recovered.has_event(created) or await self._is_handled(event_type_id, event_id, None)
+        if self._is_before_look(created):  # it may have a message that was not looked at
+            self.complete = self.complete and brought
         else:
-            self.never_sent += 1
+            self.brought += brought
+            self.never_sent += not brought
 
-    def _is_before_look(self, created: datetime) -> bool:
-        partial = not self.complete or self._recovered.messages_until is not None
-        return partial and self.earliest is not None and created < self.earliest + SLACK
+    def _is_before_look(self, created: datetime | None) -> bool:
+        partial = self._stopped or not self.complete
+        return partial and created is not None and self.earliest is not None and created < self.earliest + SLACK
 
     async def _is_handled(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
         return self.handled is not None and await self.handled.has(event_type_id, event_id, message_id)

@@ -47,9 +47,9 @@ class Served:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def run(self, work: Coroutine[Any, Any, object]) -> None:
+    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = 20) -> None:
         """Run something in the loop that serves."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     def _run(self) -> None:
         async def main() -> None:
