@@ -32,6 +32,17 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     return max((wait for wait in waits if wait is not None), default=None)
 
 
+def parse_date(value: str) -> datetime | None:
+    """The time that a ``Date`` header tells; None where it tells none."""
+    from email.utils import parsedate_to_datetime  # a slow import, for a rare need
+
+    try:
+        moment = parsedate_to_datetime(value[:_MAX_HEADER])
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
 def _one_wait(text: str, now: datetime) -> float | None:
     from email.utils import parsedate_to_datetime  # a slow import, for a rare header
 

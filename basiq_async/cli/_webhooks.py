@@ -184,7 +184,7 @@ def secret(
     """Bring back the signing secret of a webhook: to a file, or to standard output in a pipe.
 
     Only updating a webhook returns its secret, so the webhook is updated with what it has. Basiq reactivates a webhook
-    that is updated.
+    that is updated, and does not say whether an update makes a new secret: keep the one that is returned.
     """
 
     async def work(basiq: BasiqClient) -> tuple[str, Secret]:

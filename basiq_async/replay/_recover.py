@@ -115,6 +115,7 @@ async def recover(
     for replay in (messages, events):
         if instrument is not None:
             instrument(replay)
+    await client.webhooks.get(webhook_id)  # Basiq's clock is known from here on
     knowledge = None if everything else _knowledge_of(target, inbox, webhook_id, clock or client._now)
     if knowledge is not None:
         messages._wrap = lambda inner: MissedMessages(inner, knowledge)

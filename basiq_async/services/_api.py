@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from .._codec import Codec, ListPage
 from .._cursor import CursorSeal
 from .._redaction import Redactor
-from .._responses import error_from
+from .._responses import error_from, parse_date
 from .._tasks import TaskOwner
 from .._urls import BaseURL, quote_segment
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
@@ -41,10 +42,20 @@ class Api:
     owner: TaskOwner
     redactor: Redactor
     seal: CursorSeal
+    _dated: tuple[str, float] | None = attrs.field(default=None, init=False)
+    """The date of the last response, and when it came."""
 
     def now(self) -> datetime:
-        """Return the time, by the clock of the transport where it has one."""
-        return (waits_of(self.transport) or LoopWaits()).now()
+        """Return the time by Basiq's clock, as its last response told it; by this machine's before the first one.
+
+        Where the transport has a clock, that one counts.
+        """
+        waits = waits_of(self.transport)
+        if waits is not None or self._dated is None:
+            return (waits or LoopWaits()).now()
+        text, at = self._dated
+        told = parse_date(text)
+        return LoopWaits().now() if told is None else told + timedelta(seconds=time.monotonic() - at)
 
     def at(self, template: str, **identifiers: str) -> Endpoint:
         """The endpoint of a template such as ``/events/{event_id}``. Raises ``ConfigurationError`` for a bad id."""
@@ -90,7 +101,11 @@ class Api:
             content = _encode(body)
         request = Request(method, endpoint.url, headers, content, url_template=endpoint.template)
         del body, content  # error reporters show local variables
-        return await self.transport.send(request)
+        response = await self.transport.send(request)
+        dated = response.headers.get("date")
+        if dated is not None:
+            self._dated = dated, time.monotonic()
+        return response
 
     def check(self, response: Response, method: str, endpoint: Endpoint) -> None:
         """Raise the error that a status outside of 2xx stands for."""

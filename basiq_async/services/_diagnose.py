@@ -48,8 +48,8 @@ async def diagnose(
         signer = _Signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
-    now = api.now()
     webhook = await api.get(Webhook, api.at("/notifications/webhooks/{webhook_id}", webhook_id=webhook_id))
+    now = api.now()  # Basiq's, from here on
     offered = tuple([one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)])
     known = receiver.inbox if inbox is None and receiver is not None else inbox
     look = _Look(api, webhook, None if known is None else _Handled(known, webhook_id), recovered or Recovered(), now)

@@ -104,6 +104,8 @@ class Webhooks:
     ) -> Webhook:
         """Change a webhook. ``url`` is always sent, the rest where it is not None. The result has the secret.
 
+        Keep that secret: no source says whether an update makes a new one.
+
         A disabled webhook becomes active again. Raises ``NotFoundError`` where there is none.
         """
         body = _texts(url, name, description)
@@ -114,7 +116,8 @@ class Webhooks:
     async def reactivate(self, webhook_id: str) -> Webhook:
         """Make a disabled webhook active again, and change nothing else. The result has the secret.
 
-        It is updated with its own url, event types, name and description. What happened while it was disabled did not
+        It is updated with its own url, event types, name and description. No source says whether an update makes a new
+        secret, so keep the one of the result. What happened while it was disabled did not
         become messages: see ``recover``. Raises ``NotFoundError`` where there is none.
         """
         found = await self.get(webhook_id)

@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC
+from email.utils import format_datetime
 
 import aiohttp
 import attrs
@@ -134,4 +136,6 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
             request.transport.abort()
         raise asyncio.CancelledError
     response = exchange.response
-    return web.Response(status=response.status, headers=dict(response.headers), body=response.body)
+    # By its own clock, which may be ahead of the machine's: a client counts days by it.
+    dated = {"Date": format_datetime(state.clock().astimezone(UTC), usegmt=True), **response.headers}
+    return web.Response(status=response.status, headers=dated, body=response.body)

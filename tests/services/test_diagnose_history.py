@@ -14,7 +14,7 @@ from basiq_async import BasiqClient, Diagnosis, InMemoryTransport
 from basiq_async.diagnosis import Recovered
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, recover, recovered_by
-from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
 from tests.support.scripted import Scripted, answer, client, page
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -191,3 +191,35 @@ async def test_dead_letters_and_the_quarantine_are_problems() -> None:
         assert {"dead-letters", "quarantined"} <= codes(found)
         assert next(each for each in found.problems if each.code == "dead-letters").command[-1] == "--retry-dead"
         assert not found.healthy
+
+
+async def test_time_is_told_by_basiqs_clock_and_not_by_this_machines() -> None:
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) + timedelta(days=30)))  # as a mock that was moved ahead
+    webhook_id = fake.add_webhook(URL, ["user.created"])
+
+    async def down(headers: Any, body: bytes) -> int:
+        return 500
+
+    fake.route(URL, down)
+    await fake.emit("user.created")
+    await fake.advance(hours=30)
+    await fake.emit("user.created")
+    await fake.advance(hours=1)
+    receiver = WebhookReceiver(SECRET)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None: ...
+
+    async with serve(fake) as url, BasiqClient(fake.api_key, base_url=url) as basiq:
+        found = await basiq.webhooks.diagnose(webhook_id)
+        assert (found.undelivered, found.never_sent) == (1, 1)
+        await basiq.webhooks.reactivate(webhook_id)
+        checkpoints = MemoryCheckpoint(), MemoryCheckpoint()
+        recovery = await recover(
+            basiq, webhook_id, receiver, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
+        )
+        assert recovery.finished, recovery.problems
+        assert recovery.events.reach is not None
+        assert abs(recovery.events.reach - (fake.clock() - timedelta(days=7))) < timedelta(minutes=1)
+        after = await basiq.webhooks.diagnose(webhook_id, recovered=await recovered_by(webhook_id, *checkpoints))
+        assert (after.healthy, after.brought) == (True, 2)

@@ -144,13 +144,18 @@ def get_webhook(call: Call) -> Response:
 
 
 def update_webhook(call: Call) -> Response:
-    """What the body leaves out stays as it is; a disabled webhook becomes active again."""
+    """What the body leaves out stays as it is; a disabled webhook becomes active again.
+
+    No source says whether the secret stays: a quirk makes a new one.
+    """
     webhook = call.webhook()
     body = call.json()
     url, events = _url(body), _events(call, body) or webhook.events
     name, description = _text(body, "name"), _text(body, "description")
     _free(call, url, events, webhook)
     webhook.url, webhook.events, webhook.disabled = url, events, False
+    if call.state.quirks.signing_key_on_update == "new":
+        webhook.key = call.state.ids.secret()
     webhook.name = webhook.name if name is None else name
     webhook.description = webhook.description if description is None else description
     return json_response(call.render.webhook(webhook, call.now, written=True))

@@ -52,6 +52,10 @@ class Quirks:
     signing_key_in: Literal["writes", "everywhere", "nowhere"] = "writes"
     """Which responses about a webhook have it as ``secret``: create and update, all of them, none."""
 
+    signing_key_on_update: Literal["kept", "new"] = "kept"
+    """Whether an update leaves a webhook its secret or makes a new one: no source says. With ``new`` a rotation can be
+    rehearsed."""
+
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:
         """The default, then each other form by itself, then all of the last forms together."""
