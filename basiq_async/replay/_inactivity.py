@@ -111,10 +111,13 @@ class InactivityTracker:
         for period in sorted(self._periods, key=lambda each: each.since):
             merged.setdefault(period.until, period)
         periods = list(merged.values())
+        too_many = len(periods) > _MOST_PERIODS
         while len(periods) > _MOST_PERIODS:
             gaps = [(after.since - (one.until or after.since), n) for n, (one, after) in enumerate(pairwise(periods))]
             _, first = min(gaps)  # too long a period is safer than one that is forgotten
             periods[first : first + 2] = [Inactivity(periods[first].since, periods[first + 1].until)]
+        if too_many:
+            self._periods = list(periods)
         return tuple(periods)
 
 

@@ -1,0 +1,84 @@
+"""What a checkpoint keeps of a history: when the webhook was not active, and which events were read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from basiq_async import CheckpointError, Message
+from basiq_async.replay import Inactivity
+from basiq_async.replay._inactivity import InactivityTracker
+from basiq_async.replay._notes import Notes, find_out_of_reach
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+def at(hours: float) -> datetime:
+    return NOON + timedelta(hours=hours)
+
+
+def message(first: float, *, failed: bool) -> Message:
+    times = [first + step for step in range(8)] if failed else [first]
+    attempts = [{"timestamp": at(each).isoformat(), "status": "Failed" if failed else "Success"} for each in times]
+    return Message("m", {"id": "m", "attempts": attempts})
+
+
+def test_notes_are_read_as_they_were_written() -> None:
+    notes = Notes((Inactivity(at(0), at(3)), Inactivity(at(5))), ((at(0), at(1)),), given_up=3, read_until=at(9))
+    assert Notes.read(notes.write()) == notes
+    assert Notes().write() == ""
+    assert Notes.read("") == Notes()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"inactive": 3}', '{"inactive": [["2026-01-01", null]]}'])
+def test_damaged_notes_are_a_checkpoint_error(text: str) -> None:
+    with pytest.raises(CheckpointError, match="damaged"):
+        Notes.read(text)
+
+
+@pytest.mark.parametrize(
+    ("periods", "covered", "lost"),
+    [
+        ([(0, 5)], [], [(0, 5)]),
+        ([(0, None)], [], [(0, 10)]),
+        ([(12, 15)], [], []),
+        ([(8, 15)], [], [(8, 10)]),
+        ([(0, 5)], [(-1, 6)], []),
+        ([(0, 9)], [(2, 4), (3, 6)], [(0, 2), (6, 9)]),
+        ([(0, None)], [(4, 20)], [(0, 4)]),
+    ],
+)
+def test_out_of_reach_is_what_was_never_read_and_is_not_listed_any_more(
+    periods: list[tuple[float, float | None]], covered: list[tuple[float, float]], lost: list[tuple[float, float]]
+) -> None:
+    inactive = [Inactivity(at(since), None if until is None else at(until)) for since, until in periods]
+    found = find_out_of_reach(inactive, [(at(begin), at(end)) for begin, end in covered], at(10), None)
+    assert found == tuple(Inactivity(at(since), at(until)) for since, until in lost)
+
+
+def test_what_is_acknowledged_is_not_out_of_reach() -> None:
+    period = Inactivity(at(0), at(8))
+    assert find_out_of_reach([period], [], at(10), at(5)) == (Inactivity(at(5), at(8)),)
+    assert find_out_of_reach([period], [], at(10), at(8)) == ()
+
+
+def test_a_thousand_periods_are_held_as_few_and_none_of_their_time_is_forgotten() -> None:
+    tracker = InactivityTracker()
+    for number in range(1_000):
+        tracker.see(message(number * 100, failed=True))
+        tracker.see(message(number * 100 + 50, failed=False))
+    periods = tracker.periods()
+    assert len(periods) <= 200
+    for number in range(1_000):
+        begin, end = at(number * 100 + 7), at(number * 100 + 50)
+        assert any(each.since <= begin and (each.until is None or end <= each.until) for each in periods)
+
+
+def test_a_message_that_is_seen_again_after_a_kill_makes_no_second_period() -> None:
+    first = InactivityTracker()
+    first.see(message(0, failed=True))
+    second = InactivityTracker(known=first.periods())
+    second.see(message(0, failed=True))
+    second.see(message(30, failed=False))
+    assert second.periods() == (Inactivity(at(7), at(30)),)
