@@ -53,7 +53,7 @@ class Quarantine:
                 ids_of_it = delivery.event_type_id, delivery.event_id, delivery.id
                 if self._scope.key(*ids_of_it) == letter.key:  # else it is another webhook's
                     yield letter
-            if len(page) < _PAGE:
+            if not page:
                 return
             after = page[-1]
 

@@ -96,7 +96,8 @@ class Inbox(Protocol):
     ) -> Sequence[QuarantinedDelivery]:
         """At most ``limit`` letters, ordered by ``quarantined_at``, then by key.
 
-        ``after`` is the last letter of the page before; it may be gone meanwhile.
+        ``after`` is the last letter of the page before; it may be gone meanwhile. A page may be short; one that is
+        empty is the end.
         """
         ...
 

@@ -37,6 +37,8 @@ logger = logging.getLogger("basiq_async.receiver")
 T = TypeVar("T")
 
 _SAFE_POLICY = "noeviction"
+_DAY = 86_400_000
+"""Milliseconds for which the last worker that retried a letter is known: it may still complete it."""
 _LOST_AFTER = 0.05
 """Seconds after which a call to Redis that goes on has lost its cancellation."""
 
@@ -205,14 +207,17 @@ class RedisInbox:
         start = "-" if after is None else "(" + _place(after)
 
         async def read() -> list[str]:
-            order = self._keys("").order
-            places = await self._client.zrangebylex(order, start, "+", start=0, num=limit)
+            order, place = self._keys("").order, start
             letters: list[str] = []
-            for place in places:
-                key = self._keys(_text(place)[_PLACE_LENGTH:]).letter
-                text = await self._client.hget(key, "text")
-                if text is not None:  # else it was removed meanwhile
-                    letters.append(_text(text))
+            while (wanted := limit - len(letters)) > 0:
+                places = await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
+                for each in places:
+                    text = await self._client.hget(self._keys(_text(each)[_PLACE_LENGTH:]).letter, "text")
+                    if text is not None:  # else it was removed meanwhile, and another takes its place on the page
+                        letters.append(_text(text))
+                if len(places) < wanted:
+                    break
+                place = "(" + _text(places[-1])
             return letters
 
         letters = unpack_all(await self._within_limit(read()), f"the prefix {self._prefix!r} in Redis")
@@ -221,7 +226,9 @@ class RedisInbox:
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         keys = self._keys(key)
-        return _as_claim(await self._run("claim_quarantined", [keys.retry, keys.letter], token, _milliseconds(lease)))
+        return _as_claim(
+            await self._run("claim_quarantined", [keys.retry, keys.letter], token, _milliseconds(lease), _DAY)
+        )
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from . import _inbox_claims as claims
+from . import _inbox_model as model
 from . import _inbox_quarantine as quarantine
 from ._inbox_probe import Check, MakeInbox, PassTime, Probe, made
 from ._inbox_storage import Outage, away, raced
@@ -96,6 +97,14 @@ _CHECKS = (
     quarantine.dropped,
     quarantine.paged,
     quarantine.odd_letters,
+    model.walked,
 )
-_WITH_LEASES = (claims.again, claims.crashed, claims.late, quarantine.failed_late, quarantine.retry_abandoned)
+_WITH_LEASES = (
+    model.walked,
+    claims.again,
+    claims.crashed,
+    claims.late,
+    quarantine.failed_late,
+    quarantine.retry_abandoned,
+)
 _WITHOUT_LEASES = (claims.holds_on,)

@@ -126,7 +126,7 @@ async def test_everything_but_the_quarantine_and_what_is_pinned_ends_by_itself(c
         "{p}:letter:bad", "{p}:quarantine", "{p}:pinned:began"
     }  # fmt: skip
     assert 9_000 < left["{p}:inbox:claimed"] <= 10_000
-    assert 9_000 < left["{p}:retry:bad"] <= 10_000
+    assert 86_400_000 < left["{p}:retry:bad"] <= 86_410_000, "a day more than its lease: who held it may still complete"
     assert 99_000 < left["{p}:inbox:done"] <= 100_000
     assert 99_000 < left["{p}:failures:failed"] <= 100_000
 

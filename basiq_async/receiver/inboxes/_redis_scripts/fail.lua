@@ -1,7 +1,11 @@
 -- KEYS: entry, letter, retry, failures. ARGV: token, how long to remember in ms. Returns the failures so far.
+local function holder(key)
+  local held = redis.call('GET', key)
+  return held and string.match(held, '^%d+:(.*)$')
+end
 local before = tonumber(redis.call('GET', KEYS[4]) or '0')
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+  if holder(KEYS[3]) ~= ARGV[1] then
     return 0
   end
   redis.call('DEL', KEYS[3])

@@ -1,6 +1,10 @@
 -- KEYS: entry, letter, retry, order. ARGV: token, place in the order, failures, text. Returns 1 where it recorded it.
+local function holder(key)
+  local held = redis.call('GET', key)
+  return held and string.match(held, '^%d+:(.*)$')
+end
 if redis.call('EXISTS', KEYS[2]) == 1 then
-  if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+  if holder(KEYS[3]) ~= ARGV[1] then
     return 0
   end
   redis.call('ZREM', KEYS[4], redis.call('HGET', KEYS[2], 'place'))

@@ -1,8 +1,12 @@
 -- KEYS: entry, retry. ARGV: token.
+local function holder(key)
+  local held = redis.call('GET', key)
+  return held and string.match(held, '^%d+:(.*)$')
+end
 if redis.call('GET', KEYS[1]) == 'held:' .. ARGV[1] then
   redis.call('DEL', KEYS[1])
 end
-if redis.call('GET', KEYS[2]) == ARGV[1] then
+if holder(KEYS[2]) == ARGV[1] then
   redis.call('DEL', KEYS[2])
 end
 return 0

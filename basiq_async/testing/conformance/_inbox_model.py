@@ -1,0 +1,155 @@
+"""A model of an inbox, and walks on which an inbox has to do what the model does, step by step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import attrs
+
+from ...receiver.inboxes._claim import Claim, ClaimStatus
+from ...receiver.inboxes._quarantine import QuarantinedDelivery
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, Probe, make_letter
+from ._runner import hold
+
+__all__ = ["ACTIONS", "KEYS", "WORKERS", "Step", "follow", "walked"]
+
+ACTIONS = (
+    "claim",
+    "claim_quarantined",
+    "complete",
+    "release",
+    "fail",
+    "quarantine",
+    "drop_quarantined",
+    "seen",
+    "quarantined",
+    "die",
+    "die in a retry",
+)
+"""What a worker does with a key; the last two claim it for a moment, which then has passed."""
+_MORTAL = ("die", "die in a retry")
+WORKERS = 3
+KEYS = 2
+"""One event of two webhooks: two keys."""
+_WALKS = 5
+_STEPS = 40
+_START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+
+Step = tuple[str, int, int]
+"""An action, the number of the worker, and that of the key."""
+
+
+@attrs.define
+class _Key:
+    """What is so of one key. ``alive`` is False for a claim whose lease has run out."""
+
+    name: str
+    done: bool = False
+    failures: int = 0
+    holder: str | None = None
+    alive: bool = False
+    letter: QuarantinedDelivery | None = None
+
+    def claim(self, token: str, *, retry: bool, alive: bool) -> ClaimStatus:
+        if (self.letter is None) if retry else self.done:
+            return DONE
+        if self.holder not in (None, token) and self.alive:
+            return BUSY
+        self.holder, self.alive = token, alive
+        return CLAIMED
+
+    def record(self, token: str, letter: QuarantinedDelivery | None) -> bool:
+        if self.holder != token and (self.done or (self.holder is not None and self.alive)):
+            return False
+        self.done, self.letter, self.holder = True, letter, None
+        if letter is None:
+            self.failures = 0
+        return True
+
+    def release(self, token: str) -> bool:
+        mine = self.holder == token
+        if mine:
+            self.holder = None
+        return mine
+
+    def fail(self, token: str) -> int:
+        mine = self.release(token)
+        if self.done and not (mine and self.letter is not None):
+            return 0
+        self.failures = 1 + max(self.failures, 0 if self.letter is None else self.letter.failures)
+        return self.failures
+
+    def drop(self) -> bool:
+        if self.letter is None:
+            return False
+        self.letter, self.holder, self.failures = None, None, 0
+        return True
+
+
+async def walked(probe: Probe) -> None:
+    """Whatever workers do with two keys, in any order, and die in the midst of it, each call comes to what it should"""
+    for seed in range(_WALKS):
+        chance = random.Random(seed)
+        steps = [(chance.choice(ACTIONS), chance.randrange(WORKERS), chance.randrange(KEYS)) for _ in range(_STEPS)]
+        await follow(probe, steps, name=f"{probe.key}-{seed}")
+
+
+async def follow(probe: Probe, steps: Sequence[Step], *, name: str) -> None:
+    """Take the steps, on keys that begin with ``name``. Raises AssertionError, with the steps up to the first that
+    came to something else than the model.
+    """
+    keys = [_Key(f"{name}-{number}") for number in range(KEYS)]
+    for number, (action, worker, index) in enumerate(steps):
+        found, expected = await _step(probe, action, f"{probe.a}-{worker}", worker, keys, index, number)
+        if found != expected:
+            taken = "".join(f"\n    {action} by {worker} of {index}" for action, worker, index in steps[: number + 1])
+            raise AssertionError(f"the last of these steps came to {found!r}, not {expected!r}:{taken}")
+
+
+async def _step(
+    probe: Probe, action: str, token: str, worker: int, keys: list[_Key], index: int, number: int
+) -> tuple[object, object]:
+    """Take a step; return what it came to, and what it should."""
+    inbox = (probe.inbox, probe.other)[worker % 2]
+    key = keys[index]
+    name = key.name
+    match action:
+        case "claim" | "die":
+            claim = await inbox.claim(name, token, lease=LONG if action == "claim" else SHORT)
+            return await _claimed(probe, claim, key, token, action)
+        case "claim_quarantined" | "die in a retry":
+            claim = await inbox.claim_quarantined(name, token, lease=LONG if action == "claim_quarantined" else SHORT)
+            return await _claimed(probe, claim, key, token, action)
+        case "complete":
+            return await inbox.complete(name, token), key.record(token, None)
+        case "release":
+            await inbox.release(name, token)
+            key.release(token)
+            return None, None
+        case "fail":
+            return await inbox.fail(name, token), key.fail(token)
+        case "quarantine":
+            letter = make_letter(name, failures=1 + number % 3, at=_START + timedelta(seconds=number))
+            return await inbox.quarantine(name, token, letter), key.record(token, letter)
+        case "drop_quarantined":
+            return await inbox.drop_quarantined(name), key.drop()
+        case "seen":
+            return await inbox.seen(name), key.done
+        case _:
+            found = [letter for letter in await probe.letters() if letter.key in {each.name for each in keys}]
+            letters = [each.letter for each in keys if each.letter is not None]
+            return found, sorted(letters, key=lambda letter: (letter.quarantined_at, letter.key))
+
+
+async def _claimed(probe: Probe, claim: Claim, key: _Key, token: str, action: str) -> tuple[object, object]:
+    dies = action in _MORTAL
+    holder = key.holder
+    expected = key.claim(token, retry=action in ("claim_quarantined", "die in a retry"), alive=not dies)
+    if claim.status is BUSY:
+        hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+        hold(claim.holder in (None, holder), f"the holder was {claim.holder!r}, not {holder!r}")
+    if dies and claim.status is CLAIMED:
+        await probe.wait(SHORT * 1.5)
+    return claim.status, expected

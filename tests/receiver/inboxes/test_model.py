@@ -1,0 +1,122 @@
+"""All inboxes do what one model does, in any order of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.testing.conformance._inbox_model import ACTIONS, KEYS, WORKERS, Step, follow
+from basiq_async.testing.conformance._inbox_probe import Probe
+from tests.support.databases import engine_of, new_table
+from tests.support.postgres import PostgresServer
+from tests.support.redis import RedisServer, redis_server
+
+Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
+
+
+def walks(actions: tuple[str, ...] = ACTIONS) -> st.SearchStrategy[list[Step]]:
+    return st.lists(
+        st.tuples(st.sampled_from(actions), st.integers(0, WORKERS - 1), st.integers(0, KEYS - 1)), max_size=40
+    )
+
+
+QUICK = tuple(action for action in ACTIONS if not action.startswith("die"))
+"""Without those that wait until a lease has run out."""
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def walk(two: Two, steps: list[Step]) -> None:
+    async def main() -> None:
+        async with two() as (inbox, other):
+            probe = Probe(inbox, other, None)
+            await follow(probe, steps, name=probe.key)
+
+    asyncio.run(main())
+
+
+@given(walks(QUICK))
+@settings(relaxed, max_examples=200)
+def test_the_inbox_in_memory_does_what_the_model_does(steps: list[Step]) -> None:
+    @asynccontextmanager
+    async def two() -> Iterator[tuple[Inbox, Inbox]]:
+        inbox = MemoryInbox()
+        yield inbox, inbox
+
+    walk(two, steps)
+
+
+@given(walks(QUICK))
+@settings(relaxed, max_examples=15)
+def test_two_inboxes_on_one_file_do_what_the_model_does(tmp_path: Path, steps: list[Step]) -> None:
+    @asynccontextmanager
+    async def two() -> Iterator[tuple[Inbox, Inbox]]:
+        async with SQLiteInbox(tmp_path / "inbox.db") as one, SQLiteInbox(tmp_path / "inbox.db") as other:
+            yield one, other
+
+    walk(two, steps)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@given(walks())
+@settings(relaxed, max_examples=10)
+def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, steps: list[Step]) -> None:
+    @asynccontextmanager
+    async def two() -> Iterator[tuple[Inbox, Inbox]]:
+        async with Redis.from_url(redis.url) as one, Redis.from_url(redis.url) as other:
+            yield RedisInbox(one), RedisInbox(other)
+
+    walk(two, steps)
+
+
+class ByTransaction(SQLInbox):
+    """As handlers with a session use it."""
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease)
+
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease, quarantined=True)
+
+
+@pytest.mark.parametrize("kind", [SQLInbox, ByTransaction], ids=["leases", "transactions"])
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@given(walks(tuple(action for action in QUICK if action != "drop_quarantined")))
+@settings(relaxed, max_examples=5, phases=[Phase.explicit, Phase.generate])
+def test_two_inboxes_in_one_database_do_what_the_model_does(
+    driver: str, kind: type[SQLInbox], postgres: PostgresServer, steps: list[Step]
+) -> None:
+    @asynccontextmanager
+    async def two() -> Iterator[tuple[Inbox, Inbox]]:
+        async with engine_of(postgres.url(driver)) as engine:
+            table = new_table()
+            async with kind(engine, table=table) as one, kind(engine, table=table) as other:
+                yield one, other
+
+    walk(two, steps)
+
+
+async def test_a_letter_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as client:
+        inbox = RedisInbox(client, prefix="dropping")
+        probe = Probe(inbox, inbox, None)
+        names = [f"{probe.key}-{number}" for number in range(6)]
+        for name in names:
+            await follow(probe, [("quarantine", 0, 0)], name=name)
+        for name in names[:3]:  # the letter is gone, and its place in the order not yet
+            await client.delete(f"{{dropping}}:letter:{name}-0")
+        page = await inbox.quarantined(limit=2)
+        assert [letter.key for letter in page] == [f"{name}-0" for name in names[3:5]], "a page is full until the end"
+        assert (await inbox.claim(f"{names[5]}-0", "t", lease=60)).status is ClaimStatus.DONE
