@@ -82,6 +82,7 @@ def build(words: Collection[str] | None = None) -> typer.Typer:
         help="Basiq's webhooks from the command line.",
         epilog=_EPILOG,
         no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
         add_completion=False,
         # A traceback's frames can hold credentials.
         pretty_exceptions_enable=False,

@@ -44,8 +44,12 @@ async def look_at_dead_letters(
 ) -> int:
     """List, export and drop, in this order; return 1 while dead letters remain."""
     if show:
+        count = 0
         async for page in _pages(job):
             output.rows(page, _DEAD)
+            count += len(page)
+        if not count:
+            note("there are no dead letters")
     if export is not None:
         note(f"{await _export(job, export):,} messages written to {export!r}")
     if drop:

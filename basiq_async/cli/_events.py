@@ -8,7 +8,7 @@ import typer
 
 from ._messages import show_list
 from ._options import Filter, Json, Limit, Raw
-from ._output import Output
+from ._output import Output, note
 from ._run import run
 from ._shapes import EVENT, EVENT_TYPE, RAW
 
@@ -56,4 +56,7 @@ def types(json: Json = None) -> None:
     async def work(basiq: BasiqClient) -> list[EventType]:
         return await basiq.event_types.list().collect()
 
-    Output(json).rows(run(work), EVENT_TYPE)
+    found = run(work)
+    Output(json).rows(found, EVENT_TYPE)
+    if not found:
+        note("there are no types of event")

@@ -78,6 +78,8 @@ def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]
     if isinstance(found, ConfigurationError):
         del given  # this frame may be in a traceback
         raise found
+    if file is not None and not found.strip():
+        raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
     named = given if given and given != os.environ.get(SECRET_VARIABLE, "").split() else []
     secrets = [*named, *found.split()]
     if not secrets:

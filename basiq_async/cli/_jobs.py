@@ -76,7 +76,10 @@ def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
     """List every job that was submitted and not forgotten."""
 
     async def work(found: Fleet) -> int:
-        Output(json).rows([(job.key, await job.progress()) for job in await found.jobs()], _JOB)
+        jobs = await found.jobs()
+        Output(json).rows([(job.key, await job.progress()) for job in jobs], _JOB)
+        if not jobs:
+            note("there are no jobs; 'basiq-async jobs submit' makes one")
         return 0
 
     _with_fleet(fleet, work)

@@ -247,6 +247,7 @@ def violations(json: Json = None) -> None:
     Output(json).rows(found, _VIOLATIONS)
     if found:
         raise typer.Exit(1)
+    note("there are no violations")
 
 
 def _post(path: str, values: dict[str, Any], json: str | None, *, timeout: float = 60.0) -> None:
@@ -261,6 +262,8 @@ def _pages(path: str, values: dict[str, Any], limit: int, output: Output, shape:
             page = await call("GET", path, {**values, "limit": size, "next": following})
             items = page.get("items") or []
             output.rows(items, shape)
+            if not items and following is None:
+                note("nothing found")
             left -= len(items)
             following = page.get("next")
             if following is None:

@@ -8,14 +8,17 @@ import math
 import os
 import random
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .._order import read_newest
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
 from ..replay import (
@@ -31,11 +34,26 @@ from ..replay import (
 )
 from ..replay import event_types as of_types
 from ._event_types import check_event_types
-from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write, write_lines
+from ._output import (
+    Output,
+    OutputClosedError,
+    OutputError,
+    Shape,
+    flush,
+    is_terminal,
+    live,
+    note,
+    session,
+    write,
+    write_lines,
+)
 from ._run import make_client, wait_patiently
 from ._selection import duration
 from ._serving import watching_reader
 from ._signals import stopping
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
 
 _SLOWEST = 60.0
 _GROWTH = 1.5
@@ -43,6 +61,7 @@ _CONCURRENCY = 8
 _LONGEST_OUTAGE = 365 * 86_400.0
 """A service may be off for as long as it likes: the program waits until somebody ends it."""
 
+_LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 _SHAPE: Shape[dict[str, Any]] = Shape(
     ("result", "message_id", "event_type_id", "event_id", "webhook_id", "error", "body"), lambda row: row
 )
@@ -107,40 +126,82 @@ class Polling:
             ids = [self._webhook_id] if self._webhook_id else [each.id async for each in basiq.webhooks.list()]
             if not ids:
                 raise ConfigurationError("there is no webhook to poll")
-            for webhook_id in ids:
-                path = self._checkpoint or _default_path(webhook_id, self._forward_to)
-                # Basiq's timestamps have whole seconds.
-                start = _remember_start(path, (datetime.now(UTC) - self._back).replace(microsecond=0))
-                self._jobs.append(
-                    Replay(
-                        basiq,
-                        webhook_id,
-                        _Shown(inner, self),
-                        checkpoint=_Announcing(path, self),
-                        where=_chosen(start, self._event),
-                        concurrency=_CONCURRENCY,
-                        max_failures=None,
-                        max_pause=_LONGEST_OUTAGE,
-                    )
-                )
             self._say_what_it_costs(len(ids))
             with (
                 stopping(self._end, busy=lambda: bool(self._under_way)) as received,
                 watching_reader(self._reader_left),
             ):
                 try:
+                    for webhook_id in ids:
+                        await self._add(basiq, webhook_id, inner)
                     await self._poll()
                 except asyncio.CancelledError:
                     if len(received) < 2:
                         raise
                     raise typer.Exit(128 + received[-1]) from None
         live("")
+        if is_terminal(sys.stderr):
+            note(f"{self._counts['accepted']:,} accepted, {self._counts['failed']:,} failed", **self._counts)
         if self._failure is not None:
             raise self._failure
         if self._counts["failed"]:
             note(
                 f"{self._counts['failed']:,} messages were not accepted; 'basiq-async messages resend' posts them again"
             )
+
+    async def _add(self, basiq: BasiqClient, webhook_id: str, inner: HttpTarget | None) -> None:
+        """Add the job of a webhook; wait for Basiq where it cannot be asked."""
+        path = self._checkpoint or _default_path(webhook_id, self._forward_to)
+        start = _read_start(path)
+        wait = self._every
+        while start is None and not self._stop.is_set():
+            try:
+                start = _remember_start(path, await self._find_start(basiq, webhook_id))
+            except (APIError, TransportError) as exc:
+                wait = wait_patiently(exc, wait, _SLOWEST)
+                await self._wait(wait)
+        if start is None:
+            return
+        self._jobs.append(
+            Replay(
+                basiq,
+                webhook_id,
+                _Shown(inner, self),
+                checkpoint=_Announcing(path, self),
+                where=_chosen(start, self._event),
+                concurrency=_CONCURRENCY,
+                max_failures=None,
+                max_pause=_LONGEST_OUTAGE,
+            )
+        )
+
+    async def _wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds * random.uniform(0.9, 1.0)):
+                await self._stop.wait()
+
+    async def _find_start(self, basiq: BasiqClient, webhook_id: str) -> Start:
+        """Return after what a message is new: after the newest in the history, by the clock of the API."""
+        newest: datetime | None = None
+        ids: set[str] = set()
+
+        def see(message: Message) -> None:
+            nonlocal newest
+            time = message_time(message)
+            if time is not None and (newest is None or time >= newest):
+                if time != newest:
+                    ids.clear()
+                newest = time
+                ids.add(message.id)
+
+        live(f"finding the newest message of {webhook_id}")
+        await read_newest(aiter(basiq.messages.list(webhook_id)), 1, on_read=see)
+        live("")
+        if self._back:
+            # Basiq's timestamps have whole seconds. A clock here that is behind would bring back more than asked for.
+            now = max(datetime.now(UTC), newest or _LONG_AGO)
+            return Start((now - self._back).replace(microsecond=0))
+        return Start(newest or _LONG_AGO, frozenset(ids))
 
     async def _poll(self) -> None:
         wait = self._every
@@ -156,9 +217,7 @@ class Polling:
             except (APIError, TransportError) as exc:
                 wait = wait_patiently(exc, wait, _SLOWEST)
             self._show_live(wait)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
-                    await self._stop.wait()
+            await self._wait(wait)
 
     async def _read(self, job: Replay) -> int:
         """Hand out what is new of one webhook, and return how many messages that were."""
@@ -296,10 +355,29 @@ class _Announcing(SQLiteCheckpoint):
             self._polling.give_up(letter)
 
 
-def _chosen(start: datetime, event: Sequence[str] | None) -> Where:
+@dataclass(frozen=True)
+class Start:
+    """What was there when the first run began: messages of before that time, and those with these ids at that time."""
+
+    time: datetime
+    ids: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return json.dumps({"time": self.time.isoformat(), "ids": sorted(self.ids)})
+
+    @classmethod
+    def read(cls, text: str) -> Start:
+        """Read what ``str`` wrote. Raises ``ValueError``."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or not isinstance(found.get("ids"), list):
+            raise ValueError("no start")
+        return cls(datetime.fromisoformat(str(found.get("time"))), frozenset(map(str, found["ids"])))
+
+
+def _chosen(start: Start, event: Sequence[str] | None) -> Where:
     def since_first_start(message: Message) -> bool:
         time = message_time(message)
-        return time is None or time >= start
+        return time is None or time > start.time or (time == start.time and message.id not in start.ids)
 
     where = Where(since_first_start)
     return where & of_types(*event) if event else where
@@ -312,7 +390,18 @@ def _default_path(webhook_id: str, forward_to: str | None) -> str:
     return f"basiq-listen-{re.sub('[^A-Za-z0-9-]', '_', webhook_id)[:64]}-{digest}.db"
 
 
-def _remember_start(path: str, start: datetime) -> datetime:
+def _read_start(path: str) -> Start | None:
+    """Return where the first run with this checkpoint began; None where this is the first."""
+    file = Path(path + ".start")
+    try:
+        return Start.read(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        raise ConfigurationError(f"{str(file)!r} cannot be read: remove it and {path!r} to begin anew") from None
+
+
+def _remember_start(path: str, start: Start) -> Start:
     """Return when the first run with this checkpoint began: a later one must not leave out what was missed."""
     file = Path(path + ".start")
     draft = Path(f"{file}.{os.getpid()}")
@@ -323,7 +412,7 @@ def _remember_start(path: str, start: datetime) -> datetime:
                 draft.unlink(missing_ok=True)
                 descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                    stream.write(start.isoformat())
+                    stream.write(str(start))
                     stream.flush()
                     os.fsync(stream.fileno())
                 try:
@@ -339,7 +428,4 @@ def _remember_start(path: str, start: datetime) -> datetime:
     finally:
         with suppress(OSError, ValueError):
             draft.unlink(missing_ok=True)
-    try:
-        return datetime.fromisoformat(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ConfigurationError(f"{str(file)!r} cannot be read: remove it and {path!r} to begin anew") from None
+    return _read_start(path) or start

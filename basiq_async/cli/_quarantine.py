@@ -92,6 +92,8 @@ def retry(
 
     outcomes = run_until_signal(work)
     output.rows(outcomes, _OUTCOME)
+    if not outcomes and not delivery_ids:
+        note("the quarantine is empty")
     tried = {outcome.delivery.id for outcome in outcomes if outcome.delivery}
     _refuse_unknown([each for each in delivery_ids or () if each not in tried])
     if not all(map(_is_handled, outcomes)):

@@ -92,8 +92,32 @@ def _reflow(command: Any) -> None:
     if command.help and command.params is not None:
         paragraphs = command.help.replace("\f", "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for param in command.params:
+        _name_value(param)
+    make_help_option = command.get_help_option
+
+    def get_help_option(context: Any) -> Any:
+        option = make_help_option(context)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+    command.get_help_option = get_help_option
     for inner in getattr(command, "commands", {}).values():
         _reflow(inner)
+
+
+def _name_value(param: Any) -> None:
+    """Name what an option takes in words of the command line: a flag takes nothing, a list is no ``<list[str]>``."""
+    if param.param_type_name == "argument":
+        if param.metavar is None:
+            param.metavar = param.name.upper()
+        param.display_type_rich = lambda ctx: None
+    elif getattr(param, "is_flag", False):
+        param.metavar = ""
+    elif param.metavar is None:
+        kind = str(param.type_descriptor.annotation)
+        param.metavar = "N" if "int" in kind or "float" in kind else "FILE" if "Path" in kind else "TEXT"
 
 
 def _show(exc: Exception) -> int:

@@ -19,7 +19,19 @@ from aiohttp import web
 from ..errors import ConfigurationError
 from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
 from ._forward import Forwarded, Forwarder
-from ._output import Output, OutputClosedError, OutputError, Shape, flush, live, note, session, write, write_lines
+from ._output import (
+    Output,
+    OutputClosedError,
+    OutputError,
+    Shape,
+    flush,
+    is_terminal,
+    live,
+    note,
+    session,
+    write,
+    write_lines,
+)
 from ._signals import stopping
 
 if TYPE_CHECKING:
@@ -108,7 +120,7 @@ class Listener:
                 stack.push_async_callback(self._forwarder.aclose)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            stack.callback(live, "")
+            stack.callback(self._tell_counts)
             received = stack.enter_context(stopping(self._done.set, busy=lambda: self._under_way > 0))
             stack.enter_context(watching_reader(self._reader_left))
             try:
@@ -183,8 +195,17 @@ class Listener:
         if self._shown == self._limit:
             self._done.set()
 
+    @property
+    def _text(self) -> str:
+        return f"{self._counts['accepted']:,} accepted, {self._counts['refused']:,} refused"
+
     def _show_live(self) -> None:
-        live(f"{self._counts['accepted']} accepted, {self._counts['refused']} refused; Ctrl-C ends")
+        live(f"{self._text}; Ctrl-C ends")
+
+    def _tell_counts(self) -> None:
+        live("")
+        if is_terminal(sys.stderr):
+            note(self._text, **self._counts)
 
     def _reader_left(self) -> None:
         self._fail(OutputClosedError())

@@ -185,3 +185,38 @@ def test_deleting_does_not_ask_with_yes_and_a_script_is_never_asked(run: Run, se
     webhook_id = served.fake.add_webhook("https://example.com/a")
     assert run("webhooks", "delete", webhook_id).exit_code == 0
     assert not list(served.fake.webhooks())
+
+
+# --- what is empty says so ---
+
+
+def test_an_empty_secret_file_is_called_empty(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("\n")
+    for command in (("listen",), ("trigger", "user.created", "--to", "http://127.0.0.1:9/")):
+        done = run(*command, "--secret-file", str(tmp_path / "secret"))
+        assert (done.exit_code, "is empty" in done.stderr) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("webhooks", "list"),
+        ("events", "list"),
+        ("messages", "list", "W"),
+        ("messages", "tail", "W"),
+        ("messages", "list", "W", "--event", "consent.*"),
+        ("replay", "W", "--to", "http://127.0.0.1:9/", "--list-dead"),
+        ("mock", "requests", "--search", "nothing-like-that"),
+        ("mock", "deliveries"),
+        ("mock", "violations"),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_list_says_that_it_is_empty(
+    command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    webhook_id = served.fake.add_webhook("https://example.com/a") if "W" in command else ""
+    done = run(*(webhook_id if word == "W" else word for word in command))
+    assert (done.exit_code, done.stdout) == (0, ""), done.output
+    assert done.stderr.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,11 @@ def test_a_command_that_is_not_known_is_told_of_alike_whether_the_others_are_the
     few, all_ = runner.invoke(build(words), words), runner.invoke(app, words)
     assert (few.exit_code, few.output) == (2, all_.output)
     assert "webhooks" in few.output
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=lambda path: " ".join(path) or "basiq-async")
+def test_h_is_help_and_no_help_names_a_type_of_python(path: tuple[str, ...]) -> None:
+    asked = CliRunner().invoke(app, [*path, "-h"])
+    assert asked.exit_code == 0
+    assert asked.stdout == CliRunner().invoke(app, [*path, "--help"]).stdout
+    assert not re.search(r"<\w+|list\[|\bNone\b|\bTrue\b|\bFalse\b|<bool>", asked.stdout)

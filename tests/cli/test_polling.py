@@ -15,10 +15,10 @@ import typer
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.cli._output import Output, OutputClosedError
-from basiq_async.cli._polling import Polling, _remember_start
+from basiq_async.cli._polling import Polling, Start, _remember_start
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import verify
-from basiq_async.testing import FakeBasiq, SystemClock, serve
+from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from .test_listen import serving
 
@@ -245,10 +245,29 @@ def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
 ) -> None:
     path = str(tmp_path / "listen.db")
     monkeypatch.setattr("basiq_async.cli._polling.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    early, late = Start(datetime(2026, 1, 1, tzinfo=UTC), frozenset("a")), Start(datetime(2026, 1, 2, tzinfo=UTC))
     with pytest.raises(KeyboardInterrupt):
         _remember_start(path, early)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert _remember_start(path, early) == early
     assert _remember_start(path, late) == early
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+async def test_without_a_time_it_begins_behind_the_newest_message_by_the_clock_of_the_api(
+    order: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The fake's clock is months behind this machine's: by that one, nothing would be new."""
+    monkeypatch.chdir(tmp_path)
+    fake = FakeBasiq(quirks=Quirks(message_order=order))
+    webhook_id = fake.seed_messages(5)
+    async with serve(fake) as url:
+        monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
+        monkeypatch.setenv("BASIQ_BASE_URL", url)
+        work = asyncio.create_task(run(polling(webhook_id, limit=1)))
+        while not Path(next(iter(Path().glob("*.start")), "nothing")).exists():
+            await asyncio.sleep(0.01)
+        (new,) = (await fake.emit("user.created")).message_ids
+        await work
+    assert [json.loads(line)["message_id"] for line in capsys.readouterr().out.splitlines()] == [new]
