@@ -1,30 +1,36 @@
-"""Measuring: a server in a process of its own, rounds that take turns, and ratios within one round."""
+"""Measuring: a server in a process of its own, slices that take turns, and ratios of the best of them."""
 
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import attrs
 
 Measured = Callable[[], Awaitable[Any]]
+Clock = Callable[[], float]
 
 
 @attrs.frozen
 class Figure:
-    """A ratio: its median over the rounds, the lowest and the highest, and what it has to reach."""
+    """A ratio: the median of the runs, the lowest and the highest, and what it has to reach.
+
+    ``program`` is the benchmark that measured it.
+    """
 
     name: str
-    median: float
+    value: float
     low: float
     high: float
     mark: str = ""
+    program: str = ""
 
     @property
     def reached(self) -> bool | None:
@@ -32,15 +38,20 @@ class Figure:
         if not self.mark:
             return None
         sign, limit = self.mark.split()
-        return self.median >= float(limit) if sign == ">=" else self.median <= float(limit)
+        return self.value >= float(limit) if sign == ">=" else self.value <= float(limit)
+
+    @property
+    def spread(self) -> float:
+        """How far the runs are apart, as a share of the figure."""
+        return (self.high - self.low) / self.value if self.value else 0.0
 
     def __str__(self) -> str:
         verdict = {True: "reached", False: "NOT reached", None: ""}[self.reached]
-        return f"{self.name:<62} {self.median:7.3f}  ({self.low:.3f} to {self.high:.3f})  {self.mark:>8}  {verdict}"
+        return f"{self.name:<75} {self.value:7.3f}  ±{self.spread / 2:5.1%}  {self.mark:>8}  {verdict}"
 
 
 def figure(name: str, ratios: list[float], mark: str = "") -> Figure:
-    """A figure from the ratio of each round."""
+    """A figure from the ratio of each run."""
     return Figure(name, statistics.median(ratios), min(ratios), max(ratios), mark)
 
 
@@ -59,22 +70,38 @@ def server(pages: int = 20, delay: float = 0.0, size: int = 500) -> Iterator[str
         process.stdout.close()
 
 
-async def rounds(contestants: Mapping[str, Measured], count: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds for each contestant in each round; they take turns, and turn about in who begins."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+async def best_slices(
+    contestants: Mapping[str, Measured], *, runs: int, slices: int, clock: Clock | None = process_time
+) -> dict[str, list[float]]:
+    """The best slice of each contestant in each run, in seconds.
+
+    Contestants take turns in slices of some milliseconds, and turn about in who begins. What else the machine does, and
+    what a cold cache costs, can only make a slice longer: the best of many is what the code costs. The clock is that of
+    this process's processor time, threads included, where a server or a disk works beside it; ``perf_counter`` where
+    waiting is the point; None for contestants that return the seconds.
+    """
+    found: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
-    for number in range(count + warm_up):
-        order = names if number % 2 else names[::-1]
-        for name in order:
-            gc.collect()
-            began = perf_counter()
-            await contestants[name]()
-            took = perf_counter() - began
-            if number >= warm_up:
-                seconds[name].append(took)
-    return seconds
+    for name in names:
+        await contestants[name]()
+    gc.collect()
+    gc.freeze()
+    try:
+        for _ in range(runs):
+            best = dict.fromkeys(names, math.inf)
+            for number in range(slices):
+                for name in names if number % 2 else names[::-1]:
+                    gc.collect()
+                    began = clock() if clock else 0.0
+                    result = await contestants[name]()
+                    best[name] = min(best[name], clock() - began if clock else result)
+            for name in names:
+                found[name].append(best[name])
+    finally:
+        gc.unfreeze()
+    return found
 
 
 def ratios(above: list[float], below: list[float]) -> list[float]:
-    """The ratio of each round."""
+    """The ratio of each run."""
     return [one / other for one, other in zip(above, below, strict=True)]

@@ -9,12 +9,14 @@ import asyncio
 import json
 import sys
 import uuid
-from functools import cache
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 PAGE = 500
 WEBHOOK = "3f0c9d1e-8f4b-4c1d-9a55-0d6b0f6f7a10"
 _ORIGIN = "https://au-api.basiq.io"
+_BEGAN = datetime(2024, 4, 17, tzinfo=UTC)
 
 
 def message(number: int) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def message(number: int) -> dict[str, Any]:
                 "url": "https://example.com/basiq",
                 "response": "OK",
                 "responseStatusCode": 200,
-                "timestamp": "2024-04-17T23:57:17Z",
+                "timestamp": (_BEGAN + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "status": "Success",
             }
         ],
@@ -74,7 +76,7 @@ def page_body(number: int, pages: int, size: int = PAGE) -> bytes:
     """One page of a history of so many pages of so many messages."""
     own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}/messages"
     following = f',"next":"{own}?next={number + 1}"' if number + 1 < pages else ""
-    return _data(size) + f',"links":{{"self":"{own}"{following}}}}}'.encode()
+    return _data(number * size, size) + f',"links":{{"self":"{own}"{following}}}}}'.encode()
 
 
 def _svix_body(number: int, pages: int) -> bytes:
@@ -90,9 +92,9 @@ def _compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-@cache
-def _data(size: int) -> bytes:
-    return _list_head([message(number) for number in range(size)])
+@lru_cache(256)
+def _data(first: int, size: int) -> bytes:
+    return _list_head([message(number) for number in range(first, first + size)])
 
 
 _SVIX_DATA = b'{"data":' + _compact([svix_message(number) for number in range(PAGE)])

@@ -12,7 +12,7 @@ import httpx
 
 from basiq_async import BasiqClient, Request, Response
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._harness import Figure, best_slices, figure, ratios, server
 from benchmarks._server import WEBHOOK, webhook
 
 _BODY = json.dumps(webhook()).encode()
@@ -55,28 +55,25 @@ async def at_once(call: Callable[[], object], times: int) -> None:
             group.create_task(call())
 
 
-async def measure(count: int = 15) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 60) -> list[Figure]:
     found = []
     mock = httpx.MockTransport(lambda request: httpx.Response(200, content=_BODY))
     async with BasiqClient(by.KEY, transport=_Prepared()) as basiq, httpx.AsyncClient(transport=mock) as http:
-        pair = {"ours": partial(_ours, basiq, 300), "peer": partial(_httpx, http, by.VENDOR, 300)}
-        seconds = await rounds(pair, count)
+        pair = {"ours": partial(_ours, basiq, 50), "peer": partial(_httpx, http, by.VENDOR, 50)}
+        seconds = await best_slices(pair, runs=runs, slices=slices)
         name = "one call: prepared answer, to httpx.MockTransport with pydantic"
         found.append(figure(name, ratios(seconds["ours"], seconds["peer"]), "<= 0.3"))
     with server() as url:
         async with by.client(url) as basiq, aiohttp.ClientSession() as session:
-            seconds = await rounds(
-                {"ours": partial(_ours, basiq, 200), "bare": partial(_bare, session, url, 200)}, count
-            )
+            pair = {"ours": partial(_ours, basiq, 50), "bare": partial(_bare, session, url, 50)}
+            seconds = await best_slices(pair, runs=runs, slices=slices)
             name = "one call: over a socket, to bare aiohttp and json"
             found.append(figure(name, ratios(seconds["ours"], seconds["bare"]), "<= 1.25"))
-            seconds = await rounds(
-                {
-                    "ours": partial(at_once, partial(_ours, basiq, 1), 500),
-                    "bare": partial(at_once, partial(_bare, session, url, 1), 500),
-                },
-                count,
-            )
+            pair = {
+                "ours": partial(at_once, partial(_ours, basiq, 1), 500),
+                "bare": partial(at_once, partial(_bare, session, url, 1), 500),
+            }
+            seconds = await best_slices(pair, runs=runs, slices=slices // 2)
             found.append(
                 figure("one call: 500 at once, to bare aiohttp", ratios(seconds["ours"], seconds["bare"]), "<= 1.3")
             )

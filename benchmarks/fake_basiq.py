@@ -15,12 +15,12 @@ import httpx
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, figure, ratios, rounds
+from benchmarks._harness import Figure, best_slices, figure, ratios
 from benchmarks._server import WEBHOOK, webhook
 
 URL = "https://my-service.example/basiq"
 SUITES = ("tests/contract", "tests/services", "tests/testing/fake/test_faults.py")
-CALLS = 500
+CALLS = 50
 
 
 async def two_days() -> float:
@@ -64,7 +64,7 @@ async def one_call(count: int) -> Figure:
                 answer = await http.get(f"/notifications/webhooks/{WEBHOOK}")
                 by.PydanticWebhook.model_validate_json(answer.content)
 
-        seconds = await rounds({"ours": ours, "httpx": theirs}, count)
+        seconds = await best_slices({"ours": ours, "httpx": theirs}, runs=3, slices=count)
     name = "webhooks.get through the fake, to httpx.MockTransport + pydantic"
     return figure(name, ratios(seconds["ours"], seconds["httpx"]), "<= 0.6")
 

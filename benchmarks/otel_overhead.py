@@ -13,11 +13,11 @@ from basiq_async import BasiqClient
 from basiq_async.otel import instrument
 from basiq_async.receiver import Delivery, WebhookReceiver, sign
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._harness import Figure, best_slices, figure, ratios, server
 from benchmarks._server import WEBHOOK
 
 _SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-_DELIVERIES = 2_000
+_DELIVERIES = 100
 
 
 async def _calls(basiq: BasiqClient, times: int) -> None:
@@ -28,7 +28,7 @@ async def _calls(basiq: BasiqClient, times: int) -> None:
 class _Deliveries:
     """Genuine deliveries, each one new, to a handler that does nothing; no socket makes the share look smaller."""
 
-    def __init__(self, rounds: int, *, instrumented: bool) -> None:
+    def __init__(self, slices: int, *, instrumented: bool) -> None:
         self.receiver = WebhookReceiver(_SECRET)
         if instrumented:
             instrument(self.receiver)
@@ -36,10 +36,10 @@ class _Deliveries:
         @self.receiver.on("user.created")
         async def handler(delivery: Delivery) -> None: ...
 
-        self._rounds = iter([[_delivery(f"{each}-{one}") for one in range(_DELIVERIES)] for each in range(rounds)])
+        self._slices = iter([[_delivery(f"{each}-{one}") for one in range(_DELIVERIES)] for each in range(slices)])
 
     async def __call__(self) -> None:
-        for headers, body in next(self._rounds):
+        for headers, body in next(self._slices):
             await self.receiver.handle(headers, body)
 
 
@@ -50,20 +50,19 @@ def _delivery(name: str) -> tuple[CIMultiDictProxy[str], bytes]:
     return CIMultiDictProxy(CIMultiDict(sign(_SECRET, f"msg_{name}", datetime.now(UTC), body))), body
 
 
-async def measure(count: int = 15) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 60) -> list[Figure]:
     """The time with instruments, to that without; in a call over a socket, and in a delivery without one."""
     found = []
     with server() as url:
         async with by.client(url) as plain, by.client(url) as instrumented:
             instrument(instrumented)
-            seconds = await rounds(
-                {"plain": partial(_calls, plain, 300), "instrumented": partial(_calls, instrumented, 300)}, count
-            )
+            pair = {"plain": partial(_calls, plain, 50), "instrumented": partial(_calls, instrumented, 50)}
+            seconds = await best_slices(pair, runs=runs, slices=slices)
             name = "otel: one call without an SDK, to one that is not instrumented"
             found.append(figure(name, ratios(seconds["instrumented"], seconds["plain"]), "<= 1.03"))
-    made = partial(_Deliveries, count + 1)  # the first round warms up
-    pair = {"plain": made(instrumented=False), "instrumented": made(instrumented=True)}
-    seconds = await rounds(pair, count)
+    made = partial(_Deliveries, runs * slices + 1)  # the first one warms up
+    deliveries = {"plain": made(instrumented=False), "instrumented": made(instrumented=True)}
+    seconds = await best_slices(deliveries, runs=runs, slices=slices)
     name = "otel: one delivery without an SDK, to one that is not instrumented"
     found.append(figure(name, ratios(seconds["instrumented"], seconds["plain"]), "<= 1.03"))
     return found

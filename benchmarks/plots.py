@@ -34,7 +34,7 @@ def draw(figures: Sequence[Figure]) -> None:
     peaks = [one for one in figures if one.name.startswith("memory: peak at")]
     axes = _axes("peak memory over the length of a history", 2.4)
     lengths = [int(one.name.partition("peak at ")[2].partition(" ")[0].replace(",", "")) for one in peaks]
-    axes.semilogx(lengths, [one.median for one in peaks], "o-")
+    axes.semilogx(lengths, [one.value for one in peaks], "o-")
     axes.set_ylim(0)
     axes.set_xlabel("messages")
     axes.set_ylabel("MiB")
@@ -44,8 +44,8 @@ def draw(figures: Sequence[Figure]) -> None:
 def _bars(name: str, title: str, figures: Sequence[Figure], after: str, before: str) -> None:
     labels = [one.name.partition(after)[2].removesuffix(before) for one in figures]
     axes = _axes(title, 0.6 + 0.3 * len(figures))
-    values = [one.median for one in figures]
-    spread = ([one.median - one.low for one in figures], [one.high - one.median for one in figures])
+    values = [one.value for one in figures]
+    spread = ([one.value - one.low for one in figures], [one.high - one.value for one in figures])
     colours = ["tab:blue" if "basiq" in label else "tab:gray" for label in labels]
     axes.barh(labels, values, xerr=spread, color=colours, error_kw={"linewidth": 0.8})
     axes.axvline(1, color="black", linewidth=0.8)

@@ -20,7 +20,7 @@ from basiq_async import BasiqClient, Message
 from basiq_async.receiver import sign
 from basiq_async.replay import HttpTarget, Replay, SQLiteCheckpoint
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._harness import Figure, best_slices, figure, ratios, server
 from benchmarks._server import PAGE, WEBHOOK
 from benchmarks._sink import sink
 
@@ -58,15 +58,15 @@ async def replayed(basiq: BasiqClient, endpoint: str, folder: Path, messages: in
         assert report.handled == messages
 
 
-async def measure(count: int = 7, pages: int = 12) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 8, pages: int = 2) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, server(pages) as url, sink() as endpoint:
         async with by.client(url) as basiq:
             contestants = {
                 "pool": partial(pool, basiq, endpoint),
                 "replay": partial(replayed, basiq, endpoint, Path(folder), pages * PAGE),
             }
-            seconds = await rounds(contestants, count)
-    name = "replay: rate of HttpTarget to a hand-written pool without checkpoint, 64 connections"
+            seconds = await best_slices(contestants, runs=runs, slices=slices)
+    name = "replay: messages for a second of the processor, HttpTarget to a hand-written pool without checkpoint"
     return [figure(name, ratios(seconds["pool"], seconds["replay"]), ">= 0.7")]
 
 

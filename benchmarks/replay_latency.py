@@ -6,12 +6,13 @@ import asyncio
 import tempfile
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from uuid import uuid4
 
 from basiq_async import BasiqClient, Message
 from basiq_async.replay import Replay, SQLiteCheckpoint
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, figure, ratios, rounds, server
+from benchmarks._harness import Figure, best_slices, figure, ratios, server
 from benchmarks._server import WEBHOOK
 
 
@@ -27,14 +28,14 @@ async def replayed(basiq: BasiqClient, folder: Path) -> None:
     assert report.finished
 
 
-async def measure(count: int = 7, pages: int = 10) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 3, pages: int = 10) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, server(pages) as near, server(pages, 0.020) as far:
         async with by.client(near) as at_once, by.client(far) as late:
             contestants = {
                 "near": partial(replayed, at_once, Path(folder)),
                 "far": partial(replayed, late, Path(folder)),
             }
-            seconds = await rounds(contestants, count)
+            seconds = await best_slices(contestants, runs=runs, slices=slices, clock=perf_counter)
     name = "replay: time with 20 ms a page to none, a target of 2 ms, concurrency 16"
     return [figure(name, ratios(seconds["far"], seconds["near"]), "<= 1.05")]
 

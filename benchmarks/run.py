@@ -1,4 +1,7 @@
-"""All figures: ``make bench`` measures and writes them, ``make bench-quick`` holds fewer rounds against those."""
+"""All figures: ``make bench`` measures and writes them, ``make bench-quick`` holds fewer runs against those.
+
+``python -m benchmarks.run stream call`` measures those of some programs anew, and leaves the others as they were.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
 from importlib.metadata import version
 
 import attrs
@@ -39,27 +43,46 @@ _NOISE = 0.1
 _PACKAGES = ("aiohttp", "attrs", "cattrs", "orjson", "httpx", "pydantic", "svix")
 
 
-def measure(*, quick: bool) -> list[Figure]:
-    """Every figure; the quick ones leave out what takes minutes."""
-    found = asyncio.run(stream.measure(5 if quick else 21))
-    found += asyncio.run(prefetch.measure(3 if quick else 7, 10 if quick else 40))
-    found += asyncio.run(call.measure(5 if quick else 21))
-    found += asyncio.run(otel_overhead.measure(5 if quick else 21))
-    found += imports.measure(15 if quick else 21)
-    found += signature.measure(5 if quick else 21)
-    found += asyncio.run(receiver_load.measure(3 if quick else 11, 2_000 if quick else 5_000))
-    found += asyncio.run(replay_rate.measure(3 if quick else 11, 20 if quick else 60))
-    found += asyncio.run(replay_http.measure(3 if quick else 11, 4 if quick else 12))
+def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]:
+    """What measures the figures; the quick ones leave out what takes minutes."""
+    fewer = {"runs": 2} if quick else {}
+    found: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
+        "stream": partial(stream.measure, **fewer),
+        "prefetch": partial(prefetch.measure, **fewer),
+        "call": partial(call.measure, **fewer),
+        "otel_overhead": partial(otel_overhead.measure, **fewer),
+        "imports": partial(imports.measure, **fewer),
+        "signature": partial(signature.measure, **fewer),
+        "receiver_load": partial(receiver_load.measure, **fewer),
+        "replay_rate": partial(replay_rate.measure, **fewer),
+        "replay_http": partial(replay_http.measure, **fewer),
+    }
     if not quick:
-        found += memory.measure()
-        found += asyncio.run(inboxes.measure())
-        found += asyncio.run(growth.measure())
-        found += asyncio.run(receiver_load.measure(requests=500, busy=True))
-        found += asyncio.run(replay_latency.measure())
-        found += replay_memory.measure()
-        found += asyncio.run(fleet.measure())
-        found += event_loops.measure()
+        found |= {
+            "memory": partial(asyncio.to_thread, memory.measure),
+            "inboxes": inboxes.measure,
+            "growth": growth.measure,
+            "receiver_busy": partial(receiver_load.measure, slices=5, requests=100, busy=True),
+            "replay_latency": replay_latency.measure,
+            "replay_memory": partial(asyncio.to_thread, replay_memory.measure),
+            "fleet": fleet.measure,
+            "event_loops": partial(asyncio.to_thread, event_loops.measure),
+        }
     return found
+
+
+def measure(*, quick: bool = False, only: Collection[str] = ()) -> list[Figure]:
+    """The figures of all programs, or of some."""
+    found: list[Figure] = []
+    for name, program in programs(quick=quick).items():
+        if not only or name in only:
+            print(f"{name}:", flush=True)
+            found += [attrs.evolve(one, program=name) for one in asyncio.run(_awaited(program))]
+    return found
+
+
+async def _awaited(program: Callable[[], Awaitable[list[Figure]]]) -> list[Figure]:
+    return await program()
 
 
 def _machine() -> dict[str, object]:
@@ -80,10 +103,18 @@ def lost(figures: Iterable[Figure], known: Iterable[Figure]) -> list[str]:
         earlier = before.get(found.name)
         if earlier is None or not found.mark:
             continue
-        ratio = found.median / earlier.median if found.mark.startswith(">=") else earlier.median / found.median
-        if ratio < 1 - _LOSS and abs(found.median - earlier.median) > _NOISE:
-            worse.append(f"{found.name}: {found.median:.3f}, was {earlier.median:.3f}")
+        ratio = found.value / earlier.value if found.mark.startswith(">=") else earlier.value / found.value
+        if ratio < 1 - _LOSS and abs(found.value - earlier.value) > _NOISE:
+            worse.append(f"{found.name}: {found.value:.3f}, was {earlier.value:.3f}")
     return worse
+
+
+def _merged(known: list[Figure], new: list[Figure]) -> list[Figure]:
+    """The known figures with those of some programs measured anew, in the order of the programs."""
+    again = {one.program for one in new}
+    order = list(programs(quick=False))
+    both = [one for one in known if one.program in order and one.program not in again] + new
+    return sorted(both, key=lambda one: order.index(one.program))
 
 
 def _publish(figures: list[Figure]) -> None:
@@ -94,7 +125,8 @@ def _publish(figures: list[Figure]) -> None:
 
 def main() -> int:
     quick = "--quick" in sys.argv
-    figures = measure(quick=quick)
+    only = [name for name in sys.argv[1:] if not name.startswith("-")]
+    figures = measure(quick=quick, only=only)
     for found in figures:
         print(found)
     if quick:
@@ -102,6 +134,8 @@ def main() -> int:
         for line in worse:
             print(f"LOST more than {_LOSS:.0%}: {line}")
         return 1 if worse else 0
+    if only:  # the others stay
+        figures = _merged(tables.committed(), figures)
     tables.RESULTS.write_text(
         json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n"
     )

@@ -15,29 +15,32 @@ TABLE = HERE / "results.md"
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
 HEADLINES = {
-    "streaming: basiq_async with orjson, to the raw loop": "messages a second, beside a loop of aiohttp and orjson",
-    "streaming: basiq_async with orjson, to svix": "messages a second, beside svix's client",
+    "streaming: basiq_async with orjson, to the raw loop": "messages for a second, to a loop of aiohttp and json",
+    "streaming: basiq_async with orjson, to svix": "messages for a second, to svix's client",
     "memory: what 1,000,000 messages take more than 10,000, MiB": (
         "memory of 1,000,000 messages above that of 10,000, MiB"
     ),
-    "one call: over a socket, to bare aiohttp and json": "time of one call, beside aiohttp and json",
-    "receiving, a handler that waits 2 ms: rate to bare": "deliveries a second, beside a handler that checks nothing",
-    "replay: rate of HttpTarget to a hand-written pool without checkpoint, 64 connections": (
-        "replay over HTTP, beside a pool that records nothing"
+    "one call: over a socket, to bare aiohttp and json": "one call, to aiohttp and json",
+    "verify: to bare hmac and base64": "verifying a delivery, to bare hmac and base64",
+    "receiving, a handler that waits 2 ms: processor time of a delivery, to bare": (
+        "a delivery, to a handler that checks nothing"
     ),
-    "import: basiq_async, to svix.api": "time to import, beside svix",
+    "replay: messages for a second of the processor, HttpTarget to a hand-written pool without checkpoint": (
+        "messages for a second of a replay over HTTP, to a pool that records nothing"
+    ),
+    "import: basiq_async, to svix.api": "an import, to svix",
 }
 """The figures of the README, in words that need no context. All others are in results.md."""
 
 
 def table(figures: Iterable[Figure], names: Mapping[str, str] = MappingProxyType({})) -> str:
     """The figures as a Markdown table."""
-    rows = ["| figure | median | lowest to highest | mark | |", "| --- | ---: | ---: | ---: | --- |"]
+    rows = ["| figure | ratio | spread | mark | |", "| --- | ---: | ---: | ---: | --- |"]
     verdicts = {True: "reached", False: "**missed**", None: ""}
     for found in figures:
-        spread = f"{found.low:.2f} to {found.high:.2f}" if found.high else ""
+        spread = f"{found.spread:.0%}" if found.high > found.low else ""
         name = names.get(found.name, found.name)
-        rows.append(f"| {name} | {found.median:.2f} | {spread} | {found.mark} | {verdicts[found.reached]} |")
+        rows.append(f"| {name} | {found.value:.2f} | {spread} | {found.mark} | {verdicts[found.reached]} |")
     return "\n".join(rows) + "\n"
 
 

@@ -27,6 +27,7 @@ from basiq_async import (
     ServerError,
     UnreadableItem,
 )
+from basiq_async._codec import Reader
 from basiq_async._cursor import Cursor, CursorSeal
 from tests.support import virtual
 from tests.support.scripted import API_KEY, Scripted, answer, client, error, page
@@ -795,6 +796,35 @@ def test_what_is_raised_for_an_unreadable_item_ends_the_loop_in_front_of_it() ->
         with pytest.raises(LookupError, match="m2"):
             await paginator.collect()
         assert paginator.last_id == "m1"
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
+def test_an_item_whose_reading_was_interrupted_is_read_again(pages: bool) -> None:
+    """By a Ctrl-C, say, or where memory runs out."""
+
+    async def main() -> None:
+        basiq = client(Scripted(page(items(0, 1, 2))))
+        interruptions = iter([False, True, False, False, False, False])
+        reader = basiq.messages._api.codec.reader(Message)
+
+        def read(value: Any, model: type[Message]) -> Message:
+            if next(interruptions):
+                raise MemoryError
+            return reader.hook(value, model)
+
+        basiq.messages._api.codec._readers[Message] = Reader(Message, read)
+        paginator = basiq.messages.list("w")
+        walked = aiter(paginator.pages() if pages else paginator)
+        if not pages:
+            assert await anext(walked)
+        with pytest.raises(MemoryError):
+            await anext(walked)
+        assert paginator.last_id == (None if pages else "m0")
+        found = [one async for one in walked]
+        read_now = [message for one in found for message in getattr(one, "items", [one])]
+        assert [message.id for message in read_now] == (expected(0, 1, 2) if pages else expected(1, 2))
 
     virtual.run(main())
 
