@@ -90,7 +90,7 @@ async def test_a_server_keeps_it_in_a_file_only_its_owner_can_read(tmp_path: Pat
 
 
 async def test_a_change_in_any_state_is_saved_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.testing._state_file.SECONDS", 0.005)
+    monkeypatch.setattr("basiq_async.testing._state_file.SOONEST", 0.005)
     file = tmp_path / "state.json"
     fake = FakeBasiq()
     state = fake.add_state("payments")
