@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypedDict, TypeVar
 
 from ..._ui._errors import ControlError
-from ..fake._paging import MOST_SCANNED
 
 T = TypeVar("T")
 S = TypeVar("S")
+MOST_SCANNED = 5_000
+"""How many items a call looks at, so that a search of millions does not hold everything up."""
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
