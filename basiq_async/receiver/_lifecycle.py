@@ -7,6 +7,7 @@ import logging
 
 from ..errors import ConfigurationError, InboxError
 from .inboxes._protocol import Inbox
+from .inboxes._scope import Scope
 
 __all__ = ["Lifecycle"]
 
@@ -19,8 +20,9 @@ class Lifecycle:
     inbox_timeout: seconds for looking at the inbox at the start.
     """
 
-    def __init__(self, inbox: Inbox, inbox_timeout: float) -> None:
+    def __init__(self, inbox: Inbox, scope: Scope, inbox_timeout: float) -> None:
         self._inbox = inbox
+        self._scope = scope
         self._inbox_timeout = inbox_timeout
         self._entered = 0
         self._told = False
@@ -29,7 +31,7 @@ class Lifecycle:
     async def enter(self) -> None:
         """Note one who enters. Log an error where the inbox cannot be used.
 
-        Raises ``ConfigurationError`` for a receiver that was closed.
+        Raises ``ConfigurationError`` for a receiver that was closed, and where the inbox is another webhook's.
         """
         if self.closed:
             raise ConfigurationError(
@@ -64,6 +66,9 @@ class Lifecycle:
         try:
             async with limit:
                 await self._inbox.check()
+                await self._scope.find()
+        except ConfigurationError:
+            raise
         except Exception as exc:
             text = str(exc) if isinstance(exc, InboxError) else f"{type(exc).__name__}: {exc}"
             if limit.expired():

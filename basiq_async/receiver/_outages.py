@@ -62,12 +62,11 @@ class Outages:
         if not self._counts:
             return
         error, number = self._error, self._counts.total()
-        counted = "; ".join(f"{count} times a delivery {what}" for what, count in self._counts.items())
+        counted = "; ".join(f"{count} x {what!r}" for what, count in self._counts.items())
         logger.error(
-            "the inbox failed %d times more within %g s (%s); the last: %s",
-            number,
-            _EVERY,
+            "the inbox failed for more deliveries (%s) within %g s; the last: %s",
             counted,
+            _EVERY,
             self._last,
             exc_info=_unknown(error),
             extra={**self._fields, "count": number},

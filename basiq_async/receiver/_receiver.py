@@ -170,7 +170,7 @@ class WebhookReceiver:
         self._asgi = ASGIApp(self)
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lifecycle = Lifecycle(self._inbox, inbox_timeout)
+        self._lifecycle = Lifecycle(self._inbox, scope, inbox_timeout)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"

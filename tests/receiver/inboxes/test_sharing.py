@@ -93,6 +93,11 @@ async def test_a_second_webhooks_receiver_is_refused_and_told_what_to_pass(make:
     with pytest.raises(ConfigurationError, match="webhook_id="):
         await two.receiver.quarantined()
     await two.aclose()
+    late = Service(make(), TWO)
+    with pytest.raises(ConfigurationError, match="webhook_id="):
+        async with late.receiver:
+            pass
+    await late.aclose()
     named = Service(make(), TWO, webhook_id="w-2")
     assert (await named.post(event)).result is Result.HANDLED
     again = Service(make(), ONE)
