@@ -103,7 +103,7 @@ class Recovery:
     was_active: bool
     quarantined: int
     given_up: int
-    _circumstances: Circumstances = attrs.field(repr=False, eq=False)
+    _circumstances: Circumstances = attrs.field(alias="circumstances", repr=False, eq=False)
 
     @property
     def finished(self) -> bool:

@@ -106,7 +106,7 @@ async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
         made = await basiq.webhooks.create(url=URL, subscribed_events=["user.created"])
         receiver = WebhookReceiver(SECRET)
-        options = {"checkpoint": MemoryCheckpoint(), "events_checkpoint": MemoryCheckpoint()}
+        options: dict[str, Any] = {"checkpoint": MemoryCheckpoint(), "events_checkpoint": MemoryCheckpoint()}
         found = await recover(basiq, made.id, receiver, **options)
         assert (codes(found), found.finished) == (["pending"], False)
         await fake.advance(minutes=20)

@@ -93,6 +93,8 @@ async def program() -> None:
         if webhook.status == "active" and event.type == "consent.revoked":
             print(webhook.id)
         assert_type(diagnosis.problems, tuple[Problem, ...])
+        assert_type(diagnosis.problems[0].command, tuple[str, ...])
+        assert_type(await basiq.webhooks.reactivate("w"), Webhook)
         assert_type(basiq.webhooks.list(), Paginator[Webhook])
         assert_type(await basiq.webhooks.delete(webhook.id), None)
         messages = basiq.messages.list(webhook.id, filter=F("message.status").eq("Failed"), limit=100, prefetch=0)
