@@ -59,10 +59,9 @@ class DeadLetter:
 class State:
     """What is recorded of a job.
 
-    cursor: all messages before it are done; None at the beginning.
-    position: how many messages of the history come before the cursor.
-    last_id: the id of the last message before the cursor, by which the place is found again should Basiq no longer
-        accept the cursor.
+    cursor: a text of the replay's own: what of the history is done, and where to go on; None at the beginning.
+    position: how many messages of the history that is.
+    last_id: the id of the last of them, by which the place is found again should nobody be able to read the cursor.
     done: the ids of messages behind the cursor that are done too.
     handled, failed: totals over all runs.
     dead: how many dead letters there are.
