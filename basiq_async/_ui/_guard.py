@@ -67,7 +67,7 @@ class Guard:
         """Raise ControlError for a request that another site may have made."""
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or not self._is_allowed(hosts[0]):
-            _refuse("host-not-allowed", "the Host header names no allowed host; allowed_hosts= adds names")
+            _refuse("host-not-allowed", "the Host header names no host that this server allows")
         origins = request.headers.getall("Origin", [])
         if origins and origins != [f"{request.scheme}://{hosts[0]}"]:
             _refuse("origin-not-allowed", "requests from pages of other origins are refused")

@@ -14,7 +14,7 @@ from ._demo import demo
 from ._events import events_app
 from ._jobs import jobs_app
 from ._listen import listen
-from ._login import login, logout, whoami
+from ._login import login, logout, profiles, whoami
 from ._messages import messages_app
 from ._mock import mock_app
 from ._output import session, write
@@ -66,6 +66,7 @@ _COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., Any]], ...] = (
     (_SETTINGS, "login", login),
     (_SETTINGS, "logout", logout),
     (_SETTINGS, "whoami", whoami),
+    (_SETTINGS, "profiles", profiles),
     (_SETTINGS, "completion", _completion.completion),
 )
 

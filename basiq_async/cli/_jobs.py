@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ConnectionFailedError
 from ._dead_letters import look_at_dead_letters
 from ._options import Json, Yes
 from ._output import Output, Shape, cell_text, live, note
@@ -27,6 +28,8 @@ FleetPlace = Annotated[
     typer.Option("--fleet", envvar="BASIQ_FLEET", help="Where the fleet is, as module:variable.", show_default=False),
 ]
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
+_PATIENCE = 4.0
+"""Seconds that a person waits for the fleet's Redis to respond."""
 Shown = tuple[str, "Progress"]
 
 
@@ -248,12 +251,22 @@ def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]
 
 def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]]) -> None:
     async def main() -> int:
+        import asyncio
+
         from ..distributed._processes import find_fleet
 
         if not place:
             raise ConfigurationError("say where the fleet is, with --fleet module:variable or BASIQ_FLEET")
         fleet = find_fleet(place)
-        async with fleet:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await stack.enter_async_context(fleet)
+                    await fleet.jobs()
+            except TimeoutError:
+                raise ConnectionFailedError(
+                    f"the fleet's Redis does not respond within {_PATIENCE:g} s: is it up, and its address right?"
+                ) from None
             return await work(fleet)
 
     code = run_until_signal(main)

@@ -15,12 +15,22 @@ from . import _profiles
 from ._options import Json
 from ._output import Output, Shape, is_terminal, note, session
 from ._run import open_client, run, run_until_signal
+from ._table import Column
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
 
 _WHO: Shape[dict[str, Any]] = Shape(
     ("profile", "source", "base_url", "key_digest", "webhooks", "profiles"), lambda row: row
+)
+_PROFILE: Shape[dict[str, Any]] = Shape(
+    ("profile", "base_url", "key_in"),
+    lambda row: row,
+    (
+        Column("PROFILE", lambda row: str(row["profile"])),
+        Column("KEY IN", lambda row: str(row["key_in"])),
+        Column("BASE URL", lambda row: str(row["base_url"]), flexible=True),
+    ),
 )
 _STORED: Shape[dict[str, Any]] = Shape(("profile", "key_in", "base_url"), lambda row: row)
 _REMOVED: Shape[dict[str, Any]] = Shape(("profile", "removed"), lambda row: row)
@@ -79,6 +89,14 @@ def whoami(json: Json = None) -> None:
         "profiles": _profiles.names(),
     }
     Output(json).one(row, _WHO)
+
+
+def profiles(json: Json = None) -> None:
+    """List the profiles: their names, where their Basiq is, and where the key is. No key is shown."""
+    found = _profiles.describe()
+    Output(json).rows(found, _PROFILE)
+    if not found:
+        note("there are no profiles; 'basiq-async login' makes one")
 
 
 def _read_key() -> str:

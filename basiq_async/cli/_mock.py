@@ -268,9 +268,10 @@ def _quirks(given: Sequence[str]) -> Any:
     known = {name: get_args(hint) for name, hint in get_type_hints(Quirks).items()}
     chosen: dict[str, str] = {}
     for each in given:
-        name, _, form = each.replace("-", "_").partition("=")
+        name, _, form = each.partition("=")
+        name = name.replace("-", "_")
         if form not in known.get(name, ()):
-            forms = "; ".join(f"{name}={'|'.join(forms)}" for name, forms in known.items())
+            forms = "; ".join(f"{name.replace('_', '-')}={'|'.join(forms)}" for name, forms in known.items())
             raise ConfigurationError(f"--quirk takes one of {forms}, not {each!r}")
         chosen[name] = form
     return Quirks(**chosen)  # type: ignore[arg-type]  # of the fields' own Literals

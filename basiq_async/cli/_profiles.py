@@ -80,6 +80,14 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
+def describe() -> list[dict[str, Any]]:
+    """Return each profile's name, base URL and the place of its key."""
+    return [
+        {"profile": name, "base_url": str(entry.get("base_url") or VENDOR_URL), "key_in": str(entry.get("key_in"))}
+        for name, entry in sorted(_entries().items())
+    ]
+
+
 def store(name: str, api_key: str, base_url: str) -> str:
     """Store a profile; return where its key is: ``keyring`` or ``file``."""
     entries = _entries()

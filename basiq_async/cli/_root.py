@@ -27,6 +27,8 @@ from ._output import (
 )
 
 _FIELDS = re.compile(r"[A-Za-z_-]+(,[A-Za-z_-]+)*,?")
+_ARGUMENT = re.compile(r"^[a-z]+(_[a-z]+)+\b")
+"""An argument of the library, which its errors about arguments begin with."""
 _EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "method", "path", "attempts", "location",
              "reason")  # fmt: skip
 
@@ -131,7 +133,10 @@ def _show(exc: Exception) -> int:
         code = 2 if isinstance(exc, ConfigurationError) else 1
         evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
         known = {name: value for name, value in evidence.items() if value is not None}
-        show_error(f"{type(exc).__name__}: {exc}", kind=type(exc).__name__, exit_code=code, **known)
+        text = str(exc)
+        if isinstance(exc, ConfigurationError):
+            text = _ARGUMENT.sub(lambda found: found[0].replace("_", " "), text)
+        show_error(f"{type(exc).__name__}: {text}", kind=type(exc).__name__, exit_code=code, **known)
         return code
     if isinstance(exc, typer.Abort):
         show_error("nothing was entered", kind="Aborted", exit_code=1)

@@ -184,7 +184,7 @@ class Fleet:
     async def get(self, key: str) -> Job:
         """The job of a key. Raises ``ReplayError`` if there is none."""
         if await self._record.spec(key) is None:
-            raise ReplayError(f"there is no job {key!r}: see jobs() for those there are")
+            raise ReplayError(f"there is no job {key!r}; the list of jobs shows those there are")
         return self._job(key)
 
     async def jobs(self) -> Sequence[Job]:

@@ -160,3 +160,14 @@ def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.M
     monkeypatch.delenv("BASIQ_FLEET")
     assert "--fleet module:variable" in run("list").stderr
     assert CliRunner().invoke(app, ["worker", "json:loads", "--log-level", "loud"]).exit_code == 2
+
+
+def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.cli._jobs._PATIENCE", 0.1)
+    (tmp_path / "jobs_nowhere.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TEST_REDIS", "redis://127.0.0.1:9/0")
+    for command in (("list",), ("show", "november"), ("pause", "november")):
+        done = CliRunner().invoke(app, ["jobs", *command, "--fleet", "jobs_nowhere:fleet"])
+        assert done.exit_code == 1
+        assert "the fleet's Redis does not respond" in done.stderr

@@ -135,3 +135,17 @@ def test_where_there_is_a_keyring_the_key_is_there_and_not_in_the_file(
     login(served)
     assert run("logout").exit_code == 0
     assert stored == {}
+
+
+def test_the_profiles_are_listed_without_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
+    monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
+    none = CliRunner().invoke(app, ["profiles"])
+    assert (none.exit_code, none.stdout, "there are no profiles" in none.stderr) == (0, "", True)
+    for name in ("uat", "live"):
+        _profiles.store(name, "a2V5OmtleQ==", "https://au-api.basiq.io")
+    done = CliRunner().invoke(app, ["profiles"])
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"profile": name, "base_url": "https://au-api.basiq.io", "key_in": "file"} for name in ("live", "uat")
+    ]
+    assert "a2V5" not in done.output

@@ -90,9 +90,7 @@ class Snapshots(States):
         """
         saved = _read(snapshot)
         if any(key not in self._state.applications for key in saved.applications):
-            raise ConfigurationError(
-                "the state belongs to another API key; pass the keys that it was saved with as api_keys"
-            )
+            raise ConfigurationError("the state belongs to another API key; pass the keys that it was saved with")
         self._deliveries.forget()
         self._tokens.forget()
         if isinstance(self.clock, MovableClock):

@@ -1,0 +1,109 @@
+"""What a wrong use is told is in the words of the command line: no argument, call or value of Python."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, Served
+from .test_replay import SECRET
+
+PYTHON = re.compile(
+    r"\b[a-z]+(_[a-z]+)+\b"  # subscribed_events
+    r"|\b[a-z]\w*\(\)|\b[a-z_]+=(?=[\s'\",;.]|$)"  # jobs(), api_keys=
+    r"|\bNone\b|\bTrue\b|\bFalse\b|\bstr\b|\bint\b|\bdict\b|\bkwargs?\b|timedelta|datetime\("
+)
+TO = ("--to", "http://127.0.0.1:9/")
+WRONG = [
+    ("webhooks", "create", "--url", "nonsense", "--event", "user.created"),
+    ("webhooks", "create", "--url", "", "--event", ""),
+    ("webhooks", "create", "--url", "https://example.com/x", "--event", ""),
+    ("webhooks", "get", ""),
+    ("webhooks", "get", ".."),
+    ("webhooks", "get", "none"),
+    ("webhooks", "update", "W"),
+    ("webhooks", "update", "W", "--url", "ftp://x"),
+    ("webhooks", "doctor", "W", "--receiver", "nothing"),
+    ("messages", "list", "W", "--since", "yesterday"),
+    ("messages", "list", "W", "--since", "999999w"),
+    ("messages", "list", "W", "--until", "2026-13-01"),
+    ("messages", "list", "W", "--event", "consent*"),
+    ("messages", "list", "W", "--event", ""),
+    ("messages", "list", "W", "--filter", "\x00"),
+    ("messages", "get", "W", "none"),
+    ("messages", "resend", "W", "none", "--to", "nonsense"),
+    ("events", "get", "none"),
+    ("trigger", "user.created", "--to", "ftp://x"),
+    ("trigger", "user.created", "--to", "http://u:p@x/"),
+    ("trigger", ""),
+    ("replay", "W"),
+    ("replay", "W", *TO, "--concurrency", "0"),
+    ("replay", "W", *TO, "--concurrency", "-1"),
+    ("replay", "W", *TO, "--rate", "0"),
+    ("replay", "W", *TO, "--rate", "nan"),
+    ("replay", "W", *TO, "--on-error", "nothing"),
+    ("replay", "W", *TO, "--source", "nothing"),
+    ("replay", "W", *TO, "--checkpoint", "no/such/folder"),
+    ("replay", "W", *TO, "--checkpoint", "."),
+    ("replay", "W", *TO, "--export-dead", "no/such/file"),
+    ("replay", "W", *TO, "--drop-dead", "none"),
+    ("replay", "W", *TO, "--source", "events", "--filter", "\x00"),
+    ("replay", "W", "--to-jsonl", "."),
+    ("recover", "W"),
+    ("recover", "W", *TO, "--rate", "-1"),
+    ("recover", "W", "--receiver", "nothing:at_all"),
+    ("reconcile", "W"),
+    ("reconcile", "W", "--inbox", "none"),
+    ("quarantine", "list", "nothing"),
+    ("quarantine", "list", "nothing:receiver"),
+    ("listen", "--port", "99999"),
+    ("listen", "--path", "x"),
+    ("listen", "--forward-to", "x"),
+    ("listen", "--poll", "W", "--since", "x"),
+    ("sign", "--at", "99999999999999999", "none"),
+    ("verify", "none"),
+    ("verify", "--tolerance", "-1", "none"),
+    ("login", "--base-url", "x"),
+    ("logout", "--profile", "none"),
+    ("whoami", "--profile", "none"),
+    ("jobs", "list"),
+    ("jobs", "list", "--fleet", "nothing"),
+    ("jobs", "list", "--fleet", "nothing:fleet"),
+    ("worker", "nothing"),
+    ("worker", "nothing:fleet", "--log-level", "x"),
+    ("mock", "advance", "x"),
+    ("mock", "emit", "x"),
+    ("mock", "fail", "--status", "1"),
+    ("mock", "fail"),
+    ("mock", "fail", "--drop", "x", "--delay", "-1"),
+    ("mock", "redeliver", "none"),
+    ("mock", "secret", "none"),
+    ("mock", "seed", "1", "--webhook-id", "none"),
+    ("mock", "--quirk", "x"),
+    ("mock", "--state", "no/such/file"),
+    ("completion", "csh"),
+    ("compare", "--shapes", "no/such/file"),
+    ("nothing",),
+]
+
+
+@pytest.mark.parametrize("command", WRONG, ids=lambda command: " ".join(command).replace("\x00", "NUL"))
+def test_a_failing_command_speaks_no_python(
+    command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
+    webhook_id = served.fake.seed_messages(2, failed=0.5)
+    words = [webhook_id if word == "W" else word for word in command]
+    done = run(*words)
+    assert done.exit_code in (1, 2), done.output
+    told = done.stderr
+    for word in (webhook_id, str(tmp_path), *words):
+        told = told.replace(word, "") if word else told
+    assert told.strip()
+    found = PYTHON.search(told)
+    assert not found, f"{found[0]!r} in {told}"
