@@ -268,7 +268,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             "quarantined",
             f"{found.quarantined:,} deliveries failed again and again, and are in the quarantine of the inbox: mend "
             "their handler, then retry them",
-            _line("quarantine retry", found.receiver) if found.receiver else (),
+            _line("quarantine retry", "", "--receiver", found.receiver) if found.receiver else (),
         )
     if found.unreadable:
         yield Problem(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 App = Annotated[
     str,
-    typer.Argument(
+    typer.Option(
+        "--receiver",
         metavar="MODULE:RECEIVER",
         help="Where the WebhookReceiver is, such as service.hooks:receiver; or an async context manager that makes it.",
     ),

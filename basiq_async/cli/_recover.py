@@ -119,7 +119,7 @@ def recover(
     if found.dead:
         again.show("--retry-dead", introduction=f"{found.dead:,} are kept; try them again with:")
     if found.quarantined and receiver is not None:
-        line = CommandLine("quarantine retry", receiver, options={})
+        line = CommandLine("quarantine retry", options={"--receiver": receiver})
         line.show(introduction=f"{found.quarantined:,} are in the quarantine; try them again with:")
     if not found.finished:
         raise typer.Exit(1)

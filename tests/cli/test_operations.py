@@ -71,19 +71,19 @@ def set_aside(*ids: str) -> None:
 
 def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
     set_aside("m-1", "m-2", "m-3")
-    listed = rows(run, "quarantine", "list", "a_service:receiver", code=1)
+    listed = rows(run, "quarantine", "list", "--receiver", "a_service:receiver", code=1)
     assert [row["delivery_id"] for row in listed] == ["m-1", "m-2", "m-3"]
     assert "broken" in listed[0]["error"]
     assert json.loads(listed[0]["body"])["eventId"] == "event-m-1"
-    again = rows(run, "quarantine", "retry", "a_service:receiver", "m-1", code=1)
+    again = rows(run, "quarantine", "retry", "--receiver", "a_service:receiver", "m-1", code=1)
     assert [(row["delivery_id"], row["handled"]) for row in again] == [("m-1", False)]
-    assert rows(run, "quarantine", "drop", "a_service:make", "m-2") == [{"dropped": 1}]
+    assert rows(run, "quarantine", "drop", "--receiver", "a_service:make", "m-2") == [{"dropped": 1}]
     Path("mended").touch()
-    again = rows(run, "quarantine", "retry", "a_service:receiver")
+    again = rows(run, "quarantine", "retry", "--receiver", "a_service:receiver")
     assert sorted(row["delivery_id"] for row in again) == ["m-1", "m-3"]
-    assert rows(run, "quarantine", "list", "a_service:receiver") == []
+    assert rows(run, "quarantine", "list", "--receiver", "a_service:receiver") == []
     sys.modules.pop("a_service")
-    gone = run("quarantine", "drop", "a_service:receiver", "m-2")
+    gone = run("quarantine", "drop", "--receiver", "a_service:receiver", "m-2")
     assert gone.exit_code == 2
     assert "not in the quarantine" in gone.stderr
 
@@ -98,7 +98,7 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
     ],
 )
 def test_what_is_no_receiver_is_one_line(run: Run, place: str, told: str) -> None:
-    done = run("quarantine", "list", place)
+    done = run("quarantine", "list", "--receiver", place)
     assert (done.exit_code, done.stdout) == (2, "")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
