@@ -278,7 +278,7 @@ def cancel(options: argparse.Namespace, seed: int, rng: random.Random) -> None:
     with tempfile.TemporaryDirectory(prefix="crash-") as folder:
         tally = asyncio.run(
             storm(
-                Path(folder),
+                SQLiteCheckpoint(Path(folder) / "storm.db"),
                 make_fake(options.messages, options.order),
                 concurrency=options.concurrency,
                 cancellations=options.cancellations,

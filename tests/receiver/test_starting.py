@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,8 +16,10 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from basiq_async import ConfigurationError, InboxError
+from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.replay import Job, MemoryCheckpoint, recover
+from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, payload, signed
 
@@ -114,6 +117,40 @@ async def test_a_cleanup_context_that_enters_the_receiver_of_an_aiohttp_applicat
         pass
     assert results == [Result.IGNORED]
     assert "closed" in repr(receiver)
+
+
+async def test_an_end_in_the_middle_of_a_recovery_is_in_order() -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(20, failed=1.0)
+    begun, states = asyncio.Event(), list[str]()
+    checkpoint = MemoryCheckpoint()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with (
+            BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq,
+            WebhookReceiver(fake.secret(webhook_id)) as receiver,
+        ):
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None:
+                begun.set()
+                await asyncio.Event().wait()
+
+            app.include_router(receiver.fastapi_router())
+            recovery = recover(basiq, webhook_id, receiver, checkpoint=checkpoint, events_checkpoint=MemoryCheckpoint())
+            recovering = asyncio.create_task(recovery)
+            yield
+            states.append(repr(receiver))
+            recovering.cancel()
+            await asyncio.wait({recovering})
+            assert recovering.cancelled()
+
+    app = FastAPI(lifespan=lifespan)
+    async with app.router.lifespan_context(app):
+        await begun.wait()
+    assert "in flight" in states[0]
+    assert await checkpoint.peek(Job(webhook_id)) is not None
 
 
 async def test_a_delivery_to_a_closed_receiver_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

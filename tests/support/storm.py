@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -19,7 +18,7 @@ import anyio
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.replay import Replay, Report, SQLiteCheckpoint
+from basiq_async.replay import Checkpoint, Replay, Report
 from basiq_async.testing import FakeBasiq
 
 Work = Coroutine[Any, Any, Report]
@@ -39,7 +38,7 @@ class Tally:
 
 
 async def storm(
-    folder: Path, made: tuple[FakeBasiq, str], *, concurrency: int, cancellations: int, rng: random.Random
+    checkpoint: Checkpoint, made: tuple[FakeBasiq, str], *, concurrency: int, cancellations: int, rng: random.Random
 ) -> Tally:
     """Run and cancel, until there were enough cancellations; then run to the end, and look."""
     fake, webhook_id = made
@@ -67,7 +66,7 @@ async def storm(
             client,
             webhook_id,
             handler,
-            checkpoint=SQLiteCheckpoint(folder / "storm.db"),
+            checkpoint=checkpoint,
             concurrency=concurrency,
             max_failures=None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,10 +30,11 @@ from basiq_async.replay import (
     recover,
 )
 from basiq_async.replay.checkpoints import _sql_calls
-from basiq_async.testing import check_checkpoint
+from basiq_async.testing import FakeBasiq, check_checkpoint
 from tests.support.databases import engine_of, in_use, new_table, run, scalar
 from tests.support.histories import Recorder, history
 from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.storm import storm
 
 DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
 JOB = Job("w1")
@@ -443,6 +445,15 @@ async def test_one_is_enough_for_a_recovery_through_a_pool_of_five(postgres: Pos
             assert recovery.messages.handled == expected
         assert len(handled) == 120
         assert await scalar(engine, f"SELECT count(*) FROM {table}") == 2
+
+
+async def test_runs_that_are_cancelled_in_every_way_lose_nothing_and_keep_no_connection(engine: AsyncEngine) -> None:
+    fake = FakeBasiq()
+    made = fake, fake.seed_messages(1_000)
+    checkpoint = SQLCheckpoint(engine, table=new_table(), lease=SOON)
+    tally = await storm(checkpoint, made, concurrency=16, cancellations=25, rng=random.Random(1))
+    assert tally.cancellations == 25
+    assert in_use(engine) == 0
 
 
 async def test_of_two_workers_that_recover_at_once_one_works_and_the_other_leaves(engine: AsyncEngine) -> None:
