@@ -133,13 +133,17 @@ class ClientAndFake(RuleBasedStateMachine):
             assert got.secret is not None
             assert new == {got.id: (url, frozenset(events))}
 
-    @rule(url=URLS, events=EVENTS, trouble=TROUBLE)
-    def ensure(self, url: str, events: set[str], trouble: list[Any]) -> None:
+    @rule(url=URLS, events=EVENTS, removes=st.booleans(), trouble=TROUBLE)
+    def ensure(self, url: str, events: set[str], removes: bool, trouble: list[Any]) -> None:
         self.go_wrong(trouble)
-        got = self.run(self.client.webhooks.ensure(url=url, subscribed_events=sorted(events)))
+        before = dict(self.known.values())
+        got = self.run(
+            self.client.webhooks.ensure(url=url, subscribed_events=sorted(events), remove_event_types=removes)
+        )
         self.settle()
         if not isinstance(got, BasiqError):
-            assert self.known[got.id] == (url, frozenset(events))
+            kept = frozenset() if removes else before.get(url, frozenset())
+            assert self.known[got.id] == (url, frozenset(events) | kept)
         assert len({entry[0] for entry in self.known.values()}) == len(self.known)
 
     @rule(index=st.integers(0, 5), trouble=TROUBLE)
