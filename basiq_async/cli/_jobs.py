@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from ..errors import ConfigurationError, ConnectionFailedError
 from ._dead_letters import look_at_dead_letters
-from ._options import Json, Yes
+from ._options import Filter, Json, WebhookId, Yes
 from ._output import Output, Shape, cell_text, live, note
 from ._run import confirm, run_until_signal
 from ._table import Column
@@ -86,6 +86,33 @@ def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
         return 0
 
     _with_fleet(fleet, work)
+
+
+@jobs_app.command("submit")
+def submit(
+    function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
+    webhook_id: WebhookId,
+    key: Annotated[str, typer.Option(help="The job's key: the same one goes on with the same job.")],
+    source: Annotated[str, typer.Option(help="messages or events; as for replay.")] = "messages",
+    filter: Filter = None,
+    rate: Annotated[float | None, typer.Option(help="Messages a second, at most.", show_default=False)] = None,
+    fleet: FleetPlace = None,
+    json: Json = None,
+) -> None:
+    """Begin a job of a fleet, or go on with the one of this key. The workers do it; see watch."""
+    from ..distributed._processes import find_fleet, find_job
+
+    found, name = find_job(function, find_fleet(fleet) if fleet else None)
+    if source not in ("messages", "events"):
+        raise ConfigurationError(f"--source must be messages or events, not {source!r}")
+    chosen = cast('Literal["messages", "events"]', source)
+
+    async def work(opened: Fleet) -> int:
+        job = await opened.submit(name, webhook_id, key=key, filter=filter, source=chosen, rate=rate)
+        Output(json).one((job.key, await job.progress()), _JOB)
+        return 0
+
+    _with_fleet(fleet, work, found)
 
 
 @jobs_app.command("show")
@@ -249,25 +276,25 @@ def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]
     _with_fleet(place, find)
 
 
-def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]]) -> None:
+def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], fleet: Fleet | None = None) -> None:
     async def main() -> int:
         import asyncio
 
         from ..distributed._processes import find_fleet
 
-        if not place:
+        if not place and fleet is None:
             raise ConfigurationError("say where the fleet is, with --fleet module:variable or BASIQ_FLEET")
-        fleet = find_fleet(place)
+        opened = fleet or find_fleet(place or "")
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    await stack.enter_async_context(fleet)
-                    await fleet.jobs()
+                    await stack.enter_async_context(opened)
+                    await opened.jobs()
             except TimeoutError:
                 raise ConnectionFailedError(
                     f"the fleet's Redis does not respond within {_PATIENCE:g} s: is it up, and its address right?"
                 ) from None
-            return await work(fleet)
+            return await work(opened)
 
     code = run_until_signal(main)
     if code:

@@ -10,33 +10,52 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from ..errors import ConfigurationError
 from ._fleet import Fleet
 
-__all__ = ["find_fleet", "run_workers"]
+__all__ = ["find_fleet", "find_job", "run_workers"]
 
 _SHUTDOWN = 30.0
 
 
 def find_fleet(place: str) -> Fleet:
     """The fleet at a place such as ``jobs:fleet``, looked for from the current folder on as well."""
-    name, _, attribute = place.partition(":")
-    if not name or not attribute:
-        raise ConfigurationError(f"{place!r} is no place of a fleet: write module:variable, such as jobs:fleet")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
-            raise
-        raise ConfigurationError(f"there is no module {name!r} here: run it where the module can be imported") from exc
+    module, attribute = _load(place, "a fleet", "jobs:fleet")
     fleet = getattr(module, attribute, None)
     if not isinstance(fleet, Fleet):
         raise ConfigurationError(f"{place} is no Fleet, but {type(fleet).__name__}")
     return fleet
+
+
+def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
+    """The job function at a place such as ``jobs:refill``: its fleet, and the name that it is registered by.
+
+    Without ``fleet``, one of the same module is looked for.
+    """
+    module, attribute = _load(place, "a job function", "jobs:refill")
+    function = getattr(module, attribute, None)
+    fleets = [fleet] if fleet is not None else [each for each in vars(module).values() if isinstance(each, Fleet)]
+    for each in fleets:
+        for name, registered in each._functions.items():
+            if registered is function:
+                return each, name
+    raise ConfigurationError(f"{place} is no job function of {'the fleet' if fleet else 'a fleet of this module'}")
+
+
+def _load(place: str, what: str, example: str) -> tuple[ModuleType, str]:
+    name, _, attribute = place.partition(":")
+    if not name or not attribute:
+        raise ConfigurationError(f"{place!r} is no place of {what}: write module:variable, such as {example}")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return import_module(name), attribute
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
+            raise
+        raise ConfigurationError(f"there is no module {name!r} here: run it where the module can be imported") from exc
 
 
 def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
