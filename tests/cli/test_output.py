@@ -71,7 +71,8 @@ async def test_a_secret_with_escapes_is_shown_escaped_wherever_it_comes_from(mon
         assert b"\x1b[31m" not in terminal.raw
         assert "title" in terminal.screen
     async with Wire(http(200, '{"secret": "\\u001b]0;title\\u0007"}')) as wire:
-        with Terminal("mock", "secret", "w1", "--url", wire.url, env={}) as terminal:
+        env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}
+        with Terminal("mock", "secret", "w1", env=env) as terminal:
             await asyncio.to_thread(terminal.end)
         assert b"\x1b" not in terminal.raw
         assert "title" in terminal.screen
