@@ -42,7 +42,7 @@ class SQLCheckpoint:
 
     One set of tables holds any number of jobs. What is recorded is a job's alone for as long as its run is alive: a run
     renews a lease in the job's row. Of two workers that begin the same job, one works, and the other gets a
-    ``CheckpointInUseError`` within a quarter of the lease. Where the one that had it was killed, or lost the database,
+    ``CheckpointInUseError`` within half of the lease. Where the one that had it was killed, or lost the database,
     another takes the job over when the lease ends, and whatever the first still wants to record is refused. The time
     is the database's. No connection is held between two calls, so a pool of 5 is enough, and PgBouncer's transaction
     mode too. While the database is away, a call tries again for up to ``timeout`` seconds.
