@@ -252,7 +252,7 @@ async def test_a_command_drives_the_mock_that_it_names_and_no_other(served: Serv
         ({"BASIQ_API_KEY": "b3RoZXI="}, 1, "it is another one"),
         ({"BASIQ_API_KEY": ""}, 2, "which mock? BASIQ_API_KEY is not set"),
         ({"BASIQ_BASE_URL": ""}, 2, "which mock? BASIQ_BASE_URL is not set"),
-        ({"BASIQ_BASE_URL": "nonsense"}, 2, "base_url"),
+        ({"BASIQ_BASE_URL": "nonsense"}, 2, "base url must be"),
         ({"BASIQ_BASE_URL": "http://127.0.0.1:9"}, 1, "start one with 'basiq-async mock'"),
     ):
         done = await command("mock", *arguments, **{**named, **wrong})

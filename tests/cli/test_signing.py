@@ -60,7 +60,7 @@ def test_a_delivery_that_is_not_genuine_ends_with_1_and_the_reason() -> None:
         (["sign", "missing.json"], "missing.json"),
         (["sign", "--at", "-5"], "before 1970"),
         (["sign", "--at", str(10**20)], "--at"),
-        (["sign", "--id", "a.b"], "message_id"),
+        (["sign", "--id", "a.b"], "message id must be"),
         (["verify", "-H", "no colon"], "name: value"),
         (["verify", "--tolerance", "-1"], "--tolerance"),
         (["verify", "--tolerance", "nan"], "--tolerance"),
