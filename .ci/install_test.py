@@ -91,7 +91,7 @@ async def main():
     webhook_id = fake.seed_messages(1_200)
     async with serve(fake) as base_url, fleet:
         os.environ |= {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": fake.api_key}
-        code = "from basiq_async.distributed._processes import run_workers; run_workers('used_distributed:fleet')"
+        code = "from basiq_async.distributed.processes import run_workers; run_workers('used_distributed:fleet')"
         with subprocess.Popen([sys.executable, "-c", code]) as worker:
             try:
                 async with asyncio.timeout(60):

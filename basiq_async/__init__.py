@@ -36,8 +36,8 @@ from .transports.base import Request, Response, Transport
 
 if TYPE_CHECKING:
     from .client import BasiqClient
-    from .diagnosis import Diagnosis, EndpointCheck, Problem, Recovered
     from .pagination import Page, Paginator, UnreadableItem
+    from .services.diagnosis import Diagnosis, EndpointCheck, Problem, Recovered
     from .transports.aiohttp import AiohttpTransport
     from .transports.memory import InMemoryTransport
     from .transports.retry import RetryPolicy
@@ -96,13 +96,13 @@ __all__ = [
 _LAZY = {
     "AiohttpTransport": "transports.aiohttp",
     "BasiqClient": "client",
-    "Diagnosis": "diagnosis",
-    "EndpointCheck": "diagnosis",
+    "Diagnosis": "services.diagnosis",
+    "EndpointCheck": "services.diagnosis",
     "InMemoryTransport": "transports.memory",
     "Page": "pagination",
     "Paginator": "pagination",
-    "Problem": "diagnosis",
-    "Recovered": "diagnosis",
+    "Problem": "services.diagnosis",
+    "Recovered": "services.diagnosis",
     "RetryPolicy": "transports.retry",
     "UnreadableItem": "pagination",
 }

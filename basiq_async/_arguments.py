@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Literal, get_args
 
 from .errors import ConfigurationError
+from .models import DocumentedEventType
 
 
 def check_positive(name: str, value: object, unit: str = "") -> float:
@@ -52,3 +56,30 @@ def select_texts(**fields: tuple[str, str | None]) -> dict[str, str]:
 
 def _with_space(unit: str) -> str:
     return f" {unit}" if unit else ""
+
+
+def accepts(function: Callable[..., object], count: int) -> bool:
+    """Whether it can be called with that many arguments by position. True where it does not tell its signature."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
+
+
+_Beginning = Literal["account.*", "connection.*", "consent.*", "transactions.*", "user.*", "*"]
+
+EventTypePattern = DocumentedEventType | _Beginning | str
+"""An event type, the beginning of some (``consent.*``), or ``*`` for all."""
+
+EVENT_TYPES: tuple[str, ...] = get_args(DocumentedEventType)
+
+
+def nearest_pattern(pattern: str) -> str | None:
+    """None for a pattern that matches a documented type; else the nearest one that does, or an empty text."""
+    known = [*EVENT_TYPES, *get_args(_Beginning)]
+    if pattern in known:
+        return None
+    return next(iter(get_close_matches(pattern, known, n=1)), "")

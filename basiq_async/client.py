@@ -9,15 +9,15 @@ from types import TracebackType
 from typing import Self
 
 from ._arguments import check_positive
-from ._codec import Codec
-from ._cursor import CursorSeal
-from ._redaction import Redactor, SecretText
-from ._seal import Seal
-from ._tasks import TaskOwner
-from ._urls import VENDOR_URL, BaseURL
+from ._concurrency.tasks import TaskOwner
+from ._redaction.credentials import Redactor, SecretText
+from ._signing.seal import Seal
+from ._wire.codec import Codec
+from ._wire.cursors import CursorSeal
+from ._wire.urls import VENDOR_URL, BaseURL
 from .errors import ConfigurationError
 from .hooks import OnRequest, OnRetry, chain_hooks
-from .services._api import Api
+from .services.api import Api
 from .services.event_types import EventTypes
 from .services.events import Events
 from .services.messages import Messages

@@ -12,11 +12,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import attrs
 
 from ._arguments import check_whole
-from ._codec import ListPage, Reader, Unreadable
-from ._cursor import ANYWHERE, DAMAGED, MAX_ID, Cursor, CursorSeal, Refusal, id_in_cursor
-from ._lenient import BrokenItem
-from ._tasks import TaskOwner, result_of
-from ._urls import BaseURL, LinkError
+from ._concurrency.tasks import TaskOwner, result_of
+from ._wire.codec import ListPage, Reader, Unreadable
+from ._wire.cursors import ANYWHERE, DAMAGED, MAX_ID, Cursor, CursorSeal, Refusal, id_in_cursor
+from ._wire.lenient import BrokenItem
+from ._wire.urls import BaseURL, LinkError
 from .errors import APIError, BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 
 __all__ = ["Page", "Paginator", "UnreadableItem"]
@@ -155,7 +155,7 @@ def raw_id(item: object) -> str | None:
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
-class _Walk(Generic[T]):
+class PageFetcher(Generic[T]):
     """From page to page. Owns the page that is requested ahead: dropping the walk cancels it."""
 
     def __init__(self, listing: Listing[T], start: Cursor | None, prefetch: int) -> None:
@@ -308,7 +308,7 @@ class _Reading(Generic[T]):
 
     __slots__ = ("_hook", "_model", "_on_unreadable", "_position", "_walk")
 
-    def __init__(self, walk: _Walk[T], on_unreadable: OnUnreadable[T] | None) -> None:
+    def __init__(self, walk: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
         self._walk = walk
         self._position = walk.position
         self._on_unreadable = on_unreadable
@@ -366,7 +366,7 @@ class _Pages(_Reading[T]):
 
     __slots__ = ("_turn",)
 
-    def __init__(self, walk: _Walk[T], on_unreadable: OnUnreadable[T] | None) -> None:
+    def __init__(self, walk: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
         super().__init__(walk, on_unreadable)
         self._turn = asyncio.Lock()
 
@@ -487,8 +487,8 @@ class Paginator(Generic[T]):
             return item
         return None
 
-    def _begin(self, prefetch: int) -> _Walk[T]:
-        walk = _Walk(self._listing, self._start, prefetch)
+    def _begin(self, prefetch: int) -> PageFetcher[T]:
+        walk = PageFetcher(self._listing, self._start, prefetch)
         self._position = walk.position
         return walk
 

@@ -13,7 +13,8 @@ import httpx
 import orjson
 import pydantic
 
-from basiq_async import BasiqClient, _codec
+from basiq_async import BasiqClient
+from basiq_async._wire import codec as _codec
 from benchmarks._server import WEBHOOK
 
 VENDOR = "https://au-api.basiq.io"

@@ -43,7 +43,7 @@ def redis() -> Iterator[RedisServer]:
 
 
 def start(settings: dict[str, Any], segments: int) -> subprocess.Popen[bytes]:
-    code = "from benchmarks import _fleet_jobs\nfrom basiq_async.distributed._processes import run_workers\n"
+    code = "from benchmarks import _fleet_jobs\nfrom basiq_async.distributed.processes import run_workers\n"
     code += f"run_workers('benchmarks._fleet_jobs:fleet', segments={segments})"
     env = {**os.environ, "FLEET_BENCH": json.dumps(settings)}
     return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)

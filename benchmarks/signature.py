@@ -17,8 +17,8 @@ from functools import partial
 
 import standardwebhooks
 
+from basiq_async._signing.signature import SigningKeys
 from basiq_async.receiver import sign, verify
-from basiq_async.receiver._signature import SigningKeys
 from benchmarks._harness import Figure, best_slices, figure, ratios
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

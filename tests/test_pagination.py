@@ -27,8 +27,8 @@ from basiq_async import (
     ServerError,
     UnreadableItem,
 )
-from basiq_async._codec import Reader
-from basiq_async._cursor import Cursor, CursorSeal
+from basiq_async._wire.codec import Reader
+from basiq_async._wire.cursors import Cursor, CursorSeal
 from tests.support import virtual
 from tests.support.scripted import API_KEY, Scripted, answer, client, error, page
 

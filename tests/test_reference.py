@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from basiq_async import Event, EventType, Message, Response, Webhook
-from basiq_async._codec import Codec
-from basiq_async._responses import error_from
+from basiq_async._wire.codec import Codec
+from basiq_async.transports.responses import error_from
 
 SPEC = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[2] / "shared" / "spec")
 

@@ -12,7 +12,7 @@ from . import _completion
 from ._compare import compare
 from ._demo import demo
 from ._events import events_app
-from ._jobs import jobs_app
+from ._fleet_jobs import jobs_app, worker
 from ._listen import listen
 from ._login import login, logout, profiles, whoami
 from ._messages import messages_app
@@ -26,7 +26,6 @@ from ._root import Root
 from ._signing import sign, verify
 from ._trigger import trigger
 from ._webhooks import webhooks_app
-from ._worker import worker
 
 _EPILOG = """\
 A terminal gets text, a pipe gets JSON lines. --json asks for JSON

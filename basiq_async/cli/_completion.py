@@ -54,7 +54,7 @@ def prepare() -> None:
 
 def event_types(incomplete: str) -> list[str]:
     """Complete a type of event."""
-    from .._event_types import EVENT_TYPES
+    from .._arguments import EVENT_TYPES
 
     return [name for name in EVENT_TYPES if name.startswith(incomplete)]
 

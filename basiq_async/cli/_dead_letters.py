@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from .._text import json_line
+from .._redaction.text import json_line
 from ..errors import ConfigurationError
 from ._output import Output, Shape, cell_text, note
 from ._table import Column

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..client import BasiqClient
-    from ..diagnosis import Diagnosis, Recovered
+    from ..services.diagnosis import Diagnosis, Recovered
 
 
 def doctor(
@@ -66,7 +66,7 @@ def doctor(
         async with AsyncExitStack() as stack:
             found = None
             if receiver is not None:
-                from ._receivers import open_receiver
+                from ._options import open_receiver
 
                 found = await stack.enter_async_context(open_receiver(receiver))
             ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
@@ -95,7 +95,7 @@ def doctor(
 
 async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) -> Recovered | None:
     from ..replay import recovered_by
-    from ._recovery import checkpoint_base, checkpoints_at
+    from ._recover import checkpoint_base, checkpoints_at
 
     base = checkpoint or checkpoint_base(webhook_id, target, {"since": None, "until": None, "event": None})
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from .._event_types import EVENT_TYPES
+from .._arguments import EVENT_TYPES
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .._hosts import show_url
-from .._urls import read_endpoint
+from .._wire.hosts import show_url
+from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._urls import VENDOR_URL
+from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from . import _profiles
 from ._options import Json

@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
-from ._control import TOKEN
-from ._mock_control import add_control_commands
+from ._mock_control import TOKEN, add_control_commands
 from ._mock_states import READY, add_state_commands, export_line
 from ._options import Json
 from ._output import Output, flush, is_terminal, live, note, write, write_note
-from ._run import run_until_signal
-from ._signals import on_signals
+from ._run import on_signals, run_until_signal
 
 if TYPE_CHECKING:
     from ..testing import FakeBasiq
@@ -92,7 +90,7 @@ def mock(
     if context.invoked_subcommand is not None:
         return
     from ..testing import FakeBasiq, SystemClock
-    from ..testing._state_file import load_api_key
+    from ..testing.mock.state_file import load_api_key
 
     key = api_key or (state_file and load_api_key(state_file)) or FakeBasiq.make_api_key()
     try:
@@ -130,7 +128,7 @@ add_state_commands(mock_app)
 @contextmanager
 def _ready_file(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A file that is there while the mock can be called, and at no other time."""
-    from ..testing._state_file import write_private
+    from ..testing.mock.state_file import write_private
 
     if file is None:
         yield lambda ready: None

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .._shell import shell_line
-from .._urls import BaseURL
-from ._control import MockError, Place, call, call_at, find_place
+from .._redaction.shell import shell_line
+from .._wire.urls import BaseURL
+from ._mock_control import MockError, Place, call, call_at, find_place
 from ._options import Json
 from ._output import Output, Shape, cell_text, note, write
 from ._run import run_until_signal

@@ -18,7 +18,7 @@ from itertools import islice
 from logging import Formatter, LogRecord, StreamHandler
 from typing import Any, Generic, TextIO, TypeVar
 
-from .._text import json_line, printable
+from .._redaction.text import json_line, printable
 from ..errors import BasiqError, ConfigurationError
 from ._table import Column, cards, table
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .._order import read_newest
+from .._wire.order import read_newest
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
 from ..replay import (
@@ -34,6 +34,7 @@ from ..replay import (
 )
 from ..replay import event_types as of_types
 from ._event_types import check_event_types
+from ._options import duration
 from ._output import (
     Output,
     OutputClosedError,
@@ -47,10 +48,8 @@ from ._output import (
     write,
     write_lines,
 )
-from ._run import make_client, wait_patiently
-from ._selection import duration
+from ._run import make_client, stopping, wait_patiently
 from ._serving import watching_reader
-from ._signals import stopping
 
 if TYPE_CHECKING:
     from ..client import BasiqClient

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .._shell import shell_line
+from .._redaction.shell import shell_line
 
 if TYPE_CHECKING:
-    from ..diagnosis import Problem
+    from ..services.diagnosis import Problem
 
 
 def problem_rows(problems: Iterable[Problem]) -> list[dict[str, Any]]:

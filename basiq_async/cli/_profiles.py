@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
-from .._shell import command_line, shell_line
-from .._urls import VENDOR_URL
+from .._redaction.shell import command_line, shell_line
+from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._output import session
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
-from ._options import Json, Yes
+from ._options import App, Json, Yes, open_receiver
 from ._output import Output, Shape, cell_text, note
-from ._receivers import App, open_receiver
 from ._run import confirm, run_until_signal
 from ._table import Column
 

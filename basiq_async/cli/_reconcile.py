@@ -12,10 +12,9 @@ import typer
 
 from ..errors import ConfigurationError
 from ._event_types import check_event_types
-from ._options import EventPattern, Filter, Json, Since, Until, WebhookId
+from ._options import EventPattern, Filter, Json, Since, Until, WebhookId, selection
 from ._output import Output, Shape, note
 from ._run import run
-from ._selection import selection
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -72,7 +71,7 @@ async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[
     if (inbox is None) == (receiver is None):
         raise ConfigurationError("say which inbox, with one of --inbox and --receiver")
     if receiver is not None:
-        from ._receivers import open_receiver
+        from ._options import open_receiver
 
         async with open_receiver(receiver) as opened:
             yield opened.inbox

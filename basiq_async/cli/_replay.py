@@ -15,10 +15,9 @@ import typer
 from ..errors import ConfigurationError
 from ._event_types import check_event_types
 from ._files import read_secrets
-from ._options import EndpointSecretFile, EventPattern, Filter, Json, Since, Until, WebhookId, Yes
+from ._options import EndpointSecretFile, EventPattern, Filter, Json, Since, Until, WebhookId, Yes, selection
 from ._output import Output
 from ._run import confirm, run
-from ._selection import selection
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -94,7 +93,7 @@ def replay(
         "checkpoint": path, "on_error": on_error, "max_failures": max_failures, "secret_file": secret_file,
         "json": json is not None,
     }  # fmt: skip
-    from ._job import PLAN, CommandLine, make_plan, named_options, run_job
+    from ._replay_options import PLAN, CommandLine, make_plan, named_options, run_job
 
     again = CommandLine("replay", webhook_id, options=named_options(given, _OPTIONS, _DEFAULTS))
     output = Output(json)

@@ -11,7 +11,7 @@ import attrs
 from ..errors import ReplayError
 from ..replay import Progress, Replay, Report, serve_page
 from ._output import note
-from ._signals import on_signals
+from ._run import on_signals
 
 Settle = Callable[[Report, bool], Awaitable[Report]]
 """What comes between the end of a run and its report: with True, it stays while messages that failed are left."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from .._version import __version__
 from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt
-from ._signals import cancelling
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..client import BasiqClient
     from ..errors import BasiqError
     from ..hooks import OnRetry, RetryEvent
     from ..transports.retry import RetryPolicy
+
 
 T = TypeVar("T")
 
@@ -132,3 +136,67 @@ def _report_retry(event: RetryEvent) -> None:
         status=event.status,
         wait=round(event.wait, 3),
     )
+
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call ``handle`` with the number of each signal, in the running loop. Outside the main thread there are none."""
+    import asyncio
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def receive(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(handle, number)
+
+    before = [(number, signal.signal(number, receive)) for number in _NUMBERS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def cancelling(task: asyncio.Task[object] | None) -> Iterator[list[int]]:
+    """Cancel a task at a signal; the list holds the number that did."""
+    received: list[int] = []
+
+    def cancel(number: int) -> None:
+        received.append(number)
+        if task is not None:
+            task.cancel()
+
+    with on_signals(cancel):
+        yield received
+
+
+@contextmanager
+def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
+    """Call ``stop`` at the first signal, cancel this task at the second; the list holds the signals.
+
+    Where the work is ``busy`` at the first, a note says what the second does.
+    """
+    import asyncio
+
+    from ._output import note
+
+    task = asyncio.current_task()
+    received: list[int] = []
+
+    def receive(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            stop()
+            if busy():
+                note("finishing what is under way; once more to stop at once")
+        elif task is not None:
+            task.cancel()
+
+    with on_signals(receive):
+        yield received

@@ -32,7 +32,7 @@ from ._output import (
     write,
     write_lines,
 )
-from ._signals import stopping
+from ._run import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable

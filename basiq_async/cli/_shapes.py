@@ -130,7 +130,7 @@ def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
     yield "created", event.created
     yield "data ref", event.data_ref
     if event.data is not None:
-        from .._text import json_line
+        from .._redaction.text import json_line
 
         yield "data", json_line(event.data)
 

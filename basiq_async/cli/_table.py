@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .._text import printable
+from .._redaction.text import printable
 
 T = TypeVar("T")
 _GAP = "  "

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._text import json_line
-from .._urls import VENDOR_URL
+from .._redaction.text import json_line
+from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
 from ._completion import event_types
 from ._event_types import check_documented, check_event_types
 from ._files import read_secrets
-from ._messages import show_reading
-from ._newest import History
+from ._messages import History, show_reading
 from ._options import EndpointSecretFile, Json
 from ._output import Output, Shape, live, note
 from ._run import run, run_until_signal
@@ -150,7 +149,7 @@ async def _send(
 
 
 def _payload(event_type: str, user_id: str | None, entity_id: str | None, data: str | None) -> dict[str, Any]:
-    from ..testing.fake._catalog import entity_path
+    from ..testing.fake.catalog import entity_path
 
     event_id = uuid.uuid4().hex
     entity = entity_path(event_type, user_id or str(uuid.uuid4()), entity_id or str(uuid.uuid4()))
@@ -181,7 +180,7 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
 
 
 class _Arrivals:
-    """Waits until the test messages that Basiq was asked for are there, and have an outcome."""
+    """Clock until the test messages that Basiq was asked for are there, and have an outcome."""
 
     def __init__(self, basiq: BasiqClient, event_type: str, url: str | None) -> None:
         self._basiq = basiq

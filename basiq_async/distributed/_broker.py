@@ -9,8 +9,6 @@ from redis.backoff import ExponentialBackoff
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
 from taskiq_redis import ListQueueBroker
 
-__all__ = ["AsyncBroker", "Hints", "make_broker"]
-
 _TASK = "basiq_async.distributed:look"
 
 

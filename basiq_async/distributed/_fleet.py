@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
-from .._causes import UnshownText
+from .._redaction.tracebacks import UnshownText
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..models import Message
@@ -26,7 +26,6 @@ from .record import Chain, JobSpec, Record, Source
 if TYPE_CHECKING:
     from taskiq import AsyncBroker
 
-__all__ = ["Fleet"]
 
 logger = logging.getLogger("basiq_async.distributed")
 

@@ -13,8 +13,6 @@ from ..errors import ReplayError
 from ..replay import DeadLetter, Report
 from .record import JobState, Record, Status, Steering, new_token
 
-__all__ = ["Job", "Progress", "hint_all"]
-
 _RATE_OVER = 10
 _LETTERS = 250
 

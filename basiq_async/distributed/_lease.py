@@ -6,8 +6,6 @@ import time
 
 from .record import new_token
 
-__all__ = ["Lease", "clock"]
-
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 
 

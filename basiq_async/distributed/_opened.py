@@ -7,8 +7,6 @@ import asyncio
 from ..errors import ConfigurationError
 from ._work import JobFunction, Work
 
-__all__ = ["Opened"]
-
 
 class Opened:
     """What the job functions of this process yielded. Several callers share one opening."""

@@ -7,8 +7,6 @@ from collections import deque
 
 from .record import Record
 
-__all__ = ["FleetPace", "Share"]
-
 _LATE = 0.015
 """Seconds that a turn may be used late. A window of 0.1 s then holds at most 1.15 times the rate, and one more."""
 _LEAST = 0.002
@@ -17,7 +15,7 @@ _AHEAD = 0.005
 """Seconds of the rate that are drawn at once: what a worker that dies wastes, and what a request is spread over."""
 
 
-class FleetPace:
+class SharedRateLimiter:
     """The share of one process in the rate of a job.
 
     Turns that could not be used on time, after a pause or a stalled event loop, are dropped, never made up for.
@@ -139,7 +137,7 @@ class FleetPace:
 class Share:
     """What an engine waits for, in place of a ``Pace`` of its own."""
 
-    def __init__(self, pace: FleetPace) -> None:
+    def __init__(self, pace: SharedRateLimiter) -> None:
         self._pace = pace
         self._asked: set[asyncio.Future[bool]] = set()
         self._stopped = False

@@ -8,16 +8,14 @@ from typing import TypeVar
 import attrs
 
 from .. import pagination
-from .._codec import Unreadable, read_message
+from .._wire.codec import Unreadable, read_message
 from ..client import BasiqClient
 from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError
 from ..models import Message
 from ..replay import DeadLetter
 from ..replay._events import message_of, open_events
-from ..replay._sources import UnreadableMessage, stand_in
+from ..replay._sources import UnreadableMessage, placeholder_for
 from .record import Chain, Source
-
-__all__ = ["Known", "Page", "as_message", "read_page"]
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
@@ -89,7 +87,7 @@ async def _read(
         events = open_events(client, filter, cursor, after, prefetch=0)
         return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), known, passed)
     paginator = client.messages.list(
-        chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=stand_in
+        chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=placeholder_for
     )
     return await _gather(paginator.pages(), lambda message: message, known, passed)
 

@@ -15,8 +15,8 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
 
-from .._causes import UnshownText, drop_tracebacks
-from .._tasks import run_apart
+from .._concurrency.tasks import run_cancel_once
+from .._redaction.tracebacks import UnshownText, drop_tracebacks
 from ..errors import ConfigurationError, ReplayError
 from ..replay import DeadLetter
 from .record import (
@@ -39,8 +39,6 @@ from .record import (
     StoredLetter,
     Turns,
 )
-
-__all__ = ["RedisRecord"]
 
 T = TypeVar("T")
 
@@ -321,7 +319,7 @@ class RedisRecord:
 
         try:
             async with asyncio.timeout(self._patience):
-                return await run_apart(work(), again=_LOST_AFTER)
+                return await run_cancel_once(work(), again=_LOST_AFTER)
         except TimeoutError:
             raise RecordUnavailableError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"

@@ -16,7 +16,7 @@ from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
 from ..replay._engine import Engine
 from ..replay._ledger import DeadLedger, Ending, Ledger
 from ..replay._ledger import Segment as LedgerSegment
-from ..replay._sources import Given, UnreadableMessage
+from ..replay._sources import FixedMessages, UnreadableMessage
 from ..replay._where import SUBMITTED, as_where, everything
 from ..replay.targets._adapters import as_target
 from ._lease import Lease, clock
@@ -24,8 +24,6 @@ from ._pace import Share
 from ._pages import Known, Page, as_message, read_page
 from ._work import Work
 from .record import Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving, StoredLetter
-
-__all__ = ["Segment"]
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -230,7 +228,7 @@ class Segment:
         width = min(work.settings.concurrency, len(messages))
         ledger = _LettersLedger(len(messages)) if self._letters else _SegmentLedger(State(), most=2)
         self._engine = Engine(
-            Given(messages),
+            FixedMessages(messages),
             target=target,
             checkpoint=checkpoint,
             ledger=ledger,

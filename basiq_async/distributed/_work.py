@@ -15,8 +15,6 @@ from ..replay._where import Predicate, as_where
 from ..replay.targets._adapters import as_target
 from ..replay.targets._base import Handler, SessionHandler
 
-__all__ = ["JobFunction", "Work"]
-
 
 class Work:
     """The part of a replay that lives in a worker process. The arguments are those of ``Replay``.

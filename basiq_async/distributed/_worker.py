@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from .._tasks import TaskOwner, see_through
-from .._text import printable
+from .._concurrency.tasks import TaskOwner, run_to_completion
+from .._redaction.text import printable
 from ..errors import (
     BasiqError,
     CheckpointError,
@@ -27,12 +27,10 @@ from ..errors import (
 )
 from ._lease import Lease, clock
 from ._opened import Opened
-from ._pace import FleetPace
+from ._pace import SharedRateLimiter
 from ._segment import Segment
 from ._work import JobFunction, Work
 from .record import Claim, JobSpec, LeaseLostError, Pulse, Record, RecordUnavailableError, Refusal
-
-__all__ = ["Worker"]
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -51,7 +49,7 @@ class _Under:
     """
 
     spec: JobSpec
-    pace: FleetPace
+    pace: SharedRateLimiter
     segments: dict[str, Segment] = attrs.field(factory=dict)
     hold_until: float = 0.0
 
@@ -181,7 +179,7 @@ class Worker:
 
     async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: Claim, work: Work) -> None:
         key = spec.key
-        under = self._under.setdefault(spec.token, _Under(spec, FleetPace(self._record, key)))
+        under = self._under.setdefault(spec.token, _Under(spec, SharedRateLimiter(self._record, key)))
         under.pace.set_rate(claim.rate)
 
         async def hint(following: str) -> None:
@@ -226,7 +224,7 @@ class Worker:
                 letting_go = functools.partial(
                     self._let_go, key, name, lease, delay=delay, problem=problem, waits=waits
                 )
-                await see_through(letting_go)
+                await run_to_completion(letting_go)
 
     async def _let_go(self, key: str, segment: str, lease: Lease, **how: Any) -> None:
         try:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
+from .._concurrency.clock import clock_of
 from ..hooks import RequestEvent, RetryEvent
-from ..transports._waits import waits_of
 from ..transports.base import Request, Response, Transport
 from ._providers import Telemetry, clean
 
@@ -84,7 +84,7 @@ class TracedTransport:
         self._client = client
         self._telemetry = client.telemetry
         self._when_wanted: Callable[[], None] | None = when_wanted
-        self.waits = waits_of(inner)
+        self.waits = clock_of(inner)
 
     def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
         """Send within a span."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .._inbox.keys import inbox_key
+from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
+from .._signing.signature import sign, verify
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome, Result
 from ._receiver import WebhookReceiver
 from ._routes import UnknownEventTypeWarning
-from ._signature import sign, verify
-from .inboxes._claim import Claim, ClaimStatus
-from .inboxes._keys import inbox_key
 from .inboxes._memory import MemoryInbox
-from .inboxes._protocol import Inbox
-from .inboxes._quarantine import QuarantinedDelivery
 from .inboxes._sqlite import SQLiteInbox
-from .inboxes._transactions import TransactionalInbox
 
 if TYPE_CHECKING:
     from .inboxes._redis import RedisInbox

@@ -15,7 +15,6 @@ from ._outcome import Outcome
 if TYPE_CHECKING:
     from ._receiver import WebhookReceiver
 
-__all__ = ["AiohttpAdapter"]
 
 logger = logging.getLogger("basiq_async.receiver")
 

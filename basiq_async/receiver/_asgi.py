@@ -11,7 +11,6 @@ from ._outcome import Outcome
 if TYPE_CHECKING:
     from ._receiver import WebhookReceiver
 
-__all__ = ["ASGIApp"]
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]

@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator
 
 from ._outcome import Result
 
-__all__ = ["Bodies", "RefusedError"]
-
 _FREE = 16_384
 """Bytes of each body that do not count towards the sum: a genuine delivery is smaller, and never refused for others."""
 

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-__all__ = ["Clock", "in_seconds"]
-
 Clock = Callable[[], float] | Callable[[], datetime]
 """Returns the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from .._inbox.keys import inbox_key
 from ..models import Event, Message, read_links, read_text
-from .inboxes._keys import inbox_key
 
 try:
     from orjson import loads as _orjson_loads
@@ -20,7 +20,6 @@ except ImportError:
 else:
     _quick_loads = _orjson_loads
 
-__all__ = ["Delivery", "UnreadableBodyError", "payload_bytes", "read_delivery"]
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 

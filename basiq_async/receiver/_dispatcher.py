@@ -13,24 +13,19 @@ from typing import Protocol
 
 import attrs
 
-from .._causes import walk
-from .._deadlines import Deadline, Deadlines
-from .._handling import Handling
-from .._seal import Seal
-from .._tasks import cancelling, see_through
+from .._concurrency.deadlines import Deadline, Deadlines
+from .._concurrency.handling import Handling
+from .._concurrency.tasks import cancelling, run_to_completion
+from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
+from .._inbox.scope import Scope
+from .._redaction.tracebacks import walk
+from .._signing.seal import Seal
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outages import Outages, describe
 from ._outcome import STATUS, Outcome, Result, log_fields, outcome
 from ._routes import Route, Routes
-from .inboxes._claim import Claim, ClaimStatus
 from .inboxes._memory import MemoryInbox
-from .inboxes._protocol import Inbox
-from .inboxes._quarantine import QuarantinedDelivery
-from .inboxes._scope import Scope
-from .inboxes._transactions import TransactionalInbox
-
-__all__ = ["RETRY_SOON", "Dispatcher"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -433,7 +428,7 @@ class Dispatcher:
                     failure = exc if isinstance(exc, Exception) else _as_error(exc, "the inbox")
                     self._report(work, otherwise, failure)
 
-        await see_through(bounded)
+        await run_to_completion(bounded)
 
     def _report(self, work: _Work, what: str, failure: Exception) -> Exception:
         """Log that the inbox failed. Returns the failure, with a text in any case."""

@@ -14,7 +14,6 @@ from ._outcome import Outcome
 if TYPE_CHECKING:
     from ._receiver import WebhookReceiver
 
-__all__ = ["make_router"]
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Handled before"},

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from .._inbox.protocol import Inbox
+from .._inbox.scope import Scope
 from ..errors import ConfigurationError, InboxError
-from .inboxes._protocol import Inbox
-from .inboxes._scope import Scope
-
-__all__ = ["Lifecycle"]
 
 logger = logging.getLogger("basiq_async.receiver")
 

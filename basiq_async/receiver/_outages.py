@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 from ..errors import BasiqError
 
-__all__ = ["Outages", "describe"]
-
 logger = logging.getLogger("basiq_async.receiver")
 
 _EVERY = 1.0

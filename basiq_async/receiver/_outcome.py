@@ -11,9 +11,6 @@ import attrs
 from ..errors import APIError
 from ._delivery import Delivery
 
-__all__ = ["DeliveryEvent", "OnDelivery", "Outcome", "Result", "log_fields", "outcome"]
-
-
 _MOST_CAUSES = 10
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Collection, Iterable
 
-from .._deadlines import Deadline, Deadlines
-from .._seal import Seal
+from .._concurrency.deadlines import Deadline, Deadlines
+from .._inbox.protocol import Inbox, QuarantinedDelivery
+from .._inbox.scope import Scope
+from .._signing.seal import Seal
 from ..errors import ConfigurationError, InboxError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, Result, outcome
-from .inboxes._protocol import Inbox
-from .inboxes._quarantine import QuarantinedDelivery
-from .inboxes._scope import Scope
-
-__all__ = ["Quarantine", "check_ids"]
 
 logger = logging.getLogger("basiq_async.receiver")
 

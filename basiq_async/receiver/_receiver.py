@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 
-from .._arguments import check_positive, check_whole
-from .._event_types import EventTypePattern
+from .._arguments import EventTypePattern, check_positive, check_whole
+from .._inbox.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
+from .._inbox.scope import ReceiverScope
+from .._signing.headers import Headers
+from .._signing.secrets import SecretLike
+from .._signing.signature import TOLERANCE, SigningKeys, check_body, check_headers, tolerance_seconds
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
@@ -21,18 +25,12 @@ from ._bodies import Bodies, RefusedError
 from ._clock import Clock, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
-from ._headers import Headers
 from ._lifecycle import Lifecycle
 from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
 from ._sharing import check_inbox_methods, join_inbox, leave_inbox
-from ._signature import TOLERANCE, SecretLike, SigningKeys, check_body, check_headers, tolerance_seconds
 from .inboxes._memory import MemoryInbox
-from .inboxes._protocol import Inbox
-from .inboxes._quarantine import QuarantinedDelivery
-from .inboxes._scope import ReceiverScope
-from .inboxes._transactions import TransactionalInbox
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
     from ._aiohttp import AiohttpAdapter
 
-__all__ = ["WebhookReceiver"]
 
 logger = logging.getLogger("basiq_async.receiver")
 

@@ -11,21 +11,9 @@ from typing import Any, cast
 
 import attrs
 
-from .._callables import accepts
-from .._event_types import nearest_pattern
+from .._arguments import accepts, nearest_pattern
 from ..errors import ConfigurationError
 from ._delivery import Delivery
-
-__all__ = [
-    "AnyHandler",
-    "Handler",
-    "Route",
-    "Routes",
-    "SessionHandler",
-    "UnknownEventTypeWarning",
-    "check_patterns",
-    "warn_of_unknown_types",
-]
 
 Handler = Callable[[Delivery], Awaitable[object]]
 SessionHandler = Callable[[Delivery, Any], Awaitable[object]]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
+from .._inbox.protocol import Inbox
+from .._signing.signature import SigningKeys
 from ..errors import ConfigurationError
-from ._signature import SigningKeys
-from .inboxes._protocol import Inbox
-
-__all__ = ["check_inbox_methods", "join_inbox", "leave_inbox"]
 
 _KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKeyDictionary()
 """The keys of each receiver without a ``webhook_id``, by its inbox, as long as both are alive."""

@@ -19,9 +19,9 @@ from .targets._base import Target
 from .targets._json_lines import JSONLinesTarget
 
 if TYPE_CHECKING:
+    from ._page import serve_page
     from .checkpoints._sql import SQLCheckpoint
     from .checkpoints._sql_tables import checkpoint_metadata
-    from .page._server import serve_page
     from .targets._http import HttpTarget
 
 __all__ = [
@@ -67,7 +67,7 @@ _LATER = {
     "HttpTarget": ".targets._http",
     "SQLCheckpoint": ".checkpoints._sql",
     "checkpoint_metadata": ".checkpoints._sql_tables",
-    "serve_page": ".page._server",
+    "serve_page": "._page",
 }
 
 

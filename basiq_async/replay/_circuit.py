@@ -6,8 +6,6 @@ import math
 
 from ..errors import ConnectionFailedError, InboxError, TransportError
 
-__all__ = ["Circuit", "requested_wait"]
-
 _GATEWAY_DOWN = (502, 503, 504)
 _MOST_TRIES = 3
 """How often a message is tried whose target took others meanwhile."""

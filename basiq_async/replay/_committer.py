@@ -11,8 +11,6 @@ from ..errors import BasiqError, CheckpointError, ReplayError
 from ._ledger import Ledger
 from .checkpoints._base import Advance, Checkpoint
 
-__all__ = ["Committer"]
-
 _LINGER = 0.003
 """Seconds that a finished message waits for others, so that one write to the disk serves several."""
 _WORTH_WAITING = 8

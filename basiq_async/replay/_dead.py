@@ -12,8 +12,6 @@ from typing import Any
 from ..errors import ConfigurationError, ReplayError
 from .checkpoints._base import Checkpoint, Commit, DeadLetter
 
-__all__ = ["drop", "each_letter", "export"]
-
 
 async def each_letter(checkpoint: Checkpoint) -> AsyncIterator[DeadLetter]:
     """Go through the dead letters of an open checkpoint, oldest first."""

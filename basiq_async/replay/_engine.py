@@ -11,8 +11,9 @@ from typing import Literal, TypeVar
 
 import attrs
 
-from .._tasks import see_through
-from .._text import printable
+from .._concurrency.tasks import run_to_completion
+from .._concurrency.watchdog import Watchdog
+from .._redaction.text import printable
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
@@ -24,12 +25,9 @@ from ._reader import SEGMENT, Reader, WorkItem
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
 from ._throttle import Backpressure, RateLimiter, Turns
-from ._watchdog import Watchdog
 from ._where import Where
 from .checkpoints._base import Checkpoint, DeadLetter, State
 from .targets._base import Target
-
-__all__ = ["Engine", "OnError", "Settings"]
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -151,7 +149,7 @@ class Engine:
             await self._work_together()
             ended = True
         finally:
-            await see_through(lambda: self._end(committing, helpers, ended=ended))
+            await run_to_completion(lambda: self._end(committing, helpers, ended=ended))
             if progress is not None:
                 call_hook(progress, self._progress(plan, 0.0))
         report = self._report(loop.time() - self._began)

@@ -11,14 +11,12 @@ from typing import Self
 
 import attrs
 
-from .._order import Order
+from .._wire.order import Order
 from ..client import BasiqClient
 from ..models import Event, Message
 from ..pagination import Paginator, UnreadableItem
-from ._sources import History, UnreadableMessage, stand_in
+from ._sources import History, UnreadableMessage, placeholder_for
 from .checkpoints._base import State
-
-__all__ = ["REACH", "EventList", "EventMessage", "message_of", "open_events"]
 
 REACH = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
@@ -102,7 +100,9 @@ def open_events(
 def _open(
     client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
 ) -> Paginator[Event]:
-    return client.events.list(filter=filter, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=_stand_in)
+    return client.events.list(
+        filter=filter, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=_placeholder_for
+    )
 
 
 def _event_id(message_id: str) -> str | None:
@@ -116,8 +116,8 @@ def message_of(event: Event, webhook_id: str) -> Message:
     return _as_message(event, webhook_id)
 
 
-def _stand_in(item: UnreadableItem) -> Event:
-    message = stand_in(item)
+def _placeholder_for(item: UnreadableItem) -> Event:
+    message = placeholder_for(item)
     return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
 
 

@@ -10,8 +10,6 @@ import attrs
 
 from ..models import Message
 
-__all__ = ["MOST_ATTEMPTS", "Inactivity", "InactivityTracker"]
-
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq disables the endpoint (the vendor's page on the delivery schedule)."""
 _MOST_PERIODS = 200

@@ -10,8 +10,6 @@ import attrs
 from ..models import Message
 from .checkpoints._base import Advance, Commit, DeadLetter, State
 
-__all__ = ["DeadLedger", "Ending", "Ledger", "Segment"]
-
 Ending = Literal["handled", "failed", "skipped"]
 
 

@@ -10,14 +10,12 @@ from typing import Self
 
 import attrs
 
-from .._order import Order, item_time
+from .._wire.order import Order, item_time
 from ..models import Message
 from ..pagination import Page
 from ._passes import OpenList, Passes, unreadable
 from ._watch import Place
 from .checkpoints._base import State
-
-__all__ = ["Lists"]
 
 _OTHERS = "it is damaged, or that of another number of lists"
 

@@ -12,8 +12,6 @@ import attrs
 from ..errors import CheckpointError
 from ._inactivity import Inactivity
 
-__all__ = ["Notes", "Stretch", "find_out_of_reach"]
-
 Stretch = tuple[datetime, datetime]
 """From a moment to a later one."""
 

@@ -14,12 +14,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from .._order import Order, item_time
+from .._wire.order import Order, item_time
 from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError, ReplayError
 from ..pagination import Paginator, watch_pages
 from ._watch import Before, Place, Top, Watch
-
-__all__ = ["OpenList", "Passes", "is_lost", "unreadable"]
 
 T = TypeVar("T")
 logger = logging.getLogger("basiq_async.replay")

@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
-from .._deadlines import Deadline, Deadlines
-from .._tasks import see_through
+from .._concurrency.deadlines import Deadline, Deadlines
+from .._concurrency.tasks import run_to_completion
+from .._inbox.scope import Scope
 from ..errors import InboxError
 from ..models import Message
 from ..receiver import Inbox
-from ..receiver.inboxes._scope import Scope
 from ._inactivity import InactivityTracker
 from ._report import Plan, Reconciliation
 from ._sources import MessageSource, walk
 from ._where import Where, message_time
 from .checkpoints._base import State
-
-__all__ = ["make_plan", "reconcile"]
 
 
 async def make_plan(
@@ -66,7 +64,7 @@ async def make_plan(
             if total == where.limit:
                 break
     finally:
-        await see_through(source.aclose)
+        await run_to_completion(source.aclose)
     return Plan(
         total,
         dict(by_type),
@@ -113,7 +111,7 @@ async def reconcile(
             if checked == where.limit:
                 break
     finally:
-        await see_through(source.aclose)
+        await run_to_completion(source.aclose)
     return Reconciliation(checked, delivered, missing.total(), dict(missing), tuple(missing_ids), undelivered)
 
 

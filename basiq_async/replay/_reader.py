@@ -7,14 +7,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .._order import Order
+from .._wire.order import Order
 from ..models import Message
 from ._inactivity import MOST_ATTEMPTS, InactivityTracker
 from ._ledger import Ledger, Segment
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
-
-__all__ = ["SEGMENT", "Reader", "WorkItem"]
 
 SEGMENT = 250
 """How many messages are read from one cursor that can be recorded to the next."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from .._inbox.scope import Scope
 from ..client import BasiqClient
-from ..diagnosis import Recovered, find_status_problem
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
 from ..models import Message
 from ..receiver import Inbox, WebhookReceiver
-from ..receiver.inboxes._scope import Scope
+from ..services.diagnosis import Recovered, find_status_problem
 from ._engine import OnError
 from ._notes import Notes
 from ._recovery import Circumstances, Recovery, read_letters
@@ -22,8 +22,6 @@ from .checkpoints._base import Checkpoint, Job, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
 from .targets._http import HttpTarget
 from .targets._missed import InboxKnowledge, MissedEvents, MissedMessages, event_of
-
-__all__ = ["recover", "recovered_by"]
 
 
 async def recover(

@@ -8,20 +8,18 @@ from datetime import datetime
 
 import attrs
 
+from .._inbox.scope import Scope
 from ..client import BasiqClient
-from ..diagnosis import Problem, find_status_problem
 from ..errors import InboxError
 from ..models import Webhook
 from ..receiver import Inbox, QuarantinedDelivery, WebhookReceiver
-from ..receiver.inboxes._scope import Scope
+from ..services.diagnosis import Problem, find_status_problem
 from ._inactivity import Inactivity
 from ._notes import Notes, find_out_of_reach
 from ._replay import Replay
 from ._report import OnProgress, Report
 from .checkpoints._base import DeadLetter
 from .targets._missed import DELIVERED
-
-__all__ = ["Circumstances", "Recovery", "read_letters"]
 
 _PAGE = 100
 

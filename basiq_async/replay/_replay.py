@@ -14,7 +14,7 @@ from typing import Protocol, get_args
 import attrs
 
 from .._arguments import check_positive, check_whole
-from .._tasks import run_apart, see_through
+from .._concurrency.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
@@ -31,14 +31,12 @@ from ._lists import Lists
 from ._notes import Notes
 from ._plan import make_plan, reconcile
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report
-from ._sources import DeadLetters, History, MessageSource, stand_in
+from ._sources import DeadLetters, History, MessageSource, placeholder_for
 from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, Source, State
 from .checkpoints._limited import LimitedCheckpoint
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
-
-__all__ = ["Replay"]
 
 
 class Observer(Protocol):
@@ -181,7 +179,7 @@ class Replay:
         ``ReplayError`` where the job cannot start or go on (``.report`` says how far it came), and whatever
         reading the source raises. Before it raises, or when it is cancelled, what is done is recorded.
         """
-        return await run_apart(self._run(progress, plan))
+        return await run_cancel_once(self._run(progress, plan))
 
     async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Report:
         """Put the dead letters, or those with these ids, through the target again, and remove those that it takes.
@@ -189,7 +187,7 @@ class Replay:
         The messages are those that the checkpoint has kept; Basiq is not asked. ``filter`` and ``where`` do not
         apply here. Otherwise as ``run``, whose position it leaves alone.
         """
-        return await run_apart(self._retry_dead(progress, None if ids is None else frozenset(ids)))
+        return await run_cancel_once(self._retry_dead(progress, None if ids is None else frozenset(ids)))
 
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. Reads the source; touches neither target, inbox nor checkpoint."""
@@ -238,7 +236,7 @@ class Replay:
             try:
                 return await self._checkpoint.dead_letters(after=after, limit=limit)
             finally:
-                await see_through(self._checkpoint.aclose)
+                await run_to_completion(self._checkpoint.aclose)
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a new file, a line of JSON each, and return how many there are.
@@ -351,7 +349,7 @@ class Replay:
             return await engine.run(progress, plan)
         finally:
             if isinstance(self._target, RunScoped):
-                await see_through(partial(self._end_target, self._target))
+                await run_to_completion(partial(self._end_target, self._target))
 
     async def _end_target(self, target: RunScoped) -> None:
         seconds = self._settings.checkpoint_timeout
@@ -376,7 +374,7 @@ class Replay:
             try:
                 yield state
             finally:
-                await see_through(self._checkpoint.aclose)
+                await run_to_completion(self._checkpoint.aclose)
         finally:
             self._running = False
             self._engine = None
@@ -396,7 +394,7 @@ class Replay:
 
     def _list(self, filter: str | None, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
         return self._client.messages.list(
-            self._webhook_id, filter=filter, cursor=cursor, after=after, on_unreadable=stand_in
+            self._webhook_id, filter=filter, cursor=cursor, after=after, on_unreadable=placeholder_for
         )
 
     @property

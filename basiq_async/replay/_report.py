@@ -7,11 +7,8 @@ from datetime import date, datetime
 
 import attrs
 
-from .._order import Order
+from .._wire.order import Order
 from ._inactivity import Inactivity
-
-__all__ = ["OnProgress", "Plan", "Progress", "Reconciliation", "Report"]
-
 
 _MOST_SHOWN = 3
 

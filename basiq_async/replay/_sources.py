@@ -10,23 +10,13 @@ from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 import attrs
 
-from .._codec import Unreadable, read_message
-from .._order import Order, raw_time
+from .._wire.codec import Unreadable, read_message
+from .._wire.order import Order, raw_time
 from ..models import Message
 from ..pagination import UnreadableItem, last_raw
 from ._passes import OpenList, Passes
 from ._watch import Place
 from .checkpoints._base import Checkpoint, DeadLetter, State
-
-__all__ = [
-    "DeadLetters",
-    "Given",
-    "History",
-    "MessageSource",
-    "UnreadableMessage",
-    "stand_in",
-    "walk",
-]
 
 T = TypeVar("T")
 
@@ -85,7 +75,7 @@ class UnreadableMessage(Message):
     error: Exception = attrs.field(eq=False)
 
 
-def stand_in(item: UnreadableItem) -> UnreadableMessage:
+def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     """Return what stands in for a message that cannot be read."""
     raw = item.raw if isinstance(item.raw, dict) else {"raw": item.raw}
     name = item.id or "unreadable-" + hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
@@ -237,7 +227,7 @@ class DeadLetters:
         """See ``MessageSource``."""
 
 
-class Given:
+class FixedMessages:
     """Messages that are there already."""
 
     cursor = None

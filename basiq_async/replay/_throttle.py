@@ -6,8 +6,6 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-__all__ = ["Backpressure", "RateLimiter", "Turns"]
-
 
 class Turns(Protocol):
     """Says when the next message may begin."""

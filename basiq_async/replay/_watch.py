@@ -9,12 +9,10 @@ from typing import Any
 
 import attrs
 
-from .._codec import ListPage
-from .._cursor import id_in_cursor
-from .._order import SLACK, Order, OrderDetector, raw_time, raw_times
+from .._wire.codec import ListPage
+from .._wire.cursors import id_in_cursor
+from .._wire.order import SLACK, Order, OrderDetector, raw_time, raw_times
 from ..pagination import Paginator, raw_id, raw_ids, seeks_item
-
-__all__ = ["Before", "Place", "Top", "Watch"]
 
 _TOP = 8
 """How many of the first items are remembered: one of them can be gone the next time."""

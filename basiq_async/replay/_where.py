@@ -10,11 +10,9 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from .._arguments import check_event_type_ids
-from .._order import item_time
+from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
-
-__all__ = ["SUBMITTED", "Where", "as_where", "event_types", "failed_only", "limit", "message_time", "since", "until"]
 
 Predicate = Callable[[Message], bool]
 SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)

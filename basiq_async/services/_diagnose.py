@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from .._arguments import check_whole
-from .._order import SLACK, OrderDetector, item_time, read_newest
-from .._urls import absolute_url
-from ..diagnosis import LATELY, Attempts, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
+from .._wire.order import SLACK, OrderDetector, item_time, read_newest
+from .._wire.urls import absolute_url
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
-from ._api import Api
+from .api import Api
+from .diagnosis import LATELY, Attempts, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, WebhookReceiver
@@ -183,7 +183,7 @@ class _Handled:
     """What an inbox has handled of a webhook. Nothing is written."""
 
     def __init__(self, inbox: Inbox, webhook_id: str) -> None:
-        from ..receiver.inboxes._scope import Scope
+        from .._inbox.scope import Scope
 
         self._inbox = inbox
         self._scope = Scope(inbox, webhook_id)

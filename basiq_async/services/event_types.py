@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..models import EventType
 from ..pagination import Paginator
-from ._api import Api
+from .api import Api
 
 
 class EventTypes:

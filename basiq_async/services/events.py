@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from .._urls import LinkError
+from .._wire.urls import LinkError
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
 from ..models import JSON, Event, read_links
 from ..pagination import OnUnreadable, Paginator
-from ._api import Api, Endpoint
+from .api import Api, Endpoint
 
 _EVENT = "/events/{event_id}"
 _ENTITY = "{event_entity}"

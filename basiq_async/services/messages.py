@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._arguments import check_event_type_ids, check_whole, select_texts
-from .._urls import absolute_url
+from .._wire.urls import absolute_url
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
 from ..models import Message
 from ..pagination import OnUnreadable, Paginator
-from ._api import Api
+from .api import Api
 
 _MOST_A_PAGE = 500
 

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._arguments import check_event_type_ids, check_from_zero, select_texts
-from .._text import printable
-from .._urls import absolute_url
-from ..diagnosis import is_deaf
+from .._concurrency.clock import LoopClock, clock_of
+from .._redaction.text import printable
+from .._wire.urls import absolute_url
 from ..errors import ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
-from ..transports._waits import LoopWaits, waits_of
-from ._api import Api, Endpoint
+from .api import Api, Endpoint
+from .diagnosis import is_inactive
 
 if TYPE_CHECKING:
-    from ..diagnosis import Diagnosis, Recovered
     from ..receiver import Inbox, WebhookReceiver
+    from .diagnosis import Diagnosis, Recovered
 
 logger = logging.getLogger("basiq_async.webhooks")
 
@@ -148,7 +148,7 @@ class Webhooks:
         check_from_zero("timeout", timeout, "of seconds")
         import random
 
-        waits = waits_of(self._api.transport) or LoopWaits()
+        waits = clock_of(self._api.transport) or LoopClock()
         deadline = waits.time() + timeout
         wait = _FIRST_POLL
         limit = asyncio.timeout(timeout + _LAST_REQUEST if timeout else None)
@@ -230,7 +230,7 @@ class Webhooks:
                 printable(", ".join(kept)),
             )
         body = {**body, "subscribedEvents": [*asked, *kept]}
-        deaf = is_deaf(existing)
+        deaf = is_inactive(existing)
         if not deaf and _agrees(existing, body):
             return EnsuredWebhook.of(existing, "unchanged", kept=kept)
         texts = select_texts(name=("name", existing.name), description=("description", existing.description))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .fake._fake import FakeBasiq
     from .fake._quirks import Quirks
     from .fake._violations import Violation
-    from .server import serve
+    from .mock._server import serve
 
 __all__ = [
     "BrokenPromisesError",
@@ -54,7 +54,7 @@ _HOMES = {
     "check_record": "conformance._record",
     "check_transport": "conformance._transport",
     "compare": "comparison._compare",
-    "serve": "server",
+    "serve": "mock._server",
 }
 
 

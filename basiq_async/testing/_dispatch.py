@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from .._tasks import wait_out
+from .._concurrency.tasks import wait_uncancelled
 from ..errors import ConfigurationError
 from .fake._clock import ManualClock, SystemClock
 from .fake._deliveries import Deliveries, Job, Outlet
@@ -72,7 +72,7 @@ class _Dispatchers:
         cancelled: asyncio.CancelledError | None = None
         failures: list[BaseException] = []
         for task in self._ending:
-            cancelled = await wait_out(task) or cancelled
+            cancelled = await wait_uncancelled(task) or cancelled
             if not task.cancelled() and (failure := task.exception()) is not None:
                 failures.append(failure)
         if cancelled is not None:

@@ -88,7 +88,7 @@ async def _client(fake_basiq: FakeBasiq) -> AsyncGenerator[BasiqClient]:
 
 
 async def _server(fake_basiq: FakeBasiq) -> AsyncGenerator[str]:
-    from .server import serve
+    from .mock._server import serve
 
     async with serve(fake_basiq) as base_url:
         yield base_url

@@ -10,11 +10,11 @@ import aiohttp
 from yarl import URL
 
 from .._arguments import check_positive, check_whole
-from .._deadlines import Deadline, Deadlines
+from .._concurrency.deadlines import Deadline, Deadlines
 from .._version import __version__
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ._aiohttp_internals import SentOnce, Unclean, clean_request_class, release
-from ._evidence import cause_of
+from ._error_causes import cause_of
 from .base import Request, Response
 
 __all__ = ["AiohttpTransport", "ReadResponse", "join_headers", "read_status"]

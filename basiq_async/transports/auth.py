@@ -17,9 +17,9 @@ from typing import Any
 
 import attrs
 
-from .._redaction import Redactor, SecretText, Unpicklable
-from .._responses import error_from
-from .._urls import BaseURL
+from .._concurrency.clock import clock_of
+from .._redaction.credentials import Redactor, SecretText, Unpicklable
+from .._wire.urls import BaseURL
 from ..errors import (
     APIError,
     AuthenticationError,
@@ -28,8 +28,8 @@ from ..errors import (
     RequestTimeoutError,
     ResponseDecodeError,
 )
-from ._waits import waits_of
 from .base import Request, Response, Transport
+from .responses import error_from
 
 _log = logging.getLogger("basiq_async.auth")
 _LIFETIME = 3600.0
@@ -94,7 +94,7 @@ class Authenticated:
         redactor: Redactor | None = None,
     ) -> None:
         self._inner = inner
-        self.waits = waits_of(inner)
+        self.waits = clock_of(inner)
         self._api_key = api_key
         self._base = base
         self._max_elapsed = max_elapsed

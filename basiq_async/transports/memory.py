@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import urlsplit
 
+from .._concurrency.clock import Clock, LoopClock
 from ..errors import ConnectionFailedError, RequestTimeoutError
-from ._waits import LoopWaits, Waits
 from .base import Request, Response
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Basiq(Protocol):
     """What the transport needs of a Basiq in this process."""
 
     @property
-    def waits(self) -> Waits | None: ...
+    def waits(self) -> Clock | None: ...
 
     def exchange(self, request: Request, *, prefix: str = "") -> _Exchange: ...
 
@@ -58,7 +58,7 @@ class InMemoryTransport:
         self._closed = False
 
     @property
-    def waits(self) -> Waits | None:
+    def waits(self) -> Clock | None:
         """The clock that its client waits by; None for the event loop's."""
         return self._basiq.waits
 
@@ -81,7 +81,7 @@ class InMemoryTransport:
         await asyncio.sleep(0)
         exchange = self._basiq.exchange(request, prefix=self._prefix)
         if exchange.delay:
-            waits = self.waits or LoopWaits()
+            waits = self.waits or LoopClock()
             try:
                 await waits.sleep(min(exchange.delay, allowed))
             except TimeoutError:

@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 import attrs
 
 from .._arguments import check_from_zero, check_whole
-from .._deadlines import Deadline, Deadlines
-from .._responses import parse_retry_after, read_correlation_id
+from .._concurrency.clock import clock_of
+from .._concurrency.deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
-from ._evidence import cause_of, clean
-from ._waits import waits_of
+from ._error_causes import cause_of, clean
 from .base import Request, Response, Transport
+from .responses import parse_retry_after, read_correlation_id
 
 _log = logging.getLogger("basiq_async.retry")
 _RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
@@ -84,7 +84,7 @@ class Retrying:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._inner = inner
-        self.waits = waits_of(inner)
+        self.waits = clock_of(inner)
         self._policy = policy or RetryPolicy()
         self._limits = Deadlines(timeout)
         self._gives_up = gives_up

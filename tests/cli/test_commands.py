@@ -20,7 +20,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, __version__, cli
 from basiq_async.cli import _messages, _output, _run, main
 from basiq_async.cli._fields import FIELD_NAMES
-from basiq_async.cli._newest import History
+from basiq_async.cli._messages import History
 from basiq_async.cli._output import Shape
 from basiq_async.testing import FakeBasiq, Quirks
 

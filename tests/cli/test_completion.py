@@ -13,8 +13,8 @@ import pytest
 
 from basiq_async.cli._completion import profiles
 
+from ..redaction.test_shell import NASTY
 from ..support.wire import KEY, WEBHOOK, Wire, page
-from ..test_shell import NASTY
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such shells")
 if sys.platform != "win32":

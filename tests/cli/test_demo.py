@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async.cli import _program, _story
+from basiq_async.cli import _demo as _story
+from basiq_async.cli import _root as _program
 
 from .conftest import Run, Served
 

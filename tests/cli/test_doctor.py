@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from basiq_async import Diagnosis, EndpointCheck, Webhook
 from basiq_async.cli._app import app
-from basiq_async.diagnosis import find_status_problem
+from basiq_async.services.diagnosis import find_status_problem
 
 from .conftest import Run, Served
 from .test_recover import (

@@ -163,7 +163,7 @@ def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.M
 
 
 def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.cli._jobs._PATIENCE", 0.1)
+    monkeypatch.setattr("basiq_async.cli._fleet_jobs._PATIENCE", 0.1)
     (tmp_path / "jobs_nowhere.py").write_text(JOBS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TEST_REDIS", "redis://127.0.0.1:9/0")

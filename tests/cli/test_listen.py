@@ -18,7 +18,7 @@ from aiohttp import web
 
 from basiq_async.cli._files import read_secrets
 from basiq_async.cli._forward import Forwarder
-from basiq_async.cli._signals import on_signals
+from basiq_async.cli._run import on_signals
 from basiq_async.errors import ConfigurationError
 
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from basiq_async.distributed._pace import FleetPace
+from basiq_async.distributed._pace import SharedRateLimiter
 from basiq_async.distributed.record import Record, Turns
 from basiq_async.errors import CheckpointError
 from tests.support.fleets import PATIENT, crew
@@ -63,8 +63,8 @@ class Store:
         return Turns(now, first, self.distance)
 
 
-def pace_of(store: Store) -> FleetPace:
-    pace = FleetPace(cast(Record, store), "job")
+def pace_of(store: Store) -> SharedRateLimiter:
+    pace = SharedRateLimiter(cast(Record, store), "job")
     pace.set_rate(1 / store.distance)
     return pace
 
@@ -133,7 +133,7 @@ async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
 
 
 async def test_without_a_rate_nobody_waits() -> None:
-    pace = FleetPace(cast(Record, Store(1.0)), "job")
+    pace = SharedRateLimiter(cast(Record, Store(1.0)), "job")
     assert await pace.share().wait()
     await pace.aclose()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import basiq_async._codec
+import basiq_async._wire.codec
 from basiq_async import (
     BadRequestError,
     Message,
@@ -31,7 +31,7 @@ from tests.support.wire import KEY, WEBHOOK, Conn, Step, Wire, closing, http
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Both decoders, so that an installation with the extra and one without behave alike."""
     if request.param == "json":
-        monkeypatch.setattr(basiq_async._codec, "default_loads", lambda: basiq_async._codec._strict_loads)
+        monkeypatch.setattr(basiq_async._wire.codec, "default_loads", lambda: basiq_async._wire.codec._strict_loads)
     else:
         pytest.importorskip("orjson")
     return request.param
@@ -240,7 +240,7 @@ HEAVY: dict[str, tuple[Callable[[], Step], set[str]]] = {
 }
 CLIENT = """
 import asyncio, sys
-import basiq_async._codec
+import basiq_async._wire.codec
 from basiq_async import BasiqClient, BasiqError, RetryPolicy
 
 
@@ -253,7 +253,7 @@ async def main(url, key, timeout):
 
 
 if sys.argv[4] == "json":
-    basiq_async._codec.default_loads = lambda: basiq_async._codec._strict_loads
+    basiq_async._wire.codec.default_loads = lambda: basiq_async._wire.codec._strict_loads
 asyncio.run(main(*sys.argv[1:4]))
 with open("/proc/self/status") as status:
     print(next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")))

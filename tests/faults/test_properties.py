@@ -23,11 +23,11 @@ from basiq_async import (
     ResponseDecodeError,
     Webhook,
 )
-from basiq_async._codec import Codec, _strict_loads, default_loads
-from basiq_async._cursor import Cursor, CursorSeal, Refusal
-from basiq_async._redaction import Redactor
-from basiq_async._responses import error_from, parse_retry_after
-from basiq_async._urls import BaseURL, LinkError, absolute_url, quote_segment
+from basiq_async._redaction.credentials import Redactor
+from basiq_async._wire.codec import Codec, _strict_loads, default_loads
+from basiq_async._wire.cursors import Cursor, CursorSeal, Refusal
+from basiq_async._wire.urls import BaseURL, LinkError, absolute_url, quote_segment
+from basiq_async.transports.responses import error_from, parse_retry_after
 from tests.faults.test_schema import touch
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=75)

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from basiq_async import BasiqError, DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
-from basiq_async._codec import Codec, _strict_loads, default_loads
+from basiq_async._wire.codec import Codec, _strict_loads, default_loads
 from tests.support.outcomes import assert_hidden, client_of, outcome
 from tests.support.wire import MARK, SIGNING, Wire, ok, page
 

@@ -191,7 +191,7 @@ async def test_a_traceback_with_local_variables_does_not_show_the_key_or_token()
 
 
 def test_a_redactor_leaves_other_text_alone() -> None:
-    from basiq_async._redaction import Redactor
+    from basiq_async._redaction.credentials import Redactor
 
     redactor = Redactor("key")
     redactor.learn("token")

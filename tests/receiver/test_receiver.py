@@ -415,7 +415,7 @@ async def test_a_timestamp_that_no_date_can_hold_is_unreadable_and_no_crash() ->
 
 
 def _signed_at(body: bytes, seconds: int) -> dict[str, str]:
-    from basiq_async.receiver._signature import SigningKeys
+    from basiq_async._signing.signature import SigningKeys
 
     return {
         "webhook-id": "m",

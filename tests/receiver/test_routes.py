@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock, MagicMock
 import pytest
 
 from basiq_async import ConfigurationError
-from basiq_async._event_types import EVENT_TYPES
+from basiq_async._arguments import EVENT_TYPES
 from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.receiver._routes import Routes
 from tests.support.deliveries import SECRET

@@ -9,6 +9,9 @@ import pytest
 
 from basiq_async.testing import Quirks
 from basiq_async.testing.fake import _fake
+from tests.support.browser import browser, pytest_pyfunc_call
+
+__all__ = ["browser", "pytest_pyfunc_call"]
 
 
 @pytest.fixture(params=["oldest-first", "newest-first"])

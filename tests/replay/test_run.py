@@ -22,7 +22,7 @@ from basiq_async import (
     Response,
     ServerError,
 )
-from basiq_async._codec import _strict_loads
+from basiq_async._wire.codec import _strict_loads
 from basiq_async.errors import CheckpointError
 from basiq_async.replay import (
     Advance,
@@ -377,7 +377,7 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter_with_its_json_and_
 @pytest.mark.parametrize("loads", ["orjson", "json"])
 async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if loads == "json":
-        monkeypatch.setattr("basiq_async._codec.default_loads", lambda: _strict_loads)
+        monkeypatch.setattr("basiq_async._wire.codec.default_loads", lambda: _strict_loads)
     items = [f'{{"id":"m{index}","attempts":[{{"id":"a","response":"OK"}}]}}'.encode() for index in range(301)]
     items[100] = items[100].replace(b"OK", rb"Thanks \ud83d")
     items[200] = items[200].replace(b"OK", b"Thanks \xf0\x9f")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async._codec import ListPage
+from basiq_async._wire.codec import ListPage
 from basiq_async.replay._watch import Before, Place, Top, Watch
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

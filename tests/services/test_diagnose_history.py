@@ -11,9 +11,9 @@ import attrs
 import pytest
 
 from basiq_async import BasiqClient, Diagnosis, InMemoryTransport
-from basiq_async.diagnosis import Recovered
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, recover, recovered_by
+from basiq_async.services.diagnosis import Recovered
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
 from tests.support.scripted import Scripted, answer, client, page
 

@@ -20,7 +20,7 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.distributed import Fleet, Job
-from basiq_async.distributed._processes import run_workers
+from basiq_async.distributed.processes import run_workers
 from basiq_async.testing import FakeBasiq
 from tests.support.redis import RedisServer
 
@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-c", "from basiq_async.cli import main; main()", "wo
 
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
-    ["basiq_async.distributed._processes", "basiq_async.testing.fake._fake", "taskiq.cli.worker.run", "taskiq_redis"]
+    ["basiq_async.distributed.processes", "basiq_async.testing.fake._fake", "taskiq.cli.worker.run", "taskiq_redis"]
 )
 
 

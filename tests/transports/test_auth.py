@@ -25,7 +25,7 @@ from basiq_async import (
     RetryPolicy,
     ServerError,
 )
-from basiq_async._urls import BaseURL
+from basiq_async._wire.urls import BaseURL
 from basiq_async.transports.auth import ApiKey, Authenticated
 from tests.support import virtual
 from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error

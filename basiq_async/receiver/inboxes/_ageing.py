@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 from .._clock import Clock, in_seconds
 
-__all__ = ["JUMP", "Ageing", "lease_clock"]
-
 JUMP = 86_400.0
 """A gap between two looks at the clock from which it counts as a jump, in seconds."""
 _HOLD = 2 * 86_400.0
@@ -25,7 +23,7 @@ def lease_clock(clock: Clock) -> Callable[[], float]:
     return time.monotonic if clock is time.time else in_seconds(clock)
 
 
-class Ageing:
+class RetentionClock:
     """Says up to which moment entries may be forgotten.
 
     Where the clock jumps ahead by a day or more, nothing is forgotten for two days. So a clock that was wrong for a

@@ -14,10 +14,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ..._sqlite import FileKind, SQLiteFile
+from ..._storage.sqlite import FileKind, SQLiteFile
 from ._process import CLOSED
-
-__all__ = ["Database"]
 
 T = TypeVar("T")
 

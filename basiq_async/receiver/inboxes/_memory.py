@@ -9,13 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
+from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
 from .._clock import Clock
-from ._ageing import Ageing, lease_clock
-from ._claim import Claim, ClaimStatus
-from ._quarantine import QuarantinedDelivery
-
-__all__ = ["MemoryInbox"]
+from ._ageing import RetentionClock, lease_clock
 
 _CLAIMS_TO_SWEEP = 1024
 
@@ -60,7 +57,7 @@ class MemoryInbox:
         self._half = max_entries // 2
         self._max_quarantined = max_quarantined
         self._remember = remember.total_seconds()
-        self._ageing = Ageing(clock)
+        self._ageing = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
         # Two generations of digests, which are half the size of the keys: to take the oldest out of one dict,
         # again and again, would be to search for it among ever more gaps.

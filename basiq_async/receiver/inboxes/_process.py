@@ -6,9 +6,6 @@ import os
 
 from ...errors import InboxError
 
-__all__ = ["CLOSED", "OneProcess"]
-
-
 CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
 """What is said of an inbox that is used after its end."""
 

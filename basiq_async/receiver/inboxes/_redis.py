@@ -23,14 +23,11 @@ from redis.exceptions import (
 )
 
 from ..._arguments import check_positive
-from ..._causes import drop_tracebacks
-from ..._tasks import run_apart
+from ..._concurrency.tasks import run_cancel_once
+from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack_all
+from ..._redaction.tracebacks import drop_tracebacks
 from ...errors import ConfigurationError, InboxError
-from ._claim import Claim, ClaimStatus
 from ._process import OneProcess
-from ._quarantine import QuarantinedDelivery, pack, unpack_all
-
-__all__ = ["RedisInbox"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -268,7 +265,7 @@ class RedisInbox:
             raise
         try:
             async with asyncio.timeout(self._timeout):
-                return await run_apart(work, again=_LOST_AFTER)
+                return await run_cancel_once(work, again=_LOST_AFTER)
         except TimeoutError as exc:
             raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
         except Exception as exc:  # a RedisError, an OSError, or that the client is another event loop's

@@ -15,18 +15,15 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
-from ..._tasks import see_through
+from ..._concurrency.tasks import run_to_completion
+from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
+from ..._storage.sql_errors import brief, is_passing, without_values
+from ..._storage.sql_transactions import Transaction, failed_in, has_ended
 from ...errors import BasiqError, ConfigurationError, InboxError
-from ._claim import Claim, ClaimStatus
 from ._process import CLOSED
-from ._quarantine import QuarantinedDelivery, unpack_all
 from ._sql_database import SQLDatabase
-from ._sql_errors import brief, is_passing, without_values
 from ._sql_leases import RETRY_AFTER, Leases
 from ._sql_tables import Tables
-from ._sql_transactions import Transaction, failed_in, has_ended
-
-__all__ = ["SQLInbox"]
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -302,7 +299,7 @@ class SQLInbox:
             raise InboxError(f"the database failed under the handler: {brief(exc)}") from without_values(exc)
         finally:
             if session.in_transaction():
-                await see_through(session.close)
+                await run_to_completion(session.close)
 
     async def _check_whole(self, connection: AsyncConnection, key: str, *, retry: bool) -> None:
         """Raise where the handler's transaction cannot commit any more.
@@ -387,7 +384,7 @@ class SQLInbox:
                     await self._end(key, held, broken=claim is None)
 
         # A cancellation waits: to break off in the middle of a statement would cost the pool a connection.
-        return await see_through(begin)
+        return await run_to_completion(begin)
 
     async def _begin_within_limit(self, key: str, held: _Held, lease: float) -> Claim:
         await self._database.prepare()
@@ -446,11 +443,11 @@ class SQLInbox:
                 await self._end(key, held, broken=not committed)
             return True
 
-        return await see_through(commit)
+        return await run_to_completion(commit)
 
     async def _roll_back(self, key: str, held: _Held) -> None:
         held.ending = True
-        await see_through(lambda: self._end(key, held))
+        await run_to_completion(lambda: self._end(key, held))
 
     async def _end(self, key: str, held: _Held, *, broken: bool = False) -> None:
         """Roll back what is not committed, and forget the claim."""

@@ -11,15 +11,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from ..._tasks import see_through
+from ..._concurrency.tasks import run_to_completion
+from ..._storage.sql_errors import describe, describe_read_only, without_values
+from ..._storage.sql_transactions import Transaction, refuse_autocommit, watch_failures
 from ...errors import BasiqError, InboxError
 from ._process import CLOSED, OneProcess
-from ._sql_errors import describe, describe_read_only, without_values
 from ._sql_statements import Statements
 from ._sql_tables import Tables
-from ._sql_transactions import Transaction, refuse_autocommit, watch_failures
-
-__all__ = ["LockedError", "SQLDatabase"]
 
 T = TypeVar("T")
 
@@ -82,7 +80,7 @@ class SQLDatabase:
             # The server was restarted since the pool connected.
             return await self._call_once(work, write, patient)
 
-        return await see_through(lambda: self.within_limit(attempt()))
+        return await run_to_completion(lambda: self.within_limit(attempt()))
 
     async def within_limit(self, work: Awaitable[T]) -> T:
         """Await ``work``. Raises ``InboxError`` where it takes too long, and for what a driver raises."""

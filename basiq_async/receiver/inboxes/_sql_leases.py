@@ -10,11 +10,8 @@ from contextlib import suppress
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ._claim import Claim, ClaimStatus
-from ._quarantine import QuarantinedDelivery, pack
+from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack
 from ._sql_database import LockedError, SQLDatabase
-
-__all__ = ["RETRY_AFTER", "Leases"]
 
 RETRY_AFTER = 1.0
 """Where another worker is at a key, in seconds: nobody knows how long it will take."""

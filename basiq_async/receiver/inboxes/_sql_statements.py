@@ -44,8 +44,6 @@ from sqlalchemy.sql.visitors import iterate
 from ...errors import ConfigurationError
 from ._sql_tables import Tables
 
-__all__ = ["Statements"]
-
 _KEY = bindparam("a_key", type_=String)
 _TOKEN = bindparam("a_token", type_=Text)
 _LEASE = bindparam("a_lease", type_=Double)

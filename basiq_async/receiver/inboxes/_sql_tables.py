@@ -9,8 +9,6 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigurationError
 
-__all__ = ["Tables", "check_names", "inbox_metadata", "key_type", "make_ddl"]
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 63 - len("_quarantine_order")
 """PostgreSQL cuts longer names, those of the indexes included."""

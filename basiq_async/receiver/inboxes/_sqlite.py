@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from ..._sqlite import FileKind
+from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
+from ..._storage.sqlite import FileKind
 from ...errors import ConfigurationError, InboxError
 from .._clock import Clock
-from ._ageing import JUMP, Ageing, lease_clock
-from ._claim import Claim, ClaimStatus
+from ._ageing import JUMP, RetentionClock, lease_clock
 from ._database import Database
-from ._quarantine import QuarantinedDelivery, pack, unpack
-
-__all__ = ["SQLiteInbox"]
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
 _FOREVER = 1e18
@@ -82,7 +79,7 @@ class SQLiteInbox:
         self._remember = remember.total_seconds()
         self._clock = clock
         self._lease_clock = lease_clock(clock)
-        self._ageing: Ageing | None = None
+        self._ageing: RetentionClock | None = None
         self._prune_at = -math.inf
 
     def __repr__(self) -> str:
@@ -287,15 +284,17 @@ class SQLiteInbox:
         else:
             entry.write(connection, entry.state, entry.expires, keep=True)
 
-    def _look(self, connection: sqlite3.Connection) -> tuple[Ageing, float]:
+    def _look(self, connection: sqlite3.Connection) -> tuple[RetentionClock, float]:
         if self._ageing is None:
             row = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
             self._ageing = (
-                Ageing(self._clock) if row is None else Ageing(self._clock, seen_at=row[0], hold_until=row[1])
+                RetentionClock(self._clock)
+                if row is None
+                else RetentionClock(self._clock, seen_at=row[0], hold_until=row[1])
             )
         return self._ageing, self._ageing.now()
 
-    def _prune(self, connection: sqlite3.Connection, ageing: Ageing, now: float) -> None:
+    def _prune(self, connection: sqlite3.Connection, ageing: RetentionClock, now: float) -> None:
         if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # a clock that was set back is no reason to wait
             gone = connection.execute(_PRUNE, (ageing.horizon(now), _MOST_AT_ONCE)).rowcount
             self._prune_at = now if gone == _MOST_AT_ONCE else now + _PRUNE_EVERY

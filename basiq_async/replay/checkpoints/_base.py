@@ -11,18 +11,6 @@ import attrs
 
 from ...errors import CheckpointError
 
-__all__ = [
-    "Advance",
-    "Checkpoint",
-    "Commit",
-    "DeadLetter",
-    "Job",
-    "Source",
-    "State",
-    "another_job",
-    "keeps_both_sources",
-]
-
 Source = Literal["messages", "events"]
 
 

@@ -9,8 +9,6 @@ from typing import TypeVar
 from ...errors import CheckpointError
 from ._base import Checkpoint, Commit, DeadLetter, Job, State
 
-__all__ = ["LimitedCheckpoint"]
-
 T = TypeVar("T")
 
 

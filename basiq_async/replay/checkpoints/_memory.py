@@ -10,8 +10,6 @@ import attrs
 from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
 
-__all__ = ["MemoryCheckpoint"]
-
 
 class MemoryCheckpoint:
     """A checkpoint that lives as long as the object: for tests, and for replays that need not survive a restart."""

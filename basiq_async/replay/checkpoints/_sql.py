@@ -16,14 +16,12 @@ from sqlalchemy import MetaData, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import check_positive
-from ..._tasks import see_through
+from ..._concurrency.tasks import run_to_completion
+from ..._storage.sql_errors import brief
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
-from ...receiver.inboxes._sql_errors import brief
 from ._base import Commit, DeadLetter, Job, State, another_job
 from ._sql_calls import Calls, NoTablesError
 from ._sql_tables import Statements, Tables, key_of
-
-__all__ = ["SQLCheckpoint"]
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -102,7 +100,7 @@ class SQLCheckpoint:
         return self._tables.ddl(self._engine.dialect)
 
     async def open(self, job: Job, *, concurrency: int) -> State:
-        """See ``Checkpoint``. Waits for the lease of a run that was killed to end."""
+        """See ``Checkpoint``. Clock for the lease of a run that was killed to end."""
         if self._run is not None:
             raise CheckpointInUseError(f"{self._describe(job)} is in use by another run of this process")
         run = self._run = _Run(job, self._key(job), concurrency)
@@ -168,7 +166,7 @@ class SQLCheckpoint:
         if run is None or run.pid != os.getpid():  # a parent's is closed by the parent
             return
         try:
-            await see_through(lambda: self._let_go(run))
+            await run_to_completion(lambda: self._let_go(run))
         finally:
             # A run that was begun meanwhile stays.
             if self._run is run:

@@ -11,13 +11,11 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..._tasks import see_through
+from ..._concurrency.tasks import run_to_completion
+from ..._storage.sql_errors import brief, is_passing, without_values
+from ..._storage.sql_transactions import Transaction, refuse_autocommit
 from ...errors import BasiqError, CheckpointError
-from ...receiver.inboxes._sql_errors import brief, is_passing, without_values
-from ...receiver.inboxes._sql_transactions import Transaction, refuse_autocommit
 from ._sql_tables import Statements, Tables
-
-__all__ = ["Calls", "NoTablesError"]
 
 T = TypeVar("T")
 
@@ -76,7 +74,7 @@ class Calls:
         while True:
             left = until - loop.time()
             try:
-                return await see_through(partial(once, left))
+                return await run_to_completion(partial(once, left))
             except BasiqError:
                 raise
             except Exception as exc:

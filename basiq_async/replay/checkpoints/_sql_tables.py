@@ -30,8 +30,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ...errors import ConfigurationError
 from ...receiver.inboxes._sql_tables import check_names, key_type, make_ddl
 
-__all__ = ["Statements", "Tables", "checkpoint_metadata", "key_of"]
-
 _LONGEST_KEY = 400
 
 

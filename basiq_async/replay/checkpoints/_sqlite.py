@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
-from ..._sqlite import FileKind, SQLiteFile
-from ..._tasks import see_through, wait_out
+from ..._concurrency.tasks import run_to_completion, wait_uncancelled
+from ..._storage.sqlite import FileKind, SQLiteFile
 from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
-
-__all__ = ["SQLiteCheckpoint"]
 
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
@@ -101,7 +99,7 @@ class SQLiteCheckpoint:
         if session is None or session.pid != os.getpid():  # a parent's is closed by the parent
             return
         try:
-            await see_through(session.aclose)
+            await run_to_completion(session.aclose)
         finally:
             # A run that was begun meanwhile has a session of its own, which stays.
             if self._session is session:
@@ -136,7 +134,7 @@ class _Session:
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Do ``work`` in the thread. A thread cannot be cancelled: its end is waited for, whatever happens."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._translate, work, *args)
-        cancelled = await wait_out(future, _TIMEOUT)
+        cancelled = await wait_uncancelled(future, _TIMEOUT)
         if not future.done():
             future.add_done_callback(_ignore)
         elif not future.cancelled():

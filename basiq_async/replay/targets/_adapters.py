@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, cast
 
-from ..._callables import accepts
+from ..._arguments import accepts
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
@@ -14,8 +14,6 @@ from ._deduplicated import HANDLED_BEFORE, LEASE, Deduplicated, InProcess, InTra
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
-
-__all__ = ["as_target"]
 
 
 class _Function:

@@ -7,8 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from ...models import Message
 
-__all__ = ["Handler", "RunScoped", "SessionHandler", "Target"]
-
 Handler = Callable[[Message], Awaitable[object]]
 SessionHandler = Callable[[Message, Any], Awaitable[object]]
 """A handler that also takes the session of the inbox's transaction, such as an ``AsyncSession``."""

@@ -7,16 +7,14 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ..._deadlines import Deadline, Deadlines
-from ..._tasks import see_through, wait_out
-from ..._text import printable
+from ..._concurrency.deadlines import Deadline, Deadlines
+from ..._concurrency.tasks import run_to_completion, wait_uncancelled
+from ..._inbox.scope import Scope
+from ..._redaction.text import printable
 from ...errors import InboxError, TargetError
 from ...models import Message
 from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox
-from ...receiver.inboxes._scope import Scope
 from ._base import SessionHandler, Target
-
-__all__ = ["HANDLED_BEFORE", "LEASE", "Deduplicated", "InProcess", "InTransaction", "OtherWorker"]
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -158,7 +156,7 @@ class Deduplicated:
         try:
             await self._complete(key, token)
         except asyncio.CancelledError:
-            await see_through(lambda: self._settle(lambda: self._inbox.complete(key, token), key))
+            await run_to_completion(lambda: self._settle(lambda: self._inbox.complete(key, token), key))
             raise
         return found
 
@@ -191,7 +189,7 @@ class Deduplicated:
             logger.error("%r was handled, but that could not be entered in the inbox: %s", key, printable(why))
 
     async def _release(self, key: str, token: str) -> None:
-        await see_through(lambda: self._settle(lambda: self._inbox.release(key, token), key))
+        await run_to_completion(lambda: self._settle(lambda: self._inbox.release(key, token), key))
 
     async def _settle(self, call: Callable[[], Awaitable[object]], key: str) -> None:
         try:
@@ -231,7 +229,7 @@ class _Prolonging:
 
     async def wait(self) -> None:
         """Wait for the call that is under way, which has a time limit: what comes after it is in order then."""
-        if self._task is not None and (cancelled := await wait_out(self._task)) is not None:
+        if self._task is not None and (cancelled := await wait_uncancelled(self._task)) is not None:
             raise cancelled
 
 

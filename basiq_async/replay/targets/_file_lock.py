@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import BinaryIO
 
-__all__ = ["lock"]
-
 if sys.platform == "win32":  # pragma: no cover
     import errno
     import msvcrt

@@ -11,18 +11,17 @@ from typing import Self
 import aiohttp
 
 from ..._arguments import check_whole
-from ..._hosts import show_url
-from ..._responses import parse_retry_after
-from ..._urls import read_endpoint
+from ..._signing.secrets import SecretLike
+from ..._signing.signature import SigningKeys
+from ..._wire.hosts import show_url
+from ..._wire.urls import read_endpoint
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver._delivery import payload_bytes
-from ...receiver._signature import SecretLike, SigningKeys
 from ...transports.aiohttp import AiohttpTransport, join_headers
 from ...transports.base import Request, Response
+from ...transports.responses import parse_retry_after
 from ...transports.retry import Retrying, RetryPolicy
-
-__all__ = ["HttpTarget"]
 
 _ASKING_FOR_PATIENCE = (429, 503)
 _MOST_READ = 65_536

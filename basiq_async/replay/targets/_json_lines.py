@@ -9,13 +9,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from ..._private_files import open_private
-from ..._tasks import see_through, wait_out
+from ..._concurrency.tasks import run_to_completion, wait_uncancelled
+from ..._storage.private_files import open_private
 from ...errors import ConfigurationError, ReplayError
 from ...models import Message
 from ._file_lock import lock
-
-__all__ = ["JSONLinesTarget"]
 
 _TAIL = 4 * 2**20
 _BEGINNING = b'{"'
@@ -61,7 +59,7 @@ class JSONLinesTarget:
 
     async def aclose(self) -> None:
         """Write what is left, and let go of the file. A message that is delivered after that opens it again."""
-        await see_through(self._close)
+        await run_to_completion(self._close)
 
     async def end_run(self) -> None:
         """See ``RunScoped``."""
@@ -88,7 +86,7 @@ class JSONLinesTarget:
     async def _in_thread(self, work: Callable[[], None]) -> None:
         """Do ``work`` in a thread. That cannot be cancelled: no other may begin before it has ended."""
         working = asyncio.ensure_future(asyncio.to_thread(work))
-        cancelled = await wait_out(working)
+        cancelled = await wait_uncancelled(working)
         try:
             if not working.cancelled():
                 working.result()

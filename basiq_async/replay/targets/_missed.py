@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from ..._deadlines import Deadline, Deadlines
+from ..._concurrency.deadlines import Deadline, Deadlines
+from ..._inbox.scope import Scope
 from ...errors import InboxError
 from ...models import Message
 from ...receiver import Inbox
-from ...receiver.inboxes._scope import Scope
 from ._base import Target
 from ._deduplicated import HANDLED_BEFORE
-
-__all__ = ["DELIVERED", "InboxKnowledge", "MissedEvents", "MissedMessages", "event_of"]
 
 T = TypeVar("T")
 

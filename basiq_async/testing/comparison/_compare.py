@@ -10,8 +10,8 @@ from pathlib import Path
 
 import attrs
 
-from ..._urls import VENDOR_URL, BaseURL
 from ..._version import __version__
+from ..._wire.urls import VENDOR_URL, BaseURL
 from ...errors import ConfigurationError
 from ...transports.auth import ApiKey, Authenticated
 from ...transports.base import Transport
@@ -20,8 +20,6 @@ from ...transports.retry import Retrying
 from ..fake._fake import FakeBasiq
 from ._shape import FieldShape, places_above
 from ._survey import EVENT, MESSAGE, MESSAGES, WEBHOOK, Seen, Survey
-
-__all__ = ["Comparison", "Difference", "compare"]
 
 
 @attrs.frozen

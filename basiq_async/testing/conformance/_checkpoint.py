@@ -11,8 +11,6 @@ from ...errors import CheckpointError, CheckpointInUseError
 from ...replay.checkpoints._base import Advance, Checkpoint, Commit, DeadLetter, Job, State
 from ._runner import hold, keep
 
-__all__ = ["MakeCheckpoint", "check_checkpoint"]
-
 MakeCheckpoint = Callable[[str], Checkpoint]
 """Gives a checkpoint on the storage of that name; the same name is the same storage, be it the same object or not."""
 

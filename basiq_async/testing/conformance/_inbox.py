@@ -12,8 +12,6 @@ from ._inbox_probe import Check, MakeInbox, PassTime, Probe, made
 from ._inbox_storage import Outage, away, raced
 from ._runner import keep
 
-__all__ = ["MakeInbox", "check_inbox"]
-
 
 async def check_inbox(
     make_inbox: MakeInbox,

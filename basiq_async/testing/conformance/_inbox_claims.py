@@ -7,8 +7,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
-from ...receiver.inboxes._claim import ClaimStatus
-from ...receiver.inboxes._protocol import Inbox
+from ..._inbox.protocol import ClaimStatus, Inbox
 from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, Probe, make_letter
 from ._runner import hold
 

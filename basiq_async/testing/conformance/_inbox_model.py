@@ -8,12 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from ...receiver.inboxes._claim import Claim, ClaimStatus
-from ...receiver.inboxes._quarantine import QuarantinedDelivery
+from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, Probe, make_letter
 from ._runner import hold
-
-__all__ = ["ACTIONS", "KEYS", "WORKERS", "Step", "follow", "walked"]
 
 ACTIONS = (
     "claim",

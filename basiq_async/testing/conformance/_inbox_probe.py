@@ -9,25 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from ...receiver.inboxes._claim import ClaimStatus
-from ...receiver.inboxes._protocol import Inbox
-from ...receiver.inboxes._quarantine import QuarantinedDelivery
+from ..._inbox.protocol import ClaimStatus, Inbox, QuarantinedDelivery
 from ._runner import hold
-
-__all__ = [
-    "BUSY",
-    "CLAIMED",
-    "DONE",
-    "LONG",
-    "ODD",
-    "SHORT",
-    "Check",
-    "MakeInbox",
-    "PassTime",
-    "Probe",
-    "made",
-    "make_letter",
-]
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
 """Makes an inbox: directly, by an ``async def``, or as an async context manager that closes it."""

@@ -10,12 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from ..._inbox.protocol import Inbox
 from ...errors import InboxError
-from ...receiver.inboxes._protocol import Inbox
 from ._inbox_probe import CLAIMED, DONE, LONG, MakeInbox, Probe, made, make_letter
 from ._runner import hold
-
-__all__ = ["Outage", "away", "raced"]
 
 Outage = Callable[[], AbstractAsyncContextManager[object]]
 

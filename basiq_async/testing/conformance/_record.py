@@ -9,8 +9,6 @@ from ._record_model import ModelProbe
 from ._record_probe import MakeRecord
 from ._runner import keep
 
-__all__ = ["MakeRecord", "Probe", "check_record"]
-
 
 async def check_record(make_record: MakeRecord, *, seconds: float = 20.0) -> None:
     """Hold a record to what ``Record`` promises.

@@ -10,8 +10,6 @@ from ...distributed.record import Chain, Claim, LeaseLostError, Refusal, Saving,
 from ._record_probe import SHORT, RecordProbe, make_letter, make_page
 from ._runner import hold
 
-__all__ = ["ClaimsProbe"]
-
 
 class ClaimsProbe(RecordProbe):
     """Tries what is promised of segments."""

@@ -14,8 +14,6 @@ from ...replay import DeadLetter
 from ._record_probe import ODD, SHORT, WHEN, RecordProbe, make_page, make_spec
 from ._runner import hold
 
-__all__ = ["JobsProbe"]
-
 
 class JobsProbe(RecordProbe):
     """Tries what is promised of jobs."""

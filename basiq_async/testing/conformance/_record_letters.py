@@ -8,8 +8,6 @@ from ...distributed.record import Chain, Claim, new_token
 from ._record_probe import RecordProbe, make_letter, make_page
 from ._runner import hold
 
-__all__ = ["LettersProbe"]
-
 
 class LettersProbe(RecordProbe):
     """Tries what is promised of dead letters."""

@@ -14,8 +14,6 @@ from ...distributed.record import Chain, Claim, LeaseLostError, PageMark, Record
 from ._record_probe import RecordProbe, make_letter, make_spec
 from ._runner import hold
 
-__all__ = ["ModelProbe"]
-
 T = TypeVar("T")
 
 _WALKS = 8
@@ -30,7 +28,7 @@ class ModelProbe(RecordProbe):
     async def is_as_its_model(self) -> None:
         """In whatever order callers come, die and repeat themselves: owners, counts, letters and the end are right"""
         for seed in range(_WALKS):
-            walk = _Walk(self.all, random.Random(seed))
+            walk = PageFetcher(self.all, random.Random(seed))
             try:
                 await walk.run()
             except AssertionError as error:
@@ -51,7 +49,7 @@ class _Segment:
     upto: int = 0
 
 
-class _Walk:
+class PageFetcher:
     """One job, and what should be known of it."""
 
     def __init__(self, records: tuple[Record, ...], rng: random.Random) -> None:

@@ -24,8 +24,6 @@ from ...distributed.record import (
 from ...replay import DeadLetter
 from ._runner import hold
 
-__all__ = ["ODD", "SHORT", "WHEN", "MakeRecord", "RecordProbe", "make_letter", "make_page", "make_spec"]
-
 MakeRecord = Callable[[], Record]
 """Returns a record on one and the same storage, by a connection of its own."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-__all__ = ["BrokenPromisesError", "hold", "keep"]
-
 
 class BrokenPromisesError(AssertionError):
     """An implementation that does not keep what its protocol promises.

@@ -15,10 +15,9 @@ import attrs
 from ...errors import ConnectionFailedError, RequestTimeoutError, TransportError
 from ...transports.base import Request, Response, Transport
 from ..fake._clock import SystemClock
-from ..fake._fake import ORIGIN, FakeBasiq
+from ..fake._deliveries import ORIGIN
+from ..fake._fake import FakeBasiq
 from ._runner import hold, keep
-
-__all__ = ["check_transport"]
 
 Promise = Callable[[], Awaitable[None]]
 MakeTransport = Callable[..., Transport | Awaitable[Transport]]
@@ -152,7 +151,7 @@ class _Checks:
     def _reached(self, fake: FakeBasiq) -> AbstractAsyncContextManager[str]:
         if self._in_process:
             return _at_vendor()
-        from ..server import serve
+        from ..mock._server import serve
 
         return serve(fake)
 

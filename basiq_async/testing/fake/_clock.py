@@ -7,8 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Clock", "ManualClock", "MovableClock", "SystemClock"]
-
 _FASTEST = 1e6
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """How far a fake can be moved: what it plans from there still is a date."""

@@ -27,8 +27,6 @@ from ._signing import signed_headers
 from ._state import Application, State
 from ._violations import Violations
 
-__all__ = ["DeliveredAttempt", "Deliveries", "Emission", "Job", "Outlet"]
-
 logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0

@@ -10,13 +10,12 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from ..._hosts import is_this_machine
+from ..._wire.hosts import is_this_machine
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Endpoint", "EndpointResponse", "NoResponse", "Receiver", "adapt"]
 
 Scope = dict[str, object]
 Asgi = Callable[..., Awaitable[object]]

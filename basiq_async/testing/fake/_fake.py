@@ -14,10 +14,9 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from ._arrange import Arrangement
-from ._catalog import EVENT_TYPES
 from ._changes import Changes
 from ._clock import LATEST, Clock, ManualClock, MovableClock
-from ._deliveries import ORIGIN, Deliveries, Emission
+from ._deliveries import Deliveries, Emission
 from ._faults import Faults
 from ._ids import IdFactory
 from ._inspect import Inspection
@@ -33,8 +32,7 @@ from ._state import State, make_applications
 from ._tokens import Tokens
 from ._violations import Violations
 from ._waiting import VirtualWaits
-
-__all__ = ["ORIGIN", "Exchange", "FakeBasiq"]
+from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
 

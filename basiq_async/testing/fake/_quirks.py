@@ -7,8 +7,6 @@ from typing import Literal, get_args, get_type_hints
 
 import attrs
 
-__all__ = ["Quirks"]
-
 
 @attrs.frozen(kw_only=True)
 class Quirks:

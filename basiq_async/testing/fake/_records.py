@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from ._catalog import entity_path
+from .catalog import entity_path
 
 
 @attrs.define

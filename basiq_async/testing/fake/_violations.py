@@ -9,8 +9,6 @@ import attrs
 
 from ._clock import Clock
 
-__all__ = ["Violation"]
-
 KEPT = 1000
 
 

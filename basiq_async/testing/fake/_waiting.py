@@ -24,7 +24,7 @@ _limit: ContextVar[datetime | None] = ContextVar("limit on the fake's clock", de
 
 
 class VirtualWaits:
-    """Waits that take no real time, in the order in which they end.
+    """Clock that take no real time, in the order in which they end.
 
     ``time`` is in seconds, as an event loop's is. A wait that ends moves the fake's clock, and the deliveries that
     are due on the way are made.

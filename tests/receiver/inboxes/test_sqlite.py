@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from basiq_async import CheckpointError, ConfigurationError, InboxError
-from basiq_async._sqlite import FileKind
+from basiq_async._storage.sqlite import FileKind
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.inboxes._database import Database
 from basiq_async.replay import Job, SQLiteCheckpoint

@@ -1,0 +1,1 @@
+"""Tasks, deadlines and clocks: what the rest of the package waits with."""

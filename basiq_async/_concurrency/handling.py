@@ -1,0 +1,106 @@
+"""A handler of a user's: it is cancelled once when its time is over, and whether it has ended is known."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Generator
+from contextvars import Context, ContextVar, Token
+from typing import Any, TypeVar
+
+from .deadlines import Deadline
+
+T = TypeVar("T")
+
+_current: ContextVar[Handling | None] = ContextVar("basiq_async_handling", default=None)
+
+
+class Handling:
+    """Runs one handler within a time limit: ``await handling.run(handler(...), limit)``.
+
+    Where the limit expires, the cancellation is thrown into the handler in a task of its own, ``rest``, and nobody
+    cancels that again: a handler that resists, such as one in a database's exit, does not hold up its caller, and a
+    second cancellation does not tear it from what it awaits there. A cancellation by others goes to the handler as it
+    is.
+    """
+
+    __slots__ = ("_awaitable", "_limit", "_token", "rest")
+
+    def __init__(self, awaitable: Awaitable[object], limit: Deadline) -> None:
+        self._awaitable = awaitable
+        self._limit = limit
+        self.rest: asyncio.Task[object] | None = None
+
+    async def run(self) -> None:
+        """Run the handler. Raises what it raises, and ``TimeoutError`` when its time is over."""
+        token: Token[Handling | None] = _current.set(self)
+        try:
+            with self._limit:
+                await self
+        finally:
+            _current.reset(token)
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        return self._drive(self._awaitable.__await__(), None)
+
+    def _drive(self, steps: Generator[Any, Any, object], exc: BaseException | None) -> Generator[Any, Any, object]:
+        sent: Any = None
+        try:
+            while True:
+                step = steps.send(sent) if exc is None else steps.throw(exc)
+                exc = None
+                try:
+                    sent = yield step
+                except BaseException as thrown:
+                    exc = thrown
+                if self.rest is None and self._limit.expired and isinstance(exc, asyncio.CancelledError):
+                    self.rest = asyncio.get_running_loop().create_task(self._go_on(steps, exc))
+                    raise exc
+        except StopIteration as end:
+            return end.value
+
+    async def _go_on(self, steps: Generator[Any, Any, object], exc: BaseException) -> object:
+        return await _Rest(self._drive(steps, exc))
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the handler ended without an error, though its time was over."""
+        rest = self.rest
+        return rest is not None and rest.done() and not rest.cancelled() and rest.exception() is None
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until nothing of the handler runs any more; False where that takes longer."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        while tasks := self.unfinished():
+            left = until - clock()
+            if left <= 0:
+                return False
+            await asyncio.wait(tasks, timeout=left)
+        return True
+
+    def unfinished(self) -> set[asyncio.Task[Any]]:
+        """The tasks that the handler has begun and that still run, ``rest`` among them.
+
+        A handler that was cancelled, by its own limits too, may have left one behind: SQLAlchemy commits in a shielded
+        task, for example.
+        """
+        return {task for task in asyncio.all_tasks() if _context_of(task).get(_current) is self}
+
+
+class _Rest:
+    """What remains of a handler, to be awaited."""
+
+    def __init__(self, steps: Generator[Any, Any, object]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        return self._steps
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context:
+    if hasattr(task, "get_context"):
+        found: Context = task.get_context()
+        return found
+    # Python 3.11 has the context of a task, and no method that returns it.
+    return next((each for each in gc.get_referents(task) if isinstance(each, Context)), Context())

@@ -1,0 +1,1 @@
+"""What keeps credentials and foreign text out of errors, logs and terminals."""

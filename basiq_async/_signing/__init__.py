@@ -1,0 +1,1 @@
+"""Signatures, secrets and headers of a delivery."""

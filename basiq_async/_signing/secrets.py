@@ -1,0 +1,137 @@
+"""Signing secrets as text, read into keys. What cannot be a secret is returned as an error, not raised.
+
+An error that is raised has a traceback, and every frame in it has its locals, which error reporters collect. So no
+function here raises, and no caller raises while a secret is among its locals.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from collections.abc import Sequence
+
+from .._redaction.credentials import SecretText
+from ..errors import ConfigurationError
+from ..models import Secret
+
+SecretLike = str | Secret | SecretText | Sequence[str | Secret | SecretText]
+"""One secret, or several while one replaces another. pydantic's ``SecretStr`` is one too."""
+
+_PREFIX = "whsec_"
+_URL_SAFE = str.maketrans("-_", "+/")
+_SHORTEST_KEY = 8
+"""Bytes. The vendor's shortest sample has 9."""
+
+# fmt: off
+_PLACEHOLDERS = frozenset({
+    "none", "null", "nil", "undefined", "true", "false", "empty", "change", "changeme", "changethis",
+    "replaceme", "replacethis", "fillme", "fillmein", "todo", "tbd", "secret", "mysecret", "yoursecret",
+    "yoursecrethere", "thesecret", "secretkey", "yoursecretkey", "mysecretkey", "webhooksecret",
+    "yourwebhooksecret", "mywebhooksecret", "signingsecret", "yoursigningsecret", "basiqwebhooksecret",
+    "placeholder", "example", "examplesecret", "sample", "samplesecret", "test", "testing", "testsecret",
+    "default", "dummy", "dummysecret", "fake", "fakesecret", "password", "passw0rd", "letmein", "foobar",
+    "foobarbaz", "abcdefgh", "abcdefghijkl",
+})
+# fmt: on
+_LONGEST_PLACEHOLDER = 30
+"""With its dashes and underscores; a longer text is not looked up, which takes longer than all the rest."""
+
+_LONGEST_PLAIN_PLACEHOLDER = len(_PREFIX) + _LONGEST_PLACEHOLDER
+
+
+class UndecodableSecretError(ConfigurationError):
+    """A text that cannot be a signing secret."""
+
+
+def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
+    """Read one or several secrets; an error, which never holds the secret, for what cannot be one.
+
+    A secret is read as leniently as can be done without guessing: spaces around it, a missing ``whsec_``, missing or
+    excess padding and the URL-safe alphabet are all right.
+    """
+    if isinstance(secret, str):
+        if (plain := _read_plain(secret)) is not None:
+            return (plain,)
+        key = _read_key(secret)
+        return (key,) if isinstance(key, bytes) else key
+    if isinstance(secret, (Secret, SecretText)):
+        secrets: Sequence[str | Secret | SecretText] = (secret,)
+    elif isinstance(secret, Sequence) and secret and not isinstance(secret, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        secrets = secret
+    else:
+        return _refuse(secret)
+    keys: list[bytes] = []
+    for each in secrets:
+        key = _read_key(each)
+        if isinstance(key, ConfigurationError):
+            return key
+        keys.append(key)
+    return tuple(keys)
+
+
+def _read_plain(secret: str) -> bytes | None:
+    """The key of a secret as Basiq returns it, which needs no second look; None for any other."""
+    try:
+        key = a2b_base64(secret.removeprefix(_PREFIX), strict_mode=True)
+    except ValueError:
+        return None
+    # Too long for a placeholder; neither its characters nor its bytes are all the same, and no zeros are at its end.
+    plain = len(secret) > _LONGEST_PLAIN_PLACEHOLDER and secret[-1] != secret[-2] and key[0] != key[-1] != 0
+    return key if plain and len(key) >= _SHORTEST_KEY else None
+
+
+def _read_key(secret: object) -> bytes | ConfigurationError:
+    if isinstance(secret, Secret):
+        secret = secret.reveal()
+    elif isinstance(secret, SecretText):
+        secret = secret.get_secret_value()
+    if not isinstance(secret, str):
+        return _refuse(secret)
+    text = secret
+    bare = text.removeprefix(_PREFIX)
+    key = _decode(bare)
+    if key is None or len(bare) <= _LONGEST_PLACEHOLDER:
+        bare = text.strip().removeprefix(_PREFIX).rstrip("=").translate(_URL_SAFE)
+        if not bare:
+            return ConfigurationError("the signing secret is empty")
+        if bare.startswith(("whpk/", "whsk/")):
+            return UndecodableSecretError("the secret is a key for asymmetric signatures; Basiq's begins with whsec_")
+        if _is_placeholder(bare):
+            return UndecodableSecretError(
+                "the secret is a placeholder; set it to the one that Basiq returned (whsec_...)"
+            )
+        key = _decode(bare + "=" * (-len(bare) % 4))
+        if key is None:
+            return UndecodableSecretError("the secret is not base64, with or without whsec_ before it; was it cut off?")
+    # HMAC pads a key with zeros, so zeros at its end are no part of it.
+    if len(key.rstrip(b"\0")) < _SHORTEST_KEY or key.count(key[0]) == len(key) or bare.count(bare[0]) == len(bare):
+        return UndecodableSecretError(
+            f"the secret can be guessed: it must decode to at least {_SHORTEST_KEY} bytes, and not be one character or "
+            "byte again and again"
+        )
+    return key
+
+
+def _refuse(secret: object) -> ConfigurationError:
+    """The error for what is no text, and no sequence of them."""
+    if secret is None:
+        return ConfigurationError(
+            "the signing secret is None: Basiq returns it when a webhook is created, and not when it is read or "
+            "listed, so store webhook.secret then; or set the environment variable that it is read from"
+        )
+    if hasattr(secret, "subscribed_events"):
+        return ConfigurationError("a webhook is no signing secret: pass webhook.secret")
+    return ConfigurationError(
+        "a signing secret must be a text, a Secret or a SecretStr, or a sequence of at least one of those; it is of "
+        f"type {type(secret).__name__}"
+    )
+
+
+def _decode(text: str) -> bytes | None:
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:  # also for a length that no base64 has: 1 more than a multiple of 4
+        return None
+
+
+def _is_placeholder(bare: str) -> bool:
+    return "".join(char for char in bare.casefold() if char.isalnum()) in _PLACEHOLDERS

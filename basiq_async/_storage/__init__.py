@@ -1,0 +1,1 @@
+"""Our own files: SQLite, and files that their owner alone can read."""

@@ -1,0 +1,326 @@
+"""A SQLite file of ours: recognised before it is used, private, and watched while it is open."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from .._redaction.tracebacks import drop_tracebacks
+from ..errors import BasiqError, ConfigurationError
+from .private_files import check_private, create_private
+
+_Identity = tuple[int, int]
+_BESIDE = ("-journal", "-wal", "-shm")
+
+
+@attrs.frozen
+class FileKind:
+    """What tells a file of ours from another: SQLite's ``application_id`` and ``user_version``.
+
+    ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
+    with the file. ``busy`` says what it means that another process has it locked, and ``in_use`` makes that error,
+    where it is another. ``check`` has all of a file looked through before it is used, which takes as long as reading
+    it.
+    """
+
+    name: str
+    application_id: int
+    version: int
+    schema: tuple[str, ...]
+    failure: Callable[[str], BasiqError]
+    busy: str = "is locked by another process, which does not finish: try again"
+    in_use: Callable[[str], BasiqError] | None = None
+    check: bool = False
+
+
+class SQLiteFile:
+    """A file of one kind, in WAL mode with ``synchronous=FULL``: what is committed survives the process and the power.
+
+    Whatever is wrong with the file raises the kind's error, and leaves a file that is not ours as it is. A new file,
+    and SQLite's files beside it, can be read by their owner alone; one that is a symbolic link, belongs to another
+    user, or that others can open is refused. All methods block.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: FileKind) -> None:
+        text = os.fspath(path)
+        no_file = not isinstance(text, str) or not text or "\0" in text  # pyright: ignore[reportUnnecessaryIsInstance]
+        if no_file or text.startswith((":memory:", "file:")):
+            raise ConfigurationError(f"path must be that of a file on a local disk, for the {kind.name}")
+        self.path = text
+        self.kind = kind
+        self._seen: dict[str, _Identity] = {}
+        self._checked_at = -math.inf
+
+    def open(
+        self, *, timeout: float, exclusive: bool = False, fill: Callable[[sqlite3.Connection], None] | None = None
+    ) -> sqlite3.Connection:
+        """Open the file, and make it where it is not there or empty, with what ``fill`` writes into it.
+
+        ``timeout`` is for how many seconds to wait for another process. With ``exclusive``, nobody else can open it.
+        The connection may move between threads, and begins no transaction by itself. Close it with ``close``.
+        """
+        try:
+            with _registry.lock:
+                # Made here and not by SQLite, so that it is its owner's alone from the first moment.
+                create_private(self.path)
+            connection, blank = self._connect(timeout, exclusive)
+            try:
+                if blank:
+                    self._make(connection, timeout, fill)
+                connection.execute("PRAGMA synchronous=FULL")
+            except BaseException:
+                self.close(connection)
+                raise
+        except (sqlite3.Error, OSError) as exc:
+            raise self.translate(exc) from exc
+        return connection
+
+    def open_existing(self, *, timeout: float, exclusive: bool = False) -> sqlite3.Connection | None:
+        """Open the file without changing it; None where it is not there or empty."""
+        try:
+            with _registry.lock:  # another thread may be making it
+                if not os.path.lexists(self.path):
+                    return None
+            connection, blank = self._connect(timeout, exclusive)
+        except (sqlite3.Error, OSError) as exc:
+            raise self.translate(exc) from exc
+        if blank:
+            self.close(connection)
+            return None
+        return connection
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        """Close a connection that ``open`` returned."""
+        connection.close()
+        _registry.remove(connection)
+
+    def check_in_place(self, *, every: float = 0.0) -> None:
+        """Raise the kind's error where the file, or SQLite's log beside it, was deleted or replaced.
+
+        What is committed afterwards would be on no disk: SQLite itself goes on in files that have no name. A check
+        within ``every`` seconds of the last one is left out: beside a busy event loop, each of the three looks at the
+        disk has its thread wait for the interpreter, which takes longer than a commit.
+        """
+        now = time.monotonic()
+        if now - self._checked_at < every:
+            return
+        self._checked_at = now
+        for suffix in ("", "-wal", "-shm"):
+            path = self.path + suffix
+            try:
+                found = _identity(path)
+            except OSError:
+                found = None
+            known = self._seen.get(suffix)
+            if known is None:
+                if found is not None:
+                    self._seen[suffix] = found
+            elif found != known:
+                raise self.kind.failure(
+                    f"the file {path!r} of the {self.kind.name} {self.path!r} was deleted or replaced while it was "
+                    "open. What was recorded since may be lost: put the files back, then start again"
+                )
+
+    def translate(self, exc: BaseException) -> BaseException:
+        """The error for the user; an exception that has nothing to do with the file is returned as it is."""
+        if isinstance(exc, sqlite3.Error):
+            try:
+                self.check_in_place()
+            except BasiqError as moved:
+                error: BaseException = moved
+            else:
+                make = (self.kind.in_use if _is_busy(exc) else None) or self.kind.failure
+                error = make(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
+        elif isinstance(exc, OSError):
+            error = self.kind.failure(
+                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}; pass the path of a file "
+                f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
+            )
+        else:
+            return exc
+        error.__cause__ = drop_tracebacks(exc)
+        return error
+
+    def describe_damage(self, exc: BaseException) -> BasiqError:
+        """The error for rows that nothing of ours writes."""
+        error = self.kind.failure(
+            f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=_brief(exc))}"
+        )
+        error.__cause__ = drop_tracebacks(exc)
+        return error
+
+    def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:
+        """A connection, and whether the file is empty."""
+        self._check_before_opening()
+        connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
+        try:
+            self._seen = {"": _identity(self.path)}
+            _registry.add(connection, self._seen[""])
+            if exclusive:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("BEGIN")  # what is read of one state, while another process may be making it
+            ours = self._is_ours(connection)
+            connection.execute("COMMIT")
+            self._check_beside()  # what was put there since the first look
+            if ours and (problem := check_private(self.path)):
+                raise self._unopenable(problem)
+            if ours and self.kind.check:
+                self._look_through(connection)
+        except BaseException:
+            self.close(connection)
+            raise
+        return connection, not ours
+
+    def _check_before_opening(self) -> None:
+        # Nothing is opened for it: to close a file's descriptor ends the locks that SQLite has on it in this process.
+        if problem := check_private(self.path, mode=False):
+            raise self._unopenable(problem)
+        self._check_beside()
+        if _registry.is_inherited(_identity(self.path)):
+            raise self.kind.failure(
+                f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
+                "on both sides of a fork: open it after the fork, in each worker process"
+            )
+
+    def _check_beside(self) -> None:
+        # SQLite rolls back what a journal holds, and reads what a log holds, whoever wrote them.
+        for suffix in _BESIDE:
+            path = self.path + suffix
+            try:
+                problem = check_private(path)
+            except FileNotFoundError:
+                continue
+            if problem:
+                raise self._unopenable(f"{path!r}: {problem}; if this program has not made it, remove it")
+
+    def _look_through(self, connection: sqlite3.Connection) -> None:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self.describe_damage(sqlite3.DatabaseError(str(found)))
+
+    def _unopenable(self, problem: str) -> BasiqError:
+        return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
+
+    def _is_ours(self, connection: sqlite3.Connection) -> bool:
+        """False for a file with nothing in it. Only reads: a file that is not ours stays as it is."""
+        kind = self.kind
+        found: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if not (found or version or tables):
+            return False
+        if found != kind.application_id:
+            raise kind.failure(
+                f"{self.path!r} is a SQLite file of something else, not of this {kind.name}; it was left as it is: "
+                "pass another path"
+            )
+        if version != kind.version:
+            raise kind.failure(
+                f"the {kind.name} {self.path!r} has format {version}, and this release knows format {kind.version} "
+                "alone; it was left as it is: use the release that made it, or pass another path"
+            )
+        return True
+
+    def _make(
+        self, connection: sqlite3.Connection, timeout: float, fill: Callable[[sqlite3.Connection], None] | None
+    ) -> None:
+        os.chmod(self.path, 0o600)  # an empty file that was there before
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as exc:
+                # SQLite does not wait for this lock by itself, where two processes make the file at once.
+                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.005)
+        if mode != "wal":
+            raise self.kind.failure(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
+        connection.execute("BEGIN IMMEDIATE")
+        if not self._is_ours(connection):  # another process may have been quicker
+            for statement in self.kind.schema:
+                connection.execute(statement)
+            if fill is not None:
+                fill(connection)
+            connection.execute(f"PRAGMA application_id={self.kind.application_id}")
+            connection.execute(f"PRAGMA user_version={self.kind.version}")
+        connection.execute("COMMIT")
+
+    def _describe(self, exc: sqlite3.Error) -> str:
+        if _is_busy(exc):
+            return self.kind.busy
+        return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(name=self.kind.name, error=exc)
+
+
+_DAMAGED = (
+    "is damaged, or no {name} at all ({error}); it was left as it is: restore it from a copy, or pass another path "
+    "to begin anew"
+)
+_UNWRITABLE = "cannot be written: give this user the right to write it, and its folder, or pass another path"
+_WHAT_TO_DO = {
+    sqlite3.SQLITE_FULL: "cannot be written, the disk is full; nothing was recorded since: make room, run it again",
+    sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
+    sqlite3.SQLITE_READONLY: _UNWRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
+    sqlite3.SQLITE_PERM: _UNWRITABLE,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column that is not there
+}
+
+
+class _Registry:
+    """Which files are open, and since which process: a forked child inherits connections that it must not use.
+
+    It keeps the connections, so that no child closes an inherited one by forgetting it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
+
+    def add(self, connection: sqlite3.Connection, identity: _Identity) -> None:
+        with self.lock:
+            self._open[id(connection)] = (identity, os.getpid(), connection)
+
+    def remove(self, connection: sqlite3.Connection) -> None:
+        with self.lock:
+            self._open.pop(id(connection), None)
+
+    def is_inherited(self, identity: _Identity) -> bool:
+        with self.lock:
+            return any(found == identity and pid != os.getpid() for found, pid, _ in self._open.values())
+
+
+_registry = _Registry()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_registry.lock.acquire, after_in_parent=_registry.lock.release, after_in_child=_registry.lock.release
+    )
+
+
+def _identity(path: str) -> _Identity:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def _brief(exc: BaseException) -> str:
+    return str(exc) if isinstance(exc, sqlite3.Error) else type(exc).__name__
+
+
+def _is_busy(exc: sqlite3.Error) -> bool:
+    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(exc: sqlite3.Error) -> int:
+    """The primary error code; -1 where sqlite3 itself raised."""
+    code: int = getattr(exc, "sqlite_errorcode", -1)
+    return code & 0xFF if code > 0 else code

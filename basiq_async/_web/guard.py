@@ -1,0 +1,163 @@
+"""Who may call a local server: no web page of another site, and from elsewhere only who has the token.
+
+A page in a browser can send requests to servers on the same machine. It cannot hide where it comes from: a rebound
+name shows in Host, another site in Origin and Sec-Fetch-Site.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+from collections.abc import Iterable
+from typing import NoReturn
+
+import attrs
+from aiohttp import web
+
+from .._wire.hosts import is_peer_on_this_machine, is_this_machine
+
+TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
+TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::[0-9]{1,5})?")
+_FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip")
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # nosec B104  # compared with, not listened on
+
+
+@attrs.frozen
+class Guard:
+    """What a request is checked against.
+
+    hosts: the names that Host may have, whatever its port.
+    any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
+    token: what opens everything below ``root`` to pages and to callers that are not on this machine.
+    health: the path that every caller may ask whether the server is there.
+    behind_proxy: a name of another machine is allowed, so something may pass its callers on: none is local.
+    everybody: callers on this machine need the token too: another user of it is no friend.
+    """
+
+    hosts: frozenset[str]
+    any_address: bool
+    token: str = attrs.field(repr=False)
+    root: str = "/_fake"
+    behind_proxy: bool = False
+    everybody: bool = False
+    health: str | None = None
+
+    @classmethod
+    def make(
+        cls,
+        host: str,
+        allowed_hosts: Iterable[str],
+        token: str | None,
+        *,
+        root: str = "/_fake",
+        everybody: bool = False,
+    ) -> Guard:
+        given = {name.strip("[]").rstrip(".").lower() for name in allowed_hosts}
+        names = {*_LOOPBACK_NAMES, host.strip("[]").rstrip(".").lower(), *given} - {""}
+        elsewhere = any(not is_this_machine(name) for name in given)
+        return cls(
+            frozenset(names), host in _EVERY_ADDRESS, token or secrets.token_urlsafe(24), root, elsewhere, everybody
+        )
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raise ControlError for a request that another site may have made."""
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) != 1 or not self._is_allowed(hosts[0]):
+            _refuse("host-not-allowed", "the Host header names no host that this server allows")
+        origins = request.headers.getall("Origin", [])
+        if origins and origins != [f"{request.scheme}://{hosts[0]}"]:
+            _refuse("origin-not-allowed", "requests from pages of other origins are refused")
+        # A link may lead to the page, and to nothing else: what a frame asks for is work all the same.
+        opens = request.path in (self.root, f"{self.root}/")
+        navigates = request.method == "GET" and opens and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not navigates:
+            _refuse("origin-not-allowed", "requests from pages of other sites are refused")
+
+    def check_control(self, request: web.BaseRequest) -> None:
+        """Raise ControlError for a call of the control API that needs the token and does not have it."""
+        if request.method != "GET" and request.body_exists and request.content_type != "application/json":
+            raise ControlError(415, "not-json", "the body has to be JSON, with Content-Type: application/json")
+        given = request.headers.get(TOKEN_HEADER)
+        if given is None and request.method == "GET":
+            given = request.cookies.get(self._cookie(request))
+        if request.path == self.health and request.method == "GET":
+            return
+        if given is not None:
+            if not given.isascii():
+                raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds what no token can hold")
+            if not self._is_token(given):
+                _refuse("token-not-valid", f"the {TOKEN_HEADER} header does not hold this server's token")
+            return
+        by_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+        if self.everybody and request.method == "GET":
+            _refuse("token-missing", "open the whole address that was printed, with the token in it")
+        if self.everybody or not self.is_local(request) or (request.method != "GET" and by_page):
+            _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
+
+    def enter(self, request: web.BaseRequest) -> web.Response | None:
+        """Let a browser in that opens ``ROOT/?token=...``: the token becomes a cookie."""
+        given = request.query.get("token")
+        if request.method != "GET" or request.path != f"{self.root}/" or given is None:
+            return None
+        if not self._is_token(given):
+            _refuse("token-not-valid", "the token in the address is not this server's")
+        response = web.Response(status=303, headers={"Location": f"{self.root}/"})
+        response.set_cookie(self._cookie(request), self.token, path=self.root, httponly=True, samesite="Strict")
+        return response
+
+    def _cookie(self, request: web.BaseRequest) -> str:
+        # A browser keeps one jar for all ports of a host: two pages that need their tokens must not share a name.
+        return f"{TOKEN_COOKIE}_{request.host.rpartition(':')[2]}" if self.everybody else TOKEN_COOKIE
+
+    def is_local(self, request: web.BaseRequest) -> bool:
+        """Whether a request comes from this machine, and nothing passes it on for another one."""
+        passed_on = any(name.lower().startswith(_FORWARDED) or name.lower() == "via" for name in request.headers)
+        return is_loopback(request) and not passed_on and not self.behind_proxy
+
+    def _is_token(self, given: str) -> bool:
+        return given.isascii() and secrets.compare_digest(given.encode(), self.token.encode())
+
+    def _is_allowed(self, host: str) -> bool:
+        name = _name(host)
+        if name in self.hosts:
+            return True
+        return self.any_address and _is_address(name)
+
+
+def is_loopback(request: web.BaseRequest) -> bool:
+    """Whether a request comes from this machine."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    if not isinstance(peer, tuple):
+        return True  # a socket in the file system
+    return is_peer_on_this_machine(str(peer[0]))
+
+
+def _name(host: str) -> str:
+    """The name in a Host header; empty for one that is no name with at most a port."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2].rstrip(".")).lower() if found else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(code: str, message: str) -> NoReturn:
+    raise ControlError(403, code, message)
+
+
+class ControlError(Exception):
+    """A call of a control API that is refused: with which status, by what name, and why."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message

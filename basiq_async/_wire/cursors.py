@@ -1,0 +1,128 @@
+"""Where a paginator stands, as a short opaque text that another process can go on from. Pure.
+
+A cursor often travels through a browser or a queue. It is sealed with a key that is derived from the API key, so that
+nobody else can make one; it can be read by anyone, and holds no secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+from hashlib import blake2b
+
+import attrs
+
+from .._redaction.credentials import Unpicklable
+
+_VERSION = 2
+_CHECK, _KEY_NAME, _SEAL = 4, 4, 16
+"""Sizes in bytes: a checksum that tells damage, which API key sealed it, and the seal."""
+_LIST_NAME = 6
+_MAX_LENGTH = 2**18
+MAX_ID = 200
+ANYWHERE = 2**53
+"""The offset of a cursor that is a place in no page: behind ``after``, wherever that is."""
+
+_NOT_A_CURSOR = "cursor must be the text of a paginator's .cursor"
+DAMAGED = "cursor is damaged: pass the text of a paginator's .cursor as it was"
+
+
+@attrs.frozen
+class Cursor:
+    """A page, by its url below the base, and how many of its items are behind us.
+
+    ``after`` is the id of the item that the cursor stands behind (see ``id_in_cursor``), for the case that the item
+    has moved, or that the page can no longer be requested.
+    """
+
+    page: str
+    offset: int = 0
+    after: str | None = None
+
+
+@attrs.frozen
+class Refusal:
+    """Why a text was not opened. ``elsewhere``: it is a sound cursor of another list."""
+
+    text: str
+    elsewhere: bool = False
+
+
+class CursorSeal(Unpicklable):
+    """Seals cursors, and opens them, with a key derived from an API key."""
+
+    def __init__(self, api_key: str) -> None:
+        self._key = blake2b(api_key.encode(), digest_size=32, person=b"basiq cursor").digest()
+        self._key_name = blake2b(self._key, digest_size=_KEY_NAME, person=b"basiq key name").digest()
+
+    def __repr__(self) -> str:
+        return "CursorSeal(**********)"
+
+    def seal(self, cursor: Cursor, listing: str) -> str:
+        """The cursor as text. ``listing`` names the list that it belongs to; a digest of it is kept."""
+        fields = [_VERSION, _digest(listing.encode(), _LIST_NAME).hex(), cursor.page, cursor.offset, cursor.after]
+        body = json.dumps(fields, separators=(",", ":")).encode()
+        sealed = self._key_name + self._mac(body) + body
+        return base64.urlsafe_b64encode(_digest(sealed, _CHECK) + sealed).decode().rstrip("=")
+
+    def open(self, text: str, listing: str) -> Cursor | Refusal:
+        """Read a cursor's text, or say what is wrong with it."""
+        if not isinstance(text, str) or len(text) > _MAX_LENGTH:
+            return Refusal(_NOT_A_CURSOR)
+        try:
+            packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (ValueError, binascii.Error):
+            return Refusal(DAMAGED)
+        check, sealed = packed[:_CHECK], packed[_CHECK:]
+        key_name, mac, body = sealed[:_KEY_NAME], sealed[_KEY_NAME : _KEY_NAME + _SEAL], sealed[_KEY_NAME + _SEAL :]
+        if check != _digest(sealed, _CHECK):
+            return Refusal(DAMAGED)
+        if key_name != self._key_name:
+            return Refusal(
+                "cursor was made with another API key, or by another release; a new key cannot open it: "
+                "begin without cursor, or pass after, the id of the last item"
+            )
+        if not hmac.compare_digest(mac, self._mac(body)):
+            return Refusal(DAMAGED)
+        return _read(body, listing)
+
+    def _mac(self, body: bytes) -> bytes:
+        return blake2b(self._key_name + body, digest_size=_SEAL, key=self._key).digest()
+
+
+def _read(body: bytes, listing: str) -> Cursor | Refusal:
+    try:
+        version, owner, page, offset, after = json.loads(body)
+        cursor = Cursor(_text(page), _count(offset), None if after is None else _text(after))
+    except (ValueError, TypeError, RecursionError):
+        return Refusal(DAMAGED)
+    if version != _VERSION:
+        return Refusal(f"cursor is of version {version}, which this release does not know")
+    if owner != _digest(listing.encode(), _LIST_NAME).hex():
+        return Refusal("cursor belongs to another list: another webhook, filter or kind of object", elsewhere=True)
+    return cursor
+
+
+def id_in_cursor(item_id: str) -> str:
+    """An id as a cursor holds it: the digest of one that would make the cursor longer than it can be."""
+    if len(item_id) <= MAX_ID:
+        return item_id
+    return "#" + _digest(item_id.encode(errors="surrogatepass"), 16).hex()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError
+    return value
+
+
+def _digest(data: bytes, size: int) -> bytes:
+    return blake2b(data, digest_size=size).digest()

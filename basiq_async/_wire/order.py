@@ -1,0 +1,228 @@
+"""In which order a list comes, and its newest items, whichever order that is. Pure, but for ``read_newest``.
+
+No source says in which order Basiq lists messages and events. What reads them finds out, from the times of the items:
+that of a message's first attempt, that of an event's creation.
+
+- ``Order``: "oldest-first", "newest-first" or "unknown".
+- ``OrderDetector``: ``see(time)`` for each item, in the order of the list; then ``order``, and whether it is ``sure``.
+- ``item_time(item)``: the time of a message or an event, None where it has none.
+- ``read_newest(items, most)``: the newest of a list, with what was read for it (``NewestItems``).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Literal, TypeVar
+
+import attrs
+
+from ..models import read_datetime
+
+T = TypeVar("T")
+
+Order = Literal["oldest-first", "newest-first", "unknown"]
+"""How a list is ordered by time, as far as its items show it."""
+
+SLACK = timedelta(minutes=15)
+"""By how much an item may be out of place: the first attempts of two messages can change places."""
+_SLACK_SHARE = 10
+"""And by which part of the time that the list spans, at most."""
+_SURE = 8
+"""So many steps from one time to another, all but a few in one direction, are no accident."""
+_FEW = 20
+"""One in so many items may be far out of place: its first attempt came late."""
+_BEYOND = 50
+"""How many items are read beyond those that are asked for: an item may be a little out of place."""
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
+
+
+class OrderDetector:
+    """Finds the order of a list from the times of its items, in the order in which they are listed.
+
+    Equal times tell nothing, and neither does an item without a time. An item may be a little out of place, and one in
+    twenty far; times that contradict each other more than that make the order unknown.
+    """
+
+    __slots__ = ("_fall", "_falls", "_far_falls", "_far_rises", "_rise", "_rises", "earliest", "last", "latest")
+
+    def __init__(self) -> None:
+        self.earliest: datetime | None = None
+        self.latest: datetime | None = None
+        self.last: datetime | None = None
+        """The time that was seen last."""
+        self._fall = self._rise = timedelta()
+        """By how much a later item was older than an earlier one, at the most; and newer."""
+        self._falls = self._rises = 0
+        """How many items were older than the one before, and how many newer."""
+        self._far_falls = self._far_rises = 0
+        """How many of them by more than ``SLACK``."""
+
+    def see(self, time: datetime | None) -> None:
+        """Take the time of the next item into account."""
+        if time is None:
+            return
+        if self.earliest is None or self.latest is None:
+            self.earliest = self.latest = self.last = time
+            return
+        last = self.last
+        if last is not None and time != last:
+            self.last = time
+            if time < last:
+                self._falls += 1
+                self._far_falls += last - time > SLACK
+            else:
+                self._rises += 1
+                self._far_rises += time - last > SLACK
+            self._fall = max(self._fall, self.latest - time)
+            self._rise = max(self._rise, time - self.earliest)
+            self.earliest, self.latest = min(self.earliest, time), max(self.latest, time)
+
+    @property
+    def order(self) -> Order:
+        """The order, as far as it is known by now."""
+        if self.earliest is None or self.latest is None or self.earliest == self.latest:
+            return "unknown"
+        slack = min(SLACK, (self.latest - self.earliest) / _SLACK_SHARE)
+        few = self._steps // _FEW if self._steps >= _FEW else -1
+        if self._fall <= slack or (self._rises >= 4 * self._falls and self._far_falls <= few):
+            return "oldest-first"
+        if self._rise <= slack or (self._falls >= 4 * self._rises and self._far_rises <= few):
+            return "newest-first"
+        return "unknown"
+
+    @property
+    def sure(self) -> bool:
+        """Whether enough was seen for the order to be no accident."""
+        return self._steps >= _SURE and self.order != "unknown"
+
+    @property
+    def mixed(self) -> bool:
+        """Whether older and newer items surely come in no order."""
+        return min(self._far_falls, self._far_rises) > max(1, self._steps // _FEW) and self.order == "unknown"
+
+    @property
+    def _steps(self) -> int:
+        return self._falls + self._rises
+
+
+def item_time(item: object) -> datetime | None:
+    """Return when a message was first tried, or when an event was created; None where that is not known."""
+    created: datetime | None = getattr(item, "created", None)
+    if created is not None:
+        return created
+    first = getattr(item, "first_attempt", None)
+    time: datetime | None = None if first is None else first.timestamp
+    return time
+
+
+@attrs.frozen
+class NewestItems(Generic[T]):
+    """The newest items of a list.
+
+    items: newest first.
+    read: how many items of the list were read for it.
+    complete: whether the list was read to its end.
+    newest: whether these are surely the newest: the list was read to its end, or begins with the newest.
+    order: the order of the list, as far as it was found.
+    earliest, latest: the times of the oldest and the newest that were read; None where none has a time.
+    """
+
+    items: list[T]
+    read: int
+    complete: bool
+    newest: bool
+    order: Order
+    earliest: datetime | None
+    latest: datetime | None
+
+
+async def read_newest(
+    items: AsyncIterable[T],
+    most: int,
+    *,
+    wanted: Callable[[T], bool] | None = None,
+    moment: Callable[[T], datetime | None] = item_time,
+    at_most: int | None = None,
+    on_read: Callable[[T], object] | None = None,
+) -> NewestItems[T]:
+    """Read the ``most`` newest items of a list, in constant memory; 0 for all of them.
+
+    A list that begins with the newest is left as soon as it has them. One that begins with the oldest, or whose order
+    cannot be told, is read to its end, or until ``at_most`` items were read: then ``newest`` says that
+    these need not be the newest. ``wanted`` chooses the items;
+    ``on_read`` is called with each item that is read, chosen or not.
+    """
+    detector = OrderDetector()
+    heap: list[tuple[datetime, int, int, T]] = []
+    read = beyond = 0
+    complete = True
+    iterator = aiter(items)
+    async for item in iterator:
+        if at_most is not None and read >= at_most:
+            complete = False
+            break
+        read += 1
+        time = moment(item)
+        detector.see(time)
+        if on_read is not None:
+            on_read(item)
+        newest_first = detector.order == "newest-first"
+        if wanted is None or wanted(item):
+            # Of equal times, the newer item is the one that is listed first, or last: as the list is ordered.
+            entry = (time or _UNKNOWN, -read if newest_first else read, read, item)
+            if most and len(heap) >= most:
+                heapq.heappushpop(heap, entry)
+            else:
+                heapq.heappush(heap, entry)
+        beyond = beyond + 1 if most and len(heap) >= most and newest_first and detector.sure else 0
+        if beyond > _BEYOND:
+            complete = False
+            break
+    aclose = getattr(iterator, "aclose", None)
+    if not complete and aclose is not None:
+        await aclose()
+    order = detector.order
+    heap.sort(key=lambda entry: (entry[0], -entry[2] if order == "newest-first" else entry[2]), reverse=True)
+    return NewestItems(
+        items=[entry[3] for entry in heap],
+        read=read,
+        complete=complete,
+        newest=complete or (order == "newest-first" and detector.sure and len(heap) >= most > 0),
+        order=order,
+        earliest=detector.earliest,
+        latest=detector.latest,
+    )
+
+
+def raw_time(raw: object) -> datetime | None:
+    """Return ``item_time`` of a message's or an event's JSON; None for what cannot be read."""
+    if not isinstance(raw, dict):
+        return None
+    attempts = raw.get("attempts")
+    try:
+        if not isinstance(attempts, list):
+            return read_datetime(raw.get("createdDate"))
+        times = [read_datetime(each.get("timestamp")) for each in attempts if isinstance(each, dict)]
+    except ValueError:
+        return None
+    return min((time for time in times if time is not None), default=None)
+
+
+def raw_times(items: list[Any]) -> list[datetime]:
+    """``raw_time`` of each item of a page that has one."""
+    found: list[datetime] = []
+    for item in items:
+        try:
+            (attempt,) = item["attempts"]
+            time = datetime.fromisoformat(attempt["timestamp"])
+            if time.tzinfo is None:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):  # not one attempt, or of an unusual form
+            odd = raw_time(item)
+            if odd is None:
+                continue
+            time = odd
+        found.append(time)
+    return found

@@ -1,0 +1,321 @@
+"""``basiq-async jobs``: the jobs of a fleet, from any machine that can reach its Redis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from ..errors import ConfigurationError, ConnectionFailedError
+from ._dead_letters import look_at_dead_letters
+from ._options import Filter, Json, WebhookId, Yes
+from ._output import Output, PrintableLog, Shape, cell_text, live, note
+from ._run import confirm, run_until_signal
+from ._table import Column
+
+if TYPE_CHECKING:
+    from ..distributed import Fleet, Job, Progress
+    from ..replay import Replay
+
+
+jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or cancel them.", no_args_is_help=True)
+
+FleetPlace = Annotated[
+    str | None,
+    typer.Option("--fleet", envvar="BASIQ_FLEET", help="Where the fleet is, as module:variable.", show_default=False),
+]
+Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
+_PATIENCE = 4.0
+"""Seconds that a person waits for the fleet's Redis to respond."""
+Shown = tuple[str, "Progress"]
+
+
+def _row(shown: Shown) -> Mapping[str, Any]:
+    key, progress = shown
+    return {
+        "key": key,
+        "state": progress.state,
+        "reason": progress.reason or None,
+        "problem": progress.problem or None,
+        "handled": progress.handled,
+        "failed": progress.failed,
+        "skipped": dict(progress.skipped),
+        "dead": progress.dead,
+        "read": progress.read,
+        "lag": progress.lag,
+        "rate": round(progress.rate, 1),
+        "remaining": progress.remaining,
+        "eta": None if progress.eta is None else round(progress.eta, 1),
+        "workers": progress.workers,
+        "segments": progress.segments,
+        "takeovers": progress.takeovers,
+        "paused": round(progress.paused, 1),
+        "elapsed": round(progress.elapsed, 3),
+    }
+
+
+_JOB: Shape[Shown] = Shape(
+    ("key", "state", "reason", "problem", "handled", "failed", "skipped", "dead", "read", "lag", "rate", "remaining",
+     "eta", "workers", "segments", "takeovers", "paused", "elapsed"),
+    _row,
+    (
+        Column("KEY", lambda shown: shown[0]),
+        Column("STATE", lambda shown: shown[1].state),
+        Column("HANDLED", lambda shown: f"{shown[1].handled:,}"),
+        Column("FAILED", lambda shown: f"{shown[1].failed:,}"),
+        Column("DEAD", lambda shown: f"{shown[1].dead:,}"),
+        Column("WORKERS", lambda shown: str(shown[1].workers)),
+        Column("WHY", lambda shown: cell_text(shown[1].reason or shown[1].problem or None), flexible=True),
+    ),
+    lambda shown: ((name, value) for name, value in _row(shown).items() if value not in (None, {})),
+)  # fmt: skip
+
+
+@jobs_app.command("list")
+def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
+    """List every job that was submitted and not forgotten."""
+
+    async def work(found: Fleet) -> int:
+        jobs = await found.jobs()
+        Output(json).rows([(job.key, await job.progress()) for job in jobs], _JOB)
+        if not jobs:
+            note("there are no jobs; 'basiq-async jobs submit' makes one")
+        return 0
+
+    _with_fleet(fleet, work)
+
+
+@jobs_app.command("submit")
+def submit(
+    function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
+    webhook_id: WebhookId,
+    key: Annotated[str, typer.Option(help="The job's key: the same one goes on with the same job.")],
+    source: Annotated[str, typer.Option(help="messages or events; as for replay.")] = "messages",
+    filter: Filter = None,
+    rate: Annotated[float | None, typer.Option(help="Messages a second, at most.", show_default=False)] = None,
+    fleet: FleetPlace = None,
+    json: Json = None,
+) -> None:
+    """Begin a job of a fleet, or go on with the one of this key. The workers do it; see watch."""
+    from ..distributed.processes import find_fleet, find_job
+
+    found, name = find_job(function, find_fleet(fleet) if fleet else None)
+    if source not in ("messages", "events"):
+        raise ConfigurationError(f"--source must be messages or events, not {source!r}")
+    chosen = cast('Literal["messages", "events"]', source)
+
+    async def work(opened: Fleet) -> int:
+        job = await opened.submit(name, webhook_id, key=key, filter=filter, source=chosen, rate=rate)
+        Output(json).one((job.key, await job.progress()), _JOB)
+        return 0
+
+    _with_fleet(fleet, work, found)
+
+
+@jobs_app.command("show")
+def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+    """Show how one job stands."""
+
+    async def work(job: Job) -> int:
+        Output(json).one((key, await job.progress()), _JOB)
+        return 0
+
+    _with_job(fleet, key, work)
+
+
+@jobs_app.command("watch")
+def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+    """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or leaves dead letters."""
+
+    async def work(job: Job) -> int:
+        output = Output(json)
+        progress = None
+        async for progress in job.watch():
+            if output.as_json:
+                output.one((key, progress), _JOB)
+            else:
+                live(_line(key, progress))
+        live("")
+        if progress is None:
+            return 1
+        if not output.as_json:
+            output.one((key, progress), _JOB)
+        return 0 if progress.state == "finished" and not progress.dead else 1
+
+    _with_job(fleet, key, work)
+
+
+@jobs_app.command("pause")
+def pause(
+    key: Key,
+    fleet: FleetPlace = None,
+    reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
+) -> None:
+    """Have all workers finish what is under way, and begin nothing more."""
+    _steer(fleet, key, lambda job: job.pause(reason))
+
+
+@jobs_app.command("resume")
+def resume(key: Key, fleet: FleetPlace = None) -> None:
+    """Go on with a job that was paused or cancelled, or that failed."""
+    _steer(fleet, key, lambda job: job.resume())
+
+
+@jobs_app.command("cancel")
+def cancel(
+    key: Key,
+    fleet: FleetPlace = None,
+    reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
+) -> None:
+    """End a job; what is under way is finished and recorded."""
+    _steer(fleet, key, lambda job: job.cancel(reason))
+
+
+@jobs_app.command("retry-dead")
+def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
+    """Have the workers try the dead letters again."""
+
+    async def work(job: Job) -> int:
+        note(f"{await job.retry_dead():,} dead letters are tried again; see 'jobs watch'")
+        return 0
+
+    _with_job(fleet, key, work)
+
+
+@jobs_app.command("dead")
+def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+    """List the dead letters. The exit code is 1 while there are any."""
+    _dead(fleet, key, Output(json), show=True)
+
+
+@jobs_app.command("export-dead")
+def export_dead(
+    key: Key,
+    file: Annotated[str, typer.Argument(help="The new file to write to, a line of JSON for each message.")],
+    fleet: FleetPlace = None,
+) -> None:
+    """Write the dead letters to a file that only its owner can read. They stay on the job."""
+
+    async def work(job: Job) -> int:
+        await look_at_dead_letters(cast("Replay", job), Output(None), show=False, export=file, drop=())
+        return 0
+
+    _with_job(fleet, key, work)
+
+
+@jobs_app.command("drop-dead")
+def drop_dead(
+    key: Key,
+    ids: Annotated[list[str], typer.Argument(help="The ids of dead letters.")],
+    fleet: FleetPlace = None,
+    yes: Yes = False,
+) -> None:
+    """Remove dead letters for good. A terminal is asked first."""
+    confirm(f"Drop {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
+
+    async def work(job: Job) -> int:
+        dropped = await job.drop_dead(ids)
+        note(f"{dropped:,} dead letters dropped")
+        if dropped < len(set(ids)):
+            raise ConfigurationError(f"{len(set(ids)) - dropped} of the ids are not those of dead letters")
+        return 0
+
+    _with_job(fleet, key, work)
+
+
+@jobs_app.command("forget")
+def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> None:
+    """Remove a job that has ended, with its counts and dead letters. A terminal is asked first."""
+    confirm(f"Forget the job {key} with its counts and dead letters?", yes=yes)
+    _with_job(fleet, key, lambda job: _done(job.forget()))
+
+
+def _line(key: str, progress: Progress) -> str:
+    parts = [f"{key}: {progress.state}", f"{progress.handled:,} handled"]
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    parts += [f"{progress.rate:,.0f}/s", f"{progress.workers} workers"]
+    if progress.remaining is not None:
+        parts.append(f"{progress.remaining:,} left")
+    if progress.eta is not None:
+        parts.append(f"{progress.eta:,.0f} s to go")
+    if progress.paused:
+        parts.append(f"the target rests for {progress.paused:.0f} s")
+    return " · ".join(parts)
+
+
+def _dead(place: str | None, key: str, output: Output, *, show: bool) -> None:
+    async def work(job: Job) -> int:
+        # A job pages through its dead letters as a replay does.
+        return await look_at_dead_letters(cast("Replay", job), output, show=show, export=None, drop=())
+
+    _with_job(place, key, work)
+
+
+def _steer(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
+    async def work(job: Job) -> int:
+        await action(job)
+        note(f"{key}: {(await job.progress()).state}")
+        return 0
+
+    _with_job(place, key, work)
+
+
+async def _done(action: Awaitable[None]) -> int:
+    await action
+    return 0
+
+
+def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]) -> None:
+    async def find(fleet: Fleet) -> int:
+        return await work(await fleet.get(key))
+
+    _with_fleet(place, find)
+
+
+def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], fleet: Fleet | None = None) -> None:
+    async def main() -> int:
+        import asyncio
+
+        from ..distributed.processes import find_fleet
+
+        if not place and fleet is None:
+            raise ConfigurationError("say where the fleet is, with --fleet module:variable or BASIQ_FLEET")
+        opened = fleet or find_fleet(place or "")
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await stack.enter_async_context(opened)
+                    await opened.jobs()
+            except TimeoutError:
+                raise ConnectionFailedError(
+                    f"the fleet's Redis does not respond within {_PATIENCE:g} s: is it up, and its address right?"
+                ) from None
+            return await work(opened)
+
+    code = run_until_signal(main)
+    if code:
+        raise typer.Exit(code)
+
+
+def worker(
+    fleet: Annotated[str, typer.Argument(help="Where the fleet is, as module:variable, such as jobs:fleet.")],
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
+    segments: Annotated[int, typer.Option(min=1, help="Pages that a process has under way at once.")] = 2,
+    log_level: Annotated[str, typer.Option(help="The least level that is logged.")] = "INFO",
+) -> None:
+    """Work on the jobs of a fleet, until SIGTERM or Ctrl-C.
+
+    The first signal finishes and records the messages under way, the second ends at once.
+    """
+    from ..distributed.processes import run_workers
+
+    level = logging.getLevelNamesMapping().get(log_level.upper())
+    if level is None:
+        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
+    log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    logging.basicConfig(level=level, handlers=[log])
+    run_workers(fleet, processes=processes, segments=segments)

@@ -1,0 +1,281 @@
+"""The page of a replay over HTTP, on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from aiohttp import web
+
+from .._concurrency.tasks import run_to_completion, wait_uncancelled
+from .._web.guard import ControlError, Guard
+from .._web.responses import make_app, read_json, respond
+from ..errors import BasiqError, ConfigurationError
+from ._report import Progress
+from .checkpoints._base import DeadLetter
+
+if TYPE_CHECKING:
+    from ._replay import Replay
+
+
+ROOT = "/replay"
+Json = dict[str, Any]
+
+
+@asynccontextmanager
+async def serve_page(
+    replay: Replay, host: str = "127.0.0.1", port: int = 0, *, allowed_hosts: Iterable[str] = ()
+) -> AsyncGenerator[str]:
+    """Serve a page that shows the runs of a replay. Yields its address, with the token that opens it.
+
+    .. code-block:: python
+
+        async with serve_page(replay) as url:
+            print(url)
+            await replay.run()
+
+    It shows the progress, the rate over time, and the dead letters with their errors, which it can retry and drop
+    between runs. Whoever opens it needs the token, on this machine too: it shows what a checkpoint keeps from other
+    users. A browser that opened the address keeps it as a cookie; a program sends it as ``X-Fake-Token``. Needs the
+    extra ``ui``. Raises ``ConfigurationError`` where that is missing.
+    """
+    try:
+        from .._web.page import Page
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("a page needs the extra ui: pip install 'basiq-async[ui]'") from error
+    watched = Watched(replay)
+    guard = Guard.make(host, allowed_hosts, None, root=ROOT, everybody=True)
+    app = make_app(guard)
+    app.add_routes(_routes(watched))
+
+    async def show(query: Mapping[str, str]) -> Json:
+        return await _show(watched)
+
+    async def letter(id: str) -> Json:
+        return {"letter": _show_letter(await watched.letter(id), whole=True)}
+
+    Page(
+        ROOT,
+        guard.token,
+        Path(__file__).parent / "templates",
+        ("progress", "plot", "letters"),
+        show,
+        watched.watch,
+        lambda: {"revision": [watched.revision, replay.running], "texts": {}},
+        {"letter": letter},
+        lambda context: {"letters": len(context["letters"])},
+    ).add_to(app)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(lambda: run_to_completion(runner.cleanup))
+        stack.push_async_callback(lambda: run_to_completion(watched.aclose))
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        stack.callback(replay._listen(watched.hear))
+        address = runner.addresses[0]
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        yield f"http://{shown}:{address[1]}{ROOT}/?token={guard.token}"
+
+
+def _routes(watched: Watched) -> list[web.RouteDef]:
+    async def state(request: web.Request) -> web.Response:
+        return respond(_show_state(watched))
+
+    async def letters(request: web.Request) -> web.Response:
+        return respond({"items": [_show_letter(each) for each in await watched.letters()]})
+
+    async def letter(request: web.Request) -> web.Response:
+        return respond(_show_letter(await watched.letter(request.query.get("id", "")), whole=True))
+
+    async def retry(request: web.Request) -> web.Response:
+        watched.retry(_read_ids(await read_json(request)))
+        return respond({"started": True})
+
+    async def drop(request: web.Request) -> web.Response:
+        ids = _read_ids(await read_json(request))
+        if ids is None:
+            raise ControlError(400, "not-valid", "ids is missing: the dead letters to drop")
+        try:
+            return respond({"dropped": await watched.drop(ids)})
+        except BasiqError as error:
+            raise ControlError(409, "refused", str(error)) from error
+
+    async def stop(request: web.Request) -> web.Response:
+        watched.replay.stop()
+        return respond({"stopping": watched.replay.running})
+
+    return [
+        web.get(f"{ROOT}/state", state),
+        web.get(f"{ROOT}/dead-letters", letters),
+        web.get(f"{ROOT}/dead-letter", letter),
+        web.post(f"{ROOT}/dead-letters/retry", retry),
+        web.post(f"{ROOT}/dead-letters/drop", drop),
+        web.post(f"{ROOT}/stop", stop),
+    ]
+
+
+def _read_ids(body: Mapping[str, object]) -> list[str] | None:
+    ids = body.get("ids")
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        raise ControlError(400, "not-valid", "ids has to be an array of texts")
+    return [str(each) for each in ids]
+
+
+async def _show(watched: Watched) -> Json:
+    try:
+        letters = [_show_letter(each) for each in await watched.letters()]
+    except ControlError:
+        letters = []  # between two states: the next change shows them
+    return {"state": _show_state(watched), "plot": draw(tuple(watched.rates)), "letters": letters}
+
+
+def _show_state(watched: Watched) -> Json:
+    job, progress = watched.replay.job, watched.progress
+    return {
+        "job": {"webhookId": job.webhook_id, "filter": job.filter, "source": job.source, "selection": job.selection},
+        "running": watched.replay.running,
+        "progress": None if progress is None else attrs.asdict(progress),
+        "error": watched.wrong,
+    }
+
+
+def _show_letter(letter: DeadLetter, *, whole: bool = False) -> Json:
+    payload = letter.message.get("payload")
+    type_id = payload.get("eventTypeId") if isinstance(payload, Mapping) else letter.message.get("eventTypeId")
+    shown: Json = {
+        "number": letter.number,
+        "id": letter.id,
+        "error": letter.error,
+        "failedAt": letter.failed_at.isoformat(),
+        "eventTypeId": type_id if isinstance(type_id, str) else None,
+    }
+    return {**shown, "message": dict(letter.message)} if whole else shown
+
+
+_MOST_LETTERS = 200
+_MOST_RATES = 300
+_EVERY = 1.0
+
+
+class Watched:
+    """Listens to the runs of a replay, and calls those back who watch it."""
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay = replay
+        self.revision = 0
+        self.progress: Progress | None = None
+        self.rates: deque[tuple[float, float]] = deque(maxlen=_MOST_RATES)
+        self.wrong: str | None = None
+        self._watchers: list[Callable[[], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def hear(self, progress: Progress) -> None:
+        """Take in the progress of a run."""
+        if self.rates and progress.elapsed < self.rates[-1][0]:
+            self.rates.clear()  # another run
+        if not self.rates or progress.elapsed - self.rates[-1][0] >= _EVERY:
+            self.rates.append((progress.elapsed, progress.rate))
+        self.progress = progress
+        self.note()
+
+    def note(self) -> None:
+        self.revision += 1
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed`` after each change. Returns what ends that."""
+        self._watchers.append(changed)
+
+        def stop() -> None:
+            if changed in self._watchers:
+                self._watchers.remove(changed)
+
+        return stop
+
+    async def letters(self) -> Sequence[DeadLetter]:
+        """The first dead letters, while a run is under way and between runs."""
+        try:
+            return await self.replay.dead_letters(limit=_MOST_LETTERS)
+        except BasiqError as error:  # such as a run that has not opened its checkpoint yet
+            raise ControlError(409, "not-now", str(error)) from error
+
+    async def letter(self, id: str) -> DeadLetter:
+        for letter in await self.letters():
+            if letter.id == id:
+                return letter
+        raise ControlError(404, "not-found", f"there is no dead letter {id!r} among the first {_MOST_LETTERS}")
+
+    def retry(self, ids: Sequence[str] | None) -> None:
+        """Put dead letters through the target again, in the background."""
+        self._check_rests()
+        self._start(self._retry(ids))
+
+    async def _retry(self, ids: Sequence[str] | None) -> None:
+        await self.replay.retry_dead(ids=ids)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        """Remove dead letters for good."""
+        self._check_rests()
+        count = await self.replay.drop_dead(ids)
+        self.note()
+        return count
+
+    def _check_rests(self) -> None:
+        if self.replay.running:
+            raise ControlError(409, "running", "the replay is running: change its dead letters when it has ended")
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+                self.wrong = None
+            except BasiqError as error:
+                self.wrong = f"{type(error).__name__}: {error}"
+            self.note()
+
+        task = asyncio.create_task(run(), name="basiq-async replay page")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Stop what the page began, and wait until it is recorded."""
+        cancelled: asyncio.CancelledError | None = None
+        for task in tuple(self._tasks):
+            self.replay.stop()
+            cancelled = await wait_uncancelled(task) or cancelled
+        if cancelled is not None:
+            raise cancelled
+
+
+WIDTH, HEIGHT = 600, 120
+
+
+@attrs.frozen
+class Plot:
+    """``points`` is for a polyline within 600 by 120; ``top`` the rate at its upper edge, ``seconds`` its length."""
+
+    points: str
+    area: str
+    top: float
+    seconds: float
+
+
+def draw(rates: Sequence[tuple[float, float]]) -> Plot | None:
+    """The plot of these moments and rates; None where there are not two yet."""
+    if len(rates) < 2:
+        return None
+    first, last = rates[0][0], rates[-1][0]
+    top = max(max(rate for _, rate in rates), 1.0)
+    points = " ".join(
+        f"{(at - first) / max(last - first, 1e-9) * WIDTH:.1f},{HEIGHT - rate / top * (HEIGHT - 4):.1f}"
+        for at, rate in rates
+    )
+    return Plot(points, f"0,{HEIGHT} {points} {WIDTH},{HEIGHT}", top, last - first)

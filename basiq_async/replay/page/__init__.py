@@ -1,1 +1,0 @@
-"""A page that shows a replay: how far it is, how fast, and what could not be handled."""

@@ -1,0 +1,182 @@
+"""What every service stands on: a request, and its response as a model or one of our errors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import attrs
+
+from .._concurrency.clock import LoopClock, clock_of
+from .._concurrency.tasks import TaskOwner
+from .._redaction.credentials import Redactor
+from .._wire.codec import Codec, ListPage
+from .._wire.cursors import CursorSeal
+from .._wire.urls import BaseURL, quote_segment
+from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..models import JSON
+from ..pagination import Listing, OnUnreadable, Paginator
+from ..transports.base import Request, Response, Transport
+from ..transports.responses import error_from, parse_date
+
+T = TypeVar("T")
+
+
+class Endpoint(NamedTuple):
+    """A url of the API, and its path with names in place of identifiers."""
+
+    url: str
+    template: str | None
+
+
+@attrs.define
+class Api:
+    """The API, as the services use it."""
+
+    base: BaseURL
+    transport: Transport
+    codec: Codec
+    owner: TaskOwner
+    redactor: Redactor
+    seal: CursorSeal
+    _dated: tuple[str, float] | None = attrs.field(default=None, init=False)
+    """The date of the last response, and when it came."""
+
+    def now(self) -> datetime:
+        """Return the time by Basiq's clock, as its last response told it; by this machine's before the first one.
+
+        Where the transport has a clock, that one counts.
+        """
+        waits = clock_of(self.transport)
+        if waits is not None or self._dated is None:
+            return (waits or LoopClock()).now()
+        text, at = self._dated
+        told = parse_date(text)
+        return LoopClock().now() if told is None else told + timedelta(seconds=time.monotonic() - at)
+
+    def at(self, template: str, **identifiers: str) -> Endpoint:
+        """The endpoint of a template such as ``/events/{event_id}``. Raises ``ConfigurationError`` for a bad id."""
+        path = template
+        if identifiers:
+            path = template.format_map({name: quote_segment(value, name) for name, value in identifiers.items()})
+        return Endpoint(self.base.url(path), template)
+
+    async def get(self, model: type[T], endpoint: Endpoint) -> T:
+        """Request one object."""
+        response = await self.request("GET", endpoint)
+        self.check(response, "GET", endpoint)
+        try:
+            return self.codec.read(model, response.body)
+        except ResponseDecodeError as exc:
+            raise self._place(exc, "GET", endpoint) from None
+
+    async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
+        """Create or change one object, and return it as the response has it."""
+        response = await self.request("POST", endpoint, body)
+        del body  # error reporters show local variables
+        self.check(response, "POST", endpoint)
+        try:
+            return self.codec.read(model, response.body)
+        except ResponseDecodeError as exc:
+            raise self._place(exc, "POST", endpoint) from None
+
+    async def get_json(self, endpoint: Endpoint) -> JSON:
+        """Request any JSON value."""
+        response = await self.request("GET", endpoint)
+        self.check(response, "GET", endpoint)
+        return self._read_json(response, "GET", endpoint)
+
+    async def request(self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None) -> Response:
+        """Send, and return the response, whatever its status."""
+        if self.owner.closed:
+            path = self._path_of(endpoint)
+            raise ConnectionFailedError("the client is closed", method=method, path=path, sent=False)
+        headers = {"accept": "application/json"}
+        content = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            content = _encode(body)
+        request = Request(method, endpoint.url, headers, content, url_template=endpoint.template)
+        del body, content  # error reporters show local variables
+        response = await self.transport.send(request)
+        dated = response.headers.get("date")
+        if dated is not None:
+            self._dated = dated, time.monotonic()
+        return response
+
+    def check(self, response: Response, method: str, endpoint: Endpoint) -> None:
+        """Raise the error that a status outside of 2xx stands for."""
+        if not 200 <= response.status < 300:
+            raise error_from(response, method=method, path=self._path_of(endpoint), redactor=self.redactor)
+
+    def acknowledge(self, response: Response, method: str, endpoint: Endpoint) -> None:
+        """Accept a response that has nothing to read. A page of a proxy is not the API's word for it.
+
+        Raises ``ResponseDecodeError`` for a 2xx response whose body is neither empty nor JSON, on any status but 204.
+        """
+        self.check(response, method, endpoint)
+        if response.status != 204 and response.body.strip():
+            self._read_json(response, method, endpoint)
+
+    def listing(
+        self,
+        model: type[T],
+        endpoint: Endpoint,
+        *,
+        query: Mapping[str, str] | None = None,
+        filter: str | None = None,
+        cursor: str | None = None,
+        after: str | None = None,
+        prefetch: int = 1,
+        on_unreadable: OnUnreadable[T] | None = None,
+    ) -> Paginator[T]:
+        """A list that can be streamed. Its filter belongs to its identity, the size of its pages does not."""
+        path = self.base.relative(endpoint.url)
+
+        async def fetch(url: str) -> ListPage:
+            page = Endpoint(url, endpoint.template)
+            response = await self.request("GET", page)
+            self.check(response, "GET", page)
+            try:
+                return self.codec.page(response.body)
+            except ResponseDecodeError as exc:
+                raise self._place(exc, "GET", page) from None
+
+        listing = Listing(
+            name=json.dumps([path, filter]),
+            start=self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})}),
+            base=self.base,
+            fetch=fetch,
+            reader=self.codec.reader(model),
+            owner=self.owner,
+            seal=self.seal,
+            redact=self.redactor.text,
+        )
+        return Paginator(listing, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=on_unreadable)
+
+    def _read_json(self, response: Response, method: str, endpoint: Endpoint) -> JSON:
+        try:
+            value: JSON = self.codec.json(response.body)
+        except ResponseDecodeError as exc:
+            raise self._place(exc, method, endpoint) from None
+        return value
+
+    def _place(self, exc: ResponseDecodeError, method: str, endpoint: Endpoint) -> ResponseDecodeError:
+        exc.method, exc.path = method, self._path_of(endpoint)
+        return exc
+
+    def _path_of(self, endpoint: Endpoint) -> str:
+        """The path of a url, for messages: without credentials that a link of the API's can have brought along."""
+        return self.redactor.known(self.base.path_of(endpoint.url))
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        pass
+    # Raised out here: the error of the codec holds the text.
+    raise ConfigurationError("a text to be sent holds characters that cannot be encoded as UTF-8")

@@ -1,0 +1,334 @@
+"""Whether a webhook works, and what is wrong where it does not: what ``webhooks.diagnose`` returns. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Literal
+
+import attrs
+
+from .._redaction.shell import PROGRAM
+from ..models import EventTypeId, Message, Webhook
+
+__all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode", "Recovered"]
+
+LATELY = timedelta(hours=24)
+COOL_OFF = 900.0
+"""Up to 15 minutes between subscribing and the first delivery (the vendor's guide), in seconds."""
+_MANY_FAILURES = 0.1
+_LISTED = timedelta(days=7)
+"""How far back the event list goes (the vendor's reference)."""
+_SKEW = timedelta(minutes=5)
+"""By how much Basiq's clock and this one may differ."""
+_WORKING = ("active", "pending-approval")
+
+ProblemCode = Literal[
+    "disabled",
+    "pending",
+    "no-event-types",
+    "retired-event-types",
+    "unknown-event-types",
+    "unhandled-event-types",
+    "unsubscribed-event-types",
+    "failing",
+    "endpoint-unreachable",
+    "endpoint-refuses",
+    "undelivered",
+    "never-sent",
+    "unreadable",
+    "partial",
+    "quarantined",
+    "dead-letters",
+    "given-up",
+    "out-of-reach",
+    "unread",
+]
+
+
+@attrs.frozen
+class Problem:
+    """Something that keeps events from their handlers. ``str`` of it says what, and what to do.
+
+    ``command`` is a line of the command line that helps, as the words of it; empty where none does.
+    """
+
+    code: ProblemCode
+    text: str
+    command: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@attrs.frozen
+class EndpointCheck:
+    """What the webhook's url responded to a signed test: its ``status``, or the ``error`` in words."""
+
+    status: int | None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was a 2xx, which is what Basiq takes for a success."""
+        return self.status is not None and 200 <= self.status <= 299
+
+
+@attrs.frozen
+class Diagnosis:
+    """The state of a webhook, as far as ``looked_at`` messages and events show it.
+
+    cool_off_left: the most seconds until deliveries start; 0 for an active webhook, None where that is not known.
+    retired: subscribed event types that the vendor's list does not have (any more).
+    unknown: event types of handlers that it does not have.
+    unhandled, unsubscribed: subscribed without a handler, and the other way round; empty without a receiver.
+    failed_share: the share of failed attempts of the last 24 hours; None where there were none. Those of what was
+        brought since do not count.
+    last_success: when an attempt last succeeded; None where none did.
+    endpoint: the signed test; None where it was not made.
+    undelivered: messages without a successful attempt, which nothing has brought since: a recovery does.
+    never_sent: events of the last 7 days, of subscribed types, without a message, which nothing has brought since.
+    brought: messages and events that would count as one of these, had a recovery or a later delivery not brought them.
+    dead_letters: messages and events that failed in a recovery.
+    quarantined: deliveries in the quarantine of the inbox.
+    looked_at: how many messages and events were read.
+    earliest, latest: the times of the oldest and of the newest message that counted; None where there was none.
+    complete: whether all were looked at that no recovery has read: a look at a part shows no webhook to be well.
+    offered: the event types that Basiq has.
+    receiver, checkpoint: what the command line calls the receiver, such as ``service:receiver``, and the checkpoints.
+    """
+
+    webhook: Webhook
+    status: str | None
+    cool_off_left: float | None
+    retired: tuple[EventTypeId, ...] = ()
+    unknown: tuple[EventTypeId, ...] = ()
+    unhandled: tuple[EventTypeId, ...] = ()
+    unsubscribed: tuple[str, ...] = ()
+    failed_share: float | None = None
+    last_success: datetime | None = None
+    endpoint: EndpointCheck | None = None
+    undelivered: int = 0
+    never_sent: int = 0
+    brought: int = 0
+    dead_letters: int = 0
+    quarantined: int = 0
+    unreadable: int = 0
+    looked_at: int = 0
+    earliest: datetime | None = None
+    latest: datetime | None = None
+    complete: bool = True
+    offered: tuple[EventTypeId, ...] = ()
+    receiver: str | None = None
+    checkpoint: str | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong, the worst first."""
+        return tuple(_find_problems(self))
+
+
+@attrs.frozen
+class Recovered:
+    """What the recoveries of a webhook have brought, as their checkpoints say: see ``recovered_by``.
+
+    messages_until: messages that were first tried before this moment were brought, or are dead letters; None where no
+        recovery has read the whole history.
+    events: the times whose events were brought.
+    dead_letters: how many failed, and are kept.
+    """
+
+    messages_until: datetime | None = None
+    events: tuple[tuple[datetime, datetime], ...] = ()
+    dead_letters: int = 0
+
+    def has_message(self, first_attempt: datetime | None) -> bool:
+        """Whether a message that was first tried then was brought."""
+        until = self.messages_until
+        return until is not None and first_attempt is not None and first_attempt < until - _SKEW
+
+    def has_event(self, created: datetime | None) -> bool:
+        """Whether an event of that time was brought."""
+        return created is not None and any(begin <= created < end - _SKEW for begin, end in self.events)
+
+    def has_events_before(self, moment: datetime, now: datetime) -> bool:
+        """Whether all events that are still listed, and were before that moment, were brought."""
+        return any(begin <= now - _LISTED and moment < end - _SKEW for begin, end in self.events)
+
+
+def is_inactive(webhook: Webhook) -> bool:
+    """Whether a webhook gets no deliveries, and will not get any: ``disabled``, or another status like it."""
+    return webhook.status is not None and webhook.status.lower() not in _WORKING
+
+
+def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetime) -> float | None:
+    """The most seconds until deliveries start."""
+    status = (webhook.status or "").lower()
+    if status == "active":
+        return 0.0
+    if status != "pending-approval":
+        return None
+    if subscribed_at is None:
+        return COOL_OFF
+    return min(max(COOL_OFF - (now - subscribed_at).total_seconds(), 0.0), COOL_OFF)
+
+
+class Attempts:
+    """Counts the attempts of messages as they stream by."""
+
+    def __init__(self, now: datetime) -> None:
+        self._since = now - LATELY
+        self._failed = self._all = 0
+        self.last_success: datetime | None = None
+
+    def add(self, message: Message) -> None:
+        """Count the attempts of one message."""
+        for attempt in message.attempts:
+            at = attempt.timestamp
+            if at is None:
+                continue
+            if at >= self._since:
+                self._all += 1
+                self._failed += not attempt.succeeded
+            if attempt.succeeded and (self.last_success is None or at > self.last_success):
+                self.last_success = at
+
+    @property
+    def failed_share(self) -> float | None:
+        """Of the attempts of the last 24 hours; None where there were none."""
+        return self._failed / self._all if self._all else None
+
+
+def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
+    """Return what is wrong with the status of a webhook."""
+    if is_inactive(webhook):
+        return Problem(
+            "disabled",
+            f"its status is {webhook.status!r}: it gets no deliveries. Reactivate it, then recover what happened "
+            "meanwhile",
+            _line("webhooks reactivate", webhook.id),
+        )
+    if webhook.status is not None and webhook.status.lower() == "pending-approval":
+        more = f"; that can take {cool_off_left:.0f} s more" if cool_off_left else ""
+        return Problem("pending", f"it is not active yet{more}: wait for it", _line("webhooks wait", webhook.id))
+    return None
+
+
+def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
+    if argument.startswith("-"):  # it is no option
+        return (PROGRAM, *command.split(), *options, "--", argument)
+    return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
+
+
+def _find_problems(found: Diagnosis) -> Iterator[Problem]:
+    webhook = found.webhook
+    status = find_status_problem(webhook, found.cool_off_left)
+    if status is not None:
+        yield status
+    again = partial(_line, "webhooks doctor", webhook.id)
+    target = ("--to", webhook.url) if found.receiver is None else ("--receiver", found.receiver)
+    kept = () if found.checkpoint is None else ("--checkpoint", found.checkpoint)
+    recover = partial(_line, "recover", webhook.id, *target, *kept)
+    if found.endpoint is not None and not found.endpoint.ok:
+        yield _endpoint_problem(found.endpoint, again("--test"))
+    if not webhook.subscribed_events:
+        yield Problem("no-event-types", "it is subscribed to no event type", _line("events types"))
+    yield from _type_problems(found)
+    if found.failed_share is not None and found.failed_share > _MANY_FAILURES:
+        yield Problem(
+            "failing",
+            f"{found.failed_share:.0%} of the attempts of the last 24 hours failed; after 8 failures of one delivery "
+            "Basiq can disable the webhook",
+            _line("messages tail", webhook.id, "--failed"),
+        )
+    if found.undelivered:
+        yield Problem("undelivered", f"{found.undelivered:,} messages were not delivered: recover them", recover())
+    if found.never_sent:
+        yield Problem(
+            "never-sent",
+            f"{found.never_sent:,} events of the last 7 days never became messages: recover them while they can be "
+            "listed",
+            recover(),
+        )
+    if found.dead_letters:
+        yield Problem(
+            "dead-letters",
+            f"{found.dead_letters:,} failed in a recovery, and are kept: mend their handler, then retry them",
+            recover("--retry-dead"),
+        )
+    if found.quarantined:
+        yield Problem(
+            "quarantined",
+            f"{found.quarantined:,} deliveries failed again and again, and are in the quarantine of the inbox: mend "
+            "their handler, then retry them",
+            _line("quarantine retry", "", "--receiver", found.receiver) if found.receiver else (),
+        )
+    if found.unreadable:
+        yield Problem(
+            "unreadable",
+            f"{found.unreadable:,} messages or events could not be read",
+            _line("messages list", webhook.id),
+        )
+    if not found.complete:
+        yield Problem(
+            "partial",
+            f"only {found.looked_at:,} messages and events were looked at, and there are more",
+            again("--limit", "0"),
+        )
+
+
+def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...]) -> Problem:
+    if endpoint.status is None:
+        return Problem("endpoint-unreachable", f"its url cannot be reached from here: {endpoint.error}", again)
+    hint = ": is the receiver's secret this webhook's?" if endpoint.status in (401, 403) else ""
+    return Problem("endpoint-refuses", f"its url responded {endpoint.status} to a signed test{hint}", again)
+
+
+def _type_problems(found: Diagnosis) -> Iterator[Problem]:
+    webhook, subscribed = found.webhook, found.webhook.subscribed_events
+    types = _line("events types")
+
+    def subscribe(wanted: Iterable[EventTypeId]) -> tuple[str, ...]:
+        words = [word for each in dict.fromkeys(wanted) for word in ("--event", each)]
+        return _line("webhooks update", webhook.id, *words) if words else types
+
+    if found.retired:
+        yield Problem(
+            "retired-event-types",
+            f"Basiq has no event type {_join(found.retired)}: unsubscribe",
+            subscribe(each for each in subscribed if each not in found.retired),
+        )
+    if found.unknown:
+        yield Problem(
+            "unknown-event-types", f"handlers wait for {_join(found.unknown)}, which Basiq does not have", types
+        )
+    if found.unhandled:
+        yield Problem(
+            "unhandled-event-types",
+            f"no handler takes {_join(found.unhandled)}: write one, or unsubscribe",
+            subscribe(each for each in subscribed if each not in found.unhandled),
+        )
+    if found.unsubscribed:
+        wanted = [each for each in found.offered for pattern in found.unsubscribed if matches(pattern, each)]
+        yield Problem(
+            "unsubscribed-event-types",
+            f"handlers wait for {_join(found.unsubscribed)}, which it is not subscribed to",
+            subscribe([*(each for each in subscribed if each not in found.retired), *wanted]) if wanted else types,
+        )
+
+
+def matches(pattern: str, event_type_id: str) -> bool:
+    """Whether a handler's pattern takes an event type."""
+    if pattern.endswith("*"):
+        return event_type_id.startswith(pattern[:-1])
+    return pattern == event_type_id
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,1 +1,0 @@
-"""The control API of a served fake: what a test arranges and sees in Python, over HTTP, for any language."""

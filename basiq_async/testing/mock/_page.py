@@ -1,0 +1,243 @@
+"""The mock's page."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+from aiohttp import web
+
+from ..._redaction.shell import ShellText, command_line, shell_line
+from ..._web.page import Page, show_clock
+from . import _operations as control_api
+from ._openapi import ROOT
+from ._operation import Control
+from ._schemas import as_json
+
+
+def add_page(app: web.Application, control: Control, token: str) -> None:
+    """Serve the page, and what it is made of, below ``/_fake/``."""
+
+    async def show(query: Mapping[str, str]) -> Context:
+        return await show_all(control, query)
+
+    async def message(id: str) -> Context:
+        return await show_message(control, id)
+
+    async def request(id: str) -> Context:
+        return await show_request(control, id)
+
+    def news() -> Mapping[str, object]:
+        now = show_clock(control.fake.now().isoformat())
+        return {"revision": control.fake.revision, "texts": {"now": now}}
+
+    Page(
+        ROOT,
+        token,
+        Path(__file__).parent / "templates",
+        ("time", "webhooks", "faults", "messages", "requests", "violations"),
+        show,
+        control.fake.watch,
+        news,
+        {"message": message, "request": request},
+        _counts,
+    ).add_to(app)
+
+
+def _counts(context: Context) -> Mapping[str, int]:
+    state: Any = context["state"]
+    return {name: state[name] for name in ("messages", "requests", "violations")}
+
+
+Context = dict[str, Any]
+ROWS = 60
+MOST_ROWS = 1000
+
+
+async def show_all(control: Control, query: Mapping[str, str]) -> Context:
+    """Everything on the page, as a search and the number of rows that were asked for have it."""
+    search = query.get("search", "")[:200]
+    chosen = {"search": search} if search else {}
+    message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
+    webhooks: Any = as_json(await control_api.webhooks(control, {}))
+    messages: Any = as_json(await control_api.messages(control, {"limit": message_rows, **chosen}))
+    requests: Any = as_json(await control_api.requests(control, {"limit": request_rows, **chosen}))
+    violations: Any = as_json(await control_api.violations(control, {}))
+    event_types: Any = as_json(await control_api.event_types(control, {}))
+    state: Any = as_json(await control_api.state(control, {}))
+    urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
+    root = _root(control)
+    down = {place["url"] for place in state["endpointsDown"]}
+    return {
+        "state": state,
+        "all_down": None in down,
+        "webhooks": [
+            {**webhook, "down": webhook["url"] in down or None in down, "lines": line_for_webhook(webhook, root)}
+            for webhook in webhooks["items"]
+        ],
+        "messages": [
+            {**message, "url": urls.get(message["webhookId"], ""), "marks": list(marks(message))}
+            for message in messages["items"]
+        ],
+        "more_messages": messages["next"] is not None and message_rows < MOST_ROWS,
+        "message_rows": message_rows,
+        "requests": requests["items"],
+        "more_requests": requests["next"] is not None and request_rows < MOST_ROWS,
+        "request_rows": request_rows,
+        "violations": list(reversed(violations["items"])),
+        "event_types": event_types["items"],
+        "ticks": list(ticks()),
+        "search": search,
+    }
+
+
+async def show_message(control: Control, message_id: str) -> Context:
+    """One message, with its deliveries."""
+    message: Any = as_json(await control_api.message(control, {"messageId": message_id}))
+    deliveries: Any = as_json(await control_api.deliveries(control, {"messageId": message_id, "limit": 50}))
+    by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
+    return {
+        "message": message,
+        "attempts": [{**each, "delivery": by_attempt.get(each["number"])} for each in message["attempts"]],
+        "lines": line_for_message(message, _root(control)),
+    }
+
+
+async def show_request(control: Control, number: str) -> Context:
+    """One request."""
+    request: Any = as_json(await control_api.request(control, {"number": number}))
+    return {"request": request, "lines": line_for_request(request)}
+
+
+def _root(control: Control) -> str:
+    scheme, _, rest = control.base_url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}{ROOT}"
+
+
+def _rows(query: Mapping[str, str], name: str) -> int:
+    text = query.get(name, "")
+    return min(max(int(text), ROWS), MOST_ROWS) if text.isascii() and text.isdigit() and len(text) < 6 else ROWS
+
+
+# One step of Basiq's schedule after another, each as wide: on a straight scale the first four would be one mark.
+_SCHEDULE: Sequence[tuple[float, str, bool]] = (
+    (0, "0 s", True),
+    (5, "5 s", False),
+    (305, "5 min", True),
+    (2105, "35 min", False),
+    (9305, "2.6 h", True),
+    (27305, "7.6 h", False),
+    (63305, "18 h", True),
+    (99305, "28 h", True),
+)
+_LEFT, _RIGHT = 4.0, 96.0
+
+
+@attrs.frozen
+class Mark:
+    """One attempt on the line: ``x`` in percent, ``kind`` ok, failed, lost or due, and what it says."""
+
+    x: float
+    kind: str
+    text: str
+
+
+@attrs.frozen
+class Tick:
+    """One label of the scale. A narrow page shows only the important ones."""
+
+    x: float
+    label: str
+    important: bool
+
+
+def place(seconds: float) -> float:
+    """Where on the line, in percent, something is that long after the message."""
+    moments = [moment for moment, _, _ in _SCHEDULE]
+    step = min(max(bisect_right(moments, seconds) - 1, 0), len(moments) - 2)
+    share = (seconds - moments[step]) / (moments[step + 1] - moments[step])
+    whole = (step + min(max(share, 0.0), 1.0)) / (len(moments) - 1)
+    return round(_LEFT + whole * (_RIGHT - _LEFT), 2)
+
+
+def ticks() -> Iterator[Tick]:
+    """The scale."""
+    return (Tick(place(seconds), label, important) for seconds, label, important in _SCHEDULE)
+
+
+def marks(message: Mapping[str, Any]) -> Iterator[Mark]:
+    """The attempts of a message, and the one that is to come."""
+    created = datetime.fromisoformat(message["created"])
+    for attempt in message["attempts"]:
+        since = (datetime.fromisoformat(attempt["at"]) - created).total_seconds()
+        kind = "ok" if attempt["ok"] else "lost" if attempt["status"] is None else "failed"
+        shown = "no response" if attempt["status"] is None else str(attempt["status"])
+        text = (
+            f"Attempt {attempt['number']}, {describe(since)}: {shown}, {attempt['response']}, "
+            f"{attempt['duration'] * 1000:.0f} ms"
+        )
+        yield Mark(place(since), kind, text)
+    coming = message["nextAttempt"]
+    if coming is not None:
+        since = (datetime.fromisoformat(coming["due"]) - created).total_seconds()
+        yield Mark(place(since), "due", f"Attempt {coming['number']} is due {describe(since)}")
+
+
+def describe(seconds: float) -> str:
+    """How long after the message."""
+    if seconds < 1:
+        return "at once"
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"after {seconds / size:.3g} {unit}"
+    return f"after {seconds:.3g} s"
+
+
+_LEFT_OUT = frozenset({"host", "content-length", "accept-encoding", "connection", "user-agent", "accept"})
+_HIDDEN = "(hidden)"
+_BASIC = ShellText('"Authorization: Basic $BASIQ_API_KEY"')
+_BEARER = ShellText('"Authorization: Bearer $BASIQ_TOKEN"')
+_POST = ("curl", "-X", "POST", "-H", _BASIC)
+
+
+@attrs.frozen
+class Lines:
+    """A line for curl, and one for this library's command where there is one."""
+
+    curl: str
+    command: str | None = None
+
+
+def line_for_request(request: Mapping[str, Any]) -> Lines:
+    """The line that sends a request again, without its credential."""
+    # Without --globoff, curl reads brackets and braces of a URL as lists of URLs.
+    parts: list[str | ShellText] = ["curl", "--globoff", "-X", request["method"], request["url"]]
+    for name, value in request["headers"].items():
+        if name.lower() == "authorization":
+            parts += ["-H", _BASIC if request["path"] == "/token" else _BEARER]
+        elif name.lower() not in _LEFT_OUT and value != _HIDDEN:
+            parts += ["-H", f"{name}: {value}"]
+    if request["body"]:
+        parts += ["--data-raw", request["body"]]
+    return Lines(shell_line(parts))
+
+
+def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
+    """The lines that deliver a message once more."""
+    return Lines(
+        shell_line([*_POST, f"{root}/messages/{quote(message['id'], safe='', errors='replace')}/redeliver"]),
+        command_line("mock redeliver", message["id"]),
+    )
+
+
+def line_for_webhook(webhook: Mapping[str, Any], root: str) -> Lines:
+    """The lines that show a webhook's secret."""
+    return Lines(
+        shell_line([*_POST, f"{root}/webhooks/{quote(webhook['id'], safe='', errors='replace')}/secret"]),
+        command_line("mock secret", webhook["id"]),
+    )

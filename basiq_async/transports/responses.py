@@ -1,0 +1,123 @@
+"""What the status, headers and error body of a response mean. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from .._redaction.credentials import Redactor
+from ..errors import APIError, error_class
+from .base import Response
+
+_MAX_TEXT = 500
+_MAX_ERROR_BODY = 2**20
+_MAX_HEADER = 1_000
+_WAITS = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*, [^,]*|[^,]+", re.IGNORECASE)
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """The wait that a ``Retry-After`` header asks for, in seconds; None where it asks for none.
+
+    It comes as seconds or as an HTTP date (RFC 9110, 10.2.3). A header that came twice has its values joined by
+    commas: the longest counts. A time in the past, a negative number or any other text asks for no wait.
+    """
+    if not isinstance(value, str):  # a transport of a user's can have put anything there
+        return None
+    waits = [_one_wait(part.strip(), now) for part in _WAITS.findall(value[:_MAX_HEADER])]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def parse_date(value: str) -> datetime | None:
+    """The time that a ``Date`` header tells; None where it tells none."""
+    from email.utils import parsedate_to_datetime  # a slow import, for a rare need
+
+    try:
+        moment = parsedate_to_datetime(value[:_MAX_HEADER])
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _one_wait(text: str, now: datetime) -> float | None:
+    from email.utils import parsedate_to_datetime  # a slow import, for a rare header
+
+    try:
+        seconds = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+        seconds = sys.float_info.max if seconds == math.inf else seconds
+        if seconds is None:
+            moment = parsedate_to_datetime(text)
+            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            seconds = (moment - now).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return seconds if seconds >= 0 and math.isfinite(seconds) else None
+
+
+def read_correlation_id(response: Response) -> str | None:
+    """The correlation id of an error body: what Basiq's support asks for. None where there is none."""
+    if response.status < 400:
+        return None
+    return _short_text(_error_body(response).get("correlationId"))
+
+
+def error_from(
+    response: Response, *, method: str, path: str, now: datetime | None = None, redactor: Redactor | None = None
+) -> APIError:
+    """The error that a response stands for, whatever its body is. The class follows the status alone.
+
+    Of a body above 1 MiB nothing is read. Credentials that the ``redactor`` knows are taken out.
+    """
+    body = (redactor or Redactor()).value(_error_body(response))
+    entries = body.get("data")
+    if isinstance(entries, dict):
+        entries = [entries]
+    errors = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    first: Mapping[str, Any] = errors[0] if errors else {}
+    source = first.get("source")
+    return error_class(response.status)(
+        _explain(response),
+        status=response.status,
+        code=_short_text(first.get("code")),
+        title=_short_text(first.get("title")),
+        detail=_short_text(first.get("detail")),
+        parameter=_short_text(source.get("parameter")) if isinstance(source, dict) else None,
+        errors=errors,
+        correlation_id=_short_text(body.get("correlationId")),
+        method=method,
+        path=path,
+        retry_after=parse_retry_after(response.headers.get("retry-after"), now or datetime.now(UTC)),
+        attempts=response.attempts,
+    )
+
+
+def _error_body(response: Response) -> Mapping[str, Any]:
+    if len(response.body) > _MAX_ERROR_BODY:
+        return {}
+    try:
+        try:
+            body = json.loads(response.body)
+        except UnicodeDecodeError:  # a text cut within a character must not cost the correlation id
+            body = json.loads(response.body.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _explain(response: Response) -> str:
+    if 300 <= response.status < 400:
+        return "a redirect, which is not followed: it could carry the token away; check base_url"
+    if response.status < 200:
+        return "not a status that a response can have"
+    return ""
+
+
+def _short_text(value: object) -> str | None:
+    if not isinstance(value, str) or not value:
+        return None
+    printable = "".join(char if char.isprintable() else " " for char in value[: _MAX_TEXT + 1])
+    return printable if len(value) <= _MAX_TEXT else printable[:_MAX_TEXT] + "…"

@@ -1,0 +1,188 @@
+"""Work that is seen through: it ends once, whatever cancels the task that waits for it, and costs no processor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+
+import anyio
+import pytest
+
+from basiq_async._concurrency.tasks import run_cancel_once, run_to_completion, wait_uncancelled
+from tests.support import virtual
+
+Waiting = Callable[[Callable[[], Coroutine[object, object, None]]], Awaitable[None]]
+
+
+async def _by_timeout(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await run_to_completion(work)
+
+
+async def _by_wait_for(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(run_to_completion(work), 1)
+
+
+async def _by_task_group(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise ValueError
+
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_to_completion(work))
+            group.create_task(fail())
+
+
+async def _again_and_again(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    task = asyncio.create_task(run_to_completion(work))
+    while not task.done():
+        await asyncio.sleep(0.1)
+        task.cancel()
+    assert task.cancelled()
+
+
+async def _by_scope(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    with anyio.move_on_after(1) as scope:
+        await run_to_completion(work)
+    assert scope.cancelled_caught
+
+
+async def _by_anyio_group(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_to_completion, work)
+        await asyncio.sleep(1)
+        group.cancel_scope.cancel()
+
+
+WAYS = [_by_timeout, _by_wait_for, _by_task_group, _again_and_again, _by_scope, _by_anyio_group]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_work_is_seen_through_once_whatever_cancels_the_one_who_waits(way: Waiting) -> None:
+    ended: list[float] = []
+
+    async def work() -> None:
+        await asyncio.sleep(5)
+        ended.append(virtual.now())
+
+    async def main() -> None:
+        began = virtual.now()
+        await way(work)
+        assert ended == [began + 5]
+
+    virtual.run(main())
+
+
+async def test_a_scope_of_anyio_does_not_keep_the_processor_busy_meanwhile() -> None:
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 0.04
+        before = time.thread_time()
+        await asyncio.sleep(until - loop.time())
+        turns = int((time.thread_time() - before) * 1e6)
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await run_to_completion(work)
+    assert turns < 20_000  # half of the waiting, in microseconds
+
+
+def test_a_loop_that_shuts_down_starts_the_work_again() -> None:
+    ended: list[int] = []
+    starts = 0
+
+    async def work() -> None:
+        nonlocal starts
+        starts += 1
+        await asyncio.sleep(0.001)
+        ended.append(starts)
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(run_to_completion(work), name="left behind")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())  # cancels what is left, as a second Ctrl-C has it do
+    assert ended == [2]
+
+
+async def test_an_error_of_the_work_is_raised_unless_the_caller_is_cancelled() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("oops")
+
+    with pytest.raises(KeyError):
+        await run_to_completion(work)
+    task = asyncio.create_task(run_to_completion(work))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_native_cancellation_is_not_swallowed_by_a_scope_of_anyio() -> None:
+    async def work() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    for first in ("scope", "native"):
+        scopes: list[anyio.CancelScope] = []
+
+        async def inside(scopes: list[anyio.CancelScope] = scopes) -> None:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await run_to_completion(work)
+            await asyncio.sleep(0)
+
+        task = asyncio.create_task(inside())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        cancels: list[Callable[[], object]] = [scopes[0].cancel, task.cancel]
+        for cancel in cancels if first == "scope" else reversed(cancels):
+            cancel()
+            for _ in range(3):
+                await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_work_that_runs_apart_sees_one_cancellation_however_many_there_are() -> None:
+    seen = 0
+    ended = False
+
+    async def work() -> None:
+        nonlocal seen, ended
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen += 1
+            for _ in range(10):
+                await asyncio.sleep(0)
+            ended = True
+            raise
+
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_soon(scope.cancel)
+        await run_cancel_once(work())
+    assert (seen, ended) == (1, True)
+
+
+async def test_waiting_out_leaves_the_future_alone() -> None:
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(wait_uncancelled(future))
+    for _ in range(4):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    future.set_result(1)
+    assert isinstance(await task, asyncio.CancelledError)
+    assert await wait_uncancelled(future) is None

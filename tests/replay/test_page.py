@@ -1,0 +1,300 @@
+"""The page of a replay: its progress, its rate, and its dead letters, to be retried and dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async.errors import ConfigurationError
+from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint, serve_page
+from basiq_async.replay._page import draw
+from basiq_async.testing import FakeBasiq
+
+ATTACK = "<img src=x onerror='window.hacked=1'>"
+
+
+class Target:
+    """Takes messages, all but every tenth, until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.seen = 0
+
+    async def __call__(self, message: Message) -> None:
+        self.seen += 1
+        if not self.mended and self.seen % 10 == 0:
+            raise ValueError(ATTACK)
+
+
+@asynccontextmanager
+async def replaying(checkpoint: Any = None, kind: type[Replay] = Replay) -> AsyncIterator[tuple[Replay, Target]]:
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(50)
+    target = Target()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        yield kind(basiq, webhook_id, target, checkpoint=checkpoint or MemoryCheckpoint(), concurrency=1), target
+
+
+def at(url: str, path: str) -> tuple[str, dict[str, str]]:
+    """Where a path below the page is, and what opens it."""
+    place, _, token = url.partition("?token=")
+    return place + path, {"X-Fake-Token": token}
+
+
+async def get(
+    session: aiohttp.ClientSession, url: str, path: str, *, expect: int = 200, headers: Any = None, **options: Any
+) -> Any:
+    place, token = at(url, path)
+    async with session.get(place, headers={**token, **(headers or {})}, **options) as response:
+        assert response.status == expect
+        return await response.json()
+
+
+async def post(session: aiohttp.ClientSession, url: str, path: str, body: Any, *, expect: int = 200) -> Any:
+    place, token = at(url, path)
+    async with session.post(place, json=body, headers=token) as response:
+        assert response.status == expect, await response.text()
+        return await response.json()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_what_could_not_be_handled_is_shown_retried_and_dropped(kind: str, tmp_path: Path) -> None:
+    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db") if kind == "sqlite" else MemoryCheckpoint()
+    async with (
+        replaying(checkpoint) as (replay, target),
+        serve_page(replay) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        assert (await get(session, url, "state"))["progress"] is None
+        assert (await get(session, url, "dead-letters"))["items"] == []
+        await replay.run()
+        state = await get(session, url, "state")
+        assert (state["running"], state["progress"]["handled"], state["progress"]["failed"]) == (False, 45, 5)
+        letters = (await get(session, url, "dead-letters"))["items"]
+        assert [letter["error"] for letter in letters] == [f"ValueError: {ATTACK}"] * 5
+        whole = await get(session, url, f"dead-letter?id={letters[0]['id']}")
+        assert whole["message"]["id"] == letters[0]["id"]
+        await post(session, url, "dead-letters/drop", {"ids": [letters[0]["id"]]})
+        target.mended = True
+        await post(session, url, "dead-letters/retry", {"ids": [letters[1]["id"]]})
+        async with asyncio.timeout(5):
+            while len((await get(session, url, "dead-letters"))["items"]) != 3:
+                await asyncio.sleep(0)
+        assert (await get(session, url, "state"))["error"] is None
+
+
+async def test_looking_at_dead_letters_does_not_get_into_the_way_of_a_run(tmp_path: Path) -> None:
+    async with (
+        replaying(SQLiteCheckpoint(tmp_path / "replay.db")) as (replay, _),
+        serve_page(replay) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        await replay.run()
+
+        async def look() -> None:
+            place, token = at(url, "dead-letters")
+            async with session.get(place, headers=token) as response:
+                assert response.status in (200, 409)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(look())
+            await replay.run()
+            for _ in range(5):
+                group.create_task(look())
+            await replay.retry_dead()
+
+
+async def test_while_it_runs_nothing_is_retried_or_dropped() -> None:
+    async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
+        replay._running = True
+        for path, body in (("dead-letters/retry", {}), ("dead-letters/drop", {"ids": ["a"]})):
+            assert (await post(session, url, path, body, expect=409))["error"]["code"] == "running"
+        replay._running = False
+        assert (await post(session, url, "dead-letters/drop", {}, expect=400))["error"]["code"] == "not-valid"
+        assert (await post(session, url, "dead-letters/drop", {"ids": "a"}, expect=400))["error"]["code"] == "not-valid"
+        assert (await post(session, url, "stop", {})) == {"stopping": False}
+        await get(session, url, "dead-letter?id=none", expect=404)
+
+
+@pytest.mark.parametrize("headers", [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}], ids=str)
+async def test_another_site_is_refused(headers: dict[str, str]) -> None:
+    async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
+        await get(session, url, "state", expect=403, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [("", "GET"), ("state", "GET"), ("dead-letters", "GET"), ("dead-letter?id=x", "GET"), ("ui/sections", "GET"),
+     ("ui/stream", "GET"), ("ui/token", "GET"), ("ui/letter?id=x", "GET"), ("dead-letters/drop", "POST"),
+     ("dead-letters/retry", "POST"), ("stop", "POST"), ("?token=wrong", "GET"), ("nothing", "GET")],
+)  # fmt: skip
+async def test_who_does_not_have_the_token_sees_and_does_nothing_on_this_machine_too(path: str, method: str) -> None:
+    async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
+        place, _ = at(url, path)
+        for headers in ({}, {"X-Fake-Page": "1"}, {"X-Fake-Token": "wrong"}, {"Cookie": "fake_token=wrong"}):
+            body = {"json": {}} if method == "POST" else {}
+            async with session.request(method, place, headers=headers, **body) as response:
+                assert response.status == 403
+                assert "error" in await response.json()
+
+
+async def test_the_address_lets_a_browser_in_and_another_page_does_not_share_its_cookie() -> None:
+    async with (
+        replaying() as (replay, _),
+        serve_page(replay) as first,
+        serve_page(replay) as second,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
+    ):
+        for url in (first, second, first):
+            async with session.get(url) as response:
+                assert (response.status, response.url.query_string) == (200, "")
+        for url in (first, second):
+            async with session.get(at(url, "state")[0]) as response:
+                assert response.status == 200
+            async with session.post(at(url, "stop")[0], json={}) as response:
+                assert response.status == 403  # a cookie alone changes nothing
+
+
+async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp_sse", None)
+    monkeypatch.delitem(sys.modules, "basiq_async._web.page", raising=False)
+    async with replaying() as (replay, _):
+        with pytest.raises(ConfigurationError, match=r"basiq-async\[ui\]"):
+            async with serve_page(replay):
+                pass
+
+
+def test_a_rate_is_drawn_from_the_first_moment_to_the_last() -> None:
+    assert draw([(0, 5)]) is None
+    plot = draw([(10, 0), (15, 50), (20, 100)])
+    assert plot is not None
+    assert plot.points == "0.0,120.0 300.0,62.0 600.0,4.0"
+    assert (plot.top, plot.seconds) == (100, 10)
+
+
+@contextmanager
+def in_a_thread(kind: type[Replay] = Replay) -> Iterator[tuple[str, Any]]:
+    """The page of a replay that was run once, in a thread of its own; and what runs it again."""
+    ready, stop = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+    made: list[Any] = []
+
+    async def main() -> None:
+        async with replaying(kind=kind) as (replay, target), serve_page(replay) as url:
+            made.extend([url, replay, target])
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    ready.wait()
+    try:
+        yield made[0], lambda: asyncio.run_coroutine_threadsafe(made[1].run(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    with in_a_thread() as (url, run):
+        context = browser.new_context()
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.goto(url)
+        page.locator("#progress", has_text="No run has begun yet").wait_for()
+        run()
+        page.locator("#progress .pill.failed", has_text="ended, messages that failed are left").wait_for()
+        assert page.locator("#progress .pill.ok").count() == 0
+        page.wait_for_function("() => document.querySelectorAll('#letter-list > li').length === 5")
+        page.locator("#letter-list .opens").first.click()
+        page.locator("[aria-label='The message']").wait_for()
+        assert ATTACK in page.inner_text("#letters")
+        assert page.evaluate("window.hacked") is None
+        results = axe.Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+        page.once("dialog", lambda dialog: dialog.dismiss())
+        page.locator("#letter-list [data-post='/dead-letters/drop']").first.click()
+        assert page.locator("#letter-list > li").count() == 5
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.locator("#letter-list [data-post='/dead-letters/drop']").first.click()
+        page.wait_for_function("() => document.querySelectorAll('#letter-list > li').length === 4")
+        page.get_by_role("button", name="Retry all").click()
+        page.locator("#no-letters").wait_for()
+        page.locator("#progress .pill.ok", has_text="ended").wait_for()
+        context.close()
+
+
+HOSTILE = [
+    "../../dead-letters", "..", ".", "/replay/state", "//attacker.example/", "a/b", "a?id=b", "a#b", "a&b=c", "%2e%2e",
+    "%", "+", " ", "a b", ATTACK, '"><script>window.hacked=1</script>', "\u202e", "\\", "javascript:alert(1)",
+]  # fmt: skip
+
+
+class WithHostileIds(Replay):
+    """A replay whose dead letters have ids that are made to lead somewhere else."""
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetter]:
+        return [
+            DeadLetter(id, ATTACK, datetime.now(UTC), {"id": id, "payload": {"eventTypeId": id}}, number)
+            for number, id in enumerate(HOSTILE, 1)
+        ]
+
+
+def test_an_id_leads_to_its_own_letter_and_to_nothing_else(browser: Any) -> None:
+    with in_a_thread(WithHostileIds) as (url, _):
+        page = browser.new_context().new_page()
+        page.set_default_timeout(10_000)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        page.wait_for_function(f"() => document.querySelectorAll('#letter-list > li').length === {len(HOSTILE)}")
+        asked.clear()
+        for number, id in enumerate(HOSTILE):
+            row = page.locator("#letter-list > li").nth(number)
+            row.locator(".opens").click()
+            row.locator("[aria-label='The message']").wait_for()
+            assert row.locator(".about code").text_content() == id
+            link = row.locator("a").evaluate("link => link.href")
+            assert link.partition("?")[0].endswith("/replay/dead-letter")
+            assert page.request.get(link).json()["id"] == id
+        assert {each.partition("?")[0].rpartition("/replay/")[2] for each in asked} <= {"ui/letter", "ui/sections"}
+        assert page.evaluate("window.hacked") is None
+        page.context.close()
+
+
+def fulfill(route: Any, **answer: Any) -> None:
+    route.fulfill(**answer)
+
+
+def test_what_is_no_fragment_is_not_inserted(browser: Any) -> None:
+    with in_a_thread(WithHostileIds) as (url, _):
+        page = browser.new_context().new_page()
+        page.goto(url)
+        opener = page.locator("#letter-list .opens").first
+        for answer in (
+            {"content_type": "application/json", "body": "<b>json</b>"},
+            {"content_type": "text/plain", "body": "<b>text</b>"},
+            {"status": 404, "content_type": "text/html", "body": "<b>an error</b>"},
+            {"status": 302, "headers": {"Location": "/replay/state"}},
+        ):
+            page.route("**/ui/letter*", functools.partial(fulfill, **answer))
+            opener.click()
+            page.wait_for_function("() => document.querySelector('#letter-list .opens').ariaExpanded === 'true'")
+            assert page.locator("#letter-list .about").first.inner_html().strip() == ""
+            opener.click()
+            page.unroute("**/ui/letter*")
+        page.context.close()

@@ -1,0 +1,210 @@
+"""What is wrong with a webhook: its status, event types, attempts, endpoint, and what a recovery would bring."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from basiq_async import ConfigurationError, Diagnosis, NotFoundError, Problem, Webhook
+from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
+from basiq_async.services.diagnosis import cool_off_left
+from tests.services.conftest import Basiq
+from tests.support.scripted import Scripted, answer, client, page
+
+NOW = datetime.now(UTC)
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def codes(found: Diagnosis) -> list[str]:
+    return [problem.code for problem in found.problems]
+
+
+def attempt(status: str, age: timedelta) -> dict[str, Any]:
+    return {"id": "a", "status": status, "timestamp": (NOW - age).isoformat()}
+
+
+def message(number: int, *attempts: dict[str, Any]) -> dict[str, Any]:
+    payload = {"eventTypeId": "user.created", "eventId": f"e{number}"}
+    return {"id": f"m{number}", "payload": payload, "attempts": list(attempts)}
+
+
+def event(number: int, kind: str = "user.created") -> dict[str, Any]:
+    entity, _, what = kind.partition(".")
+    return {"id": f"e{number}", "entity": entity, "eventType": what}
+
+
+async def diagnose(
+    *,
+    status: str = "active",
+    url: str = "http://127.0.0.1:9/x",
+    subscribed: list[str] | None = None,
+    messages: list[Any] | None = None,
+    events: list[Any] | None = None,
+    **options: Any,
+) -> Diagnosis:
+    """The diagnosis of a webhook that a script describes."""
+
+    def respond(request: Any) -> Any:
+        path = request.url.removeprefix("https://au-api.basiq.io").partition("?")[0]
+        if path.endswith("/messages"):
+            return page(messages or [])
+        if path == "/events":
+            return page(events or [])
+        if path == "/events/types":
+            return page([{"id": "user.created"}, {"id": "consent.revoked"}])
+        types = ["user.created"] if subscribed is None else subscribed
+        return answer({"id": "w", "url": url, "status": status, "subscribedEvents": types})
+
+    async with client(Scripted(respond)) as basiq:
+        return await basiq.webhooks.diagnose("w", **options)
+
+
+async def test_a_webhook_that_works_has_no_problem() -> None:
+    good = message(1, attempt("Success", timedelta(hours=1)))
+    found = await diagnose(messages=[good], events=[event(1)])
+    assert found.healthy
+    assert found.problems == ()
+    assert (found.status, found.cool_off_left, found.failed_share) == ("active", 0.0, 0.0)
+    assert found.last_success == NOW - timedelta(hours=1)
+    assert (found.endpoint, found.looked_at, found.complete) == (None, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("disabled", "disabled"), ("inactive", "disabled"), ("Disabled", "disabled")]
+)
+async def test_a_webhook_that_is_disabled_is_told_with_what_to_do(status: str, code: str) -> None:
+    found = await diagnose(status=status)
+    assert codes(found) == [code]
+    assert found.problems[0].command == ("basiq-async", "webhooks", "reactivate", "w")
+    assert found.cool_off_left is None
+
+
+async def test_a_pending_webhook_says_how_long_the_cool_off_can_take() -> None:
+    found = await diagnose(status="pending-approval")
+    assert (codes(found), found.cool_off_left) == (["pending"], 900.0)
+    assert "900 s" in found.problems[0].text
+
+
+@pytest.mark.parametrize(("age", "left"), [(0, 900), (300, 600), (2000, 0), (-50, 900)])
+def test_the_cool_off_counts_from_the_subscription_where_that_is_known(age: float, left: float) -> None:
+    webhook = Webhook("w", "https://x.example", "pending-approval")
+    assert cool_off_left(webhook, NOW - timedelta(seconds=age), NOW) == left
+
+
+async def test_event_types_are_compared_with_the_vendors_and_the_handlers() -> None:
+    receiver = WebhookReceiver(SECRET)
+
+    @receiver.on("consent.*", "user.created")
+    async def handler(delivery: Delivery) -> None: ...
+
+    with pytest.warns(UnknownEventTypeWarning):
+
+        @receiver.on("consent.revokd")
+        async def other(delivery: Delivery) -> None: ...
+
+    found = await diagnose(subscribed=["account.closed", "user.deleted"], receiver=receiver)
+    assert found.retired == ("account.closed", "user.deleted")
+    assert found.unknown == ("consent.revokd",)
+    assert found.unhandled == ("account.closed", "user.deleted")
+    assert found.unsubscribed == ("consent.*", "user.created", "consent.revokd")
+    assert codes(found) == [
+        "endpoint-unreachable",
+        "retired-event-types",
+        "unknown-event-types",
+        "unhandled-event-types",
+        "unsubscribed-event-types",
+    ]
+
+
+async def test_a_webhook_without_event_types_is_told() -> None:
+    assert codes(await diagnose(subscribed=[])) == ["no-event-types"]
+
+
+async def test_attempts_that_failed_lately_are_told_as_a_share() -> None:
+    hour, days = timedelta(hours=1), timedelta(days=3)
+    found = await diagnose(
+        messages=[
+            message(1, attempt("Failed", hour), attempt("Success", hour)),
+            message(2, attempt("Failed", hour)),
+            message(3, attempt("Failed", days), attempt("Failed", days)),
+            message(4),
+        ]
+    )
+    assert found.failed_share == pytest.approx(2 / 3)
+    assert found.undelivered == 2
+    assert codes(found) == ["failing", "undelivered"]
+    assert "67%" in found.problems[0].text
+
+
+async def test_events_that_never_became_messages_are_counted() -> None:
+    found = await diagnose(messages=[message(1)], events=[event(1), event(2), event(3, "consent.revoked")])
+    assert found.never_sent == 1
+    assert found.problems[0].command[:3] == ("basiq-async", "recover", "w")
+
+
+async def test_what_cannot_be_read_is_counted_and_does_not_end_it() -> None:
+    found = await diagnose(messages=[{"id": 1.5}, message(1)], events=[5])
+    assert (found.unreadable, found.looked_at, codes(found)) == (2, 1, ["unreadable"])
+
+
+@asynccontextmanager
+async def endpoint(handler: Any) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/basiq", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
+    await runner.cleanup()
+
+
+async def test_the_endpoint_is_asked_with_a_signed_test() -> None:
+    receiver = WebhookReceiver(SECRET)
+
+    @receiver.on("user.created")
+    async def handler(delivery: Delivery) -> None:
+        raise AssertionError("a test is no event of Basiq's")
+
+    async with endpoint(receiver.aiohttp_handler) as url:
+        found = await diagnose(url=url, receiver=receiver)
+        assert found.endpoint is not None
+        assert (found.endpoint.ok, found.healthy) == (True, True)
+        assert (await diagnose(url=url, secret=SECRET)).endpoint == found.endpoint
+        wrong = await diagnose(url=url, secret="whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA==")
+        assert (wrong.endpoint is not None and wrong.endpoint.status) == 401
+        assert codes(wrong) == ["endpoint-refuses"]
+        assert "secret" in wrong.problems[0].text
+
+
+async def test_an_endpoint_that_redirects_is_not_followed() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "http://127.0.0.1:9/"})
+
+    async with endpoint(handler) as url:
+        found = await diagnose(url=url, secret=SECRET)
+        assert (found.endpoint is not None and found.endpoint.status) == 302
+
+
+async def test_bad_arguments_are_refused_without_a_request() -> None:
+    for options in ({"receiver": object()}, {"secret": "whsec_not base64!"}, {"max_items": -1}):
+        with pytest.raises(ConfigurationError):
+            await diagnose(**options)
+
+
+async def test_a_webhook_of_the_fake_is_diagnosed(basiq: Basiq) -> None:
+    made = await basiq.client.webhooks.create(url="https://example.com/x", subscribed_events=["user.created"])
+    found = await basiq.client.webhooks.diagnose(made.id)
+    assert codes(found) == ["pending"]
+    await basiq.fake.advance(minutes=20)
+    assert (await basiq.client.webhooks.diagnose(made.id)).healthy
+    with pytest.raises(NotFoundError):
+        await basiq.client.webhooks.diagnose("3f0c9d1e-8f4b-4c1d-9a55-0d6b0f6f7a10")
+
+
+def test_a_problem_is_its_text() -> None:
+    assert f"{Problem('pending', 'it waits')}" == "it waits"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from basiq_async._storage.private_files import check_private, create_private, open_private
+
+APPEND = os.O_RDWR | os.O_CREAT
+
+
+def test_a_new_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        assert create_private(str(tmp_path / "made"))
+        os.close(open_private(str(tmp_path / "opened"), APPEND))
+    finally:
+        os.umask(umask)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+
+
+def test_what_is_there_already_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("kept")
+    assert not create_private(str(path))
+    assert path.read_text() == "kept"
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    assert not create_private(str(link))
+    with pytest.raises(PermissionError, match="symbolic link"):
+        open_private(str(link), APPEND)
+    assert "symbolic link" in (check_private(str(link)) or "")
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
+def test_a_file_that_others_can_open_is_not_private(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    with pytest.raises(PermissionError, match=rf"mode {mode:04o}\): chmod 600"):
+        open_private(str(path), APPEND)
+    assert check_private(str(path), mode=False) is None
+
+
+def test_a_file_of_another_user_is_not_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "file")
+    assert create_private(path)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to another user" in (check_private(path) or "")
+
+
+def test_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
+    assert "not a regular file" in (check_private(str(tmp_path)) or "")
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in (check_private(str(tmp_path / "pipe")) or "")
+
+
+def test_where_there_are_no_owners_and_modes_only_the_kind_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(0o666)
+    monkeypatch.delattr(os, "geteuid")
+    assert check_private(str(path)) is None

@@ -1,0 +1,435 @@
+"""From bytes to models: tolerant of what the reference contradicts itself in, strict about ids."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
+from basiq_async._wire.codec import Codec, Loads, Unreadable, _strict_loads, default_loads
+from basiq_async._wire.lenient import BrokenItem
+
+CODEC = Codec()
+WHEN = datetime(2024, 4, 17, 23, 57, 17, tzinfo=UTC)
+
+
+def read(model: type[Any], value: Any) -> Any:
+    return CODEC.read(model, json.dumps(value).encode())
+
+
+def where(model: type[Any], value: Any) -> str:
+    with pytest.raises(ResponseDecodeError) as caught:
+        read(model, value)
+    return caught.value.location
+
+
+MESSAGE = {
+    "id": "m-1",
+    "payload": {
+        "eventTypeId": "user.created",
+        "eventId": "e-1",
+        "links": {"event": "https://au-api.basiq.io/events/e-1", "eventEntity": "https://au-api.basiq.io/users/u-1"},
+    },
+    "attempts": [
+        {
+            "id": "a-1",
+            "url": "https://example.com/hook",
+            "response": "OK",
+            "responseStatusCode": 200,
+            "timestamp": "2024-04-17T23:57:17Z",
+            "status": "Success",
+        },
+        {"id": "a-2", "responseStatusCode": "500", "timestamp": "2024-04-17T23:57:17Z", "status": "Failed"},
+    ],
+    "links": {"self": "https://au-api.basiq.io/notifications/webhooks/w-1/messages/m-1", "webhook": "https://x/w-1"},
+    "somethingNew": {"kept": True},
+}
+
+
+def test_a_message_in_the_form_of_the_examples() -> None:
+    message = read(Message, MESSAGE)
+    assert (message.id, message.event_type_id, message.event_id) == ("m-1", "user.created", "e-1")
+    assert message.webhook_id == "w-1"
+    assert message.payload["links"]["event"] == "https://au-api.basiq.io/events/e-1"
+    assert message.links["webhook"] == "https://x/w-1"
+    assert message.attempts == (
+        DeliveryAttempt("a-1", "https://example.com/hook", "OK", 200, WHEN, "Success"),
+        DeliveryAttempt("a-2", None, None, 500, WHEN, "Failed"),
+    )
+    assert message.delivered
+    assert message.raw["somethingNew"] == {"kept": True}
+
+
+def test_a_message_in_the_form_of_the_schema() -> None:
+    message = read(
+        Message,
+        {"id": "m", "webhookId": "w", "eventTypeId": "t", "eventId": 5, "attempts": ["one", "two"], "links": []},
+    )
+    assert (message.event_type_id, message.event_id, message.webhook_id) == ("t", "5", "w")
+    assert [attempt.id for attempt in message.attempts] == ["one", "two"]
+    assert not message.delivered
+
+
+def test_a_message_with_nothing_but_its_id() -> None:
+    message = read(Message, {"id": "m"})
+    assert (message.event_type_id, message.event_id, message.webhook_id) == (None, None, None)
+    assert (message.payload, message.attempts, message.links, message.delivered) == ({}, (), {}, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({}, "$.id"),
+        ({"id": None}, "$.id"),
+        ({"id": ""}, "$.id"),
+        ({"id": True}, "$.id"),
+        ({"id": ["m"]}, "$.id"),
+        ({"id": "m", "payload": "text"}, "$.payload"),
+        ({"id": "m", "payload": []}, "$.payload"),
+        ({"id": "m", "attempts": {}}, "$.attempts"),
+        ({"id": "m", "attempts": [{}, {"timestamp": "yesterday"}]}, "$.attempts[1].timestamp"),
+        ({"id": "m", "attempts": [{"timestamp": True}]}, "$.attempts[0].timestamp"),
+        ("m", "$"),
+        (None, "$"),
+    ],
+)
+def test_a_message_that_cannot_be_read_says_where(value: Any, place: str) -> None:
+    assert where(Message, value) == place
+
+
+@pytest.mark.parametrize(
+    ("value", "when"),
+    [
+        ("2024-04-17T23:57:17Z", WHEN),
+        ("2024-04-17T23:57:17.000000000Z", WHEN),
+        ("2024-04-18T09:57:17+10:00", WHEN),
+        ("2024-04-17T23:57:17", WHEN),
+        ("2024-04-17 23:57:17", WHEN),
+        ("2024-04-17t23:57:17z", WHEN),
+        ("2024-04-17", datetime(2024, 4, 17, tzinfo=UTC)),
+        ("Wed, 17 Apr 2024 23:57:17 GMT", WHEN),
+        (1713398237, WHEN),
+        (1713398237.0, WHEN),
+        (1713398237000, WHEN),
+        ("1713398237", WHEN),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_dates_are_read_in_every_plausible_form_and_are_aware(value: Any, when: datetime | None) -> None:
+    message = read(Message, {"id": "m", "attempts": [{"timestamp": value}]})
+    assert message.attempts[0].timestamp == when
+    assert read(Event, {"id": "e", "createdDate": value}).created == when
+
+
+@pytest.mark.parametrize(
+    "value", ["x", "2024-13-01", "99999999999999999999", "nan", 1e300, [], {}, True, "٣"], ids=repr
+)
+def test_a_date_that_is_none_is_an_error(value: Any) -> None:
+    assert where(Event, {"id": "e", "createdDate": value}) == "$.createdDate"
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (200, 200),
+        ("500", 500),
+        (200.0, 200),
+        (" 404 ", 404),
+        (None, None),
+        ("x", None),
+        (True, None),
+        ("9" * 5000, None),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_status_codes_come_as_numbers_or_text(value: Any, code: int | None) -> None:
+    assert read(Message, {"id": "m", "attempts": [{"responseStatusCode": value}]}).attempts[0].status_code == code
+
+
+@pytest.mark.parametrize(
+    ("attempt", "succeeded"),
+    [
+        ({"status": "Success"}, True),
+        ({"status": "success", "responseStatusCode": 500}, True),
+        ({"status": "Failed", "responseStatusCode": 200}, False),
+        ({"responseStatusCode": "204"}, True),
+        ({"responseStatusCode": 302}, False),
+        ({"status": "Unheard-of"}, False),
+        ({}, False),
+    ],
+)
+def test_whether_an_attempt_succeeded(attempt: dict[str, Any], succeeded: bool) -> None:
+    assert read(Message, {"id": "m", "attempts": [attempt]}).delivered is succeeded
+
+
+def test_a_webhook_and_its_secret() -> None:
+    value = {
+        "id": "w",
+        "type": "Webhook",
+        "url": "https://example.com",
+        "status": "active",
+        "secret": "whsec_c2VjcmV0",
+        "subscribedEvents": ["user.created", "user.deleted"],
+        "name": "n",
+        "description": None,
+        "links": {"self": "s"},
+        "new": 1,
+    }
+    webhook = read(Webhook, value)
+    assert webhook.secret == Secret("whsec_c2VjcmV0")
+    assert webhook.secret.reveal() == "whsec_c2VjcmV0"
+    assert webhook.subscribed_events == ("user.created", "user.deleted")
+    assert (webhook.name, webhook.description, webhook.status) == ("n", None, "active")
+    assert webhook.raw["new"] == 1
+    shown = repr(webhook) + str(webhook) + repr(webhook.raw) + f"{webhook.secret} {webhook.secret:>20}"
+    shown += json.dumps(webhook.raw, default=str) + repr(attrs.asdict(webhook))
+    assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("user.created", ("user.created",)), ("", ()), (None, ()), ([], ()), (["a"], ("a",))], ids=repr
+)
+def test_subscribed_events_come_as_a_list_or_one_text(value: Any, found: tuple[str, ...]) -> None:
+    assert read(Webhook, {"id": "w", "url": "u", "subscribedEvents": value}).subscribed_events == found
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"url": "u"}, "$.id"),
+        ({"id": None, "url": "u"}, "$.id"),
+        ({"id": "w"}, "$.url"),
+        ({"id": "w", "url": ""}, "$.url"),
+        ({"id": "w", "url": 5}, "$.url"),
+        ({"id": "w", "url": "u", "subscribedEvents": [1]}, "$.subscribedEvents"),
+        ({"id": "w", "url": "u", "subscribedEvents": {}}, "$.subscribedEvents"),
+        ({"id": "w", "url": "u", "secret": ["top-secret"]}, "$.secret"),
+        ([], "$"),
+    ],
+)
+def test_a_webhook_that_cannot_be_read_says_where_and_shows_nothing(value: Any, place: str) -> None:
+    with pytest.raises(ResponseDecodeError) as caught:
+        read(Webhook, value)
+    assert caught.value.location == place
+    assert "top-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"entity": "consent", "eventType": "revoked"}, ("consent.revoked", "consent", "revoked")),
+        ({"eventTypeId": "consent.revoked"}, ("consent.revoked", "consent", "revoked")),
+        ({"entity": "consent", "eventType": "consent.revoked"}, ("consent.revoked", "consent", "consent.revoked")),
+        ({"eventType": "consent.revoked"}, ("consent.revoked", "consent", "consent.revoked")),
+        ({"entity": "consent"}, ("", "consent", None)),
+        ({"type": "event"}, ("", None, None)),
+    ],
+)
+def test_the_type_of_an_event_is_the_dotted_form(value: dict[str, Any], found: tuple[str, Any, Any]) -> None:
+    event = read(Event, {"id": "e", **value})
+    assert (event.type, event.entity, event.event_type) == found
+    assert event.raw == {"id": "e", **value}
+
+
+@pytest.mark.parametrize("data", [{"a": 1}, [{"a": 1}], None, "text"], ids=repr)
+def test_an_event_keeps_its_data_as_it_came(data: Any) -> None:
+    event = read(
+        Event,
+        {"id": 61723, "userId": "u", "dataRef": "https://x", "data": data, "links": [{"self": "a"}, {"more": "b"}, 5]},
+    )
+    assert (event.id, event.user_id, event.data_ref, event.data) == ("61723", "u", "https://x", data)
+    assert event.links == {"self": "a", "more": "b"}
+
+
+def test_an_event_type() -> None:
+    kind = read(EventType, {"id": "user.created", "description": "when", "links": {"self": "s", "odd": 5}})
+    assert (kind.id, kind.description, kind.links) == ("user.created", "when", {"self": "s"})
+    assert where(EventType, {"description": "x"}) == "$.id"
+
+
+def test_a_text_of_another_type_is_given_as_its_json() -> None:
+    kind = read(EventType, {"id": "t", "description": {"en": "when", "n": [1, None]}})
+    assert kind.description == '{"en":"when","n":[1,null]}'
+
+
+@pytest.mark.parametrize("model", [DeliveryAttempt, Event, EventType, Message, Webhook])
+def test_models_are_frozen_and_slotted(model: type[Any]) -> None:
+    value = DeliveryAttempt("a") if model is DeliveryAttempt else read(model, {"id": "x", "url": "u"})
+    assert not hasattr(value, "__dict__")
+    for name in ("id", "links", "raw", "attempts"):
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
+    assert isinstance(hash(value), int)
+    assert copy.deepcopy(value) == value == pickle.loads(pickle.dumps(value))
+    assert repr(value).startswith(model.__name__ + "(")
+
+
+def test_a_secret_compares_without_showing() -> None:
+    secret = Secret("whsec_x")
+    assert secret == Secret("whsec_x")
+    assert hash(secret) == hash(Secret("whsec_x"))
+    assert secret != Secret("whsec_y")
+    assert secret != "whsec_x"
+    assert Secret("é\ud800") == Secret("é\ud800")
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  ",
+        b"{",
+        b"\xff",
+        b'{"a": NaN}',
+        b"[Infinity]",
+        b"[-Infinity]",
+        b"<html></html>",
+        b"[" * 100_000,
+        b"9" * 5000 + b"x",
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_body_that_is_not_json_is_a_decode_error(loads: Loads, body: bytes) -> None:
+    with pytest.raises(ResponseDecodeError, match=r"^\$: the response's body is") as caught:
+        Codec(loads=loads).json(body)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+def test_a_byte_order_mark_is_skipped(loads: Loads) -> None:
+    assert Codec(loads=loads).json(b'\xef\xbb\xbf{"a": "\xc3\xa9"}') == {"a": "é"}
+
+
+def test_without_orjson_the_standard_library_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "orjson", None)
+    assert default_loads() is _strict_loads
+
+
+@pytest.mark.parametrize(
+    ("answer", "items"),
+    [
+        ({"data": [1, 2]}, [1, 2]),
+        ({"data": {"id": "x"}}, [{"id": "x"}]),
+        ({"data": None}, []),
+        ({"type": "list"}, []),
+        ({"type": "List"}, []),
+    ],
+    ids=repr,
+)
+def test_the_items_of_a_list_come_in_several_forms(answer: Any, items: list[Any]) -> None:
+    assert CODEC.page(json.dumps(answer).encode()).items == items
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [([], "$"), ("x", "$"), ({}, "$.data"), ({"data": "x"}, "$.data"), ({"data": 5}, "$.data")],
+    ids=repr,
+)
+def test_what_is_no_list_is_a_decode_error(answer: Any, place: str) -> None:
+    with pytest.raises(ResponseDecodeError) as caught:
+        CODEC.page(json.dumps(answer).encode())
+    assert caught.value.location == place
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "a character that is cut": (b'"\xe2\x98"', "not UTF-8"),
+    "a half in UTF-8": (b'"\xed\xa0\x80"', "not UTF-8"),
+    "a control character": (b'"a\nb"', "a control character in a text"),
+    "NaN": (b"NaN", "NaN is not a number of JSON"),
+    "minus Infinity": (b"[-Infinity]", "-Infinity is not a number of JSON"),
+    "1e999": (b"1e999", "a number too large"),
+    "5,000 digits": (b"5" * 5000, "a number too large"),
+    "deep lists": (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+    "very deep objects": (b'{"a":' * 200_000 + b'"]["' + b"}" * 200_000, "nested too deeply"),
+    "a deep mixture": (
+        b'[ {"\\"a[" :[ true,-1.5e3 ,{"b": ' * 400 + b"{}" + b'} ] , "c" : null }, {}]' * 400,
+        "nested too deeply",
+    ),
+}
+
+
+def list_of(*items: bytes, data: str = '"data"') -> bytes:
+    listed = b" ,\n".join(items)
+    return b'\xef\xbb\xbf { "type":"list", %b : [ %b ], "links":{"next":"/n"} } ' % (data.encode(), listed)
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+@pytest.mark.parametrize(("fault", "why"), BROKEN.values(), ids=BROKEN)
+def test_an_item_that_is_not_json_is_the_only_one_of_its_page(fault: bytes, why: str, loads: Loads) -> None:
+    codec = Codec(loads=loads)
+    good = [b'{"id":"m0"}', b'{"id":"m1","text":"\xc3\xa9 \\ud83d\\ude00"}', b'{"id":"m3"}']
+    found = codec.page(list_of(good[0], good[1], b'{"id":"m2","text":%b}' % fault, good[2]))
+    broken = found.items.pop(2)
+    assert isinstance(broken, BrokenItem)
+    assert (broken.fault, broken.id) == (why, None if "deep" in why else "m2")
+    assert len(broken.text.encode()) < 200_000
+    assert broken.text not in repr(broken)
+    assert (found.items, found.next_link) == ([json.loads(one) for one in good], "/n")
+    for model in (Message, Event):
+        with pytest.raises(Unreadable, match="not JSON"):
+            codec.reader(model).hook(broken, model)
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+def test_half_a_surrogate_pair_is_escaped_in_its_item(loads: Loads) -> None:
+    cut = b'{"id":"m","attempts":[{"response":"Thanks \\uD83D"}],"\\udc00":["\\ude00\\ud83d\\ude00",1,null]}'
+    found = Codec(loads=loads).page(list_of(b'{"id":"a"}', cut, b'{"id":"\\ud800"}', data='"d\\u0061ta"'))
+    assert found.items[:2] == [
+        {"id": "a"},
+        {"id": "m", "attempts": [{"response": "Thanks \\ud83d"}], "\\udc00": ["\\ude00\U0001f600", 1, None]},
+    ]
+    assert isinstance(found.items[2], BrokenItem)  # two ids could become one
+
+
+@pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        list_of(b'{"id":"a"}', b'{"id":"b"'),
+        list_of(b'{"id":"a","x":"said "hi""}', b'{"id":"b"}', b'{"id":"c","x":"said "hi"}'),
+        list_of(b'{"id":"a","x":"odd"","id":"b"}', b'{"id":"b"}', b'{"id":"c","x":"odd""}'),
+        list_of(b"NaN")[:-3],
+        list_of(b"NaN") + b"x",
+        list_of(b"NaN,"),
+        list_of(b"[" * 5000 + b"}" * 5000),
+        list_of(b"[" * 5000 + b"1 2" + b"]" * 5000),
+        list_of(b"[" * 5000 + b'{"a" "b"}' + b"]" * 5000),
+        list_of(b"[" * 5000 + b'{"a":1,}' + b"]" * 5000),
+        list_of(b"[" * 5000 + b"[,1]" + b"]" * 5000),
+        list_of(b"[" * 5000),
+        b'{"data":[NaN],"links":NaN}',
+        b'{5:[NaN],"data":[NaN]}',
+        b'{"data":[NaN] "links":{}}',
+        b'{"data" [NaN]}',
+        b"[NaN]",
+    ],
+)
+def test_where_an_item_ends_is_never_guessed(body: bytes, loads: Loads) -> None:
+    with pytest.raises(ResponseDecodeError, match="not JSON"):
+        Codec(loads=loads).page(body)
+
+
+def test_many_items_that_are_nested_too_deeply_are_not_all_walked_through() -> None:
+    """Finding the end of such an item is a loop of our own: a page of nothing else would stop the program."""
+    with pytest.raises(ResponseDecodeError, match="not JSON"):
+        Codec().page(list_of(*[b"[" * 100_000 + b"]" * 100_000] * 8))
+
+
+def test_a_good_page_is_decoded_once_and_nothing_else_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: bytes) -> Any:
+        raise AssertionError("a good page was read again")
+
+    monkeypatch.setattr("basiq_async._wire.codec.mend_list", fail)
+    assert len(Codec().page(list_of(b'{"id":"\\ud83d\\ude00"}')).items) == 1
+
+
+def test_each_codec_has_a_converter_of_its_own() -> None:
+    assert Codec().converter is not Codec().converter
