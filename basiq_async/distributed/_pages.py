@@ -13,8 +13,7 @@ from ..client import BasiqClient
 from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError
 from ..models import Message
 from ..replay import DeadLetter
-from ..replay._events import message_of, open_events
-from ..replay._sources import UnreadableMessage, placeholder_for
+from ..replay.engine import UnreadableMessage, message_of, open_events, placeholder_for
 from .record import Chain, Source
 
 T = TypeVar("T")

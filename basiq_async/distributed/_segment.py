@@ -13,12 +13,19 @@ from ..errors import CheckpointError
 from ..models import Message
 from ..receiver import WebhookReceiver
 from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
-from ..replay._engine import Engine
-from ..replay._ledger import DeadLedger, Ending, Ledger
-from ..replay._ledger import Segment as LedgerSegment
-from ..replay._sources import FixedMessages, UnreadableMessage
-from ..replay._where import SUBMITTED, as_where, everything
-from ..replay.targets._adapters import as_target
+from ..replay.engine import (
+    SUBMITTED,
+    DeadLedger,
+    Ending,
+    Engine,
+    FixedMessages,
+    Ledger,
+    UnreadableMessage,
+    as_target,
+    as_where,
+    everything,
+)
+from ..replay.engine import Segment as LedgerSegment
 from ._lease import Lease, clock
 from ._pace import Share
 from ._pages import Known, Page, as_message, read_page

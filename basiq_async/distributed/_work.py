@@ -10,10 +10,7 @@ from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Inbox, WebhookReceiver
 from ..replay import Target, Where
-from ..replay._engine import OnError, Settings
-from ..replay._where import Predicate, as_where
-from ..replay.targets._adapters import as_target
-from ..replay.targets._base import Handler, SessionHandler
+from ..replay.engine import Handler, OnError, Predicate, SessionHandler, Settings, as_target, as_where
 
 
 class Work:

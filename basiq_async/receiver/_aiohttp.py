@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
 
 from ._aiohttp_internals import ClosingResponse, NoContent, keep_body, take_body
-from ._outcome import Outcome
-
-if TYPE_CHECKING:
-    from ._receiver import WebhookReceiver
-
+from ._outcome import Outcome, Receives
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -22,7 +17,7 @@ logger = logging.getLogger("basiq_async.receiver")
 class AiohttpAdapter:
     """Hands requests of ``aiohttp.web`` to a receiver."""
 
-    def __init__(self, receiver: WebhookReceiver) -> None:
+    def __init__(self, receiver: Receives) -> None:
         self._receiver = receiver
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

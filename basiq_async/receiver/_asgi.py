@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigurationError
-from ._outcome import Outcome
-
-if TYPE_CHECKING:
-    from ._receiver import WebhookReceiver
-
+from ._outcome import Outcome, Receives
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -25,7 +21,7 @@ class ASGIApp:
     object, not a function, so that a route of Starlette takes it for an app.
     """
 
-    def __init__(self, receiver: WebhookReceiver) -> None:
+    def __init__(self, receiver: Receives) -> None:
         self._receiver = receiver
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import attrs
 
 from .._inbox.keys import inbox_key
+from .._wire.payloads import delivered_payload, encode_payload
 from ..models import Event, Message, read_links, read_text
 
 try:
@@ -19,9 +20,6 @@ except ImportError:
     _quick_loads: Callable[[bytes], Any] = json.loads
 else:
     _quick_loads = _orjson_loads
-
-
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class _Events(Protocol):
@@ -77,40 +75,16 @@ class Delivery:
         ``body`` is what ``payload_bytes`` makes: the very bytes that were sent are not in the history.
         """
         first = message.first_attempt
-        payload = _payload(message)
+        payload = delivered_payload(message)
         return cls(
             id=message.id,
             event_type_id=message.event_type_id or "",
             event_id=message.event_id or "",
             links=read_links(payload.get("links")),
-            body=_encode_payload(payload),
+            body=encode_payload(payload),
             raw=payload,
             timestamp=(first and first.timestamp) or timestamp or datetime.now(UTC),
         )
-
-
-def payload_bytes(message: Message) -> bytes:
-    """The body that Basiq posts for a message: its payload as compact JSON.
-
-    An event type or event id that the message has beside its payload is part of it.
-    """
-    return _encode_payload(_payload(message))
-
-
-def _payload(message: Message) -> Mapping[str, Any]:
-    payload = message.payload
-    if payload.get("eventTypeId") and payload.get("eventId"):  # as nearly always
-        return payload
-    ids = {"eventTypeId": message.event_type_id, "eventId": message.event_id}
-    missing = {name: value for name, value in ids.items() if value is not None and not payload.get(name)}
-    return {**payload, **missing} if missing else payload
-
-
-def _encode_payload(payload: Mapping[str, Any]) -> bytes:
-    try:
-        return _encode(payload).encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, and is JSON all the same
-        return json.dumps(payload, separators=(",", ":")).encode()
 
 
 class UnreadableBodyError(ValueError):

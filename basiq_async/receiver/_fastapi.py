@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from ._outcome import Outcome
-
-if TYPE_CHECKING:
-    from ._receiver import WebhookReceiver
-
+from ._outcome import Outcome, Receives
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Handled before"},
@@ -50,7 +46,7 @@ _OPENAPI: dict[str, Any] = {
 }
 
 
-def make_router(receiver: WebhookReceiver, path: str, tags: list[str] | None) -> APIRouter:
+def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRouter:
     """A router with one route, which closes the receiver when the application shuts down."""
 
     @asynccontextmanager

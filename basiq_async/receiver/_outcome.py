@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol
 
 import attrs
 
+from .._signing.headers import Headers
 from ..errors import APIError
 from ._delivery import Delivery
 
@@ -155,3 +157,30 @@ def correlation_id(error: BaseException | None) -> str | None:
             break
         error = error.__cause__ or error.__context__
     return error.correlation_id if isinstance(error, APIError) else None
+
+
+class Receives(Protocol):
+    """What an adapter to a web framework calls: a ``WebhookReceiver``."""
+
+    async def handle(self, headers: Headers, body: bytes) -> Outcome:
+        """Handle one request whose body is there."""
+        ...
+
+    async def handle_stream(
+        self,
+        headers: Headers,
+        chunks: AsyncGenerator[bytes],
+        *,
+        content_length: int | None = None,
+        content_encoding: str | None = None,
+    ) -> Outcome:
+        """Handle one request whose body is still to be read."""
+        ...
+
+    async def aclose(self) -> None:
+        """Take no more, and finish what was begun."""
+        ...
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...

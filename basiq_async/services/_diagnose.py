@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from .._arguments import check_whole
+from .._inbox.protocol import Inbox
+from .._inbox.scope import Scope
+from .._signing.signature import SigningKeys
 from .._wire.order import SLACK, OrderDetector, item_time, read_newest
 from .._wire.urls import absolute_url
 from ..errors import BasiqError, ConfigurationError
@@ -17,10 +19,7 @@ from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import Api
-from .diagnosis import LATELY, Attempts, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
-
-if TYPE_CHECKING:
-    from ..receiver import Inbox, WebhookReceiver
+from .diagnosis import LATELY, Attempts, DiagnosedReceiver, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
 
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
@@ -36,7 +35,7 @@ async def diagnose(
     api: Api,
     webhook_id: str,
     *,
-    receiver: WebhookReceiver | None,
+    receiver: DiagnosedReceiver | None,
     secret: str | Secret | Sequence[str | Secret] | None,
     inbox: Inbox | None,
     recovered: Recovered | None,
@@ -183,8 +182,6 @@ class _Handled:
     """What an inbox has handled of a webhook. Nothing is written."""
 
     def __init__(self, inbox: Inbox, webhook_id: str) -> None:
-        from .._inbox.scope import Scope
-
         self._inbox = inbox
         self._scope = Scope(inbox, webhook_id)
 
@@ -219,24 +216,24 @@ def _subscribed_at(webhook: Webhook) -> datetime | None:
 class _Signer:
     """Posts a signed test to an endpoint."""
 
-    def __init__(self, receiver: WebhookReceiver | None, secret: str | Secret | Sequence[str | Secret] | None) -> None:
-        self._receiver = receiver
-        if receiver is None and secret is None:
-            return
-        from ..receiver import WebhookReceiver
-
-        if receiver is not None and not isinstance(receiver, WebhookReceiver):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError("receiver must be a WebhookReceiver, or None")
+    def __init__(
+        self, receiver: DiagnosedReceiver | None, secret: str | Secret | Sequence[str | Secret] | None
+    ) -> None:
+        self._sign: Callable[[str, datetime, bytes], Mapping[str, str]] | None = None
+        if receiver is not None:
+            if not isinstance(receiver, DiagnosedReceiver):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError("receiver must be a WebhookReceiver, or None")
+            self._sign = receiver.sign
         if secret is not None:
-            # A receiver without handlers holds the keys, and does not show them.
-            try:
-                self._receiver = WebhookReceiver(secret)
-            finally:
-                del secret  # error reporters show local variables
+            keys = SigningKeys.read(secret)
+            del secret  # error reporters show local variables
+            if isinstance(keys, ConfigurationError):
+                raise keys
+            self._sign = keys.headers
 
     @property
     def can_sign(self) -> bool:
-        return self._receiver is not None
+        return self._sign is not None
 
     async def test(self, url: str, now: datetime) -> EndpointCheck:
         """Post one test delivery. Redirects are not followed; one attempt, as Basiq's own first."""
@@ -256,7 +253,7 @@ class _Signer:
         return EndpointCheck(response.status)
 
     def _sign_test(self, now: datetime) -> tuple[Mapping[str, str], bytes]:
-        assert self._receiver is not None  # noqa: S101  # can_sign was asked
+        assert self._sign is not None  # noqa: S101  # can_sign was asked
         body = json.dumps({"eventTypeId": _TEST_TYPE, "eventId": str(uuid.uuid4())}).encode()
-        headers = self._receiver.sign(f"test_{uuid.uuid4().hex}", now, body)
+        headers = self._sign(f"test_{uuid.uuid4().hex}", now, body)
         return {**headers, "content-type": "application/json"}, body

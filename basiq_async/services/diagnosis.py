@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
+from .._inbox.protocol import Inbox
 from .._redaction.shell import PROGRAM
 from ..models import EventTypeId, Message, Webhook
 
@@ -45,6 +46,29 @@ ProblemCode = Literal[
     "out-of-reach",
     "unread",
 ]
+
+
+@runtime_checkable
+class DiagnosedReceiver(Protocol):
+    """What a diagnosis asks of a ``WebhookReceiver``."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """What has been handled."""
+        ...
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The event types that handlers are registered for."""
+        ...
+
+    def handles(self, event_type_id: str) -> bool:
+        """Whether a handler takes an event type."""
+        ...
+
+    def sign(self, message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:
+        """Return the headers of a delivery that is signed with the receiver's secrets."""
+        ...
 
 
 @attrs.frozen

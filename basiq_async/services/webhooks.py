@@ -18,8 +18,8 @@ from .api import Api, Endpoint
 from .diagnosis import is_inactive
 
 if TYPE_CHECKING:
-    from ..receiver import Inbox, WebhookReceiver
-    from .diagnosis import Diagnosis, Recovered
+    from .._inbox.protocol import Inbox
+    from .diagnosis import DiagnosedReceiver, Diagnosis, Recovered
 
 logger = logging.getLogger("basiq_async.webhooks")
 
@@ -174,7 +174,7 @@ class Webhooks:
         self,
         webhook_id: str,
         *,
-        receiver: WebhookReceiver | None = None,
+        receiver: DiagnosedReceiver | None = None,
         inbox: Inbox | None = None,
         secret: str | Secret | Sequence[str | Secret] | None = None,
         recovered: Recovered | None = None,

@@ -27,8 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ..._storage.sql_tables import check_names, key_type, make_ddl
 from ...errors import ConfigurationError
-from ...receiver.inboxes._sql_tables import check_names, key_type, make_ddl
 
 _LONGEST_KEY = 400
 

@@ -14,10 +14,10 @@ from ..._arguments import check_whole
 from ..._signing.secrets import SecretLike
 from ..._signing.signature import SigningKeys
 from ..._wire.hosts import show_url
+from ..._wire.payloads import payload_bytes
 from ..._wire.urls import read_endpoint
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
-from ...receiver._delivery import payload_bytes
 from ...transports.aiohttp import AiohttpTransport, join_headers
 from ...transports.base import Request, Response
 from ...transports.responses import parse_retry_after

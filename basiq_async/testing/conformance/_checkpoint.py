@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from ...errors import CheckpointError, CheckpointInUseError
-from ...replay.checkpoints._base import Advance, Checkpoint, Commit, DeadLetter, Job, State
+from ...replay import Advance, Checkpoint, Commit, DeadLetter, Job, State
 from ._runner import hold, keep
 
 MakeCheckpoint = Callable[[str], Checkpoint]

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
+from basiq_async._wire.payloads import payload_bytes
 from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.receiver._delivery import payload_bytes
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.deliveries import SECRET

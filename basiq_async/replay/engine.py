@@ -1,0 +1,33 @@
+"""The engine of a replay, for a job whose record is kept elsewhere: what ``basiq_async.distributed`` runs."""
+
+from __future__ import annotations
+
+from ._engine import Engine, OnError, Settings
+from ._events import message_of, open_events
+from ._ledger import DeadLedger, Ending, Ledger, Segment
+from ._sources import FixedMessages, UnreadableMessage, placeholder_for
+from ._where import SUBMITTED, Predicate, as_where, everything
+from .targets._adapters import as_target
+from .targets._base import Handler, SessionHandler
+
+__all__ = [
+    "SUBMITTED",
+    "DeadLedger",
+    "Ending",
+    "Engine",
+    "FixedMessages",
+    "Handler",
+    "Ledger",
+    "OnError",
+    "Predicate",
+    "Segment",
+    "SessionHandler",
+    "Settings",
+    "UnreadableMessage",
+    "as_target",
+    "as_where",
+    "everything",
+    "message_of",
+    "open_events",
+    "placeholder_for",
+]
