@@ -38,11 +38,12 @@ test: $(READY) ## the whole test suite in random order, with coverage; WORKERS=0
 pages: $(READY) ## the pages whose commands take long: the front page and the tutorial
 	BASIQ_SLOW_PAGES=1 $(BIN)/python -m pytest -p no:randomly tests/docs/test_pages.py -k 'every_block and (index or tutorial)'
 
-lint: $(READY) ## ruff, mypy --strict, pyright, the workflows
+lint: $(READY) ## ruff, mypy --strict, pyright, the layers of the imports, the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 	.ci/workflows $(BIN)
 
 format: $(READY) ## rewrite the sources in the project's format

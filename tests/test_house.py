@@ -1,0 +1,49 @@
+"""The rules of the tree that CONTRIBUTING names: private names, rooms of tests, no circles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import basiq_async
+
+ROOT = Path(basiq_async.__file__).parent
+TESTS = Path(__file__).parent
+KINDS = {"contract", "docs", "faults", "support", "typing"}
+"""Folders of tests that stand for a kind of test, or for helpers, and not for a room of the package."""
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """Each import of the package as its two modules: who imports, and what is imported."""
+    files = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    for name, path in files.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                whole = f"{module}.{alias.name}"
+                target = whole if whole in files else module
+                if target in files:
+                    yield name, target
+
+
+def test_no_room_imports_a_private_module_of_another() -> None:
+    """A room is a folder below the package. Rooms that are private themselves are for all of the package."""
+    for source, target in imports():
+        room = target.split(".")[1:2]
+        inside = target.split(".")[2:]
+        if not room or room[0].startswith("_") or source.split(".")[1:2] == room:
+            continue
+        assert not any(part.startswith("_") for part in inside), f"{source} imports {target}"
+
+
+def test_each_room_of_tests_is_a_room_of_the_package() -> None:
+    for folder in TESTS.iterdir():
+        if folder.is_dir() and (folder / "__init__.py").exists() and folder.name not in KINDS:
+            assert any((ROOT / name).is_dir() for name in (folder.name, f"_{folder.name}")), folder.name
