@@ -49,6 +49,13 @@ class Workers:
                 assert process.returncode in {0, -signal.SIGTERM}, errors.decode()
         return said
 
+    async def until_all_run(self) -> None:
+        """Wait until each process has said something, as its recovery does at the start."""
+        async with asyncio.timeout(PATIENCE):
+            for process in self._processes:
+                assert process.stderr is not None
+                await process.stderr.readline()
+
     async def status(self, path: str) -> int:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
             return response.status
@@ -151,3 +158,22 @@ async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_surv
                     assert "Traceback" not in said, said
             statuses = [attempt.status for attempt in fake.deliveries]
             assert statuses == [204, 204]
+
+
+async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_nothing() -> None:
+    """Old workers and new ones share the port, then the old ones end."""
+    port, fake = free_port(), FakeBasiq(cool_off=0)
+    with postgres_server() as database:
+        async with serve(fake) as base_url, AsyncExitStack() as stack:
+            old = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
+            await old.until("/readyz", 200)
+            happened = [fake.emit("account.updated").event_id for _ in range(20)]
+            new = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
+            await new.until_all_run()
+            happened += [fake.emit("account.updated").event_id for _ in range(20)]
+            said = await old.stop()
+            happened += [fake.emit("account.updated").event_id for _ in range(20)]
+            await fake.advance(minutes=6)  # Basiq sends again what met a worker that ended
+            assert sorted(await changes(database, len(happened))) == sorted(happened)
+            said += await new.stop()
+    assert "Traceback" not in "".join(said), said
