@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -12,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import psycopg
 import pytest
+import yaml
 
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.ports import free_port
@@ -112,6 +114,19 @@ async def changes(database: PostgresServer, count: int) -> list[str]:
 def _changes(database: PostgresServer) -> list[str]:
     with psycopg.connect(database.plain_url) as connection:
         return [event_id for (event_id,) in connection.execute("SELECT event_id FROM change ORDER BY number")]
+
+
+def test_the_manifest_names_a_program_and_probes_that_are_there() -> None:
+    page = (EXAMPLES.parent / "docs" / "howto" / "deploy.md").read_text()
+    manifest = next(yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    (named,) = [word for word in container["command"] if ":" in word]
+    module, _, factory = named.partition(":")
+    program = (EXAMPLES / f"{module}.py").read_text()
+    assert f"def {factory}(" in program
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert f'"{container[probe]["httpGet"]["path"]}"' in program
+    assert str(container["ports"][0]["containerPort"]) in container["command"]
 
 
 @pytest.mark.parametrize("framework", COMMANDS)
