@@ -17,7 +17,7 @@ from functools import partial
 
 import standardwebhooks
 
-from basiq_async._signing.signature import SigningKeys
+from basiq_async._signing.signature import SigningKeys, check_headers
 from basiq_async.receiver import sign, verify
 from benchmarks._harness import Figure, best_slices, figure, ratios
 
@@ -41,12 +41,13 @@ async def _repeat(call: Callable[[], object]) -> None:
 async def measure(runs: int = 5, slices: int = 300) -> list[Figure]:
     body = json.dumps({"eventTypeId": "consent.revoked", "eventId": "e" * 200}).encode().ljust(300)
     headers = sign(SECRET, "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W", datetime.now(UTC), body)
-    keys = SigningKeys(SECRET, for_many=True)
+    keys = SigningKeys.read(SECRET, for_many=True)
+    assert isinstance(keys, SigningKeys)
     peer = standardwebhooks.Webhook(SECRET)
     calls: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(headers, body),
         "verify": lambda: verify(SECRET, headers, body),
-        "receiver": lambda: keys.verify(headers, body, 300.0, time.time()),
+        "receiver": lambda: keys.verify(check_headers(headers, 300.0, time.time()), body),
         "once": lambda: peer.verify(body, headers, json_parse=False),
         "each": lambda: standardwebhooks.Webhook(SECRET).verify(body, headers, json_parse=False),
     }

@@ -21,6 +21,9 @@ from .secrets import SecretLike, UndecodableSecretError, read_keys
 
 TOLERANCE = timedelta(minutes=5)
 
+CheckedHeaders = tuple[str, str, str, int]
+"""The id, the timestamp and the signatures of a fresh delivery, as they came, and the timestamp as a number."""
+
 _NO_MARKS: frozenset[bytes] = frozenset()
 _LONGEST_SIGNATURE = 4096
 """Room for some eighty signatures; each entry is compared with each secret."""
@@ -87,38 +90,23 @@ def verify(
 class SigningKeys(Unpicklable):
     """The keys of one or several secrets, ready for use; they do not show themselves.
 
-    Raises ``ConfigurationError``, which never holds the secret, for what cannot be one (``read_keys``).
     ``for_many`` signatures it pays to let hmac begin with each key once; that costs as much as one signature.
     """
 
     __slots__ = ("_keys", "_marks")
 
-    def __init__(self, secret: SecretLike, *, for_many: bool = False) -> None:
-        keys = read_keys(secret)
-        del secret  # this frame may be in a traceback
-        if isinstance(keys, ConfigurationError):
-            raise keys
+    def __init__(self, keys: tuple[bytes, ...], *, for_many: bool = False) -> None:
         self._keys: tuple[bytes | HMAC, ...] = keys
         self._marks = _NO_MARKS
         if for_many:
-            self._prepare(keys)
+            self._keys = tuple([HMAC(key, digestmod="sha256") for key in keys])
+            self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys])
 
     @classmethod
     def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys | ConfigurationError:
-        """Like the constructor, but returns the error: for a caller that has the secret among its locals."""
+        """Read secrets into keys. Returns the error, as ``read_keys``: the caller has the secret among its locals."""
         keys = read_keys(secret)
-        if isinstance(keys, ConfigurationError):
-            return keys
-        made = cls.__new__(cls)
-        made._keys = keys
-        made._marks = _NO_MARKS
-        if for_many:
-            made._prepare(keys)
-        return made
-
-    def _prepare(self, keys: tuple[bytes, ...]) -> None:
-        self._keys = tuple([HMAC(key, digestmod="sha256") for key in keys])
-        self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys])
+        return keys if isinstance(keys, ConfigurationError) else cls(keys, for_many=for_many)
 
     def has_key_of(self, other: SigningKeys) -> bool:
         """Whether both have a key in common; for keys that were made ``for_many`` signatures."""
@@ -158,21 +146,13 @@ class SigningKeys(Unpicklable):
         digests = [_mac(key, content) for key in self._keys]
         return " ".join(["v1," + b2a_base64(digest, newline=False).decode() for digest in digests])
 
-    def verify(self, headers: Headers, body: bytes, tolerance: float, now: float) -> tuple[str, int]:
-        """The id and the timestamp of a genuine delivery; ``tolerance`` and ``now`` are in seconds.
-
-        Raises ``SignatureVerificationError``, as ``verify`` does.
-        """
-        try:
-            message_id, timestamp, signature, sent = check_headers(headers, tolerance, now)
-        except SignatureVerificationError:
-            del body  # this frame may be in a traceback
-            raise
+    def verify(self, checked: CheckedHeaders, body: bytes) -> None:
+        """Raise ``SignatureVerificationError`` where no signature is that of ``body``; see ``check_headers``."""
+        message_id, timestamp, signature, _ = checked
         mismatch = _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
         if mismatch is not None:
-            del body
+            del body  # this frame may be in a traceback
             raise mismatch
-        return message_id, sent
 
 
 def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> SignatureVerificationError | None:
@@ -196,8 +176,8 @@ def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> 
     return None if matched else _explain_mismatch(entries)
 
 
-def check_headers(headers: Headers, tolerance: float, now: float) -> tuple[str, str, str, int]:
-    """All checks that need no body: the id, the timestamp, the signatures, and the timestamp as a number.
+def check_headers(headers: Headers, tolerance: float, now: float) -> CheckedHeaders:
+    """Make all checks that need no body; ``tolerance`` and ``now`` are in seconds.
 
     Raises ``SignatureVerificationError``, as ``verify`` does.
     """

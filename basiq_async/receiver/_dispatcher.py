@@ -23,7 +23,7 @@ from .._signing.seal import Seal
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outages import Outages, describe
-from ._outcome import STATUS, Outcome, Result, log_fields, outcome
+from ._outcome import Outcome, Result, log_fields
 from ._routes import Route, Routes
 from .inboxes._memory import MemoryInbox
 
@@ -76,7 +76,7 @@ class _Work:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
 
     def end(self, result: Result, error: Exception | None = None, retry_after: float | None = None) -> Outcome:
-        return Outcome(result, STATUS[result], self.delivery, None, error, retry_after, self.route.name, self.failures)
+        return Outcome(result, self.delivery, None, error, retry_after, self.route.name, self.failures)
 
 
 class Dispatcher:
@@ -130,7 +130,7 @@ class Dispatcher:
             if route is None:
                 if failures is None:
                     self._count_unhandled(delivery)
-                return outcome(Result.IGNORED, delivery)
+                return Outcome(Result.IGNORED, delivery)
             work = _Work(delivery, route, "", _new_token(), failures)
             refused = await self._claim(work, self._claim_call(work))
             if refused is not None:

@@ -43,7 +43,7 @@ class Result(enum.StrEnum):
     """The body never came whole: too slow, or the connection broke."""
 
 
-STATUS: Mapping[Result, int] = {
+_STATUS: Mapping[Result, int] = {
     Result.HANDLED: 204,
     Result.DUPLICATE: 200,
     Result.IGNORED: 204,
@@ -66,20 +66,25 @@ STATUS: Mapping[Result, int] = {
 class Outcome:
     """What became of one delivery, and the response to it.
 
-    The response is ``status`` and ``headers`` with an empty body: it holds nothing that helps a forger.
+    The response is ``status``, which goes with the result, and ``headers``, with an empty body: it holds nothing that
+    helps a forger.
     ``delivery`` is there once it was verified and read. ``reason`` is the code of a rejected signature. ``error`` is
     what the handler or the inbox raised. ``retry_after`` is in seconds. ``handler`` is the handler's qualified name.
     ``attempt`` counts the failures of a delivery, this one included, where a quarantine counts them.
     """
 
     result: Result
-    status: int
     delivery: Delivery | None = None
     reason: str | None = None
     error: Exception | None = attrs.field(default=None, repr=False, eq=False)
     retry_after: float | None = None
     handler: str | None = None
     attempt: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The response's status."""
+        return _STATUS[self.result]
 
     @property
     def acknowledged(self) -> bool:
@@ -116,20 +121,6 @@ class DeliveryEvent:
 
 
 OnDelivery = Callable[[DeliveryEvent], None]
-
-
-def outcome(
-    result: Result,
-    delivery: Delivery | None = None,
-    *,
-    reason: str | None = None,
-    error: Exception | None = None,
-    retry_after: float | None = None,
-    handler: str | None = None,
-    attempt: int | None = None,
-) -> Outcome:
-    """The outcome that goes with a result."""
-    return Outcome(result, STATUS[result], delivery, reason, error, retry_after, handler, attempt)
 
 
 def log_fields(

@@ -11,7 +11,7 @@ from .._inbox.scope import Scope
 from .._signing.seal import Seal
 from ..errors import ConfigurationError, InboxError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._outcome import Outcome, Result, outcome
+from ._outcome import Outcome, Result
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -77,7 +77,7 @@ class Quarantine:
         )
         logger.error("%s", text, extra={"reason": NOT_SEALED})
         error = SignatureVerificationError(text, reason=NOT_SEALED)
-        return outcome(Result.REJECTED, self.delivery_of(letter), reason=NOT_SEALED, error=error)
+        return Outcome(Result.REJECTED, self.delivery_of(letter), reason=NOT_SEALED, error=error)
 
     def delivery_of(self, letter: QuarantinedDelivery) -> Delivery:
         """The delivery that a letter holds."""

@@ -17,7 +17,14 @@ from .._inbox.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from .._inbox.scope import ReceiverScope
 from .._signing.headers import Headers
 from .._signing.secrets import SecretLike
-from .._signing.signature import TOLERANCE, SigningKeys, check_body, check_headers, tolerance_seconds
+from .._signing.signature import (
+    TOLERANCE,
+    CheckedHeaders,
+    SigningKeys,
+    check_body,
+    check_headers,
+    tolerance_seconds,
+)
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
@@ -26,7 +33,7 @@ from ._clock import Clock, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
 from ._lifecycle import Lifecycle
-from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id, outcome
+from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
 from ._sharing import check_inbox_methods, join_inbox, leave_inbox
@@ -241,19 +248,14 @@ class WebhookReceiver:
                 del headers, body  # error reporters show local variables
                 raise
         if len(body) > self._max_body_size:
-            return self._report(outcome(Result.TOO_LARGE), started)
+            return self._report(Outcome(Result.TOO_LARGE), started)
         try:
-            message_id, sent = self._keys.verify(headers, body, self._tolerance, self._clock())
+            checked = check_headers(headers, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return self._report(_reject(exc), started)
-        try:
-            delivery = read_delivery(message_id, sent, body, self._webhook_id)
-        except UnreadableBodyError as exc:
-            logger.warning(
-                "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
-            )
-            return self._report(outcome(Result.UNREADABLE), started)
-        return self._report(await self._dispatch(delivery), started)
+        delivery = self._read(checked, body)
+        done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
+        return self._report(done, started)
 
     async def handle_stream(
         self,
@@ -271,30 +273,10 @@ class WebhookReceiver:
         """
         started = time.perf_counter()
         self._join_loop()
-        try:
-            refused = self._refuse_early(headers, content_length, content_encoding)
-            if refused is not None:
-                return self._report(refused, started)
-            body = await self._bodies.read(chunks)
-        except RefusedError as exc:
-            if exc.result is Result.ABORTED:
-                logger.warning(
-                    "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s came; where that "
-                    "is so of each delivery, a middleware reads the body, and does not pass it on",
-                    self._bodies.timeout,
-                    exc.received,
-                    "an unknown number" if content_length is None else content_length,
-                )
-            retry_after = RETRY_SOON if exc.result is Result.OVERLOADED else None
-            return self._report(outcome(exc.result, retry_after=retry_after), started)
-        finally:
-            await chunks.aclose()
-        if content_length and not body:
-            logger.error(
-                "the body of a request was read before the receiver, and not passed on: a middleware that reads it has "
-                "to keep it for what comes after it"
-            )
-        return await self.handle(headers, body)
+        async with contextlib.aclosing(chunks):
+            delivery = await self._read_stream(headers, chunks, content_length, content_encoding)
+        done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
+        return self._report(done, started)
 
     async def dispatch(self, delivery: Delivery) -> Outcome:
         """Hand a delivery that is known to be genuine to its handler, unless that was done.
@@ -456,25 +438,43 @@ class WebhookReceiver:
         """Call this hook after the one that the constructor was passed."""
         self._on_delivery = chain_hooks(self._on_delivery, on_delivery)
 
-    def _refuse_early(
-        self, headers: Headers, content_length: int | None, content_encoding: str | None
-    ) -> Outcome | None:
+    async def _read_stream(
+        self,
+        headers: Headers,
+        chunks: AsyncGenerator[bytes],
+        content_length: int | None,
+        content_encoding: str | None,
+    ) -> Delivery | Outcome:
+        """Read the body of a request whose headers pass; the delivery, or the outcome where there is none."""
         if self._lifecycle.closed:
             return self._closed()
-        if content_length is not None and content_length > self._max_body_size:
-            return outcome(Result.TOO_LARGE)
-        if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
-            logger.warning("refused a delivery with a Content-Encoding: Basiq does not compress what it sends")
-            return outcome(Result.COMPRESSED)
         try:
-            check_headers(headers, self._tolerance, self._clock())
+            self._bodies.check(content_length, content_encoding)
+            checked = check_headers(headers, self._tolerance, self._clock())
+            body = await self._bodies.read(chunks, content_length)
         except SignatureVerificationError as exc:
             return _reject(exc)
-        return None
+        except RefusedError as exc:
+            return Outcome(exc.result, retry_after=RETRY_SOON if exc.result is Result.OVERLOADED else None)
+        return self._closed() if self._lifecycle.closed else self._read(checked, body)
+
+    def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
+        """The delivery; the outcome of one that is not genuine, or whose body is not a JSON object."""
+        message_id, _, _, sent = checked
+        try:
+            self._keys.verify(checked, body)
+            return read_delivery(message_id, sent, body, self._webhook_id)
+        except SignatureVerificationError as exc:
+            return _reject(exc)
+        except UnreadableBodyError as exc:
+            logger.warning(
+                "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
+            )
+            return Outcome(Result.UNREADABLE)
 
     def _closed(self, delivery: Delivery | None = None) -> Outcome:
         self._lifecycle.tell_closed()
-        return outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
+        return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
     def _join_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -515,4 +515,4 @@ def _check_path(path: object) -> str:
 
 def _reject(exc: SignatureVerificationError) -> Outcome:
     logger.warning("refused a delivery (%s): %s", exc.reason, exc, extra={"reason": exc.reason})
-    return outcome(Result.REJECTED, reason=exc.reason)
+    return Outcome(Result.REJECTED, reason=exc.reason)

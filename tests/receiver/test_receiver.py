@@ -5,13 +5,16 @@ import json
 import logging
 import os
 import random
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, Message, ServerError
+from basiq_async._signing.signature import SigningKeys
 from basiq_async.receiver import (
     Claim,
     ClaimStatus,
@@ -364,6 +367,45 @@ async def test_a_claim_that_cannot_be_given_back_does_not_hide_the_handlers_fail
     assert "stays claimed until its lease runs out" in caplog.text
 
 
+@pytest.mark.parametrize("ending", ["whole", "forged", "unreadable", "breaks off", "too large", "closed meanwhile"])
+async def test_the_duration_of_a_streamed_delivery_counts_the_bodys_arrival(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("basiq_async.receiver._receiver.time", SimpleNamespace(perf_counter=lambda: now))
+    service = Service(max_body_size=1_000)
+    body = b"[]" if ending == "unreadable" else payload()
+
+    async def arrive() -> AsyncGenerator[bytes]:
+        nonlocal now
+        yield body[:1]
+        now += 3.0
+        if ending == "breaks off":
+            raise ConnectionError
+        if ending == "closed meanwhile":
+            await service.receiver.aclose()
+        yield body[1:] + bytes(5_000 if ending == "too large" else 0)
+
+    headers = signed(body, secret=OTHER_SECRET if ending == "forged" else SECRET)
+    await service.receiver.handle_stream(headers, arrive())
+    (event,) = service.events
+    assert event.duration == 3.0, event
+
+
+async def test_the_headers_of_a_streamed_delivery_are_checked_once() -> None:
+    """A body may arrive for longer than its signature is fresh."""
+    now = time.time()
+    service = Service(clock=lambda: now)
+    body = payload()
+
+    async def arrive() -> AsyncGenerator[bytes]:
+        nonlocal now
+        now += 600.0
+        yield body
+
+    assert (await service.receiver.handle_stream(signed(body), arrive())).status == 204
+
+
 async def test_the_hook_is_told_of_every_request() -> None:
     recorder = Recorder()
     body = payload("consent.revoked", "e-hook")
@@ -415,12 +457,12 @@ async def test_a_timestamp_that_no_date_can_hold_is_unreadable_and_no_crash() ->
 
 
 def _signed_at(body: bytes, seconds: int) -> dict[str, str]:
-    from basiq_async._signing.signature import SigningKeys
-
+    keys = SigningKeys.read(SECRET)
+    assert isinstance(keys, SigningKeys)
     return {
         "webhook-id": "m",
         "webhook-timestamp": str(seconds),
-        "webhook-signature": SigningKeys(SECRET).sign("m", str(seconds), body),
+        "webhook-signature": keys.sign("m", str(seconds), body),
     }
 
 

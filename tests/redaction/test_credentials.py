@@ -38,8 +38,8 @@ def redactor() -> Redactor:
         redactor,
         lambda: CursorSeal(KEY),
         lambda: ApiKey(KEY),
-        lambda: SigningKeys(SECRET),
-        lambda: SigningKeys(SECRET, for_many=True),
+        lambda: SigningKeys.read(SECRET),
+        lambda: SigningKeys.read(SECRET, for_many=True),
     ],
     ids=["redactor", "cursors", "API key", "signing key", "prepared"],
 )
@@ -65,7 +65,7 @@ def test_neither_has_what_is_made_of_it(make: Callable[[], object], protocol: in
         pickle.dumps(held, protocol)
 
 
-@pytest.mark.parametrize("make", [redactor, lambda: CursorSeal(KEY), lambda: SigningKeys(SECRET)])
+@pytest.mark.parametrize("make", [redactor, lambda: CursorSeal(KEY), lambda: SigningKeys.read(SECRET)])
 def test_a_copy_of_what_holds_a_credential_is_the_same_object(make: Callable[[], object]) -> None:
     held = make()
     assert copy.copy(held) is copy.deepcopy(held) is held
