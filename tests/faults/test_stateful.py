@@ -64,7 +64,7 @@ class ClientAndFake(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
-        self.fake = FakeBasiq(api_keys=[KEY], page_size=3)
+        self.fake = FakeBasiq(api_keys=[KEY], page_size=3, seed="the same ids in each run of an example")
         self.transport = Recording(InMemoryTransport(self.fake))
         self.policy = RetryPolicy(max_retries=2, base=0.5, max_wait=5.0, max_elapsed=100.0)
         self.client = BasiqClient(KEY, transport=self.transport, retry=self.policy)

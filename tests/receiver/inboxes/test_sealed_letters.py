@@ -36,9 +36,9 @@ class Mended(Service):
         self.handled.append(delivery)
 
 
-async def set_aside(inbox: Inbox) -> Mended:
-    """A service whose quarantine holds one delivery, and which takes everything from now on."""
-    service = Mended(inbox=inbox, quarantine_after=1)
+async def set_aside(inbox: Inbox, **options: Any) -> Mended:
+    """A service whose quarantine holds one delivery, and which handles everything from now on."""
+    service = Mended(inbox=inbox, quarantine_after=1, **options)
     outcome = await service.receiver.handle(signed(BROKEN), BROKEN)
     assert outcome.result is Result.QUARANTINED
     service.mended = True
@@ -89,9 +89,9 @@ async def test_a_letter_that_nobody_touched_is_handled(client: Redis) -> None:
 
 
 async def test_after_a_rotation_the_old_secret_is_needed_for_old_letters(client: Redis) -> None:
-    await set_aside(RedisInbox(client))
+    await set_aside(RedisInbox(client), webhook_id="w1")
     for secrets, result in ((OTHER_SECRET, Result.REJECTED), ([OTHER_SECRET, SECRET], Result.HANDLED)):
-        receiver = WebhookReceiver(secrets, inbox=RedisInbox(client))
+        receiver = WebhookReceiver(secrets, inbox=RedisInbox(client), webhook_id="w1")
 
         @receiver.on("*")
         async def take(delivery: object) -> None: ...
@@ -103,9 +103,9 @@ async def test_after_a_rotation_the_old_secret_is_needed_for_old_letters(client:
 
 async def test_an_inbox_of_ones_own_needs_no_seal_and_outlives_a_rotation(tmp_path: Path) -> None:
     for inbox in (MemoryInbox(), SQLiteInbox(tmp_path / "inbox.db")):
-        service = await set_aside(inbox)
+        service = await set_aside(inbox, webhook_id="w1")
         await service.receiver.aclose()
-        receiver = WebhookReceiver(OTHER_SECRET, inbox=inbox)
+        receiver = WebhookReceiver(OTHER_SECRET, inbox=inbox, webhook_id="w1")
 
         @receiver.on("*")
         async def take(delivery: object) -> None: ...
