@@ -99,8 +99,9 @@ class _Rest:
 
 
 def _context_of(task: asyncio.Task[Any]) -> Context:
-    if hasattr(task, "get_context"):
-        found: Context = task.get_context()
+    get_context = getattr(task, "get_context", None)
+    if get_context is not None:
+        found: Context = get_context()
         return found
     # Python 3.11 has the context of a task, and no method that returns it.
     return next((each for each in gc.get_referents(task) if isinstance(each, Context)), Context())

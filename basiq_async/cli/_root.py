@@ -103,7 +103,7 @@ def _reflow(command: Any) -> None:
     if command.help and command.params is not None:
         paragraphs = command.help.replace("\f", "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    for param in command.params:
+    for param in command.params or ():
         _name_value(param)
     make_help_option = command.get_help_option
 

@@ -177,7 +177,7 @@ class Lists:
     @property
     def order(self) -> Order:
         """See ``MessageSource``. That of all lists that are long enough to tell."""
-        orders = {each.order for each in self._lists} - {"unknown"}
+        orders: set[Order] = {each.order for each in self._lists if each.order != "unknown"}
         return orders.pop() if len(orders) == 1 else "unknown"
 
     def next_pass(self) -> bool:
