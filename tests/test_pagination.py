@@ -688,7 +688,7 @@ def test_a_list_can_begin_behind_an_id(stop: int, prefetch: int) -> None:
 
 def test_an_id_that_is_not_in_the_list_is_an_error_and_no_silent_restart() -> None:
     async def main() -> None:
-        with pytest.raises(PaginationError, match=r"'gone'.* is not in the list"):
+        with pytest.raises(PaginationError, match=r"'gone'.* is no longer in the list"):
             await listing(History(9), after="gone").collect()
 
     virtual.run(main())

@@ -1,4 +1,4 @@
-"""Where a paginator stands, as a short opaque text that another process can go on from. Pure.
+"""Where a paginator stands, as a short opaque text that another process can resume from. Pure.
 
 A cursor often travels through a browser or a queue. It is sealed with a key that is derived from the API key, so that
 nobody else can make one; it can be read by anyone, and holds no secret.
@@ -23,7 +23,7 @@ _LIST_NAME = 6
 _MAX_LENGTH = 2**18
 MAX_ID = 200
 ANYWHERE = 2**53
-"""The offset of a cursor that is a place in no page: behind ``after``, wherever that is."""
+"""The offset of a cursor that is a place in no page: after the item ``after``, wherever that is."""
 
 _NOT_A_CURSOR = "cursor must be the text of a paginator's .cursor"
 DAMAGED = "cursor is damaged: pass the text of a paginator's .cursor as it was"
@@ -31,9 +31,9 @@ DAMAGED = "cursor is damaged: pass the text of a paginator's .cursor as it was"
 
 @attrs.frozen
 class Cursor:
-    """A page, by its url below the base, and how many of its items are behind us.
+    """A page, by its url below the base, and how many of its items have been passed.
 
-    ``after`` is the id of the item that the cursor stands behind (see ``id_in_cursor``), for the case that the item
+    ``after`` is the id of the item that the cursor stands after (see ``id_in_cursor``), for the case that the item
     has moved, or that the page can no longer be requested.
     """
 
@@ -43,7 +43,7 @@ class Cursor:
 
 
 @attrs.frozen
-class Refusal:
+class UnusableCursor:
     """Why a text was not opened. ``elsewhere``: it is a sound cursor of another list."""
 
     text: str
@@ -67,41 +67,43 @@ class CursorSeal(Unpicklable):
         sealed = self._key_name + self._mac(body) + body
         return base64.urlsafe_b64encode(_digest(sealed, _CHECK) + sealed).decode().rstrip("=")
 
-    def open(self, text: str, listing: str) -> Cursor | Refusal:
+    def open(self, text: str, listing: str) -> Cursor | UnusableCursor:
         """Read a cursor's text, or say what is wrong with it."""
         if not isinstance(text, str) or len(text) > _MAX_LENGTH:
-            return Refusal(_NOT_A_CURSOR)
+            return UnusableCursor(_NOT_A_CURSOR)
         try:
             packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
-            return Refusal(DAMAGED)
+            return UnusableCursor(DAMAGED)
         check, sealed = packed[:_CHECK], packed[_CHECK:]
         key_name, mac, body = sealed[:_KEY_NAME], sealed[_KEY_NAME : _KEY_NAME + _SEAL], sealed[_KEY_NAME + _SEAL :]
         if check != _digest(sealed, _CHECK):
-            return Refusal(DAMAGED)
+            return UnusableCursor(DAMAGED)
         if key_name != self._key_name:
-            return Refusal(
+            return UnusableCursor(
                 "cursor was made with another API key, or by another release; a new key cannot open it: "
                 "begin without cursor, or pass after, the id of the last item"
             )
         if not hmac.compare_digest(mac, self._mac(body)):
-            return Refusal(DAMAGED)
+            return UnusableCursor(DAMAGED)
         return _read(body, listing)
 
     def _mac(self, body: bytes) -> bytes:
         return blake2b(self._key_name + body, digest_size=_SEAL, key=self._key).digest()
 
 
-def _read(body: bytes, listing: str) -> Cursor | Refusal:
+def _read(body: bytes, listing: str) -> Cursor | UnusableCursor:
     try:
         version, owner, page, offset, after = json.loads(body)
         cursor = Cursor(_text(page), _count(offset), None if after is None else _text(after))
     except (ValueError, TypeError, RecursionError):
-        return Refusal(DAMAGED)
+        return UnusableCursor(DAMAGED)
     if version != _VERSION:
-        return Refusal(f"cursor is of version {version}, which this release does not know")
+        return UnusableCursor(f"cursor is of version {version}, which this release does not know")
     if owner != _digest(listing.encode(), _LIST_NAME).hex():
-        return Refusal("cursor belongs to another list: another webhook, filter or kind of object", elsewhere=True)
+        return UnusableCursor(
+            "cursor belongs to another list: another webhook, filter or kind of object", elsewhere=True
+        )
     return cursor
 
 

@@ -15,7 +15,8 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from .._wire.order import Order, item_time
-from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError, ReplayError
+from .._wire.walk import is_lost
+from ..errors import CheckpointError, ConfigurationError, PaginationError, ReplayError
 from ..pagination import Paginator, watch_pages
 from ._watch import Before, Place, Top, Watch
 
@@ -24,9 +25,6 @@ logger = logging.getLogger("basiq_async.replay")
 
 OpenList = Callable[[str | None, str | None], Paginator[T]]
 """Begins a list behind a cursor or, where that cannot be used, behind the item with an id."""
-
-_LOST = (400, 404, 410)
-"""How Basiq may refuse the link to a page that has expired."""
 
 
 class Passes(Generic[T]):
@@ -255,11 +253,6 @@ class Passes(Generic[T]):
             self._above = None if above is None else (_read_place(above[0]), _read_top(above[1]))
         except (ValueError, TypeError, KeyError, IndexError) as exc:
             raise unreadable("it is damaged") from exc
-
-
-def is_lost(error: Exception) -> bool:
-    """Return whether ``error`` can mean that the link to a page has expired."""
-    return isinstance(error, APIError) and error.status in _LOST
 
 
 def unreadable(why: str) -> CheckpointError:

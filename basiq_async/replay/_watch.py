@@ -12,7 +12,8 @@ import attrs
 from .._wire.codec import ListPage
 from .._wire.cursors import id_in_cursor
 from .._wire.order import SLACK, Order, OrderDetector, raw_time, raw_times
-from ..pagination import Paginator, raw_id, raw_ids, seeks_item
+from .._wire.walk import raw_id, raw_ids
+from ..pagination import Paginator, seeks_item
 
 _TOP = 8
 """How many of the first items are remembered: one of them can be gone the next time."""

@@ -16,9 +16,10 @@ from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
 from .._wire.urls import BaseURL, quote_segment
+from .._wire.walk import Listing
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..models import JSON
-from ..pagination import Listing, OnUnreadable, Paginator
+from ..pagination import OnUnreadable, Paginator
 from ..transports.base import Request, Response, Transport
 from ..transports.responses import error_from, parse_date
 

@@ -1,0 +1,290 @@
+"""From page to page of a list: the link that is followed, one page requested ahead, and a place that is found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from operator import length_hint
+from typing import Any, Generic, TypeGuard, TypeVar
+
+import attrs
+
+from .._concurrency.tasks import TaskOwner, result_of
+from ..errors import APIError, BasiqError, PaginationError, ResponseDecodeError
+from .codec import ListPage, Reader, Unreadable
+from .cursors import ANYWHERE, MAX_ID, Cursor, CursorSeal, id_in_cursor
+from .lenient import BrokenItem
+from .urls import BaseURL, LinkError
+
+T = TypeVar("T")
+_log = logging.getLogger("basiq_async.pagination")
+_MOST_EMPTY = 10_000
+"""Empty pages in a row, as a filter can make them; more of them are a server that has lost its way."""
+_REFUSED_PAGE = (400, 404, 410)
+"""Statuses by which Basiq may refuse the link to a page that has expired."""
+
+
+def is_lost(error: Exception) -> TypeGuard[APIError]:
+    """Whether ``error`` can mean that the link to a page has expired."""
+    return isinstance(error, APIError) and error.status in _REFUSED_PAGE
+
+
+@attrs.frozen
+class Listing(Generic[T]):
+    """A list of the API: where it begins, how a page of it is fetched, how an item is read.
+
+    ``name`` tells it from every other list, for cursors.
+    """
+
+    name: str
+    start: str
+    base: BaseURL
+    fetch: Callable[[str], Awaitable[ListPage]]
+    reader: Reader[T]
+    owner: TaskOwner
+    seal: CursorSeal
+    redact: Callable[[str], str] = str
+    """Takes credentials out of a link that is shown."""
+
+    def explain(self, exc: Unreadable, index: int) -> ResponseDecodeError:
+        """The error for an item that cannot be read."""
+        failure = self.reader.explain(exc, index)
+        failure.method, failure.path = "GET", self.base.path_of(self.start)
+        return failure
+
+    def encode(self, cursor: Cursor) -> str:
+        """The text of a cursor of this list. One whose page has another path keeps the item alone."""
+        if not self.has_page(self.base.url(cursor.page)):
+            cursor = self.after(cursor.after) if cursor.after else Cursor(self.base.relative(self.start))
+        return self.seal.seal(cursor, self.name)
+
+    def after(self, item_id: str) -> Cursor:
+        """The place after an item, wherever in the list it is."""
+        return Cursor(self.base.relative(self.start), ANYWHERE, item_id)
+
+    def has_page(self, url: str) -> bool:
+        """Whether a url is a page of this list, and may be requested."""
+        try:
+            return self.base.resolve(url, self.start) == url and self.base.have_same_path(url, self.start)
+        except LinkError:
+            return False
+
+
+class Position:
+    """The page that is being consumed, and how far."""
+
+    __slots__ = ("before", "items", "left", "next_url", "resume_target", "url")
+
+    def __init__(self, url: str, resume_target: Cursor | None) -> None:
+        self.url = url
+        self.resume_target = resume_target
+        """The item to resume after, until its page has been found."""
+        self.items: list[Any] = []
+        self.left = iter(self.items)
+        """The items that have not been passed yet. A loop takes them from here, which no count could keep up with."""
+        self.next_url: str | None = url
+        self.before: str | None = None
+        """The id of the last item of the pages before this one."""
+
+    def go_to(self, url: str, items: list[Any]) -> None:
+        """Go to the beginning of another page."""
+        self.before = self.last_id
+        self.url, self.items, self.left = url, items, iter(items)
+
+    @property
+    def offset(self) -> int:
+        """How many items of this page have been passed."""
+        return len(self.items) - length_hint(self.left)
+
+    @offset.setter
+    def offset(self, offset: int) -> None:
+        self.left = iter(self.items[offset:] if offset else self.items)
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the item that was passed last; of the one before it where that has none."""
+        if self.resume_target is not None:
+            return self.resume_target.after
+        for index in range(min(self.offset, len(self.items)) - 1, -1, -1):
+            found = id_at(self.items, index)
+            if found is not None:
+                return found
+        return self.before
+
+    def cursor(self, base: BaseURL) -> Cursor | None:
+        """None where no item has been passed yet."""
+        if self.resume_target is not None or (not self.items and self.next_url == self.url):
+            return None
+        if self.offset >= len(self.items) and self.next_url is not None:
+            return Cursor(base.relative(self.next_url), 0, self.last_id)
+        return Cursor(base.relative(self.url), self.offset, id_at(self.items, self.offset - 1))
+
+
+def id_at(items: list[Any], index: int) -> str | None:
+    """``raw_id`` of the item at an index; None outside of the page."""
+    return raw_id(items[index]) if 0 <= index < len(items) else None
+
+
+def raw_id(item: object) -> str | None:
+    """The id of an item's JSON, as a cursor has it; None where it has none."""
+    found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
+    return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
+
+
+def raw_ids(items: list[Any]) -> list[str | None]:
+    """``raw_id`` of each item of a page."""
+    return [
+        found if type(item) is dict and type(found := item.get("id")) is str and len(found) <= MAX_ID else raw_id(item)
+        for item in items
+    ]
+
+
+class PageFetcher(Generic[T]):
+    """From page to page. Owns the page that is requested ahead: dropping the walk cancels it."""
+
+    def __init__(self, listing: Listing[T], start: Cursor | None, prefetch: int) -> None:
+        self.listing = listing
+        url = listing.start if start is None else listing.base.url(start.page)
+        self.position = Position(url, start if start is not None and start.offset else None)
+        self._again = start.after if start is not None and start.offset != ANYWHERE else None
+        """The item to look for from the start of the list, should the cursor's page be refused."""
+        self._prefetch = prefetch
+        self._ahead: asyncio.Task[ListPage] | None = None
+        self._seen: set[int] = set()
+        self._error: BasiqError | None = None
+        self._lock = asyncio.Lock()
+        self._pages = 0
+        self._empty = 0
+
+    async def advance(self) -> bool:
+        """Go to the next page; False at the end. After a failure or a cancellation it can be called again.
+
+        Of several tasks that share an iterator and all want the next page, one goes there and the others follow.
+        """
+        pages = self._pages
+        async with self._lock:
+            return self._pages != pages or await self._advance()
+
+    async def _advance(self) -> bool:
+        position = self.position
+        if self._error is not None:
+            raise self._error
+        url = position.next_url
+        if url is None:
+            if position.resume_target is not None:
+                raise PaginationError(
+                    f"cannot resume: item {position.resume_target.after!r} is no longer in the list; "
+                    "start again without cursor or after"
+                )
+            return False
+        ahead, self._ahead = self._ahead, None
+        found: str | None = None
+        try:
+            page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
+        except BasiqError as exc:
+            found = self._item_to_find(exc, url)
+            if found is None:
+                if self.listing.redact(url) != url:
+                    # A server can send our own token back in a link, and reporters show the frames' variables.
+                    del url, ahead
+                    raise exc.with_traceback(None) from exc.__cause__
+                raise
+            page = None
+        if page is None:
+            url = self._begin_again(found)
+            page = await self.listing.fetch(url)
+        self._seen.add(hash(url))
+        self._pages += 1
+        self._empty = 0 if page.items else self._empty + 1
+        position.go_to(url, page.items)
+        position.next_url = self._resolve(page.next_link, url)
+        if position.resume_target is not None:
+            self._seek(position.resume_target)
+        if position.next_url is not None and self._prefetch:
+            self._ahead = self.listing.owner.spawn(_fetch(self.listing.fetch, position.next_url))
+            # A consumer that never waits would not let it begin before the end of this page.
+            await asyncio.sleep(0)
+        return True
+
+    def _item_to_find(self, exc: BasiqError, url: str) -> str | None:
+        """The item to look for from the start of the list, where the cursor's page can no longer be requested."""
+        if self._pages or url == self.listing.start or not is_lost(exc):
+            return None
+        if self._again is not None:
+            _log.info(
+                "the page of the cursor was refused (%d); walking the list to the item %r",
+                exc.status,
+                self._again,
+                extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": self._again},
+            )
+        return self._again
+
+    def _begin_again(self, item_id: str | None) -> str:
+        """Go back to the start of the list, to look for an item. Returns the url of its first page."""
+        self._again = None
+        self.position.resume_target = self.listing.after(item_id or "")
+        self.position.url = self.position.next_url = self.listing.start
+        return self.listing.start
+
+    def _resolve(self, link: Any, current: str) -> str | None:
+        """The next url. What is wrong with it is raised when it is needed: after this page's items."""
+        if link is None or link == "":
+            return None
+        if not isinstance(link, str):
+            self._error = ResponseDecodeError("expected text", location="$.links.next")
+            return None
+        try:
+            url = self.listing.base.resolve(link, current)
+        except LinkError as exc:
+            self._error = self._refuse(link, f"{exc}; it was not followed")
+            return None
+        if self._empty > _MOST_EMPTY:
+            self._error = self._refuse(link, f"comes after {self._empty} empty pages in a row")
+            return None
+        if hash(url) in self._seen:
+            self._error = self._refuse(link, "loops: its page has been read")
+            return None
+        return url
+
+    def _refuse(self, link: str, why: str) -> PaginationError:
+        redact = self.listing.redact
+        shown = redact(link)
+        return PaginationError(f"the next link {_shorten(shown)} {redact(why)}", link=shown)
+
+    def _seek(self, target: Cursor) -> None:
+        """Stand after the item of the cursor, which can have moved since."""
+        position = self.position
+        last = min(target.offset, len(position.items)) - 1
+        if last != target.offset - 1 or id_at(position.items, last) != target.after:
+            same = (i for i in reversed(range(len(position.items))) if id_at(position.items, i) == target.after)
+            last = next(same, -1)
+        if last < 0:
+            position.offset = len(position.items)
+        else:
+            position.offset, position.resume_target = last + 1, None
+
+    def cancel(self) -> asyncio.Task[ListPage] | None:
+        """Give up the page that was requested ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and not ahead.done() and not ahead.get_loop().is_closed():
+            ahead.cancel()
+        return ahead
+
+    async def aclose(self) -> None:
+        """Give up the page that was requested ahead, and wait until its request has ended."""
+        ahead = self.cancel()
+        if ahead is not None:
+            await asyncio.wait([ahead])
+
+    def __del__(self) -> None:
+        self.cancel()
+
+
+async def _fetch(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> ListPage:
+    return await fetch(url)
+
+
+def _shorten(link: str) -> str:
+    return repr(link if len(link) <= 200 else link[:200] + "…")
