@@ -157,14 +157,14 @@ class Paginator(Generic[T]):
     this one is consumed; with 0 it is not. Each loop begins anew, where the list was asked to begin. Leaving a loop
     early leaves nothing behind.
 
-    A list begins at its start, at a ``cursor``, or behind the item with the id ``after``, which is looked for from
-    the start. With both, the item is looked for where the cursor cannot be opened. A cursor whose page can no longer
-    be requested (400, 404, 410) finds its item by itself in the same way.
+    A list begins at its start, at a ``cursor``, or after the item with the id ``after``, which is looked for from
+    the start. With both, the item is looked for where the cursor cannot be opened. Links to pages expire: where Basiq
+    refuses one (400, 404, 410), the list is read from its start, to resume after the last item by its id.
 
     Raises while iterating, after the last item before the fault:
 
     - ``PaginationError`` for a next link that loops or leads to another origin, and where the item to go on behind is
-      not in the list.
+      no longer in the list.
     - ``ResponseDecodeError``, with its place, for an item that cannot be read. ``on_unreadable`` gets past it: it is
       called with an ``UnreadableItem``, and returns an item to yield in its place, or None. What it raises ends the
       loop in front of the item.
@@ -256,9 +256,16 @@ def seeks_item(paginator: Paginator[T]) -> bool:
     return paginator._position is not None and paginator._position.resume_target is not None
 
 
+def count_restarts(paginator: Paginator[T]) -> int:
+    """How often a paginator began the list again, because a page of it was lost."""
+    return 0 if paginator._position is None else paginator._position.restarts
+
+
 def last_raw(paginator: Paginator[T]) -> object:
     """The JSON of the item that was passed last, as long as its page is there; else None."""
     position = paginator._position
+    if position is not None and position.resume_target is not None:
+        return position.resume_raw
     if position is None or not 0 < position.offset <= len(position.items):
         return None
     return position.items[position.offset - 1]

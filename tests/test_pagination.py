@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from basiq_async import (
+    APIError,
     BasiqClient,
     BasiqError,
     ConfigurationError,
@@ -474,7 +475,7 @@ def test_a_cursor_whose_item_is_gone_is_an_error_and_no_silent_restart() -> None
         await paginator.collect(2)
         history.rows = items(20, 21, 22, 23)
         resumed = listing(history, cursor=paginator.cursor)
-        with pytest.raises(PaginationError, match="not in the list"):
+        with pytest.raises(PaginationError, match="no longer in the list"):
             await resumed.collect()
         assert resumed.cursor == paginator.cursor
 
@@ -686,6 +687,17 @@ def test_a_list_can_begin_behind_an_id(stop: int, prefetch: int) -> None:
     virtual.run(main())
 
 
+def test_a_page_before_the_item_to_resume_after_is_empty_and_has_a_next_cursor() -> None:
+    async def main() -> None:
+        resumed = listing(History(9), after="m6", prefetch=0)
+        found = [(len(page.items), page.next_cursor) async for page in resumed.pages()]
+        assert [count for count, _ in found] == [0, 0, 2]
+        assert [cursor is None for _, cursor in found] == [False, False, True]
+        assert await ids(listing(History(9), cursor=found[0][1])) == expected(7, 8)
+
+    virtual.run(main())
+
+
 def test_an_id_that_is_not_in_the_list_is_an_error_and_no_silent_restart() -> None:
     async def main() -> None:
         with pytest.raises(PaginationError, match=r"'gone'.* is no longer in the list"):
@@ -727,6 +739,60 @@ def test_a_cursor_whose_page_has_expired_finds_its_item_from_the_start(status: i
         resumed = listing(history, cursor=paginator.cursor, prefetch=prefetch)
         assert await ids(resumed) == expected(*range(stop, 9))
         assert history.asked[:2] == [-1, 0]
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_link_that_expires_on_the_way_is_found_again_by_the_last_item(
+    status: int, pages: bool, prefetch: int
+) -> None:
+    async def main() -> None:
+        history = Expiring(12)
+        history.status = status
+        paginator = listing(history, prefetch=prefetch)
+        found: list[str] = []
+
+        async def take(items: Any) -> None:
+            found.extend(message.id for message in items)
+            if items and len(found) in (3, 9):  # twice, at different places
+                history.expired = True
+
+        if pages:
+            async for page_of_list in paginator.pages():
+                await take(page_of_list.items)
+        else:
+            async for message in paginator:
+                await take([message])
+        assert found == expected(*range(12))
+        assert paginator.last_id == "m11"
+
+    virtual.run(main())
+
+
+def test_a_link_that_stays_refused_is_an_error_and_the_cursor_stays_at_the_last_item() -> None:
+    class Refusing(History):
+        refuses = True
+
+        async def __call__(self, request: Request) -> Response:
+            if self.refuses and request.url.endswith("next=6"):
+                self.asked.append(-1)
+                return error(404, "resource-not-found")
+            return await super().__call__(request)
+
+    async def main() -> None:
+        history = Refusing(9)
+        paginator = listing(history, prefetch=0)
+        found: list[str] = []
+        with pytest.raises(APIError):
+            async for message in paginator:
+                found.append(message.id)
+        assert found == expected(*range(6))
+        assert history.asked == [0, 3, -1, 0, 3, -1]
+        history.refuses = False
+        assert await ids(listing(history, cursor=paginator.cursor)) == expected(6, 7, 8)
 
     virtual.run(main())
 

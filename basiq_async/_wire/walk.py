@@ -75,12 +75,16 @@ class Listing(Generic[T]):
 class Position:
     """The page that is being consumed, and how far."""
 
-    __slots__ = ("before", "items", "left", "next_url", "resume_target", "url")
+    __slots__ = ("before", "items", "left", "next_url", "restarts", "resume_raw", "resume_target", "url")
 
     def __init__(self, url: str, resume_target: Cursor | None) -> None:
         self.url = url
         self.resume_target = resume_target
         """The item to resume after, until its page has been found."""
+        self.resume_raw: object = None
+        """The JSON of that item, where it was read before its page was lost."""
+        self.restarts = 0
+        """How often the list was begun again, to find the item."""
         self.items: list[Any] = []
         self.left = iter(self.items)
         """The items that have not been passed yet. A loop takes them from here, which no count could keep up with."""
@@ -115,7 +119,9 @@ class Position:
 
     def cursor(self, base: BaseURL) -> Cursor | None:
         """None where no item has been passed yet."""
-        if self.resume_target is not None or (not self.items and self.next_url == self.url):
+        if self.resume_target is not None:
+            return self.resume_target
+        if not self.items and self.next_url == self.url:
             return None
         if self.offset >= len(self.items) and self.next_url is not None:
             return Cursor(base.relative(self.next_url), 0, self.last_id)
@@ -148,8 +154,9 @@ class PageFetcher(Generic[T]):
         self.listing = listing
         url = listing.start if start is None else listing.base.url(start.page)
         self.position = Position(url, start if start is not None and start.offset else None)
-        self._again = start.after if start is not None and start.offset != ANYWHERE else None
-        """The item to look for from the start of the list, should the cursor's page be refused."""
+        self.position.before = None if start is None else start.after
+        self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
+        """The item that was looked for last, from the start of the list: looking once more would not help."""
         self._prefetch = prefetch
         self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
@@ -180,12 +187,10 @@ class PageFetcher(Generic[T]):
                 )
             return False
         ahead, self._ahead = self._ahead, None
-        found: str | None = None
         try:
             page = await (self.listing.fetch(url) if ahead is None else result_of(ahead))
         except BasiqError as exc:
-            found = self._item_to_find(exc, url)
-            if found is None:
+            if not self._can_look(exc, url):
                 if self.listing.redact(url) != url:
                     # A server can send our own token back in a link, and reporters show the frames' variables.
                     del url, ahead
@@ -193,7 +198,7 @@ class PageFetcher(Generic[T]):
                 raise
             page = None
         if page is None:
-            url = self._begin_again(found)
+            url = self._begin_again()
             page = await self.listing.fetch(url)
         self._seen.add(hash(url))
         self._pages += 1
@@ -208,24 +213,30 @@ class PageFetcher(Generic[T]):
             await asyncio.sleep(0)
         return True
 
-    def _item_to_find(self, exc: BasiqError, url: str) -> str | None:
-        """The item to look for from the start of the list, where the cursor's page can no longer be requested."""
-        if self._pages or url == self.listing.start or not is_lost(exc):
-            return None
-        if self._again is not None:
-            _log.info(
-                "the page of the cursor was refused (%d); walking the list to the item %r",
-                exc.status,
-                self._again,
-                extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": self._again},
-            )
-        return self._again
+    def _can_look(self, exc: BasiqError, url: str) -> bool:
+        """Whether the page was refused, and the item before it can be looked for from the start of the list."""
+        item_id = self.position.last_id
+        if url == self.listing.start or not is_lost(exc) or item_id is None or item_id == self._looked_for:
+            return False
+        _log.info(
+            "a page of the list was refused (%d); walking the list to the item %r",
+            exc.status,
+            item_id,
+            extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": item_id},
+        )
+        return True
 
-    def _begin_again(self, item_id: str | None) -> str:
-        """Go back to the start of the list, to look for an item. Returns the url of its first page."""
-        self._again = None
-        self.position.resume_target = self.listing.after(item_id or "")
-        self.position.url = self.position.next_url = self.listing.start
+    def _begin_again(self) -> str:
+        """Go back to the start of the list, to look for the last item. Returns the url of its first page."""
+        position = self.position
+        item_id = position.last_id or ""
+        if position.resume_target is None and position.offset:
+            position.resume_raw = position.items[position.offset - 1]
+        position.resume_target = self.listing.after(item_id)
+        position.url = position.next_url = self.listing.start
+        position.restarts += 1
+        self._looked_for, self._empty = item_id, 0
+        self._seen.clear()
         return self.listing.start
 
     def _resolve(self, link: Any, current: str) -> str | None:

@@ -10,7 +10,7 @@ import attrs
 from .. import pagination
 from .._wire.codec import Unreadable, read_message
 from ..client import BasiqClient
-from ..errors import APIError, CheckpointError, ConfigurationError, PaginationError
+from ..errors import CheckpointError, PaginationError
 from ..models import Message
 from ..replay import DeadLetter
 from ..replay.engine import UnreadableMessage, message_of, open_events, placeholder_for
@@ -19,8 +19,6 @@ from .record import Chain, Source
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
 """How far behind its place a known page is looked for."""
-_LOST = (400, 404, 410)
-"""How Basiq may refuse the link to a page that has expired."""
 
 
 @attrs.frozen
@@ -50,45 +48,28 @@ class Known:
 async def read_page(
     client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, known: Known | None = None
 ) -> Page:
-    """Read the page at a cursor or, where it cannot be used any more, what stands behind the message ``after``.
+    """Read the page at a cursor or, where it can no longer be used, what comes after the message ``after``.
 
-    A page that is ``known`` is read again: the same messages, or fewer where they are not there any more. Pages may be
-    cut in another way by then, and in a list that begins with the newest others may come before them. Raises
-    ``CheckpointError`` where the place cannot be found, and what reading raises.
+    A page that is ``known`` is read again: the same messages, or fewer where they are gone. Pages may be cut in another
+    way by then, and in a list that begins with the newest others may come before them. Raises ``CheckpointError``
+    where the place cannot be found, and what reading raises.
     """
-    try:
-        return await _read(client, source, chain, cursor, None, known, passed=after)
-    except (ConfigurationError, PaginationError, APIError) as exc:
-        lost = not isinstance(exc, APIError) or exc.status in _LOST
-        if not lost or cursor is None or after is None:
-            raise
-        try:
-            return await _read(client, source, chain, None, after, known)
-        except PaginationError as again:
-            raise CheckpointError(
-                f"the place behind message {after!r} cannot be found again ({exc}; {again}): begin another job, with "
-                "an inbox, so that nothing is handled twice"
-            ) from None
-
-
-async def _read(
-    client: BasiqClient,
-    source: Source,
-    chain: Chain,
-    cursor: str | None,
-    after: str | None,
-    known: Known | None,
-    *,
-    passed: str | None = None,
-) -> Page:
     filter = chain.filter or None
-    if source == "events":
-        events = open_events(client, filter, cursor, after, prefetch=0)
-        return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), known, passed)
-    paginator = client.messages.list(
-        chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=placeholder_for
-    )
-    return await _gather(paginator.pages(), lambda message: message, known, passed)
+    try:
+        if source == "events":
+            events = open_events(client, filter, cursor, after, prefetch=0)
+            return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), known, after)
+        messages = client.messages.list(
+            chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=placeholder_for
+        )
+        return await _gather(messages.pages(), lambda message: message, known, after)
+    except PaginationError as exc:
+        if after is None or exc.link is not None:
+            raise
+        raise CheckpointError(
+            f"the place after message {after!r} cannot be found again ({exc}): begin another job, with an inbox, so "
+            "that nothing is handled twice"
+        ) from None
 
 
 async def _gather(

@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from .._wire.order import Order, item_time
-from .._wire.walk import is_lost
 from ..errors import CheckpointError, ConfigurationError, PaginationError, ReplayError
 from ..pagination import Paginator, watch_pages
 from ._watch import Before, Place, Top, Watch
@@ -68,7 +67,6 @@ class Passes(Generic[T]):
         self.start = self._end if not self._is_above else Place() if self._above is None else self._above[0]
         """Where the pass that is under way begins, or goes on."""
         self._watch = Watch(self._before())
-        self._looked_for: str | None = None
         self._finished = False
         self.exhausted = False
         """Whether nothing is left of the pass that is under way: ``open`` is not to be called."""
@@ -104,8 +102,6 @@ class Passes(Generic[T]):
         elif start.begun:
             self._known = self._top
         self._watch = Watch(self._before(), paginator)
-        if start.after is not None:
-            self._looked_for = start.after
         watch_pages(paginator, self._watch)
         return paginator
 
@@ -194,10 +190,7 @@ class Passes(Generic[T]):
         if isinstance(error, PaginationError) and error.link is None and place.begun:
             await self._go_on_without(error, place)
             return True
-        if place.after is None or not is_lost(error) or place.after == self._looked_for:
-            return False
-        self.start = Place(None, 0, place.after, place.time)
-        return True
+        return False
 
     async def _go_on_without(self, error: Exception, place: Place) -> None:
         """The item at ``place`` is no longer in the list. By age, the items go in their order, the oldest first."""

@@ -83,11 +83,7 @@ def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
 
 
 class History(Generic[T]):
-    """A list, such as that of a webhook's messages, behind a checkpoint's place, whichever way it is ordered.
-
-    Links to pages expire. Where Basiq refuses one, the list is read from its beginning, to go on behind the last
-    item by its id.
-    """
+    """A list, such as that of a webhook's messages, after a checkpoint's place, whichever way it is ordered."""
 
     def __init__(
         self,

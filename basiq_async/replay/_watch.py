@@ -13,7 +13,7 @@ from .._wire.codec import ListPage
 from .._wire.cursors import id_in_cursor
 from .._wire.order import SLACK, Order, OrderDetector, raw_time, raw_times
 from .._wire.walk import raw_id, raw_ids
-from ..pagination import Paginator, seeks_item
+from ..pagination import Paginator, count_restarts, seeks_item
 
 _TOP = 8
 """How many of the first items are remembered: one of them can be gone the next time."""
@@ -88,6 +88,7 @@ class Watch:
         self.shifted = False
         """Whether the list begins with the oldest, and lacks the first of those that it had."""
         self._seen: list[tuple[str, set[str]]] = []
+        self._restarts = 0
 
     @property
     def order(self) -> Order:
@@ -98,6 +99,9 @@ class Watch:
         return before.order
 
     def __call__(self, url: str, page: ListPage) -> ListPage:
+        if self._paginator is not None and (restarts := count_restarts(self._paginator)) != self._restarts:
+            self._restarts = restarts
+            self._begin_again()
         items = page.items
         ids = raw_ids(items)
         again = bool(self._seen) and self._seen[-1][0] == url
@@ -116,6 +120,14 @@ class Watch:
             if keep is not None:
                 page = ListPage(items[:keep], None)
         return self._drop_seen(url, self._drop_before(url, page), ids)
+
+    def _begin_again(self) -> None:
+        """A page was lost, and the list comes from its start once more: what is known of the order stays."""
+        seen, before = self.detector, self._before
+        sure = seen.sure if seen.sure or seen.mixed else before.sure
+        self._before = attrs.evolve(before, order=self.order, sure=sure)
+        self.detector = OrderDetector()
+        self._seen.clear()
 
     def _find_order(self, items: list[Any]) -> None:
         step = max(1, len(items) // _SAMPLES)
