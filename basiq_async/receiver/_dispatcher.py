@@ -14,11 +14,10 @@ from typing import Protocol
 import attrs
 
 from .._concurrency.deadlines import Deadline, Deadlines
-from .._concurrency.handling import Handling
 from .._concurrency.tasks import cancelling, run_to_completion
+from .._inbox.handling import Handling
 from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from .._inbox.scope import Scope
-from .._redaction.tracebacks import walk
 from .._signing.seal import Seal
 from ..errors import InboxError
 from ._delivery import Delivery
@@ -57,7 +56,7 @@ class _Work:
     failures: int | None = None
     timed_out: bool = False
     quarantined: bool = False
-    handling: Handling | None = None
+    handling: Handling[object] | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -69,8 +68,7 @@ class _Work:
         return self.handling is not None and self.handling.ended_well
 
     def may_run_on(self, failure: Exception) -> bool:
-        """Whether something of the handler may still run: it was cancelled, by us or by a limit of its own."""
-        return any(isinstance(each, (TimeoutError, asyncio.CancelledError)) for each in walk(failure))
+        return self.handling is not None and self.handling.may_run_on(failure)
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Collection, Iterable
 
-from .._concurrency.deadlines import Deadline, Deadlines
+from .._inbox.calls import InboxCalls
 from .._inbox.protocol import Inbox, QuarantinedDelivery
 from .._inbox.scope import Scope
 from .._signing.seal import Seal
-from ..errors import ConfigurationError, InboxError, SignatureVerificationError
+from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, Result
 
@@ -27,7 +27,7 @@ class Quarantine:
         self._scope = scope
         self._seal = seal
         self._webhook_id = webhook_id
-        self._calls = Deadlines(inbox_timeout)
+        self._calls = InboxCalls(inbox_timeout)
 
     async def letters(
         self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
@@ -35,12 +35,8 @@ class Quarantine:
         """Yield each letter once, oldest first: those of ``ids`` (delivery ids), or all."""
         known: set[str] = set()
         while True:
-            try:
-                with Deadline(self._calls):
-                    await self._scope.find()
-                    page = await self._inbox.quarantined(after=after, limit=_PAGE)
-            except TimeoutError as exc:
-                raise self._slow() from exc
+            await self._calls.within_limit(self._scope.find())
+            page = await self._calls.within_limit(self._inbox.quarantined(after=after, limit=_PAGE))
             for letter in page:
                 # One that failed again is at the end of the list.
                 if letter.key in known or (ids is not None and letter.delivery_id not in ids):
@@ -59,11 +55,7 @@ class Quarantine:
         found = [letter.key async for letter in self.letters(ids=check_ids(ids))]
         dropped = 0
         for key in found:
-            try:
-                with Deadline(self._calls):
-                    dropped += await self._inbox.drop_quarantined(key)
-            except TimeoutError as exc:
-                raise self._slow() from exc
+            dropped += await self._calls.within_limit(self._inbox.drop_quarantined(key))
         return dropped
 
     def refuse(self, letter: QuarantinedDelivery) -> Outcome | None:
@@ -94,9 +86,6 @@ class Quarantine:
                 letter.signed_at,
                 self._webhook_id,
             )
-
-    def _slow(self) -> InboxError:
-        return InboxError(f"the inbox did not respond within {self._calls.seconds:g} s")
 
 
 def check_ids(ids: Iterable[str]) -> frozenset[str]:

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
-from .._concurrency.deadlines import Deadline, Deadlines
 from .._concurrency.tasks import run_to_completion
+from .._inbox.calls import InboxCalls
 from .._inbox.scope import Scope
-from ..errors import InboxError
 from ..models import Message
 from ..receiver import Inbox
 from ._inactivity import InactivityTracker
@@ -128,16 +127,12 @@ class _Known:
     def __init__(self, inbox: Inbox, webhook_id: str, timeout: float) -> None:
         self._inbox = inbox
         self._scope = Scope(inbox, webhook_id)
-        self._limits = Deadlines(timeout)
+        self._calls = InboxCalls(timeout)
 
     async def has(self, message: Message) -> bool:
         """Whether it has handled the message's event."""
-        limit = Deadline(self._limits)
-        try:
-            with limit:
-                await self._scope.find(record=False)
-                return await self._inbox.seen(self._scope.key(message.event_type_id, message.event_id, message.id))
-        except TimeoutError as exc:
-            if not limit.expired:
-                raise
-            raise InboxError(f"the inbox did not respond within {self._limits.seconds:g} s") from exc
+        return await self._calls.within_limit(self._has(message))
+
+    async def _has(self, message: Message) -> bool:
+        await self._scope.find(record=False)
+        return await self._inbox.seen(self._scope.key(message.event_type_id, message.event_id, message.id))

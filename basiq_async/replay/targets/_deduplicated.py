@@ -7,8 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from ..._concurrency.deadlines import Deadline, Deadlines
 from ..._concurrency.tasks import run_to_completion, wait_uncancelled
+from ..._inbox.calls import InboxCalls
+from ..._inbox.handling import Handling
 from ..._inbox.scope import Scope
 from ..._redaction.text import printable
 from ...errors import InboxError, TargetError
@@ -25,6 +26,8 @@ LEASE = 300.0
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 5.0
 _MARGIN = 60.0
+_LONGEST_END = 60.0
+"""Seconds for what a cancelled target left running to end; after that its claim is left to run out."""
 
 
 class InProcess:
@@ -74,7 +77,8 @@ class Deduplicated:
     The events of ``webhook_id`` have the keys that its receiver gives them. ``token`` names this job's claims. It
     is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled
     counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how
-    long a claim keeps others away when this process dies: it is prolonged for as long as the target is at it.
+    long a claim keeps others away when this process dies: it is prolonged for as long as the target is at it. A target
+    that was cancelled keeps its claim until all that it began has ended, such as a commit of SQLAlchemy's.
     """
 
     def __init__(
@@ -92,13 +96,13 @@ class Deduplicated:
         self._inbox = inbox
         self._token = token
         self._scope = Scope(inbox, webhook_id)
-        self._limits = Deadlines(timeout)
+        self._calls = InboxCalls(timeout)
         self._in_process = InProcess()
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
         if not self._scope.known:
-            await self._find_scope()
+            await self._calls.within_limit(self._scope.find())
         key = self._scope.key(message.event_type_id, message.event_id, message.id)
         token = f"{self._token}:{message.id}"
         in_process = self._in_process
@@ -119,22 +123,11 @@ class Deduplicated:
         """See ``Target``."""
         await self._target.flush()
 
-    async def _find_scope(self) -> None:
-        try:
-            with Deadline(self._limits):
-                await self._scope.find()
-        except TimeoutError as exc:
-            raise self._hangs() from exc
-
     async def _claim(self, key: str, token: str) -> Claim:
         try:
-            with Deadline(self._limits):
-                return await self._take(key, token)
-        except TimeoutError as exc:
+            return await self._calls.within_limit(self._take(key, token))
+        except (Exception, asyncio.CancelledError):
             await self._release(key, token)  # the claim may have been made
-            raise self._hangs() from exc
-        except asyncio.CancelledError:
-            await self._release(key, token)
             raise
 
     async def _take(self, key: str, token: str) -> Claim:
@@ -148,10 +141,14 @@ class Deduplicated:
         return claim
 
     async def _deliver_claimed(self, message: Message, key: str, token: str) -> str | None:
+        handling = Handling(self._hand_over(message, key, token))
+        prolonging = self._begin_prolonging(key, token)
         try:
-            found = await self._hand_over(message, key, token)
-        except BaseException:
-            await self._release(key, token)
+            found = await handling.run()
+            if prolonging is not None:
+                await prolonging.end()
+        except BaseException as exc:
+            await self._release_at_end(handling, prolonging, exc, key, token)
             raise
         try:
             await self._complete(key, token)
@@ -161,50 +158,63 @@ class Deduplicated:
         return found
 
     async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
-        prolonging = _Prolonging(lambda: self._prolong(key, token), self._lease / 3)
-        try:
-            found = await self._target.deliver(message)
-            await self._target.flush()
-        finally:
-            prolonging.stop()
-            if prolonging.calling:
-                await prolonging.wait()
+        found = await self._target.deliver(message)
+        await self._target.flush()
         return found
+
+    async def _release_at_end(
+        self,
+        handling: Handling[str | None],
+        prolonging: _Prolonging | None,
+        failure: BaseException,
+        key: str,
+        token: str,
+    ) -> None:
+        """Release the claim once nothing of the target runs any more; leave it to its lease where that takes long."""
+
+        async def release() -> None:
+            ended = not handling.may_run_on(failure) or await handling.wait(min(self._lease, _LONGEST_END))
+            if prolonging is not None:
+                await prolonging.end()
+            if ended:
+                await self._settle(lambda: self._inbox.release(key, token), key)
+            else:
+                logger.error(
+                    "the target was cancelled at %r, and what it began has not ended: the claim stays in the inbox "
+                    "until its lease runs out",
+                    key,
+                )
+
+        await run_to_completion(release)
+
+    def _begin_prolonging(self, key: str, token: str) -> _Prolonging | None:
+        return _Prolonging(lambda: self._prolong(key, token), self._lease / 3)
 
     async def _prolong(self, key: str, token: str) -> None:
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                await self._inbox.claim(key, token, lease=self._lease)
+            await self._calls.within_limit(self._inbox.claim(key, token, lease=self._lease))
         except Exception as exc:
-            why = self._hangs() if isinstance(exc, TimeoutError) else exc
-            logger.warning("the claim of %r could not be prolonged: %s", key, printable(why))
+            logger.warning("the claim of %r could not be prolonged: %s", key, printable(exc))
 
     async def _complete(self, key: str, token: str) -> None:
         try:
-            with Deadline(self._limits):
-                await self._inbox.complete(key, token)
+            await self._calls.within_limit(self._inbox.complete(key, token))
         except Exception as exc:
             # It was handled, and the checkpoint will say so; to fail would have it handled again for certain.
-            why = self._hangs() if isinstance(exc, TimeoutError) else exc
-            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, printable(why))
+            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, printable(exc))
 
     async def _release(self, key: str, token: str) -> None:
         await run_to_completion(lambda: self._settle(lambda: self._inbox.release(key, token), key))
 
     async def _settle(self, call: Callable[[], Awaitable[object]], key: str) -> None:
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                await call()
+            await self._calls.within_limit(call())
         except Exception as exc:
-            why = self._hangs() if isinstance(exc, TimeoutError) else exc
-            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, printable(why))
-
-    def _hangs(self) -> InboxError:
-        return InboxError(f"the inbox did not respond within {self._limits.seconds:g} s")
+            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, printable(exc))
 
 
 class _Prolonging:
-    """Makes a call each ``every`` seconds, until it is stopped: one timer, and a task for each call."""
+    """Makes a call each ``every`` seconds, until it is ended: one timer, and a task for each call."""
 
     def __init__(self, call: Callable[[], Coroutine[Any, Any, None]], every: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -215,21 +225,14 @@ class _Prolonging:
 
     def _begin(self) -> None:
         self._timer = self._loop.call_later(self._every, self._begin)
-        if not self.calling:
+        if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._call())
 
-    @property
-    def calling(self) -> bool:
-        """Whether a call is under way."""
-        return self._task is not None and not self._task.done()
-
-    def stop(self) -> None:
-        """Begin no more calls."""
+    async def end(self) -> None:
+        """Begin no more calls, and wait for the one under way, which has a time limit."""
         self._timer.cancel()
-
-    async def wait(self) -> None:
-        """Wait for the call that is under way, which has a time limit: what comes after it is in order then."""
-        if self._task is not None and (cancelled := await wait_uncancelled(self._task)) is not None:
+        task = self._task
+        if task is not None and (cancelled := await wait_uncancelled(task)) is not None:
             raise cancelled
 
 
@@ -254,18 +257,16 @@ class InTransaction(Deduplicated):
         # The transaction ends with this process; the limit is for a machine that vanished, not for a slow handler.
         return await self._transactional.claim_transaction(key, token, lease=max(self._lease, LEASE))
 
+    def _begin_prolonging(self, key: str, token: str) -> None:
+        return None  # the transaction holds the claim
+
     async def _hand_over(self, message: Message, key: str, token: str) -> str | None:
         async with self._transactional.transaction(key, token) as session:
             await self._handler(message, session)
         return None
 
     async def _complete(self, key: str, token: str) -> None:
-        try:
-            with Deadline(self._limits):
-                recorded = await self._inbox.complete(key, token)
-        except TimeoutError as exc:
-            raise self._hangs() from exc
-        if not recorded:
+        if not await self._calls.within_limit(self._inbox.complete(key, token)):
             raise InboxError("the claim ended before its transaction was committed")
 
 

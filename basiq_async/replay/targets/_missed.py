@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from typing import TypeVar
 
-from ..._concurrency.deadlines import Deadline, Deadlines
+from ..._inbox.calls import InboxCalls
 from ..._inbox.scope import Scope
-from ...errors import InboxError
 from ...models import Message
 from ...receiver import Inbox
 from ._base import Target
 from ._deduplicated import HANDLED_BEFORE
-
-T = TypeVar("T")
 
 DELIVERED = "delivered"
 """Why a message is left alone: Basiq says that it was delivered, at a time of which the inbox knows nothing."""
@@ -45,7 +41,7 @@ class InboxKnowledge:
         self._inbox = inbox
         self._scope = scope
         self._shared = shared
-        self._limits = Deadlines(timeout)
+        self._calls = InboxCalls(timeout)
         self._now = now
         self._since: datetime | None = None
 
@@ -54,23 +50,23 @@ class InboxKnowledge:
         if not self._shared:
             return False
         if self._since is None:
-            self._since = await self._within_limit(self._inbox.known_since())
+            self._since = await self._calls.within_limit(self._inbox.known_since())
         times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
         return bool(times) and max(times) >= self._since + _SKEW
 
     async def has(self, message: Message) -> bool:
         """Whether it has the message's event as handled."""
-        return await self._within_limit(self._seen(message, left=False))
+        return await self._calls.within_limit(self._seen(message, left=False))
 
     async def leave(self, message: Message) -> None:
         """Note, for the event list, that a message was left alone."""
         first = message.first_attempt
         if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
-            await self._within_limit(self._mark(message))
+            await self._calls.within_limit(self._mark(message))
 
     async def has_left(self, message: Message) -> bool:
         """Whether the message of this event was left alone."""
-        return await self._within_limit(self._seen(message, left=True))
+        return await self._calls.within_limit(self._seen(message, left=True))
 
     async def _seen(self, message: Message, *, left: bool) -> bool:
         return await self._inbox.seen(await self._key(message, left=left))
@@ -82,16 +78,6 @@ class InboxKnowledge:
         await self._scope.find()
         key = self._scope.left_key if left else self._scope.key
         return key(message.event_type_id, message.event_id, message.id)
-
-    async def _within_limit(self, work: Awaitable[T]) -> T:
-        limit = Deadline(self._limits)
-        try:
-            with limit:
-                return await work
-        except TimeoutError as exc:
-            if not limit.expired:
-                raise
-            raise InboxError(f"the inbox did not respond within {self._limits.seconds:g} s") from exc
 
 
 class _Wrapper:

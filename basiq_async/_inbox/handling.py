@@ -6,17 +6,18 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Generator
 from contextvars import Context, ContextVar, Token
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .deadlines import Deadline
+from .._concurrency.deadlines import Deadline
+from .._redaction.tracebacks import walk
 
 T = TypeVar("T")
 
-_current: ContextVar[Handling | None] = ContextVar("basiq_async_handling", default=None)
+_current: ContextVar[Handling[Any] | None] = ContextVar("basiq_async_handling", default=None)
 
 
-class Handling:
-    """Runs one handler within a time limit: ``await handling.run(handler(...), limit)``.
+class Handling(Generic[T]):
+    """Runs one handler, within a time limit where one is passed: ``await Handling(handler(...), limit).run()``.
 
     Where the limit expires, the cancellation is thrown into the handler in a task of its own, ``rest``, and nobody
     cancels that again: a handler that resists, such as one in a database's exit, does not hold up its caller, and a
@@ -26,24 +27,25 @@ class Handling:
 
     __slots__ = ("_awaitable", "_limit", "_token", "rest")
 
-    def __init__(self, awaitable: Awaitable[object], limit: Deadline) -> None:
+    def __init__(self, awaitable: Awaitable[T], limit: Deadline | None = None) -> None:
         self._awaitable = awaitable
         self._limit = limit
-        self.rest: asyncio.Task[object] | None = None
+        self.rest: asyncio.Task[T] | None = None
 
-    async def run(self) -> None:
+    async def run(self) -> T:
         """Run the handler. Raises what it raises, and ``TimeoutError`` when its time is over."""
-        token: Token[Handling | None] = _current.set(self)
+        token: Token[Handling[Any] | None] = _current.set(self)
         try:
+            if self._limit is None:
+                return await self._awaitable
             with self._limit:
-                await self
+                return await _Steps(self._drive(self._awaitable.__await__(), None, self._limit))
         finally:
             _current.reset(token)
 
-    def __await__(self) -> Generator[Any, Any, object]:
-        return self._drive(self._awaitable.__await__(), None)
-
-    def _drive(self, steps: Generator[Any, Any, object], exc: BaseException | None) -> Generator[Any, Any, object]:
+    def _drive(
+        self, steps: Generator[Any, Any, T], exc: BaseException | None, limit: Deadline
+    ) -> Generator[Any, Any, T]:
         sent: Any = None
         try:
             while True:
@@ -53,20 +55,25 @@ class Handling:
                     sent = yield step
                 except BaseException as thrown:
                     exc = thrown
-                if self.rest is None and self._limit.expired and isinstance(exc, asyncio.CancelledError):
-                    self.rest = asyncio.get_running_loop().create_task(self._go_on(steps, exc))
+                if self.rest is None and limit.expired and isinstance(exc, asyncio.CancelledError):
+                    self.rest = asyncio.get_running_loop().create_task(self._go_on(steps, exc, limit))
                     raise exc
         except StopIteration as end:
-            return end.value
+            result: T = end.value
+            return result
 
-    async def _go_on(self, steps: Generator[Any, Any, object], exc: BaseException) -> object:
-        return await _Rest(self._drive(steps, exc))
+    async def _go_on(self, steps: Generator[Any, Any, T], exc: BaseException, limit: Deadline) -> T:
+        return await _Steps(self._drive(steps, exc, limit))
 
     @property
     def ended_well(self) -> bool:
         """Whether the handler ended without an error, though its time was over."""
         rest = self.rest
         return rest is not None and rest.done() and not rest.cancelled() and rest.exception() is None
+
+    def may_run_on(self, failure: BaseException) -> bool:
+        """Whether something of the handler may still run: it was cancelled, by us or by a limit of its own."""
+        return any(isinstance(each, (TimeoutError, asyncio.CancelledError)) for each in walk(failure))
 
     async def wait(self, seconds: float) -> bool:
         """Wait until nothing of the handler runs any more; False where that takes longer."""
@@ -88,13 +95,13 @@ class Handling:
         return {task for task in asyncio.all_tasks() if _context_of(task).get(_current) is self}
 
 
-class _Rest:
-    """What remains of a handler, to be awaited."""
+class _Steps(Generic[T]):
+    """A handler, or what remains of it, to be awaited."""
 
-    def __init__(self, steps: Generator[Any, Any, object]) -> None:
+    def __init__(self, steps: Generator[Any, Any, T]) -> None:
         self._steps = steps
 
-    def __await__(self) -> Generator[Any, Any, object]:
+    def __await__(self) -> Generator[Any, Any, T]:
         return self._steps
 
 

@@ -1,0 +1,181 @@
+"""A target function that is cancelled and leaves something running: nobody else handles its event before that ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from basiq_async import Message
+from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox, SQLInbox, inbox_key
+from basiq_async.replay import Target
+from basiq_async.replay.targets._adapters import as_target
+from tests.support import virtual
+from tests.support.databases import engine_of, new_table, run
+from tests.support.postgres import PostgresServer
+
+MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
+KEY = inbox_key("user.created", "e1", "m1")
+LEASE = 30.0
+COMMIT = 20.0
+
+
+class Transactional(MemoryInbox):
+    """Has transactions, as far as a target sees."""
+
+    async def claim_transaction(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim(key, token, lease=lease)
+
+    @asynccontextmanager
+    async def transaction(self, key: str, token: str) -> AsyncGenerator[None]:
+        yield None
+
+
+class Committing:
+    """Ends at once when it is cancelled, and leaves its commit behind, as ``async_sessionmaker.begin`` does."""
+
+    def __init__(self, *, limit: float | None = None, sessions: bool = False) -> None:
+        self.inbox = Transactional(clock=virtual.now)
+        self.limit = limit
+        self.log: list[str] = []
+        self.target: Target = as_target(
+            self.with_session if sessions else self.handle, self.inbox, "job", inbox_lease=LEASE
+        )
+
+    async def commit(self) -> None:
+        await asyncio.sleep(COMMIT)
+        self.log.append("committed")
+
+    async def handle(self, message: Message) -> None:
+        async with asyncio.timeout(self.limit):
+            await asyncio.shield(asyncio.create_task(self.commit()))
+
+    async def with_session(self, message: Message, session: None) -> None:
+        await self.handle(message)
+
+    async def claim(self) -> ClaimStatus:
+        return (await self.inbox.claim(KEY, "live", lease=LEASE)).status
+
+
+@pytest.mark.parametrize("sessions", [False, True])
+def test_a_limit_of_its_own_gives_the_claim_back_when_the_commit_has_ended(*, sessions: bool) -> None:
+    async def main() -> None:
+        service = Committing(limit=1.0, sessions=sessions)
+        working = asyncio.create_task(service.target.deliver(MESSAGE))
+        await asyncio.sleep(0.5)
+        while await service.claim() is ClaimStatus.BUSY:
+            await asyncio.sleep(0.5)
+        assert service.log == ["committed"]
+        with pytest.raises(TimeoutError):
+            await working
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("sessions", [False, True])
+def test_a_cancelled_message_gives_its_claim_back_when_the_commit_has_ended(times: int, *, sessions: bool) -> None:
+    async def main() -> None:
+        service = Committing(sessions=sessions)
+        working = asyncio.create_task(service.target.deliver(MESSAGE))
+        await asyncio.sleep(1.0)
+        for _ in range(times):
+            working.cancel()
+            await asyncio.sleep(0.1)
+            assert await service.claim() is ClaimStatus.BUSY
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert service.log == ["committed"]
+        assert await service.claim() is ClaimStatus.CLAIMED
+
+    virtual.run(main())
+
+
+def test_a_cancellation_while_a_failed_message_waits_for_its_commit_wins() -> None:
+    async def main() -> None:
+        service = Committing(limit=1.0)
+        working = asyncio.create_task(service.target.deliver(MESSAGE))
+        await asyncio.sleep(5.0)
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert service.log == ["committed"]
+        assert await service.claim() is ClaimStatus.CLAIMED
+
+    virtual.run(main())
+
+
+def test_what_never_ends_is_waited_for_a_while_and_its_claim_runs_out(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        forever: list[asyncio.Task[bool]] = []
+        inbox = MemoryInbox(clock=virtual.now)
+
+        async def handler(message: Message) -> None:
+            forever.append(asyncio.create_task(asyncio.Event().wait()))
+            raise TimeoutError("no")
+
+        started = virtual.now()
+        with pytest.raises(TimeoutError, match="no"):
+            await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
+        assert virtual.now() - started <= LEASE
+        assert (await inbox.claim(KEY, "live", lease=LEASE)).status is ClaimStatus.BUSY
+        await asyncio.sleep(LEASE)
+        assert (await inbox.claim(KEY, "live", lease=LEASE)).status is ClaimStatus.CLAIMED
+        forever[0].cancel()
+        await asyncio.wait(forever)
+
+    virtual.run(main())
+    assert "the claim stays in the inbox until its lease runs out" in caplog.text
+
+
+def test_a_failure_that_is_no_cancellation_waits_for_nothing() -> None:
+    async def main() -> None:
+        left: list[asyncio.Task[None]] = []
+
+        async def handler(message: Message) -> None:
+            left.append(asyncio.create_task(asyncio.sleep(COMMIT)))
+            raise ValueError("no")
+
+        started = virtual.now()
+        with pytest.raises(ValueError, match="no"):
+            await as_target(handler, MemoryInbox(), "job").deliver(MESSAGE)
+        assert virtual.now() == started
+        await asyncio.wait(left)
+
+    virtual.run(main())
+
+
+async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_its_claim_is_given_back(
+    postgres: PostgresServer,
+) -> None:
+    async with engine_of(postgres.url()) as engine, SQLInbox(engine, table=new_table()) as inbox:
+        sessions = async_sessionmaker(engine)
+        await run(engine, "DROP TABLE IF EXISTS overdue", "CREATE TABLE overdue (id int primary key)")
+
+        async def handler(message: Message) -> None:
+            async with sessions() as session, session.begin():
+                await session.execute(text("INSERT INTO overdue VALUES (1)"))  # waits for the lock
+
+        async with engine.connect() as other:
+            await other.execute(text("INSERT INTO overdue VALUES (1)"))
+            working = asyncio.create_task(as_target(handler, inbox, "job").deliver(MESSAGE))
+            while not await waiting_for_a_lock(engine):
+                await asyncio.sleep(0.01)
+            working.cancel()
+            await asyncio.wait((working,), timeout=0.05)
+            claim = await inbox.claim(KEY, "live", lease=LEASE)
+            waits = await waiting_for_a_lock(engine)
+            assert claim.status is ClaimStatus.BUSY or not waits
+            await other.rollback()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+
+async def waiting_for_a_lock(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%overdue%'"
+        return bool((await connection.execute(text(query))).scalar_one())
