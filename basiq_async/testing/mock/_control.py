@@ -12,7 +12,8 @@ from ..._web.responses import read_json, respond
 from ...errors import BasiqError
 from ._fields import Values, read_body, read_query
 from ._openapi import ROOT, describe
-from ._operation import OPERATIONS, Control, Operation
+from ._operation import Control, Operation
+from ._operations import OPERATIONS
 from ._schemas import as_json
 
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"

@@ -7,7 +7,8 @@ import re
 from ..._version import __version__
 from ..._web.guard import TOKEN_HEADER
 from ._fields import Json
-from ._operation import OPERATIONS, Operation
+from ._operation import Operation
+from ._operations import OPERATIONS
 from ._schemas import ref, schemas
 
 ROOT = "/_fake"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import attrs
 
@@ -34,7 +34,6 @@ class Control:
 
 
 Run = Callable[[Control, Any], Awaitable[attrs.AttrsInstance]]
-R = TypeVar("R", bound=Run)
 
 
 @attrs.frozen
@@ -52,18 +51,3 @@ class Operation:
     returns: str
     run: Run
     fields: tuple[Field, ...] = ()
-
-
-OPERATIONS: list[Operation] = []
-
-
-def operation(method: str, path: str, *fields: Field) -> Callable[[R], R]:
-    """Make a function an operation: its summary and what it returns are the function's own."""
-
-    def register(run: R) -> R:
-        returns = get_type_hints(run)["return"].__name__
-        summary = (run.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        OPERATIONS.append(Operation(run.__name__, method, path, summary, returns, run, fields))
-        return run
-
-    return register

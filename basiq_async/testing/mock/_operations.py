@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from ..._version import __version__
 from ..._web.guard import ControlError
@@ -14,7 +14,7 @@ from ..fake._fake import FakeBasiq
 from ..fake._records import Message
 from . import _shapes as shapes
 from ._fields import Field, Values
-from ._operation import Control, operation
+from ._operation import Control, Operation, Run
 from ._pages import page_of, page_of_numbered, read_places
 
 _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", least=1, most=1000)
@@ -23,6 +23,21 @@ _SEARCH = Field("search", "text", "Only items in which this text occurs, in any 
 
 DROPS = ("request", "response")
 MOST_STATES = 10_000
+
+R = TypeVar("R", bound=Run)
+OPERATIONS: list[Operation] = []
+
+
+def operation(method: str, path: str, *fields: Field) -> Callable[[R], R]:
+    """Make a function an operation: its summary and what it returns are the function's own."""
+
+    def register(run: R) -> R:
+        returns = get_type_hints(run)["return"].__name__
+        summary = (run.__doc__ or "").strip().splitlines()[0].rstrip(".")
+        OPERATIONS.append(Operation(run.__name__, method, path, summary, returns, run, fields))
+        return run
+
+    return register
 
 
 # --- the mock and its states ---
