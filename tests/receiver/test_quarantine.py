@@ -336,5 +336,5 @@ async def test_an_inbox_that_takes_no_weak_reference_is_used_all_the_same() -> N
         __hash__ = None  # type: ignore[assignment]
 
     inbox = Slotted()
-    async with WebhookReceiver(SECRET, inbox=inbox), WebhookReceiver(OTHER_SECRET, inbox=inbox) as receiver:
+    async with WebhookReceiver(SECRET, inbox=inbox), WebhookReceiver(SECRET, inbox=inbox) as receiver:
         assert receiver.inbox is inbox
