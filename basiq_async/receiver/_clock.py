@@ -1,13 +1,20 @@
-"""Clocks, as they are passed in: in seconds since 1970, or in aware datetimes."""
+"""Clocks: as they are passed in, as leases run by them, and as entries of an inbox grow old by them."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime
 
 Clock = Callable[[], float] | Callable[[], datetime]
 """Returns the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
+
+
+JUMP = 86_400.0
+"""A gap between two looks at the clock from which it counts as a jump, in seconds."""
+_HOLD = 2 * 86_400.0
+"""How long nothing is forgotten after a jump, in seconds: longer than Basiq goes on sending (27 h 35 min)."""
 
 
 def in_seconds(clock: Clock) -> Callable[[], float]:
@@ -20,3 +27,40 @@ def in_seconds(clock: Clock) -> Callable[[], float]:
         return moment.timestamp() if isinstance(moment, datetime) else moment
 
     return read
+
+
+def lease_clock(clock: Clock) -> Callable[[], float]:
+    """The clock that leases run by.
+
+    A wall clock can be set; the monotonic one cannot, and all processes of a machine share it. A clock that a caller
+    passes is used as it is.
+    """
+    return time.monotonic if clock is time.time else in_seconds(clock)
+
+
+class RetentionClock:
+    """Says up to which moment entries may be forgotten.
+
+    Where the clock jumps ahead by a day or more, nothing is forgotten for two days. So a clock that was wrong for a
+    while forgets nothing, and one that stays wrong nothing that Basiq still sends. ``seen_at`` and ``hold_until``
+    are what an earlier process knew.
+    """
+
+    def __init__(self, clock: Clock, *, seen_at: float | None = None, hold_until: float = -math.inf) -> None:
+        self._clock = in_seconds(clock)
+        self.seen_at = self._clock() if seen_at is None else seen_at
+        self.hold_until = hold_until
+
+    def now(self) -> float:
+        """Read the clock, and notice a jump."""
+        now = self._clock()
+        if now - self.seen_at >= JUMP:
+            self.hold_until = now + _HOLD
+        elif self.hold_until > now + _HOLD:
+            self.hold_until = now + _HOLD  # the clock has jumped back
+        self.seen_at = now
+        return now
+
+    def horizon(self, now: float) -> float:
+        """Entries that expired at this moment or before it are forgotten."""
+        return -math.inf if now < self.hold_until else now

@@ -123,6 +123,24 @@ class DeliveryEvent:
 OnDelivery = Callable[[DeliveryEvent], None]
 
 
+def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
+    """What a hook hears of an outcome; ``now`` is in seconds since 1970."""
+    delivery = done.delivery
+    return DeliveryEvent(
+        result=done.result,
+        status=done.status,
+        duration=duration,
+        delivery_id=None if delivery is None else delivery.id,
+        event_type_id=None if delivery is None else delivery.event_type_id,
+        reason=done.reason,
+        event_id=None if delivery is None else delivery.event_id,
+        handler=done.handler,
+        attempt=done.attempt,
+        correlation_id=correlation_id(done.error),
+        age=None if delivery is None else now - delivery.timestamp.timestamp(),
+    )
+
+
 def log_fields(
     delivery: Delivery,
     *,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import aclosing
 
 from .._inbox.calls import InboxCalls
 from .._inbox.protocol import Inbox, QuarantinedDelivery
@@ -28,6 +29,8 @@ class Quarantine:
         self._seal = seal
         self._webhook_id = webhook_id
         self._calls = InboxCalls(inbox_timeout)
+        self.changed: Callable[[], Awaitable[None]] | None = None
+        """Awaited after deliveries have left the quarantine."""
 
     async def letters(
         self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
@@ -49,6 +52,31 @@ class Quarantine:
             if not page:
                 return
             after = page[-1]
+
+    async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
+        """The oldest ``limit`` letters, or those that follow ``after``."""
+        found: list[QuarantinedDelivery] = []
+        async with aclosing(self.letters(after=after)) as letters:
+            async for letter in letters:
+                found.append(letter)
+                if len(found) == limit:
+                    break
+        return found
+
+    async def count(self, most: int) -> int:
+        """How many letters there are, ``most`` at the most."""
+        count = 0
+        async with aclosing(self.letters()) as letters:
+            async for _ in letters:
+                count += 1
+                if count == most:
+                    break
+        return count
+
+    async def tell_changed(self) -> None:
+        """Tell whoever watches that letters were retried or dropped."""
+        if self.changed is not None:
+            await self.changed()
 
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the letters of these deliveries; returns how many there were."""

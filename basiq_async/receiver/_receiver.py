@@ -32,11 +32,10 @@ from ._bodies import Bodies, RefusedError
 from ._clock import Clock, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
-from ._lifecycle import Lifecycle
-from ._outcome import DeliveryEvent, OnDelivery, Outcome, Result, correlation_id
+from ._lifecycle import Lifecycle, check_inbox_methods, join_inbox, leave_inbox
+from ._outcome import OnDelivery, Outcome, Result, event_of
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
-from ._sharing import check_inbox_methods, join_inbox, leave_inbox
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -154,7 +153,6 @@ class WebhookReceiver:
         self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
         self._on_delivery = on_delivery
         self._around: Around | None = None
-        self._quarantine_changed: Callable[[], Awaitable[None]] | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         scope = self._scope = ReceiverScope(self._inbox, webhook_id, keys.digests)
@@ -313,13 +311,7 @@ class WebhookReceiver:
         """
         self._join_loop()
         check_whole("limit", limit, least=1)
-        found: list[QuarantinedDelivery] = []
-        async with contextlib.aclosing(self._quarantine.letters(after=after)) as letters:
-            async for letter in letters:
-                found.append(letter)
-                if len(found) == limit:
-                    break
-        return found
+        return await self._quarantine.first(limit, after=after)
 
     async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
         """Hand deliveries in the quarantine to their handlers again, one after the other, oldest first.
@@ -340,7 +332,7 @@ class WebhookReceiver:
                     self._quarantine.delivery_of(letter), failures=letter.failures
                 )
                 outcomes.append(self._report(done, started))
-        await self._tell_quarantine_changed()
+        await self._quarantine.tell_changed()
         return outcomes
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
@@ -350,7 +342,7 @@ class WebhookReceiver:
         """
         self._join_loop()
         dropped = await self._quarantine.drop(ids)
-        await self._tell_quarantine_changed()
+        await self._quarantine.tell_changed()
         return dropped
 
     def setup(self, app: web.Application, path: str = "/basiq") -> None:
@@ -418,21 +410,11 @@ class WebhookReceiver:
 
     def _watch_quarantine(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Have ``changed`` awaited after deliveries have left the quarantine."""
-        self._quarantine_changed = changed
-
-    async def _tell_quarantine_changed(self) -> None:
-        if self._quarantine_changed is not None:
-            await self._quarantine_changed()
+        self._quarantine.changed = changed
 
     async def _count_quarantined(self, most: int) -> int:
         """Return how many deliveries are in the quarantine, ``most`` at the most."""
-        count = 0
-        async with contextlib.aclosing(self._quarantine.letters()) as letters:
-            async for _ in letters:
-                count += 1
-                if count == most:
-                    break
-        return count
+        return await self._quarantine.count(most)
 
     def _add_hook(self, on_delivery: OnDelivery) -> None:
         """Call this hook after the one that the constructor was passed."""
@@ -489,21 +471,7 @@ class WebhookReceiver:
 
     def _report(self, done: Outcome, started: float) -> Outcome:
         if self._on_delivery is not None:
-            delivery = done.delivery
-            event = DeliveryEvent(
-                result=done.result,
-                status=done.status,
-                duration=time.perf_counter() - started,
-                delivery_id=None if delivery is None else delivery.id,
-                event_type_id=None if delivery is None else delivery.event_type_id,
-                reason=done.reason,
-                event_id=None if delivery is None else delivery.event_id,
-                handler=done.handler,
-                attempt=done.attempt,
-                correlation_id=correlation_id(done.error),
-                age=None if delivery is None else self._clock() - delivery.timestamp.timestamp(),
-            )
-            call_hook(self._on_delivery, event)
+            call_hook(self._on_delivery, event_of(done, time.perf_counter() - started, self._clock()))
         return done
 
 

@@ -11,8 +11,7 @@ import attrs
 
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
-from .._clock import Clock
-from ._ageing import RetentionClock, lease_clock
+from .._clock import Clock, RetentionClock, lease_clock
 
 _CLAIMS_TO_SWEEP = 1024
 

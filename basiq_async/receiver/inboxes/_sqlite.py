@@ -13,8 +13,7 @@ from typing import Self
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
 from ..._storage.sqlite import FileKind
 from ...errors import ConfigurationError, InboxError
-from .._clock import Clock
-from ._ageing import JUMP, RetentionClock, lease_clock
+from .._clock import JUMP, Clock, RetentionClock, lease_clock
 from ._database import Database
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
