@@ -19,6 +19,7 @@ from .base import Request, Response
 
 __all__ = ["AiohttpTransport", "ReadResponse", "join_headers", "read_status"]
 
+_USER_AGENT = f"basiq-async/{__version__}"
 _CONNECTIONS = 100
 _SWITCHING_PROTOCOLS = 101
 
@@ -50,7 +51,7 @@ class AiohttpTransport:
         max_body_size: int = 64 * 2**20,
         connections: int = _CONNECTIONS,
         read_response: ReadResponse | None = None,
-        user_agent: str = f"basiq-async/{__version__}",
+        user_agent: str = _USER_AGENT,
     ) -> None:
         check_positive("timeout", timeout)
         check_positive("connect_timeout", connect_timeout)
