@@ -1,10 +1,13 @@
-"""Files that their owner alone can read: inboxes, checkpoints, exports. They hold consumers' data."""
+"""Files that their owner alone can read: inboxes, checkpoints, exports, keys. They hold secrets and consumers' data."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 _OURS = 0o600
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
@@ -17,11 +20,55 @@ def create_private(path: str) -> bool:
     A symbolic link counts as something, also one that leads nowhere: it is not followed. Raises OSError.
     """
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_LINKS, _OURS)
+        descriptor = open_new(path)
     except FileExistsError:
         return False
     os.close(descriptor)
     return True
+
+
+def open_new(path: str | os.PathLike[str]) -> int:
+    """Make a file for its owner alone, and open it to read and write.
+
+    Raises OSError: FileExistsError where something is there, a symbolic link too; ValueError for a null character.
+    """
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_LINKS | _BINARY, _OURS)
+
+
+def replace_private(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file, whole or not at all, durably, in place of what is there. Raises OSError."""
+    with _draft(Path(path), content) as draft:
+        draft.replace(path)
+
+
+def publish_private(path: str | os.PathLike[str], content: bytes) -> bool:
+    """Write a new file, whole or not at all, durably. False where something is there. Raises OSError, ValueError."""
+    if os.path.lexists(path):
+        return False
+    with _draft(Path(path), content) as draft:
+        try:
+            os.link(draft, path)  # never over what another process has published meanwhile
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            draft.replace(path)
+    return True
+
+
+@contextmanager
+def _draft(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside ``path`` with all of the content on disk; it is gone afterwards."""
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = open_new(draft)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield draft
+    finally:
+        with suppress(OSError):
+            draft.unlink()
 
 
 def open_private(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from .._redaction.text import json_line
+from .._storage.private_files import open_new
 from ..errors import ConfigurationError
 from ._output import Output, Shape, cell_text, note
 from ._table import Column
@@ -72,10 +73,9 @@ async def _pages(job: Replay) -> AsyncIterator[Sequence[DeadLetter]]:
 
 
 async def _export(job: Replay, path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     count = 0
     try:
-        with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        with os.fdopen(open_new(path), "w", encoding="utf-8") as file:
             async for page in _pages(job):
                 for letter in page:
                     file.write(json_line(dict(letter.message)) + "\n")

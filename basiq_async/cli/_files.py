@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._storage.private_files import open_new
 from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
     if path is None:
         yield None
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = open_new(path)
     except FileExistsError:
         raise ConfigurationError(f"{str(path)!r} exists already; name a new file for the secret") from None
     except OSError as exc:

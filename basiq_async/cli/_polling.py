@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import random
 import re
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .._storage.private_files import publish_private
 from .._wire.order import read_newest
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
@@ -403,28 +403,10 @@ def _read_start(path: str) -> Start | None:
 def _remember_start(path: str, start: Start) -> Start:
     """Return when the first run with this checkpoint began: a later one must not leave out what was missed."""
     file = Path(path + ".start")
-    draft = Path(f"{file}.{os.getpid()}")
     try:
-        with suppress(FileExistsError):
-            # Whole or not at all: a process may be killed at any instant.
-            if not os.path.lexists(file):
-                draft.unlink(missing_ok=True)
-                descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                    stream.write(str(start))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                try:
-                    os.link(draft, file)  # never over the time of a run that began meanwhile
-                except FileExistsError:
-                    raise
-                except OSError:  # a file system without links
-                    os.replace(draft, file)
-                return start
+        if publish_private(file, str(start).encode()):
+            return start
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no path"
         raise ConfigurationError(f"{str(file)!r} cannot be written: {reason}") from None
-    finally:
-        with suppress(OSError, ValueError):
-            draft.unlink(missing_ok=True)
     return _read_start(path) or start

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from .._redaction.shell import command_line, shell_line
+from .._storage.private_files import replace_private
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._output import session
@@ -138,15 +139,9 @@ def _entries() -> dict[str, dict[str, Any]]:
 
 def _write(entries: dict[str, dict[str, Any]]) -> None:
     file = _file()
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump({"profiles": entries}, stream, indent=2)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(file)
+        replace_private(file, json.dumps({"profiles": entries}, indent=2).encode())
     except OSError as exc:
         raise ConfigurationError(f"the profiles cannot be written to {file}: {exc.strerror}") from None
 

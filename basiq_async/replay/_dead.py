@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from .._storage.private_files import open_new
 from ..errors import ConfigurationError, ReplayError
 from .checkpoints._base import Checkpoint, Commit, DeadLetter
 
@@ -54,8 +55,7 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+    with os.fdopen(open_new(path), "w", encoding="ascii") as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())

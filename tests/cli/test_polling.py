@@ -244,7 +244,7 @@ def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "listen.db")
-    monkeypatch.setattr("basiq_async.cli._polling.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     early, late = Start(datetime(2026, 1, 1, tzinfo=UTC), frozenset("a")), Start(datetime(2026, 1, 2, tzinfo=UTC))
     with pytest.raises(KeyboardInterrupt):
         _remember_start(path, early)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ..._concurrency.tasks import wait_uncancelled
+from ..._storage.private_files import replace_private
 from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 
@@ -93,17 +93,7 @@ def save_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> None:
 def write_private(file: Path, content: bytes, what: str) -> None:
     """Replace a file, as a whole, by one that only its owner can read. Raises ConfigurationError."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(temporary).replace(file)
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        replace_private(file, content)
     except OSError as error:
         raise ConfigurationError(f"the {what} {file} cannot be written: {_reason(error)}") from error
 
