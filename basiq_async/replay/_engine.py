@@ -20,14 +20,14 @@ from ..models import Message
 from ._circuit import Circuit, requested_wait
 from ._committer import Committer
 from ._inactivity import InactivityTracker
-from ._ledger import Ledger
-from ._reader import SEGMENT, Reader, WorkItem
+from ._ledger import Ledger, Segment
+from ._reader import SEGMENT, Reader
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
 from ._throttle import Backpressure, RateLimiter, Turns
 from ._where import Where
 from .checkpoints._base import Checkpoint, DeadLetter, State
-from .targets._base import Target
+from .targets._base import Function, Target
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -225,13 +225,14 @@ class Engine:
         # One long function: a call of its own for each step would be what most of the time goes to.
         reader, limiter, committer, pressure = self._reader, self._limiter, self._committer, self._pressure
         deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
+        function = self._target.function if type(self._target) is Function else None
         watched = self._watchdog.watch(task)
         enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         attempt = taken_before = 0
         while (item := await reader.take(task)) is not None:
             if not moved.is_set():
                 moved.set()
-            message, _, error = item
+            message, segment, error = item
             reason = None
             tries = 0
             while error is None:  # once, and again where the target asks for patience, or is down
@@ -248,7 +249,10 @@ class Engine:
                     attempt += 1
                     tries += 1
                     watched.attempt = attempt
-                    reason = await deliver(message)
+                    if function is None:
+                        reason = await deliver(message)
+                    else:
+                        await function(message)
                     watched.attempt = 0
                     if watched.expired:
                         watched.settle()
@@ -279,8 +283,8 @@ class Engine:
                 if error is None and pressure.open and not await pressure.rest(self._circuit.next_pause):
                     return
             if error is None:
-                self._record_success(item, reason)
-            elif not self._record_failure(item, error):
+                self._record_success(segment, message, reason)
+            elif not self._record_failure(segment, message, error):
                 return
             unsaved = ledger.unsaved
             # Where all that was handed out is done, the target does not wait for anything: go on with the next ones.
@@ -355,20 +359,20 @@ class Engine:
             logger.warning("the target takes messages again: the replay goes on")
             self._circuit.close()
 
-    def _record_success(self, item: WorkItem, reason: str | None) -> None:
+    def _record_success(self, segment: Segment, message: Message, reason: str | None) -> None:
         self._in_a_row = 0
         if reason is None:
             self._handled += 1
-            self._ledger.done(item.segment, item.message, counts_as="handled")
+            self._ledger.done(segment, message, counts_as="handled")
         else:
             self._skipped[reason] += 1
-            self._ledger.done(item.segment, item.message, counts_as="skipped")
+            self._ledger.done(segment, message, counts_as="skipped")
         if self._reader.limited:
             self._reader.decide(counts=reason is None)
 
-    def _record_failure(self, item: WorkItem, error: Exception) -> bool:
+    def _record_failure(self, segment: Segment, message: Message, error: Exception) -> bool:
         """Settle what becomes of a message that failed; return False where the job ends."""
-        message, settings = item.message, self._settings
+        settings = self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
@@ -385,7 +389,7 @@ class Engine:
             dead = DeadLetter(message.id, text, datetime.now(UTC), message.raw)
         else:
             self._given_up += 1
-        self._ledger.done(item.segment, message, dead=dead, counts_as="failed")
+        self._ledger.done(segment, message, dead=dead, counts_as="failed")
         self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             kept = "; they are dead letters: mend it, then retry them" if dead is not None else ""

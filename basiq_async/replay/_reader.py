@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TypeAlias
 
 from .._wire.order import Order
 from ..models import Message
@@ -18,12 +18,8 @@ SEGMENT = 250
 """How many messages are read from one cursor that can be recorded to the next."""
 
 
-class WorkItem(NamedTuple):
-    """A message to be handled. ``error`` is there where reading or selecting it failed already."""
-
-    message: Message
-    segment: Segment
-    error: Exception | None
+WorkItem: TypeAlias = tuple[Message, Segment, Exception | None]
+"""A message to be handled, its segment, and the error where reading or selecting it failed already."""
 
 
 class Reader:
@@ -150,7 +146,7 @@ class Reader:
                 self._undecided += 1
             if self._waiting and self._room:
                 self._wake()
-            return WorkItem(message, ledger.begin(), error)
+            return message, ledger.begin(), error
         return None
 
     def _begin_next_pass(self) -> bool:

@@ -9,29 +9,18 @@ from ..._arguments import accepts
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
-from ._base import Handler, SessionHandler, Target
+from ._base import Function, Handler, SessionHandler, Target
 from ._deduplicated import HANDLED_BEFORE, LEASE, Deduplicated, InProcess, InTransaction, OtherWorker
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
 
 
-class _Function:
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def deliver(self, message: Message) -> None:
-        await self._handler(message)
-
-    async def flush(self) -> None:
-        pass
-
-
-class _PerhapsAsync(_Function):
+class _PerhapsAsync(Function):
     """A callable of which only a call tells whether it can be awaited."""
 
     async def deliver(self, message: Message) -> None:
-        working = self._handler(message)
+        working = self.function(message)
         if not inspect.isawaitable(working):
             raise ReplayError("the target is not async: pass an async function that takes a Message")
         await working
@@ -107,7 +96,7 @@ def as_target(
         if not accepts(value, 1) and accepts(value, 2):
             return _in_transaction(cast(SessionHandler, value), inbox, token, webhook_id, inbox_timeout, inbox_lease)
         handler = cast(Handler, value)
-        target = (_Function if inspect.iscoroutinefunction(handler) else _PerhapsAsync)(handler)
+        target = (Function if inspect.iscoroutinefunction(handler) else _PerhapsAsync)(handler)
     else:
         raise ConfigurationError(
             "target must be an async function that takes a Message, a WebhookReceiver, an HttpTarget, a "

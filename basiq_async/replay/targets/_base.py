@@ -42,3 +42,16 @@ class RunScoped(Protocol):
     async def end_run(self) -> None:
         """Let go. The next run begins anew."""
         ...
+
+
+class Function:
+    """An async function. A replay that has nothing between calls ``function`` itself, which spares it a coroutine."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.function = handler
+
+    async def deliver(self, message: Message) -> None:
+        await self.function(message)
+
+    async def flush(self) -> None:
+        pass
