@@ -71,7 +71,7 @@ class FleetCrash:
         }
 
     def start_worker(self) -> None:
-        command = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker", PLACE]
+        command = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker", "--fleet", PLACE]
         log = (self.folder / f"worker-{len(self.workers) + self.kills}.log").open("wb")
         with log:
             self.workers.append(

@@ -25,7 +25,13 @@ jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or 
 
 FleetPlace = Annotated[
     str | None,
-    typer.Option("--fleet", envvar="BASIQ_FLEET", help="Where the fleet is, as module:variable.", show_default=False),
+    typer.Option(
+        "--fleet",
+        metavar="MODULE:FLEET",
+        envvar="BASIQ_FLEET",
+        help="Where the Fleet is, such as jobs:fleet.",
+        show_default=False,
+    ),
 ]
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
 _PATIENCE = 4.0
@@ -282,9 +288,7 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], flee
 
         from ..distributed.processes import find_fleet
 
-        if not place and fleet is None:
-            raise ConfigurationError("say where the fleet is, with --fleet module:variable or BASIQ_FLEET")
-        opened = fleet or find_fleet(place or "")
+        opened = fleet or find_fleet(_check_place(place))
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(_PATIENCE):
@@ -301,8 +305,14 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], flee
         raise typer.Exit(code)
 
 
+def _check_place(place: str | None) -> str:
+    if not place:
+        raise ConfigurationError("say where the fleet is, with --fleet MODULE:FLEET or BASIQ_FLEET")
+    return place
+
+
 def worker(
-    fleet: Annotated[str, typer.Argument(help="Where the fleet is, as module:variable, such as jobs:fleet.")],
+    fleet: FleetPlace = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
     segments: Annotated[int, typer.Option(min=1, help="Pages that a process has under way at once.")] = 2,
     log_level: Annotated[str, typer.Option(help="The least level that is logged.")] = "INFO",
@@ -318,4 +328,4 @@ def worker(
         raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
     log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
     logging.basicConfig(level=level, handlers=[log])
-    run_workers(fleet, processes=processes, segments=segments)
+    run_workers(_check_place(fleet), processes=processes, segments=segments)

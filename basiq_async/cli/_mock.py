@@ -92,10 +92,16 @@ def mock(
     from ..testing import FakeBasiq, SystemClock
     from ..testing.mock.state_file import load_api_key
 
+    if api_key == "":
+        raise ConfigurationError("--api-key is empty; without it the mock has a new key at every start")
+    try:
+        clock = SystemClock(speed)
+    except ValueError as exc:
+        raise ConfigurationError(f"--speed: {exc}") from exc
     key = api_key or (state_file and load_api_key(state_file)) or FakeBasiq.make_api_key()
     try:
         fake = FakeBasiq(
-            clock=SystemClock(speed),
+            clock=clock,
             api_keys=[key],
             seed=seed,
             cool_off=cool_off,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -25,11 +26,11 @@ LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0
 
 _PAGE = 1_000
 _RESULT: Shape[dict[str, Any]] = Shape(
-    ("now", "nextDue", "attempts", "eventId", "messageIds", "webhookId", "secret"), lambda row: row
+    ("now", "next_due", "attempts", "event_id", "message_ids", "webhook_id", "secret"), lambda row: row
 )
 _STATE: Shape[dict[str, Any]] = Shape(
-    ("name", "seed", "baseUrl", "now", "nextDue", "clock", "pending", "webhooks", "messages", "requests", "deliveries",
-     "violations", "endpointsDown", "faults", "deliveryFaults", "revision"),
+    ("name", "seed", "base_url", "now", "next_due", "clock", "pending", "webhooks", "messages", "requests",
+     "deliveries", "violations", "endpoints_down", "faults", "delivery_faults", "revision"),
     lambda row: row,
 )  # fmt: skip
 _REQUESTS: Shape[dict[str, Any]] = Shape(
@@ -44,13 +45,13 @@ _REQUESTS: Shape[dict[str, Any]] = Shape(
     ),
 )
 _DELIVERIES: Shape[dict[str, Any]] = Shape(
-    ("number", "at", "webhookId", "messageId", "eventTypeId", "eventId", "url", "attempt", "status", "ok", "response",
-     "duration", "headers", "body"),
+    ("number", "at", "webhook_id", "message_id", "event_type_id", "event_id", "url", "attempt", "status", "ok",
+     "response", "duration", "headers", "body"),
     lambda row: row,
     (
-        Column("MESSAGE", lambda row: cell_text(row.get("messageId"))),
+        Column("MESSAGE", lambda row: cell_text(row.get("message_id"))),
         Column("STATUS", lambda row: cell_text(row.get("status"))),
-        Column("EVENT TYPE", lambda row: cell_text(row.get("eventTypeId"))),
+        Column("EVENT TYPE", lambda row: cell_text(row.get("event_type_id"))),
         Column("ATTEMPT", lambda row: cell_text(row.get("attempt"))),
         Column("AT", lambda row: cell_text(row.get("at")), optional=True),
         Column("URL", lambda row: cell_text(row.get("url")), flexible=True),
@@ -284,6 +285,7 @@ def _pages(path: str, values: dict[str, Any], limit: int, output: Output, shape:
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 60.0
 _MOST = 64 * 2**20
+_CAPITAL = re.compile("[A-Z]")
 
 
 class MockError(BasiqError):
@@ -365,6 +367,17 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
+def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the control API responded, its fields in the spelling of every other command: ``next_due``.
+
+    What is inside of a field, such as the headers of a delivery, stays as it is.
+    """
+    named = {_CAPITAL.sub(lambda each: f"_{each[0].lower()}", name): value for name, value in found.items()}
+    if isinstance(items := named.get("items"), list):
+        named["items"] = [_name_as_commands_do(each) for each in items]
+    return named
+
+
 def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
@@ -373,7 +386,7 @@ def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise MockError(f"what responds at {origin} is not a mock of Basiq", status=status)
     if status == 200:
-        return found
+        return _name_as_commands_do(found)
     error = found.get("error")
     if not isinstance(error, dict):
         raise MockError(f"what responds at {origin} is not a mock of Basiq", status=status)

@@ -20,7 +20,7 @@ READY: Shape[dict[str, Any]] = Shape(
     ("base_url", "api_key", "seed", "webhook_id", "page", "control_token"), lambda row: row
 )
 _NEW: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "name", "seed"), lambda row: row)
-_DONE: Shape[dict[str, Any]] = Shape(("now", "nextDue"), lambda row: row)
+_DONE: Shape[dict[str, Any]] = Shape(("now", "next_due"), lambda row: row)
 _STATES: Shape[dict[str, Any]] = Shape(
     ("name", "seed", "now", "pending", "webhooks", "messages", "requests", "deliveries", "violations"),
     lambda row: row,
@@ -89,7 +89,7 @@ def add_state(
     place = find_place()
     values = {"name": name, "seed": seed, "still": still or None}
     made = run_until_signal(lambda: call_at(place, "POST", "/states", values))
-    base_url, api_key = place.base.url(""), str(made.get("apiKey"))
+    base_url, api_key = place.base.url(""), str(made.get("api_key"))
     if json is not None:
         row = {"base_url": base_url, "api_key": api_key, "name": made.get("name"), "seed": made.get("seed")}
         Output(json).one(row, _NEW)

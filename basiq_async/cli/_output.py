@@ -93,6 +93,10 @@ def new_session(*, json: bool) -> Iterator[Session]:
 # --- standard output: data ---
 
 
+FIELD_NAMES: set[str] = set()
+"""The fields of every shape: they tell ``--json FIELDS`` from an argument after a plain ``--json``."""
+
+
 @dataclass(frozen=True)
 class Shape(Generic[T]):
     """How one kind of result is shown.
@@ -106,6 +110,9 @@ class Shape(Generic[T]):
     row: Callable[[T], Mapping[str, Any]]
     columns: Sequence[Column[T]] = ()
     details: Callable[[T], Iterable[tuple[str, Any]]] | None = None
+
+    def __post_init__(self) -> None:
+        FIELD_NAMES.update(self.fields)
 
 
 @dataclass

@@ -39,7 +39,6 @@ from ._output import (
     Output,
     OutputClosedError,
     OutputError,
-    Shape,
     flush,
     is_terminal,
     live,
@@ -50,6 +49,7 @@ from ._output import (
 )
 from ._run import make_client, stopping, wait_patiently
 from ._serving import watching_reader
+from ._shapes import POLLED
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -61,9 +61,6 @@ _LONGEST_OUTAGE = 365 * 86_400.0
 """A service may be off for as long as it likes: the program waits until somebody ends it."""
 
 _LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
-_SHAPE: Shape[dict[str, Any]] = Shape(
-    ("result", "message_id", "event_type_id", "event_id", "webhook_id", "error", "body"), lambda row: row
-)
 
 
 class Polling:
@@ -197,9 +194,8 @@ class Polling:
         await read_newest(aiter(basiq.messages.list(webhook_id)), 1, on_read=see)
         live("")
         if self._back:
-            # Basiq's timestamps have whole seconds. A clock here that is behind would bring back more than asked for.
-            now = max(datetime.now(UTC), newest or _LONG_AGO)
-            return Start((now - self._back).replace(microsecond=0))
+            # By the API's clock, as its messages are; its timestamps have whole seconds.
+            return Start((basiq._now() - self._back).replace(microsecond=0))
         return Start(newest or _LONG_AGO, frozenset(ids))
 
     async def _poll(self) -> None:
@@ -264,7 +260,7 @@ class Polling:
                 }
                 if self._body:
                     row["body"] = dict(message.payload)
-                self._output.one(row, _SHAPE)
+                self._output.one(row, POLLED)
             else:
                 words = [result, message.event_type_id, message.id, error]
                 write("  ".join(str(word) for word in words if word))

@@ -15,9 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import BasiqError, ConfigurationError
-from ._fields import FIELD_NAMES
 from ._output import (
     DEBUG,
+    FIELD_NAMES,
     OutputClosedError,
     abandon_stdout,
     flush,

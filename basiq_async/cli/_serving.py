@@ -23,7 +23,6 @@ from ._output import (
     Output,
     OutputClosedError,
     OutputError,
-    Shape,
     flush,
     is_terminal,
     live,
@@ -33,15 +32,12 @@ from ._output import (
     write_lines,
 )
 from ._run import stopping
+from ._shapes import RECEIVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FORWARD_TIMEOUT = 30.0
-_FIELDS = (
-    "result", "status", "reason", "delivery_id", "event_type_id", "event_id", "timestamp", "links",
-    "forwarded_status", "forward_error", "body",
-)  # fmt: skip
 
 
 class _Seen:
@@ -181,7 +177,7 @@ class Listener:
         self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
         result = "not-accepted" if seen.forwarded and not seen.forwarded.accepted else str(event.result)
         if self._output.as_json:
-            self._output.one(_row(seen, event, status, result, self._body), _SHAPE)
+            self._output.one(_row(seen, event, status, result, self._body), RECEIVED)
         else:
             words = [f"{status} {result}", event.reason, event.event_type_id, event.delivery_id]
             if seen.forwarded is not None:
@@ -234,9 +230,6 @@ def _row(seen: _Seen, event: DeliveryEvent, status: int, result: str, with_body:
     if with_body:
         row["body"] = dict(delivery.raw) if delivery else None
     return row
-
-
-_SHAPE: Shape[dict[str, Any]] = Shape(_FIELDS, lambda row: row)
 
 
 @contextlib.contextmanager

@@ -156,6 +156,18 @@ EVENT_TYPE: Shape[EventType] = Shape(
     ),
 )
 
+RECEIVED: Shape[dict[str, Any]] = Shape(
+    ("result", "status", "reason", "delivery_id", "event_type_id", "event_id", "timestamp", "links",
+     "forwarded_status", "forward_error", "body"),
+    lambda row: row,
+)  # fmt: skip
+"""A delivery that ``listen`` received."""
+
+POLLED: Shape[dict[str, Any]] = Shape(
+    ("result", "message_id", "event_type_id", "event_id", "webhook_id", "error", "body"), lambda row: row
+)
+"""A message that ``listen --poll`` read."""
+
 RAW: Shape[Mapping[str, Any]] = Shape((), lambda raw: raw)
 """An object as the API sent it."""
 

@@ -1,6 +1,6 @@
 """A fleet: what its workers do, and how a job is submitted and watched.
 
-Workers, on any number of machines:   basiq-async worker jobs:fleet --processes 4
+Workers, on any number of machines:   basiq-async worker --fleet jobs:fleet --processes 4
 The job, once, from anywhere:         python jobs.py
 """
 

@@ -156,10 +156,11 @@ def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.M
         result = run("list", "--fleet", place)
         assert result.exit_code == 2
         assert why in result.stderr
-        assert CliRunner().invoke(app, ["worker", place]).exit_code == 2
+        assert CliRunner().invoke(app, ["worker", "--fleet", place]).exit_code == 2
     monkeypatch.delenv("BASIQ_FLEET")
-    assert "--fleet module:variable" in run("list").stderr
-    assert CliRunner().invoke(app, ["worker", "json:loads", "--log-level", "loud"]).exit_code == 2
+    assert "--fleet MODULE:FLEET" in run("list").stderr
+    assert "--fleet MODULE:FLEET" in CliRunner().invoke(app, ["worker"]).stderr
+    assert CliRunner().invoke(app, ["worker", "--fleet", "json:loads", "--log-level", "loud"]).exit_code == 2
 
 
 def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

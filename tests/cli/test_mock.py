@@ -90,19 +90,19 @@ def test_what_python_can_arrange_a_shell_can(run: Run, served: Served, tmp_path:
     assert (fake.now() - before).total_seconds() == 900
     (tmp_path / "data.json").write_text('{"x": 1}')
     emitted = row(run, "emit", "consent.revoked", "--user-id", "u1", "--data", f"@{tmp_path / 'data.json'}", "--wait")
-    assert len(emitted["messageIds"]) == 1
+    assert len(emitted["message_ids"]) == 1
     assert row(run, "advance", "next")["attempts"] == 1
     (delivery, first) = rows(run, "deliveries")
-    assert delivery["messageId"] == first["messageId"] == emitted["messageIds"][0]
+    assert delivery["message_id"] == first["message_id"] == emitted["message_ids"][0]
     row(run, "endpoint", "down", "--status", "503")
-    row(run, "redeliver", emitted["messageIds"][0])
+    row(run, "redeliver", emitted["message_ids"][0])
     assert rows(run, "deliveries", "--limit", "1")[0]["status"] == 503
     row(run, "endpoint", "up")
     row(run, "fail", "2", "--status", "503", "--path", "/events/*")
     row(run, "fail-deliveries", "3", "--drop", "response")
     state = row(run, "state")
-    assert (state["faults"][0]["left"], state["deliveryFaults"][0]["left"]) == (2, 3)
-    assert row(run, "seed", "100", "--webhook-id", webhook_id)["webhookId"] == webhook_id
+    assert (state["faults"][0]["left"], state["delivery_faults"][0]["left"]) == (2, 3)
+    assert row(run, "seed", "100", "--webhook-id", webhook_id)["webhook_id"] == webhook_id
     assert run("mock", "secret", webhook_id).stdout == fake.secret(webhook_id) + "\n"
     row(run, "expire-tokens")
     assert rows(run, "violations") == []

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,31 @@ async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(
     assert "next question in 31 s" in told
     signal.raise_signal(signal.SIGTERM)
     await task
+
+
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+async def test_since_counts_from_the_time_of_the_api_whatever_this_machine_takes_it_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ahead: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fake = FakeBasiq(clock=SystemClock(start=datetime.now(UTC) + timedelta(seconds=ahead)))
+    webhook_id = fake.seed_messages(6, every=1200.0)
+    async with serve(fake) as base_url:
+        monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
+        monkeypatch.setenv("BASIQ_BASE_URL", base_url)
+        work = polling(webhook_id, since="65m")
+        task = asyncio.create_task(run(work))
+        told: list[dict[str, Any]] = []
+        while len(told) < 3:
+            await asyncio.sleep(0.01)
+            told += shown(capsys)
+        await fake.emit("user.created")
+        while len(told) < 4:
+            await asyncio.sleep(0.01)
+            told += shown(capsys)
+        signal.raise_signal(signal.SIGTERM)
+        await task
+    assert [row["event_type_id"] for row in told[3:]] == ["user.created"]
 
 
 def test_what_does_not_go_together_is_refused() -> None:

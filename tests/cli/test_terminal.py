@@ -105,7 +105,7 @@ def test_a_mock_shows_each_request_and_each_delivery() -> None:
         with Terminal("mock", "advance", "20m", env=env) as other:
             other.end()
         with Terminal("mock", "emit", "user.created", env=env) as other:
-            assert "messageIds" in other.end()
+            assert "message_ids" in other.end()
         with Terminal("mock", "add-state", "--name", "payments", columns=200, env=env) as other:
             found = re.search(r"BASIQ_API_KEY=(\S+)", other.end())
             assert found

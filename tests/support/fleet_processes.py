@@ -91,7 +91,7 @@ class Plant:
 
     def start_command(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one ``basiq-async worker``."""
-        return self._run([*COMMAND, "tests.support.fleet_jobs:fleet", *options])
+        return self._run([*COMMAND, "--fleet", "tests.support.fleet_jobs:fleet", *options])
 
     def start_taskiq(self) -> subprocess.Popen[bytes]:
         """Start one ``taskiq worker``."""
