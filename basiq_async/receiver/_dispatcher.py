@@ -14,8 +14,8 @@ from typing import Protocol
 import attrs
 
 from .._concurrency.deadlines import Deadline, Deadlines
+from .._concurrency.handling import Handling
 from .._concurrency.tasks import cancelling, run_to_completion
-from .._inbox.handling import Handling
 from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from .._inbox.scope import Scope
 from .._signing.seal import Seal
@@ -134,7 +134,9 @@ class Dispatcher:
             if refused is not None:
                 return refused
             failure = await self._handle(work)
-            if failure is not None and work.may_run_on(failure):
+            if failure is None:
+                return await self._complete(work)
+            if work.may_run_on(failure):
                 if not await self._wait_for_end(work, failure):
                     return work.end(Result.TIMED_OUT if work.timed_out else Result.FAILED, failure)
                 if work.ended_well:

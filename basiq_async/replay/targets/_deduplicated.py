@@ -7,9 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from ..._concurrency.handling import Handling
 from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._inbox.calls import InboxCalls
-from ..._inbox.handling import Handling
 from ..._inbox.scope import Scope
 from ..._redaction.text import printable
 from ...errors import InboxError, TargetError

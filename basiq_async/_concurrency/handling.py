@@ -6,10 +6,11 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Generator
 from contextvars import Context, ContextVar, Token
+from types import coroutine
 from typing import Any, Generic, TypeVar
 
-from .._concurrency.deadlines import Deadline
 from .._redaction.tracebacks import walk
+from .deadlines import Deadline
 
 T = TypeVar("T")
 
@@ -39,10 +40,11 @@ class Handling(Generic[T]):
             if self._limit is None:
                 return await self._awaitable
             with self._limit:
-                return await _Steps(self._drive(self._awaitable.__await__(), None, self._limit))
+                return await self._drive(self._awaitable.__await__(), None, self._limit)
         finally:
             _current.reset(token)
 
+    @coroutine
     def _drive(
         self, steps: Generator[Any, Any, T], exc: BaseException | None, limit: Deadline
     ) -> Generator[Any, Any, T]:
@@ -56,14 +58,14 @@ class Handling(Generic[T]):
                 except BaseException as thrown:
                     exc = thrown
                 if self.rest is None and limit.expired and isinstance(exc, asyncio.CancelledError):
-                    self.rest = asyncio.get_running_loop().create_task(self._go_on(steps, exc, limit))
+                    self.rest = asyncio.get_running_loop().create_task(self._finish(steps, exc, limit))
                     raise exc
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _go_on(self, steps: Generator[Any, Any, T], exc: BaseException, limit: Deadline) -> T:
-        return await _Steps(self._drive(steps, exc, limit))
+    async def _finish(self, steps: Generator[Any, Any, T], exc: BaseException, limit: Deadline) -> T:
+        return await self._drive(steps, exc, limit)
 
     @property
     def ended_well(self) -> bool:
@@ -93,16 +95,6 @@ class Handling(Generic[T]):
         task, for example.
         """
         return {task for task in asyncio.all_tasks() if _context_of(task).get(_current) is self}
-
-
-class _Steps(Generic[T]):
-    """A handler, or what remains of it, to be awaited."""
-
-    def __init__(self, steps: Generator[Any, Any, T]) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return self._steps
 
 
 def _context_of(task: asyncio.Task[Any]) -> Context:
