@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
 import signal
 import stat
@@ -17,16 +16,19 @@ import pytest
 from basiq_async import BasiqClient, Request
 from basiq_async.testing import FakeBasiq, serve
 
+from tests.support.unmeasured import unmeasured
+
 from .conftest import Run, Served
 
 NOBODY = "http://127.0.0.1:9/basiq"
 
 
-async def mock(*options: str) -> asyncio.subprocess.Process:
+async def mock(*options: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from basiq_async.cli import main; main()", "mock", *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=env,
     )  # fmt: skip
 
 
@@ -172,7 +174,7 @@ async def test_a_mock_keeps_its_state_takes_a_key_and_forms_and_is_slow_where_as
 async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
     keys, ids = set(), set()
     for _ in range(2):
-        process = await mock("--port", "0")
+        process = await mock("--port", "0", env=unmeasured())
         try:
             assert process.stdout is not None
             line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
@@ -195,7 +197,7 @@ async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what
 
 
 async def command(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("BASIQ_")}
+    env = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from basiq_async.cli import main; main()", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env | environment,
@@ -227,37 +229,40 @@ async def test_a_start_in_a_script_is_no_race(tmp_path: Path) -> None:
             await process.communicate()
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash"])
-async def test_where_no_mock_is_ready_no_later_command_reaches_a_stored_profile(tmp_path: Path, shell: str) -> None:
+async def test_where_no_mock_is_ready_no_later_command_reaches_a_stored_profile(tmp_path: Path) -> None:
     code, out, err = await command("mock", "wait", "--ready-file", str(tmp_path / "none"), "--timeout", "0.1")
     assert code == 1
     assert "is not there yet" in err
-    script = f"eval {shlex.quote(out)}; echo $? $BASIQ_BASE_URL $BASIQ_API_KEY"
-    process = await asyncio.create_subprocess_exec(shell, "-c", script, stdout=asyncio.subprocess.PIPE)
-    assert (await process.communicate())[0] == b"1 http://no-mock.invalid no-mock\n"
-    process = await asyncio.create_subprocess_exec(shell, "-ec", f"eval {shlex.quote(out)}; exit 7")
-    assert await process.wait() == 1
+    for shell in ("sh", "bash"):
+        script = f"eval {shlex.quote(out)}; echo $? $BASIQ_BASE_URL $BASIQ_API_KEY"
+        process = await asyncio.create_subprocess_exec(shell, "-c", script, stdout=asyncio.subprocess.PIPE)
+        assert (await process.communicate())[0] == b"1 http://no-mock.invalid no-mock\n"
+        process = await asyncio.create_subprocess_exec(shell, "-ec", f"eval {shlex.quote(out)}; exit 7")
+        assert await process.wait() == 1
     done = await command("webhooks", "list", BASIQ_BASE_URL="http://no-mock.invalid", BASIQ_API_KEY="no-mock")
     assert done[0] == 2
     assert "BASIQ_BASE_URL is set and empty" in (await command("webhooks", "list", BASIQ_BASE_URL=""))[2]
 
 
 @pytest.mark.parametrize("arguments", [("advance", "15m"), ("emit", "user.created"), ("state",), ("violations",)])
-async def test_a_command_drives_the_mock_that_it_names_and_no_other(served: Served, arguments: tuple[str, ...]) -> None:
+def test_a_command_drives_the_mock_that_it_names_and_no_other(
+    run: Run, served: Served, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = served.fake.revision
-    named = {"BASIQ_BASE_URL": served.url, "BASIQ_API_KEY": served.fake.api_key}
-    assert (await command("mock", *arguments, **named))[0] == 0
+    assert run("mock", *arguments).exit_code == 0
     after = served.fake.revision
-    for wrong, code, told in (
-        ({"BASIQ_API_KEY": "b3RoZXI="}, 1, "it is another one"),
-        ({"BASIQ_API_KEY": ""}, 2, "which mock? BASIQ_API_KEY is not set"),
-        ({"BASIQ_BASE_URL": ""}, 2, "which mock? BASIQ_BASE_URL is not set"),
-        ({"BASIQ_BASE_URL": "nonsense"}, 2, "base url must be"),
-        ({"BASIQ_BASE_URL": "http://127.0.0.1:9"}, 1, "start one with 'basiq-async mock'"),
+    for name, value, code, told in (
+        ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another one"),
+        ("BASIQ_API_KEY", "", 2, "which mock? BASIQ_API_KEY is not set"),
+        ("BASIQ_BASE_URL", "", 2, "which mock? BASIQ_BASE_URL is not set"),
+        ("BASIQ_BASE_URL", "nonsense", 2, "base url must be"),
+        ("BASIQ_BASE_URL", "http://127.0.0.1:9", 1, "start one with 'basiq-async mock'"),
     ):
-        done = await command("mock", *arguments, **{**named, **wrong})
-        assert done[:2] == (code, "")
-        assert told in done[2]
+        with monkeypatch.context() as wrong:
+            wrong.setenv(name, value)
+            done = run("mock", *arguments)
+        assert (done.exit_code, done.stdout) == (code, "")
+        assert told in done.stderr
     assert served.fake.revision == after >= before
 
 
@@ -265,7 +270,7 @@ async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(t
     options = ("--port", "0", "--json", "--state", str(tmp_path / "state.json"))
     keys, made = set(), ""
     for _ in range(3):
-        process = await mock(*options)
+        process = await mock(*options, env=unmeasured())
         try:
             assert process.stdout is not None
             ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
