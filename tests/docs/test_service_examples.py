@@ -70,7 +70,7 @@ class Workers:
                         return
                 except aiohttp.ClientError:
                     pass
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def changes(database: PostgresServer, count: int) -> list[str]:
             found = await asyncio.to_thread(_changes, database)
             if len(found) >= count:
                 return found
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 def _changes(database: PostgresServer) -> list[str]:
@@ -174,7 +174,7 @@ async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_surv
                             assert attempt.status in {204, 503}
                             accepted += [event.event_id] if attempt.status == 204 else []
                         while not set(accepted) <= set(found := await changes(database, start)):
-                            await asyncio.sleep(0.02)
+                            await asyncio.sleep(0.05)
                     assert len(found) == len(set(found))
                     said = "".join(await workers.stop())
                     assert "Traceback" not in said, said

@@ -267,6 +267,11 @@ async def run_text(text: str, name: str, namespace: dict[str, Any]) -> None:
         exec(code, namespace)
 
 
+def has_blocks(page: Path) -> bool:
+    """Whether a page has anything to run: the reference and others are text alone."""
+    return any(Page(page.parent, {})._page(page))
+
+
 def has_docstring_blocks(module: Path) -> bool:
     return any(PythonDocStringDocument.parse(str(module), DocstringParser("python")))
 
