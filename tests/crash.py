@@ -138,9 +138,9 @@ class Crash:
         child = in_child(lambda: asyncio.run(self.replay(self.runs)))
         if self.rng.random() < 0.9:
             # Most kills have to hit a run at work, however slow the machine is: counted from its first effect.
-            size, deadline = self._size(), time.monotonic() + 5
+            size, deadline = self._size(), time.monotonic() + 60
             while self._size() == size and time.monotonic() < deadline and not exited(child):
-                time.sleep(0.001)
+                time.sleep(0.001 if self.database is None else 0.02)  # each look at a database is a connection
         time.sleep(self.rng.random() * longest)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
