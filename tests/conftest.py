@@ -17,6 +17,7 @@ from basiq_async import BasiqError
 from tests.support.frames import leaks
 from tests.support.patient import PatientLoop
 from tests.support.postgres import PostgresServer, shared_postgres
+from tests.support.waits import Waits
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("suite", deadline=None)
@@ -50,6 +51,25 @@ def pytest_asyncio_loop_factories(
 
         return {name: uvloop.new_event_loop}
     return {name: PatientLoop if name == "patient" else asyncio.SelectorEventLoop}
+
+
+WAITS = Waits()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def every_sleep_is_watched() -> Iterator[None]:
+    with WAITS.watched():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """No test waits in real time, except one whose mark ``real_time`` says why."""
+    WAITS.found.clear()
+    result = yield
+    if item.get_closest_marker("real_time") is None:
+        assert not WAITS.found, f"no test waits in real time: {', '.join(WAITS.found)}"
+    return result
 
 
 @pytest.fixture(scope="session")

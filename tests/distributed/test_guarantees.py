@@ -73,6 +73,7 @@ async def test_a_fleet_that_died_goes_on_with_any_worker_even_without_its_hints(
         await works.check(2 * BOUND)
 
 
+@pytest.mark.real_time("processes' leases are by the clock of a server that is killed")
 async def test_a_redis_that_is_killed_and_away_for_longer_than_the_lease_loses_nothing(tmp_path: Path) -> None:
     async with plant(tmp_path) as works:
         works.start()
@@ -131,6 +132,7 @@ async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: 
         await works.check(0)
 
 
+@pytest.mark.real_time("a process must not end by its first signal")
 async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
     async with plant(tmp_path, least=30.0) as works:
         first = works.start(begun=str(tmp_path / "begun"))

@@ -27,6 +27,7 @@ RULES = ["+@all", "-info"]
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server is installed here")
 
 
+@pytest.mark.real_time("workers are patient by a clock that they share with a server that is killed")
 @pytest.mark.parametrize("rate", [None, 2_000.0, 20.0])
 async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_patient(
     rate: float | None, tmp_path: Path

@@ -24,6 +24,7 @@ def most_within(moments: Sequence[float], window: float) -> int:
     return max(index - bisect_left(ordered, moment - window) + 1 for index, moment in enumerate(ordered))
 
 
+@pytest.mark.real_time("a rate is by the clock of Redis")
 async def test_no_window_holds_more_than_the_rate_even_after_a_pause(redis_url: str) -> None:
     moments: list[float] = []
 

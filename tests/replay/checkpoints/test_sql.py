@@ -145,7 +145,7 @@ def hold(url: str, table: str, lease: float = SOON) -> subprocess.Popen[str]:
 
 async def test_while_another_process_lives_it_is_in_use_and_when_that_is_killed_it_is_free(url: str) -> None:
     table = new_table()
-    with hold(url, table) as process:
+    with hold(url, table, lease=1.0) as process:  # which a busy machine renews in time
         async with engine_of(url) as engine:
             checkpoint = SQLCheckpoint(engine, table=table)
             with pytest.raises(CheckpointInUseError, match=rf"in use by another run, which is alive.*/{process.pid}/"):
@@ -173,6 +173,7 @@ async def test_what_a_frozen_run_still_wants_to_record_is_refused_once_another_h
     assert state.done == {"a", "b"}
 
 
+@pytest.mark.real_time("a lease is by the clock of the database")
 async def test_a_run_that_lasts_longer_than_its_lease_keeps_the_job(engine: AsyncEngine) -> None:
     table = new_table()
     first, second = (SQLCheckpoint(engine, table=table, lease=SOON) for _ in range(2))
@@ -457,11 +458,11 @@ async def test_runs_that_are_cancelled_in_every_way_lose_nothing_and_keep_no_con
 
 
 async def test_of_two_workers_that_recover_at_once_one_works_and_the_other_leaves(engine: AsyncEngine) -> None:
-    table, working = new_table(), asyncio.Event()
+    table, working, refused = new_table(), asyncio.Event(), asyncio.Event()
 
     async def handle(message: Any) -> None:
         working.set()
-        await asyncio.sleep(2 * SOON)
+        await refused.wait()
 
     async with history(1) as past:
         first, second = (SQLCheckpoint(engine, table=table, lease=SOON) for _ in range(2))
@@ -471,6 +472,7 @@ async def test_of_two_workers_that_recover_at_once_one_works_and_the_other_leave
         await working.wait()
         with pytest.raises(CheckpointInUseError):
             await Replay(past.client, past.webhook_id, other, checkpoint=second).run()
+        refused.set()
         assert (await running).handled == 1
         assert not other.ids
 

@@ -1,0 +1,58 @@
+"""Finds tests that wait in real time: sleeps of theirs that came to their end and were too long."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .virtual import VirtualLoop
+
+LONGEST = 0.05
+"""Seconds that a test may sleep at once."""
+_TESTS = str(Path(__file__).parents[1])
+
+
+class Waits:
+    """The sleeps of tests and their helpers that were too long: how long, and where."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Have ``asyncio.sleep`` and ``time.sleep`` note what is too long."""
+        sleep, block = asyncio.sleep, time.sleep
+
+        def watched_sleep(delay: float, result: Any = None) -> Coroutine[Any, Any, Any]:
+            caller = None if delay <= LONGEST else _caller()
+            return sleep(delay, result) if caller is None else watch(delay, result, caller)
+
+        async def watch(delay: float, result: Any, caller: str) -> Any:
+            result = await sleep(delay, result)
+            if not isinstance(asyncio.get_running_loop(), VirtualLoop):
+                self.found.append(f"asyncio.sleep({delay:g}) in {caller}")
+            return result
+
+        def watched_block(seconds: float) -> None:
+            caller = None if seconds <= LONGEST else _caller()
+            block(seconds)
+            if caller is not None:
+                self.found.append(f"time.sleep({seconds:g}) in {caller}")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "sleep", watched_sleep)
+            patch.setattr(time, "sleep", watched_block)
+            yield
+
+
+def _caller() -> str | None:
+    """Where the test is that sleeps; None where the package or a library does."""
+    frame = sys._getframe(2)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame.f_code.co_filename.startswith(_TESTS) else None
