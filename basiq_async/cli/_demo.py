@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,23 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from aiohttp import web
 
 from ..errors import BasiqError, ConfigurationError, ServerError
 from ..models import Secret
-from ..receiver import Delivery, SQLiteInbox, WebhookReceiver
 from ._output import Styled, is_terminal, live, write, write_lines
-from ._replay_options import bar
 from ._root import catch_up, source
 from ._run import run, run_until_signal
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from ..client import BasiqClient
     from ..models import Message
     from ..pagination import Paginator
+    from ..receiver import Delivery, WebhookReceiver
     from ..testing import FakeBasiq
 
 
+# What is heavy is imported when the story is told: --help is not to wait for it.
 def demo(
     live: Annotated[
         bool, typer.Option("--live", help="Read, and only read, the real API; needs a key.", show_default=False)
@@ -91,6 +90,8 @@ class Steps:
 
 async def tell(messages: int) -> None:
     """Tell the story over real HTTP, on the fake's clock; raises ``UntrueError`` where a step does not come true."""
+    import tempfile
+
     from ..client import BasiqClient
     from ..testing import FakeBasiq, ManualClock, serve
 
@@ -216,6 +217,8 @@ async def _stream_history(steps: Steps, count: int) -> None:
 @asynccontextmanager
 async def _mock(messages: int) -> AsyncIterator[dict[str, str]]:
     """Run ``basiq-async mock``; yields what it prints when it is ready."""
+    import asyncio
+
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "from basiq_async.cli import main; main()",
         "mock", "--port", "0", "--json", "--seed-messages", str(messages),
@@ -283,6 +286,8 @@ class Streamed:
 
 async def stream(paginator: Paginator[Message], total: int, stop: int | None = None) -> Streamed:
     """Stream a history, showing how it goes."""
+    from ._replay_options import bar
+
     streamed = Streamed()
     terminal = is_terminal(sys.stderr)
     async for message in paginator:
@@ -328,6 +333,8 @@ class Service:
     def __init__(self, folder: Path) -> None:
         self.handled: Counter[str] = Counter()
         """How often each event was handled, by its id."""
+        from ..receiver import SQLiteInbox
+
         self.inbox = SQLiteInbox(folder / "inbox.db")
         self._receiver: WebhookReceiver | None = None
         self._running = AsyncExitStack()
@@ -347,11 +354,15 @@ class Service:
 
     def subscribe(self, secret: Secret) -> None:
         """Take the signing secret of a webhook."""
+        from ..receiver import WebhookReceiver
+
         self._receiver = WebhookReceiver(secret, inbox=self.inbox)
         self._receiver.on("*")(self._handle)
 
     async def start(self) -> None:
         """Listen at a free port, or at the one that it had before."""
+        from aiohttp import web
+
         app = web.Application()
         app.router.add_post("/basiq", self._receive)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError, ReplayError
-from ..receiver import Inbox, SQLiteInbox, WebhookReceiver
-from ..replay import Checkpoint, HttpTarget, Recovery, Target
 from ._event_types import check_event_types
 from ._files import read_secrets
 from ._options import EndpointSecretFile, EventPattern, Json, Since, Until, WebhookId, moment, open_receiver, selection
@@ -23,7 +21,8 @@ from ._run import run
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..replay import Recovery
+    from ..receiver import Inbox, WebhookReceiver
+    from ..replay import Checkpoint, Recovery, Target
 
 
 def recover(
@@ -136,6 +135,9 @@ async def open_target(
     to: str | None, receiver: str | None, base: str, concurrency: int, secret_file: Any
 ) -> AsyncIterator[tuple[Target | WebhookReceiver, Inbox | None]]:
     """Open what a recovery goes to, and the inbox beside it, where the target has none of its own."""
+    from ..receiver import SQLiteInbox
+    from ..replay import HttpTarget
+
     async with AsyncExitStack() as stack:
         if to is None:
             yield await stack.enter_async_context(open_receiver(receiver or "")), None

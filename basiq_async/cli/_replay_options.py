@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +65,8 @@ async def run_job(
 
     ``settle`` returns the report that is shown.
     """
+    import asyncio
+
     with stopping(job.stop) as stopped:
         try:
             report = await work(ProgressLine())

@@ -135,6 +135,19 @@ def test_the_version_needs_nothing_heavy(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().out == f"basiq-async {__version__}\n"
 
 
+def test_the_help_waits_for_nothing_that_it_does_not_need() -> None:
+    code = (
+        "import sys; sys.argv = ['basiq-async', '--help']\n"
+        "from basiq_async.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'asyncio', 'aiohttp', 'cattrs', 'sqlite3', 'orjson'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert "webhooks" in done.stdout
+
+
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["basiq-async", "demo"])
     monkeypatch.setitem(sys.modules, "typer", None)
