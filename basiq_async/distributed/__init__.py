@@ -1,4 +1,4 @@
-"""Replays over many machines: taskiq carries hints, and a fenced record in Redis decides who works on what."""
+"""Replays over many machines: taskiq carries notifications, and a fenced record in Redis decides who works on what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What carries hints: a taskiq broker. A hint that is lost, late or doubled costs time, and nothing else."""
+"""A taskiq broker carries notifications. One that is lost, late or doubled costs time only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis.backoff import ExponentialBackoff
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
 from taskiq_redis import ListQueueBroker
 
-_TASK = "basiq_async.distributed:look"
+_TASK = "basiq_async.distributed:process_segment"
 
 
 def make_broker(url: str, prefix: str) -> AsyncBroker:
@@ -18,26 +18,26 @@ def make_broker(url: str, prefix: str) -> AsyncBroker:
     """
     return ListQueueBroker(
         url,
-        queue_name=f"{prefix}:hints",
+        queue_name=f"{prefix}:notifications",
         socket_timeout=None,
         socket_keepalive=True,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), -1),
     )
 
 
-class Hints:
+class Notifications:
     """The one task of a fleet: look at this segment of that job."""
 
     def __init__(
         self,
         broker: AsyncBroker,
-        look: Callable[[str, str], Awaitable[None]],
+        process_segment: Callable[[str, str], Awaitable[None]],
         *,
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
     ) -> None:
-        async def look_at(job: str, segment: str) -> None:
-            await look(job, segment)
+        async def process(job: str, segment: str) -> None:
+            await process_segment(job, segment)
 
         async def begin(state: TaskiqState) -> None:
             await start()
@@ -45,7 +45,7 @@ class Hints:
         async def end(state: TaskiqState) -> None:
             await stop()
 
-        self._task: AsyncTaskiqDecoratedTask[[str, str], object] = broker.register_task(look_at, task_name=_TASK)
+        self._task: AsyncTaskiqDecoratedTask[[str, str], object] = broker.register_task(process, task_name=_TASK)
         broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, begin)
         broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, end)
 

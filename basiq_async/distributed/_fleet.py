@@ -18,10 +18,10 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
-from ._job import Job, hint_all
+from ._job import Job, notify_all
 from ._work import JobFunction, Work
 from ._worker import Worker
-from .record import Chain, JobSpec, Record, Source
+from .record import JobSpec, ListSpec, Record, Source
 
 if TYPE_CHECKING:
     from taskiq import AsyncBroker
@@ -31,12 +31,12 @@ logger = logging.getLogger("basiq_async.distributed")
 
 K = TypeVar("K")
 
-_HINT = 5.0
+_NOTIFY = 5.0
 _MOST_SEEN = 1_000_000
 
 
 class Fleet:
-    """Replays over any number of worker processes, with a Redis server in their midst.
+    """Replays over any number of worker processes, coordinated by a Redis server.
 
     .. code-block:: python
 
@@ -51,10 +51,10 @@ class Fleet:
     url: the Redis server that keeps the record of all jobs. It must not evict keys, and should write an append-only
         file.
     lease: seconds that a segment stays with a worker which is not heard of. A shorter one is taken over sooner.
-    broker: a taskiq broker to carry hints in place of a list in the same Redis; any will do.
+    broker: a taskiq broker to carry notifications in place of a list in the same Redis; any will do.
     prefix: what the names of all keys begin with, so that several fleets can share a server.
-    hint: an async function that sends a job's key and a segment's name to some worker, in place of a broker. Whatever
-        receives them passes them to ``look`` of a ``worker()``.
+    notify: an async function that sends a job's key and a segment's name to some worker, in place of a broker. Whatever
+        receives them passes them to ``process_segment`` of a ``worker()``.
     record: another store than Redis, held to ``basiq_async.testing.check_record``.
 
     Use it as ``async with fleet`` to submit and watch jobs; workers are started with ``basiq-async worker``. Needs
@@ -68,7 +68,7 @@ class Fleet:
         lease: float = 30.0,
         broker: AsyncBroker | None = None,
         prefix: str = "basiq",
-        hint: Callable[[str, str], Awaitable[None]] | None = None,
+        notify: Callable[[str, str], Awaitable[None]] | None = None,
         record: Record | None = None,
     ) -> None:
         if isinstance(url, str):
@@ -77,10 +77,10 @@ class Fleet:
             raise ConfigurationError("lease must be a number of seconds from 1 to 3600")
         if not isinstance(prefix, str) or not prefix or not set(prefix).isdisjoint("{} \t\r\n"):
             raise ConfigurationError("prefix must be text without spaces and braces")
-        if hint is not None and broker is not None:
-            raise ConfigurationError("pass broker or hint, not both: one of them carries the hints")
+        if notify is not None and broker is not None:
+            raise ConfigurationError("pass broker or notify, not both: one of them carries the notifications")
         try:
-            from ._broker import Hints, make_broker
+            from ._broker import Notifications, make_broker
             from ._redis_record import RedisRecord
         except ImportError as exc:
             raise ConfigurationError(
@@ -88,12 +88,12 @@ class Fleet:
             ) from exc
         self.lease = float(lease)
         self._record: Record = RedisRecord(url, prefix=prefix) if record is None else record
-        self._broker = broker if broker is not None or hint is not None else make_broker(url, prefix)
+        self._broker = broker if broker is not None or notify is not None else make_broker(url, prefix)
         self._functions: dict[str, JobFunction] = {}
-        if hint is not None:
-            self._send = hint
+        if notify is not None:
+            self._send = notify
         elif self._broker is not None:
-            self._send = Hints(self._broker, self._look, start=self._start, stop=self._stop).send
+            self._send = Notifications(self._broker, self._process_segment, start=self._start, stop=self._stop).send
         self._worker: Worker | None = None
 
     def __repr__(self) -> str:
@@ -101,9 +101,11 @@ class Fleet:
 
     @property
     def broker(self) -> AsyncBroker:
-        """The taskiq broker that carries the hints, for taskiq's own commands."""
+        """The taskiq broker that carries the notifications, for taskiq's own commands."""
         if self._broker is None:
-            raise ConfigurationError("this fleet has no broker: its hints are carried by the function passed as hint")
+            raise ConfigurationError(
+                "this fleet has no broker: its notifications are carried by the function passed as notify"
+            )
         return self._broker
 
     def job(
@@ -136,7 +138,7 @@ class Fleet:
         plan: Plan | None = None,
         max_dead: int = 100_000,
     ) -> Job:
-        """Begin a job, or go on with the one of this ``key``.
+        """Begin a job, or continue the one of this ``key``.
 
         webhook_id: one or several.
         filters: several lists of each webhook, read at once. They have to be disjoint, and complete by your word:
@@ -146,11 +148,11 @@ class Fleet:
         plan: from ``plan()``; progress then tells what is left.
         max_dead: a job with this many dead letters is paused; each takes about 1.3 KB of Redis.
 
-        A known key goes on: a job that failed, or was cancelled, is resumed, and a paused one stays paused. Raises
-        ``ReplayError`` where the key belongs to another selection.
+        A known key continues its job: one that failed, or was cancelled, is resumed, and a paused one stays paused.
+        Raises ``ReplayError`` where the key belongs to another selection.
         """
         self._check_name(name)
-        chains = _chains(webhook_id, filter, filters, source)
+        lists = _list_specs(webhook_id, filter, filters, source)
         if not isinstance(key, str) or not key.strip() or len(key) > 200 or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError("key must be text of at most 200 characters, without braces")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e9):
@@ -162,7 +164,7 @@ class Fleet:
         spec = JobSpec(
             key=key,
             name=name,
-            chains=chains,
+            lists=lists,
             source=source,
             rate=None if rate is None else float(rate),
             submitted_at=datetime.now(UTC),
@@ -177,7 +179,7 @@ class Fleet:
             if status is not None and status.state in ("failed", "cancelled"):
                 await job.resume()
             first = ()
-        await hint_all(self._hint, key, first)
+        await notify_all(self._notify, key, first)
         return job
 
     async def get(self, key: str) -> Job:
@@ -205,19 +207,19 @@ class Fleet:
         webhook, as far as 1,000,000 messages show it.
         """
         self._check_name(name)
-        chains = _chains(webhook_id, filter, filters, source)
+        lists = _list_specs(webhook_id, filter, filters, source)
         plans = []
         overlaps = _Overlaps()
         async with self._functions[name]() as work:
-            for chain in chains:
+            for list_spec in lists:
                 replay = Replay(
                     work.client,
-                    chain.webhook_id,
+                    list_spec.webhook_id,
                     work.target,
                     checkpoint=MemoryCheckpoint(),
                     source=source,
-                    filter=chain.filter or None,
-                    where=overlaps.watch(chain, work.where),
+                    filter=list_spec.filter or None,
+                    where=overlaps.watch(list_spec, work.where),
                     inbox=work.inbox,
                 )
                 plans.append(await replay.plan())
@@ -243,45 +245,46 @@ class Fleet:
             await self._record.aclose()
 
     def _job(self, key: str) -> Job:
-        return Job(self._record, key, self._hint)
+        return Job(self._record, key, self._notify)
 
     def _check_name(self, name: str) -> None:
         if name not in self._functions:
             raise ConfigurationError(f"there is no job function {name!r}; there is {sorted(self._functions)}")
 
-    async def _hint(self, key: str, segment: str) -> bool:
-        """Send a hint; returns whether it was sent."""
+    async def _notify(self, key: str, segment: str) -> bool:
+        """Send a notification; returns whether it was sent."""
         try:
-            async with asyncio.timeout(_HINT):
+            async with asyncio.timeout(_NOTIFY):
                 await self._send(key, segment)
             return True
         except Exception as exc:  # whatever a broker raises: a worker will find the segment without it
             problem = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-            logger.warning("a hint at segment %s of the job %r was not sent: %s", segment, key, problem)
+            logger.warning("the notification of segment %s of the job %r was not sent: %s", segment, key, problem)
             return False
 
     # --- in a worker process ---
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
-        """A worker within this process, for another carrier than taskiq's: ``await worker.look(job, segment)``.
+        """A worker within this process, for a carrier other than taskiq.
 
-        It keeps leases and heals while it is open, and opens each job function once. Run as many ``look`` at once as
-        the process is to have segments. At the end, ``worker.stop()`` has them finish what is under way.
+        For each notification, ``await worker.process_segment(job, segment)``; run as many at once as the process is to
+        have segments. While it is open it keeps leases and heals, and it opens each job function once. At the end,
+        ``worker.stop()`` has them finish what is under way.
         """
-        worker = Worker(self._record, self._functions, self._hint, lease=self.lease)
+        worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
         await worker.start()
         try:
             yield worker
         finally:
             await worker.aclose()
 
-    async def _look(self, key: str, segment: str) -> None:
+    async def _process_segment(self, key: str, segment: str) -> None:
         if self._worker is not None:
-            await self._worker.look(key, segment)
+            await self._worker.process_segment(key, segment)
 
     async def _start(self) -> None:
-        self._worker = Worker(self._record, self._functions, self._hint, lease=self.lease)
+        self._worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
         _on_signals(self._worker.stop)
         await self._worker.start()
 
@@ -296,17 +299,17 @@ class _Overlaps:
     """Sees messages that two lists of a webhook have in common."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], Chain] = {}
-        self._found: tuple[str, Chain, Chain] | None = None
+        self._seen: dict[tuple[str, str], ListSpec] = {}
+        self._found: tuple[str, ListSpec, ListSpec] | None = None
 
-    def watch(self, chain: Chain, where: Where) -> Where:
+    def watch(self, list_spec: ListSpec, where: Where) -> Where:
         """Return ``where``, which also looks at what it is asked about."""
 
         def predicate(message: Message) -> bool:
             if len(self._seen) < _MOST_SEEN:
-                other = self._seen.setdefault((chain.webhook_id, message.id), chain)
-                if other is not chain:
-                    self._found = message.id, other, chain
+                other = self._seen.setdefault((list_spec.webhook_id, message.id), list_spec)
+                if other is not list_spec:
+                    self._found = message.id, other, list_spec
             return where(message)
 
         return Where(predicate, where.limit, description=where.description)
@@ -322,7 +325,7 @@ class _Overlaps:
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
-    """Have the first signal to end also stop what is under way, besides what taskiq does about it."""
+    """On the first SIGTERM or SIGINT also stop running segments, then call taskiq's handler."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         earlier = signal.getsignal(number)
@@ -337,12 +340,12 @@ def _on_signals(stop: Callable[[], None]) -> None:
         signal.signal(number, handle)
 
 
-def _chains(
+def _list_specs(
     webhook_id: str | Sequence[str],
     filter: str | Filter | None,
     filters: Sequence[str | Filter] | None,
     source: Source,
-) -> tuple[Chain, ...]:
+) -> tuple[ListSpec, ...]:
     if source not in get_args(Source):
         raise ConfigurationError('source must be "messages" or "events"')
     webhooks = [webhook_id] if isinstance(webhook_id, str) else list(webhook_id)
@@ -353,12 +356,12 @@ def _chains(
     if isinstance(filters, str) or (filters is not None and not filters):
         raise ConfigurationError("filters must be a list of filters, at least one")
     texts = [filter_text(each) or "" for each in ([filter] if filters is None else filters)]
-    chains = tuple(Chain(webhook, text) for webhook in webhooks for text in texts)
-    if len(set(chains)) < len(chains):
+    lists = tuple(ListSpec(webhook, text) for webhook in webhooks for text in texts)
+    if len(set(lists)) < len(lists):
         raise ConfigurationError("two lists are the same: every message in them would be handled twice")
-    if source == "events" and len(chains) > 1:
+    if source == "events" and len(lists) > 1:
         raise ConfigurationError('source="events" is one list, of all webhooks: pass one webhook_id, and no filters')
-    return chains
+    return lists
 
 
 def _add(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:

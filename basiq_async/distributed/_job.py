@@ -1,4 +1,4 @@
-"""A job of a fleet, seen from anywhere: how it stands, and how to steer it."""
+"""A job of a fleet, seen from anywhere: how it stands, and how to pause, resume or cancel it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
-from .record import JobState, Record, Status, Steering, new_token
+from .record import JobState, Record, StateChange, Status, new_token
 
 _RATE_OVER = 10
 _LETTERS = 250
@@ -22,7 +22,7 @@ class Progress:
     """How a job stands.
 
     state: running, paused, finished, failed or cancelled; ``reason`` says why it is paused or failed.
-    problem: what went wrong last, though the job goes on.
+    problem: what went wrong last; the job continues.
     read: messages read from the lists; ``lag`` of them are not handled, failed or skipped yet.
     handled, failed, skipped: as in ``Report``; ``dead`` counts the dead letters there are.
     rate: messages a second, lately. elapsed: seconds since it was submitted, until it ended.
@@ -63,10 +63,10 @@ class Job:
     Raises ``CheckpointError`` where the fleet's store does not respond, and ``ReplayError`` for a job that is gone.
     """
 
-    def __init__(self, record: Record, key: str, hint: Callable[[str, str], Awaitable[object]]) -> None:
+    def __init__(self, record: Record, key: str, notify: Callable[[str, str], Awaitable[object]]) -> None:
         self.key = key
         self._record = record
-        self._hint = hint
+        self._notify = notify
         self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_OVER)
 
     def __repr__(self) -> str:
@@ -101,7 +101,7 @@ class Job:
             segments=status.open,
             held=status.held,
             takeovers=status.takeovers,
-            paused=status.hold,
+            paused=status.paused,
         )
 
     async def watch(self, *, every: float = 0.5) -> AsyncIterator[Progress]:
@@ -137,15 +137,15 @@ class Job:
 
     async def pause(self, reason: str = "") -> None:
         """Have all workers finish what is under way, record it, and begin nothing more."""
-        await self._steer("pause", reason)
+        await self._set_state("pause", reason)
 
     async def resume(self) -> None:
-        """Go on, after a pause, a failure or a cancellation."""
-        await self._steer("resume", "")
+        """Continue after a pause, a failure or a cancellation."""
+        await self._set_state("resume", "")
 
     async def cancel(self, reason: str = "") -> None:
-        """End it. What is under way is finished and recorded; ``resume`` would go on from there."""
-        await self._steer("cancel", reason)
+        """End it. What is under way is finished and recorded; ``resume`` would continue from there."""
+        await self._set_state("cancel", reason)
 
     async def dead_letters(self, *, after: int = 0, limit: int = _LETTERS) -> Sequence[DeadLetter]:
         """Up to ``limit`` of the messages that failed, with numbers greater than ``after``, oldest first."""
@@ -164,18 +164,18 @@ class Job:
         if revival is None:
             await self._status()  # raises for a job that is gone
             return 0
-        await self._hint(self.key, revival.segment)
+        await self._notify(self.key, revival.segment)
         return revival.letters
 
     async def forget(self) -> None:
         """Remove a job that has ended, with its counts and dead letters."""
         await self._record.forget(self.key)
 
-    async def _steer(self, action: Steering, reason: str) -> None:
-        state, segments = await self._record.steer(self.key, action, reason)
+    async def _set_state(self, action: StateChange, reason: str) -> None:
+        state, segments = await self._record.set_state(self.key, action, reason)
         if state == "gone":
             raise self._gone()
-        await hint_all(self._hint, self.key, segments)
+        await notify_all(self._notify, self.key, segments)
 
     async def _status(self) -> Status:
         status = await self._record.status(self.key)
@@ -187,10 +187,10 @@ class Job:
         return ReplayError(f"there is no job {self.key!r}: it was never submitted here, or was forgotten")
 
 
-async def hint_all(hint: Callable[[str, str], Awaitable[object]], key: str, segments: Sequence[str]) -> None:
-    """Hint at segments, until one hint is not sent: the workers find the rest, and nobody waits for each."""
+async def notify_all(notify: Callable[[str, str], Awaitable[object]], key: str, segments: Sequence[str]) -> None:
+    """Notify of each segment. The first notification that is not sent is the last: the workers find the rest."""
     for segment in segments:
-        if await hint(key, segment) is False:
+        if await notify(key, segment) is False:
             return
 
 

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, PaginationError
 from ..models import Message
 from ..replay import DeadLetter
 from ..replay.engine import UnreadableMessage, message_of, open_events, placeholder_for
-from .record import Chain, Source
+from .record import ListSpec, Source
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
@@ -22,7 +22,7 @@ _MOST_ARRIVED = 100_000
 
 
 @attrs.frozen
-class Page:
+class SegmentPage:
     """Messages, and where the list goes on; None at its end.
 
     ``last`` is the place of the last of them: its id or, of dead letters, its number. ``problem``: see ``PageMark``.
@@ -46,21 +46,26 @@ class Known:
 
 
 async def read_page(
-    client: BasiqClient, source: Source, chain: Chain, cursor: str | None, after: str | None, known: Known | None = None
-) -> Page:
+    client: BasiqClient,
+    source: Source,
+    list_spec: ListSpec,
+    cursor: str | None,
+    after: str | None,
+    known: Known | None = None,
+) -> SegmentPage:
     """Read the page at a cursor or, where it can no longer be used, what comes after the message ``after``.
 
     A page that is ``known`` is read again: the same messages, or fewer where they are gone. Pages may be cut in another
     way by then, and in a list that begins with the newest others may come before them. Raises ``CheckpointError``
     where the place cannot be found, and what reading raises.
     """
-    filter = chain.filter or None
+    filter = list_spec.filter or None
     try:
         if source == "events":
             events = open_events(client, filter, cursor, after, prefetch=0)
-            return await _gather(events.pages(), lambda event: message_of(event, chain.webhook_id), known, after)
+            return await _gather(events.pages(), lambda event: message_of(event, list_spec.webhook_id), known, after)
         messages = client.messages.list(
-            chain.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=placeholder_for
+            list_spec.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=placeholder_for
         )
         return await _gather(messages.pages(), lambda message: message, known, after)
     except PaginationError as exc:
@@ -74,7 +79,7 @@ async def read_page(
 
 async def _gather(
     pages: AsyncIterator[pagination.Page[T]], read: Callable[[T], Message], known: Known | None, passed: str | None
-) -> Page:
+) -> SegmentPage:
     wanted, last = (0, None) if known is None else (known.count, known.last)
     messages: list[Message] = []
     count = 0
@@ -95,7 +100,7 @@ async def _gather(
             break
         if last is not None:
             messages = messages[-wanted:]
-    return Page(messages if last is None else messages[-wanted:], next_cursor)
+    return SegmentPage(messages if last is None else messages[-wanted:], next_cursor)
 
 
 def as_message(letter: DeadLetter) -> Message:

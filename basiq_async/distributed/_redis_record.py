@@ -21,23 +21,23 @@ from ..errors import ConfigurationError, ReplayError
 from ..replay import DeadLetter
 from .record import (
     PROTOCOL,
-    Advanced,
-    Chain,
-    Claim,
+    ClaimRefusal,
+    Heartbeat,
     JobSpec,
     JobState,
     LeaseLostError,
+    ListSpec,
     PageMark,
-    Pulse,
+    RateSlots,
+    RecordedPage,
     RecordUnavailableError,
-    Refusal,
     Revival,
     Saving,
+    SegmentClaim,
     Source,
+    StateChange,
     Status,
-    Steering,
-    StoredLetter,
-    Turns,
+    StoredDeadLetter,
 )
 
 T = TypeVar("T")
@@ -47,8 +47,8 @@ _NEVER = datetime.fromtimestamp(0, UTC)
 _LOST_AFTER = 0.05
 """Seconds after which a call to Redis that goes on has lost its cancellation."""
 _SCRIPTS = (
-    *("advance", "claim", "create", "drop", "finish", "forget", "hold", "letters", "look", "pulse", "release"),
-    *("revive", "save", "steer", "turns", "wake"),
+    *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "rate_slots"),
+    *("reclaim_expired", "record_page", "release", "revive", "save", "set_state", "status"),
 )
 
 
@@ -109,7 +109,7 @@ class RedisRecord:
         fields: dict[str, str | float | int] = {
             "name": spec.name,
             "source": spec.source,
-            "chains": json.dumps([[chain.webhook_id, chain.filter] for chain in spec.chains]),
+            "lists": json.dumps([[list_spec.webhook_id, list_spec.filter] for list_spec in spec.lists]),
             "rate": "" if spec.rate is None else repr(spec.rate),
             "submitted_at": spec.submitted_at.isoformat(),
             "lease": round(spec.lease * 1000),
@@ -119,7 +119,7 @@ class RedisRecord:
             "token": spec.token,
         }
         pairs = [part for pair in fields.items() for part in pair]
-        found = await self._run("create", spec.key, _selection(spec), len(spec.chains), *pairs)
+        found = await self._run("create", spec.key, _selection(spec), len(spec.lists), *pairs)
         if found[0] == b"created":
             return [_text(each) for each in found[1:]]
         if found[0] == b"other":
@@ -151,15 +151,15 @@ class RedisRecord:
         width: int,
         selection: str = "",
         job: str = "",
-    ) -> Claim | Refusal:
+    ) -> SegmentClaim | ClaimRefusal:
         """See ``Record``."""
         arguments = (segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection)
         found = await self._run("claim", key, *arguments, job=job)
         if found[0] != b"ok":
-            return Refusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
+            return ClaimRefusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
         cursor, position, count, last, quota, upto, waits, after = found[1]
-        job_token, rate, hold = found[2]
-        return Claim(
+        job_token, rate, paused = found[2]
+        return SegmentClaim(
             cursor=_text(cursor) or None,
             after=None if not after else _text(after),
             position=int(position),
@@ -171,24 +171,24 @@ class RedisRecord:
             waits=int(waits or 0),
             job_token=_text(job_token),
             rate=_float(rate),
-            hold=hold / 1000,
+            paused=paused / 1000,
         )
 
-    async def advance(
+    async def record_page(
         self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
-    ) -> Advanced:
+    ) -> RecordedPage:
         """See ``Record``."""
         chosen = sum(page.chosen)
         marks = "" if limit is None else "".join("1" if each else "0" for each in page.chosen)
         more, count = page.next_cursor is not None, len(page.chosen)
         found = await self._run_as_owner(
-            "advance",
+            "record_page",
             *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
             *(page.next_cursor or "", int(more), "" if limit is None else limit, marks, page.problem),
         )
-        return Advanced(int(found[1]), _text(found[2]) or None)
+        return RecordedPage(int(found[1]), _text(found[2]) or None)
 
-    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Pulse | None:
+    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
         """See ``Record``."""
         arguments: list[Any] = [_ms(lease), -1 if saving.before is None else saving.before, saving.max_failures or 0]
         arguments.append(2 * len(saving.counts))
@@ -201,7 +201,7 @@ class RedisRecord:
         arguments.append(len(saving.revived))
         arguments += saving.revived
         found = await self._run_as_owner("save", key, segment, token, *arguments)
-        return None if found[0] == b"resend" else Pulse(cast(JobState, _text(found[1])), found[2] / 1000)
+        return None if found[0] == b"resend" else Heartbeat(cast(JobState, _text(found[1])), found[2] / 1000)
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
         """See ``Record``."""
@@ -213,34 +213,38 @@ class RedisRecord:
         """See ``Record``."""
         await self._run_as_owner("release", key, segment, token, _ms(delay), problem, int(waits))
 
-    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = "") -> Pulse:
+    async def heartbeat(
+        self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = ""
+    ) -> Heartbeat:
         """See ``Record``."""
         pairs = [part for pair in held.items() for part in pair]
-        state, rate, hold, lost = await self._run("pulse", key, worker, _ms(lease), *pairs, job=job)
-        return Pulse(cast(JobState, _text(state)), hold / 1000, _float(rate), [_text(each) for each in lost])
+        state, rate, paused, lost = await self._run("heartbeat", key, worker, _ms(lease), *pairs, job=job)
+        return Heartbeat(cast(JobState, _text(state)), paused / 1000, _float(rate), [_text(each) for each in lost])
 
-    async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+    async def reclaim_expired(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
         """See ``Record``."""
-        _, *found = await self._run("wake", key, limit, _ms(grace), int(idle))
+        _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), int(idle))
         return [_text(each) for each in found]
 
-    async def steer(self, key: str, action: Steering, reason: str = "", *, job: str = "") -> tuple[str, Sequence[str]]:
+    async def set_state(
+        self, key: str, action: StateChange, reason: str = "", *, job: str = ""
+    ) -> tuple[str, Sequence[str]]:
         """See ``Record``."""
-        state, *found = await self._run("steer", key, action, reason, job=job)
+        state, *found = await self._run("set_state", key, action, reason, job=job)
         return _text(state), [_text(each) for each in found]
 
-    async def hold(self, key: str, seconds: float, *, job: str = "") -> None:
+    async def pause(self, key: str, seconds: float, *, job: str = "") -> None:
         """See ``Record``."""
-        await self._run("hold", key, _ms(seconds), job=job)
+        await self._run("pause", key, _ms(seconds), job=job)
 
-    async def turns(self, key: str, count: int) -> Turns | None:
+    async def rate_slots(self, key: str, count: int) -> RateSlots | None:
         """See ``Record``."""
-        found = await self._run("turns", key, count)
-        return Turns(*(float(each) / 1_000_000 for each in found)) if found else None
+        found = await self._run("rate_slots", key, count)
+        return RateSlots(*(float(each) / 1_000_000 for each in found)) if found else None
 
     async def status(self, key: str) -> Status | None:
         """See ``Record``."""
-        found = await self._run("look", key)
+        found = await self._run("status", key)
         if not found:
             return None
         fields: dict[bytes, bytes] = dict(zip(found[0][::2], found[0][1::2], strict=True))
@@ -248,7 +252,7 @@ class RedisRecord:
         named = [(name[2:], value) for name, value in fields.items() if name.startswith(b"n:")]
         for name, value in (*named, *zip(found[1][::2], found[1][1::2], strict=True)):
             counts[_text(name)] = counts.get(_text(name), 0) + int(value)
-        now, unfinished, held, dead, workers, hold = found[2]
+        now, unfinished, held, dead, workers, paused = found[2]
         return Status(
             spec=_spec(key, fields),
             state=cast(JobState, _text(fields[b"state"])),
@@ -269,18 +273,18 @@ class RedisRecord:
             takeovers=int(fields.get(b"takeovers") or 0),
             interrupted=int(fields.get(b"interrupted") or 0),
             elapsed=(int(fields.get(b"ended") or now) - int(fields[b"began"])) / 1000,
-            hold=hold / 1000,
+            paused=paused / 1000,
             cut=b"cut" in fields,
         )
 
-    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredLetter]:
+    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
         """See ``Record``."""
-        found = await self._run("letters", key, after, limit)
+        found = await self._run("dead_letters", key, after, limit)
         return [_letter(_text(id), int(number), text) for id, number, text in found]
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
         """See ``Record``."""
-        return int(await self._run("drop", key, *ids)) if ids else 0
+        return int(await self._run("drop_dead", key, *ids)) if ids else 0
 
     async def revive(self, key: str, token: str) -> Revival | None:
         """See ``Record``."""
@@ -367,8 +371,8 @@ def _source(name: str) -> str:
 
 def _selection(spec: JobSpec) -> str:
     lists = ", ".join(
-        f"webhook {chain.webhook_id!r}" + (f" with filter {chain.filter!r}" if chain.filter else "")
-        for chain in spec.chains
+        f"webhook {list_spec.webhook_id!r}" + (f" with filter {list_spec.filter!r}" if list_spec.filter else "")
+        for list_spec in spec.lists
     )
     return f"{spec.name!r} over the {spec.source} of {lists}"
 
@@ -377,7 +381,7 @@ def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
     return JobSpec(
         key=key,
         name=_text(fields[b"name"]),
-        chains=tuple(Chain(*each) for each in json.loads(fields[b"chains"])),
+        lists=tuple(ListSpec(*each) for each in json.loads(fields[b"lists"])),
         source=cast(Source, _text(fields[b"source"])),
         rate=_float(fields[b"rate"]),
         submitted_at=datetime.fromisoformat(_text(fields[b"submitted_at"])),
@@ -389,20 +393,20 @@ def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
     )
 
 
-def _letter_text(stored: StoredLetter) -> UnshownText:
+def _letter_text(stored: StoredDeadLetter) -> UnshownText:
     letter = stored.letter
     fields = [letter.error, letter.failed_at.isoformat(), letter.message, stored.webhook_id, stored.seal]
     return UnshownText(json.dumps(fields, separators=(",", ":")))
 
 
-def _letter(id: str, number: int, text: bytes | None) -> StoredLetter:
+def _letter(id: str, number: int, text: bytes | None) -> StoredDeadLetter:
     """Read a letter. One that is no letter, or nothing, is one without a message, which nobody has sealed."""
     try:
         error, failed_at, message, webhook_id, seal = json.loads(text or b"")
         letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
     except (ValueError, TypeError):
-        return StoredLetter(DeadLetter(id, "what is kept for it is no dead letter", _NEVER, {}, number))
-    return StoredLetter(letter, str(webhook_id), str(seal))
+        return StoredDeadLetter(DeadLetter(id, "what is kept for it is no dead letter", _NEVER, {}, number))
+    return StoredDeadLetter(letter, str(webhook_id), str(seal))
 
 
 def _text(value: bytes | None) -> str:

@@ -20,17 +20,17 @@ from ..replay.engine import (
     Engine,
     FixedMessages,
     Ledger,
+    Span,
     UnreadableMessage,
     as_target,
     as_where,
     everything,
 )
-from ..replay.engine import Segment as LedgerSegment
 from ._lease import Lease, clock
-from ._pace import Share
-from ._pages import Known, Page, as_message, read_page
+from ._pages import Known, SegmentPage, as_message, read_page
+from ._rate_limiter import SegmentRate
 from ._work import Work
-from .record import Claim, JobSpec, LeaseLostError, PageMark, Pulse, Record, Saving, StoredLetter
+from .record import Heartbeat, JobSpec, LeaseLostError, PageMark, Record, Saving, SegmentClaim, StoredDeadLetter
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -40,8 +40,8 @@ _LETTERS = 250
 class Segment:
     """A claimed segment, on its way from its page to its end.
 
-    ``hint`` is called with the segment behind it as soon as that is recorded, ``on_pulse`` each time the record says
-    how the job stands.
+    ``notify`` is called with the next segment as soon as that is recorded, ``on_heartbeat`` each time the record says
+    how the job stands, ``on_pause`` with the length of each pause that the target asks for.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Segment:
         spec: JobSpec,
         name: str,
         lease: Lease,
-        claim: Claim,
+        claim: SegmentClaim,
         work: Work,
         *,
-        share: Share,
-        hint: Callable[[str], Awaitable[None]],
-        on_pulse: Callable[[Pulse], None],
-        hold: Callable[[float], None],
+        limiter: SegmentRate,
+        notify: Callable[[str], Awaitable[None]],
+        on_heartbeat: Callable[[Heartbeat], None],
+        on_pause: Callable[[float], None],
     ) -> None:
         self.name = name
         self.lease = lease
@@ -64,10 +64,10 @@ class Segment:
         self._spec = spec
         self._claim = claim
         self._work = work
-        self._share = share
-        self._hint = hint
-        self._on_pulse = on_pulse
-        self._hold = hold
+        self._limiter = limiter
+        self._notify = notify
+        self._on_heartbeat = on_heartbeat
+        self._on_pause = on_pause
         self._engine: Engine | None = None
         self._stopping = False
         self._seal = work.client._seal("basiq letter")
@@ -90,14 +90,14 @@ class Segment:
             self._engine.pause(seconds)
 
     async def run(self) -> bool:
-        """Read the page, record what is behind it, and handle it. Returns whether it is finished.
+        """Read the page, record the next segment, and handle the page. Returns whether it is finished.
 
         Raises ``LeaseLostError`` where it belongs to another worker by now, and whatever reading or handling raises.
         """
         page = await self._read()
         chosen, errors = self._choose(page.messages, await self._handles())
         mark = PageMark(last=page.last, chosen=chosen, next_cursor=page.next_cursor, problem=page.problem)
-        quota = await self._advance(mark)
+        quota = await self._record_page(mark)
         done = set(self._claim.done)
         selected = [message for message, wanted in zip(page.messages, chosen, strict=True) if wanted][:quota]
         left = [message for message in selected if message.id not in done]
@@ -106,34 +106,34 @@ class Segment:
             if not report.finished:
                 return False
         while not await self._record.finish(self._spec.key, self.name, self.lease.token):
-            await self._advance(mark)  # the store lost it
+            await self._record_page(mark)  # the store lost it
         return True
 
-    async def _advance(self, mark: PageMark) -> int:
+    async def _record_page(self, mark: PageMark) -> int:
         asked_at = clock()
         limit = None if self._letters else self._work.where.limit
-        advanced = await self._record.advance(
+        recorded = await self._record.record_page(
             self._spec.key, self.name, self.lease.token, mark, lease=self.lease.seconds, limit=limit
         )
         self.lease.prolong(asked_at)
-        if advanced.following is not None:
-            await self._hint(advanced.following)
-        return advanced.quota
+        if recorded.following is not None:
+            await self._notify(recorded.following)
+        return recorded.quota
 
     # --- reading ---
 
-    async def _read(self) -> Page:
+    async def _read(self) -> SegmentPage:
         if self._letters:
             return await self._read_letters()
         claim = self._claim
-        chain = self._spec.chains[int(self.name.partition(".")[0])]
+        list_spec = self._spec.lists[int(self.name.partition(".")[0])]
         # Read before, by a former owner: what has been added since is no part of this job.
         known = None if claim.count is None else Known(claim.count, claim.last)
-        page = await read_page(self._work.client, self._spec.source, chain, claim.cursor, claim.after, known)
+        page = await read_page(self._work.client, self._spec.source, list_spec, claim.cursor, claim.after, known)
         if known is None:
             return page
         if known.count == 0:
-            return Page((), page.next_cursor)
+            return SegmentPage((), page.next_cursor)
         if len(page.messages) < known.count or page.messages[-1].id != known.last:
             raise CheckpointError(
                 f"the page of segment {self.name} has changed since it was read first: {claim.count} messages up to "
@@ -142,11 +142,11 @@ class Segment:
             )
         return page
 
-    async def _read_letters(self) -> Page:
+    async def _read_letters(self) -> SegmentPage:
         claim = self._claim
         upto = claim.upto or 0
         found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_LETTERS)
-        # A former owner's page ends where it ended, though letters in it are gone: what is behind is another segment's.
+        # A former owner's page ends where it ended, though letters in it are gone: what follows is another segment's.
         last = int(claim.last) if claim.last else min(found[-1].letter.number if found else upto, upto)
         messages, refused = [], []
         for stored in found:
@@ -166,7 +166,7 @@ class Segment:
             if refused
             else ""
         )
-        return Page(messages, str(last) if last < upto else None, last=str(last), problem=problem)
+        return SegmentPage(messages, str(last) if last < upto else None, last=str(last), problem=problem)
 
     def _sealed(self, webhook_id: str, letter: DeadLetter) -> Sequence[bytes]:
         """What a seal on a dead letter covers: all that decides what a worker does with it."""
@@ -174,15 +174,15 @@ class Segment:
         parts = (self._spec.key, self._spec.name, webhook_id, letter.id, message)
         return [part.encode("utf-8", "surrogatepass") for part in parts]
 
-    def to_store(self, letter: DeadLetter) -> StoredLetter:
+    def to_store(self, letter: DeadLetter) -> StoredDeadLetter:
         """A dead letter as the record keeps it."""
         webhook_id = self._webhook_of(letter.id)
-        return StoredLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
+        return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
 
     def _webhook_of(self, message_id: str) -> str:
         if self._letters:
             return self._webhooks[message_id]
-        return self._spec.chains[int(self.name.partition(".")[0])].webhook_id
+        return self._spec.lists[int(self.name.partition(".")[0])].webhook_id
 
     async def _handles(self) -> Callable[[str], bool] | None:
         """Which types of events are wanted: the event list has those of all webhooks. None for all."""
@@ -190,7 +190,7 @@ class Segment:
             return None
         if isinstance(self._work.target, WebhookReceiver):
             return self._work.target.handles
-        webhook = await self._work.client.webhooks.get(self._spec.chains[0].webhook_id)
+        webhook = await self._work.client.webhooks.get(self._spec.lists[0].webhook_id)
         return frozenset(webhook.subscribed_events).__contains__
 
     def _choose(
@@ -242,23 +242,25 @@ class Segment:
             state=State(token=self.lease.token),
             where=_raising(errors) if errors else as_where(None),
             settings=attrs.evolve(work.settings, concurrency=width),
-            limiter=self._share,
-            on_pause=self._hold,
+            limiter=self._limiter,
+            on_pause=self._on_pause,
         )
         if self._stopping:
             self._engine.stop()
-        if claim.hold:
-            self._engine.pause(claim.hold)
+        if claim.paused:
+            self._engine.pause(claim.paused)
         return await self._engine.run(None, None)
 
     async def save(self, saving: Saving) -> bool:
         """Record what was done; False where the store has lost some of what was recorded before."""
         asked_at = clock()
-        pulse = await self._record.save(self._spec.key, self.name, self.lease.token, saving, lease=self.lease.seconds)
-        if pulse is None:
+        heartbeat = await self._record.save(
+            self._spec.key, self.name, self.lease.token, saving, lease=self.lease.seconds
+        )
+        if heartbeat is None:
             return False
         self.lease.prolong(asked_at)
-        self._on_pulse(pulse)
+        self._on_heartbeat(heartbeat)
         return True
 
     @property
@@ -320,11 +322,9 @@ class _LettersLedger(DeadLedger):
     def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
         """See ``Ledger``."""
 
-    def done(
-        self, segment: LedgerSegment, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending
-    ) -> None:
+    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
         """See ``Ledger``."""
-        super().done(segment, message, dead=dead, counts_as=counts_as)
+        super().done(span, message, dead=dead, counts_as=counts_as)
         self._tried.append(message.id)
 
     def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
@@ -401,7 +401,7 @@ class _SegmentCheckpoint:
         if not await self._segment.save(saving):
             saving = attrs.evolve(saving, ids=[*self._recorded, *ids], before=None)
             if not await self._segment.save(saving):
-                raise CheckpointError("the record takes neither a part of what was done nor all of it")
+                raise CheckpointError("the record accepts neither a part of what was done nor all of it")
         self._recorded += ids
         self._counts = counts
         for each in ids:

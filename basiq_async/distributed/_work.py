@@ -10,7 +10,7 @@ from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Inbox, WebhookReceiver
 from ..replay import Target, Where
-from ..replay.engine import Handler, OnError, Predicate, SessionHandler, Settings, as_target, as_where
+from ..replay.engine import Handler, OnError, Predicate, RunSettings, SessionHandler, as_target, as_where
 
 
 class Work:
@@ -44,7 +44,7 @@ class Work:
         self.target = target
         self.where = as_where(where)
         self.inbox = inbox
-        self.settings = Settings(
+        self.settings = RunSettings(
             concurrency=concurrency,
             rate=None,
             on_error=on_error,

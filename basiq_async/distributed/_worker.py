@@ -1,4 +1,4 @@
-"""A worker process: what it does for a hint, and what it does without being asked."""
+"""A worker process: what it does for a notification, and what it does without being asked."""
 
 from __future__ import annotations
 
@@ -26,58 +26,58 @@ from ..errors import (
     TransportError,
 )
 from ._lease import Lease, clock
-from ._opened import Opened
-from ._pace import SharedRateLimiter
+from ._rate_limiter import SharedRateLimiter
 from ._segment import Segment
 from ._work import JobFunction, Work
-from .record import Claim, JobSpec, LeaseLostError, Pulse, Record, RecordUnavailableError, Refusal
+from ._work_cache import WorkCache
+from .record import ClaimRefusal, Heartbeat, JobSpec, LeaseLostError, Record, RecordUnavailableError, SegmentClaim
 
 logger = logging.getLogger("basiq_async.distributed")
 
-_PULSE = 0.25
+_HEARTBEAT = 0.25
 _LONGEST_HEAL = 1.0
 _LONGEST_DELAY = 30.0
 _IDLE = 0.25
-"""Seconds without a hint after which a worker that has room is idle: what waits then has no hint on its way."""
+"""Seconds without a notification after which a worker that has room is idle: no notification is on its way then."""
 
 
 @attrs.define(eq=False)
-class _Under:
+class ActiveJob:
     """What this process has under way for one job. Segments are by the token of their claim.
 
     A process that was stopped beyond a lease may claim the same segment anew before its former run of it has ended.
     """
 
     spec: JobSpec
-    pace: SharedRateLimiter
+    limiter: SharedRateLimiter
     segments: dict[str, Segment] = attrs.field(factory=dict)
-    hold_until: float = 0.0
+    paused_until: float = 0.0
 
 
 class Worker:
-    """Runs segments, keeps their leases, and wakes segments that other workers left.
+    """Runs segments, keeps their leases, and finds segments that other workers left.
 
-    ``hint`` sends word of a segment to some worker. ``functions`` are the job functions by name, each opened once.
+    ``notify`` sends word of a segment to some worker. ``functions`` are the job functions by name, each opened once.
     """
 
     def __init__(
         self,
         record: Record,
         functions: Mapping[str, JobFunction],
-        hint: Callable[[str, str], Awaitable[object]],
+        notify: Callable[[str, str], Awaitable[object]],
         *,
         lease: float,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._record = record
         self._functions = functions
-        self._hint = hint
+        self._notify = notify
         self._lease = lease
         self._specs: dict[str, JobSpec] = {}
-        self._opened = Opened()
-        self._under: dict[str, _Under] = {}
+        self._works = WorkCache()
+        self._active: dict[str, ActiveJob] = {}
         """By the token of the job: a key may be forgotten, and be another job's then."""
-        self._looking = self._most_looking = 0
+        self._processing = self._most_processing = 0
         self._room_since: float | None = clock()
         self._owner = TaskOwner()
         self._stopping = False
@@ -89,56 +89,56 @@ class Worker:
             logger.warning("%s", warning)
         logger.info("worker %s works on the jobs of %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
-        self._owner.spawn(self._repeat(self._pulse, min(_PULSE, self._lease / 6)))
+        self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
 
     def stop(self) -> None:
         """Begin no more messages: what is under way is finished and recorded."""
         self._stopping = True
-        for under in self._under.values():
-            for segment in under.segments.values():
+        for active in self._active.values():
+            for segment in active.segments.values():
                 segment.stop()
 
     async def aclose(self) -> None:
         """End the background tasks, and close what the job functions opened."""
         self.stop()
         await self._owner.aclose()
-        for under in self._under.values():
-            await under.pace.aclose()
-        await self._opened.aclose()
+        for active in self._active.values():
+            await active.limiter.aclose()
+        await self._works.aclose()
 
-    async def look(self, key: str, segment: str) -> None:
-        """What a hint asks for: claim a segment and run it, if it is there to be claimed.
+    async def process_segment(self, key: str, segment: str) -> None:
+        """What a notification asks for: claim a segment and run it, if it is there to be claimed.
 
-        Raises nothing, so that a loop which calls it goes on: what fails is logged, and the segment is found again.
+        Raises nothing, so that a loop which calls it continues: what fails is logged, and the segment is found again.
         """
         if self._stopping:
             return
         with self._busy():
             try:
-                await self._look(key, segment)
+                await self._process(key, segment)
             except RecordUnavailableError as exc:
-                logger.warning("segment %s of the job %r was not looked at: %s", segment, key, exc)
+                logger.warning("segment %s of the job %r was not processed: %s", segment, key, exc)
             except Exception:
-                logger.exception("segment %s of the job %r was not looked at", segment, key)
+                logger.exception("segment %s of the job %r was not processed", segment, key)
 
     @contextmanager
     def _busy(self) -> Iterator[None]:
-        self._looking += 1
-        self._most_looking = max(self._most_looking, self._looking)
-        if self._looking == self._most_looking:
+        self._processing += 1
+        self._most_processing = max(self._most_processing, self._processing)
+        if self._processing == self._most_processing:
             self._room_since = None
         try:
             yield
         finally:
-            self._looking -= 1
+            self._processing -= 1
             self._room_since = clock()
 
     @property
     def _idle(self) -> bool:
-        """Whether it has room for a segment, and no hint came for a while."""
+        """Whether it has room for a segment, and no notification came for a while."""
         return self._room_since is not None and clock() - self._room_since >= _IDLE
 
-    async def _look(self, key: str, segment: str) -> None:
+    async def _process(self, key: str, segment: str) -> None:
         spec = await self._spec(key)
         if spec is None:
             return
@@ -157,11 +157,11 @@ class Worker:
             selection=work.where.description,
             job=spec.token,
         )
-        if isinstance(claim, Refusal):
+        if isinstance(claim, ClaimRefusal):
             if claim.reason in ("another", "gone"):
                 self._specs.pop(key, None)
             if claim.reason == "another":  # the key was forgotten, and is another job's now
-                await self._look(key, segment)
+                await self._process(key, segment)
             elif claim.reason == "version":
                 self._log_once(key, f"the job is of version {claim.detail} of the record, this worker is not")
             elif claim.reason == "selection":
@@ -177,13 +177,13 @@ class Worker:
 
     # --- one segment ---
 
-    async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: Claim, work: Work) -> None:
+    async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: SegmentClaim, work: Work) -> None:
         key = spec.key
-        under = self._under.setdefault(spec.token, _Under(spec, SharedRateLimiter(self._record, key)))
-        under.pace.set_rate(claim.rate)
+        active = self._active.setdefault(spec.token, ActiveJob(spec, SharedRateLimiter(self._record, key)))
+        active.limiter.set_rate(claim.rate)
 
-        async def hint(following: str) -> None:
-            await self._hint(key, following)
+        async def notify(following: str) -> None:
+            await self._notify(key, following)
 
         segment = Segment(
             self._record,
@@ -192,12 +192,12 @@ class Worker:
             lease,
             claim,
             work,
-            share=under.pace.share(),
-            hint=hint,
-            on_pulse=lambda pulse: self._apply(under, pulse),
-            hold=lambda seconds: self._hold(under, seconds),
+            limiter=active.limiter.for_segment(),
+            notify=notify,
+            on_heartbeat=lambda heartbeat: self._apply(active, heartbeat),
+            on_pause=lambda seconds: self._pause(active, seconds),
         )
-        under.segments[lease.token] = segment
+        active.segments[lease.token] = segment
         if self._stopping:
             segment.stop()
         problem, delay, waits = "", 0.0, False
@@ -219,7 +219,7 @@ class Worker:
                 logger.error("the job %r stops at segment %s: %s", key, name, printable(problem))
                 await self._fail(spec, f"segment {name}: {problem}")
         finally:
-            del under.segments[lease.token]
+            del active.segments[lease.token]
             if not finished:
                 letting_go = functools.partial(
                     self._let_go, key, name, lease, delay=delay, problem=problem, waits=waits
@@ -234,7 +234,7 @@ class Worker:
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:
-            await self._record.steer(spec.key, "fail", reason, job=spec.token)
+            await self._record.set_state(spec.key, "fail", reason, job=spec.token)
         except CheckpointError as exc:
             logger.error("the job %r could not be stopped: %s", spec.key, exc)
 
@@ -254,7 +254,7 @@ class Worker:
             )
             return None
         try:
-            return await self._opened.get(spec.name, function)
+            return await self._works.get(spec.name, function)
         except Exception as exc:
             logger.exception("the job function %r failed to start", spec.name)
             await self._fail(spec, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
@@ -279,44 +279,44 @@ class Worker:
 
     async def _heal(self) -> None:
         for key in await self._record.keys(active=True):
-            for segment in await self._record.wake(key, grace=max(1.0, self._lease / 2), idle=self._idle):
+            for segment in await self._record.reclaim_expired(key, grace=max(1.0, self._lease / 2), idle=self._idle):
                 logger.info("segment %s of the job %r waits for a worker", segment, key)
-                if await self._hint(key, segment) is False:
+                if await self._notify(key, segment) is False:
                     return  # the carrier is away: the rest is told again
 
-    async def _pulse(self) -> None:
-        for under in list(self._under.values()):
-            held = {segment.name: segment.lease for segment in under.segments.values()}
+    async def _heartbeat(self) -> None:
+        for active in list(self._active.values()):
+            held = {segment.name: segment.lease for segment in active.segments.values()}
             if not held:
                 continue
             asked_at = clock()
             tokens = {name: lease.token for name, lease in held.items()}
-            spec = under.spec
-            pulse = await self._record.pulse(spec.key, self.name, tokens, lease=self._lease, job=spec.token)
+            spec = active.spec
+            heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.token)
             for name, lease in held.items():
-                if name in pulse.lost:
+                if name in heartbeat.lost:
                     lease.end()
                 else:
                     lease.prolong(asked_at)
-            under.pace.set_rate(pulse.rate)
-            self._apply(under, pulse)
+            active.limiter.set_rate(heartbeat.rate)
+            self._apply(active, heartbeat)
 
-    def _apply(self, under: _Under, pulse: Pulse) -> None:
-        for segment in under.segments.values():
-            if pulse.state != "running":
+    def _apply(self, active: ActiveJob, heartbeat: Heartbeat) -> None:
+        for segment in active.segments.values():
+            if heartbeat.state != "running":
                 segment.stop()
-            elif pulse.hold:
-                segment.pause(pulse.hold)
+            elif heartbeat.paused:
+                segment.pause(heartbeat.paused)
 
-    def _hold(self, under: _Under, seconds: float) -> None:
+    def _pause(self, active: ActiveJob, seconds: float) -> None:
         """A target asks to be left alone: tell the others, here and elsewhere."""
         now = clock()
-        if now + seconds <= under.hold_until + 0.05:
+        if now + seconds <= active.paused_until + 0.05:
             return
-        under.hold_until = now + seconds
-        for segment in under.segments.values():
+        active.paused_until = now + seconds
+        for segment in active.segments.values():
             segment.pause(seconds)
-        self._owner.spawn(self._record.hold(under.spec.key, seconds, job=under.spec.token))
+        self._owner.spawn(self._record.pause(active.spec.key, seconds, job=active.spec.token))
 
 
 def _passing(exc: Exception) -> bool:

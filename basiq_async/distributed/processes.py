@@ -78,7 +78,7 @@ def _serve(place: str, segments: int) -> None:
     from taskiq.cli.worker.args import WorkerArgs
     from taskiq.cli.worker.run import start_listen
 
-    logging.getLogger("taskiq.receiver").setLevel(logging.WARNING)  # a line for each hint is too many
+    logging.getLogger("taskiq.receiver").setLevel(logging.WARNING)  # a line for each notification is too many
     broker = find_fleet(place).broker
     # What was imported stays. Looked through with each garbage collection, it took a fifth of the processor time.
     gc.collect()

@@ -14,24 +14,24 @@ from ..replay import DeadLetter
 
 __all__ = [
     "PROTOCOL",
-    "Advanced",
-    "Chain",
-    "Claim",
+    "ClaimRefusal",
+    "Heartbeat",
     "JobSpec",
     "JobState",
     "LeaseLostError",
+    "ListSpec",
     "PageMark",
-    "Pulse",
+    "RateSlots",
     "Record",
     "RecordUnavailableError",
-    "Refusal",
+    "RecordedPage",
     "Revival",
     "Saving",
+    "SegmentClaim",
     "Source",
+    "StateChange",
     "Status",
-    "Steering",
-    "StoredLetter",
-    "Turns",
+    "StoredDeadLetter",
     "new_token",
 ]
 
@@ -39,7 +39,7 @@ PROTOCOL = 1
 """The version of the record: workers of another one do not touch a job."""
 
 JobState = Literal["running", "paused", "finished", "failed", "cancelled"]
-Steering = Literal["pause", "resume", "cancel", "fail"]
+StateChange = Literal["pause", "resume", "cancel", "fail"]
 Source = Literal["messages", "events"]
 
 
@@ -52,7 +52,7 @@ class RecordUnavailableError(CheckpointError):
 
 
 @attrs.frozen
-class Chain:
+class ListSpec:
     """One list of a job: a webhook's history under a filter. Its pages are read one after the other."""
 
     webhook_id: str
@@ -65,7 +65,7 @@ class JobSpec:
 
     key: str
     name: str
-    chains: tuple[Chain, ...]
+    lists: tuple[ListSpec, ...]
     source: Source = "messages"
     rate: float | None = None
     submitted_at: datetime
@@ -77,7 +77,7 @@ class JobSpec:
 
 
 @attrs.frozen(kw_only=True)
-class Claim:
+class SegmentClaim:
     """A segment that is the caller's for the length of its lease.
 
     cursor, position: where its page begins, and how many messages of the list stand before that.
@@ -87,7 +87,7 @@ class Claim:
     upto: for dead letters, the number of the last one.
     done: the ids that former owners recorded.
     waits: how often in a row it was given back because something was away.
-    job_token, rate, hold: of the job; ``hold`` is for how many seconds a target has asked to be left alone.
+    job_token, rate, paused: of the job; ``paused`` is for how many seconds a target has asked to be left alone.
     """
 
     cursor: str | None
@@ -101,11 +101,11 @@ class Claim:
     waits: int
     job_token: str = attrs.field(repr=False)
     rate: float | None
-    hold: float
+    paused: float
 
 
 @attrs.frozen
-class Refusal:
+class ClaimRefusal:
     """Why a segment could not be claimed.
 
     gone: it is finished, or was rolled back. held: it has an owner. stopped: the job is not running. another: the key
@@ -131,7 +131,7 @@ class PageMark:
 
 
 @attrs.frozen
-class StoredLetter:
+class StoredDeadLetter:
     """A dead letter as a store keeps it: with the webhook that its message is of, and the seal of who wrote it."""
 
     letter: DeadLetter
@@ -148,8 +148,8 @@ class Revival:
 
 
 @attrs.frozen
-class Advanced:
-    """``quota`` of the chosen messages are to be handled; ``following`` is the segment that was recorded behind."""
+class RecordedPage:
+    """``quota`` of the chosen messages are to be handled; ``following`` is the next segment, if it was created now."""
 
     quota: int
     following: str | None
@@ -165,28 +165,28 @@ class Saving:
     counts: Mapping[str, int]
     ids: Sequence[str] = ()
     before: int | None
-    letters: Sequence[StoredLetter] = ()
+    letters: Sequence[StoredDeadLetter] = ()
     revived: Sequence[str] = ()
     max_failures: int | None = None
 
 
 @attrs.frozen
-class Pulse:
-    """How a job stands, for its workers. ``hold`` is in seconds, ``lost`` names segments that are theirs no more."""
+class Heartbeat:
+    """How a job stands, for its workers. ``paused`` is in seconds, ``lost`` names segments that they no longer own."""
 
     state: JobState | Literal["gone"]
-    hold: float = 0.0
+    paused: float = 0.0
     rate: float | None = None
     lost: Sequence[str] = ()
 
 
 @attrs.frozen
-class Turns:
-    """Turns of a rate that all workers share: the store's time, the first turn, and their distance, in seconds."""
+class RateSlots:
+    """A batch of rate-limit slots: the store's clock at issue, the first slot, the interval; seconds."""
 
     now: float
     first: float
-    distance: float
+    interval: float
 
 
 @attrs.frozen(kw_only=True)
@@ -208,7 +208,7 @@ class Status:
     takeovers: int
     interrupted: int
     elapsed: float
-    hold: float
+    paused: float
     cut: bool
 
 
@@ -254,66 +254,69 @@ class Record(Protocol):
         width: int,
         selection: str = "",
         job: str = "",
-    ) -> Claim | Refusal:
+    ) -> SegmentClaim | ClaimRefusal:
         """Take a segment that has no owner, or whose owner's lease ran out.
 
         ``selection`` says in words which messages the worker chooses; the first one stands for the job.
 
-        ``width`` is how many messages the owner may handle before it records them: should it never let go in order,
-        so many count as interrupted. After 20 claims that nobody gave back and that recorded
-        nothing, the job fails and names it.
+        ``width`` is how many messages the owner may start before saving; that many count as interrupted if it dies.
+        After 20 claims that nobody gave back and that recorded nothing, the job fails and names it.
         """
         ...
 
-    async def advance(
+    async def record_page(
         self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
-    ) -> Advanced:
-        """Record how the page of a segment was read, and the segment behind it. The first word for it stands."""
+    ) -> RecordedPage:
+        """Record what the page held and create the next segment. The first call wins."""
         ...
 
-    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Pulse | None:
+    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
         """Record what was done; None where ``before`` is not what is recorded, and nothing was changed."""
         ...
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
-        """Take a segment off the job; False where it was never advanced. The last one finishes the job."""
+        """Take a segment off the job; False if its page was never recorded. The last one finishes the job."""
         ...
 
     async def release(
         self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
     ) -> None:
-        """Let go of a segment, to be woken after ``delay`` seconds. ``waits`` says that something was away."""
+        """Let go of a segment, to be claimed again after ``delay`` seconds. ``waits`` says that something was away."""
         ...
 
-    async def pulse(self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = "") -> Pulse:
+    async def heartbeat(
+        self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = ""
+    ) -> Heartbeat:
         """Prolong the leases of ``held``, from segment to token, and learn how the job stands."""
         ...
 
-    async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+    async def reclaim_expired(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
         """Segments that wait for a worker, each told to one caller within ``grace`` seconds.
 
-        A caller that is not ``idle`` is told a segment that nobody claims ever more rarely: it may only wait for its
-        turn, and its hint with it.
+        A caller that is not ``idle`` is told a segment that nobody claims ever more rarely: it and its notification may
+        only be waiting in the queue.
         """
         ...
 
-    async def steer(self, key: str, action: Steering, reason: str = "", *, job: str = "") -> tuple[str, Sequence[str]]:
-        """Change a job's state where that is possible. Returns the state, and the segments to look at."""
+    async def set_state(
+        self, key: str, action: StateChange, reason: str = "", *, job: str = ""
+    ) -> tuple[str, Sequence[str]]:
+        """Change a job's state where that is possible. Returns the state, and the segments to notify of."""
         ...
 
-    async def hold(self, key: str, seconds: float, *, job: str = "") -> None:
-        """Have all workers of a job leave its target alone."""
+    async def pause(self, key: str, seconds: float, *, job: str = "") -> None:
+        """Have all workers of a job leave its target alone for so many seconds. Never shortens a pause."""
         ...
 
-    async def turns(self, key: str, count: int) -> Turns | None:
-        """The next ``count`` turns of the job's rate; None where it has none."""
+    async def rate_slots(self, key: str, count: int) -> RateSlots | None:
+        """The next ``count`` slots of the job's rate; None where it has none."""
         ...
 
     async def status(self, key: str) -> Status | None:
         """How a job stands."""
         ...
 
-    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredLetter]:
+    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
         """The first ``limit`` dead letters with numbers greater than ``after``, in their order, of one moment."""
         ...
 

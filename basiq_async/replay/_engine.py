@@ -20,11 +20,11 @@ from ..models import Message
 from ._circuit import Circuit, requested_wait
 from ._committer import Committer
 from ._inactivity import InactivityTracker
-from ._ledger import Ledger, Segment
-from ._reader import SEGMENT, Reader
+from ._ledger import Ledger, Span
+from ._reader import SPAN, MessageReader
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
-from ._throttle import Backpressure, RateLimiter, Turns
+from ._throttle import Backpressure, Limiter, RateLimiter
 from ._where import Where
 from .checkpoints._base import Checkpoint, DeadLetter, State
 from .targets._base import Function, Target
@@ -46,7 +46,7 @@ _LONGEST_ERROR = 1_000
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class RunSettings:
     """How a run is to go. ``rate`` is in messages a second, ``max_pause`` and the time limits are in seconds."""
 
     concurrency: int
@@ -58,9 +58,9 @@ class Settings:
     checkpoint_timeout: float = 60.0
 
     @property
-    def most_segments(self) -> int:
-        """How many segments of the history may be open."""
-        return max(_MOST_AHEAD, 2 * self.concurrency) // SEGMENT
+    def most_spans(self) -> int:
+        """How many spans of the history may be open."""
+        return max(_MOST_AHEAD, 2 * self.concurrency) // SPAN
 
 
 class Engine:
@@ -80,15 +80,15 @@ class Engine:
         checkpoint: Checkpoint,
         state: State,
         where: Where,
-        settings: Settings,
+        settings: RunSettings,
         ledger: Ledger | None = None,
-        limiter: Turns | None = None,
+        limiter: Limiter | None = None,
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
         notes: Callable[[bool, int], str] | None = None,
     ) -> None:
         self._on_pause = on_pause
-        ledger = Ledger(state, most=settings.most_segments) if ledger is None else ledger
+        ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
         self._target = target
         self._ledger = ledger
         self._state = state
@@ -108,7 +108,7 @@ class Engine:
             notes=None if notes is None else lambda: notes(self._whole, self._given_up),
             noted=state.notes,
         )
-        self._reader = Reader(
+        self._reader = MessageReader(
             source,
             ledger,
             where=where,
@@ -232,7 +232,7 @@ class Engine:
         while (item := await reader.take(task)) is not None:
             if not moved.is_set():
                 moved.set()
-            message, segment, error = item
+            message, span, error = item
             reason = None
             tries = 0
             while error is None:  # once, and again where the target asks for patience, or is down
@@ -283,8 +283,8 @@ class Engine:
                 if error is None and pressure.open and not await pressure.rest(self._circuit.next_pause):
                     return
             if error is None:
-                self._record_success(segment, message, reason)
-            elif not self._record_failure(segment, message, error):
+                self._record_success(span, message, reason)
+            elif not self._record_failure(span, message, error):
                 return
             unsaved = ledger.unsaved
             # Where all that was handed out is done, the target does not wait for anything: go on with the next ones.
@@ -359,18 +359,18 @@ class Engine:
             logger.warning("the target takes messages again: the replay goes on")
             self._circuit.close()
 
-    def _record_success(self, segment: Segment, message: Message, reason: str | None) -> None:
+    def _record_success(self, span: Span, message: Message, reason: str | None) -> None:
         self._in_a_row = 0
         if reason is None:
             self._handled += 1
-            self._ledger.done(segment, message, counts_as="handled")
+            self._ledger.done(span, message, counts_as="handled")
         else:
             self._skipped[reason] += 1
-            self._ledger.done(segment, message, counts_as="skipped")
+            self._ledger.done(span, message, counts_as="skipped")
         if self._reader.limited:
             self._reader.decide(counts=reason is None)
 
-    def _record_failure(self, segment: Segment, message: Message, error: Exception) -> bool:
+    def _record_failure(self, span: Span, message: Message, error: Exception) -> bool:
         """Settle what becomes of a message that failed; return False where the job ends."""
         settings = self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
@@ -389,7 +389,7 @@ class Engine:
             dead = DeadLetter(message.id, text, datetime.now(UTC), message.raw)
         else:
             self._given_up += 1
-        self._ledger.done(segment, message, dead=dead, counts_as="failed")
+        self._ledger.done(span, message, dead=dead, counts_as="failed")
         self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             kept = "; they are dead letters: mend it, then retry them" if dead is not None else ""

@@ -13,8 +13,8 @@ from .checkpoints._base import Advance, Commit, DeadLetter, State
 Ending = Literal["handled", "failed", "skipped"]
 
 
-class Segment:
-    """A stretch of the history: from a cursor to the next segment's.
+class Span:
+    """A stretch of the history: from a cursor to the next span's.
 
     ``open`` counts its messages that are begun and not done, ``ids`` are those that are done.
     """
@@ -30,11 +30,11 @@ class Segment:
 
 
 class Ledger:
-    """Cuts the history into segments, and says what is to be recorded.
+    """Cuts the history into spans, and says what is to be recorded.
 
-    The recorded cursor stands at the beginning of the oldest segment that has a message left to do; the ids of what
+    The recorded cursor stands at the beginning of the oldest span that has a message left to do; the ids of what
     is done behind it are recorded beside it. So nothing counts as done that is not, and no cursor needs to be made
-    for a single message. ``most`` is how many segments may be open, so that one slow message bounds the rest.
+    for a single message. ``most`` is how many spans may be open, so that one slow message bounds the rest.
     """
 
     of_history = True
@@ -44,7 +44,7 @@ class Ledger:
         self._most = most
         self.earlier = set(state.done)
         """Recorded by earlier runs, and not met in this one so far."""
-        self._segments = deque([Segment(state.cursor, state.position, state.last_id)])
+        self._spans = deque([Span(state.cursor, state.position, state.last_id)])
         self._moved = False
         self._done: list[str] = []
         self._dead: list[DeadLetter] = []
@@ -56,8 +56,8 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        """Whether the oldest segment has to be finished before a new one may begin."""
-        return len(self._segments) >= self._most
+        """Whether the oldest span has to be finished before a new one may begin."""
+        return len(self._spans) >= self._most
 
     @property
     def dirty(self) -> bool:
@@ -67,30 +67,30 @@ class Ledger:
     @property
     def idle(self) -> bool:
         """Whether no message is begun and not done."""
-        return not any(segment.open for segment in self._segments)
+        return not any(span.open for span in self._spans)
 
     def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
-        """Begin a new segment: the reader stands at ``cursor``, behind ``position`` messages, the last ``last_id``."""
-        self._segments.append(Segment(cursor, position, last_id))
+        """Begin a new span: the reader stands at ``cursor``, behind ``position`` messages, the last ``last_id``."""
+        self._spans.append(Span(cursor, position, last_id))
 
     def match(self, message_id: str) -> bool:
         """Return whether an earlier run has recorded this message as done."""
         if message_id not in self.earlier:
             return False
         self.earlier.discard(message_id)
-        self._segments[-1].ids.append(message_id)
+        self._spans[-1].ids.append(message_id)
         return True
 
-    def begin(self) -> Segment:
-        """Begin a message; pass the segment on to ``done``."""
-        segment = self._segments[-1]
-        segment.open += 1
-        return segment
+    def begin(self) -> Span:
+        """Begin a message; pass the span on to ``done``."""
+        span = self._spans[-1]
+        span.open += 1
+        return span
 
-    def done(self, segment: Segment, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
+    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
         """Finish a message, successfully or not."""
-        segment.open -= 1
-        segment.ids.append(message.id)
+        span.open -= 1
+        span.ids.append(message.id)
         self._done.append(message.id)
         self.unsaved += 1
         if counts_as == "handled":
@@ -104,9 +104,9 @@ class Ledger:
     def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
         """Take all that is to be recorded by now. What is not recorded after all has to be put back."""
         while self._is_front_done():
-            self._segments.popleft()
+            self._spans.popleft()
             self._moved = True
-        front = self._segments[0]
+        front = self._spans[0]
         advance = Advance(front.cursor, front.position, self._behind(), front.last_id) if self._moved else None
         commit = Commit(
             done=self._done,
@@ -136,10 +136,10 @@ class Ledger:
         self.earlier.clear()
 
     def _is_front_done(self) -> bool:
-        return len(self._segments) > 1 and not self._segments[0].open
+        return len(self._spans) > 1 and not self._spans[0].open
 
     def _behind(self) -> list[str]:
-        return [*self.earlier, *(done for segment in self._segments for done in segment.ids)]
+        return [*self.earlier, *(done for span in self._spans for done in span.ids)]
 
 
 class DeadLedger(Ledger):
@@ -151,10 +151,10 @@ class DeadLedger(Ledger):
         super().__init__(State(dead=letters), most=most)
         self._revived: list[str] = []
 
-    def done(self, segment: Segment, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
+    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
         """Finish a letter that was tried again."""
-        super().done(segment, message, dead=dead, counts_as=counts_as)
-        segment.ids.clear()
+        super().done(span, message, dead=dead, counts_as=counts_as)
+        span.ids.clear()
         if dead is not None:
             self.dead -= 1  # it replaces the earlier letter
         elif counts_as != "failed":

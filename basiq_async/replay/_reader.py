@@ -10,19 +10,19 @@ from typing import TypeAlias
 from .._wire.order import Order
 from ..models import Message
 from ._inactivity import MOST_ATTEMPTS, InactivityTracker
-from ._ledger import Ledger, Segment
+from ._ledger import Ledger, Span
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 
-SEGMENT = 250
+SPAN = 250
 """How many messages are read from one cursor that can be recorded to the next."""
 
 
-WorkItem: TypeAlias = tuple[Message, Segment, Exception | None]
-"""A message to be handled, its segment, and the error where reading or selecting it failed already."""
+WorkItem: TypeAlias = tuple[Message, Span, Exception | None]
+"""A message to be handled, its span, and the error where reading or selecting it failed already."""
 
 
-class Reader:
+class MessageReader:
     """Hands out messages to any number of workers.
 
     ``width`` is how many messages may be handed out and not recorded. A worker that asks gets its message without
@@ -56,7 +56,7 @@ class Reader:
         self._width = width
         self._read = position
         self._last_id = last_id
-        self._in_segment = 0
+        self._in_span = 0
         self._reader: asyncio.Task[object] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._woken = False
@@ -94,7 +94,7 @@ class Reader:
         """Return the next message to handle; None where there is none any more. ``worker`` is the task that asks."""
         ledger, tracker = self._ledger, self._tracker
         while not self.ended:
-            if self._reader is not None or self._room == 0 or (self._in_segment >= SEGMENT and ledger.full):
+            if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
                 await self._wait()
                 continue
             if self._left == 0:
@@ -103,7 +103,7 @@ class Reader:
                     continue
                 self.stop()
                 break
-            if self._in_segment >= SEGMENT:
+            if self._in_span >= SPAN:
                 self.mark()
             self._reader = worker
             try:
@@ -123,7 +123,7 @@ class Reader:
             finally:
                 self._reader = None
             self._read += 1
-            self._in_segment += 1
+            self._in_span += 1
             self._last_id = message.id
             if tracker is not None and (tracker.alert or len(message.raw.get("attempts") or ()) >= MOST_ATTEMPTS):
                 tracker.see(message)
@@ -154,7 +154,7 @@ class Reader:
         try:
             if self._source.next_pass():
                 self._advance = self._source.stepper()
-                self._in_segment = SEGMENT  # a segment is a stretch of one pass
+                self._in_span = SPAN  # a span is a stretch of one pass
                 return True
             self.whole = True
         except Exception as exc:
@@ -167,7 +167,7 @@ class Reader:
         try:
             if await self._source.recover(error):
                 self._advance = self._source.stepper()
-                self._in_segment = SEGMENT
+                self._in_span = SPAN
                 return True
         except asyncio.CancelledError:
             if self.ended and worker.uncancel() == 0:
@@ -186,9 +186,9 @@ class Reader:
         return True
 
     def mark(self) -> None:
-        """Begin a new segment where the reader stands."""
+        """Begin a new span where the reader stands."""
         self._ledger.mark(self._source.cursor, self._read, self._last_id)
-        self._in_segment = 0
+        self._in_span = 0
         if self._ledger.dirty:
             self._wanted()
 

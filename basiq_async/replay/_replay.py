@@ -23,7 +23,7 @@ from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from . import _dead
-from ._engine import Engine, OnError, Settings
+from ._engine import Engine, OnError, RunSettings
 from ._events import REACH, EventList
 from ._inactivity import InactivityTracker
 from ._ledger import DeadLedger, Ledger
@@ -135,7 +135,7 @@ class Replay:
         self._filters = _read_filters(filters, filter, source)
         self._where = as_where(where)
         self._inbox = inbox
-        self._settings = Settings(
+        self._settings = RunSettings(
             concurrency=check_whole("concurrency", concurrency, least=1),
             rate=None if rate is None else check_positive("rate", rate),
             on_error=on_error,
@@ -294,7 +294,7 @@ class Replay:
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._session() as state:
-            ledger = DeadLedger(state.dead, most=self._settings.most_segments)
+            ledger = DeadLedger(state.dead, most=self._settings.most_spans)
             engine = self._make_engine(DeadLetters(self._checkpoint, ids), state, as_where(None), ledger=ledger)
             return await self._go(engine, progress, None)
 

@@ -7,11 +7,11 @@ from collections import deque
 from typing import Protocol
 
 
-class Turns(Protocol):
+class Limiter(Protocol):
     """Says when the next message may begin."""
 
     async def wait(self) -> bool:
-        """Wait for a turn; return False where the job stops."""
+        """Wait for a slot; return False where the job stops."""
         ...
 
     def stop(self) -> None:
@@ -29,20 +29,20 @@ class RateLimiter:
         self._stopped = False
 
     async def wait(self) -> bool:
-        """Wait for a turn; return False where the job stops."""
+        """Wait for a slot; return False where the job stops."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        turn = max(self._due, now)
-        self._due = turn + self._interval
+        slot = max(self._due, now)
+        self._due = slot + self._interval
         if self._stopped:
             return False
-        if turn == now:
+        if slot == now:
             return True
-        return await self._wait_until(turn, loop)
+        return await self._wait_until(slot, loop)
 
-    async def _wait_until(self, turn: float, loop: asyncio.AbstractEventLoop) -> bool:
+    async def _wait_until(self, slot: float, loop: asyncio.AbstractEventLoop) -> bool:
         future: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_at(turn, _resolve, future)
+        timer = loop.call_at(slot, _resolve, future)
         self._waiting.add(future)
         try:
             return await future

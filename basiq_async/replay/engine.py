@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._engine import Engine, OnError, Settings
+from ._engine import Engine, OnError, RunSettings
 from ._events import message_of, open_events
-from ._ledger import DeadLedger, Ending, Ledger, Segment
+from ._ledger import DeadLedger, Ending, Ledger, Span
 from ._sources import FixedMessages, UnreadableMessage, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, everything
 from .targets._adapters import as_target
@@ -20,9 +20,9 @@ __all__ = [
     "Ledger",
     "OnError",
     "Predicate",
-    "Segment",
+    "RunSettings",
     "SessionHandler",
-    "Settings",
+    "Span",
     "UnreadableMessage",
     "as_target",
     "as_where",

@@ -21,7 +21,7 @@ fleet = Fleet(os.environ.get("REDIS_URL", "redis://redis:6379/0"), lease=float(o
 @fleet.job("refill")
 @asynccontextmanager
 async def refill() -> AsyncIterator[Work]:
-    """Opened once in each worker process: failed messages go to the endpoint again, signed as Basiq signs."""
+    """WorkCache once in each worker process: failed messages go to the endpoint again, signed as Basiq signs."""
     url, secret = os.environ["ENDPOINT"], os.environ["BASIQ_WEBHOOK_SECRET"]
     async with BasiqClient() as basiq, HttpTarget(url, secret, connections=64) as target:
         yield Work(basiq, target, where=failed_only(), concurrency=64)

@@ -80,13 +80,13 @@ def work_once() -> None:
 
         fleet: Any = module.fleet
 
-        async def hint(key: str, segment: str) -> None:
+        async def notify(key: str, segment: str) -> None:
             pending.append((key, segment))
 
         pending = [("november", "0.0"), ("november", "d1.0")]
-        worker = Worker(fleet._record, fleet._functions, hint, lease=30.0)
+        worker = Worker(fleet._record, fleet._functions, notify, lease=30.0)
         while pending:
-            await worker.look(*pending.pop())
+            await worker.process_segment(*pending.pop())
         await worker.aclose()
         await fleet.aclose()
 

@@ -180,7 +180,7 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
         await began.wait()
         await job.pause("for the night")
         async with asyncio.timeout(PATIENT):
-            while not all(s._stopping for w in fleet.workers for u in w._under.values() for s in u.segments.values()):
+            while not all(s._stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
                 await asyncio.sleep(0.02)
             free.set()
             while (progress := await job.progress()).held:
@@ -230,7 +230,7 @@ async def test_a_job_function_that_raises_is_reported_on_the_job(redis_url: str)
         assert (await job.wait(timeout=PATIENT)).handled == 60
 
 
-async def test_a_lost_hint_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
+async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder) as fleet:
         fleet.lost = lambda number: (0, 1, 3)[number % 3]
@@ -377,11 +377,11 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
         Fleet("http://127.0.0.1")
 
 
-async def test_hints_can_go_another_way_than_by_a_broker(redis_url: str) -> None:
+async def test_notifications_can_go_another_way_than_by_a_broker(redis_url: str) -> None:
     async def send(key: str, segment: str) -> None:
         raise OSError("the carrier is away")
 
-    fleet = Fleet(redis_url, lease=1.0, hint=send)
+    fleet = Fleet(redis_url, lease=1.0, notify=send)
     with pytest.raises(ConfigurationError, match="has no broker"):
         _ = fleet.broker
     recorder = Recorder()
@@ -395,10 +395,10 @@ async def test_hints_can_go_another_way_than_by_a_broker(redis_url: str) -> None
         async with fleet, fleet.worker() as worker:
             job = await fleet.submit("work", made.webhook_id, key="job")
             for index in range(6):
-                await worker.look("job", f"0.{index}")
+                await worker.process_segment("job", f"0.{index}")
             assert (await job.wait(timeout=PATIENT)).handled == 60
     with pytest.raises(ConfigurationError, match="not both"):
-        Fleet(redis_url, hint=send, broker=made.fleet.broker)
+        Fleet(redis_url, notify=send, broker=made.fleet.broker)
 
 
 async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
@@ -454,7 +454,7 @@ async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str
         await record.claim("second", "0.0", "t", lease=0.001, worker="w", width=1, selection="failed_only()")
         await record.aclose()
         await other.start()
-        await other.hint("second", "0.0")
+        await other.notify("second", "0.0")
         with pytest.raises(ReplayError, match=r"selects all messages, and the job failed_only\(\)"):
             await other.fleet._job("second").wait(timeout=PATIENT)
 

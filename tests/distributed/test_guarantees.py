@@ -14,7 +14,7 @@ import pytest
 
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.errors import ReplayError
-from tests.distributed.test_pace import most_within
+from tests.distributed.test_rate_limiter import most_within
 from tests.support.fleet_processes import PATIENT, plant
 from tests.support.redis import PROGRAM
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server is inst
 
 POINTS = [
     ("claim", "after", 1),
-    ("advance", "before", 1),
-    ("advance", "after", 1),
+    ("record_page", "before", 1),
+    ("record_page", "after", 1),
     ("save", "before", 3),
     ("save", "after", 3),
     ("finish", "before", 1),
@@ -67,7 +67,7 @@ async def test_a_fleet_that_died_goes_on_with_any_worker_even_without_its_hints(
         for process in fleet:
             process.kill()
         record = RedisRecord(works.redis.url)
-        await record._redis.delete("basiq:hints")
+        await record._redis.delete("basiq:notifications")
         await record.aclose()
         works.start()
         await works.check(2 * BOUND)

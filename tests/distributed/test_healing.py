@@ -1,4 +1,4 @@
-"""A job that is there is found, whatever was lost on the way: a hint, a response, or the worker that had it."""
+"""A job that is there is found, whatever was lost on the way: a notification, a response, or the worker that had it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from basiq_async.distributed import Fleet, Record
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed._worker import Worker
-from basiq_async.distributed.record import Chain, LeaseLostError, Saving
+from basiq_async.distributed.record import LeaseLostError, ListSpec, Saving
 from basiq_async.testing.conformance._record_probe import make_letter, make_page, make_spec
 from tests.support.fleets import PATIENT, Crew, crew
 from tests.support.histories import Recorder, Refusing
@@ -32,7 +32,7 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
     async def heal() -> None:
         while submitting:
             for key in await watching.keys(active=True):
-                await watching.wake(key, grace=30.0)
+                await watching.reclaim_expired(key, grace=30.0)
 
     specs = [make_spec(f"job-{number}", lease=0.001) for number in range(20)]
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
@@ -54,7 +54,7 @@ async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_m
     for key in keys:
         await watching.create(make_spec(key))
         await watching.claim(key, "0.0", "t", lease=30.0, worker="w", width=1)
-        await watching.advance(key, "0.0", "t", make_page(["a"], None), lease=30.0, limit=None)
+        await watching.record_page(key, "0.0", "t", make_page(["a"], None), lease=30.0, limit=None)
         await watching.save(
             key, "0.0", "t", Saving(counts={}, ids=["a"], before=0, letters=[make_letter("a")]), lease=30
         )
@@ -64,7 +64,7 @@ async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_m
     async def heal() -> None:
         while reviving:
             for key in keys:
-                await watching.wake(key, grace=30.0)
+                await watching.reclaim_expired(key, grace=30.0)
 
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
         record = RedisRecord(f"redis://127.0.0.1:{port}/0")
@@ -112,20 +112,20 @@ async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: 
     doomed = Doomed(record, nth, before=before)
     waiting = [segment]
 
-    async def hint(key: str, following: str) -> None:
+    async def notify(key: str, following: str) -> None:
         if not doomed.died:
             waiting.append(following)
 
-    worker = Worker(cast(Record, doomed), fleet.fleet._functions, hint, lease=SHORT)
+    worker = Worker(cast(Record, doomed), fleet.fleet._functions, notify, lease=SHORT)
     while waiting and not doomed.died:
-        await worker.look(key, waiting.pop(0))
+        await worker.process_segment(key, waiting.pop(0))
     await worker.aclose()
     await record.aclose()
     return doomed.died
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
-@pytest.mark.parametrize("lost", [False, True], ids=["hints arrive", "first hints are lost"])
+@pytest.mark.parametrize("lost", [False, True], ids=["notifications arrive", "first notifications are lost"])
 async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_others_finish(
     redis_url: str, *, before: bool, lost: bool
 ) -> None:
@@ -141,7 +141,7 @@ async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_oth
             came_so_far = await run_until_it_dies(fleet, redis_url, job.key, "0.0", nth, before=before)
             jobs.append(job)
         assert len(jobs) > 8  # it went through all calls of two pages
-        fleet.lost = lambda number: 1 if not lost or fleet.hints.count(fleet.hints[-1]) > 1 else 0
+        fleet.lost = lambda number: 1 if not lost or fleet.notifications.count(fleet.notifications[-1]) > 1 else 0
         await fleet.start(2)
         ids = sorted(await fleet.ids())
         for job in jobs:
@@ -180,13 +180,15 @@ async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_
         assert len(jobs) * 4 <= len(target.taken) <= len(jobs) * (4 + 1)
 
 
-async def test_a_worker_at_work_hints_rarely_at_what_waits_and_an_idle_one_each_time(redis_url: str) -> None:
+async def test_a_worker_at_work_notifications_rarely_at_what_waits_and_an_idle_one_each_time(redis_url: str) -> None:
     asked: list[bool] = []
 
     class Watching(RedisRecord):
-        async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+        async def reclaim_expired(
+            self, key: str, *, grace: float, limit: int = 100, idle: bool = True
+        ) -> Sequence[str]:
             asked.append(idle)
-            return await super().wake(key, grace=grace, limit=limit, idle=idle)
+            return await super().reclaim_expired(key, grace=grace, limit=limit, idle=idle)
 
     free = asyncio.Event()
 
@@ -195,12 +197,12 @@ async def test_a_worker_at_work_hints_rarely_at_what_waits_and_an_idle_one_each_
 
     async with crew(redis_url, Recorder(behave), messages=20, workers=0, lease=1.0) as fleet:
         await fleet.submit()
-        worker = Worker(Watching(redis_url), fleet.fleet._functions, fleet.hint, lease=1.0)
+        worker = Worker(Watching(redis_url), fleet.fleet._functions, fleet.notify, lease=1.0)
         await worker.start()
         async with asyncio.timeout(PATIENT):
             while not asked or not asked[-1]:
                 await asyncio.sleep(0.01)
-            looking = asyncio.create_task(worker.look("job", "0.0"))
+            looking = asyncio.create_task(worker.process_segment("job", "0.0"))
             while asked[-1]:
                 await asyncio.sleep(0.01)
         free.set()
@@ -209,15 +211,15 @@ async def test_a_worker_at_work_hints_rarely_at_what_waits_and_an_idle_one_each_
         await worker._record.aclose()
 
 
-async def test_hints_of_a_carrier_that_is_away_are_not_waited_for_one_by_one(redis_url: str) -> None:
+async def test_notifications_of_a_carrier_that_is_away_are_not_waited_for_one_by_one(redis_url: str) -> None:
     sent = 0
 
-    async def hint(key: str, segment: str) -> None:
+    async def notify(key: str, segment: str) -> None:
         nonlocal sent
         sent += 1
         raise OSError("the carrier is away")
 
-    fleet = Fleet(redis_url, hint=hint)
+    fleet = Fleet(redis_url, notify=notify)
     fleet.job("work")(contextlib.nullcontext)  # type: ignore[arg-type]
     async with fleet:
         job = await fleet.submit("work", [f"w{number}" for number in range(50)], key="job")
@@ -232,18 +234,20 @@ async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: st
     asked = 0
 
     class Watching(RedisRecord):
-        async def wake(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
+        async def reclaim_expired(
+            self, key: str, *, grace: float, limit: int = 100, idle: bool = True
+        ) -> Sequence[str]:
             nonlocal asked
             asked += 1
-            return await super().wake(key, grace=grace, limit=limit, idle=idle)
+            return await super().reclaim_expired(key, grace=grace, limit=limit, idle=idle)
 
-    async def hint(key: str, segment: str) -> bool:
+    async def notify(key: str, segment: str) -> bool:
         sent.append(segment)
         return False
 
     record = Watching(redis_url)
-    await record.create(make_spec("job", chains=tuple(Chain(f"w{number}") for number in range(20)), lease=0.001))
-    worker = Worker(record, {}, hint, lease=1.0)
+    await record.create(make_spec("job", lists=tuple(ListSpec(f"w{number}") for number in range(20)), lease=0.001))
+    worker = Worker(record, {}, notify, lease=1.0)
     await worker.start()
     async with asyncio.timeout(PATIENT):
         while asked < 2:

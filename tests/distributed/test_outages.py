@@ -61,7 +61,7 @@ async def test_a_carriers_loop_goes_on_when_redis_is_away_or_a_job_is_unknown(tm
         queue.put_nowait((key, segment))
 
     with redis_server(tmp_path, "--appendfsync", "always") as server:
-        fleet = Fleet(server.url, lease=1.0, record=RedisRecord(server.url, patience=0.15), hint=send)
+        fleet = Fleet(server.url, lease=1.0, record=RedisRecord(server.url, patience=0.15), notify=send)
         recorder = Recorder()
         async with crew(server.url, recorder, messages=20, workers=0) as made:
 
@@ -71,15 +71,15 @@ async def test_a_carriers_loop_goes_on_when_redis_is_away_or_a_job_is_unknown(tm
                 yield Work(made.client, recorder)
 
             async with fleet, fleet.worker() as worker:
-                await worker.look("nothing", "0.0")
+                await worker.process_segment("nothing", "0.0")
                 server.kill()
-                await worker.look("job", "0.0")
+                await worker.process_segment("job", "0.0")
                 await asyncio.to_thread(server.start)
                 job = await fleet.submit("work", made.webhook_id, key="job")
 
                 async def serve() -> None:
                     while True:
-                        await worker.look(*await queue.get())
+                        await worker.process_segment(*await queue.get())
 
                 serving = asyncio.create_task(serve())
                 assert (await job.wait(timeout=PATIENT)).handled == 20
@@ -140,7 +140,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
         with pytest.raises(CheckpointError) as caught:
             await call
         errors.append(caught.value)
-    for arguments in ({"lease": 0}, {"prefix": ""}, {"hint": print, "broker": fleet.broker}):
+    for arguments in ({"lease": 0}, {"prefix": ""}, {"notify": print, "broker": fleet.broker}):
         with pytest.raises(ConfigurationError) as refused:
             Fleet(url, **arguments)
         errors.append(refused.value)

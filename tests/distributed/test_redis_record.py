@@ -30,19 +30,23 @@ BROKEN = {
     "claim": ("tonumber(redis.call('HGET', s, 'until')) > now", "false", "A segment that is owned is refused"),
     "save": ("tonumber(redis.call('HGET', s, 'done') or 0) ~= before", "false", "What is saved twice counts once"),
     "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment is finished after it was advanced"),
-    "advance": ("math.min(quota, left)", "quota", "A limit is the job's"),
-    "wake": ("now + tonumber(ARGV[2])", "now", "A segment that waits is told to one caller"),
-    "wake, told": ("math.frexp(times) == 0.5", "true", "A segment that waits for its turn is told ever more rarely"),
-    "turns": ("math.max(micros, following)", "micros", "Turns of all callers"),
-    "turns, slow": ("math.max(micros, following)", "micros", "Turns of a slow rate"),
-    "turns, raised": ("job('turn_rate') ~= job('rate')", "false", "A rate that is raised"),
+    "record_page": ("math.min(quota, left)", "quota", "A limit is the job's"),
+    "reclaim_expired": ("now + tonumber(ARGV[2])", "now", "A segment that waits is told to one caller"),
+    "reclaim_expired, told": (
+        "math.frexp(times) == 0.5",
+        "true",
+        "A segment that waits for its turn is told ever more rarely",
+    ),
+    "rate_slots": ("math.max(micros, following)", "micros", "Slots of all callers"),
+    "rate_slots, slow": ("math.max(micros, following)", "micros", "Slots of a slow rate"),
+    "rate_slots, raised": ("job('slot_rate') ~= job('rate')", "false", "A rate that is raised"),
     "create": ("ARGV[i + 1] == job('token')", "false", "A submission that is sent again"),
     "claim, another": ("is_another()", "false", "A caller that means a job which was forgotten"),
-    "steer": ("is_another()", "false", "A caller that means a job which was forgotten"),
+    "set_state": ("is_another()", "false", "A caller that means a job which was forgotten"),
     "revive": ("tonumber(last[2]) > from", "true", "Letters that a segment is to try already"),
     "revive, again": ("job('revival') == ARGV[1]", "false", "Letters that a segment is to try already"),
     "revive, later": ("0, whole(from), 0", "0, '0', 0", "Letters that came after a segment was made"),
-    "hold": ("ends > tonumber(job('hold') or 0)", "true", "A pause that a target asks for"),
+    "pause": ("ends > tonumber(job('paused_until') or 0)", "true", "A pause that a target asks for"),
     "release": ("fold(id)", "", "What is saved twice counts once"),
 }
 
@@ -55,11 +59,11 @@ WRONG = {
     "a save is taken twice": ("save", "return { 'resend' }", ""),
     "a save keeps its letters in no order": ("save", "redis.call('HINCRBY', base, 'letters', 1)", "1"),
     "letters are revived twice": ("revive", "tonumber(last[2]) > from", "true"),
-    "a page is counted twice": ("advance", "redis.call('HEXISTS', s, 'count') == 1", "false"),
+    "a page is counted twice": ("record_page", "redis.call('HEXISTS', s, 'count') == 1", "false"),
     "a job that ended is left active": ("_prelude", "redis.call('SREM', active, name)", ""),
     "a job that goes on is not active": ("_prelude", "redis.call('SADD', active, name)", ""),
     "a job ends too early": ("finish", "redis.call('ZCARD', due) == 0", "true"),
-    "a paused job is woken": ("wake", "state ~= 'running'", "false"),
+    "a paused job is woken": ("reclaim_expired", "state ~= 'running'", "false"),
 }
 
 
@@ -137,19 +141,19 @@ async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(share
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-async def test_turns_go_on_as_far_apart_when_the_clock_of_redis_is_set(hours: int, redis_url: str) -> None:
+async def test_slots_go_on_as_far_apart_when_the_clock_of_redis_is_set(hours: int, redis_url: str) -> None:
     record = RedisRecord(redis_url)
     spec = make_spec(uuid.uuid4().hex, rate=0.1)
     await record.create(spec)
-    first = await record.turns(spec.key, 3)
+    first = await record.rate_slots(spec.key, 3)
     assert first is not None
-    assert first.distance == 10.0
+    assert first.interval == 10.0
     base = f"basiq:{{{spec.key}}}"
-    for field in ("turn", "turn_at"):  # as they would be, had the clock been ahead or behind until now
+    for field in ("slot", "slot_at"):  # as they would be, had the clock been ahead or behind until now
         await record._redis.hincrby(base, field, -hours * 3_600_000_000)
-    turns = await record.turns(spec.key, 1)
-    assert turns is not None
-    # Set back: three turns are ahead as before. Set forward: time has passed, and what nobody used is not made up for.
-    ahead = turns.first - turns.now
+    slots = await record.rate_slots(spec.key, 1)
+    assert slots is not None
+    # Set back: three slots are ahead as before. Set forward: time has passed, and what nobody used is not made up for.
+    ahead = slots.first - slots.now
     assert (29.0 < ahead <= 30.0) if hours < 0 else ahead == 0.0
     await record.aclose()

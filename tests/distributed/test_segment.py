@@ -52,7 +52,7 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         record = RedisRecord(redis_url)
 
         async def claimed(count: int) -> asyncio.Task[None]:
-            run = asyncio.create_task(worker.look("job", "0.0"))
+            run = asyncio.create_task(worker.process_segment("job", "0.0"))
             async with asyncio.timeout(PATIENT):
                 while len(begun) < count:
                     await asyncio.sleep(0.01)
@@ -63,7 +63,7 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         latter = await claimed(2)
         begun[0].set()
         await former
-        (lease,) = [segment.lease for under in worker._under.values() for segment in under.segments.values()]
+        (lease,) = [segment.lease for under in worker._active.values() for segment in under.segments.values()]
         lease._until = 0.0
         async with asyncio.timeout(PATIENT):
             while not lease.held:  # it is prolonged as any other
@@ -126,7 +126,7 @@ async def test_messages_added_to_a_page_after_it_was_read_are_behind_the_end(red
         ids = await fleet.ids()
         mapping = {"count": "3", "last": ids[2], "quota": "3"}
         await record._redis.hset("basiq:{job}:s:0.0", mapping=mapping)
-        await record._redis.hset("basiq:{job}", "chains_left", 0)
+        await record._redis.hset("basiq:{job}", "lists_left", 0)
         await record.aclose()
         await fleet.start()
         await job.wait(timeout=PATIENT)
@@ -227,7 +227,7 @@ async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_
         record = RedisRecord(redis_url)
         mapping = {"count": "6", "last": ids[5], "quota": "6"}
         await record._redis.hset("basiq:{job}:s:0.0", mapping=mapping)
-        await record._redis.hset("basiq:{job}", "chains_left", 0)
+        await record._redis.hset("basiq:{job}", "lists_left", 0)
         await record.aclose()
         await fleet.fake.advance(minutes=30)
         fleet.fake.seed_messages(25, fleet.webhook_id)

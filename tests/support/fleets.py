@@ -1,4 +1,4 @@
-"""A fleet within one process: workers that share a queue of hints, in place of a broker, and a real record."""
+"""A fleet within one process: workers that share a queue of notifications, in place of a broker, and a real record."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Crew:
     webhook_id: str
     client: BasiqClient
     workers: list[Worker] = attrs.field(factory=list)
-    hints: list[tuple[str, str]] = attrs.field(factory=list)
+    notifications: list[tuple[str, str]] = attrs.field(factory=list)
     lost: Callable[[int], int] = lambda number: 1
-    """How often the nth hint arrives."""
+    """How often the nth notification arrives."""
     _queue: asyncio.Queue[tuple[str, str]] = attrs.field(factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = attrs.field(factory=list)
 
-    async def hint(self, key: str, segment: str) -> None:
-        self.hints.append((key, segment))
-        for _ in range(self.lost(len(self.hints))):
+    async def notify(self, key: str, segment: str) -> None:
+        self.notifications.append((key, segment))
+        for _ in range(self.lost(len(self.notifications))):
             self._queue.put_nowait((key, segment))
 
     async def start(self, count: int = 1, *, segments: int = 2) -> list[Worker]:
@@ -46,7 +46,7 @@ class Crew:
         started = []
         for _ in range(count):
             record = RedisRecord(self.url, patience=self.patience)
-            worker = Worker(record, self.fleet._functions, self.hint, lease=self.fleet.lease)
+            worker = Worker(record, self.fleet._functions, self.notify, lease=self.fleet.lease)
             worker.name += f":{len(self.workers)}"
             self.workers.append(worker)
             started.append(worker)
@@ -59,7 +59,7 @@ class Crew:
 
     async def _serve(self, worker: Worker) -> None:
         while True:
-            await worker.look(*await self._queue.get())
+            await worker.process_segment(*await self._queue.get())
 
     async def aclose(self) -> None:
         for worker in self.workers:
@@ -108,7 +108,7 @@ async def crew(
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:
         fleet = Fleet(url, lease=lease)
         made = Crew(fleet, fake, webhook_id, client, url=url)
-        fleet._hint = made.hint  # type: ignore[method-assign]
+        fleet._notify = made.notify  # type: ignore[method-assign]
 
         @fleet.job("work")
         @asynccontextmanager

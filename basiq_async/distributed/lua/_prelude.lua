@@ -68,15 +68,15 @@ local function fold(id)
   end
 end
 
-local function add_segment(chain, index, cursor, position, at)
-  local id = chain .. '.' .. index
+local function add_segment(list_name, index, cursor, position, at)
+  local id = list_name .. '.' .. index
   redis.call('HSET', segment_key(id), 'cursor', cursor, 'position', whole(position), 'tries', 0)
   redis.call('ZADD', due, whole(at), id)
   return id
 end
 
-local function hold_left()
-  return math.max(0, tonumber(job('hold') or 0) - now)
+local function pause_left()
+  return math.max(0, tonumber(job('paused_until') or 0) - now)
 end
 
 local function fail(reason)

@@ -43,4 +43,4 @@ redis.call('HDEL', s, 'told')
 renew(id, lease)
 redis.call('ZADD', workers, whole(now), worker)
 local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'waits', 'after')
-return { 'ok', found, { job('token'), job('rate') or '', hold_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }
+return { 'ok', found, { job('token'), job('rate') or '', pause_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

@@ -1,7 +1,7 @@
 -- Keeps true: a key is one job for ever; the job, the first segment of each of its lists, and its place among the jobs
 -- that workers look through appear together.
--- ARGV: selection, number of chains, then field and value pairs.
-local selection, chains = ARGV[1], tonumber(ARGV[2])
+-- ARGV: selection, number of lists, then field and value pairs.
+local selection, lists = ARGV[1], tonumber(ARGV[2])
 local known = job('selection')
 if known then
   if known ~= selection then
@@ -25,10 +25,10 @@ for i = 3, #ARGV, 2 do
   redis.call('HSET', base, ARGV[i], ARGV[i + 1])
 end
 redis.call('SADD', jobs, name)
-redis.call('HSET', base, 'selection', selection, 'chains_left', chains, 'began', whole(now))
+redis.call('HSET', base, 'selection', selection, 'lists_left', lists, 'began', whole(now))
 set_state('running', '')
 local made = { 'created' }
-for chain = 0, chains - 1 do
-  made[#made + 1] = add_segment(whole(chain), 0, '', 0, now + tonumber(job('lease')))
+for list_name = 0, lists - 1 do
+  made[#made + 1] = add_segment(whole(list_name), 0, '', 0, now + tonumber(job('lease')))
 end
 return made

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: a segment goes only when its list goes on behind it, and a job is finished when none is left.
+-- Keeps true: a segment goes only when the next one of its list is recorded, and a job is finished when none is left.
 -- ARGV: segment, token.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then
@@ -7,14 +7,14 @@ if not owns(id, token) then
 end
 local s = segment_key(id)
 if redis.call('HEXISTS', s, 'count') == 0 then
-  return { 'unread' } -- the server lost the advance: it has to be made again
+  return { 'unread' } -- the server lost the page: it has to be recorded again
 end
 fold(id)
 redis.call('DEL', s, s .. ':d')
 redis.call('ZREM', due, id)
 redis.call('HINCRBY', base, 'segments', 1)
 local state = job('state')
-if job('chains_left') == '0' and redis.call('ZCARD', due) == 0 and (state == 'running' or state == 'paused') then
+if job('lists_left') == '0' and redis.call('ZCARD', due) == 0 and (state == 'running' or state == 'paused') then
   set_state('finished', '')
 end
 return { 'ok' }

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Keeps true: an owner that lets go in order leaves nothing interrupted, and its segment is there for the next one.
--- ARGV: segment, token, milliseconds until it may be woken, problem, whether it waits for
+-- ARGV: segment, token, milliseconds until it may be told, problem, whether it waits for
 -- something that is away.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then

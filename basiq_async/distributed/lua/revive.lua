@@ -24,10 +24,10 @@ for _, each in ipairs(redis.call('ZRANGE', due, 0, -1)) do
 end
 lowest = math.min(lowest, from)
 if tonumber(last[2]) > from then
-  local chain = 'd' .. redis.call('HINCRBY', base, 'revivals', 1)
-  id = add_segment(chain, 0, whole(from), 0, now + tonumber(job('lease')))
+  local list_name = 'd' .. redis.call('HINCRBY', base, 'revivals', 1)
+  id = add_segment(list_name, 0, whole(from), 0, now + tonumber(job('lease')))
   redis.call('HSET', segment_key(id), 'upto', last[2])
-  redis.call('HINCRBY', base, 'chains_left', 1)
+  redis.call('HINCRBY', base, 'lists_left', 1)
   redis.call('HSET', base, 'row', 0)
   if state == 'finished' then
     set_state('running', '')

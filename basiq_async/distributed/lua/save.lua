@@ -61,4 +61,4 @@ if added and job('state') == 'running' then
     set_state('paused', there .. ' dead letters, as many as the job may keep; export or retry them, then resume it')
   end
 end
-return { 'ok', job('state'), hold_left() }
+return { 'ok', job('state'), pause_left() }

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ...distributed.record import Chain, Claim, LeaseLostError, Refusal, Saving, new_token
+from ...distributed.record import ClaimRefusal, LeaseLostError, ListSpec, Saving, SegmentClaim, new_token
 from ._record_probe import SHORT, RecordProbe, make_letter, make_page
 from ._runner import hold
 
@@ -19,20 +19,20 @@ class ClaimsProbe(RecordProbe):
         key = await self.job()
         await self.claim(key)
         refusal = await self.tried(key)
-        hold(isinstance(refusal, Refusal) and refusal.reason == "held", f"the second claim was {refusal}")
+        hold(isinstance(refusal, ClaimRefusal) and refusal.reason == "held", f"the second claim was {refusal}")
         other = await self.tried(await self.job())
-        hold(isinstance(other, Claim), "another job was refused as well")
+        hold(isinstance(other, SegmentClaim), "another job was refused as well")
 
     async def has_one_selection(self) -> None:
         """What the first worker selects stands for the job; a worker that selects otherwise is refused."""
         key = await self.job()
         first = await self.one.claim(key, "0.0", new_token(), lease=0.001, worker="w", width=4, selection="a")
-        hold(isinstance(first, Claim), f"the first was refused: {first}")
+        hold(isinstance(first, SegmentClaim), f"the first was refused: {first}")
         await asyncio.sleep(0.005)
         other = await self.two.claim(key, "0.0", new_token(), lease=30.0, worker="w", width=4, selection="b")
-        hold(isinstance(other, Refusal) and (other.reason, other.detail) == ("selection", "a"), f"it was {other}")
+        hold(isinstance(other, ClaimRefusal) and (other.reason, other.detail) == ("selection", "a"), f"it was {other}")
         same = await self.two.claim(key, "0.0", new_token(), lease=30.0, worker="w", width=4, selection="a")
-        hold(isinstance(same, Claim), f"the same selection was refused: {same}")
+        hold(isinstance(same, SegmentClaim), f"the same selection was refused: {same}")
 
     async def takes_a_claim_twice(self) -> None:
         """A claim that is made again with its token is the same claim."""
@@ -53,20 +53,20 @@ class ClaimsProbe(RecordProbe):
         hold((status.takeovers, status.interrupted) == (1, 4), f"it counted {status}")
 
     async def prolongs(self) -> None:
-        """A pulse and a save prolong a lease, and a pulse names what is lost."""
+        """A heartbeat and a save prolong a lease, and a heartbeat names what is lost."""
         key = await self.job()
         token = await self.claim(key, lease=SHORT)
         held = {"0.0": token, "0.9": new_token()}
         for _ in range(2):
             await asyncio.sleep(SHORT / 2)
-            await self.one.pulse(key, "w", held, lease=SHORT)
+            await self.one.heartbeat(key, "w", held, lease=SHORT)
         await asyncio.sleep(SHORT / 2)
-        pulse = await self.one.pulse(key, "w", held, lease=SHORT)
-        hold((pulse.state, list(pulse.lost)) == ("running", ["0.9"]), f"the pulse was {pulse}")
+        heartbeat = await self.one.heartbeat(key, "w", held, lease=SHORT)
+        hold((heartbeat.state, list(heartbeat.lost)) == ("running", ["0.9"]), f"the heartbeat was {heartbeat}")
         await self.one.save(key, "0.0", token, Saving(counts={}, ids=["a"], before=0), lease=30.0)
         await asyncio.sleep(SHORT + 0.05)
         refusal = await self.tried(key)
-        hold(isinstance(refusal, Refusal), "the lease ran out in spite of the pulses")
+        hold(isinstance(refusal, ClaimRefusal), "the lease ran out in spite of the heartbeats")
 
     async def refuses_former_owners(self) -> None:
         """Whatever an owner that was replaced writes is refused with a LeaseLostError, and changes nothing."""
@@ -77,7 +77,7 @@ class ClaimsProbe(RecordProbe):
         one, letter = self.one, make_letter("a")
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
             "save": lambda: self.save(key, token, counts={"handled": 5}, ids=["a"], letters=[letter]),
-            "advance": lambda: one.advance(key, "0.0", token, make_page(["a"], "c"), lease=30.0, limit=None),
+            "record_page": lambda: one.record_page(key, "0.0", token, make_page(["a"], "c"), lease=30.0, limit=None),
             "finish": lambda: one.finish(key, "0.0", token),
             "release": lambda: one.release(key, "0.0", token),
         }
@@ -96,13 +96,13 @@ class ClaimsProbe(RecordProbe):
         """The next owner learns what the former ones recorded."""
         key = await self.job()
         token = await self.claim(key, lease=SHORT)
-        await self.one.advance(key, "0.0", token, make_page(["a", "b", "c"], None), lease=SHORT, limit=None)
+        await self.one.record_page(key, "0.0", token, make_page(["a", "b", "c"], None), lease=SHORT, limit=None)
         await self.one.save(key, "0.0", token, Saving(counts={"handled": 1}, ids=["a"], before=0), lease=SHORT)
         await self.one.save(key, "0.0", token, Saving(counts={"handled": 2}, ids=["b"], before=1), lease=SHORT)
         await asyncio.sleep(SHORT + 0.05)
         claim = await self.tried(key)
-        hold(isinstance(claim, Claim), f"it was refused: {claim}")
-        if isinstance(claim, Claim):
+        hold(isinstance(claim, SegmentClaim), f"it was refused: {claim}")
+        if isinstance(claim, SegmentClaim):
             found = (sorted(claim.done), claim.count, claim.last, claim.quota)
             hold(found == (["a", "b"], 3, "c", 3), f"the claim was {claim}")
 
@@ -127,7 +127,7 @@ class ClaimsProbe(RecordProbe):
         token = await self.claim(key)
         await self.one.release(key, "0.0", token, problem="the vendor is away", waits=True)
         claim = await self.tried(key)
-        hold(isinstance(claim, Claim) and claim.waits == 1, f"the next claim was {claim}")
+        hold(isinstance(claim, SegmentClaim) and claim.waits == 1, f"the next claim was {claim}")
         status = await self.status(key)
         found = (status.takeovers, status.interrupted, status.problem)
         hold(found == (0, 0, "the vendor is away"), f"it was {status}")
@@ -137,26 +137,26 @@ class ClaimsProbe(RecordProbe):
         key = await self.job()
         token = await self.claim(key)
         page = make_page(["a", "b"], "cursor-1", chosen=[True, False])
-        first = await self.one.advance(key, "0.0", token, page, lease=30.0, limit=None)
+        first = await self.one.record_page(key, "0.0", token, page, lease=30.0, limit=None)
         hold((first.quota, first.following) == (1, "0.1"), f"it was {first}")
-        again = await self.one.advance(key, "0.0", token, make_page(["a"] * 5, "cursor-2"), lease=30.0, limit=None)
+        again = await self.one.record_page(key, "0.0", token, make_page(["a"] * 5, "cursor-2"), lease=30.0, limit=None)
         hold((again.quota, again.following) == (1, None), f"the second word was {again}")
         claim = await self.tried(key, "0.1")
-        hold(isinstance(claim, Claim), f"the next segment was refused: {claim}")
-        if isinstance(claim, Claim):
+        hold(isinstance(claim, SegmentClaim), f"the next segment was refused: {claim}")
+        if isinstance(claim, SegmentClaim):
             hold((claim.cursor, claim.after, claim.position) == ("cursor-1", "b", 2), f"it was {claim}")
         status = await self.status(key)
         hold((status.read, dict(status.skipped)) == (2, {"where": 1}), f"it counted {status}")
 
     async def shares_the_limit(self) -> None:
         """A limit is the job's: shared by its lists, never exceeded, and the lists end with it."""
-        key = await self.job(chains=(Chain("w1"), Chain("w2")))
+        key = await self.job(lists=(ListSpec("w1"), ListSpec("w2")))
         one, two = await self.claim(key, "0.0"), await self.claim(key, "1.0")
         ids = ["a", "b", "c", "d"]
-        first = await self.one.advance(
+        first = await self.one.record_page(
             key, "0.0", one, make_page(ids, "c1", chosen=[True, False, True, True]), lease=30.0, limit=5
         )
-        second = await self.one.advance(
+        second = await self.one.record_page(
             key, "1.0", two, make_page(ids, "c2", chosen=[False, True, True, True]), lease=30.0, limit=5
         )
         hold((first.quota, first.following) == (3, "0.1"), f"the first page got {first}")

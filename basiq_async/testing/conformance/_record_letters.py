@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ...distributed.record import Chain, Claim, new_token
+from ...distributed.record import ListSpec, SegmentClaim, new_token
 from ._record_probe import RecordProbe, make_letter, make_page
 from ._runner import hold
 
@@ -36,8 +36,8 @@ class LettersProbe(RecordProbe):
         token = await self.claim(key)
         await self.save(key, token, ids=["a"], letters=[make_letter("a")])
         hold((await self.status(key)).state == "running", "it was paused before")
-        pulse = await self.save(key, token, before=1, ids=["b"], letters=[make_letter("b")])
-        hold(pulse is not None and pulse.state == "paused", f"it was {pulse}")
+        heartbeat = await self.save(key, token, before=1, ids=["b"], letters=[make_letter("b")])
+        hold(heartbeat is not None and heartbeat.state == "paused", f"it was {heartbeat}")
         hold("dead letters" in (await self.status(key)).reason, "it does not say why")
 
     async def revives(self) -> None:
@@ -52,7 +52,7 @@ class LettersProbe(RecordProbe):
         hold(key in await self.two.keys(active=True), "no worker looks for it")
         claim = await self.tried(key, revival.segment)
         (stored,) = await self.one.dead_letters(key)
-        hold(isinstance(claim, Claim) and claim.upto == stored.letter.number, f"the claim was {claim}")
+        hold(isinstance(claim, SegmentClaim) and claim.upto == stored.letter.number, f"the claim was {claim}")
 
     async def revives_each_letter_once(self) -> None:
         """Letters that a segment is to try already are left to it, whoever asks, and however often"""
@@ -70,13 +70,13 @@ class LettersProbe(RecordProbe):
         if last is not None:
             segment = last.segment
             owner = await self.claim(key, segment)
-            await self.one.advance(key, segment, owner, make_page(["a", "b"], None), lease=30.0, limit=None)
+            await self.one.record_page(key, segment, owner, make_page(["a", "b"], None), lease=30.0, limit=None)
             await self.one.finish(key, segment, owner)
             hold(await self.two.revive(key, again) == last, "sent again after its end, it was another request")
 
     async def revives_later_letters_apart(self) -> None:
         """Letters that came after a segment was made to try the others are another segment's, and begin behind those"""
-        key = await self.job(chains=(Chain("w1"), Chain("w2")))
+        key = await self.job(lists=(ListSpec("w1"), ListSpec("w2")))
         token = await self.claim(key)
         await self.save(key, token, ids=["a"], letters=[make_letter("a")])
         first = await self.one.revive(key, new_token())
@@ -86,8 +86,8 @@ class LettersProbe(RecordProbe):
             raise AssertionError("there was nothing to revive")
         one, two = await self.tried(key, first.segment), await self.tried(key, second.segment)
         a, b = (each.letter.number for each in await self.one.dead_letters(key))
-        hold(isinstance(one, Claim) and (one.cursor, one.upto) == ("0", a), f"the first was {one}")
-        hold(isinstance(two, Claim) and (two.cursor, two.upto) == (str(a), b), f"the second was {two}")
+        hold(isinstance(one, SegmentClaim) and (one.cursor, one.upto) == ("0", a), f"the first was {one}")
+        hold(isinstance(two, SegmentClaim) and (two.cursor, two.upto) == (str(a), b), f"the second was {two}")
         hold((first.letters, second.letters) == (1, 2), f"they counted {first} and {second}")
 
     async def lists_letters_whole(self) -> None:
@@ -129,6 +129,6 @@ class LettersProbe(RecordProbe):
 
     async def _finish_with_letters(self, key: str, *ids: str) -> None:
         token = await self.claim(key)
-        await self.one.advance(key, "0.0", token, make_page(list(ids), None), lease=30.0, limit=None)
+        await self.one.record_page(key, "0.0", token, make_page(list(ids), None), lease=30.0, limit=None)
         await self.save(key, token, ids=list(ids), letters=[make_letter(id) for id in ids])
         await self.one.finish(key, "0.0", token)

@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 
 import attrs
 
-from ...distributed.record import Chain, Claim, LeaseLostError, PageMark, Record, Refusal, Saving, Steering, new_token
+from ...distributed.record import (
+    ClaimRefusal,
+    LeaseLostError,
+    ListSpec,
+    PageMark,
+    Record,
+    Saving,
+    SegmentClaim,
+    StateChange,
+    new_token,
+)
 from ._record_probe import RecordProbe, make_letter, make_spec
 from ._runner import hold
 
@@ -56,7 +66,7 @@ class PageFetcher:
         self._records = records
         self._rng = rng
         self.log: list[str] = []
-        self._spec = make_spec(uuid.uuid4().hex, chains=(Chain("w1"), Chain("w2")))
+        self._spec = make_spec(uuid.uuid4().hex, lists=(ListSpec("w1"), ListSpec("w2")))
         self._key = self._spec.key
         self._open = {"0.0": _Segment(), "1.0": _Segment()}
         self._gone: list[str] = []
@@ -73,29 +83,37 @@ class PageFetcher:
 
     async def run(self) -> None:
         await self._record.create(self._spec)
-        steps = [self._claim, self._claim, self._advance, self._save, self._save, self._save, self._finish]
-        steps += [self._release, self._die, self._write_late, self._steer, self._revive, self._drop, self._wake]
-        steps += [self._revive, self._save, self._advance]
+        steps = [self._claim, self._claim, self._record_page, self._save, self._save, self._save, self._finish]
+        steps += [self._release, self._die, self._write_late, self._set_state, self._revive, self._drop, self._wake]
+        steps += [self._revive, self._save, self._record_page]
         for _ in range(_STEPS):
             await self._step(self._rng.choice(steps))
             await self._compare()
         for _ in range(3):
             await self._go_to_the_end()
-            for step in (self._revive, self._claim, self._advance, self._revive, self._save, self._die, self._revive):
+            for step in (
+                self._revive,
+                self._claim,
+                self._record_page,
+                self._revive,
+                self._save,
+                self._die,
+                self._revive,
+            ):
                 await self._step(step)
                 await self._compare()
         await self._go_to_the_end()
 
     async def _go_to_the_end(self) -> None:
         if self._state == "paused":
-            await self._steer()
+            await self._set_state()
         for _ in range(300):
             if not self._open:
                 break
             for name, segment in list(self._open.items()):
                 if not segment.alive:
                     await self._claim_one(name)
-            for step in (self._advance, self._save, self._finish):
+            for step in (self._record_page, self._save, self._finish):
                 await self._step(step)
         await self._compare()
         hold(self._state == "finished" and self._key not in await self._record.keys(active=True), "it did not end")
@@ -141,9 +159,9 @@ class PageFetcher:
         )
         if segment is None or self._state != "running" or segment.alive:
             reason = "gone" if segment is None else "held" if self._state == "running" else "stopped"
-            hold(isinstance(found, Refusal) and found.reason == reason, f"the claim of {name} was {found}")
+            hold(isinstance(found, ClaimRefusal) and found.reason == reason, f"the claim of {name} was {found}")
             return
-        if not isinstance(found, Claim):
+        if not isinstance(found, SegmentClaim):
             raise AssertionError(f"the claim of {name} was {found}")
         count = None if segment.ids is None else len(segment.ids)
         hold((found.count, sorted(found.done)) == (count, sorted(segment.done)), f"the claim of {name} was {found}")
@@ -154,12 +172,12 @@ class PageFetcher:
             self._former.append((name, segment.token))
         segment.token, segment.alive, segment.counts = token, True, {"handled": 0, "failed": 0}
 
-    async def _advance(self) -> None:
+    async def _record_page(self) -> None:
         if (chosen := self._choose()) is None:
             return
         name, segment, token = chosen
-        chain, _, index = name.partition(".")
-        if not chain.startswith("d"):
+        list_spec, _, index = name.partition(".")
+        if not list_spec.startswith("d"):
             ids = [f"{name}-{number}" for number in range(_MESSAGES)]
             last, more = ids[-1], int(index) + 1 < _PAGES
             cursor = "next" if more else None
@@ -174,14 +192,14 @@ class PageFetcher:
             cursor = last if more else None
         mark = PageMark(last=last, chosen=[True] * len(ids), next_cursor=cursor)
         found = await self._perhaps_twice(
-            lambda: self._record.advance(self._key, name, token, mark, lease=30.0, limit=None)
+            lambda: self._record.record_page(self._key, name, token, mark, lease=30.0, limit=None)
         )
         if segment.ids is None:
             segment.ids, segment.last = ids, last
             self._read += len(ids)
             if more:
-                self._open[f"{chain}.{int(index) + 1}"] = _Segment(
-                    after=int(cursor or 0) if chain[0] == "d" else 0, upto=segment.upto
+                self._open[f"{list_spec}.{int(index) + 1}"] = _Segment(
+                    after=int(cursor or 0) if list_spec[0] == "d" else 0, upto=segment.upto
                 )
         hold(found.quota == len(segment.ids), f"the page of {name} had a quota of {found.quota}")
 
@@ -203,8 +221,8 @@ class PageFetcher:
             revived=[each for each in left if each not in failed] if name.startswith("d") else (),
         )
         save = self._record.save
-        pulse = await save(self._key, name, token, saving, lease=30.0)
-        hold(pulse is not None and pulse.state == self._state, f"the save was {pulse}")
+        heartbeat = await save(self._key, name, token, saving, lease=30.0)
+        hold(heartbeat is not None and heartbeat.state == self._state, f"the save was {heartbeat}")
         if self._rng.random() < 0.3:  # its response was lost
             again = await save(self._key, name, token, saving, lease=30.0)
             hold((again is None) is bool(left), f"the save, sent again, was {again}")
@@ -247,7 +265,7 @@ class PageFetcher:
         if (chosen := self._choose()) is None:
             return
         name, segment, token = chosen
-        await self._record.pulse(self._key, "w", {name: token}, lease=0.001)
+        await self._record.heartbeat(self._key, "w", {name: token}, lease=0.001)
         await asyncio.sleep(0.004)
         segment.alive = False
 
@@ -261,7 +279,7 @@ class PageFetcher:
             counts={"handled": 9}, ids=["x"], before=0, letters=[make_letter("x")], revived=[*self._letters]
         )
         calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
-            lambda: record.advance(key, name, token, mark, lease=30.0, limit=None),
+            lambda: record.record_page(key, name, token, mark, lease=30.0, limit=None),
             lambda: record.save(key, name, token, saving, lease=30.0),
             lambda: record.finish(key, name, token),
             lambda: record.release(key, name, token),
@@ -272,11 +290,11 @@ class PageFetcher:
             return
         raise AssertionError(f"a former owner of {name} was answered with {found}")
 
-    async def _steer(self) -> None:
+    async def _set_state(self) -> None:
         if self._state not in ("running", "paused"):
             return
-        action: Steering = "pause" if self._state == "running" else "resume"
-        state, _ = await self._perhaps_twice(lambda: self._record.steer(self._key, action))
+        action: StateChange = "pause" if self._state == "running" else "resume"
+        state, _ = await self._perhaps_twice(lambda: self._record.set_state(self._key, action))
         self._state = "paused" if action == "pause" else "running"
         hold(state == self._state, f"after {action} it was {state}")
 
@@ -306,7 +324,7 @@ class PageFetcher:
             del self._letters[each]
 
     async def _wake(self) -> None:
-        for name in await self._record.wake(self._key, grace=0.001):
+        for name in await self._record.reclaim_expired(self._key, grace=0.001):
             hold(self._state == "running", "a job that does not run was woken")
             hold(name in self._open and not self._open[name].alive, f"{name} was woken, and waits for nobody")
         hold(

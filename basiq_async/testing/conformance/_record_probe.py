@@ -10,15 +10,15 @@ from typing import Any
 import attrs
 
 from ...distributed.record import (
-    Chain,
-    Claim,
+    ClaimRefusal,
     JobSpec,
+    ListSpec,
     PageMark,
     Record,
-    Refusal,
     Saving,
+    SegmentClaim,
     Status,
-    StoredLetter,
+    StoredDeadLetter,
     new_token,
 )
 from ...replay import DeadLetter
@@ -62,10 +62,10 @@ class RecordProbe:
         """A claim that has to succeed; returns its token."""
         token = token or new_token()
         found = await (record or self.one).claim(key, segment, token, lease=lease, worker="w", width=4)
-        hold(isinstance(found, Claim), f"the claim of {segment} was refused: {found}")
+        hold(isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}")
         return token
 
-    async def tried(self, key: str, segment: str = "0.0") -> Claim | Refusal:
+    async def tried(self, key: str, segment: str = "0.0") -> SegmentClaim | ClaimRefusal:
         return await self.two.claim(key, segment, new_token(), lease=30.0, worker="other", width=4)
 
     async def save(self, key: str, token: str, segment: str = "0.0", **what: Any) -> Any:
@@ -80,7 +80,13 @@ class RecordProbe:
 
 
 def make_spec(key: str, **changes: Any) -> JobSpec:
-    fields: dict[str, Any] = {"name": "work", "chains": (Chain("w1"),), "submitted_at": WHEN, "lease": 30.0, **changes}
+    fields: dict[str, Any] = {
+        "name": "work",
+        "lists": (ListSpec("w1"),),
+        "submitted_at": WHEN,
+        "lease": 30.0,
+        **changes,
+    }
     return JobSpec(key=key, **fields)
 
 
@@ -89,7 +95,7 @@ def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None
     return PageMark(last=ids[-1] if ids else None, chosen=marks, next_cursor=next_cursor)
 
 
-def make_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredLetter:
+def make_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
     """A letter that could be one of a worker's."""
     letter = DeadLetter(id, error, WHEN, {"id": id, "payload": {"eventId": "1"}})
-    return StoredLetter(letter, webhook_id, f"a seal on {id!a}")
+    return StoredDeadLetter(letter, webhook_id, f"a seal on {id!a}")

@@ -20,7 +20,7 @@ if to ~= 'running' then
   return { to }
 end
 redis.call('HSET', base, 'row', 0)
-redis.call('HDEL', base, 'hold', 'problem')
+redis.call('HDEL', base, 'paused_until', 'problem')
 local found = redis.call('ZRANGE', due, 0, -1)
 for _, id in ipairs(found) do
   redis.call('HSET', segment_key(id), 'tries', 0)

@@ -8,7 +8,7 @@ from ..errors import ConfigurationError
 from ._work import JobFunction, Work
 
 
-class Opened:
+class WorkCache:
     """What the job functions of this process yielded. Several callers share one opening."""
 
     def __init__(self) -> None:

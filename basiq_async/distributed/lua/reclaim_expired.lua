@@ -1,6 +1,6 @@
--- Keeps true: a segment whose lease ran out, or whose hint was lost, is given to one caller, again and again until it
--- is claimed; where it only waits for its turn, ever more rarely, so that hints do not pile up. ARGV: most segments,
--- milliseconds until they may be woken again, 1 for those as well that were told lately.
+-- Keeps true: a segment whose lease ran out, or whose notification was lost, is told to one caller, again and again
+-- until it is claimed; where it only waits in a queue, ever more rarely, so that notifications do not pile up. ARGV: most
+-- segments, milliseconds until they may be told again, 1 for those as well that were told lately.
 local state = job('state')
 if state ~= 'running' then
   return { state or 'gone' }

@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from basiq_async.distributed._pace import SharedRateLimiter
-from basiq_async.distributed.record import Record, Turns
+from basiq_async.distributed._rate_limiter import SharedRateLimiter
+from basiq_async.distributed.record import RateSlots, Record
 from basiq_async.errors import CheckpointError
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder
@@ -45,114 +45,114 @@ async def test_no_window_holds_more_than_the_rate_even_after_a_pause(redis_url: 
 
 
 class Store:
-    """Turns as a store gives them, by a clock that is ``ahead`` of the loop's."""
+    """RateSlots as a store gives them, by a clock that is ``ahead`` of the loop's."""
 
     def __init__(self, rate: float, *, ahead: float = 1_000.0, on_the_way: float = 0.0) -> None:
-        self.distance, self.ahead, self.on_the_way = 1 / rate, ahead, on_the_way
+        self.interval, self.ahead, self.on_the_way = 1 / rate, ahead, on_the_way
         self.due = float("-inf")
         self.drawn = 0
         self.error: Exception | None = None
 
-    async def turns(self, key: str, count: int) -> Turns | None:
+    async def rate_slots(self, key: str, count: int) -> RateSlots | None:
         if self.error is not None:
             raise self.error
         now = asyncio.get_running_loop().time() + self.ahead
         first = max(self.due, now)
-        self.due = first + count * self.distance
+        self.due = first + count * self.interval
         self.drawn += count
         await asyncio.sleep(self.on_the_way)
-        return Turns(now, first, self.distance)
+        return RateSlots(now, first, self.interval)
 
 
-def pace_of(store: Store) -> SharedRateLimiter:
-    pace = SharedRateLimiter(cast(Record, store), "job")
-    pace.set_rate(1 / store.distance)
-    return pace
+def limiter_of(store: Store) -> SharedRateLimiter:
+    limiter = SharedRateLimiter(cast(Record, store), "job")
+    limiter.set_rate(1 / store.interval)
+    return limiter
 
 
-async def test_turns_that_were_not_used_on_time_are_dropped() -> None:
+async def test_slots_that_were_not_used_on_time_are_dropped() -> None:
     store = Store(100.0)
-    pace = pace_of(store)
-    share = pace.share()
-    assert await share.wait()
+    limiter = limiter_of(store)
+    rate = limiter.for_segment()
+    assert await rate.wait()
     store.due = asyncio.get_running_loop().time() + store.ahead - 0.05  # drawn by a process that was stopped then
-    store.turns = _late(store)  # type: ignore[method-assign]
+    store.rate_slots = _late(store)  # type: ignore[method-assign]
     before = store.drawn
-    assert await share.wait()
+    assert await rate.wait()
     assert store.drawn - before > 1
-    await pace.aclose()
+    await limiter.aclose()
 
 
 def _late(store: Store):  # type: ignore[no-untyped-def]
-    async def turns(key: str, count: int) -> Turns | None:
+    async def rate_slots(key: str, count: int) -> RateSlots | None:
         now = asyncio.get_running_loop().time() + store.ahead
-        first, store.due = store.due, store.due + count * store.distance
+        first, store.due = store.due, store.due + count * store.interval
         store.drawn += count
-        return Turns(now, first, store.distance)
+        return RateSlots(now, first, store.interval)
 
-    return turns
+    return rate_slots
 
 
 async def test_a_stores_clock_that_is_set_back_or_forward_stalls_nobody() -> None:
     store = Store(500.0)
-    pace = pace_of(store)
-    share = pace.share()
+    limiter = limiter_of(store)
+    rate = limiter.for_segment()
     for jump in (0.0, -3_600.0, 7_200.0):
         store.ahead += jump
         store.due = float("-inf")
         async with asyncio.timeout(PATIENT):
-            assert await share.wait()
-            assert await share.wait()
-    await pace.aclose()
+            assert await rate.wait()
+            assert await rate.wait()
+    await limiter.aclose()
 
 
 async def test_a_share_that_is_stopped_sends_its_own_away_and_no_others() -> None:
-    pace = pace_of(Store(0.5))
-    one, two = pace.share(), pace.share()
+    limiter = limiter_of(Store(0.5))
+    one, two = limiter.for_segment(), limiter.for_segment()
     assert await one.wait()
-    waiting = [asyncio.ensure_future(share.wait()) for share in (one, two)]
+    waiting = [asyncio.ensure_future(rate.wait()) for rate in (one, two)]
     await asyncio.sleep(0)
     one.stop()
     assert await waiting[0] is False
     assert await one.wait() is False
     assert not waiting[1].done()
-    pace.set_rate(None)
+    limiter.set_rate(None)
     waiting[1].cancel()
     await asyncio.wait(waiting)
-    await pace.aclose()
+    await limiter.aclose()
 
 
 async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
     store = Store(10.0)
     store.error = CheckpointError("away")
-    pace = pace_of(store)
+    limiter = limiter_of(store)
     with pytest.raises(CheckpointError, match="away"):
-        await pace.share().wait()
+        await limiter.for_segment().wait()
     store.error = None
-    assert await pace.share().wait()
-    await pace.aclose()
+    assert await limiter.for_segment().wait()
+    await limiter.aclose()
 
 
 async def test_without_a_rate_nobody_waits() -> None:
-    pace = SharedRateLimiter(cast(Record, Store(1.0)), "job")
-    assert await pace.share().wait()
-    await pace.aclose()
+    limiter = SharedRateLimiter(cast(Record, Store(1.0)), "job")
+    assert await limiter.for_segment().wait()
+    await limiter.aclose()
 
 
 async def test_who_waits_for_a_slow_turn_goes_on_when_the_rate_is_raised_or_taken_away() -> None:
     for raised in (1_000.0, None):
         store = Store(0.001)
-        pace = pace_of(store)
-        share = pace.share()
-        assert await share.wait()
-        waiting = asyncio.ensure_future(share.wait())
+        limiter = limiter_of(store)
+        rate = limiter.for_segment()
+        assert await rate.wait()
+        waiting = asyncio.ensure_future(rate.wait())
         await asyncio.sleep(0.02)
         assert not waiting.done()
-        store.distance, store.due = 1 / (raised or 1.0), float("-inf")
-        pace.set_rate(raised)
+        store.interval, store.due = 1 / (raised or 1.0), float("-inf")
+        limiter.set_rate(raised)
         async with asyncio.timeout(PATIENT):
             assert await waiting
-        await pace.aclose()
+        await limiter.aclose()
 
 
 @pytest.mark.parametrize("raised", [5_000.0, None])

@@ -1,4 +1,4 @@
-"""One rate for the whole fleet: turns are drawn from the record and used on time, or not at all."""
+"""One rate for the whole fleet: slots are drawn from the record and used on time, or not at all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import deque
 from .record import Record
 
 _LATE = 0.015
-"""Seconds that a turn may be used late. A window of 0.1 s then holds at most 1.15 times the rate, and one more."""
+"""Seconds that a slot may be used late. A window of 0.1 s then holds at most 1.15 times the rate, and one more."""
 _LEAST = 0.002
-"""Seconds for which a turn can be used though the store is so far away that its time is not known as well as that."""
+"""Seconds for which a slot can be used though the store is so far away that its time is not known as well as that."""
 _AHEAD = 0.005
 """Seconds of the rate that are drawn at once: what a worker that dies wastes, and what a request is spread over."""
 
@@ -18,28 +18,28 @@ _AHEAD = 0.005
 class SharedRateLimiter:
     """The share of one process in the rate of a job.
 
-    Turns that could not be used on time, after a pause or a stalled event loop, are dropped, never made up for.
+    Slots that could not be used on time, after a pause or a stalled event loop, are dropped, never made up for.
     """
 
     def __init__(self, record: Record, key: str) -> None:
         self._record = record
         self._key = key
         self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._turns: deque[tuple[float, float]] = deque()
+        self._slots: deque[tuple[float, float]] = deque()
         self._earliest, self._latest = float("-inf"), float("inf")
         self._serving: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._rate: float | None = None
 
-    def share(self) -> Share:
+    def for_segment(self) -> SegmentRate:
         """The view of one segment, which can be stopped alone."""
-        return Share(self)
+        return SegmentRate(self)
 
     def set_rate(self, rate: float | None) -> None:
         """The rate of the job as it is now; None for no limit."""
         if rate != self._rate:
             self._rate = rate
-            self._turns.clear()
+            self._slots.clear()
             self._changed.set()
 
     @property
@@ -48,7 +48,7 @@ class SharedRateLimiter:
         return self._rate is not None
 
     def ask(self) -> asyncio.Future[bool]:
-        """A future that is done when a turn has come."""
+        """A future that is done when a slot has come."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._waiting.append(future)
@@ -76,20 +76,20 @@ class SharedRateLimiter:
         clock = asyncio.get_running_loop().time
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
-        while self._turns and self._turns[0][1] < clock():
-            self._turns.popleft()
-        if not self._turns:
+        while self._slots and self._slots[0][1] < clock():
+            self._slots.popleft()
+        if not self._slots:
             if self._rate is None:
                 self._let_all()
                 return
             if self._waiting:
                 await self._draw()
             return
-        wait = self._turns[0][0] - clock()
+        wait = self._slots[0][0] - clock()
         if wait > 0:
             await self._sleep(wait)
             return  # whether it is late by now, or the rate another one, is seen anew
-        self._turns.popleft()
+        self._slots.popleft()
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -110,16 +110,16 @@ class SharedRateLimiter:
         rate = self._rate or 1.0
         wanted = max(1, min(len(self._waiting), int(rate * _AHEAD)))
         asked = clock()
-        turns = await self._record.turns(self._key, wanted)
-        if turns is None:
+        slots = await self._record.rate_slots(self._key, wanted)
+        if slots is None:
             self._rate = None
             return
-        self._measure(asked - turns.now, clock() - turns.now)
+        self._measure(asked - slots.now, clock() - slots.now)
         begin = self._latest
         end = max(self._earliest + _LATE, begin + _LEAST)
         for i in range(wanted):
-            turn = turns.first + turns.distance * i
-            self._turns.append((turn + begin, turn + end))
+            slot = slots.first + slots.interval * i
+            self._slots.append((slot + begin, slot + end))
 
     def _measure(self, earliest: float, latest: float) -> None:
         """Narrow down what to add to the store's time: its moment lies between request and response."""
@@ -134,21 +134,21 @@ class SharedRateLimiter:
                 future.set_result(True)
 
 
-class Share:
-    """What an engine waits for, in place of a ``Pace`` of its own."""
+class SegmentRate:
+    """What an engine waits for, in place of a ``RateLimiter`` of its own."""
 
-    def __init__(self, pace: SharedRateLimiter) -> None:
-        self._pace = pace
+    def __init__(self, limiter: SharedRateLimiter) -> None:
+        self._limiter = limiter
         self._asked: set[asyncio.Future[bool]] = set()
         self._stopped = False
 
     async def wait(self) -> bool:
-        """Wait for a turn; False where there is none any more."""
+        """Wait for a slot; False where there is none any more."""
         if self._stopped:
             return False
-        if not self._pace.limited:
+        if not self._limiter.limited:
             return True
-        future = self._pace.ask()
+        future = self._limiter.ask()
         self._asked.add(future)
         try:
             return await future

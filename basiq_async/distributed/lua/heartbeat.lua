@@ -15,4 +15,4 @@ if not job('state') or is_another() then
 end
 redis.call('ZADD', workers, whole(now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', whole(now - 60000))
-return { job('state'), job('rate') or '', hold_left(), lost }
+return { job('state'), job('rate') or '', pause_left(), lost }

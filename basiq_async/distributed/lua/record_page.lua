@@ -9,7 +9,7 @@ local s = segment_key(id)
 if redis.call('HEXISTS', s, 'count') == 1 then
   return { 'ok', redis.call('HGET', s, 'quota'), '' }
 end
-local chain, index = string.match(id, '^(.*)%.(%d+)$')
+local list_name, index = string.match(id, '^(.*)%.(%d+)$')
 local quota, unchosen, more = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[9] == '1'
 if ARGV[10] ~= '' then
   redis.call('HSETNX', base, 'limit_left', ARGV[10])
@@ -43,11 +43,11 @@ if ARGV[12] ~= '' then
   redis.call('HSET', base, 'problem', ARGV[12])
 end
 if not more then
-  redis.call('HINCRBY', base, 'chains_left', -1)
+  redis.call('HINCRBY', base, 'lists_left', -1)
   return { 'ok', whole(quota), '' }
 end
 local position = tonumber(redis.call('HGET', s, 'position')) + count
-local following = add_segment(chain, whole(index + 1), ARGV[8], position, now + lease)
+local following = add_segment(list_name, whole(index + 1), ARGV[8], position, now + lease)
 local after = ARGV[5] ~= '' and ARGV[5] or redis.call('HGET', s, 'after')
 if after then
   redis.call('HSET', segment_key(following), 'after', after)

@@ -2,7 +2,7 @@
 -- Keeps true: what a target asks of one worker holds for all; a pause is lengthened, never shortened.
 -- ARGV: milliseconds.
 local ends = now + tonumber(ARGV[1])
-if job('state') and not is_another() and ends > tonumber(job('hold') or 0) then
-  redis.call('HSET', base, 'hold', whole(ends))
+if job('state') and not is_another() and ends > tonumber(job('paused_until') or 0) then
+  redis.call('HSET', base, 'paused_until', whole(ends))
 end
-return hold_left()
+return pause_left()
