@@ -1,12 +1,18 @@
-"""The rules of the tree that CONTRIBUTING names: private names, rooms of tests, no circles."""
+"""The rules that CONTRIBUTING names: private names, rooms of tests, no waiting in real time."""
 
 from __future__ import annotations
 
 import ast
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import basiq_async
+from tests.support import virtual
+from tests.support.waits import LONGEST, Waits
 
 ROOT = Path(basiq_async.__file__).parent
 TESTS = Path(__file__).parent
@@ -47,3 +53,24 @@ def test_each_room_of_tests_is_a_room_of_the_package() -> None:
     for folder in TESTS.iterdir():
         if folder.is_dir() and (folder / "__init__.py").exists() and folder.name not in KINDS:
             assert any((ROOT / name).is_dir() for name in (folder.name, f"_{folder.name}")), folder.name
+
+
+@pytest.mark.real_time("it is what is found")
+async def test_a_sleep_is_found_where_it_is_long_and_real_and_comes_to_its_end() -> None:
+    waits = Waits()
+    long = LONGEST + 0.01
+    with waits.watched():
+        await asyncio.sleep(0.001)
+        time.sleep(0.001)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.sleep(60), 0.001)
+        await asyncio.to_thread(virtual.run, _asleep(60))
+        assert waits.found == []
+        await asyncio.sleep(long)
+        time.sleep(long)
+    assert [each.partition(" in ")[0] for each in waits.found] == [f"asyncio.sleep({long:g})", f"time.sleep({long:g})"]
+    assert all(__file__ in each for each in waits.found)
+
+
+async def _asleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
