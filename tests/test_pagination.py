@@ -105,26 +105,8 @@ def test_the_next_link_is_followed_byte_for_byte(link: str) -> None:
     virtual.run(main())
 
 
-@pytest.mark.parametrize("prefetch", [0, 1])
-def test_an_empty_page_with_a_next_link_is_not_the_end(prefetch: int) -> None:
-    async def main() -> None:
-        script = [page([], f"{PATH}?next={n}") for n in range(1, 1001)]
-        paginator = listing_of(*script, page(items(7)), prefetch=prefetch)
-        assert await ids(paginator) == expected(7)
-
-    virtual.run(main())
-
-
 def listing_of(*script: Any, **options: Any) -> Paginator[Message]:
     return client(Scripted(*script)).messages.list("w", **options)
-
-
-@pytest.mark.parametrize("links", [{}, {"next": None}, {"next": ""}, None, [], "x", [{"self": "y"}]], ids=repr)
-def test_a_missing_null_or_empty_next_link_is_the_end(links: Any) -> None:
-    async def main() -> None:
-        assert await ids(listing_of(answer({"type": "list", "data": items(1), "links": links}))) == expected(1)
-
-    virtual.run(main())
 
 
 def test_links_that_come_as_a_list_of_objects_are_followed() -> None:
@@ -141,33 +123,6 @@ async def until_error(paginator: Paginator[Message]) -> tuple[list[str], BasiqEr
         async for message in paginator:
             seen.append(message.id)
     return seen, caught.value
-
-
-@pytest.mark.parametrize("prefetch", [0, 1])
-@pytest.mark.parametrize(
-    "script",
-    [
-        [page(items(1), f"{PATH}?limit=500")],
-        [page(items(1), f"{PATH}?next=1"), page(items(2), f"{PATH}?next=1")],
-        [
-            page(items(1), f"{PATH}?next=1"),
-            page(items(2), f"{PATH}?next=2"),
-            page(items(3), f"{PATH}?next=3"),
-            page(items(4), f"{PATH}?next=1"),
-        ],
-    ],
-    ids=["to itself at once", "to itself", "a cycle of three"],
-)
-def test_a_next_link_that_loops_is_an_error_behind_the_items(script: list[Any], prefetch: int) -> None:
-    async def main() -> None:
-        seen, exc = await until_error(listing_of(*script, prefetch=prefetch))
-        assert seen == expected(*range(1, len(script) + 1))
-        assert isinstance(exc, PaginationError)
-        assert "loops" in str(exc)
-        assert exc.link is not None
-        assert exc.link in str(exc)
-
-    virtual.run(main())
 
 
 @pytest.mark.parametrize(
@@ -211,17 +166,6 @@ def test_a_next_link_to_another_place_is_not_followed(link: str) -> None:
         assert isinstance(exc, PaginationError)
         assert exc.link == link
         assert len(transport.requests) == 1
-
-    virtual.run(main())
-
-
-@pytest.mark.parametrize("link", [5, True, 1.5, ["x"], {"href": "x"}], ids=repr)
-def test_a_next_link_of_another_type_is_a_decode_error_behind_the_items(link: Any) -> None:
-    async def main() -> None:
-        seen, exc = await until_error(listing_of(page(items(1), link)))
-        assert seen == expected(1)
-        assert isinstance(exc, ResponseDecodeError)
-        assert exc.location == "$.links.next"
 
     virtual.run(main())
 
