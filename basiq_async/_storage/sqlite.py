@@ -26,8 +26,8 @@ class FileKind:
 
     ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
     with the file. ``busy`` says what it means that another process has it locked, and ``in_use`` makes that error,
-    where it is another. ``check`` has all of a file looked through before it is used, which takes as long as reading
-    it.
+    where it is another; ``closed`` says what it means that it was closed. ``check`` has all of a file looked through
+    before it is used, which takes as long as reading it.
     """
 
     name: str
@@ -36,6 +36,7 @@ class FileKind:
     schema: tuple[str, ...]
     failure: Callable[[str], BasiqError]
     busy: str = "is locked by another process, which does not finish: try again"
+    closed: str = "is closed"
     in_use: Callable[[str], BasiqError] | None = None
     check: bool = False
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import anyio
+
+from basiq_async._storage.sqlite_thread import ConnectionThread
 
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 """``everything`` cancels all tasks at once, as a loop does that shuts down."""
@@ -102,3 +105,19 @@ class Inline(ThreadPoolExecutor):
         except BaseException as exc:
             future.set_exception(exc)
         return future
+
+
+class InlineConnection(ConnectionThread):
+    """The same in place of a connection's thread."""
+
+    def __init__(self, *_: object) -> None:
+        self.pid = os.getpid()
+
+    def submit(self, work: Callable[[], T], *, write: bool = True) -> asyncio.Future[T]:
+        return asyncio.wrap_future(Inline(1).submit(work))
+
+    def stop(self) -> None:
+        pass
+
+    async def join(self, timeout: float | None = None) -> None:
+        await asyncio.sleep(0)

@@ -12,9 +12,10 @@ from typing import Self
 
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
 from ..._storage.sqlite import FileKind
+from ..._storage.sqlite_thread import Database
 from ...errors import ConfigurationError, InboxError
 from .._clock import JUMP, Clock, RetentionClock, lease_clock
-from ._database import Database
+from ._process import CLOSED
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
 _FOREVER = 1e18
@@ -35,6 +36,7 @@ _KIND = FileKind(
         "CREATE TABLE pinned (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     ),
     failure=InboxError,
+    closed=CLOSED,
 )
 
 _PRUNE_EVERY = 60.0

@@ -7,13 +7,14 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._storage.sqlite import FileKind, SQLiteFile
+from ..._storage.sqlite_thread import Call, ConnectionThread
 from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
 
@@ -129,11 +130,11 @@ class _Session:
         self._path = path
         self._file = SQLiteFile(path, _KIND)
         self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="basiq-checkpoint")
+        self._thread = ConnectionThread("basiq-async checkpoint", _do_each, lambda: None)
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Do ``work`` in the thread. A thread cannot be cancelled: its end is waited for, whatever happens."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, self._translate, work, *args)
+        future = self._thread.submit(partial(self._translate, work, *args))
         cancelled = await wait_uncancelled(future, _TIMEOUT)
         if not future.done():
             future.add_done_callback(_ignore)
@@ -150,12 +151,8 @@ class _Session:
 
     async def aclose(self) -> None:
         """Close the connection, and end the thread."""
-        try:
-            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        except RuntimeError:  # closed before, by a call that a loop's shutdown interrupted
-            return
-        await asyncio.wait((closing,), timeout=_TIMEOUT)
-        self._thread.shutdown(wait=False)
+        self._thread.submit(self._close).add_done_callback(_ignore)
+        await self._thread.join(_TIMEOUT)
 
     # --- in the thread ---
 
@@ -264,6 +261,17 @@ class _Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._file.close(connection)
+
+
+def _do_each(calls: Sequence[Call]) -> Sequence[Any]:
+    """Do each by itself: a run saves one commit at a time, mostly of one statement, and needs no transaction."""
+    results: list[Any] = []
+    for each in calls:
+        try:
+            results.append(each.work())
+        except BaseException as exc:
+            results.append(exc)
+    return results
 
 
 def _ignore(future: asyncio.Future[T]) -> None:

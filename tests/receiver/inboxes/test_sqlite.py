@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +19,8 @@ import pytest
 
 from basiq_async import CheckpointError, ConfigurationError, InboxError
 from basiq_async._storage.sqlite import FileKind
+from basiq_async._storage.sqlite_thread import Database
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
-from basiq_async.receiver.inboxes._database import Database
 from basiq_async.replay import Job, SQLiteCheckpoint
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed
@@ -326,12 +327,12 @@ async def test_a_closed_inbox_says_so_and_may_be_closed_again(tmp_path: Path) ->
 def test_an_inbox_that_is_never_closed_warns(tmp_path: Path) -> None:
     inbox = SQLiteInbox(tmp_path / "inbox.db")
     asyncio.run(inbox.complete("k", "a"))
-    thread = inbox._database._worker.thread
+    (thread,) = (each for each in threading.enumerate() if each.name == "basiq-async inbox")
     with pytest.warns(ResourceWarning, match="was not closed"):
         inbox._database.__del__()
+    inbox._database._thread = None
     thread.join(30)
     assert not thread.is_alive()
-    inbox._database._worker = None
 
 
 def test_one_inbox_serves_one_event_loop_after_another(tmp_path: Path) -> None:

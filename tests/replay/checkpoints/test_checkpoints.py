@@ -462,3 +462,23 @@ def _now() -> Any:
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
+
+
+def test_a_process_whose_disk_hangs_can_end(tmp_path: Path) -> None:
+    program = """
+import asyncio, threading
+from basiq_async._storage.sqlite import SQLiteFile
+from basiq_async.errors import CheckpointError
+from basiq_async.replay import Job, SQLiteCheckpoint
+from basiq_async.replay.checkpoints import _sqlite
+
+_sqlite._TIMEOUT = 0.05
+SQLiteFile.open = lambda *_, **__: threading.Event().wait()
+try:
+    asyncio.run(SQLiteCheckpoint("run.db").open(Job("w1", "", "messages", ""), concurrency=1))
+except CheckpointError as exc:
+    print(exc)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert "did not respond within 0.05 s" in done.stdout, done.stderr

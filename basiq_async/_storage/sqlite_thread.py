@@ -1,0 +1,229 @@
+"""The thread of a SQLite connection, used from asyncio; and a file for many tasks, with group commits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import attrs
+
+from .sqlite import FileKind, SQLiteFile
+
+T = TypeVar("T")
+
+_MOST_IN_A_GROUP = 256
+
+
+@attrs.define(eq=False)
+class Call:
+    """What a task asked for; the thread hands its result, or its error, to the ``future`` of that task's ``loop``."""
+
+    work: Callable[[], Any]
+    write: bool
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class ConnectionThread:
+    """A thread that alone touches a connection.
+
+    ``do`` gets what was asked for meanwhile, and returns a result or an exception for each; ``end`` is called last,
+    in the thread as well. It is a daemon: a program that forgets to close, or whose disk hangs, must still end, and a
+    commit is whole or not there.
+    """
+
+    def __init__(self, name: str, do: Callable[[Sequence[Call]], Sequence[Any]], end: Callable[[], None]) -> None:
+        self.pid = os.getpid()
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._ended: Future[None] = Future()
+        self._ended.set_running_or_notify_cancel()
+        # No method: the thread must not keep this object, whose end is the thread's.
+        self._thread = threading.Thread(target=_serve, args=(self._calls, do, end, self._ended), name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[], T], *, write: bool = True) -> asyncio.Future[T]:
+        """Have ``work`` done, after what was asked for before."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._calls.put(Call(work, write, future, loop))
+        return future
+
+    def stop(self) -> None:
+        """End the thread when it has done what was asked for before. May be called more than once."""
+        self._calls.put(None)
+
+    async def join(self, timeout: float | None = None) -> None:
+        """Stop, and wait until the thread has ended, for at most ``timeout`` seconds."""
+        self.stop()
+        await asyncio.wait((asyncio.wrap_future(self._ended),), timeout=timeout)
+        if self._ended.done():
+            self._thread.join()
+
+    def __del__(self) -> None:
+        if self.pid == os.getpid():
+            self.stop()
+
+
+def _serve(
+    calls: queue.SimpleQueue[Call | None],
+    do: Callable[[Sequence[Call]], Sequence[Any]],
+    end: Callable[[], None],
+    ended: Future[None],
+) -> None:
+    last = False
+    try:
+        while not last and (first := calls.get()) is not None:
+            group, last = _group(calls, first)
+            try:
+                results = do(group)
+            except BaseException as exc:
+                results = [exc] * len(group)
+            _resolve_in_loops(group, results)
+            del results, group, first
+        end()
+    finally:
+        ended.set_result(None)
+
+
+def _group(calls: queue.SimpleQueue[Call | None], first: Call) -> tuple[list[Call], bool]:
+    """All that was asked for by now, and whether the thread is to end after it."""
+    group = [first]
+    while len(group) < _MOST_IN_A_GROUP:
+        try:
+            call = calls.get_nowait()
+        except queue.Empty:
+            break
+        if call is None:
+            return group, True
+        group.append(call)
+    return group, False
+
+
+def _resolve_in_loops(group: Sequence[Call], results: Sequence[Any]) -> None:
+    """Hand the results to the event loops, one call for each loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for call, result in zip(group, results, strict=True):
+        by_loop.setdefault(call.loop, []).append((call.future, result))
+    for loop, pairs in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, pairs)
+
+
+def _resolve(pairs: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in pairs:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+class Database:
+    """A SQLite file, opened when it is first used and made when it is not there.
+
+    ``run`` executes in a thread; what several tasks ask for at once shares one transaction and one sync to
+    disk. Failures raise ``kind.failure``. ``busy_timeout`` is for how many seconds it waits for another process to
+    finish writing. A forked child cannot use it, and is told so.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: FileKind, *, busy_timeout: float = 5.0) -> None:
+        self._file = SQLiteFile(path, kind)
+        self._busy_timeout = busy_timeout
+        self._commits: _GroupCommits | None = None
+        self._thread: ConnectionThread | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{self._file.kind.name} {self.path!r}{', closed' if self._closed else ''}>"
+
+    @property
+    def path(self) -> str:
+        """The path of the file."""
+        return self._file.path
+
+    @property
+    def file(self) -> SQLiteFile:
+        """The file."""
+        return self._file
+
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
+        """Do ``work`` in a transaction, and return its result once that is durable.
+
+        ``work`` gets the connection, runs in the thread, and is short. With ``write=False`` it only reads.
+        """
+        kind = self._file.kind
+        if self._closed:
+            raise kind.failure(f"the {kind.name} {self.path!r} {kind.closed}")
+        if self._thread is None or self._commits is None:
+            commits = self._commits = _GroupCommits(self._file, self._busy_timeout)
+            self._thread = ConnectionThread(f"basiq-async {kind.name}", commits.commit, commits.close)
+        elif self._thread.pid != os.getpid():
+            raise kind.failure(
+                f"the {kind.name} {self.path!r} was in use when this process forked, and SQLite cannot use a file on "
+                "both sides of a fork: open it after the fork, in each worker process"
+            )
+        commits = self._commits
+        return await self._thread.submit(lambda: work(commits.connection), write=write)
+
+    async def aclose(self) -> None:
+        """Finish what was asked for, and close the file. May be called twice."""
+        self._closed = True
+        thread = self._thread
+        if thread is None or thread.pid != os.getpid():  # a parent's: nothing of it may be closed here
+            return
+        self._thread = None
+        await thread.join()
+
+    def __del__(self) -> None:
+        thread = getattr(self, "_thread", None)
+        if thread is not None and thread.pid == os.getpid():
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=1)
+
+
+class _GroupCommits:
+    """The connection of a ``Database``, in its thread."""
+
+    def __init__(self, file: SQLiteFile, busy_timeout: float) -> None:
+        self._file = file
+        self._busy_timeout = busy_timeout
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, opened when it is first used."""
+        if self._connection is None:
+            self._connection = self._file.open(timeout=self._busy_timeout)
+        return self._connection
+
+    def commit(self, group: Sequence[Call]) -> Sequence[Any]:
+        """Do all of a group in one transaction: it succeeds, or fails, as a whole."""
+        try:
+            return self._commit(self.connection, group)
+        except BaseException as exc:
+            return [self._file.translate(exc)] * len(group)
+
+    def _commit(self, connection: sqlite3.Connection, group: Sequence[Call]) -> list[Any]:
+        connection.execute("BEGIN IMMEDIATE" if any(call.write for call in group) else "BEGIN")
+        try:
+            results = [None if call.future.cancelled() else call.work() for call in group]
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # SQLite itself rolls back when the disk is full
+                connection.execute("ROLLBACK")
+            raise
+        self._file.check_in_place()
+        return results
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._file.close(self._connection)
