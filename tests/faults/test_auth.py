@@ -207,16 +207,16 @@ async def test_a_403_of_a_call_does_not_renew() -> None:
 
 
 async def test_token_and_call_and_renewal_together_keep_to_max_elapsed() -> None:
-    policy = RetryPolicy(max_retries=100, base=0.01, max_wait=0.01, max_elapsed=0.3)
-    slow = slowly(error(503), 0.02)
+    policy = RetryPolicy(max_retries=100, base=0.01, max_wait=0.01, max_elapsed=0.12)
+    slow = slowly(error(503), 0.01)
     for tokens, script in (
         ([slow], [ok(WEBHOOK)]),
-        ([slowly(token(), 0.2)], [slow]),
-        ([slowly(token(), 0.1), slow], [slowly(error(401), 0.1)]),
-        ([slowly(token(), 0.1), hanging()], [slowly(error(401), 0.1)]),
+        ([slowly(token(), 0.05)], [slow]),
+        ([slowly(token(), 0.04), slow], [slowly(error(401), 0.04)]),
+        ([slowly(token(), 0.04), hanging()], [slowly(error(401), 0.04)]),
     ):
-        async with Wire(*script, tokens=tokens) as wire, client_of(wire, retry=policy, timeout=0.25) as client:
-            got = await outcome(client.webhooks.get("w1"), within=0.8)
+        async with Wire(*script, tokens=tokens) as wire, client_of(wire, retry=policy, timeout=0.1) as client:
+            got = await outcome(client.webhooks.get("w1"), within=0.32)
             assert type(got) in (ServerError, RequestTimeoutError)
 
 
