@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import partial
+from typing import Any, Self
 
 import attrs
 
@@ -111,18 +111,17 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         self._states = {}
         self._added = 0
         self._watchers = []
-        self._make_state = partial(
-            FakeBasiq,
-            page_size=page_size,
-            cool_off=cool_off,
-            quirks=quirks,
-            event_types=event_types,
-            exclusive_events=exclusive_events,
-            processes=processes,
-            latency=latency,
-            delivery_timeout=delivery_timeout,
-            sign_at=sign_at,
-        )
+        self._settings: dict[str, Any] = {
+            "page_size": page_size,
+            "cool_off": cool_off,
+            "quirks": quirks,
+            "event_types": event_types,
+            "exclusive_events": exclusive_events,
+            "processes": processes,
+            "latency": latency,
+            "delivery_timeout": delivery_timeout,
+            "sign_at": sign_at,
+        }
         self.clock: Clock = ManualClock() if clock is None else clock
         self._state = State(
             self.clock,
@@ -163,7 +162,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         """What its identifiers are made from: ``FakeBasiq(seed=...)`` repeats them."""
         return self._state.seed
 
-    def find_state(self, authorization: str) -> FakeBasiq | None:
+    def find_state(self, authorization: str) -> Self | None:
         """The state, this one or one that was added, that an ``Authorization`` header has the key or a token of."""
         scheme, _, text = authorization.partition(" ")
         by_key = scheme.lower() == "basic"
@@ -171,6 +170,9 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
             if text in state._state.applications if by_key else state._tokens.is_known(text):
                 return state
         return None
+
+    def _make_state(self, api_key: str, seed: int | str | None, clock: Clock) -> Self:
+        return type(self)(api_keys=[api_key], seed=seed, clock=clock, **self._settings)
 
     # --- responding ---
 

@@ -6,16 +6,11 @@ import base64
 import secrets
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Self
 
 from ...errors import ConfigurationError
 from ._clock import Clock, ManualClock, SystemClock
 from ._parts import Parts
-
-if TYPE_CHECKING:
-    from ._fake import FakeBasiq
-
-    Watcher = Callable[[FakeBasiq], object]
 
 
 class States(Parts):
@@ -23,10 +18,9 @@ class States(Parts):
 
     name: str
     """What ``add_state`` named it; ``first`` for the one that was not added."""
-    _make_state: Callable[..., FakeBasiq]
-    _states: dict[str, FakeBasiq]
+    _states: dict[str, Self]
     _added: int
-    _watchers: list[tuple[Watcher, Watcher]]
+    _watchers: list[tuple[Callable[[Self], object], Callable[[Self], object]]]
 
     @staticmethod
     def make_api_key() -> str:
@@ -34,7 +28,7 @@ class States(Parts):
         return base64.b64encode(f"fake-application:{secrets.token_hex(16)}".encode()).decode()
 
     @property
-    def states(self) -> Mapping[str, FakeBasiq]:
+    def states(self) -> Mapping[str, Self]:
         """The states that were added, by their API keys."""
         return MappingProxyType(self._states)
 
@@ -45,7 +39,7 @@ class States(Parts):
         api_key: str | None = None,
         seed: int | str | None = None,
         clock: Clock | None = None,
-    ) -> FakeBasiq:
+    ) -> Self:
         """Add an empty state: a fake of its own with the same settings. What serves this fake serves it too.
 
         A request belongs to the state whose API key or token it carries. Nothing of one state is seen in another.
@@ -58,7 +52,7 @@ class States(Parts):
         key = self.make_api_key() if api_key is None else api_key
         if not key or key in self._state.applications or key in self._states:
             raise ConfigurationError("a state needs an API key of its own")
-        state = self._make_state(api_keys=[key], seed=seed, clock=clock or self._new_clock())
+        state = self._make_state(key, seed, clock or self._new_clock())
         self._added += 1
         state.name = name or f"state {self._added}"
         self._states[key] = state
@@ -78,11 +72,15 @@ class States(Parts):
             removed(state)
         self._changes.note()
 
-    def watch_states(self, added: Watcher, removed: Watcher) -> Callable[[], None]:
+    def watch_states(self, added: Callable[[Self], object], removed: Callable[[Self], object]) -> Callable[[], None]:
         """Call back for each state that is added or removed. Returns what ends that."""
         watcher = (added, removed)
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+    def _make_state(self, api_key: str, seed: int | str | None, clock: Clock) -> Self:
+        """A fake with the settings of this one."""
+        raise NotImplementedError
 
     def _new_clock(self) -> Clock:
         if isinstance(self.clock, ManualClock):
