@@ -11,11 +11,10 @@ import typer
 
 from ..errors import CheckpointError, ConfigurationError
 from ._completion import webhook_ids
-from ._files import SECRET_VARIABLE, read_secrets
-from ._options import Json
+from ._options import SECRET_VARIABLE, Json, read_secrets
 from ._output import Output, Shape, cell_text, live, note
-from ._problems import problem_details, problem_rows
 from ._run import run
+from ._shapes import problem_details, problem_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,9 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
-from ._event_types import check_documented
-from ._files import SECRET_VARIABLE, read_secrets
-from ._options import Json
+from ._options import SECRET_VARIABLE, Json, check_documented, read_secrets
 from ._output import Output
 from ._run import run_until_signal
 

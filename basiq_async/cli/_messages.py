@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ..errors import APIError, BadRequestError, NotFoundError, TargetError, TransportError
-from ._event_types import check_event_types
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -21,6 +20,7 @@ from ._options import (
     Since,
     Until,
     WebhookId,
+    check_event_types,
     selection,
 )
 from ._output import Output, Shape, cell_text, live, note
@@ -124,7 +124,7 @@ def resend(
     json: Json = None,
 ) -> None:
     """Post messages to an endpoint again, each with a fresh signature. Ends with 1 where one was not accepted."""
-    from ._files import read_secrets
+    from ._options import read_secrets
 
     output = Output(json)
 

@@ -1,26 +1,34 @@
-"""Options and arguments that several commands take."""
+"""Options and arguments of several commands, and what they name: a time, event types, secrets, a receiver."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import re
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._arguments import EVENT_TYPES
+from .._storage.private_files import open_new
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
-from ._files import SECRET_VARIABLE
 
 if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..models import Secret
     from ..receiver import WebhookReceiver
     from ..replay import Where
 
+
+SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, no secret
 
 Json = Annotated[
     str | None,
@@ -190,3 +198,139 @@ def _load(place: str) -> object:
     except (ImportError, AttributeError, ValueError) as exc:
         raise ConfigurationError(f"{place!r} cannot be imported: {exc}") from exc
     return found
+
+
+async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[str]:
+    """Return the types that were given, in the place of a beginning such as ``consent.*`` those that Basiq has.
+
+    Raises ``ConfigurationError`` for a name that is no type, and for a beginning of none.
+    """
+    if not any(each not in EVENT_TYPES for each in given):
+        return list(given)
+    known = await _ask(basiq)
+    _require_known(given, known)
+    found = [name for each in given for name in ([each] if not each.endswith("*") else _beginning(each, known))]
+    return list(dict.fromkeys(found))
+
+
+async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
+    """Raise ``ConfigurationError`` for a name that is no type of event, and for a beginning of none."""
+    if any(not _is_known(each, EVENT_TYPES) for each in given or ()):
+        _require_known(given or (), {*EVENT_TYPES, *await _ask(basiq)})
+
+
+def check_documented(given: Iterable[str] | None, hint: str = "") -> None:
+    """The same where there is no Basiq to ask."""
+    _require_known(given or (), EVENT_TYPES, hint)
+
+
+def name_nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the nearest of the known names; empty where none is near."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+
+
+async def _ask(basiq: BasiqClient) -> list[str]:
+    return [each.id async for each in basiq.event_types.list()]
+
+
+def _beginning(pattern: str, known: Iterable[str]) -> list[str]:
+    return [name for name in known if name.startswith(pattern[:-1])]
+
+
+def _is_known(given: str, known: Iterable[str]) -> bool:
+    if given.endswith("*"):
+        return (given == "*" or given.endswith(".*")) and bool(_beginning(given, known))
+    return given in known
+
+
+def _require_known(given: Iterable[str], known: Iterable[str], hint: str = "") -> None:
+    beginnings = {"*", *(name.partition(".")[0] + ".*" for name in known)}
+    wrong = [
+        f"{each!r} is not {'the beginning of any type' if each.endswith('*') else 'a type'} of event"
+        + name_nearest(each, beginnings if each.endswith("*") else known)
+        for each in given
+        if not _is_known(each, known)
+    ]
+    if wrong:
+        raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists them{hint}")
+
+
+class SecretFile:
+    """A new file that is open already, so that a secret that exists once only has a place to go."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self.written = False
+
+    def write(self, secret: Secret) -> None:
+        """Write the secret, durably."""
+        try:
+            os.write(self._descriptor, secret.reveal().encode())
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"the secret could not be written to {str(self._path)!r}: {exc.strerror}; "
+                "'basiq-async webhooks secret' brings it back"
+            ) from None
+        self.written = True
+
+
+@contextmanager
+def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
+    """Create the file, for its owner alone. One that nothing was written to is removed again.
+
+    Raises ``ConfigurationError`` where it exists already, as a link too, or cannot be made.
+    """
+    if path is None:
+        yield None
+        return
+    try:
+        descriptor = open_new(path)
+    except FileExistsError:
+        raise ConfigurationError(f"{str(path)!r} exists already; name a new file for the secret") from None
+    except OSError as exc:
+        raise ConfigurationError(f"{str(path)!r} cannot be made for the secret: {exc.strerror}") from None
+    except ValueError:
+        raise ConfigurationError("the name of the file for the secret holds a null character") from None
+    file = SecretFile(path, descriptor)
+    try:
+        yield file
+    finally:
+        os.close(descriptor)
+        if not file.written:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]:
+    """Return the signing secrets: those given and one a line of the file, else the environment's.
+
+    ``given`` may be what the environment has, as typer passes it: a file that is named comes before that. Raises
+    ``ConfigurationError`` where there is none, or the file cannot be read.
+    """
+    if given and file is None:
+        return given
+    found = _read_text(file)
+    if isinstance(found, ConfigurationError):
+        del given  # this frame may be in a traceback
+        raise found
+    if file is not None and not found.strip():
+        raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
+    named = given if given and given != os.environ.get(SECRET_VARIABLE, "").split() else []
+    secrets = [*named, *found.split()]
+    if not secrets:
+        raise ConfigurationError(
+            f"the endpoint's signing secret is needed, in {SECRET_VARIABLE} or in a --secret-file; "
+            "'basiq-async webhooks secret' brings it back"
+        )
+    return secrets
+
+
+def _read_text(file: Path | None) -> str | ConfigurationError:
+    try:
+        return os.environ.get(SECRET_VARIABLE, "") if file is None else file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        return ConfigurationError(f"--secret-file {str(file)!r} cannot be read: {reason}")

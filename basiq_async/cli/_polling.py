@@ -33,8 +33,7 @@ from ..replay import (
     message_time,
 )
 from ..replay import event_types as of_types
-from ._event_types import check_event_types
-from ._options import duration
+from ._options import check_event_types, duration
 from ._output import (
     Output,
     OutputClosedError,

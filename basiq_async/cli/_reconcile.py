@@ -11,8 +11,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError
-from ._event_types import check_event_types
-from ._options import EventPattern, Filter, Json, Since, Until, WebhookId, selection
+from ._options import EventPattern, Filter, Json, Since, Until, WebhookId, check_event_types, selection
 from ._output import Output, Shape, note
 from ._run import run
 

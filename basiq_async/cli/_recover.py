@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError, ReplayError
-from ._event_types import check_event_types
-from ._files import read_secrets
-from ._options import EndpointSecretFile, EventPattern, Json, Since, Until, WebhookId, moment, open_receiver, selection
+from ._options import (
+    EndpointSecretFile,
+    EventPattern,
+    Json,
+    Since,
+    Until,
+    WebhookId,
+    check_event_types,
+    moment,
+    open_receiver,
+    read_secrets,
+    selection,
+)
 from ._output import Output, Shape, live
-from ._problems import problem_details, problem_rows
 from ._replay import default_path
 from ._replay_options import report_row
 from ._run import run
+from ._shapes import problem_details, problem_rows
 
 if TYPE_CHECKING:
     from ..client import BasiqClient

@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from ..errors import ConfigurationError
-from ._event_types import check_event_types
-from ._files import read_secrets
-from ._options import EndpointSecretFile, EventPattern, Filter, Json, Since, Until, WebhookId, Yes, selection
+from ._options import (
+    EndpointSecretFile,
+    EventPattern,
+    Filter,
+    Json,
+    Since,
+    Until,
+    WebhookId,
+    Yes,
+    check_event_types,
+    read_secrets,
+    selection,
+)
 from ._output import Output
 from ._run import confirm, run
 

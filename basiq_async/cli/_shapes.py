@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._redaction.shell import shell_line
 from ._output import Shape, cell_text
 from ._table import Column
 
 if TYPE_CHECKING:
     from ..models import Event, EventType, Message, Webhook
+    from ..services.diagnosis import Problem
+
 
 _FEW_EVENTS = 2
 
@@ -174,3 +177,19 @@ RAW: Shape[Mapping[str, Any]] = Shape((), lambda raw: raw)
 DELETED: Shape[str] = Shape(("id", "deleted"), lambda deleted: {"id": deleted, "deleted": True})
 
 SECRET: Shape[tuple[str, str]] = Shape(("id", "secret"), lambda pair: {"id": pair[0], "secret": pair[1]})
+
+
+def problem_rows(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Return problems as they look in JSON."""
+    return [
+        {"code": each.code, "text": str(each), "command": shell_line(each.command) if each.command else None}
+        for each in problems
+    ]
+
+
+def problem_details(problems: Iterable[Problem], name: str = "problem") -> Iterable[tuple[str, Any]]:
+    """Return problems as they look in text, each with the line that helps."""
+    for each in problems:
+        yield name, str(each)
+        if each.command:
+            yield "what helps", shell_line(each.command)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
-from ._files import SECRET_VARIABLE
+from ._options import SECRET_VARIABLE
 from ._output import Output, Shape, write, write_lines
 
 Body = Annotated[str, typer.Argument(help="The file with the body, as it is sent; - for standard input.")]

@@ -14,10 +14,8 @@ from .._redaction.text import json_line
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
 from ._completion import event_types
-from ._event_types import check_documented, check_event_types
-from ._files import read_secrets
 from ._messages import History, show_reading
-from ._options import EndpointSecretFile, Json
+from ._options import EndpointSecretFile, Json, check_documented, check_event_types, read_secrets
 from ._output import Output, Shape, live, note
 from ._run import run, run_until_signal
 from ._shapes import MESSAGE

@@ -14,9 +14,7 @@ from .._redaction.shell import command_line
 from ..errors import ConfigurationError
 from ._completion import event_types
 from ._doctor import doctor
-from ._event_types import expand_event_types
-from ._files import SecretFile, new_secret_file
-from ._options import Json, WebhookId, Yes
+from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file
 from ._output import Output, is_terminal, live, note, write
 from ._run import confirm, run
 from ._shapes import DELETED, SECRET, WEBHOOK

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .fake._deliveries import DeliveredAttempt, Emission
     from .fake._fake import FakeBasiq
     from .fake._quirks import Quirks
-    from .fake._violations import Violation
+    from .fake._recent import Violation
     from .mock._server import serve
 
 __all__ = [
@@ -48,7 +48,7 @@ _HOMES = {
     "ManualClock": "fake._clock",
     "Quirks": "fake._quirks",
     "SystemClock": "fake._clock",
-    "Violation": "fake._violations",
+    "Violation": "fake._recent",
     "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
     "check_record": "conformance._record",

@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async.cli._files import read_secrets
 from basiq_async.cli._forward import Forwarder
+from basiq_async.cli._options import read_secrets
 from basiq_async.cli._run import on_signals
 from basiq_async.errors import ConfigurationError
 

@@ -9,8 +9,7 @@ from typing import get_args
 from ...errors import ConfigurationError
 from ._deliveries import Emission
 from ._endpoints import Receiver, adapt
-from ._faults import Drop, Fault
-from ._outages import DeliveryFault
+from ._faults import DeliveryFault, Drop, Fault
 from ._parts import Parts
 from ._render import secret_text
 

@@ -14,18 +14,15 @@ from operator import attrgetter
 import attrs
 
 from ...errors import ConfigurationError
-from ._changes import Changes
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
-from ._outages import DeliveryFault, Outages
+from ._faults import DeliveryFault, Outages
 from ._quirks import Quirks
-from ._recent import Recent, size_of
+from ._recent import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
-from ._render import Renderer
+from ._render import Renderer, signed_headers
 from ._responses import as_json
-from ._schedule import SCHEDULE
-from ._signing import signed_headers
 from ._state import Application, State
-from ._violations import Violations
+from .catalog import SCHEDULE
 
 logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"

@@ -14,7 +14,6 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from ._arrange import Arrangement
-from ._changes import Changes
 from ._clock import LATEST, Clock, ManualClock, MovableClock
 from ._deliveries import Deliveries, Emission
 from ._faults import Faults
@@ -23,14 +22,13 @@ from ._inspect import Inspection
 from ._operations import Call
 from ._parts import DEFAULT_API_KEY
 from ._quirks import Quirks
-from ._recent import Recent, RequestRecord, size_of
+from ._recent import Changes, Recent, RequestRecord, Violations, size_of
 from ._render import Renderer
 from ._responses import Refusal, error_response
 from ._routes import find
 from ._snapshot import Snapshots
 from ._state import State, make_applications
 from ._tokens import Tokens
-from ._violations import Violations
 from ._waiting import VirtualWaits
 from .catalog import EVENT_TYPES
 

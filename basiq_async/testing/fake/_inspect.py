@@ -10,13 +10,11 @@ import attrs
 
 from ...transports.base import Request
 from ._deliveries import DeliveredAttempt
-from ._faults import Fault
+from ._faults import DeliveryFault, Fault
 from ._log import Log
-from ._outages import DeliveryFault
 from ._parts import Parts
-from ._recent import RequestRecord
+from ._recent import RequestRecord, Violation
 from ._records import Message, Webhook
-from ._violations import Violation
 
 
 @attrs.frozen

@@ -18,11 +18,11 @@ from ._filters import Fields, FilterError
 from ._ids import is_uuid
 from ._log import Log
 from ._paging import MAX_LIMIT, Window
+from ._recent import Violations
 from ._records import Event, Message, Webhook
 from ._render import Json, Renderer
 from ._responses import Refusal, bad_content, bad_parameter, empty, json_response, not_found
 from ._state import Application, State
-from ._violations import Violations
 
 T = TypeVar("T")
 EVENTS_SHOWN = timedelta(days=7)

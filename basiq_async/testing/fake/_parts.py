@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from ...errors import ConfigurationError
-from ._changes import Changes
 from ._clock import Clock
 from ._deliveries import Deliveries
 from ._faults import Faults
-from ._recent import Recent, RequestRecord
+from ._recent import Changes, Recent, RequestRecord, Violations
 from ._records import Message, Webhook
 from ._state import Application, State
 from ._tokens import Tokens
-from ._violations import Violations
 
 DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
 

@@ -1,15 +1,16 @@
-"""Logs of what happened lately, capped in number and in bytes."""
+"""What happened lately, capped in number and in bytes: requests, misuses, and how often anything changed."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
 
 import attrs
 
 from ...transports.base import Request
+from ._clock import Clock
 
 T = TypeVar("T")
 MOST_KEPT = 10_000
@@ -76,3 +77,69 @@ def size_of(headers: Mapping[str, str], body: bytes | None, *texts: str) -> int:
     return (
         500 + sum(len(name) + len(value) for name, value in headers.items()) + len(body or b"") + sum(map(len, texts))
     )
+
+
+KEPT = 1000
+
+
+@attrs.frozen
+class Violation:
+    """One misuse.
+
+    ``code`` is one of ``token-per-request``, ``token-rate``, ``key-encoded-twice``, ``key-on-operation``,
+    ``basiq-version``, ``limit`` and ``slow-acknowledgement``; ``detail`` tells a person; ``at`` is the time
+    on the fake's clock.
+    """
+
+    code: str
+    detail: str
+    at: datetime
+
+
+class Violations:
+    """The misuses seen so far, at most the first thousand."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: list[Violation] = []
+        self._codes: list[str] = []
+
+    def add(self, code: str, detail: str) -> None:
+        self._codes.append(code)
+        if len(self._seen) < KEPT:
+            self._seen.append(Violation(code, detail, self._clock()))
+
+    def take_codes(self) -> tuple[str, ...]:
+        """The codes of what was added since this was called last."""
+        codes, self._codes = self._codes, []
+        return tuple(codes)
+
+    def seen(self) -> Sequence[Violation]:
+        return tuple(self._seen)
+
+    def clear(self) -> None:
+        self._seen.clear()
+
+
+class Changes:
+    """Counts changes and calls those who watch."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._watchers: list[Callable[[], None]] = []
+
+    def note(self) -> None:
+        """Count a change and tell the watchers."""
+        self.revision += 1
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call ``watcher`` after each change; returns what ends that."""
+        self._watchers.append(watcher)
+
+        def stop() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return stop

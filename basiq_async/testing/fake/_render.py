@@ -1,8 +1,10 @@
-"""What the fake keeps, in the form that a response has."""
+"""What the fake sends: objects as JSON, secrets, and the signature of a delivery. From the vendor's pages alone."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -161,3 +163,14 @@ class Renderer:
             "id": event.user_id if user else event.entity_id,
             "links": {"self": self.base + event.path},
         }
+
+
+def signed_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The three headers that prove where a delivery comes from and when."""
+    content = b".".join((message_id.encode(), str(timestamp).encode(), body))
+    mac = hmac.new(key, content, hashlib.sha256).digest()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": "v1," + base64.b64encode(mac).decode(),
+    }

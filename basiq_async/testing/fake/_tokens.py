@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 
 from ...transports.base import Request, Response
 from ._ids import IdFactory
+from ._recent import Violations
 from ._responses import Refusal, bad_parameter, json_response
 from ._state import Application, State, Token
-from ._violations import Violations
 
 LIFETIME = timedelta(seconds=3600)
 RATE, RATE_WINDOW = 1500, timedelta(minutes=5)

@@ -1,6 +1,8 @@
-"""The event types of today, from the vendor's reference; new ones appear, so nothing here is closed."""
+"""The event types of today and the schedule of attempts, from the vendor's pages; new event types will appear."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 EVENT_TYPES: dict[str, str] = {
     "account.updated": "an account was updated",
@@ -31,3 +33,16 @@ def entity_path(event_type_id: str, user_id: str, entity_id: str) -> str:
     if entity == "transactions":
         return f"/users/{user_id}/transactions"
     return f"/users/{user_id}/{_COLLECTIONS.get(entity, entity)}/{entity_id}"
+
+
+SCHEDULE: tuple[timedelta, ...] = (
+    timedelta(),
+    timedelta(seconds=5),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+    timedelta(hours=10),
+)
+"""The wait before each attempt, counted from the one before; after the last the endpoint is disabled."""

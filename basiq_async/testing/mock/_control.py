@@ -10,11 +10,9 @@ from aiohttp import web
 from ..._web.guard import TOKEN_HEADER, ControlError
 from ..._web.responses import read_json, respond
 from ...errors import BasiqError
-from ._fields import Values, read_body, read_query
-from ._openapi import ROOT, describe
-from ._operation import Control, Operation
+from ._openapi import ROOT, as_json, describe
+from ._operation import Control, Operation, Values, read_body, read_query
 from ._operations import OPERATIONS
-from ._schemas import as_json
 
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
 """Basiq's API, as the fake speaks it."""

@@ -1,15 +1,103 @@
-"""The description of the control API, in OpenAPI 3.1."""
+"""The description of the control API, in OpenAPI 3.1, and the shapes of its responses as JSON."""
 
 from __future__ import annotations
 
 import re
+import types
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from ..._version import __version__
 from ..._web.guard import TOKEN_HEADER
-from ._fields import Json
-from ._operation import Operation
+from . import _shapes
+from ._operation import Json, Operation
 from ._operations import OPERATIONS
-from ._schemas import ref, schemas
+
+_PLAIN: Mapping[object, Json] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    datetime: {"type": "string", "format": "date-time"},
+    object: {},
+}
+
+
+def as_json(shown: attrs.AttrsInstance) -> Json:
+    """A shape as the JSON object that it is described as."""
+    found: Json = _converter().unstructure(shown)
+    return found
+
+
+def ref(name: str) -> Json:
+    """A reference to the schema of a shape."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+@cache
+def schemas() -> Mapping[str, Json]:
+    """The schema of every shape, by its name."""
+    return {
+        name: _schema_of_class(shape)
+        for name, shape in vars(_shapes).items()
+        if isinstance(shape, type) and attrs.has(shape) and shape.__module__ == _shapes.__name__
+    }
+
+
+def _schema_of_class(shape: type[attrs.AttrsInstance]) -> Json:
+    hints = get_type_hints(shape)
+    properties = {_camel(field.name): _schema_of(hints[field.name]) for field in attrs.fields(shape)}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _schema_of(hint: Any) -> Json:
+    if hint in _PLAIN:
+        return dict(_PLAIN[hint])
+    if isinstance(hint, type) and attrs.has(hint):
+        return ref(hint.__name__)
+    origin, given = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        (schema,) = [_schema_of(each) for each in given if each is not type(None)]
+        if "$ref" in schema:
+            return {"oneOf": [{"type": "null"}, schema]}
+        return {**schema, "type": [schema["type"], "null"]}
+    if origin is Literal:
+        return {"enum": list(given)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema_of(given[0])}
+    return {"type": "object", "additionalProperties": _schema_of(given[1])}
+
+
+@cache
+def _converter() -> Converter:
+    converter = Converter()
+    converter.register_unstructure_hook(datetime, lambda moment: moment.isoformat(timespec="milliseconds"))
+    converter.register_unstructure_hook_factory(
+        attrs.has,
+        lambda shape: make_dict_unstructure_fn(
+            shape,
+            converter,
+            **{field.name: override(rename=_camel(field.name)) for field in attrs.fields(shape)},  # type: ignore[arg-type]  # of fields' names alone
+        ),
+    )
+    return converter
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
 
 ROOT = "/_fake"
 

@@ -1,15 +1,131 @@
-"""What an operation of the control API is, and what it drives."""
+"""What an operation of the control API is: fields that are checked as they are described, and what it drives."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import attrs
 
+from ..._web.guard import ControlError
 from ..fake._fake import FakeBasiq
 from . import _shapes as shapes
-from ._fields import Field
+
+Kind = Literal["text", "whole", "number", "flag", "object", "texts"]
+Json = dict[str, object]
+Values = dict[str, object]
+
+_SCHEMAS: Mapping[Kind, Json] = {
+    "text": {"type": "string"},
+    "whole": {"type": "integer"},
+    "number": {"type": "number"},
+    "flag": {"type": "boolean"},
+    "object": {"type": "object"},
+    "texts": {"type": "array", "items": {"type": "string"}},
+}
+_NAMES: Mapping[Kind, str] = {
+    "text": "a text",
+    "whole": "a whole number",
+    "number": "a number",
+    "flag": "true or false",
+    "object": "a JSON object",
+    "texts": "an array of texts",
+}
+
+
+@attrs.frozen
+class Field:
+    """One field of a body, or one parameter of a query."""
+
+    name: str
+    kind: Kind
+    description: str
+    required: bool = False
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def schema(self) -> Json:
+        """Its JSON schema."""
+        schema: Json = {**_SCHEMAS[self.kind], "description": self.description}
+        if self.least is not None:
+            schema["minimum"] = self.least
+        if self.most is not None:
+            schema["maximum"] = self.most
+        if self.choices:
+            schema["enum"] = list(self.choices)
+        return schema
+
+    def check(self, value: object) -> object:
+        """The value; raises ControlError for one that is not as described."""
+        if not _is(self.kind, value):
+            raise _invalid(f"{self.name} has to be {_NAMES[self.kind]}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if self.least is not None and value < self.least:
+                raise _invalid(f"{self.name} has to be at least {self.least:g}")
+            if self.most is not None and value > self.most:
+                raise _invalid(f"{self.name} has to be at most {self.most:g}")
+        if self.choices and value not in self.choices:
+            raise _invalid(f"{self.name} has to be one of: {', '.join(self.choices)}")
+        return value
+
+    def parse(self, text: str) -> object:
+        """The value of a query parameter; raises ControlError."""
+        if self.kind == "flag" and text in ("true", "false"):
+            return text == "true"
+        if self.kind in ("whole", "number"):
+            try:
+                return self.check(int(text) if self.kind == "whole" else float(text))
+            except ValueError:
+                raise _invalid(f"{self.name} has to be {_NAMES[self.kind]}") from None
+        return self.check(text)
+
+
+def read_body(fields: Sequence[Field], body: Mapping[str, object]) -> Values:
+    """The fields of a body, checked. A null is left out. Raises ControlError."""
+    known = {field.name: field for field in fields}
+    unknown = sorted(set(body) - set(known))
+    if unknown:
+        raise _invalid(f"there is no field {unknown[0]!r}; the fields are: {', '.join(known) or 'none'}")
+    values = {name: known[name].check(value) for name, value in body.items() if value is not None}
+    return _complete(fields, values)
+
+
+def read_query(fields: Sequence[Field], query: Mapping[str, str]) -> Values:
+    """The parameters of a query, checked. Raises ControlError."""
+    known = {field.name: field for field in fields}
+    unknown = sorted(set(query) - set(known))
+    if unknown:
+        raise _invalid(f"there is no parameter {unknown[0]!r}; the parameters are: {', '.join(known) or 'none'}")
+    return _complete(fields, {name: known[name].parse(text) for name, text in query.items()})
+
+
+def _complete(fields: Sequence[Field], values: Values) -> Values:
+    for field in fields:
+        if field.required and field.name not in values:
+            raise _invalid(f"{field.name} is missing: {field.description}")
+    return values
+
+
+def _is(kind: Kind, value: object) -> bool:
+    match kind:
+        case "text":
+            return isinstance(value, str)
+        case "flag":
+            return isinstance(value, bool)
+        case "whole":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "number":
+            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        case "object":
+            return isinstance(value, dict)
+        case "texts":
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _invalid(message: str) -> ControlError:
+    return ControlError(400, "not-valid", message)
 
 
 @attrs.define

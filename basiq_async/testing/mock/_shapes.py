@@ -16,9 +16,9 @@ from ..fake._deliveries import DeliveredAttempt
 from ..fake._fake import FakeBasiq
 from ..fake._inspect import Upcoming
 from ..fake._recent import RequestRecord
+from ..fake._recent import Violation as MadeViolation
 from ..fake._records import Message as FakeMessage
 from ..fake._records import Webhook as FakeWebhook
-from ..fake._violations import Violation as MadeViolation
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 HIDDEN = "(hidden)"
