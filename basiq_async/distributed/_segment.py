@@ -12,15 +12,12 @@ import attrs
 from ..errors import CheckpointError
 from ..models import Message
 from ..receiver import WebhookReceiver
-from ..replay import Commit, DeadLetter, Job, Report, State, Target, Where
+from ..replay import Commit, DeadLetter, Report, State, Target, Where
 from ..replay.engine import (
     SUBMITTED,
     DeadLedger,
-    Ending,
     Engine,
     FixedMessages,
-    Ledger,
-    Span,
     UnreadableMessage,
     as_target,
     as_where,
@@ -231,13 +228,13 @@ class Segment:
             for webhook_id in {self._webhook_of(message.id) for message in messages}
         }
         target = _Leased(_as_one(inner, self._webhooks), self.lease)
-        checkpoint = _SegmentCheckpoint(self, target)
         width = min(work.settings.concurrency, len(messages))
-        ledger = _LettersLedger(len(messages)) if self._letters else _SegmentLedger(State(), most=2)
+        most = work.settings.most_spans
+        ledger = DeadLedger(len(messages), most=most, record_tried=True) if self._letters else None
         self._engine = Engine(
             FixedMessages(messages),
             target=target,
-            checkpoint=checkpoint,
+            save=_Saves(self, target).save,
             ledger=ledger,
             state=State(token=self.lease.token),
             where=_raising(errors) if errors else as_where(None),
@@ -305,39 +302,6 @@ def _raising(errors: dict[str, Exception]) -> Where:
     return Where(predicate)
 
 
-class _SegmentLedger(Ledger):
-    """A segment is one span, and goes as a whole: no cursor moves within it."""
-
-    def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
-        """See ``Ledger``."""
-
-
-class _LettersLedger(DeadLedger):
-    """The same for dead letters. Their ids are recorded as well, for the next owner to leave them alone."""
-
-    def __init__(self, letters: int) -> None:
-        super().__init__(letters, most=2)
-        self._tried: list[str] = []
-
-    def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
-        """See ``Ledger``."""
-
-    def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
-        """See ``Ledger``."""
-        super().done(span, message, dead=dead, counts_as=counts_as)
-        self._tried.append(message.id)
-
-    def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
-        """See ``Ledger``."""
-        tried, self._tried = self._tried, []
-        return attrs.evolve(super().take(ended=ended, interrupted=interrupted), done=tried)
-
-    def put_back(self, commit: Commit, unsaved: int) -> None:
-        """See ``Ledger``."""
-        super().put_back(attrs.evolve(commit, done=()), unsaved)
-        self._tried[:0] = commit.done
-
-
 class _Leased:
     """A target that is given nothing once the lease may have run out."""
 
@@ -362,8 +326,8 @@ class _Leased:
         await self._flush()
 
 
-class _SegmentCheckpoint:
-    """A ``Checkpoint`` that writes to the record, as far as an engine needs one."""
+class _Saves:
+    """Records the commits of an engine, as far as a segment has any use for them."""
 
     def __init__(self, segment: Segment, target: _Leased) -> None:
         self._segment = segment
@@ -371,16 +335,8 @@ class _SegmentCheckpoint:
         self._recorded = list(segment.recorded)
         self._counts: Counter[str] = Counter()
 
-    async def open(self, job: Job, *, concurrency: int) -> State:
-        """The claim has begun the run already."""
-        return State()
-
-    async def peek(self, job: Job) -> State | None:
-        """Nobody looks here; the record does."""
-        return None
-
     async def save(self, commit: Commit) -> None:
-        """See ``Checkpoint``."""
+        """Record what was done; the cursor of a commit is of no use here."""
         ids = list(commit.done)
         if not ids and not commit.dead:
             return
@@ -406,10 +362,3 @@ class _SegmentCheckpoint:
         self._counts = counts
         for each in ids:
             reasons.pop(each, None)
-
-    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Read from the record itself."""
-        return ()
-
-    async def aclose(self) -> None:
-        """The worker lets go of the claim."""

@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import BasiqError, CheckpointError, ReplayError
 from ._ledger import Ledger
-from .checkpoints._base import Advance, Checkpoint
+from .checkpoints._base import Advance, Commit
 
 _LINGER = 0.003
 """Seconds that a finished message waits for others, so that one write to the disk serves several."""
@@ -18,7 +18,7 @@ _WORTH_WAITING = 8
 
 
 class Committer:
-    """Records what the ledger has, one commit after the other.
+    """Records what the ledger has with ``save``, one commit after the other.
 
     ``flush`` makes durable what the target has taken, before it is recorded as done. ``recorded`` is called with the
     number of messages that were unsaved and are recorded now. A commit begins when ``enough`` messages are done, or a
@@ -28,9 +28,9 @@ class Committer:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
         ledger: Ledger,
         *,
+        save: Callable[[Commit], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
         recorded: Callable[[int], None],
         failed: Callable[[Exception], None],
@@ -39,7 +39,7 @@ class Committer:
         notes: Callable[[], str] | None = None,
         noted: str = "",
     ) -> None:
-        self._checkpoint = checkpoint
+        self._save = save
         self._ledger = ledger
         self._flush = flush
         self._recorded = recorded
@@ -84,12 +84,15 @@ class Committer:
     async def run(self) -> None:
         """Commit whenever it is wanted, until a commit fails, or ``finish`` is called.
 
-        Its owner ends it with ``finish`` and does not cancel it: a commit that is under way is seen through.
+        Its owner ends it with ``finish`` and does not cancel it: a commit that is under way is seen through. What is
+        not recorded by then is left to the owner's last ``commit``.
         """
         while not self.broken and not self._finishing:
             await self._wanted.wait()
             self._wanted.clear()
             self._cancel_timer()
+            if self._finishing:
+                break
             if self._ledger.dirty:
                 await self.commit()
             if self._ledger.unsaved >= self.enough:
@@ -119,7 +122,7 @@ class Committer:
             async with asyncio.timeout(self._timeout):
                 await self._flush()
                 saving = True
-                await self._checkpoint.save(commit)
+                await self._save(commit)
         except asyncio.CancelledError:
             self.broken = saving
             if not saving:

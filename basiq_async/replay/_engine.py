@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
@@ -26,7 +26,7 @@ from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
 from ._throttle import Backpressure, Limiter, RateLimiter
 from ._where import Where
-from .checkpoints._base import Checkpoint, DeadLetter, State
+from .checkpoints._base import Commit, DeadLetter, State
 from .targets._base import Function, Target
 
 logger = logging.getLogger("basiq_async.replay")
@@ -66,10 +66,10 @@ class RunSettings:
 class Engine:
     """One run over a source of messages, from ``state`` on.
 
-    ``checkpoint`` is open for this run, and its owner closes it. ``limiter`` replaces the rate of the settings
-    where several engines share one. ``tracker`` sees the messages that are read. ``on_pause`` is called with the
-    seconds of each pause that the target brings about. ``notes`` returns the new ``State.notes``: it is told whether
-    the source was read to its end, and how many messages failed without being kept.
+    ``save`` records a commit; the settings limit it. ``limiter`` replaces the rate of the settings where several
+    engines share one. ``tracker`` is called with each message read; ``on_pause`` with the length of each pause the
+    target causes. ``notes`` returns the new ``State.notes``: it is told whether the source was read to its end, and how
+    many messages failed without being kept.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Engine:
         source: MessageSource,
         *,
         target: Target,
-        checkpoint: Checkpoint,
+        save: Callable[[Commit], Awaitable[None]],
         state: State,
         where: Where,
         settings: RunSettings,
@@ -98,8 +98,8 @@ class Engine:
         self._circuit = Circuit()
         self._watchdog = Watchdog(settings.target_timeout)
         self._committer = Committer(
-            checkpoint,
             ledger,
+            save=save,
             flush=target.flush,
             recorded=self._release,
             failed=self._fail,

@@ -143,12 +143,16 @@ class Ledger:
 
 
 class DeadLedger(Ledger):
-    """The same for dead letters that are tried again: those that are done now are removed."""
+    """The same for dead letters that are tried again: those that are done now are removed.
+
+    ``record_tried``: the ids of all that were tried are recorded as done as well.
+    """
 
     of_history = False
 
-    def __init__(self, letters: int, *, most: int) -> None:
+    def __init__(self, letters: int, *, most: int, record_tried: bool = False) -> None:
         super().__init__(State(dead=letters), most=most)
+        self._record_tried = record_tried
         self._revived: list[str] = []
 
     def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
@@ -165,7 +169,8 @@ class DeadLedger(Ledger):
         """Take all that is to be recorded by now; the cursor of the history stays where it is."""
         commit = super().take(ended=ended, interrupted=interrupted)
         revived, self._revived = self._revived, []
-        return attrs.evolve(commit, done=(), advance=None, failed=0, revived=revived)
+        done = commit.done if self._record_tried else ()
+        return attrs.evolve(commit, done=done, advance=None, failed=0, revived=revived)
 
     def put_back(self, commit: Commit, unsaved: int) -> None:
         """Take back a commit of ``unsaved`` letters that was not recorded: the next one holds it too."""

@@ -129,6 +129,7 @@ class Replay:
         self._webhook_id = webhook_id
         self._target = target
         limit = check_positive("checkpoint_timeout", checkpoint_timeout)
+        self._save = checkpoint.save  # the engine limits it together with the target's flush
         self._checkpoint = LimitedCheckpoint(checkpoint, limit)
         self._source = source
         self._filter = filter_text(filter)
@@ -316,7 +317,7 @@ class Replay:
         return Engine(
             source,
             target=target if self._observer is None else self._observer.wrap(target),
-            checkpoint=self._checkpoint,
+            save=self._save,
             state=state,
             where=where,
             settings=self._settings,
