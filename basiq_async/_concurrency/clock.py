@@ -1,4 +1,4 @@
-"""What a client waits by: the event loop, or a clock that its transport brings along."""
+"""What a client waits by: the event loop, or the clock of its transport."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ class LoopClock:
 
 
 def clock_of(transport: object) -> Clock | None:
-    """The clock that a transport brings along; None where the loop's is meant."""
+    """The clock of a transport; None where the loop's is meant."""
     return cast("Clock | None", getattr(transport, "waits", None))

@@ -68,7 +68,7 @@ class Inbox(Protocol):
         ...
 
     async def pin(self, name: str, value: str) -> str:
-        """Return the text recorded under ``name``; where there is none, record ``value``, for good, and return it.
+        """Return the text recorded under ``name``; if none is, record ``value``, for good, and return it.
 
         Atomic: of two workers that record different texts at once, both get the same one. Name and text are ASCII, at
         most 200 characters each; names and keys do not touch each other.
@@ -76,7 +76,7 @@ class Inbox(Protocol):
         ...
 
     async def pinned(self, name: str) -> str | None:
-        """Return the text recorded under ``name``; None where there is none."""
+        """Return the text recorded under ``name``; None if there is none."""
         ...
 
     async def fail(self, key: str, token: str) -> int:
@@ -150,7 +150,7 @@ class QuarantinedDelivery:
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, ``signed_at``
     the time in its signature. ``error`` describes the last failure, ``failures`` counts them, and ``quarantined_at``
     is when it was set aside. Both times are aware. ``seal`` is what the receiver put on it; an inbox that others may
-    write to keeps it, and returns an empty one where there is none. None is for an inbox that is trusted.
+    write to keeps it, and returns an empty one if it has none. None is for an inbox that is trusted.
     """
 
     key: str

@@ -51,7 +51,7 @@ class Seal:
 
 def _mac(key: bytes, parts: Iterable[bytes]) -> bytes:
     mac = blake2b(digest_size=_MAC, key=key)
-    for part in parts:  # each behind its length, so that no two lists of parts are alike
+    for part in parts:  # each after its length, so that no two lists of parts are alike
         mac.update(len(part).to_bytes(8, "big"))
         mac.update(part)
     return mac.digest()

@@ -119,7 +119,7 @@ def _refuse(secret: object) -> ConfigurationError:
             "listed, so store webhook.secret then; or set the environment variable that it is read from"
         )
     if hasattr(secret, "subscribed_events"):
-        return ConfigurationError("a webhook is no signing secret: pass webhook.secret")
+        return ConfigurationError("a webhook is not a signing secret: pass webhook.secret")
     return ConfigurationError(
         "a signing secret must be a text, a Secret or a SecretStr, or a sequence of at least one of those; it is of "
         f"type {type(secret).__name__}"

@@ -105,7 +105,7 @@ class SQLiteFile:
     def check_in_place(self, *, every: float = 0.0) -> None:
         """Raise the kind's error where the file, or SQLite's log beside it, was deleted or replaced.
 
-        What is committed afterwards would be on no disk: SQLite itself goes on in files that have no name. A check
+        What is committed afterwards would be on no disk: SQLite itself keeps writing files that have no name. A check
         within ``every`` seconds of the last one is left out: beside a busy event loop, each of the three looks at the
         disk has its thread wait for the interpreter, which takes longer than a commit.
         """

@@ -28,7 +28,7 @@ class Bodies:
         self._held = 0
 
     async def read(self, request: web.BaseRequest) -> bytes | None:
-        """The body, or None where there is none. Raises BodyError."""
+        """The body, or None if there is none. Raises BodyError."""
         if not request.can_read_body:
             return None
         if (request.content_length or 0) > MOST_BYTES:

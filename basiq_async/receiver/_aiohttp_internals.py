@@ -41,7 +41,7 @@ def keep_body(request: web.BaseRequest, body: bytes) -> None:
 class ClosingResponse(web.Response):
     """Ends the connection as soon as it is written.
 
-    aiohttp goes on reading the rest of a request's body after a response, for 10 seconds by default, and decompresses
+    aiohttp keeps reading the rest of a request's body after a response, for 10 seconds by default, and decompresses
     it: that is what a flood of large bodies would have.
     """
 

@@ -14,7 +14,7 @@ Clock = Callable[[], float] | Callable[[], datetime]
 JUMP = 86_400.0
 """A gap between two looks at the clock from which it counts as a jump, in seconds."""
 _HOLD = 2 * 86_400.0
-"""How long nothing is forgotten after a jump, in seconds: longer than Basiq goes on sending (27 h 35 min)."""
+"""How long nothing is forgotten after a jump, in seconds: longer than Basiq keeps sending (27 h 35 min)."""
 
 
 def in_seconds(clock: Clock) -> Callable[[], float]:

@@ -31,7 +31,7 @@ class FetchesEvents(Protocol):
 
     @property
     def events(self) -> _Events:
-        """The service whose ``fetch`` returns the event behind a delivery."""
+        """The service whose ``fetch`` returns the event of a delivery."""
         ...
 
 
@@ -102,9 +102,9 @@ def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | Non
         try:
             raw = _quick_loads(body)
         except ValueError:
-            raw = json.loads(body)  # it takes more: halves of surrogate pairs, a byte order mark, UTF-16
+            raw = json.loads(body)  # it accepts more: halves of surrogate pairs, a byte order mark, UTF-16
         if not isinstance(raw, dict):
-            raise UnreadableBodyError(f"the body is JSON, but no object: {type(raw).__name__}")
+            raise UnreadableBodyError(f"the body is JSON but not an object ({type(raw).__name__})")
         event_type_id, event_id = raw.get("eventTypeId"), raw.get("eventId")
         return Delivery(
             message_id,

@@ -184,7 +184,7 @@ class Dispatcher:
         try:
             if work.handling is not None and not await work.handling.wait(self._lease):
                 logger.error(
-                    "the handler of delivery %r goes on though it was cancelled, and its lease has run out: another "
+                    "the handler of delivery %r still runs though it was cancelled, and its lease has run out: another "
                     "worker may handle the delivery too",
                     work.delivery.id,
                     extra=work.fields(),
@@ -220,7 +220,7 @@ class Dispatcher:
 
     @property
     def unhandled(self) -> dict[str, int]:
-        """How many deliveries came of each event type that no handler takes."""
+        """How many deliveries came of each event type without a handler."""
         return dict(self._unhandled)
 
     def _claim_call(self, work: _Work) -> _ClaimCall:
@@ -447,7 +447,7 @@ class Dispatcher:
             self._unhandled[event_type_id] = seen + 1
         log = logger.warning if counted and not seen else logger.debug
         log(
-            "no handler takes event type %r; delivery %r was acknowledged and not handled",
+            "no handler is registered for event type %r; delivery %r was acknowledged and not handled",
             event_type_id,
             delivery.id,
             extra=log_fields(delivery),

@@ -13,7 +13,7 @@ from ._outcome import Outcome, Receives
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Handled before"},
-    204: {"description": "Handled, or of a type that no handler takes"},
+    204: {"description": "Handled, or of a type without a handler"},
     400: {"description": "Genuine, but not a JSON object"},
     401: {"description": "Not genuine, or not fresh"},
     408: {"description": "The body did not arrive in time"},

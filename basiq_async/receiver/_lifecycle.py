@@ -60,8 +60,8 @@ class Lifecycle:
         if not self._told:
             self._told = True
             logger.warning(
-                "a delivery was refused with 503, for this receiver is closed. Where this is no shutdown, it was "
-                "closed too early, or started again after it was closed: make it anew for each start"
+                "a delivery was refused with 503: this receiver is closed. Unless the service is shutting down, the "
+                "receiver was closed too early, or started again after it was closed: make it anew for each start"
             )
 
     async def _look_at_inbox(self) -> None:
@@ -83,7 +83,7 @@ class Lifecycle:
 
 
 def check_inbox_methods(inbox: object) -> None:
-    """Raises ``ConfigurationError`` for an object that is no inbox; None is left to the default."""
+    """Raises ``ConfigurationError`` for an object that is not an inbox; None is left to the default."""
     if isinstance(inbox, type):
         raise ConfigurationError(
             f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
@@ -101,7 +101,7 @@ def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: st
     """Note that a receiver uses an inbox.
 
     Raises ``ConfigurationError`` where another one does that has no key in common with it: they serve two webhooks,
-    and without a ``webhook_id`` each would take the other's events for handled.
+    and without a ``webhook_id`` each would skip the other's events as handled.
     """
     if webhook_id is not None:
         return

@@ -22,7 +22,7 @@ class Result(enum.StrEnum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     IGNORED = "ignored"
-    """No handler takes its event type."""
+    """No handler is registered for its event type."""
     REJECTED = "rejected"
     UNREADABLE = "unreadable"
     TOO_LARGE = "too-large"

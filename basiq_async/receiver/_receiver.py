@@ -74,7 +74,7 @@ class WebhookReceiver:
     The responses:
 
     - 200: handled before, or put into the quarantine.
-    - 204: handled, or of a type that no handler takes.
+    - 204: handled, or of a type without a handler.
     - 400: genuine, but not a JSON object.
     - 401: not genuine, or not fresh.
     - 408: the body did not arrive within ``body_timeout`` seconds.
@@ -185,7 +185,7 @@ class WebhookReceiver:
 
     @property
     def unhandled(self) -> dict[str, int]:
-        """Event types that came and that no handler takes, with the number of their deliveries (at most 256 types)."""
+        """Event types that came and have no handler, with the number of their deliveries (at most 256 types)."""
         return self._dispatcher.unhandled
 
     @property
@@ -194,7 +194,7 @@ class WebhookReceiver:
         return self._routes.patterns
 
     def handles(self, event_type_id: str) -> bool:
-        """Whether a handler takes an event type."""
+        """Whether there is a handler for an event type."""
         return self._routes.find(event_type_id) is not None
 
     def sign(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
@@ -427,7 +427,7 @@ class WebhookReceiver:
         content_length: int | None,
         content_encoding: str | None,
     ) -> Delivery | Outcome:
-        """Read the body of a request whose headers pass; the delivery, or the outcome where there is none."""
+        """Read the body of a request whose headers pass; the delivery, or the outcome of one that cannot be handled."""
         if self._lifecycle.closed:
             return self._closed()
         try:

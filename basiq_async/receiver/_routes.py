@@ -97,7 +97,7 @@ class Routes:
 
 
 def check_patterns(patterns: tuple[str, ...]) -> None:
-    """Raises ``ConfigurationError`` where there is none, or one that is no pattern."""
+    """Raises ``ConfigurationError`` where there is none, or one that is not a pattern."""
     if not patterns:
         raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
     for pattern in patterns:
@@ -123,7 +123,7 @@ def _check_pattern(pattern: str) -> None:
     fixed = words[:-1] if words[-1] == "*" else words
     if any(not word or "*" in word or word != word.strip() for word in fixed):
         raise ConfigurationError(
-            f"{pattern!r} is no pattern: write a type (user.created), a beginning (consent.*), or * for all"
+            f"{pattern!r} is not a pattern: write a type (user.created), a beginning (consent.*), or * for all"
         )
 
 

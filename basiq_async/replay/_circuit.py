@@ -24,7 +24,7 @@ class Circuit:
 
     def __init__(self) -> None:
         self.since: float | None = None
-        """When the outage began, in the event loop's time; None where there is none."""
+        """When the outage began, in the event loop's time; None if there is none."""
         self.failures = 0
         self._messages: set[str] = set()
 

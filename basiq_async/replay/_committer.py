@@ -153,7 +153,7 @@ def _explain(exc: Exception, saving: bool, timeout: float) -> BasiqError:
         return exc
     if isinstance(exc, TimeoutError):
         kind, what = (CheckpointError, "the checkpoint") if saving else (ReplayError, "the target's flush")
-        error = kind(f"{what} did not finish within {timeout:g} s: mend it, then run the same again to go on")
+        error = kind(f"{what} did not finish within {timeout:g} s: mend it, then run the same again to continue")
     else:
         error = ReplayError(f"what was done could not be made durable: {type(exc).__name__}: {exc}")
     error.__cause__ = exc

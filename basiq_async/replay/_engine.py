@@ -157,7 +157,7 @@ class Engine:
             if isinstance(self.error, ReplayError):
                 self.error.report = report
             else:
-                self.error.add_note(f"the replay stopped after {report.handled} messages; run it again to go on")
+                self.error.add_note(f"the replay stopped after {report.handled} messages; run it again to continue")
             raise self.error
         return report
 
@@ -473,7 +473,7 @@ class TargetTimeoutError(TargetError, TimeoutError):
 
 
 def _stopped_before(message: Message) -> str:
-    return f"the replay stopped in front of message {message.id!r}: run the same again to go on there"
+    return f"the replay stopped in front of message {message.id!r}: run the same again to continue there"
 
 
 def _describe(error: Exception) -> str:

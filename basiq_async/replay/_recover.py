@@ -119,7 +119,7 @@ async def recover(
         messages._wrap = lambda inner: MissedMessages(inner, knowledge)
     first = await messages.run(progress)
     if not first.finished:
-        unfinished = ReplayError("the message history was not read to its end: run the same again to go on")
+        unfinished = ReplayError("the message history was not read to its end: run the same again to continue")
         unfinished.report = first
         raise unfinished
     # What happens from now on becomes a message, unless the webhook is not active.

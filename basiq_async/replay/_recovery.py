@@ -165,7 +165,7 @@ class Recovery:
             yield Problem("unread", "the webhook was not active when the event list was read: run the same again")
         for report, name in ((self.messages, "message history"), (self.events, "event list")):
             if not report.finished:
-                yield Problem("unread", f"the {name} was not read to its end: run the same again to go on")
+                yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
         if self.dead:
             yield Problem("dead-letters", f"{self.dead:,} failed, and are kept: mend their handler, then retry them")
         if self.quarantined:

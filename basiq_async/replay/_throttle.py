@@ -85,7 +85,7 @@ class Backpressure:
 
     @property
     def paused_until(self) -> float | None:
-        """When the pause ends, in the event loop's time; None where there is none."""
+        """When the pause ends, in the event loop's time; None if there is none."""
         return None if self._until <= asyncio.get_running_loop().time() else self._until
 
     def pause(self, seconds: float) -> None:

@@ -63,7 +63,7 @@ class DiagnosedReceiver(Protocol):
         ...
 
     def handles(self, event_type_id: str) -> bool:
-        """Whether a handler takes an event type."""
+        """Whether there is a handler for an event type."""
         ...
 
     def sign(self, message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:

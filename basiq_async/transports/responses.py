@@ -59,7 +59,7 @@ def _one_wait(text: str, now: datetime) -> float | None:
 
 
 def read_correlation_id(response: Response) -> str | None:
-    """The correlation id of an error body: what Basiq's support asks for. None where there is none."""
+    """The correlation id of an error body: what Basiq's support asks for. None if there is none."""
     if response.status < 400:
         return None
     return _short_text(_error_body(response).get("correlationId"))

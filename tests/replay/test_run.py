@@ -334,7 +334,7 @@ async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -
         target._behave = behave
         with pytest.raises(ServerError) as caught:
             await replay.run()
-        assert any("run it again to go on" in note for note in caught.value.__notes__)
+        assert any("run it again to continue" in note for note in caught.value.__notes__)
         state = await checkpoint.peek(Job(h.webhook_id))
         assert state is not None
         assert state.handled == len(target.ids) == state.position < 40

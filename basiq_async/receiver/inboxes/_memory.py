@@ -56,13 +56,13 @@ class MemoryInbox:
         self._half = max_entries // 2
         self._max_quarantined = max_quarantined
         self._remember = remember.total_seconds()
-        self._ageing = RetentionClock(clock)
+        self._retention = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
         # Two generations of digests, which are half the size of the keys: to take the oldest out of one dict,
         # again and again, would be to search for it among ever more gaps.
         self._done: dict[int, int] = {}
         self._before: dict[int, int] = {}
-        self._began = self._ageing.now()
+        self._began = self._retention.now()
         self._claims: dict[str, _Held] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
@@ -81,7 +81,7 @@ class MemoryInbox:
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         digest = _digest(key)
-        if self._is_done(digest, self._ageing.now()) or (self._letters and key in self._letters):
+        if self._is_done(digest, self._retention.now()) or (self._letters and key in self._letters):
             return _DONE
         return self._take(key, token, lease, digest)
 
@@ -105,11 +105,11 @@ class MemoryInbox:
 
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
-        return key in self._letters or self._is_done(_digest(key), self._ageing.now())
+        return key in self._letters or self._is_done(_digest(key), self._retention.now())
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        return datetime.fromtimestamp(max(self._known_since, self._ageing.now() - self._remember), UTC)
+        return datetime.fromtimestamp(max(self._known_since, self._retention.now() - self._remember), UTC)
 
     async def pin(self, name: str, value: str) -> str:
         """See ``Inbox``."""
@@ -125,7 +125,7 @@ class MemoryInbox:
         mine = held is not None and held.token == token
         if mine:
             del self._claims[key]
-        if (letter is not None and not mine) or (letter is None and self._is_done(digest, self._ageing.now())):
+        if (letter is not None and not mine) or (letter is None and self._is_done(digest, self._retention.now())):
             return 0
         before = self._failures.pop(digest, 0)
         failures = self._failures[digest] = 1 + max(before, 0 if letter is None else letter.failures)
@@ -190,14 +190,14 @@ class MemoryInbox:
         digest = _digest(key)
         if held is not None and held.remaining(self._lease_clock()) > 0:
             return None
-        if key in self._letters or self._is_done(digest, self._ageing.now()):
+        if key in self._letters or self._is_done(digest, self._retention.now()):
             return None
         return digest
 
     def _record(self, key: str, digest: int) -> None:
-        now = self._ageing.now()
+        now = self._retention.now()
         self._claims.pop(key, None)
-        grown_old = now >= self._began + self._remember and now <= self._ageing.horizon(now)
+        grown_old = now >= self._began + self._remember and now <= self._retention.horizon(now)
         if len(self._done) >= self._half or grown_old:
             if self._before:  # they are forgotten, and the others began with this generation
                 self._known_since = self._began
@@ -208,7 +208,7 @@ class MemoryInbox:
 
     def _is_done(self, digest: int, now: float) -> bool:
         expires = self._done.get(digest) or self._before.get(digest)
-        return expires is not None and expires > self._ageing.horizon(now)
+        return expires is not None and expires > self._retention.horizon(now)
 
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)

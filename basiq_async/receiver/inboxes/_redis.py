@@ -37,7 +37,7 @@ _SAFE_POLICY = "noeviction"
 _DAY = 86_400_000
 """Milliseconds for which the last worker that retried a letter is known: it may still complete it."""
 _LOST_AFTER = 0.05
-"""Seconds after which a call to Redis that goes on has lost its cancellation."""
+"""Seconds after which a call to Redis that still runs has lost its cancellation."""
 
 
 @attrs.frozen

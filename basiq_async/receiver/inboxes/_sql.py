@@ -309,8 +309,8 @@ class SQLInbox:
         """
         if has_ended(connection):
             raise ConfigurationError(
-                "the handler ended the transaction with SQL of its own, and with it what the inbox's entry belongs to: "
-                "leave COMMIT and ROLLBACK to the inbox, and use session.begin_nested() for a part that may fail"
+                "the handler ended the transaction (COMMIT or ROLLBACK in its own SQL), so the inbox's entry is not "
+                "part of it: leave those to the inbox, and use session.begin_nested() for a part that may fail"
             )
         failure = failed_in(connection)
         if failure is None:
@@ -326,7 +326,7 @@ class SQLInbox:
             raise InboxError(f"the database failed under the handler: {failure.text}")
         raise ConfigurationError(
             f"a statement of the handler failed ({failure.text}), and the database undoes the whole transaction for "
-            "that, though the handler went on: use session.begin_nested() for a part that may fail"
+            "that, though the handler continued: use session.begin_nested() for a part that may fail"
         )
 
     async def aclose(self) -> None:
@@ -348,7 +348,7 @@ class SQLInbox:
     # --- claims that are transactions ---
 
     def _known(self, key: str, token: str, *, retry: bool) -> Claim | None:
-        """What a transaction of this process means for a claim; None where there is none."""
+        """What a transaction of this process means for a claim; None if there is none."""
         held = self._held.get(key)
         if held is None:
             return None

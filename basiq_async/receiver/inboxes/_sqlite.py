@@ -59,7 +59,7 @@ class SQLiteInbox:
     What it records is on disk before it says so (WAL, ``synchronous=FULL``). It remembers for ``remember``
     (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` returns the
     time. The file must be on a local disk; its owner alone can read it. Entering the inbox, or its first use, opens
-    the file, which makes it where there is none.
+    the file, which creates it if it does not exist.
 
     Raises ``InboxError`` for a foreign or damaged file (which is left as it is), one that others can open, one that
     was deleted or replaced meanwhile, a full disk, and a lock that lasts longer than ``busy_timeout`` seconds. Also in
@@ -80,23 +80,23 @@ class SQLiteInbox:
         self._remember = remember.total_seconds()
         self._clock = clock
         self._lease_clock = lease_clock(clock)
-        self._ageing: RetentionClock | None = None
+        self._retention: RetentionClock | None = None
         self._prune_at = -math.inf
 
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._database.path!r})"
 
     async def check(self) -> None:
-        """See ``Inbox``: opens the file, which makes it where there is none, and waits until it may be written."""
+        """See ``Inbox``: opens the file, creates it if it does not exist, and waits until it may be written."""
         await self._database.run(lambda connection: connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone())
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> Claim:
-            ageing, now = self._look(connection)
-            self._prune(connection, ageing, now)
-            entry = _Entry.read(connection, key, ageing.horizon(now))
+            retention, now = self._look(connection)
+            self._prune(connection, retention, now)
+            entry = _Entry.read(connection, key, retention.horizon(now))
             return Claim(ClaimStatus.DONE) if entry.recorded else self._take(connection, entry, token, lease, now)
 
         return await self._database.run(work)
@@ -105,8 +105,8 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            ageing, now = self._look(connection)
-            entry = _Entry.read(connection, key, ageing.horizon(now))
+            retention, now = self._look(connection)
+            entry = _Entry.read(connection, key, retention.horizon(now))
             if not self._may_record(entry, token):
                 return False
             if entry.state == _QUARANTINED:
@@ -130,8 +130,8 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            ageing, now = self._look(connection)
-            return _Entry.read(connection, key, ageing.horizon(now)).recorded
+            retention, now = self._look(connection)
+            return _Entry.read(connection, key, retention.horizon(now)).recorded
 
         return await self._database.run(work, write=False)
 
@@ -161,8 +161,8 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> int:
-            ageing, now = self._look(connection)
-            entry = _Entry.read(connection, key, ageing.horizon(now))
+            retention, now = self._look(connection)
+            entry = _Entry.read(connection, key, retention.horizon(now))
             mine = entry.token == token
             if entry.recorded and not mine:
                 return 0
@@ -180,8 +180,8 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            ageing, now = self._look(connection)
-            entry = _Entry.read(connection, key, ageing.horizon(now))
+            retention, now = self._look(connection)
+            entry = _Entry.read(connection, key, retention.horizon(now))
             if not self._may_record(entry, token):
                 return False
             connection.execute("DELETE FROM quarantine WHERE key = ?", (key,))
@@ -286,22 +286,22 @@ class SQLiteInbox:
             entry.write(connection, entry.state, entry.expires, keep=True)
 
     def _look(self, connection: sqlite3.Connection) -> tuple[RetentionClock, float]:
-        if self._ageing is None:
+        if self._retention is None:
             row = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
-            self._ageing = (
+            self._retention = (
                 RetentionClock(self._clock)
                 if row is None
                 else RetentionClock(self._clock, seen_at=row[0], hold_until=row[1])
             )
-        return self._ageing, self._ageing.now()
+        return self._retention, self._retention.now()
 
-    def _prune(self, connection: sqlite3.Connection, ageing: RetentionClock, now: float) -> None:
+    def _prune(self, connection: sqlite3.Connection, retention: RetentionClock, now: float) -> None:
         if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # a clock that was set back is no reason to wait
-            gone = connection.execute(_PRUNE, (ageing.horizon(now), _MOST_AT_ONCE)).rowcount
+            gone = connection.execute(_PRUNE, (retention.horizon(now), _MOST_AT_ONCE)).rowcount
             self._prune_at = now if gone == _MOST_AT_ONCE else now + _PRUNE_EVERY
             _pin(connection, _BEGAN, repr(now))
             connection.execute("DELETE FROM clock")
-            connection.execute("INSERT INTO clock VALUES (?, ?)", (now, ageing.hold_until))
+            connection.execute("INSERT INTO clock VALUES (?, ?)", (now, retention.hold_until))
 
 
 def _pin(connection: sqlite3.Connection, name: str, value: str) -> str:

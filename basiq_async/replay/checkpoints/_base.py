@@ -47,10 +47,10 @@ class DeadLetter:
 class State:
     """What is recorded of a job.
 
-    cursor: a text of the replay's own: what of the history is done, and where to go on; None at the beginning.
+    cursor: a text of the replay's own: what of the history is done, and where to continue; None at the beginning.
     position: how many messages of the history that is.
     last_id: the id of the last of them, by which the place is found again should nobody be able to read the cursor.
-    done: the ids of messages behind the cursor that are done too.
+    done: the ids of messages after the cursor that are done too.
     handled, failed: totals over all runs.
     dead: how many dead letters there are.
     interrupted: how many messages may have been handled without being recorded, in runs that were killed.
@@ -155,11 +155,11 @@ def another_job(name: str, recorded: Job, asked: Job) -> CheckpointError:
     if attrs.evolve(recorded, selection=asked.selection) == asked:
         return CheckpointError(
             f"{name} belongs to a replay of {_describe_selection(recorded)}, not of {_describe_selection(asked)}: "
-            "pass that selection to go on with it, or another checkpoint to begin this one"
+            "pass that selection to continue it, or another checkpoint to begin this one"
         )
     return CheckpointError(
         f"{name} belongs to the replay of {_describe(recorded)}, not of {_describe(asked)}: "
-        "pass that job's webhook, source and filter to go on with it, or another checkpoint to begin this one"
+        "pass that job's webhook, source and filter to continue it, or another checkpoint to begin this one"
     )
 
 

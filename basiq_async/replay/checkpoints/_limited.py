@@ -48,5 +48,6 @@ class LimitedCheckpoint:
             if not limit.expired():
                 raise
             raise CheckpointError(
-                f"the checkpoint did not finish within {self._timeout:g} s: mend it, then run the same again to go on"
+                f"the checkpoint did not finish within {self._timeout:g} s: mend it, then run the same again to "
+                "continue"
             ) from exc

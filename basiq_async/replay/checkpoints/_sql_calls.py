@@ -83,7 +83,7 @@ class Calls:
                 if until - loop.time() <= pause:
                     raise CheckpointError(
                         f"the database of the checkpoint was away for {self._timeout:g} s ({brief(exc)}): mend it, "
-                        "then run the same again to go on"
+                        "then run the same again to continue"
                     ) from without_values(exc)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, 2 * pause)
@@ -103,7 +103,7 @@ class Calls:
         except TimeoutError as exc:
             raise CheckpointError(
                 f"the database of the checkpoint did not respond within {timeout:.3g} s: it is away, or all "
-                "connections of the pool are in use; mend it, then run the same again to go on"
+                "connections of the pool are in use; mend it, then run the same again to continue"
             ) from without_values(exc)
         except BasiqError:
             raise

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class SQLiteCheckpoint:
-    """Keeps the state of a replay in a file, which is created where there is none.
+    """Keeps the state of a replay in a file, which is created if it does not exist.
 
     It uses SQLite's WAL mode with ``synchronous=FULL``: what is recorded survives the process and the machine. While
     a run has it open, SQLite's own lock keeps every other run out, and ends with the process. The file holds the
@@ -189,11 +189,11 @@ class _Session:
         ).fetchall()
         if len(rows) != 1:
             raise ValueError
-        cursor, position, last_id, handled, failed, interrupted, token, behind, notes = rows[0][4:]
+        cursor, position, last_id, handled, failed, interrupted, token, after, notes = rows[0][4:]
         recorded = Job(*rows[0][:4])
         if recorded != job:
             raise another_job(f"the checkpoint {self._path!r}", recorded, job)
-        done: set[str] = set(json.loads(behind))
+        done: set[str] = set(json.loads(after))
         for ids, more_handled, more_failed in connection.execute("SELECT ids, handled, failed FROM done"):
             done.update(json.loads(ids))
             handled += more_handled

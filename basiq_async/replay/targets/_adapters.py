@@ -82,7 +82,7 @@ def as_target(
     inbox_timeout: float = 5.0,
     inbox_lease: float = LEASE,
 ) -> Target:
-    """Return the target for a ``target`` argument of any form, behind an inbox where there is one.
+    """Return the target for a ``target`` argument of any form, with an inbox if one is passed.
 
     Raises ``ConfigurationError``.
     """

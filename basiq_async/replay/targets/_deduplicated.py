@@ -49,7 +49,7 @@ class InProcess:
         self.running[key] = None
 
     def end(self, key: str) -> None:
-        """Let the others go on."""
+        """Let the others begin."""
         waited_for = self.running.pop(key)
         if waited_for is not None:
             waited_for.set_result(None)
@@ -72,7 +72,7 @@ class OtherWorker:
 
 
 class Deduplicated:
-    """A target behind an inbox: what the inbox knows as handled does not reach it.
+    """A target with an inbox: what the inbox knows as handled does not reach it.
 
     The events of ``webhook_id`` have the keys that its receiver gives them. ``token`` names this job's claims. It
     is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled

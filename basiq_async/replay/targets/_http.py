@@ -44,7 +44,7 @@ class HttpTarget:
 
     Any 2xx is a success as soon as its head is there, whatever the body is or does. Redirects are not followed, no
     cookie is kept, no proxy is taken from the environment. ``deliver`` raises ``TargetError`` for other responses,
-    and a ``TransportError`` where there is none.
+    and a ``TransportError`` if no response came.
     """
 
     def __init__(

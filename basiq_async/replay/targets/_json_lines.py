@@ -148,7 +148,7 @@ class JSONLinesTarget:
         return file
 
     def _find_end(self, file: BinaryIO) -> int:
-        """Return where to go on writing. Remembers which messages the last lines hold."""
+        """Return where to continue writing. Remembers which messages the last lines hold."""
         size = file.seek(0, os.SEEK_END)
         start = file.seek(max(0, size - _TAIL))
         tail = file.read()
