@@ -310,7 +310,8 @@ class SQLInbox:
         if has_ended(connection):
             raise ConfigurationError(
                 "the handler ended the transaction (COMMIT or ROLLBACK in its own SQL), so the inbox's entry is not "
-                "part of it: leave those to the inbox, and use session.begin_nested() for a part that may fail"
+                "part of it: leave COMMIT and ROLLBACK to the inbox, and use session.begin_nested() for a part that "
+                "may fail"
             )
         failure = failed_in(connection)
         if failure is None:
