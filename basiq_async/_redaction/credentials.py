@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol, Self, runtime_checkable
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
-"""What is shorter is no credential, and taking it out would mutilate words."""
+"""Shorter texts are not taken for credentials: to hide them would mutilate words."""
 _SHORTEST_IN_BASE64 = 8
 _LONGEST_PATTERN = 4_096
 """Of a longer credential only the usual percent-encoding is known: a pattern for any is long to make."""

@@ -36,7 +36,7 @@ def command_line(
 
     options: by their name, such as ``--to``. None, False and an empty list leave one out, True is a flag, a list
         repeats it.
-    An argument that begins with a dash stays an argument: it comes last, behind ``--``.
+    An argument that begins with a dash stays an argument: it comes last, after ``--``.
     """
     flags = [word for name, value in (options or {}).items() for word in _option(name, value)]
     words: list[str | ShellText] = [run, *command.split()]

@@ -1,4 +1,4 @@
-"""The exceptions behind an error, without the local variables that their tracebacks lead to. Pure.
+"""The exceptions that led to an error, without the local variables that their tracebacks lead to. Pure.
 
 An error reporter shows the variables of every frame of a traceback, also of those behind the error: headers, bodies,
 keys. What is raised again keeps no traceback of the inside; a note says where the exception came from. A text that
@@ -24,7 +24,7 @@ class UnshownText(str):
 
 
 def walk(exc: BaseException) -> Iterator[BaseException]:
-    """The exception, and each one behind it: causes, contexts, members of groups."""
+    """The exception, and each one that led to it: causes, contexts, members of groups."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]
     while left:
@@ -39,7 +39,7 @@ def walk(exc: BaseException) -> Iterator[BaseException]:
 
 
 def drop_tracebacks(exc: E) -> E:
-    """The same exception, it and all behind it without tracebacks."""
+    """The same exception; it and all that led to it have no tracebacks any more."""
     for one in walk(exc):
         place = _place(one)
         if place is not None and place not in getattr(one, "__notes__", ()):

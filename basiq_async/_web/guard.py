@@ -33,8 +33,8 @@ class Guard:
     any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
     token: what opens everything below ``root`` to pages and to callers that are not on this machine.
     health: the path that every caller may ask whether the server is there.
-    behind_proxy: a name of another machine is allowed, so something may pass its callers on: none is local.
-    everybody: callers on this machine need the token too: another user of it is no friend.
+    behind_proxy: a name of another machine is allowed, so a proxy may pass callers on: no caller counts as local.
+    everybody: callers on this machine need the token too: another user of it may be hostile.
     """
 
     hosts: frozenset[str]
@@ -136,7 +136,7 @@ def is_loopback(request: web.BaseRequest) -> bool:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header; empty for one that is no name with at most a port."""
+    """The name in a Host header; empty for anything but a name, with or without a port."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2].rstrip(".")).lower() if found else ""
 

@@ -60,7 +60,7 @@ class UntrueError(BasiqError):
 
 
 class Steps:
-    """Shows each step beside the fake's clock, and refuses to go on where what it says is not so."""
+    """Shows each step beside the fake's clock, and fails at a step that turns out otherwise than it says."""
 
     def __init__(self, fake: FakeBasiq | None = None) -> None:
         self._fake = fake

@@ -42,8 +42,8 @@ def doctor(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The files of a recovery, as recover --checkpoint: what they brought is no problem. By default those "
-            "of a recovery to its URL, or to --receiver, in this folder.",
+            help="The files of a recovery, as recover --checkpoint: what they delivered is not a problem. By default "
+            "those of a recovery to its URL, or to --receiver, in this folder.",
             show_default=False,
         ),
     ] = None,
@@ -54,9 +54,9 @@ def doctor(
 ) -> None:
     """Find out whether webhooks work and what is wrong where they do not. Ends with 1 where something is.
 
-    Looks at the status, the cool-off, the event types, the attempts of late, and what recovery would bring. What a
-    recovery brought, or the inbox of --receiver has handled, is no problem. A look at a part of the messages and events
-    does not show a webhook to be well. Nothing is changed at Basiq.
+    Looks at the status, the cool-off, the event types, the attempts of late, and what a recovery would deliver. What
+    a recovery delivered, or the inbox of --receiver has handled, is not a problem. A look at a part of the messages and
+    events does not show a webhook to be well. Nothing is changed at Basiq.
     """
     output = Output(json)
 
@@ -139,7 +139,7 @@ def _details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
         yield "signed test", found.endpoint.error or found.endpoint.status
     yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
     yield "last success", found.last_success
-    yield "recovery brings", f"{found.undelivered} messages, {found.never_sent} events without a message"
+    yield "to recover", f"{found.undelivered} messages, {found.never_sent} events without a message"
     if found.brought:
         yield "recovered", f"{found.brought:,} messages and events that had not been delivered"
     yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"

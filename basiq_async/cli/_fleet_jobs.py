@@ -98,14 +98,14 @@ def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
 def submit(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
     webhook_id: WebhookId,
-    key: Annotated[str, typer.Option(help="The job's key: the same one goes on with the same job.")],
+    key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
     source: Annotated[str, typer.Option(help="messages or events; as for replay.")] = "messages",
     filter: Filter = None,
     rate: Annotated[float | None, typer.Option(help="Messages a second, at most.", show_default=False)] = None,
     fleet: FleetPlace = None,
     json: Json = None,
 ) -> None:
-    """Begin a job of a fleet, or go on with the one of this key. The workers do it; see watch."""
+    """Begin a job of a fleet, or resume the one with this key. Workers do it; see watch."""
     from ..distributed.processes import find_fleet, find_job
 
     found, name = find_job(function, find_fleet(fleet) if fleet else None)

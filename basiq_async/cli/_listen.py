@@ -43,7 +43,7 @@ def listen(
             autocompletion=event_types,
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8080,
+    port: Annotated[int, typer.Option(help="0: any free one.")] = 8080,
     host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside.")] = "127.0.0.1",
     path: Annotated[str, typer.Option(help="Where deliveries are posted to.")] = "/basiq",
     poll: Annotated[
@@ -70,7 +70,7 @@ def listen(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N deliveries; 0 goes on.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N deliveries; 0: no limit.")] = 0,
     body: Annotated[bool, typer.Option("--body", help="Show the bodies of genuine deliveries as well.")] = False,
     json: Json = None,
 ) -> None:

@@ -47,7 +47,7 @@ _STATES: Shape[dict[str, Any]] = Shape(
 )
 _BETWEEN = 0.05
 _HEALTH_TIMEOUT = 5.0
-# What a shell evaluates where there is no mock: it fails, and no later command reaches an API that is none.
+# What a shell evaluates if no mock is ready: it fails, and later commands reach no API, in place of the real one.
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
@@ -154,7 +154,7 @@ def _read_ready(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as exc:
         raise MockError(f"{file} cannot be read: {getattr(exc, 'strerror', None) or 'it is not JSON'}") from None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in ("base_url", "api_key")):
-        raise MockError(f"{file} is no ready file of a mock")
+        raise MockError(f"{file} is not a ready file of a mock")
     return found
 
 
@@ -165,7 +165,7 @@ mock_app = typer.Typer(invoke_without_command=True)
 def mock(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")] = 4010,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")] = 4010,
     api_key: Annotated[
         str | None,
         typer.Option(help="The key that it accepts; a new one at every start by default.", show_default=False),

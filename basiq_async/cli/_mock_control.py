@@ -248,7 +248,7 @@ def deliveries(
 
 
 def violations(json: Json = None) -> None:
-    """Show what the real Basiq would refuse, or what misuses it. Ends with 1 where there is something."""
+    """Show what the real Basiq would refuse, or what misuses it. Ends with 1 if there are any."""
     found = run_until_signal(lambda: call("GET", "/violations", {})).get("items") or []
     Output(json).rows(found, _VIOLATIONS)
     if found:

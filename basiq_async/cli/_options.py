@@ -203,7 +203,7 @@ def _load(place: str) -> object:
 async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[str]:
     """Return the types that were given, in the place of a beginning such as ``consent.*`` those that Basiq has.
 
-    Raises ``ConfigurationError`` for a name that is no type, and for a beginning of none.
+    Raises ``ConfigurationError`` for a name that is not an event type, and for a pattern that none matches.
     """
     if not any(each not in EVENT_TYPES for each in given):
         return list(given)
@@ -214,13 +214,13 @@ async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[s
 
 
 async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
-    """Raise ``ConfigurationError`` for a name that is no type of event, and for a beginning of none."""
+    """Raise ``ConfigurationError`` for a name that is not an event type, or a pattern that none matches."""
     if any(not _is_known(each, EVENT_TYPES) for each in given or ()):
         _require_known(given or (), {*EVENT_TYPES, *await _ask(basiq)})
 
 
 def check_documented(given: Iterable[str] | None, hint: str = "") -> None:
-    """The same where there is no Basiq to ask."""
+    """Like ``check_event_types``, without asking Basiq: only the documented event types are known."""
     _require_known(given or (), EVENT_TYPES, hint)
 
 
@@ -272,7 +272,7 @@ class SecretFile:
         except OSError as exc:
             raise ConfigurationError(
                 f"the secret could not be written to {str(self._path)!r}: {exc.strerror}; "
-                "'basiq-async webhooks secret' brings it back"
+                "'basiq-async webhooks secret' shows it again"
             ) from None
         self.written = True
 
@@ -323,7 +323,7 @@ def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]
     if not secrets:
         raise ConfigurationError(
             f"the endpoint's signing secret is needed, in {SECRET_VARIABLE} or in a --secret-file; "
-            "'basiq-async webhooks secret' brings it back"
+            "'basiq-async webhooks secret' shows it again"
         )
     return secrets
 

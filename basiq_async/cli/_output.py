@@ -226,7 +226,7 @@ def _unwritable(exc: OSError) -> Exception:
 
 
 def note(text: str, **more: Any) -> None:
-    """Tell a person something that is no data; ``more`` goes with it where notes are JSON."""
+    """Tell a person something that is not data; ``more`` goes with it where notes are JSON."""
     if session().json:
         _put_line(json_line({"note": text, **more}, ascii=not _takes_unicode(sys.stderr)))
     else:
@@ -234,7 +234,7 @@ def note(text: str, **more: Any) -> None:
 
 
 def prompt(text: str) -> None:
-    """Ask something on standard error, on a line that the answer goes on."""
+    """Ask something on standard error; the reply is typed on the same line."""
     _erase_live()
     _put(printable(text))
 
@@ -321,7 +321,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def is_dumb() -> bool:
-    """Return whether the terminal takes no escape sequences."""
+    """Return whether the terminal understands no escape sequences."""
     return os.environ.get("TERM") in ("dumb", "unknown")
 
 
@@ -343,7 +343,7 @@ def _render(parts: Iterable[Part], stream: TextIO) -> str:
 
 
 def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:
-    """Yield a line for each name and value, the names in a column; long values go on below."""
+    """Yield a line for each name and value, the names in a column; long values continue on the next lines."""
     known = [(printable(name), printable(cell_text(value))) for name, value in pairs]
     longest = max((len(name) for name, _ in known), default=0)
     for name, value in known:

@@ -402,6 +402,6 @@ def _remember_start(path: str, start: Start) -> Start:
         if publish_private(file, str(start).encode()):
             return start
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no path"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not a path"
         raise ConfigurationError(f"{str(file)!r} cannot be written: {reason}") from None
     return _read_start(path) or start

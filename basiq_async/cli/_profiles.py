@@ -1,4 +1,4 @@
-"""API keys by name: in the operating system's keyring where there is one, else in a file that only its owner reads."""
+"""API keys by name: in the operating system's keyring, or without one in a file that only its owner can read."""
 
 from __future__ import annotations
 

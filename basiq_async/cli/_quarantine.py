@@ -57,7 +57,7 @@ _DROPPED: Shape[dict[str, Any]] = Shape(("dropped",), lambda row: row)
 
 @quarantine_app.command("list")
 def list_(app: App, json: Json = None) -> None:
-    """Show what is in the quarantine, oldest first. Ends with 1 where there is something."""
+    """Show what is in the quarantine, oldest first. Ends with 1 if it holds anything."""
     output = Output(json)
 
     async def work() -> int:

@@ -39,7 +39,7 @@ def reconcile(
 ) -> None:
     """Compare what Basiq says it delivered with what an inbox has handled. Ends with 1 where something is missing.
 
-    'basiq-async replay' with the same service brings what is missing.
+    'basiq-async replay' with the same service delivers what is missing.
     """
     output = Output(json)
 
@@ -61,7 +61,7 @@ def reconcile(
     found = run(work)
     output.one(found, _RECONCILIATION)
     if found.missing or found.undelivered:
-        note("'basiq-async replay' or 'basiq-async recover' brings what is missing")
+        note("'basiq-async replay' or 'basiq-async recover' delivers what is missing")
         raise typer.Exit(1)
 
 

@@ -85,7 +85,7 @@ def recover(
 
     What happens while a webhook is not active makes no message; the event list still has it for 7 days. What Basiq
     delivered is left alone where no inbox can say whether it was handled, and always with --to. Each event goes out
-    once. Interrupted, the same line goes on. Ends with 1 where something is left or out of reach.
+    once. After an interruption, run the same line again: it resumes. Ends with 1 if something is left or out of reach.
     """
     from ._replay_options import CommandLine, ProgressLine, named_options
 

@@ -92,8 +92,8 @@ def replay(
 ) -> None:
     """Post a webhook's history to an endpoint again, or write it to a file.
 
-    Stopped or killed, the same line goes on where it was. SIGINT and SIGTERM finish what is under way; a second one
-    stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.
+    After a stop or a kill, the same line resumes where it was. SIGINT and SIGTERM finish what is under way; a
+    second one stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.
     """
     chosen = {"since": since, "until": until, "failed": failed, "event": event, "filter": filter, "limit": limit}
     sourced = chosen if source == "messages" else {**chosen, "source": source}
@@ -207,7 +207,7 @@ def _one_of(literal: Any, text: str, option: str) -> Any:
 
 
 def _refuse_to_mix(file: str, path: str) -> None:
-    """An export goes on in its own file only: the checkpoint is what tells."""
+    """An export is resumed in its own file only, which the checkpoint remembers."""
     target = Path(file)
     if target.is_file() and target.stat().st_size > 0 and not Path(path).exists():
         raise ConfigurationError(f"{file!r} exists, and this export did not write it: pass another file, or remove it")

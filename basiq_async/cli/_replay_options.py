@@ -1,4 +1,4 @@
-"""Running a replay job: signals, the bar, the report, and the line that goes on with it."""
+"""Running a replay job: signals, the bar, the report, and the line that resumes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BAR = 24
 
 
 class CommandLine:
-    """The line that goes on with a job: what was given, without what is for one run alone."""
+    """The command that resumes a job: the options that were given, without those that are for one run alone."""
 
     def __init__(self, command: str, *arguments: str, options: Mapping[str, object]) -> None:
         self._command = command

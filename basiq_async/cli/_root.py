@@ -119,7 +119,7 @@ def _reflow(command: Any) -> None:
 
 
 def _name_value(param: Any) -> None:
-    """Name what an option takes in words of the command line: a flag takes nothing, a list is no ``<list[str]>``."""
+    """Name an option's value in words of the command line: nothing for a flag, ``TEXT`` for a list of texts."""
     if param.param_type_name == "argument":
         if param.metavar is None:
             param.metavar = param.name.upper()

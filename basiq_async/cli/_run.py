@@ -50,7 +50,7 @@ def make_client() -> AbstractAsyncContextManager[BasiqClient]:
 async def open_client(
     api_key: str | None, base_url: str, *, retry: RetryPolicy | None = None, on_retry: OnRetry | None = None
 ) -> AsyncGenerator[BasiqClient]:
-    """A client that says it is a command: each needs a token of its own, which is no misuse of Basiq."""
+    """A client that says it is a command: each needs a token of its own, which the mock does not count as misuse."""
     from ..client import BasiqClient
     from ..transports.aiohttp import AiohttpTransport
 
@@ -85,15 +85,15 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask a person, in a terminal, before what cannot be undone. Any answer but yes ends the command with 1."""
+    """Ask a person, in a terminal, before what cannot be undone. Any reply but yes ends the command with 1."""
     if yes or sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return
     prompt(f"{question} [y/N] ")
     try:
-        answer = sys.stdin.readline()
+        reply = sys.stdin.readline()
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    if answer.strip().lower() not in ("y", "yes"):
+    if reply.strip().lower() not in ("y", "yes"):
         note("nothing was done")
         raise typer.Exit(1)
 

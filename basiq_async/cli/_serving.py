@@ -58,7 +58,7 @@ class _NotAcceptedError(Exception):
 
 
 class _PassEverything(MemoryInbox):
-    """Claims that are never refused: the service behind decides what it has handled."""
+    """An inbox that refuses no claim: the service that is forwarded to decides what it has handled."""
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         return Claim(ClaimStatus.CLAIMED)

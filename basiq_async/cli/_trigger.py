@@ -75,7 +75,7 @@ def trigger(
     if user_id is not None or entity_id is not None or data is not None or message_id is not None:
         raise ConfigurationError("--user-id, --entity-id, --data and --id go with --to")
     if url is not None and text is not None:
-        raise ConfigurationError("--text and --url cannot be given together: Basiq takes one or the other")
+        raise ConfigurationError("--text and --url cannot be given together: Basiq accepts one or the other")
 
     async def work(basiq: BasiqClient) -> bool:
         await check_event_types(basiq, [event_type])

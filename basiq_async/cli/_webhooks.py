@@ -124,7 +124,7 @@ def ensure(
     elif secret_file is not None:
         note(
             f"nothing changed, so Basiq did not send the secret, and {str(secret_file)!r} was not written; "
-            f"this brings it back: {_line_for_secret(found)}"
+            f"this shows it again: {_line_for_secret(found)}"
         )
 
 
@@ -279,7 +279,7 @@ def _tell_secret(webhook: Webhook, file: Path | None) -> None:
     if file is not None and webhook.secret is not None:
         note(f"the secret is in {str(file)!r}")
     else:
-        note(f"its secret was not kept; this brings it back: {_line_for_secret(webhook)}")
+        note(f"its secret was not kept; this shows it again: {_line_for_secret(webhook)}")
 
 
 def _line_for_secret(webhook: Webhook) -> str:

@@ -27,7 +27,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
     """Make the deliveries of a fake and its states as they fall due, those without a route through ``endpoint``.
 
     Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
-    the first ConfigurationError of a receiver that is none.
+    the first ConfigurationError of what was routed to and is not a receiver.
     """
     dispatchers = _Dispatchers(endpoint, base_url)
     for each in (fake, *fake.states.values()):

@@ -208,7 +208,7 @@ def test_the_secret_of_a_webhook_can_be_brought_back(run: Run, served: Served, t
 def test_where_the_secret_goes_is_said(run: Run, tmp_path: Path) -> None:
     arguments = ("--url", URL, "--event", "user.created")
     made = run("webhooks", "create", *arguments)
-    assert f"this brings it back: basiq-async webhooks secret {json.loads(made.stdout)['id']} " in made.stderr
+    assert f"this shows it again: basiq-async webhooks secret {json.loads(made.stdout)['id']} " in made.stderr
     unchanged = run("webhooks", "ensure", *arguments, "--secret-file", str(tmp_path / "secret"))
     assert "nothing changed" in unchanged.stderr
     assert not (tmp_path / "secret").exists()

@@ -53,7 +53,7 @@ class Comparison:
     shapes: Mapping[str, object] = attrs.field(repr=False)
 
     def assert_equal(self) -> None:
-        """Raise an AssertionError that names every difference, where there is one."""
+        """Raise an AssertionError that lists the differences, if there are any."""
         if self.differences:
             lines = "".join(f"\n- {difference}" for difference in self.differences)
             raise AssertionError(f"The real API differs from the fake in {len(self.differences)} things:{lines}")

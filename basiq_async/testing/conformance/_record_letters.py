@@ -21,7 +21,7 @@ class LettersProbe(RecordProbe):
         found = list(await self.two.dead_letters(key))
         hold(found == [make_letter("b", "again"), make_letter("a"), make_letter("c")], f"they were {found}")
         rest = await self.two.dead_letters(key, after=found[0].letter.number, limit=1)
-        hold([each.letter.id for each in rest] == ["a"], f"behind the first there was {rest}")
+        hold([each.letter.id for each in rest] == ["a"], f"after the first there was {rest}")
         hold(await self.one.drop_dead(key, ["a", "nobody"]) == 1, "dropping one counted wrong")
         await self.save(key, token, before=3, revived=["c"])
         hold(

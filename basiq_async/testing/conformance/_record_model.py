@@ -288,7 +288,7 @@ class PageFetcher:
             found = await self._rng.choice(calls)()
         except LeaseLostError:
             return
-        raise AssertionError(f"a former owner of {name} was answered with {found}")
+        raise AssertionError(f"a former owner of {name} got {found}")
 
     async def _set_state(self) -> None:
         if self._state not in ("running", "paused"):

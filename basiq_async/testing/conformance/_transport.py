@@ -158,7 +158,7 @@ class _Checks:
     async def protocol(self) -> None:
         async with self.stage() as stage:
             hold(isinstance(stage.transport, Transport), f"{type(stage.transport).__name__} lacks send or aclose")
-            hold(isinstance(await stage.get(), Response), "send returned something that is no Response")
+            hold(isinstance(await stage.get(), Response), "send returned something other than a Response")
 
     async def statuses(self) -> None:
         async with self.stage() as stage:

@@ -54,7 +54,7 @@ class Arrangement(Parts):
     ) -> str:
         """Give a webhook a history of ``n`` messages, made on demand: a million take no memory.
 
-        webhook_id: by default the first webhook, which is added where there is none.
+        webhook_id: by default the first webhook, which is added if there is none.
         event_types: by default those that the webhook is subscribed to.
         every: the time between two messages, a timedelta or seconds. The newest is one such step before now.
         failed: the share of messages, from 0 to 1, whose only attempt failed.

@@ -257,7 +257,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
         await self._advance_to(until)
 
     async def advance_to_next(self) -> bool:
-        """Move the clock to the next attempt that is due, and make it. False where there is none to come."""
+        """Move the clock to the next attempt that is due, and make it. False if there is none."""
         due = self._deliveries.next_due()
         if due is None:
             return False
@@ -305,8 +305,8 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
     async def deliver(self) -> None:
         """Make every delivery that is due now, and wait for those that are under way.
 
-        Within a delivery's handler it waits only for attempts that began later. A handler behind a real socket
-        cannot be told apart: there, await what ``emit`` returns instead.
+        Within a delivery's handler it waits only for attempts that began later. A handler that is called over a real
+        socket cannot be told apart: there, await what ``emit`` returns instead.
         """
         await self._deliveries.settle()
 

@@ -36,7 +36,7 @@ class Inspection(Parts):
 
     @property
     def next_due(self) -> datetime | None:
-        """When the next attempt to deliver is due; None where there is none to come."""
+        """When the next attempt to deliver is due; None if there is none."""
         return self._deliveries.next_due()
 
     @property
@@ -97,7 +97,7 @@ class Inspection(Parts):
         return self._changes.watch(changed)
 
     def assert_no_violations(self) -> None:
-        """Raise an AssertionError that tells every violation, where there is one."""
+        """Raise an AssertionError that lists the violations, if there are any."""
         seen = self.violations
         if seen:
             raise AssertionError("Basiq was misused:" + "".join(f"\n- {v.code}: {v.detail}" for v in seen))

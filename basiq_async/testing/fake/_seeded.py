@@ -14,7 +14,7 @@ USERS = 64
 
 @attrs.frozen
 class SeededEvents:
-    """The events behind a seeded history."""
+    """The events of a seeded history."""
 
     ids: SeededIds
     types: tuple[str, ...]

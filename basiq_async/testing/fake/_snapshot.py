@@ -86,7 +86,7 @@ class Snapshots(States):
         """Take over a state that ``snapshot`` returned, in place of the one it has.
 
         The clock moves forward to that state's time; one that cannot be moved stays. Raises ConfigurationError for
-        what is no such state, or where an API key of it is not among this fake's.
+        anything else, and for a state with an API key that is not among this fake's.
         """
         saved = _read(snapshot)
         if any(key not in self._state.applications for key in saved.applications):

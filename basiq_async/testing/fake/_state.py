@@ -1,4 +1,4 @@
-"""The state behind the fake: applications, each with its webhooks, messages, events and tokens."""
+"""The state of a fake: applications, each with its webhooks, messages, events and tokens."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class State:
         failed: float,
         types: tuple[str, ...],
     ) -> None:
-        """Put a history of ``count`` messages behind a webhook, the newest of them just before now."""
+        """Give a webhook a history of ``count`` messages, the newest of them just before now."""
         log = app.messages[webhook.id]
         now = self.clock()
         if log.newest is not None:

@@ -296,7 +296,7 @@ async def add_webhook(control: Control, values: Any) -> shapes.Added:
     "POST",
     "/seed",
     Field("messages", "whole", "How many messages.", required=True, least=0, most=100_000_000),
-    Field("webhookId", "text", "The webhook; by default the first one, which is added where there is none."),
+    Field("webhookId", "text", "The webhook; by default the first one, which is added if there is none."),
     Field("eventTypes", "texts", "Their event types; by default those that the webhook is subscribed to."),
     Field("every", "number", "Seconds between two messages; 1 by default.", least=0.001, most=1_000_000),
     Field("failed", "number", "The share of messages whose only attempt failed.", least=0, most=1),

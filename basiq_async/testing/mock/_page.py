@@ -206,7 +206,7 @@ _POST = ("curl", "-X", "POST", "-H", _BASIC)
 
 @attrs.frozen
 class Lines:
-    """A line for curl, and one for this library's command where there is one."""
+    """A line for curl, and one for this library's command, if a command does the same."""
 
     curl: str
     command: str | None = None

@@ -49,7 +49,7 @@ async def serve(
 ) -> AsyncGenerator[str]:
     """Serve a fake, and the states that are added to it, over HTTP. Yields its base URL.
 
-    port: 0 takes a free one.
+    port: 0 means any free one.
     prefix: the path to mount the API under, such as ``/basiq``.
     deliver_anywhere: also deliver to endpoints outside this machine.
     deliver_to: deliver to these hosts alone, each ``host`` or ``host:port``; by default to this machine.

@@ -21,7 +21,7 @@ SOONEST, LATEST = 0.1, 1.0
 
 @asynccontextmanager
 async def keeping_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> AsyncGenerator[None]:
-    """Restore a fake from a file where there is one, save it within a second of a change, and at the end."""
+    """Restore a fake from a file that exists; save it within a second of each change, and at the end."""
     file = Path(path)
     load_state(fake, file)
     save_state(fake, file)  # a file that cannot be written is an error now, not at the end
