@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from .._redaction.text import json_line
-from .._storage.private_files import open_new
 from ..errors import ConfigurationError
 from ._output import Output, Shape, cell_text, note
 from ._table import Column
 
 if TYPE_CHECKING:
-    from ..replay import DeadLetter, Replay
+    from ..replay import DeadLetter
 
 _PAGE = 250
 
@@ -34,6 +31,22 @@ _DEAD: Shape[DeadLetter] = Shape(
 )
 
 
+class HasDeadLetters(Protocol):
+    """A replay, or a job of a fleet."""
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Return a page of them."""
+        ...
+
+    async def export_dead(self, path: str) -> int:
+        """Write them to a new file."""
+        ...
+
+    async def drop_dead(self, ids: Sequence[str]) -> int:
+        """Remove those with these ids."""
+        ...
+
+
 def _event_type(letter: DeadLetter) -> str | None:
     from ..models import Message
 
@@ -41,7 +54,7 @@ def _event_type(letter: DeadLetter) -> str | None:
 
 
 async def look_at_dead_letters(
-    job: Replay, output: Output, *, show: bool, export: str | None, drop: Sequence[str]
+    job: HasDeadLetters, output: Output, *, show: bool, export: str | None, drop: Sequence[str]
 ) -> int:
     """List, export and drop, in this order; return 1 while dead letters remain."""
     if show:
@@ -52,7 +65,7 @@ async def look_at_dead_letters(
         if not count:
             note("there are no dead letters")
     if export is not None:
-        note(f"{await _export(job, export):,} messages written to {export!r}")
+        note(f"{await job.export_dead(export):,} messages written to {export!r}")
     if drop:
         dropped = await job.drop_dead(drop)
         note(f"{dropped:,} dead letters dropped")
@@ -65,22 +78,8 @@ async def look_at_dead_letters(
     return 1 if remaining else 0
 
 
-async def _pages(job: Replay) -> AsyncIterator[Sequence[DeadLetter]]:
+async def _pages(job: HasDeadLetters) -> AsyncIterator[Sequence[DeadLetter]]:
     after = 0
     while page := await job.dead_letters(after=after, limit=_PAGE):
         yield page
         after = page[-1].number
-
-
-async def _export(job: Replay, path: str) -> int:
-    count = 0
-    try:
-        with os.fdopen(open_new(path), "w", encoding="utf-8") as file:
-            async for page in _pages(job):
-                for letter in page:
-                    file.write(json_line(dict(letter.message)) + "\n")
-                    count += 1
-    except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
-        raise ConfigurationError(f"the file {path!r} cannot be written: {why}") from None
-    return count

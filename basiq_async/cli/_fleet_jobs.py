@@ -18,7 +18,6 @@ from ._table import Column
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, Progress
-    from ..replay import Replay
 
 
 jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or cancel them.", no_args_is_help=True)
@@ -206,7 +205,7 @@ def export_dead(
     """Write the dead letters to a file that only its owner can read. They stay on the job."""
 
     async def work(job: Job) -> int:
-        await look_at_dead_letters(cast("Replay", job), Output(None), show=False, export=file, drop=())
+        await look_at_dead_letters(job, Output(None), show=False, export=file, drop=())
         return 0
 
     _with_job(fleet, key, work)
@@ -255,8 +254,7 @@ def _line(key: str, progress: Progress) -> str:
 
 def _dead(place: str | None, key: str, output: Output, *, show: bool) -> None:
     async def work(job: Job) -> int:
-        # A job pages through its dead letters as a replay does.
-        return await look_at_dead_letters(cast("Replay", job), output, show=show, export=None, drop=())
+        return await look_at_dead_letters(job, output, show=show, export=None, drop=())
 
     _with_job(place, key, work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import attrs
 
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
+from ..replay.engine import export_dead
 from .record import JobState, Record, StateChange, Status, new_token
 
 _RATE_OVER = 10
@@ -150,6 +152,15 @@ class Job:
     async def dead_letters(self, *, after: int = 0, limit: int = _LETTERS) -> Sequence[DeadLetter]:
         """Up to ``limit`` of the messages that failed, with numbers greater than ``after``, oldest first."""
         return [each.letter for each in await self._record.dead_letters(self.key, after=after, limit=limit)]
+
+    async def export_dead(self, path: str | os.PathLike[str]) -> int:
+        """Write the dead letters to a new file, a line of JSON each, and return how many there are.
+
+        They stay on the job. Only the file's owner can read it. Raises ``ConfigurationError`` where the file exists,
+        and ``ReplayError`` where it cannot be written.
+        """
+        await self._status()  # raises for a job that is gone
+        return await export_dead(self, path)
 
     async def drop_dead(self, ids: Sequence[str]) -> int:
         """Remove dead letters for good; returns how many there were."""

@@ -243,10 +243,10 @@ class Replay:
         """Write the dead letters to a new file, a line of JSON each, and return how many there are.
 
         They stay in the checkpoint. Only the file's owner can read it. Raises ``ConfigurationError`` where the file
-        exists.
+        exists, and ``ReplayError`` where it cannot be written.
         """
         if await self._checkpoint.peek(self._job) is None:
-            return 0
+            return await _dead.export(None, path)
         async with self._session(concurrency=0):
             return await _dead.export(self._checkpoint, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._dead import export as export_dead
 from ._engine import Engine, OnError, RunSettings
 from ._events import message_of, open_events
 from ._ledger import DeadLedger, Ending, Ledger, Span
@@ -27,6 +28,7 @@ __all__ = [
     "as_target",
     "as_where",
     "everything",
+    "export_dead",
     "message_of",
     "open_events",
     "placeholder_for",

@@ -118,8 +118,11 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
     assert all("poisoned" in letter["error"] for letter in dead)
     assert run("dead", "november").exit_code == 1
     assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 0
-    exported = [json.loads(line)["id"] for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
-    assert exported == [letter["id"] for letter in dead]
+    rows = [json.loads(line) for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
+    exported = [row["id"] for row in rows]
+    assert [(row["id"], row["error"]) for row in rows] == [(letter["id"], letter["error"]) for letter in dead]
+    assert all(row["message"]["payload"] and row["failedAt"] and row["number"] for row in rows)
+    assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 2
     assert run("watch", "november").exit_code == 1
     assert f"{len(dead)} dead letters are tried again" in run("retry-dead", "november").stderr
     work_once()

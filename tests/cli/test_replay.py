@@ -325,9 +325,9 @@ def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
     assert "400" in letters[0]["error"]
     exported = run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl")
     assert exported.exit_code == 1
-    assert [json.loads(line)["id"] for line in Path("dead.jsonl").read_text().splitlines()] == [
-        letter["id"] for letter in letters
-    ]
+    rows = [json.loads(line) for line in Path("dead.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["error"]) for row in rows] == [(letter["id"], letter["error"]) for letter in letters]
+    assert all(row["message"]["payload"] for row in rows)
     assert Path("dead.jsonl").stat().st_mode & 0o777 == 0o600
     assert run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl").exit_code == 2
     endpoint.status = 204

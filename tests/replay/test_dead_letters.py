@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from basiq_async import ConfigurationError, ReplayError
-from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint
+from basiq_async.replay import CheckpointError, DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint
 from tests.support.histories import Recorder, Refusing, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")
@@ -21,6 +22,7 @@ async def test_dead_letters_are_exported_a_line_each_and_stay(tmp_path: Path) ->
         target = Refusing(*ids[:270])
         replay = Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
         assert await replay.export_dead(tmp_path / "none.jsonl") == 0
+        assert (tmp_path / "none.jsonl").read_text() == ""
         await replay.run()
         path = tmp_path / "dead.jsonl"
         assert await replay.export_dead(path) == 270
@@ -34,6 +36,22 @@ async def test_dead_letters_are_exported_a_line_each_and_stay(tmp_path: Path) ->
         with pytest.raises(ReplayError, match="cannot be written"):
             await replay.export_dead(tmp_path / "nowhere" / "dead.jsonl")
         assert len(await replay.dead_letters(limit=1000)) == 270
+
+
+async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: Path) -> None:
+    class Failing(MemoryCheckpoint):
+        async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+            if after:
+                raise CheckpointError("the disk is away")
+            return await super().dead_letters(after=after, limit=limit)
+
+    async with history(300) as h:
+        ids = await h.ids()
+        replay = Replay(h.client, h.webhook_id, Refusing(*ids[:270]), checkpoint=Failing())
+        await replay.run()
+        with pytest.raises(CheckpointError, match="the disk is away"):
+            await replay.export_dead(tmp_path / "dead.jsonl")
+        assert not (tmp_path / "dead.jsonl").exists()
 
 
 async def test_dead_letters_are_dropped_by_id() -> None:

@@ -115,6 +115,13 @@ async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(con
     assert unrecorded == 0
 
 
+async def test_the_last_messages_and_the_end_of_the_run_are_one_write_to_the_checkpoint() -> None:
+    checkpoint = Watching()
+    async with history(5) as h:
+        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=64).run()
+    assert [(commit.handled, commit.ended) for commit in checkpoint.commits] == [(5, True)]
+
+
 async def test_one_write_to_the_checkpoint_serves_several_messages() -> None:
     checkpoint = Watching()
     async with history(1_000) as h:
