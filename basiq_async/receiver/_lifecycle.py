@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
+from .._inbox.calls import InboxCalls
 from .._inbox.protocol import Inbox
 from .._inbox.scope import Scope
 from .._signing.signature import SigningKeys
@@ -27,7 +27,7 @@ class Lifecycle:
     def __init__(self, inbox: Inbox, scope: Scope, inbox_timeout: float) -> None:
         self._inbox = inbox
         self._scope = scope
-        self._inbox_timeout = inbox_timeout
+        self._calls = InboxCalls(inbox_timeout)
         self._entered = 0
         self._told = False
         self.closed = False
@@ -64,19 +64,18 @@ class Lifecycle:
                 "receiver was closed too early, or started again after it was closed: make it anew for each start"
             )
 
+    async def _check_inbox(self) -> None:
+        await self._inbox.check()
+        await self._scope.find()
+
     async def _look_at_inbox(self) -> None:
         # Not a reason to refuse to start: a database may come back, and a deployment may make the tables later.
-        limit = asyncio.timeout(self._inbox_timeout)
         try:
-            async with limit:
-                await self._inbox.check()
-                await self._scope.find()
+            await self._calls.within_limit(self._check_inbox())
         except ConfigurationError:
             raise
         except Exception as exc:
             text = str(exc) if isinstance(exc, InboxError) else f"{type(exc).__name__}: {exc}"
-            if limit.expired():
-                text = f"it did not respond within {self._inbox_timeout:g} s"
             logger.error(
                 "the receiver has started, but its inbox cannot be used, so that each delivery gets a 503: %s", text
             )
