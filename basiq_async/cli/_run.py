@@ -88,8 +88,8 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask a person, in a terminal, before what cannot be undone. Any reply but yes ends the command with 1."""
     if yes or sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return
-    prompt(f"{question} [y/N] ")
     try:
+        prompt(f"{question} [y/N] ")
         reply = sys.stdin.readline()
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
