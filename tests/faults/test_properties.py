@@ -25,7 +25,7 @@ from basiq_async import (
 )
 from basiq_async._redaction.credentials import Redactor
 from basiq_async._wire.codec import Codec, _strict_loads, default_loads
-from basiq_async._wire.cursors import Cursor, CursorSeal, Refusal
+from basiq_async._wire.cursors import Cursor, CursorSeal, UnusableCursor
 from basiq_async._wire.urls import BaseURL, LinkError, absolute_url, quote_segment
 from basiq_async.transports.responses import error_from, parse_retry_after
 from tests.faults.test_schema import touch
@@ -171,10 +171,10 @@ def test_a_cursor_reads_back_and_no_other_list_takes_it(
     assert text.isascii()
     assert SEAL.open(text, listing) == cursor
     elsewhere = SEAL.open(text, listing + "x")
-    assert isinstance(elsewhere, Refusal)
+    assert isinstance(elsewhere, UnusableCursor)
     assert elsewhere.elsewhere
     another = CursorSeal("another key").open(text, listing)
-    assert isinstance(another, Refusal)
+    assert isinstance(another, UnusableCursor)
     assert "another API key" in another.text
 
 
@@ -186,13 +186,13 @@ def test_a_mangled_cursor_is_refused(page: str, data: st.DataObject) -> None:
     mangled = text[:at] + data.draw(st.characters()) + text[at + data.draw(st.integers(0, 2)) :]
     opened = SEAL.open(mangled, "list")
     # The last character can hold bits that count for nothing. What is damaged is never said to be of another key.
-    assert opened == Cursor(page, 3, "id") or (isinstance(opened, Refusal) and "damaged" in opened.text)
+    assert opened == Cursor(page, 3, "id") or (isinstance(opened, UnusableCursor) and "damaged" in opened.text)
 
 
 @relaxed
 @given(st.text(max_size=100))
 def test_any_text_is_refused_as_a_cursor(text: str) -> None:
-    assert isinstance(SEAL.open(text, "list"), Refusal)
+    assert isinstance(SEAL.open(text, "list"), UnusableCursor)
 
 
 @relaxed
