@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -11,7 +12,7 @@ from .. import pagination
 from .._wire.codec import Unreadable, read_message
 from ..client import BasiqClient
 from ..errors import CheckpointError, PaginationError
-from ..models import Message
+from ..models import Event, Message
 from ..replay import DeadLetter
 from ..replay.engine import UnreadableMessage, message_of, open_events, placeholder_for
 from .record import ListSpec, Source
@@ -63,11 +64,11 @@ async def read_page(
     try:
         if source == "events":
             events = open_events(client, filter, cursor, after, prefetch=0)
-            return await _gather(events.pages(), lambda event: message_of(event, list_spec.webhook_id), known, after)
+            return await _gather(events.pages(), partial(_messages_of, list_spec.webhook_id), known, after)
         messages = client.messages.list(
             list_spec.webhook_id, filter=filter, cursor=cursor, after=after, prefetch=0, on_unreadable=placeholder_for
         )
-        return await _gather(messages.pages(), lambda message: message, known, after)
+        return await _gather(messages.pages(), list, known, after)
     except PaginationError as exc:
         if after is None or exc.link is not None:
             raise
@@ -77,15 +78,22 @@ async def read_page(
         ) from None
 
 
+def _messages_of(webhook_id: str, events: Sequence[Event]) -> list[Message]:
+    return [message_of(event, webhook_id) for event in events]
+
+
 async def _gather(
-    pages: AsyncIterator[pagination.Page[T]], read: Callable[[T], Message], known: Known | None, passed: str | None
+    pages: AsyncIterator[pagination.Page[T]],
+    read: Callable[[Sequence[T]], list[Message]],
+    known: Known | None,
+    passed: str | None,
 ) -> SegmentPage:
     wanted, last = (0, None) if known is None else (known.count, known.last)
     messages: list[Message] = []
     count = 0
     next_cursor: str | None = None
     async for page in pages:
-        found = list(map(read, page.items))
+        found = read(page.items)
         # In a list that begins with the newest, what arrives can shift messages of the last page to this one.
         again = max((index for index, message in enumerate(found) if message.id == passed), default=-1)
         messages += found[again + 1 :]

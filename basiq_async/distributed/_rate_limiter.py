@@ -29,23 +29,19 @@ class SharedRateLimiter:
         self._earliest, self._latest = float("-inf"), float("inf")
         self._serving: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._rate: float | None = None
+        self.rate: float | None = None
+        """The rate of the job as it is now; None for no limit."""
 
     def for_segment(self) -> SegmentRate:
         """The view of one segment, which can be stopped alone."""
         return SegmentRate(self)
 
     def set_rate(self, rate: float | None) -> None:
-        """The rate of the job as it is now; None for no limit."""
-        if rate != self._rate:
-            self._rate = rate
+        """Set the rate of the job as it is now."""
+        if rate != self.rate:
+            self.rate = rate
             self._slots.clear()
             self._changed.set()
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is a rate at all."""
-        return self._rate is not None
 
     def ask(self) -> asyncio.Future[bool]:
         """A future that is done when a slot has come."""
@@ -79,7 +75,7 @@ class SharedRateLimiter:
         while self._slots and self._slots[0][1] < clock():
             self._slots.popleft()
         if not self._slots:
-            if self._rate is None:
+            if self.rate is None:
                 self._let_all()
                 return
             if self._waiting:
@@ -107,12 +103,12 @@ class SharedRateLimiter:
 
     async def _draw(self) -> None:
         clock = asyncio.get_running_loop().time
-        rate = self._rate or 1.0
+        rate = self.rate or 1.0
         wanted = max(1, min(len(self._waiting), int(rate * _AHEAD)))
         asked = clock()
         slots = await self._record.rate_slots(self._key, wanted)
         if slots is None:
-            self._rate = None
+            self.rate = None
             return
         self._measure(asked - slots.now, clock() - slots.now)
         begin = self._latest
@@ -146,7 +142,7 @@ class SegmentRate:
         """Wait for a slot; False where there is none any more."""
         if self._stopped:
             return False
-        if not self._limiter.limited:
+        if self._limiter.rate is None:
             return True
         future = self._limiter.ask()
         self._asked.add(future)

@@ -27,7 +27,17 @@ from ._lease import Lease, clock
 from ._pages import Known, SegmentPage, as_message, read_page
 from ._rate_limiter import SegmentRate
 from ._work import Work
-from .record import Heartbeat, JobSpec, LeaseLostError, PageMark, Record, Saving, SegmentClaim, StoredDeadLetter
+from .record import (
+    Heartbeat,
+    JobSpec,
+    LeaseLostError,
+    ListSpec,
+    PageMark,
+    Record,
+    Saving,
+    SegmentClaim,
+    StoredDeadLetter,
+)
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -123,10 +133,9 @@ class Segment:
         if self._letters:
             return await self._read_letters()
         claim = self._claim
-        list_spec = self._spec.lists[int(self.name.partition(".")[0])]
         # Read before, by a former owner: what has been added since is no part of this job.
         known = None if claim.count is None else Known(claim.count, claim.last)
-        page = await read_page(self._work.client, self._spec.source, list_spec, claim.cursor, claim.after, known)
+        page = await read_page(self._work.client, self._spec.source, self._list, claim.cursor, claim.after, known)
         if known is None:
             return page
         if known.count == 0:
@@ -177,9 +186,12 @@ class Segment:
         return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
 
     def _webhook_of(self, message_id: str) -> str:
-        if self._letters:
-            return self._webhooks[message_id]
-        return self._spec.lists[int(self.name.partition(".")[0])].webhook_id
+        return self._webhooks[message_id] if self._letters else self._list.webhook_id
+
+    @property
+    def _list(self) -> ListSpec:
+        """The list that the segment is a page of."""
+        return self._spec.lists[int(self.name.partition(".")[0])]
 
     async def _handles(self) -> Callable[[str], bool] | None:
         """Which types of events are wanted: the event list has those of all webhooks. None for all."""
@@ -225,7 +237,7 @@ class Segment:
                 webhook_id=webhook_id,
                 inbox_lease=self.lease.seconds,
             )
-            for webhook_id in {self._webhook_of(message.id) for message in messages}
+            for webhook_id in (set(self._webhooks.values()) if self._letters else {self._list.webhook_id})
         }
         target = _Leased(_as_one(inner, self._webhooks), self.lease)
         width = min(work.settings.concurrency, len(messages))
