@@ -27,8 +27,8 @@ _REFUSED_PAGE = (400, 404, 410)
 
 
 def is_lost(error: Exception) -> TypeGuard[APIError]:
-    """Whether ``error`` can mean that the link to a page has expired."""
-    return isinstance(error, APIError) and error.status in _REFUSED_PAGE
+    """Whether ``error`` can mean that the link to a page has expired. A token that is refused, to a POST, does not."""
+    return isinstance(error, APIError) and error.status in _REFUSED_PAGE and error.method != "POST"
 
 
 @attrs.frozen
