@@ -88,7 +88,7 @@ class _Items(_Reading[T]):
                 for item in position.left:
                     return self._hook(item, self._model)
             except BaseException as exc:
-                # Behind the item only once it has been read, or replaced. It is no local variable any more: they can be
+                # After the item only once it has been read, or replaced. It is no local variable any more: they can be
                 # seen in reports, and an item can hold a secret.
                 item = None
                 offset = position.offset = position.offset - 1
@@ -132,8 +132,8 @@ class _Pages(_Reading[T]):
         except Unreadable:
             items = self._read_one_by_one(offset)
         position.offset = len(position.items)
-        behind = position.cursor(listing.base) if position.next_url is not None else None
-        return Page(items, None if behind is None else listing.encode(behind))
+        after = position.cursor(listing.base) if position.next_url is not None else None
+        return Page(items, None if after is None else listing.encode(after))
 
     def _read_one_by_one(self, offset: int) -> list[T]:
         """The items of a page with one that cannot be read."""
@@ -163,7 +163,7 @@ class Paginator(Generic[T]):
 
     Raises while iterating, after the last item before the fault:
 
-    - ``PaginationError`` for a next link that loops or leads to another origin, and where the item to go on behind is
+    - ``PaginationError`` for a next link that loops or leads to another origin, and where the item to resume after is
       no longer in the list.
     - ``ResponseDecodeError``, with its place, for an item that cannot be read. ``on_unreadable`` gets past it: it is
       called with an ``UnreadableItem``, and returns an item to yield in its place, or None. What it raises ends the
@@ -252,7 +252,7 @@ def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], List
 
 
 def seeks_item(paginator: Paginator[T]) -> bool:
-    """Whether a paginator that was begun looks for the item to begin behind, and does not merely begin with a page."""
+    """Whether a paginator that was begun looks for the item to resume after, and does not merely begin with a page."""
     return paginator._position is not None and paginator._position.resume_target is not None
 
 

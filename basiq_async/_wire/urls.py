@@ -23,7 +23,7 @@ _ABSOLUTE = re.compile(
 _HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _UNSENDABLE = re.compile(r"[^!-~]|\\")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%(?:25)*2e){1,2}(?:(?:;|%(?:25)*3b)[^/]*)?(?:/|$)", re.IGNORECASE)
-"""Also with parameters behind the dots, which some servers drop before they resolve them, and encoded twice."""
+"""Also with parameters after the dots, which some servers drop before they resolve them, and encoded twice."""
 _HIDDEN_SLASH = re.compile(r"%(?:25)*(?:2f|5c)", re.IGNORECASE)
 """An encoded slash or backslash: a server on the way may decode it, and see another path than this side does."""
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -90,7 +90,7 @@ class BaseURL:
         return url.startswith(start) and url[len(start) : len(start) + 1] in ("", "/", "?")
 
     def relative(self, url: str) -> str:
-        """What stands behind the base in one of the API's own urls."""
+        """What follows the base in one of the API's own urls."""
         return url[len(self.origin) + len(self.prefix) :]
 
     def path_of(self, url: str) -> str:

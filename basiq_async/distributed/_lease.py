@@ -1,4 +1,4 @@
-"""How long a segment is ours, by a clock that goes on while the process or the machine is stopped."""
+"""How long a segment is ours, by a clock that keeps running while the process or the machine is stopped."""
 
 from __future__ import annotations
 

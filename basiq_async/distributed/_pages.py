@@ -19,12 +19,12 @@ from .record import ListSpec, Source
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
-"""How far behind its place a known page is looked for."""
+"""How far after its place a known page is looked for."""
 
 
 @attrs.frozen
 class SegmentPage:
-    """Messages, and where the list goes on; None at its end.
+    """Messages, and where the list continues; None at its end.
 
     ``last`` is the place of the last of them: its id or, of dead letters, its number. ``problem``: see ``PageMark``.
     """

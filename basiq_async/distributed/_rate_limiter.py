@@ -139,7 +139,7 @@ class SegmentRate:
         self._stopped = False
 
     async def wait(self) -> bool:
-        """Wait for a slot; False where there is none any more."""
+        """Wait for a slot; False once it is stopped."""
         if self._stopped:
             return False
         if self._limiter.rate is None:

@@ -45,7 +45,7 @@ T = TypeVar("T")
 _MOST_TRIES = 20
 _NEVER = datetime.fromtimestamp(0, UTC)
 _LOST_AFTER = 0.05
-"""Seconds after which a call to Redis that goes on has lost its cancellation."""
+"""Seconds after which a call to Redis that is still running has lost its cancellation."""
 _SCRIPTS = (
     *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "rate_slots"),
     *("reclaim_expired", "record_page", "release", "revive", "save", "set_state", "status"),
@@ -400,7 +400,7 @@ def _letter_text(stored: StoredDeadLetter) -> UnshownText:
 
 
 def _letter(id: str, number: int, text: bytes | None) -> StoredDeadLetter:
-    """Read a letter. One that is no letter, or nothing, is one without a message, which nobody has sealed."""
+    """Read a dead letter. Anything else is read as one without a message, which nobody has sealed."""
     try:
         error, failed_at, message, webhook_id, seal = json.loads(text or b"")
         letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)

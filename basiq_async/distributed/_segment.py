@@ -133,7 +133,7 @@ class Segment:
         if self._letters:
             return await self._read_letters()
         claim = self._claim
-        # Read before, by a former owner: what has been added since is no part of this job.
+        # Read before, by a former owner: what has been added since is not part of this job.
         known = None if claim.count is None else Known(claim.count, claim.last)
         page = await read_page(self._work.client, self._spec.source, self._list, claim.cursor, claim.after, known)
         if known is None:

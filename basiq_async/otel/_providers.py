@@ -35,7 +35,7 @@ class Telemetry:
 
     @property
     def wanted(self) -> bool:
-        """Whether an SDK takes what is recorded."""
+        """Whether an SDK reads what is recorded."""
         if self._wanted:
             return True
         now = time.monotonic()

@@ -55,7 +55,7 @@ class ReceiverTelemetry:
         )
 
     def is_wanted(self) -> bool:
-        """Whether an SDK takes what is recorded."""
+        """Whether an SDK reads what is recorded."""
         if not self._telemetry.wanted:
             return False
         if self._when_wanted is not None:
@@ -77,7 +77,7 @@ class ReceiverTelemetry:
             self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
 
     async def measure_quarantine(self) -> None:
-        """Record how many deliveries are in the quarantine. An inbox that fails is no reason to fail."""
+        """Record how many deliveries are in the quarantine. An inbox that fails is skipped."""
         if not self._telemetry.wanted:
             return
         self._measure_at = time.monotonic() + _MEASURE_EVERY

@@ -10,7 +10,7 @@ _GATEWAY_DOWN = (502, 503, 504)
 _MOST_TRIES = 3
 """How often a message is tried whose target took others meanwhile."""
 _MOST_TRIES_ALONE = 5
-"""How often a message is tried where there is no other to tell by."""
+"""How often a message is tried when no other message shows whether the target works."""
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 
@@ -40,7 +40,7 @@ class Circuit:
         self._messages.clear()
 
     def is_outage(self, error: Exception, message_id: str, tries: int, *, others_succeed: bool) -> bool:
-        """Return whether ``error`` is no reason to give up the message, though it was tried ``tries`` times."""
+        """Return whether ``error`` is a reason to try the message again, though it was tried ``tries`` times."""
         kind = _classify(error)
         if kind is None:
             return False
@@ -61,7 +61,7 @@ class Circuit:
 
 
 def _classify(error: Exception) -> str | None:
-    """Return "certain", "possible", or None for an error that is no sign of an outage."""
+    """Return "certain", "possible", or None for an error that does not suggest an outage."""
     if isinstance(error, ConnectionFailedError):
         return "certain" if error.sent is False else "possible"
     if isinstance(error, ConnectionRefusedError):

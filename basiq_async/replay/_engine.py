@@ -287,7 +287,7 @@ class Engine:
             elif not self._record_failure(span, message, error):
                 return
             unsaved = ledger.unsaved
-            # Where all that was handed out is done, the target does not wait for anything: go on with the next ones.
+            # Where all that was handed out is done, the target does not wait for anything: continue with the next ones.
             if unsaved >= enough and (unsaved >= plenty or unsaved < reader.in_flight):
                 if committer.begin():
                     await asyncio.sleep(0)
@@ -302,7 +302,7 @@ class Engine:
         if not self._circuit.is_outage(exc, message.id, tries, others_succeed=others_succeed):
             return exc
         if others_succeed and self._circuit.since is None and tries < 2:
-            return None  # it may be this message alone: the worker rests, and the others go on
+            return None  # it may be this message alone: the worker rests, and the others continue
         return self._apply_outage(exc, message)
 
     def _apply_retry_after(self, exc: Exception, message: Message, wait: float) -> Exception | None:

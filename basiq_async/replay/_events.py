@@ -39,7 +39,7 @@ class _UnreadableEvent(Event):
 
 
 class EventList:
-    """The events of the types that ``wanted`` selects, each as a message, behind a checkpoint's place.
+    """The events of the types that ``wanted`` selects, each as a message, after a checkpoint's place.
 
     The payload is that of a message: type, id and links of the event. An inbox knows both by the same key.
     """
@@ -93,7 +93,7 @@ class EventList:
 def open_events(
     client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
 ) -> Paginator[Event]:
-    """Begin the list of events behind a cursor, or behind the event of the message with the id ``after``."""
+    """Begin the list of events after a cursor, or after the event of the message with the id ``after``."""
     return _open(client, filter, cursor, None if after is None else _event_id(after), prefetch=prefetch)
 
 

@@ -33,7 +33,7 @@ class Ledger:
     """Cuts the history into spans, and says what is to be recorded.
 
     The recorded cursor stands at the beginning of the oldest span that has a message left to do; the ids of what
-    is done behind it are recorded beside it. So nothing counts as done that is not, and no cursor needs to be made
+    is done after it are recorded beside it. So nothing counts as done that is not, and no cursor needs to be made
     for a single message. ``most`` is how many spans may be open, so that one slow message bounds the rest.
     """
 
@@ -70,7 +70,7 @@ class Ledger:
         return not any(span.open for span in self._spans)
 
     def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
-        """Begin a new span: the reader stands at ``cursor``, behind ``position`` messages, the last ``last_id``."""
+        """Begin a new span: the reader stands at ``cursor``, after ``position`` messages, the last ``last_id``."""
         self._spans.append(Span(cursor, position, last_id))
 
     def match(self, message_id: str) -> bool:
@@ -107,7 +107,7 @@ class Ledger:
             self._spans.popleft()
             self._moved = True
         front = self._spans[0]
-        advance = Advance(front.cursor, front.position, self._behind(), front.last_id) if self._moved else None
+        advance = Advance(front.cursor, front.position, self._done_after(), front.last_id) if self._moved else None
         commit = Commit(
             done=self._done,
             advance=advance,
@@ -138,7 +138,7 @@ class Ledger:
     def _is_front_done(self) -> bool:
         return len(self._spans) > 1 and not self._spans[0].open
 
-    def _behind(self) -> list[str]:
+    def _done_after(self) -> list[str]:
         return [*self.earlier, *(done for span in self._spans for done in span.ids)]
 
 

@@ -24,7 +24,7 @@ class _List:
     """One of the lists: the page that is consumed, and the next one, which is on its way.
 
     Its place is the cursor of a page, how many of its items come before, and the last item before. Without a cursor it
-    is behind that item, wherever it is; without an item, at the beginning of the list.
+    is after that item, wherever it is; without an item, at the beginning of the list.
     """
 
     def __init__(self, open_list: OpenList[Message], text: str | None) -> None:
@@ -49,7 +49,7 @@ class _List:
 
     @property
     def text(self) -> str | None:
-        """What the constructor takes, to go on here."""
+        """What to pass to the constructor, to resume here."""
         return self._passes.text(self._place)
 
     @property
@@ -97,7 +97,7 @@ class _List:
             self._open()
 
     def passed(self, message: Message, *, last_of_page: bool) -> None:
-        """Go behind a message of the page."""
+        """Pass a message of the page."""
         self._offset += 1
         self._after, self._last = message.id, message
         if last_of_page:
@@ -109,7 +109,7 @@ class _List:
             self._cursor, self._offset = self._next_cursor, 0
 
     async def find(self, error: Exception) -> bool:
-        """Go on behind the last message, wherever that is now; return False where that cannot help."""
+        """Resume after the last message, wherever that is now; return False where that cannot help."""
         if not await self._passes.find(error, self._place):
             return False
         if self._passes.exhausted:

@@ -1,8 +1,8 @@
-"""What of a list has been read, whichever way the list grows: passes over it, and the text that goes on with them.
+"""What of a list has been read, whichever way the list grows: passes over it, and the text that resumes them.
 
 No source says in which order Basiq lists anything. A first pass reads a list from its beginning to its end. Whatever
-arrives later is behind that end, where the list begins with the oldest, or above its first item, where it begins with
-the newest. So the next run goes on behind the end, and then looks above: from the top of the list down to the newest
+arrives later is after that end, where the list begins with the oldest, or above its first item, where it begins with
+the newest. So the next run resumes after the end, and then looks above: from the top of the list down to the newest
 item of an earlier pass. What is known of the order saves one of the two.
 """
 
@@ -23,13 +23,13 @@ T = TypeVar("T")
 logger = logging.getLogger("basiq_async.replay")
 
 OpenList = Callable[[str | None, str | None], Paginator[T]]
-"""Begins a list behind a cursor or, where that cannot be used, behind the item with an id."""
+"""Begins a list after a cursor or, where that cannot be used, after the item with an id."""
 
 
 class Passes(Generic[T]):
     """The passes over one list. ``text`` is what an earlier run recorded, or None.
 
-    ``last_id`` is where to go on by where ``text`` is a mere cursor. ``ephemeral``: items go from the list by their age
+    ``last_id`` is where to resume where ``text`` is a mere cursor. ``ephemeral``: items go from the list by their age
     alone, so that all of it is newer than what is gone. ``note_times`` is called with the times of each page of a list
     that begins with the newest, before its items are handed out.
     """
@@ -65,7 +65,7 @@ class Passes(Generic[T]):
         starts_above: Order = "newest-first"
         self._is_above = self._above is not None or (self._ended and self._sure and self._order == starts_above)
         self.start = self._end if not self._is_above else Place() if self._above is None else self._above[0]
-        """Where the pass that is under way begins, or goes on."""
+        """Where the pass that is under way begins, or resumes."""
         self._watch = Watch(self._before())
         self._finished = False
         self.exhausted = False
@@ -183,7 +183,7 @@ class Passes(Generic[T]):
     # --- a place that is gone ---
 
     async def find(self, error: Exception, place: Place) -> bool:
-        """Look for the place again after ``error``; return whether the pass goes on, from ``start`` on.
+        """Look for the place again after ``error``; return whether the pass continues, from ``start`` on.
 
         Raises ``ReplayError`` where the place is gone, and what is new cannot be told from what has been read.
         """
@@ -203,7 +203,7 @@ class Passes(Generic[T]):
                 raise self._not_found(error) from error
             self._skip_rest(place)
         elif newest_first and (self._ended or rest_is_gone):
-            self._skip_rest(place)  # what comes behind it is older, and gone as well
+            self._skip_rest(place)  # what comes after it is older, and gone as well
         elif self._order == "unknown" and self._ended and self._known.ids and not self._ephemeral:
             self._end_is_gone = error
             self._begin_above()

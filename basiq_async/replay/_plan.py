@@ -30,7 +30,7 @@ async def make_plan(
     reach: datetime | None = None,
     inbox_timeout: float,
 ) -> Plan:
-    """Go through the history behind the checkpoint, and count."""
+    """Go through the history after the checkpoint, and count."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
     skipped: Counter[str] = Counter()

@@ -91,7 +91,7 @@ class MessageReader:
         return self._read
 
     async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
-        """Return the next message to handle; None where there is none any more. ``worker`` is the task that asks."""
+        """Return the next message to handle; None at the end. ``worker`` is the task that asks."""
         ledger, tracker = self._ledger, self._tracker
         while not self.ended:
             if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
@@ -150,7 +150,7 @@ class MessageReader:
         return None
 
     def _begin_next_pass(self) -> bool:
-        """Return whether the source goes on; otherwise the reading ends."""
+        """Return whether the source continues; otherwise the reading ends."""
         try:
             if self._source.next_pass():
                 self._advance = self._source.stepper()

@@ -63,7 +63,7 @@ class Replay:
         replay = Replay(basiq, webhook_id, handler, checkpoint=SQLiteCheckpoint("replay.db"))
         report = await replay.run()
 
-    target: an async function that takes a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
+    target: an async function that accepts a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
     checkpoint: where the job stands. After a crash at any instant, run the same again. No message is lost. At most
         ``concurrency`` of them reach the target a second time, and none that an inbox of the target knows.
@@ -177,13 +177,13 @@ class Replay:
         """Go through the source, from where the checkpoint stands to its end.
 
         ``progress`` is called four times a second and at the end; with a ``plan`` it can tell what is left. Raises
-        ``ReplayError`` where the job cannot start or go on (``.report`` says how far it came), and whatever
+        ``ReplayError`` where the job cannot start or continue (``.report`` says how far it came), and whatever
         reading the source raises. Before it raises, or when it is cancelled, what is done is recorded.
         """
         return await run_cancel_once(self._run(progress, plan))
 
     async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Report:
-        """Put the dead letters, or those with these ids, through the target again, and remove those that it takes.
+        """Put the dead letters, or those with these ids, through the target again, and remove those that succeed.
 
         The messages are those that the checkpoint has kept; Basiq is not asked. ``filter`` and ``where`` do not
         apply here. Otherwise as ``run``, whose position it leaves alone.

@@ -30,7 +30,7 @@ class Report:
     repeated: how many of the handled ones, at most, an earlier run had handled too, and was killed before it could
         record them. 0 where all earlier runs ended in order.
     duration: seconds.
-    cursor: where the next run goes on, as the checkpoint keeps it; None at the beginning.
+    cursor: where the next run resumes, as the checkpoint keeps it; None at the beginning.
     position: how many messages of the history have been read and done with.
     finished: whether the history was read to its end and nothing in it is left to do.
     dead: how many dead letters the checkpoint has, those of earlier runs as well.
@@ -106,7 +106,7 @@ class Plan:
     by_day: the same by the day (UTC) of their first attempt, None for those that have none.
     skipped: messages that would not be, by why (see ``Report``).
     first, last: the time of the earliest and the latest, where they have one.
-    position: how many messages earlier runs are done with; the plan is for what is behind them.
+    position: how many messages earlier runs are done with; the plan is for what comes after them.
     dead: dead letters that wait for ``retry_dead``.
     inactive, reach, order: see ``Report``.
     """

@@ -1,4 +1,4 @@
-"""Where a replay reads its messages from: one stream, and the cursor that goes on with it."""
+"""Where a replay reads its messages from: one stream, and the cursor that resumes it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MessageSource(Protocol):
 
     @property
     def cursor(self) -> str | None:
-        """Behind the last message that was returned."""
+        """The place after the last message that was returned."""
         ...
 
     @property

@@ -25,7 +25,7 @@ _OVERLAP = 2_000
 
 @attrs.frozen
 class Place:
-    """Where a list goes on: behind the item ``after``, whose time is ``time``.
+    """Where a list resumes: after the item ``after``, whose time is ``time``.
 
     ``cursor`` is that place, or the beginning of a page of whose items ``offset`` come before.
     """
@@ -51,7 +51,7 @@ class Top:
 
 @attrs.frozen(kw_only=True)
 class Before:
-    """What is known when a pass begins, or goes on, at ``start``.
+    """What is known when a pass begins, or resumes, at ``start``.
 
     order, sure: what earlier passes found of the order, and whether that was no accident.
     known: where an earlier pass began, for a pass that ends there; None for one that goes to the end of the list.
@@ -75,7 +75,7 @@ class Watch:
         self._before = before
         self._paginator = paginator
         start = before.start
-        self._behind = None if start.after is None or start.offset else id_in_cursor(start.after)
+        self._resume_after = None if start.after is None or start.offset else id_in_cursor(start.after)
         """The item before the first page, which can have moved to it meanwhile."""
         self._looked_on: str | None = None
         """The page on which that item was looked for last."""
@@ -165,14 +165,14 @@ class Watch:
         return before.end in ids or (seen.order == "oldest-first" and (before.sure or seen.sure))
 
     def _drop_before(self, url: str, page: ListPage) -> ListPage:
-        """Leave out what comes before the place where the pass goes on: a page by its number has shifted."""
-        behind = self._behind
-        if behind is None or self._looked_on not in (None, url):
+        """Leave out what comes before the place where the pass resumes: a page by its number has shifted."""
+        after = self._resume_after
+        if after is None or self._looked_on not in (None, url):
             return page
         if self._paginator is not None and seeks_item(self._paginator):
             return page  # the paginator itself goes to the place
         items = page.items
-        found = max((index for index, item in enumerate(items) if raw_id(item) == behind), default=None)
+        found = max((index for index, item in enumerate(items) if raw_id(item) == after), default=None)
         self._looked_on = url
         if found is not None:
             return ListPage(items[found + 1 :], page.next_link)

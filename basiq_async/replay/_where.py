@@ -24,7 +24,7 @@ class Where:
     """A predicate that takes part in ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
     ``limit`` is the most messages that one run hands to its target, None for all. ``description`` is the selection in
-    words, which a checkpoint records; a limit is no part of it. Empty, it is the name of the predicate.
+    words, which a checkpoint records; a limit is not part of it. Empty, it is the name of the predicate.
     """
 
     predicate: Predicate = attrs.field(repr=False)
@@ -140,7 +140,7 @@ def event_types(*ids: str) -> Where:
 
 
 def limit(count: int) -> Where:
-    """Hand at most ``count`` messages to the target in one run; the next run goes on behind them.
+    """Hand at most ``count`` messages to the target in one run; the next run continues after them.
 
     Messages that an inbox knows, or that no handler is for, do not count. Raises ``ConfigurationError``.
     """

@@ -95,7 +95,7 @@ class EndpointCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether it was a 2xx, which is what Basiq takes for a success."""
+        """Whether it was a 2xx, which is what Basiq counts as a success."""
         return self.status is not None and 200 <= self.status <= 299
 
 
@@ -111,9 +111,9 @@ class Diagnosis:
         brought since do not count.
     last_success: when an attempt last succeeded; None where none did.
     endpoint: the signed test; None where it was not made.
-    undelivered: messages without a successful attempt, which nothing has brought since: a recovery does.
-    never_sent: events of the last 7 days, of subscribed types, without a message, which nothing has brought since.
-    brought: messages and events that would count as one of these, had a recovery or a later delivery not brought them.
+    undelivered: messages without a successful attempt, which nothing has delivered since: a recovery does.
+    never_sent: events of the last 7 days, of subscribed types, without a message, which nothing has delivered since.
+    brought: messages and events that would count as one of these, had a recovery or a later delivery not handled them.
     dead_letters: messages and events that failed in a recovery.
     quarantined: deliveries in the quarantine of the inbox.
     looked_at: how many messages and events were read.
@@ -348,7 +348,7 @@ def _type_problems(found: Diagnosis) -> Iterator[Problem]:
 
 
 def matches(pattern: str, event_type_id: str) -> bool:
-    """Whether a handler's pattern takes an event type."""
+    """Whether a handler's pattern matches an event type."""
     if pattern.endswith("*"):
         return event_type_id.startswith(pattern[:-1])
     return pattern == event_type_id

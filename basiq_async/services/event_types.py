@@ -18,7 +18,7 @@ class EventTypes:
         return self._api.listing(EventType, self._api.at("/events/types"), prefetch=0)
 
     async def get(self, event_type_id: str) -> EventType:
-        """One type, by an id such as ``user.created``. Raises ``NotFoundError`` where there is none."""
+        """One type, by an id such as ``user.created``. Raises ``NotFoundError`` if it does not exist."""
         return await self._api.get(
             EventType, self._api.at("/events/types/{event_type_id}", event_type_id=event_type_id)
         )

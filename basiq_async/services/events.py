@@ -1,4 +1,4 @@
-"""Events, and the way from a thin payload to the event and the entity behind it."""
+"""Events, and the way from a thin payload to its event and entity."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Events:
         )
 
     async def get(self, event_id: str) -> Event:
-        """One event, by its opaque id. Raises ``NotFoundError`` where there is none."""
+        """One event, by its opaque id. Raises ``NotFoundError`` if it does not exist."""
         return await self._api.get(Event, self._api.at(_EVENT, event_id=event_id))
 
     async def fetch(self, message_or_delivery: HasLinks) -> Event:
-        """The event behind a message or a delivery, by its link ``event``, or else by its event id.
+        """The event of a message or a delivery, by its link ``event``, or else by its event id.
 
         Raises ``ConfigurationError`` where it has neither, or where the link leads to another origin: the token
         goes nowhere but to the API.
@@ -81,7 +81,7 @@ class Events:
     async def fetch_entity(self, source: HasLinks | Event) -> JSON:
         """The entity that an event is about, as JSON: by the link ``eventEntity``, or an ``Event``'s ``data_ref``.
 
-        Raises ``ConfigurationError`` where there is no such link, or where it leads to another origin.
+        Raises ``ConfigurationError`` if the link is missing, or where it leads to another origin.
         """
         if isinstance(source, Event):
             link = source.data_ref or source.links.get("eventEntity")

@@ -37,8 +37,8 @@ class Messages:
 
         filter: by date, status, eventTypeId or eventId, built with ``F`` or as plain text.
         limit: how many messages a page holds, 1 to 500.
-        cursor: an earlier paginator's ``.cursor``: goes on with the very next message.
-        after: a message's id: goes on behind that message, which is looked for from the start of the history. With a
+        cursor: an earlier paginator's ``.cursor``: resumes with the very next message.
+        after: a message's id: resumes after that message, which is looked for from the start of the history. With a
             ``cursor`` too, only where that one cannot be opened, as after a change of the API key. A cursor whose page
             can no longer be requested finds its message in the same way by itself.
         prefetch: 1 to request the next page while this one is consumed, else 0.
@@ -60,14 +60,14 @@ class Messages:
         )
 
     async def get(self, webhook_id: str, message_id: str) -> Message:
-        """One message. Raises ``NotFoundError`` where there is none."""
+        """One message. Raises ``NotFoundError`` if it does not exist."""
         template = "/notifications/webhooks/{webhook_id}/messages/{message_id}"
         return await self._api.get(Message, self._api.at(template, webhook_id=webhook_id, message_id=message_id))
 
     async def send_test(self, event_type_id: str, *, text: str | None = None) -> None:
         """Have Basiq send a test message of an event type to every webhook; ``text`` is played back.
 
-        Raises ``BadRequestError`` with code ``no-webhooks-found`` where there is no webhook.
+        Raises ``BadRequestError`` with code ``no-webhooks-found`` if no webhook exists.
         """
         if not isinstance(event_type_id, str) or not event_type_id.strip():
             raise ConfigurationError("event_type_id must be the id of an event type, such as user.created")

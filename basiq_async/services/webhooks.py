@@ -90,7 +90,7 @@ class Webhooks:
         return self._api.listing(Webhook, self._api.at(_ALL), prefetch=0, on_unreadable=on_unreadable)
 
     async def get(self, webhook_id: str) -> Webhook:
-        """One webhook, without its secret. Raises ``NotFoundError`` where there is none."""
+        """One webhook, without its secret. Raises ``NotFoundError`` if it does not exist."""
         return await self._api.get(Webhook, self._at(webhook_id))
 
     async def update(
@@ -106,7 +106,7 @@ class Webhooks:
 
         Keep that secret: no source says whether an update makes a new one.
 
-        A disabled webhook becomes active again. Raises ``NotFoundError`` where there is none.
+        A disabled webhook becomes active again. Raises ``NotFoundError`` if it does not exist.
         """
         body = _texts(url, name, description)
         if subscribed_events is not None:
@@ -118,7 +118,7 @@ class Webhooks:
 
         It is updated with its own url, event types, name and description. No source says whether an update makes a new
         secret, so keep the one of the result. What happened while it was disabled did not
-        become messages: see ``recover``. Raises ``NotFoundError`` where there is none.
+        become messages: see ``recover``. Raises ``NotFoundError`` if it does not exist.
         """
         found = await self.get(webhook_id)
         # Everything is sent: the reference does not say what becomes of a field that an update leaves out.
@@ -128,7 +128,7 @@ class Webhooks:
         return await self._api.post(Webhook, self._at(webhook_id), body)
 
     async def delete(self, webhook_id: str) -> None:
-        """Delete a webhook. Raises ``NotFoundError`` where there is none.
+        """Delete a webhook. Raises ``NotFoundError`` if it does not exist.
 
         Where an attempt that may have been carried out got no usable response, and the next one finds nothing, the
         first one did it.

@@ -1,6 +1,6 @@
 -- Shared by all scripts: names of keys, the server's time, and the fence. KEYS: the job's own key, and the sets of all
 -- jobs and of those that may have work left. The first two arguments are the job's key and, where a caller means one
--- job of that key and no later one, its token; a script sees the arguments behind them.
+-- job of that key and no later one, its token; a script sees the arguments after them.
 local base, jobs, active = KEYS[1], KEYS[2], KEYS[3]
 local name, meant = table.remove(ARGV, 1), table.remove(ARGV, 1)
 local due, letters, numbers, workers = base .. ':due', base .. ':dead', base .. ':dead:n', base .. ':workers'
@@ -36,7 +36,7 @@ local function set_state(to, reason)
   end
 end
 
--- A call with arguments from `from` to `to`, in parts: unpack takes some thousands.
+-- A call with arguments from `from` to `to`, in parts: unpack accepts some thousands.
 local function in_parts(command, key, from, to)
   local count = 0
   for first = from, to, 5000 do

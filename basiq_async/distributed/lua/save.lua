@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Keeps true: what is recorded as done was done by the owner, dead letters are there with it, all or nothing; saying
 -- it twice counts once. ARGV: segment, token, lease, ids recorded before (-1 to replace them), most failures in a
--- row (0 for no limit), then lists, each behind its length: counts (name, value); ids, as one text; letters (id, text);
+-- row (0 for no limit), then lists, each after its length: counts (name, value); ids, as one text; letters (id, text);
 -- ids of letters that are none any more.
 local id, token, lease, before, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if not owns(id, token) then

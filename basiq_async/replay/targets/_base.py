@@ -9,7 +9,7 @@ from ...models import Message
 
 Handler = Callable[[Message], Awaitable[object]]
 SessionHandler = Callable[[Message, Any], Awaitable[object]]
-"""A handler that also takes the session of the inbox's transaction, such as an ``AsyncSession``."""
+"""A handler that also accepts the session of the inbox's transaction, such as an ``AsyncSession``."""
 
 
 @runtime_checkable
