@@ -7,10 +7,10 @@ from typing import Literal
 
 import attrs
 import pytest
+from redis.asyncio import Redis
 
 from basiq_async import Message, ReplayError
 from basiq_async.distributed._lease import Lease, clock
-from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed._segment import _Leased
 from basiq_async.distributed.record import LeaseLostError
 from basiq_async.receiver import Claim, MemoryInbox
@@ -49,7 +49,7 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
     async with crew(redis_url, recorder, messages=1, workers=1, segments=0) as fleet:
         (worker,) = fleet.workers
         job = await fleet.submit()
-        record = RedisRecord(redis_url)
+        redis = Redis.from_url(redis_url)
 
         async def claimed(count: int) -> asyncio.Task[None]:
             run = asyncio.create_task(worker.process_segment("job", "0.0"))
@@ -59,11 +59,11 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
             return run
 
         former = await claimed(1)
-        await record._redis.hset("basiq:{job}:s:0.0", "until", "0")  # as if it had been stopped for so long
+        await redis.hset("basiq:{job}:s:0.0", "until", "0")  # as if it had been stopped for so long
         latter = await claimed(2)
         begun[0].set()
         await former
-        (lease,) = [segment.lease for under in worker._active.values() for segment in under.segments.values()]
+        (lease,) = [segment.lease for active in worker._active.values() for segment in active.segments.values()]
         lease._until = 0.0
         async with asyncio.timeout(PATIENT):
             while not lease.held:  # it is prolonged as any other
@@ -72,7 +72,7 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         await latter
         report = await job.wait(timeout=PATIENT)
         assert (report.handled, report.finished) == (1, True)
-        await record.aclose()
+        await redis.aclose()
 
 
 async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_so(redis_url: str) -> None:
@@ -86,26 +86,26 @@ async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_
         async with asyncio.timeout(PATIENT):
             while (await job.progress()).read < 10:
                 await asyncio.sleep(0.01)
-            record = RedisRecord(redis_url)
-            await record._redis.hset("basiq:{job}:s:0.0", mapping={"last": "another", "owner": "gone", "until": "0"})
-            await record.aclose()
+            redis = Redis.from_url(redis_url)
+            await redis.hset("basiq:{job}:s:0.0", mapping={"last": "another", "owner": "gone", "until": "0"})
+            await redis.aclose()
         free.set()
         with pytest.raises(ReplayError, match=r"the page of segment 0\.0 has changed since it was read first"):
             await job.wait(timeout=PATIENT)
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
-    record = RedisRecord(redis_url)
+    redis = Redis.from_url(redis_url)
     seen = 0
 
     async def behave(message: Message) -> None:
         nonlocal seen
         seen += 1
         if seen == 25:  # as a store does that came back without its last second
-            await record._redis.delete("basiq:{job}:s:0.0:d", "basiq:{job}:s:0.1")
-            await record._redis.hdel("basiq:{job}:s:0.0", "count", "last", "quota")
-            await record._redis.hset("basiq:{job}", "n:read", 0)
-            await record._redis.zrem("basiq:{job}:due", "0.1")
+            await redis.delete("basiq:{job}:s:0.0:d", "basiq:{job}:s:0.1")
+            await redis.hdel("basiq:{job}:s:0.0", "count", "last", "quota")
+            await redis.hset("basiq:{job}", "n:read", 0)
+            await redis.zrem("basiq:{job}:due", "0.1")
         await asyncio.sleep(0.002)
 
     recorder = Recorder(behave)
@@ -115,30 +115,30 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
         report = await fleet.run()
         assert sorted(recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.position) == (60, 60)
-    await record.aclose()
+    await redis.aclose()
 
 
 async def test_messages_added_to_a_page_after_it_was_read_are_behind_the_end(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder, messages=5, workers=0) as fleet:
         job = await fleet.submit()
-        record = RedisRecord(redis_url)
+        redis = Redis.from_url(redis_url)
         ids = await fleet.ids()
         mapping = {"count": "3", "last": ids[2], "quota": "3"}
-        await record._redis.hset("basiq:{job}:s:0.0", mapping=mapping)
-        await record._redis.hset("basiq:{job}", "lists_left", 0)
-        await record.aclose()
+        await redis.hset("basiq:{job}:s:0.0", mapping=mapping)
+        await redis.hset("basiq:{job}", "lists_left", 0)
+        await redis.aclose()
         await fleet.start()
         await job.wait(timeout=PATIENT)
         assert sorted(recorder.ids) == sorted(ids[:3])
 
 
 async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_before_it(redis_url: str) -> None:
-    record = RedisRecord(redis_url)
+    redis = Redis.from_url(redis_url)
 
     async def behave(message: Message) -> None:
         if message.id == ids[0]:
-            await record._redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
+            await redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
 
     recorder = Recorder(behave)
     async with crew(redis_url, recorder, messages=45, workers=1, segments=1) as fleet:
@@ -146,7 +146,7 @@ async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_bef
         report = await fleet.run()
         assert sorted(recorder.ids) == sorted(ids)
         assert report.handled == 45
-    await record.aclose()
+    await redis.aclose()
 
 
 async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) -> None:
@@ -224,11 +224,11 @@ async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_
     async with crew(redis_url, recorder, messages=8, workers=0, quirks=NEWEST_FIRST) as fleet:
         job = await fleet.submit()
         ids = await fleet.ids()
-        record = RedisRecord(redis_url)
+        redis = Redis.from_url(redis_url)
         mapping = {"count": "6", "last": ids[5], "quota": "6"}
-        await record._redis.hset("basiq:{job}:s:0.0", mapping=mapping)
-        await record._redis.hset("basiq:{job}", "lists_left", 0)
-        await record.aclose()
+        await redis.hset("basiq:{job}:s:0.0", mapping=mapping)
+        await redis.hset("basiq:{job}", "lists_left", 0)
+        await redis.aclose()
         await fleet.fake.advance(minutes=30)
         fleet.fake.seed_messages(25, fleet.webhook_id)
         await fleet.start()
