@@ -10,19 +10,22 @@ import json
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 PAGE = 500
 WEBHOOK = "3f0c9d1e-8f4b-4c1d-9a55-0d6b0f6f7a10"
 _ORIGIN = "https://au-api.basiq.io"
 _BEGAN = datetime(2024, 4, 17, tzinfo=UTC)
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_FIRST = "5eed0000"
+"""What the ids of the first page begin with."""
 
 
 def message(number: int) -> dict[str, Any]:
-    """A message in the form of the vendor's reference, with one attempt."""
-    event = uuid.UUID(int=number).hex
-    identity = str(uuid.UUID(int=0xA000 + number))
+    """A message of the first page in the form of the vendor's reference, with one attempt."""
+    event = _FIRST + uuid.UUID(int=number).hex[8:]
+    identity = _FIRST + str(uuid.UUID(int=0xA000 + number))[8:]
     own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}"
     return {
         "id": identity,
@@ -37,7 +40,7 @@ def message(number: int) -> dict[str, Any]:
                 "url": "https://example.com/basiq",
                 "response": "OK",
                 "responseStatusCode": 200,
-                "timestamp": (_BEGAN + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "timestamp": _BEGAN.strftime(_TIME),
                 "status": "Success",
             }
         ],
@@ -76,7 +79,7 @@ def page_body(number: int, pages: int, size: int = PAGE) -> bytes:
     """One page of a history of so many pages of so many messages."""
     own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}/messages"
     following = f',"next":"{own}?next={number + 1}"' if number + 1 < pages else ""
-    return _data(number * size, size) + f',"links":{{"self":"{own}"{following}}}}}'.encode()
+    return _page(number, size) + f',"links":{{"self":"{own}"{following}}}}}'.encode()
 
 
 def _svix_body(number: int, pages: int) -> bytes:
@@ -93,8 +96,16 @@ def _compact(value: Any) -> bytes:
 
 
 @lru_cache(256)
-def _data(first: int, size: int) -> bytes:
-    return _list_head([message(number) for number in range(first, first + size)])
+def _page(number: int, size: int) -> bytes:
+    """Other messages on each page, a minute later: the ids and times of the first page, exchanged as bytes."""
+    time = (_BEGAN + timedelta(minutes=number)).strftime(_TIME)
+    page = _data(size).replace(_FIRST.encode(), b"%08x" % (0x5EED0000 + number))
+    return page.replace(_BEGAN.strftime(_TIME).encode(), time.encode())
+
+
+@cache
+def _data(size: int) -> bytes:
+    return _list_head([message(number) for number in range(size)])
 
 
 _SVIX_DATA = b'{"data":' + _compact([svix_message(number) for number in range(PAGE)])

@@ -55,7 +55,7 @@ async def at_once(call: Callable[[], object], times: int) -> None:
             group.create_task(call())
 
 
-async def measure(runs: int = 5, slices: int = 60) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 40) -> list[Figure]:
     found = []
     mock = httpx.MockTransport(lambda request: httpx.Response(200, content=_BODY))
     async with BasiqClient(by.KEY, transport=_Prepared()) as basiq, httpx.AsyncClient(transport=mock) as http:

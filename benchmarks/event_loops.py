@@ -66,7 +66,7 @@ async def _replay(url: str, folder: Path, pages: int) -> float:
         return process_time() - began
 
 
-def measure(runs: int = 5, slices: int = 8, *, calls: int = 100, deliveries: int = 500, pages: int = 4) -> list[Figure]:
+def measure(runs: int = 5, slices: int = 5, *, calls: int = 100, deliveries: int = 500, pages: int = 4) -> list[Figure]:
     """Processor time under uvloop to that under asyncio; less is quicker."""
     found = []
     with tempfile.TemporaryDirectory() as folder, server(pages) as url:

@@ -39,7 +39,7 @@ def _processor_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def measure(runs: int = 5, slices: int = 8) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 5) -> list[Figure]:
     python = [sys.executable, "-c"]
     commands = {
         "bare": [*python, _BARE],

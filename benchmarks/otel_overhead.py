@@ -50,7 +50,7 @@ def _delivery(name: str) -> tuple[CIMultiDictProxy[str], bytes]:
     return CIMultiDictProxy(CIMultiDict(sign(_SECRET, f"msg_{name}", datetime.now(UTC), body))), body
 
 
-async def measure(runs: int = 5, slices: int = 60) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 40) -> list[Figure]:
     """The time with instruments, to that without; in a call over a socket, and in a delivery without one."""
     found = []
     with server() as url:

@@ -21,7 +21,7 @@ async def _consume(basiq: BasiqClient, prefetch: int, pause: float) -> None:
             await asyncio.sleep(pause)
 
 
-async def measure(runs: int = 5, slices: int = 3, pages: int = 40) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 2, pages: int = 40) -> list[Figure]:
     found = []
     with server(pages, _LATENCY) as url:
         async with by.client(url) as basiq:

@@ -39,7 +39,7 @@ async def compare(
     return await best_slices(contestants, runs=runs, slices=slices, clock=None)
 
 
-async def measure(runs: int = 5, slices: int = 12, requests: int = 500, *, busy: bool = False) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 10, requests: int = 500, *, busy: bool = False) -> list[Figure]:
     """With a handler that waits for its 2 ms, as for a database, or is ``busy`` computing."""
     how, handler = (["--busy"], "computes") if busy else ([], "waits")
     async with AsyncExitStack() as stack:

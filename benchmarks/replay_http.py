@@ -58,7 +58,7 @@ async def replayed(basiq: BasiqClient, endpoint: str, folder: Path, messages: in
         assert report.handled == messages
 
 
-async def measure(runs: int = 5, slices: int = 8, pages: int = 2) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 6, pages: int = 2) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, server(pages) as url, sink() as endpoint:
         async with by.client(url) as basiq:
             contestants = {

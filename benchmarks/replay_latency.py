@@ -28,7 +28,7 @@ async def replayed(basiq: BasiqClient, folder: Path) -> None:
     assert report.finished
 
 
-async def measure(runs: int = 5, slices: int = 3, pages: int = 10) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 2, pages: int = 10) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, server(pages) as near, server(pages, 0.020) as far:
         async with by.client(near) as at_once, by.client(far) as late:
             contestants = {

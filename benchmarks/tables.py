@@ -16,7 +16,9 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
 HEADLINES = {
     "streaming: basiq_async with orjson, to the raw loop": "messages for a second, to a loop of aiohttp and json",
-    "streaming: basiq_async with orjson, to svix": "messages for a second, to svix's client",
+    "streaming: messages for a second of the processor, with orjson, to svix": (
+        "messages for a second, to svix's client"
+    ),
     "memory: what 1,000,000 messages take more than 10,000, MiB": (
         "memory of 1,000,000 messages above that of 10,000, MiB"
     ),
