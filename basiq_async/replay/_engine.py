@@ -27,7 +27,7 @@ from ._sources import MessageSource
 from ._throttle import Backpressure, Limiter, RateLimiter
 from ._where import Where
 from .checkpoints._base import Commit, DeadLetter, State
-from .targets._base import Function, Target
+from .targets._base import Function, Handler, Target
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -225,7 +225,7 @@ class Engine:
         # One long function: a call of its own for each step would be what most of the time goes to.
         reader, limiter, committer, pressure = self._reader, self._limiter, self._committer, self._pressure
         deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
-        function = self._target.function if type(self._target) is Function else None
+        function: Handler | None = self._target.function if type(self._target) is Function else None
         watched = self._watchdog.watch(task)
         enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         attempt = taken_before = 0
