@@ -49,7 +49,7 @@ async def measure(runs: int = 5, slices: int = 20, pages: int = 4) -> list[Figur
     return [
         *found,
         figure("streaming: basiq_async with orjson, to a raw loop with orjson", same, ">= 0.85"),
-        figure("streaming: messages for a second of the processor, with orjson, to svix", best, ">= 2.0"),
+        figure("streaming: messages for a second of the processor, with orjson, to svix", best, ">= 2.5"),
     ]
 
 
