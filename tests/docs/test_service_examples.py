@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
 import signal
 import sys
@@ -88,7 +90,12 @@ async def two_workers(framework: str, port: int, database: PostgresServer, base_
         for command in COMMANDS[framework]:
             arguments = [*command, str(port)] if command[-1] == "--port" else command
             process = await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, cwd=EXAMPLES, env=environment, stderr=asyncio.subprocess.PIPE
+                sys.executable,
+                *arguments,
+                cwd=EXAMPLES,
+                env=environment,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
             )
             stack.push_async_callback(_end, process)
             processes.append(process)
@@ -96,8 +103,9 @@ async def two_workers(framework: str, port: int, database: PostgresServer, base_
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
+    """Kill what is left of a server: its workers too, which hold its output open after it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     await process.communicate()
 
 
@@ -171,8 +179,9 @@ async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_surv
                         while len(accepted) < start:  # a worker that is still starting answers 503
                             event = await fake.emit("account.updated")
                             attempt = next(each for each in fake.deliveries if each.event_id == event.event_id)
-                            assert attempt.status in {204, 503}
-                            accepted += [event.event_id] if attempt.status == 204 else []
+                            # 200 where the recovery that runs in the background was first.
+                            assert attempt.status in {200, 204, 503}
+                            accepted += [event.event_id] if attempt.status != 503 else []
                         while not set(accepted) <= set(found := await changes(database, start)):
                             await asyncio.sleep(0.05)
                     assert len(found) == len(set(found))
