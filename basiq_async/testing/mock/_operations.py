@@ -13,8 +13,7 @@ from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
 from ..fake._records import Message
 from . import _shapes as shapes
-from ._operation import Control, Field, Operation, Run, Values
-from ._pages import page_of, page_of_numbered, read_places
+from ._operation import Control, Field, Operation, Run, Values, page_of, page_of_numbered, read_places
 
 _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", least=1, most=1000)
 _NEXT = Field("next", "text", "The value of `next` of the page before.")

@@ -15,7 +15,7 @@ from aiohttp import web
 from ..._redaction.shell import ShellText, command_line, shell_line
 from ..._web.page import Page, show_clock
 from . import _operations as control_api
-from ._openapi import ROOT, as_json
+from ._control import ROOT, as_json
 from ._operation import Control
 
 

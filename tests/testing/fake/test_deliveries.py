@@ -432,7 +432,7 @@ async def test_on_a_clock_that_runs_the_retries_come_in_its_time() -> None:
 
 
 async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.testing._dispatch.POLL", 0.005)
+    monkeypatch.setattr("basiq_async.testing.mock._server.POLL", 0.005)
     manual = ManualClock()
     endpoint = Endpoint(500, 200)
     fake, _ = arranged(endpoint, clock=lambda: manual())

@@ -236,7 +236,7 @@ async def test_every_operation_is_described_and_responds_as_described(control: C
 def test_the_description_is_valid_openapi() -> None:
     import schemathesis
 
-    from basiq_async.testing.mock._openapi import describe
+    from basiq_async.testing.mock._control import describe
 
     schema = schemathesis.openapi.from_dict(describe())
     schema.validate()
