@@ -61,7 +61,7 @@ def _option(name: str, value: object) -> list[str | ShellText]:
 def _quote(word: str) -> str:
     if not word.isprintable():
         # A control character acts on the terminal that the line is pasted into, even between quotes.
-        return "$'" + "".join(map(_escape, word)) + "'"
+        return "$'" + "".join(map(_escape_for_shell, word)) + "'"
     # Between single quotes a backslash is itself in bash and zsh, and an escape in fish: it stands outside of them.
     return "".join(
         "".join(f"\\{char}" for char in piece) if index % 2 else _quote_plain(piece)
@@ -76,7 +76,7 @@ def _quote_plain(text: str) -> str:
     return f"'{text}'" if quoted.startswith("=") else quoted
 
 
-def _escape(char: str) -> str:
+def _escape_for_shell(char: str) -> str:
     if char.isascii() and char.isalnum():
         return char
     if char == "\0":  # no argument of a program can hold it

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-Clock = Callable[[], float] | Callable[[], datetime]
+TimeSource = Callable[[], float] | Callable[[], datetime]
 """Returns the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
 
 
@@ -17,7 +17,7 @@ _HOLD = 2 * 86_400.0
 """How long nothing is forgotten after a jump, in seconds: longer than Basiq keeps sending (27 h 35 min)."""
 
 
-def in_seconds(clock: Clock) -> Callable[[], float]:
+def in_seconds(clock: TimeSource) -> Callable[[], float]:
     """The same clock, in seconds since 1970."""
     if clock is time.time:
         return time.time
@@ -29,7 +29,7 @@ def in_seconds(clock: Clock) -> Callable[[], float]:
     return read
 
 
-def lease_clock(clock: Clock) -> Callable[[], float]:
+def lease_clock(clock: TimeSource) -> Callable[[], float]:
     """The clock that leases run by.
 
     A wall clock can be set; the monotonic one cannot, and all processes of a machine share it. A clock that a caller
@@ -46,7 +46,7 @@ class RetentionClock:
     are what an earlier process knew.
     """
 
-    def __init__(self, clock: Clock, *, seen_at: float | None = None, hold_until: float = -math.inf) -> None:
+    def __init__(self, clock: TimeSource, *, seen_at: float | None = None, hold_until: float = -math.inf) -> None:
         self._clock = in_seconds(clock)
         self.seen_at = self._clock() if seen_at is None else seen_at
         self.hold_until = hold_until

@@ -29,7 +29,7 @@ from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
 from ._bodies import Bodies, RefusedError
-from ._clock import Clock, in_seconds
+from ._clock import TimeSource, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox_methods, join_inbox, leave_inbox
@@ -121,7 +121,7 @@ class WebhookReceiver:
         quarantine_after: int | None = None,
         webhook_id: str | None = None,
         on_delivery: OnDelivery | None = None,
-        clock: Clock = time.time,
+        clock: TimeSource = time.time,
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
         del secret  # this frame may be in a traceback

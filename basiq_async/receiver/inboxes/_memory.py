@@ -11,7 +11,7 @@ import attrs
 
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
-from .._clock import Clock, RetentionClock, lease_clock
+from .._clock import RetentionClock, TimeSource, lease_clock
 
 _CLAIMS_TO_SWEEP = 1024
 
@@ -45,7 +45,7 @@ class MemoryInbox:
         max_entries: int = 200_000,
         max_quarantined: int = 1_000,
         remember: timedelta = timedelta(days=2),
-        clock: Clock = time.time,
+        clock: TimeSource = time.time,
     ) -> None:
         if max_entries < 2:
             raise ConfigurationError("max_entries must be at least 2")

@@ -14,7 +14,7 @@ from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, un
 from ..._storage.sqlite import FileKind
 from ..._storage.sqlite_thread import Database
 from ...errors import ConfigurationError, InboxError
-from .._clock import JUMP, Clock, RetentionClock, lease_clock
+from .._clock import JUMP, RetentionClock, TimeSource, lease_clock
 from ._process import CLOSED
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
@@ -72,7 +72,7 @@ class SQLiteInbox:
         *,
         remember: timedelta = timedelta(days=30),
         busy_timeout: float = 5.0,
-        clock: Clock = time.time,
+        clock: TimeSource = time.time,
     ) -> None:
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be more than nothing")
