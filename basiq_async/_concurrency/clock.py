@@ -1,9 +1,11 @@
-"""What a client waits by: the event loop, or the clock of its transport."""
+"""Clocks: what a client waits by, what leases run by, and how old the entries of an inbox are."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import math
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar, cast
 
@@ -50,3 +52,62 @@ class LoopClock:
 def clock_of(transport: object) -> Clock | None:
     """The clock of a transport; None where the loop's is meant."""
     return cast("Clock | None", getattr(transport, "waits", None))
+
+
+TimeSource = Callable[[], float] | Callable[[], datetime]
+"""Returns the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
+
+
+JUMP = 86_400.0
+"""A gap between two looks at the clock from which it counts as a jump, in seconds."""
+_HOLD = 2 * 86_400.0
+"""How long nothing is forgotten after a jump, in seconds: longer than Basiq keeps sending (27 h 35 min)."""
+
+
+def in_seconds(clock: TimeSource) -> Callable[[], float]:
+    """The same clock, in seconds since 1970."""
+    if clock is time.time:
+        return time.time
+
+    def read() -> float:
+        moment = clock()
+        return moment.timestamp() if isinstance(moment, datetime) else moment
+
+    return read
+
+
+def lease_clock(clock: TimeSource) -> Callable[[], float]:
+    """The clock that leases run by.
+
+    A wall clock can be set; the monotonic one cannot, and all processes of a machine share it. A clock that a caller
+    passes is used as it is.
+    """
+    return time.monotonic if clock is time.time else in_seconds(clock)
+
+
+class RetentionClock:
+    """Says up to which moment entries may be forgotten.
+
+    Where the clock jumps ahead by a day or more, nothing is forgotten for two days. So a clock that was wrong for a
+    while forgets nothing, and one that stays wrong nothing that Basiq still sends. ``seen_at`` and ``hold_until``
+    are what an earlier process knew.
+    """
+
+    def __init__(self, clock: TimeSource, *, seen_at: float | None = None, hold_until: float = -math.inf) -> None:
+        self._clock = in_seconds(clock)
+        self.seen_at = self._clock() if seen_at is None else seen_at
+        self.hold_until = hold_until
+
+    def now(self) -> float:
+        """Read the clock, and notice a jump."""
+        now = self._clock()
+        if now - self.seen_at >= JUMP:
+            self.hold_until = now + _HOLD
+        elif self.hold_until > now + _HOLD:
+            self.hold_until = now + _HOLD  # the clock has jumped back
+        self.seen_at = now
+        return now
+
+    def horizon(self, now: float) -> float:
+        """Entries that expired at this moment or before it are forgotten."""
+        return -math.inf if now < self.hold_until else now

@@ -1,15 +1,23 @@
-"""Text from elsewhere, made safe to show. Pure.
+"""Text from elsewhere, made safe to show on a terminal, in a line of JSON, or in a line for a shell. Pure.
 
 An id, an error's detail or a url comes from the other side, and a terminal obeys what it is sent: an escape sequence
 sets its title or its clipboard, a bidi control reorders a line, a newline forges a second line of a log.
+
+Every line that the command line, a diagnosis or a page suggests to a person is made here, by ``shell_line`` or
+``command_line``. Parts may come from the API or a file: whatever their text, bash and zsh hand it to the program as it
+is; so does fish, or it refuses the line.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
+
+import attrs
 
 _JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners are part of ordinary Persian, Hindi and emoji, and steer nothing."""
@@ -59,3 +67,74 @@ def _plain(value: object) -> Any:
     if isinstance(value, Secret):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+PROGRAM = "basiq-async"
+_SPECIAL = re.compile(r"([\\']+)")
+
+
+@attrs.frozen
+class ShellText:
+    """A word of the project's own, in the shell's syntax, such as a variable in double quotes: it is not quoted."""
+
+    text: str
+
+
+def shell_line(words: Iterable[str | ShellText]) -> str:
+    """Return words as a line for a shell."""
+    return " ".join(word.text if isinstance(word, ShellText) else _quote(word) for word in words)
+
+
+def command_line(
+    command: str, *arguments: str | ShellText, options: Mapping[str, object] | None = None, run: str = PROGRAM
+) -> str:
+    """Return a line that runs ``basiq-async COMMAND``, such as ``webhooks get``, with arguments and options.
+
+    options: by their name, such as ``--to``. None, False and an empty list leave one out, True is a flag, a list
+        repeats it.
+    An argument that begins with a dash stays an argument: it comes last, after ``--``.
+    """
+    flags = [word for name, value in (options or {}).items() for word in _option(name, value)]
+    words: list[str | ShellText] = [run, *command.split()]
+    if any(isinstance(each, str) and each.startswith("-") for each in arguments):
+        return shell_line([*words, *flags, "--", *arguments])
+    return shell_line([*words, *arguments, *flags])
+
+
+def _option(name: str, value: object) -> list[str | ShellText]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [name]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [word for each in value for word in _option(name, each)]
+    if isinstance(value, ShellText):
+        return [name, value]
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return [f"{name}={text}"] if text.startswith("-") else [name, text]
+
+
+def _quote(word: str) -> str:
+    if not word.isprintable():
+        # A control character acts on the terminal that the line is pasted into, even between quotes.
+        return "$'" + "".join(map(_escape_for_shell, word)) + "'"
+    # Between single quotes a backslash is itself in bash and zsh, and an escape in fish: it stands outside of them.
+    return "".join(
+        "".join(f"\\{char}" for char in piece) if index % 2 else _quote_plain(piece)
+        for index, piece in enumerate(_SPECIAL.split(word) if "\\" in word else [word])
+        if piece or not word
+    )
+
+
+def _quote_plain(text: str) -> str:
+    # zsh replaces a word that begins with = by the path of a program.
+    quoted = shlex.quote(text)
+    return f"'{text}'" if quoted.startswith("=") else quoted
+
+
+def _escape_for_shell(char: str) -> str:
+    if char.isascii() and char.isalnum():
+        return char
+    if char == "\0":  # no argument of a program can hold it
+        char = "\ufffd"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode(errors="replace"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._redaction.shell import shell_line
+from .._redaction.text import shell_line
 from .._wire.urls import BaseURL
 from ..errors import ConfigurationError
 from ._mock_control import TOKEN, MockError, Place, add_control_commands, call, call_at, find_place

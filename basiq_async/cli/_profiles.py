@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from .._redaction.shell import command_line, shell_line
+from .._redaction.text import command_line, shell_line
 from .._storage.private_files import replace_private
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .._redaction.shell import command_line
+from .._redaction.text import command_line
 from ..errors import ReplayError
 from ._output import Output, Shape, cell_text, is_terminal, live, note, session
 from ._run import stopping

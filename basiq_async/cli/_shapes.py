@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._redaction.shell import shell_line
+from .._redaction.text import shell_line
 from ._output import Shape, cell_text
 from ._table import Column
 

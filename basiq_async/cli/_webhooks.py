@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .._redaction.shell import command_line
+from .._redaction.text import command_line
 from ..errors import ConfigurationError
 from ._completion import event_types
 from ._doctor import doctor

@@ -16,8 +16,8 @@ import attrs
 from .._concurrency.deadlines import Deadline, Deadlines
 from .._concurrency.handling import Handling
 from .._concurrency.tasks import cancelling, run_to_completion
+from .._inbox.keys import Scope
 from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
-from .._inbox.scope import Scope
 from .._signing.seal import Seal
 from ..errors import InboxError
 from ._delivery import Delivery

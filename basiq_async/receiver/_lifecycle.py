@@ -7,8 +7,8 @@ from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from .._inbox.calls import InboxCalls
+from .._inbox.keys import Scope
 from .._inbox.protocol import Inbox
-from .._inbox.scope import Scope
 from .._signing.signature import SigningKeys
 from ..errors import ConfigurationError, InboxError
 

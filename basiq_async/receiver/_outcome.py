@@ -9,7 +9,7 @@ from typing import Protocol
 
 import attrs
 
-from .._signing.headers import Headers
+from .._signing.signature import Headers
 from ..errors import APIError
 from ._delivery import Delivery
 

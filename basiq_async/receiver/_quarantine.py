@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing
 
 from .._inbox.calls import InboxCalls
+from .._inbox.keys import Scope
 from .._inbox.protocol import Inbox, QuarantinedDelivery
-from .._inbox.scope import Scope
 from .._signing.seal import Seal
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import attrs
 
 from .._arguments import EventTypePattern, check_positive, check_whole
+from .._concurrency.clock import TimeSource, in_seconds
+from .._inbox.keys import ReceiverScope
 from .._inbox.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
-from .._inbox.scope import ReceiverScope
-from .._signing.headers import Headers
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
     TOLERANCE,
     CheckedHeaders,
+    Headers,
     SigningKeys,
     check_body,
     check_headers,
@@ -29,7 +30,6 @@ from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
 from ._bodies import Bodies, RefusedError
-from ._clock import TimeSource, in_seconds
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox_methods, join_inbox, leave_inbox

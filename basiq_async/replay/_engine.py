@@ -11,8 +11,8 @@ from typing import Literal, TypeVar
 
 import attrs
 
+from .._concurrency.deadlines import Watchdog
 from .._concurrency.tasks import run_to_completion
-from .._concurrency.watchdog import Watchdog
 from .._redaction.text import printable
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook

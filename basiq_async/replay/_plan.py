@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 
 from .._concurrency.tasks import run_to_completion
 from .._inbox.calls import InboxCalls
-from .._inbox.scope import Scope
+from .._inbox.keys import Scope
 from ..models import Message
 from ..receiver import Inbox
 from ._inactivity import InactivityTracker

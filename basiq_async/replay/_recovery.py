@@ -8,7 +8,7 @@ from datetime import datetime
 
 import attrs
 
-from .._inbox.scope import Scope
+from .._inbox.keys import Scope
 from ..client import BasiqClient
 from ..errors import InboxError
 from ..models import Webhook

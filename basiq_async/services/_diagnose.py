@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
+from .._inbox.keys import Scope
 from .._inbox.protocol import Inbox
-from .._inbox.scope import Scope
 from .._signing.signature import SigningKeys
 from .._wire.order import SLACK, OrderDetector, item_time, read_newest
 from .._wire.urls import absolute_url

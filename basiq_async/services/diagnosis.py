@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 from .._inbox.protocol import Inbox
-from .._redaction.shell import PROGRAM
+from .._redaction.text import PROGRAM
 from ..models import EventTypeId, Message, Webhook
 
 __all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode", "Recovered"]

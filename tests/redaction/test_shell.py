@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from basiq_async._redaction.shell import ShellText, command_line, shell_line
+from basiq_async._redaction.text import ShellText, command_line, shell_line
 from basiq_async.testing.mock._page import line_for_message, line_for_request
 
 SHELLS = {"bash": ["bash", "--norc"], "zsh": ["zsh", "-f"], "fish": ["fish", "--no-config"]}

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
+from ..._concurrency.clock import RetentionClock, TimeSource, lease_clock
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
-from .._clock import RetentionClock, TimeSource, lease_clock
 
 _CLAIMS_TO_SWEEP = 1024
 

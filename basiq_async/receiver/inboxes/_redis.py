@@ -24,10 +24,10 @@ from redis.exceptions import (
 
 from ..._arguments import check_positive
 from ..._concurrency.tasks import run_cancel_once
+from ..._inbox.calls import OneProcess
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack_all
 from ..._redaction.tracebacks import drop_tracebacks
 from ...errors import ConfigurationError, InboxError
-from ._process import OneProcess
 
 logger = logging.getLogger("basiq_async.receiver")
 

@@ -16,11 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from ..._arguments import check_positive
 from ..._concurrency.tasks import run_to_completion
+from ..._inbox.calls import CLOSED
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
-from ..._storage.sql_errors import brief, is_passing, without_values
-from ..._storage.sql_transactions import Transaction, failed_in, has_ended
+from ..._storage.sql import Transaction, brief, failed_in, has_ended, is_passing, without_values
 from ...errors import BasiqError, ConfigurationError, InboxError
-from ._process import CLOSED
 from ._sql_database import SQLDatabase
 from ._sql_leases import RETRY_AFTER, Leases
 from ._sql_tables import Tables

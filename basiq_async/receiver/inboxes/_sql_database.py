@@ -12,10 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from ..._concurrency.tasks import run_to_completion
-from ..._storage.sql_errors import describe, describe_read_only, without_values
-from ..._storage.sql_transactions import Transaction, refuse_autocommit, watch_failures
+from ..._inbox.calls import CLOSED, OneProcess
+from ..._storage.sql import Transaction, describe, describe_read_only, refuse_autocommit, watch_failures, without_values
 from ...errors import BasiqError, InboxError
-from ._process import CLOSED, OneProcess
 from ._sql_statements import Statements
 from ._sql_tables import Tables
 

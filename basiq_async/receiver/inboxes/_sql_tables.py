@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text, text
 
-from ..._storage.sql_tables import check_names, key_type, make_ddl
+from ..._storage.sql import check_names, key_type, make_ddl
 
 
 class Tables:

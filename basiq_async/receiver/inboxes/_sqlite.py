@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
+from ..._concurrency.clock import JUMP, RetentionClock, TimeSource, lease_clock
+from ..._inbox.calls import CLOSED
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
 from ..._storage.sqlite import FileKind
 from ..._storage.sqlite_thread import Database
 from ...errors import ConfigurationError, InboxError
-from .._clock import JUMP, RetentionClock, TimeSource, lease_clock
-from ._process import CLOSED
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
 _FOREVER = 1e18

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import check_positive
 from ..._concurrency.tasks import run_to_completion
-from ..._storage.sql_errors import brief
+from ..._storage.sql import brief
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from ._base import Commit, DeadLetter, Job, State, another_job
 from ._sql_calls import Calls, NoTablesError

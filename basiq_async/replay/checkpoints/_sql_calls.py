@@ -12,8 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._concurrency.tasks import run_to_completion
-from ..._storage.sql_errors import brief, is_passing, without_values
-from ..._storage.sql_transactions import Transaction, refuse_autocommit
+from ..._storage.sql import Transaction, brief, is_passing, refuse_autocommit, without_values
 from ...errors import BasiqError, CheckpointError
 from ._sql_tables import Statements, Tables
 

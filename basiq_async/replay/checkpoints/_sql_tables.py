@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..._storage.sql_tables import check_names, key_type, make_ddl
+from ..._storage.sql import check_names, key_type, make_ddl
 from ...errors import ConfigurationError
 
 _LONGEST_KEY = 400

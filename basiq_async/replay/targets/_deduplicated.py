@@ -10,7 +10,7 @@ from typing import Any
 from ..._concurrency.handling import Handling
 from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._inbox.calls import InboxCalls
-from ..._inbox.scope import Scope
+from ..._inbox.keys import Scope
 from ..._redaction.text import printable
 from ...errors import InboxError, TargetError
 from ...models import Message

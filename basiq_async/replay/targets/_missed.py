@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from ..._inbox.calls import InboxCalls
-from ..._inbox.scope import Scope
+from ..._inbox.keys import Scope
 from ...models import Message
 from ...receiver import Inbox
 from ._base import Target

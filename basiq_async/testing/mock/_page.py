@@ -12,7 +12,7 @@ from urllib.parse import quote
 import attrs
 from aiohttp import web
 
-from ..._redaction.shell import ShellText, command_line, shell_line
+from ..._redaction.text import ShellText, command_line, shell_line
 from ..._web.page import Page, show_clock
 from . import _operations as control_api
 from ._control import ROOT, as_json

@@ -1,21 +1,52 @@
-"""One transaction on one connection of the pool, which is given back whatever happens."""
+"""SQL databases, as inboxes and checkpoints use them: names of tables, transactions, and what went wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import event
+from sqlalchemy import Dialect, MetaData, String, event
 from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .._redaction.tracebacks import drop_tracebacks
+from .._redaction.tracebacks import drop_tracebacks, walk
 from ..errors import ConfigurationError
-from .sql_errors import brief, is_passing
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_NAME = 63 - len("_quarantine_order")
+"""PostgreSQL cuts longer names, those of the indexes included."""
+
+
+def check_names(table: str, schema: str | None, *, what: str) -> None:
+    """Raises ``ConfigurationError`` for what cannot name the tables of an inbox or a checkpoint."""
+    for name in (table, schema):
+        if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
+            raise ConfigurationError(
+                f"{name!r} cannot name a table or schema of {what}: use letters, digits and underscores, at most "
+                f"{_LONGEST_NAME}"
+            )
+
+
+def make_ddl(metadata: MetaData, dialect: Dialect) -> str:
+    """The statements that make the tables, each with its semicolon."""
+    parts: list[str] = []
+    for table in metadata.sorted_tables:
+        parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
+        parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
+    return "".join(f"{part};\n" for part in parts)
+
+
+def key_type() -> String:
+    """The type of a column that rows are found by."""
+    # Ordered by bytes: an index is smaller and quicker so, and the order is everywhere the same.
+    return String(400).with_variant(String(400, collation="C"), "postgresql")
+
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -154,3 +185,63 @@ def _note_failure(context: ExceptionContext) -> None:
         # Not the exception: its traceback leads to the connection, which would then never be forgotten.
         exc = context.sqlalchemy_exception
         _failures[context.connection] = Failure(brief(exc), is_passing(exc))
+
+
+_PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
+"""SQLSTATEs of what another attempt may not meet: lost connections, conflicts, too little of something, timeouts, an
+operator, the system (PostgreSQL, appendix A)."""
+_NO_TABLE, _NO_SCHEMA, _NO_COLUMN = "42P01", "3F000", "42703"
+_READ_ONLY = "25006"
+
+
+def is_passing(exc: BaseException) -> bool:
+    """Whether an error of the database may not happen again, whatever was asked of it."""
+    if not isinstance(exc, DBAPIError):
+        return False
+    return exc.connection_invalidated or _code(exc).startswith(_PASSING) or "locked" in str(exc.orig)
+
+
+def brief(exc: BaseException) -> str:
+    """What a driver said, in one line, without the statement and its values: they are consumers' data."""
+    cause = getattr(exc, "orig", None) or exc
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+
+
+def describe(exc: BaseException) -> str:
+    """What failed, and what to do about it where that is known."""
+    text, said, code = f"the database failed: {brief(exc)}", str(getattr(exc, "orig", "")), _code(exc)
+    if code in (_NO_TABLE, _NO_SCHEMA) or said.startswith("no such table"):
+        return (
+            f"{text}. The inbox's tables are not there: run the migration that makes them (inbox.ddl() has the "
+            "statements), or leave create_tables as True"
+        )
+    if code == _NO_COLUMN or said.startswith("no such column"):
+        return (
+            f"{text}. The inbox's tables are of another version of this library: migrate them to what inbox.ddl() "
+            "makes, or pass another table="
+        )
+    if code == _READ_ONLY or "readonly" in said:
+        return describe_read_only(brief(exc))
+    if isinstance(exc, OSError) or "connection failed" in said:
+        return f"{text}. Is it running, and is the engine's url right?"
+    return text
+
+
+def describe_read_only(said: str) -> str:
+    """That the database cannot be written, and what to do about it."""
+    return f"the database cannot be written: {said}. Connect the engine to one that can, such as the primary"
+
+
+def without_values(exc: BaseException) -> BaseException:
+    """What a driver raised, without the values of the statement, and without frames: they hold those, and passwords."""
+    for one in walk(exc):
+        if isinstance(one, StatementError):
+            one.hide_parameters = True
+    return drop_tracebacks(exc)
+
+
+def _code(exc: BaseException) -> str:
+    """The SQLSTATE, or an empty text."""
+    cause = getattr(exc, "orig", None) or exc
+    return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
