@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .fake._clock import ManualClock, SystemClock
     from .fake._deliveries import DeliveredAttempt, Emission
     from .fake._fake import FakeBasiq
-    from .fake._quirks import Quirks
     from .fake._recent import Violation
+    from .fake._responses import Quirks
     from .mock._server import serve
 
 __all__ = [
@@ -46,7 +46,7 @@ _HOMES = {
     "Emission": "fake._deliveries",
     "FakeBasiq": "fake._fake",
     "ManualClock": "fake._clock",
-    "Quirks": "fake._quirks",
+    "Quirks": "fake._responses",
     "SystemClock": "fake._clock",
     "Violation": "fake._recent",
     "check_checkpoint": "conformance._checkpoint",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import schemathesis
 from schemathesis.specs.openapi import checks
 
-from basiq_async.testing.fake._ids import is_uuid
+from basiq_async.testing.fake._seeded import is_uuid
 
 from ..contract.conftest import Target
 

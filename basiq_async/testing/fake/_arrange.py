@@ -10,8 +10,8 @@ from ...errors import ConfigurationError
 from ._deliveries import Emission
 from ._endpoints import Receiver, adapt
 from ._faults import DeliveryFault, Drop, Fault
-from ._parts import Parts
-from ._render import secret_text
+from ._inspect import Parts
+from ._responses import secret_text
 
 
 class Arrangement(Parts):

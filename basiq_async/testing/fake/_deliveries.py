@@ -16,11 +16,9 @@ import attrs
 from ...errors import ConfigurationError
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, Outages
-from ._quirks import Quirks
 from ._recent import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
-from ._render import Renderer, signed_headers
-from ._responses import as_json
+from ._responses import Quirks, Renderer, as_json, signed_headers
 from ._state import Application, State
 from .catalog import SCHEDULE
 

@@ -14,22 +14,17 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from ._arrange import Arrangement
-from ._clock import LATEST, Clock, ManualClock, MovableClock
+from ._clock import LATEST, Clock, ManualClock, MovableClock, VirtualWaits
 from ._deliveries import Deliveries, Emission
 from ._faults import Faults
-from ._ids import IdFactory
-from ._inspect import Inspection
-from ._operations import Call
-from ._parts import DEFAULT_API_KEY
-from ._quirks import Quirks
+from ._inspect import DEFAULT_API_KEY, Inspection
+from ._operations import Call, find_operation
 from ._recent import Changes, Recent, RequestRecord, Violations, size_of
-from ._render import Renderer
-from ._responses import Refusal, error_response
-from ._routes import find
-from ._snapshot import Snapshots
+from ._responses import Quirks, Refusal, Renderer, error_response
+from ._seeded import IdFactory
 from ._state import State, make_applications
+from ._states import States
 from ._tokens import Tokens
-from ._waiting import VirtualWaits
 from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
@@ -48,7 +43,7 @@ class Exchange:
     record: RequestRecord = attrs.field(repr=False, eq=False)
 
 
-class FakeBasiq(Arrangement, Inspection, Snapshots):
+class FakeBasiq(Arrangement, Inspection, States):
     """A whole Basiq for tests: send it requests, move its clock, let it deliver.
 
     clock: what tells it the time, a callable that returns an aware datetime; by default a ManualClock that
@@ -216,7 +211,7 @@ class FakeBasiq(Arrangement, Inspection, Snapshots):
                 if request.method != "POST":
                     raise Refusal(405, "method-not-allowed", "This path takes POST.", None, {"allow": "POST"})
                 return self._tokens.issue(request, self.clock())
-            operation = find(request.method, path)
+            operation = find_operation(request.method, path)
             now = self.clock()
             app = self._tokens.admit(request, now)
             render = Renderer(base, self._state.quirks, loop=request.url if loop else None)

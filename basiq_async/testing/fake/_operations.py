@@ -1,27 +1,25 @@
-"""The operations of the reference, each from a call to a response."""
+"""The operations of the reference, each from a call to a response, and their paths."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
-from ._filters import Fields, FilterError
-from ._ids import is_uuid
-from ._log import Log
-from ._paging import MAX_LIMIT, Window
+from ._lists import MAX_LIMIT, Fields, FilterError, Window
 from ._recent import Violations
-from ._records import Event, Message, Webhook
-from ._render import Json, Renderer
-from ._responses import Refusal, bad_content, bad_parameter, empty, json_response, not_found
+from ._records import Event, Log, Message, Webhook
+from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
+from ._seeded import is_uuid
 from ._state import Application, State
 
 T = TypeVar("T")
@@ -352,3 +350,54 @@ EVENT_FIELDS: Fields[Event] = Fields(
         "date": _event_date,
     },
 )
+
+
+Operation = Callable[[Call], Response]
+
+_ROUTES: tuple[tuple[str, Mapping[str, Operation]], ...] = (
+    ("/notifications/webhooks", {"GET": list_webhooks, "POST": create_webhook}),
+    ("/notifications/messages/test", {"POST": send_test}),
+    (
+        "/notifications/webhooks/{webhookId}",
+        {"GET": get_webhook, "POST": update_webhook, "DELETE": delete_webhook},
+    ),
+    ("/notifications/webhooks/{webhookId}/messages", {"GET": list_messages}),
+    ("/notifications/webhooks/{webhookId}/messages/{messageId}", {"GET": get_message}),
+    ("/events", {"GET": list_events}),
+    ("/events/types", {"GET": list_event_types}),
+    ("/events/types/{eventTypeId}", {"GET": get_event_type}),
+    ("/events/{eventId}", {"GET": get_event}),
+    ("/users/{userId}", {"GET": get_entity}),
+    ("/users/{userId}/{collection}", {"GET": get_entity}),
+    ("/users/{userId}/{collection}/{entityId}", {"GET": get_entity}),
+)
+_LISTS = ("webhooks", "messages", "events", "types")
+
+_by_length: dict[int, list[tuple[Sequence[str], Mapping[str, Operation]]]] = {}
+for _pattern, _methods in _ROUTES:
+    _parts = _pattern.split("/")
+    _by_length.setdefault(len(_parts), []).append((_parts, _methods))
+
+
+def find_operation(method: str, path: str) -> Callable[[Call], Response]:
+    """The operation at a path, its path parameters filled in when called; raises Refusal (404, 405)."""
+    parts = path.split("/")
+    if len(parts) > 2 and not parts[-1] and parts[-2] in _LISTS:
+        parts.pop()  # the guide's form of a list's path
+    if "%" in path:
+        parts = [unquote(part) for part in parts]
+    for pattern, methods in _by_length.get(len(parts), ()):
+        if all(want == part or (want[:1] == "{" and part) for want, part in zip(pattern, parts, strict=True)):
+            operation = methods.get(method)
+            if operation is None:
+                allow = ", ".join(methods)
+                detail = f"This path takes {allow}."
+                raise Refusal(405, "method-not-allowed", detail, headers={"allow": allow})
+            params = {want[1:-1]: part for want, part in zip(pattern, parts, strict=True) if want[:1] == "{"}
+            return partial(_with, operation, params)
+    raise not_found("There is no such path.")
+
+
+def _with(operation: Operation, params: dict[str, str], call: Call) -> Response:
+    call.params = params
+    return operation(call)

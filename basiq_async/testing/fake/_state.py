@@ -9,11 +9,9 @@ import attrs
 
 from ...errors import ConfigurationError
 from ._clock import Clock
-from ._ids import IdFactory, SeededIds, uuid_text
-from ._log import Log
-from ._quirks import Quirks
-from ._records import Event, Message, Webhook
-from ._seeded import SeededEvents, SeededMessages
+from ._records import Event, Log, Message, Webhook
+from ._responses import Quirks
+from ._seeded import IdFactory, SeededEvents, SeededIds, SeededMessages, uuid_text
 
 
 @attrs.define

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from urllib.parse import parse_qsl
 
 from ...transports.base import Request, Response
-from ._ids import IdFactory
 from ._recent import Violations
 from ._responses import Refusal, bad_parameter, json_response
+from ._seeded import IdFactory
 from ._state import Application, State, Token
 
 LIFETIME = timedelta(seconds=3600)

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
-from basiq_async.testing.fake._filters import Fields, FilterError
-from basiq_async.testing.fake._ids import SeededIds, is_uuid
-from basiq_async.testing.fake._log import Log
-from basiq_async.testing.fake._records import Event
+from basiq_async.testing.fake._lists import Fields, FilterError
+from basiq_async.testing.fake._records import Event, Log
+from basiq_async.testing.fake._seeded import SeededIds, is_uuid
 
 from ..conftest import ENDPOINT, Caller
 

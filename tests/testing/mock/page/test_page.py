@@ -111,7 +111,7 @@ def test_secrets_and_tokens_are_not_in_the_page_before_they_are_asked_for(lookin
     webhook_id = looking.post("/webhooks", url=ENDPOINT)["webhookId"]
     looking.statuses[:] = [200]
     looking.post("/emit", eventTypeId="user.created", wait=True)
-    from basiq_async.testing.fake._render import secret_text
+    from basiq_async.testing.fake._responses import secret_text
 
     secret = secret_text(looking.fake.webhooks()[0].key)
     page = looking.open()
