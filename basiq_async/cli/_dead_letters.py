@@ -59,7 +59,7 @@ async def look_at_dead_letters(
     """List, export and drop, in this order; return 1 while dead letters remain."""
     if show:
         count = 0
-        async for page in _pages(job):
+        async for page in _dead_letter_pages(job):
             output.rows(page, _DEAD)
             count += len(page)
         if not count:
@@ -73,12 +73,12 @@ async def look_at_dead_letters(
         if missing:
             raise ConfigurationError(f"{missing} of the ids given to --drop-dead are not those of dead letters")
     remaining = 0
-    async for page in _pages(job):
+    async for page in _dead_letter_pages(job):
         remaining += len(page)
     return 1 if remaining else 0
 
 
-async def _pages(job: HasDeadLetters) -> AsyncIterator[Sequence[DeadLetter]]:
+async def _dead_letter_pages(job: HasDeadLetters) -> AsyncIterator[Sequence[DeadLetter]]:
     after = 0
     while page := await job.dead_letters(after=after, limit=_PAGE):
         yield page

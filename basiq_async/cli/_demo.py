@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import BasiqError, ConfigurationError, ServerError
 from ..models import Secret
 from ._output import Styled, is_terminal, live, write, write_lines
-from ._root import catch_up, source
 from ._run import run, run_until_signal
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..models import Message
     from ..pagination import Paginator
     from ..receiver import Delivery, WebhookReceiver
+    from ..replay import Recovery
     from ..testing import FakeBasiq
 
 
@@ -116,7 +118,7 @@ async def tell(messages: int) -> None:
     write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that does it,")
     write("examples/recover_after_outage.py:")
     write("")
-    write_lines(source().splitlines())
+    write_lines(example_source().splitlines())
 
 
 async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service) -> str:
@@ -388,3 +390,35 @@ class Service:
 
     async def _handle(self, delivery: Delivery) -> None:
         self.handled[delivery.event_id] += 1
+
+
+_EXAMPLE = "recover_after_outage.py"
+
+
+def example_file() -> Path:
+    """Return where the program of the story is: beside this file in a wheel, in examples/ of the sources."""
+    packaged = Path(__file__).with_name(f"_example_{_EXAMPLE}")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "examples" / _EXAMPLE
+
+
+def example_source() -> str:
+    """Return its text."""
+    return example_file().read_text(encoding="utf-8").rstrip()
+
+
+def catch_up(
+    basiq: BasiqClient, receiver: WebhookReceiver, url: str, folder: Path, events: Sequence[str]
+) -> Awaitable[Recovery]:
+    """Run the function of this name in the program."""
+    found: Awaitable[Recovery] = _load_example().catch_up(basiq, receiver, url, folder, events)
+    return found
+
+
+@cache
+def _load_example() -> Any:
+    spec = importlib.util.spec_from_file_location("basiq_async_demo_program", example_file())
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{example_file()} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -105,7 +105,7 @@ async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) ->
         return None  # a recovery is under way: what it has brought by now counts when it has ended
 
 
-def _row(found: Diagnosis) -> dict[str, Any]:
+def _diagnosis_row(found: Diagnosis) -> dict[str, Any]:
     return {
         "id": found.webhook.id,
         "url": found.webhook.url,
@@ -129,7 +129,7 @@ def _row(found: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
+def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     yield "webhook", found.webhook.id
     yield "url", found.webhook.url
     yield "status", found.status
@@ -154,6 +154,6 @@ _DIAGNOSIS: Shape[Diagnosis] = Shape(
         "never_sent", "brought", "dead_letters", "quarantined", "endpoint_status", "endpoint_error", "looked_at",
         "earliest", "latest", "complete",
     ),
-    _row,
-    details=_details,
+    _diagnosis_row,
+    details=_diagnosis_details,
 )  # fmt: skip

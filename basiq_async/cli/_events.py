@@ -20,7 +20,7 @@ events_app = typer.Typer(help="Events of the last 7 days, and the types of event
 
 
 @events_app.command("list")
-def list_(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Json = None) -> None:
+def list_events(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Json = None) -> None:
     """Show events of the last 7 days: the newest in a terminal, newest first; all in a pipe, in Basiq's order."""
 
     async def work(basiq: BasiqClient) -> None:
@@ -32,7 +32,7 @@ def list_(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Js
 
 
 @events_app.command("get")
-def get(
+def get_event(
     event_id: Annotated[str, typer.Argument(help="The event's id.")],
     raw: Raw = False,
     json: Json = None,
@@ -50,7 +50,7 @@ def get(
 
 
 @events_app.command("types")
-def types(json: Json = None) -> None:
+def list_event_types(json: Json = None) -> None:
     """Show the types of event that a webhook can subscribe to."""
 
     async def work(basiq: BasiqClient) -> list[EventType]:

@@ -42,7 +42,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
 
 
 @messages_app.command("list")
-def list_(
+def list_messages(
     webhook_id: WebhookId,
     failed: Failed = False,
     since: Since = None,
@@ -66,7 +66,7 @@ def list_(
 
 
 @messages_app.command("get")
-def get(
+def get_message(
     webhook_id: WebhookId,
     message_id: Annotated[str, typer.Argument(help="The message's id.")],
     raw: Raw = False,

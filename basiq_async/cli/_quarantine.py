@@ -18,24 +18,23 @@ if TYPE_CHECKING:
 
 quarantine_app = typer.Typer(help="Deliveries that were set aside because their handler failed.", no_args_is_help=True)
 
-_PAGE = 100
-_LETTER: Shape[QuarantinedDelivery] = Shape(
+_QUARANTINED: Shape[QuarantinedDelivery] = Shape(
     ("delivery_id", "event_type_id", "event_id", "error", "failures", "signed_at", "quarantined_at", "body"),
-    lambda letter: {
-        "delivery_id": letter.delivery_id,
-        "event_type_id": letter.event_type_id,
-        "event_id": letter.event_id,
-        "error": letter.error,
-        "failures": letter.failures,
-        "signed_at": letter.signed_at,
-        "quarantined_at": letter.quarantined_at,
-        "body": letter.body.decode(errors="replace"),
+    lambda delivery: {
+        "delivery_id": delivery.delivery_id,
+        "event_type_id": delivery.event_type_id,
+        "event_id": delivery.event_id,
+        "error": delivery.error,
+        "failures": delivery.failures,
+        "signed_at": delivery.signed_at,
+        "quarantined_at": delivery.quarantined_at,
+        "body": delivery.body.decode(errors="replace"),
     },
     (
-        Column("DELIVERY", lambda letter: letter.delivery_id),
-        Column("EVENT TYPE", lambda letter: letter.event_type_id),
-        Column("SET ASIDE", lambda letter: cell_text(letter.quarantined_at), optional=True),
-        Column("ERROR", lambda letter: letter.error, flexible=True, least=32),
+        Column("DELIVERY", lambda delivery: delivery.delivery_id),
+        Column("EVENT TYPE", lambda delivery: delivery.event_type_id),
+        Column("SET ASIDE", lambda delivery: cell_text(delivery.quarantined_at), optional=True),
+        Column("ERROR", lambda delivery: delivery.error, flexible=True, least=32),
     ),
 )
 _OUTCOME: Shape[Outcome] = Shape(
@@ -63,8 +62,8 @@ def list_(app: App, json: Json = None) -> None:
     async def work() -> int:
         count = 0
         async with open_receiver(app) as receiver:
-            async for page in _pages(receiver):
-                output.rows(page, _LETTER)
+            async for page in _quarantine_pages(receiver):
+                output.rows(page, _QUARANTINED)
                 count += len(page)
         return count
 
@@ -122,9 +121,9 @@ def drop(
         )
 
 
-async def _pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+async def _quarantine_pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
     after: QuarantinedDelivery | None = None
-    while page := await receiver.quarantined(after=after, limit=_PAGE):
+    while page := await receiver.quarantined(after=after, limit=100):
         yield page
         after = page[-1]
 

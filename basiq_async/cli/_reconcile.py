@@ -84,12 +84,12 @@ async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[
         yield made
 
 
-def _row(found: Reconciliation) -> dict[str, Any]:
+def _reconciliation_row(found: Reconciliation) -> dict[str, Any]:
     return attrs.asdict(found, recurse=False)
 
 
-def _details(found: Reconciliation) -> Any:
-    for name, value in _row(found).items():
+def _reconciliation_details(found: Reconciliation) -> Any:
+    for name, value in _reconciliation_row(found).items():
         if isinstance(value, dict):
             yield from ((f"{name.replace('_', ' ')} {key}", count) for key, count in value.items())
         elif not isinstance(value, (tuple, list)):
@@ -99,5 +99,7 @@ def _details(found: Reconciliation) -> Any:
 
 
 _RECONCILIATION: Shape[Reconciliation] = Shape(
-    ("checked", "delivered", "missing", "missing_by_type", "missing_ids", "undelivered"), _row, details=_details
+    ("checked", "delivered", "missing", "missing_by_type", "missing_ids", "undelivered"),
+    _reconciliation_row,
+    details=_reconciliation_details,
 )

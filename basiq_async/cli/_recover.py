@@ -130,7 +130,7 @@ def recover(
                 live("")
 
     found = run(work)
-    output.one(found, RECOVERY)
+    output.one(found, _RECOVERY)
     if found.dead:
         again.show("--retry-dead", introduction=f"{found.dead:,} are kept; try them again with:")
     if found.quarantined and receiver is not None:
@@ -170,7 +170,7 @@ def checkpoints_at(base: str) -> tuple[Checkpoint, Checkpoint]:
     return SQLiteCheckpoint(f"{base}-messages.db"), SQLiteCheckpoint(f"{base}-events.db")
 
 
-def _row(found: Recovery) -> dict[str, Any]:
+def _recovery_row(found: Recovery) -> dict[str, Any]:
     return {
         "finished": found.finished,
         "messages": report_row(found.messages),
@@ -183,7 +183,7 @@ def _row(found: Recovery) -> dict[str, Any]:
     }
 
 
-def _details(found: Recovery) -> Iterable[tuple[str, Any]]:
+def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
     for source, report in (("messages", found.messages), ("events", found.events)):
         yield f"{source} handled", f"{report.handled:,}"
         for why, count in report.skipped.items():
@@ -199,8 +199,8 @@ def _details(found: Recovery) -> Iterable[tuple[str, Any]]:
     yield from problem_details(found.problems, "left")
 
 
-RECOVERY: Shape[Recovery] = Shape(
+_RECOVERY: Shape[Recovery] = Shape(
     ("finished", "messages", "events", "out_of_reach", "status", "quarantined", "left_alone", "problems"),
-    _row,
-    details=_details,
+    _recovery_row,
+    details=_recovery_details,
 )

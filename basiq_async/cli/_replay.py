@@ -116,7 +116,7 @@ def replay(
         if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
             raise ConfigurationError("say where to, with one of --to and --to-jsonl")
         async with open_target(to, to_jsonl, secret_file, concurrency, idle=dry_run or looking) as target:
-            job = _job(
+            job = _make_job(
                 basiq, webhook_id, target, path, source, chosen, rate, concurrency, on_error, max_failures, ui=ui
             )
             if looking:
@@ -147,7 +147,7 @@ def replay(
         raise typer.Exit(code)
 
 
-def _job(
+def _make_job(
     basiq: BasiqClient,
     webhook_id: str,
     target: Target,

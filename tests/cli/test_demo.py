@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async.cli import _demo as _story
-from basiq_async.cli import _root as _program
+from basiq_async.cli import _demo
 
 from .conftest import Run, Served
 
@@ -28,7 +27,7 @@ def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
         "All of it came true",
     ):
         assert told in result.stdout
-    assert _program.source() in result.stdout
+    assert _demo.example_source() in result.stdout
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout
 
@@ -40,7 +39,7 @@ def test_in_a_process_of_its_own_it_leaves_no_warning() -> None:
 
 
 def test_what_is_not_true_ends_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_story.Streamed, "distinct", 5)
+    monkeypatch.setattr(_demo.Streamed, "distinct", 5)
     result = run("demo", "--messages", "1000")
     assert result.exit_code == 1
     assert "did not come true: streamed 1,000 messages" in result.stderr
@@ -48,7 +47,7 @@ def test_what_is_not_true_ends_with_1(run: Run, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_program_is_the_example() -> None:
-    assert _program.file() == Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
+    assert _demo.example_file() == Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
 
 
 def test_live_reads_and_only_reads(run: Run, served: Served) -> None:
