@@ -1,16 +1,22 @@
-"""``basiq-async replay --list-dead``, ``--export-dead`` and ``--drop-dead``."""
+"""What failed and is kept: the dead letters of a replay or a fleet's job, and ``basiq-async quarantine …``."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
 
 from ..errors import ConfigurationError
+from ._options import App, Json, Yes, open_receiver
 from ._output import Output, Shape, cell_text, note
+from ._run import confirm, run_until_signal
 from ._table import Column
 
 if TYPE_CHECKING:
+    from ..receiver import Outcome, QuarantinedDelivery, WebhookReceiver
     from ..replay import DeadLetter
+
 
 _PAGE = 250
 
@@ -83,3 +89,131 @@ async def _dead_letter_pages(job: HasDeadLetters) -> AsyncIterator[Sequence[Dead
     while page := await job.dead_letters(after=after, limit=_PAGE):
         yield page
         after = page[-1].number
+
+
+quarantine_app = typer.Typer(help="Deliveries that were set aside because their handler failed.", no_args_is_help=True)
+
+_QUARANTINED: Shape[QuarantinedDelivery] = Shape(
+    ("delivery_id", "event_type_id", "event_id", "error", "failures", "signed_at", "quarantined_at", "body"),
+    lambda delivery: {
+        "delivery_id": delivery.delivery_id,
+        "event_type_id": delivery.event_type_id,
+        "event_id": delivery.event_id,
+        "error": delivery.error,
+        "failures": delivery.failures,
+        "signed_at": delivery.signed_at,
+        "quarantined_at": delivery.quarantined_at,
+        "body": delivery.body.decode(errors="replace"),
+    },
+    (
+        Column("DELIVERY", lambda delivery: delivery.delivery_id),
+        Column("EVENT TYPE", lambda delivery: delivery.event_type_id),
+        Column("SET ASIDE", lambda delivery: cell_text(delivery.quarantined_at), optional=True),
+        Column("ERROR", lambda delivery: delivery.error, flexible=True, least=32),
+    ),
+)
+_OUTCOME: Shape[Outcome] = Shape(
+    ("delivery_id", "result", "handled", "error"),
+    lambda outcome: {
+        "delivery_id": outcome.delivery.id if outcome.delivery else None,
+        "result": str(outcome.result),
+        "handled": _is_handled(outcome),
+        "error": _error(outcome),
+    },
+    (
+        Column("DELIVERY", lambda outcome: outcome.delivery.id if outcome.delivery else "-"),
+        Column("RESULT", lambda outcome: str(outcome.result)),
+        Column("ERROR", lambda outcome: _error(outcome) or "", flexible=True, least=24),
+    ),
+)
+_DROPPED: Shape[dict[str, Any]] = Shape(("dropped",), lambda row: row)
+
+
+@quarantine_app.command("list")
+def list_(app: App, json: Json = None) -> None:
+    """Show what is in the quarantine, oldest first. Ends with 1 if it holds anything."""
+    output = Output(json)
+
+    async def work() -> int:
+        count = 0
+        async with open_receiver(app) as receiver:
+            async for page in _quarantine_pages(receiver):
+                output.rows(page, _QUARANTINED)
+                count += len(page)
+        return count
+
+    count = run_until_signal(work)
+    if count:
+        raise typer.Exit(1)
+    note("the quarantine is empty")
+
+
+@quarantine_app.command("retry")
+def retry(
+    app: App,
+    delivery_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[DELIVERY_ID...]", help="All of them by default.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Hand deliveries to their handlers again, oldest first. Ends with 1 where one fails again."""
+    output = Output(json)
+
+    async def work() -> Sequence[Outcome]:
+        async with open_receiver(app) as receiver:
+            return await receiver.retry_quarantined(delivery_ids or None)
+
+    outcomes = run_until_signal(work)
+    output.rows(outcomes, _OUTCOME)
+    if not outcomes and not delivery_ids:
+        note("the quarantine is empty")
+    tried = {outcome.delivery.id for outcome in outcomes if outcome.delivery}
+    _refuse_unknown([each for each in delivery_ids or () if each not in tried])
+    if not all(map(_is_handled, outcomes)):
+        raise typer.Exit(1)
+
+
+@quarantine_app.command("drop")
+def drop(
+    app: App,
+    delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to forget.")],
+    yes: Yes = False,
+    json: Json = None,
+) -> None:
+    """Forget deliveries for good; they stay recorded as handled. A terminal is asked first."""
+    confirm(f"Forget {len(set(delivery_ids)):,} of the deliveries in the quarantine for good?", yes=yes)
+
+    async def work() -> int:
+        async with open_receiver(app) as receiver:
+            return await receiver.drop_quarantined(delivery_ids)
+
+    dropped = run_until_signal(work)
+    Output(json).one({"dropped": dropped}, _DROPPED)
+    if dropped < len(set(delivery_ids)):
+        raise ConfigurationError(
+            f"{len(set(delivery_ids)) - dropped} of these deliveries are not in the quarantine; "
+            "'basiq-async quarantine list' shows what is"
+        )
+
+
+async def _quarantine_pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+    after: QuarantinedDelivery | None = None
+    while page := await receiver.quarantined(after=after, limit=100):
+        yield page
+        after = page[-1]
+
+
+def _refuse_unknown(ids: Sequence[str]) -> None:
+    if ids:
+        raise ConfigurationError(
+            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows what is"
+        )
+
+
+def _is_handled(outcome: Outcome) -> bool:
+    # One that stays in the quarantine is acknowledged, too.
+    return outcome.acknowledged and str(outcome.result) != "quarantined"
+
+
+def _error(outcome: Outcome) -> str | None:
+    return None if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}"

@@ -288,7 +288,7 @@ class Streamed:
 
 async def stream(paginator: Paginator[Message], total: int, stop: int | None = None) -> Streamed:
     """Stream a history, showing how it goes."""
-    from ._replay_options import bar
+    from ._replay import bar
 
     streamed = Streamed()
     terminal = is_terminal(sys.stderr)

@@ -184,8 +184,6 @@ def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: Tru
     """
     import asyncio
 
-    from ._output import note
-
     task = asyncio.current_task()
     received: list[int] = []
 

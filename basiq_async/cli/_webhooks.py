@@ -12,8 +12,8 @@ import typer
 
 from .._redaction.text import command_line
 from ..errors import ConfigurationError
+from ._checks import doctor
 from ._completion import event_types
-from ._doctor import doctor
 from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file
 from ._output import Output, is_terminal, live, note, write
 from ._run import confirm, run

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, __version__, cli
-from basiq_async.cli import _messages, _output, _run, main
-from basiq_async.cli._messages import History
+from basiq_async.cli import _history as _messages
+from basiq_async.cli import _output, _run, main
+from basiq_async.cli._history import History
 from basiq_async.cli._output import Shape
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.unmeasured import unmeasured
@@ -296,7 +297,7 @@ async def test_what_is_new_in_a_history_is_found_once_whichever_its_order_and_le
 def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
     run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
-    monkeypatch.setattr("basiq_async.cli._messages._FIRST_WAIT", 0.02)
+    monkeypatch.setattr("basiq_async.cli._history._FIRST_WAIT", 0.02)
     fake = served.fake
     webhook_id = fake.seed_messages(20)
 
@@ -334,7 +335,7 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
 def test_following_goes_on_though_basiq_cannot_be_asked_for_a_while(
     run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async.cli._messages._FIRST_WAIT", 0.02)
+    monkeypatch.setattr("basiq_async.cli._history._FIRST_WAIT", 0.02)
     webhook_id = served.fake.seed_messages(1)
     told = threading.Event()
     note = _output.note

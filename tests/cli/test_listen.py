@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async.cli._forward import Forwarder
 from basiq_async.cli._options import read_secrets
 from basiq_async.cli._run import on_signals
+from basiq_async.cli._serving import Forwarder
 from basiq_async.errors import ConfigurationError
 
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed

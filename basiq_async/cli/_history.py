@@ -1,4 +1,4 @@
-"""``basiq-async messages …``: list, get, tail, resend."""
+"""What Basiq recorded: ``basiq-async messages …`` and ``basiq-async events …``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from ._options import (
     Until,
     WebhookId,
     check_event_types,
+    read_secrets,
     selection,
 )
 from ._output import Output, Shape, cell_text, live, note
 from ._run import run, wait_patiently
-from ._shapes import MESSAGE, RAW
+from ._shapes import EVENT, EVENT_TYPE, MESSAGE, RAW
 from ._table import Column
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .._wire.order import NewestItems
     from ..client import BasiqClient
-    from ..models import Message
+    from ..models import Event, EventType, Message
 
 
 messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
@@ -124,8 +125,6 @@ def resend(
     json: Json = None,
 ) -> None:
     """Post messages to an endpoint again, each with a fresh signature. Ends with 1 where one was not accepted."""
-    from ._options import read_secrets
-
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> bool:
@@ -328,3 +327,49 @@ class History:
             self._cursor = history.cursor
         newest_first = self._begins_with == "newest" or detector.order == "newest-first"
         return fresh[::-1] if newest_first else fresh
+
+
+events_app = typer.Typer(help="Events of the last 7 days, and the types of event.", no_args_is_help=True)
+
+
+@events_app.command("list")
+def list_events(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Json = None) -> None:
+    """Show events of the last 7 days: the newest in a terminal, newest first; all in a pipe, in Basiq's order."""
+
+    async def work(basiq: BasiqClient) -> None:
+        events = aiter(basiq.events.list(filter=filter))
+        shape = RAW if raw else EVENT
+        await show_list(events, Output(json, json_only=raw), shape, limit, raw=raw)
+
+    run(work)
+
+
+@events_app.command("get")
+def get_event(
+    event_id: Annotated[str, typer.Argument(help="The event's id.")],
+    raw: Raw = False,
+    json: Json = None,
+) -> None:
+    """Show one event."""
+
+    async def work(basiq: BasiqClient) -> Event:
+        return await basiq.events.get(event_id)
+
+    event = run(work)
+    if raw:
+        Output(json, json_only=True).one(event.raw, RAW)
+    else:
+        Output(json).one(event, EVENT)
+
+
+@events_app.command("types")
+def list_event_types(json: Json = None) -> None:
+    """Show the types of event that a webhook can subscribe to."""
+
+    async def work(basiq: BasiqClient) -> list[EventType]:
+        return await basiq.event_types.list().collect()
+
+    found = run(work)
+    Output(json).rows(found, EVENT_TYPE)
+    if not found:
+        note("there are no types of event")
