@@ -9,12 +9,10 @@ from typing import TypeVar
 import attrs
 
 from .. import pagination
-from .._wire.codec import Unreadable, read_message
 from ..client import BasiqClient
 from ..errors import CheckpointError, PaginationError
 from ..models import Event, Message
-from ..replay import DeadLetter
-from ..replay.engine import UnreadableMessage, message_of, open_events, placeholder_for
+from ..replay.engine import message_of, open_events, placeholder_for
 from .record import ListSpec, Source
 
 T = TypeVar("T")
@@ -109,11 +107,3 @@ async def _gather(
         if last is not None:
             messages = messages[-wanted:]
     return SegmentPage(messages if last is None else messages[-wanted:], next_cursor)
-
-
-def as_message(letter: DeadLetter) -> Message:
-    """Return a dead letter as the message that it was."""
-    try:
-        return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
-    except Unreadable as exc:
-        return UnreadableMessage(letter.id, letter.message, exc)

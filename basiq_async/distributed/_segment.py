@@ -19,12 +19,13 @@ from ..replay.engine import (
     Engine,
     FixedMessages,
     UnreadableMessage,
+    as_message,
     as_target,
     as_where,
     everything,
 )
 from ._lease import Lease, clock
-from ._pages import Known, SegmentPage, as_message, read_page
+from ._pages import Known, SegmentPage, read_page
 from ._rate_limiter import SegmentRate
 from ._work import Work
 from .record import (

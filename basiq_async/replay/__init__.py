@@ -6,9 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, CheckpointInUseError, ConfigurationError, ReplayError, TargetError
-from ._inactivity import Inactivity
-from ._recover import recover, recovered_by
-from ._recovery import Recovery
+from ._notes import Inactivity
+from ._recovery import Recovery, recover, recovered_by
 from ._replay import Replay
 from ._report import Plan, Progress, Reconciliation, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
@@ -21,7 +20,7 @@ from .targets._json_lines import JSONLinesTarget
 if TYPE_CHECKING:
     from ._page import serve_page
     from .checkpoints._sql import SQLCheckpoint
-    from .checkpoints._sql_tables import checkpoint_metadata
+    from .checkpoints._sql_database import checkpoint_metadata
     from .targets._http import HttpTarget
 
 __all__ = [
@@ -66,7 +65,7 @@ __all__ = [
 _LATER = {
     "HttpTarget": ".targets._http",
     "SQLCheckpoint": ".checkpoints._sql",
-    "checkpoint_metadata": ".checkpoints._sql_tables",
+    "checkpoint_metadata": ".checkpoints._sql_database",
     "serve_page": "._page",
 }
 

@@ -17,14 +17,13 @@ from .._redaction.text import printable
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
-from ._circuit import Circuit, requested_wait
 from ._committer import Committer
-from ._inactivity import InactivityTracker
 from ._ledger import Ledger, Span
+from ._notes import InactivityTracker
 from ._reader import SPAN, MessageReader
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
-from ._throttle import Backpressure, Limiter, RateLimiter
+from ._throttle import Backpressure, Circuit, Limiter, RateLimiter, requested_wait
 from ._where import Where
 from .checkpoints._base import Commit, DeadLetter, State
 from .targets._base import Function, Handler, Target

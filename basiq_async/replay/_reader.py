@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from .._wire.order import Order
 from ..models import Message
-from ._inactivity import MOST_ATTEMPTS, InactivityTracker
 from ._ledger import Ledger, Span
+from ._notes import MOST_ATTEMPTS, InactivityTracker
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 

@@ -1,27 +1,263 @@
-"""What a recovery has done, and what is left."""
+"""Recovering from an outage: the message history, then what never became a message, and what is left."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 
 import attrs
 
 from .._inbox.keys import Scope
 from ..client import BasiqClient
-from ..errors import InboxError
-from ..models import Webhook
+from ..errors import ConfigurationError, InboxError, ReplayError
+from ..filters import Filter
+from ..models import Message, Webhook
 from ..receiver import Inbox, QuarantinedDelivery, WebhookReceiver
-from ..services.diagnosis import Problem, find_status_problem
-from ._inactivity import Inactivity
-from ._notes import Notes, find_out_of_reach
+from ..services.diagnosis import Problem, Recovered, find_status_problem
+from ._dead_letters import read_all
+from ._engine import OnError
+from ._notes import Inactivity, Notes, find_out_of_reach
 from ._replay import Replay
 from ._report import OnProgress, Report
-from .checkpoints._base import DeadLetter
-from .targets._missed import DELIVERED
+from ._where import Predicate, Where
+from .checkpoints._base import Checkpoint, DeadLetter, Job, State, keeps_both_sources
+from .targets._base import Handler, SessionHandler, Target
+from .targets._deduplicated import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
+from .targets._http import HttpTarget
 
 _PAGE = 100
+_TIMEOUT = 5.0
+
+
+async def recover(
+    client: BasiqClient,
+    webhook_id: str,
+    target: Target | WebhookReceiver | Handler | SessionHandler,
+    *,
+    checkpoint: Checkpoint,
+    events_checkpoint: Checkpoint | None = None,
+    inbox: Inbox | None = None,
+    filter: str | Filter | None = None,
+    where: Where | Predicate | None = None,
+    everything: bool = False,
+    acknowledged: datetime | None = None,
+    concurrency: int = 32,
+    rate: float | None = None,
+    on_error: OnError = "dead-letter",
+    progress: OnProgress | None = None,
+    instrument: Callable[[Replay], object] | None = None,
+    clock: Callable[[], datetime] | None = None,
+) -> Recovery:
+    """Bring to a target everything that it missed: the webhook's messages, then the events that made none.
+
+    .. code-block:: python
+
+        first, second = SQLiteCheckpoint("recover.db"), SQLiteCheckpoint("recover-events.db")
+        async with HttpTarget(URL, SECRET) as target, SQLiteInbox("recover-inbox.db") as inbox:
+            recovery = await recover(
+                basiq, webhook_id, target, inbox=inbox, checkpoint=first, events_checkpoint=second
+            )
+        print(recovery.finished, recovery.problems)
+
+    The messages come first, since they have the ``webhook-id`` that Basiq sends with. An inbox says what was handled:
+    a ``WebhookReceiver`` has its own; for a function pass the one of the live service; for an ``HttpTarget`` one that
+    is kept beside the checkpoints. What another worker is handling is waited for. After an interruption, run the same
+    again. ``SQLCheckpoint(engine)`` keeps both sources, so it is all that a service with a database needs; of
+    several workers that recover at once, one works, and the others get a ``CheckpointInUseError``. ``filter`` is for
+    the messages, the other arguments are those of ``Replay``.
+
+    everything: what Basiq says it delivered is left alone where no inbox can say whether it was handled: before the
+        inbox began, or longer ago than it remembers, and always with an ``HttpTarget``. It counts as ``left_alone``.
+        True handles it as well, with new checkpoints.
+    acknowledged: what is out of reach before this moment is known, and does not keep the recovery from being finished.
+    instrument: called with each of the two replays before it runs, such as ``basiq_async.otel.instrument``.
+
+    Raises what ``Replay.run`` raises.
+    """
+    both = keeps_both_sources(checkpoint)
+    if events_checkpoint is None and not both:
+        raise ConfigurationError(
+            "this checkpoint remembers one source: pass a second one as events_checkpoint, or SQLCheckpoint(engine), "
+            "which keeps both"
+        )
+    if events_checkpoint is checkpoint and not both:
+        raise ConfigurationError("checkpoint and events_checkpoint must be two: each remembers one source")
+    if inbox is None and not isinstance(target, WebhookReceiver):
+        raise ConfigurationError(
+            "recover needs an inbox, since most events were messages too: the live service's for a function, one "
+            "beside the checkpoints for an HttpTarget"
+        )
+    if acknowledged is not None and acknowledged.tzinfo is None:
+        raise ConfigurationError("acknowledged must be a datetime with a time zone, such as datetime.now(UTC)")
+    messages = Replay(
+        client,
+        webhook_id,
+        target,
+        checkpoint=checkpoint,
+        filter=filter,
+        where=where,
+        inbox=inbox,
+        concurrency=concurrency,
+        rate=rate,
+        on_error=on_error,
+        clock=clock,
+    )
+    events = Replay(
+        client,
+        webhook_id,
+        target,
+        checkpoint=checkpoint if events_checkpoint is None else events_checkpoint,
+        source="events",
+        where=where,
+        inbox=inbox,
+        concurrency=concurrency,
+        rate=rate,
+        on_error=on_error,
+        clock=clock,
+    )
+    for replay in (messages, events):
+        if instrument is not None:
+            instrument(replay)
+    await client.webhooks.get(webhook_id)  # Basiq's clock is known from here on
+    knowledge = None if everything else _knowledge_of(target, inbox, webhook_id, clock or client._now)
+    if knowledge is not None:
+        messages._wrap = lambda inner: MissedMessages(inner, knowledge)
+    first = await messages.run(progress)
+    if not first.finished:
+        unfinished = ReplayError("the message history was not read to its end: run the same again to continue")
+        unfinished.report = first
+        raise unfinished
+    # What happens from now on becomes a message, unless the webhook is not active.
+    was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
+    failed = {event_of(Message(letter.id, letter.message)) async for letter in read_all(messages)}
+    events._wrap = lambda inner: MissedEvents(inner, knowledge, failed)
+    second = await events.run(progress)
+    return await Circumstances(
+        client=client,
+        webhook_id=webhook_id,
+        messages=messages,
+        events=events,
+        quarantine=target if isinstance(target, WebhookReceiver) else _require(inbox),
+        acknowledged=acknowledged,
+    ).assess(first, second, was_active=was_active)
+
+
+async def recovered_by(
+    webhook_id: str, checkpoint: Checkpoint, events_checkpoint: Checkpoint | None = None
+) -> Recovered:
+    """Return what the recoveries with these checkpoints have brought, for ``webhooks.diagnose``.
+
+    Begins no run. Raises ``CheckpointError`` also for checkpoints of a recovery with a ``where`` or a ``filter``: it
+    does not say that all was brought.
+    """
+    messages = await checkpoint.peek(Job(webhook_id)) or State()
+    events = await (events_checkpoint or checkpoint).peek(Job(webhook_id, source="events")) or State()
+    return Recovered(
+        Notes.read(messages.notes).read_until, Notes.read(events.notes).covered, messages.dead + events.dead
+    )
+
+
+@attrs.frozen
+class Recovery:
+    """What a recovery did, and what is left.
+
+    messages: the report on the message history. Its ``skipped["delivered"]`` were left alone: Basiq says that they were
+        delivered, at a time of which the inbox knows nothing.
+    events: the report on the event list of the last 7 days. Its ``handled`` were never a message; its ``skipped``
+        are those that a message, or a live delivery, had brought.
+    out_of_reach: times in which the webhook was not active, and whose events no run has read before the list lost
+        them. What happened then cannot be recovered from Basiq.
+    webhook: the webhook, as it is after the recovery.
+    was_active: whether it was active when the event list was read: what happened then became messages.
+    quarantined: deliveries of this webhook in the quarantine of the inbox.
+    given_up: messages that failed and were not kept, because of ``on_error="skip"``, in all runs.
+    """
+
+    messages: Report
+    events: Report
+    out_of_reach: tuple[Inactivity, ...]
+    webhook: Webhook
+    was_active: bool
+    quarantined: int
+    given_up: int
+    _circumstances: Circumstances = attrs.field(alias="circumstances", repr=False, eq=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left, as far as the ``where`` and ``filter`` of the recovery reach.
+
+        Both sources were read to their ends, the webhook is active, nothing is in the quarantine or a dead letter,
+        nothing was given up, and nothing is out of reach. ``problems`` says what is left, where it is not.
+        """
+        return not self.problems
+
+    @property
+    def left_alone(self) -> int:
+        """How many delivered messages this run left alone; ``everything=True`` with new checkpoints handles them."""
+        return self.messages.skipped.get(DELIVERED, 0)
+
+    @property
+    def dead(self) -> int:
+        """How many dead letters both checkpoints have."""
+        return self.messages.dead + self.events.dead
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is left, and what helps."""
+        return tuple(self._find_problems())
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Return the dead letters of both checkpoints, those of the messages first."""
+        return [letter for replay in self._replays async for letter in read_all(replay)]
+
+    async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Recovery:
+        """Put the dead letters, or those with these ids, through the target again; return what is left now.
+
+        Raises what ``Replay.retry_dead`` raises.
+        """
+        wanted = None if ids is None else frozenset(ids)
+        dead = [(await replay.retry_dead(progress, ids=wanted)).dead for replay in self._replays]
+        return await self._assess(dead)
+
+    async def drop_dead(self, ids: Iterable[str]) -> Recovery:
+        """Remove the dead letters with these ids for good; return what is left now."""
+        wanted = frozenset(ids)
+        for replay in self._replays:
+            await replay.drop_dead(wanted)
+        return await self._assess([len([each async for each in read_all(one)]) for one in self._replays])
+
+    @property
+    def _replays(self) -> tuple[Replay, Replay]:
+        return self._circumstances.messages, self._circumstances.events
+
+    async def _assess(self, dead: Sequence[int]) -> Recovery:
+        messages, events = (
+            attrs.evolve(report, dead=left) for report, left in zip((self.messages, self.events), dead, strict=True)
+        )
+        return await self._circumstances.assess(messages, events, was_active=self.was_active)
+
+    def _find_problems(self) -> Iterable[Problem]:
+        status = find_status_problem(self.webhook, None)
+        if status is not None:
+            yield status
+        elif not self.was_active:
+            yield Problem("unread", "the webhook was not active when the event list was read: run the same again")
+        for report, name in ((self.messages, "message history"), (self.events, "event list")):
+            if not report.finished:
+                yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
+        if self.dead:
+            yield Problem("dead-letters", f"{self.dead:,} failed, and are kept: mend their handler, then retry them")
+        if self.quarantined:
+            yield Problem(
+                "quarantined",
+                f"{self.quarantined:,} deliveries failed again and again, and are in the quarantine: mend their "
+                "handler, then retry them",
+            )
+        if self.given_up:
+            yield Problem("given-up", f"{self.given_up:,} failed, and were not kept, as on_error says")
+        for period in self.out_of_reach:
+            yield Problem("out-of-reach", period.describe_loss())
 
 
 @attrs.frozen(kw_only=True)
@@ -78,111 +314,14 @@ class Circumstances:
             after = page[-1]
 
 
-@attrs.frozen
-class Recovery:
-    """What a recovery did, and what is left.
-
-    messages: the report on the message history. Its ``skipped["delivered"]`` were left alone: Basiq says that they were
-        delivered, at a time of which the inbox knows nothing.
-    events: the report on the event list of the last 7 days. Its ``handled`` were never a message; its ``skipped``
-        are those that a message, or a live delivery, had brought.
-    out_of_reach: times in which the webhook was not active, and whose events no run has read before the list lost
-        them. What happened then cannot be recovered from Basiq.
-    webhook: the webhook, as it is after the recovery.
-    was_active: whether it was active when the event list was read: what happened then became messages.
-    quarantined: deliveries of this webhook in the quarantine of the inbox.
-    given_up: messages that failed and were not kept, because of ``on_error="skip"``, in all runs.
-    """
-
-    messages: Report
-    events: Report
-    out_of_reach: tuple[Inactivity, ...]
-    webhook: Webhook
-    was_active: bool
-    quarantined: int
-    given_up: int
-    _circumstances: Circumstances = attrs.field(alias="circumstances", repr=False, eq=False)
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left, as far as the ``where`` and ``filter`` of the recovery reach.
-
-        Both sources were read to their ends, the webhook is active, nothing is in the quarantine or a dead letter,
-        nothing was given up, and nothing is out of reach. ``problems`` says what is left, where it is not.
-        """
-        return not self.problems
-
-    @property
-    def left_alone(self) -> int:
-        """How many delivered messages this run left alone; ``everything=True`` with new checkpoints handles them."""
-        return self.messages.skipped.get(DELIVERED, 0)
-
-    @property
-    def dead(self) -> int:
-        """How many dead letters both checkpoints have."""
-        return self.messages.dead + self.events.dead
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What is left, and what helps."""
-        return tuple(self._find_problems())
-
-    async def dead_letters(self) -> Sequence[DeadLetter]:
-        """Return the dead letters of both checkpoints, those of the messages first."""
-        return [letter for replay in self._replays async for letter in read_letters(replay)]
-
-    async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Recovery:
-        """Put the dead letters, or those with these ids, through the target again; return what is left now.
-
-        Raises what ``Replay.retry_dead`` raises.
-        """
-        wanted = None if ids is None else frozenset(ids)
-        dead = [(await replay.retry_dead(progress, ids=wanted)).dead for replay in self._replays]
-        return await self._assess(dead)
-
-    async def drop_dead(self, ids: Iterable[str]) -> Recovery:
-        """Remove the dead letters with these ids for good; return what is left now."""
-        wanted = frozenset(ids)
-        for replay in self._replays:
-            await replay.drop_dead(wanted)
-        return await self._assess([len([each async for each in read_letters(one)]) for one in self._replays])
-
-    @property
-    def _replays(self) -> tuple[Replay, Replay]:
-        return self._circumstances.messages, self._circumstances.events
-
-    async def _assess(self, dead: Sequence[int]) -> Recovery:
-        messages, events = (
-            attrs.evolve(report, dead=left) for report, left in zip((self.messages, self.events), dead, strict=True)
-        )
-        return await self._circumstances.assess(messages, events, was_active=self.was_active)
-
-    def _find_problems(self) -> Iterable[Problem]:
-        status = find_status_problem(self.webhook, None)
-        if status is not None:
-            yield status
-        elif not self.was_active:
-            yield Problem("unread", "the webhook was not active when the event list was read: run the same again")
-        for report, name in ((self.messages, "message history"), (self.events, "event list")):
-            if not report.finished:
-                yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
-        if self.dead:
-            yield Problem("dead-letters", f"{self.dead:,} failed, and are kept: mend their handler, then retry them")
-        if self.quarantined:
-            yield Problem(
-                "quarantined",
-                f"{self.quarantined:,} deliveries failed again and again, and are in the quarantine: mend their "
-                "handler, then retry them",
-            )
-        if self.given_up:
-            yield Problem("given-up", f"{self.given_up:,} failed, and were not kept, as on_error says")
-        for period in self.out_of_reach:
-            yield Problem("out-of-reach", period.describe_loss())
+def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Callable[[], datetime]) -> InboxKnowledge:
+    if isinstance(target, WebhookReceiver):
+        return InboxKnowledge(target.inbox, target._scope, shared=True, timeout=_TIMEOUT, now=now)
+    known = _require(inbox)
+    shared = not isinstance(target, HttpTarget)
+    return InboxKnowledge(known, Scope(known, webhook_id), shared=shared, timeout=_TIMEOUT, now=now)
 
 
-async def read_letters(replay: Replay) -> AsyncIterator[DeadLetter]:
-    after = 0
-    while page := await replay.dead_letters(after=after):
-        for letter in page:
-            yield letter
-        after = page[-1].number
+def _require(inbox: Inbox | None) -> Inbox:
+    assert inbox is not None  # noqa: S101  # recover has looked
+    return inbox

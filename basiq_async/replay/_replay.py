@@ -22,19 +22,15 @@ from ..hooks import chain_hooks
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
-from . import _dead
+from ._dead_letters import DeadLetters, drop_dead, export_dead
 from ._engine import Engine, OnError, RunSettings
-from ._events import REACH, EventList
-from ._inactivity import InactivityTracker
 from ._ledger import DeadLedger, Ledger
 from ._lists import Lists
-from ._notes import Notes
-from ._plan import make_plan, reconcile
-from ._report import OnProgress, Plan, Progress, Reconciliation, Report
-from ._sources import DeadLetters, History, MessageSource, placeholder_for
+from ._notes import InactivityTracker, Notes
+from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
+from ._sources import REACH, EventList, History, MessageSource, placeholder_for
 from ._where import Predicate, Where, as_where
-from .checkpoints._base import Checkpoint, DeadLetter, Job, Source, State
-from .checkpoints._limited import LimitedCheckpoint
+from .checkpoints._base import Checkpoint, DeadLetter, Job, LimitedCheckpoint, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
 
@@ -246,9 +242,9 @@ class Replay:
         exists, and ``ReplayError`` where it cannot be written.
         """
         if await self._checkpoint.peek(self._job) is None:
-            return await _dead.export(None, path)
+            return await export_dead(None, path)
         async with self._session(concurrency=0):
-            return await _dead.export(self._checkpoint, path)
+            return await export_dead(self._checkpoint, path)
 
     async def drop_dead(self, ids: Iterable[str]) -> int:
         """Remove the dead letters with these ids for good, and return how many there were."""
@@ -257,7 +253,7 @@ class Replay:
         if await self._checkpoint.peek(self._job) is None:
             return 0
         async with self._session(concurrency=0):
-            return await _dead.drop(self._checkpoint, ids)
+            return await drop_dead(self._checkpoint, ids)
 
     def stop(self) -> None:
         """Have the run that is under way begin no more messages, and return when those begun are recorded."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from datetime import datetime
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 import attrs
 
-from .._wire.codec import Unreadable, read_message
 from .._wire.order import Order, raw_time
-from ..models import Message
-from ..pagination import UnreadableItem, last_raw
+from ..client import BasiqClient
+from ..models import Event, Message
+from ..pagination import Paginator, UnreadableItem, last_raw
 from ._passes import OpenList, Passes
 from ._watch import Place
-from .checkpoints._base import Checkpoint, DeadLetter, State
+from .checkpoints._base import State
 
 T = TypeVar("T")
+REACH = timedelta(days=7)
+"""How far back the event list goes (the vendor's reference)."""
+_PREFIX = "event-"
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
 class MessageSource(Protocol):
@@ -80,6 +86,22 @@ def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     raw = item.raw if isinstance(item.raw, dict) else {"raw": item.raw}
     name = item.id or "unreadable-" + hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
     return UnreadableMessage(name, raw, item.error)
+
+
+async def walk(source: MessageSource) -> AsyncIterator[Message]:
+    """Go through all passes of a source. It finds its place again where it has to."""
+    while True:
+        try:
+            message = await anext(source)
+        except StopAsyncIteration:
+            if source.next_pass():
+                continue
+            return
+        except Exception as exc:
+            if not await source.recover(exc):
+                raise
+            continue
+        yield message
 
 
 class History(Generic[T]):
@@ -161,66 +183,119 @@ class _Nothing:
         raise StopAsyncIteration
 
 
-async def walk(source: MessageSource) -> AsyncIterator[Message]:
-    """Go through all passes of a source. It finds its place again where it has to."""
-    while True:
-        try:
-            message = await anext(source)
-        except StopAsyncIteration:
-            if source.next_pass():
-                continue
-            return
-        except Exception as exc:
-            if not await source.recover(exc):
-                raise
-            continue
-        yield message
+@attrs.frozen(repr=False)
+class EventMessage(Message):
+    """The message that an event would have made. ``created`` is when the event was."""
+
+    created: datetime | None
 
 
-class DeadLetters:
-    """The dead letters of a checkpoint as messages, page by page: all of them, or those with certain ids."""
+class EventList:
+    """The events of the types that ``wanted`` selects, each as a message, after a checkpoint's place.
 
-    cursor = None
-    order: Order = "unknown"
+    The payload is that of a message: type, id and links of the event. An inbox knows both by the same key.
+    """
 
-    def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
-        self._checkpoint = checkpoint
-        self._ids = None if ids is None else frozenset(ids)
-        self._page: list[DeadLetter] = []
-        self._after = 0
+    def __init__(
+        self, client: BasiqClient, webhook_id: str, filter: str | None, wanted: Callable[[str], bool], state: State
+    ) -> None:
+        self._webhook_id = webhook_id
+        self._wanted = wanted
+        if state.last_id is not None:
+            state = attrs.evolve(state, last_id=_event_id(state.last_id))
+        self._events = History(partial(_open, client, filter), state, ephemeral=True)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
         while True:
-            if not self._page:
-                self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
-                if not self._page:
-                    raise StopAsyncIteration
-            letter = self._page.pop()
-            self._after = letter.number
-            if self._ids is None or letter.id in self._ids:
-                break
-        try:
-            return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
-        except Unreadable as exc:
-            return UnreadableMessage(letter.id, letter.message, exc)
+            event = await anext(self._events)
+            message = message_of(event, self._webhook_id)
+            if isinstance(message, UnreadableMessage) or self._wanted(event.type):
+                return message
 
     def stepper(self) -> Callable[[], Awaitable[Message]]:
         """See ``MessageSource``."""
         return self.__anext__
 
+    @property
+    def cursor(self) -> str | None:
+        """See ``MessageSource``."""
+        return self._events.cursor
+
+    @property
+    def order(self) -> Order:
+        """See ``MessageSource``."""
+        return self._events.order
+
     def next_pass(self) -> bool:
         """See ``MessageSource``."""
-        return False
+        return self._events.next_pass()
 
     async def recover(self, error: Exception) -> bool:
         """See ``MessageSource``."""
-        return False
+        return await self._events.recover(error)
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
+        await self._events.aclose()
+
+
+def open_events(
+    client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
+) -> Paginator[Event]:
+    """Begin the list of events after a cursor, or after the event of the message with the id ``after``."""
+    return _open(client, filter, cursor, None if after is None else _event_id(after), prefetch=prefetch)
+
+
+def message_of(event: Event, webhook_id: str) -> Message:
+    """Return the message that an event would have made."""
+    if isinstance(event, _UnreadableEvent) and event.message is not None:
+        return event.message
+    return _as_message(event, webhook_id)
+
+
+@attrs.frozen
+class _UnreadableEvent(Event):
+    """Stands in for an event that cannot be read."""
+
+    message: UnreadableMessage | None = None
+
+
+def _open(
+    client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
+) -> Paginator[Event]:
+    return client.events.list(
+        filter=filter, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=_placeholder_for
+    )
+
+
+def _placeholder_for(item: UnreadableItem) -> Event:
+    message = placeholder_for(item)
+    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
+
+
+def _as_message(event: Event, webhook_id: str) -> EventMessage:
+    links = {"event": event.links.get("self"), "eventEntity": event.data_ref}
+    payload = {
+        "eventTypeId": event.type,
+        "eventId": event.id,
+        "links": {name: link for name, link in links.items() if link},
+    }
+    name = _message_id(event.id)
+    raw = {"id": name, "webhookId": webhook_id, "payload": payload, "attempts": []}
+    return EventMessage(name, raw, event.created)
+
+
+def _event_id(message_id: str) -> str | None:
+    return message_id.removeprefix(_PREFIX) if message_id.startswith(_PREFIX) else None
+
+
+def _message_id(event_id: str) -> str:
+    """Make an id that can be that of a delivery, and tells where it is from."""
+    plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
+    return _PREFIX + plain
 
 
 class FixedMessages:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ._dead import export as export_dead
+from ._dead_letters import as_message, export_dead
 from ._engine import Engine, OnError, RunSettings
-from ._events import message_of, open_events
 from ._ledger import DeadLedger, Ending, Ledger, Span
-from ._sources import FixedMessages, UnreadableMessage, placeholder_for
+from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, everything
 from .targets._adapters import as_target
 from .targets._base import Handler, SessionHandler
@@ -25,6 +24,7 @@ __all__ = [
     "SessionHandler",
     "Span",
     "UnreadableMessage",
+    "as_message",
     "as_target",
     "as_where",
     "everything",

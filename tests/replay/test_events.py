@@ -260,7 +260,7 @@ def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     from datetime import UTC, datetime
 
     from basiq_async import Message
-    from basiq_async.replay._inactivity import InactivityTracker
+    from basiq_async.replay._notes import InactivityTracker
 
     noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
 

@@ -8,8 +8,7 @@ import pytest
 
 from basiq_async import CheckpointError, Message
 from basiq_async.replay import Inactivity
-from basiq_async.replay._inactivity import InactivityTracker
-from basiq_async.replay._notes import Notes, find_out_of_reach
+from basiq_async.replay._notes import InactivityTracker, Notes, find_out_of_reach
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import attrs
 
 from ...errors import CheckpointError
 
+T = TypeVar("T")
 Source = Literal["messages", "events"]
 
 
@@ -143,6 +145,47 @@ class Checkpoint(Protocol):
     async def aclose(self) -> None:
         """End the run and let go. May be called twice. When it is cancelled, it ends the run all the same."""
         ...
+
+
+class LimitedCheckpoint:
+    """Passes each call on, and raises ``CheckpointError`` where it takes longer than ``timeout`` seconds."""
+
+    def __init__(self, checkpoint: Checkpoint, timeout: float) -> None:
+        self._checkpoint = checkpoint
+        self._timeout = timeout
+
+    async def open(self, job: Job, *, concurrency: int) -> State:
+        """See ``Checkpoint``."""
+        return await self._within_limit(self._checkpoint.open(job, concurrency=concurrency))
+
+    async def peek(self, job: Job) -> State | None:
+        """See ``Checkpoint``."""
+        return await self._within_limit(self._checkpoint.peek(job))
+
+    async def save(self, commit: Commit) -> None:
+        """See ``Checkpoint``."""
+        await self._within_limit(self._checkpoint.save(commit))
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """See ``Checkpoint``."""
+        return await self._within_limit(self._checkpoint.dead_letters(after=after, limit=limit))
+
+    async def aclose(self) -> None:
+        """See ``Checkpoint``."""
+        await self._within_limit(self._checkpoint.aclose())
+
+    async def _within_limit(self, call: Awaitable[T]) -> T:
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return await call
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise CheckpointError(
+                f"the checkpoint did not finish within {self._timeout:g} s: mend it, then run the same again to "
+                "continue"
+            ) from exc
 
 
 def keeps_both_sources(checkpoint: Checkpoint) -> bool:

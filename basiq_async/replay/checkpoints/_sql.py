@@ -20,8 +20,7 @@ from ..._concurrency.tasks import run_to_completion
 from ..._storage.sql import brief
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from ._base import Commit, DeadLetter, Job, State, another_job
-from ._sql_calls import Calls, NoTablesError
-from ._sql_tables import Statements, Tables, key_of
+from ._sql_database import Calls, NoTablesError, Statements, Tables, key_of
 
 logger = logging.getLogger("basiq_async.replay")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -13,11 +15,17 @@ from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._storage.private_files import open_private
 from ...errors import ConfigurationError, ReplayError
 from ...models import Message
-from ._file_lock import lock
+
+if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on Linux
+    import msvcrt
+else:
+    import fcntl
 
 _TAIL = 4 * 2**20
 _BEGINNING = b'{"'
 """How each line begins."""
+_PAST_THE_END = 2**40
+"""The byte that is locked on Windows, which keeps others from reading what is locked: no file is that long."""
 
 
 class JSONLinesTarget:
@@ -135,7 +143,7 @@ class JSONLinesTarget:
         descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
         file = os.fdopen(descriptor, "r+b")
         try:
-            lock(file)
+            _lock(file)
         except BlockingIOError:
             file.close()
             raise ReplayError(
@@ -168,3 +176,19 @@ class JSONLinesTarget:
         return ReplayError(
             f"the file {self._path!r} holds something other than messages; it was left as it is: pass another path"
         )
+
+
+if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on Linux
+
+    def _lock(file: BinaryIO) -> None:
+        file.seek(_PAST_THE_END)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as exc:
+            raise BlockingIOError(errno.EWOULDBLOCK, "locked") from exc
+
+else:
+
+    def _lock(file: BinaryIO) -> None:
+        """Lock a file until it is closed. Raises ``BlockingIOError`` where another process has locked it."""
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

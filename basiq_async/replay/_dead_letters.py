@@ -1,0 +1,144 @@
+"""Dead letters: read as messages, exported and dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from typing import Protocol, Self
+
+import attrs
+
+from .._storage.private_files import open_new
+from .._wire.codec import Unreadable, read_message
+from .._wire.order import Order
+from ..errors import ConfigurationError, ReplayError
+from ..models import Message
+from ._sources import UnreadableMessage
+from .checkpoints._base import Checkpoint, Commit, DeadLetter
+
+
+class DeadLetterStore(Protocol):
+    """Holds dead letters: a checkpoint, a replay, or a job of a fleet."""
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Return up to ``limit`` dead letters with numbers greater than ``after``, oldest first."""
+        ...
+
+
+async def read_all(store: DeadLetterStore) -> AsyncIterator[DeadLetter]:
+    """Go through the dead letters, oldest first."""
+    after = 0
+    while page := await store.dead_letters(after=after):
+        for letter in page:
+            yield letter
+        after = page[-1].number
+
+
+def as_message(letter: DeadLetter) -> Message:
+    """Return a dead letter as the message that it was."""
+    try:
+        return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
+    except Unreadable as exc:
+        return UnreadableMessage(letter.id, letter.message, exc)
+
+
+async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str]) -> int:
+    """Write the dead letters to a new file, a line of JSON each; return how many there were. None holds none.
+
+    A file that could not be written whole is removed.
+    """
+    count = 0
+    try:
+        descriptor = open_new(path)
+    except FileExistsError:
+        raise ConfigurationError(f"there is a file {os.fspath(path)!r} already: pass another path") from None
+    except (OSError, ValueError) as exc:
+        raise _unwritable(path, exc) from exc
+    whole = False
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            if store is not None:
+                async for letter in read_all(store):
+                    file.write(_line(letter))
+                    count += 1
+            file.flush()
+            await asyncio.to_thread(os.fsync, descriptor)
+        whole = True
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+    finally:
+        if not whole:
+            with suppress(OSError):
+                os.unlink(path)
+    return count
+
+
+async def drop_dead(checkpoint: Checkpoint, ids: Iterable[str]) -> int:
+    """Remove the dead letters with these ids; return how many there were."""
+    wanted = frozenset(ids)
+    found = [letter.id async for letter in read_all(checkpoint) if letter.id in wanted]
+    if found:
+        await checkpoint.save(Commit(revived=found))
+    return len(found)
+
+
+def _line(letter: DeadLetter) -> str:
+    fields = {
+        "number": letter.number,
+        "id": letter.id,
+        "error": letter.error,
+        "failedAt": letter.failed_at.isoformat(),
+        "message": letter.message,
+    }
+    return json.dumps(fields, separators=(",", ":")) + "\n"
+
+
+def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> ReplayError:
+    why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
+    return ReplayError(f"the file {os.fspath(path)!r} cannot be written: {why}")
+
+
+class DeadLetters:
+    """The dead letters of a checkpoint as messages, page by page: all of them, or those with certain ids."""
+
+    cursor = None
+    order: Order = "unknown"
+
+    def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
+        self._checkpoint = checkpoint
+        self._ids = None if ids is None else frozenset(ids)
+        self._page: list[DeadLetter] = []
+        self._after = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while True:
+            if not self._page:
+                self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
+                if not self._page:
+                    raise StopAsyncIteration
+            letter = self._page.pop()
+            self._after = letter.number
+            if self._ids is None or letter.id in self._ids:
+                break
+        return as_message(letter)
+
+    def stepper(self) -> Callable[[], Awaitable[Message]]:
+        """See ``MessageSource``."""
+        return self.__anext__
+
+    def next_pass(self) -> bool:
+        """See ``MessageSource``."""
+        return False
+
+    async def recover(self, error: Exception) -> bool:
+        """See ``MessageSource``."""
+        return False
+
+    async def aclose(self) -> None:
+        """See ``MessageSource``."""
