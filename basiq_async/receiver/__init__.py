@@ -19,7 +19,7 @@ from .inboxes._sqlite import SQLiteInbox
 if TYPE_CHECKING:
     from .inboxes._redis import RedisInbox
     from .inboxes._sql import SQLInbox
-    from .inboxes._sql_tables import inbox_metadata
+    from .inboxes._sql_statements import inbox_metadata
 
 __all__ = [
     "Claim",
@@ -47,7 +47,7 @@ __all__ = [
 _EXTRAS = {
     "RedisInbox": ("redis", "_redis"),
     "SQLInbox": ("sql", "_sql"),
-    "inbox_metadata": ("sql", "_sql_tables"),
+    "inbox_metadata": ("sql", "_sql_statements"),
 }
 
 

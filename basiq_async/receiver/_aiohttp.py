@@ -1,14 +1,23 @@
-"""The receiver as a handler of ``aiohttp.web``."""
+"""The receiver as a handler of ``aiohttp.web``.
+
+The second half leans on the internals of aiohttp's server, and pyproject.toml has an upper bound on aiohttp for it: a
+prepared 204, bodies that later readers of a request find too, and an end of the connection without waiting for the rest
+of a body. Tests in ``tests/receiver`` fail where these internals change.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator
+from email.utils import formatdate
+from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
-from ._aiohttp_internals import ClosingResponse, NoContent, keep_body, take_body
 from ._outcome import Outcome, Receives
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -59,3 +68,96 @@ def respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Respo
     if outcome.status == 204:
         return NoContent(status=204)
     return web.Response(status=outcome.status, headers=outcome.headers or None)
+
+
+def take_body(request: web.BaseRequest) -> bytes | None:
+    """The body of a request, if all of it is here; None if it is still arriving.
+
+    A middleware may have read it: ``request.read()`` keeps it. What is taken here is kept likewise for whoever reads it
+    later.
+    """
+    kept = request._read_bytes
+    if kept is not None:
+        return kept
+    content = request.content
+    if not content.is_eof() or content.exception() is not None:
+        return None
+    body: bytes = content.read_nowait()
+    request._read_bytes = body
+    return body
+
+
+def keep_body(request: web.BaseRequest, body: bytes) -> None:
+    """Keep the body of a request for later readers, as ``request.read()`` does."""
+    request._read_bytes = body
+
+
+class ClosingResponse(web.Response):
+    """Ends the connection as soon as it is written.
+
+    aiohttp keeps reading the rest of a request's body after a response, for 10 seconds by default, and decompresses
+    it: that is what a flood of large bodies would have.
+    """
+
+    def __init__(self, request: web.BaseRequest, **options: Any) -> None:
+        super().__init__(**options)
+        self._ending = request.protocol
+        self.force_close()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        self._ending.force_close()
+
+
+class NoContent(web.Response):
+    """A 204 whose bytes are made once a second, unless the application has something to add to it.
+
+    Nearly every delivery gets it, and to make the same head each time is a fifth of all that aiohttp does.
+    """
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        # What would be sent is known, unless a middleware, a signal or the connection asks for something else.
+        if (
+            self._headers
+            or self._cookies
+            or self._status != 204
+            or self._reason != "No Content"
+            or self._keep_alive is not None  # also where it has been prepared
+            or not request.keep_alive
+            or request.version != HttpVersion11
+        ):
+            return await super().prepare(request)
+        if isinstance(request, web.Request):
+            for app in request.match_info.apps:
+                if app.on_response_prepare:
+                    return await super().prepare(request)
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("the client has closed the connection")
+        head = _head.at(time.time())
+        transport.write(head)
+        self._keep_alive = True
+        self._body_length = len(head)
+        self._eof_sent = True
+        writer = request.writer
+        await writer.drain()
+        return writer
+
+
+class _Head:
+    """The head of a 204, made anew when another second has begun."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._bytes = b""
+
+    def at(self, now: float) -> bytes:
+        second = int(now)
+        if second != self._second:
+            date = formatdate(second, usegmt=True)
+            self._bytes = f"HTTP/1.1 204 No Content\r\nDate: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode()
+            self._second = second
+        return self._bytes
+
+
+_head = _Head()

@@ -21,8 +21,7 @@ from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, Tr
 from .._signing.seal import Seal
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outages import Outages, describe
-from ._outcome import Outcome, Result, log_fields
+from ._outcome import Outages, Outcome, Result, describe, log_fields
 from ._routes import Route, Routes
 from .inboxes._memory import MemoryInbox
 

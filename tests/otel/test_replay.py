@@ -9,8 +9,8 @@ import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
 from basiq_async.otel import instrument
+from basiq_async.otel._processing import ReplayTelemetry
 from basiq_async.otel._providers import Telemetry, first_deliveries
-from basiq_async.otel._replay import ReplayTelemetry
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, Progress, Replay, recover
 from tests.otel.conftest import Recorded

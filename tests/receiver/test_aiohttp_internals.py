@@ -15,7 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_log import AccessLogger
 from aiohttp.web_request import BaseRequest
 
-from basiq_async.receiver._aiohttp_internals import NoContent, _Head
+from basiq_async.receiver._aiohttp import NoContent, _Head
 from tests.support.deliveries import Service, payload, signed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -20,9 +20,8 @@ from ..._inbox.calls import CLOSED
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._storage.sql import Transaction, brief, failed_in, has_ended, is_passing, without_values
 from ...errors import BasiqError, ConfigurationError, InboxError
-from ._sql_database import SQLDatabase
-from ._sql_leases import RETRY_AFTER, Leases
-from ._sql_tables import Tables
+from ._sql_database import RETRY_AFTER, Leases, SQLDatabase
+from ._sql_statements import Tables
 
 logger = logging.getLogger("basiq_async.receiver")
 

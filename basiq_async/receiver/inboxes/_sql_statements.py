@@ -1,4 +1,4 @@
-"""The statements of an inbox in a SQL database, for the databases it knows."""
+"""The tables of an inbox in a SQL database, and the statements on them, for the databases it knows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from sqlalchemy import (
     BindParameter,
     Boolean,
     ClauseElement,
+    Column,
     ColumnElement,
     CursorResult,
+    DateTime,
+    Dialect,
     Double,
     Executable,
+    Index,
     Integer,
+    MetaData,
     Row,
     String,
+    Table,
     Text,
     and_,
     bindparam,
@@ -34,6 +40,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
@@ -41,8 +48,61 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.visitors import iterate
 
+from ..._storage.sql import check_names, key_type, make_ddl
 from ...errors import ConfigurationError
-from ._sql_tables import Tables
+
+
+class Tables:
+    """What was handled or is claimed, the failures, the letters of the quarantine, and texts kept for good."""
+
+    def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
+        check_names(table, schema, what="an inbox")
+        self.name = table if schema is None else f"{schema}.{table}"
+        self.metadata = MetaData(schema=schema)
+        claimed = text("lease_ends IS NOT NULL")
+        self.handled = Table(
+            table,
+            self.metadata,
+            Column("key", key_type(), primary_key=True),
+            # None while it is only claimed, by the worker with this token; the end is in seconds of the lease's clock.
+            Column("handled_at", DateTime(timezone=True)),
+            Column("token", Text),
+            Column("lease", Double),
+            Column("lease_ends", Double),
+            Index(f"{table}_order", "handled_at"),
+            Index(f"{table}_claims", "lease_ends", postgresql_where=claimed, sqlite_where=claimed),
+        )
+        self.failures = Table(
+            f"{table}_failures",
+            self.metadata,
+            Column("key", key_type(), primary_key=True),
+            Column("failures", Integer, nullable=False),
+            Column("failed_at", DateTime(timezone=True), nullable=False),
+        )
+        self.quarantine = Table(
+            f"{table}_quarantine",
+            self.metadata,
+            Column("key", key_type(), primary_key=True),
+            Column("quarantined_at", DateTime(timezone=True), nullable=False),
+            Column("letter", Text, nullable=False),
+            Index(f"{table}_quarantine_order", "quarantined_at", "key"),
+        )
+        self.pinned = Table(
+            f"{table}_pinned",
+            self.metadata,
+            Column("name", String(200), primary_key=True),
+            Column("value", String(200), nullable=False),
+        )
+
+    def ddl(self, dialect: Dialect) -> str:
+        """The statements that make the tables, each with its semicolon."""
+        return make_ddl(self.metadata, dialect)
+
+
+def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> MetaData:
+    """The tables of a ``SQLInbox``, for Alembic's ``target_metadata``."""
+    return Tables(table, schema).metadata
+
 
 _KEY = bindparam("a_key", type_=String)
 _TOKEN = bindparam("a_token", type_=Text)
