@@ -25,11 +25,9 @@ from ..errors import (
     ServerError,
     TransportError,
 )
-from ._lease import Lease, clock
 from ._rate_limiter import SharedRateLimiter
-from ._segment import Segment
-from ._work import JobFunction, Work
-from ._work_cache import WorkCache
+from ._segment import Lease, Segment, clock
+from ._work import JobFunction, Work, WorkCache
 from .record import ClaimRefusal, Heartbeat, JobSpec, LeaseLostError, Record, RecordUnavailableError, SegmentClaim
 
 logger = logging.getLogger("basiq_async.distributed")

@@ -10,8 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import Message, ReplayError
-from basiq_async.distributed._lease import Lease, clock
-from basiq_async.distributed._segment import _Leased
+from basiq_async.distributed._segment import Lease, _Leased, clock
 from basiq_async.distributed.record import LeaseLostError
 from basiq_async.receiver import Claim, MemoryInbox
 from basiq_async.replay.targets._adapters import as_target
