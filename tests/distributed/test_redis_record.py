@@ -14,7 +14,7 @@ from basiq_async.distributed import _redis_record
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.errors import CheckpointError
 from basiq_async.testing import BrokenPromisesError, check_record
-from basiq_async.testing.conformance._record import Probe
+from basiq_async.testing.conformance._record import RecordPromises
 from basiq_async.testing.conformance._record_probe import make_spec
 from basiq_async.testing.conformance._runner import keep
 from tests.support.cancelling import HOWS, cancel_after
@@ -77,7 +77,7 @@ async def is_noticed(promise: str, script: str, sound: str, broken: str, url: st
         return read(name).replace(sound, broken) if script in (name, "_prelude") else read(name)
 
     patch.setattr(_redis_record, "_source", source)
-    probe = Probe(lambda: RedisRecord(url))
+    probe = RecordPromises(lambda: RedisRecord(url))
     one = {name: attempt for name, attempt in probe.promises().items() if name.startswith(promise)}
     assert len(one) == 1
     with pytest.raises(BrokenPromisesError):

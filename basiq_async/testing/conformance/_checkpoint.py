@@ -25,7 +25,7 @@ async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 
     ``make_checkpoint`` is called with names that are new each time. Each promise may take ``seconds``. Raises
     ``BrokenPromisesError``, an ``AssertionError`` that names every promise that is broken and what happened.
     """
-    probe = _Probe(make_checkpoint)
+    probe = _CheckpointPromises(make_checkpoint)
     promises: dict[str, Callable[[], Awaitable[None]]] = {
         (check.__doc__ or "").strip().rstrip("."): check
         for check in (
@@ -54,7 +54,7 @@ async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 
     await keep("the checkpoint", promises, seconds=seconds)
 
 
-class _Probe:
+class _CheckpointPromises:
     def __init__(self, make: MakeCheckpoint) -> None:
         self._make = make
 

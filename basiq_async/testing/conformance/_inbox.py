@@ -1,16 +1,24 @@
-"""The promises of an ``Inbox``, as a suite for your own implementation."""
+"""The suite for an ``Inbox`` of your own: what every inbox promises, and what its storage does."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import multiprocessing
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import Any
 
-from . import _inbox_claims as claims
+from ..._inbox.protocol import Inbox
+from ...errors import InboxError
 from . import _inbox_model as model
-from . import _inbox_quarantine as quarantine
-from ._inbox_probe import Check, MakeInbox, PassTime, Probe, made
-from ._inbox_storage import Outage, away, raced
-from ._runner import keep
+from . import _inbox_promises as tries
+from ._inbox_probe import CLAIMED, DONE, LONG, Check, InboxProbe, MakeInbox, PassTime, made, make_letter
+from ._runner import hold, keep
+
+Outage = Callable[[], AbstractAsyncContextManager[object]]
 
 
 async def check_inbox(
@@ -59,50 +67,118 @@ def _promise(check: Callable[..., object]) -> str:
 
 async def _alone(make_inbox: MakeInbox, check: Check, pass_time: PassTime | None) -> None:
     async with made(make_inbox) as inbox:
-        await check(Probe(inbox, inbox, pass_time))
+        await check(InboxProbe(inbox, inbox, pass_time))
 
 
 async def _across(make_inbox: MakeInbox, check: Check, pass_time: PassTime | None) -> None:
     async with made(make_inbox) as inbox, made(make_inbox) as other:
-        await check(Probe(inbox, other, pass_time))
+        await check(InboxProbe(inbox, other, pass_time))
 
 
 _CHECKS = (
-    claims.checked,
-    claims.free,
-    claims.apart,
-    claims.again,
-    claims.completed,
-    claims.seen,
-    claims.released,
-    claims.knows_since,
-    claims.pinned,
-    claims.not_mine,
-    claims.kept,
-    claims.crashed,
-    claims.late,
-    claims.race,
-    claims.cancelled,
-    claims.cancelled_anywhere,
-    quarantine.failed,
-    quarantine.failed_late,
-    quarantine.quarantined,
-    quarantine.quarantined_by_another,
-    quarantine.retried,
-    quarantine.retry_given_back,
-    quarantine.retry_abandoned,
-    claims.holds_on,
-    quarantine.dropped,
-    quarantine.paged,
-    quarantine.odd_letters,
+    tries.checked,
+    tries.free,
+    tries.apart,
+    tries.again,
+    tries.completed,
+    tries.seen,
+    tries.released,
+    tries.knows_since,
+    tries.pinned,
+    tries.not_mine,
+    tries.kept,
+    tries.crashed,
+    tries.late,
+    tries.race,
+    tries.cancelled,
+    tries.cancelled_anywhere,
+    tries.failed,
+    tries.failed_late,
+    tries.quarantined,
+    tries.quarantined_by_another,
+    tries.retried,
+    tries.retry_given_back,
+    tries.retry_abandoned,
+    tries.holds_on,
+    tries.dropped,
+    tries.paged,
+    tries.odd_letters,
     model.walked,
 )
 _WITH_LEASES = (
     model.walked,
-    claims.again,
-    claims.crashed,
-    claims.late,
-    quarantine.failed_late,
-    quarantine.retry_abandoned,
+    tries.again,
+    tries.crashed,
+    tries.late,
+    tries.failed_late,
+    tries.retry_abandoned,
 )
-_WITHOUT_LEASES = (claims.holds_on,)
+_WITHOUT_LEASES = (tries.holds_on,)
+
+
+async def away(make_inbox: MakeInbox, outage: Outage) -> None:
+    """While the storage is away every call raises InboxError, and afterwards it is as it was"""
+    async with made(make_inbox) as inbox:
+        probe = InboxProbe(inbox, inbox, None)
+        handled, new = f"{probe.key}-handled", f"{probe.key}-new"
+        await inbox.complete(handled, "token")
+        await probe.claim_a(CLAIMED, "the first claim")
+        letter = await probe.quarantine_a()
+        async with outage():
+            calls: dict[str, Coroutine[Any, Any, object]] = {
+                "check": inbox.check(),
+                "claim": inbox.claim(f"{new}-claim", "token", lease=LONG),
+                "complete": inbox.complete(f"{new}-complete", "token"),
+                "seen": inbox.seen(f"{new}-seen"),
+                "known_since": inbox.known_since(),
+                "pinned": inbox.pinned(f"{new}-pin"),
+                "pin": inbox.pin(f"{new}-pin", "text"),
+                "fail": inbox.fail(f"{new}-fail", "token"),
+                "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_letter(f"{new}-quarantine")),
+                "quarantined": inbox.quarantined(),
+                "claim_quarantined": inbox.claim_quarantined(probe.key, "token", lease=LONG),
+                "drop_quarantined": inbox.drop_quarantined(probe.key),
+            }
+            found = await asyncio.gather(*calls.values(), return_exceptions=True)
+        for name, result in zip(calls, found, strict=True):
+            hold(isinstance(result, InboxError), f"{name}() came to {result!r}, without the storage")
+        claim = await inbox.claim(handled, "another token", lease=LONG)
+        hold(claim.status is DONE, f"afterwards a claim of what was handled was {claim.status.name}, not DONE")
+        hold(await probe.letters() == [letter], "afterwards the quarantine was another one")
+        claim = await inbox.claim(new, "another token", lease=LONG)
+        hold(claim.status is CLAIMED, f"afterwards a claim of a new key was {claim.status.name}, not CLAIMED")
+        hold(await inbox.complete(new, "another token"), "afterwards complete() was not True")
+
+
+async def raced(make_inbox: MakeInbox) -> None:
+    """Of two processes that take the same keys at once, one gets each"""
+    keys = [f"{uuid.uuid4()}-{number}" for number in range(50)]
+    loop = asyncio.get_running_loop()
+    # New processes, not forks: an open connection cannot be used on both sides of a fork.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        taken = await asyncio.gather(*(loop.run_in_executor(pool, _take_all, make_inbox, keys) for _ in range(2)))
+    everything = [key for one in taken for key in one]
+    hold(len(set(everything)) == len(keys), f"{len(keys) - len(set(everything))} of {len(keys)} got nobody")
+    hold(len(everything) == len(keys), f"{len(everything) - len(keys)} of {len(keys)} got both")
+
+
+def _take_all(make_inbox: MakeInbox, keys: list[str]) -> list[str]:
+    """Handle, in a process of its own, every key that nobody else handles; return them."""
+
+    async def take(inbox: Inbox, key: str) -> list[str]:
+        token = uuid.uuid4().hex
+        for _ in range(1000):
+            claim = await inbox.claim(key, token, lease=LONG)
+            if claim.status is CLAIMED:
+                hold(await inbox.complete(key, token), "complete() by the holder was not True")
+                return [key]
+            if claim.status is DONE:
+                return []
+            await asyncio.sleep(0.002)
+        raise AssertionError("a claim was BUSY for ever")
+
+    async def run() -> list[str]:
+        async with made(make_inbox) as inbox:
+            return [key for wanted in keys for key in await take(inbox, wanted)]
+
+    return asyncio.run(run())

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
-from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, Probe, make_letter
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_letter
 from ._runner import hold
 
 ACTIONS = (
@@ -85,7 +85,7 @@ class _Key:
         return True
 
 
-async def walked(probe: Probe) -> None:
+async def walked(probe: InboxProbe) -> None:
     """Whatever workers do with two keys, in any order, and die in the midst of it, each call comes to what it should"""
     for seed in range(_WALKS):
         chance = random.Random(seed)
@@ -93,7 +93,7 @@ async def walked(probe: Probe) -> None:
         await follow(probe, steps, name=f"{probe.key}-{seed}")
 
 
-async def follow(probe: Probe, steps: Sequence[Step], *, name: str) -> None:
+async def follow(probe: InboxProbe, steps: Sequence[Step], *, name: str) -> None:
     """Take the steps, on keys that begin with ``name``. Raises AssertionError, with the steps up to the first that
     came to something else than the model.
     """
@@ -106,7 +106,7 @@ async def follow(probe: Probe, steps: Sequence[Step], *, name: str) -> None:
 
 
 async def _step(
-    probe: Probe, action: str, token: str, worker: int, keys: list[_Key], index: int, number: int
+    probe: InboxProbe, action: str, token: str, worker: int, keys: list[_Key], index: int, number: int
 ) -> tuple[object, object]:
     """Take a step; return what it came to, and what it should."""
     inbox = (probe.inbox, probe.other)[worker % 2]
@@ -140,7 +140,7 @@ async def _step(
             return found, sorted(letters, key=lambda letter: (letter.quarantined_at, letter.key))
 
 
-async def _claimed(probe: Probe, claim: Claim, key: _Key, token: str, action: str) -> tuple[object, object]:
+async def _claimed(probe: InboxProbe, claim: Claim, key: _Key, token: str, action: str) -> tuple[object, object]:
     dies = action in _MORTAL
     holder = key.holder
     expected = key.claim(token, retry=action in ("claim_quarantined", "die in a retry"), alive=not dies)

@@ -40,7 +40,7 @@ async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
             await close()
 
 
-class Probe:
+class InboxProbe:
     """A new key, and what two workers, A and B, do with it."""
 
     def __init__(self, inbox: Inbox, other: Inbox, pass_time: PassTime | None) -> None:
@@ -84,7 +84,7 @@ class Probe:
             self._pass_time(seconds)
 
 
-Check = Callable[[Probe], Coroutine[Any, Any, None]]
+Check = Callable[[InboxProbe], Coroutine[Any, Any, None]]
 
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 

@@ -1,13 +1,20 @@
-"""The promises of a fleet's ``Record``, as a suite that any store can be held to."""
+"""The suite for a fleet's ``Record`` on any store: how jobs begin, continue and end."""
 
 from __future__ import annotations
 
-from ._record_claims import ClaimsProbe
-from ._record_jobs import JobsProbe
-from ._record_letters import LettersProbe
-from ._record_model import ModelProbe
-from ._record_probe import MakeRecord
-from ._runner import keep
+import asyncio
+import uuid
+from itertools import pairwise
+
+import attrs
+
+from ...distributed.record import ClaimRefusal, ListSpec, SegmentClaim, StoredDeadLetter, new_token
+from ...errors import ReplayError
+from ...replay import DeadLetter
+from ._record_model import ModelPromises
+from ._record_probe import ODD, SHORT, WHEN, MakeRecord, RecordProbe, make_page, make_spec
+from ._record_segments import DeadLetterPromises, SegmentPromises
+from ._runner import hold, keep
 
 
 async def check_record(make_record: MakeRecord, *, seconds: float = 20.0) -> None:
@@ -17,12 +24,299 @@ async def check_record(make_record: MakeRecord, *, seconds: float = 20.0) -> Non
     are new each time. Each promise may take ``seconds``. Raises ``BrokenPromisesError``, an ``AssertionError`` that
     names every promise that is broken and what happened.
     """
-    probe = Probe(make_record)
+    probe = RecordPromises(make_record)
     try:
         await keep("the record", probe.promises(), seconds=seconds)
     finally:
         await probe.aclose()
 
 
-class Probe(ClaimsProbe, JobsProbe, LettersProbe, ModelProbe):
+class JobPromises(RecordProbe):
+    """Tries what is promised of jobs."""
+
+    async def begins(self) -> None:
+        """A new job runs, with the first segment of each of its lists, and nothing is done."""
+        spec = make_spec(uuid.uuid4().hex, lists=(ListSpec("w1"), ListSpec("w2", "f")))
+        found = await self.one.create(spec)
+        hold(found is not None and sorted(found) == ["0.0", "1.0"], f"its segments were {found}")
+        status = await self.status(spec.key)
+        hold((status.state, status.open, status.handled, status.dead) == ("running", 2, 0, 0), f"it was {status}")
+        claim = await self.two.claim(spec.key, "1.0", new_token(), lease=30.0, worker="w", width=4)
+        hold(isinstance(claim, SegmentClaim), f"it could not be claimed: {claim}")
+        if isinstance(claim, SegmentClaim):
+            found_claim = (claim.cursor, claim.position, claim.count, claim.done, claim.job_token)
+            hold(found_claim == (None, 0, None, [], spec.token), f"the claim was {claim}")
+
+    async def knows_its_jobs(self) -> None:
+        """What was submitted is there for everyone, and an unknown key is None."""
+        spec = make_spec(uuid.uuid4().hex, rate=2.5, total=7)
+        await self.one.create(spec)
+        found = await self.two.spec(spec.key)
+        hold(found == spec, f"it was {found}")
+        hold(spec.key in await self.two.keys() and spec.key in await self.two.keys(active=True), "it is not listed")
+        unknown = uuid.uuid4().hex
+        hold(await self.two.spec(unknown) is None and await self.two.status(unknown) is None, "it knew any key")
+        refusal = await self.tried(unknown)
+        hold(isinstance(refusal, ClaimRefusal) and refusal.reason == "gone", f"a claim of it was {refusal}")
+
+    async def is_active_from_its_beginning_to_its_end(self) -> None:
+        """A job is among the active ones until it ends, though others look at it while it is made, and from then on"""
+        specs = [make_spec(uuid.uuid4().hex) for _ in range(20)]
+        looking = True
+
+        async def look() -> None:
+            while looking:
+                for spec in specs:
+                    await self.two.reclaim_expired(spec.key, grace=1.0)
+
+        looker = asyncio.create_task(look())
+        try:
+            await asyncio.gather(*(self.one.create(spec) for spec in specs))
+        finally:
+            looking = False
+            await looker
+        active = set(await self.two.keys(active=True))
+        hold({spec.key for spec in specs} <= active, "some that were made are not there")
+        key = specs[0].key
+        for action, there in (("pause", True), ("cancel", False), ("resume", True), ("fail", False), ("resume", True)):
+            await self.one.set_state(key, action)  # type: ignore[arg-type]  # a loop over literals
+            hold((key in await self.two.keys(active=True)) is there, f"after {action} it was{' not' * there} there")
+
+    async def begins_once(self) -> None:
+        """A submission that is sent again is the same one, and returns its segments"""
+        spec = make_spec(uuid.uuid4().hex)
+        first = await self.one.create(spec)
+        hold(first is not None and await self.two.create(spec) == first, "sent again, it was another one's")
+
+    async def is_no_other_job(self) -> None:
+        """A caller that means a job which was forgotten changes nothing of the one that has its key"""
+        old, new = (make_spec(uuid.uuid4().hex) for _ in range(2))
+        new = attrs.evolve(new, key=old.key)
+        await self.one.create(old)
+        await self.one.set_state(old.key, "cancel")
+        await self.one.forget(old.key)
+        await self.two.create(new)
+        refusal = await self.one.claim(
+            old.key, "0.0", new_token(), lease=30.0, worker="w", width=1, selection="old", job=old.token
+        )
+        hold(isinstance(refusal, ClaimRefusal) and refusal.reason == "another", f"the claim was {refusal}")
+        await self.one.set_state(old.key, "fail", "of the old one", job=old.token)
+        await self.one.pause(old.key, 60.0, job=old.token)
+        heartbeat = await self.one.heartbeat(old.key, "w", {}, lease=30.0, job=old.token)
+        hold(heartbeat.state == "gone", f"the heartbeat of the old one was {heartbeat}")
+        claim = await self.two.claim(
+            new.key, "0.0", new_token(), lease=30.0, worker="w", width=1, selection="new", job=new.token
+        )
+        hold(isinstance(claim, SegmentClaim) and claim.paused == 0, f"the claim of the new one was {claim}")
+        hold((await self.status(new.key)).state == "running", "the new one was stopped")
+
+    async def is_one_job_for_ever(self) -> None:
+        """A known key is the same job, whose rate is set; with other lists it is a ReplayError."""
+        spec = make_spec(uuid.uuid4().hex)
+        await self.one.create(spec)
+        again = await self.two.create(attrs.evolve(spec, rate=9.0, token=new_token()))
+        hold(again is None, f"it was made anew: {again}")
+        found = await self.two.spec(spec.key)
+        hold(found is not None and (found.rate, found.token) == (9.0, spec.token), f"it was {found}")
+        for other in (
+            attrs.evolve(spec, lists=(ListSpec("w2"),)),
+            attrs.evolve(spec, name="other"),
+            attrs.evolve(spec, source="events"),
+        ):
+            try:
+                await self.two.create(other)
+            except ReplayError:
+                continue
+            raise AssertionError(f"{other} was taken for the same job")
+
+    async def finishes(self) -> None:
+        """A segment is finished after it was advanced, and a job when no segment is left."""
+        key = await self.job()
+        token = await self.claim(key)
+        hold(not await self.one.finish(key, "0.0", token), "a page that was never read was finished")
+        await self.one.record_page(key, "0.0", token, make_page(["a"], "c"), lease=30.0, limit=None)
+        await self.save(key, token, counts={"handled": 1}, ids=["a"])
+        hold(await self.one.finish(key, "0.0", token), "it was not finished")
+        refusal = await self.tried(key)
+        hold(isinstance(refusal, ClaimRefusal) and refusal.reason == "gone", f"a claim of it was {refusal}")
+        hold((await self.status(key)).state == "running", "the job ended before its list did")
+        token = await self.claim(key, "0.1")
+        await self.one.record_page(key, "0.1", token, make_page([], None), lease=30.0, limit=None)
+        await self.one.finish(key, "0.1", token)
+        status = await self.status(key)
+        hold((status.state, status.handled, status.open) == ("finished", 1, 0), f"it was {status}")
+
+    async def wakes_one_caller(self) -> None:
+        """A segment that waits is told to one caller at a time, and again when nobody claims it."""
+        key = await self.job(lease=SHORT)
+        hold(
+            not await self.one.reclaim_expired(key, grace=1.0), "it was woken before its notification can have arrived"
+        )
+        await asyncio.sleep(SHORT + 0.05)
+        told = await asyncio.gather(*(record.reclaim_expired(key, grace=SHORT) for record in self.all))
+        hold(sorted(map(list, told)) == [[], [], [], ["0.0"]], f"it was told {told}")
+        await asyncio.sleep(SHORT + 0.05)
+        hold(list(await self.two.reclaim_expired(key, grace=1.0)) == ["0.0"], "it was not told again")
+        await asyncio.sleep(0.05)
+        await self.claim(key, lease=SHORT)
+        await asyncio.sleep(SHORT + 0.05)
+        hold(
+            list(await self.two.reclaim_expired(key, grace=1.0)) == ["0.0"],
+            "it was not told when its lease had run out",
+        )
+
+    async def wakes_what_waits_ever_more_rarely(self) -> None:
+        """A segment that waits for its turn is told ever more rarely, except to a caller that is idle"""
+        key = await self.job(lease=0.001)
+        told = 0
+        for _ in range(100):
+            await asyncio.sleep(0.002)
+            told += len(await self.one.reclaim_expired(key, grace=0.001, idle=False))
+        hold(3 <= told <= 8, f"it was told {told} times of 100")
+        await asyncio.sleep(0.002)
+        hold(list(await self.two.reclaim_expired(key, grace=0.001)) == ["0.0"], "an idle caller was not told")
+        token = await self.claim(key)
+        await self.one.release(key, "0.0", token)
+        await asyncio.sleep(0.002)
+        hold(
+            list(await self.two.reclaim_expired(key, grace=0.001, idle=False)) == ["0.0"],
+            "it was not told anew after a claim",
+        )
+
+    async def takes_many_lists(self) -> None:
+        """A job of 9,000 lists can be made, paused and resumed"""
+        key = await self.job(lists=tuple(ListSpec(f"w{number}") for number in range(9_000)))
+        await self.one.set_state(key, "pause")
+        state, segments = await self.one.set_state(key, "resume")
+        hold((state, len(segments)) == ("running", 9_000), f"it was {state}, with {len(segments)} segments")
+        await self.one.set_state(key, "cancel")
+        await self.one.forget(key)
+
+    async def changes_states(self) -> None:
+        """A paused, failed or cancelled job is claimed by nobody, and goes on when it is resumed."""
+        key = await self.job()
+        for action, state in (("pause", "paused"), ("fail", "failed"), ("cancel", "cancelled")):
+            found, _ = await self.one.set_state(key, action, "because")  # type: ignore[arg-type]  # a loop over literals
+            hold(found == state, f"{action} made it {found}")
+            hold((await self.status(key)).reason == "because", "the reason is not there")
+            refusal = await self.tried(key)
+            hold(
+                isinstance(refusal, ClaimRefusal) and refusal.reason == "stopped",
+                f"when {state}, a claim was {refusal}",
+            )
+            found, segments = await self.one.set_state(key, "resume")
+            hold((found, list(segments)) == ("running", ["0.0"]), f"resumed it was {found}, {segments}")
+        token = await self.claim(key)
+        await self.one.record_page(key, "0.0", token, make_page([], None), lease=30.0, limit=None)
+        await self.one.set_state(key, "pause")
+        await self.one.finish(key, "0.0", token)
+        found, _ = await self.one.set_state(key, "cancel")
+        hold(found == "finished", f"a finished job became {found}")
+
+    async def stops_at_failures(self) -> None:
+        """Failures in a row are counted over segments, and end the job; a success begins anew."""
+        key = await self.job(lists=(ListSpec("w1"), ListSpec("w2")))
+        one, two = await self.claim(key, "0.0"), await self.claim(key, "1.0")
+        await self.save(key, one, counts={"failed": 2}, ids=["a", "b"], max_failures=4)
+        await self.save(key, two, "1.0", counts={"handled": 1, "failed": 1}, ids=["c", "d"], max_failures=4)
+        await self.save(key, one, counts={"failed": 4}, ids=["e", "f"], before=2, max_failures=4)
+        hold((await self.status(key)).state == "running", "it stopped before four failures in a row")
+        heartbeat = await self.save(
+            key, two, "1.0", counts={"handled": 1, "failed": 3}, ids=["g", "h"], before=2, max_failures=4
+        )
+        hold(heartbeat is not None and heartbeat.state == "failed", f"after four in a row it was {heartbeat}")
+
+    async def stops_at_a_poisoned_segment(self) -> None:
+        """A segment that is claimed 20 times without anything being recorded ends the job, which names it."""
+        key = await self.job()
+        for _ in range(20):
+            await self.claim(key, lease=0.001)
+            await asyncio.sleep(0.003)
+        refusal = await self.tried(key)
+        status = await self.status(key)
+        hold(isinstance(refusal, ClaimRefusal) and status.state == "failed", f"the 21st claim was {refusal}")
+        hold("0.0" in status.reason, f"the reason was {status.reason!r}")
+
+    async def holds(self) -> None:
+        """A pause that a target asks for is told to everyone, and is lengthened, never shortened."""
+        key = await self.job()
+        await self.one.pause(key, 60.0)
+        await self.two.pause(key, 5.0)
+        heartbeat = await self.two.heartbeat(key, "w", {}, lease=30.0)
+        hold(50.0 < heartbeat.paused <= 60.0, f"it was {heartbeat.paused}")
+        claim = await self.tried(key)
+        hold(isinstance(claim, SegmentClaim) and 50.0 < claim.paused <= 60.0, f"the claim was {claim}")
+
+    async def spaces_turns(self) -> None:
+        """Slots of all callers are as far apart as the rate says; what nobody used is not made up for."""
+        key = await self.job(rate=100.0)
+        found = await asyncio.gather(*(record.rate_slots(key, 3) for record in self.all))
+        moments = sorted(each.first + each.interval * i for each in found if each is not None for i in range(3))
+        gaps = [later - earlier for earlier, later in pairwise(moments)]
+        hold(len(moments) == 12 and min(gaps) > 0.0099, f"the gaps were {gaps}")
+        await asyncio.sleep(0.3)
+        late = await self.one.rate_slots(key, 1)
+        hold(late is not None and late.first >= late.now, f"time was made up for: {late}")
+        hold(await self.one.rate_slots(await self.job(), 1) is None, "there were slots without a rate")
+
+    async def spaces_turns_of_a_slow_rate(self) -> None:
+        """Slots of a slow rate are as far apart for any number of callers"""
+        key = await self.job(rate=0.01)
+        found = [await record.rate_slots(key, 1) for record in self.all * 3]
+        moments = [each.first for each in found if each is not None]
+        gaps = [later - earlier for earlier, later in pairwise(moments)]
+        hold(len(moments) == 12 and min(gaps) > 99.0, f"the gaps were {gaps}")
+
+    async def raises_a_rate(self) -> None:
+        """A rate that is raised, lowered or taken away holds from then on"""
+        spec = make_spec(uuid.uuid4().hex, rate=0.001)
+        await self.one.create(spec)
+        for _ in range(5):
+            await self.one.rate_slots(spec.key, 1)
+        await self.one.create(attrs.evolve(spec, rate=100.0, token=new_token()))
+        slots = await self.two.rate_slots(spec.key, 1)
+        hold(slots is not None and slots.first - slots.now < 1.0, f"the turn was {slots}")
+        await self.one.create(attrs.evolve(spec, rate=0.001, token=new_token()))
+        for _ in range(2):
+            slots = await self.two.rate_slots(spec.key, 1)
+        hold(slots is not None and slots.first - slots.now > 900.0, f"the second of the slower rate was {slots}")
+        await self.one.create(attrs.evolve(spec, rate=None, token=new_token()))
+        hold(await self.two.rate_slots(spec.key, 1) is None, "there were slots without a rate")
+
+    async def forgets(self) -> None:
+        """A job that has ended can be forgotten and begun anew; one that runs cannot."""
+        spec = make_spec(uuid.uuid4().hex)
+        await self.one.create(spec)
+        try:
+            await self.one.forget(spec.key)
+        except ReplayError:
+            pass
+        else:
+            raise AssertionError("a running job was forgotten")
+        await self.one.set_state(spec.key, "cancel")
+        await self.one.forget(spec.key)
+        hold(await self.two.status(spec.key) is None and spec.key not in await self.two.keys(), "it is still there")
+        hold(await self.two.create(spec) is not None, "it could not be begun anew")
+
+    async def takes_odd_text(self) -> None:
+        """Ids, errors, reasons, cursors and keys may hold any text."""
+        key = await self.job(name=ODD, lists=(ListSpec(ODD, ODD),))
+        spec = await self.two.spec(key)
+        hold(spec is not None and (spec.name, spec.lists) == (ODD, (ListSpec(ODD, ODD),)), f"it was {spec!a}")
+        token = await self.claim(key)
+        await self.one.record_page(key, "0.0", token, make_page([ODD], "c'ü\n"), lease=30.0, limit=None)
+        letter = StoredDeadLetter(
+            DeadLetter(ODD, ODD, WHEN, {"id": ODD, "payload": {"n": 1.5, "none": None}}), ODD, ODD
+        )
+        await self.save(key, token, counts={f"skipped:{ODD}": 1}, ids=[ODD], letters=[letter])
+        await self.one.release(key, "0.0", token, problem=ODD)
+        claim = await self.tried(key)
+        hold(isinstance(claim, SegmentClaim) and (list(claim.done), claim.last) == ([ODD], ODD), f"it was {claim!a}")
+        found = list(await self.two.dead_letters(key))
+        hold(found == [letter] and found[0].letter.message == letter.letter.message, f"they were {found!a}")
+        status = await self.status(key)
+        hold((status.problem, dict(status.skipped)) == (ODD, {ODD: 1}), f"it was {status!a}")
+
+
+class RecordPromises(SegmentPromises, JobPromises, DeadLetterPromises, ModelPromises):
     """Callers of the same record, and all that is tried with them."""

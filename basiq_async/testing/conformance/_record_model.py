@@ -32,13 +32,13 @@ _PAGES, _MESSAGES, _LETTERS = 2, 3, 2
 """Pages of a list, messages of its page, and dead letters of a page that tries them again."""
 
 
-class ModelProbe(RecordProbe):
+class ModelPromises(RecordProbe):
     """Walks a model and the record side by side."""
 
     async def is_as_its_model(self) -> None:
         """In whatever order callers come, die and repeat themselves: owners, counts, letters and the end are right"""
         for seed in range(_WALKS):
-            walk = PageFetcher(self.all, random.Random(seed))
+            walk = _Walk(self.all, random.Random(seed))
             try:
                 await walk.run()
             except AssertionError as error:
@@ -59,7 +59,7 @@ class _Segment:
     upto: int = 0
 
 
-class PageFetcher:
+class _Walk:
     """One job, and what should be known of it."""
 
     def __init__(self, records: tuple[Record, ...], rng: random.Random) -> None:
@@ -176,8 +176,8 @@ class PageFetcher:
         if (chosen := self._choose()) is None:
             return
         name, segment, token = chosen
-        list_spec, _, index = name.partition(".")
-        if not list_spec.startswith("d"):
+        list_name, _, index = name.partition(".")
+        if not list_name.startswith("d"):
             ids = [f"{name}-{number}" for number in range(_MESSAGES)]
             last, more = ids[-1], int(index) + 1 < _PAGES
             cursor = "next" if more else None
@@ -198,8 +198,8 @@ class PageFetcher:
             segment.ids, segment.last = ids, last
             self._read += len(ids)
             if more:
-                self._open[f"{list_spec}.{int(index) + 1}"] = _Segment(
-                    after=int(cursor or 0) if list_spec[0] == "d" else 0, upto=segment.upto
+                self._open[f"{list_name}.{int(index) + 1}"] = _Segment(
+                    after=int(cursor or 0) if list_name[0] == "d" else 0, upto=segment.upto
                 )
         hold(found.quota == len(segment.ids), f"the page of {name} had a quota of {found.quota}")
 

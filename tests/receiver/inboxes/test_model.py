@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.testing.conformance._inbox_model import ACTIONS, KEYS, WORKERS, Step, follow
-from basiq_async.testing.conformance._inbox_probe import Probe
+from basiq_async.testing.conformance._inbox_probe import InboxProbe
 from tests.support.databases import engine_of, new_table
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer, redis_server
@@ -36,7 +36,7 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_sc
 def walk(two: Two, steps: list[Step]) -> None:
     async def main() -> None:
         async with two() as (inbox, other):
-            probe = Probe(inbox, other, None)
+            probe = InboxProbe(inbox, other, None)
             await follow(probe, steps, name=probe.key)
 
     asyncio.run(main())
@@ -111,7 +111,7 @@ def test_two_inboxes_in_one_database_do_what_the_model_does(
 async def test_a_letter_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:
     async with Redis.from_url(redis.url) as client:
         inbox = RedisInbox(client, prefix="dropping")
-        probe = Probe(inbox, inbox, None)
+        probe = InboxProbe(inbox, inbox, None)
         names = [f"{probe.key}-{number}" for number in range(6)]
         for name in names:
             await follow(probe, [("quarantine", 0, 0)], name=name)

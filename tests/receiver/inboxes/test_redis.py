@@ -19,7 +19,7 @@ from redis.asyncio import Redis, RedisCluster
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import ClaimStatus, Inbox, RedisInbox, WebhookReceiver
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox_storage
+from basiq_async.testing.conformance import _inbox
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import SECRET, letter, payload, signed
 from tests.support.redis import RedisServer, redis_server
@@ -61,7 +61,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path
             yield
             await asyncio.to_thread(server.start)
 
-        await _inbox_storage.away(partial(inbox_of, server.url), outage)
+        await _inbox.away(partial(inbox_of, server.url), outage)
 
 
 async def test_a_server_that_does_not_respond_is_an_error_in_time(server: RedisServer, client: Redis) -> None:

@@ -26,7 +26,7 @@ from basiq_async.receiver import (
     inbox_metadata,
 )
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox_model, _inbox_storage
+from basiq_async.testing.conformance import _inbox, _inbox_model
 from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of
 from tests.support.deliveries import SECRET, letter, payload, signed
 from tests.support.postgres import PostgresServer, postgres_server
@@ -81,7 +81,7 @@ async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], m
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
-    await _inbox_storage.raced(partial(inbox_of, url, new_table()))
+    await _inbox.raced(partial(inbox_of, url, new_table()))
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -97,7 +97,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
-            await _inbox_storage.away(lambda: SQLInbox(engine, table=table), outage)
+            await _inbox.away(lambda: SQLInbox(engine, table=table), outage)
             assert in_use(engine) == 0, "a connection was not given back"
 
 

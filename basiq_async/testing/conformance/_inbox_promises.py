@@ -1,0 +1,377 @@
+"""The promises of an inbox: who may handle, what stays handled, what a failure and the quarantine do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from ..._inbox.protocol import ClaimStatus, Inbox
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, ODD, SHORT, InboxProbe, make_letter
+from ._runner import hold
+
+
+async def checked(probe: InboxProbe) -> None:
+    """check() is content with a storage that can be used, and changes nothing"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    for inbox in (probe.inbox, probe.other):
+        await inbox.check()
+    await probe.claim_b(BUSY, "another worker's claim after check()")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True after check()")
+
+
+async def free(probe: InboxProbe) -> None:
+    """A key that is free can be claimed, and then another worker is told to wait"""
+    await probe.claim_a(CLAIMED, "the first claim of a key")
+    claim = await probe.other.claim(probe.key, probe.b, lease=LONG)
+    hold(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
+    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+
+
+async def apart(probe: InboxProbe) -> None:
+    """Keys do not touch each other, however alike, and up to 400 characters of ASCII"""
+    long = probe.key.ljust(399, "x")
+    alike = [*(probe.key + end for end in ("", " ", "%", "'\";*")), probe.key.upper(), long + "1", long + "2"]
+    for number, key in enumerate(alike):
+        claim = await probe.inbox.claim(key, f"{probe.a}-{number}", lease=LONG)
+        hold(claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}")
+        hold(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
+
+
+async def again(probe: InboxProbe) -> None:
+    """A token that holds a key may claim it again, and its lease begins anew"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.claim_a(CLAIMED, "the same token's second claim")
+    await probe.wait(SHORT * 1.2)
+    await probe.claim_b(BUSY, "another worker's claim, when only the first lease had run out,")
+
+
+async def completed(probe: InboxProbe) -> None:
+    """What is completed stays completed, for everybody, and is recorded once"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
+    await probe.claim_b(DONE, "another worker's claim after that")
+    await probe.claim_a(DONE, "the same worker's claim after that")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
+    await probe.seen(True, "for a completed key")
+
+
+async def seen(probe: InboxProbe) -> None:
+    """seen() is about what was handled, not about what was claimed or given back"""
+    await probe.seen(False, "for a key that nobody knows")
+    await probe.claim_a(CLAIMED, "a claim after seen()")
+    await probe.seen(False, "for a key that is only claimed")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.seen(False, "for a key that was released")
+
+
+async def knows_since(probe: InboxProbe) -> None:
+    """known_since() is a time that is no later from one call to the next than time goes by, alike for all workers"""
+    first, other = await probe.inbox.known_since(), await probe.other.known_since()
+    hold(first.tzinfo is not None, f"known_since() was {first}, without a time zone")
+    hold(abs(other - first) < timedelta(hours=1), f"one worker's known_since() was {first}, the other's {other}")
+    hold(first <= await probe.inbox.known_since(), "a second known_since() was earlier")
+
+
+async def pinned(probe: InboxProbe) -> None:
+    """A text that is pinned stays, whoever pins another one under its name; and it is no key"""
+    hold(await probe.inbox.pinned(probe.key) is None, "something was pinned under a new name")
+    texts = [f"{number}" * 200 for number in range(8)]
+    found = await asyncio.gather(
+        *((probe.inbox, probe.other)[n % 2].pin(probe.key, text) for n, text in enumerate(texts))
+    )
+    hold(len(set(found)) == 1 and found[0] in texts, f"pin() came to {found}")
+    again = await probe.other.pin(probe.key, "another")
+    hold(again == found[0], f"a later pin() came to {again!r}, not {found[0]!r}")
+    hold(await probe.inbox.pinned(probe.key) == found[0], "pinned() was not what pin() had come to")
+    await probe.seen(False, "for a name that is pinned")
+
+
+async def released(probe: InboxProbe) -> None:
+    """A released key is free at once, and releasing twice does no harm"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_b(CLAIMED, "another worker's claim after the release")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_a(BUSY, "a claim after one who held it no more released it again")
+
+
+async def not_mine(probe: InboxProbe) -> None:
+    """Only the holder can release or complete"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.other.release(probe.key, probe.b)
+    await probe.claim_b(BUSY, "a claim after a release by one who did not hold the key")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
+    await probe.seen(False, "after complete() by one who did not hold the key")
+
+
+async def kept(probe: InboxProbe) -> None:
+    """A release does not undo what was completed"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.inbox.complete(probe.key, probe.a)
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.seen(True, "no more after a release")
+    await probe.claim_b(DONE, "a claim after complete() and release()")
+
+
+async def crashed(probe: InboxProbe) -> None:
+    """A lease runs out, so that a worker that died holds nothing up, and one that was slow spoils nothing"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    await probe.claim_b(CLAIMED, "another worker's claim after the lease ran out")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_a(BUSY, "a claim after the late one's release")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False")
+    await probe.seen(False, "after the late one's complete()")
+    hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True")
+
+
+async def late(probe: InboxProbe) -> None:
+    """A worker whose lease ran out can still complete, where nobody took over"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True")
+    await probe.claim_b(DONE, "a claim after that")
+
+
+async def race(probe: InboxProbe) -> None:
+    """Of fifty workers that claim a key at once, one gets it"""
+    tokens = [f"{probe.a}-{number}" for number in range(50)]
+    inboxes = [probe.inbox, probe.other] * 25
+
+    async def claim(inbox: Inbox, token: str) -> ClaimStatus:
+        return (await inbox.claim(probe.key, token, lease=LONG)).status
+
+    found = await asyncio.gather(*map(claim, inboxes, tokens))
+    hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
+    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49")
+
+
+async def cancelled(probe: InboxProbe) -> None:
+    """After a claim that was cancelled half-way, release() leaves the key free"""
+    for steps in range(4):
+        task = asyncio.create_task(probe.inbox.claim(probe.key, probe.a, lease=LONG))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        await probe.inbox.release(probe.key, probe.a)
+        await probe.claim_b(CLAIMED, f"another's claim, after one cancelled at step {steps} and its release,")
+        await probe.other.release(probe.key, probe.b)
+
+
+async def cancelled_anywhere(probe: InboxProbe) -> None:
+    """A call that is cancelled, wherever it is, has been carried out or not, and does no harm"""
+    for number, wait in enumerate(_WAITS):
+        key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
+        await probe.inbox.claim(key, a, lease=LONG)
+        await _cancel(probe.inbox.complete(key, a), wait)
+        await probe.inbox.complete(key, a)
+        hold(await probe.other.seen(key), "after a cancelled complete() and another one, seen() was False")
+
+        key += "-failed"
+        await probe.inbox.claim(key, a, lease=LONG)
+        await _cancel(probe.inbox.fail(key, a), wait)
+        await probe.inbox.release(key, a)
+        claim = await probe.other.claim(key, b, lease=LONG)
+        hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
+
+        await _cancel(probe.other.quarantine(key, b, make_letter(key)), wait)
+        await probe.other.release(key, b)
+        seen, letters = await probe.inbox.seen(key), [each for each in await probe.letters() if each.key == key]
+        hold(seen is bool(letters), f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} letters")
+        if not letters:
+            await probe.other.quarantine(key, b, make_letter(key))
+        await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
+        await probe.inbox.release(key, a)
+        claim = await probe.other.claim_quarantined(key, b, lease=LONG)
+        hold(claim.status is CLAIMED, f"after a cancelled claim_quarantined(), another was {claim.status.name}")
+        await probe.other.release(key, b)
+        await _cancel(probe.inbox.drop_quarantined(key), wait)
+        await probe.inbox.drop_quarantined(key)
+        hold(await probe.other.seen(key), "after a cancelled drop_quarantined(), seen() was False")
+
+
+_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
+"""Before a cancellation: so many turns of the event loop, or that fraction of a second."""
+
+
+async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
+    task = asyncio.create_task(call)
+    if wait >= 1:
+        for _ in range(int(wait)):
+            await asyncio.sleep(0)
+    else:
+        await asyncio.sleep(wait)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def holds_on(probe: InboxProbe) -> None:
+    """A claim holds for as long as its worker is there, and ends with it"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.claim_b(BUSY, "another worker's claim")
+    close = getattr(probe.inbox, "aclose", None)
+    if probe.other is probe.inbox or close is None:
+        return
+    await close()
+    await probe.claim_b(CLAIMED, "another worker's claim after the first one's inbox was closed")
+
+
+async def failed(probe: InboxProbe) -> None:
+    """A failure gives the claim back and is counted, until the key is completed"""
+    for number in (1, 2):
+        await probe.claim_a(CLAIMED, "a claim")
+        failures = await probe.inbox.fail(probe.key, probe.a)
+        hold(failures == number, f"the failure number {number} was counted as {failures}")
+        await probe.seen(False, "after a failure")
+    await probe.claim_b(CLAIMED, "another worker's claim after a failure")
+    failures = await probe.other.fail(probe.key, probe.b)
+    hold(failures == 3, f"another worker's failure was counted as {failures}, not 3")
+    await probe.claim_a(CLAIMED, "a claim after three failures")
+    await probe.inbox.release(probe.key, probe.a)
+    await probe.claim_a(CLAIMED, "a claim after a release")
+    failures = await probe.inbox.fail(probe.key, probe.a)
+    hold(failures == 4, f"after a release, the fourth failure was counted as {failures}")
+    await probe.claim_a(CLAIMED, "a claim after four failures")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() after failures was not True")
+    failures = await probe.inbox.fail(probe.key, probe.a)
+    hold(failures == 0, f"a failure of a completed key was counted as {failures}, not 0")
+    await probe.claim_b(DONE, "a claim after a failure of a completed key")
+
+
+async def failed_late(probe: InboxProbe) -> None:
+    """A failure is counted, and another worker's claim stays, where the token holds the key no more"""
+    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    await probe.claim_b(CLAIMED, "another worker's claim after the lease expired")
+    failures = await probe.inbox.fail(probe.key, probe.a)
+    hold(failures == 1, f"the late worker's failure was counted as {failures}, not 1")
+    await probe.claim_a(BUSY, "a claim after the late worker's failure")
+    failures = await probe.other.fail(probe.key, probe.b)
+    hold(failures == 2, f"the failure of the worker that took over was counted as {failures}, not 2")
+
+
+async def quarantined(probe: InboxProbe) -> None:
+    """What is in the quarantine counts as handled, and its letter can be read, whole, by everybody"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    await probe.claim_b(DONE, "a claim of a key in the quarantine")
+    await probe.seen(True, "for a key in the quarantine")
+    hold(await probe.letters() == [letter], "the letter was not what was stored")
+    again = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key, failures=9))
+    hold(again is False, "a second quarantine() was not False")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
+    failures = await probe.other.fail(probe.key, probe.b)
+    hold(failures == 0, f"a failure of a key in the quarantine was counted as {failures}, not 0")
+    hold(await probe.letters() == [letter], "the letter was changed by a worker that does not hold it")
+
+
+async def quarantined_by_another(probe: InboxProbe) -> None:
+    """Only the holder can quarantine, and nothing that was completed can be"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    taken = await probe.other.quarantine(probe.key, probe.b, make_letter(probe.key))
+    hold(taken is False, "quarantine() by another was not False")
+    hold(not await probe.letters(), "quarantine() by another stored a letter")
+    await probe.inbox.complete(probe.key, probe.a)
+    taken = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key))
+    hold(taken is False, "quarantine() of a completed key was not False")
+    hold(not await probe.letters(), "quarantine() of a completed key stored a letter")
+
+
+async def retried(probe: InboxProbe) -> None:
+    """A key in the quarantine can be claimed to handle it again, by one worker, and complete() removes its letter"""
+    claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
+    hold(claim.status is DONE, f"claim_quarantined() of a key without a letter was {claim.status.name}, not DONE")
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
+    hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
+    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
+    hold(claim.status is BUSY, f"another's claim_quarantined() was {claim.status.name}, not BUSY")
+    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+    await probe.claim_b(DONE, "a claim during a retry")
+    hold(await probe.letters() == [letter], "the letter was gone before complete()")
+    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
+    hold(not await probe.letters(), "the letter was still there after complete()")
+    await probe.seen(True, "after complete()")
+    await probe.claim_b(DONE, "a claim after complete()")
+
+
+async def retry_given_back(probe: InboxProbe) -> None:
+    """After a retry that was released or failed, the key is in the quarantine as before"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    for end in ("release", "fail"):
+        claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
+        hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
+        if end == "release":
+            await probe.inbox.release(probe.key, probe.a)
+        else:
+            failures = await probe.inbox.fail(probe.key, probe.a)
+            hold(failures == 4, f"after 3 failures, that of a retry was counted as {failures}")
+        hold(await probe.letters() == [letter], f"the letter was gone after a retry that ended by {end}")
+        await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
+    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
+    hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
+    newer = attrs.evolve(letter, failures=5, error="ValueError: again")
+    hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
+    hold(await probe.letters() == [newer], "the new letter did not replace the old one")
+
+
+async def retry_abandoned(probe: InboxProbe) -> None:
+    """After a retry whose lease expired, the key is in the quarantine as before"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = await probe.quarantine_a()
+    await probe.inbox.claim_quarantined(probe.key, probe.a, lease=SHORT)
+    await probe.wait(SHORT * 1.2)
+    hold(await probe.letters() == [letter], "the letter was gone")
+    await probe.claim_b(DONE, "a claim after that")
+    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
+    hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
+
+
+async def dropped(probe: InboxProbe) -> None:
+    """A letter that is dropped is gone, and its key stays handled"""
+    dropped = await probe.inbox.drop_quarantined(probe.key)
+    hold(dropped is False, f"drop_quarantined() of a key without a letter was {dropped}, not False")
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.quarantine_a()
+    hold(await probe.other.drop_quarantined(probe.key) is True, "drop_quarantined() was not True")
+    hold(not await probe.letters(), "the letter was still there")
+    await probe.claim_b(DONE, "a claim after that")
+
+
+async def paged(probe: InboxProbe) -> None:
+    """Letters come by the time they were set aside, page by page, though earlier ones are gone"""
+    start = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+    ages = [3, 1, 2, 2, 5, 4]
+    for number, age in enumerate(ages):
+        key, token = f"{probe.key}-{number}", f"{probe.a}-{number}"
+        await probe.inbox.claim(key, token, lease=LONG)
+        await probe.inbox.quarantine(key, token, make_letter(key, at=start + timedelta(microseconds=age)))
+    expected = [f"{probe.key}-{number}" for number in (1, 2, 3, 0, 5, 4)]
+    letters = await probe.letters()
+    found = [letter.key for letter in letters]
+    hold(found == expected, f"the order was {found}, not {expected}")
+    page = await probe.inbox.quarantined(limit=1)
+    hold(len(page) == 1, f"with a limit of 1 there were {len(page)}")
+    await probe.inbox.drop_quarantined(expected[1])
+    rest = await probe.inbox.quarantined(after=letters[1], limit=1000)
+    found = [letter.key for letter in rest if letter.key.startswith(probe.key)]
+    hold(found == expected[2:], f"after the second, which was dropped, they were {found}")
+
+
+async def odd_letters(probe: InboxProbe) -> None:
+    """A letter may hold any bytes and any text"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    letter = attrs.evolve(make_letter(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
+    await probe.inbox.quarantine(probe.key, probe.a, letter)
+    found = await probe.letters()
+    hold(found == [letter], f"it was {found!a}")
