@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
 from ._version import __version__
 from .errors import (
     APIError,
@@ -132,17 +132,4 @@ _ELSEWHERE = {
     ),
 }  # fmt: skip
 
-
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        value: object = getattr(import_module(f".{_LAZY[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    for module, names in _ELSEWHERE.items():
-        if name in names:
-            raise ImportError(f"{name} is in {__name__}.{module}: from {__name__}.{module} import {name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, elsewhere=_ELSEWHERE)

@@ -42,9 +42,12 @@ def test_all_is_sorted_complete_and_true(package: str) -> None:
     assert set(names) <= set(dir(module))
 
 
-def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = basiq_async.Nothing
+@pytest.mark.parametrize(
+    "package", ["basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.testing"]
+)
+def test_a_name_that_does_not_exist_is_an_attribute_error(package: str) -> None:
+    with pytest.raises(AttributeError, match=f"^module '{package}' has no attribute 'Nothing'$"):
+        _ = import_module(package).Nothing
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, CheckpointInUseError, ConfigurationError, ReplayError, TargetError
+from .._lazy import lazy_names
+from ..errors import CheckpointError, CheckpointInUseError, ReplayError, TargetError
 from ._notes import Inactivity
 from ._recovery import Recovery, recover, recovered_by
 from ._replay import Replay
@@ -62,26 +62,11 @@ __all__ = [
 
 
 # Loaded when they are asked for: the first two alone need aiohttp, the others an extra.
-_LATER = {
-    "HttpTarget": ".targets._http",
-    "SQLCheckpoint": ".checkpoints._sql",
-    "checkpoint_metadata": ".checkpoints._sql_database",
-    "serve_page": "._page",
+_LAZY = {
+    "HttpTarget": "targets._http",
+    "SQLCheckpoint": "checkpoints._sql",
+    "checkpoint_metadata": "checkpoints._sql_database",
+    "serve_page": "_page",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value: object = getattr(import_module(_LATER[name], __name__), name)
-    except ModuleNotFoundError as exc:
-        if exc.name != "sqlalchemy":
-            raise
-        raise ConfigurationError(f"{name} needs the extra 'sql': pip install 'basiq-async[sql]'") from exc
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"sqlalchemy": "sql"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .comparison._compare import Comparison, Difference, compare
@@ -38,7 +39,8 @@ __all__ = [
     "serve",
 ]
 
-_HOMES = {
+# The fake must not load aiohttp, which only the server needs.
+_LAZY = {
     "BrokenPromisesError": "conformance._runner",
     "Comparison": "comparison._compare",
     "DeliveredAttempt": "fake._deliveries",
@@ -57,15 +59,4 @@ _HOMES = {
     "serve": "mock._server",
 }
 
-
-def __getattr__(name: str) -> object:
-    # The fake must not load aiohttp, which only the server needs.
-    if name in _HOMES:
-        value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _LAZY)
