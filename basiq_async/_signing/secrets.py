@@ -55,7 +55,7 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
         return (key,) if isinstance(key, bytes) else key
     if isinstance(secret, (Secret, SecretText)):
         secrets: Sequence[str | Secret | SecretText] = (secret,)
-    elif isinstance(secret, Sequence) and secret and not isinstance(secret, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+    elif isinstance(secret, Sequence) and secret and not isinstance(secret, bytes):
         secrets = secret
     else:
         return _refuse(secret)

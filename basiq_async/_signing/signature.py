@@ -148,7 +148,7 @@ class SigningKeys(Unpicklable):
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
         """The three headers of a delivery; see ``sign``."""
         try:
-            if not isinstance(message_id, str) or not _is_id(message_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(message_id, str) or not _is_id(message_id):
                 raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
             seconds = _epoch(timestamp, "timestamp")
             if seconds < 0:
@@ -326,14 +326,14 @@ def _explain_mismatch(entries: list[bytes]) -> SignatureVerificationError:
 
 def tolerance_seconds(tolerance: timedelta) -> float:
     """In seconds; raises ``ConfigurationError`` for what is negative or no timedelta."""
-    if not isinstance(tolerance, timedelta) or tolerance < timedelta(0):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(tolerance, timedelta) or tolerance < timedelta(0):
         raise ConfigurationError("tolerance must be a timedelta that is not negative")
     return tolerance.total_seconds()
 
 
 def _epoch(moment: datetime, argument: str) -> float:
     # A naive datetime can be UTC or local time; which one, only its author knows.
-    if not isinstance(moment, datetime) or moment.tzinfo is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ConfigurationError(f"{argument} must be a datetime with a time zone, such as datetime.now(UTC)")
     return moment.timestamp()
 

@@ -51,7 +51,7 @@ class SQLiteFile:
 
     def __init__(self, path: str | os.PathLike[str], kind: FileKind) -> None:
         text = os.fspath(path)
-        no_file = not isinstance(text, str) or not text or "\0" in text  # pyright: ignore[reportUnnecessaryIsInstance]
+        no_file = not isinstance(text, str) or not text or "\0" in text
         if no_file or text.startswith((":memory:", "file:")):
             raise ConfigurationError(f"path must be that of a file on a local disk, for the {kind.name}")
         self.path = text

@@ -66,7 +66,7 @@ def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver 
             kind, done = "client", one._observed
         elif isinstance(one, WebhookReceiver):
             kind, done = "receiver", one._around is not None
-        elif isinstance(one, Replay):  # pyright: ignore[reportUnnecessaryIsInstance]
+        elif isinstance(one, Replay):
             kind, done = "replay", one._observer is not None
         else:
             raise ConfigurationError(f"instrument takes clients, receivers and replays, not {type(one).__name__}")

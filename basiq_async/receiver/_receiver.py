@@ -141,7 +141,7 @@ class WebhookReceiver:
             )
         if quarantine_after is not None:
             check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
-        if webhook_id is not None and not (isinstance(webhook_id, str) and webhook_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if webhook_id is not None and not (isinstance(webhook_id, str) and webhook_id):
             raise ConfigurationError("webhook_id must be the id of a webhook, or None")
         check_inbox_methods(inbox)
         self._keys = keys

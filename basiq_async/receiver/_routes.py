@@ -117,7 +117,7 @@ def warn_of_unknown_types(patterns: tuple[str, ...], *, stacklevel: int) -> None
 def _check_pattern(pattern: str) -> None:
     if callable(pattern):
         raise ConfigurationError('write @receiver.on("*") with the event types: @receiver.on alone has none')
-    if not isinstance(pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(pattern, str):
         raise ConfigurationError("an event type is a text, such as user.created")
     words = pattern.split(".")
     fixed = words[:-1] if words[-1] == "*" else words

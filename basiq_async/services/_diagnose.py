@@ -221,7 +221,7 @@ class _Signer:
     ) -> None:
         self._sign: Callable[[str, datetime, bytes], Mapping[str, str]] | None = None
         if receiver is not None:
-            if not isinstance(receiver, DiagnosedReceiver):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(receiver, DiagnosedReceiver):
                 raise ConfigurationError("receiver must be a WebhookReceiver, or None")
             self._sign = receiver.sign
         if secret is not None:

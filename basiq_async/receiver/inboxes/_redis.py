@@ -15,11 +15,13 @@ import attrs
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
     AuthenticationError,
-    ConnectionError,  # noqa: A004
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
     ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
 )
 
 from ..._arguments import check_positive
@@ -105,7 +107,7 @@ class RedisInbox:
         remember: timedelta = timedelta(days=30),
         timeout: float = 5.0,
     ) -> None:
-        if not isinstance(client, (Redis, RedisCluster)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(client, (Redis, RedisCluster)):
             raise ConfigurationError("RedisInbox needs a client of redis.asyncio: Redis.from_url(...)")
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError("prefix must be a text without braces, and not empty")
@@ -307,7 +309,7 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
     (AuthenticationError, "check user and password of the client"),
     (NoPermissionError, "this user of Redis needs the inbox's keys and scripts: see the page on inboxes"),
     (ReadOnlyError, "connect the client to the primary, not to a replica"),
-    (ConnectionError, "is it running, and is the client's url right?"),
+    (RedisConnectionError, "is it running, and is the client's url right?"),
     (OSError, "is it running, and is the client's url right?"),
 )
 

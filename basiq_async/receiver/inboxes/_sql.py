@@ -94,7 +94,7 @@ class SQLInbox:
         remember: timedelta = timedelta(days=30),
         timeout: float = 4.0,
     ) -> None:
-        if not isinstance(engine, AsyncEngine):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(engine, AsyncEngine):
             raise ConfigurationError("SQLInbox needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)")
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be more than nothing")

@@ -69,11 +69,11 @@ class SQLCheckpoint:
         lease: float = 20.0,
         timeout: float = 20.0,
     ) -> None:
-        if not isinstance(engine, AsyncEngine):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(engine, AsyncEngine):
             raise ConfigurationError(
                 "SQLCheckpoint needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)"
             )
-        if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
             raise ConfigurationError(f"name must be a text of 1 to {_LONGEST_NAME} characters, or None")
         self._engine = engine
         self._name = name

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC
 from email.utils import format_datetime
+from functools import partial
 
 import aiohttp
 import attrs
@@ -212,7 +213,7 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
             logger.error("the receiver routed to %s is none: %s", job.webhook.url, error)
             wrong.append(error)
 
-    def end(job: Job) -> None:
+    def end(job: Job, _: asyncio.Task[None]) -> None:
         free.release()
         deliveries.end(job)  # also of a task that was cancelled before it began
 
@@ -226,7 +227,7 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
                 if job is None:
                     free.release()
                     break
-                group.create_task(attempt(job)).add_done_callback(lambda _, job=job: end(job))  # type: ignore[misc]
+                group.create_task(attempt(job)).add_done_callback(partial(end, job))
             try:
                 async with asyncio.timeout(_wait(deliveries, fake)):
                     await news.wait()
