@@ -1,1 +1,1 @@
-"""What the pages, the mock and the control API share: bodies, responses, the guard, the page."""
+"""What local servers share: start and end, bodies, responses, the guard, the page."""

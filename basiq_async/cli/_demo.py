@@ -365,13 +365,12 @@ class Service:
         """Listen at a free port, or at the one that it had before."""
         from aiohttp import web
 
+        from .._web.serving import listening
+
         app = web.Application()
         app.router.add_post("/basiq", self._receive)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        self._running.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", self._port, reuse_address=True).start()
-        self._port = runner.addresses[0][1]
+        address = await self._running.enter_async_context(listening(app, port=self._port))
+        self._port = address.port
 
     async def stop(self) -> None:
         """Go down: connections are refused."""

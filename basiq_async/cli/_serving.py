@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 from aiohttp import web
 
+from .._web.serving import Address, listening
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
@@ -116,21 +117,18 @@ class Listener:
             app.router.add_post(path, self.handle)
         except ValueError as exc:
             raise ConfigurationError(f"--path cannot be {path!r}: {exc}") from None
-        # The receiver is closed first, and sees what was begun through; what is left are idle connections.
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         async with AsyncExitStack() as stack:
             if self._forwarder is not None:
                 stack.push_async_callback(self._forwarder.aclose)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
+            try:
+                # The receiver is closed first, and sees what was begun through; what is left are idle connections.
+                address = await stack.enter_async_context(listening(app, host, port, shutdown_timeout=1.0))
+            except OSError as exc:
+                raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
             stack.callback(self._tell_counts)
             received = stack.enter_context(stopping(self._done.set, busy=lambda: self._under_way > 0))
             stack.enter_context(watching_reader(self._reader_left))
-            try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError as exc:
-                raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-            url = f"http://{_bracket(host)}:{runner.addresses[0][1]}{path}"
+            url = f"{Address(host, address.port)}{path}"
             note(f"listening on {url}", url=url)
             self._show_live()
             try:
@@ -281,10 +279,6 @@ def _respond(forwarded: Forwarded) -> web.Response:
     if forwarded.content_type is not None:
         headers["Content-Type"] = forwarded.content_type
     return web.Response(status=forwarded.status, body=forwarded.body or None, headers=headers)
-
-
-def _bracket(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 _MOST_RETURNED = 65_536

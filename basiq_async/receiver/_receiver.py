@@ -26,6 +26,7 @@ from .._signing.signature import (
     check_headers,
     tolerance_seconds,
 )
+from .._web.bodies import BodyReader
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
@@ -150,7 +151,9 @@ class WebhookReceiver:
         join_inbox(self._inbox, self, keys, webhook_id)
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size
-        self._bodies = Bodies(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
+        self._bodies = Bodies(
+            BodyReader(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
+        )
         self._on_delivery = on_delivery
         self._around: Around | None = None
         self._clock = in_seconds(clock)

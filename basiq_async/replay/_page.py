@@ -14,7 +14,7 @@ from aiohttp import web
 
 from .._concurrency.tasks import run_to_completion, wait_uncancelled
 from .._web.guard import ControlError, Guard
-from .._web.responses import make_app, read_json, respond
+from .._web.serving import listening, make_app, read_json, respond
 from ..errors import BasiqError, ConfigurationError
 from ._report import Progress
 from .checkpoints._base import DeadLetter
@@ -70,16 +70,11 @@ async def serve_page(
         {"letter": letter},
         lambda context: {"letters": len(context["letters"])},
     ).add_to(app)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(lambda: run_to_completion(runner.cleanup))
+        address = await stack.enter_async_context(listening(app, host, port, handler_cancellation=True))
         stack.push_async_callback(lambda: run_to_completion(watched.aclose))
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
         stack.callback(replay._listen(watched.hear))
-        address = runner.addresses[0]
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        yield f"http://{shown}:{address[1]}{ROOT}/?token={guard.token}"
+        yield f"{address}{ROOT}/?token={guard.token}"
 
 
 def _routes(watched: Watched) -> list[web.RouteDef]:

@@ -213,7 +213,7 @@ async def test_after_408_the_connection_is_closed_at_once() -> None:
 
 async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_delivery_is_not() -> None:
     service = Service(body_timeout=5)
-    service.receiver._bodies._max_total = 300_000
+    service.receiver._bodies._reader.max_total = 300_000
     part = b"x" * 120_000
     async with serving(service.receiver) as url:
         port = int(url.rpartition(":")[2].partition("/")[0])
@@ -230,7 +230,7 @@ async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_de
             for _, writer in connections:
                 writer.close()
     async with asyncio.timeout(5):
-        while service.receiver._bodies._held:
+        while service.receiver._bodies._reader._held:
             await asyncio.sleep(0.005)
     assert [event.result for event in service.events[:5]] == [*["overloaded"] * 4, "handled"]
 

@@ -17,7 +17,7 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from ..._version import __version__
 from ..._web.guard import TOKEN_HEADER, ControlError
-from ..._web.responses import read_json, respond
+from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from . import _shapes
 from ._operation import Control, Json, Operation, Values, read_body, read_query

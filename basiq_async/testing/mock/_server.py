@@ -17,9 +17,8 @@ import attrs
 from aiohttp import web
 
 from ..._concurrency.tasks import run_to_completion, wait_uncancelled
-from ..._web.bodies import BODIES, BodyError
 from ..._web.guard import ControlError, Guard
-from ..._web.responses import make_app
+from ..._web.serving import listening, make_app, read_body
 from ...errors import ConfigurationError
 from ...transports.base import Request
 from ..fake._clock import ManualClock, SystemClock
@@ -77,18 +76,12 @@ async def serve(
     app = make_app(guard, respond)
     app.add_routes(routes(control))
     _add_page(app, control, guard)
-    runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, lingering_time=1.0, auto_decompress=False
-    )
     async with AsyncExitStack() as stack:
         if state_file is not None:
             await stack.enter_async_context(keeping_state(fake, state_file))
-        stack.push_async_callback(lambda: run_to_completion(runner.cleanup))
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        address = runner.addresses[0]
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        control.base_url = f"http://{shown}:{address[1]}{prefix}"
+        options = {"handler_cancellation": True, "lingering_time": 1.0, "auto_decompress": False}
+        address = await stack.enter_async_context(listening(app, host, port, **options))
+        control.base_url = f"{address}{prefix}"
         session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None), trust_env=False
         )
@@ -117,10 +110,10 @@ def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
 async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.StreamResponse:
     """Respond as Basiq does."""
     try:
-        body = await request.app[BODIES].read(request)
-    except BodyError as error:
+        body = await read_body(request)
+    except ControlError as error:
         if error.status != 413:
-            raise ControlError(error.status, "body-not-read", str(error)) from error
+            raise
         body = b""  # of one that is too large only so much that it is not the JSON that it was
     path = request.raw_path
     if not path.startswith("/"):

@@ -185,7 +185,7 @@ def test_a_token_that_is_not_given_cannot_be_guessed_and_does_not_show() -> None
 
 
 async def test_a_body_that_does_not_arrive_has_a_time_limit(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async._web.bodies.SECONDS", 0.05)
+    monkeypatch.setattr("basiq_async._web.serving.SECONDS", 0.05)
     async with serve(fake) as base_url:
         host = base_url.removeprefix("http://")
         for path in ("/token", "/_fake/emit"):

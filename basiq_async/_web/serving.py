@@ -1,35 +1,89 @@
-"""Responses in JSON, and what every request to a local server goes through."""
+"""A local server: its start and end, what every request to it goes through, bodies and responses in JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
 
+import attrs
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from .bodies import BODIES, Bodies, BodyError
+from .._concurrency.tasks import run_to_completion
+from .bodies import BodyAbortedError, BodyError, BodyReader, BodyTooLargeError
 from .guard import ControlError, Guard
 
+MOST_BYTES = 1_048_576
+MOST_TOGETHER = 16 * MOST_BYTES
+SECONDS = 10.0
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_BODIES: web.AppKey[BodyReader] = web.AppKey("bodies", BodyReader)
 Elsewhere = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@attrs.frozen
+class Address:
+    """Where a server listens; as text, the beginning of its URLs."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application, host: str = "127.0.0.1", port: int = 0, *, shutdown_timeout: float = 0.5, **options: Any
+) -> AsyncGenerator[Address]:
+    """Serve an application. Yields where it listens: port 0 means any free one.
+
+    At its end, handlers that still run get ``shutdown_timeout`` seconds; no cancellation interrupts that. ``options``
+    are further ones of aiohttp's runner. Raises OSError where it cannot listen.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_timeout, **options)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        yield Address(*runner.addresses[0][:2])
+    finally:
+        await run_to_completion(runner.cleanup)
 
 
 def respond(body: Mapping[str, object], status: int = 200) -> web.Response:
     return web.Response(status=status, body=json.dumps(body).encode(), content_type="application/json", charset="utf-8")
 
 
+async def read_body(request: web.Request) -> bytes | None:
+    """The body of at most 1 MiB, or None if there is none. Raises ControlError: 413, 408, or 503."""
+    if not request.can_read_body:
+        return None
+    reader = request.app[_BODIES]
+    try:
+        reader.check_length(request.content_length)
+        return await reader.read(request.content.iter_any())
+    except BodyTooLargeError:
+        raise _refuse(413, f"the body is larger than {reader.max_size} bytes") from None
+    except BodyAbortedError:
+        raise _refuse(408, f"the body did not arrive within {reader.timeout:g} s") from None
+    except BodyError:
+        raise _refuse(503, f"more than {reader.max_total} bytes of bodies are arriving: try again later") from None
+
+
+def _refuse(status: int, message: str) -> ControlError:
+    return ControlError(status, "body-not-read", message)
+
+
 async def read_json(request: web.Request) -> dict[str, object]:
     """The body, a JSON object; an empty one is an empty object. Raises ControlError."""
-    try:
-        raw = await request.app[BODIES].read(request)
-    except BodyError as error:
-        raise ControlError(error.status, "body-not-read", str(error)) from error
+    raw = await read_body(request)
     try:
         body = json.loads(raw) if raw else {}
     except (ValueError, RecursionError):
@@ -42,7 +96,7 @@ async def read_json(request: web.Request) -> dict[str, object]:
 def make_app(guard: Guard, elsewhere: Elsewhere | None = None) -> web.Application:
     """Make the application of a local server; ``elsewhere`` handles what is not below the guard's root."""
     app = web.Application(middlewares=[_guarding(guard, elsewhere)])
-    app[BODIES] = Bodies()
+    app[_BODIES] = BodyReader(max_size=MOST_BYTES, max_total=MOST_TOGETHER, timeout=SECONDS)
     return app
 
 
