@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from basiq_async import BasiqClient, Request, Response, RetryPolicy
-from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver, sign
-from basiq_async.receiver._outcome import Result
+from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, WebhookReceiver, sign
 from basiq_async.replay import Replay, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq, serve
 from basiq_async.transports.memory import InMemoryTransport

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
 from basiq_async import ConfigurationError, InboxError
@@ -188,3 +189,21 @@ async def test_an_inbox_that_cannot_say_how_large_its_quarantine_is_fails_no_del
     body = payload()
     assert (await receiver.handle(signed(body), body)).status == 204
     assert recorded.points("basiq.receiver.quarantined") == []
+
+
+async def test_a_delivery_that_comes_again_links_to_the_first_one_of_the_latest_ten_thousand(
+    recorded: Recorded,
+) -> None:
+    receiver = WebhookReceiver(SECRET)
+    instrument(receiver, tracer_provider=TracerProvider())  # no exporter: a span that has ended is forgotten
+
+    async def deliver(message_id: str, to: WebhookReceiver) -> None:
+        body = payload()
+        await to.handle(signed(body, message_id=message_id), body)
+
+    for number in range(10_001):
+        await deliver(f"many-{number}", receiver)
+    again = traced(recorded)
+    for number in (1, 0, 10_000):
+        await deliver(f"many-{number}", again)
+    assert [len(span.links) for span in recorded.spans] == [1, 0, 1]

@@ -213,31 +213,39 @@ async def test_after_408_the_connection_is_closed_at_once() -> None:
 
 async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_delivery_is_not() -> None:
     service = Service(body_timeout=5)
-    service.receiver._bodies._reader.max_total = 300_000
-    part = b"x" * 120_000
+    part = b"x" * 1_000_000  # 17 of them are nearly the 16 MiB that are held at once
+    large = payload(filler="x" * 500_000)
     async with serving(service.receiver) as url:
         port = int(url.rpartition(":")[2].partition("/")[0])
-        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         try:
             for _, writer in connections:
-                writer.write(head(1_000_000, signed(b"")) + part)
-            async with asyncio.timeout(5):
-                while len(service.events) < 4:
-                    await asyncio.sleep(0.005)
+                writer.write(head(len(part) + 1, signed(b"")) + part)
+            await until(lambda: len(service.events) == 3)
             body = payload()
             assert await post(url, chunked(body), signed(body)) == (204, None, b"")
         finally:
             for _, writer in connections:
                 writer.close()
+        await until(lambda: len(service.events) == 21)
+        assert await post(url, chunked(large, 50_000), signed(large)) == (204, None, b"")
+    assert [event.result for event in service.events] == [
+        *["overloaded"] * 3,
+        "handled",
+        *["aborted"] * 17,
+        "handled",
+    ]
+
+
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while service.receiver._bodies._reader._held:
+        while not condition():
             await asyncio.sleep(0.005)
-    assert [event.result for event in service.events[:5]] == [*["overloaded"] * 4, "handled"]
 
 
-async def chunked(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), 50):
-        yield body[start : start + 50]
+async def chunked(body: bytes, size: int = 50) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
         await asyncio.sleep(0)
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from basiq_async._redaction.text import ShellText, command_line, shell_line
-from basiq_async.testing.mock._page import line_for_message, line_for_request
+from basiq_async.testing.mock._page import line_for_message, line_for_request  # private: its lines are run in shells
 
 SHELLS = {"bash": ["bash", "--norc"], "zsh": ["zsh", "-f"], "fish": ["fish", "--no-config"]}
 PRINTF = shutil.which("printf") or "/usr/bin/printf"

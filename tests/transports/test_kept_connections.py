@@ -12,7 +12,6 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from basiq_async import AiohttpTransport, ConnectionFailedError, Request
-from basiq_async.transports._aiohttp_internals import SentOnce, Unclean, clean_request_class
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -90,12 +89,9 @@ async def test_a_response_that_nobody_asked_for_is_not_read_by_the_next_request(
     await transport.aclose()
 
 
-def test_the_parts_that_are_overridden_and_read_are_there() -> None:
+def test_the_parts_of_aiohttp_that_are_overridden_and_read_are_there() -> None:
     assert list(inspect.signature(aiohttp.ClientResponse.start).parameters) == ["self", "connection"]
     assert list(inspect.signature(aiohttp.ClientRequest.send).parameters) == ["self", "conn"]
-    assert issubclass(clean_request_class(), aiohttp.ClientRequest)
-    assert issubclass(SentOnce, aiohttp.ClientResponse)
-    assert issubclass(Unclean, Exception)
     for owner, name in (
         (Connection, "protocol"),
         (ResponseHandler, "should_close"),

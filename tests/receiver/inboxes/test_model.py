@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
-from basiq_async.testing.conformance._inbox_model import ACTIONS, KEYS, WORKERS, Step, follow
-from basiq_async.testing.conformance._inbox_probe import InboxProbe
+from basiq_async.testing.conformance._inbox_model import (  # private: check_inbox walks few steps, this thousands
+    ACTIONS,
+    KEYS,
+    WORKERS,
+    Step,
+    follow,
+)
+from basiq_async.testing.conformance._inbox_probe import InboxProbe  # private: what the model is held against
 from tests.support.databases import engine_of, new_table
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer, redis_server

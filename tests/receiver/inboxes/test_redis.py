@@ -19,7 +19,7 @@ from redis.asyncio import Redis, RedisCluster
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import ClaimStatus, Inbox, RedisInbox, WebhookReceiver
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox
+from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import SECRET, letter, payload, signed
 from tests.support.redis import RedisServer, redis_server

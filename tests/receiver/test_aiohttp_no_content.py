@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from unittest.mock import create_autospec
 
 import pytest
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import ClientConnectionResetError, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_log import AccessLogger
 from aiohttp.web_request import BaseRequest
 
-from basiq_async.receiver._aiohttp import NoContent, _Head
 from tests.support.deliveries import Service, payload, signed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -175,27 +175,48 @@ async def test_the_access_log_has_its_size(caplog: pytest.LogCaptureFixture) -> 
     assert sizes[0] == sizes[1]
 
 
-async def test_it_waits_for_a_client_that_does_not_read() -> None:
-    writer = create_autospec(AbstractStreamWriter, instance=True)
+def mocked(transport: asyncio.Transport, writer: AbstractStreamWriter | None = None) -> web.Request:
+    """A request that has come whole, on a connection that writes nowhere."""
+    body = payload()
+    content = StreamReader(create_autospec(BaseProtocol, instance=True), 2**16)
+    content.feed_data(body)
+    content.feed_eof()
+    writer = create_autospec(AbstractStreamWriter, instance=True) if writer is None else writer
+    return make_mocked_request("POST", "/", headers=signed(body), payload=content, writer=writer, transport=transport)
+
+
+def transport_of(*, is_closing: bool = False) -> asyncio.Transport:
     transport = create_autospec(asyncio.Transport, instance=True)
-    transport.is_closing.return_value = False
-    request = make_mocked_request("POST", "/", writer=writer, transport=transport)
-    await NoContent(status=204).prepare(request)
+    transport.is_closing.return_value = is_closing
+    return transport
+
+
+async def test_it_waits_for_a_client_that_does_not_read() -> None:
+    transport, writer = transport_of(), create_autospec(AbstractStreamWriter, instance=True)
+    request = mocked(transport, writer)
+    response = await Service().receiver.aiohttp_handler(request)
+    await response.prepare(request)
     transport.write.assert_called_once()
     writer.drain.assert_awaited_once()
 
 
 async def test_to_a_client_that_has_gone_nothing_is_written() -> None:
-    transport = create_autospec(asyncio.Transport, instance=True)
-    transport.is_closing.return_value = True
-    answer = NoContent(status=204)
+    transport = transport_of(is_closing=True)
+    request = mocked(transport)
+    response = await Service().receiver.aiohttp_handler(request)
     with pytest.raises(ClientConnectionResetError):
-        await answer.prepare(make_mocked_request("POST", "/", transport=transport))
+        await response.prepare(request)
     transport.write.assert_not_called()
 
 
-def test_the_date_is_that_of_the_second() -> None:
-    head = _Head()
-    heads = [head.at(now) for now in (1_000_000_000.2, 1_000_000_000.9, 1_000_000_001.0)]
+async def test_the_date_is_that_of_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, transport = Service(), transport_of()
+    for now in (1_000_000_000.2, 1_000_000_000.9, 1_000_000_001.0):
+        request = mocked(transport)
+        response = await service.receiver.aiohttp_handler(request)
+        with monkeypatch.context() as patch:
+            patch.setattr("time.time", lambda now=now: now)
+            await response.prepare(request)
+    heads = [call.args[0] for call in transport.write.call_args_list]
     dates = [each.partition(b"Date: ")[2].partition(b"\r")[0] for each in heads]
     assert dates == [b"Sun, 09 Sep 2001 01:46:40 GMT"] * 2 + [b"Sun, 09 Sep 2001 01:46:41 GMT"]
