@@ -26,7 +26,7 @@ from basiq_async.replay import Replay, SQLiteCheckpoint
 from benchmarks._contestants import KEY
 from benchmarks._harness import Figure, figure, server
 from benchmarks._server import PAGE, WEBHOOK
-from tests.support.redis import RedisServer
+from tests.support.servers import RedisServer
 
 _TICK = os.sysconf("SC_CLK_TCK")
 

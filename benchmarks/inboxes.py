@@ -17,8 +17,7 @@ from pathlib import Path
 from benchmarks._harness import Figure, figure, ratios
 from benchmarks._receiver_load import load, request, server
 from benchmarks.receiver_load import compare
-from tests.support.postgres import PROGRAMS, postgres_server
-from tests.support.redis import PROGRAM, redis_server
+from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM, postgres_server, redis_server
 
 
 async def measure(runs: int = 5, slices: int = 6, requests: int = 300) -> list[Figure]:
@@ -26,9 +25,9 @@ async def measure(runs: int = 5, slices: int = 6, requests: int = 300) -> list[F
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         places = {"none": "", "memory": "", "sqlite": str(folder / "inbox.db")}
-        if PROGRAM is not None:
+        if REDIS_PROGRAM is not None:
             places["redis"] = stack.enter_context(redis_server(folder)).url
-        if PROGRAMS is not None:
+        if POSTGRES_PROGRAMS is not None:
             url = stack.enter_context(postgres_server()).url()
             places |= {"sql": url, "sql-session": url, "sql-by-hand": url}
         servers = {}

@@ -15,9 +15,8 @@ from hypothesis import settings
 
 from basiq_async import BasiqError
 from tests.support.frames import leaks
-from tests.support.patient import PatientLoop
-from tests.support.postgres import PostgresServer, shared_postgres
-from tests.support.waits import Waits
+from tests.support.real_time import PatientLoop, Waits
+from tests.support.servers import PostgresServer, shared_postgres
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("suite", deadline=None)

@@ -51,9 +51,9 @@ from basiq_async.replay import (
 )
 from basiq_async.testing import FakeBasiq, Quirks
 from tests import crash_fleet, crash_receiver
+from tests.support.cancelling import storm
 from tests.support.databases import engine_of
-from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.storm import storm
+from tests.support.servers import PostgresServer, postgres_server
 
 Order = Literal["oldest-first", "newest-first"]
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"

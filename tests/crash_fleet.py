@@ -33,8 +33,7 @@ from basiq_async.distributed import Fleet
 from basiq_async.receiver import SQLInbox
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq
-from tests.support.postgres import postgres_server
-from tests.support.redis import RedisServer
+from tests.support.servers import RedisServer, postgres_server
 
 LEASE = 3.0
 SEGMENTS = 2

@@ -42,9 +42,8 @@ from basiq_async import BasiqClient, InMemoryTransport, Message, Webhook
 from basiq_async.receiver import Delivery, RedisInbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import Replay, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq, SystemClock, serve
-from tests.support.ports import free_port
-from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.redis import RedisServer, redis_server
+from tests.support.environment import free_port
+from tests.support.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
 SCENARIOS = ("postgres", "restart", "replay", "redis")
 _SPEED = 1_000.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .support.places import ROOT
+from .support.environment import ROOT
 
 FILES = sorted((ROOT / "benchmarks").glob("*.py"))
 

@@ -12,7 +12,7 @@ import pytest
 
 import basiq_async
 from tests.support import virtual
-from tests.support.waits import LONGEST, Waits
+from tests.support.real_time import LONGEST, Waits
 
 ROOT = Path(basiq_async.__file__).parent
 TESTS = Path(__file__).parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import unmeasured
 from tests.test_public import modules
 
 

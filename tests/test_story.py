@@ -24,10 +24,8 @@ from basiq_async import BasiqClient, CheckpointError
 from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
-from tests.support.places import ROOT
-from tests.support.ports import free_port
+from tests.support.environment import ROOT, free_port, unmeasured
 from tests.support.story_service import EFFECTS, POISON, database
-from tests.support.unmeasured import unmeasured
 
 EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))
 TYPES = ("consent.revoked", "account.updated", "transactions.updated")

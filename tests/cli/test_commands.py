@@ -23,7 +23,7 @@ from basiq_async.cli import _output, _run, main
 from basiq_async.cli._history import History
 from basiq_async.cli._output import Shape
 from basiq_async.testing import FakeBasiq, Quirks
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import unmeasured
 
 from .conftest import Run, Served
 

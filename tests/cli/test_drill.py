@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
-from tests.support.places import ROOT
+from tests.support.environment import ROOT
 
 from .conftest import Run, Served
 from .test_replay import SECRET, Endpoint

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from basiq_async.cli._app import app
-from tests.support.redis import redis_server
+from tests.support.servers import redis_server
 from tests.support.terminal import Terminal
 
 JOBS = """

@@ -15,7 +15,7 @@ import pytest
 
 from basiq_async import BasiqClient, Request
 from basiq_async.testing import FakeBasiq, serve
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import unmeasured
 
 from .conftest import Run, Served
 

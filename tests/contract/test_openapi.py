@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 import basiq_async.testing
 from basiq_async.testing import FakeBasiq, Quirks, serve
-from tests.support.held import held, validated
+from tests.contract.holding import held, validated
 
 from .conftest import Target, target
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi import checks
 
-from tests.support.held import held
+from tests.contract.holding import held
 
 from .conftest import Target
 

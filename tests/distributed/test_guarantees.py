@@ -16,9 +16,9 @@ from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.errors import ReplayError
 from tests.distributed.test_rate_limiter import most_within
 from tests.support.fleet_processes import PATIENT, plant
-from tests.support.redis import PROGRAM
+from tests.support.servers import REDIS_PROGRAM
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server is installed here")
+pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")
 
 POINTS = [
     ("claim", "after", 1),

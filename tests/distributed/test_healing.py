@@ -16,8 +16,8 @@ from basiq_async.distributed.record import LeaseLostError, ListSpec, Saving
 from basiq_async.testing.conformance._record_probe import make_letter, make_page, make_spec
 from tests.support.fleets import PATIENT, Crew, crew
 from tests.support.histories import Recorder, Refusing
-from tests.support.redis import RedisServer
-from tests.support.slow_line import slow_line
+from tests.support.servers import RedisServer
+from tests.support.wire import slow_line
 
 SHORT = 0.2
 """Seconds of a lease that a worker which died leaves behind."""

@@ -16,15 +16,15 @@ from basiq_async.distributed import Fleet, Work
 from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed.record import RecordUnavailableError
 from basiq_async.errors import CheckpointError
+from tests.support.environment import free_port
 from tests.support.fleets import PATIENT, crew
 from tests.support.frames import leaks, variables
 from tests.support.histories import Recorder
-from tests.support.ports import free_port
-from tests.support.redis import PROGRAM, redis_server
+from tests.support.servers import REDIS_PROGRAM, redis_server
 
 RULES = ["+@all", "-info"]
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no redis-server is installed here")
+pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")
 
 
 @pytest.mark.real_time("workers are patient by a clock that they share with a server that is killed")

@@ -18,8 +18,8 @@ from basiq_async.testing.conformance._record import RecordPromises
 from basiq_async.testing.conformance._record_probe import make_spec
 from basiq_async.testing.conformance._runner import keep
 from tests.support.cancelling import HOWS, cancel_after
-from tests.support.ports import free_port
-from tests.support.redis import RedisServer
+from tests.support.environment import free_port
+from tests.support.servers import RedisServer
 
 
 async def test_the_record_in_redis_keeps_every_promise(redis_url: str) -> None:

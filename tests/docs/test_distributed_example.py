@@ -17,10 +17,8 @@ from typing import Any
 
 import yaml
 
-from tests.support.places import ROOT
-from tests.support.ports import free_port
-from tests.support.redis import redis_server
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import ROOT, free_port, unmeasured
+from tests.support.servers import redis_server
 
 FOLDER = ROOT / "examples" / "distributed"
 PATIENT = 100.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support.places import ROOT
+from tests.support.environment import ROOT
 
 MAP = ROOT / "docs" / "how-it-works.md"
 

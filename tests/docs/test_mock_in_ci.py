@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.places import ROOT
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import ROOT, unmeasured
 
 SCRIPT = ROOT / "examples" / "mock_in_ci.sh"
 MISUSE = """

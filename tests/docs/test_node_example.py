@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.places import ROOT
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import ROOT, unmeasured
 
 EXAMPLE = ROOT / "examples" / "node"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from tests.support.places import ROOT
+from tests.support.environment import ROOT
 
 FOLDER = ROOT / "docs" / "observability"
 SOURCES = "".join(path.read_text() for path in (ROOT / "basiq_async" / "otel").glob("*.py"))

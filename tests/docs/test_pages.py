@@ -25,11 +25,9 @@ from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support import api
 from tests.support.deliveries import SECRET
+from tests.support.environment import ROOT, free_port, unmeasured
 from tests.support.pages import Page, has_blocks, has_docstring_blocks
-from tests.support.places import ROOT
-from tests.support.ports import free_port
 from tests.support.served import served
-from tests.support.unmeasured import unmeasured
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if "_build" not in path.parts)

@@ -19,8 +19,7 @@ from basiq_async.receiver import WebhookReceiver
 from basiq_async.testing import FakeBasiq, serve
 from examples.opentelemetry_hooks import Metrics
 from tests.support.deliveries import SECRET, payload, signed
-from tests.support.ports import free_port
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import free_port, unmeasured
 
 ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from basiq_async.receiver import Outcome, Result
-from tests.support.places import ROOT
+from tests.support.environment import ROOT
 
 
 def test_the_table_of_responses_has_every_status_of_a_receiver() -> None:

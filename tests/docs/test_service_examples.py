@@ -18,9 +18,8 @@ import pytest
 import yaml
 
 from basiq_async.testing import FakeBasiq, serve
-from tests.support.ports import free_port
-from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import free_port, unmeasured
+from tests.support.servers import PostgresServer, postgres_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMANDS = {

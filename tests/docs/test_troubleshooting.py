@@ -9,7 +9,7 @@ import pytest
 
 from basiq_async import errors
 from basiq_async.errors import SITE, BasiqError, NotFoundError, SignatureVerificationError
-from tests.support.places import ROOT
+from tests.support.environment import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 SECTIONS = {*re.findall(r"^\((.+)\)=$", TEXT, re.MULTILINE), *re.findall(r"^#+ (.+)$", TEXT.lower(), re.MULTILINE)}

@@ -22,8 +22,8 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
+from tests.support.environment import unmeasured
 from tests.support.outcomes import client_of, outcome
-from tests.support.unmeasured import unmeasured
 from tests.support.wire import KEY, WEBHOOK, Conn, Step, Wire, closing, http
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from basiq_async import BasiqClient, BasiqError, Request, Response, RetryPolicy, Secret, TransportError
 from basiq_async.transports.auth import ApiKey, Authenticated
+from tests.support.environment import PACKAGE
 from tests.support.outcomes import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
-from tests.support.places import PACKAGE
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Step, Wire, closing, http, ok, page, resetting
 
 BOTH = f"Authorization: Bearer {TOKEN} and Basic {KEY} and {SIGNING}"

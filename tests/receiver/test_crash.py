@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import postgres, redis
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import unmeasured
+from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("scenario", ["postgres", "restart", "replay", "redis"])
 def test_no_event_is_lost_and_in_a_database_none_has_its_effect_twice(scenario: str) -> None:
-    if (redis.PROGRAM if scenario == "redis" else postgres.PROGRAMS) is None:
+    if (REDIS_PROGRAM if scenario == "redis" else POSTGRES_PROGRAMS) is None:
         pytest.skip("there is no server for it here")
     command = [sys.executable, "-m", "tests.crash", "--mode", "receiver", "--scenario", scenario]
     command += ["--events", "80", "--kills", "5", "--pause", "0.1"]

@@ -15,7 +15,7 @@ from basiq_async.receiver import Delivery, Outcome, Result, SQLInbox, WebhookRec
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, run
 from tests.support.deliveries import SECRET, payload, signed
-from tests.support.postgres import PostgresServer
+from tests.support.servers import PostgresServer
 
 
 class Base(DeclarativeBase):

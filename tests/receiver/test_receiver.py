@@ -27,7 +27,7 @@ from basiq_async.receiver import (
 )
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
-from tests.support.places import PACKAGE
+from tests.support.environment import PACKAGE
 
 
 class Recorder(Service):

@@ -18,7 +18,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
 from tests.support.databases import engine_of, in_use, new_table, run
 from tests.support.deliveries import SECRET, new_id, payload, signed
-from tests.support.postgres import PostgresServer
+from tests.support.servers import PostgresServer
 
 Handler = Callable[[Delivery, AsyncSession], Awaitable[None]]
 EFFECTS = Table("effects", MetaData(), Column("event_id", String, primary_key=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.unmeasured import unmeasured
+from tests.support.environment import unmeasured
 
 ROOT = Path(__file__).parents[2]
 

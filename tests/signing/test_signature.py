@@ -15,7 +15,7 @@ from basiq_async._signing.signature import SigningKeys, check_headers
 from basiq_async.receiver import WebhookReceiver, sign, verify
 from basiq_async.replay import HttpTarget
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, payload, signed
-from tests.support.places import PACKAGE
+from tests.support.environment import PACKAGE
 
 BODY = payload("user.created", "e1")
 HEADERS = signed(BODY, at=NOW)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
-from .places import ROOT
+from .environment import ROOT
 
 SNAPSHOT = ROOT / "tests" / "api.txt"
 MODULES = [

@@ -1,21 +1,30 @@
-"""Cancelling work at every turn of the event loop: once, twice, again and again, by anyio, and with all tasks."""
+"""Cancelling work: at every turn of the event loop, and a replay at random instants, in every way."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
+from zlib import crc32
 
 import anyio
+import attrs
 
+from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async._storage.sqlite_thread import ConnectionThread
+from basiq_async.replay import Checkpoint, Replay, Report
+from basiq_async.testing import FakeBasiq
 
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 """``everything`` cancels all tasks at once, as a loop does that shuts down."""
 HOWS: tuple[How, ...] = get_args(How)
+Work = Coroutine[Any, Any, Report]
+Moment = Callable[[], Awaitable[None]]
 
 _MOST_TURNS = 100_000
 
@@ -121,3 +130,199 @@ class InlineConnection(ConnectionThread):
 
     async def join(self, timeout: float | None = None) -> None:
         await asyncio.sleep(0)
+
+
+@attrs.define
+class Tally:
+    """What a storm came to."""
+
+    cancellations: int = 0
+    hits: int = 0
+    """Cancellations of a run that had handled something."""
+    repeated: int = 0
+    unexplained: int = 0
+    """Repeated though they were not under way: only where a save was cut off by a loop that shut down."""
+    by_way: Counter[str] = attrs.field(factory=Counter[str])
+
+
+async def storm(
+    checkpoint: Checkpoint, made: tuple[FakeBasiq, str], *, concurrency: int, cancellations: int, rng: random.Random
+) -> Tally:
+    """Cancel a replay again and again, at random instants and in every way; then run to the end, and look.
+
+    Whatever was handled and is not under way at the cancellation is recorded: the next run leaves it alone. What fails
+    is a dead letter, or tried again. Nothing is lost.
+    """
+    fake, webhook_id = made
+    effects: Counter[str] = Counter()
+    under_way: Counter[str] = Counter()
+    allowance = 0
+    tally = Tally()
+    begun = asyncio.Event()
+
+    async def handler(message: Message) -> None:
+        await asyncio.sleep(rng.random() * 0.002)
+        begun.set()
+        if crc32(message.id.encode()) % 50 == 0:
+            raise ValueError("poisoned")
+        effects[message.id] += 1
+        try:
+            await asyncio.sleep(rng.random() * 0.001)
+        except asyncio.CancelledError:
+            under_way[message.id] += 1
+            raise
+
+    async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
+        ids = [message.id async for message in client.messages.list(webhook_id)]
+        replay = Replay(
+            client,
+            webhook_id,
+            handler,
+            checkpoint=checkpoint,
+            concurrency=concurrency,
+            max_failures=None,
+        )
+        while tally.cancellations < cancellations:
+            before = effects.total()
+            begun.clear()
+            way = rng.choice(WAYS)
+            delay = rng.random() * 0.006 if rng.random() < 0.9 else None
+            if not await way(replay.run(), lambda delay=delay: _moment(begun, delay, rng)):
+                raise SystemExit(
+                    f"the job was done after {tally.cancellations} cancellations: more messages are needed"
+                )
+            tally.cancellations += 1
+            tally.hits += effects.total() > before
+            tally.by_way[way.__name__.strip("_")] += 1
+            # A loop that shuts down also cuts off the save that is under way: it is not known whether it was recorded.
+            allowance += concurrency if way is _everything else 0
+        report = await replay.run()
+        dead: set[str] = set()
+        after = 0
+        while letters := await replay.dead_letters(after=after):
+            dead |= {letter.id for letter in letters}
+            after = letters[-1].number
+    assert report.finished
+    missing = set(ids) - set(effects) - dead
+    assert not missing, f"{len(missing)} messages are lost"
+    assert dead == {each for each in ids if crc32(each.encode()) % 50 == 0}, "dead letters are missing"
+    tally.repeated = sum(count - 1 for count in effects.values())
+    unexplained = tally.unexplained = sum(max(0, count - 1 - under_way[each]) for each, count in effects.items())
+    assert unexplained <= allowance, f"{unexplained} effects were repeated that were not under way"
+    return tally
+
+
+async def _moment(begun: asyncio.Event, delay: float | None, rng: random.Random) -> None:
+    """A random instant: most after the first effect, some in the opening of the run."""
+    if delay is None:
+        for _ in range(rng.randrange(40)):
+            await asyncio.sleep(0)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            await begun.wait()
+    await asyncio.sleep(delay)
+
+
+async def _ended(task: asyncio.Task[Report]) -> bool:
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait((task,))
+    return task.cancelled()
+
+
+async def _once(work: Work, moment: Moment) -> bool:
+    task = asyncio.create_task(work)
+    await moment()
+    task.cancel()
+    return await _ended(task)
+
+
+async def _twice(work: Work, moment: Moment) -> bool:
+    task = asyncio.create_task(work)
+    await moment()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    return await _ended(task)
+
+
+async def _repeatedly(work: Work, moment: Moment) -> bool:
+    task = asyncio.create_task(work)
+    await moment()
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    return task.cancelled()
+
+
+async def _timeout(work: Work, moment: Moment) -> bool:
+    limit = asyncio.timeout(None)
+
+    async def limited() -> None:
+        async with limit:
+            await work
+
+    task = asyncio.create_task(limited())
+    await asyncio.sleep(0)  # only a limit that has been entered can be moved
+    await moment()
+    limit.reschedule(asyncio.get_running_loop().time() - 1)
+    try:
+        await task
+    except TimeoutError:
+        return True
+    return False
+
+
+async def _task_group(work: Work, moment: Moment) -> bool:
+    async def fail() -> None:
+        await moment()
+        raise LookupError
+
+    task: asyncio.Task[Report] | None = None
+    with suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            group.create_task(fail())
+    return task is not None and task.cancelled()
+
+
+async def _scope(work: Work, moment: Moment) -> bool:
+    with anyio.CancelScope() as scope:
+        canceller = asyncio.create_task(_cancel_scope(scope, moment))
+        try:
+            await work
+        finally:
+            canceller.cancel()
+    return scope.cancelled_caught
+
+
+async def _anyio_group(work: Work, moment: Moment) -> bool:
+    ended = False
+
+    async def run() -> None:
+        nonlocal ended
+        await work
+        ended = True
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await moment()
+        group.cancel_scope.cancel()
+    return not ended
+
+
+async def _cancel_scope(scope: anyio.CancelScope, moment: Moment) -> None:
+    await moment()
+    scope.cancel()
+
+
+async def _everything(work: Work, moment: Moment) -> bool:
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(work)
+    await moment()
+    for each in asyncio.all_tasks() - before:
+        each.cancel()
+    return await _ended(task)
+
+
+WAYS = (_once, _twice, _repeatedly, _timeout, _task_group, _scope, _anyio_group, _everything)

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from basiq_async.receiver import SQLInbox
-from tests.support.postgres import PostgresServer
+from tests.support.servers import PostgresServer
 
 
 def url_of(request: pytest.FixtureRequest, folder: Path) -> str:

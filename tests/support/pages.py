@@ -42,7 +42,7 @@ from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.parsers.rest import CodeBlockParser as DocstringParser
 
-from tests.support.places import ROOT
+from tests.support.environment import ROOT
 
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"

@@ -12,9 +12,8 @@ from redis.asyncio import Redis
 from basiq_async import InboxError
 from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from tests.support.databases import engine_of, new_table, run, url_of
-from tests.support.ports import free_port
-from tests.support.postgres import PostgresServer
-from tests.support.redis import RedisServer, redis_server
+from tests.support.environment import free_port
+from tests.support.servers import PostgresServer, RedisServer, redis_server
 
 DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
 

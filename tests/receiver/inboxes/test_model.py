@@ -22,8 +22,7 @@ from basiq_async.testing.conformance._inbox_model import (  # private: check_inb
 )
 from basiq_async.testing.conformance._inbox_probe import InboxProbe  # private: what the model is held against
 from tests.support.databases import engine_of, new_table
-from tests.support.postgres import PostgresServer
-from tests.support.redis import RedisServer, redis_server
+from tests.support.servers import PostgresServer, RedisServer, redis_server
 
 Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
 

@@ -22,7 +22,7 @@ from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import SECRET, letter, payload, signed
-from tests.support.redis import RedisServer, redis_server
+from tests.support.servers import RedisServer, redis_server
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 

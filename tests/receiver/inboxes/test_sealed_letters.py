@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, RedisInbox, Result, SQLiteInbox, WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
-from tests.support.redis import redis_server
+from tests.support.servers import redis_server
 
 BROKEN = payload("user.broken", "e-broken")
 

@@ -14,8 +14,7 @@ from basiq_async import ConfigurationError
 from basiq_async.receiver import Inbox, MemoryInbox, Outcome, RedisInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
 from tests.support.databases import engine_of, new_table
 from tests.support.deliveries import new_id, payload, signed
-from tests.support.postgres import PostgresServer
-from tests.support.redis import RedisServer, redis_server
+from tests.support.servers import PostgresServer, RedisServer, redis_server
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="

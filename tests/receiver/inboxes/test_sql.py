@@ -29,7 +29,7 @@ from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of
 from tests.support.deliveries import SECRET, letter, payload, signed
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.servers import PostgresServer, postgres_server
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]

@@ -31,10 +31,10 @@ from basiq_async.replay import (
 )
 from basiq_async.replay.checkpoints import _sql_database as _sql_calls
 from basiq_async.testing import FakeBasiq, check_checkpoint
+from tests.support.cancelling import storm
 from tests.support.databases import engine_of, in_use, new_table, run, scalar
 from tests.support.histories import Recorder, history
-from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.storm import storm
+from tests.support.servers import PostgresServer, postgres_server
 
 DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
 JOB = Job("w1")

@@ -16,7 +16,7 @@ from basiq_async.replay import Target
 from basiq_async.replay.targets._adapters import as_target
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, run
-from tests.support.postgres import PostgresServer
+from tests.support.servers import PostgresServer
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
 KEY = inbox_key("user.created", "e1", "m1")

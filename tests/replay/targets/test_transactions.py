@@ -18,7 +18,7 @@ from basiq_async.replay.targets._adapters import as_target
 from tests.support.databases import engine_of, in_use, new_table
 from tests.support.deliveries import SECRET
 from tests.support.histories import history
-from tests.support.postgres import PostgresServer
+from tests.support.servers import PostgresServer
 
 # Not unique: an effect that happens twice is to be seen.
 EFFECTS = Table("replayed", MetaData(), Column("n", Integer, primary_key=True), Column("id", String))

@@ -20,7 +20,7 @@ from basiq_async import (
 )
 from basiq_async.testing import BrokenPromisesError, FakeBasiq, check_transport
 from basiq_async.testing.conformance._runner import keep
-from tests.support.places import EXAMPLES
+from tests.support.environment import EXAMPLES
 
 EXAMPLE = EXAMPLES / "httpx_transport.py"
 

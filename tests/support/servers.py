@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on a free port and in a temporary folder."""
+"""Servers of the tests' own, on free ports: PostgreSQL, and a Redis that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ports import free_port
+from tests.support.environment import free_port
 
 
 def _programs() -> Path | None:
@@ -25,7 +26,8 @@ def _programs() -> Path | None:
     return next((each.parent for each in sorted(found, reverse=True) if each.exists()), None)
 
 
-PROGRAMS = _programs()
+POSTGRES_PROGRAMS = _programs()
+REDIS_PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 _NOT_AS_ROOT = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
@@ -48,16 +50,16 @@ class PostgresServer:
         return f"postgresql://basiq@127.0.0.1:{self.port}/{self.database}"
 
     def make(self) -> None:
-        assert PROGRAMS is not None
+        assert POSTGRES_PROGRAMS is not None
         if _NOT_AS_ROOT:
             shutil.chown(self.folder, "postgres", "postgres")
-        command = [PROGRAMS / "initdb", "-D", self.folder / "data", "-A", "trust", "-U", "basiq", "--no-sync"]
+        command = [POSTGRES_PROGRAMS / "initdb", "-D", self.folder / "data", "-A", "trust", "-U", "basiq", "--no-sync"]
         subprocess.run(
             [*command, "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd=self.folder, **_NOT_AS_ROOT
         )
 
     def start(self) -> None:
-        assert PROGRAMS is not None
+        assert POSTGRES_PROGRAMS is not None
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -70,7 +72,7 @@ class PostgresServer:
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [PROGRAMS / "postgres", "-D", self.folder / "data", *options, *self._options],
+                [POSTGRES_PROGRAMS / "postgres", "-D", self.folder / "data", *options, *self._options],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -115,7 +117,7 @@ class PostgresServer:
 @contextlib.contextmanager
 def postgres_server(*options: str) -> Iterator[PostgresServer]:
     """A running server of one test; skips the test where there is none to run."""
-    if PROGRAMS is None:
+    if POSTGRES_PROGRAMS is None:
         pytest.skip("no PostgreSQL is installed here")
     with tempfile.TemporaryDirectory(prefix="basiq-postgres-") as name:
         server = PostgresServer(Path(name), *options)
@@ -137,7 +139,7 @@ def shared_postgres() -> Iterator[PostgresServer]:
 
     The first one starts it, the last one stops it.
     """
-    if PROGRAMS is None:
+    if POSTGRES_PROGRAMS is None:
         pytest.skip("no PostgreSQL is installed here")
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     folder = Path(tempfile.gettempdir()) / f"basiq-postgres-{run}"
@@ -173,3 +175,95 @@ def _counting(folder: Path) -> Iterator[dict[str, int]]:
             state.write_text(json.dumps(users))
         else:
             lock.unlink()
+
+
+class RedisServer:
+    """One server on a free port, with its append-only file in ``folder``."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self._choose()
+        self._options = options
+        self._output = folder / "redis.log"
+        self._started = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it responds. A port that someone took in the meantime is changed the first time."""
+        for _ in range(5):
+            self._process = self._run()
+            if self._responds():
+                self._started = True
+                return
+            self._process.wait()
+            if not self._started:
+                self._choose()
+        raise AssertionError(f"redis-server did not start: {self._output.read_text()}")
+
+    def _choose(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def _run(self) -> subprocess.Popen[bytes]:
+        assert REDIS_PROGRAM is not None
+        cluster = "--cluster-enabled" in self._options
+        with self._output.open("wb") as output:
+            return subprocess.Popen(
+                [
+                    *(REDIS_PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+                    *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"),
+                    # Left to itself, a node talks to its cluster on its port + 10,000, which need not exist.
+                    *(("--cluster-port", str(free_port())) if cluster else ()),
+                    *self._options,
+                ],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _responds(self) -> bool:
+        """Whether it responds; false where it has ended."""
+        assert self._process is not None
+        deadline = time.monotonic() + 60
+        while self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                probe.sendall(b"PING\r\n")
+                if probe.recv(16).startswith(b"+PONG"):
+                    return True
+            assert time.monotonic() < deadline, "redis-server runs, and does not respond"
+            time.sleep(0.01)
+        return False
+
+    def kill(self) -> None:
+        """End it as a power cut would, except that the operating system keeps what was written."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def log(self) -> Path:
+        """The append-only file that is written to now."""
+        found = sorted((self.folder / "appendonlydir").glob("*.incr.aof"))
+        return found[-1]
+
+    def close(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGCONT)
+            self.kill()
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """A running server; skips the test where there is none to run."""
+    if REDIS_PROGRAM is None:
+        pytest.skip("no redis-server is installed here")
+    server = RedisServer(folder, *options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,9 +1,19 @@
-"""Free ports for servers that a test starts, stops and starts again."""
+"""What a test finds around it: folders, free ports, the environment of a child process."""
 
 from __future__ import annotations
 
+import os
 import random
 import socket
+from pathlib import Path
+
+import basiq_async
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+PACKAGE = f"{Path(basiq_async.__file__).parent}/"
+"""What the file names of the package's own frames begin with. A clone may be in a folder of the same name."""
+
 
 # Ports below those that the system deals out to connections (32768 on Linux, 49152 elsewhere): a server that is down
 # for a moment finds its port again.
@@ -22,3 +32,8 @@ def free_port() -> int:
                 continue
         return port
     raise AssertionError("no port is free")
+
+
+def unmeasured() -> dict[str, str]:
+    """The environment for a child that runs nothing but what is measured elsewhere, or that is killed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}

@@ -1,8 +1,9 @@
-"""Finds tests that wait in real time: sleeps of theirs that came to their end and were too long."""
+"""Real time in tests: a loop whose limits do not depend on the load, and the sleeps that were too long."""
 
 from __future__ import annotations
 
 import asyncio
+import selectors
 import sys
 import time
 from collections.abc import Coroutine, Iterator
@@ -14,9 +15,42 @@ import pytest
 
 from .virtual import VirtualLoop
 
+WORK = 0.0001
+"""What one turn of the loop counts as, in seconds, at most: a loop that polls the clock still comes to its end."""
 LONGEST = 0.05
 """Seconds that a test may sleep at once."""
 _TESTS = str(Path(__file__).parents[1])
+
+
+class _PatientSelector(selectors.DefaultSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self._left = time.monotonic()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        began = time.monotonic()
+        events = super().select(timeout)
+        self.now += min(began - self._left, WORK)
+        self._left = time.monotonic()
+        waited = self._left - began
+        # More than the timeout means that this process did not run.
+        self.now += waited if timeout is None else min(waited, max(timeout, 0.0))
+        return events
+
+
+class PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock runs while the loop waits, and hardly while it works.
+
+    A time limit in a test is then a limit on waiting. It does not depend on how busy the machine is: a response that is
+    on its way within this process arrives before any limit runs out, however long the processor was away.
+    """
+
+    def __init__(self) -> None:
+        self._patient = _PatientSelector()
+        super().__init__(self._patient)
+
+    def time(self) -> float:
+        return self._patient.now
 
 
 class Waits:
