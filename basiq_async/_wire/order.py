@@ -45,7 +45,18 @@ class OrderDetector:
     twenty far; times that contradict each other more than that make the order unknown.
     """
 
-    __slots__ = ("_fall", "_falls", "_far_falls", "_far_rises", "_rise", "_rises", "earliest", "last", "latest")
+    __slots__ = (
+        "_fall",
+        "_falls",
+        "_far_falls",
+        "_far_rises",
+        "_rise",
+        "_rises",
+        "_steps",
+        "earliest",
+        "last",
+        "latest",
+    )
 
     def __init__(self) -> None:
         self.earliest: datetime | None = None
@@ -54,8 +65,8 @@ class OrderDetector:
         """The time that was seen last."""
         self._fall = self._rise = timedelta()
         """By how much a later item was older than an earlier one, at the most; and newer."""
-        self._falls = self._rises = 0
-        """How many items were older than the one before, and how many newer."""
+        self._falls = self._rises = self._steps = 0
+        """How many items were older than the one before, how many newer, and both."""
         self._far_falls = self._far_rises = 0
         """How many of them by more than ``SLACK``."""
 
@@ -69,6 +80,7 @@ class OrderDetector:
         last = self.last
         if last is not None and time != last:
             self.last = time
+            self._steps += 1
             if time < last:
                 self._falls += 1
                 self._far_falls += last - time > SLACK
@@ -101,10 +113,6 @@ class OrderDetector:
     def mixed(self) -> bool:
         """Whether older and newer items surely come in no order."""
         return min(self._far_falls, self._far_rises) > max(1, self._steps // _FEW) and self.order == "unknown"
-
-    @property
-    def _steps(self) -> int:
-        return self._falls + self._rises
 
 
 def item_time(item: object) -> datetime | None:

@@ -123,9 +123,10 @@ class Position:
             return self.resume_target
         if not self.items and self.next_url == self.url:
             return None
-        if self.offset >= len(self.items) and self.next_url is not None:
+        offset = self.offset
+        if offset >= len(self.items) and self.next_url is not None:
             return Cursor(base.relative(self.next_url), 0, self.last_id)
-        return Cursor(base.relative(self.url), self.offset, id_at(self.items, self.offset - 1))
+        return Cursor(base.relative(self.url), offset, id_at(self.items, offset - 1))
 
 
 def id_at(items: list[Any], index: int) -> str | None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -19,6 +20,7 @@ from ..replay.engine import (
     DeadLedger,
     Engine,
     FixedMessages,
+    Function,
     UnreadableMessage,
     as_message,
     as_target,
@@ -42,13 +44,13 @@ from .record import (
 )
 
 logger = logging.getLogger("basiq_async.distributed")
-_LETTERS = 250
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
+_PAGE = 250
+"""How many dead letters one segment tries again."""
+_RAN_OUT = "the lease of the segment ran out while this process was stopped or busy"
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
-
-def clock() -> float:
-    """Seconds, counted through a suspended machine as well where the system can."""
-    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
+"""Seconds, counted through a suspended machine as well where the system can."""
 
 
 class Lease:
@@ -57,25 +59,21 @@ class Lease:
     It counts from before the request that took or prolonged it, so it never ends later than the store believes.
     """
 
-    __slots__ = ("_until", "seconds", "token")
+    __slots__ = ("seconds", "token", "until")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.token = new_token()
-        self._until = float("-inf")
-
-    @property
-    def held(self) -> bool:
-        """Whether nobody else can have taken the segment."""
-        return clock() < self._until
+        self.until = float("-inf")
+        """Before this moment, by ``clock``, nobody else can have taken the segment."""
 
     def prolong(self, asked_at: float) -> None:
         """The store has granted it anew, in response to a request made at ``asked_at``."""
-        self._until = max(self._until, asked_at + self.seconds)
+        self.until = max(self.until, asked_at + self.seconds)
 
     def end(self) -> None:
         """The store says that it is ours no more."""
-        self._until = float("-inf")
+        self.until = float("-inf")
 
 
 class Segment:
@@ -112,12 +110,14 @@ class Segment:
         self._engine: Engine | None = None
         self._stopping = False
         self._seal = work.client._seal("basiq letter")
+        self._retries = name.startswith("d")
+        """Whether it tries dead letters again."""
         self._webhooks: dict[str, str] = {}
         """Of which webhook each dead letter's message is."""
-
-    @property
-    def _letters(self) -> bool:
-        return self.name.startswith("d")
+        self._reasons: dict[str, str] = {}
+        """Why messages were skipped, by id, as long as that is not recorded."""
+        self._recorded = list(claim.done)
+        self._counts: Counter[str] = Counter()
 
     def stop(self) -> None:
         """Begin no more messages; ``run`` returns when those under way are recorded."""
@@ -152,7 +152,7 @@ class Segment:
 
     async def _record_page(self, mark: PageMark) -> int:
         asked_at = clock()
-        limit = None if self._letters else self._work.where.limit
+        limit = None if self._retries else self._work.where.limit
         recorded = await self._record.record_page(
             self._spec.key, self.name, self.lease.token, mark, lease=self.lease.seconds, limit=limit
         )
@@ -164,8 +164,8 @@ class Segment:
     # --- reading ---
 
     async def _read(self) -> SegmentPage:
-        if self._letters:
-            return await self._read_letters()
+        if self._retries:
+            return await self._read_dead_letters()
         claim = self._claim
         # Read before, by a former owner: what has been added since is not part of this job.
         known = None if claim.count is None else Known(claim.count, claim.last)
@@ -182,10 +182,10 @@ class Segment:
             )
         return page
 
-    async def _read_letters(self) -> SegmentPage:
+    async def _read_dead_letters(self) -> SegmentPage:
         claim = self._claim
         upto = claim.upto or 0
-        found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_LETTERS)
+        found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_PAGE)
         # A former owner's page ends where it ended, though letters in it are gone: what follows is another segment's.
         last = int(claim.last) if claim.last else min(found[-1].letter.number if found else upto, upto)
         messages, refused = [], []
@@ -214,13 +214,13 @@ class Segment:
         parts = (self._spec.key, self._spec.name, webhook_id, letter.id, message)
         return [part.encode("utf-8", "surrogatepass") for part in parts]
 
-    def to_store(self, letter: DeadLetter) -> StoredDeadLetter:
+    def _to_store(self, letter: DeadLetter) -> StoredDeadLetter:
         """A dead letter as the record keeps it."""
         webhook_id = self._webhook_of(letter.id)
         return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
 
     def _webhook_of(self, message_id: str) -> str:
-        return self._webhooks[message_id] if self._letters else self._list.webhook_id
+        return self._webhooks[message_id] if self._retries else self._list.webhook_id
 
     @property
     def _list(self) -> ListSpec:
@@ -229,7 +229,7 @@ class Segment:
 
     async def _handles(self) -> Callable[[str], bool] | None:
         """Which types of events are wanted: the event list has those of all webhooks. None for all."""
-        if self._spec.source == "messages" or self._letters:
+        if self._spec.source == "messages" or self._retries:
             return None
         if isinstance(self._work.target, WebhookReceiver):
             return self._work.target.handles
@@ -240,7 +240,7 @@ class Segment:
         self, messages: Sequence[Message], handles: Callable[[str], bool] | None
     ) -> tuple[list[bool], dict[str, Exception]]:
         """Which messages are to be handled; one that the predicate fails at is, and fails."""
-        where = as_where(None) if self._letters else self._work.where
+        where = as_where(None) if self._retries else self._work.where
         if handles is None and where.predicate is everything:
             return [True] * len(messages), {}
         SUBMITTED.set(self._spec.submitted_at)
@@ -271,16 +271,16 @@ class Segment:
                 webhook_id=webhook_id,
                 inbox_lease=self.lease.seconds,
             )
-            for webhook_id in (set(self._webhooks.values()) if self._letters else {self._list.webhook_id})
+            for webhook_id in (set(self._webhooks.values()) if self._retries else {self._list.webhook_id})
         }
-        target = _Leased(_as_one(inner, self._webhooks), self.lease)
+        target = lease_target(_as_one(inner, self._webhooks), self.lease, self._reasons)
         width = min(work.settings.concurrency, len(messages))
         most = work.settings.most_spans
-        ledger = DeadLedger(len(messages), most=most, record_tried=True) if self._letters else None
+        ledger = DeadLedger(len(messages), most=most, record_tried=True) if self._retries else None
         self._engine = Engine(
             FixedMessages(messages),
             target=target,
-            save=_Saves(self, target).save,
+            save=self._save,
             ledger=ledger,
             state=State(token=self.lease.token),
             where=_raising(errors) if errors else as_where(None),
@@ -294,8 +294,36 @@ class Segment:
             self._engine.pause(claim.paused)
         return await self._engine.run(None, None)
 
-    async def save(self, saving: Saving) -> bool:
-        """Record what was done; False where the store has lost some of what was recorded before."""
+    async def _save(self, commit: Commit) -> None:
+        """Record what was done; the cursor of a commit is of no use here."""
+        ids, reasons = list(commit.done), self._reasons
+        if not ids and not commit.dead:
+            return
+        counts = Counter(self._counts)
+        counts["handled"] += commit.handled
+        counts["failed"] += commit.failed
+        if reasons:
+            counts.update(f"skipped:{reasons[each]}" for each in ids if each in reasons)
+        saving = Saving(
+            counts=counts,
+            ids=ids,
+            before=len(self._recorded),
+            letters=[self._to_store(letter) for letter in commit.dead],
+            revived=commit.revived,
+            max_failures=self._work.settings.max_failures,
+        )
+        # The store may have lost some of what was recorded before.
+        if not await self._send(saving) and not await self._send(
+            attrs.evolve(saving, ids=[*self._recorded, *ids], before=None)
+        ):
+            raise CheckpointError("the record accepts neither a part of what was done nor all of it")
+        self._recorded += ids
+        self._counts = counts
+        if reasons:
+            for each in ids:
+                reasons.pop(each, None)
+
+    async def _send(self, saving: Saving) -> bool:
         asked_at = clock()
         heartbeat = await self._record.save(
             self._spec.key, self.name, self.lease.token, saving, lease=self.lease.seconds
@@ -305,16 +333,6 @@ class Segment:
         self.lease.prolong(asked_at)
         self._on_heartbeat(heartbeat)
         return True
-
-    @property
-    def max_failures(self) -> int | None:
-        """How many failures in a row end the job."""
-        return self._work.settings.max_failures
-
-    @property
-    def recorded(self) -> Sequence[str]:
-        """The ids that former owners recorded."""
-        return self._claim.done
 
 
 def _as_one(targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> Target:
@@ -348,63 +366,35 @@ def _raising(errors: dict[str, Exception]) -> Where:
     return Where(predicate)
 
 
-class _Leased:
-    """A target that is given nothing once the lease may have run out."""
+def lease_target(inner: Target, lease: Lease, reasons: dict[str, str]) -> Target:
+    """A target that is given nothing once the lease may have run out.
 
-    def __init__(self, inner: Target, lease: Lease) -> None:
+    Why messages were skipped is entered in ``reasons``, by their ids.
+    """
+    if type(inner) is not Function:
+        return _Leased(inner, lease, reasons)
+    function = inner.function
+
+    async def handle(message: Message) -> None:
+        if clock() >= lease.until:
+            raise LeaseLostError(_RAN_OUT)
+        await function(message)
+
+    return Function(handle)  # which an engine calls without a coroutine between
+
+
+class _Leased:
+    def __init__(self, inner: Target, lease: Lease, reasons: dict[str, str]) -> None:
         self._deliver = inner.deliver
-        self._flush = inner.flush
+        self.flush = inner.flush
         self._lease = lease
-        self.reasons: dict[str, str] = {}
-        """Why messages were skipped, by id, as long as that is not recorded."""
+        self._reasons = reasons
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        if not self._lease.held:
-            raise LeaseLostError("the lease of the segment ran out while this process was stopped or busy")
+        if clock() >= self._lease.until:
+            raise LeaseLostError(_RAN_OUT)
         reason = await self._deliver(message)
         if reason is not None:
-            self.reasons[message.id] = reason
+            self._reasons[message.id] = reason
         return reason
-
-    async def flush(self) -> None:
-        """See ``Target``."""
-        await self._flush()
-
-
-class _Saves:
-    """Records the commits of an engine, as far as a segment has any use for them."""
-
-    def __init__(self, segment: Segment, target: _Leased) -> None:
-        self._segment = segment
-        self._target = target
-        self._recorded = list(segment.recorded)
-        self._counts: Counter[str] = Counter()
-
-    async def save(self, commit: Commit) -> None:
-        """Record what was done; the cursor of a commit is of no use here."""
-        ids = list(commit.done)
-        if not ids and not commit.dead:
-            return
-        reasons = self._target.reasons
-        counts = Counter(self._counts)
-        counts["handled"] += commit.handled
-        counts["failed"] += commit.failed
-        if reasons:
-            counts.update(f"skipped:{reasons[each]}" for each in ids if each in reasons)
-        saving = Saving(
-            counts=counts,
-            ids=ids,
-            before=len(self._recorded),
-            letters=[self._segment.to_store(letter) for letter in commit.dead],
-            revived=commit.revived,
-            max_failures=self._segment.max_failures,
-        )
-        if not await self._segment.save(saving):
-            saving = attrs.evolve(saving, ids=[*self._recorded, *ids], before=None)
-            if not await self._segment.save(saving):
-                raise CheckpointError("the record accepts neither a part of what was done nor all of it")
-        self._recorded += ids
-        self._counts = counts
-        for each in ids:
-            reasons.pop(each, None)

@@ -78,7 +78,6 @@ class Committer:
 
     def now(self) -> None:
         """Commit as soon as possible."""
-        self._cancel_timer()
         self._wanted.set()
 
     async def run(self) -> None:

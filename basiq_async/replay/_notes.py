@@ -60,6 +60,8 @@ class InactivityTracker:
         """The first and the last first attempt in each hour, where later periods may be found yet."""
         self._noted = False
         """Whether ``note`` is told of all messages."""
+        self.changed = False
+        """Whether ``periods`` may differ from what was known."""
 
     def note(self, times: Sequence[datetime]) -> None:
         """Note when the messages of a page were first tried, before they come one by one, newest first."""
@@ -72,6 +74,7 @@ class InactivityTracker:
             later = min((time for time in times if time > period.since), default=None)
             if later is not None and (period.until is None or later < period.until):
                 self._periods[index] = Inactivity(period.since, later)
+                self.changed = True
 
     def _add(self, first: datetime) -> None:
         if self._active is not None:
@@ -98,6 +101,7 @@ class InactivityTracker:
             later = [each for pair in (self._active or {}).values() for each in pair if each > since]
             self.alert = not self._noted
             self._periods.append(Inactivity(since, min(later, default=None)))
+            self.changed = True
             if len(self._periods) > 2 * _MOST_PERIODS:
                 self._periods = list(self.periods())
 
@@ -105,6 +109,7 @@ class InactivityTracker:
         for index, period in enumerate(self._periods):
             if active > period.since and (period.until is None or active < period.until):
                 self._periods[index] = Inactivity(period.since, active)
+                self.changed = True
 
     def periods(self) -> tuple[Inactivity, ...]:
         """Return the periods, earliest first; those that end together are one."""

@@ -67,7 +67,8 @@ class Passes(Generic[T]):
         self.start = self._end if not self._is_above else Place() if self._above is None else self._above[0]
         """Where the pass that is under way begins, or resumes."""
         self._watch = Watch(self._before())
-        self._finished = False
+        self.finished = False
+        """Whether the list was read to its end, and no other pass is needed: ``text`` needs no place any more."""
         self.exhausted = False
         """Whether nothing is left of the pass that is under way: ``open`` is not to be called."""
 
@@ -109,9 +110,9 @@ class Passes(Generic[T]):
         """Return what to record where the pass stands at ``place``; None at the beginning of a list."""
         end, known, above = self._end, self._known, None
         if self._is_above:
-            if place.begun and not self._finished:
+            if place.begun and not self.finished:
                 above = [_show_place(place), _show_top(self._top)]
-        elif not self._finished:
+        elif not self.finished:
             end, known = place, self._top
         if not end.begun and above is None:
             return None
@@ -146,7 +147,7 @@ class Passes(Generic[T]):
             self._known = self._top
             self._end, self._ended = place, True
             more = not covered and bool(self._known.ids) and self._may_have_grown_above(found or watch.at_start)
-        self._above, self.exhausted, self._finished = None, False, not more
+        self._above, self.exhausted, self.finished = None, False, not more
         if more:
             self._begin_above()
         return more

@@ -266,19 +266,20 @@ class Replay:
             known, began, reach = Notes.read(state.notes), self._clock(), self._reach()
             tracker = InactivityTracker(any_order=self._filters is not None, known=known.inactive)
 
-            def now_known(whole: bool, given_up: int) -> Notes:
+            def note(whole: bool, given_up: int) -> Notes:
                 notes = attrs.evolve(known, inactive=tracker.periods(), given_up=known.given_up + given_up)
                 if not whole:
                     return notes
                 notes = attrs.evolve(notes, read_until=began)
                 return notes if reach is None else notes.cover((reach, began))
 
+            def write_notes(whole: bool, given_up: int) -> str:
+                if whole or given_up or tracker.changed:
+                    return note(whole, given_up).write()
+                return state.notes
+
             engine = self._make_engine(
-                await self._open_source(state, tracker),
-                state,
-                self._where,
-                tracker=tracker,
-                notes=lambda whole, given_up: now_known(whole, given_up).write(),
+                await self._open_source(state, tracker), state, self._where, tracker=tracker, notes=write_notes
             )
             try:
                 report = await self._go(engine, progress, plan)
@@ -286,7 +287,7 @@ class Replay:
                 if exc.report is not None:
                     exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
                 raise
-            self._notes = now_known(report.finished, report.failed if self._settings.on_error == "skip" else 0)
+            self._notes = note(report.finished, report.failed if self._settings.on_error == "skip" else 0)
             return attrs.evolve(report, inactive=tracker.periods(), reach=reach)
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:

@@ -135,7 +135,8 @@ class History(Generic[T]):
     @property
     def cursor(self) -> str | None:
         """See ``MessageSource``."""
-        return self._passes.text(self._place)
+        passes = self._passes
+        return passes.text(passes.start if passes.finished else self._place)
 
     @property
     def order(self) -> Order:

@@ -94,9 +94,9 @@ class Watch:
     def order(self) -> Order:
         """The order of the list, as far as it is known by now."""
         seen, before = self.detector, self._before
-        if seen.sure or seen.mixed or (not before.sure and seen.order != "unknown"):
-            return seen.order
-        return before.order
+        order = seen.order
+        counts = seen.mixed if order == "unknown" else seen.sure or not before.sure
+        return order if counts else before.order
 
     def __call__(self, url: str, page: ListPage) -> ListPage:
         if self._paginator is not None and (restarts := count_restarts(self._paginator)) != self._restarts:

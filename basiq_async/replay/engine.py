@@ -8,7 +8,7 @@ from ._ledger import DeadLedger, Ending, Ledger, Span
 from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, everything
 from .targets._adapters import as_target
-from .targets._base import Handler, SessionHandler
+from .targets._base import Function, Handler, SessionHandler
 
 __all__ = [
     "SUBMITTED",
@@ -16,6 +16,7 @@ __all__ = [
     "Ending",
     "Engine",
     "FixedMessages",
+    "Function",
     "Handler",
     "Ledger",
     "OnError",

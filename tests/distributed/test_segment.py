@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Literal
 
 import attrs
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async import Message, ReplayError
-from basiq_async.distributed._segment import Lease, _Leased, clock
+from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
+from basiq_async.distributed._segment import Lease, clock, lease_target  # a lease that runs out between two saves
 from basiq_async.distributed.record import LeaseLostError
 from basiq_async.receiver import Claim, MemoryInbox
-from basiq_async.replay.targets._adapters import as_target
+from basiq_async.replay.engine import as_target
 from basiq_async.testing import Quirks
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder
 
 
-async def test_no_message_is_begun_when_the_lease_may_have_run_out() -> None:
+@pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["a function", "with an inbox"])
+async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: MemoryInbox | None) -> None:
     recorder = Recorder()
     lease = Lease(30.0)
-    target = _Leased(as_target(recorder, None, ""), lease)
+    target = lease_target(as_target(recorder, inbox, ""), lease, {})
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
     lease.prolong(clock())
     await target.deliver(message)
+    await target.flush()
     lease.end()
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
@@ -62,10 +65,9 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         latter = await claimed(2)
         begun[0].set()
         await former
-        (lease,) = [segment.lease for active in worker._active.values() for segment in active.segments.values()]
-        lease._until = 0.0
+        until = int(await redis.hget("basiq:{job}:s:0.0", "until"))
         async with asyncio.timeout(PATIENT):
-            while not lease.held:  # it is prolonged as any other
+            while int(await redis.hget("basiq:{job}:s:0.0", "until")) <= until:  # it is prolonged as any other
                 await asyncio.sleep(0.01)
         begun[1].set()
         await latter
@@ -117,7 +119,7 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
     await redis.aclose()
 
 
-async def test_messages_added_to_a_page_after_it_was_read_are_behind_the_end(redis_url: str) -> None:
+async def test_messages_added_to_a_page_after_it_was_read_are_after_the_end(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder, messages=5, workers=0) as fleet:
         job = await fleet.submit()
@@ -149,25 +151,23 @@ async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_bef
 
 
 async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) -> None:
+    broken: list[str] = []
+
+    class Breaking(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            response = await super().send(request)
+            page = json.loads(response.body)
+            for item in page.get("data", ()):
+                if item["id"] in broken:
+                    item["attempts"] = "neither a list nor an object"
+            return attrs.evolve(response, body=json.dumps(page).encode())
+
     recorder = Recorder()
-    async with crew(redis_url, recorder, messages=25, workers=1, where=lambda message: message.delivered) as fleet:
+    async with crew(
+        redis_url, recorder, messages=25, workers=1, where=lambda message: message.delivered, transport=Breaking
+    ) as fleet:
         ids = await fleet.ids()
-        inner = fleet.client.messages.list
-
-        def list_with_one_broken(*arguments: object, **options: object) -> object:
-            paginator = inner(*arguments, **options)  # type: ignore[arg-type]
-            reader = paginator._listing.reader
-            hook = reader.hook
-
-            def read(raw: dict[str, object], model: type) -> object:
-                if raw.get("id") == ids[12]:
-                    raw = {**raw, "attempts": "neither a list nor an object"}
-                return hook(raw, model)
-
-            paginator._listing = attrs.evolve(paginator._listing, reader=attrs.evolve(reader, hook=read))
-            return paginator
-
-        fleet.client.messages.list = list_with_one_broken  # type: ignore[method-assign]
+        broken.append(ids[12])
         job = await fleet.submit()
         report = await job.wait(timeout=PATIENT)
         assert (report.handled, report.failed, report.dead) == (24, 1, 1)

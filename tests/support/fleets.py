@@ -9,10 +9,9 @@ from typing import Any
 
 import attrs
 
-from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
-from basiq_async.distributed import Fleet, Job, Work
-from basiq_async.distributed._redis_record import RedisRecord
-from basiq_async.distributed._worker import Worker
+from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy, Transport
+from basiq_async.distributed import Fleet, Job, Work, Worker
+from basiq_async.distributed._redis_record import RedisRecord  # a fleet makes one of its url, as patient as all are
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
@@ -99,13 +98,14 @@ async def crew(
     segments: int = 2,
     opened: Callable[[], Awaitable[None]] | None = None,
     quirks: Quirks | None = None,
+    transport: Callable[[FakeBasiq], Transport] = InMemoryTransport,
     **work: Any,
 ) -> AsyncIterator[Crew]:
     """A crew whose job function ``work`` hands messages to ``target``."""
     fake = FakeBasiq(page_size=page_size, quirks=quirks)
     webhook_id = fake.seed_messages(messages, failed=failed)
     retry = RetryPolicy(max_retries=0)
-    async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:
+    async with BasiqClient(fake.DEFAULT_API_KEY, transport=transport(fake), retry=retry) as client:
         fleet = Fleet(url, lease=lease)
         made = Crew(fleet, fake, webhook_id, client, url=url)
         fleet._notify = made.notify  # type: ignore[method-assign]
@@ -129,4 +129,4 @@ def messages_of(*recorders: Recorder) -> Sequence[str]:
     return [each for recorder in recorders for each in recorder.ids]
 
 
-__all__ = ["PATIENT", "Crew", "Message", "crew", "messages_of"]
+__all__ = ["PATIENT", "Crew", "Message", "RedisRecord", "crew", "messages_of"]
