@@ -76,7 +76,7 @@ def work_once() -> None:
     module = import_module(os.environ["BASIQ_FLEET"].partition(":")[0])
 
     async def main() -> None:
-        from basiq_async.distributed._worker import Worker
+        from basiq_async.distributed import Worker
 
         fleet: Any = module.fleet
 

@@ -8,9 +8,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from basiq_async import Message
-from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.receiver import MemoryInbox
 from basiq_async.transports.auth import ApiKey
 from tests.support.fleets import PATIENT, Crew, crew
@@ -31,7 +31,7 @@ async def test_letters_that_are_retried_twice_at_once_are_tried_once(redis_url: 
         job = await fleet.submit()
         assert (await job.wait(timeout=PATIENT)).dead == 600
         failing = False
-        found = await asyncio.gather(job.retry_dead(), job.retry_dead(), fleet.fleet._job("job").retry_dead())
+        found = await asyncio.gather(job.retry_dead(), job.retry_dead(), (await fleet.fleet.get("job")).retry_dead())
         assert found == [600, 600, 600]
         report = await job.wait(timeout=PATIENT)
         assert (report.handled, report.dead) == (600, 0)
@@ -47,17 +47,16 @@ async def test_a_page_of_letters_that_is_taken_over_holds_none_of_the_next_page(
         for worker in fleet.workers:
             worker.stop()
         await job.retry_dead()
-        record = RedisRecord(redis_url)
-        # The first owner of the page read it, recorded the page behind it, handled the first letters, and died.
-        await record.claim("job", "d1.0", "gone", lease=0.001, worker="w", width=1)
-        letters = await record.dead_letters("job")
-        page: dict[str, Any] = {"count": "250", "last": str(letters[-1].letter.number), "quota": "250"}
-        await record._redis.hset("basiq:{job}:s:d1.0", mapping=page)
+        # The first owner of the page read it, recorded the page after it, handled the first letters, and died.
+        letters = await job.dead_letters()
+        page: dict[str, Any] = {"count": "250", "last": str(letters[-1].number), "quota": "250"}
+        owner = {"owner": "gone", "until": "0", "width": "1", "worker": "w", "tries": "1"}
         following = {"cursor": page["last"], "position": "250", "tries": "0", "upto": "300"}
-        await record._redis.hset("basiq:{job}:s:d1.1", mapping=following)
-        await record._redis.zadd("basiq:{job}:due", {"d1.1": 0})
-        await record.drop_dead("job", [each.letter.id for each in letters[:50]])
-        await record.aclose()
+        async with Redis.from_url(redis_url) as redis:
+            await redis.hset("basiq:{job}:s:d1.0", mapping={**page, **owner})
+            await redis.hset("basiq:{job}:s:d1.1", mapping=following)
+            await redis.zadd("basiq:{job}:due", {"d1.0": 0, "d1.1": 0})
+        await job.drop_dead([each.id for each in letters[:50]])
         target.refused.clear()
         await fleet.start(2)
         assert (await job.wait(timeout=PATIENT)).dead == 0
@@ -119,48 +118,47 @@ async def test_a_letter_that_somebody_changed_in_redis_is_refused_kept_and_repor
 ) -> None:
     async with crew(redis_url, target := Refusing(), messages=4) as fleet:
         ids = await with_letters(fleet, target)
-        record = RedisRecord(redis_url)
-        fields = json.loads(await record._redis.hget(LETTERS, ids[1]))
+        redis = Redis.from_url(redis_url)
+        fields = json.loads(await redis.hget(LETTERS, ids[1]))
         change(fields)
-        await record._redis.hset(LETTERS, ids[1], json.dumps(fields))
+        await redis.hset(LETTERS, ids[1], json.dumps(fields))
         (job,) = await fleet.fleet.jobs()
         assert await job.retry_dead() == 4
         report = await job.wait(timeout=PATIENT)
         assert (report.handled, report.dead, report.finished) == (3, 1, True)
         assert sorted(target.taken) == sorted({*ids} - {ids[1]})
-        assert json.loads(await record._redis.hget(LETTERS, ids[1])) == fields  # and not sealed by us
+        assert json.loads(await redis.hget(LETTERS, ids[1])) == fields  # and not sealed by us
         problem = (await job.progress()).problem
         assert problem.startswith(f"1 dead letters are kept, and not tried again, {ids[1]!r} among them")
         assert f"the dead letter {ids[1]!r} of the job 'job' is refused" in caplog.text
-        await record.aclose()
+        await redis.aclose()
 
 
 async def test_a_letter_that_somebody_planted_in_redis_is_refused(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), messages=4) as fleet:
         ids = await with_letters(fleet, target)
-        record = RedisRecord(redis_url)
-        genuine = await record._redis.hget(LETTERS, ids[0])
-        for number, text in enumerate((genuine, b"[]", b"no JSON", b"[1,2,3,4,5]", b"null"), start=100):
-            await record._redis.hset(LETTERS, f"planted-{number}", text)
-            await record._redis.zadd(f"{LETTERS}:n", {f"planted-{number}": number})
+        async with Redis.from_url(redis_url) as redis:
+            genuine = await redis.hget(LETTERS, ids[0])
+            for number, text in enumerate((genuine, b"[]", b"no JSON", b"[1,2,3,4,5]", b"null"), start=100):
+                await redis.hset(LETTERS, f"planted-{number}", text)
+                await redis.zadd(f"{LETTERS}:n", {f"planted-{number}": number})
         (job,) = await fleet.fleet.jobs()
         await job.retry_dead()
         report = await job.wait(timeout=PATIENT)
         assert sorted(target.taken) == sorted(ids)
         assert (report.handled, report.dead) == (4, 5)
         assert [each.id for each in await job.dead_letters()] == [f"planted-{number}" for number in range(100, 105)]
-        await record.aclose()
 
 
 async def test_letters_of_another_job_or_api_key_are_refused(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), messages=4) as fleet:
         await with_letters(fleet, target)
-        record = RedisRecord(redis_url)
         empty = fleet.fake.add_webhook(url="https://other.example/hook")
         other = await fleet.submit(key="other", webhook_id=empty)
         await other.wait(timeout=PATIENT)
-        for end in ("", ":n"):
-            await record._redis.copy(LETTERS + end, "basiq:{other}:dead" + end)
+        async with Redis.from_url(redis_url) as redis:
+            for end in ("", ":n"):
+                await redis.copy(LETTERS + end, "basiq:{other}:dead" + end)
         await other.retry_dead()
         await other.wait(timeout=PATIENT)
         assert target.taken == []
@@ -171,4 +169,3 @@ async def test_letters_of_another_job_or_api_key_are_refused(redis_url: str) -> 
         report = await job.wait(timeout=PATIENT)
         assert (target.taken, report.dead) == ([], 4)
         assert "or the API key is another one than when they failed" in (await job.progress()).problem
-        await record.aclose()

@@ -6,14 +6,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-import attrs
 import pytest
+from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, F, Message, ReplayError
 from basiq_async.distributed import Fleet, Work
-from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.replay import TargetError, failed_only, limit, message_time, since
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder, Refusing
@@ -335,19 +334,18 @@ async def test_a_key_that_was_forgotten_can_be_another_jobs_with_another_selecti
         assert sorted(recorder.ids) == sorted(await fleet.ids())
 
 
-async def test_a_worker_of_another_version_leaves_a_job_alone(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_worker_of_another_version_leaves_a_job_alone(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
-    async with crew(redis_url, recorder) as fleet:
-        monkeypatch.setattr("basiq_async.distributed._redis_record.PROTOCOL", 2)
+    async with crew(redis_url, recorder, workers=0) as fleet, Redis.from_url(redis_url) as redis:
         job = await fleet.submit()
+        await redis.hset("basiq:{job}", "protocol", "2")
+        await fleet.start()
         async with asyncio.timeout(PATIENT):
-            while "speaks version 2 of the record, the job is of version 1" not in (await job.progress()).problem:
+            while "speaks version 1 of the record, the job is of version 2" not in (await job.progress()).problem:
                 await asyncio.sleep(0.02)
-        assert "is of version 1 of the record, this worker is not" in caplog.text
+        assert "is of version 2 of the record, this worker is not" in caplog.text
         assert recorder.ids == []
-        monkeypatch.undo()
+        await redis.hset("basiq:{job}", "protocol", "1")
         assert (await job.wait(timeout=PATIENT)).handled == 60
 
 
@@ -420,12 +418,14 @@ async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
 
 async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) -> None:
     recorder = Recorder()
-    async with crew(redis_url, recorder, messages=50, where=since(timedelta(seconds=20.5))) as fleet:
+    async with crew(redis_url, recorder, messages=50, workers=0, where=since(timedelta(seconds=20.5))) as fleet:
         every = [message async for message in fleet.client.messages.list(fleet.webhook_id)]
         now = max(moment for message in every if (moment := message_time(message)) is not None)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("basiq_async.distributed._fleet.datetime", _Clock(now))
-            report = await fleet.run()
+        job = await fleet.submit()
+        async with Redis.from_url(redis_url) as redis:
+            await redis.hset("basiq:{job}", "submitted_at", now.isoformat())
+        await fleet.start()
+        report = await job.wait(timeout=PATIENT)
         # The clock of the workers says otherwise: these are the 20 s before the submission.
         wanted = [m.id for m in every if (t := message_time(m)) is not None and t >= now - timedelta(seconds=20.5)]
         assert 0 < len(wanted) < 50
@@ -433,30 +433,20 @@ async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) 
         assert report.skipped == {"where": 50 - len(wanted)}
 
 
-class _Clock:
-    def __init__(self, moment: datetime) -> None:
-        self._moment = moment
-
-    def now(self, zone: object) -> datetime:
-        return self._moment
-
-
 async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str) -> None:
     async with crew(redis_url, where=failed_only(), failed=0.5) as one:
         await one.run()
     async with crew(redis_url, workers=0, failed=0.5) as other:
-        job = other.fleet._job("job")
+        job = await other.fleet.get("job")
         assert (await job.progress()).state == "finished"
-        record = RedisRecord(redis_url)
-        spec = await record.spec("job")
-        assert spec is not None
-        await record.create(attrs.evolve(spec, key="second"))
-        await record.claim("second", "0.0", "t", lease=0.001, worker="w", width=1, selection="failed_only()")
-        await record.aclose()
+        second = await other.submit(key="second")
+        async with Redis.from_url(redis_url) as redis:
+            selection = await redis.hget("basiq:{job}", "where")
+            assert selection == b"failed_only()"
+            await redis.hset("basiq:{second}", "where", selection)
         await other.start()
-        await other.notify("second", "0.0")
         with pytest.raises(ReplayError, match=r"selects all messages, and the job failed_only\(\)"):
-            await other.fleet._job("second").wait(timeout=PATIENT)
+            await second.wait(timeout=PATIENT)
 
 
 async def test_a_plan_refuses_lists_that_overlap(redis_url: str) -> None:

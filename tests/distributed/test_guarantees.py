@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
-from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.errors import ReplayError
 from tests.distributed.test_rate_limiter import most_within
 from tests.support.fleet_processes import PATIENT, plant
@@ -41,11 +41,11 @@ async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None
         works.start()
         await works.check(BOUND * len(POINTS))
         progress = await works.job.progress()
-        # The deaths hit segments under way. Not each leaves one: some die behind their finish, or on the same segment.
+        # The deaths hit segments under way. Not each leaves one: some die after their finish, or on the same segment.
         assert progress.takeovers >= len(POINTS) // 2
 
 
-async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_goes_on(tmp_path: Path) -> None:
+async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_continues(tmp_path: Path) -> None:
     async with plant(tmp_path, wait=0.0, least=0.03) as works:
         first = works.start()
         await works.until(20)
@@ -60,15 +60,14 @@ async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_goes_
         assert len(repeated) <= BOUND
 
 
-async def test_a_fleet_that_died_goes_on_with_any_worker_even_without_its_hints(tmp_path: Path) -> None:
+async def test_a_fleet_that_died_continues_with_any_worker_even_without_its_notifications(tmp_path: Path) -> None:
     async with plant(tmp_path) as works:
         fleet = [works.start(), works.start()]
         await works.until(60)
         for process in fleet:
             process.kill()
-        record = RedisRecord(works.redis.url)
-        await record._redis.delete("basiq:notifications")
-        await record.aclose()
+        async with Redis.from_url(works.redis.url) as redis:
+            await redis.delete("basiq:notifications")
         works.start()
         await works.check(2 * BOUND)
 
@@ -104,18 +103,17 @@ async def test_a_full_redis_has_the_job_wait(tmp_path: Path) -> None:
     async with plant(tmp_path) as works:
         works.start()
         await works.until(60)
-        record = RedisRecord(works.redis.url)
-        await record._redis.config_set("maxmemory", "1")
-        deadline = time.monotonic() + PATIENT
-        while (status := await record.status("job")) is None or status.held:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-        full = works.effects()
-        assert len(full) < works.messages
-        assert status.state == "running"
-        assert status.handled == len(full)
-        await record._redis.config_set("maxmemory", "0")
-        await record.aclose()
+        async with Redis.from_url(works.redis.url) as redis:
+            await redis.config_set("maxmemory", "1")
+            deadline = time.monotonic() + PATIENT
+            while (progress := await works.job.progress()).held:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            full = works.effects()
+            assert len(full) < works.messages
+            assert progress.state == "running"
+            assert progress.handled == len(full)
+            await redis.config_set("maxmemory", "0")
         await works.check(0)
 
 

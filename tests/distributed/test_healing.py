@@ -9,12 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from basiq_async.distributed import Fleet, Record
-from basiq_async.distributed._redis_record import RedisRecord
-from basiq_async.distributed._worker import Worker
+from basiq_async.distributed import Fleet, Record, Worker
 from basiq_async.distributed.record import LeaseLostError, ListSpec, Saving
 from basiq_async.testing.conformance._record_probe import make_letter, make_page, make_spec
-from tests.support.fleets import PATIENT, Crew, crew
+from tests.support.fleets import PATIENT, Crew, RedisRecord, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.servers import RedisServer
 from tests.support.wire import slow_line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,11 +14,10 @@ from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.distributed import Fleet, Work
-from basiq_async.distributed._redis_record import RedisRecord
 from basiq_async.distributed.record import RecordUnavailableError
 from basiq_async.errors import CheckpointError
 from tests.support.environment import free_port
-from tests.support.fleets import PATIENT, crew
+from tests.support.fleets import PATIENT, RedisRecord, crew
 from tests.support.frames import leaks, variables
 from tests.support.histories import Recorder
 from tests.support.servers import REDIS_PROGRAM, redis_server
@@ -54,7 +54,7 @@ async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_pa
             assert set(recorder.ids) == set(await fleet.ids())
 
 
-async def test_a_carriers_loop_goes_on_when_redis_is_away_or_a_job_is_unknown(tmp_path: Path) -> None:
+async def test_a_carriers_loop_continues_when_redis_is_away_or_a_job_is_unknown(tmp_path: Path) -> None:
     queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     async def send(key: str, segment: str) -> None:
@@ -102,11 +102,8 @@ async def test_a_redis_cluster_is_refused_at_the_start_and_told_why(tmp_path: Pa
 
 async def test_a_redis_that_does_not_say_how_it_is_set_up_is_no_outage(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
-        admin = RedisRecord(server.url)
-        await admin._redis.acl_setuser(
-            "worker", enabled=True, passwords="+S3CRET", keys="*", commands=["+@all", "-info"]
-        )
-        await admin.aclose()
+        async with Redis.from_url(server.url) as redis:
+            await redis.acl_setuser("worker", enabled=True, passwords="+S3CRET", keys="*", commands=RULES)
         record = RedisRecord(server.url.replace("//", "//worker:S3CRET@"))
         (warning,) = await record.check()
         assert "see to it that it is no cluster, and has maxmemory-policy noeviction" in warning
@@ -119,16 +116,20 @@ async def test_a_user_of_redis_with_the_rights_that_the_page_names_can_run_a_job
     assert "`+@all -@dangerous +info`" in page
     assert "`~basiq:*`" in page
     with redis_server(tmp_path) as server:
-        admin = RedisRecord(server.url)
-        rules = ["+@all", "-@dangerous", "+info"]
-        await admin._redis.acl_setuser("fleet", enabled=True, passwords="+S3CRET", keys="basiq:*", commands=rules)
-        await admin._redis.acl_setuser("default", enabled=False)
-        recorder = Recorder()
-        async with crew(server.url.replace("//", "//fleet:S3CRET@"), recorder, messages=20) as fleet:
-            assert (await fleet.run()).handled == 20
-            assert await fleet.fleet._record.check() == ()
-            await fleet.fleet._send("job", "0.0")  # by the broker
-        await admin.aclose()
+        async with Redis.from_url(server.url) as redis:
+            rules = ["+@all", "-@dangerous", "+info"]
+            await redis.acl_setuser("fleet", enabled=True, passwords="+S3CRET", keys="basiq:*", commands=rules)
+            await redis.acl_setuser("default", enabled=False)
+            url = server.url.replace("//", "//fleet:S3CRET@")
+            async with crew(url, Recorder(), messages=20) as fleet:
+                assert (await fleet.run()).handled == 20
+            record = RedisRecord(url)
+            assert await record.check() == ()
+            await record.aclose()
+            async with Fleet(url) as notifying:
+                notifying.job("work")(contextlib.nullcontext)  # type: ignore[arg-type]
+                await notifying.submit("work", "w1", key="another")
+            assert await redis.llen("basiq:notifications") == 1  # by the broker
 
 
 async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
         assert "S3CRET" not in str(error)
         assert leaks(error) == []
         assert any(variables(error))
-    assert "S3CRET" not in repr([fleet, record, fleet.broker, record._redis, vars(fleet), vars(record)])
+    assert "S3CRET" not in repr([fleet, record, fleet.broker, vars(fleet), vars(record)])
     await fleet.aclose()
 
 
