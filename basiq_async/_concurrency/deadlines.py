@@ -42,19 +42,23 @@ class Deadlines:
 class Deadline:
     """The limit of the task that enters it: a context manager like ``asyncio.timeout``, at less cost.
 
-    One of fewer ``seconds`` than its owner's has a separate timer. Raises ``TimeoutError`` in place of the
-    cancellation that it made; a cancellation by others stays one.
+    One of fewer ``seconds`` than its owner's has a separate timer. ``loop`` is the running loop, where the caller has
+    it: CPython 3.11 makes a system call each time it looks for it. Raises ``TimeoutError`` in place of the cancellation
+    that it made; a cancellation by others stays one.
     """
 
-    __slots__ = ("_cancelling", "_owner", "_seconds", "_task", "_timer", "at", "expired")
+    __slots__ = ("_cancelling", "_loop", "_owner", "_seconds", "_task", "_timer", "at", "expired")
 
-    def __init__(self, owner: Deadlines, seconds: float | None = None) -> None:
+    def __init__(
+        self, owner: Deadlines, seconds: float | None = None, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self._owner = owner
+        self._loop = loop
         self._seconds = None if seconds is None or seconds >= owner.seconds else seconds
         self.expired = False
 
     def __enter__(self) -> Deadline:
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time limit is for a task")

@@ -61,8 +61,8 @@ class Api:
     def at(self, template: str, **identifiers: str) -> Endpoint:
         """The endpoint of a template such as ``/events/{event_id}``. Raises ``ConfigurationError`` for a bad id."""
         path = template
-        if identifiers:
-            path = template.format_map({name: quote_segment(value, name) for name, value in identifiers.items()})
+        for name, value in identifiers.items():
+            path = path.replace(f"{{{name}}}", quote_segment(value, name))
         return Endpoint(self.base.url(path), template)
 
     async def get(self, model: type[T], endpoint: Endpoint) -> T:

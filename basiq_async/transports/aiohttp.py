@@ -72,13 +72,14 @@ class AiohttpTransport:
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
-        allowed = self._time_for(request)
-        limit = Deadline(self._limits, allowed)
+        loop = asyncio.get_running_loop()
+        allowed = self._time_for(request, loop)
+        limit = Deadline(self._limits, allowed, loop)
         try:
             with limit:
                 while True:
                     try:
-                        response = await self._open_session().request(
+                        response = await self._open_session(loop).request(
                             request.method,
                             URL(request.url, encoded=True),
                             headers=request.headers,
@@ -110,22 +111,21 @@ class AiohttpTransport:
         if self._owns_session and self._session is not None:
             await self._session.close()
 
-    def _time_for(self, request: Request) -> float:
+    def _time_for(self, request: Request, loop: asyncio.AbstractEventLoop) -> float:
         """The seconds that the request may take. Raises ``RequestTimeoutError`` where its deadline has passed."""
         seconds = self._limits.seconds
         if request.deadline is None:
             return seconds
-        left = request.deadline - asyncio.get_running_loop().time()
+        left = request.deadline - loop.time()
         if left <= 0:
             raise RequestTimeoutError(
                 "its deadline had passed before it was sent", method=request.method, path=_path(request), sent=False
             )
         return min(left, seconds)
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
         if self._closed:
             raise ConnectionFailedError("the transport is closed", sent=False)
-        loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:

@@ -65,8 +65,9 @@ _Outcome: TypeAlias = Response | TransportError
 class Retrying:
     """A transport that sends again through another one, by a ``RetryPolicy``.
 
-    ``timeout`` is for each attempt, in seconds. ``gives_up`` returns whether a response is final that the policy would
-    send again after, such as one whose wait concerns more than this request. The transport inside is not closed.
+    ``timeout`` is for each attempt, in seconds; ``timed`` says that the transport inside keeps the same one by itself.
+    ``gives_up`` returns whether a response is final that the policy would send again after, such as one whose wait
+    concerns more than this request. The transport inside is not closed.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Retrying:
         policy: RetryPolicy | None = None,
         *,
         timeout: float = 30.0,
+        timed: bool = False,
         gives_up: Callable[[Response], bool] | None = None,
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
@@ -87,6 +89,7 @@ class Retrying:
         self.waits = clock_of(inner)
         self._policy = policy or RetryPolicy()
         self._limits = Deadlines(timeout)
+        self._timed = timed
         self._gives_up = gives_up
         self.on_request = on_request
         self.on_retry = on_retry
@@ -124,12 +127,24 @@ def _is_whole(response: Response) -> bool:
 class _Run:
     """One request on its way: its attempts so far, and the time it has left."""
 
-    __slots__ = ("_attempts", "_clock", "_deadline", "_first", "_owner", "_repeated", "_request", "_uncertain", "_wait")
+    __slots__ = (
+        "_attempts",
+        "_clock",
+        "_deadline",
+        "_first",
+        "_loop",
+        "_owner",
+        "_repeated",
+        "_request",
+        "_uncertain",
+        "_wait",
+    )
 
     def __init__(self, owner: Retrying, request: Request) -> None:
         self._owner = owner
         self._request = request
-        loop_time = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        loop_time = self._loop.time
         self._clock = loop_time if owner.waits is None else owner.waits.time
         self._wait = 0.0
         now = self._clock()
@@ -153,15 +168,18 @@ class _Run:
         self._attempts += 1
         self._repeated = self._uncertain
         began = self._clock()
-        limits = self._owner._limits
+        owner = self._owner
+        limits = owner._limits
         left = self._deadline - began
         allowed = limits.seconds if left >= limits.seconds else max(left, 0.0)
-        limit = Deadline(limits, allowed)
+        limit = None if owner._timed and left >= limits.seconds else Deadline(limits, allowed, self._loop)
         try:
-            with limit:
-                sending = self._owner._inner.send(self._request)
-                waits = self._owner.waits
-                response = await (sending if waits is None else waits.limit(sending, allowed))
+            if limit is None:
+                response = await owner._inner.send(self._request)
+            else:
+                with limit:
+                    sending = owner._inner.send(self._request)
+                    response = await (sending if owner.waits is None else owner.waits.limit(sending, allowed))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -169,7 +187,8 @@ class _Run:
             failure: Exception = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            failure = self._translate(exc, f"no complete response within {allowed:g} s" if limit.expired else None)
+            expired = limit is not None and limit.expired
+            failure = self._translate(exc, f"no complete response within {allowed:g} s" if expired else None)
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
         else:
             self._check(response, began)

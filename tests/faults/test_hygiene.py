@@ -59,7 +59,7 @@ async def test_the_environment_gives_neither_proxy_nor_credentials(
 
 async def test_the_session_of_its_own_verifies_tls_and_keeps_nothing() -> None:
     transport = AiohttpTransport()
-    session = transport._open_session()
+    session = transport._open_session(asyncio.get_running_loop())
     assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
     assert session.trust_env is False
     assert isinstance(session.connector, aiohttp.TCPConnector)
