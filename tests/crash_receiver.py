@@ -248,16 +248,12 @@ async def emit(fake: FakeBasiq, job: Job, events: int, killer: Killer, server: P
             if server is not None and number in restarts:
                 await asyncio.to_thread(server.stop, signal.SIGQUIT)
                 await asyncio.to_thread(server.start)
-            while _under_way(fake) > _MOST_PENDING or time.monotonic() < began + number * pause:
+            while fake.pending > _MOST_PENDING or time.monotonic() < began + number * pause:
                 await asyncio.sleep(0.002)
         async with asyncio.timeout(600):
-            while _under_way(fake) or not killer.is_done():
+            while fake.pending or not killer.is_done():
                 await asyncio.sleep(0.05)
     return emitted
-
-
-def _under_way(fake: FakeBasiq) -> int:
-    return sum(1 for _ in fake._deliveries.jobs())
 
 
 def crash_receiver(options: argparse.Namespace) -> None:

@@ -268,7 +268,7 @@ def test_the_newest_of_a_list_that_begins_with_them_cost_a_page(
 ) -> None:
     webhook_id = served.fake.seed_messages(5_000)
     everything = lines(run("messages", "list", webhook_id).stdout)
-    served.fake._state.quirks = Quirks(message_order="newest-first")
+    served.fake.quirks = Quirks(message_order="newest-first")
     asked = len(served.fake.requests)
     newest = lines(run("messages", command, webhook_id, "--limit", "3").stdout)
     assert newest == everything[:-4:-1]

@@ -126,7 +126,7 @@ def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served)
     served.fake.seed_messages(20)
     same = run("compare")
     assert (same.exit_code, same.stdout) == (0, ""), same.output
-    served.fake._state.quirks = Quirks(status_code="string", type_case="title")
+    served.fake.quirks = Quirks(status_code="string", type_case="title")
     different = rows(run, "compare", "--shapes", "shapes.json", code=1)
     assert {"request", "where", "real", "fake"} == set(different[0])
     assert any("responseStatusCode" in row["where"] for row in different)

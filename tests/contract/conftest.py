@@ -43,8 +43,7 @@ class Target:
 def target(quirks: Quirks) -> Iterator[Target]:
     fake = FakeBasiq(quirks=quirks)
     webhook_id = fake.seed_messages(30, failed=0.3)
-    log = fake._state.application().messages[webhook_id]
-    message = next(message for _, message in log.scan())
+    *_, message = fake.messages(webhook_id)
     ids = {"webhookId": webhook_id, "messageId": message.id, "eventId": message.event.id, "id": message.event.id}
     with served(fake) as base_url:
         yield Target(base_url, ids)

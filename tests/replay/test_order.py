@@ -194,7 +194,7 @@ async def test_a_list_that_turns_round_between_two_runs_loses_nothing() -> None:
         checkpoint, inbox, target = MemoryCheckpoint(), MemoryInbox(), Recorder()
         async with a_history(23, first) as h:
             await a_replay(h, target, checkpoint, inbox=inbox).run()
-            h.fake._state.quirks = Quirks(message_order=then)  # type: ignore[arg-type]  # one of its own words
+            h.fake.quirks = Quirks(message_order=then)  # type: ignore[arg-type]  # one of its own words
             await add(h, 8)
             for _ in range(2):
                 report = await a_replay(h, target, checkpoint, inbox=inbox).run()
@@ -369,11 +369,10 @@ async def test_a_scheduled_recovery_survives_a_quiet_week(order: str) -> None:
             assert (await scheduled()).finished
         assert await h.client.events.list().collect() == []
         await h.fake.advance(days=1)
-        found = h.fake._state.find_webhook(h.webhook_id)
-        assert found is not None
-        found[1].disabled = True
+        (webhook,) = h.fake.webhooks()
+        webhook.disabled = True
         silent = [(await h.fake.emit("user.created")).event_id for _ in range(3)]
-        found[1].disabled = False
+        webhook.disabled = False
         await add(h, 7)
         for expected in (7 + len(silent), 0):
             recovery = await scheduled()

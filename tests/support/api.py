@@ -84,7 +84,8 @@ def _member(name: str, held: object) -> str:
         return f"{kind}{prefix}def {name}{_signature(function)}"
     if isinstance(held, property) or type(held).__name__ == "cached_property":
         getter = held.fget if isinstance(held, property) else held.func  # type: ignore[attr-defined]
-        return f"{name}: {getattr(getter, '__annotations__', {}).get('return', '')} (read only)"
+        kind = getattr(getter, "__annotations__", {}).get("return", "")
+        return f"{name}: {kind}" if getattr(held, "fset", None) else f"{name}: {kind} (read only)"
     return name
 
 

@@ -30,17 +30,17 @@ class Arrangement(Parts):
         subscribed_events: by default every event type.
         """
         app = self._app(api_key)
-        types = tuple(self._state.event_types if subscribed_events is None else subscribed_events)
+        types = tuple(self._store.event_types if subscribed_events is None else subscribed_events)
         self._check_types(types)
         if app.by_url(url) is not None:
             raise ConfigurationError(f"there is a webhook with the url {url} already")
-        webhook = self._state.add_webhook(app, url, types, active=active)
+        webhook = self._store.add_webhook(app, url, types, active=active)
         self._changes.note()
         return webhook.id
 
     def secret(self, webhook_id: str) -> str:
         """The signing secret of a webhook."""
-        return secret_text(self._find_webhook(webhook_id)[1].key, self._state.quirks.signing_key)
+        return secret_text(self._find_webhook(webhook_id)[1].key, self._store.quirks.signing_key)
 
     def seed_messages(
         self,
@@ -74,7 +74,7 @@ class Arrangement(Parts):
         if not types:
             raise ConfigurationError("event_types has to name at least one event type")
         step = every if isinstance(every, timedelta) else timedelta(seconds=every)
-        self._state.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
+        self._store.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
         self._changes.note()
         return webhook_id
 
@@ -193,7 +193,7 @@ class Arrangement(Parts):
         self.reset_log()
         self._deliveries.forget()
         self._tokens.forget()
-        self._state.clear()
+        self._store.clear()
         self._changes.note()
 
 

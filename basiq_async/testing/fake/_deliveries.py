@@ -19,7 +19,7 @@ from ._faults import DeliveryFault, Outages
 from ._recent import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
-from ._state import Application, State
+from ._store import Application, Store
 from .catalog import SCHEDULE
 
 logger = logging.getLogger("basiq_async.testing")
@@ -55,7 +55,7 @@ class DeliveredAttempt:
 
 
 @attrs.define(order=True)
-class Job:
+class PlannedAttempt:
     """An attempt that is to be made, or is under way.
 
     ``begun`` counts the attempts that were begun. ``once``: no further attempt follows one that failed.
@@ -114,28 +114,28 @@ def _describe_inactive(webhook: Webhook, now: datetime) -> str:
 class Deliveries:
     """Emits events and delivers their messages, in the order in which they are due.
 
-    A job that was taken is either finished or given back, whatever ends the attempt.
+    An attempt that was taken is either finished or given back, whatever ends it.
     """
 
     def __init__(
         self,
-        state: State,
+        store: Store,
         violations: Violations,
         changes: Changes,
         *,
         timeout: float,
         sign_at: Callable[[], float],
     ) -> None:
-        self._state = state
+        self._store = store
         self._violations = violations
         self._changes = changes
         self._timeout = timeout
         self._sign_at = sign_at
-        self._due: list[Job] = []
+        self._due: list[PlannedAttempt] = []
         self._serial = 0
         self._begun = 0
         self._forgotten = 0
-        self._under_way: dict[int, Job] = {}
+        self._under_way: dict[int, PlannedAttempt] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._advancing = 0
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
@@ -159,42 +159,42 @@ class Deliveries:
         even_unsubscribed: bool = False,
     ) -> Emission:
         """Record an event, and a message for each webhook that is active and subscribed to it."""
-        now = self._state.clock()
-        event: Event = self._state.record_event(app, type_id, user_id, entity_id, data)
-        jobs: list[Job] = []
+        now = self._store.clock()
+        event: Event = self._store.record_event(app, type_id, user_id, entity_id, data)
+        attempts: list[PlannedAttempt] = []
         not_sent: list[str] = []
         for webhook in app.webhooks.values() if webhooks is None else webhooks:
             wanted = even_unsubscribed or type_id in webhook.events
             if not wanted:
                 continue
             if webhook.status(now) == "active":
-                message = self._state.record_message(app, webhook, event, text)
-                jobs.append(self.schedule(app, webhook, message, 1, now))
+                message = self._store.record_message(app, webhook, event, text)
+                attempts.append(self.schedule(app, webhook, message, 1, now))
             else:
                 not_sent.append(_describe_inactive(webhook, now))
         self._changes.note()
-        if jobs:
+        if attempts:
             self.wake()
-        message_ids = tuple(job.message.id for job in jobs)
-        return Emission(event.id, message_ids, lambda: self._complete(jobs).__await__(), tuple(not_sent))
+        message_ids = tuple(planned.message.id for planned in attempts)
+        return Emission(event.id, message_ids, lambda: self._complete(attempts).__await__(), tuple(not_sent))
 
     def redeliver(self, app: Application, webhook: Webhook, message: Message) -> Emission:
         """Make one more attempt, due now, to deliver a message, whatever became of the earlier ones."""
         app.messages[webhook.id].keep(message)
         number = len(message.attempts) + 1
-        job = self.schedule(app, webhook, message, number, self._state.clock(), once=True)
+        planned = self.schedule(app, webhook, message, number, self._store.clock(), once=True)
         self.wake()
-        return Emission(message.event.id, (message.id,), lambda: self._complete([job]).__await__())
+        return Emission(message.event.id, (message.id,), lambda: self._complete([planned]).__await__())
 
     def schedule(
         self, app: Application, webhook: Webhook, message: Message, number: int, due: datetime, *, once: bool = False
-    ) -> Job:
+    ) -> PlannedAttempt:
         self._serial += 1
-        job = Job(due, self._serial, app, webhook, message, number, once)
-        heapq.heappush(self._due, job)
-        return job
+        planned = PlannedAttempt(due, self._serial, app, webhook, message, number, once)
+        heapq.heappush(self._due, planned)
+        return planned
 
-    def jobs(self) -> Iterator[Job]:
+    def planned(self) -> Iterator[PlannedAttempt]:
         """What is still to come or is under way, in the order in which it is due."""
         return iter(sorted([*self._due, *self._under_way.values()], key=_order))
 
@@ -249,24 +249,24 @@ class Deliveries:
 
     def is_due(self) -> bool:
         """Whether there is something that a server has to deliver now."""
-        return not self._advancing and bool(self._due) and self._due[0].due <= self._state.clock()
+        return not self._advancing and bool(self._due) and self._due[0].due <= self._store.clock()
 
-    def take_due(self) -> Job | None:
+    def take_due(self) -> PlannedAttempt | None:
         """Take the next attempt that is due. Then comes ``attempt``, or at least ``end``."""
-        if not self._due or self._due[0].due > self._state.clock():
+        if not self._due or self._due[0].due > self._store.clock():
             return None
-        job = heapq.heappop(self._due)
+        planned = heapq.heappop(self._due)
         self._begun += 1
-        job.begun = self._begun
-        self._under_way[job.begun] = job
-        return job
+        planned.begun = self._begun
+        self._under_way[planned.begun] = planned
+        return planned
 
-    def end(self, job: Job) -> None:
-        """Give the job back unless its attempt is finished. May be called twice."""
-        if self._under_way.pop(job.begun, None) is None:
+    def end(self, planned: PlannedAttempt) -> None:
+        """Give an attempt back unless it is finished. May be called twice."""
+        if self._under_way.pop(planned.begun, None) is None:
             return
-        if not job.finished and job.begun > self._forgotten:
-            heapq.heappush(self._due, job)
+        if not planned.finished and planned.begun > self._forgotten:
+            heapq.heappush(self._due, planned)
             self.wake()
         for waiting in self._waiting:
             if not waiting.done():
@@ -279,19 +279,19 @@ class Deliveries:
         """
         mine = _innermost.get()
         while True:
-            if (job := self.take_due()) is not None:
-                await self.attempt(job)
+            if (planned := self.take_due()) is not None:
+                await self.attempt(planned)
             elif any(begun > mine for begun in self._under_way):
                 await self._wait()
             else:
                 return
 
-    async def _complete(self, jobs: Sequence[Job]) -> None:
-        """Make what is due until these jobs are finished; wait for those of them that others are making."""
-        while not all(job.finished for job in jobs):
-            if (job := self.take_due()) is not None:
-                await self.attempt(job)
-            elif any(job.begun in self._under_way for job in jobs):
+    async def _complete(self, attempts: Sequence[PlannedAttempt]) -> None:
+        """Make what is due until these attempts are finished; wait for those of them that others are making."""
+        while not all(planned.finished for planned in attempts):
+            if (planned := self.take_due()) is not None:
+                await self.attempt(planned)
+            elif any(planned.begun in self._under_way for planned in attempts):
                 await self._wait()
             else:
                 return  # dropped by a reset, or due again on a clock that went back
@@ -306,22 +306,24 @@ class Deliveries:
 
     # --- one attempt ---
 
-    async def attempt(self, job: Job, outlet: Outlet | None = None) -> None:
+    async def attempt(self, planned: PlannedAttempt, outlet: Outlet | None = None) -> None:
         """Make one attempt, and plan the next one where it fails."""
-        outer = _innermost.set(job.begun)
+        outer = _innermost.set(planned.begun)
         try:
-            if job.app.webhooks.get(job.webhook.id) is job.webhook and (job.once or not job.webhook.disabled):
-                await self._deliver(job, outlet or self.outlet)
+            if planned.app.webhooks.get(planned.webhook.id) is planned.webhook and (
+                planned.once or not planned.webhook.disabled
+            ):
+                await self._deliver(planned, outlet or self.outlet)
             else:
-                job.finished = True
+                planned.finished = True
         finally:
             _innermost.reset(outer)
-            self.end(job)
+            self.end(planned)
             self._changes.note()
 
-    async def _deliver(self, job: Job, outlet: Outlet) -> None:
-        webhook, message = job.webhook, job.message
-        started = self._state.clock()
+    async def _deliver(self, planned: PlannedAttempt, outlet: Outlet) -> None:
+        webhook, message = planned.webhook, planned.message
+        started = self._store.clock()
         body = as_json(Renderer(outlet.base, Quirks()).payload(message))
         headers = {
             "content-type": "application/json",
@@ -333,13 +335,13 @@ class Deliveries:
             status, text = await self._call(webhook.url, headers, body, outlet)
         except ConfigurationError as error:  # what was routed to is no receiver
             status, text, wrong = 500, str(error), error
-        if job.begun <= self._forgotten:
+        if planned.begun <= self._forgotten:
             return
         if outlet.closed and status is None:
             return  # its connections were closed with it: the attempt is made again, by the next deliverer
-        duration = (self._state.clock() - started).total_seconds()
+        duration = (self._store.clock() - started).total_seconds()
         ok = status is not None and 200 <= status <= 299
-        attempt = Attempt(self._state.ids.opaque(5), webhook.url, text, status, started, ok, duration)
+        attempt = Attempt(self._store.ids.opaque(5), webhook.url, text, status, started, ok, duration)
         message.attempts = (*message.attempts, attempt)
         event = message.event
         self.attempts.append(
@@ -351,7 +353,7 @@ class Deliveries:
                 webhook.url,
                 headers,
                 body,
-                job.number,
+                planned.number,
                 started,
                 status,
                 text,
@@ -359,23 +361,25 @@ class Deliveries:
                 duration,
             )
         )
-        job.finished = True
+        planned.finished = True
         if duration > ACKNOWLEDGE_WITHIN:
             self._violations.add(
                 "slow-acknowledgement",
                 f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: respond first, work after",
             )
-        if not ok and not job.once:
-            self._plan_next(job, started)
+        if not ok and not planned.once:
+            self._plan_next(planned, started)
         if wrong is not None:
             raise wrong
 
-    def _plan_next(self, job: Job, started: datetime) -> None:
-        if job.number < len(SCHEDULE):
-            self.schedule(job.app, job.webhook, job.message, job.number + 1, started + SCHEDULE[job.number])
+    def _plan_next(self, planned: PlannedAttempt, started: datetime) -> None:
+        if planned.number < len(SCHEDULE):
+            self.schedule(
+                planned.app, planned.webhook, planned.message, planned.number + 1, started + SCHEDULE[planned.number]
+            )
             self.wake()
         else:
-            job.webhook.disabled = True
+            planned.webhook.disabled = True
 
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:
         fault = self.outages.take(url)

@@ -22,8 +22,8 @@ from ._operations import Call, find_operation
 from ._recent import Changes, Recent, RequestRecord, Violations, size_of
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._seeded import IdFactory
-from ._state import State, make_applications
 from ._states import States
+from ._store import Store, make_applications
 from ._tokens import Tokens
 from .catalog import EVENT_TYPES
 
@@ -116,7 +116,7 @@ class FakeBasiq(Arrangement, Inspection, States):
             "sign_at": sign_at,
         }
         self.clock: Clock = ManualClock() if clock is None else clock
-        self._state = State(
+        self._store = Store(
             self.clock,
             IdFactory(seed),
             seed,
@@ -130,9 +130,9 @@ class FakeBasiq(Arrangement, Inspection, States):
         )
         self._changes = Changes()
         self._violations = Violations(self.clock)
-        self._tokens = Tokens(self._state, self._violations)
+        self._tokens = Tokens(self._store, self._violations)
         self._deliveries = Deliveries(
-            self._state, self._violations, self._changes, timeout=delivery_timeout, sign_at=sign_at
+            self._store, self._violations, self._changes, timeout=delivery_timeout, sign_at=sign_at
         )
         self._faults = Faults()
         self._requests: Recent[RequestRecord] = Recent(
@@ -143,24 +143,33 @@ class FakeBasiq(Arrangement, Inspection, States):
         self._waits = VirtualWaits(self.clock, self._advance_to)
 
     def __repr__(self) -> str:
-        return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._state.each())} webhooks>"
+        return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._store.each())} webhooks>"
 
     @property
     def api_key(self) -> str:
         """The first of the keys that it accepts."""
-        return next(iter(self._state.applications))
+        return next(iter(self._store.applications))
 
     @property
     def seed(self) -> int | str:
         """What its identifiers are made from: ``FakeBasiq(seed=...)`` repeats them."""
-        return self._state.seed
+        return self._store.seed
+
+    @property
+    def quirks(self) -> Quirks:
+        """In which form it responds. Set it to have later responses take another form."""
+        return self._store.quirks
+
+    @quirks.setter
+    def quirks(self, quirks: Quirks) -> None:
+        self._store.quirks = self._settings["quirks"] = quirks
 
     def find_state(self, authorization: str) -> Self | None:
         """The state, this one or one that was added, that an ``Authorization`` header has the key or a token of."""
         scheme, _, text = authorization.partition(" ")
         by_key = scheme.lower() == "basic"
         for state in (self, *self._states.values()):
-            if text in state._state.applications if by_key else state._tokens.is_known(text):
+            if text in state._store.applications if by_key else state._tokens.is_known(text):
                 return state
         return None
 
@@ -195,7 +204,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         if fault is None:
             exchange = Exchange(self._respond(request, origin + prefix, path, query), self._latency, record)
         else:
-            response = fault.response(self._state.ids.uuid())
+            response = fault.response(self._store.ids.uuid())
             if response is None and fault.drop != "request":
                 response = self._respond(request, origin + prefix, path, query, loop=fault.loop)
             exchange = Exchange(None if fault.drop else response, self._latency + fault.delay, record)
@@ -214,12 +223,12 @@ class FakeBasiq(Arrangement, Inspection, States):
             operation = find_operation(request.method, path)
             now = self.clock()
             app = self._tokens.admit(request, now)
-            render = Renderer(base, self._state.quirks, loop=request.url if loop else None)
+            render = Renderer(base, self._store.quirks, loop=request.url if loop else None)
             return operation(
-                Call(self._state, app, self._deliveries, self._violations, render, request, path, query, now)
+                Call(self._store, app, self._deliveries, self._violations, render, request, path, query, now)
             )
         except Refusal as refusal:
-            return error_response(refusal, self._state.ids.uuid())
+            return error_response(refusal, self._store.ids.uuid())
 
     # --- time and deliveries ---
 

@@ -16,7 +16,7 @@ from ._deliveries import DeliveredAttempt, Deliveries
 from ._faults import DeliveryFault, Fault, Faults
 from ._recent import Changes, Recent, RequestRecord, Violation, Violations
 from ._records import Log, Message, Webhook
-from ._state import Application, State
+from ._store import Application, Store
 from ._tokens import Tokens
 
 DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
@@ -26,7 +26,7 @@ class Parts:
     """The parts of a fake, and how to find things in them. ``FakeBasiq`` makes the parts."""
 
     clock: Clock
-    _state: State
+    _store: Store
     _violations: Violations
     _tokens: Tokens
     _deliveries: Deliveries
@@ -36,25 +36,25 @@ class Parts:
 
     def _app(self, api_key: str | None) -> Application:
         try:
-            return self._state.application(api_key)
+            return self._store.application(api_key)
         except KeyError:
             raise ConfigurationError("the fake does not accept this api_key") from None
 
     def _check_types(self, types: Iterable[str]) -> None:
         for name in types:
-            if name not in self._state.event_types:
-                nearest = get_close_matches(name, list(self._state.event_types), n=1)
+            if name not in self._store.event_types:
+                nearest = get_close_matches(name, list(self._store.event_types), n=1)
                 guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
                 raise ConfigurationError(f"there is no event type {name!r}{guess}; a fake is made with what it adds")
 
     def _find_webhook(self, webhook_id: str) -> tuple[Application, Webhook]:
-        found = self._state.find_webhook(webhook_id)
+        found = self._store.find_webhook(webhook_id)
         if found is None:
             raise ConfigurationError(f"there is no webhook {webhook_id!r}")
         return found
 
     def _find_message(self, message_id: str) -> tuple[Application, Webhook, Message]:
-        found = self._state.find_message(message_id)
+        found = self._store.find_message(message_id)
         if found is None:
             raise ConfigurationError(f"there is no message {message_id!r}")
         return found
@@ -103,7 +103,10 @@ class Inspection(Parts):
 
     def upcoming(self) -> Sequence[Upcoming]:
         """The attempts that are still to come, in the order in which they are due."""
-        return [Upcoming(job.message.id, job.webhook.id, job.number, job.due) for job in self._deliveries.jobs()]
+        return [
+            Upcoming(planned.message.id, planned.webhook.id, planned.number, planned.due)
+            for planned in self._deliveries.planned()
+        ]
 
     @property
     def pending(self) -> int:
@@ -148,28 +151,28 @@ class Inspection(Parts):
     @property
     def event_types(self) -> Mapping[str, str]:
         """The event types, each with its description."""
-        return self._state.event_types
+        return self._store.event_types
 
     def webhooks(self) -> Sequence[Webhook]:
         """Every webhook of every application, in the order of their creation."""
-        return sorted((webhook for _, webhook in self._state.each()), key=lambda webhook: webhook.serial)
+        return sorted((webhook for _, webhook in self._store.each()), key=lambda webhook: webhook.serial)
 
     def find_message(self, message_id: str) -> Message | None:
         """The message with this id."""
-        found = self._state.find_message(message_id)
+        found = self._store.find_message(message_id)
         return None if found is None else found[2]
 
     def count_messages(self, webhook_id: str | None = None) -> int:
         """How many messages a webhook has, by default all of them together."""
         return sum(
             len(app.messages[webhook.id])
-            for app, webhook in self._state.each()
+            for app, webhook in self._store.each()
             if webhook_id is None or webhook.id == webhook_id
         )
 
     def message_places(self) -> Mapping[int, int]:
         """How many messages each webhook has, by its serial number."""
-        return {webhook.serial: len(app.messages[webhook.id]) for app, webhook in self._state.each()}
+        return {webhook.serial: len(app.messages[webhook.id]) for app, webhook in self._store.each()}
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """The messages of a webhook, by default of every webhook, the newest first."""
@@ -186,7 +189,7 @@ class Inspection(Parts):
         """
         logs = [
             _placed(webhook.serial, app.messages[webhook.id], None if before is None else before.get(webhook.serial, 0))
-            for app, webhook in self._state.each()
+            for app, webhook in self._store.each()
             if webhook_id is None or webhook.id == webhook_id
         ]
         return heapq.merge(*logs, key=lambda placed: placed[1].created, reverse=True)

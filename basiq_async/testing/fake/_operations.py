@@ -20,7 +20,7 @@ from ._recent import Violations
 from ._records import Event, Log, Message, Webhook
 from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
 from ._seeded import is_uuid
-from ._state import Application, State
+from ._store import Application, Store
 
 T = TypeVar("T")
 EVENTS_SHOWN = timedelta(days=7)
@@ -32,7 +32,7 @@ _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+"
 class Call:
     """One request on its way through an operation."""
 
-    state: State
+    store: Store
     app: Application
     deliveries: Deliveries
     violations: Violations
@@ -99,7 +99,7 @@ def _listing(
     by_offset = call.render.quirks.paging == "offset"
     for words, applies in ((" newest first", newest_first), (" by offset", by_offset)):
         scope += words if applies else ""  # a cursor of another order or kind is refused
-    window = Window.of(scope, query, call.state.page_size)
+    window = Window.of(scope, query, call.store.page_size)
     matches = None
     if fields is not None and window.filter is not None:
         try:
@@ -131,9 +131,9 @@ def create_webhook(call: Call) -> Response:
     body = call.json()
     url, events = _url(body), _events(call, body)
     name, description = _text(body, "name"), _text(body, "description")
-    events = events or tuple(call.state.event_types)
+    events = events or tuple(call.store.event_types)
     _free(call, url, events, None)
-    webhook = call.state.add_webhook(call.app, url, events, name=name, description=description)
+    webhook = call.store.add_webhook(call.app, url, events, name=name, description=description)
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
 
@@ -152,15 +152,15 @@ def update_webhook(call: Call) -> Response:
     name, description = _text(body, "name"), _text(body, "description")
     _free(call, url, events, webhook)
     webhook.url, webhook.events, webhook.disabled = url, events, False
-    if call.state.quirks.signing_key_on_update == "new":
-        webhook.key = call.state.ids.secret()
+    if call.store.quirks.signing_key_on_update == "new":
+        webhook.key = call.store.ids.secret()
     webhook.name = webhook.name if name is None else name
     webhook.description = webhook.description if description is None else description
     return json_response(call.render.webhook(webhook, call.now, written=True))
 
 
 def delete_webhook(call: Call) -> Response:
-    call.state.remove_webhook(call.app, call.webhook())
+    call.store.remove_webhook(call.app, call.webhook())
     return empty(204)
 
 
@@ -188,7 +188,7 @@ def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise bad_content(f"{parameter} has to be an array of event types.", parameter)
     for name in names:
-        if not isinstance(name, str) or name not in call.state.event_types:
+        if not isinstance(name, str) or name not in call.store.event_types:
             raise bad_content(f"{parameter} contains unsupported event types.", parameter)
     return tuple(dict.fromkeys(map(str, names)))
 
@@ -201,7 +201,7 @@ def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None)
     other = call.app.by_url(url)
     if other is not None and other is not itself:
         raise Refusal(409, "resource-already-exists", "A webhook with this url exists.", "url")
-    if call.state.exclusive_events:
+    if call.store.exclusive_events:
         for webhook in call.app.webhooks.values():
             if webhook is not itself and not set(webhook.events).isdisjoint(events):
                 raise bad_content(
@@ -257,7 +257,7 @@ def send_test(call: Call) -> Response:
 
 def list_event_types(call: Call) -> Response:
     def items(start: int | None) -> Iterator[tuple[int, str]]:
-        return ((position, name) for position, name in enumerate(call.state.event_types) if position >= (start or 0))
+        return ((position, name) for position, name in enumerate(call.store.event_types) if position >= (start or 0))
 
     return _listing(call, f"{call.render.base}/events/types", items, lambda name: _event_type(call, name))
 
@@ -267,13 +267,13 @@ def get_event_type(call: Call) -> Response:
     if not _EVENT_TYPE_ID.fullmatch(name):
         detail = "The event type id is not valid."
         raise Refusal(400, "path-parameter-not-valid", detail, "eventTypeId")
-    if name not in call.state.event_types:
+    if name not in call.store.event_types:
         raise not_found("There is no such event type.")
     return json_response(_event_type(call, name))
 
 
 def _event_type(call: Call, name: str) -> Json:
-    return call.render.event_type(name, call.state.event_types[name])
+    return call.render.event_type(name, call.store.event_types[name])
 
 
 def list_events(call: Call) -> Response:

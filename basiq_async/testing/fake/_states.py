@@ -17,7 +17,7 @@ from ._clock import Clock, ManualClock, MovableClock, SystemClock
 from ._inspect import Parts
 from ._records import Log, Message
 from ._seeded import SeededEvents, SeededIds, SeededMessages
-from ._state import Application
+from ._store import Application
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 
 @attrs.frozen
-class SavedJob:
+class SavedAttempt:
     """An attempt that is to come."""
 
     message: str
@@ -56,7 +56,7 @@ class Saved:
     ids: int
     serial: int
     applications: dict[str, Application]
-    due: list[SavedJob]
+    due: list[SavedAttempt]
     states: list[SavedState]
 
 
@@ -97,7 +97,7 @@ class States(Parts):
         clock: by default a new one of the kind that this fake has; a clock of your own is shared.
         """
         key = self.make_api_key() if api_key is None else api_key
-        if not key or key in self._state.applications or key in self._states:
+        if not key or key in self._store.applications or key in self._states:
             raise ConfigurationError("a state needs an API key of its own")
         state = self._make_state(key, seed, clock or self._new_clock())
         self._added += 1
@@ -133,10 +133,13 @@ class States(Parts):
         saved = Saved(
             VERSION,
             self.clock(),
-            self._state.ids.made,
-            self._state.serial,
-            self._state.applications,
-            [SavedJob(job.message.id, job.number, job.due, job.once) for job in self._deliveries.jobs()],
+            self._store.ids.made,
+            self._store.serial,
+            self._store.applications,
+            [
+                SavedAttempt(planned.message.id, planned.number, planned.due, planned.once)
+                for planned in self._deliveries.planned()
+            ],
             [
                 SavedState(state.name, key, isinstance(state.clock, ManualClock), state.snapshot())
                 for key, state in self.states.items()
@@ -152,21 +155,21 @@ class States(Parts):
         anything else, and for a state with an API key that is not among this fake's.
         """
         saved = _read(snapshot)
-        if any(key not in self._state.applications for key in saved.applications):
+        if any(key not in self._store.applications for key in saved.applications):
             raise ConfigurationError("the state belongs to another API key; pass the keys that it was saved with")
         self._deliveries.forget()
         self._tokens.forget()
         if isinstance(self.clock, MovableClock):
             self.clock.move_to(saved.now)
-        self._state.ids.made = saved.ids
-        self._state.serial = saved.serial
+        self._store.ids.made = saved.ids
+        self._store.serial = saved.serial
         for key, app in saved.applications.items():
-            self._state.applications[key] = app
+            self._store.applications[key] = app
             self._tokens.restore(app, app.tokens)
-        for job in saved.due:
-            found = self._state.find_message(job.message)
+        for planned in saved.due:
+            found = self._store.find_message(planned.message)
             if found is not None:
-                self._deliveries.schedule(*found, job.number, job.due, once=job.once)
+                self._deliveries.schedule(*found, planned.number, planned.due, once=planned.once)
         for key in tuple(self.states):
             self.remove_state(key)
         for each in saved.states:

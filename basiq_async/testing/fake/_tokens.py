@@ -12,7 +12,7 @@ from ...transports.base import Request, Response
 from ._recent import Violations
 from ._responses import Refusal, bad_parameter, json_response
 from ._seeded import IdFactory
-from ._state import Application, State, Token
+from ._store import Application, Store, Token
 
 LIFETIME = timedelta(seconds=3600)
 RATE, RATE_WINDOW = 1500, timedelta(minutes=5)
@@ -24,9 +24,9 @@ _SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
 class Tokens:
     """Who may do what: the token endpoint and the check of every other call."""
 
-    def __init__(self, state: State, violations: Violations) -> None:
-        self._state = state
-        self._ids: IdFactory = state.ids
+    def __init__(self, store: Store, violations: Violations) -> None:
+        self._store = store
+        self._ids: IdFactory = store.ids
         self._violations = violations
         self._issued: dict[str, tuple[Application, Token]] = {}
 
@@ -67,7 +67,7 @@ class Tokens:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         found = self._issued.get(text) if scheme.lower() == "bearer" else None
         if found is None:
-            if text in self._state.applications:
+            if text in self._store.applications:
                 self._violations.add("key-on-operation", "the API key opens /token only: send a token")
             raise Refusal(401, "unauthorized-access", "The access token is missing or is not valid.")
         app, token = found
@@ -85,7 +85,7 @@ class Tokens:
     def expire_all(self) -> None:
         """Make every token that was issued an expired one."""
         for _, token in self._issued.values():
-            token.expires = min(token.expires, self._state.clock())
+            token.expires = min(token.expires, self._store.clock())
 
     def restore(self, app: Application, tokens: list[Token]) -> None:
         """Accept tokens that were issued before."""
@@ -95,16 +95,16 @@ class Tokens:
     def forget(self) -> None:
         """Accept no token that was issued so far."""
         self._issued.clear()
-        for app in self._state.applications.values():
+        for app in self._store.applications.values():
             app.tokens.clear()
 
     def _account(self, header: str) -> Application:
         scheme, _, key = header.partition(" ")
         if scheme.lower() == "basic":
-            app = self._state.applications.get(key)
+            app = self._store.applications.get(key)
             if app is not None:
                 return app
-            if any(other in self._state.applications for other in _decode(key)):
+            if any(other in self._store.applications for other in _decode(key)):
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it as it is")
         raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
 
@@ -115,7 +115,7 @@ class Tokens:
             del self._issued[token.text]
         alive = [token for token in app.tokens if token.expires > now and not token.once]
         # Each process may have a token of its own, and one more while it renews it.
-        spare = self._state.processes + 1
+        spare = self._store.processes + 1
         if not once and len(alive) >= spare and all(token.used <= 1 for token in alive[-spare:]):
             self._violations.add(
                 "token-per-request",

@@ -22,7 +22,7 @@ from ..._web.serving import listening, make_app, read_body
 from ...errors import ConfigurationError
 from ...transports.base import Request
 from ..fake._clock import ManualClock, SystemClock
-from ..fake._deliveries import Deliveries, Job, Outlet
+from ..fake._deliveries import Deliveries, Outlet, PlannedAttempt
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
 from ._control import ROOT, routes
@@ -199,16 +199,16 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
     deliveries = fake._deliveries
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def attempt(job: Job) -> None:
+    async def attempt(planned: PlannedAttempt) -> None:
         try:
-            await deliveries.attempt(job, outlet)
+            await deliveries.attempt(planned, outlet)
         except ConfigurationError as error:
-            logger.error("the receiver routed to %s is none: %s", job.webhook.url, error)
+            logger.error("the receiver routed to %s is none: %s", planned.webhook.url, error)
             wrong.append(error)
 
-    def end(job: Job, _: asyncio.Task[None]) -> None:
+    def end(planned: PlannedAttempt, _: asyncio.Task[None]) -> None:
         free.release()
-        deliveries.end(job)  # also of a task that was cancelled before it began
+        deliveries.end(planned)  # also of a task that was cancelled before it began
 
     async with asyncio.TaskGroup() as group:
         while True:
@@ -216,11 +216,11 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
             while deliveries.is_due():
                 await free.acquire()
                 # Another may have taken it while this waited.
-                job = deliveries.take_due() if deliveries.is_due() else None
-                if job is None:
+                planned = deliveries.take_due() if deliveries.is_due() else None
+                if planned is None:
                     free.release()
                     break
-                group.create_task(attempt(job)).add_done_callback(partial(end, job))
+                group.create_task(attempt(planned)).add_done_callback(partial(end, planned))
             try:
                 async with asyncio.timeout(_wait(deliveries, fake)):
                     await news.wait()

@@ -314,7 +314,7 @@ def test_a_log_is_read_from_a_position_and_from_a_time() -> None:
 def test_seeded_items_outside_of_the_history_do_not_exist(fake: FakeBasiq) -> None:
     caller = Caller(fake)
     webhook_id = fake.seed_messages(3)
-    lazy = fake._state.application().messages[webhook_id]._segments[0]
+    lazy = fake._store.application().messages[webhook_id]._segments[0]
     with pytest.raises(IndexError):
         lazy[3]
     beyond = lazy.ids.uuid(3)
@@ -380,7 +380,7 @@ def test_pages_by_offset_overlap_where_something_arrives_between_them(kind: str)
 def test_a_cursor_of_a_list_in_one_order_is_refused_by_the_same_list_in_the_other(kind: str) -> None:
     caller = newest_first()
     link = caller.get(list_of(kind, caller.fake.seed_messages(8)))["links"]["next"]
-    caller.fake._state.quirks = Quirks()
+    caller.fake.quirks = Quirks()
     assert caller.send("GET", link).status == 400
 
 

@@ -32,7 +32,7 @@ async def basiq(request: pytest.FixtureRequest) -> AsyncIterator[Basiq]:
 
 
 async def test_a_test_message_is_delivered_and_is_in_the_history(basiq: Basiq) -> None:
-    if basiq.fake._state.quirks.attempts == "objects":
+    if basiq.fake.quirks.attempts == "objects":
         await test_services.test_a_test_message_is_delivered_and_is_in_the_history(basiq)
         return
     # Attempts that are ids alone do not say how they went.

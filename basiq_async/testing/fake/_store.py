@@ -1,4 +1,4 @@
-"""The state of a fake: applications, each with its webhooks, messages, events and tokens."""
+"""Everything that a fake keeps: applications, each with its webhooks, messages, events and tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Application:
 
 
 @attrs.define
-class State:
+class Store:
     """The applications by API key, and what makes new things in them."""
 
     clock: Clock
