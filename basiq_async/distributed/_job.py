@@ -16,7 +16,7 @@ from ..replay.engine import export_dead
 from .record import JobState, Record, StateChange, Status, new_token
 
 _RATE_OVER = 10
-_LETTERS = 250
+_PAGE = 250
 
 
 @attrs.frozen(kw_only=True)
@@ -149,9 +149,9 @@ class Job:
         """End it. What is under way is finished and recorded; ``resume`` would continue from there."""
         await self._set_state("cancel", reason)
 
-    async def dead_letters(self, *, after: int = 0, limit: int = _LETTERS) -> Sequence[DeadLetter]:
+    async def dead_letters(self, *, after: int = 0, limit: int = _PAGE) -> Sequence[DeadLetter]:
         """Up to ``limit`` of the messages that failed, with numbers greater than ``after``, oldest first."""
-        return [each.letter for each in await self._record.dead_letters(self.key, after=after, limit=limit)]
+        return [each.dead_letter for each in await self._record.dead_letters(self.key, after=after, limit=limit)]
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a new file, a line of JSON each, and return how many there are.
@@ -169,14 +169,14 @@ class Job:
     async def retry_dead(self) -> int:
         """Have the workers try the dead letters again that there are now; returns how many. ``wait`` as before.
 
-        Letters that are about to be tried already are tried once: after an error, it can be called again.
+        Those that are about to be tried already are tried once: after an error, it can be called again.
         """
         revival = await self._record.revive(self.key, new_token())
         if revival is None:
             await self._status()  # raises for a job that is gone
             return 0
         await self._notify(self.key, revival.segment)
-        return revival.letters
+        return revival.dead_letters
 
     async def forget(self) -> None:
         """Remove a job that has ended, with its counts and dead letters."""

@@ -195,9 +195,9 @@ class RedisRecord:
         for name, value in saving.counts.items():
             arguments += (f"o:{name}", value)
         arguments += (len(saving.ids), json.dumps(saving.ids) if saving.ids else "")
-        arguments.append(2 * len(saving.letters))
-        for stored in saving.letters:
-            arguments += (stored.letter.id, _letter_text(stored))
+        arguments.append(2 * len(saving.dead_letters))
+        for stored in saving.dead_letters:
+            arguments += (stored.dead_letter.id, _write_dead_letter(stored))
         arguments.append(len(saving.revived))
         arguments += saving.revived
         found = await self._run_as_owner("save", key, segment, token, *arguments)
@@ -280,7 +280,7 @@ class RedisRecord:
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
         """See ``Record``."""
         found = await self._run("dead_letters", key, after, limit)
-        return [_letter(_text(id), int(number), text) for id, number, text in found]
+        return [_read_dead_letter(_text(id), int(number), text) for id, number, text in found]
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
         """See ``Record``."""
@@ -288,8 +288,8 @@ class RedisRecord:
 
     async def revive(self, key: str, token: str) -> Revival | None:
         """See ``Record``."""
-        _, segment, letters = await self._run("revive", key, token)
-        return Revival(_text(segment), letters) if segment else None
+        _, segment, count = await self._run("revive", key, token)
+        return Revival(_text(segment), count) if segment else None
 
     async def forget(self, key: str) -> None:
         """See ``Record``."""
@@ -393,13 +393,13 @@ def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
     )
 
 
-def _letter_text(stored: StoredDeadLetter) -> UnshownText:
-    letter = stored.letter
+def _write_dead_letter(stored: StoredDeadLetter) -> UnshownText:
+    letter = stored.dead_letter
     fields = [letter.error, letter.failed_at.isoformat(), letter.message, stored.webhook_id, stored.seal]
     return UnshownText(json.dumps(fields, separators=(",", ":")))
 
 
-def _letter(id: str, number: int, text: bytes | None) -> StoredDeadLetter:
+def _read_dead_letter(id: str, number: int, text: bytes | None) -> StoredDeadLetter:
     """Read a dead letter. Anything else is read as one without a message, which nobody has sealed."""
     try:
         error, failed_at, message, webhook_id, seal = json.loads(text or b"")

@@ -186,11 +186,11 @@ class Segment:
         claim = self._claim
         upto = claim.upto or 0
         found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_PAGE)
-        # A former owner's page ends where it ended, though letters in it are gone: what follows is another segment's.
-        last = int(claim.last) if claim.last else min(found[-1].letter.number if found else upto, upto)
+        # A former owner's page ends where it ended, though some of it are gone: what follows is another segment's.
+        last = int(claim.last) if claim.last else min(found[-1].dead_letter.number if found else upto, upto)
         messages, refused = [], []
         for stored in found:
-            letter = stored.letter
+            letter = stored.dead_letter
             if letter.number > last:
                 break
             fault = self._seal.find_fault(stored.seal, *self._sealed(stored.webhook_id, letter))
@@ -308,7 +308,7 @@ class Segment:
             counts=counts,
             ids=ids,
             before=len(self._recorded),
-            letters=[self._to_store(letter) for letter in commit.dead],
+            dead_letters=[self._to_store(letter) for letter in commit.dead],
             revived=commit.revived,
             max_failures=self._work.settings.max_failures,
         )

@@ -134,7 +134,7 @@ class PageMark:
 class StoredDeadLetter:
     """A dead letter as a store keeps it: with the webhook that its message is of, and the seal of who wrote it."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
     webhook_id: str = ""
     seal: str = ""
 
@@ -144,7 +144,7 @@ class Revival:
     """The segment that tries dead letters again, and how many are still to be tried."""
 
     segment: str
-    letters: int
+    dead_letters: int
 
 
 @attrs.frozen
@@ -165,7 +165,7 @@ class Saving:
     counts: Mapping[str, int]
     ids: Sequence[str] = ()
     before: int | None
-    letters: Sequence[StoredDeadLetter] = ()
+    dead_letters: Sequence[StoredDeadLetter] = ()
     revived: Sequence[str] = ()
     max_failures: int | None = None
 
@@ -327,7 +327,7 @@ class Record(Protocol):
     async def revive(self, key: str, token: str) -> Revival | None:
         """Record a segment that tries today's dead letters again; None where there are none.
 
-        Letters that a segment is to try already are left to it, so that each is tried once. ``token`` is random, and
+        Those that a segment is to try already are left to it, so that each is tried once. ``token`` is random, and
         names this request: made again, it finds the same segment.
         """
         ...

@@ -150,17 +150,17 @@ class DeadLedger(Ledger):
 
     of_history = False
 
-    def __init__(self, letters: int, *, most: int, record_tried: bool = False) -> None:
-        super().__init__(State(dead=letters), most=most)
+    def __init__(self, dead: int, *, most: int, record_tried: bool = False) -> None:
+        super().__init__(State(dead=dead), most=most)
         self._record_tried = record_tried
         self._revived: list[str] = []
 
     def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
-        """Finish a letter that was tried again."""
+        """Finish a dead letter that was tried again."""
         super().done(span, message, dead=dead, counts_as=counts_as)
         span.ids.clear()
         if dead is not None:
-            self.dead -= 1  # it replaces the earlier letter
+            self.dead -= 1  # it replaces the earlier one
         elif counts_as != "failed":
             self.dead -= 1
             self._revived.append(message.id)
@@ -173,6 +173,6 @@ class DeadLedger(Ledger):
         return attrs.evolve(commit, done=done, advance=None, failed=0, revived=revived)
 
     def put_back(self, commit: Commit, unsaved: int) -> None:
-        """Take back a commit of ``unsaved`` letters that was not recorded: the next one holds it too."""
+        """Take back a commit of ``unsaved`` dead letters that was not recorded: the next one holds it too."""
         super().put_back(commit, unsaved)
         self._revived[:0] = commit.revived

@@ -56,19 +56,19 @@ async def serve_page(
     async def show(query: Mapping[str, str]) -> Json:
         return await _show(watched)
 
-    async def letter(id: str) -> Json:
-        return {"letter": _show_letter(await watched.letter(id), whole=True)}
+    async def dead_letter(id: str) -> Json:
+        return {"dead_letter": _show_dead_letter(await watched.dead_letter(id), whole=True)}
 
     Page(
         ROOT,
         guard.token,
         Path(__file__).parent / "templates",
-        ("progress", "plot", "letters"),
+        ("progress", "plot", "dead_letters"),
         show,
         watched.watch,
         lambda: {"revision": [watched.revision, replay.running], "texts": {}},
-        {"letter": letter},
-        lambda context: {"letters": len(context["letters"])},
+        {"dead_letter": dead_letter},
+        lambda context: {"dead_letters": len(context["dead_letters"])},
     ).add_to(app)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(app, host, port, handler_cancellation=True))
@@ -81,11 +81,11 @@ def _routes(watched: Watched) -> list[web.RouteDef]:
     async def state(request: web.Request) -> web.Response:
         return respond(_show_state(watched))
 
-    async def letters(request: web.Request) -> web.Response:
-        return respond({"items": [_show_letter(each) for each in await watched.letters()]})
+    async def dead_letters(request: web.Request) -> web.Response:
+        return respond({"items": [_show_dead_letter(each) for each in await watched.dead_letters()]})
 
-    async def letter(request: web.Request) -> web.Response:
-        return respond(_show_letter(await watched.letter(request.query.get("id", "")), whole=True))
+    async def dead_letter(request: web.Request) -> web.Response:
+        return respond(_show_dead_letter(await watched.dead_letter(request.query.get("id", "")), whole=True))
 
     async def retry(request: web.Request) -> web.Response:
         watched.retry(_read_ids(await read_json(request)))
@@ -106,8 +106,8 @@ def _routes(watched: Watched) -> list[web.RouteDef]:
 
     return [
         web.get(f"{ROOT}/state", state),
-        web.get(f"{ROOT}/dead-letters", letters),
-        web.get(f"{ROOT}/dead-letter", letter),
+        web.get(f"{ROOT}/dead-letters", dead_letters),
+        web.get(f"{ROOT}/dead-letter", dead_letter),
         web.post(f"{ROOT}/dead-letters/retry", retry),
         web.post(f"{ROOT}/dead-letters/drop", drop),
         web.post(f"{ROOT}/stop", stop),
@@ -125,10 +125,10 @@ def _read_ids(body: Mapping[str, object]) -> list[str] | None:
 
 async def _show(watched: Watched) -> Json:
     try:
-        letters = [_show_letter(each) for each in await watched.letters()]
+        dead_letters = [_show_dead_letter(each) for each in await watched.dead_letters()]
     except ControlError:
-        letters = []  # between two states: the next change shows them
-    return {"state": _show_state(watched), "plot": draw(tuple(watched.rates)), "letters": letters}
+        dead_letters = []  # between two states: the next change shows them
+    return {"state": _show_state(watched), "plot": draw(tuple(watched.rates)), "dead_letters": dead_letters}
 
 
 def _show_state(watched: Watched) -> Json:
@@ -141,7 +141,7 @@ def _show_state(watched: Watched) -> Json:
     }
 
 
-def _show_letter(letter: DeadLetter, *, whole: bool = False) -> Json:
+def _show_dead_letter(letter: DeadLetter, *, whole: bool = False) -> Json:
     payload = letter.message.get("payload")
     type_id = payload.get("eventTypeId") if isinstance(payload, Mapping) else letter.message.get("eventTypeId")
     shown: Json = {
@@ -154,7 +154,7 @@ def _show_letter(letter: DeadLetter, *, whole: bool = False) -> Json:
     return {**shown, "message": dict(letter.message)} if whole else shown
 
 
-_MOST_LETTERS = 200
+_MOST_DEAD_LETTERS = 200
 _MOST_RATES = 300
 _EVERY = 1.0
 
@@ -195,18 +195,18 @@ class Watched:
 
         return stop
 
-    async def letters(self) -> Sequence[DeadLetter]:
+    async def dead_letters(self) -> Sequence[DeadLetter]:
         """The first dead letters, while a run is under way and between runs."""
         try:
-            return await self.replay.dead_letters(limit=_MOST_LETTERS)
+            return await self.replay.dead_letters(limit=_MOST_DEAD_LETTERS)
         except BasiqError as error:  # such as a run that has not opened its checkpoint yet
             raise ControlError(409, "not-now", str(error)) from error
 
-    async def letter(self, id: str) -> DeadLetter:
-        for letter in await self.letters():
+    async def dead_letter(self, id: str) -> DeadLetter:
+        for letter in await self.dead_letters():
             if letter.id == id:
                 return letter
-        raise ControlError(404, "not-found", f"there is no dead letter {id!r} among the first {_MOST_LETTERS}")
+        raise ControlError(404, "not-found", f"there is no dead letter {id!r} among the first {_MOST_DEAD_LETTERS}")
 
     def retry(self, ids: Sequence[str] | None) -> None:
         """Put dead letters through the target again, in the background."""

@@ -290,11 +290,11 @@ class Circumstances:
 
     async def _count_quarantined(self) -> int:
         count = 0
-        async for _ in self._letters():
+        async for _ in self._quarantined():
             count += 1
         return count
 
-    async def _letters(self) -> AsyncIterator[QuarantinedDelivery]:
+    async def _quarantined(self) -> AsyncIterator[QuarantinedDelivery]:
         after: QuarantinedDelivery | None = None
         scope = Scope(self.quarantine, self.webhook_id) if isinstance(self.quarantine, Inbox) else None
         while True:
@@ -305,10 +305,10 @@ class Circumstances:
                     page = await self.quarantine.quarantined(after=after, limit=_PAGE)
             except TimeoutError as exc:
                 raise InboxError("the inbox did not say in time what is in its quarantine") from exc
-            for letter in page:
-                ids = letter.event_type_id, letter.event_id, letter.delivery_id
-                if scope is None or scope.key(*ids) == letter.key:  # else it is another webhook's
-                    yield letter
+            for each in page:
+                ids = each.event_type_id, each.event_id, each.delivery_id
+                if scope is None or scope.key(*ids) == each.key:  # else it is another webhook's
+                    yield each
             if len(page) < _PAGE:
                 return
             after = page[-1]

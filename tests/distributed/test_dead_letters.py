@@ -87,7 +87,7 @@ async def test_letters_of_several_webhooks_hide_no_event_from_each_other_in_an_i
         assert Counter(webhook for webhook, _ in handled) == dict.fromkeys(webhooks, 5)
 
 
-async def with_letters(fleet: Crew, target: Refusing) -> list[str]:
+async def with_dead_letters(fleet: Crew, target: Refusing) -> list[str]:
     """Have a job that ended with its 4 messages as dead letters, and a target that takes everything from now on."""
     ids = await fleet.ids()
     target.refused.update(ids)
@@ -117,7 +117,7 @@ async def test_a_letter_that_somebody_changed_in_redis_is_refused_kept_and_repor
     change: Any, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with crew(redis_url, target := Refusing(), messages=4) as fleet:
-        ids = await with_letters(fleet, target)
+        ids = await with_dead_letters(fleet, target)
         redis = Redis.from_url(redis_url)
         fields = json.loads(await redis.hget(LETTERS, ids[1]))
         change(fields)
@@ -136,7 +136,7 @@ async def test_a_letter_that_somebody_changed_in_redis_is_refused_kept_and_repor
 
 async def test_a_letter_that_somebody_planted_in_redis_is_refused(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), messages=4) as fleet:
-        ids = await with_letters(fleet, target)
+        ids = await with_dead_letters(fleet, target)
         async with Redis.from_url(redis_url) as redis:
             genuine = await redis.hget(LETTERS, ids[0])
             for number, text in enumerate((genuine, b"[]", b"no JSON", b"[1,2,3,4,5]", b"null"), start=100):
@@ -152,7 +152,7 @@ async def test_a_letter_that_somebody_planted_in_redis_is_refused(redis_url: str
 
 async def test_letters_of_another_job_or_api_key_are_refused(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), messages=4) as fleet:
-        await with_letters(fleet, target)
+        await with_dead_letters(fleet, target)
         empty = fleet.fake.add_webhook(url="https://other.example/hook")
         other = await fleet.submit(key="other", webhook_id=empty)
         await other.wait(timeout=PATIENT)

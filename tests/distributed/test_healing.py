@@ -11,7 +11,7 @@ import pytest
 
 from basiq_async.distributed import Fleet, Record, Worker
 from basiq_async.distributed.record import LeaseLostError, ListSpec, Saving
-from basiq_async.testing.conformance._record_probe import make_letter, make_page, make_spec
+from basiq_async.testing.conformance._record_probe import make_dead_letter, make_page, make_spec
 from tests.support.fleets import PATIENT, Crew, RedisRecord, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.servers import RedisServer
@@ -54,7 +54,7 @@ async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_m
         await watching.claim(key, "0.0", "t", lease=30.0, worker="w", width=1)
         await watching.record_page(key, "0.0", "t", make_page(["a"], None), lease=30.0, limit=None)
         await watching.save(
-            key, "0.0", "t", Saving(counts={}, ids=["a"], before=0, letters=[make_letter("a")]), lease=30
+            key, "0.0", "t", Saving(counts={}, ids=["a"], before=0, dead_letters=[make_dead_letter("a")]), lease=30
         )
         await watching.finish(key, "0.0", "t")
     reviving = True

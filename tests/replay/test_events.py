@@ -11,7 +11,6 @@ from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, NotF
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import (
     CheckpointError,
-    Inactivity,
     JSONLinesTarget,
     MemoryCheckpoint,
     Replay,
@@ -251,37 +250,3 @@ async def test_recover_brings_the_messages_first_and_the_events_once() -> None:
         )
         assert target.ids == ids
         assert recovery.events.skipped == {"handled-before": 25}
-
-
-# --- inactivity ---
-
-
-def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
-    from datetime import UTC, datetime
-
-    from basiq_async import Message
-    from basiq_async.replay._notes import InactivityTracker
-
-    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
-
-    def message(*hours: float, status: str = "Failed") -> Message:
-        attempts = [{"timestamp": (noon + timedelta(hours=each)).isoformat(), "status": status} for each in hours]
-        return Message("m", {"id": "m", "attempts": attempts})
-
-    tracker = InactivityTracker()
-    tracker.see(Message("m", {"id": "m"}))
-    tracker.see(message(0, status="Success"))
-    tracker.see(message(*range(8)))
-    tracker.see(message(*(each + 0.5 for each in range(8))))
-    tracker.see(message(3, 4))  # a retry of what was begun before is no sign of life
-    assert tracker.periods() == (Inactivity(noon + timedelta(hours=7)),)
-    assert "as far as its history shows" in str(tracker.periods()[0])
-    tracker.see(message(50, status="Success"))
-    tracker.see(message(40, status="Success"))
-    assert tracker.periods() == (Inactivity(noon + timedelta(hours=7), noon + timedelta(hours=40)),)
-    tracker.see(message(*range(60, 68)))
-    assert len(tracker.periods()) == 2
-    backwards = InactivityTracker(any_order=True)
-    for hours in ([50], [40], [3], [each + 0.5 for each in range(8)], list(range(8)), [0]):
-        backwards.see(message(*hours))
-    assert backwards.periods() == (Inactivity(noon + timedelta(hours=7), noon + timedelta(hours=40)),)

@@ -8,7 +8,7 @@ import pytest
 
 from basiq_async import CheckpointError, Message
 from basiq_async.replay import Inactivity
-from basiq_async.replay._notes import InactivityTracker, Notes, find_out_of_reach
+from basiq_async.replay._notes import InactivityTracker, Notes, find_out_of_reach  # years of a history, in a moment
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -17,10 +17,13 @@ def at(hours: float) -> datetime:
     return NOON + timedelta(hours=hours)
 
 
-def message(first: float, *, failed: bool) -> Message:
-    times = [first + step for step in range(8)] if failed else [first]
-    attempts = [{"timestamp": at(each).isoformat(), "status": "Failed" if failed else "Success"} for each in times]
+def tried(*hours: float, status: str = "Failed") -> Message:
+    attempts = [{"timestamp": at(each).isoformat(), "status": status} for each in hours]
     return Message("m", {"id": "m", "attempts": attempts})
+
+
+def message(first: float, *, failed: bool) -> Message:
+    return tried(*(first + step for step in range(8))) if failed else tried(first, status="Success")
 
 
 def test_notes_are_read_as_they_were_written() -> None:
@@ -81,3 +84,23 @@ def test_a_message_that_is_seen_again_after_a_kill_makes_no_second_period() -> N
     second.see(message(0, failed=True))
     second.see(message(30, failed=False))
     assert second.periods() == (Inactivity(at(7), at(30)),)
+
+
+def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
+    tracker = InactivityTracker()
+    tracker.see(Message("m", {"id": "m"}))
+    tracker.see(tried(0, status="Success"))
+    tracker.see(tried(*range(8)))
+    tracker.see(tried(*(each + 0.5 for each in range(8))))
+    tracker.see(tried(3, 4))  # a retry of what was begun before is no sign of life
+    assert tracker.periods() == (Inactivity(at(7)),)
+    assert "as far as its history shows" in str(tracker.periods()[0])
+    tracker.see(tried(50, status="Success"))
+    tracker.see(tried(40, status="Success"))
+    assert tracker.periods() == (Inactivity(at(7), at(40)),)
+    tracker.see(tried(*range(60, 68)))
+    assert len(tracker.periods()) == 2
+    backwards = InactivityTracker(any_order=True)
+    for hours in ([50], [40], [3], [each + 0.5 for each in range(8)], list(range(8)), [0]):
+        backwards.see(tried(*hours))
+    assert backwards.periods() == (Inactivity(at(7), at(40)),)

@@ -18,7 +18,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.errors import ConfigurationError
 from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint, serve_page
-from basiq_async.replay._page import draw
+from basiq_async.replay._page import draw  # its points are drawn, and written nowhere else
 from basiq_async.testing import FakeBasiq
 
 ATTACK = "<img src=x onerror='window.hacked=1'>"
@@ -137,7 +137,7 @@ async def test_another_site_is_refused(headers: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("path", "method"),
     [("", "GET"), ("state", "GET"), ("dead-letters", "GET"), ("dead-letter?id=x", "GET"), ("ui/sections", "GET"),
-     ("ui/stream", "GET"), ("ui/token", "GET"), ("ui/letter?id=x", "GET"), ("dead-letters/drop", "POST"),
+     ("ui/stream", "GET"), ("ui/token", "GET"), ("ui/dead_letter?id=x", "GET"), ("dead-letters/drop", "POST"),
      ("dead-letters/retry", "POST"), ("stop", "POST"), ("?token=wrong", "GET"), ("nothing", "GET")],
 )  # fmt: skip
 async def test_who_does_not_have_the_token_sees_and_does_nothing_on_this_machine_too(path: str, method: str) -> None:
@@ -219,21 +219,21 @@ def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
         run()
         page.locator("#progress .pill.failed", has_text="ended, messages that failed are left").wait_for()
         assert page.locator("#progress .pill.ok").count() == 0
-        page.wait_for_function("() => document.querySelectorAll('#letter-list > li').length === 5")
-        page.locator("#letter-list .opens").first.click()
+        page.wait_for_function("() => document.querySelectorAll('#dead-letter-list > li').length === 5")
+        page.locator("#dead-letter-list .opens").first.click()
         page.locator("[aria-label='The message']").wait_for()
-        assert ATTACK in page.inner_text("#letters")
+        assert ATTACK in page.inner_text("#dead_letters")
         assert page.evaluate("window.hacked") is None
         results = axe.Axe().run(page)
         assert results.violations_count == 0, results.generate_report()
         page.once("dialog", lambda dialog: dialog.dismiss())
-        page.locator("#letter-list [data-post='/dead-letters/drop']").first.click()
-        assert page.locator("#letter-list > li").count() == 5
+        page.locator("#dead-letter-list [data-post='/dead-letters/drop']").first.click()
+        assert page.locator("#dead-letter-list > li").count() == 5
         page.once("dialog", lambda dialog: dialog.accept())
-        page.locator("#letter-list [data-post='/dead-letters/drop']").first.click()
-        page.wait_for_function("() => document.querySelectorAll('#letter-list > li').length === 4")
+        page.locator("#dead-letter-list [data-post='/dead-letters/drop']").first.click()
+        page.wait_for_function("() => document.querySelectorAll('#dead-letter-list > li').length === 4")
         page.get_by_role("button", name="Retry all").click()
-        page.locator("#no-letters").wait_for()
+        page.locator("#no-dead-letters").wait_for()
         page.locator("#progress .pill.ok", has_text="ended").wait_for()
         context.close()
 
@@ -261,17 +261,17 @@ def test_an_id_leads_to_its_own_letter_and_to_nothing_else(browser: Any) -> None
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
-        page.wait_for_function(f"() => document.querySelectorAll('#letter-list > li').length === {len(HOSTILE)}")
+        page.wait_for_function(f"() => document.querySelectorAll('#dead-letter-list > li').length === {len(HOSTILE)}")
         asked.clear()
         for number, id in enumerate(HOSTILE):
-            row = page.locator("#letter-list > li").nth(number)
+            row = page.locator("#dead-letter-list > li").nth(number)
             row.locator(".opens").click()
             row.locator("[aria-label='The message']").wait_for()
             assert row.locator(".about code").text_content() == id
             link = row.locator("a").evaluate("link => link.href")
             assert link.partition("?")[0].endswith("/replay/dead-letter")
             assert page.request.get(link).json()["id"] == id
-        assert {each.partition("?")[0].rpartition("/replay/")[2] for each in asked} <= {"ui/letter", "ui/sections"}
+        assert {each.partition("?")[0].rpartition("/replay/")[2] for each in asked} <= {"ui/dead_letter", "ui/sections"}
         assert page.evaluate("window.hacked") is None
         page.context.close()
 
@@ -284,17 +284,17 @@ def test_what_is_no_fragment_is_not_inserted(browser: Any) -> None:
     with in_a_thread(WithHostileIds) as (url, _):
         page = browser.new_context().new_page()
         page.goto(url)
-        opener = page.locator("#letter-list .opens").first
+        opener = page.locator("#dead-letter-list .opens").first
         for answer in (
             {"content_type": "application/json", "body": "<b>json</b>"},
             {"content_type": "text/plain", "body": "<b>text</b>"},
             {"status": 404, "content_type": "text/html", "body": "<b>an error</b>"},
             {"status": 302, "headers": {"Location": "/replay/state"}},
         ):
-            page.route("**/ui/letter*", functools.partial(fulfill, **answer))
+            page.route("**/ui/dead_letter*", functools.partial(fulfill, **answer))
             opener.click()
-            page.wait_for_function("() => document.querySelector('#letter-list .opens').ariaExpanded === 'true'")
-            assert page.locator("#letter-list .about").first.inner_html().strip() == ""
+            page.wait_for_function("() => document.querySelector('#dead-letter-list .opens').ariaExpanded === 'true'")
+            assert page.locator("#dead-letter-list .about").first.inner_html().strip() == ""
             opener.click()
-            page.unroute("**/ui/letter*")
+            page.unroute("**/ui/dead_letter*")
         page.context.close()

@@ -1,4 +1,4 @@
-"""Turns and places: what holds a job back, by itself."""
+"""What holds a job back, by itself: a rate, and a pause that the target asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from basiq_async.replay._throttle import Backpressure, RateLimiter
+from basiq_async.replay._throttle import Backpressure, RateLimiter  # who waits cannot be told from outside
 from tests.support.virtual import now, run
 
 
@@ -51,14 +51,12 @@ def test_one_who_was_let_in_and_cancelled_at_once_gives_the_place_back() -> None
     async def main() -> None:
         pressure = Backpressure(2)
         pressure.pause(1)
-        first = asyncio.create_task(pressure.enter())
-        second = asyncio.create_task(pressure.enter())
-        await asyncio.sleep(0)
-        pressure._reopen()
-        first.cancel()
+        first, second, third = (asyncio.create_task(pressure.enter()) for _ in range(3))
+        assert await first
+        pressure.leave()  # the second is let in
+        second.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await first
-        pressure._admit()
-        assert await second
+            await second
+        assert await third
 
     run(main())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async._wire.codec import ListPage
-from basiq_async.replay._watch import Before, Place, Top, Watch
+from basiq_async.replay._watch import Before, Place, Top, Watch  # pages that no fake serves one by one
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -67,7 +67,7 @@ def test_a_list_that_lost_its_oldest_has_nothing_new_above() -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
-def test_a_page_that_shifted_goes_on_behind_its_place(shift: int) -> None:
+def test_a_page_that_shifted_continues_after_its_place(shift: int) -> None:
     start = Place("cursor", 0, "m70", at(70))
     watch = Watch(Before(start=start, order="newest-first", sure=True))
     assert minutes(watch("b", page(*range(60 + 10 * shift, 20, -10)))) == [60, 50, 40, 30]

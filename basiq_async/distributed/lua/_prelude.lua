@@ -3,7 +3,7 @@
 -- job of that key and no later one, its token; a script sees the arguments after them.
 local base, jobs, active = KEYS[1], KEYS[2], KEYS[3]
 local name, meant = table.remove(ARGV, 1), table.remove(ARGV, 1)
-local due, letters, numbers, workers = base .. ':due', base .. ':dead', base .. ':dead:n', base .. ':workers'
+local due, dead_letters, numbers, workers = base .. ':due', base .. ':dead', base .. ':dead:n', base .. ':workers'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 

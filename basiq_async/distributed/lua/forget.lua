@@ -7,7 +7,7 @@ end
 for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
   redis.call('DEL', segment_key(id), segment_key(id) .. ':d')
 end
-redis.call('DEL', base, due, letters, numbers, workers)
+redis.call('DEL', base, due, dead_letters, numbers, workers)
 redis.call('SREM', active, name)
 redis.call('SREM', jobs, name)
 return { 'gone' }

@@ -1,6 +1,6 @@
--- Keeps true: the letters that are there now are tried again, once each: those that a segment is to try already are left
--- to it. ARGV: a token of this request, which finds its own segment when it is sent again. Returns the job's state, the
--- segment, and how many letters are to be tried.
+-- Keeps true: the dead letters that are there now are tried again, once each: those that a segment is to try already are
+-- left to it. ARGV: a token of this request, which finds its own segment when it is sent again. Returns the job's state,
+-- the segment, and how many dead letters are to be tried.
 local state = job('state')
 if not state then
   return { 'gone', '', 0 }

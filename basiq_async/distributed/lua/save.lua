@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Keeps true: what is recorded as done was done by the owner, dead letters are there with it, all or nothing; saying
 -- it twice counts once. ARGV: segment, token, lease, ids recorded before (-1 to replace them), most failures in a
--- row (0 for no limit), then lists, each after its length: counts (name, value); ids, as one text; letters (id, text);
--- ids of letters that are none any more.
+-- row (0 for no limit), then lists, each after its length: counts (name, value); ids, as one text; dead letters (id, text);
+-- ids of dead letters that are none any more.
 local id, token, lease, before, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if not owns(id, token) then
   return { 'lost' }
@@ -35,15 +35,15 @@ end
 at = at + 2
 from, to = list()
 for i = from, to, 2 do
-  if redis.call('HEXISTS', letters, ARGV[i]) == 0 then
-    redis.call('ZADD', numbers, redis.call('HINCRBY', base, 'letters', 1), ARGV[i])
+  if redis.call('HEXISTS', dead_letters, ARGV[i]) == 0 then
+    redis.call('ZADD', numbers, redis.call('HINCRBY', base, 'dead_letters', 1), ARGV[i])
   end
-  redis.call('HSET', letters, ARGV[i], ARGV[i + 1])
+  redis.call('HSET', dead_letters, ARGV[i], ARGV[i + 1])
 end
 local added = to >= from
 from, to = list()
 if to >= from then
-  in_parts('HDEL', letters, from, to)
+  in_parts('HDEL', dead_letters, from, to)
   in_parts('ZREM', numbers, from, to)
 end
 renew(id, lease)
@@ -56,7 +56,7 @@ else
   end
 end
 if added and job('state') == 'running' then
-  local there = redis.call('HLEN', letters)
+  local there = redis.call('HLEN', dead_letters)
   if there >= tonumber(job('most_dead')) then
     set_state('paused', there .. ' dead letters, as many as the job may keep; export or retry them, then resume it')
   end

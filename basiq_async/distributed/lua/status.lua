@@ -18,4 +18,4 @@ for _, id in ipairs(open) do
   end
 end
 local alive = redis.call('ZCOUNT', workers, whole(now - math.min(60000, math.max(2000, tonumber(job('lease'))))), '+inf')
-return { found, counts, { whole(now), #open, held, redis.call('HLEN', letters), alive, pause_left() } }
+return { found, counts, { whole(now), #open, held, redis.call('HLEN', dead_letters), alive, pause_left() } }

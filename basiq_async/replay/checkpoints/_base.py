@@ -35,7 +35,7 @@ class Job:
 class DeadLetter:
     """A message that could not be handled. ``message`` is the message as Basiq sent it, ``error`` the reason.
 
-    The checkpoint assigns ``number``; later letters have greater numbers.
+    The checkpoint assigns ``number``; later ones have greater numbers.
     """
 
     id: str
@@ -89,7 +89,7 @@ class Commit:
     done: ids of messages that are done, besides those recorded before; ignored where there is an ``advance``.
     advance: the new cursor, where it moved.
     handled, failed: to be added to the totals.
-    dead: dead letters to add; one with a known id replaces the earlier letter.
+    dead: dead letters to add; one with a known id replaces the earlier one.
     revived: ids of dead letters to remove.
     ended: the run ends in order: all that it handled is recorded.
     interrupted: the new value of ``State.interrupted``; only read where the run ``ended``.
@@ -138,7 +138,7 @@ class Checkpoint(Protocol):
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """Return up to ``limit`` dead letters with numbers greater than ``after``, in order.
 
-        A letter that replaced an earlier one has that one's number.
+        One that replaced an earlier one has that one's number.
         """
         ...
 

@@ -137,7 +137,7 @@ class SQLCheckpoint:
             after, number = run.apply(commit), run.number + 1
 
             def recorded() -> None:
-                run.state, run.number, run.letters = after, number, run.letters + len(commit.dead)
+                run.state, run.number, run.dead_letters = after, number, run.dead_letters + len(commit.dead)
                 run.renewed = asyncio.get_running_loop().time()
 
             try:
@@ -155,7 +155,7 @@ class SQLCheckpoint:
         place = {**run.key, "a_number": after, "a_limit": limit}
 
         async def work(connection: AsyncConnection) -> Sequence[DeadLetter]:
-            return [_read_letter(row._mapping) for row in await connection.execute(self._sql.letters, place)]
+            return [_read_dead_letter(row._mapping) for row in await connection.execute(self._sql.dead_letters, place)]
 
         return await self._calls.call(work)
 
@@ -213,7 +213,7 @@ class SQLCheckpoint:
         begun = attrs.evolve(state, interrupted=state.interrupted + run.concurrency)
         values = {"holder": run.holder, "lease": self._lease, "interrupted": begun.interrupted}
         await connection.execute(sql.take, {**key, **values})
-        run.state, run.number, run.letters = begun, number, row["letters"]
+        run.state, run.number, run.dead_letters = begun, number, row["dead_letters"]
         run.renewed = asyncio.get_running_loop().time()
         return state
 
@@ -223,7 +223,7 @@ class SQLCheckpoint:
             "handled": after.handled,
             "failed": after.failed,
             "interrupted": after.interrupted,
-            "letters": run.letters + len(commit.dead),
+            "dead_letters": run.dead_letters + len(commit.dead),
         }
         if commit.notes is not None:
             values["notes"] = _as_json(commit.notes)
@@ -244,8 +244,10 @@ class SQLCheckpoint:
             row = {"name": key["a_name"], "source": key["a_source"]}
             await connection.execute(sql.add_done, {**row, "number": number, "ids": json.dumps(list(commit.done))})
         if commit.dead:
-            letters = [_write_letter(key, run.letters + place, each) for place, each in enumerate(commit.dead, 1)]
-            await connection.execute(sql.put_letter, letters)
+            rows = [
+                _write_dead_letter(key, run.dead_letters + place, each) for place, each in enumerate(commit.dead, 1)
+            ]
+            await connection.execute(sql.put_dead_letter, rows)
         if commit.revived:
             await connection.execute(sql.revive, [{**key, "a_key": key_of(each)} for each in commit.revived])
 
@@ -333,7 +335,7 @@ class SQLCheckpoint:
             "position": 0,
             "done": "[]",
             "notes": _as_json(""),
-            **dict.fromkeys(("handled", "failed", "interrupted", "letters"), 0),
+            **dict.fromkeys(("handled", "failed", "interrupted", "dead_letters"), 0),
             "token": state.token,
             "lease": self._lease,
             "renewed_at": 0.0,
@@ -373,7 +375,7 @@ class _Run:
         self.pid = os.getpid()
         self.holder = f"{_host()}/{self.pid}/{os.urandom(8).hex()}"
         self.state = State()
-        self.number = self.letters = 0
+        self.number = self.dead_letters = 0
         self.lost = ""
         self.renewed = 0.0
         self.heartbeat: asyncio.Task[None] | None = None
@@ -397,7 +399,7 @@ async def _first(connection: AsyncConnection, statement: Any, key: dict[str, str
     return None if row is None else row._mapping
 
 
-def _write_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[str, object]:
+def _write_dead_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[str, object]:
     return {
         "name": key["a_name"],
         "source": key["a_source"],
@@ -410,7 +412,7 @@ def _write_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[
     }
 
 
-def _read_letter(row: RowMapping) -> DeadLetter:
+def _read_dead_letter(row: RowMapping) -> DeadLetter:
     failed_at, message = datetime.fromisoformat(row["failed_at"]), json.loads(row["message"])
     return DeadLetter(json.loads(row["id"]), json.loads(row["error"]), failed_at, message, row["number"])
 

@@ -77,7 +77,7 @@ class Tables:
             Column("handled", BigInteger, nullable=False),
             Column("failed", BigInteger, nullable=False),
             Column("interrupted", BigInteger, nullable=False),
-            Column("letters", BigInteger, nullable=False),
+            Column("dead_letters", BigInteger, nullable=False),
             Column("token", String(40), nullable=False),
             Column("holder", String(200)),
             Column("lease", Double, nullable=False),
@@ -137,10 +137,10 @@ class Statements:
         self.clear_dead = delete(dead).where(_is_job(dead))
         self.count_dead = select(func.count()).select_from(dead).where(_is_job(dead))
         number = bindparam("a_number", type_=BigInteger)
-        self.letters = select(dead).where(_is_job(dead), dead.c.number > number)
-        self.letters = self.letters.order_by(dead.c.number).limit(bindparam("a_limit", type_=BigInteger))
+        self.dead_letters = select(dead).where(_is_job(dead), dead.c.number > number)
+        self.dead_letters = self.dead_letters.order_by(dead.c.number).limit(bindparam("a_limit", type_=BigInteger))
         new = insert(dead)
-        self.put_letter = new.on_conflict_do_update(
+        self.put_dead_letter = new.on_conflict_do_update(
             index_elements=[dead.c.name, dead.c.source, dead.c.key],
             set_={column: new.excluded[column] for column in ("error", "failed_at", "message")},
         )

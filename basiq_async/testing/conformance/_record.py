@@ -308,12 +308,12 @@ class JobPromises(RecordProbe):
         letter = StoredDeadLetter(
             DeadLetter(ODD, ODD, WHEN, {"id": ODD, "payload": {"n": 1.5, "none": None}}), ODD, ODD
         )
-        await self.save(key, token, counts={f"skipped:{ODD}": 1}, ids=[ODD], letters=[letter])
+        await self.save(key, token, counts={f"skipped:{ODD}": 1}, ids=[ODD], dead_letters=[letter])
         await self.one.release(key, "0.0", token, problem=ODD)
         claim = await self.tried(key)
         hold(isinstance(claim, SegmentClaim) and (list(claim.done), claim.last) == ([ODD], ODD), f"it was {claim!a}")
         found = list(await self.two.dead_letters(key))
-        hold(found == [letter] and found[0].letter.message == letter.letter.message, f"they were {found!a}")
+        hold(found == [letter] and found[0].dead_letter.message == letter.dead_letter.message, f"they were {found!a}")
         status = await self.status(key)
         hold((status.problem, dict(status.skipped)) == (ODD, {ODD: 1}), f"it was {status!a}")
 

@@ -21,14 +21,14 @@ from ...distributed.record import (
     StateChange,
     new_token,
 )
-from ._record_probe import RecordProbe, make_letter, make_spec
+from ._record_probe import RecordProbe, make_dead_letter, make_spec
 from ._runner import hold
 
 T = TypeVar("T")
 
 _WALKS = 8
 _STEPS = 120
-_PAGES, _MESSAGES, _LETTERS = 2, 3, 2
+_PAGES, _MESSAGES, _DEAD_LETTERS = 2, 3, 2
 """Pages of a list, messages of its page, and dead letters of a page that tries them again."""
 
 
@@ -36,7 +36,7 @@ class ModelPromises(RecordProbe):
     """Walks a model and the record side by side."""
 
     async def is_as_its_model(self) -> None:
-        """In whatever order callers come, die and repeat themselves: owners, counts, letters and the end are right"""
+        """In whatever order callers come, die and repeat themselves: owners, counts, dead letters and end are right"""
         for seed in range(_WALKS):
             walk = _Walk(self.all, random.Random(seed))
             try:
@@ -74,7 +74,7 @@ class _Walk:
         self._state = "running"
         self._counts = {"handled": 0, "failed": 0}
         self._read = 0
-        self._letters: dict[str, int] = {}
+        self._dead_letters: dict[str, int] = {}
         self._numbers = 0
 
     @property
@@ -127,8 +127,8 @@ class _Walk:
         if status is None:
             raise AssertionError("the job is gone")
         found = (status.state, status.open, status.handled, status.failed, status.read, status.dead)
-        known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._letters))
-        hold(found == known, f"state, segments, handled, failed, read and letters were {found}, and not {known}")
+        known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._dead_letters))
+        hold(found == known, f"state, segments, handled, failed, read and dead letters were {found}, and not {known}")
         held = sum(segment.alive for segment in self._open.values())
         hold(status.held == held, f"{status.held} segments had an owner, and not {held}")
 
@@ -167,7 +167,7 @@ class _Walk:
         hold((found.count, sorted(found.done)) == (count, sorted(segment.done)), f"the claim of {name} was {found}")
         if name.startswith("d"):
             place = (found.cursor, found.upto)
-            hold(place == (str(segment.after), segment.upto), f"the letters of {name} were those of {place}")
+            hold(place == (str(segment.after), segment.upto), f"the dead letters of {name} were those of {place}")
         if segment.token is not None:
             self._former.append((name, segment.token))
         segment.token, segment.alive, segment.counts = token, True, {"handled": 0, "failed": 0}
@@ -182,10 +182,12 @@ class _Walk:
             last, more = ids[-1], int(index) + 1 < _PAGES
             cursor = "next" if more else None
         else:
-            page = await self._record.dead_letters(self._key, after=segment.after, limit=_LETTERS)
-            letters = [each.letter for each in page if each.letter.number <= segment.upto]
-            numbers = [number for number in self._letters.values() if segment.after < number <= segment.upto]
-            hold([each.number for each in letters] == sorted(numbers)[:_LETTERS], f"the letters were {letters}")
+            page = await self._record.dead_letters(self._key, after=segment.after, limit=_DEAD_LETTERS)
+            letters = [each.dead_letter for each in page if each.dead_letter.number <= segment.upto]
+            numbers = [number for number in self._dead_letters.values() if segment.after < number <= segment.upto]
+            hold(
+                [each.number for each in letters] == sorted(numbers)[:_DEAD_LETTERS], f"the dead letters were {letters}"
+            )
             ids = [each.id for each in letters]
             end = letters[-1].number if letters else segment.upto
             last, more = str(end), end < segment.upto
@@ -217,7 +219,7 @@ class _Walk:
             counts=counts,
             ids=left,
             before=len(segment.done),
-            letters=[make_letter(each) for each in failed],
+            dead_letters=[make_dead_letter(each) for each in failed],
             revived=[each for each in left if each not in failed] if name.startswith("d") else (),
         )
         save = self._record.save
@@ -233,11 +235,11 @@ class _Walk:
             self._counts[kind] += value - segment.counts[kind]
         segment.counts = counts
         for each in failed:
-            if each not in self._letters:
+            if each not in self._dead_letters:
                 self._numbers += 1
-                self._letters[each] = self._numbers
+                self._dead_letters[each] = self._numbers
         for each in saving.revived:
-            self._letters.pop(each, None)
+            self._dead_letters.pop(each, None)
 
     async def _finish(self) -> None:
         if (chosen := self._choose()) is None:
@@ -276,7 +278,11 @@ class _Walk:
         record, key = self._record, self._key
         mark = PageMark(last="x", chosen=[True], next_cursor="x")
         saving = Saving(
-            counts={"handled": 9}, ids=["x"], before=0, letters=[make_letter("x")], revived=[*self._letters]
+            counts={"handled": 9},
+            ids=["x"],
+            before=0,
+            dead_letters=[make_dead_letter("x")],
+            revived=[*self._dead_letters],
         )
         calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
             lambda: record.record_page(key, name, token, mark, lease=30.0, limit=None),
@@ -304,24 +310,24 @@ class _Walk:
         hold(len(set(found)) == 1, f"the same request was {found}")
         revival = found[0]
         covered = max((segment.upto for name, segment in self._open.items() if name[0] == "d"), default=0)
-        last = max(self._letters.values(), default=0)
-        if not self._letters:
-            hold(revival is None, f"without letters it was {revival}")
+        last = max(self._dead_letters.values(), default=0)
+        if not self._dead_letters:
+            hold(revival is None, f"without dead letters it was {revival}")
         elif revival is None:
-            raise AssertionError("there were letters, and it was None")
+            raise AssertionError("there were dead letters, and it was None")
         elif last > covered:
-            hold(revival.segment not in self._open, f"later letters are left to {revival}")
+            hold(revival.segment not in self._open, f"later dead letters are left to {revival}")
             self._open[revival.segment] = _Segment(after=covered, upto=last)
             if self._state == "finished":
                 self._state = "running"
         else:
-            hold(revival.segment in self._open, f"the same letters are in another segment, {revival}")
+            hold(revival.segment in self._open, f"the same dead letters are in another segment, {revival}")
 
     async def _drop(self) -> None:
-        if self._letters:
-            each = self._rng.choice(list(self._letters))
+        if self._dead_letters:
+            each = self._rng.choice(list(self._dead_letters))
             hold(await self._record.drop_dead(self._key, [each, "nobody"]) == 1, f"dropping {each} counted wrong")
-            del self._letters[each]
+            del self._dead_letters[each]
 
     async def _wake(self) -> None:
         for name in await self._record.reclaim_expired(self._key, grace=0.001):

@@ -95,7 +95,7 @@ def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None
     return PageMark(last=ids[-1] if ids else None, chosen=marks, next_cursor=next_cursor)
 
 
-def make_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
-    """A letter that could be one of a worker's."""
+def make_dead_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
+    """A dead letter that could be one of a worker's."""
     letter = DeadLetter(id, error, WHEN, {"id": id, "payload": {"eventId": "1"}})
     return StoredDeadLetter(letter, webhook_id, f"a seal on {id!a}")
