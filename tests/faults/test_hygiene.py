@@ -57,34 +57,6 @@ async def test_the_environment_gives_neither_proxy_nor_credentials(
         assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_the_session_of_its_own_verifies_tls_and_keeps_nothing() -> None:
-    transport = AiohttpTransport()
-    session = transport._open_session(asyncio.get_running_loop())
-    assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
-    assert session.trust_env is False
-    assert isinstance(session.connector, aiohttp.TCPConnector)
-    assert session.connector._ssl is True
-    context = ssl.create_default_context()
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    await transport.aclose()
-    await transport.aclose()
-    assert session.closed
-
-
-async def test_a_session_of_the_users_is_used_and_left_open() -> None:
-    async with Wire() as wire, aiohttp.ClientSession(headers={"X-Mine": "1"}) as session:
-        transport = AiohttpTransport(session)
-        async with BasiqClient(KEY, base_url=wire.url, transport=transport, retry=ONCE) as client:
-            await client.webhooks.get("w1")
-        assert wire.requests[0].headers["x-mine"] == "1"
-        await transport.aclose()
-        assert not session.closed
-        await session.close()
-        again = AiohttpTransport(session)
-        got = await outcome(again.send(Request("GET", wire.url)))
-        assert (type(got), got.sent) == (ConnectionFailedError, False)
-
-
 async def test_a_closed_client_says_so_and_can_be_closed_again() -> None:
     async with Wire() as wire, client_of(wire) as client:
         await client.webhooks.get("w1")

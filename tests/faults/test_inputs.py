@@ -73,19 +73,32 @@ REFUSED: dict[str, Any] = {
     "an object": UNKNOWN,
 }
 Call = Callable[[BasiqClient, Any], Awaitable[Any]]
-BY_ID: dict[str, tuple[Call, str]] = {
-    "webhooks.get": (lambda c, v: c.webhooks.get(v), "/notifications/webhooks/{}"),
-    "webhooks.update": (lambda c, v: c.webhooks.update(v, url="https://example.com"), "/notifications/webhooks/{}"),
-    "webhooks.delete": (lambda c, v: c.webhooks.delete(v), "/notifications/webhooks/{}"),
+BY_ID: dict[str, tuple[Call, str, str]] = {
+    "webhooks.get": (lambda c, v: c.webhooks.get(v), "/notifications/webhooks/{}", "webhook_id"),
+    "webhooks.update": (
+        lambda c, v: c.webhooks.update(v, url="https://example.com"),
+        "/notifications/webhooks/{}",
+        "webhook_id",
+    ),
+    "webhooks.delete": (lambda c, v: c.webhooks.delete(v), "/notifications/webhooks/{}", "webhook_id"),
     "webhooks.wait_until_active": (
         lambda c, v: c.webhooks.wait_until_active(v, timeout=1),
         "/notifications/webhooks/{}",
+        "webhook_id",
     ),
-    "messages.list": (lambda c, v: _listed(c, v), "/notifications/webhooks/{}/messages"),
-    "messages.get, webhook": (lambda c, v: c.messages.get(v, "m1"), "/notifications/webhooks/{}/messages/m1"),
-    "messages.get, message": (lambda c, v: c.messages.get("w1", v), "/notifications/webhooks/w1/messages/{}"),
-    "event_types.get": (lambda c, v: c.event_types.get(v), "/events/types/{}"),
-    "events.get": (lambda c, v: c.events.get(v), "/events/{}"),
+    "messages.list": (lambda c, v: _listed(c, v), "/notifications/webhooks/{}/messages", "webhook_id"),
+    "messages.get, webhook": (
+        lambda c, v: c.messages.get(v, "m1"),
+        "/notifications/webhooks/{}/messages/m1",
+        "webhook_id",
+    ),
+    "messages.get, message": (
+        lambda c, v: c.messages.get("w1", v),
+        "/notifications/webhooks/w1/messages/{}",
+        "message_id",
+    ),
+    "event_types.get": (lambda c, v: c.event_types.get(v), "/events/types/{}", "event_type_id"),
+    "events.get": (lambda c, v: c.events.get(v), "/events/{}", "event_id"),
 }
 
 
@@ -93,14 +106,16 @@ async def _listed(client: BasiqClient, value: Any) -> Any:
     return await client.messages.list(value).collect()
 
 
-@pytest.mark.parametrize(("call", "path"), BY_ID.values(), ids=BY_ID)
-async def test_an_identifier_is_exactly_one_segment_or_refused_before_anything_is_sent(call: Call, path: str) -> None:
+@pytest.mark.parametrize(("call", "path", "name"), BY_ID.values(), ids=BY_ID)
+async def test_an_identifier_is_exactly_one_segment_or_refused_before_anything_is_sent(
+    call: Call, path: str, name: str
+) -> None:
     answer = ok({**WEBHOOK, **MESSAGE, "data": []})
     async with Wire(answer) as wire, client_of(wire, timeout=5.0) as client:
         for value in REFUSED.values():
-            got = await outcome(call(client, value)) if path else None
+            got = await outcome(call(client, value))
             assert type(got) is ConfigurationError, value
-            assert "_id" in str(got)
+            assert name in str(got)
             assert len(str(got)) < 300
         assert wire.connections == 0
         for value in SEGMENTS.values():
@@ -142,7 +157,7 @@ ARGUMENTS: dict[str, Callable[[BasiqClient], Awaitable[Any]]] = {
         ]
     },
     **{
-        f"events {events!r:.30}": (
+        f"subscribed_events {events!r:.30}": (
             lambda c, events=events: c.webhooks.create(url="https://x.com", subscribed_events=events)
         )
         for events in [
@@ -163,6 +178,22 @@ ARGUMENTS: dict[str, Callable[[BasiqClient], Awaitable[Any]]] = {
         ]
     },
     **{
+        f"url of {name} {url!r}": (lambda c, call=call, url=url: call(c, url))
+        for name, call in {
+            "ensure": lambda c, url: c.webhooks.ensure(url=url, subscribed_events=["user.created"]),
+            "update": lambda c, url: c.webhooks.update("w1", url=url),
+        }.items()
+        for url in ["/x", "ftp://example.com", 5]
+    },
+    **{
+        f"subscribed_events of {name} {events!r}": (lambda c, call=call, events=events: call(c, events))
+        for name, call in {
+            "ensure": lambda c, events: c.webhooks.ensure(url="https://x.com", subscribed_events=events),
+            "update": lambda c, events: c.webhooks.update("w1", url="https://x.com", subscribed_events=events),
+        }.items()
+        for events in [[], "user.created", [""], 5]
+    },
+    **{
         f"name {name!r:.30}": (
             lambda c, name=name: c.webhooks.create(url="https://x.com", subscribed_events=["a"], name=name)
         )
@@ -178,9 +209,12 @@ ARGUMENTS: dict[str, Callable[[BasiqClient], Awaitable[Any]]] = {
         f"event_type_id {v!r:.30}": (lambda c, v=v: c.messages.send_test(v)) for v in ["", " ", None, 5, b"x", [], LONE]
     },
     **{f"text {v!r:.30}": (lambda c, v=v: c.messages.send_test("user.created", text=v)) for v in [5, b"x", [], LONE]},
-    **{f"to {v!r:.30}": (lambda c, v=v: c.messages.send_test_to(v, ["a"])) for v in ["", "x", None, 5, b"x", LONE]},
     **{
-        f"ids {v!r:.30}": (lambda c, v=v: c.messages.send_test_to("https://x.com", v))
+        f"url of a test {v!r:.30}": (lambda c, v=v: c.messages.send_test_to(v, ["a"]))
+        for v in ["", "x", None, 5, b"x", LONE]
+    },
+    **{
+        f"event_type_ids {v!r:.30}": (lambda c, v=v: c.messages.send_test_to("https://x.com", v))
         for v in [[], "a", None, [None], [LONE]]
     },
     **{
@@ -211,14 +245,17 @@ async def _run(messages: Messages, **arguments: Any) -> Any:
     return await messages.list("w1", **arguments).collect()
 
 
-@pytest.mark.parametrize("call", ARGUMENTS.values(), ids=ARGUMENTS)
-async def test_a_bad_argument_is_refused_before_anything_is_sent(call: Callable[[BasiqClient], Awaitable[Any]]) -> None:
+@pytest.mark.parametrize(("case", "call"), ARGUMENTS.items(), ids=ARGUMENTS)
+async def test_a_bad_argument_is_refused_before_anything_is_sent(
+    case: str, call: Callable[[BasiqClient], Awaitable[Any]]
+) -> None:
     async def run(client: BasiqClient) -> Any:
         return await call(client)
 
     async with Wire() as wire, client_of(wire) as client:
         got = await outcome(run(client))
         assert type(got) is ConfigurationError, got
+        assert case.partition(" ")[0] in str(got) or "UTF-8" in str(got)
         assert len(str(got)) < 400
         assert wire.connections == 0
 
@@ -317,6 +354,7 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: Any) -> No
     with pytest.raises(ConfigurationError) as caught:
         BasiqClient(key)
     text = str(caught.value)
+    assert "API key" in text
     assert len(text) < 300
     assert not isinstance(key, str) or len(key) < 4 or key not in text
 
@@ -349,8 +387,17 @@ def test_a_bad_option_of_the_client_is_refused(option: str, value: Any) -> None:
         BasiqClient(KEY, **{option: value})
 
 
-@pytest.mark.parametrize("name", ["max_retries", "base", "max_wait", "max_elapsed"])
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1", None, True, []], ids=repr)
+BAD_NUMBERS: list[Any] = [-1, float("nan"), float("inf"), "1", None, True, []]
+POLICIES: dict[str, list[Any]] = {
+    **dict.fromkeys(["base", "max_wait"], BAD_NUMBERS),
+    "max_retries": [*BAD_NUMBERS, 1.5],
+    "max_elapsed": [*BAD_NUMBERS, 0],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in POLICIES.items() for value in values], ids=repr
+)
 def test_a_bad_retry_policy_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name):
         RetryPolicy(**{name: value})

@@ -86,35 +86,6 @@ async def test_every_status_is_an_answer(server: Server, transport: AiohttpTrans
     assert (await transport.send(Request("GET", server.url))).status == status
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_no_redirect_is_followed(server: Server, transport: AiohttpTransport, status: int) -> None:
-    server.answer = web.Response(status=status, headers={"Location": f"{server.url}/elsewhere"})
-    response = await transport.send(Request("GET", server.url, {"authorization": "Bearer t"}))
-    assert (response.status, len(server.requests)) == (status, 1)
-
-
-async def test_no_cookie_is_kept(server: Server, transport: AiohttpTransport) -> None:
-    answer = web.Response()
-    answer.set_cookie("session", "1")
-    server.answer = lambda request: answer if len(server.requests) == 1 else web.Response()
-    for _ in range(2):
-        await transport.send(Request("GET", server.url))
-    assert "Cookie" not in server.asked()[2]
-
-
-async def test_neither_a_proxy_nor_netrc_is_taken_from_the_environment(
-    server: Server, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login a password b\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("NETRC", str(netrc))
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert (await transport.send(Request("GET", server.url))).status == 200
-    assert "Authorization" not in server.asked()[2]
-
-
 async def test_a_connection_is_kept_and_used_again(server: Server, transport: AiohttpTransport) -> None:
     for _ in range(5):
         await transport.send(Request("GET", server.url))
@@ -266,13 +237,6 @@ async def test_a_cancelled_call_leaves_the_transport_usable(server: Server, tran
         await task
     server.answer = lambda request: web.Response(body=b"after")
     assert (await transport.send(Request("GET", server.url))).body == b"after"
-
-
-@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_body_size"])
-@pytest.mark.parametrize("value", [0, -1, "5", True, None, float("nan")], ids=repr)
-def test_an_option_that_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        AiohttpTransport(**{name: value})
 
 
 async def test_the_deadline_of_a_request_ends_it_earlier_than_timeout(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from basiq_async import (
-    ConfigurationError,
     ConnectionFailedError,
     Request,
     RequestTimeoutError,
@@ -276,25 +275,6 @@ def test_a_hook_that_fails_is_logged_and_the_call_goes_on(caplog: pytest.LogCapt
     outcome, _, _ = send(GET, answer(), on_request=broken)
     assert outcome.status == 200
     assert "the hook for RequestEvent failed" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_retries": -1},
-        {"max_retries": 1.5},
-        {"max_retries": True},
-        {"base": -0.1},
-        {"max_wait": float("nan")},
-        {"max_elapsed": float("inf")},
-        {"max_elapsed": 0},
-        {"base": "1"},
-    ],
-    ids=repr,
-)
-def test_a_policy_that_cannot_be_names_its_argument(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        RetryPolicy(**options)
 
 
 def test_a_closed_client_begins_no_further_attempt() -> None:

@@ -104,38 +104,6 @@ def test_a_message_that_cannot_be_read_says_where(value: Any, place: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "when"),
-    [
-        ("2024-04-17T23:57:17Z", WHEN),
-        ("2024-04-17T23:57:17.000000000Z", WHEN),
-        ("2024-04-18T09:57:17+10:00", WHEN),
-        ("2024-04-17T23:57:17", WHEN),
-        ("2024-04-17 23:57:17", WHEN),
-        ("2024-04-17t23:57:17z", WHEN),
-        ("2024-04-17", datetime(2024, 4, 17, tzinfo=UTC)),
-        ("Wed, 17 Apr 2024 23:57:17 GMT", WHEN),
-        (1713398237, WHEN),
-        (1713398237.0, WHEN),
-        (1713398237000, WHEN),
-        ("1713398237", WHEN),
-        (None, None),
-        ("", None),
-    ],
-)
-def test_dates_are_read_in_every_plausible_form_and_are_aware(value: Any, when: datetime | None) -> None:
-    message = read(Message, {"id": "m", "attempts": [{"timestamp": value}]})
-    assert message.attempts[0].timestamp == when
-    assert read(Event, {"id": "e", "createdDate": value}).created == when
-
-
-@pytest.mark.parametrize(
-    "value", ["x", "2024-13-01", "99999999999999999999", "nan", 1e300, [], {}, True, "٣"], ids=repr
-)
-def test_a_date_that_is_none_is_an_error(value: Any) -> None:
-    assert where(Event, {"id": "e", "createdDate": value}) == "$.createdDate"
-
-
-@pytest.mark.parametrize(
     ("value", "code"),
     [
         (200, 200),
