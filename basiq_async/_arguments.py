@@ -27,7 +27,7 @@ def check_from_zero(name: str, value: object, unit: str = "") -> float:
 
 
 def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:
-    """An int within bounds. ``or_else`` names what else the argument takes, such as ``or None for all``."""
+    """An int within bounds. ``or_else`` names the other values that are accepted, such as ``or None for all``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ConfigurationError(f"{name} must be a whole number {bounds}{', ' + or_else if or_else else ''}")
@@ -59,7 +59,7 @@ def _with_space(unit: str) -> str:
 
 
 def accepts(function: Callable[..., object], count: int) -> bool:
-    """Whether it can be called with that many arguments by position. True where it does not tell its signature."""
+    """Whether it can be called with that many arguments by position. True where its signature is not known."""
     try:
         inspect.signature(function).bind(*[None] * count)
     except TypeError:

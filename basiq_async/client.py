@@ -102,11 +102,11 @@ class BasiqClient:
         return self._base.url("")
 
     def _now(self) -> datetime:
-        """Return the time, by the fake's clock where the transport brings it along."""
+        """Return the time by Basiq's clock, or by the transport's where it has one."""
         return self._api.now()
 
     async def aclose(self) -> None:
-        """End what is under way ahead of time, and close the transport if it is the client's own."""
+        """Cancel the requests that were sent ahead, and close the transport if it is the client's own."""
         await self._owner.aclose()
         await self._retrying.aclose()
         if self._owned is not None:

@@ -22,7 +22,7 @@
     └── ReplayError                    a replay job that cannot start or go on
         ├── CheckpointError            its checkpoint is full, damaged, or another job's
         │   └── CheckpointInUseError   another run has it open
-        └── TargetError                its target did not take a message
+        └── TargetError                its target did not accept a message
 
 No error holds a credential, in its text or in its attributes.
 """
@@ -164,7 +164,7 @@ class APIError(BasiqError):
 
 
 class BadRequestError(APIError):
-    """400: the request is not one that the API takes."""
+    """400: the API does not accept the request."""
 
 
 class AuthenticationError(APIError):
@@ -176,7 +176,7 @@ class PermissionDeniedError(APIError):
 
 
 class NotFoundError(APIError):
-    """404: there is no such resource."""
+    """404: the resource does not exist."""
 
 
 class ConflictError(APIError):
@@ -240,7 +240,7 @@ class InboxError(BasiqError):
 class ReplayError(BasiqError):
     """A replay job that cannot start, or cannot go on.
 
-    ``report`` is the ``basiq_async.replay.Report`` of what was done until then; None where nothing had begun.
+    ``report`` is the ``basiq_async.replay.Report`` up to then; None if nothing had begun.
     """
 
     report: Any = None  # nothing of the project is imported here, so that everything can import this
@@ -255,7 +255,7 @@ class CheckpointInUseError(CheckpointError):
 
 
 class TargetError(ReplayError):
-    """A target that did not take a message.
+    """A target that did not accept a message.
 
     ``status`` is its HTTP status, where it has one. ``retry_after`` is for how many seconds it asked to be
     left alone: a job that replays then waits, with all its messages.

@@ -21,7 +21,7 @@ Value = str | int | float | bool | date | datetime
 
 @attrs.frozen
 class Filter:
-    """A complete filter. ``a & b`` asks for both; ``str(a)`` is what is sent."""
+    """A complete filter. ``a & b`` asks for both; ``str(a)`` is the text that is sent."""
 
     text: str
 

@@ -159,7 +159,7 @@ def read_text(value: object) -> str | None:
 
 
 def read_links(value: object) -> dict[str, str]:
-    """Links come as an object, or as a list of objects; what is no text is left out."""
+    """Links come as an object, or as a list of objects; values that are not texts are left out."""
     if isinstance(value, dict):
         for link in value.values():
             if type(link) is not str:
@@ -275,7 +275,7 @@ def _attempt_order(attempt: DeliveryAttempt) -> tuple[datetime, bool]:
 
 @attrs.frozen(repr=False)
 class Message:
-    """One message of a webhook: what was sent, and each attempt to deliver it.
+    """One message of a webhook: its payload, and each attempt to deliver it.
 
     ``raw`` is the message as it came; all else but ``id`` is read from it when it is first asked for.
     """
@@ -377,7 +377,7 @@ EnsureAction = Literal["created", "updated", "reactivated", "unchanged"]
 
 @attrs.frozen
 class EnsuredWebhook(Webhook):
-    """A webhook as ``webhooks.ensure`` found or made it; ``action`` is what was done.
+    """A webhook as ``webhooks.ensure`` found or made it; ``action`` says which.
 
     ``reactivated``: it was disabled, and is active again. ``secret`` is there unless it was ``unchanged``.
     ``kept_event_types`` are those that it is subscribed to though they were not asked for, ``removed_event_types``
@@ -397,7 +397,7 @@ class EnsuredWebhook(Webhook):
         kept: tuple[EventTypeId, ...] = (),
         removed: tuple[EventTypeId, ...] = (),
     ) -> EnsuredWebhook:
-        """Return a webhook with what was done to it."""
+        """Return a webhook together with the action."""
         fields = {field.name: getattr(webhook, field.name) for field in attrs.fields(Webhook)}
         return cls(**fields, action=action, kept_event_types=kept, removed_event_types=removed)
 

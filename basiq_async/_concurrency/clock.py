@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """A clock to wait by. A transport that has one as ``waits`` has its client go by that one."""
+    """A clock to wait by. The client of a transport that has one as ``waits`` waits by it."""
 
     def time(self) -> float:
         """Seconds since some moment."""
@@ -50,7 +50,7 @@ class LoopClock:
 
 
 def clock_of(transport: object) -> Clock | None:
-    """The clock of a transport; None where the loop's is meant."""
+    """The clock of a transport; None for the event loop's."""
     return cast("Clock | None", getattr(transport, "waits", None))
 
 

@@ -1,4 +1,4 @@
-"""A handler of a user's: it is cancelled once when its time is over, and whether it has ended is known."""
+"""Runs a user's handler: cancels it once when its time is over, and knows whether it has ended."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _current: ContextVar[Handling[Any] | None] = ContextVar("basiq_async_handling", 
 class Handling(Generic[T]):
     """Runs one handler, within a time limit where one is passed: ``await Handling(handler(...), limit).run()``.
 
-    Where the limit expires, the cancellation is thrown into the handler in a task of its own, ``rest``, and nobody
-    cancels that again: a handler that resists, such as one in a database's exit, does not hold up its caller, and a
+    When the limit expires, the cancellation is thrown into the handler in a separate task, ``rest``, which nobody
+    cancels again: a handler that resists, such as one in a database's exit, does not hold up its caller, and a
     second cancellation does not tear it from what it awaits there. A cancellation by others goes to the handler as it
     is.
     """
@@ -74,7 +74,7 @@ class Handling(Generic[T]):
         return rest is not None and rest.done() and not rest.cancelled() and rest.exception() is None
 
     def may_run_on(self, failure: BaseException) -> bool:
-        """Whether something of the handler may still run: it was cancelled, by us or by a limit of its own."""
+        """Whether something of the handler may still run: it was cancelled, by us or by a time limit inside it."""
         return any(isinstance(each, (TimeoutError, asyncio.CancelledError)) for each in walk(failure))
 
     async def wait(self, seconds: float) -> bool:
@@ -91,8 +91,8 @@ class Handling(Generic[T]):
     def unfinished(self) -> set[asyncio.Task[Any]]:
         """The tasks that the handler has begun and that still run, ``rest`` among them.
 
-        A handler that was cancelled, by its own limits too, may have left one behind: SQLAlchemy commits in a shielded
-        task, for example.
+        A handler that was cancelled, even by a time limit inside it, may have left one: SQLAlchemy, for example,
+        commits in a shielded task.
         """
         return {task for task in asyncio.all_tasks() if _context_of(task).get(_current) is self}
 

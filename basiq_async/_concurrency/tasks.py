@@ -67,8 +67,8 @@ def cancelling() -> bool:
 async def run_to_completion(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run ``work`` to its end, however often the calling task is cancelled meanwhile; then raise the cancellation.
 
-    This is for the end of a unit of work: the last commit, a close, giving back a claim. ``work`` runs in a task of
-    its own. A loop that shuts down cancels that task too; ``work`` is then started again, so it must be safe to
+    This is for the end of a unit of work: the last commit, a close, giving back a claim. ``work`` runs in a
+    separate task. A loop that shuts down cancels that task too; ``work`` is then started again, so it must be safe to
     repeat. It has to have a time limit. Its own exception is raised where the caller was not cancelled; otherwise
     the cancellation wins, and ``work`` has to report what failed.
     """
@@ -88,7 +88,7 @@ async def run_to_completion(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def run_cancel_once(work: Coroutine[Any, Any, T], *, again: float | None = None) -> T:
-    """Run ``work`` in a task of its own, which the caller's cancellation cancels once.
+    """Run ``work`` in a separate task, which the caller's cancellation cancels once.
 
     However often the caller is cancelled, and by whatever library, ``work`` sees one cancellation and has the time
     that it needs to end; only then is the cancellation raised here. With ``again``, work that has not ended after so

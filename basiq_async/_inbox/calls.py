@@ -1,4 +1,4 @@
-"""What the calls of an inbox keep to: a time limit, and the one process that made its connections."""
+"""Two limits of the calls of an inbox: a time, and the one process that made its connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class InboxCalls:
 
 
 CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
-"""What is said of an inbox that is used after its end."""
+"""The error text of an inbox that is used after it was closed."""
 
 
 class OneProcess:

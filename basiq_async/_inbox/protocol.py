@@ -60,10 +60,10 @@ class Inbox(Protocol):
         ...
 
     async def known_since(self) -> datetime:
-        """Return from when on this inbox knows what was handled; an aware datetime.
+        """Return since when this inbox knows which events were handled; an aware datetime.
 
-        The inbox may have forgotten what was handled before that, or have been made later. Its storage remembers when
-        it was first used, also where nothing was handled since.
+        The inbox may have forgotten events that were handled before that, or have been made later. Its storage
+        remembers when it was first used, even if nothing was handled since.
         """
         ...
 
@@ -108,9 +108,9 @@ class Inbox(Protocol):
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """Try to take a key out of the quarantine to handle it again.
 
-        CLAIMED where it has a letter and nobody else holds it, BUSY where another token does, DONE where there is
-        no letter. The letter stays until ``complete`` removes it; after ``release``, ``fail``, or the end of the
-        lease, the key is in the quarantine as before.
+        CLAIMED where it has a letter and nobody else holds it, BUSY where another token does, DONE where it has no
+        letter. The letter stays until ``complete`` removes it; after ``release``, ``fail``, or the end of the lease,
+        the key is in the quarantine as before.
         """
         ...
 
@@ -145,7 +145,7 @@ class Claim:
 
 @attrs.frozen
 class QuarantinedDelivery:
-    """A delivery in the quarantine: everything that it takes to hand it to a handler again.
+    """A delivery in the quarantine, with everything that handling it again needs.
 
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, ``signed_at``
     the time in its signature. ``error`` describes the last failure, ``failures`` counts them, and ``quarantined_at``
@@ -207,12 +207,12 @@ class TransactionalInbox(Inbox, Protocol):
     """An inbox whose entry commits together with what a handler writes: both or neither.
 
     ``complete`` then raises where it did not commit, and never records a key whose transaction failed. An
-    ``InboxError``, or a call that takes too long, is a failure of the storage. Anything else is what the storage has
-    against what the handler wrote, and counts as the handler's failure.
+    ``InboxError``, or a call that takes too long, is a failure of the storage. With any other error the storage refuses
+    what the handler wrote; it counts as the handler's failure.
     """
 
     async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        """Claim for a handler that takes a session: as ``claim``, or ``claim_quarantined``, and begin its transaction.
+        """Claim for a handler with a session: as ``claim``, or ``claim_quarantined``, and begin its transaction.
 
         It may wait until a connection is free. ``lease`` is how long, in seconds, the storage waits for a worker that
         says nothing.
@@ -222,8 +222,8 @@ class TransactionalInbox(Inbox, Protocol):
     def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[Any]:
         """The session for a handler, within the transaction that ``claim_transaction`` began for ``token``.
 
-        Leaving it writes what is pending, and commits nothing: that is what ``complete`` does. Raises ``InboxError``
-        where the storage failed, be it in a statement of the handler's: the handler is not to blame then, and the
+        Leaving it flushes, and commits nothing: ``complete`` does that. Raises ``InboxError``
+        where the storage failed, even in a statement of the handler's: the handler is not to blame then, and the
         delivery can be handled again.
         """
         ...

@@ -1,4 +1,4 @@
-"""Takes credentials that the other side sends back out of everything that is shown. Pure."""
+"""Removes credentials, which the other side may send back, from everything that is shown. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol, Self, runtime_checkable
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
-"""Shorter texts are not taken for credentials: to hide them would mutilate words."""
+"""Shorter texts do not count as credentials: to hide them would mutilate words."""
 _SHORTEST_IN_BASE64 = 8
 _LONGEST_PATTERN = 4_096
 """Of a longer credential only the usual percent-encoding is known: a pattern for any is long to make."""

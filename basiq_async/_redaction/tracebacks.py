@@ -1,8 +1,8 @@
 """The exceptions that led to an error, without the local variables that their tracebacks lead to. Pure.
 
-An error reporter shows the variables of every frame of a traceback, also of those behind the error: headers, bodies,
-keys. What is raised again keeps no traceback of the inside; a note says where the exception came from. A text that
-frames of our own have to hold is an ``UnshownText``.
+An error reporter shows the variables of every frame of a traceback, also of the errors that led to it: headers,
+bodies, keys. An exception that is raised again keeps no traceback of our frames; a note says where it came from. A text
+that our own frames have to hold is an ``UnshownText``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def walk(exc: BaseException) -> Iterator[BaseException]:
 
 
 def drop_tracebacks(exc: E) -> E:
-    """The same exception; it and all that led to it have no tracebacks any more."""
+    """Remove the tracebacks of the exception and of all that led to it; returns the exception."""
     for one in walk(exc):
         place = _place(one)
         if place is not None and place not in getattr(one, "__notes__", ()):

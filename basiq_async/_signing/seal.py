@@ -1,7 +1,7 @@
-"""Seals on what is kept where others may write: a MAC with a key that the store does not hold. Pure.
+"""Seals on data in a store that others may write to: a MAC with a key that the store does not hold. Pure.
 
-Whoever can write to a Redis could otherwise plant there what a worker signs with the webhook's secret, or hands to a
-handler. The key is derived from a secret of ours, and for one purpose: a seal of another one does not fit.
+Anyone who can write to a Redis could otherwise plant data there that a worker signs with the webhook's secret, or hands
+to a handler. The key is derived from a secret of ours, and for one purpose: a seal of another one does not fit.
 """
 
 from __future__ import annotations

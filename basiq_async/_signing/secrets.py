@@ -1,4 +1,4 @@
-"""Signing secrets as text, read into keys. What cannot be a secret is returned as an error, not raised.
+"""Signing secrets as text, read into keys. For a text that cannot be a secret, an error is returned, not raised.
 
 An error that is raised has a traceback, and every frame in it has its locals, which error reporters collect. So no
 function here raises, and no caller raises while a secret is among its locals.
@@ -112,7 +112,7 @@ def _read_key(secret: object) -> bytes | ConfigurationError:
 
 
 def _refuse(secret: object) -> ConfigurationError:
-    """The error for what is no text, and no sequence of them."""
+    """Return the error for a value that is neither a text nor a sequence of texts."""
     if secret is None:
         return ConfigurationError(
             "the signing secret is None: Basiq returns it when a webhook is created, and not when it is read or "

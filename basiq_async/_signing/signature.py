@@ -1,6 +1,6 @@
 """Signatures of webhooks: the Standard Webhooks scheme, version ``v1``, on the standard library's hmac.
 
-What is signed is ``id.timestamp.body``, the raw bytes of the body; the key is the base64-decoded part of the
+The signed content is ``id.timestamp.body``, with the raw bytes of the body; the key is the base64-decoded part of the
 secret after ``whsec_`` (the vendor's page on webhook security, and the Standard Webhooks specification). The headers
 may come in whatever form a web framework has them.
 """
@@ -177,16 +177,16 @@ class SigningKeys(Unpicklable):
 
 
 def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> SignatureVerificationError | None:
-    """Return what is wrong where no signature is that of a key.
+    """Return the error if no signature is that of a key.
 
     It does not raise: the keys are in this frame, which a traceback must not hold.
     """
-    # What is not ASCII becomes "?", which no base64 text holds: such an entry just never matches.
+    # Characters outside ASCII become "?", which no base64 text holds: such an entry just never matches.
     entries = [signature.encode("ascii", "replace")]
     if " " in signature:
         entries = entries[0].split(b" ")
     # Texts are compared, not what they decode to, so that only canonical base64 matches; and all of them are, so that
-    # the time taken does not tell which secret it was.
+    # the time does not show which secret it was.
     matched = False
     for key in keys:
         # A single signature is worth the call that is spared here; see the mark in benchmarks/signature.py.
@@ -203,7 +203,7 @@ def check_headers(headers: Headers, tolerance: float, now: float) -> CheckedHead
     Raises ``SignatureVerificationError``, as ``verify`` does.
     """
     message_id, timestamp, signature = signature_headers(headers)
-    # Anything else could end a header early, or part what is signed in another place.
+    # Anything else could end a header early, or split the signed content at another place.
     if (
         not message_id
         or not message_id.isascii()
@@ -214,7 +214,7 @@ def check_headers(headers: Headers, tolerance: float, now: float) -> CheckedHead
         raise SignatureVerificationError(
             f'{ID} is empty, or has a "." or a character that is not printable ASCII', reason="bad-id"
         )
-    # int() and float() would take signs, spaces, exponents and the digits of other scripts as well.
+    # int() and float() would accept signs, spaces, exponents and the digits of other scripts as well.
     if not (timestamp.isdigit() and timestamp.isascii() and len(timestamp) < 16):
         raise SignatureVerificationError(
             f"{TIMESTAMP} is not a number of seconds since 1970 in ASCII digits", reason="bad-timestamp"
@@ -325,7 +325,7 @@ def _explain_mismatch(entries: list[bytes]) -> SignatureVerificationError:
 
 
 def tolerance_seconds(tolerance: timedelta) -> float:
-    """In seconds; raises ``ConfigurationError`` for what is negative or no timedelta."""
+    """Return the tolerance in seconds. Raises ``ConfigurationError`` unless it is a timedelta of at least 0."""
     if not isinstance(tolerance, timedelta) or tolerance < timedelta(0):
         raise ConfigurationError("tolerance must be a timedelta that is not negative")
     return tolerance.total_seconds()
@@ -339,7 +339,7 @@ def _epoch(moment: datetime, argument: str) -> float:
 
 
 def check_body(body: object) -> bytes:
-    """The body as bytes. Raises ``ConfigurationError`` for what is decoded already."""
+    """Return the body as bytes. Raises ``ConfigurationError`` for a body that was decoded already."""
     if isinstance(body, bytes):
         return body
     if isinstance(body, (bytearray, memoryview)):

@@ -36,7 +36,7 @@ def open_new(path: str | os.PathLike[str]) -> int:
 
 
 def replace_private(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file, whole or not at all, durably, in place of what is there. Raises OSError."""
+    """Write or replace a file, whole or not at all, durably. Raises OSError."""
     with _draft(Path(path), content) as draft:
         draft.replace(path)
 

@@ -166,7 +166,7 @@ def failed_in(connection: AsyncConnection) -> Failure | None:
 
 
 def has_ended(connection: AsyncConnection) -> bool:
-    """Whether the driver knows that no transaction is open any more: somebody has ended it in SQL."""
+    """Whether the driver knows that the transaction has ended: a COMMIT or ROLLBACK in SQL."""
     sync = connection.sync_connection
     driver: Any = None if sync is None else sync.connection.driver_connection
     if hasattr(driver, "is_in_transaction"):  # asyncpg

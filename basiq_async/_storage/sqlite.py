@@ -22,7 +22,7 @@ _BESIDE = ("-journal", "-wal", "-shm")
 
 @attrs.frozen
 class FileKind:
-    """What tells a file of ours from another: SQLite's ``application_id`` and ``user_version``.
+    """How a file of ours is told from others: by SQLite's ``application_id`` and ``user_version``.
 
     ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
     with the file. ``busy`` says what it means that another process has it locked, and ``in_use`` makes that error,
@@ -42,7 +42,7 @@ class FileKind:
 
 
 class SQLiteFile:
-    """A file of one kind, in WAL mode with ``synchronous=FULL``: what is committed survives the process and the power.
+    """A file of one kind, in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
 
     Whatever is wrong with the file raises the kind's error, and leaves a file that is not ours as it is. A new file,
     and SQLite's files beside it, can be read by their owner alone; one that is a symbolic link, belongs to another
@@ -105,7 +105,7 @@ class SQLiteFile:
     def check_in_place(self, *, every: float = 0.0) -> None:
         """Raise the kind's error where the file, or SQLite's log beside it, was deleted or replaced.
 
-        What is committed afterwards would be on no disk: SQLite itself keeps writing files that have no name. A check
+        A later commit would be on no disk: SQLite itself keeps writing files that have no name. A check
         within ``every`` seconds of the last one is left out: beside a busy event loop, each of the three looks at the
         disk has its thread wait for the interpreter, which takes longer than a commit.
         """

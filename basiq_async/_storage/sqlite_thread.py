@@ -23,8 +23,8 @@ _MOST_IN_A_GROUP = 256
 
 
 @attrs.define(eq=False)
-class Call:
-    """What a task asked for; the thread hands its result, or its error, to the ``future`` of that task's ``loop``."""
+class ThreadCall:
+    """A call by a task; the thread hands its result, or its error, to the ``future`` of that task's ``loop``."""
 
     work: Callable[[], Any]
     write: bool
@@ -35,14 +35,14 @@ class Call:
 class ConnectionThread:
     """A thread that alone touches a connection.
 
-    ``do`` gets what was asked for meanwhile, and returns a result or an exception for each; ``end`` is called last,
+    ``do`` gets the calls that came meanwhile, and returns a result or an exception for each; ``end`` is called last,
     in the thread as well. It is a daemon: a program that forgets to close, or whose disk hangs, must still end, and a
     commit is whole or not there.
     """
 
-    def __init__(self, name: str, do: Callable[[Sequence[Call]], Sequence[Any]], end: Callable[[], None]) -> None:
+    def __init__(self, name: str, do: Callable[[Sequence[ThreadCall]], Sequence[Any]], end: Callable[[], None]) -> None:
         self.pid = os.getpid()
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[ThreadCall | None] = queue.SimpleQueue()
         self._ended: Future[None] = Future()
         self._ended.set_running_or_notify_cancel()
         # No method: the thread must not keep this object, whose end is the thread's.
@@ -50,14 +50,14 @@ class ConnectionThread:
         self._thread.start()
 
     def submit(self, work: Callable[[], T], *, write: bool = True) -> asyncio.Future[T]:
-        """Have ``work`` done, after what was asked for before."""
+        """Queue ``work`` for the thread; returns the future of its result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._calls.put(Call(work, write, future, loop))
+        self._calls.put(ThreadCall(work, write, future, loop))
         return future
 
     def stop(self) -> None:
-        """End the thread when it has done what was asked for before. May be called more than once."""
+        """End the thread after the calls that came before. May be called more than once."""
         self._calls.put(None)
 
     async def join(self, timeout: float | None = None) -> None:
@@ -73,8 +73,8 @@ class ConnectionThread:
 
 
 def _serve(
-    calls: queue.SimpleQueue[Call | None],
-    do: Callable[[Sequence[Call]], Sequence[Any]],
+    calls: queue.SimpleQueue[ThreadCall | None],
+    do: Callable[[Sequence[ThreadCall]], Sequence[Any]],
     end: Callable[[], None],
     ended: Future[None],
 ) -> None:
@@ -93,8 +93,8 @@ def _serve(
         ended.set_result(None)
 
 
-def _group(calls: queue.SimpleQueue[Call | None], first: Call) -> tuple[list[Call], bool]:
-    """All that was asked for by now, and whether the thread is to end after it."""
+def _group(calls: queue.SimpleQueue[ThreadCall | None], first: ThreadCall) -> tuple[list[ThreadCall], bool]:
+    """The calls that have come by now, and whether the thread is to end after them."""
     group = [first]
     while len(group) < _MOST_IN_A_GROUP:
         try:
@@ -107,7 +107,7 @@ def _group(calls: queue.SimpleQueue[Call | None], first: Call) -> tuple[list[Cal
     return group, False
 
 
-def _resolve_in_loops(group: Sequence[Call], results: Sequence[Any]) -> None:
+def _resolve_in_loops(group: Sequence[ThreadCall], results: Sequence[Any]) -> None:
     """Hand the results to the event loops, one call for each loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for call, result in zip(group, results, strict=True):
@@ -130,9 +130,9 @@ def _resolve(pairs: list[tuple[asyncio.Future[Any], Any]]) -> None:
 class Database:
     """A SQLite file, opened when it is first used and made when it is not there.
 
-    ``run`` executes in a thread; what several tasks ask for at once shares one transaction and one sync to
-    disk. Failures raise ``kind.failure``. ``busy_timeout`` is for how many seconds it waits for another process to
-    finish writing. A forked child cannot use it, and is told so.
+    ``run`` executes in a thread; calls of several tasks at once share one transaction and one sync to disk.
+    Failures raise ``kind.failure``. ``busy_timeout`` is the number of seconds to wait for another process to finish
+    writing. A forked child cannot use it: it gets an error that says so.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: FileKind, *, busy_timeout: float = 5.0) -> None:
@@ -175,7 +175,7 @@ class Database:
         return await self._thread.submit(lambda: work(commits.connection), write=write)
 
     async def aclose(self) -> None:
-        """Finish what was asked for, and close the file. May be called twice."""
+        """Finish the calls that came before, and close the file. May be called twice."""
         self._closed = True
         thread = self._thread
         if thread is None or thread.pid != os.getpid():  # a parent's: nothing of it may be closed here
@@ -204,14 +204,14 @@ class _GroupCommits:
             self._connection = self._file.open(timeout=self._busy_timeout)
         return self._connection
 
-    def commit(self, group: Sequence[Call]) -> Sequence[Any]:
+    def commit(self, group: Sequence[ThreadCall]) -> Sequence[Any]:
         """Do all of a group in one transaction: it succeeds, or fails, as a whole."""
         try:
             return self._commit(self.connection, group)
         except BaseException as exc:
             return [self._file.translate(exc)] * len(group)
 
-    def _commit(self, connection: sqlite3.Connection, group: Sequence[Call]) -> list[Any]:
+    def _commit(self, connection: sqlite3.Connection, group: Sequence[ThreadCall]) -> list[Any]:
         connection.execute("BEGIN IMMEDIATE" if any(call.write for call in group) else "BEGIN")
         try:
             results = [None if call.future.cancelled() else call.work() for call in group]

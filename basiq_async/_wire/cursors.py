@@ -1,4 +1,4 @@
-"""Where a paginator stands, as a short opaque text that another process can resume from. Pure.
+"""A paginator's place, as a short opaque text that another process can resume from. Pure.
 
 A cursor often travels through a browser or a queue. It is sealed with a key that is derived from the API key, so that
 nobody else can make one; it can be read by anyone, and holds no secret.
@@ -18,7 +18,7 @@ from .._redaction.credentials import Unpicklable
 
 _VERSION = 2
 _CHECK, _KEY_NAME, _SEAL = 4, 4, 16
-"""Sizes in bytes: a checksum that tells damage, which API key sealed it, and the seal."""
+"""Sizes in bytes: a checksum, which shows damage; which API key sealed it; and the seal."""
 _LIST_NAME = 6
 _MAX_LENGTH = 2**18
 MAX_ID = 200

@@ -1,7 +1,7 @@
-"""Responses that a strict JSON decoder refuses for the sake of one item. Pure; only called where a decoder has refused.
+"""Responses that a strict JSON decoder refuses because of one item. Pure; called only after a decoder has refused.
 
 Basiq keeps what an endpoint responded, cut anywhere: half of a surrogate pair in one text must not cost the other 499
-messages of its page. Python's own decoder is used, which takes more, and one item at a time.
+messages of its page. Python's own decoder is used, which accepts more, one item at a time.
 """
 
 from __future__ import annotations

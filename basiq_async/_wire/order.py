@@ -6,7 +6,7 @@ that of a message's first attempt, that of an event's creation.
 - ``Order``: "oldest-first", "newest-first" or "unknown".
 - ``OrderDetector``: ``see(time)`` for each item, in the order of the list; then ``order``, and whether it is ``sure``.
 - ``item_time(item)``: the time of a message or an event, None where it has none.
-- ``read_newest(items, most)``: the newest of a list, with what was read for it (``NewestItems``).
+- ``read_newest(items, most)``: the newest items of a list, and how much of it was read (``NewestItems``).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 class OrderDetector:
     """Finds the order of a list from the times of its items, in the order in which they are listed.
 
-    Equal times tell nothing, and neither does an item without a time. An item may be a little out of place, and one in
+    Equal times show nothing, and neither does an item without a time. An item may be a little out of place, and one in
     twenty far; times that contradict each other more than that make the order unknown.
     """
 

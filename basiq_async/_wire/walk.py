@@ -35,7 +35,7 @@ def is_lost(error: Exception) -> TypeGuard[APIError]:
 class Listing(Generic[T]):
     """A list of the API: where it begins, how a page of it is fetched, how an item is read.
 
-    ``name`` tells it from every other list, for cursors.
+    ``name`` distinguishes it from every other list, for cursors.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Listing(Generic[T]):
     owner: TaskOwner
     seal: CursorSeal
     redact: Callable[[str], str] = str
-    """Takes credentials out of a link that is shown."""
+    """Removes credentials from a link that is shown."""
 
     def explain(self, exc: Unreadable, index: int) -> ResponseDecodeError:
         """The error for an item that cannot be read."""
@@ -241,7 +241,7 @@ class PageFetcher(Generic[T]):
         return self.listing.start
 
     def _resolve(self, link: Any, current: str) -> str | None:
-        """The next url. What is wrong with it is raised when it is needed: after this page's items."""
+        """The next url. An error in it is raised when the url is needed: after this page's items."""
         if link is None or link == "":
             return None
         if not isinstance(link, str):

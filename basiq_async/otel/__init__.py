@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 
 try:
     import opentelemetry.metrics
-    import opentelemetry.trace  # noqa: F401  # looked for here, so that what is missing is named
+    import opentelemetry.trace  # noqa: F401  # so that the error names the extra
 except ModuleNotFoundError as exc:
     if not (exc.name or "").startswith("opentelemetry"):
         raise

@@ -23,7 +23,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0
 
 
 class ClientTelemetry:
-    """What is recorded of a client's requests."""
+    """Records a client's requests."""
 
     def __init__(self, telemetry: Telemetry, base_url: str) -> None:
         self.telemetry = telemetry
@@ -88,7 +88,7 @@ class TracedTransport:
 
     def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
         """Send within a span."""
-        # Not a coroutine of its own: without an SDK the call is awaited as if nobody watched.
+        # Not a coroutine function: without an SDK the caller awaits the inner call itself.
         if not self._telemetry.wanted:
             return self._inner.send(request)  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
         return self._trace(request)  # type: ignore[return-value]  # as above

@@ -32,7 +32,7 @@ _SYSTEM: dict[str, str] = {
 
 
 class ReceiverTelemetry:
-    """What is recorded of deliveries. ``when_wanted`` is called once, when an SDK wants them recorded.
+    """Records deliveries. ``when_wanted`` is called once, when an SDK is first there.
 
     ``count_quarantined`` returns how many deliveries are in the quarantine, up to the number that it is given.
     """
@@ -47,7 +47,7 @@ class ReceiverTelemetry:
         self._count_quarantined = count_quarantined
         self._measure_at = -math.inf
         self._quarantined = telemetry.meter.create_gauge(
-            "basiq.receiver.quarantined", description="Deliveries in the quarantine; 1,000 stands for any more."
+            "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
         )
         self._telemetry = telemetry
         self._when_wanted: Callable[[], None] | None = when_wanted
@@ -61,7 +61,7 @@ class ReceiverTelemetry:
         )
 
     def is_wanted(self) -> bool:
-        """Whether an SDK reads what is recorded."""
+        """Whether an SDK is there to record to."""
         if not self._telemetry.wanted:
             return False
         if self._when_wanted is not None:
@@ -94,7 +94,7 @@ class ReceiverTelemetry:
 
     def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
         """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""
-        # Not a coroutine of its own: without an SDK the work is awaited as if nobody watched.
+        # Not a coroutine function: without an SDK the caller awaits the work itself.
         return self._trace(delivery, work) if self._telemetry.wanted and self.is_wanted() else work
 
     async def _trace(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
@@ -136,9 +136,9 @@ class ReceiverTelemetry:
 
 
 class ReplayTelemetry:
-    """What is recorded of one replay's runs. The metrics are those of the progress, four times a second.
+    """Records one replay's runs. The metrics are those of the progress, four times a second.
 
-    ``source`` tells the two replays of a recovery apart.
+    ``source`` distinguishes the two replays of a recovery.
     """
 
     def __init__(self, telemetry: Telemetry, source: str) -> None:
@@ -151,7 +151,7 @@ class ReplayTelemetry:
         self._pauses = meter.create_counter("basiq.replay.pauses", description="Pauses, by cause.")
         self._rate = meter.create_gauge("basiq.replay.rate", unit="{message}/s", description="Messages a second.")
         self._lag = meter.create_gauge(
-            "basiq.replay.lag", unit="s", description="Age of the message that the replay has come to."
+            "basiq.replay.lag", unit="s", description="Age of the message that the replay has reached."
         )
         self._dead = meter.create_gauge("basiq.replay.dead_letters", description="Dead letters in the checkpoint.")
         self._in_flight = meter.create_gauge("basiq.replay.in_flight", description="Messages handed out.")

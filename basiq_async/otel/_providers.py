@@ -1,4 +1,4 @@
-"""Where spans and metrics go, and whether anybody wants them."""
+"""The tracer and the meter, whether an SDK records, and what the instruments share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Telemetry:
 
     @property
     def wanted(self) -> bool:
-        """Whether an SDK reads what is recorded."""
+        """Whether an SDK is there to record to."""
         if self._wanted:
             return True
         now = time.monotonic()
@@ -59,7 +59,7 @@ def clean(value: str | None) -> str:
 
 
 class Bounded:
-    """Attribute values of a metric, of which there can be no more than some: the rest are ``_OTHER``."""
+    """Bounds the values of a metric's attribute: after the first 64, a new value is recorded as ``_OTHER``."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()

@@ -73,8 +73,7 @@ def respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Respo
 def take_body(request: web.BaseRequest) -> bytes | None:
     """The body of a request, if all of it is here; None if it is still arriving.
 
-    A middleware may have read it: ``request.read()`` keeps it. What is taken here is kept likewise for whoever reads it
-    later.
+    A middleware may have read it: ``request.read()`` keeps it. This function keeps it likewise, for later readers.
     """
     kept = request._read_bytes
     if kept is not None:

@@ -15,10 +15,10 @@ Send = Callable[[Event], Awaitable[None]]
 
 
 class ASGIApp:
-    """Takes a POST on whatever path it is reached by, and responds with 405 to the other methods.
+    """Handles a POST on any path, and responds with 405 to other methods.
 
-    Served on its own it closes the receiver when the server shuts down (the lifespan protocol). It is an
-    object, not a function, so that a route of Starlette takes it for an app.
+    Served on its own it closes the receiver when the server shuts down (the lifespan protocol). It is an object, not a
+    function, so that a route of Starlette treats it as an app.
     """
 
     def __init__(self, receiver: Receives) -> None:
@@ -38,7 +38,7 @@ class ASGIApp:
             await _send(send, 405, [(b"allow", b"POST")])
             return
         headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-        body = _Body(receive)
+        body = _ASGIBody(receive)
         outcome = await self._receiver.handle_stream(
             headers,
             body.chunks(),
@@ -62,7 +62,7 @@ class ASGIApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class _Body:
+class _ASGIBody:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self.whole = False

@@ -69,7 +69,7 @@ class Delivery:
 
     @classmethod
     def from_message(cls, message: Message, *, timestamp: datetime | None = None) -> Delivery:
-        """What was delivered, or should have been, for a message of the webhook's history.
+        """Return the delivery that Basiq made, or should have made, for a message of the webhook's history.
 
         ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
         ``body`` is what ``payload_bytes`` makes: the very bytes that were sent are not in the history.
@@ -88,7 +88,7 @@ class Delivery:
 
 
 class UnreadableBodyError(ValueError):
-    """A body that is no JSON object; its text says why, without a byte of it."""
+    """The body is not a JSON object; the error's text says why, without a byte of the body."""
 
 
 @lru_cache(maxsize=64)  # of many deliveries at once most were signed in the same few seconds

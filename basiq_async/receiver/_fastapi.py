@@ -55,7 +55,7 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
             yield
 
     async def receive_delivery(request: Request) -> Response:
-        body = _Body(request)
+        body = _StarletteBody(request)
         outcome = await receiver.handle_stream(
             request.headers,
             body.chunks(),
@@ -80,7 +80,7 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
     return router
 
 
-class _Body:
+class _StarletteBody:
     def __init__(self, request: Request) -> None:
         self._request = request
         self.whole = False

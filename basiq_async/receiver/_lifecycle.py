@@ -106,7 +106,7 @@ def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: st
         return
     try:
         others = _KEYS.setdefault(inbox, WeakKeyDictionary())
-    except TypeError:  # an inbox that has no hash, or takes no weak reference
+    except TypeError:  # an inbox without a hash, or without support for weak references
         return
     if not all(keys.has_key_of(other) for other in others.values()):
         raise ConfigurationError(

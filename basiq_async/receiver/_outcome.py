@@ -1,4 +1,4 @@
-"""What became of a delivery: the response to Basiq, what a hook hears of it, and what is logged."""
+"""The outcome of a delivery: the response to Basiq, the event for the hook, and the log records."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Outcome:
 
     @property
     def acknowledged(self) -> bool:
-        """Whether Basiq takes the delivery as done, and does not send it again."""
+        """Whether Basiq counts the delivery as successful, and does not send it again."""
         return 200 <= self.status <= 299
 
     @property
@@ -106,12 +106,12 @@ class Outcome:
 
 @attrs.frozen
 class DeliveryEvent:
-    """What a receiver's ``on_delivery`` hears of each delivery; ``duration`` and ``age`` are in seconds.
+    """The argument of a receiver's ``on_delivery``, one for each delivery; ``duration`` and ``age`` are in seconds.
 
-    ``age`` is the time from the signature to the response. ``handler`` is the name of the handler that took it.
+    ``age`` is the time from the signature to the response. ``handler`` is the name of its handler.
     ``attempt`` is the number of failures so far, where a quarantine counts them.
-    ``correlation_id`` is that of the API error which the handler raised. What is not known is None: the ids and the
-    type of a delivery that was not verified, for one.
+    ``correlation_id`` is that of the API error which the handler raised. An unknown value is None, such as the
+    ids and the type of a delivery that was not verified.
     """
 
     result: Result
@@ -131,7 +131,7 @@ OnDelivery = Callable[[DeliveryEvent], None]
 
 
 def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
-    """What a hook hears of an outcome; ``now`` is in seconds since 1970."""
+    """The event of an outcome, for the hook; ``now`` is in seconds since 1970."""
     delivery = done.delivery
     return DeliveryEvent(
         result=done.result,
@@ -266,7 +266,7 @@ class Receives(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Take no more, and finish what was begun."""
+        """Refuse new deliveries, and finish those under way."""
         ...
 
     async def __aenter__(self) -> object: ...

@@ -1,4 +1,4 @@
-"""The quarantine as a receiver sees it: its own letters, handed to its handlers again, or dropped."""
+"""The quarantine as a receiver sees it: its own quarantined deliveries, to be handled again or dropped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE = 100
 
 
 class Quarantine:
-    """The letters of one receiver in an inbox that others may share."""
+    """The quarantined deliveries (letters) of one receiver, in an inbox that others may share."""
 
     def __init__(self, inbox: Inbox, scope: Scope, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox
@@ -74,7 +74,7 @@ class Quarantine:
         return count
 
     async def tell_changed(self) -> None:
-        """Tell whoever watches that letters were retried or dropped."""
+        """Call the watcher, if there is one: deliveries were retried or dropped."""
         if self.changed is not None:
             await self.changed()
 

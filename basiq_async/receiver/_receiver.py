@@ -53,7 +53,7 @@ Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, 
 """Awaits the work on a delivery, for an observer."""
 
 _LEASE_MARGIN = 10.0
-"""Seconds by which a lease outlasts all that one delivery may take: it runs out only under a dead or stuck worker."""
+"""Seconds by which a lease outlasts the time limits of one delivery: it expires only under a dead or stuck worker."""
 _BODIES = 16 * 2**20
 
 
@@ -384,7 +384,7 @@ class WebhookReceiver:
         return make_router(self, path, tags)
 
     async def aclose(self) -> None:
-        """Take no more (503 with Retry-After), and return when all that was begun is finished.
+        """Refuse new deliveries (503 with Retry-After), and return when those under way have ended.
 
         That takes at most ``handler_timeout`` and the inbox's time limits; where a handler resists its cancellation, or
         left something running, at most ``lease`` more.

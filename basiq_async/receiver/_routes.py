@@ -17,7 +17,7 @@ from ._delivery import Delivery
 
 Handler = Callable[[Delivery], Awaitable[object]]
 SessionHandler = Callable[[Delivery, Any], Awaitable[object]]
-"""A handler that also takes the session of the inbox's transaction, such as an ``AsyncSession``."""
+"""A handler with a second parameter: the session of the inbox's transaction, such as an ``AsyncSession``."""
 AnyHandler = Handler | SessionHandler
 
 
@@ -43,14 +43,14 @@ class UnknownEventTypeWarning(UserWarning):
 
 
 class Routes:
-    """Handlers by pattern; of all that match, the most specific one is taken.
+    """Handlers by pattern. A delivery goes to the handler with the most specific pattern that matches.
 
     A pattern is an event type (``user.created``), a beginning of whole words (``consent.*``, which matches
     ``consent.revoked`` but not ``consent``) or ``*``.
     """
 
     def __init__(self, *, sessions: bool = False) -> None:
-        """``sessions``: whether the inbox has a session for handlers that take one."""
+        """``sessions``: whether the inbox has a session for handlers with a second parameter."""
         self._sessions = sessions
         self._routes: dict[str, Route] = {}
         self._found: dict[str, Route | None] = {}
@@ -97,7 +97,7 @@ class Routes:
 
 
 def check_patterns(patterns: tuple[str, ...]) -> None:
-    """Raises ``ConfigurationError`` where there is none, or one that is not a pattern."""
+    """Raises ``ConfigurationError`` for an empty tuple, and for a text that is not a pattern."""
     if not patterns:
         raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
     for pattern in patterns:
@@ -177,6 +177,6 @@ def _is_async(handler: object) -> bool:
     mark = getattr(asyncio.coroutines, "_is_coroutine", handler)
     return (
         inspect.iscoroutinefunction(handler)
-        or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # callable() does not tell an async one
+        or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # callable() does not show whether it is async
         or getattr(handler, "_is_coroutine", None) is mark
     )

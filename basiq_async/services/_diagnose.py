@@ -51,8 +51,10 @@ async def diagnose(
     now = api.now()  # Basiq's, from here on
     offered = tuple([one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)])
     known = receiver.inbox if inbox is None and receiver is not None else inbox
-    look = _Look(api, webhook, None if known is None else _Handled(known, webhook_id), recovered or Recovered(), now)
-    await look.read(max_items)
+    scan = _HistoryScan(
+        api, webhook, None if known is None else _HandledEvents(known, webhook_id), recovered or Recovered(), now
+    )
+    await scan.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
     return Diagnosis(
@@ -63,28 +65,28 @@ async def diagnose(
         unknown=tuple(one for one in patterns if not one.endswith("*") and one not in offered),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
-        failed_share=look.attempts.failed_share,
-        last_success=look.attempts.last_success,
+        failed_share=scan.attempts.failed_share,
+        last_success=scan.attempts.last_success,
         endpoint=await signer.test(webhook.url, datetime.now(UTC)) if signer.can_sign else None,
-        undelivered=look.undelivered,
-        never_sent=look.never_sent,
-        brought=look.brought,
+        undelivered=scan.undelivered,
+        never_sent=scan.never_sent,
+        brought=scan.brought,
         dead_letters=0 if recovered is None else recovered.dead_letters,
-        quarantined=0 if look.handled is None else await look.handled.count_quarantined(),
-        unreadable=look.unreadable,
-        looked_at=look.looked_at,
-        earliest=look.earliest,
-        latest=look.latest,
-        complete=look.complete,
+        quarantined=0 if scan.handled is None else await scan.handled.count_quarantined(),
+        unreadable=scan.unreadable,
+        looked_at=scan.looked_at,
+        earliest=scan.earliest,
+        latest=scan.latest,
+        complete=scan.complete,
         offered=offered,
     )
 
 
-class _Look:
+class _HistoryScan:
     """Reads the events of the last 7 days, then the messages: an event that comes between the two is not missed."""
 
     def __init__(
-        self, api: Api, webhook: Webhook, handled: _Handled | None, recovered: Recovered, now: datetime
+        self, api: Api, webhook: Webhook, handled: _HandledEvents | None, recovered: Recovered, now: datetime
     ) -> None:
         self._api = api
         self._webhook = webhook
@@ -147,7 +149,7 @@ class _Look:
                 self.attempts.add(message)
             order.see(time)
             if order.sure and order.order == "newest-first" and time is not None and time < self._enough:
-                self._stopped = True  # from here on, all was brought
+                self._stopped = True  # the messages that follow were recovered
                 return
 
     @property
@@ -178,7 +180,7 @@ class _Look:
         self.unreadable += 1
 
 
-class _Handled:
+class _HandledEvents:
     """What an inbox has handled of a webhook. Nothing is written."""
 
     def __init__(self, inbox: Inbox, webhook_id: str) -> None:

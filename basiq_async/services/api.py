@@ -1,4 +1,4 @@
-"""What every service stands on: a request, and its response as a model or one of our errors."""
+"""Sends a service's request, and returns its response as a model or raises one of our errors."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Api:
         return exc
 
     def _path_of(self, endpoint: Endpoint) -> str:
-        """The path of a url, for messages: without credentials that a link of the API's can have brought along."""
+        """The path of a url, for messages: without credentials, which a link of the API can contain."""
         return self.redactor.known(self.base.path_of(endpoint.url))
 
 

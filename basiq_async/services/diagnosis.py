@@ -1,4 +1,4 @@
-"""Whether a webhook works, and what is wrong where it does not: what ``webhooks.diagnose`` returns. Pure."""
+"""Whether a webhook works, and its problems if not: the result of ``webhooks.diagnose``. Pure."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Diagnosis:
     """The state of a webhook, as far as ``looked_at`` messages and events show it.
 
     cool_off_left: the most seconds until deliveries start; 0 for an active webhook, None where that is not known.
-    retired: subscribed event types that the vendor's list does not have (any more).
+    retired: subscribed event types that are not, or no longer, in the vendor's list.
     unknown: event types of handlers that it does not have.
     unhandled, unsubscribed: subscribed without a handler, and the other way round; empty without a receiver.
     failed_share: the share of failed attempts of the last 24 hours; None where there were none. Those of what was
@@ -149,18 +149,18 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no problem."""
+        """Whether it has no problem."""
         return not self.problems
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong, the worst first."""
+        """Its problems, the worst first."""
         return tuple(_find_problems(self))
 
 
 @attrs.frozen
 class Recovered:
-    """What the recoveries of a webhook have brought, as their checkpoints say: see ``recovered_by``.
+    """The messages and events that the recoveries of a webhook handled, by their checkpoints: see ``recovered_by``.
 
     messages_until: messages that were first tried before this moment were brought, or are dead letters; None where no
         recovery has read the whole history.
@@ -230,7 +230,7 @@ class Attempts:
 
 
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
-    """Return what is wrong with the status of a webhook."""
+    """Return the problems with the status of a webhook."""
     if is_inactive(webhook):
         return Problem(
             "disabled",
@@ -245,7 +245,7 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
 
 
 def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
-    if argument.startswith("-"):  # it is no option
+    if argument.startswith("-"):  # not an option
         return (PROGRAM, *command.split(), *options, "--", argument)
     return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
 

@@ -63,7 +63,7 @@ class Webhooks:
     ) -> EnsuredWebhook:
         """Have a webhook with this url, these event types and texts: find it, create it, update or reactivate it.
 
-        Two processes may do the same at once. ``action`` of what is returned says what was done. A disabled webhook,
+        Two processes may do the same at once. ``action`` of the result says what was done. A disabled webhook,
         which gets no deliveries, is reactivated: what happened meanwhile did not become messages. ``secret`` is there
         only where something was done: no other response holds it. A ``name`` or ``description`` of None is left as
         it is.
@@ -180,7 +180,7 @@ class Webhooks:
         recovered: Recovered | None = None,
         max_items: int = 2_000,
     ) -> Diagnosis:
-        """Find out whether a webhook works, and what is wrong where it does not.
+        """Find out whether a webhook works, and its problems if not.
 
         Looks at its status, its event types beside the vendor's list, and the newest ``max_items`` (0 for all) of its
         messages and of the events of the last 7 days. A list that begins with the oldest is read to its end. Where

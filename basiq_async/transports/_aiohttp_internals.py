@@ -1,4 +1,4 @@
-"""What leans on the internals of aiohttp's client: pyproject.toml has an upper bound on aiohttp for it.
+"""Code that leans on the internals of aiohttp's client: pyproject.toml has an upper bound on aiohttp for it.
 
 aiohttp sends again on, and reads from, kept-alive connections without telling its caller: that is undone here. Tests in
 ``tests/transports`` fail where these internals change.
@@ -21,7 +21,8 @@ _MANY = 1_000
 class SentOnce(aiohttp.ClientResponse):
     """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and says nothing of it.
 
-    ``Retrying`` decides what is sent again, and counts it: a DELETE whose second attempt finds nothing has succeeded.
+    ``Retrying`` decides which requests are sent again, and counts them: a DELETE whose second attempt finds nothing
+    has succeeded.
     """
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
@@ -34,7 +35,7 @@ class SentOnce(aiohttp.ClientResponse):
 def clean_request_class() -> type[aiohttp.ClientRequest]:
     """A request class that refuses a connection on which something came while it rested in the pool.
 
-    aiohttp would take that for the response: the next caller would read what nobody had asked for.
+    aiohttp would treat that as the response: the next caller would read bytes that belong to no request.
     """
     used: set[ref[ResponseHandler]] = set()
 

@@ -1,4 +1,4 @@
-"""What may accompany an error: the exception behind it, without its traceback, unless it shows a credential."""
+"""The exception that led to an error may accompany it: without its traceback, and unless it shows a credential."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cause_of(exc: BaseException, request: Request) -> BaseException | None:
 
 
 def clean(exc: BasiqError, request: Request) -> BasiqError:
-    """An error that a transport raised, without the credential that it, or what is behind it, shows."""
+    """Remove the request's credential from an error that a transport raised, and from those that led to it."""
     if not _is_fit(exc, request):
         credential = _credential(request)
         exc.args = tuple(arg.replace(credential, REDACTED) if isinstance(arg, str) else REDACTED for arg in exc.args)

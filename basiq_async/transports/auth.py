@@ -1,6 +1,6 @@
 """Authentication: one token, shared by all callers, renewed before it expires.
 
-``POST /token`` takes the API key verbatim after ``Basic``, with ``basiq-version: 3.0``; a token lives 60 minutes
+``POST /token`` expects the API key verbatim after ``Basic``, with ``basiq-version: 3.0``; a token lives 60 minutes
 and is to be cached and shared (the vendor's authentication page).
 """
 
@@ -71,7 +71,7 @@ class ApiKey(Unpicklable):
 
 
 @attrs.frozen
-class _Token(Unpicklable):
+class _AccessToken(Unpicklable):
     authorization: str = attrs.field(repr=False)
     renew_at: float
 
@@ -99,7 +99,7 @@ class Authenticated:
         self._base = base
         self._max_elapsed = max_elapsed
         self._redactor = redactor or Redactor(api_key.reveal())
-        self._token: _Token | None = None
+        self._token: _AccessToken | None = None
         self._renewal = asyncio.Lock()
         self._renewals_ended = 0
         self._failure: BasiqError | None = None
@@ -130,7 +130,7 @@ class Authenticated:
     async def aclose(self) -> None:
         """Nothing to release: the transport inside belongs to its maker."""
 
-    async def _renew(self, stale: _Token | None, deadline: float | None) -> _Token:
+    async def _renew(self, stale: _AccessToken | None, deadline: float | None) -> _AccessToken:
         """Renew once for all who wait. One that is cancelled leaves the lock to the next; a failure is everyone's."""
         ended_before = self._renewals_ended
         await self._take_turn(deadline)
@@ -160,7 +160,7 @@ class Authenticated:
         except TimeoutError:
             raise RequestTimeoutError("no token within max_elapsed", method="POST", path="/token") from None
 
-    async def _fetch(self, deadline: float | None) -> _Token:
+    async def _fetch(self, deadline: float | None) -> _AccessToken:
         url = self._base.url("/token")
         request = Request(
             "POST",
@@ -189,7 +189,7 @@ class Authenticated:
         return token
 
 
-def _with_token(request: Request, token: _Token, deadline: float | None) -> Request:
+def _with_token(request: Request, token: _AccessToken, deadline: float | None) -> Request:
     # Without a name for the headers: a traceback that shows local variables would show the token.
     return Request(
         request.method,
@@ -219,7 +219,7 @@ def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIEr
     return refused
 
 
-def _read_token(body: bytes, began: float, redactor: Redactor) -> _Token | ResponseDecodeError:
+def _read_token(body: bytes, began: float, redactor: Redactor) -> _AccessToken | ResponseDecodeError:
     """The token, or an error to raise: raised in here, its traceback would lead to the body."""
     try:
         value: Any = json.loads(body) if len(body) <= _MAX_BODY else None
@@ -230,11 +230,11 @@ def _read_token(body: bytes, began: float, redactor: Redactor) -> _Token | Respo
         return ResponseDecodeError("expected a token of printable ASCII characters", location="$.access_token")
     redactor.learn(token)
     lifetime = _read_lifetime(value.get("expires_in"))
-    return _Token(f"Bearer {token}", began + lifetime - min(_MARGIN, lifetime / 10))
+    return _AccessToken(f"Bearer {token}", began + lifetime - min(_MARGIN, lifetime / 10))
 
 
 def _read_lifetime(value: object) -> float:
-    """Seconds; the documented hour for what cannot be, since a 401 tells when it was less."""
+    """The lifetime in seconds; the documented hour for an impossible value, since a 401 shows when it was less."""
     try:
         seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
     except (ValueError, OverflowError):

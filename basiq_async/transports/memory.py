@@ -42,8 +42,8 @@ class InMemoryTransport:
     Where the fake's clock stands still until it is moved, the client waits on that clock: for retries, timeouts and
     ``wait_until_active``. Such a wait takes no real time, and moves the clock.
 
-    ``timeout`` is the most seconds that a response may take which a fault delays; an earlier ``deadline`` of the
-    request is honoured. ``prefix`` is the path that the fake is mounted under, such as ``/basiq``, for a client
+    ``timeout`` limits the seconds by which a fault may delay a response; an earlier ``deadline`` of the request is
+    honoured. ``prefix`` is the path that the fake is mounted under, such as ``/basiq``, for a client
     whose ``base_url`` has one.
     """
 

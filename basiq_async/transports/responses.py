@@ -1,4 +1,4 @@
-"""What the status, headers and error body of a response mean. Pure."""
+"""Reads the status, headers and error body of a response. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def parse_date(value: str) -> datetime | None:
-    """The time that a ``Date`` header tells; None where it tells none."""
+    """The time in a ``Date`` header; None if it cannot be read."""
     from email.utils import parsedate_to_datetime  # a slow import, for a rare need
 
     try:

@@ -17,7 +17,7 @@ _CLAIMS_TO_SWEEP = 1024
 
 
 @attrs.define
-class _Held:
+class _Lease:
     token: str
     lease: float
     ends: float
@@ -63,7 +63,7 @@ class MemoryInbox:
         self._done: dict[int, int] = {}
         self._before: dict[int, int] = {}
         self._began = self._retention.now()
-        self._claims: dict[str, _Held] = {}
+        self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
         self._failures: dict[int, int] = {}
@@ -176,7 +176,7 @@ class MemoryInbox:
         held = self._claims.get(key)
         if held is not None and held.token != token and (remaining := held.remaining(now)) > 0:
             return Claim(ClaimStatus.BUSY, remaining, held.token)
-        self._claims[key] = _Held(token, lease, now + lease, digest)
+        self._claims[key] = _Lease(token, lease, now + lease, digest)
         if len(self._claims) > self._most_claims:
             self._claims = {key: held for key, held in self._claims.items() if held.remaining(now) > 0}
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))

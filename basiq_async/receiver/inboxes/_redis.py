@@ -54,7 +54,7 @@ class _Script:
 
 
 @attrs.frozen
-class _Keys:
+class _RedisKeys:
     """Where one inbox key is kept. The braces put all of an inbox into one slot of a cluster."""
 
     entry: str
@@ -64,7 +64,7 @@ class _Keys:
     order: str
 
     @classmethod
-    def of(cls, prefix: str, key: str) -> _Keys:
+    def of(cls, prefix: str, key: str) -> _RedisKeys:
         home = f"{{{prefix}}}"
         return cls(
             f"{home}:inbox:{key}",
@@ -85,13 +85,13 @@ class RedisInbox:
 
     Each call is one script, so it happens whole or not at all; leases run by the server's clock. A handler happens at
     least once: twice where its worker dies after the effect and before the record, and where Redis forgets. After a
-    crash Redis has forgotten what was not in its append-only file (up to a second with ``appendfsync everysec``), after
-    a failover what no replica had. It also forgets what it evicts: set ``maxmemory-policy noeviction``, or the inbox
-    warns.
+    crash Redis has forgotten the entries that were not in its append-only file (those of up to a second with
+    ``appendfsync everysec``), after a failover those that no replica had. It also forgets entries that it evicts: set
+    ``maxmemory-policy noeviction``, or the inbox warns.
 
     client: the caller closes it. With or without ``decode_responses``; a ``RedisCluster`` works too.
     prefix: begins all keys, in braces. Inboxes with the same prefix are one inbox.
-    remember: for how long to remember what was handled.
+    remember: for how long to remember handled events.
     timeout: seconds for each call.
 
     Raises ``InboxError`` where Redis fails or does not respond, and in a child that was forked after the inbox was
@@ -242,8 +242,8 @@ class RedisInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    def _keys(self, key: str) -> _Keys:
-        return _Keys.of(self._prefix, key)
+    def _keys(self, key: str) -> _RedisKeys:
+        return _RedisKeys.of(self._prefix, key)
 
     async def _run(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
         """Run a script; Redis knows it by its digest from the second time on."""
@@ -285,7 +285,7 @@ class RedisInbox:
         try:
             memory = await cast(Awaitable[Any], self._client.info("memory"))
         except ResponseError as exc:  # no permission, or a server that does not offer INFO
-            logger.debug("Redis does not tell its eviction policy: %s", exc)
+            logger.debug("the eviction policy of Redis is not known: %s", exc)
             memory = {}
         await self._pin(_BEGAN, datetime.now(UTC).isoformat())
         self._checked = True

@@ -36,7 +36,7 @@ _DONE = Claim(ClaimStatus.DONE)
 
 
 @attrs.define(eq=False)
-class _Held:
+class _TransactionClaim:
     """A claim that is a transaction. ``retry``: of a delivery in the quarantine."""
 
     token: str
@@ -72,9 +72,9 @@ class SQLInbox:
 
     engine: the caller closes it. It must not be in AUTOCOMMIT mode.
     sessions: makes the sessions that handlers get; ``async_sessionmaker(expire_on_commit=False)`` by default.
-    table, schema: the name of the table; two more begin with it. Entering the inbox makes what is missing, unless
+    table, schema: the name of the table; three more begin with it. Entering the inbox makes the missing ones, unless
         ``create_tables`` is False: see ``metadata`` and ``ddl``.
-    remember: for how long to remember what was handled.
+    remember: for how long to remember handled events.
     timeout: seconds for each call, waiting for a connection of the pool included. Keep it below the receiver's
         ``inbox_timeout``.
 
@@ -106,7 +106,7 @@ class SQLInbox:
         self._sql = self._database.sql
         self._leases = Leases(self._database)
         self._remember = remember
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _TransactionClaim] = {}
         self._broken: dict[tuple[str, str], None] = {}
         self._prune_at = time.monotonic() + _PRUNE_EVERY
 
@@ -260,7 +260,7 @@ class SQLInbox:
     async def transaction(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
         """The session of the claim's transaction: see ``TransactionalInbox``.
 
-        Its ``commit`` only writes what is pending: all of it commits with the entry. Use ``begin_nested`` for a part
+        Its ``commit`` only flushes: everything commits with the entry. Use ``begin_nested`` for a part
         that may fail; ``rollback`` of the whole is an error.
         """
         self._database.process.check()
@@ -288,7 +288,7 @@ class SQLInbox:
             check()
             await session.commit()
             await self._check_whole(connection, key, retry=held.retry)
-            session.sync_session.close()  # nothing is open any more, so there is nothing to wait for
+            session.sync_session.close()  # nothing is open, so there is nothing to wait for
         except Exception as exc:
             if self._database.closed and isinstance(exc, SQLAlchemyError):
                 raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
@@ -300,7 +300,7 @@ class SQLInbox:
                 await run_to_completion(session.close)
 
     async def _check_whole(self, connection: AsyncConnection, key: str, *, retry: bool) -> None:
-        """Raise where the handler's transaction cannot commit any more.
+        """Raise if the handler's transaction can no longer commit.
 
         PostgreSQL undoes a transaction in which a statement failed, also where that was caught, and answers a COMMIT
         as if it had been one.
@@ -357,7 +357,7 @@ class SQLInbox:
             return _CLAIMED
         return Claim(ClaimStatus.BUSY, RETRY_AFTER, held.token)
 
-    def _mine(self, key: str, token: str) -> _Held | None:
+    def _mine(self, key: str, token: str) -> _TransactionClaim | None:
         held = self._held.get(key)
         return held if held is not None and held.token == token and not held.ending else None
 
@@ -366,7 +366,7 @@ class SQLInbox:
         known = self._known(key, token, retry=retry)
         if known is not None:
             return known
-        held = self._held[key] = _Held(token, retry)
+        held = self._held[key] = _TransactionClaim(token, retry)
 
         async def begin() -> Claim:
             # A loop that shuts down cancels this and starts it again.
@@ -385,7 +385,7 @@ class SQLInbox:
         # A cancellation waits: to break off in the middle of a statement would cost the pool a connection.
         return await run_to_completion(begin)
 
-    async def _begin_within_limit(self, key: str, held: _Held, lease: float) -> Claim:
+    async def _begin_within_limit(self, key: str, held: _TransactionClaim, lease: float) -> Claim:
         await self._database.prepare()
         if not self._sql.on_postgresql:  # SQLite's readers do not wait for its writer
             async with self._engine.connect() as reading:
@@ -405,7 +405,7 @@ class SQLInbox:
         held.transaction = self._database.transaction()
         return await self._take(key, held, held.transaction, lease)
 
-    async def _take(self, key: str, held: _Held, transaction: Transaction, lease: float) -> Claim:
+    async def _take(self, key: str, held: _TransactionClaim, transaction: Transaction, lease: float) -> Claim:
         if not await transaction.begin():
             return Claim(ClaimStatus.BUSY, RETRY_AFTER)
         connection, sql = transaction.connection, self._sql
@@ -416,7 +416,7 @@ class SQLInbox:
         held.letter, held.failures = found.letter, found.failures or 0
         return _CLAIMED
 
-    async def _commit(self, key: str, held: _Held) -> bool:
+    async def _commit(self, key: str, held: _TransactionClaim) -> bool:
         """Commit a claim, and end it. A cancellation waits for it."""
         held.ending = True
         sql = self._sql
@@ -444,12 +444,12 @@ class SQLInbox:
 
         return await run_to_completion(commit)
 
-    async def _roll_back(self, key: str, held: _Held) -> None:
+    async def _roll_back(self, key: str, held: _TransactionClaim) -> None:
         held.ending = True
         await run_to_completion(lambda: self._end(key, held))
 
-    async def _end(self, key: str, held: _Held, *, broken: bool = False) -> None:
-        """Roll back what is not committed, and forget the claim."""
+    async def _end(self, key: str, held: _TransactionClaim, *, broken: bool = False) -> None:
+        """Roll back the transaction, and forget the claim."""
         transaction, held.transaction = held.transaction, None
         if transaction is not None:
             await transaction.end(broken=broken)
@@ -466,7 +466,7 @@ class SQLInbox:
             del self._broken[next(iter(self._broken))]
 
     async def _prune(self) -> None:
-        """Forget, now and then and a little at a time, what is older than ``remember``."""
+        """Now and then, delete some entries that are older than ``remember``."""
         if time.monotonic() < self._prune_at:
             return
         self._prune_at = time.monotonic() + _PRUNE_EVERY

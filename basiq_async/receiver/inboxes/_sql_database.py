@@ -69,7 +69,7 @@ class SQLDatabase:
     async def call(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, write: bool = False, patient: bool = True
     ) -> T:
-        """Do ``work`` in a transaction of its own; a cancellation waits for that.
+        """Do ``work`` in a separate transaction; a cancellation waits for its end.
 
         Where it writes to SQLite, it waits for another writer: as long as the limit allows where it is ``patient``.
         Raises ``LockedError`` where that one does not finish.
@@ -98,7 +98,7 @@ class SQLDatabase:
         except TimeoutError as exc:
             raise InboxError(
                 f"the database did not respond within {self.timeout:g} s: it is away, or all connections of the "
-                "pool are in use (a handler that takes a session holds one while it runs)"
+                "pool are in use (a handler with a session holds one while it runs)"
             ) from without_values(exc)
         except Exception as exc:  # a driver's own, where it could not connect
             raise InboxError(describe(exc)) from without_values(exc)
@@ -162,7 +162,7 @@ def _most_transactions(engine: AsyncEngine) -> int:
     pool = engine.pool
     if not isinstance(pool, QueuePool):
         return 1_000_000  # it opens as many as are asked for
-    overflow: int = getattr(pool, "_max_overflow", 0)  # SQLAlchemy tells the size alone
+    overflow: int = getattr(pool, "_max_overflow", 0)  # SQLAlchemy has no public name for it
     if overflow < 0 or pool.size() == 0:
         return 1_000_000
     total = pool.size() + overflow
@@ -170,9 +170,9 @@ def _most_transactions(engine: AsyncEngine) -> int:
 
 
 RETRY_AFTER = 1.0
-"""Where another worker is at a key, in seconds: nobody knows how long it will take."""
+"""The ``retry_after`` of a key that another worker holds in a transaction, in seconds: its end is not known."""
 _GATE_WAIT = 0.5
-"""For how long to wait for one who is at a key in a transaction, in seconds: an attempt to claim it ends sooner."""
+"""Seconds to wait for another worker's transaction on a key: an attempt to claim the key ends sooner."""
 _GATE_PAUSE = 0.01
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -180,7 +180,7 @@ _DONE = Claim(ClaimStatus.DONE)
 
 
 class Leases:
-    """Claims, ends and records them, each in a short transaction of its own."""
+    """Claims, ends and records leases, each in a separate short transaction."""
 
     def __init__(self, database: SQLDatabase) -> None:
         self._database = database
@@ -223,7 +223,7 @@ class Leases:
                 found = await sql.first(connection, sql.enter, key, token=token)
             if found is None:
                 claim = await self.describe(connection, key)
-                # Without a holder, one who is at it in a transaction, or only tries.
+                # Without a holder, another worker is at it in a transaction, or only tries.
                 return None if claim.status is ClaimStatus.BUSY and claim.holder in (None, token) else False
             if letter is not None:
                 values = {"a_key": key, "a_moment": letter.quarantined_at, "a_letter": pack(letter)}
@@ -247,7 +247,7 @@ class Leases:
             await self._database.call(lambda connection: self.free(connection, key, token), write=True, patient=patient)
 
     async def _is_worth_waiting(self, key: str, token: str) -> bool:
-        """Whether this worker has a lease. Else one who has SQLite's lock on writing may have taken over."""
+        """Whether this worker has a lease. Else the worker with SQLite's lock on writing may have claimed the key."""
         if self._sql.on_postgresql:
             return True
         row = await self._database.call(lambda connection: self._sql.first(connection, self._sql.holder, key))
@@ -277,7 +277,7 @@ class Leases:
     async def past_the_gate(
         self, work: Callable[[AsyncConnection], Awaitable[bool | None]], *, patient: bool = True
     ) -> bool | None:
-        """Do ``work`` until it returns something: one who only tries to claim the key is gone in a moment."""
+        """Do ``work`` until it returns something: a worker that only tries to claim the key ends in a moment."""
         deadline = time.monotonic() + _GATE_WAIT
         while True:
             done = await self._database.call(work, write=True, patient=patient)

@@ -53,7 +53,7 @@ from ...errors import ConfigurationError
 
 
 class Tables:
-    """What was handled or is claimed, the failures, the letters of the quarantine, and texts kept for good."""
+    """The tables: keys that are handled or claimed, failures, quarantined deliveries, and texts kept for good."""
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
         check_names(table, schema, what="an inbox")
@@ -131,13 +131,13 @@ class Statements:
 
         values = {name: bindparam(f"a_{name}", type_=String) for name in ("name", "value")}
         pin = insert(pinned).values(values)
-        # What is there is written once more, so that it is returned, whatever another transaction did meanwhile.
+        # The stored value is written once more, so that it is returned, whatever another transaction did meanwhile.
         self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
             pinned.c.value
         )
         self.pinned = select(pinned.c.value).where(pinned.c.name == values["name"])
         # A claim is a lease in the row, or it is a transaction that has not ended: then the row shows nothing yet, and
-        # the gate is closed, so that nobody waits for the row. The row itself decides between all others: what was
+        # the gate is closed, so that nobody waits for the row. The row itself decides between all others: a row
         # committed meanwhile is a conflict whatever a statement's snapshot shows.
         gate: ColumnElement[bool] = literal_column("1 = 1", type_=Boolean)
         clock: ColumnElement[float] = bindparam("a_now", type_=Double)

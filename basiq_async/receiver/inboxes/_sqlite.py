@@ -296,7 +296,7 @@ class SQLiteInbox:
         return self._retention, self._retention.now()
 
     def _prune(self, connection: sqlite3.Connection, retention: RetentionClock, now: float) -> None:
-        if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # a clock that was set back is no reason to wait
+        if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # do not wait where the clock was set back
             gone = connection.execute(_PRUNE, (retention.horizon(now), _MOST_AT_ONCE)).rowcount
             self._prune_at = now if gone == _MOST_AT_ONCE else now + _PRUNE_EVERY
             _pin(connection, _BEGAN, repr(now))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._storage.sqlite import FileKind, SQLiteFile
-from ..._storage.sqlite_thread import Call, ConnectionThread
+from ..._storage.sqlite_thread import ConnectionThread, ThreadCall
 from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
 
@@ -263,7 +263,7 @@ class _Session:
             self._file.close(connection)
 
 
-def _do_each(calls: Sequence[Call]) -> Sequence[Any]:
+def _do_each(calls: Sequence[ThreadCall]) -> Sequence[Any]:
     """Do each by itself: a run saves one commit at a time, mostly of one statement, and needs no transaction."""
     results: list[Any] = []
     for each in calls:
