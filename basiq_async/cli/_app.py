@@ -25,7 +25,6 @@ from ._login import login, logout, profiles, whoami
 from ._mock import mock_app
 from ._output import (
     DEBUG,
-    FIELD_NAMES,
     OutputClosedError,
     abandon_stdout,
     flush,
@@ -40,6 +39,7 @@ from ._output import (
 )
 from ._recover import reconcile, recover
 from ._replay import replay
+from ._results import FIELD_NAMES
 from ._webhooks import webhooks_app
 
 _EPILOG = """\

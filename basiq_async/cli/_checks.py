@@ -13,10 +13,10 @@ import typer
 from ..errors import CheckpointError, ConfigurationError
 from ._completion import webhook_ids
 from ._options import SECRET_VARIABLE, Json, open_receiver, read_secrets
-from ._output import Output, Shape, cell_text, live, note
+from ._output import live, note
+from ._results import Column, Output, Shape, cell_text
 from ._run import run, run_until_signal
 from ._shapes import problem_details, problem_rows
-from ._table import Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,9 +9,9 @@ import typer
 
 from ..errors import ConfigurationError
 from ._options import App, Json, Yes, open_receiver
-from ._output import Output, Shape, cell_text, note
+from ._output import note
+from ._results import Column, Output, Shape, cell_text
 from ._run import confirm, run_until_signal
-from ._table import Column
 
 if TYPE_CHECKING:
     from ..receiver import Outcome, QuarantinedDelivery, WebhookReceiver

@@ -17,7 +17,8 @@ from ..errors import ConfigurationError, RequestTimeoutError
 from ._completion import event_types
 from ._history import History, show_reading
 from ._options import SECRET_VARIABLE, EndpointSecretFile, Json, check_documented, check_event_types, read_secrets
-from ._output import Output, Shape, live, note, write, write_lines
+from ._output import live, note, write, write_lines
+from ._results import Output, Shape
 from ._run import run, run_until_signal
 from ._shapes import MESSAGE
 

@@ -12,9 +12,9 @@ import typer
 from ..errors import ConfigurationError, ConnectionFailedError
 from ._dead_letters import look_at_dead_letters
 from ._options import Filter, Json, WebhookId, Yes
-from ._output import Output, PrintableLog, Shape, cell_text, live, note
+from ._output import PrintableLog, live, note
+from ._results import Column, Output, Shape, cell_text
 from ._run import confirm, run_until_signal
-from ._table import Column
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, Progress

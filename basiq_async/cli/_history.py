@@ -24,10 +24,10 @@ from ._options import (
     read_secrets,
     selection,
 )
-from ._output import Output, Shape, cell_text, live, note
+from ._output import live, note
+from ._results import Column, Output, Shape, cell_text
 from ._run import run, wait_patiently
 from ._shapes import EVENT, EVENT_TYPE, MESSAGE, RAW
-from ._table import Column
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

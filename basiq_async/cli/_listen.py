@@ -10,7 +10,7 @@ import typer
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
 from ._options import SECRET_VARIABLE, Json, check_documented, read_secrets
-from ._output import Output
+from ._results import Output
 from ._run import run_until_signal
 
 

@@ -13,9 +13,9 @@ from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from . import _profiles
 from ._options import Json
-from ._output import Output, Shape, is_terminal, note, session
+from ._output import is_terminal, note, session
+from ._results import Column, Output, Shape
 from ._run import open_client, run, run_until_signal
-from ._table import Column
 
 if TYPE_CHECKING:
     from ..client import BasiqClient

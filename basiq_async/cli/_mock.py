@@ -20,9 +20,9 @@ from .._wire.urls import BaseURL
 from ..errors import ConfigurationError
 from ._mock_control import TOKEN, MockError, Place, add_control_commands, call, call_at, find_place
 from ._options import Json
-from ._output import Output, Shape, cell_text, flush, is_terminal, live, note, write, write_note
+from ._output import flush, is_terminal, live, note, write, write_note
+from ._results import Column, Output, Shape, cell_text
 from ._run import on_signals, run_until_signal
-from ._table import Column
 
 if TYPE_CHECKING:
     from ..testing import FakeBasiq

@@ -17,9 +17,9 @@ from ..errors import BasiqError, ConfigurationError
 from ._completion import event_types
 from ._deliveries import read_json_object
 from ._options import Json, duration
-from ._output import Output, Shape, cell_text, note
+from ._output import note
+from ._results import Column, Output, Shape, cell_text
 from ._run import run_until_signal
-from ._table import Column
 
 Times = Annotated[int, typer.Argument(min=1, metavar="N", help="How many of them.")]
 LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")]

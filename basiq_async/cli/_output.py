@@ -1,4 +1,4 @@
-"""Where the output goes. One rule for every command: a terminal gets text, a pipe gets JSON lines.
+"""The two streams, and the session of one invocation.
 
 Standard output holds data only; notes, progress and errors go to standard error. With ``--json`` a terminal gets JSON
 lines too, and errors and notes are JSON. Nothing else writes to the two streams: ``write``, ``note`` and their kind
@@ -11,21 +11,17 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from logging import Formatter, LogRecord, StreamHandler
-from typing import Any, Generic, TextIO, TypeVar
+from typing import Any, TextIO
 
 from .._redaction.text import json_line, printable
-from ..errors import BasiqError, ConfigurationError
-from ._table import Column, cards, table
+from ..errors import BasiqError
 
-T = TypeVar("T")
 DEBUG = "BASIQ_DEBUG"
 """The environment variable that asks for tracebacks and logs."""
-_BATCH = 200
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
@@ -91,84 +87,6 @@ def new_session(*, json: bool) -> Iterator[Session]:
 
 
 # --- standard output: data ---
-
-
-FIELD_NAMES: set[str] = set()
-"""The fields of every shape: they tell ``--json FIELDS`` from an argument after a plain ``--json``."""
-
-
-@dataclass(frozen=True)
-class Shape(Generic[T]):
-    """How one kind of result is shown.
-
-    row: the object as a mapping, which JSON shows. fields: the names in it, for ``--json FIELDS``.
-    columns: what a table shows, most important first; the first holds the id, which is never cut.
-    details: name and value pairs, for a single object in a terminal; None shows the row.
-    """
-
-    fields: tuple[str, ...]
-    row: Callable[[T], Mapping[str, Any]]
-    columns: Sequence[Column[T]] = ()
-    details: Callable[[T], Iterable[tuple[str, Any]]] | None = None
-
-    def __post_init__(self) -> None:
-        FIELD_NAMES.update(self.fields)
-
-
-@dataclass
-class Output:
-    """The results of one command, in the form that ``--json`` and the kind of stream ask for."""
-
-    json: str | None = None
-    """The value of ``--json``: None without it, else field names separated by commas, empty for all."""
-    json_only: bool = False
-    _header_shown: bool = field(default=False, init=False)
-
-    @property
-    def as_json(self) -> bool:
-        """Whether results are JSON lines."""
-        return self.json is not None or self.json_only or not is_terminal(sys.stdout)
-
-    def rows(self, items: Iterable[T], shape: Shape[T]) -> None:
-        """Write any number of results, in constant memory."""
-        if self.as_json:
-            pick = self._picker(shape.fields)
-            for item in items:
-                write_json(pick(shape.row(item)))
-            flush()
-            return
-        rest = iter(items)
-        while batch := list(islice(rest, _BATCH)):
-            width = terminal_width()
-            made = table(batch, shape.columns, width, ellipsis=_ellipsis())
-            if made is None:
-                write_lines(cards(batch, shape.columns, width))
-                continue
-            if not self._header_shown:
-                write(Styled(made.header, "bold"))
-            write_lines(made.rows)
-            if made.left_out and not self._header_shown:
-                note(f"too wide for this terminal: {', '.join(made.left_out)}; --json shows everything")
-            self._header_shown = True
-
-    def one(self, item: T, shape: Shape[T]) -> None:
-        """Write a single result: in a terminal a line for each of its values."""
-        if self.as_json:
-            write_json(self._picker(shape.fields)(shape.row(item)))
-            flush()
-            return
-        pairs = shape.row(item).items() if shape.details is None else shape.details(item)
-        for line in vertical(pairs, terminal_width()):
-            write(*line)
-
-    def _picker(self, fields: Sequence[str]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-        names = [name for name in (self.json or "").split(",") if name]
-        unknown = [name for name in names if name not in fields]
-        if unknown:
-            raise ConfigurationError(
-                f"--json does not know the field {unknown[0]!r} here; the fields are {', '.join(fields)}"
-            )
-        return (lambda row: {name: row.get(name) for name in names}) if names else (lambda row: row)
 
 
 def write(*parts: Part) -> None:
@@ -342,38 +260,6 @@ def _render(parts: Iterable[Part], stream: TextIO) -> str:
     )
 
 
-def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:
-    """Yield a line for each name and value, the names in a column; long values continue on the next lines."""
-    known = [(printable(name), printable(cell_text(value))) for name, value in pairs]
-    longest = max((len(name) for name, _ in known), default=0)
-    for name, value in known:
-        if longest + 2 + len(value) <= width or not name:
-            yield Styled(name.ljust(longest), "dim"), f"  {value}"
-        else:
-            yield (Styled(name, "dim"),)
-            yield (f"  {value}",)
-
-
-def cell_text(value: Any) -> str:
-    """Return a value as a person reads it."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(cell_text(each) for each in value) or "-"
-    if hasattr(value, "strftime"):
-        return moment_text(value)
-    return str(value)
-
-
-def moment_text(value: Any) -> str:
-    """Return a point in time in UTC, to the second."""
-    from datetime import UTC
-
-    return str(value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ"))
-
-
 def _takes_unicode(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
@@ -384,5 +270,6 @@ def _is_ascii_locale() -> bool:
     return not asked and os.environ.get("LC_ALL") in ("C", "POSIX")
 
 
-def _ellipsis() -> str:
+def ellipsis() -> str:
+    """Return the mark of a text that was cut."""
     return "\u2026" if _takes_unicode(sys.stdout) else "..."

@@ -34,18 +34,8 @@ from ..replay import (
 )
 from ..replay import event_types as of_types
 from ._options import check_event_types, duration
-from ._output import (
-    Output,
-    OutputClosedError,
-    OutputError,
-    flush,
-    is_terminal,
-    live,
-    note,
-    session,
-    write,
-    write_lines,
-)
+from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
+from ._results import Output
 from ._run import make_client, stopping, wait_patiently
 from ._serving import watching_reader
 from ._shapes import POLLED

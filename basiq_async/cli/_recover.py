@@ -26,8 +26,9 @@ from ._options import (
     read_secrets,
     selection,
 )
-from ._output import Output, Shape, live, note
+from ._output import live, note
 from ._replay import default_path, report_row
+from ._results import Output, Shape
 from ._run import run
 from ._shapes import problem_details, problem_rows
 

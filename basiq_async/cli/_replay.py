@@ -28,7 +28,8 @@ from ._options import (
     read_secrets,
     selection,
 )
-from ._output import Output, Shape, cell_text, is_terminal, live, note, session
+from ._output import is_terminal, live, note, session
+from ._results import Output, Shape, cell_text
 from ._run import confirm, run, stopping
 
 if TYPE_CHECKING:

@@ -24,18 +24,8 @@ from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
 from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
-from ._output import (
-    Output,
-    OutputClosedError,
-    OutputError,
-    flush,
-    is_terminal,
-    live,
-    note,
-    session,
-    write,
-    write_lines,
-)
+from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
+from ._results import Output
 from ._run import stopping
 from ._shapes import RECEIVED
 

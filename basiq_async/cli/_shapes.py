@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._redaction.text import shell_line
-from ._output import Shape, cell_text
-from ._table import Column
+from ._results import Column, Shape, cell_text
 
 if TYPE_CHECKING:
     from ..models import Event, EventType, Message, Webhook

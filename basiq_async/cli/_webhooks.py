@@ -15,7 +15,8 @@ from ..errors import ConfigurationError
 from ._checks import doctor
 from ._completion import event_types
 from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file
-from ._output import Output, is_terminal, live, note, write
+from ._output import is_terminal, live, note, write
+from ._results import Output
 from ._run import confirm, run
 from ._shapes import DELETED, SECRET, WEBHOOK
 

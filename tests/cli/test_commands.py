@@ -21,7 +21,7 @@ from basiq_async import BasiqClient, InMemoryTransport, __version__, cli
 from basiq_async.cli import _history as _messages
 from basiq_async.cli import _output, _run, main
 from basiq_async.cli._history import History
-from basiq_async.cli._output import Shape
+from basiq_async.cli._results import Shape
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
@@ -375,6 +375,6 @@ def test_every_field_of_every_result_can_be_named_after_json() -> None:
         if file.stem != "__init__":
             module = importlib.import_module(f"basiq_async.cli.{file.stem}")
             fields.update(*(value.fields for value in vars(module).values() if isinstance(value, Shape)))
-    known = "import basiq_async.cli._app; from basiq_async.cli._output import FIELD_NAMES; print(*FIELD_NAMES)"
+    known = "import basiq_async.cli._app; from basiq_async.cli._results import FIELD_NAMES; print(*FIELD_NAMES)"
     begun = subprocess.run([sys.executable, "-c", known], capture_output=True, text=True, check=True)
     assert set(begun.stdout.split()) == fields

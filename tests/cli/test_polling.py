@@ -14,8 +14,9 @@ import pytest
 import typer
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.cli._output import Output, OutputClosedError
+from basiq_async.cli._output import OutputClosedError
 from basiq_async.cli._polling import Polling, Start, _remember_start
+from basiq_async.cli._results import Output
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve

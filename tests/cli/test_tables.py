@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from basiq_async.cli import _output
-from basiq_async.cli._output import Output
+from basiq_async.cli._results import Column, Output, cards, table
 from basiq_async.cli._shapes import EVENT, EVENT_TYPE, MESSAGE, WEBHOOK
-from basiq_async.cli._table import Column, cards, table
 from basiq_async.models import Event, EventType, Message, Webhook
 
 from ..support.snapshots import assert_matches

@@ -1,0 +1,238 @@
+"""How results are shown. One rule for every command: a terminal gets text, a pipe gets JSON lines.
+
+A table fits: what is optional is left out, then rows become cards; an id is never cut.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from .._redaction.text import printable
+from ..errors import ConfigurationError
+from ._output import (
+    Part,
+    Styled,
+    ellipsis,
+    flush,
+    is_terminal,
+    note,
+    terminal_width,
+    write,
+    write_json,
+    write_lines,
+)
+
+T = TypeVar("T")
+_BATCH = 200
+_GAP = "  "
+_NARROW = 60
+_LEAST_FLEXIBLE = 16
+
+
+@dataclass(frozen=True)
+class Column(Generic[T]):
+    """One column. A ``flexible`` one may be cut, with an ellipsis, to ``least``; an ``optional`` one left out."""
+
+    title: str
+    cell: Callable[[T], str]
+    flexible: bool = False
+    least: int = _LEAST_FLEXIBLE
+    optional: bool = False
+
+
+FIELD_NAMES: set[str] = set()
+"""The fields of every shape: they tell ``--json FIELDS`` from an argument after a plain ``--json``."""
+
+
+@dataclass(frozen=True)
+class Shape(Generic[T]):
+    """How one kind of result is shown.
+
+    row: the object as a mapping, which JSON shows. fields: the names in it, for ``--json FIELDS``.
+    columns: what a table shows, most important first; the first holds the id, which is never cut.
+    details: name and value pairs, for a single object in a terminal; None shows the row.
+    """
+
+    fields: tuple[str, ...]
+    row: Callable[[T], Mapping[str, Any]]
+    columns: Sequence[Column[T]] = ()
+    details: Callable[[T], Iterable[tuple[str, Any]]] | None = None
+
+    def __post_init__(self) -> None:
+        FIELD_NAMES.update(self.fields)
+
+
+@dataclass
+class Output:
+    """The results of one command, in the form that ``--json`` and the kind of stream ask for."""
+
+    json: str | None = None
+    """The value of ``--json``: None without it, else field names separated by commas, empty for all."""
+    json_only: bool = False
+    _header_shown: bool = field(default=False, init=False)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether results are JSON lines."""
+        return self.json is not None or self.json_only or not is_terminal(sys.stdout)
+
+    def rows(self, items: Iterable[T], shape: Shape[T]) -> None:
+        """Write any number of results, in constant memory."""
+        if self.as_json:
+            pick = self._picker(shape.fields)
+            for item in items:
+                write_json(pick(shape.row(item)))
+            flush()
+            return
+        rest = iter(items)
+        while batch := list(islice(rest, _BATCH)):
+            width = terminal_width()
+            made = table(batch, shape.columns, width, ellipsis=ellipsis())
+            if made is None:
+                write_lines(cards(batch, shape.columns, width))
+                continue
+            if not self._header_shown:
+                write(Styled(made.header, "bold"))
+            write_lines(made.rows)
+            if made.left_out and not self._header_shown:
+                note(f"too wide for this terminal: {', '.join(made.left_out)}; --json shows everything")
+            self._header_shown = True
+
+    def one(self, item: T, shape: Shape[T]) -> None:
+        """Write a single result: in a terminal a line for each of its values."""
+        if self.as_json:
+            write_json(self._picker(shape.fields)(shape.row(item)))
+            flush()
+            return
+        pairs = shape.row(item).items() if shape.details is None else shape.details(item)
+        for line in vertical(pairs, terminal_width()):
+            write(*line)
+
+    def _picker(self, fields: Sequence[str]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        names = [name for name in (self.json or "").split(",") if name]
+        unknown = [name for name in names if name not in fields]
+        if unknown:
+            raise ConfigurationError(
+                f"--json does not know the field {unknown[0]!r} here; the fields are {', '.join(fields)}"
+            )
+        return (lambda row: {name: row.get(name) for name in names}) if names else (lambda row: row)
+
+
+def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:
+    """Yield a line for each name and value, the names in a column; long values continue on the next lines."""
+    known = [(printable(name), printable(cell_text(value))) for name, value in pairs]
+    longest = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        if longest + 2 + len(value) <= width or not name:
+            yield Styled(name.ljust(longest), "dim"), f"  {value}"
+        else:
+            yield (Styled(name, "dim"),)
+            yield (f"  {value}",)
+
+
+def cell_text(value: Any) -> str:
+    """Return a value as a person reads it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(cell_text(each) for each in value) or "-"
+    if hasattr(value, "strftime"):
+        return moment_text(value)
+    return str(value)
+
+
+def moment_text(value: Any) -> str:
+    """Return a point in time in UTC, to the second."""
+    from datetime import UTC
+
+    return str(value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ"))
+
+
+# --- tables ---
+
+
+@dataclass(frozen=True)
+class Table:
+    """The lines of a table, and the titles of the columns that there was no room for."""
+
+    header: str
+    rows: list[str]
+    left_out: list[str]
+
+
+def table(items: Sequence[T], columns: Sequence[Column[T]], width: int, *, ellipsis: str = "\u2026") -> Table | None:
+    """Return a table at most ``width`` wide, or None where the columns that matter do not fit.
+
+    A flexible column gives up what it can before an optional one is left out, the last one first.
+    """
+    cells = [[printable(column.cell(item)) for column in columns] for item in items]
+    natural = [
+        max(_width(column.title), *(_width(row[index]) for row in cells)) for index, column in enumerate(columns)
+    ]
+    kept = list(range(len(columns)))
+    left_out: list[str] = []
+    while (widths := _fit([natural[index] for index in kept], [columns[index] for index in kept], width)) is None:
+        optional = [index for index in kept if columns[index].optional]
+        if not optional:
+            return None
+        kept.remove(optional[-1])
+        left_out.insert(0, columns[optional[-1]].title)
+
+    def line(row: Sequence[str]) -> str:
+        return _GAP.join(_pad(row[index], size, ellipsis) for index, size in zip(kept, widths, strict=True)).rstrip()
+
+    return Table(line([column.title for column in columns]), [line(row) for row in cells], left_out)
+
+
+def cards(items: Sequence[T], columns: Sequence[Column[T]], width: int) -> list[str]:
+    """Return each item as its id on a line of its own and its other values, indented, below."""
+    lines: list[str] = []
+    for item in items:
+        first, *rest = [printable(column.cell(item)) for column in columns]
+        lines.append(first)
+        line = ""
+        for text in rest:
+            if text in ("", "-"):
+                continue
+            if line and _width(line) + len(_GAP) + _width(text) > width - 2:
+                lines.append("  " + line)
+                line = text
+            else:
+                line = f"{line}{_GAP}{text}" if line else text
+        if line:
+            lines.append("  " + line)
+    return lines
+
+
+def _fit(natural: Sequence[int], columns: Sequence[Column[T]], width: int) -> list[int] | None:
+    widths = list(natural)
+    over = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+    for index in range(len(widths) - 1, -1, -1):
+        if over > 0 and columns[index].flexible and width >= _NARROW:
+            given = min(over, max(0, widths[index] - columns[index].least))
+            widths[index] -= given
+            over -= given
+    return widths if over <= 0 else None
+
+
+def _pad(text: str, size: int, ellipsis: str) -> str:
+    width = _width(text)
+    if width <= size:
+        return text + " " * (size - width)
+    while _width(text) > size - len(ellipsis):
+        text = text[:-1]
+    return text + ellipsis + " " * (size - len(ellipsis) - _width(text))
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
