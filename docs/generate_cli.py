@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from basiq_async.cli._app import app
+from basiq_async.cli import build_app
 
 FILE = Path(__file__).with_name("cli.md")
 _BEGIN = "<!-- Everything below is written by docs/generate_cli.py. -->"
@@ -19,7 +19,7 @@ def page() -> str:
     """Return the page: what stands above the mark by hand, and every command below it."""
     written = FILE.read_text(encoding="utf-8") if FILE.exists() else "# The command line\n\n" + _BEGIN
     above = written.partition(_BEGIN)[0].rstrip()
-    return "\n".join([above, "", _BEGIN, "", *_lines(get_command(app), "basiq-async")]).rstrip() + "\n"
+    return "\n".join([above, "", _BEGIN, "", *_lines(get_command(build_app()), "basiq-async")]).rstrip() + "\n"
 
 
 def _lines(command: Any, name: str) -> Iterator[str]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
@@ -19,13 +23,21 @@ def main() -> None:
         sys.exit(130)
 
 
+def build_app() -> typer.Typer:
+    """Return the whole program, with every command. Needs the extra ``cli``."""
+    from ._app import build
+
+    return build()
+
+
 def _run_app() -> None:
     try:
         import rich  # noqa: F401  # only whether the extra is there
         import typer  # noqa: F401  # the same
     except ImportError:
         sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
-    from ._app import app, build
-    from ._completion import is_asked
+    from ._app import build
+    from ._completion import prepare, typed_words
 
-    (app if is_asked() else build(sys.argv[1:]))()
+    prepare()
+    build(typed_words())()

@@ -22,7 +22,7 @@ from ._fleet_jobs import jobs_app, worker
 from ._history import events_app, messages_app
 from ._listen import listen
 from ._login import login, logout, profiles, whoami
-from ._mock import mock_app
+from ._mock import add_mock_commands, mock_app
 from ._output import (
     DEBUG,
     OutputClosedError,
@@ -39,7 +39,7 @@ from ._output import (
 )
 from ._recover import reconcile, recover
 from ._replay import replay
-from ._results import FIELD_NAMES
+from ._results import shown_fields
 from ._webhooks import webhooks_app
 
 _EPILOG = """\
@@ -105,6 +105,8 @@ def build(words: Collection[str] | None = None) -> typer.Typer:
     made.callback()(_root)
     for panel, name, command in _COMMANDS:
         named = words is None or name in words
+        if named and command is mock_app:
+            add_mock_commands()
         if isinstance(command, typer.Typer):
             made.add_typer(command if named else _describe(command), name=name, rich_help_panel=panel)
         else:
@@ -170,7 +172,7 @@ class Root(TyperGroup):
     ) -> Any:
         """Run the command line; see ``basiq-async --help`` for the exit codes."""
         given = list(sys.argv[1:] if args is None else args)
-        arguments, wants_json = _arrange(given)
+        arguments, wants_json = _arrange(self, given)
         with new_session(json=wants_json):
             code = self._guard(arguments, prog_name, complete_var, windows_expand_args, extra)
         if standalone_mode:
@@ -282,8 +284,9 @@ def _shown_usage(exc: Any) -> int:
     return code
 
 
-def _arrange(given: list[str]) -> tuple[list[str], bool]:
+def _arrange(root: TyperGroup, given: list[str]) -> tuple[list[str], bool]:
     """Give ``--json`` its optional value, and put ``--profile`` in front, wherever it stood."""
+    command: Any = root
     front: list[str] = []
     rest: list[str] = []
     wants_json = False
@@ -295,7 +298,7 @@ def _arrange(given: list[str]) -> tuple[list[str], bool]:
         following = given[index + 1] if index + 1 < len(given) else ""
         if word == "--json":
             wants_json = True
-            if _names_fields(following):
+            if _names_fields(following, shown_fields(command.callback)):
                 next(left)
                 word = f"--json={following}"
             else:
@@ -309,14 +312,12 @@ def _arrange(given: list[str]) -> tuple[list[str], bool]:
         elif word.startswith("--profile="):
             front.append(word)
             continue
+        else:
+            command = getattr(command, "commands", {}).get(word, command)
         rest.append(word)
     return front + rest, wants_json
 
 
-def _names_fields(word: str) -> bool:
+def _names_fields(word: str, known: Collection[str]) -> bool:
     names = [name for name in word.split(",") if name]
-    return bool(_FIELDS.fullmatch(word)) and ("," in word or names[0] in FIELD_NAMES)
-
-
-_completion.prepare()
-app = build()
+    return bool(_FIELDS.fullmatch(word)) and ("," in word or names[0] in known)

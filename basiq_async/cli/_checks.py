@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigurationError
 from ._completion import webhook_ids
 from ._options import SECRET_VARIABLE, Json, open_receiver, read_secrets
 from ._output import live, note
-from ._results import Column, Output, Shape, cell_text
+from ._results import Column, Output, Shape, attributes, cell_text, shows
 from ._run import run, run_until_signal
 from ._shapes import problem_details, problem_rows
 
@@ -26,6 +26,42 @@ if TYPE_CHECKING:
     from ..testing import Comparison, Difference
 
 
+def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
+    yield "webhook", found.webhook.id
+    yield "url", found.webhook.url
+    yield "status", found.status
+    if found.cool_off_left:
+        yield "cool-off left", f"{found.cool_off_left:.0f} s at most"
+    if found.endpoint is not None:
+        yield "signed test", found.endpoint.error or found.endpoint.status
+    yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
+    yield "last success", found.last_success
+    yield "to recover", f"{found.undelivered} messages, {found.never_sent} events without a message"
+    if found.brought:
+        yield "recovered", f"{found.brought:,} messages and events that had not been delivered"
+    yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
+    if found.earliest is not None and found.latest is not None:
+        yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
+    yield from problem_details(found.problems)
+
+
+_DIAGNOSIS: Shape[Diagnosis] = Shape(
+    {
+        "id": lambda found: found.webhook.id,
+        "url": lambda found: found.webhook.url,
+        **attributes("status", "healthy"),
+        "problems": lambda found: problem_rows(found.problems),
+        **attributes("cool_off_left", "failed_share", "last_success", "undelivered", "never_sent", "brought"),
+        **attributes("dead_letters", "quarantined"),
+        "endpoint_status": lambda found: found.endpoint.status if found.endpoint else None,
+        "endpoint_error": lambda found: found.endpoint.error if found.endpoint else None,
+        **attributes("looked_at", "earliest", "latest", "complete"),
+    },
+    details=_diagnosis_details,
+)
+
+
+@shows(_DIAGNOSIS)
 def doctor(
     webhook_id: Annotated[
         str | None, typer.Argument(help="The webhook; all of them by default.", autocompletion=webhook_ids)
@@ -106,63 +142,8 @@ async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) ->
         return None  # a recovery is under way: what it has brought by now counts when it has ended
 
 
-def _diagnosis_row(found: Diagnosis) -> dict[str, Any]:
-    return {
-        "id": found.webhook.id,
-        "url": found.webhook.url,
-        "status": found.status,
-        "healthy": found.healthy,
-        "problems": problem_rows(found.problems),
-        "cool_off_left": found.cool_off_left,
-        "failed_share": found.failed_share,
-        "last_success": found.last_success,
-        "undelivered": found.undelivered,
-        "never_sent": found.never_sent,
-        "brought": found.brought,
-        "dead_letters": found.dead_letters,
-        "quarantined": found.quarantined,
-        "endpoint_status": found.endpoint.status if found.endpoint else None,
-        "endpoint_error": found.endpoint.error if found.endpoint else None,
-        "looked_at": found.looked_at,
-        "earliest": found.earliest,
-        "latest": found.latest,
-        "complete": found.complete,
-    }
-
-
-def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
-    yield "webhook", found.webhook.id
-    yield "url", found.webhook.url
-    yield "status", found.status
-    if found.cool_off_left:
-        yield "cool-off left", f"{found.cool_off_left:.0f} s at most"
-    if found.endpoint is not None:
-        yield "signed test", found.endpoint.error or found.endpoint.status
-    yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
-    yield "last success", found.last_success
-    yield "to recover", f"{found.undelivered} messages, {found.never_sent} events without a message"
-    if found.brought:
-        yield "recovered", f"{found.brought:,} messages and events that had not been delivered"
-    yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
-    if found.earliest is not None and found.latest is not None:
-        yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
-    yield from problem_details(found.problems)
-
-
-_DIAGNOSIS: Shape[Diagnosis] = Shape(
-    (
-        "id", "url", "status", "healthy", "problems", "cool_off_left", "failed_share", "last_success", "undelivered",
-        "never_sent", "brought", "dead_letters", "quarantined", "endpoint_status", "endpoint_error", "looked_at",
-        "earliest", "latest", "complete",
-    ),
-    _diagnosis_row,
-    details=_diagnosis_details,
-)  # fmt: skip
-
-
 _DIFFERENCE: Shape[Difference] = Shape(
-    ("request", "where", "real", "fake"),
-    lambda found: {"request": found.request, "where": found.where, "real": found.real, "fake": found.fake},
+    attributes("request", "where", "real", "fake"),
     (
         Column("REQUEST", lambda found: found.request),
         Column("WHERE", lambda found: found.where, flexible=True),
@@ -172,6 +153,7 @@ _DIFFERENCE: Shape[Difference] = Shape(
 )
 
 
+@shows(_DIFFERENCE)
 def compare(
     shapes: Annotated[
         str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Annotated
 
 import typer
@@ -42,6 +43,14 @@ def completion(
 def is_asked() -> bool:
     """Whether a shell asks for completions."""
     return bool(os.environ.get(_VARIABLE))
+
+
+def typed_words() -> list[str]:
+    """Return the words of the command line: those that a shell asks to complete, or those of this process."""
+    if not is_asked():
+        return sys.argv[1:]
+    # bash has the first, the other shells the second.
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
 
 
 def prepare() -> None:

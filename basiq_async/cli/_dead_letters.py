@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
 from ..errors import ConfigurationError
 from ._options import App, Json, Yes, open_receiver
 from ._output import note
-from ._results import Column, Output, Shape, cell_text
+from ._results import Column, Output, Shape, attributes, cell_text, shows
 from ._run import confirm, run_until_signal
 
 if TYPE_CHECKING:
@@ -20,19 +20,13 @@ if TYPE_CHECKING:
 
 _PAGE = 250
 
-_DEAD: Shape[DeadLetter] = Shape(
-    ("id", "error", "failed_at", "event_type_id"),
-    lambda letter: {
-        "id": letter.id,
-        "error": letter.error,
-        "failed_at": letter.failed_at,
-        "event_type_id": _event_type(letter),
-    },
+DEAD_LETTER: Shape[DeadLetter] = Shape(
+    {**attributes("id", "error", "failed_at"), "event_type_id": lambda dead: _event_type(dead)},
     (
-        Column("ID", lambda letter: letter.id),
-        Column("FAILED AT", lambda letter: cell_text(letter.failed_at)),
-        Column("ERROR", lambda letter: letter.error, flexible=True, least=32),
-        Column("EVENT TYPE", lambda letter: cell_text(_event_type(letter)), optional=True),
+        Column("ID", lambda dead: dead.id),
+        Column("FAILED AT", lambda dead: cell_text(dead.failed_at)),
+        Column("ERROR", lambda dead: dead.error, flexible=True, least=32),
+        Column("EVENT TYPE", lambda dead: cell_text(_event_type(dead)), optional=True),
     ),
 )
 
@@ -53,10 +47,10 @@ class HasDeadLetters(Protocol):
         ...
 
 
-def _event_type(letter: DeadLetter) -> str | None:
+def _event_type(dead: DeadLetter) -> str | None:
     from ..models import Message
 
-    return Message(letter.id, letter.message).event_type_id
+    return Message(dead.id, dead.message).event_type_id
 
 
 async def look_at_dead_letters(
@@ -66,7 +60,7 @@ async def look_at_dead_letters(
     if show:
         count = 0
         async for page in _dead_letter_pages(job):
-            output.rows(page, _DEAD)
+            output.rows(page, DEAD_LETTER)
             count += len(page)
         if not count:
             note("there are no dead letters")
@@ -94,16 +88,9 @@ async def _dead_letter_pages(job: HasDeadLetters) -> AsyncIterator[Sequence[Dead
 quarantine_app = typer.Typer(help="Deliveries that were set aside because their handler failed.", no_args_is_help=True)
 
 _QUARANTINED: Shape[QuarantinedDelivery] = Shape(
-    ("delivery_id", "event_type_id", "event_id", "error", "failures", "signed_at", "quarantined_at", "body"),
-    lambda delivery: {
-        "delivery_id": delivery.delivery_id,
-        "event_type_id": delivery.event_type_id,
-        "event_id": delivery.event_id,
-        "error": delivery.error,
-        "failures": delivery.failures,
-        "signed_at": delivery.signed_at,
-        "quarantined_at": delivery.quarantined_at,
-        "body": delivery.body.decode(errors="replace"),
+    {
+        **attributes("delivery_id", "event_type_id", "event_id", "error", "failures", "signed_at", "quarantined_at"),
+        "body": lambda delivery: delivery.body.decode(errors="replace"),
     },
     (
         Column("DELIVERY", lambda delivery: delivery.delivery_id),
@@ -113,12 +100,11 @@ _QUARANTINED: Shape[QuarantinedDelivery] = Shape(
     ),
 )
 _OUTCOME: Shape[Outcome] = Shape(
-    ("delivery_id", "result", "handled", "error"),
-    lambda outcome: {
-        "delivery_id": outcome.delivery.id if outcome.delivery else None,
-        "result": str(outcome.result),
-        "handled": _is_handled(outcome),
-        "error": _error(outcome),
+    {
+        "delivery_id": lambda outcome: outcome.delivery.id if outcome.delivery else None,
+        "result": lambda outcome: str(outcome.result),
+        "handled": lambda outcome: _is_handled(outcome),
+        "error": lambda outcome: _error(outcome),
     },
     (
         Column("DELIVERY", lambda outcome: outcome.delivery.id if outcome.delivery else "-"),
@@ -126,10 +112,11 @@ _OUTCOME: Shape[Outcome] = Shape(
         Column("ERROR", lambda outcome: _error(outcome) or "", flexible=True, least=24),
     ),
 )
-_DROPPED: Shape[dict[str, Any]] = Shape(("dropped",), lambda row: row)
+_DROPPED: Shape[int] = Shape({"dropped": int})
 
 
 @quarantine_app.command("list")
+@shows(_QUARANTINED)
 def list_(app: App, json: Json = None) -> None:
     """Show what is in the quarantine, oldest first. Ends with 1 if it holds anything."""
     output = Output(json)
@@ -149,6 +136,7 @@ def list_(app: App, json: Json = None) -> None:
 
 
 @quarantine_app.command("retry")
+@shows(_OUTCOME)
 def retry(
     app: App,
     delivery_ids: Annotated[
@@ -174,6 +162,7 @@ def retry(
 
 
 @quarantine_app.command("drop")
+@shows(_DROPPED)
 def drop(
     app: App,
     delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to forget.")],
@@ -188,7 +177,7 @@ def drop(
             return await receiver.drop_quarantined(delivery_ids)
 
     dropped = run_until_signal(work)
-    Output(json).one({"dropped": dropped}, _DROPPED)
+    Output(json).one(dropped, _DROPPED)
     if dropped < len(set(delivery_ids)):
         raise ConfigurationError(
             f"{len(set(delivery_ids)) - dropped} of these deliveries are not in the quarantine; "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json as json_module
 import sys
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from .._redaction.text import json_line
@@ -18,7 +20,7 @@ from ._completion import event_types
 from ._history import History, show_reading
 from ._options import SECRET_VARIABLE, EndpointSecretFile, Json, check_documented, check_event_types, read_secrets
 from ._output import live, note, write, write_lines
-from ._results import Output, Shape
+from ._results import Output, Shape, fields_of, keys, shows
 from ._run import run, run_until_signal
 from ._shapes import MESSAGE
 
@@ -43,12 +45,11 @@ PlainJson = Annotated[
     typer.Option("--json", metavar="[FIELDS]", help="One JSON object; errors are JSON too.", show_default=False),
 ]
 
-_HEADERS: Shape[dict[str, str]] = Shape(
-    ("webhook-id", "webhook-timestamp", "webhook-signature"), lambda headers: headers
-)
-_GENUINE: Shape[dict[str, Any]] = Shape(("genuine",), lambda row: row)
+_HEADERS: Shape[Mapping[str, str]] = Shape(keys("webhook-id", "webhook-timestamp", "webhook-signature"))
+_GENUINE: Shape[bool] = Shape({"genuine": bool})
 
 
+@shows(_HEADERS)
 def sign(
     secret: SecretOption,
     body: Body = "-",
@@ -66,6 +67,7 @@ def sign(
         write_lines(f"{name}: {value}" for name, value in headers.items())
 
 
+@shows(_GENUINE)
 def verify(
     secret: SecretOption,
     body: Body = "-",
@@ -93,7 +95,7 @@ def verify(
     check(secret, pairs, _read(body), tolerance=timedelta(seconds=tolerance), now=_moment(at))
     output = Output(json)
     if output.as_json:
-        output.one({"genuine": True}, _GENUINE)
+        output.one(True, _GENUINE)
     else:
         write("genuine")
 
@@ -136,12 +138,26 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 _POLL = 1.0
-_SENT: Shape[dict[str, Any]] = Shape(
-    ("id", "event_type_id", "event_id", "url", "status", "accepted", "error"), lambda row: row
-)
-_ASKED: Shape[dict[str, Any]] = Shape(("event_type_id", "asked"), lambda row: row)
 
 
+@attrs.frozen(kw_only=True)
+class _Sent:
+    """A delivery from here, and what became of it."""
+
+    id: str
+    event_type_id: Any
+    event_id: Any
+    url: str
+    status: int | None
+    accepted: bool
+    error: str | None
+
+
+_SENT: Shape[_Sent] = Shape(fields_of(_Sent))
+_ASKED: Shape[str] = Shape({"event_type_id": str, "asked": lambda event_type: True})
+
+
+@shows(MESSAGE, _SENT, _ASKED)
 def trigger(
     event_type: Annotated[str, typer.Argument(help="Such as user.created.", autocompletion=event_types)],
     to: Annotated[
@@ -200,7 +216,7 @@ def trigger(
         if not wait:
             note(f"asked for a test message {event_type}")
             if output.as_json:
-                output.one({"event_type_id": event_type, "asked": True}, _ASKED)
+                output.one(event_type, _ASKED)
             return True
         try:
             await arrivals.wait(timeout)
@@ -244,16 +260,16 @@ async def _send(
     }
     async with Forwarder(to) as forwarder:
         done = await forwarder.post(headers, body)
-    row = {
-        "id": message_id,
-        "event_type_id": payload.get("eventTypeId"),
-        "event_id": payload.get("eventId"),
-        "url": to,
-        "status": None if done.error else done.status,
-        "accepted": done.accepted,
-        "error": done.error,
-    }
-    output.one(row, _SENT)
+    sent = _Sent(
+        id=message_id,
+        event_type_id=payload.get("eventTypeId"),
+        event_id=payload.get("eventId"),
+        url=to,
+        status=None if done.error else done.status,
+        accepted=done.accepted,
+        error=done.error,
+    )
+    output.one(sent, _SENT)
     return done.accepted
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from ..errors import ConfigurationError, ConnectionFailedError
-from ._dead_letters import look_at_dead_letters
+from ._dead_letters import DEAD_LETTER, look_at_dead_letters
 from ._options import Filter, Json, WebhookId, Yes
 from ._output import PrintableLog, live, note
-from ._results import Column, Output, Shape, cell_text
+from ._results import Column, Output, Shape, cell_text, shows
 from ._run import confirm, run_until_signal
 
 if TYPE_CHECKING:
@@ -38,34 +39,38 @@ _PATIENCE = 4.0
 Shown = tuple[str, "Progress"]
 
 
-def _row(shown: Shown) -> Mapping[str, Any]:
-    key, progress = shown
-    return {
-        "key": key,
-        "state": progress.state,
-        "reason": progress.reason or None,
-        "problem": progress.problem or None,
-        "handled": progress.handled,
-        "failed": progress.failed,
-        "skipped": dict(progress.skipped),
-        "dead": progress.dead,
-        "read": progress.read,
-        "lag": progress.lag,
-        "rate": round(progress.rate, 1),
-        "remaining": progress.remaining,
-        "eta": None if progress.eta is None else round(progress.eta, 1),
-        "workers": progress.workers,
-        "segments": progress.segments,
-        "takeovers": progress.takeovers,
-        "paused": round(progress.paused, 1),
-        "elapsed": round(progress.elapsed, 3),
-    }
+def _of(read: Callable[[Progress], Any]) -> Callable[[Shown], Any]:
+    return lambda shown: read(shown[1])
+
+
+_FIELDS: Mapping[str, Callable[[Shown], Any]] = {
+    "key": itemgetter(0),
+    "state": _of(lambda progress: progress.state),
+    "reason": _of(lambda progress: progress.reason or None),
+    "problem": _of(lambda progress: progress.problem or None),
+    "handled": _of(lambda progress: progress.handled),
+    "failed": _of(lambda progress: progress.failed),
+    "skipped": _of(lambda progress: dict(progress.skipped)),
+    "dead": _of(lambda progress: progress.dead),
+    "read": _of(lambda progress: progress.read),
+    "lag": _of(lambda progress: progress.lag),
+    "rate": _of(lambda progress: round(progress.rate, 1)),
+    "remaining": _of(lambda progress: progress.remaining),
+    "eta": _of(lambda progress: None if progress.eta is None else round(progress.eta, 1)),
+    "workers": _of(lambda progress: progress.workers),
+    "segments": _of(lambda progress: progress.segments),
+    "takeovers": _of(lambda progress: progress.takeovers),
+    "paused": _of(lambda progress: round(progress.paused, 1)),
+    "elapsed": _of(lambda progress: round(progress.elapsed, 3)),
+}
+
+
+def _details(shown: Shown) -> Iterable[tuple[str, Any]]:
+    return ((name, value) for name, value in _JOB.row(shown).items() if value not in (None, {}))
 
 
 _JOB: Shape[Shown] = Shape(
-    ("key", "state", "reason", "problem", "handled", "failed", "skipped", "dead", "read", "lag", "rate", "remaining",
-     "eta", "workers", "segments", "takeovers", "paused", "elapsed"),
-    _row,
+    _FIELDS,
     (
         Column("KEY", lambda shown: shown[0]),
         Column("STATE", lambda shown: shown[1].state),
@@ -75,11 +80,12 @@ _JOB: Shape[Shown] = Shape(
         Column("WORKERS", lambda shown: str(shown[1].workers)),
         Column("WHY", lambda shown: cell_text(shown[1].reason or shown[1].problem or None), flexible=True),
     ),
-    lambda shown: ((name, value) for name, value in _row(shown).items() if value not in (None, {})),
-)  # fmt: skip
+    _details,
+)
 
 
 @jobs_app.command("list")
+@shows(_JOB)
 def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
     """List every job that was submitted and not forgotten."""
 
@@ -94,6 +100,7 @@ def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
 
 
 @jobs_app.command("submit")
+@shows(_JOB)
 def submit(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
     webhook_id: WebhookId,
@@ -121,6 +128,7 @@ def submit(
 
 
 @jobs_app.command("show")
+@shows(_JOB)
 def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """Show how one job stands."""
 
@@ -132,6 +140,7 @@ def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
 
 
 @jobs_app.command("watch")
+@shows(_JOB)
 def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or leaves dead letters."""
 
@@ -191,6 +200,7 @@ def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
 
 
 @jobs_app.command("dead")
+@shows(DEAD_LETTER)
 def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """List the dead letters. The exit code is 1 while there are any."""
     _dead(fleet, key, Output(json), show=True)

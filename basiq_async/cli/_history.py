@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -25,7 +26,7 @@ from ._options import (
     selection,
 )
 from ._output import live, note
-from ._results import Column, Output, Shape, cell_text
+from ._results import Column, Output, Shape, cell_text, shows
 from ._run import run, wait_patiently
 from ._shapes import EVENT, EVENT_TYPE, MESSAGE, RAW
 
@@ -43,6 +44,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
 
 
 @messages_app.command("list")
+@shows(MESSAGE, RAW)
 def list_messages(
     webhook_id: WebhookId,
     failed: Failed = False,
@@ -67,6 +69,7 @@ def list_messages(
 
 
 @messages_app.command("get")
+@shows(MESSAGE, RAW)
 def get_message(
     webhook_id: WebhookId,
     message_id: Annotated[str, typer.Argument(help="The message's id.")],
@@ -86,6 +89,7 @@ def get_message(
 
 
 @messages_app.command("tail")
+@shows(MESSAGE)
 def tail(
     webhook_id: WebhookId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new messages as they appear.")] = False,
@@ -116,7 +120,24 @@ def tail(
     run(work)
 
 
+_RESENT: Shape[tuple[Message, str | None]] = Shape(
+    {
+        "id": lambda pair: pair[0].id,
+        "event_type_id": lambda pair: pair[0].event_type_id,
+        "accepted": lambda pair: pair[1] is None,
+        "error": itemgetter(1),
+    },
+    (
+        Column("ID", lambda pair: pair[0].id),
+        Column("ACCEPTED", lambda pair: cell_text(pair[1] is None)),
+        Column("EVENT TYPE", lambda pair: cell_text(pair[0].event_type_id), optional=True),
+        Column("ERROR", lambda pair: pair[1] or "", flexible=True, least=24),
+    ),
+)
+
+
 @messages_app.command("resend")
+@shows(_RESENT)
 def resend(
     webhook_id: WebhookId,
     message_ids: Annotated[list[str], typer.Argument(help="The ids of the messages.", metavar="MESSAGE_ID...")],
@@ -145,23 +166,6 @@ def resend(
 
     if not run(work):
         raise typer.Exit(1)
-
-
-_RESENT: Shape[tuple[Message, str | None]] = Shape(
-    ("id", "event_type_id", "accepted", "error"),
-    lambda pair: {
-        "id": pair[0].id,
-        "event_type_id": pair[0].event_type_id,
-        "accepted": pair[1] is None,
-        "error": pair[1],
-    },
-    (
-        Column("ID", lambda pair: pair[0].id),
-        Column("ACCEPTED", lambda pair: cell_text(pair[1] is None)),
-        Column("EVENT TYPE", lambda pair: cell_text(pair[0].event_type_id), optional=True),
-        Column("ERROR", lambda pair: pair[1] or "", flexible=True, least=24),
-    ),
-)
 
 
 async def show_list(
@@ -333,6 +337,7 @@ events_app = typer.Typer(help="Events of the last 7 days, and the types of event
 
 
 @events_app.command("list")
+@shows(EVENT, RAW)
 def list_events(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Json = None) -> None:
     """Show events of the last 7 days: the newest in a terminal, newest first; all in a pipe, in Basiq's order."""
 
@@ -345,6 +350,7 @@ def list_events(filter: Filter = None, limit: Limit = None, raw: Raw = False, js
 
 
 @events_app.command("get")
+@shows(EVENT, RAW)
 def get_event(
     event_id: Annotated[str, typer.Argument(help="The event's id.")],
     raw: Raw = False,
@@ -363,6 +369,7 @@ def get_event(
 
 
 @events_app.command("types")
+@shows(EVENT_TYPE)
 def list_event_types(json: Json = None) -> None:
     """Show the types of event that a webhook can subscribe to."""
 

@@ -10,10 +10,12 @@ import typer
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
 from ._options import SECRET_VARIABLE, Json, check_documented, read_secrets
-from ._results import Output
+from ._results import Output, shows
 from ._run import run_until_signal
+from ._shapes import POLLED, RECEIVED
 
 
+@shows(RECEIVED, POLLED)
 def listen(
     secret: Annotated[
         list[str] | None,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from .._wire.urls import VENDOR_URL
@@ -14,28 +17,41 @@ from ..errors import ConfigurationError
 from . import _profiles
 from ._options import Json
 from ._output import is_terminal, note, session
-from ._results import Column, Output, Shape
+from ._results import Column, Output, Shape, fields_of, keys, shows
 from ._run import open_client, run, run_until_signal
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
 
-_WHO: Shape[dict[str, Any]] = Shape(
-    ("profile", "source", "base_url", "key_digest", "webhooks", "profiles"), lambda row: row
-)
+
+@attrs.frozen(kw_only=True)
+class _Who:
+    """The key that is used. The key itself is not in it."""
+
+    profile: str | None
+    source: str
+    base_url: str
+    key_digest: str
+    webhooks: int
+    profiles: Sequence[str]
+
+
+_WHO: Shape[_Who] = Shape(fields_of(_Who))
 _PROFILE: Shape[dict[str, Any]] = Shape(
-    ("profile", "base_url", "key_in"),
-    lambda row: row,
+    keys("profile", "base_url", "key_in"),
     (
         Column("PROFILE", lambda row: str(row["profile"])),
         Column("KEY IN", lambda row: str(row["key_in"])),
         Column("BASE URL", lambda row: str(row["base_url"]), flexible=True),
     ),
 )
-_STORED: Shape[dict[str, Any]] = Shape(("profile", "key_in", "base_url"), lambda row: row)
-_REMOVED: Shape[dict[str, Any]] = Shape(("profile", "removed"), lambda row: row)
+_STORED: Shape[tuple[str, str, str]] = Shape(
+    {"profile": itemgetter(0), "key_in": itemgetter(1), "base_url": itemgetter(2)}
+)
+_REMOVED: Shape[str] = Shape({"profile": str, "removed": lambda name: True})
 
 
+@shows(_STORED)
 def login(
     base_url: Annotated[
         str | None, typer.Option(help="Where this key's Basiq is; BASIQ_BASE_URL or Basiq itself.", show_default=False)
@@ -60,17 +76,19 @@ def login(
     run_until_signal(main)
     place = _profiles.store(name, key, url)
     note(f"the key of profile {name!r} is in the {place}")
-    Output(json).one({"profile": name, "key_in": place, "base_url": url}, _STORED)
+    Output(json).one((name, place, url), _STORED)
 
 
+@shows(_REMOVED)
 def logout(json: Json = None) -> None:
     """Remove a profile and its key (--profile NAME, else default)."""
     name = session().profile or os.environ.get("BASIQ_PROFILE") or _profiles.DEFAULT
     if not _profiles.remove(name):
         raise ConfigurationError(f"there is no profile {name!r}")
-    Output(json).one({"profile": name, "removed": True}, _REMOVED)
+    Output(json).one(name, _REMOVED)
 
 
+@shows(_WHO)
 def whoami(json: Json = None) -> None:
     """Show which key is used, where it comes from, and that Basiq accepts it. The key itself is not shown."""
     found = _profiles.settings()
@@ -80,17 +98,18 @@ def whoami(json: Json = None) -> None:
 
     webhooks = run(work)
     digest = hashlib.sha256((found.api_key or "").encode(errors="replace")).hexdigest()[:12]
-    row = {
-        "profile": found.profile,
-        "source": found.source,
-        "base_url": found.base_url,
-        "key_digest": f"sha256:{digest}",
-        "webhooks": webhooks,
-        "profiles": _profiles.names(),
-    }
-    Output(json).one(row, _WHO)
+    who = _Who(
+        profile=found.profile,
+        source=found.source,
+        base_url=found.base_url,
+        key_digest=f"sha256:{digest}",
+        webhooks=webhooks,
+        profiles=_profiles.names(),
+    )
+    Output(json).one(who, _WHO)
 
 
+@shows(_PROFILE)
 def profiles(json: Json = None) -> None:
     """List the profiles: their names, where their Basiq is, and where the key is. No key is shown."""
     found = _profiles.describe()

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,47 +19,33 @@ import typer
 from .._redaction.text import shell_line
 from .._wire.urls import BaseURL
 from ..errors import ConfigurationError
-from ._mock_control import TOKEN, MockError, Place, add_control_commands, call, call_at, find_place
+from ._mock_control import TOKEN, MockError, Place, add_control_commands, call_at, find_place
 from ._options import Json
 from ._output import flush, is_terminal, live, note, write, write_note
-from ._results import Column, Output, Shape, cell_text
+from ._results import Output, Shape, keys, shows
 from ._run import on_signals, run_until_signal
 
 if TYPE_CHECKING:
     from ..testing import FakeBasiq
 
 
-READY: Shape[dict[str, Any]] = Shape(
-    ("base_url", "api_key", "seed", "webhook_id", "page", "control_token"), lambda row: row
-)
-_NEW: Shape[dict[str, Any]] = Shape(("base_url", "api_key", "name", "seed"), lambda row: row)
-_DONE: Shape[dict[str, Any]] = Shape(("now", "next_due"), lambda row: row)
-_STATES: Shape[dict[str, Any]] = Shape(
-    ("name", "seed", "now", "pending", "webhooks", "messages", "requests", "deliveries", "violations"),
-    lambda row: row,
-    (
-        Column("NAME", lambda row: cell_text(row.get("name")), flexible=True),
-        Column("WEBHOOKS", lambda row: cell_text(row.get("webhooks"))),
-        Column("MESSAGES", lambda row: cell_text(row.get("messages"))),
-        Column("DELIVERIES", lambda row: cell_text(row.get("deliveries"))),
-        Column("VIOLATIONS", lambda row: cell_text(row.get("violations"))),
-        Column("NOW", lambda row: cell_text(row.get("now")), optional=True),
-    ),
-)
+READY: Shape[dict[str, Any]] = Shape(keys("base_url", "api_key", "seed", "webhook_id", "page", "control_token"))
+_NEW: Shape[dict[str, Any]] = Shape(keys("base_url", "api_key", "name", "seed"))
 _BETWEEN = 0.05
 _HEALTH_TIMEOUT = 5.0
 # What a shell evaluates if no mock is ready: it fails, and later commands reach no API, in place of the real one.
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
-def add_state_commands(app: typer.Typer) -> None:
-    """Add the commands to the group."""
-    for command in (wait, states):
-        app.command()(command)
-    app.command("add-state")(add_state)
-    app.command("remove-state")(remove_state)
+@cache
+def add_mock_commands() -> None:
+    """Add the commands that drive a mock to the group. Only a line that names it needs what this loads."""
+    add_control_commands(mock_app)
+    mock_app.command()(wait)
+    mock_app.command("add-state")(add_state)
 
 
+@shows(READY)
 def wait(
     ready_file: Annotated[
         Path | None,
@@ -84,11 +71,7 @@ def wait(
         write(export_line(found["base_url"], found["api_key"]))
 
 
-def states(json: Json = None) -> None:
-    """Show the states of the mock, without their keys."""
-    Output(json).rows(run_until_signal(lambda: call("GET", "/states", {})).get("items") or [], _STATES)
-
-
+@shows(_NEW)
 def add_state(
     name: Annotated[str | None, typer.Option(help="What people know it by.", show_default=False)] = None,
     seed: Annotated[
@@ -108,11 +91,6 @@ def add_state(
     else:
         write(export_line(base_url, api_key))
         note(f"{made.get('name')}; its ids are made from the seed {made.get('seed')}")
-
-
-def remove_state(json: Json = None) -> None:
-    """Remove the state whose key BASIQ_API_KEY is, with everything in it."""
-    Output(json).one(run_until_signal(lambda: call("POST", "/states/remove", {})), _DONE)
 
 
 def export_line(base_url: str, api_key: str) -> str:
@@ -162,6 +140,7 @@ mock_app = typer.Typer(invoke_without_command=True)
 
 
 @mock_app.callback()
+@shows(READY)
 def mock(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -261,10 +240,6 @@ def mock(
                 Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}, write_ready
             )
         )
-
-
-add_control_commands(mock_app)
-add_state_commands(mock_app)
 
 
 @contextmanager

@@ -1,15 +1,20 @@
-"""``basiq-async mock advance``, ``emit``, ``fail`` and so on: each one call of the control API of a mock that runs."""
+"""``basiq-async mock advance``, ``emit``, ``fail`` and so on: calls of the control API of a mock that runs.
+
+A command that is one call of an operation is made from it, as the OpenAPI document is.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from urllib.parse import quote, urlencode
 
+import attrs
 import typer
 
 from .._wire.urls import BaseURL
@@ -17,250 +22,265 @@ from ..errors import BasiqError, ConfigurationError
 from ._completion import event_types
 from ._deliveries import read_json_object
 from ._options import Json, duration
-from ._output import note
-from ._results import Column, Output, Shape, cell_text
+from ._output import note, write
+from ._results import Column, Output, Shape, cell_text, keys, shows
 from ._run import run_until_signal
 
-Times = Annotated[int, typer.Argument(min=1, metavar="N", help="How many of them.")]
+if TYPE_CHECKING:
+    from ..testing.mock import Field, Operation
+
+TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
+_TIMEOUT = 60.0
+_LONG_TIMEOUT = 600.0
+_MOST = 64 * 2**20
+_CAPITAL = re.compile("[A-Z]")
+_PAGE = 1_000
+Row = dict[str, Any]
 LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")]
 
-_PAGE = 1_000
-_RESULT: Shape[dict[str, Any]] = Shape(
-    ("now", "next_due", "attempts", "event_id", "message_ids", "webhook_id", "secret"), lambda row: row
+
+@dataclass(frozen=True)
+class _Plain:
+    """A command that is one call of an operation. What is not said here is as the operation describes itself.
+
+    arguments: the fields that are given without an option, each with how its value is called. options: the options of
+    fields that have another name. fixed: what every call holds. columns: those of a list.
+    """
+
+    operation: str
+    help: str | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    columns: tuple[Column[Row], ...] = ()
+
+
+def _column(title: str, name: str, *, flexible: bool = False, optional: bool = False, least: int = 16) -> Column[Row]:
+    return Column(title, lambda row: cell_text(row.get(name)), flexible=flexible, optional=optional, least=least)
+
+
+_PLAIN = (
+    _Plain("emit", arguments={"eventTypeId": "EVENT_TYPE"}),
+    _Plain("redeliver", arguments={"messageId": "MESSAGE_ID"}, fixed={"wait": True}),
+    _Plain("fail", arguments={"times": "N"}),
+    _Plain("fail_deliveries", arguments={"times": "N"}, options={"url": "--to"}),
+    _Plain("expire_tokens"),
+    _Plain("seed", arguments={"messages": "N"}, options={"eventTypes": "--event-type"}),
+    _Plain("reset", help="Forget everything in the state whose key BASIQ_API_KEY is, but the key and the time."),
+    _Plain("state"),
+    _Plain(
+        "requests",
+        columns=(
+            _column("NUMBER", "number"),
+            _column("STATUS", "status"),
+            Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=True),
+            _column("AT", "at", optional=True),
+            _column("VIOLATIONS", "violations"),
+        ),
+    ),
+    _Plain(
+        "deliveries",
+        columns=(
+            _column("MESSAGE", "message_id"),
+            _column("STATUS", "status"),
+            _column("EVENT TYPE", "event_type_id"),
+            _column("ATTEMPT", "attempt"),
+            _column("AT", "at", optional=True),
+            _column("URL", "url", flexible=True),
+        ),
+    ),
+    _Plain(
+        "states",
+        columns=(
+            _column("NAME", "name", flexible=True),
+            _column("WEBHOOKS", "webhooks"),
+            _column("MESSAGES", "messages"),
+            _column("DELIVERIES", "deliveries"),
+            _column("VIOLATIONS", "violations"),
+            _column("NOW", "now", optional=True),
+        ),
+    ),
+    _Plain("remove_state", help="Remove the state whose key BASIQ_API_KEY is, with everything in it."),
 )
-_STATE: Shape[dict[str, Any]] = Shape(
-    ("name", "seed", "base_url", "now", "next_due", "clock", "pending", "webhooks", "messages", "requests",
-     "deliveries", "violations", "endpoints_down", "faults", "delivery_faults", "revision"),
-    lambda row: row,
-)  # fmt: skip
-_REQUESTS: Shape[dict[str, Any]] = Shape(
-    ("number", "at", "method", "path", "status", "duration", "violations"),
-    lambda row: row,
-    (
-        Column("NUMBER", lambda row: cell_text(row.get("number"))),
-        Column("STATUS", lambda row: cell_text(row.get("status"))),
-        Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=True),
-        Column("AT", lambda row: cell_text(row.get("at")), optional=True),
-        Column("VIOLATIONS", lambda row: cell_text(row.get("violations"))),
-    ),
+_ENDPOINT = (
+    _Plain("endpoint_down", arguments={"url": "URL"}),
+    _Plain("endpoint_up", arguments={"url": "URL"}),
 )
-_DELIVERIES: Shape[dict[str, Any]] = Shape(
-    ("number", "at", "webhook_id", "message_id", "event_type_id", "event_id", "url", "attempt", "status", "ok",
-     "response", "duration", "headers", "body"),
-    lambda row: row,
-    (
-        Column("MESSAGE", lambda row: cell_text(row.get("message_id"))),
-        Column("STATUS", lambda row: cell_text(row.get("status"))),
-        Column("EVENT TYPE", lambda row: cell_text(row.get("event_type_id"))),
-        Column("ATTEMPT", lambda row: cell_text(row.get("attempt"))),
-        Column("AT", lambda row: cell_text(row.get("at")), optional=True),
-        Column("URL", lambda row: cell_text(row.get("url")), flexible=True),
-    ),
-)  # fmt: skip
-_VIOLATIONS: Shape[dict[str, Any]] = Shape(
-    ("code", "detail", "at"),
-    lambda row: row,
-    (
-        Column("CODE", lambda row: cell_text(row.get("code"))),
-        Column("AT", lambda row: cell_text(row.get("at")), optional=True),
-        Column("DETAIL", lambda row: cell_text(row.get("detail")), flexible=True, least=32),
-    ),
+_VIOLATIONS = (
+    _column("CODE", "code"),
+    _column("AT", "at", optional=True),
+    _column("DETAIL", "detail", flexible=True, least=32),
 )
 
 
 def add_control_commands(app: typer.Typer) -> None:
-    """Add the commands to the group."""
-    for command in (advance, emit, fail, expire_tokens, reset, seed, state, requests, deliveries, violations):
-        app.command()(command)
-    app.command("fail-deliveries")(fail_deliveries)
-    app.command()(redeliver)
-    app.command()(secret)
+    """Add the commands to the group. This loads the operations, and with them the fake."""
+    from ..testing.mock import OPERATIONS
+
+    operations = {each.name: each for each in OPERATIONS}
+    _add_advance(app, operations["advance"])
+    for plain in _PLAIN:
+        app.command(plain.operation.replace("_", "-"))(_make_command(plain, operations[plain.operation]))
+    _add_violations(app, operations["violations"])
+    _add_secret(app, operations["webhook_secret"])
     endpoint = typer.Typer(help="Take an endpoint down, and bring it back.", no_args_is_help=True)
-    endpoint.command()(down)
-    endpoint.command()(up)
+    for plain in _ENDPOINT:
+        name = plain.operation.removeprefix("endpoint_")
+        endpoint.command(name)(_make_command(plain, operations[plain.operation]))
     app.add_typer(endpoint, name="endpoint")
 
 
-def advance(
-    by: Annotated[str, typer.Argument(metavar="TIME|next", help="15m, 2h, 30s; or next: to the next attempt.")],
-    json: Json = None,
-) -> None:
-    """Move the clock forward and make every delivery that is due on the way."""
-    if by == "next":
-        _post("/next", {}, json)
-    else:
-        _post("/advance", {"seconds": duration(by, "the time").total_seconds()}, json, timeout=600.0)
+# --- what is more than one call, or shows its result in a way of its own ---
 
 
-def emit(
-    event_type: Annotated[str, typer.Argument(help="Such as consent.revoked.", autocompletion=event_types)],
-    user_id: Annotated[str | None, typer.Option(help="The user; a new one by default.", show_default=False)] = None,
-    entity_id: Annotated[str | None, typer.Option(help="The entity; a new one by default.", show_default=False)] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="JSON|@FILE", help="The event's data, an object.", show_default=False)
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the first attempts were made.")] = False,
-    json: Json = None,
-) -> None:
-    """Let an event happen: a message for each webhook that is active and subscribed."""
-    values = {
-        "eventTypeId": event_type,
-        "userId": user_id,
-        "entityId": entity_id,
-        "data": None if data is None else read_json_object(data, "--data"),
-        "wait": wait or None,
-    }
-    _post("/emit", values, json)
+def _add_advance(app: typer.Typer, operation: Operation) -> None:
+    shape = _shape_of(operation.returns)
+
+    @app.command()
+    @shows(shape)
+    def advance(
+        by: Annotated[str, typer.Argument(metavar="TIME|next", help="15m, 2h, 30s; or next: to the next attempt.")],
+        json: Json = None,
+    ) -> None:
+        """Move the clock forward and make every delivery that is due on the way."""
+        path, values = "/next", {}
+        if by != "next":
+            path, values = operation.path, {"seconds": duration(by, "the time").total_seconds()}
+        found = run_until_signal(lambda: call(operation.method, path, values, timeout=_LONG_TIMEOUT))
+        Output(json).one(found, shape)
 
 
-def fail(
-    times: Times = 1,
-    status: Annotated[
-        int | None, typer.Option(help="Respond with an error of this status.", show_default=False)
-    ] = None,
-    path: Annotated[
-        str | None, typer.Option(help="Only requests to this path; * stands for anything.", show_default=False)
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="Only requests with this method.", show_default=False)] = None,
-    retry_after: Annotated[
-        float | None, typer.Option(min=0, help="Seconds for the Retry-After header.", show_default=False)
-    ] = None,
-    delay: Annotated[
-        float | None, typer.Option(min=0, help="Respond after this many seconds.", show_default=False)
-    ] = None,
-    drop: Annotated[
-        str | None,
-        typer.Option(metavar="request|response", help="Break the connection before or after.", show_default=False),
-    ] = None,
-    body: Annotated[str | None, typer.Option(help="Respond with this body.", show_default=False)] = None,
-    json: Json = None,
-) -> None:
-    """Let the next N requests go wrong."""
-    values = {
-        "times": times, "status": status, "path": path, "method": method, "retryAfter": retry_after, "delay": delay,
-        "drop": drop, "body": body,
-    }  # fmt: skip
-    _post("/fail", values, json)
+def _add_violations(app: typer.Typer, operation: Operation) -> None:
+    shape = _shape_of(_item_of(operation), _VIOLATIONS)
+
+    @app.command()
+    @shows(shape)
+    def violations(json: Json = None) -> None:
+        """Show what the real Basiq would refuse, or what misuses it. Ends with 1 if there are any."""
+        found = run_until_signal(lambda: call(operation.method, operation.path, {})).get("items") or []
+        Output(json).rows(found, shape)
+        if found:
+            raise typer.Exit(1)
+        note("there are no violations")
 
 
-def fail_deliveries(
-    times: Times = 1,
-    status: Annotated[
-        int | None, typer.Option(help="Record this status without calling the endpoint.", show_default=False)
-    ] = None,
-    drop: Annotated[
-        str | None,
-        typer.Option(
-            metavar="request|response",
-            help="request: the endpoint is not reached; response: it handles, and its response is lost.",
-            show_default=False,
-        ),
-    ] = None,
-    to: Annotated[
-        str | None, typer.Option(metavar="URL", help="Only deliveries to this endpoint.", show_default=False)
-    ] = None,
-    json: Json = None,
-) -> None:
-    """Let the next N deliveries go wrong."""
-    _post("/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
+def _add_secret(app: typer.Typer, operation: Operation) -> None:
+    shape = _shape_of(operation.returns)
+
+    @app.command()
+    @shows(shape)
+    def secret(
+        webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")],
+        json: Json = None,
+    ) -> None:
+        """Print the signing secret of a webhook of the mock."""
+        found = run_until_signal(lambda: call(operation.method, _fill(operation.path, {"webhookId": webhook_id}), {}))
+        if json is not None:
+            Output(json).one(found, shape)
+        else:
+            write(str(found.get("secret")))
 
 
-def down(
-    endpoint: Annotated[str | None, typer.Argument(metavar="[URL]", help="Every endpoint by default.")] = None,
-    status: Annotated[
-        int | None, typer.Option(help="The status it responds with; without, the connection fails.", show_default=False)
-    ] = None,
-    json: Json = None,
-) -> None:
-    """Take an endpoint down: deliveries fail without calling it."""
-    _post("/endpoint/down", {"url": endpoint, "status": status}, json)
+# --- what is one call: made from the operation ---
 
 
-def up(
-    endpoint: Annotated[str | None, typer.Argument(metavar="[URL]", help="Every endpoint by default.")] = None,
-    json: Json = None,
-) -> None:
-    """End the outage of an endpoint."""
-    _post("/endpoint/up", {"url": endpoint}, json)
+def _make_command(plain: _Plain, operation: Operation) -> Callable[..., None]:
+    item = _item_of(operation)
+    shape = _shape_of(item or operation.returns, plain.columns)
+    paged = "next" in attrs.fields_dict(operation.returns)
+    in_path = _path_fields(operation)
+    fields = [each for each in (*in_path, *operation.fields) if each.name not in plain.fixed]
+    if paged:
+        fields = [each for each in fields if each.name not in ("limit", "next")]
+    parameters = {_snake(each.name): _parameter(plain, each) for each in fields}
+
+    @shows(shape)
+    def command(json: str | None = None, limit: int = 0, **given: Any) -> None:
+        values = {**plain.fixed, **{each.name: _read_value(each, given[_snake(each.name)]) for each in fields}}
+        path = _fill(operation.path, {each.name: values.pop(each.name) for each in in_path})
+        output = Output(json)
+        if paged:
+            _show_pages(path, values, limit, output, shape)
+            return
+        found = run_until_signal(lambda: call(operation.method, path, values))
+        if item is None:
+            output.one(found, shape)
+        else:
+            output.rows(found.get("items") or [], shape)
+
+    if paged:
+        parameters["limit"] = (LogLimit, 50)
+    parameters["json"] = (Json, None)
+    # typer reads a command's options from its signature.
+    kind = inspect.Parameter.KEYWORD_ONLY
+    made = [
+        inspect.Parameter(name, kind, default=default, annotation=annotation)
+        for name, (annotation, default) in parameters.items()
+    ]
+    vars(command)["__signature__"] = inspect.Signature(made)
+    command.__annotations__ = {each.name: each.annotation for each in made}
+    summary = operation.summary if operation.method != "GET" else _as_order(operation.summary)
+    command.__doc__ = plain.help or f"{summary}."
+    return command
 
 
-def expire_tokens(json: Json = None) -> None:
-    """Make every token that was issued an expired one."""
-    _post("/expire-tokens", {}, json)
+_TYPES: Mapping[str, Any] = {"whole": int, "number": float, "flag": bool, "texts": list[str]}
+_VALUES = {"object": "JSON|@FILE", "texts": "TEXT"}
 
 
-def reset(
-    log: Annotated[bool, typer.Option("--log", help="Only requests, deliveries, violations and faults.")] = False,
-    json: Json = None,
-) -> None:
-    """Forget everything in the state whose key BASIQ_API_KEY is, but the key and the time."""
-    _post("/reset", {"log": log or None}, json)
+def _parameter(plain: _Plain, described: Field) -> tuple[Any, Any]:
+    """Return a field as typer reads a parameter: its annotation and its default."""
+    kind = _TYPES.get(described.kind, str)
+    value = "|".join(described.choices) or _VALUES.get(described.kind)
+    bounds: dict[str, Any] = {"min": described.least, "max": described.most} if kind in (int, float) else {}
+    text = described.description + (" May be repeated." if described.kind == "texts" else "")
+    if described.name in plain.arguments:
+        complete = event_types if described.name == "eventTypeId" else None
+        name = plain.arguments[described.name]
+        if described.required:
+            return Annotated[kind, typer.Argument(metavar=name, help=text, autocompletion=complete, **bounds)], ...
+        return Annotated[kind | None, typer.Argument(metavar=name, help=text, **bounds)], None
+    option = plain.options.get(described.name) or "--" + _snake(described.name).replace("_", "-")
+    if kind is bool:
+        return Annotated[bool, typer.Option(option, help=text)], False
+    made = typer.Option(option, metavar=value, help=text, show_default=False, **bounds)
+    return Annotated[kind | None, made], None
 
 
-def seed(
-    messages: Annotated[int, typer.Argument(min=0, metavar="N", help="How many messages.")],
-    webhook_id: Annotated[str | None, typer.Option(help="The first webhook by default.", show_default=False)] = None,
-    failed: Annotated[float, typer.Option(min=0, max=1, help="The share that was not delivered.")] = 0.0,
-    json: Json = None,
-) -> None:
-    """Give a webhook a history of N messages."""
-    _post("/seed", {"messages": messages, "webhookId": webhook_id, "failed": failed}, json)
+def _read_value(described: Field, given: Any) -> Any:
+    """Return what the mock gets; None for what was not given."""
+    if described.kind == "object" and given is not None:
+        return read_json_object(given, "--" + _snake(described.name).replace("_", "-"))
+    return given or (None if given is False or given == [] else given)
 
 
-def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
-    """Deliver a message once more, now."""
-    _post(f"/messages/{segment(message_id)}/redeliver", {"wait": True}, json)
+def _path_fields(operation: Operation) -> list[Field]:
+    """Return the parameters of a path, such as ``messageId``, as fields."""
+    from ..testing.mock import Field
+
+    names = re.findall(r"{(\w+)}", operation.path)
+    return [Field(name, "text", f"The {name.removesuffix('Id')}'s id.", required=True) for name in names]
 
 
-def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], json: Json = None) -> None:
-    """Print the signing secret of a webhook of the mock."""
-    from ._output import write
-
-    found = run_until_signal(lambda: call("POST", f"/webhooks/{segment(webhook_id)}/secret", {}))
-    if json is not None:
-        Output(json).one(found, _RESULT)
-    else:
-        write(str(found.get("secret")))
+def _fill(path: str, values: Mapping[str, Any]) -> str:
+    return path.format_map({name: quote(str(value), safe="") for name, value in values.items()})
 
 
-def state(json: Json = None) -> None:
-    """Show the time, what is due, and how much there is of everything."""
-    Output(json).one(run_until_signal(lambda: call("GET", "/state", {})), _STATE)
+def _as_order(summary: str) -> str:
+    return f"Show {summary[0].lower()}{summary[1:]}"
 
 
-def requests(
-    limit: LogLimit = 50,
-    search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
-    json: Json = None,
-) -> None:
-    """Show the latest requests, newest first."""
-    _pages("/requests", {"search": search}, limit, Output(json), _REQUESTS)
+def _item_of(operation: Operation) -> Any:
+    """Return the class of the items that an operation lists, None where it lists nothing."""
+    items = get_type_hints(operation.returns).get("items")
+    return None if items is None else items.__args__[0]
 
 
-def deliveries(
-    limit: LogLimit = 50,
-    search: Annotated[str | None, typer.Option(help="Only those with this text.", show_default=False)] = None,
-    message_id: Annotated[str | None, typer.Option(help="Only attempts of this message.", show_default=False)] = None,
-    json: Json = None,
-) -> None:
-    """Show the latest attempts to deliver, newest first."""
-    _pages("/deliveries", {"search": search, "messageId": message_id}, limit, Output(json), _DELIVERIES)
+def _shape_of(kind: Any, columns: tuple[Column[Row], ...] = ()) -> Shape[Row]:
+    return Shape(keys(*attrs.fields_dict(kind)), columns)
 
 
-def violations(json: Json = None) -> None:
-    """Show what the real Basiq would refuse, or what misuses it. Ends with 1 if there are any."""
-    found = run_until_signal(lambda: call("GET", "/violations", {})).get("items") or []
-    Output(json).rows(found, _VIOLATIONS)
-    if found:
-        raise typer.Exit(1)
-    note("there are no violations")
-
-
-def _post(path: str, values: dict[str, Any], json: str | None, *, timeout: float = 60.0) -> None:
-    Output(json).one(run_until_signal(lambda: call("POST", path, values, timeout=timeout)), _RESULT)
-
-
-def _pages(path: str, values: dict[str, Any], limit: int, output: Output, shape: Shape[dict[str, Any]]) -> None:
+def _show_pages(path: str, values: dict[str, Any], limit: int, output: Output, shape: Shape[Row]) -> None:
     async def work() -> None:
         left, following = limit, None
         while True:
@@ -282,10 +302,7 @@ def _pages(path: str, values: dict[str, Any], limit: int, output: Output, shape:
     run_until_signal(work)
 
 
-TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
-_TIMEOUT = 60.0
-_MOST = 64 * 2**20
-_CAPITAL = re.compile("[A-Z]")
+# --- the calls ---
 
 
 class MockError(BasiqError):
@@ -362,17 +379,12 @@ async def call_at(
     return _read(base.origin, status, body)
 
 
-def segment(text: str) -> str:
-    """Return an id as one segment of a path."""
-    return quote(text, safe="")
-
-
 def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
     """Return what the control API responded, its fields in the spelling of every other command: ``next_due``.
 
     What is inside of a field, such as the headers of a delivery, stays as it is.
     """
-    named = {_CAPITAL.sub(lambda each: f"_{each[0].lower()}", name): value for name, value in found.items()}
+    named = {_snake(name): value for name, value in found.items()}
     if isinstance(items := named.get("items"), list):
         named["items"] = [_name_as_commands_do(each) for each in items]
     return named
@@ -396,3 +408,7 @@ def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
     if status == 400:
         raise ConfigurationError(message)
     raise MockError(message, status=status, code=str(error.get("code")))
+
+
+def _snake(name: str) -> str:
+    return _CAPITAL.sub(lambda found: f"_{found[0].lower()}", name)

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -35,10 +35,10 @@ from ..replay import (
 from ..replay import event_types as of_types
 from ._options import check_event_types, duration
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
-from ._results import Output
+from ._results import ABSENT, Output
 from ._run import make_client, stopping, wait_patiently
 from ._serving import watching_reader
-from ._shapes import POLLED
+from ._shapes import POLLED, Polled
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -239,17 +239,16 @@ class Polling:
         result = "failed" if error else "forwarded" if self._forward_to is not None else "received"
         try:
             if self._output.as_json:
-                row: dict[str, Any] = {
-                    "result": result,
-                    "message_id": message.id,
-                    "event_type_id": message.event_type_id,
-                    "event_id": message.event_id,
-                    "webhook_id": message.webhook_id,
-                    "error": error,
-                }
-                if self._body:
-                    row["body"] = dict(message.payload)
-                self._output.one(row, POLLED)
+                polled = Polled(
+                    result=result,
+                    message_id=message.id,
+                    event_type_id=message.event_type_id,
+                    event_id=message.event_id,
+                    webhook_id=message.webhook_id,
+                    error=error,
+                    body=dict(message.payload) if self._body else ABSENT,
+                )
+                self._output.one(polled, POLLED)
             else:
                 words = [result, message.event_type_id, message.id, error]
                 write("  ".join(str(word) for word in words if word))

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import typer
 
 from ..errors import ConfigurationError, ReplayError
@@ -27,8 +26,8 @@ from ._options import (
     selection,
 )
 from ._output import live, note
-from ._replay import default_path, report_row
-from ._results import Output, Shape
+from ._replay import REPORT, default_path
+from ._results import Fields, Output, Shape, attributes, fields_of, shows
 from ._run import run
 from ._shapes import problem_details, problem_rows
 
@@ -38,6 +37,37 @@ if TYPE_CHECKING:
     from ..replay import Checkpoint, Reconciliation, Recovery, Target
 
 
+def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
+    for source, report in (("messages", found.messages), ("events", found.events)):
+        yield f"{source} handled", f"{report.handled:,}"
+        for why, count in report.skipped.items():
+            yield f"{source} skipped, {why}", f"{count:,}"
+        if report.failed or report.dead:
+            yield f"{source} failed", f"{report.failed:,}, {report.dead:,} kept"
+    if found.left_alone:
+        yield (
+            "left alone",
+            f"{found.left_alone:,} that Basiq delivered; --everything with a new --checkpoint",
+        )
+    yield "finished", found.finished
+    yield from problem_details(found.problems, "left")
+
+
+_RECOVERY: Shape[Recovery] = Shape(
+    {
+        **attributes("finished"),
+        "messages": lambda found: REPORT.row(found.messages),
+        "events": lambda found: REPORT.row(found.events),
+        "out_of_reach": lambda found: [{"since": each.since, "until": each.until} for each in found.out_of_reach],
+        "status": lambda found: found.webhook.status,
+        **attributes("quarantined", "left_alone"),
+        "problems": lambda found: problem_rows(found.problems),
+    },
+    details=_recovery_details,
+)
+
+
+@shows(_RECOVERY)
 def recover(
     webhook_id: WebhookId,
     to: Annotated[
@@ -173,42 +203,26 @@ def checkpoints_at(base: str) -> tuple[Checkpoint, Checkpoint]:
     return SQLiteCheckpoint(f"{base}-messages.db"), SQLiteCheckpoint(f"{base}-events.db")
 
 
-def _recovery_row(found: Recovery) -> dict[str, Any]:
-    return {
-        "finished": found.finished,
-        "messages": report_row(found.messages),
-        "events": report_row(found.events),
-        "out_of_reach": [{"since": each.since, "until": each.until} for each in found.out_of_reach],
-        "status": found.webhook.status,
-        "quarantined": found.quarantined,
-        "left_alone": found.left_alone,
-        "problems": problem_rows(found.problems),
-    }
+def _reconciliation_fields() -> Fields[Reconciliation]:
+    from ..replay import Reconciliation
+
+    return fields_of(Reconciliation)
 
 
-def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
-    for source, report in (("messages", found.messages), ("events", found.events)):
-        yield f"{source} handled", f"{report.handled:,}"
-        for why, count in report.skipped.items():
-            yield f"{source} skipped, {why}", f"{count:,}"
-        if report.failed or report.dead:
-            yield f"{source} failed", f"{report.failed:,}, {report.dead:,} kept"
-    if found.left_alone:
-        yield (
-            "left alone",
-            f"{found.left_alone:,} that Basiq delivered; --everything with a new --checkpoint",
-        )
-    yield "finished", found.finished
-    yield from problem_details(found.problems, "left")
+def _reconciliation_details(found: Reconciliation) -> Any:
+    for name, value in _RECONCILIATION.row(found).items():
+        if isinstance(value, dict):
+            yield from ((f"{name.replace('_', ' ')} {key}", count) for key, count in value.items())
+        elif not isinstance(value, (tuple, list)):
+            yield name.replace("_", " "), value
+        else:
+            yield from ((f"{name.replace('_', ' ')}", each) for each in value)
 
 
-_RECOVERY: Shape[Recovery] = Shape(
-    ("finished", "messages", "events", "out_of_reach", "status", "quarantined", "left_alone", "problems"),
-    _recovery_row,
-    details=_recovery_details,
-)
+_RECONCILIATION: Shape[Reconciliation] = Shape(_reconciliation_fields, details=_reconciliation_details)
 
 
+@shows(_RECONCILIATION)
 def reconcile(
     webhook_id: WebhookId,
     inbox: Annotated[
@@ -268,24 +282,3 @@ async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[
         raise ConfigurationError(f"there is no inbox {inbox!r}")
     async with SQLiteInbox(inbox) as made:
         yield made
-
-
-def _reconciliation_row(found: Reconciliation) -> dict[str, Any]:
-    return attrs.asdict(found, recurse=False)
-
-
-def _reconciliation_details(found: Reconciliation) -> Any:
-    for name, value in _reconciliation_row(found).items():
-        if isinstance(value, dict):
-            yield from ((f"{name.replace('_', ' ')} {key}", count) for key, count in value.items())
-        elif not isinstance(value, (tuple, list)):
-            yield name.replace("_", " "), value
-        else:
-            yield from ((f"{name.replace('_', ' ')}", each) for each in value)
-
-
-_RECONCILIATION: Shape[Reconciliation] = Shape(
-    ("checked", "delivered", "missing", "missing_by_type", "missing_ids", "undelivered"),
-    _reconciliation_row,
-    details=_reconciliation_details,
-)

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-import attrs
 import typer
 
 from .._redaction.text import command_line
 from ..errors import ConfigurationError, ReplayError
+from ._dead_letters import DEAD_LETTER
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -29,7 +29,7 @@ from ._options import (
     selection,
 )
 from ._output import is_terminal, live, note, session
-from ._results import Output, Shape, cell_text
+from ._results import Fields, Output, Shape, cell_text, fields_of, shows
 from ._run import confirm, run, stopping
 
 if TYPE_CHECKING:
@@ -44,6 +44,48 @@ _OPTIONS = {"failed": "--failed-only"}
 _DEFAULTS = {"source": "messages", "concurrency": 32, "on_error": "dead-letter", "max_failures": 1_000, "limit": 0}
 
 
+def _periods(found: Report | Plan) -> list[dict[str, Any]]:
+    return [{"since": period.since, "until": period.until} for period in found.inactive]
+
+
+def _details(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if name == "cursor" or value is None or value == []:
+            continue
+        if name == "inactive":
+            for period in value:
+                yield "not active", f"{cell_text(period['since'])} to {cell_text(period['until']) or 'the end'}"
+            continue
+        for key, each in value.items() if isinstance(value, dict) else [("", value)]:
+            yield f"{name.replace('_', ' ')} {key}".strip(), f"{each:,}" if type(each) is int else each
+
+
+def _report_fields() -> Fields[Report]:
+    from ..replay import Report
+
+    return {
+        **fields_of(Report),
+        "duration": lambda report: round(report.duration, 3),
+        "rate": lambda report: round(report.rate, 1),
+        "inactive": _periods,
+    }
+
+
+def _plan_fields() -> Fields[Plan]:
+    from ..replay import Plan
+
+    return {
+        **fields_of(Plan),
+        "by_day": lambda plan: {str(day) if day else "unknown": count for day, count in plan.by_day.items()},
+        "inactive": _periods,
+    }
+
+
+REPORT: Shape[Report] = Shape(_report_fields, details=lambda report: _details(REPORT.row(report)))
+PLAN: Shape[Plan] = Shape(_plan_fields, details=lambda plan: _details(PLAN.row(plan)))
+
+
+@shows(REPORT, PLAN, DEAD_LETTER)
 def replay(
     webhook_id: WebhookId,
     to: Annotated[
@@ -378,50 +420,3 @@ def _clock(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
     return f"{whole // 60}:{whole % 60:02}"
-
-
-def report_row(report: Report) -> dict[str, Any]:
-    """Return a report as JSON shows it."""
-    row = attrs.asdict(report, recurse=False)
-    row["duration"] = round(report.duration, 3)
-    row["rate"] = round(report.rate, 1)
-    row["inactive"] = _periods(report)
-    return row
-
-
-def _plan_row(plan: Plan) -> dict[str, Any]:
-    row = attrs.asdict(plan, recurse=False)
-    row["by_day"] = {str(day) if day else "unknown": count for day, count in plan.by_day.items()}
-    row["inactive"] = _periods(plan)
-    return row
-
-
-def _periods(found: Report | Plan) -> list[dict[str, Any]]:
-    return [{"since": period.since, "until": period.until} for period in found.inactive]
-
-
-def _details(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
-        if name == "cursor" or value is None or value == []:
-            continue
-        if name == "inactive":
-            for period in value:
-                yield "not active", f"{cell_text(period['since'])} to {cell_text(period['until']) or 'the end'}"
-            continue
-        for key, each in value.items() if isinstance(value, dict) else [("", value)]:
-            yield f"{name.replace('_', ' ')} {key}".strip(), f"{each:,}" if type(each) is int else each
-
-
-REPORT: Shape[Report] = Shape(
-    (
-        "handled", "skipped", "failed", "repeated", "duration", "cursor", "position", "finished", "dead",
-        "handled_in_all", "inactive", "reach", "order", "rate",
-    ),
-    report_row,
-    details=lambda report: _details(report_row(report)),
-)  # fmt: skip
-PLAN: Shape[Plan] = Shape(
-    ("total", "by_type", "by_day", "skipped", "first", "last", "position", "dead", "inactive", "reach", "order"),
-    _plan_row,
-    details=lambda plan: _details(_plan_row(plan)),
-)

@@ -8,8 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from operator import attrgetter, methodcaller
+from typing import Any, Generic, TypeVar, cast
+
+import attrs
 
 from .._redaction.text import printable
 from ..errors import ConfigurationError
@@ -27,6 +31,7 @@ from ._output import (
 )
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 _BATCH = 200
 _GAP = "  "
 _NARROW = 60
@@ -44,26 +49,72 @@ class Column(Generic[T]):
     optional: bool = False
 
 
-FIELD_NAMES: set[str] = set()
-"""The fields of every shape: they tell ``--json FIELDS`` from an argument after a plain ``--json``."""
+class _Absent:
+    """What a field has that is not shown."""
+
+
+ABSENT = _Absent()
+"""The value of a field that an object does not have: JSON leaves the field out."""
+Fields = Mapping[str, Callable[[T], Any]]
 
 
 @dataclass(frozen=True)
 class Shape(Generic[T]):
     """How one kind of result is shown.
 
-    row: the object as a mapping, which JSON shows. fields: the names in it, for ``--json FIELDS``.
+    fields: what JSON shows and ``--json FIELDS`` chooses from, each with how it is read from an object; or a function
+    that returns them, where that needs imports that ``--help`` does not. None for mappings that are shown whole.
     columns: what a table shows, most important first; the first holds the id, which is never cut.
-    details: name and value pairs, for a single object in a terminal; None shows the row.
+    details: name and value pairs, for a single object in a terminal; None shows the fields.
     """
 
-    fields: tuple[str, ...]
-    row: Callable[[T], Mapping[str, Any]]
+    fields: Fields[T] | Callable[[], Fields[T]] | None
     columns: Sequence[Column[T]] = ()
     details: Callable[[T], Iterable[tuple[str, Any]]] | None = None
 
-    def __post_init__(self) -> None:
-        FIELD_NAMES.update(self.fields)
+    @cached_property
+    def readers(self) -> Fields[T]:
+        """The fields, each with how it is read; none for mappings that are shown whole."""
+        if self.fields is None:
+            return {}
+        return self.fields() if callable(self.fields) else self.fields
+
+    def row(self, item: T) -> Mapping[str, Any]:
+        """Return an object as JSON shows it."""
+        if self.fields is None:
+            return cast("Mapping[str, Any]", item)
+        row = {name: read(item) for name, read in self.readers.items()}
+        return {name: value for name, value in row.items() if value is not ABSENT}
+
+
+def attributes(*names: str) -> dict[str, Callable[[Any], Any]]:
+    """Return fields that are attributes of the same names."""
+    return {name: attrgetter(name) for name in names}
+
+
+def fields_of(kind: type[attrs.AttrsInstance]) -> dict[str, Callable[[Any], Any]]:
+    """Return the fields of an attrs class."""
+    return attributes(*attrs.fields_dict(kind))
+
+
+def keys(*names: str) -> dict[str, Callable[[Any], Any]]:
+    """Return fields that are keys of a mapping."""
+    return {name: methodcaller("get", name) for name in names}
+
+
+def shows(*shapes: Shape[Any]) -> Callable[[F], F]:
+    """Say what a command shows: its ``--json`` knows the fields of these shapes."""
+
+    def mark(command: F) -> F:
+        vars(command)["shapes"] = shapes
+        return command
+
+    return mark
+
+
+def shown_fields(command: object) -> set[str]:
+    """Return the fields that ``--json`` knows of a command; ``shows`` says them."""
+    return {name for shape in getattr(command, "shapes", ()) for name in shape.readers}
 
 
 @dataclass
@@ -83,9 +134,9 @@ class Output:
     def rows(self, items: Iterable[T], shape: Shape[T]) -> None:
         """Write any number of results, in constant memory."""
         if self.as_json:
-            pick = self._picker(shape.fields)
+            self._check_fields(shape)
             for item in items:
-                write_json(pick(shape.row(item)))
+                write_json(self._row(item, shape))
             flush()
             return
         rest = iter(items)
@@ -105,21 +156,28 @@ class Output:
     def one(self, item: T, shape: Shape[T]) -> None:
         """Write a single result: in a terminal a line for each of its values."""
         if self.as_json:
-            write_json(self._picker(shape.fields)(shape.row(item)))
+            self._check_fields(shape)
+            write_json(self._row(item, shape))
             flush()
             return
         pairs = shape.row(item).items() if shape.details is None else shape.details(item)
         for line in vertical(pairs, terminal_width()):
             write(*line)
 
-    def _picker(self, fields: Sequence[str]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-        names = [name for name in (self.json or "").split(",") if name]
-        unknown = [name for name in names if name not in fields]
-        if unknown:
+    @property
+    def _names(self) -> list[str]:
+        return [name for name in (self.json or "").split(",") if name]
+
+    def _check_fields(self, shape: Shape[T]) -> None:
+        unknown = [name for name in self._names if name not in shape.readers]
+        if unknown and shape.fields is not None:
             raise ConfigurationError(
-                f"--json does not know the field {unknown[0]!r} here; the fields are {', '.join(fields)}"
+                f"--json does not know the field {unknown[0]!r} here; the fields are {', '.join(shape.readers)}"
             )
-        return (lambda row: {name: row.get(name) for name in names}) if names else (lambda row: row)
+
+    def _row(self, item: T, shape: Shape[T]) -> Mapping[str, Any]:
+        row = shape.row(item)
+        return {name: row.get(name) for name in self._names} or row
 
 
 def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import typer
 from aiohttp import web
@@ -25,9 +25,9 @@ from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
 from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
-from ._results import Output
+from ._results import ABSENT, Output
 from ._run import stopping
-from ._shapes import RECEIVED
+from ._shapes import RECEIVED, Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +172,7 @@ class Listener:
         self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
         result = "not-accepted" if seen.forwarded and not seen.forwarded.accepted else str(event.result)
         if self._output.as_json:
-            self._output.one(_row(seen, event, status, result, self._body), RECEIVED)
+            self._output.one(_describe(seen, event, status, result, self._body), RECEIVED)
         else:
             words = [f"{status} {result}", event.reason, event.event_type_id, event.delivery_id]
             if seen.forwarded is not None:
@@ -207,24 +207,21 @@ class Listener:
         self._done.set()
 
 
-def _row(seen: _Seen, event: DeliveryEvent, status: int, result: str, with_body: bool) -> dict[str, Any]:
+def _describe(seen: _Seen, event: DeliveryEvent, status: int, result: str, with_body: bool) -> Received:
     delivery, forwarded = seen.delivery, seen.forwarded
-    row: dict[str, Any] = {
-        "result": result,
-        "status": status,
-        "reason": event.reason,
-        "delivery_id": event.delivery_id,
-        "event_type_id": event.event_type_id,
-        "event_id": delivery.event_id if delivery else None,
-        "timestamp": delivery.timestamp if delivery else None,
-        "links": dict(delivery.links) if delivery else None,
-    }
-    if forwarded is not None:
-        row["forwarded_status"] = None if forwarded.error else forwarded.status
-        row["forward_error"] = forwarded.error
-    if with_body:
-        row["body"] = dict(delivery.raw) if delivery else None
-    return row
+    return Received(
+        result=result,
+        status=status,
+        reason=event.reason,
+        delivery_id=event.delivery_id,
+        event_type_id=event.event_type_id,
+        event_id=delivery.event_id if delivery else None,
+        timestamp=delivery.timestamp if delivery else None,
+        links=dict(delivery.links) if delivery else None,
+        forwarded_status=ABSENT if forwarded is None else None if forwarded.error else forwarded.status,
+        forward_error=ABSENT if forwarded is None else forwarded.error,
+        body=ABSENT if not with_body else dict(delivery.raw) if delivery else None,
+    )
 
 
 @contextlib.contextmanager

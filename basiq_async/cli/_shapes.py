@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from .._redaction.text import shell_line
-from ._results import Column, Shape, cell_text
+from ._results import ABSENT, Column, Shape, attributes, cell_text, fields_of
 
 if TYPE_CHECKING:
-    from ..models import Event, EventType, Message, Webhook
+    from ..models import DeliveryAttempt, Event, EventType, Message, Webhook
     from ..services.diagnosis import Problem
 
 
 _FEW_EVENTS = 2
-
-
-def _webhook_row(webhook: Webhook) -> dict[str, Any]:
-    row = {
-        "id": webhook.id,
-        "url": webhook.url,
-        "status": webhook.status,
-        "subscribed_events": webhook.subscribed_events,
-        "name": webhook.name,
-        "description": webhook.description,
-    }
-    action = getattr(webhook, "action", None)
-    return row if action is None else {**row, "action": action}
 
 
 def _events_cell(webhook: Webhook) -> str:
@@ -35,8 +26,10 @@ def _events_cell(webhook: Webhook) -> str:
 
 
 WEBHOOK: Shape[Webhook] = Shape(
-    ("id", "url", "status", "subscribed_events", "name", "description", "action"),
-    _webhook_row,
+    {
+        **attributes("id", "url", "status", "subscribed_events", "name", "description"),
+        "action": lambda webhook: getattr(webhook, "action", None) or ABSENT,
+    },
     (
         Column("ID", lambda webhook: webhook.id),
         Column("STATUS", lambda webhook: cell_text(webhook.status)),
@@ -47,37 +40,15 @@ WEBHOOK: Shape[Webhook] = Shape(
 )
 
 
-def _message_row(message: Message) -> dict[str, Any]:
-    last = message.last_attempt
-    return {
-        "id": message.id,
-        "event_type_id": message.event_type_id,
-        "event_id": message.event_id,
-        "webhook_id": message.webhook_id,
-        "delivered": message.delivered,
-        "last_status_code": last.status_code if last else None,
-        "last_attempt": last.timestamp if last else None,
-        "attempts": [
-            {
-                "timestamp": attempt.timestamp,
-                "status": attempt.status,
-                "status_code": attempt.status_code,
-                "url": attempt.url,
-                "response": attempt.response,
-            }
-            for attempt in message.attempts_by_time
-        ],
-    }
+def _last_attempt(message: Message) -> Any:
+    return message.last_attempt.timestamp if message.last_attempt else None
 
 
-def _last_attempt(message: Message) -> str:
-    last = message.last_attempt
-    return cell_text(last.timestamp if last else None)
+def _last_status_code(message: Message) -> Any:
+    return message.last_attempt.status_code if message.last_attempt else None
 
 
-def _last_status(message: Message) -> str:
-    last = message.last_attempt
-    return cell_text(last.status_code if last else None)
+_ATTEMPT: Shape[DeliveryAttempt] = Shape(attributes("timestamp", "status", "status_code", "url", "response"))
 
 
 def _message_details(message: Message) -> Iterable[tuple[str, Any]]:
@@ -101,28 +72,22 @@ def _message_details(message: Message) -> Iterable[tuple[str, Any]]:
 
 
 MESSAGE: Shape[Message] = Shape(
-    ("id", "event_type_id", "event_id", "webhook_id", "delivered", "last_status_code", "last_attempt", "attempts"),
-    _message_row,
+    {
+        **attributes("id", "event_type_id", "event_id", "webhook_id", "delivered"),
+        "last_status_code": _last_status_code,
+        "last_attempt": _last_attempt,
+        "attempts": lambda message: [_ATTEMPT.row(each) for each in message.attempts_by_time],
+    },
     (
         Column("ID", lambda message: message.id),
         Column("EVENT TYPE", lambda message: cell_text(message.event_type_id)),
         Column("DELIVERED", lambda message: cell_text(message.delivered)),
-        Column("STATUS", _last_status),
-        Column("LAST ATTEMPT", _last_attempt, optional=True),
+        Column("STATUS", lambda message: cell_text(_last_status_code(message))),
+        Column("LAST ATTEMPT", lambda message: cell_text(_last_attempt(message)), optional=True),
         Column("EVENT", lambda message: cell_text(message.event_id), optional=True),
     ),
     _message_details,
 )
-
-
-def _event_row(event: Event) -> dict[str, Any]:
-    return {
-        "id": event.id,
-        "type": event.type,
-        "user_id": event.user_id,
-        "created": event.created,
-        "data_ref": event.data_ref,
-    }
 
 
 def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
@@ -138,8 +103,7 @@ def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
 
 
 EVENT: Shape[Event] = Shape(
-    ("id", "type", "user_id", "created", "data_ref"),
-    _event_row,
+    attributes("id", "type", "user_id", "created", "data_ref"),
     (
         Column("ID", lambda event: event.id),
         Column("TYPE", lambda event: event.type),
@@ -150,32 +114,53 @@ EVENT: Shape[Event] = Shape(
 )
 
 EVENT_TYPE: Shape[EventType] = Shape(
-    ("id", "description"),
-    lambda kind: {"id": kind.id, "description": kind.description},
+    attributes("id", "description"),
     (
         Column("ID", lambda kind: kind.id),
         Column("DESCRIPTION", lambda kind: cell_text(kind.description), flexible=True),
     ),
 )
 
-RECEIVED: Shape[dict[str, Any]] = Shape(
-    ("result", "status", "reason", "delivery_id", "event_type_id", "event_id", "timestamp", "links",
-     "forwarded_status", "forward_error", "body"),
-    lambda row: row,
-)  # fmt: skip
-"""A delivery that ``listen`` received."""
 
-POLLED: Shape[dict[str, Any]] = Shape(
-    ("result", "message_id", "event_type_id", "event_id", "webhook_id", "error", "body"), lambda row: row
-)
-"""A message that ``listen --poll`` read."""
+@attrs.frozen(kw_only=True)
+class Received:
+    """A delivery that ``listen`` received."""
 
-RAW: Shape[Mapping[str, Any]] = Shape((), lambda raw: raw)
+    result: str
+    status: int
+    reason: str | None
+    delivery_id: str | None
+    event_type_id: str | None
+    event_id: str | None
+    timestamp: datetime | None
+    links: Mapping[str, str] | None
+    forwarded_status: Any = ABSENT
+    forward_error: Any = ABSENT
+    body: Any = ABSENT
+
+
+@attrs.frozen(kw_only=True)
+class Polled:
+    """A message that ``listen --poll`` read."""
+
+    result: str
+    message_id: str
+    event_type_id: str | None
+    event_id: str | None
+    webhook_id: str | None
+    error: str | None
+    body: Any = ABSENT
+
+
+RECEIVED: Shape[Received] = Shape(fields_of(Received))
+POLLED: Shape[Polled] = Shape(fields_of(Polled))
+
+RAW: Shape[Mapping[str, Any]] = Shape(None)
 """An object as the API sent it."""
 
-DELETED: Shape[str] = Shape(("id", "deleted"), lambda deleted: {"id": deleted, "deleted": True})
+DELETED: Shape[str] = Shape({"id": str, "deleted": lambda webhook_id: True})
 
-SECRET: Shape[tuple[str, str]] = Shape(("id", "secret"), lambda pair: {"id": pair[0], "secret": pair[1]})
+SECRET: Shape[tuple[str, str]] = Shape({"id": itemgetter(0), "secret": itemgetter(1)})
 
 
 def problem_rows(problems: Iterable[Problem]) -> list[dict[str, Any]]:

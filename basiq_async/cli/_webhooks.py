@@ -16,7 +16,7 @@ from ._checks import doctor
 from ._completion import event_types
 from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file
 from ._output import is_terminal, live, note, write
-from ._results import Output
+from ._results import Output, shows
 from ._run import confirm, run
 from ._shapes import DELETED, SECRET, WEBHOOK
 
@@ -48,6 +48,7 @@ NewSecretFile = Annotated[
 
 
 @webhooks_app.command("list")
+@shows(WEBHOOK)
 def list_(json: Json = None) -> None:
     """Show all webhooks."""
 
@@ -61,6 +62,7 @@ def list_(json: Json = None) -> None:
 
 
 @webhooks_app.command("get")
+@shows(WEBHOOK)
 def get(webhook_id: WebhookId, json: Json = None) -> None:
     """Show one webhook."""
 
@@ -71,6 +73,7 @@ def get(webhook_id: WebhookId, json: Json = None) -> None:
 
 
 @webhooks_app.command("create")
+@shows(WEBHOOK)
 def create(
     url: Url,
     event: Event,
@@ -89,6 +92,7 @@ def create(
 
 
 @webhooks_app.command("ensure")
+@shows(WEBHOOK)
 def ensure(
     url: Url,
     event: Event,
@@ -130,6 +134,7 @@ def ensure(
 
 
 @webhooks_app.command("update")
+@shows(WEBHOOK)
 def update(
     webhook_id: WebhookId,
     url: Annotated[str | None, typer.Option(help="The URL that Basiq calls.", show_default=False)] = None,
@@ -159,6 +164,7 @@ def update(
 
 
 @webhooks_app.command("reactivate")
+@shows(WEBHOOK)
 def reactivate(webhook_id: WebhookId, secret_file: NewSecretFile = None, json: Json = None) -> None:
     """Make a disabled webhook active again, and change nothing else."""
 
@@ -174,6 +180,7 @@ webhooks_app.command("doctor")(doctor)
 
 
 @webhooks_app.command("secret")
+@shows(SECRET)
 def secret(
     webhook_id: WebhookId,
     secret_file: NewSecretFile = None,
@@ -208,6 +215,7 @@ def secret(
 
 
 @webhooks_app.command("delete")
+@shows(DELETED)
 def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
     """Delete a webhook, with its messages. A terminal is asked first."""
     confirm(f"Delete the webhook {webhook_id} with its messages?", yes=yes)
@@ -220,6 +228,7 @@ def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
 
 
 @webhooks_app.command("wait")
+@shows(WEBHOOK)
 def wait(
     webhook_id: WebhookId,
     timeout: Annotated[

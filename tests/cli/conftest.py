@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-import typer.main
-import typer.testing
-from typer.testing import CliRunner
 
-from basiq_async.cli._app import app
 from basiq_async.testing import FakeBasiq, serve
 
-Run = Callable[..., Any]
+from ..support.command_line import Ended, run_command
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_tree_of_commands() -> Iterator[None]:
-    """The runner makes the tree of commands anew for each call, which takes longer than most commands do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
-        yield
+Run = Callable[..., Ended]
 
 
 class Served:
@@ -73,7 +62,4 @@ def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("BASIQ_API_KEY", served.fake.DEFAULT_API_KEY)
     monkeypatch.setenv("BASIQ_BASE_URL", served.url)
 
-    def invoke(*arguments: str) -> Any:
-        return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-
-    return invoke
+    return run_command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -11,17 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from basiq_async import BasiqClient, InMemoryTransport, __version__, cli
+from basiq_async import BasiqClient, InMemoryTransport, __version__
 from basiq_async.cli import _history as _messages
-from basiq_async.cli import _output, _run, main
+from basiq_async.cli import _output, _run, build_app, main
 from basiq_async.cli._history import History
-from basiq_async.cli._results import Shape
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
@@ -369,12 +369,41 @@ def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:
     assert "GET /events/types: status 503, next attempt in" in done.stderr
 
 
-def test_every_field_of_every_result_can_be_named_after_json() -> None:
-    fields: set[str] = set()
-    for file in sorted(Path(cli.__file__).parent.glob("_*.py")):
-        if file.stem != "__init__":
-            module = importlib.import_module(f"basiq_async.cli.{file.stem}")
-            fields.update(*(value.fields for value in vars(module).values() if isinstance(value, Shape)))
-    known = "import basiq_async.cli._app; from basiq_async.cli._results import FIELD_NAMES; print(*FIELD_NAMES)"
-    begun = subprocess.run([sys.executable, "-c", known], capture_output=True, text=True, check=True)
-    assert set(begun.stdout.split()) == fields
+@pytest.mark.parametrize(
+    "words",
+    ["webhooks list", "messages list W", "events list", "events types", "whoami", "replay W --dry-run", "mock state",
+     "mock requests", "mock states", "mock advance next"],
+)  # fmt: skip
+def test_every_field_that_a_command_shows_can_be_named_after_json(run: Run, served: Served, words: str) -> None:
+    webhook_id = served.fake.seed_messages(2)
+    served.fake.emit("user.created")
+    command = [webhook_id if word == "W" else word for word in words.split()]
+    shown = lines(run(*command, "--json").stdout)[0]
+    for name, value in shown.items():
+        done = run(*command, "--json", name)
+        assert done.exit_code == 0, done.output
+        assert list(lines(done.stdout)[0]) == [name]
+        if name == "id":
+            assert lines(done.stdout)[0] == {name: value}
+
+
+def test_a_word_that_is_a_field_of_another_command_alone_is_an_argument(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(1)
+    assert lines(run("webhooks", "get", "--json", webhook_id).stdout)[0]["id"] == webhook_id
+    done = run("mock", "emit", "--json", "user.created")
+    assert list(lines(done.stdout)[0]) == ["event_id", "message_ids"]
+    assert run("webhooks", "get", webhook_id, "--json", "url,nonsense").exit_code == 2
+
+
+def commands_with_json(command: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    if any(each.name == "json" for each in command.params):
+        yield " ".join(path), command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands_with_json(inner, *path, name)
+
+
+def test_every_command_with_json_says_what_it_shows() -> None:
+    """Not to be seen from outside without running them all: a command whose fields ``--json`` does not know."""
+    found = dict(commands_with_json(get_command(build_app())))
+    assert len(found) > 40
+    assert [name for name, command in found.items() if not getattr(command.callback, "shapes", ())] == []

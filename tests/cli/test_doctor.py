@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from basiq_async import Diagnosis, EndpointCheck, Webhook
-from basiq_async.cli._app import app
+from basiq_async.cli import build_app
 from basiq_async.services.diagnosis import find_status_problem
 
 from .conftest import Run, Served
@@ -48,7 +48,7 @@ NO_TYPES = attrs.evolve(ILL, webhook=attrs.evolve(ILL.webhook, status="pending-a
 
 def parse(words: list[str]) -> None:
     """Have the command line read a line, without running it."""
-    command: Any = get_command(app)
+    command: Any = get_command(build_app())
     context = command.make_context("basiq-async", [], resilient_parsing=True)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]

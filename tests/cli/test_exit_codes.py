@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from basiq_async.testing import FakeBasiq, Quirks
 
+from ..support.command_line import run_command
 from .conftest import Run, Served
 from .test_replay import SECRET, Endpoint
 
@@ -73,14 +73,10 @@ def test_waiting_takes_every_webhook_into_account(run: Run, served: Served) -> N
     assert len(lines(done.stdout)) == 2
 
 
-def using(served: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    from typer.testing import CliRunner
-
-    from basiq_async.cli._app import app
-
+def using(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name, value in environment(served).items():
         monkeypatch.setenv(name, value)
-    return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return run_command
 
 
 # --- types of event ---

@@ -9,24 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from basiq_async import cli
-from basiq_async.cli._app import app
 from basiq_async.receiver import sign
 from tests.faults.test_secrets import BOTH, error_with, escaped
 from tests.support.wire import KEY, MARK, MESSAGE, SIGNING, TOKEN, WEBHOOK, Wire, error, http, ok, page
 
+from ..support.command_line import Ended, run_command
 
-async def invoke(url: str, *arguments: str, stdin: bytes = b"") -> Result:
+
+async def invoke(url: str, *arguments: str, stdin: bytes = b"") -> Ended:
     """In a thread, since a command runs its own event loop."""
     env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": url, "BASIQ_WEBHOOK_SECRET": SIGNING}
-    return await asyncio.to_thread(CliRunner().invoke, app, arguments, env=env, input=stdin)
+    return await asyncio.to_thread(run_command, *arguments, env=env, stdin=stdin)
 
 
-def assert_one_error(result: Result, code: int | None = None) -> None:
-    assert isinstance(result.exception, SystemExit), result.exception
+def assert_one_error(result: Ended, code: int | None = None) -> None:
     assert result.exit_code in ((1, 2) if code is None else (code,))
     for text in (result.stdout, result.stderr, result.output):
         assert MARK not in text, text
@@ -137,7 +135,7 @@ async def test_a_bad_identifier_is_a_wrong_setting(id_: str) -> None:
     ids=repr,
 )
 def test_a_bad_setting_is_one_line(env: dict[str, Any]) -> None:
-    result = CliRunner().invoke(app, ["webhooks", "list"], env={"BASIQ_API_KEY": KEY, **env})
+    result = run_command("webhooks", "list", env={"BASIQ_API_KEY": KEY, **env})
     assert_one_error(result, 2)
 
 
@@ -164,9 +162,7 @@ def test_verify_tells_by_its_exit_code(change: dict[str, str], code: int, tmp_pa
     headers = {**sign(SIGNING, "msg_1", datetime.now(UTC), BODY), **change}
     file = tmp_path / "headers"
     file.write_text(json.dumps(headers))
-    result = CliRunner().invoke(
-        app, ["verify", "--headers", str(file)], input=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING}
-    )
+    result = run_command("verify", "--headers", str(file), stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING})
     assert result.exit_code == code, result.output
     assert MARK not in result.output
     assert code == 0 or isinstance(result.exception, SystemExit)
@@ -176,22 +172,20 @@ def test_verify_tells_by_its_exit_code(change: dict[str, str], code: int, tmp_pa
 def test_verify_of_headers_that_are_none_is_one_line(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "headers"
     file.write_bytes(content)
-    result = CliRunner().invoke(
-        app, ["verify", "--headers", str(file)], input=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING}
-    )
+    result = run_command("verify", "--headers", str(file), stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING})
     assert_one_error(result)
 
 
 @pytest.mark.parametrize("command", ["sign", "verify"])
 @pytest.mark.parametrize("body", ["no-such-file", "/"], ids=repr)
 def test_a_file_that_cannot_be_read_is_one_line(command: str, body: str) -> None:
-    result = CliRunner().invoke(app, [command, body], env={"BASIQ_WEBHOOK_SECRET": SIGNING})
+    result = run_command(command, body, env={"BASIQ_WEBHOOK_SECRET": SIGNING})
     assert_one_error(result)
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!", f"{MARK}é", " "], ids=repr)
 def test_a_secret_that_is_none_is_one_line_and_not_shown(secret: str) -> None:
-    result = CliRunner().invoke(app, ["sign", "-"], input=BODY, env={"BASIQ_WEBHOOK_SECRET": secret})
+    result = run_command("sign", "-", stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": secret})
     assert_one_error(result)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from basiq_async.cli._app import app
 from tests.support.servers import redis_server
 from tests.support.terminal import Terminal
+
+from ..support.command_line import Ended, run_command
 
 JOBS = """
 import os
@@ -38,7 +38,7 @@ async def refill() -> AsyncIterator[Work]:
         yield Work(basiq, handler)
 """
 
-Run = Callable[..., Result]
+Run = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("TEST_REDIS", server.url)
         monkeypatch.setenv("BASIQ_FLEET", f"{name}:fleet")
-        yield lambda *arguments: CliRunner().invoke(app, ["jobs", *arguments])
+        yield lambda *arguments: run_command("jobs", *arguments)
 
 
 def submit(name: str = "refill") -> None:
@@ -159,11 +159,11 @@ def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.M
         result = run("list", "--fleet", place)
         assert result.exit_code == 2
         assert why in result.stderr
-        assert CliRunner().invoke(app, ["worker", "--fleet", place]).exit_code == 2
+        assert run_command("worker", "--fleet", place).exit_code == 2
     monkeypatch.delenv("BASIQ_FLEET")
     assert "--fleet MODULE:FLEET" in run("list").stderr
-    assert "--fleet MODULE:FLEET" in CliRunner().invoke(app, ["worker"]).stderr
-    assert CliRunner().invoke(app, ["worker", "--fleet", "json:loads", "--log-level", "loud"]).exit_code == 2
+    assert "--fleet MODULE:FLEET" in run_command("worker").stderr
+    assert run_command("worker", "--fleet", "json:loads", "--log-level", "loud").exit_code == 2
 
 
 def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TEST_REDIS", "redis://127.0.0.1:9/0")
     for command in (("list",), ("show", "november"), ("pause", "november")):
-        done = CliRunner().invoke(app, ["jobs", *command, "--fleet", "jobs_nowhere:fleet"])
+        done = run_command("jobs", *command, "--fleet", "jobs_nowhere:fleet")
         assert done.exit_code == 1
         assert "the fleet's Redis does not respond" in done.stderr
 

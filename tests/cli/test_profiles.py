@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from basiq_async.cli import _profiles
-from basiq_async.cli._app import app
 
+from ..support.command_line import run_command
 from .conftest import Run, Served
 
 
@@ -32,9 +31,7 @@ def without_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def login(served: Served, *arguments: str, key: str | None = None) -> Any:
-    return CliRunner().invoke(
-        app, ["login", "--base-url", served.url, *arguments], input=f"{key or served.fake.DEFAULT_API_KEY}\n"
-    )
+    return run_command("login", "--base-url", served.url, *arguments, stdin=f"{key or served.fake.DEFAULT_API_KEY}\n")
 
 
 @pytest.mark.usefixtures("without_key")
@@ -94,7 +91,7 @@ def test_a_key_that_basiq_refuses_is_not_stored(served: Served, home: Path) -> N
     assert "bm90OmEta2V5" not in refused.output
     assert not home.exists()
     assert login(served, "--no-check", key="bm90OmEta2V5").exit_code == 0
-    nothing = CliRunner().invoke(app, ["login"], input="\n")
+    nothing = run_command("login", stdin="\n")
     assert (nothing.exit_code, "no API key was entered" in nothing.stderr) == (2, True)
 
 
@@ -140,11 +137,11 @@ def test_where_there_is_a_keyring_the_key_is_there_and_not_in_the_file(
 def test_the_profiles_are_listed_without_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
     monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
-    none = CliRunner().invoke(app, ["profiles"])
+    none = run_command("profiles")
     assert (none.exit_code, none.stdout, "there are no profiles" in none.stderr) == (0, "", True)
     for name in ("uat", "live"):
         _profiles.store(name, "a2V5OmtleQ==", "https://au-api.basiq.io")
-    done = CliRunner().invoke(app, ["profiles"])
+    done = run_command("profiles")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"profile": name, "base_url": "https://au-api.basiq.io", "key_in": "file"} for name in ("live", "uat")
     ]

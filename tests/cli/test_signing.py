@@ -13,18 +13,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from typer.testing import CliRunner
 
 from basiq_async import BasiqClient
-from basiq_async.cli._app import app
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.deliveries import OTHER_SECRET, SECRET, payload, signed
+
+from ..support.command_line import run_command
 
 KEY = "a2V5OnNlY3JldA=="
 
 
 def run(*arguments: str, given: bytes = b"", secret: str = SECRET, code: int = 0) -> str:
-    result = CliRunner().invoke(app, arguments, input=given, env={"BASIQ_WEBHOOK_SECRET": secret, "COLUMNS": "200"})
+    result = run_command(*arguments, stdin=given, env={"BASIQ_WEBHOOK_SECRET": secret, "COLUMNS": "200"})
     assert result.exit_code == code, result.output
     assert SECRET not in result.output
     return result.output
@@ -158,7 +158,7 @@ async def test_trigger_asks_basiq_for_a_test_message() -> None:
         env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": base_url}
 
         def invoke(*arguments: str) -> tuple[int, str]:
-            result = CliRunner().invoke(app, ["trigger", *arguments], env=env)
+            result = run_command("trigger", *arguments, env=env)
             return result.exit_code, result.output
 
         code, said = await asyncio.to_thread(invoke, "user.created", "--text", "hello")

@@ -203,7 +203,7 @@ def _describe(operation: Operation) -> Json:
         "operationId": operation.name,
         "summary": operation.summary,
         "responses": {
-            "200": _content("What was asked for.", operation.returns),
+            "200": _content("What was asked for.", operation.returns.__name__),
             "default": _content("The call was refused.", "Error"),
         },
     }

@@ -6,13 +6,15 @@ import itertools
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
 import attrs
 
 from ..._web.guard import ControlError
-from ..fake._fake import FakeBasiq
 from . import _shapes as shapes
+
+if TYPE_CHECKING:
+    from ..fake._fake import FakeBasiq
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -172,7 +174,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    returns: str
+    returns: type[attrs.AttrsInstance]
     run: Run
     fields: tuple[Field, ...] = ()
 

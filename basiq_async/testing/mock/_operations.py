@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from ..._version import __version__
 from ..._web.guard import ControlError
 from ..fake._clock import ManualClock
-from ..fake._deliveries import Emission
-from ..fake._fake import FakeBasiq
-from ..fake._records import Message
 from . import _shapes as shapes
 from ._operation import Control, Field, Operation, Run, Values, page_of, page_of_numbered, read_places
+
+if TYPE_CHECKING:
+    from ..fake._deliveries import Emission
+    from ..fake._fake import FakeBasiq
+    from ..fake._records import Message
 
 _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", least=1, most=1000)
 _NEXT = Field("next", "text", "The value of `next` of the page before.")
@@ -30,7 +32,7 @@ def operation(method: str, path: str, *fields: Field) -> Callable[[R], R]:
     """Make a function an operation: its summary and what it returns are the function's own."""
 
     def register(run: R) -> R:
-        returns = get_type_hints(run)["return"].__name__
+        returns = get_type_hints(run)["return"]
         summary = (run.__doc__ or "").strip().splitlines()[0].rstrip(".")
         OPERATIONS.append(Operation(run.__name__, method, path, summary, returns, run, fields))
         return run

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import attrs
 
 from ..fake._clock import SystemClock
-from ..fake._deliveries import DeliveredAttempt
-from ..fake._fake import FakeBasiq
-from ..fake._inspect import Upcoming
-from ..fake._recent import RequestRecord
-from ..fake._recent import Violation as MadeViolation
-from ..fake._records import Message as FakeMessage
-from ..fake._records import Webhook as FakeWebhook
+
+if TYPE_CHECKING:
+    from ..fake._deliveries import DeliveredAttempt
+    from ..fake._fake import FakeBasiq
+    from ..fake._inspect import Upcoming
+    from ..fake._recent import RequestRecord
+    from ..fake._recent import Violation as MadeViolation
+    from ..fake._records import Message as FakeMessage
+    from ..fake._records import Webhook as FakeWebhook
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 HIDDEN = "(hidden)"

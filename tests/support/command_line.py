@@ -1,0 +1,82 @@
+"""The command line as a user runs it, in this process: ``basiq_async.cli.main`` with words and streams of its own."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from basiq_async.cli import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended: its exit code, and what it wrote."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+class _Stream(io.TextIOWrapper):
+    """A standard stream that is kept. ``terminal``: whether it says that a person reads it. ``reads``: how many lines
+    its reader stays for."""
+
+    def __init__(self, content: bytes = b"", *, terminal: bool = False, reads: float = math.inf) -> None:
+        self._terminal = terminal
+        self._left = reads
+        self._kept = io.BytesIO(content)
+        super().__init__(self._kept, encoding="utf-8")
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        if self._left <= 0:
+            raise BrokenPipeError
+        self._left -= text.count("\n")
+        return super().write(text)
+
+    def text(self) -> str:
+        self.flush()
+        return self._kept.getvalue().decode()
+
+
+def run_command(
+    *words: str,
+    stdin: str | bytes = b"",
+    env: Mapping[str, str | None] | None = None,
+    terminal: bool = False,
+    reads: float = math.inf,
+) -> Ended:
+    """Run ``basiq-async`` with these words.
+
+    terminal: standard output and standard error are one. reads: after how many lines of output its reader leaves.
+    env: variables of the environment; None for one that it lacks.
+    """
+    streams = {
+        "stdin": _Stream(stdin.encode() if isinstance(stdin, str) else stdin),
+        "stdout": _Stream(terminal=terminal, reads=reads),
+        "stderr": _Stream(terminal=terminal),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        patch.setattr(sys, "argv", ["basiq-async", *words])
+        for name, value in (env or {}).items():
+            patch.setenv(name, value) if value is not None else patch.delenv(name, raising=False)
+        try:
+            main()
+            code: object = 0
+        except SystemExit as ended:
+            code = ended.code
+        assert code is None or isinstance(code, int), code
+        return Ended(code or 0, streams["stdout"].text(), streams["stderr"].text())
