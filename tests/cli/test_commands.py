@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,19 @@ import pytest
 from typer.main import get_command
 
 from basiq_async import BasiqClient, InMemoryTransport, __version__
-from basiq_async.cli import _history as _messages
-from basiq_async.cli import _output, _run, build_app, main
+from basiq_async.cli import build_app, main
+
+# Its polls are seconds apart on the command line.
 from basiq_async.cli._history import History
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
 from .conftest import Run, Served
+
+if sys.platform != "win32":
+    from ..support.terminal import Terminal
+
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
 URL = "https://example.com/basiq"
 
@@ -332,34 +337,16 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
     assert {row["event_type_id"].partition(".")[0] for row in rows[:3]} == {"consent"}
 
 
-def test_following_goes_on_though_basiq_cannot_be_asked_for_a_while(
-    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("basiq_async.cli._history._FIRST_WAIT", 0.02)
+@on_a_terminal
+def test_following_continues_though_basiq_cannot_be_asked_for_a_while(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(1)
-    told = threading.Event()
-    note = _output.note
-
-    def hear(text: str, **more: object) -> None:
-        note(text, **more)
-        if text.startswith("waiting for new messages"):
-            served.fake.fail_next(1, status=429, retry_after=31, path="*/messages")
-        if "next question in 31 s" in text:
-            told.set()
-
-    for module in (_messages, _run):
-        monkeypatch.setattr(module, "note", hear)
-
-    def end() -> None:
-        told.wait(30)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with ThreadPoolExecutor() as pool:
-        ending = pool.submit(end)
-        done = run("messages", "tail", webhook_id, "--follow")
-        ending.result()
-    assert told.is_set()
-    assert done.exit_code == 130, done.output
+    with Terminal("messages", "tail", webhook_id, "--follow", env=dict(os.environ)) as terminal:
+        terminal.read_until("waiting for new messages")
+        served.fake.fail_next(1, status=429, retry_after=31, path="*/messages")
+        terminal.read_until("next question in 31 s")
+        terminal.type("\x03")
+        terminal.end()
+        assert terminal.process.returncode == 130
 
 
 def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:
@@ -371,12 +358,13 @@ def test_retries_are_reported_as_they_happen(run: Run, served: Served) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["webhooks list", "messages list W", "events list", "events types", "whoami", "replay W --dry-run", "mock state",
-     "mock requests", "mock states", "mock advance next"],
+    ["webhooks list", "messages list W", "events list", "events types", "whoami", "replay W --dry-run",
+     "mock state", "mock states", "mock deliveries", "mock advance next"],
 )  # fmt: skip
 def test_every_field_that_a_command_shows_can_be_named_after_json(run: Run, served: Served, words: str) -> None:
     webhook_id = served.fake.seed_messages(2)
     served.fake.emit("user.created")
+    assert run("mock", "advance", "1s").exit_code == 0  # which delivers it
     command = [webhook_id if word == "W" else word for word in words.split()]
     shown = lines(run(*command, "--json").stdout)[0]
     for name, value in shown.items():

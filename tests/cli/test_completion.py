@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async.cli._completion import profiles
-
 from ..redaction.test_shell import NASTY
+from ..support.command_line import run_command
 from ..support.wire import KEY, WEBHOOK, Wire, page
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such shells")
@@ -90,4 +89,5 @@ def test_a_profile_whose_name_a_shell_would_run_is_not_completed(
     file = tmp_path / "profiles.json"
     file.write_text('{"profiles": {"prod.au": {}, "$(touch pwned)": {}, "a b": {}, "--json": {}}}')
     file.chmod(0o600)
-    assert profiles("") == ["prod.au"]
+    line = {"COMP_WORDS": "basiq-async --profile ", "COMP_CWORD": "2"}
+    assert run_command(env={"_BASIQ_ASYNC_COMPLETE": "complete_bash", **line}).stdout.split() == ["prod.au"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async.cli import _demo
-
 from .conftest import Run, Served
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
 
 
 def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
@@ -27,7 +27,7 @@ def test_the_story_is_told_to_the_end_and_every_step_is_true(run: Run) -> None:
         "All of it came true",
     ):
         assert told in result.stdout
-    assert _demo.example_source() in result.stdout
+    assert EXAMPLE.read_text(encoding="utf-8").rstrip() in result.stdout
     assert "\x1b" not in result.stdout
     assert "\r" not in result.stdout
 
@@ -39,15 +39,12 @@ def test_in_a_process_of_its_own_it_leaves_no_warning() -> None:
 
 
 def test_what_is_not_true_ends_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_demo.Streamed, "distinct", 5)
+    # From outside nothing makes a step of the story untrue.
+    monkeypatch.setattr("basiq_async.cli._demo.Streamed.distinct", 5)
     result = run("demo", "--messages", "1000")
     assert result.exit_code == 1
     assert "did not come true: streamed 1,000 messages" in result.stderr
     assert "All of it came true" not in result.stdout
-
-
-def test_the_program_is_the_example() -> None:
-    assert _demo.example_file() == Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
 
 
 def test_live_reads_and_only_reads(run: Run, served: Served) -> None:

@@ -165,7 +165,6 @@ def test_verify_tells_by_its_exit_code(change: dict[str, str], code: int, tmp_pa
     result = run_command("verify", "--headers", str(file), stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING})
     assert result.exit_code == code, result.output
     assert MARK not in result.output
-    assert code == 0 or isinstance(result.exception, SystemExit)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[]", b'{"a": 1}', b"no colon", b"\0", b"5"], ids=repr)

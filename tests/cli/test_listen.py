@@ -16,15 +16,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async.cli._options import read_secrets
+# The loop of another system: no option of the program sets it.
 from basiq_async.cli._run import on_signals
-from basiq_async.cli._serving import Forwarder
-from basiq_async.errors import ConfigurationError
 
+from ..support.command_line import run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
 from .test_signing import Listener, listening
 
 BODY = payload("consent.revoked")
+NAMED_SECRET = "whsec_bmFtZWQtaW4tYW4tb3B0aW9uLW9mLXRoZS1saW5l"
 
 
 @asynccontextmanager
@@ -188,22 +188,27 @@ async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_h
 
 
 def test_a_password_in_a_url_is_refused_before_it_is_printed() -> None:
-    with pytest.raises(ConfigurationError, match="must not hold a user or password") as refused:
-        Forwarder("http://user:hunter2@127.0.0.1/hook")
-    assert "hunter2" not in str(refused.value)
+    refused = run_command("listen", "--secret", SECRET, "--forward-to", "http://user:hunter2@127.0.0.1/hook")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "must not hold a user or password" in refused.stderr
+    assert "hunter2" not in refused.stderr
 
 
-def test_a_secret_file_that_is_named_comes_before_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+async def test_a_secret_file_that_is_named_comes_before_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{OTHER_SECRET}\n")
-    assert read_secrets(file, [SECRET]) == [OTHER_SECRET]  # as typer passes the environment's
-    assert read_secrets(file, ["whsec_named"]) == ["whsec_named", OTHER_SECRET]
-    assert read_secrets(None, [SECRET]) == [SECRET]
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_secrets(tmp_path / "none", [SECRET])
+    by_environment, by_file = signed(BODY), signed(BODY, secret=OTHER_SECRET)
+    for options, accepted in (
+        (("--secret-file", str(file)), [by_file]),  # the environment has a secret, too
+        (("--secret-file", str(file), "--secret", SECRET), [by_file]),  # as typer passes the environment's
+        (("--secret-file", str(file), "--secret", NAMED_SECRET), [by_file, signed(BODY, secret=NAMED_SECRET)]),
+        ((), [by_environment]),
+    ):
+        async with listening(*options) as listener:
+            for headers in (by_environment, by_file, signed(BODY, secret=NAMED_SECRET)):
+                assert (await listener.post(BODY, headers) == 204) is (headers in accepted)
+    missing = run_command("listen", "--secret-file", str(tmp_path / "none"))
+    assert (missing.exit_code, "cannot be read" in missing.stderr) == (2, True)
 
 
 async def test_no_more_than_the_limit_reach_the_service() -> None:

@@ -163,14 +163,9 @@ def test_the_doctor_names_what_is_wrong_and_ends_with_1(
     assert "pending" in {problem["code"] for problem in second["problems"]}
 
 
-def test_the_doctor_says_in_a_terminal_what_helps(
-    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from basiq_async.cli import _output
-
+def test_the_doctor_says_in_a_terminal_what_helps(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     webhook_id = served.fake.seed_messages(4, failed=1.0)
-    monkeypatch.setattr(_output, "is_terminal", lambda stream: stream is sys.stdout)
     monkeypatch.setenv("NO_COLOR", "1")
-    shown = run("webhooks", "doctor", webhook_id).stdout
+    shown = run("webhooks", "doctor", webhook_id, terminal=True).stdout
     assert "4 messages were not delivered" in shown
     assert f"basiq-async recover {webhook_id} --to" in shown.replace("\n  ", "")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from basiq_async import cli
+
+# Each way to write, whether or not a command of today shows foreign text by it.
 from basiq_async.cli import _output
 from basiq_async.cli._output import PrintableLog, Styled, live, note, prompt, show_error, write, write_lines, write_note
 from basiq_async.testing import FakeBasiq

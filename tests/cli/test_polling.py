@@ -4,245 +4,258 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.cli._output import OutputClosedError
-from basiq_async.cli._polling import Polling, Start, _remember_start
-from basiq_async.cli._results import Output
-from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
+from ..support.command_line import run_command
 from .test_listen import serving
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1wb2xsaW5n"
+LONGEST = 30.0
 
 
-@pytest.fixture
-async def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    fake = FakeBasiq(clock=SystemClock())
-    fake.add_webhook("https://unreachable.example/basiq")
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    return tmp_path
+
+
+@asynccontextmanager
+async def served(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
     async with serve(fake) as base_url:
         monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
         monkeypatch.setenv("BASIQ_BASE_URL", base_url)
         yield fake
 
 
-def polling(webhook_id: str | None, *, limit: int = 0, **options: Any) -> Polling:
-    defaults: dict[str, Any] = {
-        "forward_to": None, "secrets": [SECRET], "event": None, "since": None, "every": 0.02, "checkpoint": None,
-        "body": False,
-    }  # fmt: skip
-    return Polling(Output(), webhook_id=webhook_id, limit=limit, **{**defaults, **options})
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
+    fake = FakeBasiq(clock=SystemClock())
+    fake.add_webhook("https://unreachable.example/basiq")
+    async with served(fake, monkeypatch):
+        yield fake
 
 
-def shown(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+class Poller:
+    """The program while it polls."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.told = ""
+
+    async def row(self) -> dict[str, Any]:
+        """Return the next message that it shows."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(LONGEST):
+            row: dict[str, Any] = json.loads(await self.process.stdout.readline())
+        return row
+
+    async def hear(self, text: str) -> None:
+        """Read what it tells until a text is in it."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(LONGEST):
+            while text not in self.told:
+                line = await self.process.stderr.readline()
+                assert line, self.told
+                self.told += line.decode()
+
+    async def end(self, *signals: int) -> tuple[int | None, list[dict[str, Any]]]:
+        """Send signals, and wait for the end: its exit code, and what it showed since."""
+        for number in signals:
+            self.process.send_signal(number)
+        async with asyncio.timeout(LONGEST):
+            out, err = await self.process.communicate()
+        self.told += err.decode()
+        return self.process.returncode, [json.loads(line) for line in out.splitlines()]
 
 
-async def run(work: Polling) -> None:
-    async with asyncio.timeout(20):
-        await work.run()
+@asynccontextmanager
+async def polling(*options: str) -> AsyncIterator[Poller]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from basiq_async.cli import main; main()", "listen", "--every", "1", *options,
+        env=os.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield Poller(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
-def webhook_of(fake: FakeBasiq) -> str:
-    return fake.seed_messages(0)
+async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
+    """Poll until it ends by itself: what it showed, and what it told."""
+    done = await asyncio.to_thread(run_command, "listen", *options)
+    assert done.exit_code == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
-async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    webhook_id = webhook_of(fake)
+async def begun() -> None:
+    """Wait until it is recorded from which message on messages are new."""
+    async with asyncio.timeout(LONGEST):
+        while not list(Path().glob("*.start")):
+            await asyncio.sleep(0.01)
+
+
+async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_missed_come_first(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
     async with serving() as service:
-        first = asyncio.create_task(run(polling(webhook_id, limit=2, forward_to=service.url, since="1h")))
-        while not service.requests:
-            await asyncio.sleep(0.01)
-        fake.emit("consent.revoked")
-        await first
+        there = ("--poll", webhook_id, "--forward-to", service.url, "--limit", "2")
+        async with polling(*there, "--since", "1h") as poller:
+            rows = [await poller.row()]
+            fake.emit("consent.revoked")
+            code, rest = await poller.end()
+        assert code == 0
         fake.emit("consent.expired")  # while nobody polls
         fake.emit("consent.updated")
-        await run(polling(webhook_id, limit=2, forward_to=service.url))
+        rows += rest + (await poll(*there))[0]
         bodies = [json.loads(body)["eventTypeId"] for _, body in service.requests]
         assert sorted(bodies) == ["consent.expired", "consent.revoked", "consent.updated", "user.created"]
         for headers, body in service.requests:
             verify(SECRET, headers, body)
-    rows = shown(capsys)
     assert [row["result"] for row in rows] == ["forwarded"] * 4
     assert len({row["message_id"] for row in rows}) == 4
 
 
-async def test_without_a_time_it_begins_now_and_events_can_be_chosen(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    webhook_id = webhook_of(fake)
+async def test_without_a_time_it_begins_now_and_events_can_be_chosen(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.seed_messages(50, webhook_id, every=60.0)
-    work = polling(webhook_id, limit=1, event=["consent.*"], body=True)
-    task = asyncio.create_task(run(work))
-    await asyncio.sleep(0.05)
-    fake.emit("user.created")
-    fake.emit("consent.revoked")
-    await task
-    (row,) = shown(capsys)
-    assert (row["result"], row["event_type_id"]) == ("received", "consent.revoked")
+    async with polling("--poll", webhook_id, "--event", "consent.*", "--body", "--limit", "1") as poller:
+        await begun()
+        fake.emit("user.created")
+        fake.emit("consent.revoked")
+        code, (row,) = await poller.end()
+    assert (code, row["result"], row["event_type_id"]) == (0, "received", "consent.revoked")
     assert row["body"]["eventTypeId"] == "consent.revoked"
 
 
-async def test_a_message_that_is_not_accepted_is_shown_and_the_rest_goes_on(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    webhook_id = webhook_of(fake)
+async def test_a_message_that_is_not_accepted_is_shown_and_the_rest_goes_on(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
     async with serving() as service:
         service.status = 400
-        await run(polling(None, limit=1, forward_to=service.url, since="1h"))
-    captured = capsys.readouterr()
-    row = json.loads(captured.out)
+        (row,), told = await poll("--poll-all", "--forward-to", service.url, "--since", "1h", "--limit", "1")
     assert row["result"] == "failed"
     assert "400" in row["error"]
-    assert "1 messages were not accepted" in captured.err
+    assert "1 messages were not accepted" in told
     assert webhook_id in next(Path().glob("basiq-listen-*.db")).name
 
 
-async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    webhook_id = webhook_of(fake)
+async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.fail_next(1, status=429, retry_after=31, path="*/messages")
-    work = polling(webhook_id, limit=1, every=0.02, since="1h")
-    task = asyncio.create_task(run(work))
-    told = ""
-    while "fewer requests" not in told:
-        await asyncio.sleep(0.01)
-        told += capsys.readouterr().err
-    assert "requests a minute, and one token an hour" in told.splitlines()[0]
-    assert "next question in 31 s" in told
-    signal.raise_signal(signal.SIGTERM)
-    await task
+    async with polling("--poll", webhook_id, "--since", "1h") as poller:
+        await poller.hear("next question in 31 s")
+        assert await poller.end(signal.SIGTERM) == (0, [])
+    first, second, *_ = poller.told.splitlines()
+    assert "requests a minute, and one token an hour" in first
+    assert "fewer requests" in second
 
 
 @pytest.mark.parametrize("ahead", [-7200, 7200])
 async def test_since_counts_from_the_time_of_the_api_whatever_this_machine_takes_it_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ahead: int
+    monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    fake = FakeBasiq(clock=SystemClock(start=datetime.now(UTC) + timedelta(seconds=ahead)))
-    webhook_id = fake.seed_messages(6, every=1200.0)
-    async with serve(fake) as base_url:
-        monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
-        monkeypatch.setenv("BASIQ_BASE_URL", base_url)
-        work = polling(webhook_id, since="65m")
-        task = asyncio.create_task(run(work))
-        told: list[dict[str, Any]] = []
-        while len(told) < 3:
-            await asyncio.sleep(0.01)
-            told += shown(capsys)
-        await fake.emit("user.created")
-        while len(told) < 4:
-            await asyncio.sleep(0.01)
-            told += shown(capsys)
-        signal.raise_signal(signal.SIGTERM)
-        await task
-    assert [row["event_type_id"] for row in told[3:]] == ["user.created"]
+    clock = SystemClock(start=datetime.now(UTC) + timedelta(seconds=ahead))
+    async with served(FakeBasiq(clock=clock), monkeypatch) as fake:
+        webhook_id = fake.seed_messages(6, every=1200.0)
+        async with polling("--poll", webhook_id, "--since", "65m", "--limit", "4") as poller:
+            for _ in range(3):
+                await poller.row()
+            await fake.emit("user.created")
+            code, (row,) = await poller.end()
+    assert (code, row["event_type_id"]) == (0, "user.created")
 
 
-def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="--checkpoint is for one webhook"):
-        polling(None, checkpoint="x")
-    with pytest.raises(ConfigurationError, match="--since must be"):
-        polling("w", since=datetime.now().isoformat())
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--poll-all", "--checkpoint", "x"), "--checkpoint is for one webhook"),
+        (("--poll", "w", "--since", "2026-01-05T12:00:00"), "--since must be"),
+        (("--poll", "w", "--every", "inf"), "finite"),
+        (("--poll", "w", "--poll-all"), "cannot be given together"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: tuple[str, ...], told: str) -> None:
+    done = run_command("listen", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert told in done.stderr
 
 
-async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    webhook_id = webhook_of(fake)
+async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     for _ in range(3):
         fake.emit("consent.revoked")
     async with serving() as service:
         url = service.url
-    work = asyncio.create_task(run(polling(webhook_id, limit=3, forward_to=url, since="1h")))
-    told = ""
-    while "does not respond" not in told:
-        await asyncio.sleep(0.01)
-        captured = capsys.readouterr()
-        assert captured.out == ""  # nothing is given up
-        told += captured.err
-    signal.raise_signal(signal.SIGTERM)
-    await work
-    assert "not accepted" not in told + capsys.readouterr().err
+    async with polling("--poll", webhook_id, "--forward-to", url, "--since", "1h", "--limit", "3") as poller:
+        await poller.hear("does not respond")
+        _, rows = await poller.end(signal.SIGTERM)
+    assert rows == []  # nothing is given up
+    assert "not accepted" not in poller.told
     async with serving() as service:
-        await run(polling(webhook_id, limit=3, forward_to=service.url, checkpoint=next(Path().glob("*.db")).name))
+        same = next(Path().glob("*.db")).name
+        there = ("--poll", webhook_id, "--forward-to", service.url, "--checkpoint", same)
+        rows, _ = await poll(*there, "--limit", "3")
         assert len(service.requests) == 3
-    assert [row["result"] for row in shown(capsys)] == ["forwarded"] * 3
+    assert [row["result"] for row in rows] == ["forwarded"] * 3
 
 
-async def test_a_webhook_that_is_deleted_keeps_no_other_from_being_polled(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = webhook_of(fake)
+async def test_a_webhook_that_is_deleted_keeps_no_other_from_being_polled(fake: FakeBasiq) -> None:
+    first = fake.seed_messages(0)
     other = fake.add_webhook("https://other.example/basiq")
-    work = asyncio.create_task(run(polling(None, limit=1)))
-    while not any(other in request.url for request in fake.requests):
-        await asyncio.sleep(0.01)
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        await basiq.webhooks.delete(first)
-    told = ""
-    while "was deleted" not in told:
-        await asyncio.sleep(0.01)
-        assert not work.done()
-        told += capsys.readouterr().err
-    fake.emit("consent.revoked")
-    await work
-    (row,) = shown(capsys)
-    assert row["webhook_id"] == other
+    async with polling("--poll-all", "--limit", "1") as poller:
+        async with asyncio.timeout(LONGEST):
+            while not any(other in request.url for request in fake.requests):
+                await asyncio.sleep(0.01)
+        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+            await basiq.webhooks.delete(first)
+        await poller.hear("was deleted")
+        assert poller.process.returncode is None
+        fake.emit("consent.revoked")
+        code, (row,) = await poller.end()
+    assert (code, row["webhook_id"]) == (0, other)
 
 
-async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq, capsys: pytest.CaptureFixture[str]) -> None:
-    webhook_id = webhook_of(fake)
+async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.seed_messages(20, webhook_id, every=1.0)
     async with serving() as service:
-        await run(polling(webhook_id, limit=3, forward_to=service.url, since="900d"))
+        there = ("--poll", webhook_id, "--forward-to", service.url)
+        rows, _ = await poll(*there, "--since", "900d", "--limit", "3")
         assert len(service.requests) == 3
-        await run(polling(webhook_id, limit=17, forward_to=service.url))
+        rows += (await poll(*there, "--limit", "17"))[0]
         assert len({headers["webhook-id"] for headers, _ in service.requests}) == 20
-    assert len(shown(capsys)) == 20
+    assert len(rows) == 20
 
 
-async def test_what_nobody_saw_comes_again(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    webhook_id = webhook_of(fake)
+async def test_what_nobody_saw_comes_again(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.seed_messages(5, webhook_id, every=1.0)
-    seen: list[str] = []
-
-    def show_two(self: Output, item: Any, shape: object) -> None:
-        if len(seen) == 2:
-            raise OutputClosedError
-        seen.append(item["message_id"])
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Output, "one", show_two)
-        with pytest.raises(OutputClosedError):
-            await run(polling(webhook_id, since="900d"))
-    await run(polling(webhook_id, limit=3))
-    rest = [row["message_id"] for row in shown(capsys)]
-    assert len({*seen, *rest}) == 5
+    left = await asyncio.to_thread(run_command, "listen", "--poll", webhook_id, "--since", "900d", reads=2)
+    assert left.exit_code == 0
+    seen = [json.loads(line)["message_id"] for line in left.stdout.splitlines()]
+    assert len(seen) == 2
+    rest, _ = await poll("--poll", webhook_id, "--limit", "3")
+    assert len({*seen, *(row["message_id"] for row in rest)}) == 5
 
 
-async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(
-    fake: FakeBasiq, capsys: pytest.CaptureFixture[str]
-) -> None:
-    webhook_id = webhook_of(fake)
+async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(fake: FakeBasiq) -> None:
+    webhook_id = fake.seed_messages(0)
     fake.emit("consent.revoked")
     reached = asyncio.Event()
 
@@ -254,46 +267,37 @@ async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     async with server:
         host, port = server.sockets[0].getsockname()
-        url = f"http://{host}:{port}/hook"
-        work = asyncio.create_task(run(polling(webhook_id, forward_to=url, since="1h")))
-        await reached.wait()
-        signal.raise_signal(signal.SIGINT)
-        while "once more to stop at once" not in capsys.readouterr().err:
-            await asyncio.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(typer.Exit) as ended:
-            await work
-    assert ended.value.exit_code == 130
+        there = ("--poll", webhook_id, "--forward-to", f"http://{host}:{port}/hook", "--since", "1h")
+        async with polling(*there) as poller:
+            await reached.wait()
+            poller.process.send_signal(signal.SIGINT)
+            await poller.hear("once more to stop at once")
+            assert await poller.end(signal.SIGINT) == (130, [])
 
 
-def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
+    fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = str(tmp_path / "listen.db")
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    early, late = Start(datetime(2026, 1, 1, tzinfo=UTC), frozenset("a")), Start(datetime(2026, 1, 2, tzinfo=UTC))
-    with pytest.raises(KeyboardInterrupt):
-        _remember_start(path, early)
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.undo()
-    assert _remember_start(path, early) == early
-    assert _remember_start(path, late) == early
+    webhook_id = fake.seed_messages(0)
+    fake.emit("user.created")
+    with monkeypatch.context() as killed:
+        killed.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        done = await asyncio.to_thread(run_command, "listen", "--poll", webhook_id, "--since", "1h")
+    assert done.exit_code != 0
+    assert list(Path().iterdir()) == []
+    rows, _ = await poll("--poll", webhook_id, "--since", "1h", "--limit", "1")
+    assert len(rows) == 1
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
-async def test_without_a_time_it_begins_behind_the_newest_message_by_the_clock_of_the_api(
-    order: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_without_a_time_it_begins_after_the_newest_message_by_the_clock_of_the_api(
+    order: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fake's clock is months behind this machine's: by that one, nothing would be new."""
-    monkeypatch.chdir(tmp_path)
-    fake = FakeBasiq(quirks=Quirks(message_order=order))
-    webhook_id = fake.seed_messages(5)
-    async with serve(fake) as url:
-        monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
-        monkeypatch.setenv("BASIQ_BASE_URL", url)
-        work = asyncio.create_task(run(polling(webhook_id, limit=1)))
-        while not Path(next(iter(Path().glob("*.start")), "nothing")).exists():
-            await asyncio.sleep(0.01)
-        (new,) = (await fake.emit("user.created")).message_ids
-        await work
-    assert [json.loads(line)["message_id"] for line in capsys.readouterr().out.splitlines()] == [new]
+    async with served(FakeBasiq(quirks=Quirks(message_order=order)), monkeypatch) as fake:
+        webhook_id = fake.seed_messages(5)
+        async with polling("--poll", webhook_id, "--limit", "1") as poller:
+            await begun()
+            (new,) = (await fake.emit("user.created")).message_ids
+            _, (row,) = await poller.end()
+    assert row["message_id"] == new

@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 
-from basiq_async.cli import _profiles
-
 from ..support.command_line import run_command
 from .conftest import Run, Served
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(_profiles, "folder", lambda: tmp_path / "settings")
+    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "settings"))
     monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
     return tmp_path / "settings"
 
@@ -140,7 +138,7 @@ def test_the_profiles_are_listed_without_their_keys(tmp_path: Path, monkeypatch:
     none = run_command("profiles")
     assert (none.exit_code, none.stdout, "there are no profiles" in none.stderr) == (0, "", True)
     for name in ("uat", "live"):
-        _profiles.store(name, "a2V5OmtleQ==", "https://au-api.basiq.io")
+        assert run_command("--profile", name, "login", "--no-check", stdin="a2V5OmtleQ==\n").exit_code == 0
     done = run_command("profiles")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"profile": name, "base_url": "https://au-api.basiq.io", "key_in": "file"} for name in ("live", "uat")

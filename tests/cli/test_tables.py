@@ -2,143 +2,147 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import sys
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async.cli import _output
-from basiq_async.cli._results import Column, Output, cards, table
-from basiq_async.cli._shapes import EVENT, EVENT_TYPE, MESSAGE, WEBHOOK
-from basiq_async.models import Event, EventType, Message, Webhook
-
+from ..support.command_line import Ended, run_command
 from ..support.snapshots import assert_matches
+from ..support.wire import KEY, Wire, ok, page
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 IDS = ("51a2b3c4-0001-4d5e-8f90-a1b2c3d4e5f6", "51a2b3c4-0002-4d5e-8f90-a1b2c3d4e5f6")
-AT = datetime(2026, 1, 5, 12, 0, 1, tzinfo=UTC)
+EVENT_ID = "0f" * 16
+Raw = dict[str, Any]
 
 
-def message(number: int, *codes: int) -> Message:
+def webhook(number: int, url: str, status: str, events: Sequence[str], **more: str) -> Raw:
+    return {"id": IDS[number], "url": url, "status": status, "subscribedEvents": list(events), **more}
+
+
+def message(number: int, *codes: int) -> Raw:
     attempts = [
         {
             "id": f"a{index}",
             "url": "https://service.example/basiq/webhooks",
             "response": "upstream connect error or disconnect/reset before headers" if code >= 300 else None,
             "responseStatusCode": code,
-            "timestamp": AT.isoformat(),
+            "timestamp": "2026-01-05T12:00:01Z",
             "status": "Success" if code < 300 else "Failed",
         }
         for index, code in enumerate(codes)
     ]
     payload = {
         "eventTypeId": "transactions.updated",
-        "eventId": "0f" * 16,
-        "links": {"event": "https://au-api.basiq.io/events/" + "0f" * 16},
+        "eventId": EVENT_ID,
+        "links": {"event": f"https://au-api.basiq.io/events/{EVENT_ID}"},
     }
-    raw: dict[str, Any] = {"id": IDS[number], "payload": payload, "attempts": attempts}
-    return Message(IDS[number], raw)
+    return {"id": IDS[number], "payload": payload, "attempts": attempts}
 
 
 WEBHOOKS = [
-    Webhook(IDS[0], "https://service.example/basiq", "active", ("user.created",), "production"),
-    Webhook(IDS[1], "https://a-much-longer-name-of-a-host.service.example/basiq/webhooks/incoming", "pending-approval",
-            ("user.created", "user.deleted", "consent.revoked"), None, "for people"),
+    webhook(0, "https://service.example/basiq", "active", ["user.created"], name="production"),
+    webhook(1, "https://a-much-longer-name-of-a-host.service.example/basiq/webhooks/incoming", "pending-approval",
+            ["user.created", "user.deleted", "consent.revoked"], description="for people"),
 ]  # fmt: skip
-RESULTS: dict[str, tuple[Any, Any]] = {
-    "webhooks": (WEBHOOK, WEBHOOKS),
-    "messages": (MESSAGE, [message(0, 500, 204), message(1)]),
-    "events": (EVENT, [Event("0f" * 16, "consent.revoked", "consent", "revoked", IDS[0], AT, "https://x.example/1")]),
-    "event types": (EVENT_TYPE, [EventType("user.created", "A user was created; " * 5)]),
+MESSAGES = [message(0, 500, 204), message(1)]
+EVENTS = [
+    {
+        "id": EVENT_ID,
+        "entity": "consent",
+        "eventType": "revoked",
+        "userId": IDS[0],
+        "createdDate": "2026-01-05T12:00:01Z",
+        "dataRef": "https://x.example/1",
+    }
+]
+TYPES = [{"id": "user.created", "description": "A user was created; " * 5}]
+LISTS: dict[str, tuple[list[str], list[Raw]]] = {
+    "webhooks": (["webhooks", "list"], WEBHOOKS),
+    "messages": (["messages", "list", "w1"], MESSAGES),
+    "events": (["events", "list"], EVENTS),
+    "event types": (["events", "types"], TYPES),
+}
+ONE: dict[str, tuple[list[str], Raw]] = {
+    "webhooks": (["webhooks", "get", IDS[0]], WEBHOOKS[0]),
+    "messages": (["messages", "get", "w1", IDS[0]], MESSAGES[0]),
+    "events": (["events", "get", EVENT_ID], EVENTS[0]),
 }
 
 
-@pytest.fixture(params=[80, 40])
-def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(_output, "is_terminal", lambda stream: True)
-    monkeypatch.setenv("COLUMNS", str(request.param))
-    monkeypatch.setenv("NO_COLOR", "1")
-    return int(request.param)
+async def show(response: bytes, *words: str, columns: int = 80) -> Ended:
+    """Run a command in a terminal, against a Basiq with this response."""
+    async with Wire(response) as wire:
+        env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url, "COLUMNS": str(columns), "NO_COLOR": "1"}
+        # In a thread, since a command runs its own event loop. A dumb terminal has no status line.
+        return await asyncio.to_thread(run_command, *words, env={**env, "TERM": "dumb"}, terminal=True)
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_a_list_fits_and_shows_whole_ids(name: str, columns: int, capsys: pytest.CaptureFixture[str]) -> None:
-    shape, items = RESULTS[name]
-    Output().rows(items, shape)
-    shown = capsys.readouterr().out
-    assert all(item.id in shown for item in items)
-    # A value that is longer than the terminal is wide goes on in its next line.
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_list_fits_and_shows_whole_ids(name: str, columns: int) -> None:
+    words, items = LISTS[name]
+    shown = (await show(page(items), *words, columns=columns)).stdout
+    assert all(item["id"] in shown for item in items)
+    # A value that is longer than the terminal is wide continues in its next line.
     assert all(len(line) <= columns or "  " not in line.strip() for line in shown.splitlines())
     assert_matches(shown, SNAPSHOTS / "tables" / f"{name.replace(' ', '-')}-{columns}.txt")
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_one_object_is_a_line_for_each_value(name: str, columns: int, capsys: pytest.CaptureFixture[str]) -> None:
-    shape, items = RESULTS[name]
-    Output().one(items[0], shape)
-    shown = capsys.readouterr().out
-    assert items[0].id in shown
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("name", ONE)
+async def test_one_object_is_a_line_for_each_value(name: str, columns: int) -> None:
+    words, item = ONE[name]
+    shown = (await show(ok(item), *words, columns=columns)).stdout
+    assert item["id"] in shown
     assert_matches(shown, SNAPSHOTS / "tables" / f"{name.replace(' ', '-')}-one-{columns}.txt")
 
 
-def test_all_attempts_of_a_message_are_shown(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
-    Output().one(message(0, 500, 503, 204), MESSAGE)
-    shown = capsys.readouterr().out
+@pytest.mark.parametrize("columns", [80, 40])
+async def test_all_attempts_of_a_message_are_shown(columns: int) -> None:
+    shown = (await show(ok(message(0, 500, 503, 204)), "messages", "get", "w1", IDS[0], columns=columns)).stdout
     assert [f"attempt {number} of 3" in shown for number in (1, 2, 3)] == [True] * 3
     assert "upstream connect error" in shown
 
 
-def test_foreign_text_in_a_table_steers_nothing(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", [80, 40])
+async def test_foreign_text_in_a_table_steers_nothing(columns: int) -> None:
     evil = "\x1b]0;title\x07\x9b2J\u202e\nx"
-    hostile = Webhook(f"id{evil}", f"https://x/{evil}", evil, (evil,), evil, evil)
-    Output().rows([hostile], WEBHOOK)
-    Output().one(hostile, WEBHOOK)
-    shown = capsys.readouterr().out
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown)
+    hostile = {"id": f"id{evil}", "url": f"https://x/{evil}", "status": evil, "subscribedEvents": [evil], "name": evil}
+    listed = await show(page([hostile]), "webhooks", "list", columns=columns)
+    one = await show(ok(hostile), "webhooks", "get", "w1", columns=columns)
+    assert "title" in listed.stdout
+    assert "title" in one.stdout
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", listed.output + one.output)
 
 
-def test_a_long_list_has_one_header_and_is_written_as_it_comes(
-    columns: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Output().rows((EventType(f"type.{number}", "d") for number in range(1_000)), EVENT_TYPE)
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize("columns", [80, 40])
+async def test_a_long_list_has_one_header(columns: int) -> None:
+    types = [{"id": f"type.{number}", "description": "d"} for number in range(1_000)]
+    lines = (await show(page(types), "events", "types", columns=columns)).stdout.splitlines()
     assert len(lines) == 1_001
     assert sum("DESCRIPTION" in line for line in lines) == 1
 
 
-def test_wide_characters_count_as_two_columns() -> None:
-    sizes = [Column[str]("A", lambda text: text), Column[str]("B", lambda text: "x")]
-    made = table(["\u65e5\u672c", "ab"], sizes, 80)
-    assert made is not None
-    assert made.rows == ["\u65e5\u672c  x", "ab    x"]
+async def test_wide_characters_count_as_two_columns() -> None:
+    types = [{"id": "\u65e5\u672c", "description": "x"}, {"id": "ab", "description": "x"}]
+    shown = (await show(page(types), "events", "types")).stdout
+    assert shown.splitlines() == ["ID    DESCRIPTION", "\u65e5\u672c  x", "ab    x"]
 
 
-def test_cards_leave_out_what_is_not_there() -> None:
-    sizes = [
-        Column[str]("A", lambda text: text),
-        Column[str]("B", lambda text: "-"),
-        Column[str]("C", lambda text: "c"),
-    ]
-    assert cards(["id"], sizes, 40) == ["id", "  c"]
+async def test_cards_leave_out_what_is_not_there() -> None:
+    long = webhook(0, f"https://{'x' * 80}.example", "active", [])
+    shown = (await show(page([long]), "webhooks", "list", columns=40)).stdout
+    assert shown.splitlines() == [IDS[0], "  active", f"  {long['url']}"]
 
 
-def test_a_status_line_stands_below_what_is_written(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(_output, "is_terminal", lambda stream: True)
-    with _output.new_session(json=False):
-        _output.live("working\x1b[2J")
-        _output.write("data")
-        _output.live("")
-    assert capsys.readouterr().out == "data\n"
-    assert sys.stderr is not None
-
-
-def test_a_pipe_gets_no_status_line_and_no_colour(capsys: pytest.CaptureFixture[str]) -> None:
-    with _output.new_session(json=False):
-        _output.live("working")
-        Output().rows(WEBHOOKS, WEBHOOK)
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    assert "\x1b" not in captured.out
+async def test_a_pipe_gets_no_status_line_and_no_colour() -> None:
+    async with Wire(page(WEBHOOKS)) as wire:
+        env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}
+        done = await asyncio.to_thread(run_command, "webhooks", "list", env=env)
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from basiq_async.cli import _completion
-
+from ..support.command_line import run_command
 from .conftest import Run, Served
 from .test_replay import SECRET, Endpoint
 
@@ -109,32 +105,26 @@ def test_there_is_a_completion_script_for_each_shell(run: Run, shell: str) -> No
     assert run("completion", "csh").exit_code == 2
 
 
+def complete(*words: str) -> list[str]:
+    """What a shell that asks for the last of these words gets."""
+    line = {"COMP_WORDS": " ".join(["basiq-async", *words]), "COMP_CWORD": str(len(words))}
+    done = run_command(env={"_BASIQ_ASYNC_COMPLETE": "complete_bash", **line})
+    assert (done.exit_code, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
 def test_event_types_and_the_ids_of_webhooks_are_completed(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a")
-    assert _completion.event_types("consent.re") == ["consent.reminder", "consent.revoked"]
-    assert _completion.webhook_ids(webhook_id[:3]) == [webhook_id]
-    assert _completion.webhook_ids("zzz") == []
+    assert complete("trigger", "consent.re") == ["consent.reminder", "consent.revoked"]
+    assert complete("mock", "emit", "consent.re") == ["consent.reminder", "consent.revoked"]
+    assert complete("webhooks", "get", webhook_id[:3]) == [webhook_id]
+    assert complete("--profile", "default", "webhooks", "get", "zzz") == []
+    assert complete("web") == ["webhooks"]
+    assert complete("mock", "fail-") == ["fail-deliveries"]
 
 
 def test_without_a_key_or_a_server_nothing_is_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIQ_BASE_URL", "http://127.0.0.1:9")
-    assert _completion.webhook_ids("") == []
+    assert complete("webhooks", "get", "") == []
     monkeypatch.setenv("BASIQ_API_KEY", "")
-    assert _completion.webhook_ids("") == []
-
-
-def test_a_shell_gets_its_completions() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from basiq_async.cli import main; main()"],
-        env={
-            **os.environ,
-            "_BASIQ_ASYNC_COMPLETE": "complete_bash",
-            "COMP_WORDS": "basiq-async trigger consent.re",
-            "COMP_CWORD": "2",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout.split() == ["consent.reminder", "consent.revoked"], done.stderr
+    assert complete("webhooks", "get", "") == []
