@@ -53,7 +53,7 @@ def test_no_room_imports_a_private_module_of_another() -> None:
         assert not any(part.startswith("_") for part in inside), f"{source} imports {target}"
 
 
-NOT_YET = {"cli", "distributed", "replay", "support", "testing"}
+NOT_YET = {"distributed", "replay", "support", "testing"}
 """Rooms of tests whose imports of private modules have no reasons yet."""
 
 

@@ -19,9 +19,7 @@ from typer.main import get_command
 
 from basiq_async import BasiqClient, InMemoryTransport, __version__
 from basiq_async.cli import build_app, main
-
-# Its polls are seconds apart on the command line.
-from basiq_async.cli._history import History
+from basiq_async.cli._history import History  # private: on the command line its polls are seconds apart
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 

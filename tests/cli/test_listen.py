@@ -16,8 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-# The loop of another system: no option of the program sets it.
-from basiq_async.cli._run import on_signals
+from basiq_async.cli._run import on_signals  # private: in the loop of another system, which no option chooses
 
 from ..support.command_line import run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed

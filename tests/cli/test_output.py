@@ -12,10 +12,18 @@ from pathlib import Path
 import pytest
 
 from basiq_async import cli
-
-# Each way to write, whether or not a command of today shows foreign text by it.
-from basiq_async.cli import _output
-from basiq_async.cli._output import PrintableLog, Styled, live, note, prompt, show_error, write, write_lines, write_note
+from basiq_async.cli._output import (  # private: each way to write, also where no command shows foreign text by it
+    PrintableLog,
+    Styled,
+    live,
+    new_session,
+    note,
+    prompt,
+    show_error,
+    write,
+    write_lines,
+    write_note,
+)
 from basiq_async.testing import FakeBasiq
 
 from ..support.wire import KEY, WEBHOOK, Wire, http, ok
@@ -45,12 +53,13 @@ def test_no_other_module_writes_to_the_standard_streams() -> None:
 def test_every_way_to_write_makes_a_line_printable(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_output, "is_terminal", lambda stream: terminal)
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.delenv("NO_COLOR", raising=False)
     log = logging.Logger("a log")
     log.addHandler(PrintableLog("%(message)s"))
-    with _output.new_session(json=False):
+    with new_session(json=False):
         write(EVIL, Styled(EVIL, "bold"))
         write_lines([EVIL])
         note(EVIL)

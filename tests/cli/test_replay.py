@@ -292,8 +292,7 @@ def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpo
 def test_the_line_of_progress_has_a_bar_where_there_is_a_plan_and_outages_are_told_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # A run with hours left, and an outage of seconds, are not to be waited for.
-    from basiq_async.cli._replay import ProgressLine, progress_text
+    from basiq_async.cli._replay import ProgressLine, progress_text  # private: hours left are not to be waited for
     from basiq_async.replay import Progress
 
     assert progress_text(Progress(90, 40, 5, 5, 3, 1.0, 25.0, remaining=50, eta=3725.0)) == (

@@ -17,9 +17,7 @@ from aiohttp import web
 
 from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TransportError
 from basiq_async._wire.payloads import payload_bytes
-
-# What a traceback's frames hold is not to be seen from outside of the program.
-from basiq_async.cli._serving import Forwarder
+from basiq_async.cli._serving import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, TargetError
 from tests.support.frames import leaks
