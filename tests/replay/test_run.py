@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import statistics
 from datetime import timedelta
 from typing import Any
@@ -231,37 +230,6 @@ async def test_stop_before_the_first_message_handles_none() -> None:
         replay.stop()  # with nothing under way this is forgotten
         assert (await replay.run()).handled == 0
     assert target.ids == []
-
-
-@pytest.mark.parametrize("page_size", [7, 500])
-async def test_cancelling_at_any_moment_loses_nothing(page_size: int) -> None:
-    rng = random.Random(5)
-    checkpoint = MemoryCheckpoint()
-    concurrency, cancelled = 8, 0
-    async with history(1_000, page_size=page_size) as h:
-
-        async def behave(message: Message) -> None:
-            for _ in range(rng.randrange(4)):
-                await asyncio.sleep(0)
-
-        target = Recorder(behave)
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=concurrency)
-        while True:
-            running = asyncio.create_task(replay.run())
-            for _ in range(rng.randrange(3, 40)):
-                await asyncio.sleep(0)
-            running.cancel()
-            try:
-                report = await running
-                break
-            except asyncio.CancelledError:
-                cancelled += 1
-            assert target.at_once == 0
-        assert report.finished
-        assert cancelled > 3
-        assert set(target.ids) == set(await h.ids())
-        # A handler that is cancelled has had no effect here: so nothing is repeated either.
-        assert len(target.ids) == 1_000
 
 
 async def test_what_a_killed_run_left_unrecorded_is_bounded_in_the_report() -> None:

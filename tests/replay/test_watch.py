@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async._wire.codec import ListPage
-from basiq_async.replay._watch import Before, Place, Top, Watch  # pages that no fake serves one by one
+from basiq_async.replay._watch import Before, Place, Top, Watch  # pages that no list serves like this
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -30,14 +30,6 @@ def newest_first(**known: Any) -> Watch:
     return Watch(Before(start=Place(), order="newest-first", sure=True, **known))
 
 
-def test_a_pass_ends_above_the_first_item_of_an_earlier_one() -> None:
-    watch = newest_first(known=Top(("m70", "m60"), at(70)))
-    assert minutes(watch("a", page(100, 90))) == [100, 90]
-    found = watch("b", page(80, 70, 60))
-    assert (minutes(found), found.next_link, watch.met) == ([80], None, 1)
-    assert watch.top.ids == ("m100", "m90")
-
-
 def test_a_page_that_is_requested_again_is_the_same_page() -> None:
     watch = newest_first(known=Top(("m10",), at(10)))
     for _ in range(3):
@@ -51,19 +43,6 @@ def test_without_that_item_a_pass_ends_where_items_are_surely_older() -> None:
     watch = newest_first(known=Top(("gone",), at(70)))
     found = watch("a", page(100, 90, 60, 56, 54, 50))
     assert (minutes(found), found.next_link) == ([100, 90, 60, 56], None)
-
-
-def test_a_list_that_turned_round_is_read_to_its_end() -> None:
-    watch = newest_first(known=Top(("m100",), at(100)))
-    found = watch("a", page(*range(0, 130, 10)))
-    assert (len(found.items), found.next_link, watch.order) == (13, "next", "oldest-first")
-
-
-def test_a_list_that_lost_its_oldest_has_nothing_new_above() -> None:
-    known = Top(("gone",), at(0))
-    watch = Watch(Before(start=Place(), order="oldest-first", sure=True, known=known, end="m90"))
-    found = watch("a", page(50, 60, 70))
-    assert (minutes(found), found.next_link, watch.shifted) == ([], None, True)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3])
@@ -80,12 +59,3 @@ def test_pages_that_are_newer_than_the_place_are_passed_over_until_it_comes() ->
     assert minutes(watch("c", page(100, 90, 80))) == []
     assert minutes(watch("d", page(70, 60, 50))) == [60, 50]
     assert minutes(watch("e", page(40, 30))) == [40, 30]
-
-
-def test_the_times_of_a_list_that_begins_with_the_newest_are_noted() -> None:
-    noted: list[datetime] = []
-    before = Before(start=Place(), order="unknown", sure=False, note_times=noted.extend)
-    Watch(before)("a", page(10, 20, 30))
-    assert noted == []
-    Watch(before)("a", page(30, 20, 10))
-    assert noted == [at(30), at(20), at(10)]
