@@ -185,7 +185,7 @@ class Fleet:
     async def get(self, key: str) -> Job:
         """The job of a key. Raises ``ReplayError`` if there is none."""
         if await self._record.spec(key) is None:
-            raise ReplayError(f"there is no job {key!r}; the list of jobs shows those there are")
+            raise ReplayError(f"there is no job {key!r}: jobs() lists those of the fleet")
         return self._job(key)
 
     async def jobs(self) -> Sequence[Job]:
@@ -249,7 +249,7 @@ class Fleet:
 
     def _check_name(self, name: str) -> None:
         if name not in self._functions:
-            raise ConfigurationError(f"there is no job function {name!r}; there is {sorted(self._functions)}")
+            raise ConfigurationError(f"there is no job function {name!r}: the fleet has {sorted(self._functions)}")
 
     async def _notify(self, key: str, segment: str) -> bool:
         """Send a notification; returns whether it was sent."""
@@ -315,7 +315,7 @@ class _Overlaps:
         return Where(predicate, where.limit, description=where.description)
 
     def check(self) -> None:
-        """Raise for what was found."""
+        """Raise for a message in two lists."""
         if self._found is not None:
             message_id, one, other = self._found
             raise ConfigurationError(

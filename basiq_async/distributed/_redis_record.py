@@ -82,7 +82,7 @@ class RedisRecord:
             if not isinstance(exc.__cause__, ResponseError):
                 raise
             return (
-                f"Redis does not say how it is set up ({exc.__cause__}): see to it that it is no cluster, and has "
+                f"Redis does not say how it is set up ({exc.__cause__}): see to it that it is not a cluster, and has "
                 "maxmemory-policy noeviction and appendonly yes",
             )
         if info.get("cluster_enabled"):
@@ -125,7 +125,7 @@ class RedisRecord:
         if found[0] == b"other":
             raise ReplayError(
                 f"the job {spec.key!r} is {_text(found[1])}, and not {_selection(spec)}: submit it under another key, "
-                "or with the same arguments to go on"
+                "or with the same arguments to continue it"
             )
         return None
 
@@ -405,7 +405,7 @@ def _read_dead_letter(id: str, number: int, text: bytes | None) -> StoredDeadLet
         error, failed_at, message, webhook_id, seal = json.loads(text or b"")
         letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
     except (ValueError, TypeError):
-        return StoredDeadLetter(DeadLetter(id, "what is kept for it is no dead letter", _NEVER, {}, number))
+        return StoredDeadLetter(DeadLetter(id, "its entry is not a dead letter", _NEVER, {}, number))
     return StoredDeadLetter(letter, str(webhook_id), str(seal))
 
 

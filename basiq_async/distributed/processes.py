@@ -25,7 +25,7 @@ def find_fleet(place: str) -> Fleet:
     module, attribute = _load(place, "a fleet", "jobs:fleet")
     fleet = getattr(module, attribute, None)
     if not isinstance(fleet, Fleet):
-        raise ConfigurationError(f"{place} is no Fleet, but {type(fleet).__name__}")
+        raise ConfigurationError(f"{place} is a {type(fleet).__name__}, not a Fleet")
     return fleet
 
 
@@ -41,13 +41,13 @@ def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
         for name, registered in each._functions.items():
             if registered is function:
                 return each, name
-    raise ConfigurationError(f"{place} is no job function of {'the fleet' if fleet else 'a fleet of this module'}")
+    raise ConfigurationError(f"{place} is not a job function of {'the fleet' if fleet else 'a fleet of this module'}")
 
 
 def _load(place: str, what: str, example: str) -> tuple[ModuleType, str]:
     name, _, attribute = place.partition(":")
     if not name or not attribute:
-        raise ConfigurationError(f"{place!r} is no place of {what}: write module:variable, such as {example}")
+        raise ConfigurationError(f"{place!r} is not the place of {what}: write module:variable, such as {example}")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -83,8 +83,8 @@ class Committer:
     async def run(self) -> None:
         """Commit whenever it is wanted, until a commit fails, or ``finish`` is called.
 
-        Its owner ends it with ``finish`` and does not cancel it: a commit that is under way is seen through. What is
-        not recorded by then is left to the owner's last ``commit``.
+        Its owner ends it with ``finish`` and does not cancel it: a commit that is under way comes to its end. The
+        owner's last ``commit`` records the rest.
         """
         while not self.broken and not self._finishing:
             await self._wanted.wait()

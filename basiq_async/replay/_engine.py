@@ -355,7 +355,7 @@ class Engine:
         self._pressure.succeed()
         self._refusing_since = None
         if self._circuit.since is not None:
-            logger.warning("the target takes messages again: the replay goes on")
+            logger.warning("the target accepts messages again: the replay continues")
             self._circuit.close()
 
     def _record_success(self, span: Span, message: Message, reason: str | None) -> None:

@@ -189,11 +189,11 @@ class Passes(Generic[T]):
         Raises ``ReplayError`` where the place is gone, and what is new cannot be told from what has been read.
         """
         if isinstance(error, PaginationError) and error.link is None and place.begun:
-            await self._go_on_without(error, place)
+            await self._continue_without(error, place)
             return True
         return False
 
-    async def _go_on_without(self, error: Exception, place: Place) -> None:
+    async def _continue_without(self, error: Exception, place: Place) -> None:
         """The item at ``place`` is no longer in the list. By age, the items go in their order, the oldest first."""
         self._learn()
         last = self._watch.detector.last
@@ -215,7 +215,7 @@ class Passes(Generic[T]):
                 return
             if newest_first or not self._is_newer(item_time(first), place.time):
                 raise self._not_found(error) from error
-            logger.warning("the place where the replay stood is no longer listed: it goes on with the oldest that is")
+            logger.warning("the place where the replay stood is no longer listed: it continues with the oldest that is")
             self._end, self._ended, self._known, self.start = Place(), False, Top(), Place()
 
     def _skip_rest(self, place: Place) -> None:

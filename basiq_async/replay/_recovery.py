@@ -146,10 +146,10 @@ async def recover(
 async def recovered_by(
     webhook_id: str, checkpoint: Checkpoint, events_checkpoint: Checkpoint | None = None
 ) -> Recovered:
-    """Return what the recoveries with these checkpoints have brought, for ``webhooks.diagnose``.
+    """Return what the recoveries with these checkpoints have recovered, for ``webhooks.diagnose``.
 
     Begins no run. Raises ``CheckpointError`` also for checkpoints of a recovery with a ``where`` or a ``filter``: it
-    does not say that all was brought.
+    does not say that all was recovered.
     """
     messages = await checkpoint.peek(Job(webhook_id)) or State()
     events = await (events_checkpoint or checkpoint).peek(Job(webhook_id, source="events")) or State()
@@ -165,7 +165,7 @@ class Recovery:
     messages: the report on the message history. Its ``skipped["delivered"]`` were left alone: Basiq says that they were
         delivered, at a time of which the inbox knows nothing.
     events: the report on the event list of the last 7 days. Its ``handled`` were never a message; its ``skipped``
-        are those that a message, or a live delivery, had brought.
+        are those that a message, or a live delivery, had delivered.
     out_of_reach: times in which the webhook was not active, and whose events no run has read before the list lost
         them. What happened then cannot be recovered from Basiq.
     webhook: the webhook, as it is after the recovery.

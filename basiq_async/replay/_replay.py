@@ -243,7 +243,7 @@ class Replay:
         """
         if await self._checkpoint.peek(self._job) is None:
             return await export_dead(None, path)
-        async with self._session(concurrency=0):
+        async with self._open_checkpoint(concurrency=0):
             return await export_dead(self._checkpoint, path)
 
     async def drop_dead(self, ids: Iterable[str]) -> int:
@@ -252,7 +252,7 @@ class Replay:
             raise ConfigurationError("ids must be a list of the ids of dead letters")
         if await self._checkpoint.peek(self._job) is None:
             return 0
-        async with self._session(concurrency=0):
+        async with self._open_checkpoint(concurrency=0):
             return await drop_dead(self._checkpoint, ids)
 
     def stop(self) -> None:
@@ -262,7 +262,7 @@ class Replay:
             self._engine.stop()
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
-        async with self._session() as state:
+        async with self._open_checkpoint() as state:
             known, began, reach = Notes.read(state.notes), self._clock(), self._reach()
             tracker = InactivityTracker(any_order=self._filters is not None, known=known.inactive)
 
@@ -291,7 +291,7 @@ class Replay:
             return attrs.evolve(report, inactive=tracker.periods(), reach=reach)
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
-        async with self._session() as state:
+        async with self._open_checkpoint() as state:
             ledger = DeadLedger(state.dead, most=self._settings.most_spans)
             engine = self._make_engine(DeadLetters(self._checkpoint, ids), state, as_where(None), ledger=ledger)
             return await self._go(engine, progress, None)
@@ -361,7 +361,7 @@ class Replay:
             raise ReplayError(f"the target did not end its run within {seconds:g} s") from exc
 
     @asynccontextmanager
-    async def _session(self, concurrency: int | None = None) -> AsyncIterator[State]:
+    async def _open_checkpoint(self, concurrency: int | None = None) -> AsyncIterator[State]:
         async with self._reading:
             if self._running:
                 raise ReplayError("this replay is running already: one object does one run at a time")

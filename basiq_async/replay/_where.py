@@ -21,7 +21,7 @@ SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
 
 @attrs.frozen
 class Where:
-    """A predicate that takes part in ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
+    """A predicate for ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
     ``limit`` is the most messages that one run hands to its target, None for all. ``description`` is the selection in
     words, which a checkpoint records; a limit is not part of it. Empty, it is the name of the predicate.
@@ -130,7 +130,7 @@ def event_types(*ids: str) -> Where:
     if any(
         "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
     ):
-        raise ConfigurationError("event_types takes exact types, a beginning that ends in '.*', or '*'")
+        raise ConfigurationError("event_types accepts exact types, a beginning that ends in '.*', or '*'")
     exact = frozenset(wanted)
     beginnings = tuple(entry[:-1] for entry in wanted if entry.endswith("*"))
     return Where(

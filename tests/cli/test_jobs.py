@@ -152,9 +152,9 @@ def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: 
 
 def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, why in (
-        ("jobs", "no place of a fleet"),
+        ("jobs", "not the place of a fleet"),
         ("no_such_module:fleet", "there is no module 'no_such_module' here"),
-        ("json:loads", "is no Fleet"),
+        ("json:loads", "not a Fleet"),
     ):
         result = run("list", "--fleet", place)
         assert result.exit_code == 2

@@ -106,7 +106,7 @@ async def test_a_redis_that_does_not_say_how_it_is_set_up_is_no_outage(tmp_path:
             await redis.acl_setuser("worker", enabled=True, passwords="+S3CRET", keys="*", commands=RULES)
         record = RedisRecord(server.url.replace("//", "//worker:S3CRET@"))
         (warning,) = await record.check()
-        assert "see to it that it is no cluster, and has maxmemory-policy noeviction" in warning
+        assert "see to it that it is not a cluster, and has maxmemory-policy noeviction" in warning
         assert await record.keys() == []
         await record.aclose()
 

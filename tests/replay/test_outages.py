@@ -65,7 +65,7 @@ def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
     with caplog.at_level(logging.INFO, "basiq_async.replay"):
         virtual.run(main())
     assert sum("seems to be down" in each.message for each in caplog.records) == 1
-    assert sum("the replay goes on" in each.message for each in caplog.records) == 1
+    assert sum("the replay continues" in each.message for each in caplog.records) == 1
 
 
 def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> None:

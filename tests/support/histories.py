@@ -87,8 +87,8 @@ class Watching(MemoryCheckpoint):
 
 async def execute(checkpoint: SQLiteCheckpoint, statement: str) -> None:
     """Run a statement on the connection that a checkpoint has open."""
-    session = checkpoint._current()
-    await session.run(session._require_open().execute, statement)
+    run = checkpoint._current()
+    await run.call(run._require_open().execute, statement)
 
 
 class Gated:

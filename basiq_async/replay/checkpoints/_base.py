@@ -47,7 +47,7 @@ class DeadLetter:
 
 @attrs.frozen
 class State:
-    """What is recorded of a job.
+    """The recorded state of a job.
 
     cursor: a text of the replay's own: what of the history is done, and where to continue; None at the beginning.
     position: how many messages of the history that is.
@@ -84,7 +84,7 @@ class Advance:
 
 @attrs.frozen
 class Commit:
-    """What is to be recorded, all or nothing.
+    """A change to record, all or nothing.
 
     done: ids of messages that are done, besides those recorded before; ignored where there is an ``advance``.
     advance: the new cursor, where it moved.

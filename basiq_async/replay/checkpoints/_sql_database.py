@@ -65,7 +65,7 @@ class Tables:
             table,
             self.metadata,
             *_job_key(),
-            # Texts from elsewhere are JSON: PostgreSQL takes neither a zero nor a lone surrogate.
+            # Texts from elsewhere are JSON: PostgreSQL accepts neither a zero nor a lone surrogate.
             Column("webhook_id", Text, nullable=False),
             Column("filter", Text, nullable=False),
             Column("selection", Text, nullable=False),
@@ -154,7 +154,7 @@ def checkpoint_metadata(table: str = "basiq_checkpoint", schema: str | None = No
 
 
 def key_of(text: str) -> str:
-    """A text as a column takes it that rows are found by: ASCII, at most 400 characters."""
+    """A text in the form of a column that rows are found by: ASCII, at most 400 characters."""
     if text.isascii() and text.isprintable() and len(text) <= _LONGEST_KEY:
         return text
     return "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -42,7 +42,7 @@ _KIND = FileKind(
     check=True,
 )
 _TIMEOUT = 60.0
-"""Seconds that the disk may take for one call. What takes longer is left to its thread."""
+"""Seconds that the disk may take for one call. A longer call is left to its thread."""
 
 _CHECK_EVERY = 0.25
 """Seconds within which a busy run notices that its file was deleted; the end of a run always looks."""
@@ -62,67 +62,67 @@ class SQLiteCheckpoint:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = SQLiteFile(path, _KIND).path
-        self._session: _Session | None = None
+        self._run: _Run | None = None
 
     def __repr__(self) -> str:
         return f"SQLiteCheckpoint({self._path!r})"
 
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
-        session = self._begin()
+        run = self._begin()
         try:
-            return await session.run(session.begin, job, concurrency)
+            return await run.call(run.begin, job, concurrency)
         except BaseException:
             await self.aclose()
             raise
 
     async def peek(self, job: Job) -> State | None:
         """See ``Checkpoint``."""
-        session = self._begin()
+        run = self._begin()
         try:
-            return await session.run(session.look, job)
+            return await run.call(run.look, job)
         finally:
             await self.aclose()
 
     async def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
-        session = self._current()
-        await session.run(session.save, commit)
+        run = self._current()
+        await run.call(run.save, commit)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Checkpoint``."""
-        session = self._current()
-        return await session.run(session.dead_letters, after, limit)
+        run = self._current()
+        return await run.call(run.dead_letters, after, limit)
 
     async def aclose(self) -> None:
         """See ``Checkpoint``."""
-        session = self._session
-        if session is None or session.pid != os.getpid():  # a parent's is closed by the parent
+        run = self._run
+        if run is None or run.pid != os.getpid():  # a parent's is closed by the parent
             return
         try:
-            await run_to_completion(session.aclose)
+            await run_to_completion(run.aclose)
         finally:
-            # A run that was begun meanwhile has a session of its own, which stays.
-            if self._session is session:
-                self._session = None
+            # A run that was begun meanwhile has one of its own, which stays.
+            if self._run is run:
+                self._run = None
 
-    def _begin(self) -> _Session:
-        if self._session is not None:
+    def _begin(self) -> _Run:
+        if self._run is not None:
             raise CheckpointInUseError(f"the checkpoint {self._path!r} {_KIND.busy}")
-        self._session = _Session(self._path)
-        return self._session
+        self._run = _Run(self._path)
+        return self._run
 
-    def _current(self) -> _Session:
-        if self._session is None:
+    def _current(self) -> _Run:
+        if self._run is None:
             raise CheckpointError(f"the checkpoint {self._path!r} is not open")
-        if self._session.pid != os.getpid():
+        if self._run.pid != os.getpid():
             raise CheckpointError(
                 f"the checkpoint {self._path!r} was open when this process forked: open one after the fork"
             )
-        return self._session
+        return self._run
 
 
-class _Session:
+class _Run:
     """One run's connection, and the thread that it is used in. Closing it touches no other run's."""
 
     def __init__(self, path: str) -> None:
@@ -132,7 +132,7 @@ class _Session:
         self._connection: sqlite3.Connection | None = None
         self._thread = ConnectionThread("basiq-async checkpoint", _do_each, lambda: None)
 
-    async def run(self, work: Callable[..., T], *args: object) -> T:
+    async def call(self, work: Callable[..., T], *args: object) -> T:
         """Do ``work`` in the thread. A thread cannot be cancelled: its end is waited for, whatever happens."""
         future = self._thread.submit(partial(self._translate, work, *args))
         cancelled = await wait_uncancelled(future, _TIMEOUT)
@@ -280,7 +280,7 @@ def _ignore(future: asyncio.Future[T]) -> None:
 
 
 def _ascii(text: str) -> str:
-    """As JSON: an id or an error can hold lone surrogates, which SQLite does not take."""
+    """As JSON: an id or an error can hold lone surrogates, which SQLite does not accept."""
     return json.dumps(text)
 
 

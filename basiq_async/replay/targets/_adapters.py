@@ -22,7 +22,7 @@ class _PerhapsAsync(Function):
     async def deliver(self, message: Message) -> None:
         working = self.function(message)
         if not inspect.isawaitable(working):
-            raise ReplayError("the target is not async: pass an async function that takes a Message")
+            raise ReplayError("the target is not async: pass an async function that accepts a Message")
         await working
 
 
@@ -99,7 +99,7 @@ def as_target(
         target = (Function if inspect.iscoroutinefunction(handler) else _PerhapsAsync)(handler)
     else:
         raise ConfigurationError(
-            "target must be an async function that takes a Message, a WebhookReceiver, an HttpTarget, a "
+            "target must be an async function that accepts a Message, a WebhookReceiver, an HttpTarget, a "
             "JSONLinesTarget, or an object with deliver() and flush()"
         )
     if inbox is None:
@@ -112,7 +112,7 @@ def _in_transaction(
 ) -> Target:
     if not isinstance(inbox, TransactionalInbox):
         raise ConfigurationError(
-            "a target function takes one argument, the message: a second one, the session, is for an inbox= that has "
+            "a target function accepts one argument, the message: a second one, the session, is for an inbox= that has "
             "transactions, such as SQLInbox(engine)"
         )
     return InTransaction(handler, inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)

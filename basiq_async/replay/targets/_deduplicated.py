@@ -82,10 +82,10 @@ class Deduplicated:
     """A target with an inbox: what the inbox knows as handled does not reach it.
 
     The events of ``webhook_id`` have the keys that its receiver gives them. ``token`` names this job's claims. It
-    is the same in all its runs, so that the next run takes over at once what a killed run held. What is handled
-    counts as such only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how
-    long a claim keeps others away when this process dies: it is prolonged for as long as the target is at it. A target
-    that was cancelled keeps its claim until all that it began has ended, such as a commit of SQLAlchemy's.
+    is the same in all its runs, so that the next run takes over at once what a killed run held. A message counts as
+    handled only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how long a
+    claim keeps others away when this process dies: it is prolonged for as long as the target is at it. A target that
+    was cancelled keeps its claim until all that it began has ended, such as a commit of SQLAlchemy's.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class _Prolonging:
 
 
 class InTransaction(Deduplicated):
-    """A handler that takes the session of the inbox's transaction: its effect and the entry commit together."""
+    """A handler that accepts the session of the inbox's transaction: its effect and the entry commit together."""
 
     def __init__(
         self,

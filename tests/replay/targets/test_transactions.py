@@ -133,7 +133,7 @@ async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncE
 @pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["no inbox", "one without transactions"])
 async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(inbox: MemoryInbox | None) -> None:
     async with history(1) as h:
-        with pytest.raises(ConfigurationError, match=r"takes one argument, the message.*such as SQLInbox"):
+        with pytest.raises(ConfigurationError, match=r"accepts one argument, the message.*such as SQLInbox"):
             Replay(h.client, h.webhook_id, write, checkpoint=MemoryCheckpoint(), inbox=inbox)
 
 
