@@ -159,6 +159,7 @@ def test_nothing_that_holds_a_credential_shows_it() -> None:
         api.redactor,
         api.transport,
         client.webhooks,
+        vars(client),
     ):
         for text in (repr(thing), str(thing), f"{thing}"):
             assert MARK not in text
