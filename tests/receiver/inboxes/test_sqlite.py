@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ async def test_a_great_heap_is_pruned_bit_by_bit(tmp_path: Path, monkeypatch: py
         counts = []
         for number in range(4):
             await inbox.claim(f"new-{number}", "a", lease=600)
-            counts.append(await _count(inbox))
+            counts.append(_run(tmp_path / "inbox.db", "SELECT count(*) FROM inbox")[0][0])
         assert counts == [16, 7, 3, 4]
 
 
@@ -147,11 +148,10 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
         assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
 
 
-async def _count(inbox: SQLiteInbox) -> int:
-    count: int = await inbox._database.run(
-        lambda connection: connection.execute("SELECT count(*) FROM inbox").fetchone()[0], write=False
-    )
-    return count
+def _run(path: Path, statement: str) -> list[Any]:
+    """Run a statement on the file as another program does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(statement).fetchall()
 
 
 async def test_it_is_on_disk_before_it_says_so(tmp_path: Path) -> None:
@@ -566,7 +566,8 @@ async def _open(made: SQLiteInbox | SQLiteCheckpoint) -> None:
 
 async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(tmp_path: Path) -> None:
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        await inbox._database.run(lambda connection: connection.execute("INSERT INTO quarantine VALUES (1, 'k', '{')"))
+        await inbox.check()
+        _run(tmp_path / "inbox.db", "INSERT INTO quarantine VALUES (1, 'k', '{')")
         with pytest.raises(InboxError, match="damaged"):
             await inbox.quarantined()
 
