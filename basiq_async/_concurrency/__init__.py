@@ -1,1 +1,1 @@
-"""Tasks, deadlines and clocks: what the rest of the package waits with."""
+"""Tasks, deadlines and clocks, for the rest of the package."""

@@ -116,7 +116,7 @@ class Watched:
             self.task.cancel()
 
     def settle(self) -> bool:
-        """Return whether the cancellation that came was the watchdog's alone, which ends with this."""
+        """Return whether the cancellation was the watchdog's alone; if so, it is cleared."""
         if not self.expired:
             return False
         self.expired = False

@@ -1,1 +1,1 @@
-"""What an inbox is: its protocol, the keys of events, and which keys a webhook has."""
+"""Inboxes: their protocol, the limits of their calls, and the keys of events."""

@@ -41,7 +41,7 @@ def inbox_key(
 
 
 def prefix_key(prefix: str, key: str) -> str:
-    """Make a key that says something else of the same event."""
+    """Make a key for another fact about the same event."""
     return _shorten(f"{prefix}:{key}")
 
 
@@ -54,9 +54,9 @@ _UNNAMED = "receiver-without-webhook-id"
 _FIRST = "first-webhook"
 """The webhook that used the inbox first, where no receiver without an id had."""
 _SIGNERS = "first-signer"
-"""Who used the keys without an id first."""
+"""Pinned: the signer that first used the keys without an id."""
 _SIGNER = "signer-"
-"""Before the name of each signer that may use them."""
+"""Prefix of what is pinned for each signer that may use the keys without an id."""
 _OWNER = "webhook-of-keys-without-id"
 """Whose events have keys without its id: decided when the first receiver that has an id comes."""
 
@@ -72,7 +72,7 @@ class Scope:
         """Whether ``find`` has been called."""
 
     async def find(self, *, record: bool = True) -> None:
-        """Ask the inbox, once. Raises what it raises. Unless ``record``, nothing is written."""
+        """Ask the inbox, once, which keys they are. Raises the inbox's errors. Writes nothing unless ``record``."""
         if not self.known:
             self._in_keys = await self._find(self._webhook_id or "", record)
             self.known = True
@@ -94,7 +94,7 @@ class Scope:
 
 
 class ReceiverScope(Scope):
-    """The same for a receiver, which may not know its webhook's id.
+    """A ``Scope`` for a receiver, which may not know its webhook's id.
 
     ``signers`` names its signing keys. The inbox keeps which signers have used the keys without an id: a receiver
     whose keys are all others serves another webhook, whose events those entries would hide. One that has an old and a

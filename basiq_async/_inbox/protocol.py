@@ -1,4 +1,4 @@
-"""The protocol of inboxes: what has been handled, shared by live receiving and by replay."""
+"""The protocol of inboxes, which remember handled events, for receivers and replays alike."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Inbox(Protocol):
 
 
 class ClaimStatus(enum.Enum):
-    """Whose turn it is."""
+    """Who may handle an event now."""
 
     CLAIMED = "claimed"
     """Yours: handle it, then complete or release it."""
@@ -145,7 +145,7 @@ class Claim:
 
 @attrs.frozen
 class QuarantinedDelivery:
-    """A delivery in the quarantine, with everything that handling it again needs.
+    """A delivery in the quarantine, a *letter* for short, with everything that handling it again needs.
 
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, ``signed_at``
     the time in its signature. ``error`` describes the last failure, ``failures`` counts them, and ``quarantined_at``
@@ -165,13 +165,13 @@ class QuarantinedDelivery:
     seal: str | None = attrs.field(default=None, eq=False, repr=False)
 
     def sealed_parts(self) -> Sequence[bytes]:
-        """What a seal covers: all that a handler is given."""
+        """The parts that a seal covers: everything that a handler gets."""
         ids = (self.key, self.delivery_id, self.event_type_id, self.event_id, self.signed_at.isoformat())
         return [*(text.encode("utf-8", "surrogatepass") for text in ids), self.body]
 
 
 def pack(letter: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
-    """Write it as JSON, in ASCII: any storage can hold that, whatever text an error or an id has.
+    """Write a letter as JSON, in ASCII: any storage can hold that, whatever text an error or an id has.
 
     With its ``seal`` where the storage is one that others may write to.
     """

@@ -1,1 +1,1 @@
-"""What keeps credentials and foreign text out of errors, logs and terminals."""
+"""Keeps credentials and foreign text out of errors, logs and terminals."""

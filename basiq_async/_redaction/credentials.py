@@ -31,7 +31,7 @@ class SecretText(Protocol):
 
 
 class Unpicklable:
-    """What holds a credential: a pickle would show it to every queue and cache on its way. A copy is the object."""
+    """Base of objects with a credential, which a pickle would show to every queue and cache. A copy is the object."""
 
     __slots__ = ()
 

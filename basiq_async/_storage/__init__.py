@@ -1,1 +1,1 @@
-"""Our own files: SQLite, and files that their owner alone can read."""
+"""Storage: SQLite files, SQL databases, and files that their owner alone can read."""

@@ -92,7 +92,7 @@ def open_private(path: str, flags: int) -> int:
 
 
 def check_private(path: str, *, mode: bool = True) -> str | None:
-    """What keeps an existing file from being private, or None. Follows no link and opens nothing. Raises OSError."""
+    """Return why an existing file is not private, or None. Follows no link and opens nothing. Raises OSError."""
     return _problem(os.lstat(path), mode=mode)
 
 

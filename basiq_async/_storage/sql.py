@@ -1,4 +1,4 @@
-"""SQL databases, as inboxes and checkpoints use them: names of tables, transactions, and what went wrong."""
+"""SQL databases, as inboxes and checkpoints use them: names of tables, transactions, errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Transaction:
         self._locked = False
 
     async def begin(self, *, patient: bool = False) -> bool:
-        """False where another worker has SQLite's lock on writing; ``patient`` waits for it without a limit.
+        """Begin. False if another worker has SQLite's lock on writing; ``patient`` waits for it without a limit.
 
         May raise whatever SQLAlchemy and the driver do.
         """
@@ -147,7 +147,7 @@ async def refuse_autocommit(connection: AsyncConnection) -> None:
 
 
 class Failure(NamedTuple):
-    """What a statement failed with, in a line, and whether another attempt may not."""
+    """Why a statement failed, in a line; ``passing``: another attempt may succeed."""
 
     text: str
     passing: bool
@@ -160,7 +160,7 @@ def watch_failures(engine: AsyncEngine) -> None:
 
 
 def failed_in(connection: AsyncConnection) -> Failure | None:
-    """What a statement on this connection failed with last, also where a handler caught that, or None."""
+    """Return the last failure of a statement on this connection, even if a handler caught it; or None."""
     sync = connection.sync_connection
     return None if sync is None else _failures.get(sync)
 
@@ -188,28 +188,28 @@ def _note_failure(context: ExceptionContext) -> None:
 
 
 _PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
-"""SQLSTATEs of what another attempt may not meet: lost connections, conflicts, too little of something, timeouts, an
-operator, the system (PostgreSQL, appendix A)."""
+"""SQLSTATEs of errors that another attempt may not meet: lost connections, conflicts, lack of resources, timeouts,
+operator intervention, system errors (PostgreSQL, appendix A)."""
 _NO_TABLE, _NO_SCHEMA, _NO_COLUMN = "42P01", "3F000", "42703"
 _READ_ONLY = "25006"
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Whether an error of the database may not happen again, whatever was asked of it."""
+    """Whether another attempt may not meet this error of the database."""
     if not isinstance(exc, DBAPIError):
         return False
     return exc.connection_invalidated or _code(exc).startswith(_PASSING) or "locked" in str(exc.orig)
 
 
 def brief(exc: BaseException) -> str:
-    """What a driver said, in one line, without the statement and its values: they are consumers' data."""
+    """Return a driver's error text, in one line, without the statement and its values: they are consumers' data."""
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
 
 
 def describe(exc: BaseException) -> str:
-    """What failed, and what to do about it where that is known."""
+    """Say why the database failed, and what to do, if that is known."""
     text, said, code = f"the database failed: {brief(exc)}", str(getattr(exc, "orig", "")), _code(exc)
     if code in (_NO_TABLE, _NO_SCHEMA) or said.startswith("no such table"):
         return (
@@ -229,12 +229,12 @@ def describe(exc: BaseException) -> str:
 
 
 def describe_read_only(said: str) -> str:
-    """That the database cannot be written, and what to do about it."""
+    """Say that the database cannot be written, and what to do about it."""
     return f"the database cannot be written: {said}. Connect the engine to one that can, such as the primary"
 
 
 def without_values(exc: BaseException) -> BaseException:
-    """What a driver raised, without the values of the statement, and without frames: they hold those, and passwords."""
+    """Remove a statement's values, and the frames, which hold values and passwords, from a driver's error."""
     for one in walk(exc):
         if isinstance(one, StatementError):
             one.hide_parameters = True

@@ -1,1 +1,1 @@
-"""What goes over the wire, and what it means: JSON to models, statuses to errors, urls, cursors. Pure."""
+"""Data on the wire: JSON to models, urls, cursors, pages and their order. Pure."""

@@ -1,4 +1,4 @@
-"""Which hosts are this machine, and what of a url may be shown. Pure, and imports nothing of the package."""
+"""Which hosts are this machine, and which parts of a url may be shown. Pure, and imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_peer_on_this_machine(address: str) -> bool:
 
 
 def show_url(url: str) -> str:
-    """A url without what can be a credential in it: its user and password, the values of its query, its fragment."""
+    """Return a url without possible credentials: its user and password, the values of its query, its fragment."""
     head, mark, _ = re.sub(r"#.*", "", url, flags=re.DOTALL).partition("?")
     scheme, slashes, rest = head.partition("//")
     host, slash, path = rest.partition("/")

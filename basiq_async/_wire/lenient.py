@@ -21,7 +21,7 @@ _TOKEN = re.compile(
 )
 _ROLES = {"[": "value", "{": "value", "]": "end", "}": "end", ",": "comma", ":": "colon"}
 _DEEPEST = 1_000
-"""Levels below one item. Decoders stop at about this; what walks a value later has the stack for it."""
+"""Levels below one item. Decoders stop at about this; code that walks a value later has the stack for it."""
 _MOST_TOKENS = 1_000_000
 """In the items of a page that are nested too deeply: a loop of our own finds their ends, in a second at the most."""
 _MOST_DIGITS = 4_300

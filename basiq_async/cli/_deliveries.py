@@ -305,7 +305,7 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
 
 
 class _Arrivals:
-    """Clock until the test messages that Basiq was asked for are there, and have an outcome."""
+    """Wait until the test messages that Basiq was asked for are there, and have an outcome."""
 
     def __init__(self, basiq: BasiqClient, event_type: str, url: str | None) -> None:
         self._basiq = basiq

@@ -1,4 +1,4 @@
-"""The bodies of deliveries that are still arriving, and what a refused one is called."""
+"""Reads the bodies of deliveries that are still arriving, and gives a refused one its result."""
 
 from __future__ import annotations
 

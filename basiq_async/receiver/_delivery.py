@@ -27,7 +27,7 @@ class _Events(Protocol):
 
 
 class FetchesEvents(Protocol):
-    """What ``Delivery.event`` needs of a client."""
+    """The part of a client that ``Delivery.event`` uses."""
 
     @property
     def events(self) -> _Events:

@@ -19,7 +19,7 @@ _KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKe
 
 
 class Lifecycle:
-    """Counts who has entered a receiver, and knows whether it is closed.
+    """Counts the entries of a receiver, and knows whether it is closed.
 
     inbox_timeout: seconds for looking at the inbox at the start.
     """
@@ -33,7 +33,7 @@ class Lifecycle:
         self.closed = False
 
     async def enter(self) -> None:
-        """Note one who enters. Log an error where the inbox cannot be used.
+        """Count one entry. Log an error where the inbox cannot be used.
 
         Raises ``ConfigurationError`` for a receiver that was closed, and where the inbox is another webhook's.
         """
@@ -51,7 +51,7 @@ class Lifecycle:
                 raise
 
     def leave(self) -> bool:
-        """Note one who leaves; whether that was the last one."""
+        """Count one exit; returns whether it was the last."""
         self._entered -= 1
         return self._entered <= 0
 

@@ -243,12 +243,12 @@ def describe(error: BaseException) -> str:
 
 
 def _unknown(error: Exception | None) -> Exception | None:
-    """An error of an inbox that is not ours, whose traceback is worth its lines."""
+    """Return the error if its traceback is worth logging: not for our own errors, and not for an OSError."""
     return None if error is None or isinstance(error, (BasiqError, OSError)) else error
 
 
 class Receives(Protocol):
-    """What an adapter to a web framework calls: a ``WebhookReceiver``."""
+    """The part of a ``WebhookReceiver`` that an adapter to a web framework calls."""
 
     async def handle(self, headers: Headers, body: bytes) -> Outcome:
         """Handle one request whose body is there."""

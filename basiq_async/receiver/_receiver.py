@@ -183,7 +183,7 @@ class WebhookReceiver:
 
     @property
     def inbox(self) -> Inbox:
-        """What has been handled."""
+        """The inbox, which remembers the events that were handled."""
         return self._inbox
 
     @property
@@ -225,7 +225,7 @@ class WebhookReceiver:
         return register
 
     async def handle(self, headers: Headers, body: bytes) -> Outcome:
-        """Verify, read and dispatch one request; never raises for what came in.
+        """Verify, read and dispatch one request; never raises because of the request.
 
         ``headers`` are a mapping with names in any case, a multidict, or pairs of str or bytes; ``body`` is
         the raw bytes. Respond with the outcome's ``status`` and ``headers``, and no body.

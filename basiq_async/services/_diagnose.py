@@ -1,4 +1,4 @@
-"""Collects what a ``Diagnosis`` says."""
+"""Collects the data of a ``Diagnosis``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
 _LETTERS = 100
 _MOST_EVENTS = 100_000
-"""So many events are held at the most, to be compared with the messages."""
+"""At most so many events are held, to be compared with the messages."""
 _SOON = timedelta(minutes=1)
-"""Within which an event becomes a message."""
+"""The time within which an event becomes a message."""
 
 
 async def diagnose(
@@ -159,7 +159,7 @@ class _HistoryScan:
         return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - SLACK * 4
 
     async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
-        """Decide what an event without a message comes to."""
+        """Count an event that has no message."""
         if created is not None and created > self._now - _SOON:
             return  # its message comes in a moment
         brought = self._recovered.has_event(created) or await self._is_handled(event_type_id, event_id, None)
@@ -181,7 +181,7 @@ class _HistoryScan:
 
 
 class _HandledEvents:
-    """What an inbox has handled of a webhook. Nothing is written."""
+    """The events of a webhook that an inbox has handled. Writes nothing."""
 
     def __init__(self, inbox: Inbox, webhook_id: str) -> None:
         self._inbox = inbox

@@ -50,11 +50,11 @@ ProblemCode = Literal[
 
 @runtime_checkable
 class DiagnosedReceiver(Protocol):
-    """What a diagnosis asks of a ``WebhookReceiver``."""
+    """The part of a ``WebhookReceiver`` that a diagnosis uses."""
 
     @property
     def inbox(self) -> Inbox:
-        """What has been handled."""
+        """The receiver's inbox."""
         ...
 
     @property
@@ -107,8 +107,8 @@ class Diagnosis:
     retired: subscribed event types that are not, or no longer, in the vendor's list.
     unknown: event types of handlers that it does not have.
     unhandled, unsubscribed: subscribed without a handler, and the other way round; empty without a receiver.
-    failed_share: the share of failed attempts of the last 24 hours; None where there were none. Those of what was
-        brought since do not count.
+    failed_share: the share of failed attempts of the last 24 hours; None if there were none. Attempts for
+        messages that were recovered since do not count.
     last_success: when an attempt last succeeded; None where none did.
     endpoint: the signed test; None where it was not made.
     undelivered: messages without a successful attempt, which nothing has delivered since: a recovery does.
@@ -162,9 +162,9 @@ class Diagnosis:
 class Recovered:
     """The messages and events that the recoveries of a webhook handled, by their checkpoints: see ``recovered_by``.
 
-    messages_until: messages that were first tried before this moment were brought, or are dead letters; None where no
+    messages_until: messages that were first tried before this moment were recovered, or are dead letters; None where no
         recovery has read the whole history.
-    events: the times whose events were brought.
+    events: the times whose events were recovered.
     dead_letters: how many failed, and are kept.
     """
 
@@ -173,16 +173,16 @@ class Recovered:
     dead_letters: int = 0
 
     def has_message(self, first_attempt: datetime | None) -> bool:
-        """Whether a message that was first tried then was brought."""
+        """Whether a message that was first tried at this time was recovered."""
         until = self.messages_until
         return until is not None and first_attempt is not None and first_attempt < until - _SKEW
 
     def has_event(self, created: datetime | None) -> bool:
-        """Whether an event of that time was brought."""
+        """Whether an event of this time was recovered."""
         return created is not None and any(begin <= created < end - _SKEW for begin, end in self.events)
 
     def has_events_before(self, moment: datetime, now: datetime) -> bool:
-        """Whether all events that are still listed, and were before that moment, were brought."""
+        """Whether all events before this moment that are still listed were recovered."""
         return any(begin <= now - _LISTED and moment < end - _SKEW for begin, end in self.events)
 
 

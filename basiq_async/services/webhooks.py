@@ -183,11 +183,12 @@ class Webhooks:
         """Find out whether a webhook works, and its problems if not.
 
         Looks at its status, its event types beside the vendor's list, and the newest ``max_items`` (0 for all) of its
-        messages and of the events of the last 7 days. A list that begins with the oldest is read to its end. Where
-        there are more, that is a problem too: ``partial``.
+        messages and of the events of the last 7 days. A list that begins with the oldest is read to its end. If
+        more are left, that is a problem too: ``partial``.
 
-        What a recovery has brought is none. An ``inbox`` says so, the receiver's by default, or ``recovered``, which
-        ``replay.recovered_by`` reads from the checkpoints of ``recover``: what they cover need not be looked at.
+        A message or event that was recovered is not a problem. It is known to be from ``inbox``, the receiver's by
+        default, or from ``recovered``, which ``replay.recovered_by`` reads from the checkpoints of ``recover``:
+        messages and events that they cover are not looked at.
 
         With a ``receiver`` or a ``secret``, also posts a signed delivery of the event type ``basiq-async.test`` to the
         webhook's url from here; a handler for ``*`` gets it. With a ``receiver``, also compares the event types with

@@ -55,7 +55,7 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
 
 
 async def release(response: aiohttp.ClientResponse, *, sent_a_body: bool) -> None:
-    """Give the connection back. Clock until the request's body is written: a task of aiohttp's does that."""
+    """Give the connection back. Waits until the request's body is written: a task of aiohttp's does that."""
     response.release()
     if sent_a_body:
         await response.wait_for_close()

@@ -28,7 +28,7 @@ class _Exchange(Protocol):
 
 
 class _Basiq(Protocol):
-    """What the transport needs of a Basiq in this process."""
+    """The part of a Basiq in this process that the transport uses."""
 
     @property
     def waits(self) -> Clock | None: ...

@@ -259,7 +259,7 @@ class _Run:
         return self._owner._uniform(0.0, min(policy.max_wait, doubled))
 
     def _translate(self, exc: Exception, timed_out: str | None) -> BasiqError:
-        """What a transport raises, its own errors left as they are. A transport of a user's can raise anything."""
+        """Turn an exception of a transport into an error of ours: a user's transport can raise anything."""
         if isinstance(exc, BasiqError):
             return clean(exc, self._request)
         if isinstance(exc, TimeoutError):
@@ -274,7 +274,7 @@ class _Run:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
     def _check(self, response: object, began: float) -> None:
-        """Raise ``TransportError`` for a response that is none."""
+        """Raise ``TransportError`` for a value that is not a ``Response``."""
         if not isinstance(response, Response) or not _is_whole(response):
             self._report(began, error=TransportError.__name__)
             said = "the transport returned something that is no Response with a whole number and bytes"

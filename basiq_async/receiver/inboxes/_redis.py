@@ -125,7 +125,7 @@ class RedisInbox:
         return f"<RedisInbox {self._prefix!r}>"
 
     async def check(self) -> None:
-        """See ``Inbox``: writes a key of a second's life, and runs a script that looks for the quarantine."""
+        """See ``Inbox``: writes a key that lives for a second, and runs a script that looks for the quarantine."""
 
         async def look() -> None:
             await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
@@ -315,7 +315,7 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
 
 
 def _describe(exc: Exception) -> str:
-    """What failed, and what to do about it where that is known."""
+    """Say why Redis failed, and what to do, if that is known."""
     said = str(exc) or "no reason given"
     advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
@@ -327,7 +327,7 @@ def _with_seal(letter: QuarantinedDelivery) -> QuarantinedDelivery:
 
 
 def _place(letter: QuarantinedDelivery) -> str:
-    """What sorts as the time does, in microseconds, then as the key."""
+    """A text that sorts by time, in microseconds, then by key."""
     return f"{round(letter.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{letter.key}"
 
 
@@ -336,7 +336,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _text(value: object) -> str:
-    """What a client has decoded, or has not."""
+    """Return a response as text, whether the client decodes responses or not."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

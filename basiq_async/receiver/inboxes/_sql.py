@@ -347,7 +347,7 @@ class SQLInbox:
     # --- claims that are transactions ---
 
     def _known(self, key: str, token: str, *, retry: bool) -> Claim | None:
-        """What a transaction of this process means for a claim; None if there is none."""
+        """Return the claim that a transaction of this process decides; None if there is no such transaction."""
         held = self._held.get(key)
         if held is None:
             return None

@@ -239,7 +239,7 @@ class SQLiteInbox:
         return await self._database.run(work)
 
     async def aclose(self) -> None:
-        """Finish what was asked for, and close the file. May be called twice."""
+        """Finish the calls that came before, and close the file. May be called twice."""
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
@@ -278,7 +278,7 @@ class SQLiteInbox:
         return not held and not entry.recorded
 
     def _free(self, connection: sqlite3.Connection, entry: _Entry) -> None:
-        """Give the claim back; what a failure has counted, and a letter, stay."""
+        """Release the claim; the count of failures and the letter stay."""
         entry.token = None
         if entry.state == _OPEN and not entry.failures:
             connection.execute("DELETE FROM inbox WHERE key = ?", (entry.key,))

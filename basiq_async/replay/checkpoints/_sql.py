@@ -99,7 +99,7 @@ class SQLCheckpoint:
         return self._tables.ddl(self._engine.dialect)
 
     async def open(self, job: Job, *, concurrency: int) -> State:
-        """See ``Checkpoint``. Clock for the lease of a run that was killed to end."""
+        """See ``Checkpoint``. Waits for the lease of a run that was killed to end."""
         if self._run is not None:
             raise CheckpointInUseError(f"{self._describe(job)} is in use by another run of this process")
         run = self._run = _Run(job, self._key(job), concurrency)
