@@ -37,8 +37,8 @@ def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
     yield "last success", found.last_success
     yield "to recover", f"{found.undelivered} messages, {found.never_sent} events without a message"
-    if found.brought:
-        yield "recovered", f"{found.brought:,} messages and events that had not been delivered"
+    if found.recovered:
+        yield "recovered", f"{found.recovered:,} messages and events that had not been delivered"
     yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
     if found.earliest is not None and found.latest is not None:
         yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
@@ -51,7 +51,7 @@ _DIAGNOSIS: Shape[Diagnosis] = Shape(
         "url": lambda found: found.webhook.url,
         **attributes("status", "healthy"),
         "problems": lambda found: problem_rows(found.problems),
-        **attributes("cool_off_left", "failed_share", "last_success", "undelivered", "never_sent", "brought"),
+        **attributes("cool_off_left", "failed_share", "last_success", "undelivered", "never_sent", "recovered"),
         **attributes("dead_letters", "quarantined"),
         "endpoint_status": lambda found: found.endpoint.status if found.endpoint else None,
         "endpoint_error": lambda found: found.endpoint.error if found.endpoint else None,
@@ -139,7 +139,7 @@ async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) ->
     except CheckpointError:
         if checkpoint is not None:
             raise
-        return None  # a recovery is under way: what it has brought by now counts when it has ended
+        return None  # a recovery is under way: its work counts when it has ended
 
 
 _DIFFERENCE: Shape[Difference] = Shape(

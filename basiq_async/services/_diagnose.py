@@ -70,7 +70,7 @@ async def diagnose(
         endpoint=await signer.test(webhook.url, datetime.now(UTC)) if signer.can_sign else None,
         undelivered=scan.undelivered,
         never_sent=scan.never_sent,
-        brought=scan.brought,
+        recovered=scan.recovered,
         dead_letters=0 if recovered is None else recovered.dead_letters,
         quarantined=0 if scan.handled is None else await scan.handled.count_quarantined(),
         unreadable=scan.unreadable,
@@ -91,12 +91,12 @@ class _HistoryScan:
         self._api = api
         self._webhook = webhook
         self.handled = handled
-        self._recovered = recovered
+        self._recoveries = recovered
         self._now = now
         self._without_message: dict[tuple[str | None, str | None], datetime | None] = {}
         """When events were created that have no message, by type and id."""
         self.attempts = Attempts(now)
-        self.undelivered = self.never_sent = self.brought = self.unreadable = self.looked_at = 0
+        self.undelivered = self.never_sent = self.recovered = self.unreadable = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -127,7 +127,7 @@ class _HistoryScan:
             order.see(event.created)
             newest_first = order.sure and order.order == "newest-first"
             enough = bool(most) and len(self._without_message) >= most and newest_first
-            if enough and event.created is not None and self._recovered.has_events_before(event.created, self._now):
+            if enough and event.created is not None and self._recoveries.has_events_before(event.created, self._now):
                 return
             if enough or len(self._without_message) >= _MOST_EVENTS:
                 self.complete = False
@@ -137,15 +137,15 @@ class _HistoryScan:
         order = OrderDetector()
         async for message in messages:
             yield message
-            brought = False
+            recovered = False
             self._without_message.pop((message.event_type_id, message.event_id), None)
             time = item_time(message)
             if message.attempts and not message.delivered:
                 ids = message.event_type_id, message.event_id, message.id
-                brought = self._recovered.has_message(time) or await self._is_handled(*ids)
-                self.brought += brought
-                self.undelivered += not brought
-            if not brought:
+                recovered = self._recoveries.has_message(time) or await self._is_handled(*ids)
+                self.recovered += recovered
+                self.undelivered += not recovered
+            if not recovered:
                 self.attempts.add(message)
             order.see(time)
             if order.sure and order.order == "newest-first" and time is not None and time < self._enough:
@@ -155,19 +155,19 @@ class _HistoryScan:
     @property
     def _enough(self) -> datetime:
         """Before this moment no message needs to be looked at."""
-        until = self._recovered.messages_until
+        until = self._recoveries.messages_until
         return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - SLACK * 4
 
     async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
         """Count an event that has no message."""
         if created is not None and created > self._now - _SOON:
             return  # its message comes in a moment
-        brought = self._recovered.has_event(created) or await self._is_handled(event_type_id, event_id, None)
+        recovered = self._recoveries.has_event(created) or await self._is_handled(event_type_id, event_id, None)
         if self._is_before_look(created):  # it may have a message that was not looked at
-            self.complete = self.complete and brought
+            self.complete = self.complete and recovered
         else:
-            self.brought += brought
-            self.never_sent += not brought
+            self.recovered += recovered
+            self.never_sent += not recovered
 
     def _is_before_look(self, created: datetime | None) -> bool:
         partial = self._stopped or not self.complete

@@ -113,7 +113,7 @@ class Diagnosis:
     endpoint: the signed test; None where it was not made.
     undelivered: messages without a successful attempt, which nothing has delivered since: a recovery does.
     never_sent: events of the last 7 days, of subscribed types, without a message, which nothing has delivered since.
-    brought: messages and events that would count as one of these, had a recovery or a later delivery not handled them.
+    recovered: messages and events that a recovery or a later delivery handled; else they would count as one of these.
     dead_letters: messages and events that failed in a recovery.
     quarantined: deliveries in the quarantine of the inbox.
     looked_at: how many messages and events were read.
@@ -135,7 +135,7 @@ class Diagnosis:
     endpoint: EndpointCheck | None = None
     undelivered: int = 0
     never_sent: int = 0
-    brought: int = 0
+    recovered: int = 0
     dead_letters: int = 0
     quarantined: int = 0
     unreadable: int = 0

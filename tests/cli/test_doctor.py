@@ -104,7 +104,7 @@ def test_it_goes_green_when_a_recovery_has_brought_what_was_missing(
     served.run(served.fake.advance(days=2))
     assert {each["code"] for each in doctor(code=1)["problems"]} == {"undelivered", "never-sent"}
     after = doctor("--checkpoint", "mine", code=0)
-    assert (after["healthy"], after["brought"], after["complete"]) == (True, 9, True)
+    assert (after["healthy"], after["recovered"], after["complete"]) == (True, 9, True)
 
 
 def test_a_webhook_is_reactivated_and_nothing_else_changes(

@@ -159,7 +159,7 @@ async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by
             options = {"recovered": await recovered_by(w.webhook_id, *checkpoints)}
         after = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
         assert codes(after) <= {"endpoint-unreachable"}
-        assert after.brought == 9
+        assert after.recovered == 9
 
 
 async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
@@ -222,4 +222,4 @@ async def test_time_is_told_by_basiqs_clock_and_not_by_this_machines() -> None:
         assert recovery.events.reach is not None
         assert abs(recovery.events.reach - (fake.clock() - timedelta(days=7))) < timedelta(minutes=1)
         after = await basiq.webhooks.diagnose(webhook_id, recovered=await recovered_by(webhook_id, *checkpoints))
-        assert (after.healthy, after.brought) == (True, 2)
+        assert (after.healthy, after.recovered) == (True, 2)
