@@ -1,18 +1,35 @@
-"""The fake over HTTP in a thread of its own, for programs that are not asynchronous."""
+"""Servers within the test's own process: an endpoint, and the fake in a thread for what is not asynchronous."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+
+from aiohttp import web
 
 from basiq_async.testing import FakeBasiq, serve
 
 
+@asynccontextmanager
+async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """The URL of a handler, which gets each POST to any path of its server."""
+    app = web.Application()
+    app.router.add_post("/{path}", handler)
+    runner = web.AppRunner(app, access_log=None)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    finally:
+        await runner.cleanup()
+
+
 @contextmanager
 def served(fake: FakeBasiq, **options: Any) -> Iterator[str]:
+    """The fake over HTTP, in a thread of its own."""
     ready = threading.Event()
     told: list[str] = []
     loop = asyncio.new_event_loop()

@@ -85,3 +85,24 @@ def fake() -> FakeBasiq:
 @pytest.fixture
 def caller(fake: FakeBasiq) -> Caller:
     return Caller(fake)
+
+
+class Endpoint:
+    """A coroutine that answers with one status after another, the last one for ever."""
+
+    def __init__(self, *statuses: Any) -> None:
+        self.statuses = list(statuses)
+        self.got: list[tuple[dict[str, str], bytes]] = []
+
+    async def __call__(self, headers: dict[str, str], body: bytes) -> Any:
+        self.got.append((headers, body))
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if isinstance(status, BaseException):
+            raise status
+        return status
+
+
+def arranged(endpoint: Any, **options: Any) -> tuple[FakeBasiq, str]:
+    fake = FakeBasiq(**options)
+    fake.route(ENDPOINT, endpoint)
+    return fake, fake.add_webhook(ENDPOINT)

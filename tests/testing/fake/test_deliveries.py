@@ -5,48 +5,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import aiohttp
 import attrs
 import pytest
 import standardwebhooks
 from aiohttp import web
 
-from basiq_async import BasiqClient
+from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.errors import ConfigurationError
-from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.receiver import WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
-from basiq_async.testing.fake._endpoints import EndpointResponse, NoResponse, is_local, over_http
+from tests.support.served import serving
 
-from ..conftest import ENDPOINT, Caller
+from ..conftest import ENDPOINT, Caller, Endpoint, arranged
 
 # The vendor's delivery schedule, written out: after how many seconds each attempt comes.
 DUE = [0, 5, 305, 2105, 9305, 27305, 63305, 99305]
-
-
-class Endpoint:
-    """A coroutine that answers with one status after another, the last one for ever."""
-
-    def __init__(self, *statuses: Any) -> None:
-        self.statuses = list(statuses)
-        self.got: list[tuple[dict[str, str], bytes]] = []
-
-    async def __call__(self, headers: dict[str, str], body: bytes) -> Any:
-        self.got.append((headers, body))
-        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        if isinstance(status, BaseException):
-            raise status
-        return status
-
-
-def arranged(endpoint: Any, **options: Any) -> tuple[FakeBasiq, str]:
-    fake = FakeBasiq(**options)
-    fake.route(ENDPOINT, endpoint)
-    return fake, fake.add_webhook(ENDPOINT)
 
 
 async def test_an_event_is_delivered_signed_to_each_subscribed_webhook() -> None:
@@ -225,114 +202,6 @@ async def test_the_attempts_of_a_deleted_webhook_are_dropped() -> None:
     assert len(endpoint.got) == 1
 
 
-async def test_a_receiver_of_this_project_is_routed_to_as_it_is() -> None:
-    fake = FakeBasiq()
-    webhook_id = fake.add_webhook(ENDPOINT)
-    receiver = WebhookReceiver(fake.secret(webhook_id))
-    seen: list[str] = []
-
-    @receiver.on("user.created")
-    async def created(delivery: Delivery) -> None:
-        seen.append(delivery.event_id or "")
-
-    fake.route(ENDPOINT, receiver)
-    emitted = await fake.emit("user.created")
-    fake.route(ENDPOINT, receiver.asgi)
-    again = await fake.emit("user.created")
-    assert seen == [emitted.event_id, again.event_id]
-    assert [attempt.status for attempt in fake.deliveries] == [204, 204]
-
-
-async def test_an_asgi_application_sees_an_ordinary_request() -> None:
-    scopes: list[dict[str, Any]] = []
-
-    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        scopes.append(scope)
-        event = await receive()
-        assert (await receive())["type"] == "http.disconnect"
-        await send({"type": "http.response.start", "status": 202, "headers": []})
-        await send({"type": "http.response.body", "body": b"taken: " + event["body"][:1], "more_body": True})
-        await send({"type": "http.response.body"})
-
-    fake = FakeBasiq()
-    fake.add_webhook("https://example.com/a%20b?c=d")
-    fake.route("https://example.com/a%20b?c=d", app)
-    await fake.emit("user.created")
-    assert (fake.deliveries[0].status, fake.deliveries[0].response) == (202, "taken: {")
-    (scope,) = scopes
-    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=d")
-    assert dict(scope["headers"])[b"host"] == b"example.com"
-
-
-async def test_an_asgi_application_that_says_nothing_is_a_failure() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        return None
-
-    fake, _ = arranged(app)
-    await fake.emit("user.created")
-    assert (fake.deliveries[0].status, fake.deliveries[0].ok) == (None, False)
-
-
-async def test_an_endpoint_that_raises_is_a_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    fake, _ = arranged(Endpoint(RuntimeError("broken")))
-    with caplog.at_level(logging.ERROR, "basiq_async.testing"):
-        await fake.emit("user.created")
-    assert fake.deliveries[0].status == 500
-    assert "broken" not in fake.deliveries[0].response
-    assert "broken" in caplog.text
-
-
-@pytest.mark.parametrize("result", [None, "200", True])
-async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: Any) -> None:
-    fake, _ = arranged(Endpoint(result))
-    with pytest.raises(ConfigurationError, match="a receiver returns a status"):
-        await fake.emit("user.created")
-
-
-@pytest.mark.parametrize("receiver", [None, 5, "text", lambda: 200, print, int])
-def test_what_is_no_receiver_cannot_be_routed_to(fake: FakeBasiq, receiver: Any) -> None:
-    with pytest.raises(ConfigurationError, match="a receiver is"):
-        fake.route(ENDPOINT, receiver)
-
-
-async def test_an_acknowledgement_after_30_seconds_is_a_violation() -> None:
-    fake = FakeBasiq()
-    clock = fake.clock
-    assert isinstance(clock, ManualClock)
-
-    async def slow(headers: dict[str, str], body: bytes) -> int:
-        clock.advance(seconds=31)
-        return 200
-
-    fake.route(ENDPOINT, slow)
-    fake.add_webhook(ENDPOINT)
-    await fake.emit("user.created")
-    assert fake.deliveries[0].duration == 31
-    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
-
-
-async def test_an_endpoint_that_never_answers_is_given_up() -> None:
-    async def never(headers: dict[str, str], body: bytes) -> int:
-        await asyncio.Event().wait()
-        return 200
-
-    fake, webhook_id = arranged(never, delivery_timeout=0.01)
-    await fake.emit("user.created")
-    (attempt,) = fake.deliveries
-    assert (attempt.status, attempt.ok, attempt.response) == (None, False, "no response within 0.01 s")
-    assert [violation.code for violation in fake.violations] == ["slow-acknowledgement"]
-    (message,) = Caller(fake).get(f"/notifications/webhooks/{webhook_id}/messages")["data"]
-    assert message["attempts"][0]["responseStatusCode"] is None
-
-
-async def test_a_url_without_a_route_is_not_called_outside_of_this_machine() -> None:
-    fake = FakeBasiq()
-    fake.add_webhook("https://example.com/hook")
-    await fake.emit("user.created")
-    assert fake.deliveries[0].status is None
-    assert fake.deliveries[0].response.startswith("no route")
-
-
 async def test_only_a_clock_that_can_be_moved_can_be_advanced() -> None:
     with pytest.raises(ConfigurationError, match="move_to"):
         await FakeBasiq(clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)).advance(hours=1)
@@ -351,39 +220,6 @@ async def test_a_clock_that_runs_can_be_advanced_too() -> None:
 # --- over HTTP ---
 
 
-async def listening(handler: Any, port_of: list[int]) -> web.AppRunner:
-    app = web.Application()
-    app.router.add_post("/hook", handler)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port_of.append(runner.addresses[0][1])
-    return runner
-
-
-async def test_an_endpoint_on_this_machine_is_called_over_http_even_without_a_server() -> None:
-    bodies: list[bytes] = []
-
-    async def hook(request: web.Request) -> web.Response:
-        bodies.append(await request.read())
-        return web.Response(text="thanks")
-
-    ports: list[int] = []
-    runner = await listening(hook, ports)
-    try:
-        fake = FakeBasiq()
-        fake.add_webhook(f"http://127.0.0.1:{ports[0]}/hook")
-        await fake.emit("user.created")
-    finally:
-        await runner.cleanup()
-    assert json.loads(bodies[0])["eventTypeId"] == "user.created"
-    assert (fake.deliveries[0].status, fake.deliveries[0].response) == (200, "thanks")
-    await fake.emit("user.created")
-    assert fake.deliveries[1].status is None
-    assert fake.deliveries[1].response.startswith("the connection failed")
-
-
 async def test_the_served_fake_delivers_by_itself_what_a_client_causes() -> None:
     arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
@@ -391,21 +227,20 @@ async def test_the_served_fake_delivers_by_itself_what_a_client_causes() -> None
         arrived.put_nowait(await request.json())
         return web.Response(status=204)
 
-    ports: list[int] = []
-    runner = await listening(hook, ports)
     fake = FakeBasiq(cool_off=0)
-    try:
-        async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
-            await basiq.webhooks.create(url=f"http://127.0.0.1:{ports[0]}/hook", subscribed_events=["user.created"])
-            await basiq.messages.send_test("user.created", text="hi")
-            payload = await asyncio.wait_for(arrived.get(), 5)
-            assert payload["Text"] == "hi"
-            assert payload["links"]["event"].startswith(base_url)
-            emitted = await fake.emit("user.created")
-            assert (await arrived.get())["eventId"] == emitted.event_id
-            await fake.advance(hours=1)
-    finally:
-        await runner.cleanup()
+    async with (
+        serving(hook) as url,
+        serve(fake) as base_url,
+        BasiqClient(fake.api_key, base_url=base_url) as basiq,
+    ):
+        await basiq.webhooks.create(url=url, subscribed_events=["user.created"])
+        await basiq.messages.send_test("user.created", text="hi")
+        payload = await asyncio.wait_for(arrived.get(), 5)
+        assert payload["Text"] == "hi"
+        assert payload["links"]["event"].startswith(base_url)
+        emitted = await fake.emit("user.created")
+        assert (await arrived.get())["eventId"] == emitted.event_id
+        await fake.advance(hours=1)
     assert [attempt.ok for attempt in fake.deliveries] == [True, True]
     fake.assert_no_violations()
 
@@ -432,6 +267,7 @@ async def test_on_a_clock_that_runs_the_retries_come_in_its_time() -> None:
 
 
 async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Private: nothing else makes the server look more often than once a second.
     monkeypatch.setattr("basiq_async.testing.mock._server.POLL", 0.005)
     manual = ManualClock()
     endpoint = Endpoint(500, 200)
@@ -467,22 +303,6 @@ async def test_advance_waits_for_the_attempts_that_the_server_is_making() -> Non
     assert [attempt.status for attempt in fake.deliveries] == [500, 200]
 
 
-@pytest.mark.parametrize(
-    ("url", "local"),
-    [
-        ("http://localhost:1/", True),
-        ("http://a.localhost/", False),
-        ("http://127.0.0.9/", True),
-        ("http://[::1]/", True),
-        ("http://localhost.example.com/", False),
-        ("http://10.0.0.1/", False),
-        ("https://example.com/", False),
-    ],
-)
-def test_only_this_machine_is_local(url: str, local: bool) -> None:
-    assert is_local(url) == local
-
-
 def test_a_message_that_nobody_tried_to_deliver_yet_is_pending(caller: Caller) -> None:
     webhook_id = caller.fake.add_webhook(ENDPOINT)
     caller.fake.emit("user.created")
@@ -491,29 +311,34 @@ def test_a_message_that_nobody_tried_to_deliver_yet_is_pending(caller: Caller) -
     assert caller.get(path + "status.eq('Success')")["data"] == []
 
 
-async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None:
-    fake, _ = arranged(Endpoint("no status"))
-    with pytest.raises(ConfigurationError, match="a receiver returns a status"):
-        async with serve(fake):
-            fake.emit("user.created")
-            async with asyncio.timeout(5):
-                while not fake.deliveries:
-                    await asyncio.sleep(0.001)
-
-
-async def test_endpoints_elsewhere_are_called_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(NoResponse, match="no route"):
-            await over_http(session)("https://example.com/hook", {}, b"")
-        monkeypatch.setattr("basiq_async.testing.fake._endpoints.is_local", lambda url: False)
-        with pytest.raises(NoResponse, match="the connection failed"):
-            await over_http(session, anywhere=True)("http://127.0.0.1:9/hook", {}, b"")
-        with pytest.raises(NoResponse):
-            await over_http(session, anywhere=True)("http://[nonsense/", {}, b"")
-
-
 def test_the_key_is_what_the_secret_says() -> None:
     fake = FakeBasiq()
     text = fake.secret(fake.add_webhook())
     assert len(base64.b64decode(text.removeprefix("whsec_"))) == 24
-    assert EndpointResponse(200, "OK").status == 200
+
+
+async def test_an_event_in_the_cool_off_makes_no_message_and_says_what_ends_it() -> None:
+    fake = FakeBasiq()
+    waiting = fake.add_webhook("https://a.example", ["consent.revoked"], active=False)
+    active = fake.add_webhook("https://b.example", ["consent.revoked"])
+    fake.add_webhook("https://c.example", ["user.created"], active=False)
+    emission = fake.emit("consent.revoked")
+    assert len(emission.message_ids) == 1
+    assert emission.not_sent == (f"webhook {waiting} is in its cool-off: fake.advance(seconds=900) ends it",)
+    await fake.advance(seconds=900)
+    emission = fake.emit("consent.revoked")
+    assert (len(emission.message_ids), emission.not_sent) == (2, ())
+    assert active
+
+
+async def test_an_event_for_a_disabled_webhook_says_what_makes_it_active_again() -> None:
+    fake = FakeBasiq()
+    webhook_id = fake.add_webhook("https://a.example", ["consent.revoked"])
+    fake.route("https://a.example", Endpoint(502))
+    await fake.emit("consent.revoked")
+    await fake.advance(timedelta(hours=28))
+    (said,) = fake.emit("consent.revoked").not_sent
+    assert said == f"webhook {webhook_id} is disabled: an update with its url makes it active again"
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.webhooks.update(webhook_id, url="https://a.example", subscribed_events=["consent.revoked"])
+    assert fake.emit("consent.revoked").not_sent == ()

@@ -1,4 +1,4 @@
-"""Faults on demand, each in one line, in this process and over HTTP."""
+"""Faults of requests on demand, each in one line, in this process and over HTTP."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from basiq_async import (
     RetryPolicy,
     ServerError,
 )
+from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 
 from ..conftest import BASE, Caller
@@ -168,3 +169,37 @@ def test_retry_after_can_be_any_text(fake: FakeBasiq, caller: Caller) -> None:
     fake.fail_next(status=429, retry_after="Wed, 21 Oct 2026 07:28:00 GMT")
     answer = caller.send("GET", "/events")
     assert (answer.status, answer.headers["retry-after"]) == (429, "Wed, 21 Oct 2026 07:28:00 GMT")
+
+
+async def test_every_response_takes_its_latency_and_faults_still_come() -> None:
+    fake = FakeBasiq(latency=2)
+    start = fake.now()
+    fake.fail_next(status=503, delay=1)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.event_types.get("user.created")
+    waited = (fake.now() - start).total_seconds()
+    assert 2 + 3 + 2 <= waited <= 2 + 3 + 2 + 0.5  # the token, the fault, the retry, and a wait before it
+    assert [record.duration for record in fake.request_log] == [2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda fake: fake.fail_deliveries(),
+        lambda fake: fake.fail_deliveries(0, status=500),
+        lambda fake: fake.fail_deliveries(status=500, drop=True),
+        lambda fake: fake.fail_deliveries(drop="answer"),
+        lambda fake: fake.fail_next(drop="answer"),
+        lambda fake: fake.redeliver("none"),
+        lambda fake: fake.secret("none"),
+        lambda fake: FakeBasiq(latency=-1),
+        lambda fake: FakeBasiq(cool_off=-1),
+        lambda fake: FakeBasiq(cool_off=float("inf")),
+        lambda fake: FakeBasiq(cool_off=float("nan")),
+        lambda fake: FakeBasiq(cool_off=1e12),
+        lambda fake: FakeBasiq(processes=0),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        call(FakeBasiq())

@@ -73,14 +73,6 @@ async def test_a_token_expires_on_the_fakes_clock(caller: Caller) -> None:
     assert caller.error("GET", WEBHOOKS, status=401)["code"] == "unauthorized-access"
 
 
-def test_tokens_can_be_made_to_expire_now(caller: Caller) -> None:
-    caller.get(WEBHOOKS)
-    caller.fake.expire_tokens()
-    caller.error("GET", WEBHOOKS, status=401)
-    caller.authorize()
-    caller.get(WEBHOOKS)
-
-
 def test_a_disabled_account_is_forbidden_everything(caller: Caller) -> None:
     caller.get(WEBHOOKS)
     caller.fake.disable_account()

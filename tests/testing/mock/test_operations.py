@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import schemathesis
 
-from basiq_async import BasiqClient, ServerError
+from basiq_async import BasiqClient, RetryPolicy, ServerError
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq
-from basiq_async.testing.fake._seeded import SeededMessages
+from basiq_async.testing.fake._seeded import SeededMessages  # private: how many are looked at is what is counted
 
 from ..conftest import ENDPOINT
 from .conftest import Controller
 
 
-def receiver(fake: FakeBasiq, *statuses: int) -> list[bytes]:
-    """Route ENDPOINT to a receiver that returns these statuses, the last one for ever."""
+def receiver(fake: FakeBasiq, *statuses: int, url: str = ENDPOINT) -> list[bytes]:
+    """Route a url to a receiver that returns these statuses, the last one for ever."""
     got: list[bytes] = []
     left = list(statuses)
 
@@ -23,7 +25,7 @@ def receiver(fake: FakeBasiq, *statuses: int) -> list[bytes]:
         got.append(body)
         return left.pop(0) if len(left) > 1 else left[0]
 
-    fake.route(ENDPOINT, receive)
+    fake.route(url, receive)
     return got
 
 
@@ -58,14 +60,16 @@ async def test_time_moves_and_makes_the_attempts_on_the_way(control: Controller)
     message = await control.get(f"/messages/{emitted['messageIds'][0]}")
     assert len(message["attempts"]) == 8
     assert message["nextAttempt"] is None
+    await control.post(f"/messages/{message['id']}/redeliver", wait=True)
+    message = await control.get(f"/messages/{message['id']}")
+    assert len(message["attempts"]) == 9  # one more, of a webhook that is disabled, and none after it
+    assert message["nextAttempt"] is None
 
 
 async def test_requests_fail_on_demand(control: Controller) -> None:
     await control.post("/fail", times=2, status=503, path="/events/*", retryAfter=7, method="GET")
     state = await control.get("/state")
     assert state["faults"][0]["left"] == 2
-    from basiq_async import RetryPolicy
-
     async with BasiqClient(control.fake.api_key, base_url=control.base_url, retry=RetryPolicy(max_retries=0)) as basiq:
         with pytest.raises(ServerError):
             await basiq.event_types.get("user.created")
@@ -78,27 +82,52 @@ async def test_requests_fail_on_demand(control: Controller) -> None:
     assert {name.lower(): value for name, value in whole["headers"].items()}["authorization"] == "(hidden)"
 
 
-async def test_a_lost_response_has_the_delivery_made_again(control: Controller) -> None:
-    got = receiver(control.fake, 200)
-    await control.post("/webhooks", url=ENDPOINT)
+async def test_a_lost_response_has_the_delivery_made_again_and_an_inbox_handles_it_once(control: Controller) -> None:
+    handled: list[str] = []
+    webhook = (await control.post("/webhooks", url=ENDPOINT))["webhookId"]
+    secret = (await control.post(f"/webhooks/{webhook}/secret"))["secret"]
+    service = WebhookReceiver(secret, inbox=MemoryInbox())
+
+    @service.on("*")
+    async def handle(delivery: Delivery) -> None:
+        handled.append(delivery.event_id)
+
+    control.fake.route(ENDPOINT, service)
     await control.post("/deliveries/fail", drop="response")
-    await control.post("/emit", eventTypeId="user.created", wait=True)
+    emitted = await control.post("/emit", eventTypeId="user.created", wait=True)
     await control.post("/advance", seconds=5)
-    assert len(got) == 2
     shown = (await control.get("/deliveries"))["items"]
     assert [(each["attempt"], each["status"], each["ok"]) for each in shown] == [(2, 200, True), (1, None, False)]
+    assert handled == [emitted["eventId"]]
+
+
+async def test_deliveries_fail_as_often_as_asked_at_urls_that_match(control: Controller) -> None:
+    other = f"{ENDPOINT}/other"
+    got, got_there = receiver(control.fake, 200), receiver(control.fake, 200, url=other)
+    for url in (ENDPOINT, other):
+        await control.post("/webhooks", url=url)
+    await control.post("/deliveries/fail", times=2, status=500, url="*/other")
+    assert (await control.get("/state"))["deliveryFaults"][0]["left"] == 2
+    for _ in range(3):
+        await control.post("/emit", eventTypeId="user.created", wait=True)
+    shown = (await control.get("/deliveries"))["items"]
+    assert [each["status"] for each in shown if each["url"] == other] == [200, 500, 500]
+    assert (len(got), len(got_there)) == (3, 1)
 
 
 async def test_an_endpoint_goes_down_and_comes_back(control: Controller) -> None:
-    got = receiver(control.fake, 200)
+    got, other = receiver(control.fake, 200), f"{ENDPOINT}/other"
     await control.post("/webhooks", url=ENDPOINT)
     await control.post("/endpoint/down", url=ENDPOINT)
     emitted = await control.post("/emit", eventTypeId="user.created", wait=True)
     assert (await control.get("/state"))["endpointsDown"] == [{"url": ENDPOINT, "status": None}]
     assert not got
+    await control.post("/endpoint/down", url=other)
     await control.post("/endpoint/up", url=ENDPOINT)
     await control.post("/messages/" + emitted["messageIds"][0] + "/redeliver", wait=True)
     assert len(got) == 1
+    await control.post("/advance", seconds=5)
+    assert len(got) == 2
     await control.post("/endpoint/down", status=502)
     await control.post("/emit", eventTypeId="user.created", wait=True)
     assert (await control.get("/deliveries", limit="1"))["items"][0]["status"] == 502
@@ -233,13 +262,8 @@ async def test_every_operation_is_described_and_responds_as_described(control: C
     assert control.called == {name for name, _, _ in operations}
 
 
-def test_the_description_is_valid_openapi() -> None:
-    import schemathesis
-
-    from basiq_async.testing.mock._control import describe
-
-    schema = schemathesis.openapi.from_dict(describe())
-    schema.validate()
+def test_the_description_is_valid_openapi(control: Controller) -> None:
+    schemathesis.openapi.from_dict(control.document).validate()
 
 
 async def test_time_and_history_end_where_dates_do(control: Controller) -> None:

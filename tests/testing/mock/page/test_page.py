@@ -16,6 +16,7 @@ import basiq_async.testing
 from basiq_async.testing import FakeBasiq
 from tests.support.served import served
 
+from ...conftest import Caller
 from .conftest import ENDPOINT, Looking
 
 PAGE = Path(basiq_async.testing.__file__).parent / "mock"
@@ -91,7 +92,7 @@ def test_what_comes_from_outside_is_text_and_nothing_else(looking: Looking) -> N
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
     caught.value.close()
-    looking.fake._violations.add(attack, attack)
+    looking.fake._violations.add(attack, attack)  # private: no violation quotes what a caller sends
     page = looking.open()
     page.fill("#search", attack)
     page.locator("#message-list .opens").first.click()
@@ -111,9 +112,7 @@ def test_secrets_and_tokens_are_not_in_the_page_before_they_are_asked_for(lookin
     webhook_id = looking.post("/webhooks", url=ENDPOINT)["webhookId"]
     looking.statuses[:] = [200]
     looking.post("/emit", eventTypeId="user.created", wait=True)
-    from basiq_async.testing.fake._responses import secret_text
-
-    secret = secret_text(looking.fake.webhooks()[0].key)
+    secret = looking.fake.secret(webhook_id)
     page = looking.open()
     page.locator("#message-list .opens").first.click()
     page.locator("#message-list .attempts").wait_for()
@@ -213,7 +212,7 @@ def test_axe_finds_nothing(looking: Looking, scheme: str, width: int) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(looking.base_url + "/events/types")
     caught.value.close()
-    looking.fake._violations.add("limit", "a limit of 501, where 500 is the most")
+    Caller(looking.fake).send("GET", "/events?limit=501")
     page = looking.open(width=width, scheme=scheme)
     page.locator("#message-list .opens").first.click()
     page.locator("#message-list .attempts summary").first.click()
