@@ -19,7 +19,7 @@ from basiq_async import (
     TransportError,
 )
 from basiq_async.testing import BrokenPromisesError, FakeBasiq, check_transport
-from basiq_async.testing.conformance._runner import keep
+from basiq_async.testing.conformance._runner import keep  # private: promises that no suite of ours has
 from tests.support.environment import EXAMPLES
 
 EXAMPLE = EXAMPLES / "httpx_transport.py"

@@ -8,8 +8,10 @@ from typing import Any
 
 import anyio
 import pytest
+from aiohttp import web
 
 from basiq_async.testing import FakeBasiq, serve
+from tests.support.served import serving
 
 from ..conftest import ENDPOINT
 
@@ -151,8 +153,6 @@ async def test_two_handlers_that_deliver_what_they_emit_do_not_wait_for_each_oth
 
 
 async def test_a_handler_behind_a_socket_can_await_what_it_emits() -> None:
-    from aiohttp import web
-
     fake = FakeBasiq(delivery_timeout=5)
 
     async def hook(request: web.Request) -> web.Response:
@@ -161,18 +161,10 @@ async def test_a_handler_behind_a_socket_can_await_what_it_emits() -> None:
             await fake.emit("user.deleted")
         return web.Response()
 
-    app = web.Application()
-    app.router.add_post("/", hook)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        fake.add_webhook(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+    async with serving(hook) as url:
+        fake.add_webhook(url)
         async with serve(fake), asyncio.timeout(5):
             await fake.emit("user.created")
-    finally:
-        await runner.cleanup()
     assert [(attempt.event_type_id, attempt.ok) for attempt in fake.deliveries] == [
         ("user.deleted", True),
         ("user.created", True),

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
-from basiq_async.testing.fake._lists import Fields, FilterError
-from basiq_async.testing.fake._records import Event, Log
-from basiq_async.testing.fake._seeded import SeededIds, is_uuid
+from basiq_async.testing.fake._lists import Fields, FilterError  # private: thousands of filters, without a list
+from basiq_async.testing.fake._seeded import SeededIds, is_uuid  # private: of an index that no list would come to
 
 from ..conftest import ENDPOINT, Caller
 
@@ -294,35 +293,18 @@ def test_a_second_history_comes_after_the_first(fake: FakeBasiq) -> None:
     assert times == sorted(times)
 
 
-def event(number: int) -> Event:
-    return Event(str(number), "user.created", "u", "e", datetime.fromtimestamp(number, UTC))
-
-
-def test_a_log_is_read_from_a_position_and_from_a_time() -> None:
-    log: Log[Event] = Log()
-    assert log.newest is None
-    assert list(log.scan()) == []
-    for number in range(5):
-        log.append(event(number))
-    assert len(log) == 5
-    assert [position for position, _ in log.scan(3)] == [3, 4]
-    assert [position for position, _ in log.scan(1, since=datetime.fromtimestamp(2, UTC))] == [2, 3, 4]
-    assert log.find("3") == event(3)
-    assert log.find("9") is None
-
-
-def test_seeded_items_outside_of_the_history_do_not_exist(fake: FakeBasiq) -> None:
-    caller = Caller(fake)
-    webhook_id = fake.seed_messages(3)
-    lazy = fake._store.application().messages[webhook_id]._segments[0]
-    with pytest.raises(IndexError):
-        lazy[3]
-    beyond = lazy.ids.uuid(3)
-    assert caller.error("GET", f"{messages_path(webhook_id)}/{beyond}", status=404)["code"] == "resource-not-found"
-    event_beyond = lazy.events.ids.hex(3)
-    caller.error("GET", f"/events/{event_beyond}", status=404)
-    entity_beyond = lazy.events.ids.uuid(3)
-    caller.error("GET", f"/users/{lazy.events.users[0]}/consents/{entity_beyond}", status=404)
+def test_seeded_items_outside_of_the_history_do_not_exist() -> None:
+    longer, shorter = (Caller(FakeBasiq(seed=1)) for _ in range(2))
+    webhook_id = longer.fake.seed_messages(4, event_types=["consent.revoked"])
+    assert shorter.fake.seed_messages(3, event_types=["consent.revoked"]) == webhook_id
+    # The same seed: the fourth message of one fake is what the other would have had next.
+    *known, beyond = longer.every(messages_path(webhook_id))
+    assert [message["id"] for message in shorter.every(messages_path(webhook_id))] == [each["id"] for each in known]
+    path = f"{messages_path(webhook_id)}/{beyond['id']}"
+    assert shorter.error("GET", path, status=404)["code"] == "resource-not-found"
+    for link in beyond["payload"]["links"].values():
+        longer.get(link)
+        shorter.error("GET", link, status=404)
 
 
 BOTH_LISTS = pytest.mark.parametrize("kind", ["messages", "events"])

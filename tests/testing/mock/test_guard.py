@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -15,6 +16,7 @@ from basiq_async import BasiqClient
 from basiq_async._web.guard import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
+from tests.support.served import serving
 
 PATHS = ["/_fake/state", "/token", "/notifications/webhooks", "/_fake/openapi.json", "/_fake/no-such"]
 
@@ -220,20 +222,13 @@ async def test_deliveries_go_only_where_they_may(fake: FakeBasiq) -> None:
         calls.append(request.path)
         return web.Response()
 
-    app = web.Application()
-    app.router.add_post("/{name}", hook)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = runner.addresses[0][1]
-    try:
+    async with serving(hook) as url:
+        port = urlsplit(url).port or 0
         fake.add_webhook(f"http://127.0.0.1:{port}/allowed")
         fake.add_webhook(f"http://localhost:{port}/other-host")
         fake.add_webhook(f"http://127.0.0.1:{port + 1}/other-port")
         async with serve(fake, deliver_to=[f"127.0.0.1:{port}"]):
             await fake.emit("user.created")
-    finally:
-        await runner.cleanup()
     assert calls == ["/allowed"]
     assert sorted(attempt.response.startswith("no route") for attempt in fake.deliveries) == [False, True, True]
 
