@@ -52,7 +52,7 @@ class Page:
     counts: Callable[[Context], Mapping[str, int]] = lambda context: {}
 
     def add_to(self, app: web.Application) -> None:
-        """Serve it, and what it is made of."""
+        """Serve it, with its script and styles."""
         aiohttp_jinja2.setup(
             app,
             loader=jinja2.FileSystemLoader([self.templates, _FOLDER / "templates"]),
@@ -110,7 +110,7 @@ class Page:
         return web.Response(body=body, content_type=_KINDS[name], charset="utf-8")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        """Tell the page of each change, and of the time where that goes by."""
+        """Send the page its news after each change, and once a second."""
         changed = asyncio.Event()
         stop = self.watch(changed.set)
         response = EventSourceResponse()

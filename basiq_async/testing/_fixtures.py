@@ -31,7 +31,7 @@ async def client_of(fake: FakeBasiq) -> AsyncGenerator[BasiqClient]:
 def in_loop_of(
     request: pytest.FixtureRequest, name: str, make: Callable[[FakeBasiq], AsyncGenerator[T]], fake: FakeBasiq
 ) -> Generator[T]:
-    """What ``make`` yields, made and undone in the loop that runs the test: no other loop runs while it does."""
+    """Yield what ``make`` yields. It begins and ends in the loop that runs the test: no other loop runs meanwhile."""
     by_asyncio = request.node.get_closest_marker("asyncio") is not None
     by_anyio = "anyio_backend" in request.fixturenames
     if by_asyncio and by_anyio:

@@ -32,11 +32,11 @@ BROKEN = {
     "save": ("tonumber(redis.call('HGET', s, 'done') or 0) ~= before", "false", "What is saved twice counts once"),
     "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment is finished after it was advanced"),
     "record_page": ("math.min(quota, left)", "quota", "A limit is the job's"),
-    "reclaim_expired": ("now + tonumber(ARGV[2])", "now", "A segment that waits is told to one caller"),
-    "reclaim_expired, told": (
+    "reclaim_expired": ("now + tonumber(ARGV[2])", "now", "A segment that waits is named to one caller"),
+    "reclaim_expired, rarely": (
         "math.frexp(times) == 0.5",
         "true",
-        "A segment that waits for its turn is told ever more rarely",
+        "A segment that waits for its turn is named ever more rarely",
     ),
     "rate_slots": ("math.max(micros, following)", "micros", "Slots of all callers"),
     "rate_slots, slow": ("math.max(micros, following)", "micros", "Slots of a slow rate"),

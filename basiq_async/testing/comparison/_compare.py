@@ -43,7 +43,7 @@ class Difference:
 class Comparison:
     """The result of ``compare``.
 
-    ``skipped`` are the kinds of request that there was nothing for, such as messages where there is no webhook.
+    ``skipped`` are the kinds of request that could not be made, such as those for messages without a webhook.
     ``shapes`` describes what was seen of the real API, without values: fit to be sent with a bug report.
     """
 
@@ -193,7 +193,7 @@ def _differ_at(place: str, real: Mapping[str, FieldShape], fake: Mapping[str, Fi
 
 
 def _is_expected(place: str, fields: Mapping[str, FieldShape]) -> bool:
-    """Whether the place can be there: not where the one above it is not, nor an item of a list that was empty."""
+    """Whether the place can occur: the one above it does, and it is not in a list that was always empty."""
     return all(above in fields for above in places_above(place)) and not place.endswith("[]")
 
 

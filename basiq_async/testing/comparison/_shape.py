@@ -45,7 +45,7 @@ class Shape:
     fields: dict[str, FieldShape] = attrs.field(factory=dict[str, FieldShape])
 
     def add(self, value: object, place: str = "$", name: str = "", parents: int = 1) -> None:
-        """Take in one more value. What is below a closed place, such as an event's data, is not looked at."""
+        """Count one more value. Fields below a closed place, such as an event's data, are not counted."""
         field = self.fields.setdefault(place, FieldShape())
         field.seen += 1
         field.types.add(_type(value))
@@ -67,7 +67,7 @@ class Shape:
                 self.add(inner, f"{place}[]")
 
     def describe(self) -> dict[str, object]:
-        """As JSON."""
+        """Return it as JSON."""
         return {
             place: {
                 "types": sorted(field.types),

@@ -27,7 +27,7 @@ _CLOSED = {EVENTS: frozenset({"$.data[].data", "$.data.data"}), EVENT: frozenset
 
 @attrs.define
 class Seen:
-    """What one kind of request was responded with."""
+    """The responses to one kind of request."""
 
     shape: Shape
     statuses: set[int] = attrs.field(factory=set[int])
@@ -59,7 +59,7 @@ class Survey:
         self.requests = 0
 
     async def walk(self) -> None:
-        """Make every kind of request that there is something for."""
+        """Make every kind of request that the items found allow."""
         await self._walk_webhooks()
         await self._walk_events()
         await self._walk_errors()
@@ -149,6 +149,6 @@ def _next(body: Any) -> str | None:
 
 
 def _id(item: Any) -> str:
-    """An identifier that fits into a path; empty where there is none."""
+    """An identifier that fits into a path; empty if there is none."""
     found = item.get("id") if isinstance(item, Mapping) else None
     return found if isinstance(found, str) and re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""

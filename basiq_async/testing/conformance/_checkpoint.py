@@ -156,7 +156,7 @@ class _CheckpointPromises:
         hold(state.token != other.token, "two jobs have the same one")
 
     async def keeps_notes(self) -> None:
-        """Notes are empty at first, stay until a commit brings others, and are recorded together with its advance."""
+        """Notes are empty at first, stay until a commit has others, and are recorded together with its advance."""
         name, state = await self._saved(Commit(advance=Advance("c", 2, ()), notes='{"a": 1}'), Commit(done=["b"]))
         found = (state.cursor, state.done, state.notes, (await self._look(uuid.uuid4().hex)).notes)
         hold(found == ("c", frozenset({"b"}), '{"a": 1}', ""), f"it was {state}")
@@ -165,7 +165,7 @@ class _CheckpointPromises:
         hold(state.notes == "", f"it was {state}")
 
     async def is_for_one_run(self) -> None:
-        """While one run has it open, another gets a CheckpointInUseError, and the first goes on."""
+        """While one run has it open, another gets a CheckpointInUseError, and the first continues."""
         name = uuid.uuid4().hex
         first, second = self._make(name), self._make(name)
         await first.open(_JOB, concurrency=1)
@@ -230,7 +230,7 @@ class _CheckpointPromises:
         hold(before == after, f"the numbers were {before}, then {after}")
 
     async def revives_dead_letters(self) -> None:
-        """What is revived is a dead letter no more; an id that is none does no harm."""
+        """A dead letter that is revived is gone; an unknown id does no harm."""
         name, state = await self._saved(
             Commit(dead=[_letter("a"), _letter("b")]), Commit(revived=["a", "nobody"], dead=[_letter("c")])
         )

@@ -40,7 +40,7 @@ Step = tuple[str, int, int]
 
 @attrs.define
 class _Key:
-    """What is so of one key. ``alive`` is False for a claim whose lease has run out."""
+    """What is known of one key. ``alive`` is False for a claim whose lease has run out."""
 
     name: str
     done: bool = False

@@ -69,7 +69,7 @@ class InboxProbe:
         return letter
 
     async def letters(self) -> list[QuarantinedDelivery]:
-        """The letters of this probe's keys: another user of the storage may have some too."""
+        """What is in the quarantine of this probe's keys: another user of the storage may have some too."""
         found: list[QuarantinedDelivery] = []
         page = await self.other.quarantined()
         while page:

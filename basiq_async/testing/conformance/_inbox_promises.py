@@ -78,7 +78,7 @@ async def knows_since(probe: InboxProbe) -> None:
 
 
 async def pinned(probe: InboxProbe) -> None:
-    """A text that is pinned stays, whoever pins another one under its name; and it is no key"""
+    """A text that is pinned stays, also when another one is pinned under its name; and that name is not a key"""
     hold(await probe.inbox.pinned(probe.key) is None, "something was pinned under a new name")
     texts = [f"{number}" * 200 for number in range(8)]
     found = await asyncio.gather(
@@ -98,7 +98,7 @@ async def released(probe: InboxProbe) -> None:
     await probe.inbox.release(probe.key, probe.a)
     await probe.claim_b(CLAIMED, "another worker's claim after the release")
     await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_a(BUSY, "a claim after one who held it no more released it again")
+    await probe.claim_a(BUSY, "a claim after a worker that no longer held it released it again")
 
 
 async def not_mine(probe: InboxProbe) -> None:
@@ -115,7 +115,7 @@ async def kept(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.inbox.complete(probe.key, probe.a)
     await probe.inbox.release(probe.key, probe.a)
-    await probe.seen(True, "no more after a release")
+    await probe.seen(True, "after a release")
     await probe.claim_b(DONE, "a claim after complete() and release()")
 
 
@@ -149,7 +149,7 @@ async def race(probe: InboxProbe) -> None:
 
     found = await asyncio.gather(*map(claim, inboxes, tokens))
     hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
-    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} were told that it is BUSY, not 49")
+    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} got BUSY, not 49")
 
 
 async def cancelled(probe: InboxProbe) -> None:
@@ -184,7 +184,10 @@ async def cancelled_anywhere(probe: InboxProbe) -> None:
         await _cancel(probe.other.quarantine(key, b, make_letter(key)), wait)
         await probe.other.release(key, b)
         seen, letters = await probe.inbox.seen(key), [each for each in await probe.letters() if each.key == key]
-        hold(seen is bool(letters), f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} letters")
+        hold(
+            seen is bool(letters),
+            f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} in the quarantine",
+        )
         if not letters:
             await probe.other.quarantine(key, b, make_letter(key))
         await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
@@ -198,7 +201,7 @@ async def cancelled_anywhere(probe: InboxProbe) -> None:
 
 
 _WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
-"""Before a cancellation: so many turns of the event loop, or that fraction of a second."""
+"""Before a cancellation: a number of turns of the event loop, or a fraction of a second."""
 
 
 async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
@@ -246,7 +249,7 @@ async def failed(probe: InboxProbe) -> None:
 
 
 async def failed_late(probe: InboxProbe) -> None:
-    """A failure is counted, and another worker's claim stays, where the token holds the key no more"""
+    """A failure is counted, and another worker's claim stays, where the token no longer holds the key"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
     await probe.claim_b(CLAIMED, "another worker's claim after the lease expired")
@@ -258,18 +261,18 @@ async def failed_late(probe: InboxProbe) -> None:
 
 
 async def quarantined(probe: InboxProbe) -> None:
-    """What is in the quarantine counts as handled, and its letter can be read, whole, by everybody"""
+    """What is in the quarantine counts as handled, and can be read, whole, by everybody"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = await probe.quarantine_a()
     await probe.claim_b(DONE, "a claim of a key in the quarantine")
     await probe.seen(True, "for a key in the quarantine")
-    hold(await probe.letters() == [letter], "the letter was not what was stored")
+    hold(await probe.letters() == [letter], "what was in the quarantine was not what was stored")
     again = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key, failures=9))
     hold(again is False, "a second quarantine() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
     failures = await probe.other.fail(probe.key, probe.b)
     hold(failures == 0, f"a failure of a key in the quarantine was counted as {failures}, not 0")
-    hold(await probe.letters() == [letter], "the letter was changed by a worker that does not hold it")
+    hold(await probe.letters() == [letter], "what was in the quarantine was changed by a worker that does not hold it")
 
 
 async def quarantined_by_another(probe: InboxProbe) -> None:
@@ -277,17 +280,20 @@ async def quarantined_by_another(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     taken = await probe.other.quarantine(probe.key, probe.b, make_letter(probe.key))
     hold(taken is False, "quarantine() by another was not False")
-    hold(not await probe.letters(), "quarantine() by another stored a letter")
+    hold(not await probe.letters(), "quarantine() by another stored something")
     await probe.inbox.complete(probe.key, probe.a)
     taken = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key))
     hold(taken is False, "quarantine() of a completed key was not False")
-    hold(not await probe.letters(), "quarantine() of a completed key stored a letter")
+    hold(not await probe.letters(), "quarantine() of a completed key stored something")
 
 
 async def retried(probe: InboxProbe) -> None:
-    """A key in the quarantine can be claimed to handle it again, by one worker, and complete() removes its letter"""
+    """A key in the quarantine can be claimed to handle it again, by one worker, and complete() removes it"""
     claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
-    hold(claim.status is DONE, f"claim_quarantined() of a key without a letter was {claim.status.name}, not DONE")
+    hold(
+        claim.status is DONE,
+        f"claim_quarantined() of a key that is not in the quarantine was {claim.status.name}, not DONE",
+    )
     await probe.claim_a(CLAIMED, "the first claim")
     letter = await probe.quarantine_a()
     claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
@@ -296,10 +302,10 @@ async def retried(probe: InboxProbe) -> None:
     hold(claim.status is BUSY, f"another's claim_quarantined() was {claim.status.name}, not BUSY")
     hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
     await probe.claim_b(DONE, "a claim during a retry")
-    hold(await probe.letters() == [letter], "the letter was gone before complete()")
+    hold(await probe.letters() == [letter], "the quarantine was empty before complete()")
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
-    hold(not await probe.letters(), "the letter was still there after complete()")
+    hold(not await probe.letters(), "it was still in the quarantine after complete()")
     await probe.seen(True, "after complete()")
     await probe.claim_b(DONE, "a claim after complete()")
 
@@ -316,13 +322,13 @@ async def retry_given_back(probe: InboxProbe) -> None:
         else:
             failures = await probe.inbox.fail(probe.key, probe.a)
             hold(failures == 4, f"after 3 failures, that of a retry was counted as {failures}")
-        hold(await probe.letters() == [letter], f"the letter was gone after a retry that ended by {end}")
+        hold(await probe.letters() == [letter], f"the quarantine was empty after a retry that ended by {end}")
         await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
     hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
     newer = attrs.evolve(letter, failures=5, error="ValueError: again")
     hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
-    hold(await probe.letters() == [newer], "the new letter did not replace the old one")
+    hold(await probe.letters() == [newer], "the new quarantined delivery did not replace the old one")
 
 
 async def retry_abandoned(probe: InboxProbe) -> None:
@@ -331,25 +337,25 @@ async def retry_abandoned(probe: InboxProbe) -> None:
     letter = await probe.quarantine_a()
     await probe.inbox.claim_quarantined(probe.key, probe.a, lease=SHORT)
     await probe.wait(SHORT * 1.2)
-    hold(await probe.letters() == [letter], "the letter was gone")
+    hold(await probe.letters() == [letter], "the quarantine was empty")
     await probe.claim_b(DONE, "a claim after that")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
     hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
 
 
 async def dropped(probe: InboxProbe) -> None:
-    """A letter that is dropped is gone, and its key stays handled"""
+    """A quarantined delivery that is dropped is gone, and its key stays handled"""
     dropped = await probe.inbox.drop_quarantined(probe.key)
-    hold(dropped is False, f"drop_quarantined() of a key without a letter was {dropped}, not False")
+    hold(dropped is False, f"drop_quarantined() of a key that is not in the quarantine was {dropped}, not False")
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.quarantine_a()
     hold(await probe.other.drop_quarantined(probe.key) is True, "drop_quarantined() was not True")
-    hold(not await probe.letters(), "the letter was still there")
+    hold(not await probe.letters(), "it was still in the quarantine")
     await probe.claim_b(DONE, "a claim after that")
 
 
 async def paged(probe: InboxProbe) -> None:
-    """Letters come by the time they were set aside, page by page, though earlier ones are gone"""
+    """Quarantined deliveries come by the time they were set aside, page by page, though earlier ones are gone"""
     start = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
     ages = [3, 1, 2, 2, 5, 4]
     for number, age in enumerate(ages):
@@ -369,7 +375,7 @@ async def paged(probe: InboxProbe) -> None:
 
 
 async def odd_letters(probe: InboxProbe) -> None:
-    """A letter may hold any bytes and any text"""
+    """A quarantined delivery may hold any bytes and any text"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = attrs.evolve(make_letter(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
     await probe.inbox.quarantine(probe.key, probe.a, letter)

@@ -146,44 +146,44 @@ class JobPromises(RecordProbe):
         status = await self.status(key)
         hold((status.state, status.handled, status.open) == ("finished", 1, 0), f"it was {status}")
 
-    async def wakes_one_caller(self) -> None:
-        """A segment that waits is told to one caller at a time, and again when nobody claims it."""
+    async def names_what_waits_to_one_caller(self) -> None:
+        """A segment that waits is named to one caller at a time, and again when nobody claims it."""
         key = await self.job(lease=SHORT)
         hold(
-            not await self.one.reclaim_expired(key, grace=1.0), "it was woken before its notification can have arrived"
+            not await self.one.reclaim_expired(key, grace=1.0), "it was named before its notification can have arrived"
         )
         await asyncio.sleep(SHORT + 0.05)
         told = await asyncio.gather(*(record.reclaim_expired(key, grace=SHORT) for record in self.all))
-        hold(sorted(map(list, told)) == [[], [], [], ["0.0"]], f"it was told {told}")
+        hold(sorted(map(list, told)) == [[], [], [], ["0.0"]], f"the calls named {told}")
         await asyncio.sleep(SHORT + 0.05)
-        hold(list(await self.two.reclaim_expired(key, grace=1.0)) == ["0.0"], "it was not told again")
+        hold(list(await self.two.reclaim_expired(key, grace=1.0)) == ["0.0"], "it was not named again")
         await asyncio.sleep(0.05)
         await self.claim(key, lease=SHORT)
         await asyncio.sleep(SHORT + 0.05)
         hold(
             list(await self.two.reclaim_expired(key, grace=1.0)) == ["0.0"],
-            "it was not told when its lease had run out",
+            "it was not named when its lease had expired",
         )
 
-    async def wakes_what_waits_ever_more_rarely(self) -> None:
-        """A segment that waits for its turn is told ever more rarely, except to a caller that is idle"""
+    async def names_what_waits_ever_more_rarely(self) -> None:
+        """A segment that waits for its turn is named ever more rarely, except to a caller that is idle"""
         key = await self.job(lease=0.001)
         told = 0
         for _ in range(100):
             await asyncio.sleep(0.002)
             told += len(await self.one.reclaim_expired(key, grace=0.001, idle=False))
-        hold(3 <= told <= 8, f"it was told {told} times of 100")
+        hold(3 <= told <= 8, f"it was named {told} times of 100")
         await asyncio.sleep(0.002)
-        hold(list(await self.two.reclaim_expired(key, grace=0.001)) == ["0.0"], "an idle caller was not told")
+        hold(list(await self.two.reclaim_expired(key, grace=0.001)) == ["0.0"], "it was not named to an idle caller")
         token = await self.claim(key)
         await self.one.release(key, "0.0", token)
         await asyncio.sleep(0.002)
         hold(
             list(await self.two.reclaim_expired(key, grace=0.001, idle=False)) == ["0.0"],
-            "it was not told anew after a claim",
+            "it was not named anew after a claim",
         )
 
-    async def takes_many_lists(self) -> None:
+    async def accepts_many_lists(self) -> None:
         """A job of 9,000 lists can be made, paused and resumed"""
         key = await self.job(lists=tuple(ListSpec(f"w{number}") for number in range(9_000)))
         await self.one.set_state(key, "pause")
@@ -193,7 +193,7 @@ class JobPromises(RecordProbe):
         await self.one.forget(key)
 
     async def changes_states(self) -> None:
-        """A paused, failed or cancelled job is claimed by nobody, and goes on when it is resumed."""
+        """A paused, failed or cancelled job is claimed by nobody, and continues when it is resumed."""
         key = await self.job()
         for action, state in (("pause", "paused"), ("fail", "failed"), ("cancel", "cancelled")):
             found, _ = await self.one.set_state(key, action, "because")  # type: ignore[arg-type]  # a loop over literals
@@ -237,8 +237,8 @@ class JobPromises(RecordProbe):
         hold(isinstance(refusal, ClaimRefusal) and status.state == "failed", f"the 21st claim was {refusal}")
         hold("0.0" in status.reason, f"the reason was {status.reason!r}")
 
-    async def holds(self) -> None:
-        """A pause that a target asks for is told to everyone, and is lengthened, never shortened."""
+    async def pauses(self) -> None:
+        """A pause that a target asks for reaches everyone, and is lengthened, never shortened."""
         key = await self.job()
         await self.one.pause(key, 60.0)
         await self.two.pause(key, 5.0)
@@ -247,7 +247,7 @@ class JobPromises(RecordProbe):
         claim = await self.tried(key)
         hold(isinstance(claim, SegmentClaim) and 50.0 < claim.paused <= 60.0, f"the claim was {claim}")
 
-    async def spaces_turns(self) -> None:
+    async def spaces_slots(self) -> None:
         """Slots of all callers are as far apart as the rate says; what nobody used is not made up for."""
         key = await self.job(rate=100.0)
         found = await asyncio.gather(*(record.rate_slots(key, 3) for record in self.all))
@@ -259,7 +259,7 @@ class JobPromises(RecordProbe):
         hold(late is not None and late.first >= late.now, f"time was made up for: {late}")
         hold(await self.one.rate_slots(await self.job(), 1) is None, "there were slots without a rate")
 
-    async def spaces_turns_of_a_slow_rate(self) -> None:
+    async def spaces_slots_of_a_slow_rate(self) -> None:
         """Slots of a slow rate are as far apart for any number of callers"""
         key = await self.job(rate=0.01)
         found = [await record.rate_slots(key, 1) for record in self.all * 3]
@@ -275,7 +275,7 @@ class JobPromises(RecordProbe):
             await self.one.rate_slots(spec.key, 1)
         await self.one.create(attrs.evolve(spec, rate=100.0, token=new_token()))
         slots = await self.two.rate_slots(spec.key, 1)
-        hold(slots is not None and slots.first - slots.now < 1.0, f"the turn was {slots}")
+        hold(slots is not None and slots.first - slots.now < 1.0, f"the slot was {slots}")
         await self.one.create(attrs.evolve(spec, rate=0.001, token=new_token()))
         for _ in range(2):
             slots = await self.two.rate_slots(spec.key, 1)
@@ -298,7 +298,7 @@ class JobPromises(RecordProbe):
         hold(await self.two.status(spec.key) is None and spec.key not in await self.two.keys(), "it is still there")
         hold(await self.two.create(spec) is not None, "it could not be begun anew")
 
-    async def takes_odd_text(self) -> None:
+    async def accepts_odd_text(self) -> None:
         """Ids, errors, reasons, cursors and keys may hold any text."""
         key = await self.job(name=ODD, lists=(ListSpec(ODD, ODD),))
         spec = await self.two.spec(key)

@@ -1,4 +1,4 @@
-"""A model of a fleet's record, walked beside it at random: callers that come, die, repeat their calls and go on."""
+"""A model of a fleet's record, walked beside it at random: callers that come, die, repeat their calls and continue."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class SegmentPromises(RecordProbe):
         same = await self.two.claim(key, "0.0", new_token(), lease=30.0, worker="w", width=4, selection="a")
         hold(isinstance(same, SegmentClaim), f"the same selection was refused: {same}")
 
-    async def takes_a_claim_twice(self) -> None:
+    async def accepts_a_claim_twice(self) -> None:
         """A claim that is made again with its token is the same claim."""
         key = await self.job()
         token = await self.claim(key)
@@ -121,7 +121,7 @@ class SegmentPromises(RecordProbe):
         found = (status.handled, status.failed, dict(status.skipped))
         hold(found == (3, 1, {"x": 1}), f"it counted {found}")
 
-    async def takes_a_release(self) -> None:
+    async def accepts_a_release(self) -> None:
         """A segment that was released is free at once, and nothing counts as interrupted."""
         key = await self.job()
         token = await self.claim(key)
@@ -133,7 +133,7 @@ class SegmentPromises(RecordProbe):
         hold(found == (0, 0, "the vendor is away"), f"it was {status}")
 
     async def keeps_the_first_page(self) -> None:
-        """The first word on a page stands; the segment behind it is there once, and knows its place."""
+        """The first record of a page stands; the segment after it exists once, and knows its place."""
         key = await self.job()
         token = await self.claim(key)
         page = make_page(["a", "b"], "cursor-1", chosen=[True, False])
@@ -219,7 +219,7 @@ class DeadLetterPromises(RecordProbe):
         hold(isinstance(claim, SegmentClaim) and claim.upto == stored.dead_letter.number, f"the claim was {claim}")
 
     async def revives_each_dead_letter_once(self) -> None:
-        """Dead letters that a segment is to try already are left to it, whoever asks, and however often"""
+        """Dead letters that a segment is to try already are left to it, however often they are revived"""
         key = await self.job()
         await self._finish_with_dead_letters(key, "a", "b")
         token = new_token()

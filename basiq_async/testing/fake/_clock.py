@@ -159,7 +159,7 @@ class VirtualWaits:
                 waiting.set_result(None)
 
     async def _is_quiet(self, me: tuple[datetime, int]) -> bool:
-        """Let the others go on; whether nobody began a wait that ends earlier, or moved the clock."""
+        """Let other tasks run. Return whether nobody began a wait that ends earlier, or moved the clock."""
         for _ in range(_STEPS):
             await asyncio.sleep(0)
             if self._sleepers[0] is not me or self._clock() >= me[0]:

@@ -207,7 +207,7 @@ class Deliveries:
         return len(self._due) + len(self._under_way)
 
     def forget(self) -> None:
-        """Drop every attempt that is still to come, and what becomes of those that are under way."""
+        """Drop every attempt that is still to come, and the results of those that are under way."""
         self._due.clear()
         self._forgotten = self._begun
 
@@ -252,7 +252,7 @@ class Deliveries:
         return not self._advancing and bool(self._due) and self._due[0].due <= self._store.clock()
 
     def take_due(self) -> PlannedAttempt | None:
-        """Take the next attempt that is due. Then comes ``attempt``, or at least ``end``."""
+        """Take the next attempt that is due. Call ``attempt`` with it, or at least ``end``."""
         if not self._due or self._due[0].due > self._store.clock():
             return None
         planned = heapq.heappop(self._due)
@@ -333,7 +333,7 @@ class Deliveries:
         wrong: ConfigurationError | None = None
         try:
             status, text = await self._call(webhook.url, headers, body, outlet)
-        except ConfigurationError as error:  # what was routed to is no receiver
+        except ConfigurationError as error:  # the route leads to no valid receiver
             status, text, wrong = 500, str(error), error
         if planned.begun <= self._forgotten:
             return

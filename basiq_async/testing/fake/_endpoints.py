@@ -41,7 +41,7 @@ class HasHandle(Protocol):
 
 
 Receiver = HasHandle | Callable[..., Awaitable[object]]
-"""What ``FakeBasiq.route`` takes: an object with ``async handle(headers, body)``, an async callable
+"""What ``FakeBasiq.route`` accepts: an object with ``async handle(headers, body)``, an async callable
 ``(headers, body)``, each returning a status or something with a ``.status``, or an ASGI application."""
 
 Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
@@ -49,7 +49,7 @@ Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
 
 
 def adapt(receiver: Receiver) -> Endpoint:
-    """The endpoint that a receiver is; raises ConfigurationError for what is none."""
+    """Return the endpoint that calls a receiver. Raises ConfigurationError for anything else."""
     if isinstance(receiver, HasHandle):
         return _calling(receiver.handle)
     if callable(receiver):

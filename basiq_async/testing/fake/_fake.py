@@ -32,7 +32,7 @@ _LONGEST_COOL_OFF = 10 * 365 * 86_400
 
 @attrs.frozen
 class Exchange:
-    """What became of one request, for a transport or a server to act out.
+    """What became of one request, for a transport or a server to carry out.
 
     After ``delay`` seconds comes ``response``; where that is None the connection is dropped instead. ``record`` is
     its entry in the log.
@@ -55,8 +55,8 @@ class FakeBasiq(Arrangement, Inspection, States):
     quirks: in which form to respond where Basiq's own sources contradict each other.
     seed: what identifiers, secrets and seeded histories are made from; same seed, same everything. By default one
         that nobody else has, so that a store which outlives the fake never meets an id twice; ``seed`` tells it.
-    event_types: event types to add to today's fifteen, each with its description. They show how a service takes one
-        that it does not know.
+    event_types: event types to add to today's fifteen, each with its description. Test with them what your service does
+        with a type that it does not know.
     exclusive_events: respond with ``event-already-subscribed`` to a second webhook for an event type. The reference
         lists that error and does not say when it comes, so by default it does not.
     processes: how many processes share an API key: each may have a token of its own before ``token-per-request``
@@ -192,7 +192,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         return exchange.response
 
     def exchange(self, request: Request, *, prefix: str = "") -> Exchange:
-        """What becomes of one request, faults and all."""
+        """Carry out one request, faults included, and return what became of it."""
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"
@@ -218,7 +218,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         try:
             if path == "/token":
                 if request.method != "POST":
-                    raise Refusal(405, "method-not-allowed", "This path takes POST.", None, {"allow": "POST"})
+                    raise Refusal(405, "method-not-allowed", "This path accepts POST.", None, {"allow": "POST"})
                 return self._tokens.issue(request, self.clock())
             operation = find_operation(request.method, path)
             now = self.clock()

@@ -35,7 +35,7 @@ class Fault:
         return path != "/token" if self.path is None else fnmatchcase(path, self.path)
 
     def response(self, correlation_id: str) -> Response | None:
-        """The response in place of the real one; None where that one stands."""
+        """The response in place of the real one; None if the real one is sent."""
         if self.status is None and self.body is None:
             return None
         status = self.status or 200
@@ -61,7 +61,7 @@ class Faults:
         self._waiting.clear()
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The fault that this request meets, used up by it."""
+        """Return the first fault that matches a request, which counts it."""
         for fault in self._waiting:
             if fault.matches(method, path):
                 fault.left -= 1
@@ -118,7 +118,7 @@ class Outages:
         self._faults.clear()
 
     def take(self, url: str) -> DeliveryFault | None:
-        """What this delivery meets: an outage, or the first fault that matches, used up by it."""
+        """Return what a delivery meets: an outage, or the first fault that matches, which counts the delivery."""
         for place in (url, None):
             if place in self._down:
                 status = self._down[place]

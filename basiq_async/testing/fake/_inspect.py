@@ -184,8 +184,8 @@ class Inspection(Parts):
         """The messages of a webhook, by default of every webhook, the newest first, each with where it is: the
         webhook's serial number and the message's position in its history.
 
-        before: the position, by the webhook's serial number, that those after which were seen already. A webhook that
-            it does not name came later.
+        before: by the webhook's serial number, a position: messages from there on were seen already. A webhook that is
+            not in it was added later.
         """
         logs = [
             _placed(webhook.serial, app.messages[webhook.id], None if before is None else before.get(webhook.serial, 0))

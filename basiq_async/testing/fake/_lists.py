@@ -44,7 +44,7 @@ class FilterError(ValueError):
 class Fields(Generic[T]):
     """What one kind of item can be filtered by.
 
-    ``texts`` give all the spellings of a value and take ``eq`` and ``ne``; ``dates`` take those and
+    ``texts`` return all spellings of a value and accept ``eq`` and ``ne``; ``dates`` accept those and
     ``gt``, ``gteq``, ``lt``, ``lteq``, ``bt``.
     """
 
@@ -153,7 +153,7 @@ class Window:
     def take(self, items: Iterable[tuple[int, T]], matches: Callable[[T], bool] | None) -> tuple[list[T], str | None]:
         """The items of the window, and the cursor of the next one where more are left.
 
-        It looks at so many items at the most: where few match, a page is short, or empty, and leads on.
+        It looks at ``MOST_SCANNED`` items at most: where few match, a page is short or empty, and has a cursor.
         """
         taken: list[T] = []
         for looked_at, (position, item) in enumerate(items):

@@ -301,7 +301,7 @@ def get_event(call: Call) -> Response:
 
 
 def get_entity(call: Call) -> Response:
-    """What ``links.eventEntity`` leads to: not part of the webhooks reference, and as little as that."""
+    """What ``links.eventEntity`` leads to. No reference describes it: it holds as little as possible."""
     event = call.app.entity(call.path)
     if event is None:
         raise not_found("There is no such entity.")
@@ -391,7 +391,7 @@ def find_operation(method: str, path: str) -> Callable[[Call], Response]:
             operation = methods.get(method)
             if operation is None:
                 allow = ", ".join(methods)
-                detail = f"This path takes {allow}."
+                detail = f"This path accepts {allow}."
                 raise Refusal(405, "method-not-allowed", detail, headers={"allow": allow})
             params = {want[1:-1]: part for want, part in zip(pattern, parts, strict=True) if want[:1] == "{"}
             return partial(_with, operation, params)

@@ -143,7 +143,7 @@ class Log(Generic[T]):
             self._size += len(lazy)
 
     def keep(self, item: T) -> None:
-        """Remember this item, which may have been made on demand, with what happens to it from now on."""
+        """Store this item, which may have been made on demand: later changes to it stay."""
         if item.id not in self._by_id:
             self._kept[item.id] = item
 
@@ -152,7 +152,7 @@ class Log(Generic[T]):
         return iter(self._segments)
 
     def kept(self) -> Iterator[T]:
-        """The items of lazy parts that something happened to."""
+        """The items of lazy parts that were stored, to be changed."""
         return iter(self._kept.values())
 
     def _current(self, item: T) -> T:
@@ -176,7 +176,7 @@ class Log(Generic[T]):
             index = max(start - begin, 0)
             if since is not None:
                 index = bisect_left(segment, since, lo=index, key=_created)
-            for index in range(index, len(segment)):  # noqa: B020  # goes on from where it stands
+            for index in range(index, len(segment)):  # noqa: B020  # continues from where it stands
                 yield begin + index, self._current(segment[index])
 
     def scan_back(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:

@@ -184,7 +184,7 @@ def date_text(moment: datetime) -> str:
 
 
 class Renderer:
-    """Objects of responses, their links beginning with ``base`` (an origin and a path prefix)."""
+    """Makes the objects of responses. Their links begin with ``base``, an origin and a path prefix."""
 
     def __init__(self, base: str, quirks: Quirks, *, loop: str | None = None) -> None:
         self.base = base

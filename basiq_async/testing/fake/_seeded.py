@@ -75,7 +75,7 @@ class SeededIds:
         self._offset = int.from_bytes(digest("offset", *name, size=7), "big")
 
     def scatter(self, index: int) -> int:
-        """62 bits that look like chance and name the index."""
+        """62 bits that look random and identify the index."""
         return ((index + self._offset) * _STEP) & _MASK
 
     def uuid(self, index: int) -> str:

@@ -196,7 +196,7 @@ def _read(snapshot: Mapping[str, object]) -> Saved:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"this is no state of a fake: {type(error).__name__}") from error
+        raise ConfigurationError(f"this is not the state of a fake: {type(error).__name__}") from error
 
 
 @cache
@@ -278,7 +278,7 @@ def _seeded_messages(saved: Json, converter: Converter) -> SeededMessages:
 
 
 def _complete(app: Application) -> Application:
-    """An application with what follows from the rest."""
+    """Fill in the fields of an application that follow from the others."""
     for segment in app.events.segments():
         if isinstance(segment, SeededEvents):
             app.seeded.append(segment)

@@ -55,7 +55,7 @@ class Application:
 
 @attrs.define
 class Store:
-    """The applications by API key, and what makes new things in them."""
+    """The applications by API key, with the clock, ids and settings that new things in them are made with."""
 
     clock: Clock
     ids: IdFactory

@@ -140,7 +140,7 @@ def _invalid(message: str) -> ControlError:
 
 @attrs.define
 class Control:
-    """A fake, as the control API drives and shows it. ``first`` is the one that it is a state of, or itself.
+    """The fake that a call of the control API is for. ``first`` is the fake that it is a state of, or itself.
 
     ``api_key`` is the application of the fake that a call is for; None for its first one.
     """
@@ -164,7 +164,7 @@ Run = Callable[[Control, Any], Awaitable[attrs.AttrsInstance]]
 
 @attrs.frozen
 class Operation:
-    """One operation: what it takes, what it returns, and what it does.
+    """One operation: its fields, what it returns, and what it does.
 
     ``fields`` are those of the body of a POST, or the parameters of a GET's query. ``run`` gets them by name, the
     path's parameters among them.
@@ -198,7 +198,7 @@ def page_of(
 ) -> Found[S]:
     """A page of items; ``following`` returns the ``next`` that leads to the item and those after it.
 
-    It looks at so many items at the most: a page may be short, or empty, and lead on.
+    It looks at ``MOST_SCANNED`` items at most: a page may be short or empty, and still have a ``next``.
     """
     limit, search = values.get("limit", 100), values.get("search", "").casefold()
     shown: list[S] = []
@@ -229,7 +229,7 @@ def page_of_numbered(
 
 
 def read_places(text: str | None) -> dict[int, int] | None:
-    """How far the history of each webhook was shown, from a ``next`` of the list of messages."""
+    """Read from a ``next`` of the list of messages how far the history of each webhook was shown."""
     if text is None:
         return None
     if not _PLACES.fullmatch(text):

@@ -29,7 +29,7 @@ OPERATIONS: list[Operation] = []
 
 
 def operation(method: str, path: str, *fields: Field) -> Callable[[R], R]:
-    """Make a function an operation: its summary and what it returns are the function's own."""
+    """Register a function as an operation. Its docstring is the summary, its return annotation the shape."""
 
     def register(run: R) -> R:
         returns = get_type_hints(run)["return"]

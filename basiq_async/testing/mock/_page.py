@@ -20,7 +20,7 @@ from ._operation import Control
 
 
 def add_page(app: web.Application, control: Control, token: str) -> None:
-    """Serve the page, and what it is made of, below ``/_fake/``."""
+    """Serve the page, with its script and styles, below ``/_fake/``."""
 
     async def show(query: Mapping[str, str]) -> Context:
         return await show_all(control, query)
@@ -59,7 +59,7 @@ MOST_ROWS = 1000
 
 
 async def show_all(control: Control, query: Mapping[str, str]) -> Context:
-    """Everything on the page, as a search and the number of rows that were asked for have it."""
+    """Everything on the page, for a search and a number of rows."""
     search = query.get("search", "")[:200]
     chosen = {"search": search} if search else {}
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")

@@ -114,7 +114,7 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
     except ControlError as error:
         if error.status != 413:
             raise
-        body = b""  # of one that is too large only so much that it is not the JSON that it was
+        body = b""  # it is too large: the fake gets one that is not JSON
     path = request.raw_path
     if not path.startswith("/"):
         path = "/" + path.partition("://")[2].partition("/")[2]
@@ -141,7 +141,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
     """Make the deliveries of a fake and its states as they fall due, those without a route through ``endpoint``.
 
     Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
-    the first ConfigurationError of what was routed to and is not a receiver.
+    the first ConfigurationError of a route that leads to no valid receiver.
     """
     dispatchers = _Dispatchers(endpoint, base_url)
     for each in (fake, *fake.states.values()):
@@ -180,7 +180,7 @@ class _Dispatchers:
         self._ending = [each for each in self._ending if not (each.done() and each.cancelled())] + [task]
 
     async def aclose(self) -> None:
-        """Cancel the tasks and see them end, however often this is cancelled meanwhile."""
+        """Cancel the tasks and wait for their end, however often this is cancelled meanwhile."""
         for fake in tuple(self._running):
             self.stop(fake)
         cancelled: asyncio.CancelledError | None = None
@@ -203,7 +203,7 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
         try:
             await deliveries.attempt(planned, outlet)
         except ConfigurationError as error:
-            logger.error("the receiver routed to %s is none: %s", planned.webhook.url, error)
+            logger.error("the receiver of %s is not valid: %s", planned.webhook.url, error)
             wrong.append(error)
 
     def end(planned: PlannedAttempt, _: asyncio.Task[None]) -> None:
@@ -229,7 +229,7 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
 
 
 def _wait(deliveries: Deliveries, fake: FakeBasiq) -> float | None:
-    """Seconds until the next delivery is due; None where only news can change anything."""
+    """Seconds until the next delivery is due; None if only a change can make one due."""
     due, clock = deliveries.next_due(), fake.clock
     if due is None or deliveries.is_advancing or isinstance(clock, ManualClock):
         return None

@@ -373,7 +373,7 @@ def webhook_of(webhook: FakeWebhook, now: datetime, messages: int) -> Webhook:
 
 
 def _take(shape: type[T], source: object, **more: object) -> T:
-    """A shape of that class: its fields are ``more``, and else what has their names in ``source``."""
+    """Make a shape. Its fields are those in ``more``, else the attributes of ``source`` with the same names."""
     names = [field.name for field in attrs.fields(shape)]
     return shape(**{name: more[name] if name in more else getattr(source, name) for name in names})
 

@@ -16,7 +16,7 @@ from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 
 SOONEST, LATEST = 0.1, 1.0
-"""How many seconds a change waits to be saved: as soon as saving takes a tenth of the time, and no longer."""
+"""Seconds from a change to its save, at least and at most: saving is to take a tenth of the time."""
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
 
 
 def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
-    """Restore a fake from a file. False where there is no such file. Raises ConfigurationError."""
+    """Restore a fake from a file. False if the file does not exist. Raises ConfigurationError."""
     snapshot = _read(path)
     if snapshot is None:
         return False
@@ -60,7 +60,7 @@ def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
 
 
 def load_api_key(path: str | os.PathLike[str]) -> str | None:
-    """The first API key of the state in a file; None where there is no such file. Raises ConfigurationError."""
+    """The first API key of the state in a file; None if the file does not exist. Raises ConfigurationError."""
     snapshot = _read(path)
     if snapshot is None:
         return None
