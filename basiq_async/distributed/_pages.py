@@ -37,7 +37,7 @@ class SegmentPage:
 
 
 @attrs.frozen
-class Known:
+class KnownPage:
     """What a former owner read at a place: ``count`` messages, the last of them ``last``."""
 
     count: int
@@ -50,7 +50,7 @@ async def read_page(
     list_spec: ListSpec,
     cursor: str | None,
     after: str | None,
-    known: Known | None = None,
+    known: KnownPage | None = None,
 ) -> SegmentPage:
     """Read the page at a cursor or, where it can no longer be used, what comes after the message ``after``.
 
@@ -83,7 +83,7 @@ def _messages_of(webhook_id: str, events: Sequence[Event]) -> list[Message]:
 async def _gather(
     pages: AsyncIterator[pagination.Page[T]],
     read: Callable[[Sequence[T]], list[Message]],
-    known: Known | None,
+    known: KnownPage | None,
     passed: str | None,
 ) -> SegmentPage:
     wanted, last = (0, None) if known is None else (known.count, known.last)

@@ -27,7 +27,7 @@ from ..replay.engine import (
     as_where,
     everything,
 )
-from ._pages import Known, SegmentPage, read_page
+from ._pages import KnownPage, SegmentPage, read_page
 from ._rate_limiter import SegmentRate
 from ._work import Work
 from .record import (
@@ -168,7 +168,7 @@ class Segment:
             return await self._read_dead_letters()
         claim = self._claim
         # Read before, by a former owner: what has been added since is not part of this job.
-        known = None if claim.count is None else Known(claim.count, claim.last)
+        known = None if claim.count is None else KnownPage(claim.count, claim.last)
         page = await read_page(self._work.client, self._spec.source, self._list, claim.cursor, claim.after, known)
         if known is None:
             return page
@@ -216,11 +216,8 @@ class Segment:
 
     def _to_store(self, letter: DeadLetter) -> StoredDeadLetter:
         """A dead letter as the record keeps it."""
-        webhook_id = self._webhook_of(letter.id)
+        webhook_id = self._webhooks[letter.id] if self._retries else self._list.webhook_id
         return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
-
-    def _webhook_of(self, message_id: str) -> str:
-        return self._webhooks[message_id] if self._retries else self._list.webhook_id
 
     @property
     def _list(self) -> ListSpec:

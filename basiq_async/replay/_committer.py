@@ -89,9 +89,9 @@ class Committer:
         while not self.broken and not self._finishing:
             await self._wanted.wait()
             self._wanted.clear()
-            self._cancel_timer()
             if self._finishing:
                 break
+            self._cancel_timer()
             if self._ledger.dirty:
                 await self.commit()
             if self._ledger.unsaved >= self.enough:

@@ -48,16 +48,16 @@ async def serve_page(
         from .._web.page import Page
     except ModuleNotFoundError as error:
         raise ConfigurationError("a page needs the extra ui: pip install 'basiq-async[ui]'") from error
-    watched = Watched(replay)
+    feed = ReplayFeed(replay)
     guard = Guard.make(host, allowed_hosts, None, root=ROOT, everybody=True)
     app = make_app(guard)
-    app.add_routes(_routes(watched))
+    app.add_routes(_routes(feed))
 
     async def show(query: Mapping[str, str]) -> Json:
-        return await _show(watched)
+        return await _show(feed)
 
     async def dead_letter(id: str) -> Json:
-        return {"dead_letter": _show_dead_letter(await watched.dead_letter(id), whole=True)}
+        return {"dead_letter": _show_dead_letter(await feed.dead_letter(id), whole=True)}
 
     Page(
         ROOT,
@@ -65,30 +65,30 @@ async def serve_page(
         Path(__file__).parent / "templates",
         ("progress", "plot", "dead_letters"),
         show,
-        watched.watch,
-        lambda: {"revision": [watched.revision, replay.running], "texts": {}},
+        feed.watch,
+        lambda: {"revision": [feed.revision, replay.running], "texts": {}},
         {"dead_letter": dead_letter},
         lambda context: {"dead_letters": len(context["dead_letters"])},
     ).add_to(app)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(app, host, port, handler_cancellation=True))
-        stack.push_async_callback(lambda: run_to_completion(watched.aclose))
-        stack.callback(replay._listen(watched.hear))
+        stack.push_async_callback(lambda: run_to_completion(feed.aclose))
+        stack.callback(replay._listen(feed.hear))
         yield f"{address}{ROOT}/?token={guard.token}"
 
 
-def _routes(watched: Watched) -> list[web.RouteDef]:
+def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
     async def state(request: web.Request) -> web.Response:
-        return respond(_show_state(watched))
+        return respond(_show_state(feed))
 
     async def dead_letters(request: web.Request) -> web.Response:
-        return respond({"items": [_show_dead_letter(each) for each in await watched.dead_letters()]})
+        return respond({"items": [_show_dead_letter(each) for each in await feed.dead_letters()]})
 
     async def dead_letter(request: web.Request) -> web.Response:
-        return respond(_show_dead_letter(await watched.dead_letter(request.query.get("id", "")), whole=True))
+        return respond(_show_dead_letter(await feed.dead_letter(request.query.get("id", "")), whole=True))
 
     async def retry(request: web.Request) -> web.Response:
-        watched.retry(_read_ids(await read_json(request)))
+        feed.retry(_read_ids(await read_json(request)))
         return respond({"started": True})
 
     async def drop(request: web.Request) -> web.Response:
@@ -96,13 +96,13 @@ def _routes(watched: Watched) -> list[web.RouteDef]:
         if ids is None:
             raise ControlError(400, "not-valid", "ids is missing: the dead letters to drop")
         try:
-            return respond({"dropped": await watched.drop(ids)})
+            return respond({"dropped": await feed.drop(ids)})
         except BasiqError as error:
             raise ControlError(409, "refused", str(error)) from error
 
     async def stop(request: web.Request) -> web.Response:
-        watched.replay.stop()
-        return respond({"stopping": watched.replay.running})
+        feed.replay.stop()
+        return respond({"stopping": feed.replay.running})
 
     return [
         web.get(f"{ROOT}/state", state),
@@ -123,21 +123,21 @@ def _read_ids(body: Mapping[str, object]) -> list[str] | None:
     return [str(each) for each in ids]
 
 
-async def _show(watched: Watched) -> Json:
+async def _show(feed: ReplayFeed) -> Json:
     try:
-        dead_letters = [_show_dead_letter(each) for each in await watched.dead_letters()]
+        dead_letters = [_show_dead_letter(each) for each in await feed.dead_letters()]
     except ControlError:
         dead_letters = []  # between two states: the next change shows them
-    return {"state": _show_state(watched), "plot": draw(tuple(watched.rates)), "dead_letters": dead_letters}
+    return {"state": _show_state(feed), "plot": draw(tuple(feed.rates)), "dead_letters": dead_letters}
 
 
-def _show_state(watched: Watched) -> Json:
-    job, progress = watched.replay.job, watched.progress
+def _show_state(feed: ReplayFeed) -> Json:
+    job, progress = feed.replay.job, feed.progress
     return {
         "job": {"webhookId": job.webhook_id, "filter": job.filter, "source": job.source, "selection": job.selection},
-        "running": watched.replay.running,
+        "running": feed.replay.running,
         "progress": None if progress is None else attrs.asdict(progress),
-        "error": watched.wrong,
+        "error": feed.wrong,
     }
 
 
@@ -159,7 +159,7 @@ _MOST_RATES = 300
 _EVERY = 1.0
 
 
-class Watched:
+class ReplayFeed:
     """Listens to the runs of a replay, and calls those back who watch it."""
 
     def __init__(self, replay: Replay) -> None:

@@ -174,11 +174,14 @@ class Passes(Generic[T]):
 
     def _learn(self) -> None:
         """Take over what the pages of the pass have shown of the order."""
+        if not self._watch.pages:
+            return
         seen = self._watch.detector
         self._order = self.order
-        if seen.sure or seen.mixed:
-            self._sure, self._mixed = seen.sure, seen.mixed
-        if seen.mixed:
+        sure, mixed = seen.sure, seen.mixed
+        if sure or mixed:
+            self._sure, self._mixed = sure, mixed
+        if mixed:
             logger.warning("messages are listed in no order of time: the list is read whole in each run")
 
     # --- a place that is gone ---

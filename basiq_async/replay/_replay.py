@@ -288,7 +288,7 @@ class Replay:
                     exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
                 raise
             self._notes = note(report.finished, report.failed if self._settings.on_error == "skip" else 0)
-            return attrs.evolve(report, inactive=tracker.periods(), reach=reach)
+            return attrs.evolve(report, inactive=self._notes.inactive, reach=reach)
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._open_checkpoint() as state:

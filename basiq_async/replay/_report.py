@@ -172,7 +172,7 @@ async def make_plan(
     first: datetime | None = None
     last: datetime | None = None
     total = 0
-    known = None if inbox is None else _Known(inbox, webhook_id, inbox_timeout)
+    known = None if inbox is None else _HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
         async for message in walk(source):
             tracker.see(message)
@@ -228,7 +228,7 @@ async def reconcile(
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
-    known = _Known(inbox, webhook_id, inbox_timeout)
+    known = _HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
         async for message in walk(source):
             if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
@@ -256,7 +256,7 @@ def _is_selected(where: Where, message: Message) -> bool:
         return True  # it will be handed out, as a failed one
 
 
-class _Known:
+class _HandledEvents:
     """What an inbox has handled of a webhook."""
 
     def __init__(self, inbox: Inbox, webhook_id: str, timeout: float) -> None:

@@ -164,7 +164,7 @@ class History(Generic[T]):
             return False
         await self.aclose()
         if self._passes.exhausted:
-            self._items = _Nothing()
+            self._items = _NoItems()
         else:
             self._open()
         return True
@@ -176,7 +176,7 @@ class History(Generic[T]):
             await aclose()
 
 
-class _Nothing:
+class _NoItems:
     def __aiter__(self) -> Self:
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._dead_letters import as_message, export_dead
 from ._engine import Engine, OnError, RunSettings
-from ._ledger import DeadLedger, Ending, Ledger, Span
+from ._ledger import DeadLedger
 from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, everything
 from .targets._adapters import as_target
@@ -13,17 +13,14 @@ from .targets._base import Function, Handler, SessionHandler
 __all__ = [
     "SUBMITTED",
     "DeadLedger",
-    "Ending",
     "Engine",
     "FixedMessages",
     "Function",
     "Handler",
-    "Ledger",
     "OnError",
     "Predicate",
     "RunSettings",
     "SessionHandler",
-    "Span",
     "UnreadableMessage",
     "as_message",
     "as_target",

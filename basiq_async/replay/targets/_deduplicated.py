@@ -256,7 +256,7 @@ class InTransaction(Deduplicated):
         timeout: float = 5.0,
         lease: float = LEASE,
     ) -> None:
-        super().__init__(_Nothing(), inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)
+        super().__init__(_NoTarget(), inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)
         self._handler = handler
         self._transactional = inbox
 
@@ -277,7 +277,7 @@ class InTransaction(Deduplicated):
             raise InboxError("the claim ended before its transaction was committed")
 
 
-class _Nothing:
+class _NoTarget:
     """In place of a target that has something to flush."""
 
     async def deliver(self, message: Message) -> None:
