@@ -199,7 +199,7 @@ class Root(TyperGroup):
                 code = _show(exc)
             flush()
         except OutputClosedError:
-            # Who reads a pipe says when it is enough: no failure.
+            # The reader of a pipe may leave early: not a failure.
             abandon_stdout()
             return 0
         except BasiqError as exc:

@@ -81,7 +81,7 @@ def doctor(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The files of a recovery, as recover --checkpoint: what they delivered is not a problem. By default "
+            help="The files of a recovery, as recover --checkpoint: its deliveries are not a problem. By default "
             "those of a recovery to its URL, or to --receiver, in this folder.",
             show_default=False,
         ),
@@ -91,11 +91,11 @@ def doctor(
     ] = 2_000,
     json: Json = None,
 ) -> None:
-    """Find out whether webhooks work and what is wrong where they do not. Ends with 1 where something is.
+    """Find out whether webhooks work, and if not, why. Ends with 1 if one has a problem.
 
-    Looks at the status, the cool-off, the event types, the attempts of late, and what a recovery would deliver. What
-    a recovery delivered, or the inbox of --receiver has handled, is not a problem. A look at a part of the messages and
-    events does not show a webhook to be well. Nothing is changed at Basiq.
+    Looks at the status, the cool-off, the event types, the latest attempts, and the messages and events that a
+    recovery would deliver. Those that a recovery delivered, or that the inbox of --receiver has handled, are not a
+    problem. A look at a part of the messages and events does not show that a webhook works. Changes nothing at Basiq.
     """
     output = Output(json)
 
@@ -163,7 +163,7 @@ def compare(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Compare each response of the real API with the fake's for the same request. Ends with 1 where they differ.
+    """Compare each response of the real API with the fake's for the same request. Ends with 1 if they differ.
 
     Needs a key and sends GETs alone, about 30 of them, beside the token call. Shapes are compared, not values: status,
     headers that matter, fields, types, forms of links and paging.
@@ -183,7 +183,7 @@ def compare(
 
 
 def _require_new(file: Path) -> None:
-    """Raise ConfigurationError before anything is asked, where the file could not be written afterwards."""
+    """Raise ConfigurationError before the first request if the file could not be written afterwards."""
     if os.path.lexists(file):
         raise ConfigurationError(f"{str(file)!r} exists: pass another file, or remove it")
     if not file.parent.is_dir():
@@ -191,8 +191,8 @@ def _require_new(file: Path) -> None:
 
 
 async def _compare() -> Comparison:
-    from ..testing import compare as hold
+    from ..testing import compare as compare_with_fake
     from ._profiles import settings
 
     given = settings()
-    return await hold(given.api_key, base_url=given.base_url)
+    return await compare_with_fake(given.api_key, base_url=given.base_url)

@@ -1,4 +1,4 @@
-"""What failed and is kept: the dead letters of a replay or a fleet's job, and ``basiq-async quarantine …``."""
+"""Failures that are kept: the dead letters of a replay or a fleet's job, and ``basiq-async quarantine …``."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ _DROPPED: Shape[int] = Shape({"dropped": int})
 @quarantine_app.command("list")
 @shows(_QUARANTINED)
 def list_(app: App, json: Json = None) -> None:
-    """Show what is in the quarantine, oldest first. Ends with 1 if it holds anything."""
+    """Show the deliveries in the quarantine, oldest first. Ends with 1 if there are any."""
     output = Output(json)
 
     async def work() -> int:
@@ -181,7 +181,7 @@ def drop(
     if dropped < len(set(delivery_ids)):
         raise ConfigurationError(
             f"{len(set(delivery_ids)) - dropped} of these deliveries are not in the quarantine; "
-            "'basiq-async quarantine list' shows what is"
+            "'basiq-async quarantine list' shows those that are"
         )
 
 
@@ -195,7 +195,7 @@ async def _quarantine_pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence
 def _refuse_unknown(ids: Sequence[str]) -> None:
     if ids:
         raise ConfigurationError(
-            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows what is"
+            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows those that are"
         )
 
 

@@ -57,7 +57,7 @@ def sign(
     at: Annotated[int | None, typer.Option(help="Seconds since 1970; now by default.", show_default=False)] = None,
     json: PlainJson = None,
 ) -> None:
-    """Print the headers that Basiq would send with a body, one a line: curl takes them with -H @FILE."""
+    """Print the headers that Basiq would send with a body, one a line: curl reads them with -H @FILE."""
     from ..receiver import sign as make_headers
 
     headers = make_headers(secret, message_id, _moment(at), _read(body))
@@ -316,7 +316,7 @@ class _Arrivals:
         self.found: dict[str, Message] = {}
 
     async def begin(self) -> None:
-        """Note what is there already."""
+        """Read which messages exist already."""
         async for webhook in self._basiq.webhooks.list():
             if self._url is not None and webhook.url != self._url:
                 continue

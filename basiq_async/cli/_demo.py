@@ -1,4 +1,4 @@
-"""``basiq-async demo``: an outage, and how everything that was missed is brought."""
+"""``basiq-async demo``: an outage, and how everything that was missed is delivered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..testing import FakeBasiq
 
 
-# What is heavy is imported when the story is told: --help is not to wait for it.
+# Heavy modules are imported when the story is told: --help must not wait for them.
 def demo(
     live: Annotated[
         bool, typer.Option("--live", help="Read, and only read, the real API; needs a key.", show_default=False)

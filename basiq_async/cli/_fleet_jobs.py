@@ -130,7 +130,7 @@ def submit(
 @jobs_app.command("show")
 @shows(_JOB)
 def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
-    """Show how one job stands."""
+    """Show the state and the counts of one job."""
 
     async def work(job: Job) -> int:
         Output(json).one((key, await job.progress()), _JOB)
@@ -168,13 +168,13 @@ def pause(
     fleet: FleetPlace = None,
     reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
 ) -> None:
-    """Have all workers finish what is under way, and begin nothing more."""
+    """Have all workers finish the messages under way, and start no more."""
     _steer(fleet, key, lambda job: job.pause(reason))
 
 
 @jobs_app.command("resume")
 def resume(key: Key, fleet: FleetPlace = None) -> None:
-    """Go on with a job that was paused or cancelled, or that failed."""
+    """Continue a job that was paused or cancelled, or that failed."""
     _steer(fleet, key, lambda job: job.resume())
 
 
@@ -184,7 +184,7 @@ def cancel(
     fleet: FleetPlace = None,
     reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
 ) -> None:
-    """End a job; what is under way is finished and recorded."""
+    """End a job. Messages under way are finished and recorded."""
     _steer(fleet, key, lambda job: job.cancel(reason))
 
 
@@ -258,7 +258,7 @@ def _line(key: str, progress: Progress) -> str:
     if progress.eta is not None:
         parts.append(f"{progress.eta:,.0f} s to go")
     if progress.paused:
-        parts.append(f"the target rests for {progress.paused:.0f} s")
+        parts.append(f"paused for {progress.paused:.0f} s")
     return " · ".join(parts)
 
 

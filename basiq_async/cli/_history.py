@@ -92,7 +92,7 @@ def get_message(
 @shows(MESSAGE)
 def tail(
     webhook_id: WebhookId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new messages as they appear.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show new messages as they appear.")] = False,
     failed: Failed = False,
     since: Since = None,
     event: EventPattern = None,
@@ -253,8 +253,8 @@ def most_of(limit: int | None, *, terminal: bool) -> int:
 class History:
     """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` gives those that came since.
 
-    A list that begins with the newest is read until what is known comes, one that begins with the oldest from where its
-    end was. One that is too short to show its order is listed as a whole.
+    A list that begins with the newest is read up to the messages that are known, one that begins with the oldest from
+    its former end. One that is too short to show its order is listed as a whole.
     """
 
     def __init__(self, basiq: BasiqClient, webhook_id: str, filter: str | None = None) -> None:

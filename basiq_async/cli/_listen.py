@@ -68,7 +68,7 @@ def listen(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="With --poll: the file that remembers what was read; named after the webhook by default.",
+            help="With --poll: the checkpoint file; named after the webhook by default.",
             show_default=False,
         ),
     ] = None,
@@ -80,7 +80,7 @@ def listen(
 
     With --forward-to a service of yours gets each genuine delivery as it came, and Basiq gets the service's response.
     With --poll no tunnel or public address is needed: new messages are read from Basiq's history and posted with a
-    fresh signature. What was missed while the program was off comes first.
+    fresh signature. Messages that were missed while the program was off come first.
     """
     output = Output(json)
     if poll is not None or poll_all:

@@ -1,6 +1,6 @@
 """``basiq-async mock``: the fake Basiq over HTTP, for programs in any language.
 
-``mock wait`` and the states of a mock are how a script gets one that is ready and its own.
+A script gets a mock that is ready by ``mock wait``, and one of its own by its states.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def wait(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 30.0,
     json: Json = None,
 ) -> None:
-    """Wait until a mock can be called, and print what says which one it is, for a shell to evaluate.
+    """Wait until a mock serves, and print its URL and its key, for a shell to evaluate.
 
-    It is the mock whose --ready-file this is, or the one at BASIQ_BASE_URL whose key BASIQ_API_KEY is. Where
-    none is ready in time, it ends with 1, and what it prints fails in the shell too.
+    It is the mock of the --ready-file, or the one at BASIQ_BASE_URL with the key BASIQ_API_KEY. If none is ready in
+    time, it ends with 1, and the line that it prints fails in the shell too.
     """
     try:
         found = run_until_signal(lambda: _wait(ready_file, timeout))
@@ -110,7 +110,7 @@ async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
                 ready = _read_ready(ready_file)
                 place = Place(BaseURL.parse(ready["base_url"]), ready["api_key"])
             if place is None:
-                raise MockError("no mock is meant")
+                raise MockError("no mock is named")
             await call_at(place, "GET", "/health", {}, timeout=_HEALTH_TIMEOUT)
         except MockError as exc:
             if ready_file is None and exc.code == "another-mock":
@@ -124,7 +124,7 @@ async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
 
 
 def _read_ready(file: Path) -> dict[str, Any]:
-    """Return what a mock wrote. Raises ``MockError`` where it is not there yet, or is none."""
+    """Read a ready file. Raises ``MockError`` for one that does not exist yet, and for another file."""
     try:
         found = json_module.loads(file.read_bytes())
     except FileNotFoundError:
@@ -178,9 +178,7 @@ def mock(
     ] = None,
     ready_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write how to call it to this file once it can be called.", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Write its URL and its key to this file once it serves.", show_default=False),
     ] = None,
     deliver_to: Annotated[
         list[str] | None,
@@ -199,7 +197,7 @@ def mock(
 ) -> None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM, and drive it.
 
-    Once it can be called, it prints a line for a shell, which exports BASIQ_BASE_URL and BASIQ_API_KEY; with --json one
+    Once it serves, it prints a line for a shell, which exports BASIQ_BASE_URL and BASIQ_API_KEY; with --json one
     JSON object. A terminal shows each request and each delivery. The commands below call a mock that runs.
     """
     if context.invoked_subcommand is not None:
@@ -244,7 +242,7 @@ def mock(
 
 @contextmanager
 def _ready_file(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A file that is there while the mock can be called, and at no other time."""
+    """A file that exists while the mock serves, and at no other time."""
     from ..testing.mock.state_file import write_private
 
     if file is None:
@@ -347,7 +345,7 @@ async def _log(fake: FakeBasiq) -> None:
 
 
 class _Log:
-    """What was shown of one state."""
+    """The log of one state, as far as it was shown."""
 
     def __init__(self, fake: FakeBasiq, label: str) -> None:
         self._fake = fake
@@ -387,6 +385,6 @@ def _quirks(given: Sequence[str]) -> Any:
         name = name.replace("-", "_")
         if form not in known.get(name, ()):
             forms = "; ".join(f"{name.replace('_', '-')}={'|'.join(forms)}" for name, forms in known.items())
-            raise ConfigurationError(f"--quirk takes one of {forms}, not {each!r}")
+            raise ConfigurationError(f"--quirk must be one of {forms}, not {each!r}")
         chosen[name] = form
     return Quirks(**chosen)  # type: ignore[arg-type]  # of the fields' own Literals

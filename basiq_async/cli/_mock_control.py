@@ -41,10 +41,10 @@ LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0
 
 @dataclass(frozen=True)
 class _Plain:
-    """A command that is one call of an operation. What is not said here is as the operation describes itself.
+    """A command that is one call of an operation, which describes the rest.
 
     arguments: the fields that are given without an option, each with how its value is called. options: the options of
-    fields that have another name. fixed: what every call holds. columns: those of a list.
+    fields that have another name. fixed: values that every call has. columns: those of a list.
     """
 
     operation: str
@@ -66,7 +66,7 @@ _PLAIN = (
     _Plain("fail_deliveries", arguments={"times": "N"}, options={"url": "--to"}),
     _Plain("expire_tokens"),
     _Plain("seed", arguments={"messages": "N"}, options={"eventTypes": "--event-type"}),
-    _Plain("reset", help="Forget everything in the state whose key BASIQ_API_KEY is, but the key and the time."),
+    _Plain("reset", help="Forget everything in the state with the key BASIQ_API_KEY, but the key and the time."),
     _Plain("state"),
     _Plain(
         "requests",
@@ -100,7 +100,7 @@ _PLAIN = (
             _column("NOW", "now", optional=True),
         ),
     ),
-    _Plain("remove_state", help="Remove the state whose key BASIQ_API_KEY is, with everything in it."),
+    _Plain("remove_state", help="Remove the state with the key BASIQ_API_KEY, and everything in it."),
 )
 _ENDPOINT = (
     _Plain("endpoint_down", arguments={"url": "URL"}),
@@ -123,14 +123,14 @@ def add_control_commands(app: typer.Typer) -> None:
         app.command(plain.operation.replace("_", "-"))(_make_command(plain, operations[plain.operation]))
     _add_violations(app, operations["violations"])
     _add_secret(app, operations["webhook_secret"])
-    endpoint = typer.Typer(help="Take an endpoint down, and bring it back.", no_args_is_help=True)
+    endpoint = typer.Typer(help="Take an endpoint down, and end its outage.", no_args_is_help=True)
     for plain in _ENDPOINT:
         name = plain.operation.removeprefix("endpoint_")
         endpoint.command(name)(_make_command(plain, operations[plain.operation]))
     app.add_typer(endpoint, name="endpoint")
 
 
-# --- what is more than one call, or shows its result in a way of its own ---
+# --- by hand: another number of calls, or a result that is shown in its own way ---
 
 
 def _add_advance(app: typer.Typer, operation: Operation) -> None:
@@ -181,7 +181,7 @@ def _add_secret(app: typer.Typer, operation: Operation) -> None:
             write(str(found.get("secret")))
 
 
-# --- what is one call: made from the operation ---
+# --- from the operation: one call ---
 
 
 def _make_command(plain: _Plain, operation: Operation) -> Callable[..., None]:
@@ -248,7 +248,7 @@ def _parameter(plain: _Plain, described: Field) -> tuple[Any, Any]:
 
 
 def _read_value(described: Field, given: Any) -> Any:
-    """Return what the mock gets; None for what was not given."""
+    """Return the value that the mock gets, None for one that was not given."""
     if described.kind == "object" and given is not None:
         return read_json_object(given, "--" + _snake(described.name).replace("_", "-"))
     return given or (None if given is False or given == [] else given)
@@ -316,14 +316,14 @@ class MockError(BasiqError):
 
 @dataclass(frozen=True)
 class Place:
-    """Which mock, and which of its states, is meant: where it is, and the API key that says that it is that one."""
+    """The mock, and its state, that a command is for: its URL, and the API key that identifies both."""
 
     base: BaseURL
     api_key: str = field(repr=False)
 
 
 def find_place() -> Place:
-    """Return the mock that is meant: the one at ``BASIQ_BASE_URL`` whose key ``BASIQ_API_KEY`` is.
+    """Return the mock at ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
 
     Neither has a default, since what listens on a usual port can be somebody else's; and they are set together, so that
     the key of another API is sent to no mock. Raises ``ConfigurationError``.
@@ -338,9 +338,9 @@ def find_place() -> Place:
 
 
 async def call(method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT) -> dict[str, Any]:
-    """Call an operation of the mock that is meant and return what it responds. Values that are None are left out.
+    """Call an operation of the mock that the environment names; return its response. Values that are None are left out.
 
-    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock does not take.
+    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses as wrong.
     """
     return await call_at(find_place(), method, path, values, timeout=timeout)
 
@@ -380,9 +380,9 @@ async def call_at(
 
 
 def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what the control API responded, its fields in the spelling of every other command: ``next_due``.
+    """Return a response of the control API with its fields in the spelling of every other command: ``next_due``.
 
-    What is inside of a field, such as the headers of a delivery, stays as it is.
+    The content of a field, such as the headers of a delivery, stays as it is.
     """
     named = {_snake(name): value for name, value in found.items()}
     if isinstance(items := named.get("items"), list):

@@ -60,7 +60,7 @@ Until = Annotated[
     str | None,
     typer.Option("--until", metavar="TIME", help="First tried before that; as --since.", show_default=False),
 ]
-Failed = Annotated[bool, typer.Option("--failed", help="Only what no attempt delivered.")]
+Failed = Annotated[bool, typer.Option("--failed", help="Only messages that no attempt delivered.")]
 EventPattern = Annotated[
     list[str] | None,
     typer.Option(
@@ -94,7 +94,7 @@ def selection(
     event: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> Where | None:
-    """Return what the options choose, None where they choose everything. Raises ``ConfigurationError``."""
+    """Return the filter that the options choose, None if they choose everything. Raises ``ConfigurationError``."""
     from ..replay import event_types, failed_only
     from ..replay import limit as at_most
     from ..replay import since as from_then_on
@@ -219,13 +219,13 @@ async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> 
         _require_known(given or (), {*EVENT_TYPES, *await _ask(basiq)})
 
 
-def check_documented(given: Iterable[str] | None, hint: str = "") -> None:
+def check_documented(given: Iterable[str] | None, advice: str = "") -> None:
     """Like ``check_event_types``, without asking Basiq: only the documented event types are known."""
-    _require_known(given or (), EVENT_TYPES, hint)
+    _require_known(given or (), EVENT_TYPES, advice)
 
 
 def name_nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the nearest of the known names; empty where none is near."""
+    """Return ``(did you mean ...?)`` with the nearest of the known names; empty if none is near."""
     nearest = get_close_matches(name, list(known), n=1)
     return f" (did you mean {nearest[0]!r}?)" if nearest else ""
 
@@ -244,7 +244,7 @@ def _is_known(given: str, known: Iterable[str]) -> bool:
     return given in known
 
 
-def _require_known(given: Iterable[str], known: Iterable[str], hint: str = "") -> None:
+def _require_known(given: Iterable[str], known: Iterable[str], advice: str = "") -> None:
     beginnings = {"*", *(name.partition(".")[0] + ".*" for name in known)}
     wrong = [
         f"{each!r} is not {'the beginning of any type' if each.endswith('*') else 'a type'} of event"
@@ -253,7 +253,7 @@ def _require_known(given: Iterable[str], known: Iterable[str], hint: str = "") -
         if not _is_known(each, known)
     ]
     if wrong:
-        raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists them{hint}")
+        raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists them{advice}")
 
 
 class SecretFile:

@@ -221,7 +221,7 @@ def _put_line(text: str) -> None:
 
 
 def _put(text: str) -> None:
-    # Nobody is left to be told that standard error is gone.
+    # Standard error is gone: nobody can be told.
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -56,7 +56,7 @@ class Polling:
     """Reads the new messages of one or all webhooks, and posts them to a service where asked.
 
     Each webhook is a replay job whose checkpoint remembers what was handed out, so that a run after a pause begins
-    with what was missed. Questions become rarer, up to one a minute, where nothing happens.
+    with the messages that were missed. Requests become rarer, up to one a minute, while nothing happens.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Polling:
         if not math.isfinite(every):
             raise ConfigurationError("--every must be a finite number of seconds")
         if session().stdout_closed and forward_to is None:
-            raise ConfigurationError("standard output is closed: messages would be taken that nobody sees")
+            raise ConfigurationError("standard output is closed: messages would count as shown that nobody sees")
         self._output = output
         self._webhook_id = webhook_id
         self._forward_to = forward_to
@@ -93,7 +93,7 @@ class Polling:
         self._jobs: list[Replay] = []
         self._limit = limit
         self._under_way: set[str] = set()
-        """The ids of messages that are handed out, and neither taken nor given up."""
+        """The ids of messages that are handed out, and neither accepted nor given up."""
         self._counts = {"accepted": 0, "failed": 0}
         self._down = False
         self._patience = False
@@ -166,7 +166,7 @@ class Polling:
                 await self._stop.wait()
 
     async def _find_start(self, basiq: BasiqClient, webhook_id: str) -> Start:
-        """Return after what a message is new: after the newest in the history, by the clock of the API."""
+        """Return after which message others are new: the newest in the history, by the clock of the API."""
         newest: datetime | None = None
         ids: set[str] = set()
 
@@ -196,7 +196,7 @@ class Polling:
                     if not self._stop.is_set():
                         handed_out += await self._read(job)
                 wait = self._every if handed_out else min(max(_SLOWEST, self._every), wait * _GROWTH)
-            except _NotTakenError:
+            except _NotShownError:
                 wait = self._every
             except (APIError, TransportError) as exc:
                 wait = wait_patiently(exc, wait, _SLOWEST)
@@ -204,7 +204,7 @@ class Polling:
             await self._wait(wait)
 
     async def _read(self, job: Replay) -> int:
-        """Hand out what is new of one webhook, and return how many messages that were."""
+        """Hand out the new messages of one webhook, and return how many there were."""
         try:
             report = await job.run(self._tell_outage)
         except NotFoundError:
@@ -216,23 +216,23 @@ class Polling:
         return report.handled + report.failed
 
     def begin(self, message: Message) -> None:
-        """Count a message as handed out. Raises ``_NotTakenError`` where the program is about to end."""
+        """Count a message as handed out. Raises ``_NotShownError`` where the program is about to end."""
         shown = sum(self._counts.values())
         if self._stop.is_set() or (self._limit and shown + len(self._under_way - {message.id}) >= self._limit):
-            raise _NotTakenError("the program ends: this message is the first of the next run")
+            raise _NotShownError("the program ends: this message is the first of the next run")
         self._under_way.add(message.id)
 
     def finish(self, message: Message) -> None:
-        """Show a message that was taken."""
+        """Show a message that was accepted."""
         self._under_way.discard(message.id)
         self._show(message, None)
         if self._failure is not None and self._forward_to is None:
-            raise _NotTakenError("nobody saw this message")
+            raise _NotShownError("nobody saw this message")
 
-    def give_up(self, letter: DeadLetter) -> None:
+    def give_up(self, dead_letter: DeadLetter) -> None:
         """Show a message that will not be tried again."""
-        self._under_way.discard(letter.id)
-        self._show(Message(letter.id, letter.message), letter.error)
+        self._under_way.discard(dead_letter.id)
+        self._show(Message(dead_letter.id, dead_letter.message), dead_letter.error)
 
     def _show(self, message: Message, error: str | None) -> None:
         self._counts["failed" if error else "accepted"] += 1
@@ -278,7 +278,7 @@ class Polling:
             )
         patience = now.paused > 0 and not now.down
         if patience and not self._patience:
-            note(f"the service asks to be left alone; the next message is tried in {now.paused:.0f} s")
+            note(f"the service asks for a pause; the next message is tried in {now.paused:.0f} s")
         self._patience = patience
 
     def _show_live(self, wait: float) -> None:
@@ -300,12 +300,12 @@ class Polling:
         self._end()
 
 
-class _NotTakenError(ReplayError):
+class _NotShownError(ReplayError):
     """A message that was not handed out, or that nobody saw: it is not recorded, and the next run begins with it."""
 
 
 class _Shown:
-    """A target that shows each message that is taken."""
+    """A target that shows each message that is accepted."""
 
     def __init__(self, inner: Target | None, polling: Polling) -> None:
         self._inner = inner
@@ -325,7 +325,7 @@ class _Shown:
 
 
 class _Announcing(SQLiteCheckpoint):
-    """A checkpoint that shows what is given up: an attempt that fails may be followed by one that succeeds."""
+    """A checkpoint that shows the messages that are given up: after a failed attempt another may succeed."""
 
     def __init__(self, path: str, polling: Polling) -> None:
         super().__init__(path)
@@ -334,13 +334,13 @@ class _Announcing(SQLiteCheckpoint):
     async def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
         await super().save(commit)
-        for letter in commit.dead:
-            self._polling.give_up(letter)
+        for dead_letter in commit.dead:
+            self._polling.give_up(dead_letter)
 
 
 @dataclass(frozen=True)
 class Start:
-    """What was there when the first run began: messages of before that time, and those with these ids at that time."""
+    """Where the first run began: messages before that time, and those with these ids at that time, are not new."""
 
     time: datetime
     ids: frozenset[str] = frozenset()
@@ -385,7 +385,7 @@ def _read_start(path: str) -> Start | None:
 
 
 def _remember_start(path: str, start: Start) -> Start:
-    """Return when the first run with this checkpoint began: a later one must not leave out what was missed."""
+    """Return where the first run with this checkpoint began: a later one must not leave out missed messages."""
     file = Path(path + ".start")
     try:
         if publish_private(file, str(start).encode()):

@@ -1,4 +1,4 @@
-"""What a service missed: ``basiq-async recover`` delivers it, ``basiq-async reconcile`` counts it."""
+"""Messages and events that a service missed: ``basiq-async recover`` delivers them, ``reconcile`` counts them."""
 
 from __future__ import annotations
 
@@ -85,17 +85,18 @@ def recover(
     everything: Annotated[
         bool,
         typer.Option(
-            "--everything", help="Also what Basiq delivered when the inbox could not know of it; with --to, all of it."
+            "--everything",
+            help="Also messages that Basiq delivered when the inbox could not know; with --to, all.",
         ),
     ] = False,
     retry_dead: Annotated[
-        bool, typer.Option("--retry-dead", help="Then try again what failed, now or in an earlier run.")
+        bool, typer.Option("--retry-dead", help="Then retry the messages that failed, now or in an earlier run.")
     ] = False,
     acknowledged: Annotated[
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="What is out of reach before this moment is known: such as 9d, or a date.",
+            help="Events before this moment may be out of reach: such as 9d, or a date.",
             show_default=False,
         ),
     ] = None,
@@ -107,18 +108,19 @@ def recover(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The beginning of the names of the files that remember; named after the job by default.",
+            help="The beginning of the names of its checkpoint files; named after the job by default.",
             show_default=False,
         ),
     ] = None,
     secret_file: EndpointSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Bring a service everything that it missed: first from the message history, then from the events of 7 days.
+    """Deliver everything that a service missed: first from the message history, then from the events of 7 days.
 
-    What happens while a webhook is not active makes no message; the event list still has it for 7 days. What Basiq
-    delivered is left alone where no inbox can say whether it was handled, and always with --to. Each event goes out
-    once. After an interruption, run the same line again: it resumes. Ends with 1 if something is left or out of reach.
+    An event that happens while a webhook is not active makes no message; the event list keeps it for 7 days. Messages
+    that Basiq delivered are left alone if no inbox can say whether they were handled, and always with --to. Each
+    event is delivered once. After an interruption, run the same line again: it resumes. Ends with 1 if something is
+    left or out of reach.
     """
     from ._replay import CommandLine, ProgressLine, named_options
 
@@ -133,7 +135,7 @@ def recover(
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> Recovery:
-        from ..replay import recover as bring
+        from ..replay import recover as deliver_missed
 
         if (to is None) == (receiver is None):
             raise ConfigurationError("say where to, with one of --to and --receiver")
@@ -141,7 +143,7 @@ def recover(
         messages, events = checkpoints_at(base)
         async with open_target(to, receiver, base, concurrency, secret_file) as (target, inbox):
             try:
-                found = await bring(
+                found = await deliver_missed(
                     basiq,
                     webhook_id,
                     target,
@@ -177,7 +179,7 @@ def recover(
 async def open_target(
     to: str | None, receiver: str | None, base: str, concurrency: int, secret_file: Any
 ) -> AsyncIterator[tuple[Target | WebhookReceiver, Inbox | None]]:
-    """Open what a recovery goes to, and the inbox beside it, where the target has none of its own."""
+    """Open the target of a recovery, and an inbox if the target has none of its own."""
     from ..receiver import SQLiteInbox
     from ..replay import HttpTarget
 
@@ -241,7 +243,7 @@ def reconcile(
 ) -> None:
     """Compare what Basiq says it delivered with what an inbox has handled. Ends with 1 where something is missing.
 
-    'basiq-async replay' with the same service delivers what is missing.
+    'basiq-async replay' to the same service delivers the missing messages.
     """
     output = Output(json)
 
@@ -263,7 +265,7 @@ def reconcile(
     found = run(work)
     output.one(found, _RECONCILIATION)
     if found.missing or found.undelivered:
-        note("'basiq-async replay' or 'basiq-async recover' delivers what is missing")
+        note("'basiq-async replay' or 'basiq-async recover' delivers the missing messages")
         raise typer.Exit(1)
 
 

@@ -100,7 +100,9 @@ def replay(
     ] = "messages",
     since: Since = None,
     until: Until = None,
-    failed: Annotated[bool, typer.Option("--failed-only", "--failed", help="Only what no attempt delivered.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed-only", "--failed", help="Only messages that no attempt delivered.")
+    ] = False,
     event: EventPattern = None,
     filter: Filter = None,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="At most N messages in this run; 0 for all.")] = 0,
@@ -112,15 +114,19 @@ def replay(
     concurrency: Annotated[int, typer.Option(help="Messages under way at once, at most.")] = 32,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            help="The file that remembers how far it got; named after the job by default.", show_default=False
-        ),
+        typer.Option(help="Its checkpoint file; named after the job by default.", show_default=False),
     ] = None,
-    retry_dead: Annotated[bool, typer.Option("--retry-dead", help="Only what failed in earlier runs.")] = False,
-    list_dead: Annotated[bool, typer.Option("--list-dead", help="Show what failed in earlier runs.")] = False,
+    retry_dead: Annotated[
+        bool, typer.Option("--retry-dead", help="Only messages that failed in earlier runs.")
+    ] = False,
+    list_dead: Annotated[
+        bool, typer.Option("--list-dead", help="Show the messages that failed in earlier runs.")
+    ] = False,
     export_dead: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write what failed to a new file, one message a line.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Write the messages that failed to a new file, one a line.", show_default=False
+        ),
     ] = None,
     drop_dead: Annotated[
         list[str] | None,
@@ -131,7 +137,7 @@ def replay(
         int, typer.Option(min=0, metavar="N", help="N failures in a row end it; 0 for never.")
     ] = 1_000,
     ui: Annotated[
-        bool, typer.Option("--ui", help="Show a page: progress, rate, and what failed, to retry and drop.")
+        bool, typer.Option("--ui", help="Show a page: progress, rate, and the messages that failed, to retry and drop.")
     ] = False,
     secret_file: EndpointSecretFile = None,
     yes: Yes = False,
@@ -139,8 +145,8 @@ def replay(
 ) -> None:
     """Post a webhook's history to an endpoint again, or write it to a file.
 
-    After a stop or a kill, the same line resumes where it was. SIGINT and SIGTERM finish what is under way; a
-    second one stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.
+    After a stop or a kill, the same line resumes where it was. SIGINT and SIGTERM finish the messages under way;
+    a second one stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.
     """
     chosen = {"since": since, "until": until, "failed": failed, "event": event, "filter": filter, "limit": limit}
     sourced = chosen if source == "messages" else {**chosen, "source": source}
@@ -179,14 +185,14 @@ def replay(
             def begin(progress: Callable[[Progress], None]) -> Awaitable[Report]:
                 return job.retry_dead(progress) if retry_dead else job.run(progress, plan=counted)
 
-            going_on = ("--retry-dead",) if retry_dead else ()
+            flags = ("--retry-dead",) if retry_dead else ()
             if not ui:
-                return await run_job(job, begin, again, output, going_on=going_on)
+                return await run_job(job, begin, again, output, flags=flags)
             from ._replay_page import PagedReplay, run_with_page
 
             assert isinstance(job, PagedReplay)  # noqa: S101  # made so
             return await run_with_page(
-                job, lambda settle: run_job(job, begin, again, output, going_on=going_on, settle=settle)
+                job, lambda settle: run_job(job, begin, again, output, flags=flags, settle=settle)
             )
 
     if code := run(work):
@@ -285,7 +291,7 @@ class CommandLine:
         """Return the line, quoted for a shell, with more flags."""
         return command_line(self._command, *self._arguments, options={**self._options, **dict.fromkeys(flags, True)})
 
-    def show(self, *flags: str, introduction: str = "to go on:") -> None:
+    def show(self, *flags: str, introduction: str = "to continue:") -> None:
         """Show the line on standard error."""
         if session().json:
             note(introduction, command=self.text(*flags))
@@ -312,10 +318,10 @@ async def run_job(
     again: CommandLine,
     output: Output,
     *,
-    going_on: tuple[str, ...] = (),
+    flags: tuple[str, ...] = (),
     settle: Settle | None = None,
 ) -> int:
-    """Run to the end, show the report, return the exit code. The first signal finishes what is under way.
+    """Run to the end, show the report, return the exit code. The first signal finishes the messages under way.
 
     ``settle`` returns the report that is shown.
     """
@@ -328,13 +334,13 @@ async def run_job(
             if not stopped:
                 raise
             live("")
-            again.show(*going_on)
+            again.show(*flags)
             return 128 + stopped[0]
         except ReplayError as exc:
             live("")
             if exc.report is not None:
                 output.one(exc.report, REPORT)
-                again.show(*going_on)
+                again.show(*flags)
             raise
         finally:
             live("")
@@ -342,13 +348,13 @@ async def run_job(
         report = await settle(report, not stopped)
     output.one(report, REPORT)
     if stopped:
-        again.show(*going_on)
+        again.show(*flags)
         return 128 + stopped[0]
     return finish(report, again)
 
 
 def finish(report: Report, again: CommandLine) -> int:
-    """Say what is left; return 1 where something is."""
+    """Say how many messages are left; return 1 if any are."""
     for each in report.inactive:
         note(str(each))
     if report.dead:
@@ -367,7 +373,7 @@ class ProgressLine:
         self._down = False
 
     def __call__(self, now: Progress) -> None:
-        """Show where the run stands."""
+        """Show the progress of the run."""
         if bool(now.down) != self._down:
             self._down = bool(now.down)
             if self._down:

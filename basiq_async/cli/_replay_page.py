@@ -14,7 +14,7 @@ from ._output import note
 from ._run import on_signals
 
 Settle = Callable[[Report, bool], Awaitable[Report]]
-"""What comes between the end of a run and its report: with True, it stays while messages that failed are left."""
+"""Runs between the end of a run and its report: with True, it stays while messages that failed are left."""
 
 
 class PagedReplay(Replay):
@@ -43,7 +43,7 @@ class PagedReplay(Replay):
         return count
 
     def count_from_now(self) -> None:
-        """Begin to count: what was done before is in the report of the run."""
+        """Begin to count: the report of the run has the work done before."""
         self._handled, self._dropped, self._counting = 0, 0, True
 
     async def add_to(self, report: Report) -> Report:

@@ -85,7 +85,7 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask a person, in a terminal, before what cannot be undone. Any reply but yes ends the command with 1."""
+    """Ask a person, in a terminal, before an action that cannot be undone; no ends the command with 1."""
     if yes or sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return
     try:
@@ -117,7 +117,7 @@ def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
 
 def _quiet_logs() -> None:
     """Keep log records off the screen: the package's, which shows the same in its own way, and those of aiohttp's
-    server, which has a traceback for each request that is no HTTP.
+    server, which has a traceback for each request that is not HTTP.
     """
     if os.environ.get(DEBUG):
         logging.basicConfig(level=logging.DEBUG, handlers=[PrintableLog("%(levelname)s %(name)s: %(message)s")])

@@ -39,7 +39,7 @@ _FORWARD_TIMEOUT = 30.0
 
 
 class _Seen:
-    """What is known of the request that is being handled."""
+    """The request that is being handled, with its delivery and the service's response so far."""
 
     def __init__(self, request: web.Request) -> None:
         self.request = request
@@ -98,7 +98,7 @@ class Listener:
     async def serve(self, host: str, port: int, path: str) -> None:
         """Serve until SIGINT, SIGTERM, the limit, or until nothing reads the output any more.
 
-        What is under way is seen through; a second signal ends it at once.
+        Deliveries under way are finished; a second signal ends it at once.
         """
         if session().stdout_closed and self._forwarder is None:
             raise ConfigurationError("standard output is closed: deliveries would be acknowledged that nobody sees")
@@ -111,7 +111,7 @@ class Listener:
             if self._forwarder is not None:
                 stack.push_async_callback(self._forwarder.aclose)
             try:
-                # The receiver is closed first, and sees what was begun through; what is left are idle connections.
+                # The receiver is closed first, and finishes its deliveries; idle connections are left.
                 address = await stack.enter_async_context(listening(app, host, port, shutdown_timeout=1.0))
             except OSError as exc:
                 raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
@@ -275,7 +275,7 @@ _SIGNED = "webhook-"
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What a service did with a delivery: its response, or what stands for none."""
+    """A service's response to a delivery, or why there is none."""
 
     status: int
     duration: float

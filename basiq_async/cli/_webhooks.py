@@ -99,12 +99,12 @@ def ensure(
     name: Name = None,
     description: Description = None,
     remove_event_types: Annotated[
-        bool, typer.Option("--remove-event-types", help="Take away the event types that are not named.")
+        bool, typer.Option("--remove-event-types", help="Remove the event types that are not named.")
     ] = False,
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Find the webhook with this URL, or create it, or bring it up to date.
+    """Find the webhook with this URL, or create it, or update it.
 
     Event types that it has and that are not named stay, unless --remove-event-types.
     """
@@ -147,7 +147,7 @@ def update(
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Change a webhook: only what is named changes. With --secret-file alone, nothing but that its secret comes back.
+    """Change a webhook: only the named fields. With --secret-file alone nothing changes, and its secret is kept.
 
     Basiq reactivates a webhook that is updated.
     """
@@ -187,7 +187,7 @@ def secret(
     show: Annotated[bool, typer.Option("--show", help="Print it, even though a terminal keeps it on screen.")] = False,
     json: Json = None,
 ) -> None:
-    """Bring back the signing secret of a webhook: to a file, or to standard output in a pipe.
+    """Show the signing secret of a webhook again: in a file, or on standard output in a pipe.
 
     Only updating a webhook returns its secret, so the webhook is updated with what it has. Basiq reactivates a webhook
     that is updated, and does not say whether an update makes a new secret: keep the one that is returned.
@@ -266,7 +266,7 @@ async def _change(
 
 
 def _show_and_keep(work: Callable[[BasiqClient], Awaitable[W]], secret_file: Path | None, json: str | None) -> W:
-    """Run what makes or changes a webhook; show it, and write its secret to the file that was asked for."""
+    """Create or change a webhook by ``work``; show it, and write its secret to the file that was asked for."""
 
     async def work_and_keep(basiq: BasiqClient) -> W:
         with new_secret_file(secret_file) as file:
@@ -298,7 +298,7 @@ def _line_for_secret(webhook: Webhook) -> str:
 
 @asynccontextmanager
 async def _countdown(seconds: float) -> AsyncIterator[None]:
-    """Show the time left while something is waited for."""
+    """Show the time left during a wait."""
     import asyncio
 
     async def tick() -> None:

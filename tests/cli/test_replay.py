@@ -167,7 +167,7 @@ def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served,
     assert stopped.exit_code == 1
     assert only_line(stopped.stdout)["finished"] is False
     assert "the replay stopped at it: TargetError: the target responded with 400" in stopped.stderr
-    assert "to go on:" in stopped.stderr
+    assert "to continue:" in stopped.stderr
     broken = run("replay", webhook_id, "--to", endpoint.url, "--max-failures", "3")
     assert broken.exit_code == 1
     assert "messages in a row failed" in broken.stderr
@@ -260,7 +260,7 @@ def test_a_signal_finishes_what_is_under_way_and_prints_the_line_that_goes_on(
     report = only_line(stdout)
     assert report["handled"] == len(endpoint.ids) <= 4
     assert not report["finished"]
-    assert "to go on:" in stderr
+    assert "to continue:" in stderr
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stdout + stderr) is None
     assert SECRET not in stdout + stderr
     rest = run(*shlex.split(stderr.splitlines()[-1])[1:])
