@@ -92,8 +92,8 @@ class Quarantine:
         if fault is None:
             return None
         text = (
-            f"the letter of delivery {letter.delivery_id!r} in the quarantine {fault}: it stays there, and no handler "
-            "gets it. Somebody else wrote to the inbox's storage, or the secret was replaced: pass the old one as well"
+            f"the quarantined delivery {letter.delivery_id!r} {fault}: it stays in the quarantine, and no handler gets "
+            "it. Somebody else wrote to the inbox's storage, or the secret was replaced: pass the old one as well"
         )
         logger.error("%s", text, extra={"reason": NOT_SEALED})
         error = SignatureVerificationError(text, reason=NOT_SEALED)
