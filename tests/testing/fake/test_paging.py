@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
 from basiq_async.testing.fake._lists import Fields, FilterError  # private: thousands of filters, without a list
-from basiq_async.testing.fake._seeded import SeededIds, is_uuid  # private: of an index that no list would come to
+from basiq_async.testing.fake._seeded import (
+    SeededEvents,
+    SeededIds,
+    is_uuid,
+)  # private: an index that no list comes to
 
 from ..conftest import ENDPOINT, Caller
 
@@ -256,6 +260,13 @@ def test_an_id_that_is_not_seeded_leads_nowhere(change: Any) -> None:
     assert ids.index_of_uuid(change(ids.uuid(5))) is None
     assert ids.index_of_hex(change(ids.hex(5))) is None
     assert ids.index_of_hex(ids.hex(5)[:48] + "f" * 16) is None
+
+
+def test_a_seeded_history_ends_as_a_list_does() -> None:
+    events = SeededEvents.make((), ("user.created",), datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1), 3)
+    assert [event.created.second for event in events] == [0, 1, 2]  # type: ignore[attr-defined]  # by its items alone
+    with pytest.raises(IndexError):
+        events[-1]
 
 
 def test_a_million_messages_take_no_memory(fake: FakeBasiq) -> None:
