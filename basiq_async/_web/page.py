@@ -31,7 +31,7 @@ POLICY = (
 
 
 @attrs.frozen
-class Page:
+class LivePage:
     """A page below ``root``.
 
     show: what its templates need, for a query. ``sections`` are the templates, and the ids of the elements, that are

@@ -45,7 +45,7 @@ async def serve_page(
     extra ``ui``. Raises ``ConfigurationError`` where that is missing.
     """
     try:
-        from .._web.page import Page
+        from .._web.page import LivePage
     except ModuleNotFoundError as error:
         raise ConfigurationError("a page needs the extra ui: pip install 'basiq-async[ui]'") from error
     feed = ReplayFeed(replay)
@@ -59,7 +59,7 @@ async def serve_page(
     async def dead_letter(id: str) -> Json:
         return {"dead_letter": _show_dead_letter(await feed.dead_letter(id), whole=True)}
 
-    Page(
+    LivePage(
         ROOT,
         guard.token,
         Path(__file__).parent / "templates",

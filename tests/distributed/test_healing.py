@@ -11,7 +11,11 @@ import pytest
 
 from basiq_async.distributed import Fleet, Record, Worker
 from basiq_async.distributed.record import LeaseLostError, ListSpec, Saving
-from basiq_async.testing.conformance._record_probe import make_dead_letter, make_page, make_spec
+from basiq_async.testing.conformance._record_probe import (  # private: data of a record, as the suite makes it
+    make_dead_letter,
+    make_page,
+    make_spec,
+)
 from tests.support.fleets import PATIENT, Crew, RedisRecord, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.servers import RedisServer

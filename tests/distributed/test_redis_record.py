@@ -14,7 +14,7 @@ from basiq_async import ConfigurationError
 from basiq_async.distributed import _redis_record  # its scripts are broken here on purpose
 from basiq_async.errors import CheckpointError
 from basiq_async.testing import BrokenPromisesError, check_record
-from basiq_async.testing.conformance._record import RecordPromises
+from basiq_async.testing.conformance._record import RecordPromises  # private: one promise of the suite by itself
 from basiq_async.testing.conformance._record_probe import make_spec
 from basiq_async.testing.conformance._runner import keep
 from tests.support.cancelling import HOWS, cancel_after

@@ -22,9 +22,9 @@ from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.distributed import Fleet, Job
 from basiq_async.distributed.processes import run_workers
 from basiq_async.testing import FakeBasiq
+from tests.support.environment import ROOT
 from tests.support.servers import RedisServer
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENT = 100.0
 COMMAND = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker"]
 

@@ -352,9 +352,9 @@ EVENT_FIELDS: Fields[Event] = Fields(
 )
 
 
-Operation = Callable[[Call], Response]
+ApiOperation = Callable[[Call], Response]
 
-_ROUTES: tuple[tuple[str, Mapping[str, Operation]], ...] = (
+_ROUTES: tuple[tuple[str, Mapping[str, ApiOperation]], ...] = (
     ("/notifications/webhooks", {"GET": list_webhooks, "POST": create_webhook}),
     ("/notifications/messages/test", {"POST": send_test}),
     (
@@ -373,7 +373,7 @@ _ROUTES: tuple[tuple[str, Mapping[str, Operation]], ...] = (
 )
 _LISTS = ("webhooks", "messages", "events", "types")
 
-_by_length: dict[int, list[tuple[Sequence[str], Mapping[str, Operation]]]] = {}
+_by_length: dict[int, list[tuple[Sequence[str], Mapping[str, ApiOperation]]]] = {}
 for _pattern, _methods in _ROUTES:
     _parts = _pattern.split("/")
     _by_length.setdefault(len(_parts), []).append((_parts, _methods))
@@ -398,6 +398,6 @@ def find_operation(method: str, path: str) -> Callable[[Call], Response]:
     raise not_found("There is no such path.")
 
 
-def _with(operation: Operation, params: dict[str, str], call: Call) -> Response:
+def _with(operation: ApiOperation, params: dict[str, str], call: Call) -> Response:
     call.params = params
     return operation(call)

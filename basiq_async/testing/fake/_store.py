@@ -15,7 +15,7 @@ from ._seeded import IdFactory, SeededEvents, SeededIds, SeededMessages, uuid_te
 
 
 @attrs.define
-class Token:
+class IssuedToken:
     """An access token, and how often it was used. ``once``: for a program that ends after one command."""
 
     text: str = attrs.field(repr=False)
@@ -35,7 +35,7 @@ class Application:
     events: Log[Event] = attrs.field(factory=Log[Event])
     seeded: list[SeededEvents] = attrs.field(factory=list[SeededEvents])
     entities: dict[str, Event] = attrs.field(factory=dict[str, Event])
-    tokens: list[Token] = attrs.field(factory=list[Token])
+    tokens: list[IssuedToken] = attrs.field(factory=list[IssuedToken])
     disabled: bool = False
 
     def by_url(self, url: str) -> Webhook | None:

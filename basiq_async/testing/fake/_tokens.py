@@ -12,7 +12,7 @@ from ...transports.base import Request, Response
 from ._recent import Violations
 from ._responses import Refusal, bad_parameter, json_response
 from ._seeded import IdFactory
-from ._store import Application, Store, Token
+from ._store import Application, IssuedToken, Store
 
 LIFETIME = timedelta(seconds=3600)
 RATE, RATE_WINDOW = 1500, timedelta(minutes=5)
@@ -28,7 +28,7 @@ class Tokens:
         self._store = store
         self._ids: IdFactory = store.ids
         self._violations = violations
-        self._issued: dict[str, tuple[Application, Token]] = {}
+        self._issued: dict[str, tuple[Application, IssuedToken]] = {}
 
     def issue(self, request: Request, now: datetime) -> Response:
         """The response to a token call; raises Refusal."""
@@ -51,7 +51,7 @@ class Tokens:
             raise Refusal(403, "forbidden-access", "The account is disabled.")
         once = _COMMAND in request.headers.get("user-agent", "")
         self._watch(app, now, once=once)
-        token = Token(self._ids.token(), scope, now + LIFETIME, once=once)
+        token = IssuedToken(self._ids.token(), scope, now + LIFETIME, once=once)
         app.tokens.append(token)
         self._issued[token.text] = (app, token)
         return json_response(
@@ -87,7 +87,7 @@ class Tokens:
         for _, token in self._issued.values():
             token.expires = min(token.expires, self._store.clock())
 
-    def restore(self, app: Application, tokens: list[Token]) -> None:
+    def restore(self, app: Application, tokens: list[IssuedToken]) -> None:
         """Accept tokens that were issued before."""
         app.tokens = tokens
         self._issued.update((token.text, (app, token)) for token in tokens)

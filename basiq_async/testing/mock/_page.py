@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from ..._redaction.text import ShellText, command_line, shell_line
-from ..._web.page import Page, show_clock
+from ..._web.page import LivePage, show_clock
 from . import _operations as control_api
 from ._control import ROOT, as_json
 from ._operation import Control
@@ -35,7 +35,7 @@ def add_page(app: web.Application, control: Control, token: str) -> None:
         now = show_clock(control.fake.now().isoformat())
         return {"revision": control.fake.revision, "texts": {"now": now}}
 
-    Page(
+    LivePage(
         ROOT,
         token,
         Path(__file__).parent / "templates",
