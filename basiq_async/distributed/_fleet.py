@@ -141,8 +141,9 @@ class Fleet:
         """Begin a job, or continue the one of this ``key``.
 
         webhook_id: one or several.
-        filters: several lists of each webhook, read at once. They have to be disjoint, and complete by your word:
-            ranges such as ``[a, b)`` and ``[b, c)``. One list is read at about 500 messages a page latency.
+        filters: several lists of each webhook, read at once. They have to be disjoint, and you make sure that
+            they are complete: ranges such as ``[a, b)`` and ``[b, c)``. One list is read at about 500 messages a page
+            latency.
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
         rate: the most messages a second over all workers. For a known key it is set anew.
         plan: from ``plan()``; progress then tells what is left.

@@ -1,4 +1,4 @@
-"""Reading what a segment is about: a page of a list, wherever its cursor leads, and dead letters as messages."""
+"""Reading the page of a segment, also where its cursor can no longer be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .record import ListSpec, Source
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
-"""How far after its place a known page is looked for."""
+"""How many messages are read to find a known page again."""
 
 
 @attrs.frozen

@@ -316,7 +316,7 @@ class RedisRecord:
         return await self._call_patiently(lambda: script(keys=keys, args=(key, job, *arguments)))
 
     async def _call_patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call, and again while the server is away, for as long as patience lasts."""
+        """Make a call. While the server is away, make it again, for at most ``patience`` seconds."""
 
         async def work() -> Any:
             return await call()

@@ -1,4 +1,4 @@
-"""One page of a list, run through the ordinary engine, with every step of it held to the record."""
+"""One segment of a job: its page is run through the engine, and the record has to agree to each step."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class Lease:
         """Before this moment, by ``clock``, nobody else can have taken the segment."""
 
     def prolong(self, asked_at: float) -> None:
-        """The store has granted it anew, in response to a request made at ``asked_at``."""
+        """Note that the store prolonged it, in response to a request made at ``asked_at``."""
         self.until = max(self.until, asked_at + self.seconds)
 
     def end(self) -> None:
-        """The store says that it is ours no more."""
+        """Note that the segment has another owner."""
         self.until = float("-inf")
 
 
 class Segment:
-    """A claimed segment, on its way from its page to its end.
+    """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
     ``notify`` is called with the next segment as soon as that is recorded, ``on_heartbeat`` each time the record says
     how the job stands, ``on_pause`` with the length of each pause that the target asks for.

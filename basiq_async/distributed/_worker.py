@@ -74,7 +74,7 @@ class Worker:
         self._specs: dict[str, JobSpec] = {}
         self._works = WorkCache()
         self._active: dict[str, ActiveJob] = {}
-        """By the token of the job: a key may be forgotten, and be another job's then."""
+        """By the token of the job, since a key that was forgotten may be another job's."""
         self._processing = self._most_processing = 0
         self._room_since: float | None = clock()
         self._owner = TaskOwner()

@@ -157,7 +157,7 @@ class RecordedPage:
 
 @attrs.frozen(kw_only=True)
 class Saving:
-    """What an owner has done. ``counts`` are of its whole claim, so that the same, saved twice, counts once.
+    """What an owner has done. ``counts`` are totals since its claim, so that a repeated save counts once.
 
     before: how many ids were recorded until now; None to let ``ids`` take the place of all of them.
     """
@@ -325,7 +325,7 @@ class Record(Protocol):
         ...
 
     async def revive(self, key: str, token: str) -> Revival | None:
-        """Record a segment that tries today's dead letters again; None where there are none.
+        """Record a segment that tries the present dead letters again; None if there are none.
 
         Those that a segment is to try already are left to it, so that each is tried once. ``token`` is random, and
         names this request: made again, it finds the same segment.

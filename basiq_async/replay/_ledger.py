@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, state: State, *, most: int) -> None:
         self._most = most
         self.earlier = set(state.done)
-        """Recorded by earlier runs, and not met in this one so far."""
+        """Ids that earlier runs recorded and this run has not met yet."""
         self._spans = deque([Span(state.cursor, state.position, state.last_id)])
         self._moved = False
         self._done: list[str] = []

@@ -49,7 +49,7 @@ class _List:
 
     @property
     def text(self) -> str | None:
-        """What to pass to the constructor, to resume here."""
+        """The text that resumes here, for the constructor."""
         return self._passes.text(self._place)
 
     @property
@@ -97,7 +97,7 @@ class _List:
             self._open()
 
     def passed(self, message: Message, *, last_of_page: bool) -> None:
-        """Pass a message of the page."""
+        """Note that a message of the page was handed out."""
         self._offset += 1
         self._after, self._last = message.id, message
         if last_of_page:

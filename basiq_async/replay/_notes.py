@@ -64,7 +64,7 @@ class InactivityTracker:
         """Whether ``periods`` may differ from what was known."""
 
     def note(self, times: Sequence[datetime]) -> None:
-        """Note when the messages of a page were first tried, before they come one by one, newest first."""
+        """Note when the messages of a page were first tried. Called before they are seen, newest first."""
         self.alert, self._noted = False, True
         if self._active is None:
             self._active = {}
@@ -166,7 +166,7 @@ class Notes:
             ) from exc
 
     def write(self) -> str:
-        """Write them as text; nothing is empty text."""
+        """Return them as text, empty if there is nothing to keep."""
         if self == Notes():
             return ""
         return json.dumps(

@@ -160,7 +160,7 @@ _EVERY = 1.0
 
 
 class ReplayFeed:
-    """Listens to the runs of a replay, and calls those back who watch it."""
+    """Listens to the runs of a replay, and calls the functions that watch it."""
 
     def __init__(self, replay: Replay) -> None:
         self.replay = replay
@@ -186,7 +186,7 @@ class ReplayFeed:
             watcher()
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``changed`` after each change. Returns what ends that."""
+        """Call ``changed`` after each change. Returns a function that ends that."""
         self._watchers.append(changed)
 
         def stop() -> None:

@@ -52,7 +52,7 @@ class Passes(Generic[T]):
         """How far the first pass came; where ``_ended``, the end of the list then."""
         self._ended = False
         self._known = Top()
-        """From here to ``_end`` all has been read, or is being read by the first pass."""
+        """All between this place and ``_end`` was read, or is being read by the first pass."""
         self._above: tuple[Place, Top] | None = None
         """How far a pass above ``_known`` came, and where it began."""
         self._end_is_gone: Exception | None = None

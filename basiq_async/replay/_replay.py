@@ -330,7 +330,7 @@ class Replay:
         self._observer = observer
 
     def _listen(self, listener: OnProgress) -> Callable[[], None]:
-        """Have ``listener`` hear of the progress of each run. Returns what ends that."""
+        """Call ``listener`` with the progress of each run. Returns a function that ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

@@ -1,4 +1,4 @@
-"""How fast: a rate without bursts, and what the target asks for, or shows by failing. On the event loop's clock."""
+"""What holds messages back: the rate, pauses that the target asks for, and outages. On the event loop's clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Limiter(Protocol):
 
 
 class RateLimiter:
-    """Lets through ``rate`` callers a second, evenly spaced. Time that nobody used is not made up for."""
+    """Lets through ``rate`` callers a second, evenly spaced. Unused time is not made up for."""
 
     def __init__(self, rate: float) -> None:
         self._interval = 1.0 / rate

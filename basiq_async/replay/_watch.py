@@ -18,7 +18,7 @@ from ..pagination import Paginator, count_restarts, seeks_item
 _TOP = 8
 """How many of the first items are remembered: one of them can be gone the next time."""
 _SAMPLES = 20
-"""How many items of a page are asked for their time."""
+"""How many items of a page are looked at for their times."""
 _OVERLAP = 2_000
 """How many earlier items a page is compared with: what arrives at the top can shift items to the next page."""
 
@@ -27,7 +27,7 @@ _OVERLAP = 2_000
 class Place:
     """Where a list resumes: after the item ``after``, whose time is ``time``.
 
-    ``cursor`` is that place, or the beginning of a page of whose items ``offset`` come before.
+    ``cursor`` leads to that place, or to the beginning of its page; then ``offset`` items of the page come before it.
     """
 
     cursor: str | None = None
@@ -76,7 +76,7 @@ class Watch:
         self._paginator = paginator
         start = before.start
         self._resume_after = None if start.after is None or start.offset else id_in_cursor(start.after)
-        """The item before the first page, which can have moved to it meanwhile."""
+        """The item before the first page. It may have moved onto that page meanwhile."""
         self._looked_on: str | None = None
         """The page on which that item was looked for last."""
         self.at_start = not start.begun

@@ -156,7 +156,7 @@ async def test_on_error_stop_ends_the_job_in_front_of_the_message(redis_url: str
         assert len(target.taken) == len(set(target.taken)) == 60
 
 
-async def test_a_known_key_goes_on_and_another_selection_is_refused(redis_url: str) -> None:
+async def test_a_known_key_continues_and_another_selection_is_refused(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder) as fleet:
         await fleet.run()
@@ -277,7 +277,7 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
                 await asyncio.sleep(0.02)
             while not (progress := await job.progress()).paused:
                 await asyncio.sleep(0.02)
-        # The first pause lasts 0.5 s, each further one twice as long: behind it, one message of a segment is tried.
+        # The first pause lasts 0.5 s, each further one twice as long: after it, one message of a segment is tried.
         tries = math.floor(math.log2((attempts[-1] - attempts[0]) / 0.5 + 1) + 0.1)
         assert len([each for each in attempts if each > attempts[0] + 0.4]) <= tries * 3 * 2
         assert (progress.state, progress.handled, progress.failed, progress.dead) == ("running", 0, 0, 0)

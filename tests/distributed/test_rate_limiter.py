@@ -139,7 +139,7 @@ async def test_without_a_rate_nobody_waits() -> None:
     await limiter.aclose()
 
 
-async def test_who_waits_for_a_slow_turn_goes_on_when_the_rate_is_raised_or_taken_away() -> None:
+async def test_who_waits_for_a_slow_slot_continues_when_the_rate_is_raised_or_taken_away() -> None:
     for raised in (1_000.0, None):
         store = Store(0.001)
         limiter = limiter_of(store)

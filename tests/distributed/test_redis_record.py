@@ -62,7 +62,7 @@ WRONG = {
     "dead letters are revived twice": ("revive", "tonumber(last[2]) > from", "true"),
     "a page is counted twice": ("record_page", "redis.call('HEXISTS', s, 'count') == 1", "false"),
     "a job that ended is left active": ("_prelude", "redis.call('SREM', active, name)", ""),
-    "a job that goes on is not active": ("_prelude", "redis.call('SADD', active, name)", ""),
+    "a job that continues is not active": ("_prelude", "redis.call('SADD', active, name)", ""),
     "a job ends too early": ("finish", "redis.call('ZCARD', due) == 0", "true"),
     "a paused job is woken": ("reclaim_expired", "state ~= 'running'", "false"),
 }

@@ -179,7 +179,7 @@ async def test_a_post_that_got_401_is_sent_again_once() -> None:
 
 
 @pytest.mark.parametrize(("step", "expected"), FAILING.values(), ids=FAILING)
-async def test_a_renewal_that_fails_in_the_middle_of_a_stream_comes_behind_its_items(step: Step, expected: Any) -> None:
+async def test_a_renewal_that_fails_in_the_middle_of_a_stream_comes_after_its_items(step: Step, expected: Any) -> None:
     script = [page([{"id": "m1"}], "/x?n=1"), error(401), page([{"id": "m2"}])]
     async with Wire(*script, tokens=[token(), step, token()]) as wire, client_of(wire, timeout=0.1) as client:
         items = aiter(client.messages.list("w1", prefetch=0))

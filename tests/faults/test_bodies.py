@@ -50,7 +50,7 @@ UNREADABLE: dict[str, bytes] = {
     "white space": b"  \r\n ",
     "a half object": b'{"id": "w1", "url',
     "two objects": b"{}{}",
-    "a NUL behind it": json.dumps(WEBHOOK).encode() + b"\0",
+    "a NUL after it": json.dumps(WEBHOOK).encode() + b"\0",
     "single quotes": b"{'id': 'w1'}",
     "a comma at the end": b'{"id": "w1",}',
     "a comment": b'{"id": "w1" /* one */}',

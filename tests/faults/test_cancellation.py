@@ -164,7 +164,7 @@ def test_an_operation_cancelled_at_each_of_its_awaits(operation: Operation, trou
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_an_iteration_cancelled_at_each_of_its_awaits_goes_on_with_the_very_next_item(prefetch: int) -> None:
+def test_an_iteration_cancelled_at_each_of_its_awaits_continues_with_the_very_next_item(prefetch: int) -> None:
     async def main() -> None:
         for nth in range(1, 60):
             client = BasiqClient(KEY, transport=Slow())
@@ -315,7 +315,7 @@ async def test_receiving_cancelled_at_each_await_lets_the_delivery_be_handled_wh
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13, 21, 34, 55])
-async def test_a_replay_cancelled_at_an_await_goes_on_and_loses_nothing(nth: int, tmp_path: Path) -> None:
+async def test_a_replay_cancelled_at_an_await_continues_and_loses_nothing(nth: int, tmp_path: Path) -> None:
     fake = FakeBasiq(api_keys=[KEY], page_size=10)
     webhook = fake.seed_messages(40)
     seen: list[str] = []

@@ -36,7 +36,7 @@ def prefetch(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7])
-async def test_a_loop_is_an_error_behind_the_items_of_its_pages(length: int, prefetch: int) -> None:
+async def test_a_loop_is_an_error_after_the_items_of_its_pages(length: int, prefetch: int) -> None:
     async with Wire() as wire, client_of(wire) as client:
         wire.script = [page(messages(2 * i), f"{PATH}?next={i + 1}") for i in range(length)]
         wire.script += [page(messages(2 * length), f"{PATH}?next=1")]
@@ -79,7 +79,7 @@ FOREIGN = {
     "data": "data:text/plain,x",
     "a number as host": "http://2130706433:{port}/x",
     "another spelling of the host": "http://localhost:{port}/x",
-    "a dot behind the host": "http://127.0.0.1.:{port}/x",
+    "a dot after the host": "http://127.0.0.1.:{port}/x",
     "other letters": "http://ⓔvil.example/x",
     "a port that is none": "http://127.0.0.1:port/x",
     "a port out of range": "http://127.0.0.1:999999/x",
@@ -143,7 +143,7 @@ async def test_no_links_at_all_are_the_end() -> None:
 
 
 @pytest.mark.parametrize("link", [5, 1.5, True, False, [], ["x"], {}, {"href": "/x"}], ids=repr)
-async def test_a_link_of_another_type_is_an_error_behind_the_items(link: Any, prefetch: int) -> None:
+async def test_a_link_of_another_type_is_an_error_after_the_items(link: Any, prefetch: int) -> None:
     async with Wire(page(messages(0), link)) as wire, client_of(wire) as client:
         ids, end = await stream(client, prefetch)
         assert (ids, type(end), end.location) == (["m0", "m1"], ResponseDecodeError, "$.links.next")
@@ -219,7 +219,7 @@ async def test_every_type_of_data(data: Any, ids: list[str] | None) -> None:
 
 
 @pytest.mark.parametrize("item", [None, 5, "text", [], {}, {"id": None}, {"id": ""}, {"id": []}], ids=repr)
-async def test_a_bad_item_is_an_error_at_its_place_behind_the_items_before_it(item: Any, prefetch: int) -> None:
+async def test_a_bad_item_is_an_error_at_its_place_after_the_items_before_it(item: Any, prefetch: int) -> None:
     async with Wire(page([*messages(0), item, *messages(3)])) as wire, client_of(wire) as client:
         ids, end = await stream(client, prefetch)
         assert (ids, type(end)) == (["m0", "m1"], ResponseDecodeError)
@@ -227,7 +227,7 @@ async def test_a_bad_item_is_an_error_at_its_place_behind_the_items_before_it(it
 
 
 @pytest.mark.parametrize("bad", [error(500), http(200, "<html>"), http(204)], ids=["500", "html", "204"])
-async def test_a_failure_of_the_third_page_comes_behind_the_second(bad: bytes, prefetch: int) -> None:
+async def test_a_failure_of_the_third_page_comes_after_the_second(bad: bytes, prefetch: int) -> None:
     script = [page(messages(0), f"{PATH}?n=1"), page(messages(2), f"{PATH}?n=2"), bad]
     async with Wire(*script) as wire, client_of(wire) as client:
         ids, end = await stream(client, prefetch)
@@ -302,7 +302,7 @@ async def test_pages_shared_by_many_tasks_come_once_each(prefetch: int) -> None:
 
 
 @pytest.mark.parametrize("size", [200, 10_000, 100_000])
-async def test_a_cursor_behind_an_enormous_id_resumes(size: int) -> None:
+async def test_a_cursor_after_an_enormous_id_resumes(size: int) -> None:
     items = [{"id": "a" * size}, {"id": "b" * size}, {"id": "c"}]
     async with Wire(page(items)) as wire, client_of(wire) as client:
         paginator = client.messages.list("w1")

@@ -249,7 +249,7 @@ async def test_a_variable_that_holds_a_credential_would_be_found() -> None:
         assert leaks(exc) == []  # the frames of tests are left out there
 
 
-async def test_what_stands_behind_an_error_says_where_it_came_from() -> None:
+async def test_the_cause_of_an_error_says_where_it_came_from() -> None:
     error = await error_of(PATHS["a call that breaks"])
     assert error.__cause__ is not None
     assert error.__cause__.__traceback__ is None

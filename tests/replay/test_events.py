@@ -38,7 +38,7 @@ def a_receiver(inbox: MemoryInbox, *patterns: Any) -> tuple[WebhookReceiver, lis
     return receiver, got
 
 
-async def test_the_event_list_brings_what_an_inbox_does_not_know() -> None:
+async def test_the_event_list_has_what_an_inbox_does_not_know() -> None:
     inbox = MemoryInbox()
     receiver, got = a_receiver(inbox)
     async with history(40, page_size=15) as h:
@@ -97,7 +97,7 @@ async def test_only_the_types_that_are_wanted_come() -> None:
         assert (await subscribed.run()).handled == sum(event.type == types[1] for event in events)
 
 
-async def test_a_replay_of_events_is_stopped_and_goes_on() -> None:
+async def test_a_replay_of_events_is_stopped_and_continues() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(100, page_size=9) as h:
         target = Recorder()
@@ -234,7 +234,7 @@ async def test_recover_needs_an_inbox_for_a_function_and_two_checkpoints() -> No
             )
 
 
-async def test_recover_brings_the_messages_first_and_the_events_once() -> None:
+async def test_recover_handles_the_messages_first_and_the_events_once() -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(25, page_size=10) as h:
         ids = await h.ids()

@@ -25,7 +25,7 @@ from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, history
 
 
-async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_goes_on() -> None:
+async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_continues() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(300) as h:
         ids = await h.ids()
@@ -115,7 +115,7 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_skip_counts_it_and_goes_on() -> None:
+async def test_skip_counts_it_and_continues() -> None:
     async with history(30) as h:
         target = Refusing(*(await h.ids())[:7])
         replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), on_error="skip")

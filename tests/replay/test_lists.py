@@ -82,7 +82,7 @@ async def test_all_lists_are_handled_once(sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 4, 13])
-async def test_a_job_of_several_lists_goes_on_where_it_was(step: int) -> None:
+async def test_a_job_of_several_lists_continues_where_it_was(step: int) -> None:
     transport, target, checkpoint = ManyLists(35, 22, 10, 20), Recorder(), MemoryCheckpoint()
     async with BasiqClient("a2V5", transport=transport) as client:
         for _ in range(200):

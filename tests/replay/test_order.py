@@ -60,7 +60,7 @@ async def names(h: History, source: str) -> list[str]:
 @FORMS
 @SOURCES
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 6, 23])
-async def test_each_run_brings_what_came_since_the_last_once(quirks: Quirks, source: Any, count: int) -> None:
+async def test_each_run_handles_what_came_since_the_last_once(quirks: Quirks, source: Any, count: int) -> None:
     checkpoint, target = MemoryCheckpoint(), Recorder()
     async with a_history(count, quirks) as h:
         for more in (0, 0, 1, 0, 1, 7, 0, 30, 2):
@@ -118,7 +118,7 @@ async def test_nothing_is_lost_or_repeated_however_often_a_run_stops(quirks: Qui
 
 @FORMS
 @pytest.mark.parametrize("seed", range(15))
-async def test_a_killed_run_goes_on_down_and_then_reads_what_arrived(quirks: Quirks, seed: int) -> None:
+async def test_a_killed_run_continues_downwards_and_then_reads_what_arrived(quirks: Quirks, seed: int) -> None:
     chance = random.Random(seed)
     checkpoint = MemoryCheckpoint()
     concurrency, kills = 3, 0
@@ -141,7 +141,7 @@ async def test_a_killed_run_goes_on_down_and_then_reads_what_arrived(quirks: Qui
             except ReplayError:
                 kills += 1
         target._behave = None
-        report = await a_replay(h, target, checkpoint).run()  # what came behind the last page
+        report = await a_replay(h, target, checkpoint).run()  # what came after the last page
         assert report.finished
         found = Counter(target.ids)
         assert set(found) == set(await h.ids())
@@ -311,7 +311,7 @@ async def test_a_run_stops_at_what_is_older_where_the_newest_of_the_last_run_are
         assert minutes_of(target) == list(range(0, 1500, 30))
 
 
-async def test_a_killed_pass_whose_place_fell_out_of_the_list_goes_on_with_what_came_since() -> None:
+async def test_a_killed_pass_whose_place_fell_out_of_the_list_continues_with_what_came_since() -> None:
     checkpoint, target, listed = MemoryCheckpoint(), Recorder(), Listed("newest-first", *range(0, 1200, 30))
     async with listed.client() as client:
         await Replay(client, "w1", target, checkpoint=checkpoint, where=limit(14)).run()

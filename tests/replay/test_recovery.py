@@ -182,7 +182,7 @@ async def test_with_a_limit_it_raises_since_the_history_was_not_read_to_its_end(
 # --- out of reach ---
 
 
-async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begins_behind_it(world: World) -> None:
+async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begins_after_it(world: World) -> None:
     await world.disable()
     await world.emit(1)
     await world.reactivate()

@@ -177,7 +177,7 @@ async def test_a_message_that_takes_long_lets_a_bounded_number_of_others_by() ->
 # --- stopping and resuming ---
 
 
-async def test_stop_finishes_what_is_under_way_and_the_next_run_goes_on() -> None:
+async def test_stop_finishes_what_is_under_way_and_the_next_run_continues() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(1_000, page_size=70) as h:
 
@@ -430,7 +430,7 @@ async def test_a_checkpoint_that_fails_ends_the_job_and_nothing_is_handed_out_an
     assert caught.value.report.handled == len(target.ids)
 
 
-async def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(tmp_path: Any) -> None:
+async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any) -> None:
     checkpoint, target = SQLiteCheckpoint(tmp_path / "replay.db"), Recorder()
     async with history(400) as h:
         ids = await h.ids()

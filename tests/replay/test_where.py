@@ -147,7 +147,7 @@ async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end()
     assert (report.handled, report.position, report.skipped, report.finished) == (0, 30_000, {"where": 30_000}, True)
 
 
-async def test_a_limit_counts_messages_of_one_run_and_the_next_goes_on_behind_them() -> None:
+async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_them() -> None:
     async with history(50) as h:
         target = Recorder()
         replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), where=limit(20), concurrency=3)

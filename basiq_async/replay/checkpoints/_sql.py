@@ -348,7 +348,7 @@ class SQLCheckpoint:
             raise another_job(self._describe(asked), recorded, asked)
 
     async def _read_state(self, connection: AsyncConnection, row: RowMapping, key: dict[str, str]) -> tuple[State, int]:
-        """The state, and the greatest number of what was done since the cursor moved."""
+        """The state, and the greatest number of a row of done ids."""
         done, number = set(json.loads(row["done"])), 0
         for found, ids in await connection.execute(self._sql.done, key):
             number = max(number, found)

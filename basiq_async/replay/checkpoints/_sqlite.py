@@ -264,7 +264,7 @@ class _Run:
 
 
 def _do_each(calls: Sequence[ThreadCall]) -> Sequence[Any]:
-    """Do each by itself: a run saves one commit at a time, mostly of one statement, and needs no transaction."""
+    """Make each call by itself: a run saves one commit at a time, mostly of one statement, and needs no transaction."""
     results: list[Any] = []
     for each in calls:
         try:

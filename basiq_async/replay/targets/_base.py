@@ -17,10 +17,10 @@ class Target(Protocol):
     """What messages are replayed into. The code that makes a target closes it, if there is anything to close."""
 
     async def deliver(self, message: Message) -> str | None:
-        """Take one message; many are under way at once. When this returns, the target has taken it.
+        """Accept one message; many are under way at once. When this returns, the target has accepted it.
 
         Returns None, or in a word why there was nothing to do: the message then counts as skipped for that reason.
-        Raises any exception where the message was not taken. An error with a number ``retry_after`` (seconds), such
+        Raises any exception if the message was not accepted. An error with a number ``retry_after`` (seconds), such
         as ``TargetError`` or ``RateLimitError``, pauses the whole job for that long, and the message is tried again.
         A ``TransportError``, ``ConnectionError`` or ``TimeoutError``, again and again, counts as an outage: the job
         waits until the target is back. A ``ReplayError`` other than ``TargetError`` ends the job.
@@ -28,7 +28,7 @@ class Target(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Make durable all that was taken. Called before it is recorded as done; a failure ends the job.
+        """Make durable all that was accepted. Called before it is recorded as done; a failure ends the job.
 
         Where a call is cancelled, the next one does what it left undone.
         """

@@ -246,7 +246,7 @@ async def test_a_receiver_takes_no_second_inbox() -> None:
 async def _nothing(delivery: Delivery) -> None: ...
 
 
-# --- a function behind an inbox ---
+# --- a function with an inbox ---
 
 
 async def test_what_the_inbox_knows_is_skipped_and_what_is_handled_is_entered() -> None:
@@ -257,7 +257,7 @@ async def test_what_the_inbox_knows_is_skipped_and_what_is_handled_is_entered() 
         replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox)
         first = await replay.run()
         assert (first.handled, first.failed) == (39, 1)
-        # The claim of the failed one was given back; a new checkpoint brings it and nothing else.
+        # The claim of the failed one was given back; a new checkpoint has it handled and nothing else.
         target.refused = set()
         again = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox).run()
         assert (again.handled, again.skipped) == (1, {"handled-before": 39})
@@ -276,7 +276,7 @@ async def test_claims_of_a_killed_run_are_taken_up_at_once_by_the_next(tmp_path:
         assert report.handled == 20
 
 
-async def test_behind_an_inbox_a_target_is_flushed_before_a_message_counts_as_handled() -> None:
+async def test_with_an_inbox_a_target_is_flushed_before_a_message_counts_as_handled() -> None:
     target = Buffering()
 
     class Suspicious(MemoryInbox):
@@ -305,7 +305,7 @@ async def test_an_export_holds_every_message_as_it_came_a_line_each(tmp_path: Pa
     assert repr(target) == f"JSONLinesTarget({str(path)!r})"
 
 
-async def test_an_export_that_was_killed_goes_on_with_nothing_missing_and_nothing_twice(tmp_path: Path) -> None:
+async def test_an_export_that_was_killed_continues_with_nothing_missing_and_nothing_twice(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     async with history(100) as h:
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
