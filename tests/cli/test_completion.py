@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..redaction.test_shell import NASTY
-from ..support.command_line import run_command
+from ..support.command_line import PROGRAM, run_command
 from ..support.wire import KEY, WEBHOOK, Wire, page
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such shells")
@@ -44,7 +45,7 @@ def program(tmp_path: Path) -> dict[str, str]:
     """The environment of a shell that finds the program."""
     file = tmp_path / "bin" / "basiq-async"
     file.parent.mkdir()
-    file.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from basiq_async.cli import main; main()' \"$@\"\n")
+    file.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
     file.chmod(0o700)
     path = f"{file.parent}:{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "HOME": str(tmp_path), "BASIQ_NO_KEYRING": "1"}

@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_read_is_one_line(command: str, body: str) -> None
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!", f"{MARK}é", " "], ids=repr)
 def test_a_secret_that_is_none_is_one_line_and_not_shown(secret: str) -> None:
     result = run_command("sign", "-", stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": secret})
-    assert_one_error(result)
+    assert_one_error(result, 2)
 
 
 def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

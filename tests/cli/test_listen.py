@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from aiohttp import web
 
 from basiq_async.cli._run import on_signals  # private: in the loop of another system, which no option chooses
 
-from ..support.command_line import run_command
+from ..support.command_line import PROGRAM, run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
 from .test_signing import Listener, listening
 
@@ -31,7 +30,7 @@ async def listening_into_a_pipe() -> AsyncIterator[tuple[Listener, int]]:
     """Gives the listener and the reading end of its output, which the test closes."""
     reading, writing = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from basiq_async.cli import main; main()", "listen", "--port", "0",
+        *PROGRAM, "listen", "--port", "0",
         env={**os.environ, "BASIQ_WEBHOOK_SECRET": SECRET},
         stdout=writing,
         stderr=asyncio.subprocess.PIPE,

@@ -7,7 +7,6 @@ import json
 import shlex
 import signal
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from basiq_async import BasiqClient, Request
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.environment import unmeasured
 
+from ..support.command_line import PROGRAM
 from .conftest import Run, Served
 
 NOBODY = "http://127.0.0.1:9/basiq"
@@ -24,7 +24,7 @@ NOBODY = "http://127.0.0.1:9/basiq"
 
 async def mock(*options: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from basiq_async.cli import main; main()", "mock", *options,
+        *PROGRAM, "mock", *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=env,
@@ -198,7 +198,7 @@ async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what
 async def command(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
     env = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from basiq_async.cli import main; main()", *arguments,
+        *PROGRAM, *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env | environment,
     )  # fmt: skip
     out, err = await process.communicate()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
-from ..support.command_line import run_command
+from ..support.command_line import PROGRAM, run_command
 from .test_listen import serving
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1wb2xsaW5n"
@@ -85,7 +84,7 @@ class Poller:
 @asynccontextmanager
 async def polling(*options: str) -> AsyncIterator[Poller]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from basiq_async.cli import main; main()", "listen", "--every", "1", *options,
+        *PROGRAM, "listen", "--every", "1", *options,
         env=os.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

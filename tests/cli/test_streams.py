@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ..support.command_line import PROGRAM
 from .conftest import Served
-
-PROGRAM = [sys.executable, "-c", "from basiq_async.cli import main; main()"]
 
 
 def environment(served: Served, **more: str) -> dict[str, str]:
@@ -20,9 +20,8 @@ def environment(served: Served, **more: str) -> dict[str, str]:
 
 
 def shell(served: Served, line: str, **more: str) -> subprocess.CompletedProcess[str]:
-    program = f"{sys.executable} -c 'from basiq_async.cli import main; main()'"
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line.replace("basiq-async", program)],
+        ["bash", "-o", "pipefail", "-c", line.replace("basiq-async", shlex.join(PROGRAM))],
         env=environment(served, **more),
         capture_output=True,
         text=True,

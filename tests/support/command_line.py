@@ -12,6 +12,9 @@ import pytest
 
 from basiq_async.cli import main
 
+PROGRAM = (sys.executable, "-c", "from basiq_async.cli import main; main()")
+"""The words that run it in a process of its own."""
+
 
 @dataclass(frozen=True)
 class Ended:

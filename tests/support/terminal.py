@@ -8,14 +8,13 @@ import pty
 import select
 import struct
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
 
 import pyte
 
-PROGRAM = (sys.executable, "-c", "from basiq_async.cli import main; main()")
+from .command_line import PROGRAM
 
 
 class Terminal:
