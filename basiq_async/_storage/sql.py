@@ -190,15 +190,13 @@ def _note_failure(context: ExceptionContext) -> None:
 _PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
 """SQLSTATEs of errors that another attempt may not meet: lost connections, conflicts, lack of resources, timeouts,
 operator intervention, system errors (PostgreSQL, appendix A)."""
-_NO_TABLE, _NO_SCHEMA, _NO_COLUMN = "42P01", "3F000", "42703"
-_READ_ONLY = "25006"
 
 
 def is_passing(exc: BaseException) -> bool:
     """Whether another attempt may not meet this error of the database."""
     if not isinstance(exc, DBAPIError):
         return False
-    return exc.connection_invalidated or _code(exc).startswith(_PASSING) or "locked" in str(exc.orig)
+    return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in str(exc.orig)
 
 
 def brief(exc: BaseException) -> str:
@@ -206,31 +204,6 @@ def brief(exc: BaseException) -> str:
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
-
-
-def describe(exc: BaseException) -> str:
-    """Say why the database failed, and what to do, if that is known."""
-    text, said, code = f"the database failed: {brief(exc)}", str(getattr(exc, "orig", "")), _code(exc)
-    if code in (_NO_TABLE, _NO_SCHEMA) or said.startswith("no such table"):
-        return (
-            f"{text}. The inbox's tables are not there: run the migration that makes them (inbox.ddl() has the "
-            "statements), or leave create_tables as True"
-        )
-    if code == _NO_COLUMN or said.startswith("no such column"):
-        return (
-            f"{text}. The inbox's tables are of another version of this library: migrate them to what inbox.ddl() "
-            "makes, or pass another table="
-        )
-    if code == _READ_ONLY or "readonly" in said:
-        return describe_read_only(brief(exc))
-    if isinstance(exc, OSError) or "connection failed" in said:
-        return f"{text}. Is it running, and is the engine's url right?"
-    return text
-
-
-def describe_read_only(said: str) -> str:
-    """Say that the database cannot be written, and what to do about it."""
-    return f"the database cannot be written: {said}. Connect the engine to one that can, such as the primary"
 
 
 def without_values(exc: BaseException) -> BaseException:
@@ -241,7 +214,7 @@ def without_values(exc: BaseException) -> BaseException:
     return drop_tracebacks(exc)
 
 
-def _code(exc: BaseException) -> str:
-    """The SQLSTATE, or an empty text."""
+def sqlstate(exc: BaseException) -> str:
+    """Return the SQLSTATE of a driver's error, or an empty text."""
     cause = getattr(exc, "orig", None) or exc
     return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")

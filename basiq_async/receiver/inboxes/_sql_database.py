@@ -21,13 +21,15 @@ from sqlalchemy.pool import QueuePool
 from ..._concurrency.tasks import run_to_completion
 from ..._inbox.calls import CLOSED, OneProcess
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack
-from ..._storage.sql import Transaction, describe, describe_read_only, refuse_autocommit, watch_failures, without_values
+from ..._storage.sql import Transaction, brief, refuse_autocommit, sqlstate, watch_failures, without_values
 from ...errors import BasiqError, InboxError
 from ._sql_statements import Statements, Tables
 
 T = TypeVar("T")
 
 _BEGAN = "began"
+_NO_TABLE, _NO_SCHEMA, _NO_COLUMN = "42P01", "3F000", "42703"
+_READ_ONLY = "25006"
 _KEPT_FREE = 5
 """One of so many connections of the pool is left to calls that give it back at once."""
 
@@ -101,7 +103,7 @@ class SQLDatabase:
                 "pool are in use (a handler with a session holds one while it runs)"
             ) from without_values(exc)
         except Exception as exc:  # a driver's own, where it could not connect
-            raise InboxError(describe(exc)) from without_values(exc)
+            raise InboxError(_describe(exc)) from without_values(exc)
 
     async def prepare(self) -> None:
         """Make the tables, once."""
@@ -118,7 +120,7 @@ class SQLDatabase:
         for statement in self.sql.look:
             await connection.execute(statement)
         if self.sql.on_postgresql and (await connection.execute(self.sql.is_read_only)).scalar_one() == "on":
-            raise InboxError(describe_read_only("the server, or this role, is set to read only"))
+            raise InboxError(_describe_read_only("the server, or this role, is set to read only"))
 
     async def _call_once(self, work: Callable[[AsyncConnection], Awaitable[T]], write: bool, patient: bool) -> T:
         transaction = self.transaction() if write else Transaction(self.engine)
@@ -131,7 +133,7 @@ class SQLDatabase:
                 try:
                     await transaction.commit()
                 except SQLAlchemyError as exc:  # it may have been carried out: never again by itself
-                    raise InboxError(describe(exc)) from without_values(exc)
+                    raise InboxError(_describe(exc)) from without_values(exc)
             whole = True
         finally:
             await transaction.end(broken=not whole)
@@ -155,6 +157,31 @@ class SQLDatabase:
         now: datetime = (await connection.execute(self.sql.now)).scalar_one()
         now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
         return datetime.fromisoformat(await self.pin(connection, _BEGAN, now.isoformat())), now
+
+
+def _describe(exc: BaseException) -> str:
+    """Say why the database failed, and what to do, if that is known."""
+    text, said, code = f"the database failed: {brief(exc)}", str(getattr(exc, "orig", "")), sqlstate(exc)
+    if code in (_NO_TABLE, _NO_SCHEMA) or said.startswith("no such table"):
+        return (
+            f"{text}. The inbox's tables are not there: run the migration that makes them (inbox.ddl() has the "
+            "statements), or leave create_tables as True"
+        )
+    if code == _NO_COLUMN or said.startswith("no such column"):
+        return (
+            f"{text}. The inbox's tables are of another version of this library: migrate them to what inbox.ddl() "
+            "makes, or pass another table="
+        )
+    if code == _READ_ONLY or "readonly" in said:
+        return _describe_read_only(brief(exc))
+    if isinstance(exc, OSError) or "connection failed" in said:
+        return f"{text}. Is it running, and is the engine's url right?"
+    return text
+
+
+def _describe_read_only(said: str) -> str:
+    """Say that the database cannot be written, and what to do about it."""
+    return f"the database cannot be written: {said}. Connect the engine to one that can, such as the primary"
 
 
 def _most_transactions(engine: AsyncEngine) -> int:
