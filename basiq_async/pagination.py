@@ -104,6 +104,19 @@ class _Items(_Reading[T]):
             if replacement is not None:
                 return replacement
 
+    def next_ready(self) -> T | None:
+        """The next item where it is on the page and can be read; None where ``__anext__`` has to be asked."""
+        position = self._position
+        try:
+            for item in position.left:
+                return self._hook(item, self._model)
+        except BaseException as exc:
+            item = None
+            position.offset -= 1  # ``__anext__`` reads it once more
+            if not isinstance(exc, Exception):
+                raise
+        return None
+
 
 class _Pages(_Reading[T]):
     """Page after page; otherwise as ``_Items``."""
@@ -249,6 +262,15 @@ def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], List
         return on_page(url, await fetch(url))
 
     paginator._listing = attrs.evolve(listing, fetch=watched)
+
+
+def take_ready(items: AsyncIterator[T]) -> Callable[[], T | None]:
+    """Return a function that returns the next item of a paginator's loop, and None where that needs waiting."""
+    return items.next_ready if isinstance(items, _Items) else _nothing_ready
+
+
+def _nothing_ready() -> None:
+    return None
 
 
 def seeks_item(paginator: Paginator[T]) -> bool:

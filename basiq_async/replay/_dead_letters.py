@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol, Self
 
@@ -16,7 +16,7 @@ from .._wire.codec import Unreadable, read_message
 from .._wire.order import Order
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
-from ._sources import UnreadableMessage
+from ._sources import Stepper, UnreadableMessage, nothing_ready
 from .checkpoints._base import Checkpoint, Commit, DeadLetter
 
 
@@ -128,9 +128,9 @@ class DeadLetters:
                 break
         return as_message(letter)
 
-    def stepper(self) -> Callable[[], Awaitable[Message]]:
+    def stepper(self) -> Stepper[Message]:
         """See ``MessageSource``."""
-        return self.__anext__
+        return Stepper(nothing_ready, self.__anext__)
 
     def next_pass(self) -> bool:
         """See ``MessageSource``."""

@@ -228,7 +228,10 @@ class Engine:
         watched = self._watchdog.watch(task)
         enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         attempt = taken_before = 0
-        while (item := await reader.take(task)) is not None:
+        while True:
+            item = reader.take_ready()
+            if item is None and (item := await reader.take(task)) is None:
+                break
             if not moved.is_set():
                 moved.set()
             message, span, error = item

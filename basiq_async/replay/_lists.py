@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import attrs
@@ -14,6 +14,7 @@ from .._wire.order import Order, item_time
 from ..models import Message
 from ..pagination import Page
 from ._passes import OpenList, Passes, unreadable
+from ._sources import Stepper, nothing_ready
 from ._watch import Place
 from .checkpoints._base import State
 
@@ -165,9 +166,9 @@ class Lists:
         if not chosen.ended and self._items:
             await asyncio.sleep(0)  # lets the other requests begin, also where no consumer ever waits
 
-    def stepper(self) -> Callable[[], Awaitable[Message]]:
+    def stepper(self) -> Stepper[Message]:
         """See ``MessageSource``."""
-        return self.__anext__
+        return Stepper(nothing_ready, self.__anext__)
 
     @property
     def cursor(self) -> str | None:

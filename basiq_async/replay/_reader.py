@@ -14,7 +14,7 @@ from ._notes import MOST_ATTEMPTS, InactivityTracker
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 
-SPAN = 250
+SPAN = 500
 """How many messages are read from one cursor that can be recorded to the next."""
 
 
@@ -43,7 +43,7 @@ class MessageReader:
         tracker: InactivityTracker | None = None,
     ) -> None:
         self._source = source
-        self._advance = source.stepper()
+        self._ready, self._advance = source.stepper()
         self._ledger = ledger
         self._where = None if where.predicate is everything else where.predicate
         self._wanted = wanted
@@ -90,9 +90,16 @@ class MessageReader:
         """How many messages of the history come before the reader."""
         return self._read
 
+    def take_ready(self) -> WorkItem | None:
+        """Return the next message where that needs no waiting; None where ``take`` has to be asked."""
+        if self.ended or self._reader is not None or self._room == 0 or self._in_span >= SPAN or self._left is not None:
+            return None
+        message = self._ready()
+        return None if message is None else self._hand_out(message)
+
     async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
         """Return the next message to handle; None at the end. ``worker`` is the task that asks."""
-        ledger, tracker = self._ledger, self._tracker
+        ledger = self._ledger
         while not self.ended:
             if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
                 await self._wait()
@@ -122,38 +129,45 @@ class MessageReader:
                 break
             finally:
                 self._reader = None
-            self._read += 1
-            self._in_span += 1
-            self._last_id = message.id
-            if tracker is not None and (tracker.alert or len(message.raw.get("attempts") or ()) >= MOST_ATTEMPTS):
-                tracker.see(message)
-            if ledger.earlier and self._is_recorded(message):
-                continue
-            error = None
-            if type(message) is UnreadableMessage:
-                error = message.error
-            elif self._where is not None:
-                try:
-                    if not self._where(message):
-                        self.skipped["where"] += 1
-                        continue
-                except Exception as exc:
-                    error = exc
-            self._room -= 1
-            self.handed_out += 1
-            if self._left is not None:
-                self._left -= 1
-                self._undecided += 1
-            if self._waiting and self._room:
-                self._wake()
-            return message, ledger.begin(), error
+            item = self._hand_out(message)
+            if item is not None:
+                return item
         return None
+
+    def _hand_out(self, message: Message) -> WorkItem | None:
+        """Count a message that was read; return None where it is not to be handled."""
+        tracker, ledger = self._tracker, self._ledger
+        self._read += 1
+        self._in_span += 1
+        self._last_id = message.id
+        if tracker is not None and (tracker.alert or len(message.raw.get("attempts") or ()) >= MOST_ATTEMPTS):
+            tracker.see(message)
+        if ledger.earlier and self._is_recorded(message):
+            return None
+        error = None
+        if type(message) is UnreadableMessage:
+            error = message.error
+        elif self._where is not None:
+            try:
+                if not self._where(message):
+                    self.skipped["where"] += 1
+                    return None
+            except Exception as exc:
+                error = exc
+        self._room -= 1
+        self.handed_out += 1
+        if self._left is not None:
+            self._left -= 1
+            self._undecided += 1
+        if self._waiting and self._room:
+            self._wake()
+        return message, ledger.begin(), error
 
     def _begin_next_pass(self) -> bool:
         """Return whether the source continues; otherwise the reading ends."""
         try:
             if self._source.next_pass():
-                self._advance = self._source.stepper()
+                self._ready, self._advance = self._source.stepper()
                 self._in_span = SPAN  # a span is a stretch of one pass
                 return True
             self.whole = True
@@ -166,7 +180,7 @@ class MessageReader:
         """Return whether the source found its place again; otherwise the reading ends."""
         try:
             if await self._source.recover(error):
-                self._advance = self._source.stepper()
+                self._ready, self._advance = self._source.stepper()
                 self._in_span = SPAN
                 return True
         except asyncio.CancelledError:

@@ -8,14 +8,14 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Generic, NoReturn, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 import attrs
 
 from .._wire.order import Order, raw_time
 from ..client import BasiqClient
 from ..models import Event, Message
-from ..pagination import Paginator, UnreadableItem, last_raw
+from ..pagination import Paginator, UnreadableItem, last_raw, take_ready
 from ._passes import OpenList, Passes
 from ._watch import Place
 from .checkpoints._base import State
@@ -25,6 +25,21 @@ REACH = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
 _PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
+
+
+class Stepper(NamedTuple, Generic[T]):
+    """How a source is read, message by message.
+
+    ready: returns the next message where no waiting is needed; None where ``advance`` has to be asked.
+    advance: what ``__anext__`` calls.
+    """
+
+    ready: Callable[[], T | None]
+    advance: Callable[[], Awaitable[T]]
+
+
+def nothing_ready() -> None:
+    """A ``Stepper.ready`` of a source that always has to be awaited."""
 
 
 class MessageSource(Protocol):
@@ -38,8 +53,8 @@ class MessageSource(Protocol):
         """Return the next message. After a failure it can be called again."""
         ...
 
-    def stepper(self) -> Callable[[], Awaitable[Message]]:
-        """Return what ``__anext__`` calls, for a reader that asks millions of times.
+    def stepper(self) -> Stepper[Message]:
+        """Return the two ways to read on, for a reader that asks millions of times.
 
         ``recover`` and ``next_pass`` end its validity.
         """
@@ -128,9 +143,9 @@ class History(Generic[T]):
     async def __anext__(self) -> T:
         return await anext(self._items)
 
-    def stepper(self) -> Callable[[], Awaitable[T]]:
+    def stepper(self) -> Stepper[T]:
         """See ``MessageSource``."""
-        return self._items.__anext__
+        return Stepper(take_ready(self._items), self._items.__anext__)
 
     @property
     def cursor(self) -> str | None:
@@ -216,9 +231,9 @@ class EventList:
             if isinstance(message, UnreadableMessage) or self._wanted(event.type):
                 return message
 
-    def stepper(self) -> Callable[[], Awaitable[Message]]:
+    def stepper(self) -> Stepper[Message]:
         """See ``MessageSource``."""
-        return self.__anext__
+        return Stepper(nothing_ready, self.__anext__)
 
     @property
     def cursor(self) -> str | None:
@@ -316,9 +331,9 @@ class FixedMessages:
             return message
         raise StopAsyncIteration
 
-    def stepper(self) -> Callable[[], Awaitable[Message]]:
+    def stepper(self) -> Stepper[Message]:
         """See ``MessageSource``."""
-        return self.__anext__
+        return Stepper(lambda: next(self._messages, None), self.__anext__)
 
     def next_pass(self) -> bool:
         """See ``MessageSource``."""
