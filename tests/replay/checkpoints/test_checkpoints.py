@@ -169,7 +169,7 @@ class _ClosesOnce(MemoryCheckpoint):
         (_ForgetsInterrupted, "Runs that do not end in order"),
         (_NeverEnds, "A run that ends in order"),
         (_IgnoresLimit, "Dead letters are given by number"),
-        (_KeepsRevived, "What is revived is a dead letter no more"),
+        (_KeepsRevived, "A dead letter that is revived is gone"),
         (_SavesWhenClosed, "A save before open or after close"),
         (_AsciiOnly, "Ids, errors and cursors may hold any text"),
         (_ClosesOnce, "It may be closed twice"),
