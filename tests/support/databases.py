@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from basiq_async.receiver import SQLInbox
+from basiq_async.receiver import SQLInbox, SQLiteInbox
 from tests.support.servers import PostgresServer
 
 
@@ -59,3 +60,10 @@ def in_use(engine: AsyncEngine) -> int:
     """How many connections of the pool are not given back."""
     pool: Any = engine.pool
     return int(pool.checkedout())
+
+
+async def pruned(inbox: SQLInbox | SQLiteInbox) -> None:
+    """Wait until the inbox has deleted what it found to be old."""
+    task = inbox._pruning._task
+    if task is not None:
+        await asyncio.wait((task,))

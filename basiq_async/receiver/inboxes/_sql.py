@@ -20,6 +20,7 @@ from ..._inbox.calls import CLOSED
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._storage.sql import Transaction, brief, failed_in, has_ended, is_passing, without_values
 from ...errors import BasiqError, ConfigurationError, InboxError
+from ._pruning import Pruning
 from ._sql_database import RETRY_AFTER, Leases, SQLDatabase
 from ._sql_statements import Tables
 
@@ -28,7 +29,10 @@ logger = logging.getLogger("basiq_async.receiver")
 T = TypeVar("T")
 
 _PRUNE_EVERY = 60.0
-_MOST_AT_ONCE = 500
+_LONGEST_BATCH = 0.05
+"""Seconds for which pruning may be busy at once in PostgreSQL, where nobody waits for it."""
+_LONGEST_LOCK = 0.005
+"""Seconds for which pruning may hold SQLite's lock on writing."""
 _MOST_BROKEN = 1_000
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -109,6 +113,8 @@ class SQLInbox:
         self._held: dict[str, _TransactionClaim] = {}
         self._broken: dict[tuple[str, str], None] = {}
         self._prune_at = time.monotonic() + _PRUNE_EVERY
+        seconds = _LONGEST_BATCH if self._sql.on_postgresql else _LONGEST_LOCK
+        self._pruning = Pruning(self._delete_old, f"the inbox {self._tables.name}", seconds=seconds)
 
     def __repr__(self) -> str:
         closed = ", closed" if self._database.closed else ""
@@ -158,8 +164,9 @@ class SQLInbox:
             return False
         else:
             recorded = await self._commit(key, held)
-        if recorded:
-            await self._prune()
+        if recorded and time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_EVERY
+            self._pruning.start()
         return recorded
 
     async def release(self, key: str, token: str) -> None:
@@ -333,6 +340,7 @@ class SQLInbox:
         self._database.closed = True
         if self._database.process.inherited:
             return  # the claims are the parent's
+        await self._pruning.aclose()
         for key, held in list(self._held.items()):
             await self._roll_back(key, held)
 
@@ -465,26 +473,19 @@ class SQLInbox:
         if len(self._broken) > _MOST_BROKEN:
             del self._broken[next(iter(self._broken))]
 
-    async def _prune(self) -> None:
-        """Now and then, delete some entries that are older than ``remember``."""
-        if time.monotonic() < self._prune_at:
-            return
-        self._prune_at = time.monotonic() + _PRUNE_EVERY
+    async def _delete_old(self, most: int) -> int:
+        """Delete entries that are older than ``remember``, of each table so many rows at most."""
 
         async def work(connection: AsyncConnection) -> int:
             # Both clocks have to agree that it is old: one that jumps ahead forgets nothing.
             moment = datetime.now(UTC)
             if self._sql.on_postgresql:
                 moment = min(moment, (await connection.execute(self._sql.now)).scalar_one())
-            values: dict[str, Any] = {"a_moment": moment - self._remember, "a_limit": _MOST_AT_ONCE}
+            values: dict[str, Any] = {"a_moment": moment - self._remember, "a_limit": most}
             await self._database.pin_beginning(connection)
             return max([(await self._sql.run(connection, each, **values)).rowcount for each in self._sql.prune])
 
-        try:
-            if await self._database.call(work, write=True) == _MOST_AT_ONCE:
-                self._prune_at = time.monotonic()
-        except InboxError:
-            logger.warning("old entries of the inbox %s could not be pruned", self._tables.name, exc_info=True)
+        return await self._database.call(work, write=True)
 
 
 async def _commit(transaction: Transaction, statements: Sequence[Executable], key: str) -> None:

@@ -78,6 +78,7 @@ class Tables:
             Column("key", key_type(), primary_key=True),
             Column("failures", Integer, nullable=False),
             Column("failed_at", DateTime(timezone=True), nullable=False),
+            Index(f"{table}_failures_order", "failed_at"),
         )
         self.quarantine = Table(
             f"{table}_quarantine",

@@ -16,6 +16,7 @@ from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, un
 from ..._storage.sqlite import FileKind
 from ..._storage.sqlite_thread import Database
 from ...errors import ConfigurationError, InboxError
+from ._pruning import Pruning
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
 _FOREVER = 1e18
@@ -40,8 +41,9 @@ _KIND = FileKind(
 )
 
 _PRUNE_EVERY = 60.0
+_LONGEST_BATCH = 0.005
+"""Seconds for which pruning may hold the lock on writing."""
 _BEGAN = "began"
-_MOST_AT_ONCE = 5_000
 
 _FIND = "SELECT state, failures, expires, token, lease, ends FROM inbox WHERE key = ?"
 _PUT = "INSERT OR REPLACE INTO inbox (key, state, failures, expires, token, lease, ends) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -82,6 +84,7 @@ class SQLiteInbox:
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None
         self._prune_at = -math.inf
+        self._pruning = Pruning(self._delete_expired, f"the inbox {self._database.path!r}", seconds=_LONGEST_BATCH)
 
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._database.path!r})"
@@ -93,13 +96,16 @@ class SQLiteInbox:
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
 
-        def work(connection: sqlite3.Connection) -> Claim:
+        def work(connection: sqlite3.Connection) -> tuple[Claim, bool]:
             retention, now = self._look(connection)
-            self._prune(connection, retention, now)
+            due = self._is_due(connection, retention, now)
             entry = _Entry.read(connection, key, retention.horizon(now))
-            return Claim(ClaimStatus.DONE) if entry.recorded else self._take(connection, entry, token, lease, now)
+            return Claim(ClaimStatus.DONE) if entry.recorded else self._take(connection, entry, token, lease, now), due
 
-        return await self._database.run(work)
+        claim, due = await self._database.run(work)
+        if due:
+            self._pruning.start()
+        return claim
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -240,6 +246,7 @@ class SQLiteInbox:
 
     async def aclose(self) -> None:
         """Finish the calls that came before, and close the file. May be called twice."""
+        await self._pruning.aclose()
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
@@ -295,13 +302,22 @@ class SQLiteInbox:
             )
         return self._retention, self._retention.now()
 
-    def _prune(self, connection: sqlite3.Connection, retention: RetentionClock, now: float) -> None:
-        if not self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # do not wait where the clock was set back
-            gone = connection.execute(_PRUNE, (retention.horizon(now), _MOST_AT_ONCE)).rowcount
-            self._prune_at = now if gone == _MOST_AT_ONCE else now + _PRUNE_EVERY
-            _pin(connection, _BEGAN, repr(now))
-            connection.execute("DELETE FROM clock")
-            connection.execute("INSERT INTO clock VALUES (?, ?)", (now, retention.hold_until))
+    def _is_due(self, connection: sqlite3.Connection, retention: RetentionClock, now: float) -> bool:
+        """Whether it is time to prune; then also what other processes are to know of the clock is noted."""
+        if self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # do not wait where the clock was set back
+            return False
+        self._prune_at = now + _PRUNE_EVERY
+        _pin(connection, _BEGAN, repr(now))
+        connection.execute("DELETE FROM clock")
+        connection.execute("INSERT INTO clock VALUES (?, ?)", (now, retention.hold_until))
+        return True
+
+    async def _delete_expired(self, most: int) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            retention, now = self._look(connection)
+            return connection.execute(_PRUNE, (retention.horizon(now), most)).rowcount
+
+        return await self._database.run(work)
 
 
 def _pin(connection: sqlite3.Connection, name: str, value: str) -> str:

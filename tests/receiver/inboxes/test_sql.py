@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -297,17 +297,6 @@ async def test_a_token_that_retries_a_letter_finds_its_key_handled(url: str) -> 
             await inbox.release("k", "t")
 
 
-@pytest.mark.usefixtures("due")
-async def test_a_claim_that_nobody_ended_is_deleted_some_day(url: str) -> None:
-    table = new_table()
-    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        await inbox.claim("old", "a", lease=60)
-        await run(engine, f"UPDATE {table} SET lease_ends = lease_ends - 90000")
-        await inbox.claim("new", "a", lease=60)
-        await inbox.complete("k", "a")
-        assert await scalar(engine, f"SELECT count(*) FROM {table}") == 2
-
-
 async def end_all_but_mine(engine: AsyncEngine) -> None:
     """End every other connection of this database, as a failover does."""
     async with engine.connect() as connection:
@@ -422,69 +411,6 @@ async def test_an_error_shows_neither_password_nor_values(postgres: PostgresServ
     assert "hunter2" not in str(caught.value)
     assert "a-key-of-a-consumer" not in str(caught.value)
     assert "hunter2" not in repr(inbox)
-
-
-# --- ageing ---
-
-
-@pytest.fixture
-def due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prune with every record."""
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", -1.0)
-
-
-@pytest.mark.usefixtures("due")
-async def test_what_is_old_is_forgotten_a_little_at_a_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._MOST_AT_ONCE", 3)
-    table = new_table()
-    old = f"{datetime.now(UTC) - timedelta(days=31):%Y-%m-%d %H:%M:%S.000000}"
-    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        await inbox.quarantine("old-quarantined", "a", letter("old-quarantined"))
-        for number in range(7):
-            await inbox.complete(f"old-{number}", "a")
-        await inbox.fail("old-failure", "a")
-        await run(
-            engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
-        )
-        await inbox.fail("new-failure", "a")
-        counts = []
-        for number in range(4):
-            assert await inbox.complete(f"new-{number}", "a")
-            counts.append(await scalar(engine, f"SELECT count(*) FROM {table}"))
-        assert counts == [6, 4, 4, 5]
-        assert await inbox.seen("old-quarantined")
-        assert not await inbox.seen("old-1")
-        assert await inbox.fail("new-failure", "a") == 2
-        assert await inbox.fail("old-failure", "a") == 1
-
-
-@pytest.mark.usefixtures("due")
-@pytest.mark.parametrize("wrong", ["ours", "the server's"])
-async def test_one_clock_that_is_ahead_forgets_nothing(
-    wrong: str, inbox: SQLInbox, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await inbox.complete("k", "a")
-    if wrong == "ours":
-
-        class Ahead(datetime):
-            @classmethod
-            def now(cls, tz: object = None) -> datetime:
-                return datetime.now(UTC) + timedelta(days=40)
-
-        monkeypatch.setattr("basiq_async.receiver.inboxes._sql.datetime", Ahead)
-    else:
-        monkeypatch.setattr(inbox._sql, "now", text("SELECT now() + interval '40 days'"))
-    await inbox.complete("l", "a")
-    assert await inbox.seen("k")
-
-
-@pytest.mark.usefixtures("due")
-async def test_a_prune_that_fails_harms_no_delivery(
-    inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(inbox._sql, "now", text("SELECT nothing"))
-    assert await inbox.complete("k", "a")
-    assert "could not be pruned" in caplog.text
 
 
 async def test_a_receiver_whose_database_is_away_responds_with_503(tmp_path: Path) -> None:

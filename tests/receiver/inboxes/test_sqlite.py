@@ -24,6 +24,7 @@ from basiq_async._storage.sqlite_thread import Database
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Job, SQLiteCheckpoint
 from basiq_async.testing import ManualClock, check_inbox
+from tests.support.databases import pruned
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
@@ -61,23 +62,10 @@ async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) ->
         await pass_days(clock, inbox, 2)
         assert not await inbox.seen("old-1")
         assert (await inbox.claim("old-1", "b", lease=60)).status is CLAIMED
+        await pruned(inbox)
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT key FROM inbox").fetchall() == [("old-1",)]
     connection.close()
-
-
-async def test_a_great_heap_is_pruned_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._MOST_AT_ONCE", 10)
-    clock = ManualClock(NOW)
-    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
-        for number in range(25):
-            await inbox.claim(str(number), "dead", lease=1)
-        await pass_days(clock, inbox, 2)
-        counts = []
-        for number in range(4):
-            await inbox.claim(f"new-{number}", "a", lease=600)
-            counts.append(_run(tmp_path / "inbox.db", "SELECT count(*) FROM inbox")[0][0])
-        assert counts == [16, 7, 3, 4]
 
 
 async def test_a_clock_that_is_forty_days_ahead_for_a_minute_forgets_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Old entries of an inbox are deleted beside its deliveries: a few at a time, with pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+from ...errors import InboxError
+
+logger = logging.getLogger("basiq_async.receiver")
+
+_FEWEST, _MOST = 50, 1_000
+_PAUSE = 9
+"""After a batch, so many times as long as it took: nine of ten deliveries meet none."""
+_LONGEST_PAUSE = 1.0
+
+
+class Pruning:
+    """Deletes what an inbox is to forget, in a task of its own that no delivery waits for.
+
+    ``batch`` deletes so many entries at most, and returns how many. Batches follow one another until nothing is left;
+    they grow and shrink, so that none takes longer than about ``seconds`` on the store and the disk that are there: a
+    delivery that meets one may have to wait for it.
+    """
+
+    def __init__(self, batch: Callable[[int], Awaitable[int]], what: str, *, seconds: float) -> None:
+        self._batch = batch
+        self._seconds = seconds
+        self._what = what
+        self._task: asyncio.Task[None] | None = None
+        self._pid = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin, unless it has begun or is closed."""
+        if not self._closed and not self._is_running():
+            self._pid = os.getpid()
+            self._task = asyncio.get_running_loop().create_task(self._prune())
+
+    async def aclose(self) -> None:
+        """Stop, and never begin again. May be called twice."""
+        self._closed = True
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop after the present batch, and wait for it."""
+        task = self._task
+        if task is not None and self._is_running() and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait((task,))
+
+    def _is_running(self) -> bool:
+        """Whether its task will go on: not one that a parent process has, or a loop that was closed."""
+        task = self._task
+        return task is not None and not task.done() and not task.get_loop().is_closed() and self._pid == os.getpid()
+
+    async def _prune(self) -> None:
+        clock = asyncio.get_running_loop().time
+        most = _FEWEST
+        while True:
+            began = clock()
+            try:
+                deleted = await self._batch(most)
+            except InboxError:
+                if not self._closed:
+                    logger.warning("old entries of %s could not be pruned", self._what, exc_info=True)
+                return
+            if deleted < most:
+                return
+            took = clock() - began
+            if took > self._seconds:
+                most = max(most // 2, _FEWEST)
+            elif took < self._seconds / 2:
+                most = min(most * 2, _MOST)
+            await asyncio.sleep(min(_PAUSE * took, _LONGEST_PAUSE))
