@@ -219,8 +219,7 @@ def _make_command(plain: _Plain, operation: Operation) -> Callable[..., None]:
     ]
     vars(command)["__signature__"] = inspect.Signature(made)
     command.__annotations__ = {each.name: each.annotation for each in made}
-    summary = operation.summary if operation.method != "GET" else _as_order(operation.summary)
-    command.__doc__ = plain.help or f"{summary}."
+    command.__doc__ = plain.help or _help(operation)
     return command
 
 
@@ -240,18 +239,22 @@ def _parameter(plain: _Plain, described: Field) -> tuple[Any, Any]:
         if described.required:
             return Annotated[kind, typer.Argument(metavar=name, help=text, autocompletion=complete, **bounds)], ...
         return Annotated[kind | None, typer.Argument(metavar=name, help=text, **bounds)], None
-    option = plain.options.get(described.name) or "--" + _snake(described.name).replace("_", "-")
+    option = plain.options.get(described.name) or _option(described)
     if kind is bool:
         return Annotated[bool, typer.Option(option, help=text)], False
     made = typer.Option(option, metavar=value, help=text, show_default=False, **bounds)
     return Annotated[kind | None, made], None
 
 
+def _option(described: Field) -> str:
+    return "--" + _snake(described.name).replace("_", "-")
+
+
 def _read_value(described: Field, given: Any) -> Any:
     """Return the value that the mock gets, None for one that was not given."""
-    if described.kind == "object" and given is not None:
-        return read_json_object(given, "--" + _snake(described.name).replace("_", "-"))
-    return given or (None if given is False or given == [] else given)
+    if given is None or given is False or given == []:
+        return None
+    return read_json_object(given, _option(described)) if described.kind == "object" else given
 
 
 def _path_fields(operation: Operation) -> list[Field]:
@@ -266,8 +269,10 @@ def _fill(path: str, values: Mapping[str, Any]) -> str:
     return path.format_map({name: quote(str(value), safe="") for name, value in values.items()})
 
 
-def _as_order(summary: str) -> str:
-    return f"Show {summary[0].lower()}{summary[1:]}"
+def _help(operation: Operation) -> str:
+    """Return an operation's summary as a command says it: that of a GET names what the command shows."""
+    summary = operation.summary
+    return f"Show {summary[0].lower()}{summary[1:]}." if operation.method == "GET" else f"{summary}."
 
 
 def _item_of(operation: Operation) -> Any:

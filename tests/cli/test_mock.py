@@ -7,6 +7,7 @@ import json
 import shlex
 import signal
 import stat
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,23 @@ def test_what_python_can_arrange_a_shell_can(run: Run, served: Served, tmp_path:
     assert fake.webhooks() == []
 
 
+def test_a_field_of_each_kind_is_given_as_an_option(run: Run, served: Served) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook("https://unreachable.example/basiq")
+    types = ("--event-type", "consent.revoked", "--event-type", "user.created")
+    row(run, "seed", "40", "--webhook-id", webhook_id, *types, "--every", "60", "--failed", "1")
+    messages = [json.loads(line) for line in run("messages", "list", webhook_id).stdout.splitlines()]
+    assert {each["event_type_id"] for each in messages} == {"consent.revoked", "user.created"}
+    assert not any(each["delivered"] for each in messages)
+    first, second, *_ = sorted(datetime.fromisoformat(each["last_attempt"]) for each in messages)
+    assert (second - first).total_seconds() == 60
+    row(run, "fail", "--status", "429", "--headers", '{"X-Of-The-Test": "1"}', "--path", "/events/types")
+    refused = fake.handle(Request("GET", f"{served.url}/events/types", {"authorization": authorization(served)}))
+    assert (refused.status, refused.headers["x-of-the-test"]) == (429, "1")
+    row(run, "fail", "--loop", "--method", "GET")
+    assert row(run, "state")["faults"][0]["loop"] is True
+
+
 def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, served: Served) -> None:
     for _ in range(6):
         assert run("webhooks", "list").exit_code == 0
@@ -135,6 +153,7 @@ def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run
         (("advance", "soon"), 2, "must be a length of time"),
         (("emit", "no.such"), 2, "no event type"),
         (("emit", "user.created", "--data", "["), 2, "--data is not JSON"),
+        (("fail", "--headers", "[]"), 2, "--headers must be a JSON object"),
         (("redeliver", "none"), 1, "there is no message"),
         (("remove-state",), 2, "the first state of a mock stays"),
     ],
