@@ -184,7 +184,7 @@ def test_update_changes_only_what_is_named_and_keeps_the_rest(run: Run, served: 
     assert (nothing.exit_code, "say what changes" in nothing.stderr) == (2, True)
 
 
-def test_the_secret_of_a_webhook_can_be_brought_back(run: Run, served: Served, tmp_path: Path) -> None:
+def test_the_secret_of_a_webhook_is_shown_again(run: Run, served: Served, tmp_path: Path) -> None:
     made = create(run)
     secret = served.fake.secret(made["id"])
     assert run("webhooks", "secret", made["id"]).stdout == secret + "\n"
@@ -204,7 +204,7 @@ def test_where_the_secret_goes_is_said(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "secret").exists()
 
 
-def test_json_takes_fields_and_knows_them_from_an_argument(run: Run, served: Served) -> None:
+def test_json_has_fields_and_knows_them_from_an_argument(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook(URL)
     assert lines(run("webhooks", "list", "--json", "id,status").stdout) == [{"id": webhook_id, "status": "active"}]
     assert lines(run("webhooks", "list", "--json=url").stdout) == [{"url": URL}]

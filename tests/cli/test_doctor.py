@@ -1,4 +1,4 @@
-"""``webhooks doctor``: each problem has a line to paste, and what a recovery brought is none any more."""
+"""``webhooks doctor``: each problem has a line to paste, and a recovery's deliveries end it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("found", [ILL, NO_TYPES], ids=["ill", "no types"])
-def test_each_problem_has_a_line_that_the_command_line_takes(found: Diagnosis) -> None:
+def test_each_problem_has_a_line_that_the_command_line_reads(found: Diagnosis) -> None:
     problems = found.problems
     assert len(problems) >= 12
     for problem in problems:
@@ -83,7 +83,7 @@ def test_an_id_that_looks_like_an_option_stays_an_argument() -> None:
     assert problem.command == ("basiq-async", "webhooks", "reactivate", "--", "--help")
 
 
-def test_it_goes_green_when_a_recovery_has_brought_what_was_missing(
+def test_it_finds_no_problem_after_a_recovery_delivered_the_missing_messages(
     run: Run,
     served: Served,  # noqa: F811  # the fixture
     endpoint: Endpoint,  # noqa: F811  # the fixture

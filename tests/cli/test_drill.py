@@ -1,4 +1,4 @@
-"""The incident of the page on recovery, with its own lines: 3 % failed, 30 hours down, disabled; all is brought once.
+"""The incident of the page on recovery, with its own lines: 3 % failed, 30 hours down, disabled; all is delivered once.
 
 ``BASIQ_DRILL=50000`` has a history of that many messages.
 """

@@ -62,7 +62,7 @@ def test_waiting_ends_with_1_while_the_delivery_is_under_way(run: Run, served: S
     assert "is still under way" in done.stderr
 
 
-def test_waiting_takes_every_webhook_into_account(run: Run, served: Served) -> None:
+def test_waiting_is_for_every_webhook(run: Run, served: Served) -> None:
     with Endpoint() as good:
         good.secret = served.fake.secret(served.fake.add_webhook(good.url))
         bad = served.fake.add_webhook("http://127.0.0.1:9/")
@@ -124,7 +124,7 @@ def test_a_beginning_of_no_type_is_refused(run: Run, served: Served, pattern: st
         assert f"'{pattern}' is not" in done.stderr
 
 
-def test_a_type_that_basiq_has_and_this_version_does_not_know_is_no_typo(
+def test_a_type_that_basiq_has_and_this_version_does_not_know_is_accepted(
     run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Served(FakeBasiq(event_types={"user.verified": "A new one."})) as newer:
@@ -148,7 +148,7 @@ def test_a_beginning_subscribes_to_all_of_its_types(run: Run, served: Served) ->
 # --- a secret that comes back ---
 
 
-def test_updating_with_a_secret_file_alone_brings_the_secret_back(run: Run, served: Served, tmp_path: Path) -> None:
+def test_updating_with_a_secret_file_alone_writes_the_secret(run: Run, served: Served, tmp_path: Path) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a", ["user.created"])
     done = run("webhooks", "update", webhook_id, "--secret-file", str(tmp_path / "secret"))
     assert done.exit_code == 0, done.output

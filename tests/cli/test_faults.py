@@ -168,7 +168,7 @@ def test_verify_tells_by_its_exit_code(change: dict[str, str], code: int, tmp_pa
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[]", b'{"a": 1}', b"no colon", b"\0", b"5"], ids=repr)
-def test_verify_of_headers_that_are_none_is_one_line(content: bytes, tmp_path: Path) -> None:
+def test_verify_of_malformed_headers_is_one_line(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "headers"
     file.write_bytes(content)
     result = run_command("verify", "--headers", str(file), stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": SIGNING})
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read_is_one_line(command: str, body: str) -> None
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!", f"{MARK}é", " "], ids=repr)
-def test_a_secret_that_is_none_is_one_line_and_not_shown(secret: str) -> None:
+def test_a_malformed_secret_is_one_line_and_not_shown(secret: str) -> None:
     result = run_command("sign", "-", stdin=BODY, env={"BASIQ_WEBHOOK_SECRET": secret})
     assert_one_error(result, 2)
 

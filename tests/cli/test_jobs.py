@@ -150,7 +150,7 @@ def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: 
     assert "november" in screen
 
 
-def test_a_place_that_is_none_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_without_a_fleet_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, why in (
         ("jobs", "not the place of a fleet"),
         ("no_such_module:fleet", "there is no module 'no_such_module' here"),

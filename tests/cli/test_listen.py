@@ -233,7 +233,7 @@ async def test_no_more_than_the_limit_reach_the_service() -> None:
     assert len(reached) == 1
 
 
-async def test_a_request_that_is_no_http_is_no_traceback() -> None:
+async def test_a_request_that_is_not_http_prints_no_traceback() -> None:
     async with listening() as listener:
         parts = urlsplit(listener.url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)

@@ -158,14 +158,16 @@ def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run
         (("remove-state",), 2, "the first state of a mock stays"),
     ],
 )
-def test_what_a_mock_does_not_take_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_a_call_that_a_mock_refuses_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
     done = run("mock", *arguments)
     assert (done.exit_code, done.stdout) == (code, "")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-async def test_a_mock_keeps_its_state_takes_a_key_and_forms_and_is_slow_where_asked(tmp_path: Path) -> None:
+async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_of_its_options(
+    tmp_path: Path,
+) -> None:
     options = (
         "--port", "0", "--json", "--state", str(tmp_path / "state.json"), "--api-key", "a2V5OmtleQ==",
         "--event-type", "loan.approved", "--quirk", "type-case=title", "--latency", "0.02", "--failed", "0.5",
@@ -224,7 +226,7 @@ async def command(*arguments: str, **environment: str) -> tuple[int | None, str,
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_start_in_a_script_is_no_race(tmp_path: Path) -> None:
+async def test_a_script_waits_for_the_mock_that_it_starts(tmp_path: Path) -> None:
     file = tmp_path / "ready"
     file.write_text(json.dumps({"base_url": "http://127.0.0.1:9", "api_key": "b2xk"}))  # of a mock that was killed
     waiting = asyncio.create_task(command("mock", "wait", "--ready-file", str(file)))

@@ -97,7 +97,7 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
         ("a_service:text", "is a str, not a WebhookReceiver"),
     ],
 )
-def test_what_is_no_receiver_is_one_line(run: Run, place: str, told: str) -> None:
+def test_a_place_without_a_receiver_is_one_line(run: Run, place: str, told: str) -> None:
     done = run("quarantine", "list", "--receiver", place)
     assert (done.exit_code, done.stdout) == (2, "")
     assert told in done.stderr

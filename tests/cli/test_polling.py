@@ -142,7 +142,7 @@ async def test_without_a_time_it_begins_now_and_events_can_be_chosen(fake: FakeB
     assert row["body"]["eventTypeId"] == "consent.revoked"
 
 
-async def test_a_message_that_is_not_accepted_is_shown_and_the_rest_goes_on(fake: FakeBasiq) -> None:
+async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
     webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
     async with serving() as service:
@@ -166,7 +166,7 @@ async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(fake: FakeBasiq) 
 
 
 @pytest.mark.parametrize("ahead", [-7200, 7200])
-async def test_since_counts_from_the_time_of_the_api_whatever_this_machine_takes_it_for(
+async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
     clock = SystemClock(start=datetime.now(UTC) + timedelta(seconds=ahead))

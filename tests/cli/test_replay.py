@@ -239,7 +239,7 @@ def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_what_is_under_way_and_prints_the_line_that_goes_on(
+def test_a_signal_finishes_messages_under_way_and_prints_the_line_that_resumes(
     run: Run,
     served: Served,
     endpoint: Endpoint,
@@ -335,7 +335,7 @@ def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
     assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
 
 
-def test_dropped_dead_letters_are_gone_and_an_id_that_is_none_is_named(
+def test_dropped_dead_letters_are_gone_and_an_unknown_id_is_counted(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:
     webhook_id = served.fake.seed_messages(3)

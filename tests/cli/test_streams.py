@@ -30,7 +30,7 @@ def shell(served: Served, line: str, **more: str) -> subprocess.CompletedProcess
     )
 
 
-def test_a_reader_that_has_enough_is_no_failure(served: Served) -> None:
+def test_a_reader_that_leaves_early_is_not_a_failure(served: Served) -> None:
     webhook_id = served.fake.seed_messages(5_000)
     done = shell(served, f"basiq-async messages list {webhook_id} | head -1")
     assert (done.returncode, done.stderr) == (0, "")
