@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from basiq_async.distributed._rate_limiter import SharedRateLimiter  # a store's clock that is set back or far away
+from basiq_async.distributed._rate_limiter import SharedRateLimiter  # private: a store's clock that is set back
 from basiq_async.distributed.record import RateSlots, Record
 from basiq_async.errors import CheckpointError
 from tests.support.fleets import PATIENT, crew

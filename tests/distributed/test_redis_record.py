@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError
-from basiq_async.distributed import _redis_record  # its scripts are broken here on purpose
+from basiq_async.distributed import _redis_record  # private: its scripts are broken here on purpose
 from basiq_async.errors import CheckpointError
 from basiq_async.testing import BrokenPromisesError, check_record
 from basiq_async.testing.conformance._record import RecordPromises  # private: one promise of the suite by itself
-from basiq_async.testing.conformance._record_probe import make_spec
-from basiq_async.testing.conformance._runner import keep
+from basiq_async.testing.conformance._record_probe import make_spec  # private: a job as the suite makes it
+from basiq_async.testing.conformance._runner import keep  # private: one promise alone, of a broken record
 from tests.support.cancelling import HOWS, cancel_after
 from tests.support.environment import free_port
 from tests.support.fleets import RedisRecord

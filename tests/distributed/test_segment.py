@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
-from basiq_async.distributed._segment import Lease, clock, lease_target  # a lease that runs out between two saves
+from basiq_async.distributed._segment import Lease, clock, lease_target  # private: a lease ends between two saves
 from basiq_async.distributed.record import LeaseLostError
 from basiq_async.receiver import Claim, MemoryInbox
 from basiq_async.replay.engine import as_target

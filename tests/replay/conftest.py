@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async.testing import Quirks
-from basiq_async.testing.fake import _fake
+from basiq_async.testing.fake import _fake  # private: a test's fakes get another default, wherever it makes them
 from tests.support.browser import browser, pytest_pyfunc_call
 
 __all__ = ["browser", "pytest_pyfunc_call"]

@@ -18,7 +18,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.errors import ConfigurationError
 from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint, serve_page
-from basiq_async.replay._page import draw  # its points are drawn, and written nowhere else
+from basiq_async.replay._page import draw  # private: its points are drawn, and written nowhere else
 from basiq_async.testing import FakeBasiq
 
 ATTACK = "<img src=x onerror='window.hacked=1'>"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from basiq_async.replay._throttle import Backpressure, RateLimiter  # who waits cannot be told from outside
+from basiq_async.replay._throttle import Backpressure, RateLimiter  # private: who waits cannot be told from outside
 from tests.support.virtual import now, run
 
 

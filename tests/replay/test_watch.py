@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async._wire.codec import ListPage
-from basiq_async.replay._watch import Before, Place, Top, Watch  # pages that no list serves like this
+from basiq_async.replay._watch import Before, Place, Top, Watch  # private: pages that no list serves like this
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 

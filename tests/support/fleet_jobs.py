@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.distributed import Fleet, Work, _redis_record
+from basiq_async.distributed import Fleet, Work, _redis_record  # private: a worker that gives up sooner
 from basiq_async.testing import FakeBasiq, Quirks
 
 SETTINGS = json.loads(os.environ.get("FLEET_TEST", "{}"))

@@ -11,7 +11,7 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy, Transport
 from basiq_async.distributed import Fleet, Job, Work, Worker
-from basiq_async.distributed._redis_record import RedisRecord  # a fleet makes one of its url, as patient as all are
+from basiq_async.distributed._redis_record import RedisRecord  # private: a fleet's own is as patient as all are
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder

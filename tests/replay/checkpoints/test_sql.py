@@ -29,7 +29,7 @@ from basiq_async.replay import (
     checkpoint_metadata,
     recover,
 )
-from basiq_async.replay.checkpoints import _sql_database as _sql_calls
+from basiq_async.replay.checkpoints import _sql_database as _sql_calls  # private: a response to a COMMIT is lost
 from basiq_async.testing import FakeBasiq, check_checkpoint
 from tests.support.cancelling import storm
 from tests.support.databases import engine_of, in_use, new_table, run, scalar

@@ -12,7 +12,7 @@ import pytest
 from basiq_async import InboxError
 from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, QuarantinedDelivery
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
-from basiq_async.testing.conformance import _inbox as suite
+from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
