@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from weakref import WeakSet
 
 from .record import Record
 
@@ -29,12 +30,15 @@ class SharedRateLimiter:
         self._earliest, self._latest = float("-inf"), float("inf")
         self._serving: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._segments: WeakSet[SegmentRate] = WeakSet()  # one that had nothing to handle is never stopped
         self.rate: float | None = None
         """The rate of the job as it is now; None for no limit."""
 
     def for_segment(self) -> SegmentRate:
         """The view of one segment, which can be stopped alone."""
-        return SegmentRate(self)
+        segment = SegmentRate(self)
+        self._segments.add(segment)
+        return segment
 
     def set_rate(self, rate: float | None) -> None:
         """Set the rate of the job as it is now."""
@@ -42,6 +46,12 @@ class SharedRateLimiter:
             self.rate = rate
             self._slots.clear()
             self._changed.set()
+            for segment in self._segments:
+                segment.open = rate is None
+
+    def forget(self, segment: SegmentRate) -> None:
+        """Tell a segment no more of the rate."""
+        self._segments.discard(segment)
 
     def ask(self) -> asyncio.Future[bool]:
         """A future that is done when a slot has come."""
@@ -108,7 +118,7 @@ class SharedRateLimiter:
         asked = clock()
         slots = await self._record.rate_slots(self._key, wanted)
         if slots is None:
-            self.rate = None
+            self.set_rate(None)
             return
         self._measure(asked - slots.now, clock() - slots.now)
         begin = self._latest
@@ -135,6 +145,8 @@ class SegmentRate:
 
     def __init__(self, limiter: SharedRateLimiter) -> None:
         self._limiter = limiter
+        self.open = limiter.rate is None
+        """Whether the job has no rate: a message need not ``wait``."""
         self._asked: set[asyncio.Future[bool]] = set()
         self._stopped = False
 
@@ -153,7 +165,8 @@ class SegmentRate:
 
     def stop(self) -> None:
         """Send everyone who waits away."""
-        self._stopped = True
+        self._stopped, self.open = True, False
+        self._limiter.forget(self)
         for future in self._asked:
             if not future.done():
                 future.set_result(False)

@@ -242,11 +242,10 @@ class Engine:
                 if entered and not await pressure.enter():
                     return
                 try:
-                    if limiter is not None:
-                        if not await limiter.wait():
-                            return
-                        if pressure.closed:  # a pause that began meanwhile
-                            continue
+                    if limiter is not None and not limiter.open and not await limiter.wait():
+                        return
+                    if not pressure.open and pressure.closed:  # a pause that began meanwhile
+                        continue
                     taken_before = self._successes
                     attempt += 1
                     tries += 1

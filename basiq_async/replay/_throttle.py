@@ -19,7 +19,9 @@ _LONGEST_PAUSE = 60.0
 
 
 class Limiter(Protocol):
-    """Says when the next message may begin."""
+    """Says when the next message may begin. ``open``: whether it may without ``wait``."""
+
+    open: bool
 
     async def wait(self) -> bool:
         """Wait for a slot; return False where the job stops."""
@@ -34,6 +36,7 @@ class RateLimiter:
     """Lets through ``rate`` callers a second, evenly spaced. Unused time is not made up for."""
 
     def __init__(self, rate: float) -> None:
+        self.open = False
         self._interval = 1.0 / rate
         self._due = float("-inf")
         self._waiting: set[asyncio.Future[bool]] = set()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import pytest
+from redis.asyncio import Redis
 
 from basiq_async.distributed._rate_limiter import SharedRateLimiter  # private: a store's clock that is set back
 from basiq_async.distributed.record import RateSlots, Record
@@ -139,6 +140,21 @@ async def test_without_a_rate_nobody_waits() -> None:
     await limiter.aclose()
 
 
+async def test_a_segment_that_is_under_way_waits_as_soon_as_its_job_has_a_rate() -> None:
+    limiter = SharedRateLimiter(cast(Record, Store(0.001)), "job")
+    rate, stopped = limiter.for_segment(), limiter.for_segment()
+    assert rate.open
+    stopped.stop()
+    limiter.set_rate(0.001)
+    assert not rate.open
+    assert not limiter.for_segment().open
+    limiter.set_rate(None)
+    assert rate.open
+    assert not stopped.open  # it is asked, and says that the job stops
+    assert await stopped.wait() is False
+    await limiter.aclose()
+
+
 async def test_who_waits_for_a_slow_slot_continues_when_the_rate_is_raised_or_taken_away() -> None:
     for raised in (1_000.0, None):
         store = Store(0.001)
@@ -167,3 +183,31 @@ async def test_a_rate_that_is_raised_holds_for_the_whole_fleet_at_once(redis_url
         assert len(recorder.ids) == 1
         job = await fleet.submit(rate=raised)
         assert (await job.wait(timeout=PATIENT)).handled == 60
+
+
+async def test_a_rate_that_is_set_for_a_running_job_holds_in_the_midst_of_a_page(redis_url: str) -> None:
+    free = asyncio.Event()
+
+    async def behave(message: object) -> None:
+        await free.wait()
+
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, messages=30, page_size=30, workers=1, concurrency=1) as fleet:
+        job = await fleet.submit()
+        async with asyncio.timeout(PATIENT), Redis.from_url(redis_url) as redis:
+            while not recorder.at_once:
+                await asyncio.sleep(0.01)
+            await fleet.submit(rate=0.001)
+            (worker,) = fleet.workers
+            for _ in range(2):  # with its next heartbeat the worker knows of the rate
+                told = since = await redis.zscore("basiq:{job}:workers", worker.name)
+                while told == since:
+                    await asyncio.sleep(0.01)
+                    told = await redis.zscore("basiq:{job}:workers", worker.name)
+            free.set()
+            while len(recorder.ids) < 2:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert len(recorder.ids) == 2  # the one that was begun, and one for the first slot
+        await fleet.submit(rate=None)
+        assert (await job.wait(timeout=PATIENT)).handled == 30
