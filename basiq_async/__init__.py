@@ -92,7 +92,7 @@ __all__ = [
     "__version__",
 ]
 
-# These are loaded when they are first asked for: they pull in cattrs, aiohttp or asyncio.
+# Loaded on first access: these modules import cattrs, aiohttp or asyncio.
 _LAZY = {
     "AiohttpTransport": "transports.aiohttp",
     "BasiqClient": "client",

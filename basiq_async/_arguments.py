@@ -1,4 +1,4 @@
-"""Checks of arguments, before anything is sent. Each raises ``ConfigurationError`` and names the argument."""
+"""Check arguments before anything is sent. Each check raises ``ConfigurationError`` and names the argument."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .models import DocumentedEventType
 
 
 def check_positive(name: str, value: object, unit: str = "") -> float:
-    """A finite number above 0. ``unit`` completes the sentence, such as ``of seconds``."""
+    """Return a finite number above 0. ``unit`` completes the error message, such as ``of seconds``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigurationError(f"{name} must be a finite number{_with_space(unit)} above 0")
     return value
 
 
 def check_from_zero(name: str, value: object, unit: str = "") -> float:
-    """A finite number of at least 0."""
+    """Return a finite number of at least 0. ``unit`` completes the error message, such as ``of seconds``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ConfigurationError(f"{name} must be a finite number{_with_space(unit)} of at least 0")
     return value
 
 
 def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:
-    """An int within bounds. ``or_else`` names the other values that are accepted, such as ``or None for all``."""
+    """Return an int from ``least`` to ``most``. ``or_else`` ends the error message, such as ``or None for all``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ConfigurationError(f"{name} must be a whole number {bounds}{', ' + or_else if or_else else ''}")
@@ -35,7 +35,7 @@ def check_whole(name: str, value: object, *, least: int = 0, most: int | None = 
 
 
 def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
-    """At least one id of an event type. A single text in place of a list is refused too."""
+    """Return a list of at least one event type id. A single text in place of a list is refused too."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{name} must be a list of event type ids, such as ['user.created']")
     found = list(value)
@@ -47,7 +47,10 @@ def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
 
 
 def select_texts(**fields: tuple[str, str | None]) -> dict[str, str]:
-    """The fields of a body that were passed: from the JSON name to the argument's name and its value."""
+    """Return the text fields of a body, by their JSON names, without those that are None.
+
+    ``fields`` maps each JSON name to the argument's name and value.
+    """
     for name, value in fields.values():
         if value is not None and not isinstance(value, str):
             raise ConfigurationError(f"{name} must be text or None, not {type(value).__name__}")
@@ -59,7 +62,7 @@ def _with_space(unit: str) -> str:
 
 
 def accepts(function: Callable[..., object], count: int) -> bool:
-    """Whether it can be called with that many arguments by position. True where its signature is not known."""
+    """Whether a function can be called with ``count`` positional arguments. True if its signature is not known."""
     try:
         inspect.signature(function).bind(*[None] * count)
     except TypeError:
@@ -72,13 +75,13 @@ def accepts(function: Callable[..., object], count: int) -> bool:
 _Beginning = Literal["account.*", "connection.*", "consent.*", "transactions.*", "user.*", "*"]
 
 EventTypePattern = DocumentedEventType | _Beginning | str
-"""An event type, the beginning of some (``consent.*``), or ``*`` for all."""
+"""An event type, the common beginning of several (``consent.*``), or ``*`` for all."""
 
 EVENT_TYPES: tuple[str, ...] = get_args(DocumentedEventType)
 
 
 def nearest_pattern(pattern: str) -> str | None:
-    """None for a pattern that matches a documented type; else the nearest one that does, or an empty text."""
+    """Return None for a documented pattern; for any other, the most similar documented one, or an empty text."""
     known = [*EVENT_TYPES, *get_args(_Beginning)]
     if pattern in known:
         return None

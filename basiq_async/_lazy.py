@@ -1,4 +1,4 @@
-"""Names of a package that it loads when they are first asked for."""
+"""Load names of a package on first access."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def lazy_names(
     extras: Mapping[str, str] | None = None,
     elsewhere: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and the ``__dir__`` of a package whose ``__all__`` has more names than it loads at once.
+    """Return the ``__getattr__`` and ``__dir__`` of a package that loads some names of its ``__all__`` on first access.
 
-    homes: from each name to the module below the package that defines it.
-    extras: from a package that may not be installed to the extra that installs it. Asking for a name that needs it
-        then raises ``ConfigurationError``.
-    elsewhere: from a module below the package to the names that users may look for in the package itself. Asking for
-        one raises ``ImportError``, which says where it is.
+    homes: maps each such name to the module below the package that defines it.
+    extras: maps each optional dependency to the extra that installs it. Without the dependency, access to a name that
+        needs it raises ``ConfigurationError``.
+    elsewhere: maps a module below the package to names that users may look for in the package itself. Access to one
+        raises ``ImportError``, which says where it is.
 
-    Type checkers do not see this ``__getattr__``: the package imports the names under ``TYPE_CHECKING`` as well, so
-    that a misspelt one is an error.
+    Type checkers do not see this ``__getattr__``. The package therefore imports the names under ``TYPE_CHECKING`` too,
+    so that a misspelt name is an error.
     """
 
     def load(name: str) -> object:

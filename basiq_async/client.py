@@ -1,4 +1,4 @@
-"""The client: one object that holds the services and what they share."""
+"""The client: one object that holds the services, their transport and their credentials."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from .transports.retry import Retrying, RetryPolicy
 class BasiqClient:
     """A client of Basiq's API for webhooks. Use it as ``async with BasiqClient() as basiq``, or call ``aclose``.
 
-    api_key: the text that Basiq's dashboard shows, or a ``SecretStr`` of it; None takes the environment variable
-        ``BASIQ_API_KEY``.
-    transport: how requests are sent. The client adds authentication and retries to it, and does not close it. None
-        makes an ``AiohttpTransport``, which is closed with the client.
-    base_url: where the API is; it may have a path prefix, for a proxy. None takes the environment variable
-        ``BASIQ_BASE_URL``, or else Basiq's own address.
+    api_key: the text that Basiq's dashboard shows, or a ``SecretStr`` of it. With None, the environment variable
+        ``BASIQ_API_KEY`` is used.
+    transport: sends the requests. The client adds authentication and retries to it, and does not close it. With None,
+        the client makes an ``AiohttpTransport``, and closes it with itself.
+    base_url: the URL of the API. It may have a path prefix, for a proxy. With None, the environment variable
+        ``BASIQ_BASE_URL`` is used, or else Basiq's own address.
     retry: when to send a request again.
-    timeout: for each attempt of a request, in seconds.
-    allow_http: accept a ``base_url`` without TLS on another machine. So does ``BASIQ_ALLOW_HTTP=1`` in the environment.
+    timeout: the limit for each attempt of a request, in seconds.
+    allow_http: accept a ``base_url`` without TLS on another machine. ``BASIQ_ALLOW_HTTP=1`` in the environment does
+        the same.
     on_request, on_retry: called with a ``RequestEvent`` after each attempt and a ``RetryEvent`` before each wait.
 
-    Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for arguments that
-    cannot be right.
+    Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for invalid arguments.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class BasiqClient:
 
     @property
     def base_url(self) -> str:
-        """Where the API is."""
+        """The URL of the API."""
         return self._base.url("")
 
     def _now(self) -> datetime:
-        """Return the time by Basiq's clock, or by the transport's where it has one."""
+        """Return the time by Basiq's clock, or by the transport's clock if it has one."""
         return self._api.now()
 
     async def aclose(self) -> None:
-        """Cancel the requests that were sent ahead, and close the transport if it is the client's own."""
+        """Cancel the requests for prefetched pages, and close the transport if the client made it."""
         await self._owner.aclose()
         await self._retrying.aclose()
         if self._owned is not None:
@@ -124,18 +124,18 @@ class BasiqClient:
         return f"BasiqClient(base_url={self.base_url!r})"
 
     def _seal(self, purpose: str) -> Seal:
-        """A seal on what this client's programs keep where others may write, with a key of the API key's."""
+        """Return a seal for data that is stored where others may write. Its key is derived from the API key."""
         return Seal((self._key.reveal().encode(),), purpose)
 
     def _observe(self, wrap: Callable[[Transport], Transport]) -> None:
-        """Send every call through a transport of an observer's, around authentication and retries."""
+        """Send every call through the transport that ``wrap`` returns: it wraps authentication and retries."""
         if self._observed:
             raise ConfigurationError("this client is instrumented already")
         self._observed = True
         self._api.transport = wrap(self._api.transport)
 
     def _add_hooks(self, on_request: OnRequest, on_retry: OnRetry) -> None:
-        """Call these hooks after those that the constructor was passed."""
+        """Call these hooks after the hooks that were passed to the constructor."""
         self._retrying.on_request = chain_hooks(self._retrying.on_request, on_request)
         self._retrying.on_retry = chain_hooks(self._retrying.on_retry, on_retry)
 

@@ -3,7 +3,7 @@
 .. code-block:: text
 
     BasiqError
-    ├── ConfigurationError             an argument that cannot be right (also a ValueError)
+    ├── ConfigurationError             an invalid argument or setting (also a ValueError)
     ├── TransportError                 no usable response
     │   ├── ConnectionFailedError
     │   └── RequestTimeoutError        (also a TimeoutError)
@@ -63,28 +63,28 @@ SITE = "https://basiq-async.readthedocs.io/en/stable/"
 
 
 class BasiqError(Exception):
-    """The root of every error of this package. Each survives pickling and copying, with all its attributes."""
+    """The base class of every error of this package. All can be pickled and copied, and keep their attributes."""
 
     @property
     def help_url(self) -> str:
-        """The section of the documentation that says what this error means and what to do."""
+        """The URL of the section in the documentation that explains this error and its remedy."""
         known = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("basiq_async"))
         return f"{SITE}troubleshooting.html#{known.__name__.lower()}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The default calls the class with the positional arguments alone, and loses or misses the others.
+        # The default calls the class with the positional arguments only: it loses or lacks the keyword arguments.
         return (_rebuild, (type(self), self.args, self.__dict__))
 
 
 class ConfigurationError(BasiqError, ValueError):
-    """An argument or a setting that cannot be right; nothing was sent."""
+    """An argument or a setting is invalid. Nothing was sent."""
 
 
 class TransportError(BasiqError):
-    """A request that got no usable response.
+    """A request got no usable response.
 
-    ``method`` and ``path`` say which request; ``attempts`` how many times it was sent. ``sent`` is False where no
-    byte of the request can have reached the server, so that even a POST may be sent again.
+    ``method`` and ``path`` name the request. ``attempts`` is how many times it was sent. ``sent`` is False if no byte
+    of the request can have reached the server, so that even a POST may be sent again.
     """
 
     def __init__(self, message: str, *, method: str | None = None, path: str | None = None, sent: bool = True) -> None:
@@ -104,19 +104,20 @@ class TransportError(BasiqError):
 
 
 class ConnectionFailedError(TransportError):
-    """The connection could not be made, or broke before the whole response was there."""
+    """The connection could not be made, or broke before the response was complete."""
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """The time allowed, in seconds, ran out before there was a complete response."""
+    """The timeout passed before the response was complete."""
 
 
 class APIError(BasiqError):
     """The API responded with an error status.
 
-    ``code``, ``title``, ``detail`` and ``parameter`` are those of the body's first error, None where it does not say;
-    ``errors`` holds all of them. Quote ``correlation_id`` to Basiq's support. ``retry_after`` is in seconds, where the
-    response asked for a wait. ``attempts`` is how many times the request was sent.
+    ``code``, ``title``, ``detail`` and ``parameter`` are those of the first error in the body, each None if the body
+    does not have it. ``errors`` holds all errors of the body. Quote ``correlation_id`` to Basiq's support.
+    ``retry_after`` is the wait that the response asked for, in seconds, or None. ``attempts`` is how many times the
+    request was sent.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class ConflictError(APIError):
 
 
 class RateLimitError(APIError):
-    """429: too many requests; ``retry_after`` says for how many seconds to wait, where the response did."""
+    """429: too many requests. ``retry_after`` is the wait that the response asked for, in seconds, or None."""
 
 
 class ServerError(APIError):
@@ -192,9 +193,9 @@ class ServerError(APIError):
 
 
 class ResponseDecodeError(BasiqError):
-    """A response that cannot be understood.
+    """A response could not be read.
 
-    ``location`` is a JSON path to the part that was wrong, such as ``$.data[3].attempts[0].timestamp``.
+    ``location`` is the JSON path of the part that is wrong, such as ``$.data[3].attempts[0].timestamp``.
     """
 
     def __init__(
@@ -211,7 +212,11 @@ class ResponseDecodeError(BasiqError):
 
 
 class PaginationError(BasiqError):
-    """A next link that loops, or that leaves the API's own origin. ``link`` is the link."""
+    """A list cannot be read further.
+
+    Its next link loops or leads to another origin than the API's, and ``link`` is that link. Or the item to resume
+    after is no longer in the list, and ``link`` is None.
+    """
 
     def __init__(self, message: str, *, link: str | None = None) -> None:
         super().__init__(message)
@@ -219,9 +224,9 @@ class PaginationError(BasiqError):
 
 
 class SignatureVerificationError(BasiqError):
-    """A delivery whose signature, headers or secret cannot be trusted.
+    """A delivery's signature is missing, invalid or too old, or the receiver's secret cannot be used.
 
-    ``reason`` is a short code fit for a metric, such as ``missing-header``, ``too-old`` or ``no-match``.
+    ``reason`` is a short code that suits a metric, such as ``missing-header``, ``too-old`` or ``no-match``.
     """
 
     def __init__(self, message: str, *, reason: str = "malformed") -> None:
@@ -234,31 +239,31 @@ class SignatureVerificationError(BasiqError):
 
 
 class InboxError(BasiqError):
-    """The inbox could not say, or not record, what has been handled: a full disk, a lock that lasts."""
+    """The inbox could not read or record which deliveries were handled, for example because the disk is full."""
 
 
 class ReplayError(BasiqError):
-    """A replay job that cannot start, or cannot go on.
+    """A replay job cannot start, or cannot continue.
 
-    ``report`` is the ``basiq_async.replay.Report`` up to then; None if nothing had begun.
+    ``report`` is the ``basiq_async.replay.Report`` up to the error; None if the job had not started.
     """
 
-    report: Any = None  # nothing of the project is imported here, so that everything can import this
+    report: Any = None  # this module imports nothing of the project, so that every module can import it
 
 
 class CheckpointError(ReplayError):
-    """A checkpoint that is in use, full, damaged, or another job's; nothing in it was overwritten."""
+    """A checkpoint is in use, full or damaged, or belongs to another job. Nothing in it was overwritten."""
 
 
 class CheckpointInUseError(CheckpointError):
-    """A checkpoint that another run has open: that run is at the job, so there is nothing to do here."""
+    """Another run of the job has the checkpoint open. That run does the work, so this one can end."""
 
 
 class TargetError(ReplayError):
-    """A target that did not accept a message.
+    """A target did not accept a message.
 
-    ``status`` is its HTTP status, where it has one. ``retry_after`` is for how many seconds it asked to be
-    left alone: a job that replays then waits, with all its messages.
+    ``status`` is the HTTP status of its response, or None. ``retry_after`` is the wait that the target asked for, in
+    seconds, or None. A replay then waits for that long before it delivers any message.
     """
 
     def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
@@ -278,7 +283,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
 
 
 def error_class(status: int) -> type[APIError]:
-    """The class of error that an HTTP status stands for."""
+    """Return the error class for an HTTP status."""
     if 500 <= status <= 599:
         return ServerError
     return _BY_STATUS.get(status, APIError)

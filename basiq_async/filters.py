@@ -1,7 +1,7 @@
 """Filter expressions, in Basiq's syntax: ``entity.property.op('value')``, joined by commas.
 
-The syntax and the operators are those of the vendor's reference. How to write a quote inside a value is not
-documented: here it is escaped with a backslash, as a backslash is.
+The syntax and the operators are those of the vendor's reference. It does not say how to write a quote inside a value.
+This module escapes quotes and backslashes with a backslash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Value = str | int | float | bool | date | datetime
 
 @attrs.frozen
 class Filter:
-    """A complete filter. ``a & b`` asks for both; ``str(a)`` is the text that is sent."""
+    """A complete filter. ``a & b`` requires both filters to match. ``str(a)`` is the text that is sent."""
 
     text: str
 
@@ -37,9 +37,9 @@ class Filter:
 class F:
     """A field to filter by: ``F("event.entity").eq("consent") & F("user.id").eq(user_id)``.
 
-    A value can be text, a number, a boolean, a date or a datetime (sent as UTC). It is quoted and escaped, so that
-    no value can become a part of the expression; one with control characters is refused. Raises
-    ``ConfigurationError``.
+    A value can be text, a number, a boolean, a date or a datetime (sent as UTC). Values are quoted and escaped, so
+    that no value can become a part of the expression. Raises ``ConfigurationError`` for an invalid field name, for a
+    value of another type, and for a value with control characters.
     """
 
     __slots__ = ("_name",)
@@ -61,19 +61,19 @@ class F:
         return self._apply("ne", value)
 
     def gt(self, value: Value) -> Filter:
-        """Greater, or later, than the value."""
+        """Greater or later than the value."""
         return self._apply("gt", value)
 
     def gteq(self, value: Value) -> Filter:
-        """Greater, or later, than the value, or equal to it."""
+        """Greater or later than the value, or equal to it."""
         return self._apply("gteq", value)
 
     def lt(self, value: Value) -> Filter:
-        """Less, or earlier, than the value."""
+        """Less or earlier than the value."""
         return self._apply("lt", value)
 
     def lteq(self, value: Value) -> Filter:
-        """Less, or earlier, than the value, or equal to it."""
+        """Less or earlier than the value, or equal to it."""
         return self._apply("lteq", value)
 
     def bt(self, first: Value, last: Value) -> Filter:
@@ -117,7 +117,7 @@ def _plain(value: str | int | float) -> str:
 
 
 def filter_text(value: str | Filter | None) -> str | None:
-    """A filter argument as it is sent: plain text unchanged, nothing for None and the empty text."""
+    """Return a filter argument as the text to send: plain text unchanged, and None for None or an empty text."""
     if value is None or isinstance(value, (str, Filter)):
         text = str(value or "")
         try:

@@ -1,4 +1,4 @@
-"""What the client reports of its work, for metrics and traces. No hook gets a credential, a header or a body."""
+"""Hooks of the client, for metrics and traces. No hook gets a credential, a header or a body."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _E = TypeVar("_E")
 class RequestEvent:
     """One attempt of a request has ended.
 
-    ``duration`` is in seconds; ``attempt`` counts from 1. ``status`` is None where there was no response, and
-    ``error`` is then the name of the error's class. ``correlation_id`` comes from an error body. ``url_template``
-    is the path with names in place of identifiers, such as ``/events/{event_id}``: fit for a metric, as ``path``
-    is not. None for a request that the client did not make.
+    ``duration`` is in seconds. ``attempt`` counts from 1. ``status`` is None if there was no response; ``error`` is
+    then the name of the error's class. ``correlation_id`` comes from an error body. ``url_template`` is the path with
+    names in place of identifiers, such as ``/events/{event_id}``. It suits a metric, and ``path`` does not. It is None
+    for a request that the client did not make.
     """
 
     method: str
@@ -34,7 +34,7 @@ class RequestEvent:
 
 @attrs.frozen
 class RetryEvent:
-    """A request will be sent again after ``wait`` seconds; ``attempt`` is the one that failed."""
+    """A request will be sent again after ``wait`` seconds. ``attempt`` is the number of the attempt that failed."""
 
     method: str
     path: str
@@ -51,7 +51,7 @@ OnRetry = Callable[[RetryEvent], None]
 
 
 def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:
-    """Call a hook, if there is one. A hook that fails is logged: watching the work must not undo it."""
+    """Call a hook, if one was passed. Its exceptions are logged and not raised: a hook must not break a request."""
     if hook is None:
         return
     try:
@@ -61,7 +61,7 @@ def call_hook(hook: Callable[[_E], None] | None, event: _E) -> None:
 
 
 def chain_hooks(first: Callable[[_E], None] | None, second: Callable[[_E], None]) -> Callable[[_E], None]:
-    """Join two hooks; the second one is called whatever becomes of the first."""
+    """Combine two hooks into one. The second hook is called even if the first one fails."""
     if first is None:
         return second
 

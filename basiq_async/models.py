@@ -1,8 +1,8 @@
-"""The objects of Basiq's API, immutable.
+"""The objects of Basiq's API. They are immutable.
 
-Shapes: the vendor's API reference for webhooks and events. Where its schemas and its examples disagree, both
-are read. Fields that are unknown here are kept in ``raw``. A text that came as another JSON type is kept as
-its JSON text; a field that is missing or null is None.
+Their fields are those of the vendor's API reference for webhooks and events. Where its schemas and its examples
+disagree, both forms are read. ``raw`` holds the whole object, with fields that the SDK does not know. If the API sends
+another JSON type in place of a text, the field holds its JSON text. A field that is missing or null is None.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ DocumentedEventType = Literal[
 """The event types that Basiq documents today."""
 
 EventTypeId = DocumentedEventType | str
-"""The id of an event type. New ones appear; an editor offers those of today."""
+"""The id of an event type: one that is documented today, which an editor can suggest, or any other text."""
 
 WebhookStatus = Literal["active", "pending-approval", "disabled"] | str
-"""As far as is known; the reference names the first two."""
+"""The known statuses of a webhook, or any other text. The vendor's reference names the first two."""
 
 AttemptStatus = Literal["Success", "Failed"] | str
 
 _MILLISECONDS_FROM = 1e11
-"""An epoch above this (the year 5138 in seconds) can only be meant in milliseconds."""
+"""A time since the epoch above this number (the year 5138 in seconds) is read as milliseconds."""
 
 
 class Secret:
-    """A signing secret that does not show itself.
+    """A signing secret whose text is not printed.
 
-    ``repr``, ``str`` and ``format`` return a placeholder; ``reveal()`` returns the text. Two secrets compare in
-    constant time. A ``Webhook`` can go through a task queue: a pickle holds a digest in place of the text. What comes
-    back is equal to the secret, and its ``reveal`` raises ``ValueError``. Pass the text on by a way that you trust.
+    ``repr``, ``str`` and ``format`` return a placeholder; ``reveal()`` returns the text. Two secrets are compared in
+    constant time. A pickle holds a digest in place of the text, so that a ``Webhook`` can go through a task queue. The
+    unpickled secret is equal to the original, but its ``reveal`` raises ``ValueError``. Pass the text in another way,
+    which you trust.
     """
 
     __slots__ = ("_digest", "_value")
@@ -113,7 +114,7 @@ def _secret_of_digest(digest: bytes) -> Secret:
 
 
 class _ByValue:
-    """Compares JSON values of any depth: ``==`` alone gives up, with an exception, on deep ones."""
+    """Compares JSON values of any depth. ``==`` alone raises ``RecursionError`` for deeply nested values."""
 
     __slots__ = ("_value",)
 
@@ -128,7 +129,7 @@ class _ByValue:
         except RecursionError:
             return _equal(self._value, other._value)
 
-    __hash__ = None  # type: ignore[assignment]  # so Python says unhashable
+    __hash__ = None  # type: ignore[assignment]  # as Python marks a class that is not hashable
 
 
 def _equal(one: object, other: object) -> bool:
@@ -149,7 +150,7 @@ def _equal(one: object, other: object) -> bool:
 
 
 def read_text(value: object) -> str | None:
-    """A text field: text as it is, null as None, any other JSON value as its JSON text."""
+    """Return a text field: text unchanged, null as None, any other JSON value as its JSON text."""
     if value is None or isinstance(value, str):
         return value
     try:
@@ -159,12 +160,12 @@ def read_text(value: object) -> str | None:
 
 
 def read_links(value: object) -> dict[str, str]:
-    """Links come as an object, or as a list of objects; values that are not texts are left out."""
+    """Return links from an object or a list of objects. Values that are not texts are left out."""
     if isinstance(value, dict):
         for link in value.values():
             if type(link) is not str:
                 return {name: link for name, link in value.items() if isinstance(link, str)}
-        return value  # all of them: no copy is needed
+        return value  # all values are texts: no copy is needed
     merged: dict[str, str] = {}
     if isinstance(value, list):
         for entry in value:
@@ -173,7 +174,7 @@ def read_links(value: object) -> dict[str, str]:
 
 
 def read_status_code(value: object) -> int | None:
-    """A status code comes as a number or as a text of digits."""
+    """Return a status code from a number or a text of digits; None for any other value."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -186,9 +187,9 @@ def read_status_code(value: object) -> int | None:
 
 
 def read_datetime(value: object) -> datetime | None:
-    """A point in time, always aware: ISO 8601, an HTTP date, or seconds or milliseconds since the epoch.
+    """Return an aware datetime from ISO 8601, an HTTP date, or seconds or milliseconds since the epoch.
 
-    A time without a zone is taken as UTC. Null and an empty text are None. Raises ``ValueError`` for the rest.
+    A time without a zone is read as UTC. Null and an empty text are None. Raises ``ValueError`` for any other value.
     """
     if value is None or value == "":
         return None
@@ -205,7 +206,7 @@ def read_datetime(value: object) -> datetime | None:
 
 
 def _read_odd_datetime(text: str) -> datetime:
-    from email.utils import parsedate_to_datetime  # a slow import, for a rare form
+    from email.utils import parsedate_to_datetime  # imported here: it is slow to import, and rarely needed
 
     for read in (_from_epoch_text, datetime.fromisoformat, parsedate_to_datetime):
         try:
@@ -231,9 +232,9 @@ def _from_epoch(value: float) -> datetime:
 
 @attrs.frozen
 class DeliveryAttempt:
-    """One try to deliver a message. ``status`` is ``Success`` or ``Failed``, as far as is documented.
+    """One attempt to deliver a message. The documented values of ``status`` are ``Success`` and ``Failed``.
 
-    An attempt that came as a mere text has that text as its ``id`` and nothing else.
+    If the API sends an attempt as a text, that text is its ``id``, and all other fields are None.
     """
 
     id: str | None
@@ -245,14 +246,14 @@ class DeliveryAttempt:
 
     @property
     def succeeded(self) -> bool:
-        """By ``status``; where that is missing, by a ``status_code`` within 200 to 299."""
+        """Whether ``status`` is ``Success``, or, without a ``status``, ``status_code`` is from 200 to 299."""
         if self.status is not None:
             return self.status.lower() == "success"
         return self.status_code is not None and 200 <= self.status_code <= 299
 
 
 def read_attempt(value: object) -> DeliveryAttempt:
-    """An attempt, from an object or a text. Raises ``ValueError`` for a timestamp that is none."""
+    """Return an attempt from an object or a text. Raises ``ValueError`` for an invalid timestamp."""
     if not isinstance(value, dict):
         return DeliveryAttempt(read_text(value))
     return DeliveryAttempt(
@@ -269,7 +270,7 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 def _attempt_order(attempt: DeliveryAttempt) -> tuple[datetime, bool]:
-    """Basiq's times have whole seconds; no attempt follows one that succeeded."""
+    """Return a sort key: by time, and of attempts within the same second, a successful one last."""
     return attempt.timestamp or _NO_TIME, attempt.succeeded
 
 
@@ -277,7 +278,7 @@ def _attempt_order(attempt: DeliveryAttempt) -> tuple[datetime, bool]:
 class Message:
     """One message of a webhook: its payload, and each attempt to deliver it.
 
-    ``raw`` is the message as it came; all else but ``id`` is read from it when it is first asked for.
+    ``raw`` is the message as Basiq sent it. All properties are read from it on access.
     """
 
     id: str
@@ -290,40 +291,41 @@ class Message:
 
     @property
     def event_type_id(self) -> EventTypeId | None:
-        """Such as ``consent.revoked``; found in the payload or beside it."""
+        """The id of the event type, such as ``consent.revoked``, from the payload or else from the message itself."""
         return read_text(self.payload.get("eventTypeId") or self.raw.get("eventTypeId"))
 
     @property
     def event_id(self) -> str | None:
-        """The id of the event, an opaque text; found in the payload or beside it."""
+        """The id of the event, an opaque text, from the payload or else from the message itself."""
         return read_text(self.payload.get("eventId") or self.raw.get("eventId"))
 
     @cached_property
     def attempts(self) -> tuple[DeliveryAttempt, ...]:
-        """Each try to deliver the message, as Basiq lists them: the newest first, in the vendor's example.
+        """Each attempt to deliver the message, in Basiq's order. In the vendor's example, the newest comes first.
 
-        Go by an attempt's time, never by its place: see ``first_attempt``, ``last_attempt``, ``attempts_by_time``.
+        Rely on an attempt's time and not on its position: see ``first_attempt``, ``last_attempt`` and
+        ``attempts_by_time``.
         """
         return tuple(read_attempt(attempt) for attempt in self.raw.get("attempts") or ())
 
     @property
     def attempts_by_time(self) -> tuple[DeliveryAttempt, ...]:
-        """The attempts, oldest first, by their ``timestamp``; those without one come before the others."""
+        """The attempts by their ``timestamp``, oldest first. Attempts without one come before the others."""
         attempts = self.attempts
         return attempts if len(attempts) < 2 else tuple(sorted(attempts, key=_attempt_order))
 
     @property
     def first_attempt(self) -> DeliveryAttempt | None:
-        """The earliest attempt that has a ``timestamp``; None where none has one."""
+        """The earliest attempt that has a ``timestamp``; None if none has one."""
         attempts = self.attempts
-        if len(attempts) == 1:  # as nearly always
+        if len(attempts) == 1:  # the most frequent case
             return attempts[0] if attempts[0].timestamp is not None else None
         timed = [attempt for attempt in attempts if attempt.timestamp is not None]
         return min(timed, key=_attempt_order, default=None)
 
     @property
     def last_attempt(self) -> DeliveryAttempt | None:
-        """The latest attempt by ``timestamp``; of several without any, none is the last."""
+        """The latest attempt by ``timestamp``, or the only attempt. None if several attempts have no ``timestamp``."""
         attempts = self.attempts
         if len(attempts) == 1:
             return attempts[0]
@@ -332,12 +334,12 @@ class Message:
 
     @property
     def links(self) -> Mapping[str, str]:
-        """``self`` and ``webhook``; those of the event are in ``payload["links"]``."""
+        """The links ``self`` and ``webhook``. The links of the event are in ``payload["links"]``."""
         return read_links(self.raw.get("links"))
 
     @property
     def webhook_id(self) -> str | None:
-        """The webhook's id: as it came, or the last part of the link to the webhook."""
+        """The webhook's id: the message's ``webhookId``, or else the last part of its link to the webhook."""
         given = read_text(self.raw.get("webhookId"))
         return given or self.links.get("webhook", "").rstrip("/").rpartition("/")[2] or None
 
@@ -355,10 +357,10 @@ class Message:
 
 @attrs.frozen
 class Webhook:
-    """A subscription: the url that is called, and the types of event it is called for.
+    """A subscription: a url, and the event types whose messages are delivered to it.
 
-    ``status`` is ``active`` or ``pending-approval``, as far as is documented. Only the responses to create and update
-    have the ``secret`` (the vendor's reference). In ``raw`` it is a ``Secret`` too.
+    The documented values of ``status`` are ``active`` and ``pending-approval``. Only the responses to create and update
+    have the ``secret`` (the vendor's reference). ``raw`` holds it as a ``Secret`` too.
     """
 
     id: str
@@ -377,11 +379,11 @@ EnsureAction = Literal["created", "updated", "reactivated", "unchanged"]
 
 @attrs.frozen
 class EnsuredWebhook(Webhook):
-    """A webhook as ``webhooks.ensure`` found or made it; ``action`` says which.
+    """The webhook that ``webhooks.ensure`` found or made.
 
-    ``reactivated``: it was disabled, and is active again. ``secret`` is there unless it was ``unchanged``.
-    ``kept_event_types`` are those that it is subscribed to though they were not asked for, ``removed_event_types``
-    those that were taken away.
+    ``action`` says what was done; ``reactivated`` means that the webhook was disabled, and is active again. ``secret``
+    is None if the webhook was ``unchanged``. ``kept_event_types`` are types that the webhook stays subscribed to though
+    they were not asked for. ``removed_event_types`` are types that it was subscribed to and is no longer.
     """
 
     action: EnsureAction = "unchanged"
@@ -397,7 +399,7 @@ class EnsuredWebhook(Webhook):
         kept: tuple[EventTypeId, ...] = (),
         removed: tuple[EventTypeId, ...] = (),
     ) -> EnsuredWebhook:
-        """Return a webhook together with the action."""
+        """Return a webhook together with the action, and the event types that were kept and removed."""
         fields = {field.name: getattr(webhook, field.name) for field in attrs.fields(Webhook)}
         return cls(**fields, action=action, kept_event_types=kept, removed_event_types=removed)
 
@@ -416,8 +418,8 @@ class EventType:
 class Event:
     """Something that happened to an entity of a user.
 
-    ``type`` is the dotted form, ``consent.revoked``, in the words of webhooks; ``entity`` and ``event_type``
-    are its two halves. ``data`` is the entity as JSON, an object or a list by entity; ``data_ref`` its url.
+    ``type`` is the event type as webhooks name it, such as ``consent.revoked``; ``entity`` and ``event_type`` are its
+    two halves. ``data`` is the entity as JSON: an object or a list, depending on the entity. ``data_ref`` is its url.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Streaming a list item by item: constant memory, one page requested ahead, and a cursor to resume from."""
+"""Stream a list item by item, in constant memory, with one page requested ahead and a cursor to resume from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("basiq_async.pagination")
 
 @attrs.frozen
 class Page(Generic[T]):
-    """One page. ``next_cursor`` resumes after it; None on the last page."""
+    """One page of a list. ``next_cursor`` is the cursor to resume after this page; None on the last page."""
 
     items: Sequence[T]
     next_cursor: str | None
@@ -34,8 +34,8 @@ class Page(Generic[T]):
 class UnreadableItem:
     """An item of a list that cannot be read.
 
-    ``raw`` is its JSON value as it came, and ``error`` says where the fault is and what. Of an item that is not JSON,
-    ``raw`` is the text, up to 65,536 characters. ``id`` is the item's id, where that much can be read.
+    ``raw`` is its JSON value as Basiq sent it. If the item is not JSON, ``raw`` is its text, up to 65,536 characters.
+    ``error`` says what is wrong, and in which part of the item. ``id`` is the item's id, or None if it cannot be read.
     """
 
     raw: Any = attrs.field(repr=False)
@@ -44,11 +44,11 @@ class UnreadableItem:
 
 
 OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
-"""Called for an item that cannot be read. Returns an item in its place, None to go past it, or raises."""
+"""Called for an item that cannot be read. Returns an item to yield instead, or None to skip it, or raises."""
 
 
 class _Reading(Generic[T]):
-    """Reads the items of a walk one by one."""
+    """Reads the items of a list from the pages that a ``PageFetcher`` requests."""
 
     __slots__ = ("_hook", "_model", "_on_unreadable", "_position", "_walk")
 
@@ -56,11 +56,11 @@ class _Reading(Generic[T]):
         self._walk = walk
         self._position = walk.position
         self._on_unreadable = on_unreadable
-        # Taken out here: this is done for every message of a history.
+        # Looked up once, because they are used for every message of a history.
         self._hook, self._model = walk.listing.reader.hook, walk.listing.reader.model
 
     def _replace(self, index: int, failure: ResponseDecodeError) -> T | None:
-        """What the caller puts in the place of an item that cannot be read; raises where there is no such caller."""
+        """Return what ``on_unreadable`` returns for an item. Raises the failure if ``on_unreadable`` is None."""
         if self._on_unreadable is None:
             raise failure
         items = self._position.items
@@ -69,12 +69,12 @@ class _Reading(Generic[T]):
         return self._on_unreadable(UnreadableItem(raw, failure, id_at(items, index)))
 
     async def aclose(self) -> None:
-        """Leave the list."""
+        """Cancel the request for the next page."""
         await self._walk.aclose()
 
 
 class _Items(_Reading[T]):
-    """Item after item. A class and not a generator: leaving a loop drops it, and that ends all it has begun."""
+    """An iterator over items. It is a class and no generator, so that leaving a loop frees it and all it started."""
 
     __slots__ = ()
 
@@ -88,8 +88,8 @@ class _Items(_Reading[T]):
                 for item in position.left:
                     return self._hook(item, self._model)
             except BaseException as exc:
-                # After the item only once it has been read, or replaced. It is no local variable any more: they can be
-                # seen in reports, and an item can hold a secret.
+                # The position moves past the item only once it was read or replaced. The local variable is cleared
+                # because error reports show local variables, and an item can hold a secret.
                 item = None
                 offset = position.offset = position.offset - 1
                 if not isinstance(exc, Unreadable):
@@ -105,21 +105,21 @@ class _Items(_Reading[T]):
                 return replacement
 
     def next_ready(self) -> T | None:
-        """The next item where it is on the page and can be read; None where ``__anext__`` has to be asked."""
+        """Return the next item if it is on this page and can be read. On None, call ``__anext__``."""
         position = self._position
         try:
             for item in position.left:
                 return self._hook(item, self._model)
         except BaseException as exc:
             item = None
-            position.offset -= 1  # ``__anext__`` reads it once more
+            position.offset -= 1  # ``__anext__`` reads the item again, and handles the failure
             if not isinstance(exc, Exception):
                 raise
         return None
 
 
 class _Pages(_Reading[T]):
-    """Page after page; otherwise as ``_Items``."""
+    """An iterator over whole pages."""
 
     __slots__ = ("_lock",)
 
@@ -136,7 +136,7 @@ class _Pages(_Reading[T]):
 
     async def _next(self) -> Page[T]:
         listing, position = self._walk.listing, self._position
-        # A page that could not be read is still there: it must not be skipped.
+        # The rest of a page that could not be read comes first: it must not be skipped.
         if position.offset >= len(position.items) and not await self._walk.advance():
             raise StopAsyncIteration
         hook, model, offset = self._hook, self._model, position.offset
@@ -149,7 +149,7 @@ class _Pages(_Reading[T]):
         return Page(items, None if after is None else listing.encode(after))
 
     def _read_one_by_one(self, offset: int) -> list[T]:
-        """The items of a page with one that cannot be read."""
+        """Return the items of a page on which at least one cannot be read."""
         items: list[T] = []
         for index in range(offset, len(self._position.items)):
             try:
@@ -167,21 +167,22 @@ class Paginator(Generic[T]):
     """A list of any length, streamed.
 
     ``async for item in paginator`` holds at most two pages. With ``prefetch=1`` the next page is requested while
-    this one is consumed; with 0 it is not. Each loop begins anew, where the list was asked to begin. Leaving a loop
-    early leaves nothing behind.
+    the current one is consumed; with 0 it is not. Each loop starts again from the paginator's start. A loop that is
+    left early leaves no request or task running.
 
-    A list begins at its start, at a ``cursor``, or after the item with the id ``after``, which is looked for from
-    the start. With both, the item is looked for where the cursor cannot be opened. Links to pages expire: where Basiq
-    refuses one (400, 404, 410), the list is read from its start, to resume after the last item by its id.
+    A paginator starts at the start of the list, at a ``cursor``, or after the item whose id is ``after``; it searches
+    for this item from the start of the list. With both a ``cursor`` and ``after``, it searches for the item only if the
+    cursor cannot be opened. Links to pages expire: if Basiq refuses one (400, 404, 410), the list is read again from
+    its start, and resumes after the last item by its id.
 
-    Raises while iterating, after the last item before the fault:
+    Iteration yields all items before a fault, and then raises:
 
-    - ``PaginationError`` for a next link that loops or leads to another origin, and where the item to resume after is
-      no longer in the list.
-    - ``ResponseDecodeError``, with its place, for an item that cannot be read. ``on_unreadable`` gets past it: it is
-      called with an ``UnreadableItem``, and returns an item to yield in its place, or None. What it raises ends the
-      loop in front of the item.
-    - What a request raises.
+    - ``PaginationError`` for a next link that loops or leads to another origin, and if the item to resume after is no
+      longer in the list.
+    - ``ResponseDecodeError``, with its ``location``, for an item that cannot be read. To continue past such items, pass
+      ``on_unreadable``: it is called with an ``UnreadableItem``, and returns an item to yield instead, or None to skip
+      the item. If it raises, the loop ends before the item.
+    - The errors of requests.
     """
 
     def __init__(
@@ -204,9 +205,9 @@ class Paginator(Generic[T]):
 
     @property
     def cursor(self) -> str | None:
-        """Behind the last item that was yielded: an opaque text. None at the start of the list.
+        """The position after the last item that was yielded, as an opaque text. None at the start of the list.
 
-        It is sealed with a key derived from the API key: a client with another key cannot open it.
+        It is sealed with a key derived from the API key: a client with another API key cannot open it.
         """
         reached = self._position.cursor(self._listing.base) if self._position is not None else None
         reached = reached or self._start
@@ -214,7 +215,7 @@ class Paginator(Generic[T]):
 
     @property
     def last_id(self) -> str | None:
-        """The id of the last item that was passed, for ``after``. It survives a new API key, as a cursor does not."""
+        """The id of the last item that was yielded or skipped, for ``after``. It stays valid with a new API key."""
         reached = self._position.last_id if self._position is not None else None
         return self._start.after if reached is None and self._start is not None else reached
 
@@ -222,11 +223,11 @@ class Paginator(Generic[T]):
         return _Items(self._begin(self._prefetch), self._on_unreadable)
 
     def pages(self) -> AsyncIterator[Page[T]]:
-        """The same list as whole pages. An empty page can come before the end."""
+        """Iterate over the list page by page. Pages before the last one can be empty."""
         return _Pages(self._begin(self._prefetch), self._on_unreadable)
 
     async def collect(self, max_items: int | None = None) -> list[T]:
-        """The items as a list, at most ``max_items``."""
+        """Return the items as a list, at most ``max_items``."""
         if max_items is not None:
             check_whole("max_items", max_items, or_else="or None for all")
         found: list[T] = []
@@ -239,7 +240,7 @@ class Paginator(Generic[T]):
         return found
 
     async def first(self) -> T | None:
-        """The first item, or None of an empty list. Requests no page ahead."""
+        """Return the first item, or None if the list is empty. Requests no page ahead."""
         async for item in _Items(self._begin(0), self._on_unreadable):
             return item
         return None
@@ -251,9 +252,9 @@ class Paginator(Generic[T]):
 
 
 def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], ListPage]) -> None:
-    """Have ``on_page`` see each page of a paginator that was not begun, with its url, and say what is to be read of it.
+    """Call ``on_page`` with each page and its url, and read the page that it returns instead. Call this before a loop.
 
-    A page that was requested again, after a cancellation, comes again.
+    A page that is requested again after a cancellation is passed again.
     """
     listing = paginator._listing
     fetch = listing.fetch
@@ -265,7 +266,7 @@ def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], List
 
 
 def take_ready(items: AsyncIterator[T]) -> Callable[[], T | None]:
-    """Return a function that returns the next item of a paginator's loop, and None where that needs waiting."""
+    """Return a function that returns the next item of a paginator's loop, or None if that item needs a request."""
     return items.next_ready if isinstance(items, _Items) else _nothing_ready
 
 
@@ -274,17 +275,17 @@ def _nothing_ready() -> None:
 
 
 def seeks_item(paginator: Paginator[T]) -> bool:
-    """Whether a paginator that was begun looks for the item to resume after, and does not merely begin with a page."""
+    """Whether a paginator's loop is still searching for the item to resume after."""
     return paginator._position is not None and paginator._position.resume_target is not None
 
 
 def count_restarts(paginator: Paginator[T]) -> int:
-    """How often a paginator began the list again, because a page of it was lost."""
+    """Return how often a paginator's loop read the list again from its start, because Basiq refused a page."""
     return 0 if paginator._position is None else paginator._position.restarts
 
 
 def last_raw(paginator: Paginator[T]) -> object:
-    """The JSON of the item that was passed last, as long as its page is there; else None."""
+    """Return the JSON of the last item that was yielded or skipped; None once its page is no longer held."""
     position = paginator._position
     if position is not None and position.resume_target is not None:
         return position.resume_raw
@@ -294,7 +295,7 @@ def last_raw(paginator: Paginator[T]) -> object:
 
 
 def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:
-    """Where to begin. Raises ``ConfigurationError``."""
+    """Return the position to start at; None is the start of the list. Raises ``ConfigurationError``."""
     if after is not None and (not isinstance(after, str) or not after):
         raise ConfigurationError("after must be the id of an item of the list, as text")
     item_id = None if after is None else id_in_cursor(after)

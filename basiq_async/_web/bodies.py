@@ -1,4 +1,4 @@
-"""Bodies that are still arriving: each within a size and a time, and all together within one sum."""
+"""Read request bodies within limits: a size and a time for each, and a total size for all that are arriving."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import AsyncIterable
 
 _FREE = 16_384
-"""Bytes of each body that do not count towards the sum: few requests are larger, and none is refused for others."""
+"""The first bytes of each body do not count towards the total, so a small request is never refused for large ones."""
 
 
 class BodyError(Exception):
-    """A body that is not read to its end."""
+    """A body was not read to its end."""
 
 
 class BodyTooLargeError(BodyError):
-    """It is larger than the limit."""
+    """The body is larger than the limit."""
 
 
 class BodyAbortedError(BodyError):
-    """It broke off, or did not arrive within the time; ``received`` is how many bytes came."""
+    """The body broke off or did not arrive in time. ``received`` is the number of bytes that arrived."""
 
     def __init__(self, received: int) -> None:
         super().__init__(received)
@@ -26,13 +26,13 @@ class BodyAbortedError(BodyError):
 
 
 class TooManyBytesError(BodyError):
-    """All bodies that are arriving are larger together than the limit of their sum."""
+    """The bodies that are arriving are together larger than the limit for their total."""
 
 
 class BodyReader:
     """Reads bodies of at most ``max_size`` bytes, each within ``timeout`` seconds.
 
-    All that are under way hold at most ``max_total`` bytes together, apart from the first 16 KiB of each.
+    All bodies that are arriving hold at most ``max_total`` bytes together, not counting the first 16 KiB of each.
     """
 
     def __init__(self, *, max_size: int, max_total: int, timeout: float) -> None:
@@ -42,7 +42,7 @@ class BodyReader:
         self._held = 0
 
     def check_length(self, content_length: int | None) -> None:
-        """Raise BodyTooLargeError for a body that says that it is too large."""
+        """Raise BodyTooLargeError if the Content-Length is above the limit."""
         if content_length is not None and content_length > self.max_size:
             raise BodyTooLargeError
 

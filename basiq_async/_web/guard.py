@@ -1,7 +1,7 @@
-"""Who may call a local server: no web page of another site, and from elsewhere only who has the token.
+"""Decide who may call a local server: no web page of another site, and from other machines only callers with the token.
 
-A page in a browser can send requests to servers on the same machine. It cannot hide where it comes from: a rebound
-name shows in Host, another site in Origin and Sec-Fetch-Site.
+A web page can make the browser send requests to servers on the same machine. The headers show it: DNS rebinding shows
+in Host, and another site in Origin and Sec-Fetch-Site.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # nosec B104  # compared w
 
 @attrs.frozen
 class Guard:
-    """What a request is checked against.
+    """The rules that each request to a local server is checked against.
 
-    hosts: the names that Host may have, whatever its port.
-    any_address: Host may be any IP address, which no name can be rebound to: the server listens on all of them.
-    token: what opens everything below ``root`` to pages and to callers that are not on this machine.
-    health: the path that every caller may ask whether the server is there.
-    behind_proxy: a name of another machine is allowed, so a proxy may pass callers on: no caller counts as local.
-    everybody: callers on this machine need the token too: another user of it may be hostile.
+    hosts: the names that are allowed in Host, with any port.
+    any_address: allow any IP address in Host, because the server listens on all addresses. An IP address in Host
+        cannot come from DNS rebinding.
+    token: gives web pages and callers on other machines access to everything below ``root``.
+    health: the path of the health check, which every caller may request.
+    behind_proxy: treat no caller as local. An allowed host is another machine, so a proxy may forward the requests.
+    everybody: require the token from callers on this machine too, because other users of the machine may be hostile.
     """
 
     hosts: frozenset[str]
@@ -66,11 +67,11 @@ class Guard:
         """Raise ControlError for a request that another site may have made."""
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or not self._is_allowed(hosts[0]):
-            _refuse("host-not-allowed", "the Host header names no host that this server allows")
+            _refuse("host-not-allowed", "this server does not allow the name in the Host header")
         origins = request.headers.getall("Origin", [])
         if origins and origins != [f"{request.scheme}://{hosts[0]}"]:
             _refuse("origin-not-allowed", "requests from pages of other origins are refused")
-        # A link may lead to the page, and to nothing else: what a frame asks for is work all the same.
+        # A link on another site may open the page, but no other URL.
         opens = request.path in (self.root, f"{self.root}/")
         navigates = request.method == "GET" and opens and request.headers.get("Sec-Fetch-Mode") == "navigate"
         if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not navigates:
@@ -79,7 +80,7 @@ class Guard:
     def check_control(self, request: web.BaseRequest) -> None:
         """Raise ControlError for a call of the control API that needs the token and does not have it."""
         if request.method != "GET" and request.body_exists and request.content_type != "application/json":
-            raise ControlError(415, "not-json", "the body has to be JSON, with Content-Type: application/json")
+            raise ControlError(415, "not-json", "the body must be JSON, with Content-Type: application/json")
         given = request.headers.get(TOKEN_HEADER)
         if given is None and request.method == "GET":
             given = request.cookies.get(self._cookie(request))
@@ -87,18 +88,18 @@ class Guard:
             return
         if given is not None:
             if not given.isascii():
-                raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds what no token can hold")
+                raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds characters that are not ASCII")
             if not self._is_token(given):
                 _refuse("token-not-valid", f"the {TOKEN_HEADER} header does not hold this server's token")
             return
         by_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
         if self.everybody and request.method == "GET":
-            _refuse("token-missing", "open the whole address that was printed, with the token in it")
+            _refuse("token-missing", "open the whole address that was printed: it contains the token")
         if self.everybody or not self.is_local(request) or (request.method != "GET" and by_page):
             _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
 
     def enter(self, request: web.BaseRequest) -> web.Response | None:
-        """Let a browser in that opens ``ROOT/?token=...``: the token becomes a cookie."""
+        """Respond to ``ROOT/?token=...`` with a cookie that holds the token. Return None for any other request."""
         given = request.query.get("token")
         if request.method != "GET" or request.path != f"{self.root}/" or given is None:
             return None
@@ -109,11 +110,11 @@ class Guard:
         return response
 
     def _cookie(self, request: web.BaseRequest) -> str:
-        # A browser keeps one jar for all ports of a host: two pages that need their tokens must not share a name.
+        # A browser shares cookies between all ports of a host: two servers with tokens must not share a cookie's name.
         return f"{TOKEN_COOKIE}_{request.host.rpartition(':')[2]}" if self.everybody else TOKEN_COOKIE
 
     def is_local(self, request: web.BaseRequest) -> bool:
-        """Whether a request comes from this machine, and nothing passes it on for another one."""
+        """Whether a request comes from this machine and was not forwarded by a proxy."""
         passed_on = any(name.lower().startswith(_FORWARDED) or name.lower() == "via" for name in request.headers)
         return is_loopback(request) and not passed_on and not self.behind_proxy
 
@@ -136,7 +137,7 @@ def is_loopback(request: web.BaseRequest) -> bool:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header; empty for anything but a name, with or without a port."""
+    """Return the name in a Host header, without its port. It is empty if the header is malformed."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2].rstrip(".")).lower() if found else ""
 
@@ -154,7 +155,7 @@ def _refuse(code: str, message: str) -> NoReturn:
 
 
 class ControlError(Exception):
-    """A call of a control API that is refused: with which status, by what name, and why."""
+    """A call to a control API is refused. It has the status, code and message of the response."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

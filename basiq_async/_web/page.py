@@ -1,4 +1,4 @@
-"""A page over HTTP: rendered here, kept up to date by server-sent events."""
+"""Serve a page that server-sent events keep up to date. Its HTML is rendered here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Watch = Callable[[Callable[[], None]], Callable[[], None]]
 _FOLDER = Path(__file__).parent
 _KINDS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _GATHER = 0.04
-"""Seconds in which changes are gathered, so that a burst is one update."""
+"""The least seconds between two updates, so that a burst of changes is one update."""
 _TICK = 1.0
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -34,11 +34,13 @@ POLICY = (
 class LivePage:
     """A page below ``root``.
 
-    show: what its templates need, for a query. ``sections`` are the templates, and the ids of the elements, that are
-        rendered again after a change; ``counts`` those that hold a number.
-    details: templates of what a row opens to, each with what shows one by its id. The id is in the query: no text
-        of it can lead to another path.
-    watch: calls back after each change. ``news`` is what to send then: a revision, and texts by their element's id.
+    sections: the templates that are rendered again after a change. Each is named like the id of its element.
+    show: returns the context of the templates, for a query.
+    counts: returns the numbers of the page by the ids of their elements, for a context.
+    details: maps the template of a row's details to a function that returns its context for the row's id. The id
+        is sent in the query, so that it cannot lead to another path.
+    watch: registers a function that is called after each change, and returns a function that ends that.
+    news: returns the data to send after a change: a revision, and texts by the ids of their elements.
     """
 
     root: str
@@ -52,7 +54,7 @@ class LivePage:
     counts: Callable[[Context], Mapping[str, int]] = lambda context: {}
 
     def add_to(self, app: web.Application) -> None:
-        """Serve it, with its script and styles."""
+        """Add the routes of the page, its script and its styles to an application."""
         aiohttp_jinja2.setup(
             app,
             loader=jinja2.FileSystemLoader([self.templates, _FOLDER / "templates"]),
@@ -97,9 +99,10 @@ class LivePage:
         return detail
 
     async def _give_token(self, request: web.Request) -> web.Response:
-        # Its own script alone can send this header: another origin's would have to ask first, and is refused.
+        # Only the page's own script can send this header. A script of another origin needs a CORS preflight request,
+        # which is refused.
         if request.headers.get("X-Fake-Page") != "1":
-            raise ControlError(403, "not-the-page", "only the page asks for this")
+            raise ControlError(403, "not-the-page", "only the page's own script may request the token")
         return web.json_response({"token": self.token})
 
     async def _static(self, request: web.Request) -> web.Response:
@@ -110,7 +113,7 @@ class LivePage:
         return web.Response(body=body, content_type=_KINDS[name], charset="utf-8")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        """Send the page its news after each change, and once a second."""
+        """Send the page its news after each change, and at least once a second."""
         changed = asyncio.Event()
         stop = self.watch(changed.set)
         response = EventSourceResponse()
@@ -129,14 +132,14 @@ class LivePage:
                     except TimeoutError:
                         pass
         except ConnectionResetError:
-            pass  # the browser went away
+            pass  # the browser closed the connection
         finally:
             stop()
         return response
 
 
 def show_clock(text: str) -> str:
-    """The time of day."""
+    """Return the time of day of an ISO 8601 text."""
     return f"{datetime.fromisoformat(text):%H:%M:%S}"
 
 
@@ -155,7 +158,7 @@ def _pretty(value: Any) -> str:
 
 
 def _pretty_body(text: str) -> str:
-    """A body, indented where it is JSON."""
+    """Return a body, indented if it is JSON."""
     try:
         return _pretty(json.loads(text))
     except (ValueError, RecursionError):

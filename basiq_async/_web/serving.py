@@ -1,4 +1,4 @@
-"""A local server: its start and end, what every request to it goes through, bodies and responses in JSON."""
+"""Run a local server: start and stop it, check every request, read and write JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Elsewhere = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @attrs.frozen
 class Address:
-    """Where a server listens; as text, the beginning of its URLs."""
+    """The address that a server listens on. ``str`` returns the beginning of its URLs."""
 
     host: str
     port: int
@@ -43,10 +43,10 @@ class Address:
 async def listening(
     app: web.Application, host: str = "127.0.0.1", port: int = 0, *, shutdown_timeout: float = 0.5, **options: Any
 ) -> AsyncGenerator[Address]:
-    """Serve an application. Yields where it listens: port 0 means any free one.
+    """Serve an application, and yield the address that it listens on. Port 0 means any free port.
 
-    At its end, handlers that still run get ``shutdown_timeout`` seconds; no cancellation interrupts that. ``options``
-    are further ones of aiohttp's runner. Raises OSError where it cannot listen.
+    At the end, handlers that still run get ``shutdown_timeout`` seconds to finish, even if the task is cancelled.
+    ``options`` are passed to aiohttp's ``AppRunner``. Raises OSError if the server cannot listen.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown_timeout, **options)
     try:
@@ -62,7 +62,7 @@ def respond(body: Mapping[str, object], status: int = 200) -> web.Response:
 
 
 async def read_body(request: web.Request) -> bytes | None:
-    """The body of at most 1 MiB, or None if there is none. Raises ControlError: 413, 408, or 503."""
+    """Return the body of a request, at most 1 MiB, or None if it has none. Raises ControlError: 413, 408 or 503."""
     if not request.can_read_body:
         return None
     reader = request.app[_BODIES]
@@ -82,7 +82,7 @@ def _refuse(status: int, message: str) -> ControlError:
 
 
 async def read_json(request: web.Request) -> dict[str, object]:
-    """The body, a JSON object; an empty one is an empty object. Raises ControlError."""
+    """Return the body as a JSON object. An empty body is an empty object. Raises ControlError for any other body."""
     raw = await read_body(request)
     try:
         body = json.loads(raw) if raw else {}
@@ -94,14 +94,14 @@ async def read_json(request: web.Request) -> dict[str, object]:
 
 
 def make_app(guard: Guard, elsewhere: Elsewhere | None = None) -> web.Application:
-    """Make the application of a local server; ``elsewhere`` handles what is not below the guard's root."""
+    """Make the application of a local server. ``elsewhere`` handles requests outside of the guard's root."""
     app = web.Application(middlewares=[_guarding(guard, elsewhere)])
     app[_BODIES] = BodyReader(max_size=MOST_BYTES, max_total=MOST_TOGETHER, timeout=SECONDS)
     return app
 
 
 def _guarding(guard: Guard, elsewhere: Elsewhere | None) -> Middleware:
-    """Check every request, and hand those that are not below the guard's root to ``elsewhere``."""
+    """Return a middleware that checks requests, and passes those outside of the guard's root to ``elsewhere``."""
 
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
