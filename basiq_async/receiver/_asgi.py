@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mutab
 from typing import Any
 
 from ..errors import ConfigurationError
+from ._bodies import ends_connection, read_content_length
 from ._outcome import Outcome, Receives
 
 Scope = MutableMapping[str, Any]
@@ -45,9 +46,8 @@ class ASGIApp:
             content_length=_content_length(headers),
             content_encoding=_content_encoding(headers),
         )
-        # HTTP/2 has no such header, and closes streams, not connections.
-        ends = not body.whole and str(scope.get("http_version", "1.1")).startswith("1")
-        await respond(send, outcome, close=ends)
+        close = ends_connection(whole=body.whole, http_version=scope.get("http_version", "1.1"))
+        await respond(send, outcome, close=close)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while (event := await receive())["type"] != "lifespan.shutdown":
@@ -80,10 +80,8 @@ class _ASGIBody:
 
 
 def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and len(value) < 19:
-            return int(value)
-    return None
+    found = (read_content_length(value.decode("latin-1")) for name, value in headers if name == b"content-length")
+    return next((length for length in found if length is not None), None)
 
 
 def _content_encoding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -19,6 +19,19 @@ class RefusedError(Exception):
         self.result = result
 
 
+def read_content_length(value: str) -> int | None:
+    """Return the number in a ``Content-Length`` header; None for any other text."""
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def ends_connection(*, whole: bool, http_version: object) -> bool:
+    """Whether to close the connection after the response, since the rest of the body may still come.
+
+    HTTP/2 has no header for it, and closes streams, not connections.
+    """
+    return not whole and str(http_version).startswith("1")
+
+
 class Bodies:
     """Reads the bodies of deliveries, within the limits of a reader."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
+from ._bodies import ends_connection, read_content_length
 from ._outcome import Outcome, Receives
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -59,11 +60,11 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
         outcome = await receiver.handle_stream(
             request.headers,
             body.chunks(),
-            content_length=_content_length(request),
+            content_length=read_content_length(request.headers.get("content-length", "")),
             content_encoding=request.headers.get("content-encoding"),
         )
-        ends = not body.whole and str(request.scope.get("http_version", "1.1")).startswith("1")
-        return _respond(outcome, close=ends)
+        close = ends_connection(whole=body.whole, http_version=request.scope.get("http_version", "1.1"))
+        return _respond(outcome, close=close)
 
     router = APIRouter(lifespan=lifespan)
     router.add_api_route(
@@ -93,11 +94,6 @@ class _StarletteBody:
         except ClientDisconnect:
             raise ConnectionError("the body broke off") from None
         self.whole = True
-
-
-def _content_length(request: Request) -> int | None:
-    value = request.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
 
 
 def _respond(outcome: Outcome, *, close: bool) -> Response:
