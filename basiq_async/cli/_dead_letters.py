@@ -53,29 +53,33 @@ def _event_type(dead: DeadLetter) -> str | None:
     return Message(dead.id, dead.message).event_type_id
 
 
-async def look_at_dead_letters(
-    job: HasDeadLetters, output: Output, *, show: bool, export: str | None, drop: Sequence[str]
-) -> int:
-    """List, export and drop, in this order; return 1 while dead letters remain."""
-    if show:
-        count = 0
-        async for page in _dead_letter_pages(job):
-            output.rows(page, DEAD_LETTER)
-            count += len(page)
-        if not count:
-            note("there are no dead letters")
-    if export is not None:
-        note(f"{await job.export_dead(export):,} messages written to {export!r}")
-    if drop:
-        dropped = await job.drop_dead(drop)
-        note(f"{dropped:,} dead letters dropped")
-        missing = len(set(drop)) - dropped
-        if missing:
-            raise ConfigurationError(f"{missing} of the ids given to --drop-dead are not those of dead letters")
-    remaining = 0
+async def list_dead_letters(job: HasDeadLetters, output: Output) -> None:
+    """List them, or say that there are none."""
+    count = 0
     async for page in _dead_letter_pages(job):
-        remaining += len(page)
-    return 1 if remaining else 0
+        output.rows(page, DEAD_LETTER)
+        count += len(page)
+    if not count:
+        note("there are no dead letters")
+
+
+async def export_dead_letters(job: HasDeadLetters, file: str) -> None:
+    """Write them to a new file; they stay."""
+    note(f"{await job.export_dead(file):,} messages written to {file!r}")
+
+
+async def drop_dead_letters(job: HasDeadLetters, ids: Sequence[str]) -> None:
+    """Drop those with these ids. Raises ``ConfigurationError`` for ids of none."""
+    dropped = await job.drop_dead(ids)
+    note(f"{dropped:,} dead letters dropped")
+    missing = len(set(ids)) - dropped
+    if missing:
+        raise ConfigurationError(f"{missing:,} of the ids are not those of dead letters")
+
+
+async def has_dead_letters(job: HasDeadLetters) -> bool:
+    """Return whether there are any."""
+    return bool(await job.dead_letters(limit=1))
 
 
 async def _dead_letter_pages(job: HasDeadLetters) -> AsyncIterator[Sequence[DeadLetter]]:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ..errors import ConfigurationError, ConnectionFailedError
-from ._dead_letters import DEAD_LETTER, look_at_dead_letters
+from ._dead_letters import (
+    DEAD_LETTER,
+    drop_dead_letters,
+    export_dead_letters,
+    has_dead_letters,
+    list_dead_letters,
+)
 from ._options import Filter, Json, WebhookId, Yes
 from ._output import PrintableLog, live, note
 from ._results import Column, Output, Shape, cell_text, shows
@@ -169,13 +175,13 @@ def pause(
     reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
 ) -> None:
     """Have all workers finish the messages under way, and start no more."""
-    _steer(fleet, key, lambda job: job.pause(reason))
+    _set_state(fleet, key, lambda job: job.pause(reason))
 
 
 @jobs_app.command("resume")
 def resume(key: Key, fleet: FleetPlace = None) -> None:
     """Continue a job that was paused or cancelled, or that failed."""
-    _steer(fleet, key, lambda job: job.resume())
+    _set_state(fleet, key, lambda job: job.resume())
 
 
 @jobs_app.command("cancel")
@@ -185,7 +191,7 @@ def cancel(
     reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
 ) -> None:
     """End a job. Messages under way are finished and recorded."""
-    _steer(fleet, key, lambda job: job.cancel(reason))
+    _set_state(fleet, key, lambda job: job.cancel(reason))
 
 
 @jobs_app.command("retry-dead")
@@ -203,7 +209,12 @@ def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
 @shows(DEAD_LETTER)
 def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """List the dead letters. The exit code is 1 while there are any."""
-    _dead(fleet, key, Output(json), show=True)
+
+    async def work(job: Job) -> int:
+        await list_dead_letters(job, Output(json))
+        return 1 if await has_dead_letters(job) else 0
+
+    _with_job(fleet, key, work)
 
 
 @jobs_app.command("export-dead")
@@ -214,11 +225,7 @@ def export_dead(
 ) -> None:
     """Write the dead letters to a file that only its owner can read. They stay on the job."""
 
-    async def work(job: Job) -> int:
-        await look_at_dead_letters(job, Output(None), show=False, export=file, drop=())
-        return 0
-
-    _with_job(fleet, key, work)
+    _with_job(fleet, key, lambda job: _done(export_dead_letters(job, file)))
 
 
 @jobs_app.command("drop-dead")
@@ -231,14 +238,7 @@ def drop_dead(
     """Remove dead letters for good. A terminal is asked first."""
     confirm(f"Drop {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
 
-    async def work(job: Job) -> int:
-        dropped = await job.drop_dead(ids)
-        note(f"{dropped:,} dead letters dropped")
-        if dropped < len(set(ids)):
-            raise ConfigurationError(f"{len(set(ids)) - dropped} of the ids are not those of dead letters")
-        return 0
-
-    _with_job(fleet, key, work)
+    _with_job(fleet, key, lambda job: _done(drop_dead_letters(job, ids)))
 
 
 @jobs_app.command("forget")
@@ -262,14 +262,7 @@ def _line(key: str, progress: Progress) -> str:
     return " · ".join(parts)
 
 
-def _dead(place: str | None, key: str, output: Output, *, show: bool) -> None:
-    async def work(job: Job) -> int:
-        return await look_at_dead_letters(job, output, show=show, export=None, drop=())
-
-    _with_job(place, key, work)
-
-
-def _steer(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
+def _set_state(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
     async def work(job: Job) -> int:
         await action(job)
         note(f"{key}: {(await job.progress()).state}")

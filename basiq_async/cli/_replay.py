@@ -14,7 +14,13 @@ import typer
 
 from .._redaction.text import command_line
 from ..errors import ConfigurationError, ReplayError
-from ._dead_letters import DEAD_LETTER
+from ._dead_letters import (
+    DEAD_LETTER,
+    drop_dead_letters,
+    export_dead_letters,
+    has_dead_letters,
+    list_dead_letters,
+)
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -172,9 +178,13 @@ def replay(
                 basiq, webhook_id, target, path, source, chosen, rate, concurrency, on_error, max_failures, ui=ui
             )
             if looking:
-                from ._dead_letters import look_at_dead_letters
-
-                return await look_at_dead_letters(job, output, show=list_dead, export=export_dead, drop=drop_dead or ())
+                if list_dead:
+                    await list_dead_letters(job, output)
+                if export_dead is not None:
+                    await export_dead_letters(job, export_dead)
+                if drop_dead:
+                    await drop_dead_letters(job, drop_dead)
+                return 1 if await has_dead_letters(job) else 0
             if dry_run:
                 output.one(await job.plan(), PLAN)
                 return 0

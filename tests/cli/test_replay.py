@@ -350,7 +350,7 @@ def test_dropped_dead_letters_are_gone_and_an_unknown_id_is_counted(
     assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == rest
     again = run("replay", webhook_id, "--to", endpoint.url, "--drop-dead", first)
     assert again.exit_code == 2
-    assert "1 of the ids given to --drop-dead are not those of dead letters" in again.stderr
+    assert "1 of the ids are not those of dead letters" in again.stderr
     last = run("replay", webhook_id, "--to", endpoint.url, *(word for each in rest for word in ("--drop-dead", each)))
     assert last.exit_code == 0
     endpoint.status = 204
