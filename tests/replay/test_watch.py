@@ -45,6 +45,13 @@ def test_without_that_item_a_pass_ends_where_items_are_surely_older() -> None:
     assert (minutes(found), found.next_link) == ([100, 90, 60, 56], None)
 
 
+def test_a_list_that_lost_its_oldest_has_nothing_new_above() -> None:
+    known = Top(("gone",), at(0))
+    watch = Watch(Before(start=Place(), order="oldest-first", sure=True, known=known, end="m90"))
+    found = watch("a", page(50, 60, 70))
+    assert (minutes(found), found.next_link, watch.shifted) == ([], None, True)
+
+
 @pytest.mark.parametrize("shift", [0, 1, 3])
 def test_a_page_that_shifted_continues_after_its_place(shift: int) -> None:
     start = Place("cursor", 0, "m70", at(70))
