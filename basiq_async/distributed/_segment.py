@@ -21,6 +21,7 @@ from ..replay.engine import (
     Engine,
     FixedMessages,
     Function,
+    Handler,
     UnreadableMessage,
     as_message,
     as_target,
@@ -370,7 +371,7 @@ def lease_target(inner: Target, lease: Lease, reasons: dict[str, str]) -> Target
     """
     if type(inner) is not Function:
         return _Leased(inner, lease, reasons)
-    function = inner.function
+    function: Handler = inner.function
 
     async def handle(message: Message) -> None:
         if clock() >= lease.until:
