@@ -1,4 +1,4 @@
-"""Clocks: what a client waits by, what leases run by, and how old the entries of an inbox are."""
+"""Clocks for the waits of a client, for leases, and for the age of an inbox's entries."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """A clock to wait by. The client of a transport that has one as ``waits`` waits by it."""
+    """A clock that can sleep. If a transport has one as its attribute ``waits``, the client waits with it."""
 
     def time(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds since a fixed moment."""
         ...
 
     def now(self) -> datetime:
@@ -28,7 +28,7 @@ class Clock(Protocol):
         ...
 
     async def limit(self, work: Awaitable[T], seconds: float) -> T:
-        """Await ``work``. Raises TimeoutError where it waits for longer than that on this clock."""
+        """Await ``work``. Raises ``TimeoutError`` after so many seconds on this clock."""
         ...
 
 
@@ -50,7 +50,7 @@ class LoopClock:
 
 
 def clock_of(transport: object) -> Clock | None:
-    """The clock of a transport; None for the event loop's."""
+    """Return the clock of a transport; None if it uses the event loop's."""
     return cast("Clock | None", getattr(transport, "waits", None))
 
 
@@ -59,13 +59,13 @@ TimeSource = Callable[[], float] | Callable[[], datetime]
 
 
 JUMP = 86_400.0
-"""A gap between two looks at the clock from which it counts as a jump, in seconds."""
+"""If this many seconds or more lie between two readings of the clock, it has jumped."""
 _HOLD = 2 * 86_400.0
-"""How long nothing is forgotten after a jump, in seconds: longer than Basiq keeps sending (27 h 35 min)."""
+"""For this many seconds after a jump, nothing is forgotten. Basiq retries for less: 27 h 35 min."""
 
 
 def in_seconds(clock: TimeSource) -> Callable[[], float]:
-    """The same clock, in seconds since 1970."""
+    """Return the same clock, in seconds since 1970."""
     if clock is time.time:
         return time.time
 
@@ -77,20 +77,20 @@ def in_seconds(clock: TimeSource) -> Callable[[], float]:
 
 
 def lease_clock(clock: TimeSource) -> Callable[[], float]:
-    """The clock that leases run by.
+    """Return the clock for leases.
 
-    A wall clock can be set; the monotonic one cannot, and all processes of a machine share it. A clock that a caller
-    passes is used as it is.
+    That is the monotonic clock, which nobody can set and all processes of a machine share. A clock that the caller
+    passes in place of ``time.time`` is used unchanged.
     """
     return time.monotonic if clock is time.time else in_seconds(clock)
 
 
 class RetentionClock:
-    """Says up to which moment entries may be forgotten.
+    """Decides which entries are old enough to be forgotten.
 
-    Where the clock jumps ahead by a day or more, nothing is forgotten for two days. So a clock that was wrong for a
-    while forgets nothing, and one that stays wrong nothing that Basiq still sends. ``seen_at`` and ``hold_until``
-    are what an earlier process knew.
+    After the clock jumps ahead by a day or more, nothing is forgotten for two days. So nothing is lost if the clock is
+    corrected in these two days; if it is not, no entry is lost that Basiq may still send. ``seen_at`` and
+    ``hold_until`` come from an earlier process: its last reading, and the end of its hold.
     """
 
     def __init__(self, clock: TimeSource, *, seen_at: float | None = None, hold_until: float = -math.inf) -> None:
@@ -109,5 +109,5 @@ class RetentionClock:
         return now
 
     def horizon(self, now: float) -> float:
-        """Entries that expired at this moment or before it are forgotten."""
+        """Return the moment up to which expired entries are forgotten; minus infinity during a hold."""
         return -math.inf if now < self.hold_until else now

@@ -1,4 +1,4 @@
-"""Time limits for many tasks, at a fraction of what a timer for each of them costs."""
+"""Time limits for many tasks, with one timer for all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import asyncio
 class Deadlines:
     """Cancels each task that is still within its ``Deadline`` after ``seconds``.
 
-    All limits have the same length, so the one that began first ends first, and one timer, for that one, is
-    enough: a task that ends in time costs two operations on a dict.
+    All limits have the same length, so the first to begin is the first to end, and one timer is enough. A task that
+    ends in time costs two operations on a dict.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -19,8 +19,8 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the timer of this loop, if it is not running."""
-        if loop is not self.loop:  # a later asyncio.run(), whose loop knows nothing of our timer
+        """Start the timer on this loop, unless it is running."""
+        if loop is not self.loop:  # a later asyncio.run(): the timer was on the former loop
             self.loop, self._timer = loop, None
             self.running.clear()
         if self._timer is None:
@@ -40,11 +40,11 @@ class Deadlines:
 
 
 class Deadline:
-    """The limit of the task that enters it: a context manager like ``asyncio.timeout``, at less cost.
+    """A time limit for the current task: a context manager like ``asyncio.timeout``, but cheaper.
 
-    One of fewer ``seconds`` than its owner's has a separate timer. ``loop`` is the running loop, where the caller has
-    it: CPython 3.11 makes a system call each time it looks for it. Raises ``TimeoutError`` in place of the cancellation
-    that it made; a cancellation by others stays one.
+    A limit of fewer ``seconds`` than its owner's has its own timer. Pass ``loop`` if you have the running loop: CPython
+    3.11 makes a system call to find it. When the time is over, the task is cancelled, and the context raises
+    ``TimeoutError``. Other cancellations are not changed.
     """
 
     __slots__ = ("_cancelling", "_loop", "_owner", "_seconds", "_task", "_timer", "at", "expired")
@@ -61,7 +61,7 @@ class Deadline:
         loop = self._loop or asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
-            raise RuntimeError("a time limit is for a task")
+            raise RuntimeError("a time limit can only be set in a task")
         self._task = task
         self._cancelling = task.cancelling()
         if self._seconds is not None:
@@ -83,17 +83,17 @@ class Deadline:
             raise TimeoutError
 
     def expire(self) -> None:
-        """Cancel the task: its time is over."""
+        """Cancel the task, because its time is over."""
         self.expired = True
         self._task.cancel()
 
 
 _LOOKS = 4
-"""How often within the limit the watchdog looks: an attempt is cancelled at most a quarter late."""
+"""The watchdog looks this often within the limit: it cancels an attempt at most a quarter of the limit late."""
 
 
 class Watched:
-    """A worker. ``attempt`` counts its attempts, while one is under way; 0 between them."""
+    """A task whose attempts have a limit. ``attempt`` is the number of the running attempt; 0 between attempts."""
 
     __slots__ = ("_looks", "_seen", "attempt", "expired", "task")
 
@@ -106,7 +106,7 @@ class Watched:
         self._looks = 0
 
     def look(self) -> None:
-        """Cancel the attempt where it has been the same for too many looks."""
+        """Cancel the attempt if it is still the same after too many looks."""
         if self.attempt == 0 or self.attempt != self._seen:
             self._seen, self._looks = self.attempt, 0
             return
@@ -116,7 +116,7 @@ class Watched:
             self.task.cancel()
 
     def settle(self) -> bool:
-        """Return whether the cancellation was the watchdog's alone; if so, it is cleared."""
+        """Return whether only the watchdog cancelled the task; if so, clear the cancellation."""
         if not self.expired:
             return False
         self.expired = False
@@ -124,20 +124,20 @@ class Watched:
 
 
 class Watchdog:
-    """Cancels the attempts of workers that take longer than ``seconds``."""
+    """Cancels attempts that last longer than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._workers: list[Watched] = []
 
     def watch(self, task: asyncio.Task[object]) -> Watched:
-        """Begin to watch a worker."""
+        """Watch the attempts of a task."""
         watched = Watched(task)
         self._workers.append(watched)
         return watched
 
     async def run(self) -> None:
-        """Look after the workers until cancelled."""
+        """Check the watched tasks, until cancelled."""
         while True:
             await asyncio.sleep(self.seconds / _LOOKS)
             for worker in self._workers:

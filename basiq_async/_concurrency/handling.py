@@ -1,4 +1,4 @@
-"""Runs a user's handler: cancels it once when its time is over, and knows whether it has ended."""
+"""Run a user's handler, cancel it once when its time is over, and find out whether it has ended."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ _current: ContextVar[Handling[Any] | None] = ContextVar("basiq_async_handling", 
 class Handling(Generic[T]):
     """Runs one handler, within a time limit where one is passed: ``await Handling(handler(...), limit).run()``.
 
-    When the limit expires, the cancellation is thrown into the handler in a separate task, ``rest``, which nobody
-    cancels again: a handler that resists, such as one in a database's exit, does not hold up its caller, and a
-    second cancellation does not tear it from what it awaits there. A cancellation by others goes to the handler as it
-    is.
+    When the limit expires, the handler continues in a separate task, ``rest``, and is cancelled there once. So a
+    handler that needs long to end, for example to close a database session, neither delays its caller nor is cancelled
+    a second time. Other cancellations reach the handler unchanged.
     """
 
     __slots__ = ("_awaitable", "_limit", "_token", "rest")
@@ -34,7 +33,7 @@ class Handling(Generic[T]):
         self.rest: asyncio.Task[T] | None = None
 
     async def run(self) -> T:
-        """Run the handler. Raises what it raises, and ``TimeoutError`` when its time is over."""
+        """Run the handler, and return its result. Raises the handler's errors, and ``TimeoutError`` after the limit."""
         token: Token[Handling[Any] | None] = _current.set(self)
         try:
             if self._limit is None:
@@ -69,16 +68,16 @@ class Handling(Generic[T]):
 
     @property
     def ended_well(self) -> bool:
-        """Whether the handler ended without an error, though its time was over."""
+        """Whether the handler ended without an error after its time was over."""
         rest = self.rest
         return rest is not None and rest.done() and not rest.cancelled() and rest.exception() is None
 
     def may_run_on(self, failure: BaseException) -> bool:
-        """Whether something of the handler may still run: it was cancelled, by us or by a time limit inside it."""
+        """Return whether tasks of the handler may still run: it was cancelled, by its limit or by a limit inside it."""
         return any(isinstance(each, (TimeoutError, asyncio.CancelledError)) for each in walk(failure))
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until nothing of the handler runs any more; False where that takes longer."""
+        """Wait until no task of the handler runs. Return False if one still runs after so many seconds."""
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
         while tasks := self.unfinished():
@@ -89,10 +88,9 @@ class Handling(Generic[T]):
         return True
 
     def unfinished(self) -> set[asyncio.Task[Any]]:
-        """The tasks that the handler has begun and that still run, ``rest`` among them.
+        """Return the tasks that the handler has started and that still run, including ``rest``.
 
-        A handler that was cancelled, even by a time limit inside it, may have left one: SQLAlchemy, for example,
-        commits in a shielded task.
+        A cancelled handler may leave one: SQLAlchemy, for example, commits in a shielded task.
         """
         return {task for task in asyncio.all_tasks() if _context_of(task).get(_current) is self}
 
@@ -102,5 +100,5 @@ def _context_of(task: asyncio.Task[Any]) -> Context:
     if get_context is not None:
         found: Context = get_context()
         return found
-    # Python 3.11 has the context of a task, and no method that returns it.
+    # In Python 3.11 a task has a context, but no method to get it.
     return next((each for each in gc.get_referents(task) if isinstance(each, Context)), Context())

@@ -1,4 +1,4 @@
-"""Background tasks, each with an owner that ends it, and work that a cancellation does not interrupt."""
+"""Background tasks with an owner, and work that a cancellation does not interrupt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_STARTS = 3
 
 
 class TaskOwner:
-    """Starts tasks, and cancels and awaits those that are left when it is closed."""
+    """Starts tasks. When it is closed, it cancels and awaits all that still run."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -32,7 +32,7 @@ class TaskOwner:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it when nobody wants the result
+            task.exception()  # retrieved, so that asyncio does not log it as never retrieved
 
     async def aclose(self) -> None:
         """Cancel the tasks and wait until they are gone."""
@@ -45,7 +45,7 @@ class TaskOwner:
 
 
 async def result_of(task: asyncio.Task[T]) -> T:
-    """Await a task; one that its owner has cancelled is an error here, not this task's own cancellation."""
+    """Return the result of a task. Raises ``ConnectionFailedError`` if the task's owner cancelled it."""
     try:
         return await task
     except asyncio.CancelledError:
@@ -56,21 +56,21 @@ async def result_of(task: asyncio.Task[T]) -> T:
 
 
 def cancelling() -> bool:
-    """Whether somebody has asked the current task to end.
+    """Return whether the current task is being cancelled.
 
-    A ``CancelledError`` in a task that nobody cancels comes from something that it awaited.
+    If it is not, a ``CancelledError`` comes from something that the task awaited.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def run_to_completion(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run ``work`` to its end, however often the calling task is cancelled meanwhile; then raise the cancellation.
+    """Run ``work`` to its end, even if the calling task is cancelled meanwhile; then raise the cancellation.
 
-    This is for the end of a unit of work: the last commit, a close, giving back a claim. ``work`` runs in a
-    separate task. A loop that shuts down cancels that task too; ``work`` is then started again, so it must be safe to
-    repeat. It has to have a time limit. Its own exception is raised where the caller was not cancelled; otherwise
-    the cancellation wins, and ``work`` has to report what failed.
+    Use it for the end of a unit of work: the last commit, a close, or the release of a claim. ``work`` runs in a
+    separate task and needs its own time limit. An event loop that shuts down cancels that task too; ``work`` is then
+    started again, so it must be safe to repeat. An exception of ``work`` is raised here unless the caller was
+    cancelled, so ``work`` should log its errors.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work())
@@ -88,12 +88,11 @@ async def run_to_completion(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def run_cancel_once(work: Coroutine[Any, Any, T], *, again: float | None = None) -> T:
-    """Run ``work`` in a separate task, which the caller's cancellation cancels once.
+    """Run ``work`` in a separate task, and cancel that task once if the caller is cancelled.
 
-    However often the caller is cancelled, and by whatever library, ``work`` sees one cancellation and has the time
-    that it needs to end; only then is the cancellation raised here. With ``again``, work that has not ended after so
-    many seconds is cancelled again: ``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with
-    a result, and redis-py is built on it.
+    However often the caller is cancelled, ``work`` is cancelled once and has time to end. Then the cancellation is
+    raised here. With ``again``, ``work`` is cancelled another time if it still runs after so many seconds:
+    ``asyncio.wait_for`` of Python 3.11, which redis-py uses, loses a cancellation that arrives together with a result.
     """
     task = asyncio.get_running_loop().create_task(work)
     try:
@@ -111,10 +110,9 @@ async def run_cancel_once(work: Coroutine[Any, Any, T], *, again: float | None =
 
 
 async def wait_uncancelled(future: asyncio.Future[Any], timeout: float | None = None) -> asyncio.CancelledError | None:
-    """Wait until ``future`` is done, however often this task is cancelled; return the last cancellation.
+    """Wait until ``future`` is done, even if this task is cancelled. Return the last cancellation, or None.
 
-    After ``timeout`` seconds, where given, it returns though ``future`` is not done. ``future`` is not cancelled, and
-    its result is not looked at.
+    With ``timeout``, wait for at most so many seconds. ``future`` is not cancelled, and its result is not retrieved.
     """
     if future.done():
         return None
@@ -139,8 +137,8 @@ async def wait_uncancelled(future: asyncio.Future[Any], timeout: float | None = 
 
 
 def _shield() -> AbstractContextManager[object]:
-    # A cancelled scope of anyio cancels its tasks in every turn of the loop until they have left it: without a
-    # shield the waiting would keep a processor busy. Where anyio is not loaded, there is no such scope.
+    # A cancelled anyio scope cancels its tasks again in every cycle of the event loop, until they leave the scope.
+    # Without a shield, waiting would keep a processor busy. If anyio is not imported, no such scope exists.
     anyio = sys.modules.get("anyio")
     shield: AbstractContextManager[object] = nullcontext() if anyio is None else anyio.CancelScope(shield=True)
     return shield

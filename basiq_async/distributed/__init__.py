@@ -1,4 +1,5 @@
-"""Replays over many machines: taskiq carries notifications, and a fenced record in Redis decides who works on what."""
+"""Replays over many machines: taskiq carries notifications, and a record in Redis decides which
+worker owns which segment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A taskiq broker carries notifications. One that is lost, late or doubled costs time only."""
+"""The taskiq broker that carries notifications. A lost, late or doubled notification costs only time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ _TASK = "basiq_async.distributed:process_segment"
 
 
 def make_broker(url: str, prefix: str) -> AsyncBroker:
-    """A list in Redis. Without these settings an idle worker ends after the client's time limit, and one whose
-    server is away ends at once.
+    """Return a broker that keeps notifications in a Redis list.
+
+    Without these settings an idle worker would end after the Redis client's timeout, and a worker that loses its
+    connection to Redis would end at once.
     """
     return ListQueueBroker(
         url,
@@ -26,7 +28,7 @@ def make_broker(url: str, prefix: str) -> AsyncBroker:
 
 
 class Notifications:
-    """The one task of a fleet: look at this segment of that job."""
+    """The one taskiq task of a fleet: process a segment of a job."""
 
     def __init__(
         self,
@@ -50,5 +52,5 @@ class Notifications:
         broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, end)
 
     async def send(self, job: str, segment: str) -> None:
-        """Send word to some worker."""
+        """Notify a worker of a segment."""
         await self._task.kiq(job, segment)

@@ -1,4 +1,4 @@
-"""The front of a fleet: job functions are registered here, jobs submitted, workers started."""
+"""``Fleet``: register job functions, submit jobs, and start workers."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Fleet:
 
     url: the Redis server that keeps the record of all jobs. It must not evict keys, and should write an append-only
         file.
-    lease: seconds that a segment stays with a worker which is not heard of. A shorter one is taken over sooner.
-    broker: a taskiq broker to carry notifications in place of a list in the same Redis; any will do.
-    prefix: what the names of all keys begin with, so that several fleets can share a server.
-    notify: an async function that sends a job's key and a segment's name to some worker, in place of a broker. Whatever
-        receives them passes them to ``process_segment`` of a ``worker()``.
-    record: another store than Redis, held to ``basiq_async.testing.check_record``.
+    lease: how many seconds a silent worker keeps a segment. With a shorter lease, another worker takes over sooner.
+    broker: any taskiq broker, to carry notifications in place of a list in the same Redis.
+    prefix: the beginning of all key names. Several fleets can share a server under different prefixes.
+    notify: an async function that sends a job's key and a segment's name to a worker, in place of a broker. The
+        receiving process passes both to ``process_segment`` of a ``worker()``.
+    record: a store in place of Redis, tested with ``basiq_async.testing.check_record``.
 
     Use it as ``async with fleet`` to submit and watch jobs; workers are started with ``basiq-async worker``. Needs
     the extra ``distributed``. Raises ``ConfigurationError``.
@@ -115,11 +115,13 @@ class Fleet:
         if not isinstance(name, str) or not name.strip():
             raise ConfigurationError("a job function needs a name")
         if name in self._functions:
-            raise ConfigurationError(f"there is a job function {name!r} already")
+            raise ConfigurationError(f"the fleet has a job function {name!r} already")
 
         def register(function: JobFunction) -> JobFunction:
             if not callable(function):
-                raise ConfigurationError("a job function is an async context manager: put @asynccontextmanager below")
+                raise ConfigurationError(
+                    "a job function is an async context manager: put @asynccontextmanager below @fleet.job"
+                )
             self._functions[name] = function
             return function
 
@@ -138,19 +140,19 @@ class Fleet:
         plan: Plan | None = None,
         max_dead: int = 100_000,
     ) -> Job:
-        """Begin a job, or continue the one of this ``key``.
+        """Submit a job, or continue the job with this ``key``.
 
-        webhook_id: one or several.
-        filters: several lists of each webhook, read at once. They have to be disjoint, and you make sure that
-            they are complete: ranges such as ``[a, b)`` and ``[b, c)``. One list is read at about 500 messages a page
-            latency.
+        webhook_id: the id of one webhook, or several ids.
+        filters: one filter for each list of a webhook; the lists are read at the same time. The filters must be
+            disjoint, and together cover all messages that you want: use ranges such as ``[a, b)`` and ``[b, c)``. One
+            list yields about 500 messages for each round trip to Basiq.
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
-        rate: the most messages a second over all workers. For a known key it is set anew.
-        plan: from ``plan()``; progress then tells what is left.
-        max_dead: a job with this many dead letters is paused; each takes about 1.3 KB of Redis.
+        rate: the most messages a second, over all workers. For a known key, it replaces the job's rate.
+        plan: the result of ``plan()``. Progress then also reports the remaining messages.
+        max_dead: the number of dead letters at which the job is paused. Each occupies about 1.3 KB in Redis.
 
-        A known key continues its job: one that failed, or was cancelled, is resumed, and a paused one stays paused.
-        Raises ``ReplayError`` where the key belongs to another selection.
+        With a known key, a failed or cancelled job is resumed, and a paused job stays paused. Raises ``ReplayError`` if
+        the job of this key has another job function, other lists or another source.
         """
         self._check_name(name)
         lists = _list_specs(webhook_id, filter, filters, source)
@@ -184,13 +186,13 @@ class Fleet:
         return job
 
     async def get(self, key: str) -> Job:
-        """The job of a key. Raises ``ReplayError`` if there is none."""
+        """Return the job of a key. Raises ``ReplayError`` for an unknown key."""
         if await self._record.spec(key) is None:
             raise ReplayError(f"there is no job {key!r}: jobs() lists those of the fleet")
         return self._job(key)
 
     async def jobs(self) -> Sequence[Job]:
-        """All jobs that were submitted and not forgotten."""
+        """Return all jobs that were submitted and not forgotten."""
         return [self._job(key) for key in await self._record.keys() if await self._record.spec(key) is not None]
 
     async def plan(
@@ -202,10 +204,10 @@ class Fleet:
         filters: Sequence[str | Filter] | None = None,
         source: Source = "messages",
     ) -> Plan:
-        """Count what a job would do, over all its lists, in this process. Nothing is handled.
+        """Read all lists of a job in this process, and count the messages that the job would handle.
 
-        The arguments are those of ``submit``. Raises ``ConfigurationError`` for a message that is in two lists of a
-        webhook, as far as 1,000,000 messages show it.
+        No message is handled. The arguments are the same as for ``submit``. Raises ``ConfigurationError`` if two lists
+        of a webhook share a message; the first 1,000,000 messages are checked.
         """
         self._check_name(name)
         lists = _list_specs(webhook_id, filter, filters, source)
@@ -238,7 +240,7 @@ class Fleet:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis and to the broker."""
         try:
             if self._broker is not None:
                 await self._broker.shutdown()
@@ -253,12 +255,12 @@ class Fleet:
             raise ConfigurationError(f"there is no job function {name!r}: the fleet has {sorted(self._functions)}")
 
     async def _notify(self, key: str, segment: str) -> bool:
-        """Send a notification; returns whether it was sent."""
+        """Send a notification, and return whether it was sent."""
         try:
             async with asyncio.timeout(_NOTIFY):
                 await self._send(key, segment)
             return True
-        except Exception as exc:  # whatever a broker raises: a worker will find the segment without it
+        except Exception as exc:  # a broker may raise anything, and workers find the segment without a notification
             problem = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             logger.warning("the notification of segment %s of the job %r was not sent: %s", segment, key, problem)
             return False
@@ -267,11 +269,12 @@ class Fleet:
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
-        """A worker within this process, for a carrier other than taskiq.
+        """Open a worker in this process, for notifications that are not carried by taskiq.
 
-        For each notification, ``await worker.process_segment(job, segment)``; run as many at once as the process is to
-        have segments. While it is open it keeps leases and heals, and it opens each job function once. At the end,
-        ``worker.stop()`` has them finish what is under way.
+        For each notification, ``await worker.process_segment(job, segment)``. The number of concurrent calls is the
+        number of segments that this process handles at once. While the worker is open, it renews leases and notifies
+        of abandoned segments. Each job function is opened once. ``worker.stop()`` lets running segments finish the
+        messages that are under way.
         """
         worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
         await worker.start()
@@ -297,14 +300,14 @@ class Fleet:
 
 
 class _Overlaps:
-    """Sees messages that two lists of a webhook have in common."""
+    """Finds messages that two lists of a webhook share."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], ListSpec] = {}
         self._found: tuple[str, ListSpec, ListSpec] | None = None
 
     def watch(self, list_spec: ListSpec, where: Where) -> Where:
-        """Return ``where``, which also looks at what it is asked about."""
+        """Return a copy of ``where`` that also notes each message that it is asked about."""
 
         def predicate(message: Message) -> bool:
             if len(self._seen) < _MOST_SEEN:
@@ -316,7 +319,7 @@ class _Overlaps:
         return Where(predicate, where.limit, description=where.description)
 
     def check(self) -> None:
-        """Raise for a message in two lists."""
+        """Raise ``ConfigurationError`` if a message was in two lists."""
         if self._found is not None:
             message_id, one, other = self._found
             raise ConfigurationError(
@@ -326,7 +329,7 @@ class _Overlaps:
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
-    """On the first SIGTERM or SIGINT also stop running segments, then call taskiq's handler."""
+    """On SIGTERM and SIGINT, call ``stop`` and then taskiq's own handler."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         earlier = signal.getsignal(number)

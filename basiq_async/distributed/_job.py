@@ -1,4 +1,4 @@
-"""A job of a fleet, seen from anywhere: how it stands, and how to pause, resume or cancel it."""
+"""``Job``: follow a job of a fleet from any process, and pause, resume or cancel it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _PAGE = 250
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How a job stands.
+    """The progress of a job.
 
-    state: running, paused, finished, failed or cancelled; ``reason`` says why it is paused or failed.
-    problem: what went wrong last; the job continues.
-    read: messages read from the lists; ``lag`` of them are not handled, failed or skipped yet.
-    handled, failed, skipped: as in ``Report``; ``dead`` counts the dead letters there are.
-    rate: messages a second, lately. elapsed: seconds since it was submitted, until it ended.
-    remaining, eta: messages and seconds that are left, where the job was submitted with a plan.
-    workers: processes that were seen lately. segments: how many are open, ``held`` of them by a worker.
-    takeovers: how many segments were taken over from a worker that died or was stopped.
-    paused: for how many seconds the target has asked to be left alone.
+    state: running, paused, finished, failed or cancelled; ``reason`` says why the job is paused, failed or cancelled.
+    problem: the last problem that did not stop the job.
+    read: messages read from the lists. ``lag`` of them are not handled, failed or skipped yet.
+    handled, failed, skipped: as in ``Report``. ``dead`` is the number of dead letters that the job keeps now.
+    rate: recent messages a second. elapsed: seconds from the submission until now, or until the job ended.
+    remaining, eta: the remaining messages and seconds; None if the job was submitted without a plan.
+    workers: worker processes seen within the last lease. segments: open segments, ``held`` of them owned by a worker.
+    takeovers: how often a worker took over a segment whose owner had died or was stopped.
+    paused: remaining seconds of a pause that the target asked for.
     """
 
     state: JobState
@@ -55,14 +55,15 @@ class Progress:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens by itself."""
+        """Whether the state is finished, failed or cancelled."""
         return self.state in ("finished", "failed", "cancelled")
 
 
 class Job:
-    """A job of a fleet. Any number of these, in any process, may look at the same one.
+    """A job of a fleet. Any number of ``Job`` objects, in any process, may refer to the same job.
 
-    Raises ``CheckpointError`` where the fleet's store does not respond, and ``ReplayError`` for a job that is gone.
+    All methods raise ``CheckpointError`` if the fleet's store does not respond, and most raise ``ReplayError`` if the
+    job was forgotten.
     """
 
     def __init__(self, record: Record, key: str, notify: Callable[[str, str], Awaitable[object]]) -> None:
@@ -75,7 +76,7 @@ class Job:
         return f"Job({self.key!r})"
 
     async def progress(self) -> Progress:
-        """How it stands now."""
+        """Return the current progress."""
         status = await self._status()
         done = status.handled + status.failed
         now = time.monotonic()
@@ -107,7 +108,7 @@ class Job:
         )
 
     async def watch(self, *, every: float = 0.5) -> AsyncIterator[Progress]:
-        """How it stands, each ``every`` seconds, until it has ended."""
+        """Yield the progress each ``every`` seconds, until the job has ended."""
         while True:
             progress = await self.progress()
             yield progress
@@ -116,10 +117,10 @@ class Job:
             await asyncio.sleep(every)
 
     async def wait(self, *, timeout: float | None = None) -> Report:
-        """Wait for the end, and return what ``Replay.run()`` would. A cancelled job has ``finished`` False.
+        """Wait until the job has ended, and return its report. For a cancelled job, ``report.finished`` is False.
 
-        Raises ``ReplayError`` for a job that failed, with the reason and ``.report``; ``TimeoutError`` after
-        ``timeout`` seconds. A paused job is waited for.
+        A paused job has not ended. Raises ``ReplayError`` with the reason and ``.report`` if the job failed, and
+        ``TimeoutError`` after ``timeout`` seconds.
         """
         async with asyncio.timeout(timeout):
             delay = 0.02
@@ -134,11 +135,11 @@ class Job:
         return report
 
     async def report(self) -> Report:
-        """What has been done so far."""
+        """Return a report of the job so far."""
         return _report(await self._status())
 
     async def pause(self, reason: str = "") -> None:
-        """Have all workers finish what is under way, record it, and begin nothing more."""
+        """Pause the job: all workers finish and record the messages under way, and begin no more."""
         await self._set_state("pause", reason)
 
     async def resume(self) -> None:
@@ -146,30 +147,30 @@ class Job:
         await self._set_state("resume", "")
 
     async def cancel(self, reason: str = "") -> None:
-        """End it. What is under way is finished and recorded; ``resume`` would continue from there."""
+        """Cancel the job. Workers finish and record the messages under way; ``resume`` continues from there."""
         await self._set_state("cancel", reason)
 
     async def dead_letters(self, *, after: int = 0, limit: int = _PAGE) -> Sequence[DeadLetter]:
-        """Up to ``limit`` of the messages that failed, with numbers greater than ``after``, oldest first."""
+        """Return up to ``limit`` dead letters with numbers greater than ``after``, oldest first."""
         return [each.dead_letter for each in await self._record.dead_letters(self.key, after=after, limit=limit)]
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
-        """Write the dead letters to a new file, a line of JSON each, and return how many there are.
+        """Write each dead letter as a line of JSON to a new file, and return their number.
 
-        They stay on the job. Only the file's owner can read it. Raises ``ConfigurationError`` where the file exists,
-        and ``ReplayError`` where it cannot be written.
+        The job keeps them. Only the file's owner can read the file. Raises ``ConfigurationError`` if the file exists,
+        and ``ReplayError`` if it cannot be written.
         """
         await self._status()  # raises for a job that is gone
         return await export_dead(self, path)
 
     async def drop_dead(self, ids: Sequence[str]) -> int:
-        """Remove dead letters for good; returns how many there were."""
+        """Remove dead letters for good, and return how many were removed."""
         return await self._record.drop_dead(self.key, list(ids))
 
     async def retry_dead(self) -> int:
-        """Have the workers try the dead letters again that there are now; returns how many. ``wait`` as before.
+        """Have the workers retry all dead letters that the job has now, and return their number. ``wait`` for the end.
 
-        Those that are about to be tried already are tried once: after an error, it can be called again.
+        A dead letter that is already queued for a retry is retried once, so this can be called again after an error.
         """
         revival = await self._record.revive(self.key, new_token())
         if revival is None:
@@ -179,7 +180,7 @@ class Job:
         return revival.dead_letters
 
     async def forget(self) -> None:
-        """Remove a job that has ended, with its counts and dead letters."""
+        """Remove the job with its counts and dead letters. Raises ``ReplayError`` while it is running."""
         await self._record.forget(self.key)
 
     async def _set_state(self, action: StateChange, reason: str) -> None:
@@ -199,7 +200,7 @@ class Job:
 
 
 async def notify_all(notify: Callable[[str, str], Awaitable[object]], key: str, segments: Sequence[str]) -> None:
-    """Notify of each segment. The first notification that is not sent is the last: the workers find the rest."""
+    """Send a notification for each segment. Stop at the first that cannot be sent: workers find the rest themselves."""
     for segment in segments:
         if await notify(key, segment) is False:
             return

@@ -1,4 +1,4 @@
-"""Reading the page of a segment, also where its cursor can no longer be used."""
+"""Read the page of a segment, with its cursor or without it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .record import ListSpec, Source
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
-"""How many messages are read to find a known page again."""
+"""The most messages that are read to find a known page again."""
 
 
 @attrs.frozen
 class SegmentPage:
-    """Messages, and where the list continues; None at its end.
+    """The messages of a page, and the cursor of the next page; None at the end of the list.
 
-    ``last`` is the place of the last of them: its id or, of dead letters, its number. ``problem``: see ``PageMark``.
+    ``last`` identifies the last message: by its id or, for dead letters, by its number. ``problem``: see ``PageMark``.
     """
 
     messages: Sequence[Message]
@@ -38,7 +38,7 @@ class SegmentPage:
 
 @attrs.frozen
 class KnownPage:
-    """What a former owner read at a place: ``count`` messages, the last of them ``last``."""
+    """The page that a former owner of the segment read: ``count`` messages, the last with the id ``last``."""
 
     count: int
     last: str | None
@@ -52,11 +52,11 @@ async def read_page(
     after: str | None,
     known: KnownPage | None = None,
 ) -> SegmentPage:
-    """Read the page at a cursor or, where it can no longer be used, what comes after the message ``after``.
+    """Read the page at ``cursor`` or, if Basiq no longer accepts the cursor, the messages after the message ``after``.
 
-    A page that is ``known`` is read again: the same messages, or fewer where they are gone. Pages may be cut in another
-    way by then, and in a list that begins with the newest others may come before them. Raises ``CheckpointError``
-    where the place cannot be found, and what reading raises.
+    A ``known`` page is read again: the result has the same messages, or fewer if some were deleted. Page boundaries may
+    have moved since, and in a list that begins with the newest message, newer ones may precede them. Raises
+    ``CheckpointError`` if the place cannot be found, and the errors of the client.
     """
     filter = list_spec.filter or None
     try:
@@ -92,7 +92,7 @@ async def _gather(
     next_cursor: str | None = None
     async for page in pages:
         found = read(page.items)
-        # In a list that begins with the newest, what arrives can shift messages of the last page to this one.
+        # In a list that begins with the newest message, new ones shift messages from the page before to this one.
         again = max((index for index, message in enumerate(found) if message.id == passed), default=-1)
         messages += found[again + 1 :]
         count += len(found)
@@ -101,7 +101,7 @@ async def _gather(
         if place is not None:
             messages = messages[: place + 1]
             break
-        # An empty page is not the end: a filter makes them, and a place that is looked for.
+        # An empty page is not the end of the list: a filter can leave a page empty, and so can the search for a place.
         if next_cursor is None or (messages and last is None) or count > wanted + _MOST_ARRIVED:
             break
         if last is not None:

@@ -1,4 +1,4 @@
-"""One rate for the whole fleet: slots are drawn from the record and used on time, or not at all."""
+"""One rate for the whole fleet. Each process draws time slots from the record; a slot that is missed is dropped."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from weakref import WeakSet
 from .record import Record
 
 _LATE = 0.015
-"""Seconds that a slot may be used late. A window of 0.1 s then holds at most 1.15 times the rate, and one more."""
+"""A slot may be used up to this many seconds late. Any 0.1 s then has at most 1.15 times the rate, plus one."""
 _LEAST = 0.002
-"""Seconds for which a slot can be used though the store is so far away that its time is not known as well as that."""
+"""A slot can be used for at least this many seconds, even if the store's clock is known less precisely."""
 _AHEAD = 0.005
-"""Seconds of the rate that are drawn at once: what a worker that dies wastes, and what a request is spread over."""
+"""Seconds of the rate that one request draws. A worker that dies wastes at most that many."""
 
 
 class SharedRateLimiter:
-    """The share of one process in the rate of a job.
+    """The part of a job's rate that one process uses.
 
-    Slots that could not be used on time, after a pause or a stalled event loop, are dropped, never made up for.
+    Slots that were missed, in a pause or while the event loop was blocked, are dropped: no burst follows.
     """
 
     def __init__(self, record: Record, key: str) -> None:
@@ -30,18 +30,18 @@ class SharedRateLimiter:
         self._earliest, self._latest = float("-inf"), float("inf")
         self._serving: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._segments: WeakSet[SegmentRate] = WeakSet()  # one that had nothing to handle is never stopped
+        self._segments: WeakSet[SegmentRate] = WeakSet()  # weak: a segment without messages is never stopped
         self.rate: float | None = None
-        """The rate of the job as it is now; None for no limit."""
+        """The current rate of the job; None for no limit."""
 
     def for_segment(self) -> SegmentRate:
-        """The view of one segment, which can be stopped alone."""
+        """Return the limiter of one segment, which can be stopped separately."""
         segment = SegmentRate(self)
         self._segments.add(segment)
         return segment
 
     def set_rate(self, rate: float | None) -> None:
-        """Set the rate of the job as it is now."""
+        """Set the current rate of the job."""
         if rate != self.rate:
             self.rate = rate
             self._slots.clear()
@@ -50,11 +50,11 @@ class SharedRateLimiter:
                 segment.open = rate is None
 
     def forget(self, segment: SegmentRate) -> None:
-        """Tell a segment no more of the rate."""
+        """Stop telling a segment about changes of the rate."""
         self._segments.discard(segment)
 
     def ask(self) -> asyncio.Future[bool]:
-        """A future that is done when a slot has come."""
+        """Return a future that is done when a slot has begun."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         self._waiting.append(future)
@@ -63,7 +63,7 @@ class SharedRateLimiter:
         return future
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel the background task."""
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait([self._serving])
@@ -94,7 +94,7 @@ class SharedRateLimiter:
         wait = self._slots[0][0] - clock()
         if wait > 0:
             await self._sleep(wait)
-            return  # whether it is late by now, or the rate another one, is seen anew
+            return  # the next call checks again whether the slot is late or the rate has changed
         self._slots.popleft()
         while self._waiting:
             future = self._waiting.popleft()
@@ -103,7 +103,7 @@ class SharedRateLimiter:
                 return
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait so long, or until the rate is another one."""
+        """Wait ``seconds``, or until the rate changes."""
         self._changed.clear()
         timer = asyncio.get_running_loop().call_later(seconds, self._changed.set)
         try:
@@ -128,7 +128,7 @@ class SharedRateLimiter:
             self._slots.append((slot + begin, slot + end))
 
     def _measure(self, earliest: float, latest: float) -> None:
-        """Narrow down what to add to the store's time: its moment lies between request and response."""
+        """Narrow down the offset from the store's clock, which the store read between request and response."""
         self._earliest, self._latest = max(self._earliest, earliest), min(self._latest, latest)
         if self._earliest > self._latest:  # one of the clocks was set
             self._earliest, self._latest = earliest, latest
@@ -141,7 +141,7 @@ class SharedRateLimiter:
 
 
 class SegmentRate:
-    """What an engine waits for, in place of a ``RateLimiter`` of its own."""
+    """The limiter of one segment. Its engine waits for it in place of a ``RateLimiter``."""
 
     def __init__(self, limiter: SharedRateLimiter) -> None:
         self._limiter = limiter
@@ -151,7 +151,7 @@ class SegmentRate:
         self._stopped = False
 
     async def wait(self) -> bool:
-        """Wait for a slot; False once it is stopped."""
+        """Wait for a slot, and return True; False once the segment is stopped."""
         if self._stopped:
             return False
         if self._limiter.rate is None:
@@ -164,7 +164,7 @@ class SegmentRate:
             self._asked.discard(future)
 
     def stop(self) -> None:
-        """Send everyone who waits away."""
+        """End all waits: they return False."""
         self._stopped, self.open = True, False
         self._limiter.forget(self)
         for future in self._asked:

@@ -1,4 +1,4 @@
-"""The record of a fleet in Redis. Every change is a script in ``lua/``, which says what it keeps true."""
+"""The record of a fleet in Redis. Every change is a Lua script in ``lua/``; its header states its invariant."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 _MOST_TRIES = 20
 _NEVER = datetime.fromtimestamp(0, UTC)
 _LOST_AFTER = 0.05
-"""Seconds after which a call to Redis that is still running has lost its cancellation."""
+"""Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
 _SCRIPTS = (
     *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "rate_slots"),
     *("reclaim_expired", "record_page", "release", "revive", "save", "set_state", "status"),
@@ -55,8 +55,8 @@ _SCRIPTS = (
 class RedisRecord:
     """A ``Record`` in Redis 7 or newer, or Valkey.
 
-    ``patience`` is for how many seconds a call is made again while the server is away. A Redis Cluster is refused by
-    ``check``: jobs and the list of them change together.
+    While the server is away, a call is repeated for up to ``patience`` seconds. ``check`` refuses a Redis Cluster,
+    because one script changes keys that a cluster may keep on different nodes.
     """
 
     def __init__(self, url: str, *, prefix: str = "basiq", patience: float = 60.0) -> None:
@@ -82,7 +82,7 @@ class RedisRecord:
             if not isinstance(exc.__cause__, ResponseError):
                 raise
             return (
-                f"Redis does not say how it is set up ({exc.__cause__}): see to it that it is not a cluster, and has "
+                f"Redis does not report its settings ({exc.__cause__}): make sure that it is not a cluster, and has "
                 "maxmemory-policy noeviction and appendonly yes",
             )
         if info.get("cluster_enabled"):
@@ -94,13 +94,13 @@ class RedisRecord:
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise ConfigurationError(
-                f"Redis may drop keys when it is full (maxmemory-policy {policy}), and messages would be lost with "
-                "them: set maxmemory-policy noeviction"
+                f"Redis may drop keys when its memory is full (maxmemory-policy {policy}), and messages would be lost "
+                "with the keys: set maxmemory-policy noeviction"
             )
         if not info.get("aof_enabled"):
             return (
-                "Redis writes no append-only file: when it is killed, all since its last snapshot is handled again, "
-                "and a job submitted since then is forgotten. Set appendonly yes",
+                "Redis writes no append-only file: when it is killed, all messages since its last snapshot are handled "
+                "again, and jobs submitted since then are lost. Set appendonly yes",
             )
         return ()
 
@@ -307,7 +307,7 @@ class RedisRecord:
     async def _run_as_owner(self, name: str, key: str, segment: str, token: str, *arguments: Any) -> Any:
         found = await self._run(name, key, segment, token, *arguments)
         if found[0] == b"lost":
-            raise LeaseLostError(f"segment {segment} of the job {key!r} has another owner, or none")
+            raise LeaseLostError(f"this worker no longer owns segment {segment} of the job {key!r}")
         return found
 
     async def _run(self, name: str, key: str, *arguments: Any, job: str = "") -> Any:
@@ -316,7 +316,7 @@ class RedisRecord:
         return await self._call_patiently(lambda: script(keys=keys, args=(key, job, *arguments)))
 
     async def _call_patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call. While the server is away, make it again, for at most ``patience`` seconds."""
+        """Make a call. While the server is away, repeat it for at most ``patience`` seconds."""
 
         async def work() -> Any:
             return await call()
@@ -326,14 +326,14 @@ class RedisRecord:
                 return await run_cancel_once(work(), again=_LOST_AFTER)
         except TimeoutError:
             raise RecordUnavailableError(
-                f"the fleet's Redis did not respond for {self._patience:g} s: see that it runs and can be reached"
+                f"the fleet's Redis did not respond for {self._patience:g} s: check that it runs and can be reached"
             ) from None
         except RedisError as exc:
-            raise RecordUnavailableError(f"the fleet's Redis refused: {exc}") from drop_tracebacks(exc)
+            raise RecordUnavailableError(f"the fleet's Redis refused a command: {exc}") from drop_tracebacks(exc)
 
 
 class _Retry(Retry):
-    """Tries again while the server is away, and not where it refuses the password: it would each time."""
+    """Repeats a call while the server is away, but not if the server refuses the password."""
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *arguments: Any, **more: Any) -> T:
         async def attempt() -> T:
@@ -346,7 +346,7 @@ class _Retry(Retry):
 
 
 def _connect(url: str) -> Redis | None:
-    """A client, or None where it cannot be one's url."""
+    """Return a Redis client, or None if ``url`` is not a Redis URL."""
     try:
         return Redis.from_url(
             url,
@@ -400,7 +400,7 @@ def _write_dead_letter(stored: StoredDeadLetter) -> UnshownText:
 
 
 def _read_dead_letter(id: str, number: int, text: bytes | None) -> StoredDeadLetter:
-    """Read a dead letter. Anything else is read as one without a message, which nobody has sealed."""
+    """Read a stored dead letter. An entry that is not one is returned as a dead letter without message and seal."""
     try:
         error, failed_at, message, webhook_id, seal = json.loads(text or b"")
         letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)

@@ -1,4 +1,4 @@
-"""One segment of a job: its page is run through the engine, and the record has to agree to each step."""
+"""One segment of a job: read its page, handle the messages, and record each step under the segment's lease."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ from .record import (
 
 logger = logging.getLogger("basiq_async.distributed")
 _PAGE = 250
-"""How many dead letters one segment tries again."""
+"""The most dead letters that one segment retries."""
 _RAN_OUT = "the lease of the segment ran out while this process was stopped or busy"
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
-"""Seconds, counted through a suspended machine as well where the system can."""
+"""Monotonic seconds; on Linux they also count the time that the machine is suspended."""
 
 
 class Lease:
-    """One claim of a segment, with a token of its own.
+    """A worker's lease on a segment, with a unique token.
 
-    It counts from before the request that took or prolonged it, so it never ends later than the store believes.
+    It is counted from the moment before each request to the store, so it never ends later here than in the store.
     """
 
     __slots__ = ("seconds", "token", "until")
@@ -66,22 +66,23 @@ class Lease:
         self.seconds = seconds
         self.token = new_token()
         self.until = float("-inf")
-        """Before this moment, by ``clock``, nobody else can have taken the segment."""
+        """Until this moment of ``clock``, no other worker can own the segment."""
 
     def prolong(self, asked_at: float) -> None:
-        """Note that the store prolonged it, in response to a request made at ``asked_at``."""
+        """Prolong the lease, as the store did for a request that was made at ``asked_at``."""
         self.until = max(self.until, asked_at + self.seconds)
 
     def end(self) -> None:
-        """Note that the segment has another owner."""
+        """End the lease at once: the segment has another owner."""
         self.until = float("-inf")
 
 
 class Segment:
     """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
-    ``notify`` is called with the next segment as soon as that is recorded, ``on_heartbeat`` each time the record says
-    how the job stands, ``on_pause`` with the length of each pause that the target asks for.
+    notify: called with the name of the next segment, as soon as that is recorded.
+    on_heartbeat: called with the state of the job after each save.
+    on_pause: called with the length of each pause that the target asks for.
     """
 
     def __init__(
@@ -112,29 +113,29 @@ class Segment:
         self._stopping = False
         self._seal = work.client._seal("basiq letter")
         self._retries = name.startswith("d")
-        """Whether it tries dead letters again."""
+        """Whether the segment retries dead letters, in place of messages from Basiq."""
         self._webhooks: dict[str, str] = {}
-        """Of which webhook each dead letter's message is."""
+        """The webhook's id of each dead letter, by the message's id."""
         self._reasons: dict[str, str] = {}
-        """Why messages were skipped, by id, as long as that is not recorded."""
+        """Why messages were skipped, by their ids, until it is recorded."""
         self._recorded = list(claim.done)
         self._counts: Counter[str] = Counter()
 
     def stop(self) -> None:
-        """Begin no more messages; ``run`` returns when those under way are recorded."""
+        """Begin no more messages. ``run`` returns when the messages under way are recorded."""
         self._stopping = True
         if self._engine is not None:
             self._engine.stop()
 
     def pause(self, seconds: float) -> None:
-        """Leave the target alone for so long, because another worker was asked to."""
+        """Begin no messages for so many seconds: the target asked another segment or worker for a pause."""
         if self._engine is not None:
             self._engine.pause(seconds)
 
     async def run(self) -> bool:
-        """Read the page, record the next segment, and handle the page. Returns whether it is finished.
+        """Read the page, record the next segment, and handle the page. Return whether the segment is finished.
 
-        Raises ``LeaseLostError`` where it belongs to another worker by now, and whatever reading or handling raises.
+        Raises ``LeaseLostError`` if another worker owns the segment by now, and any error of reading or handling.
         """
         page = await self._read()
         chosen, errors = self._choose(page.messages, await self._handles())
@@ -148,7 +149,7 @@ class Segment:
             if not report.finished:
                 return False
         while not await self._record.finish(self._spec.key, self.name, self.lease.token):
-            await self._record_page(mark)  # the store lost it
+            await self._record_page(mark)  # the store lost the page
         return True
 
     async def _record_page(self, mark: PageMark) -> int:
@@ -168,7 +169,7 @@ class Segment:
         if self._retries:
             return await self._read_dead_letters()
         claim = self._claim
-        # Read before, by a former owner: what has been added since is not part of this job.
+        # A former owner read this page. Messages that were added since are not part of this job.
         known = None if claim.count is None else KnownPage(claim.count, claim.last)
         page = await read_page(self._work.client, self._spec.source, self._list, claim.cursor, claim.after, known)
         if known is None:
@@ -177,9 +178,8 @@ class Segment:
             return SegmentPage((), page.next_cursor)
         if len(page.messages) < known.count or page.messages[-1].id != known.last:
             raise CheckpointError(
-                f"the page of segment {self.name} has changed since it was read first: {claim.count} messages up to "
-                f"{claim.last!r} were there. Begin another job, with an inbox, so that nothing is handled "
-                "twice"
+                f"the page of segment {self.name} has changed: when it was read first, it had {claim.count} messages "
+                f"up to {claim.last!r}. Begin another job, with an inbox, so that nothing is handled twice"
             )
         return page
 
@@ -187,7 +187,7 @@ class Segment:
         claim = self._claim
         upto = claim.upto or 0
         found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_PAGE)
-        # A former owner's page ends where it ended, though some of it are gone: what follows is another segment's.
+        # The page ends where it did for a former owner, even if some letters are gone: the next segment has the rest.
         last = int(claim.last) if claim.last else min(found[-1].dead_letter.number if found else upto, upto)
         messages, refused = [], []
         for stored in found:
@@ -202,31 +202,31 @@ class Segment:
                 refused.append(letter.id)
                 logger.error("the dead letter %r of the job %r is refused: it %s", letter.id, self._spec.key, fault)
         problem = (
-            f"{len(refused)} dead letters are kept, and not tried again, {refused[0]!r} among them: the seal on them "
-            "does not fit. Somebody else wrote to Redis, or the API key is another one than when they failed"
+            f"{len(refused)} dead letters are kept, and not tried again, {refused[0]!r} among them: their seal does "
+            "not match. Another program wrote to Redis, or the API key has changed since they failed"
             if refused
             else ""
         )
         return SegmentPage(messages, str(last) if last < upto else None, last=str(last), problem=problem)
 
     def _sealed(self, webhook_id: str, letter: DeadLetter) -> Sequence[bytes]:
-        """What a seal on a dead letter covers: all that decides what a worker does with it."""
+        """Return the parts of a dead letter that its seal covers: all fields that a retry uses."""
         message = json.dumps(letter.message, sort_keys=True, separators=(",", ":"))
         parts = (self._spec.key, self._spec.name, webhook_id, letter.id, message)
         return [part.encode("utf-8", "surrogatepass") for part in parts]
 
     def _to_store(self, letter: DeadLetter) -> StoredDeadLetter:
-        """A dead letter as the record keeps it."""
+        """Return a dead letter in the form that the record keeps."""
         webhook_id = self._webhooks[letter.id] if self._retries else self._list.webhook_id
         return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
 
     @property
     def _list(self) -> ListSpec:
-        """The list that the segment is a page of."""
+        """The list of which this segment is a page."""
         return self._spec.lists[int(self.name.partition(".")[0])]
 
     async def _handles(self) -> Callable[[str], bool] | None:
-        """Which types of events are wanted: the event list has those of all webhooks. None for all."""
+        """Return a test for the event types to handle; None for all. The event list has the types of all webhooks."""
         if self._spec.source == "messages" or self._retries:
             return None
         if isinstance(self._work.target, WebhookReceiver):
@@ -237,7 +237,7 @@ class Segment:
     def _choose(
         self, messages: Sequence[Message], handles: Callable[[str], bool] | None
     ) -> tuple[list[bool], dict[str, Exception]]:
-        """Which messages are to be handled; one that the predicate fails at is, and fails."""
+        """Return which messages to handle, and the predicate's errors. A message with an error is chosen, and fails."""
         where = as_where(None) if self._retries else self._work.where
         if handles is None and where.predicate is everything:
             return [True] * len(messages), {}
@@ -259,8 +259,8 @@ class Segment:
 
     async def _handle(self, messages: Sequence[Message], errors: dict[str, Exception]) -> Report:
         work, claim = self._work, self._claim
-        # A token for each lease: with one for the job, a worker that was stopped and its successor would both hold a
-        # claim. A dead worker's claims end about when its segments do.
+        # Each lease claims with its own token. With one token for the job, a suspended worker and its successor could
+        # both hold a claim. A dead worker's claims end at about the same time as its segments.
         inner = {
             webhook_id: as_target(
                 work.target,
@@ -293,7 +293,7 @@ class Segment:
         return await self._engine.run(None, None)
 
     async def _save(self, commit: Commit) -> None:
-        """Record what was done; the cursor of a commit is of no use here."""
+        """Record the results of a commit. Its cursor is not used: the segment has its own."""
         ids, reasons = list(commit.done), self._reasons
         if not ids and not commit.dead:
             return
@@ -310,11 +310,13 @@ class Segment:
             revived=commit.revived,
             max_failures=self._work.settings.max_failures,
         )
-        # The store may have lost some of what was recorded before.
+        # The store may have lost earlier saves: then send all ids again.
         if not await self._send(saving) and not await self._send(
             attrs.evolve(saving, ids=[*self._recorded, *ids], before=None)
         ):
-            raise CheckpointError("the record accepts neither a part of what was done nor all of it")
+            raise CheckpointError(
+                "the record refused to save the finished messages of this segment, though all were sent"
+            )
         self._recorded += ids
         self._counts = counts
         if reasons:
@@ -334,12 +336,12 @@ class Segment:
 
 
 def _as_one(targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> Target:
-    """One target of those that each know the messages of one webhook. ``webhooks`` says which message is whose."""
+    """Combine the targets of several webhooks into one. ``webhooks`` maps a message's id to its webhook's id."""
     return next(iter(targets.values())) if len(targets) == 1 else _ByWebhook(targets, webhooks)
 
 
 class _ByWebhook:
-    """Dead letters of several webhooks: an inbox knows the event of each by a key of its own."""
+    """Delivers each dead letter to its webhook's target: an inbox has a separate key for each webhook."""
 
     def __init__(self, targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> None:
         self._targets = targets
@@ -365,9 +367,9 @@ def _raising(errors: dict[str, Exception]) -> Where:
 
 
 def lease_target(inner: Target, lease: Lease, reasons: dict[str, str]) -> Target:
-    """A target that is given nothing once the lease may have run out.
+    """Return a target that raises ``LeaseLostError`` once the lease may have run out.
 
-    Why messages were skipped is entered in ``reasons``, by their ids.
+    It enters in ``reasons``, by a message's id, why the message was skipped.
     """
     if type(inner) is not Function:
         return _Leased(inner, lease, reasons)
@@ -378,7 +380,7 @@ def lease_target(inner: Target, lease: Lease, reasons: dict[str, str]) -> Target
             raise LeaseLostError(_RAN_OUT)
         await function(message)
 
-    return Function(handle)  # which an engine calls without a coroutine between
+    return Function(handle)  # an engine calls a Function directly, which is faster
 
 
 class _Leased:

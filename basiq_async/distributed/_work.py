@@ -1,4 +1,4 @@
-"""What a worker does for a job: a client to read with, a target, and the choices that ``Replay`` has too."""
+"""``Work``: the client, the target and the settings with which a worker handles a job."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..replay.engine import Handler, OnError, Predicate, RunSettings, SessionHan
 class Work:
     """The part of a replay that lives in a worker process. The arguments are those of ``Replay``.
 
-    ``concurrency`` is for each segment: a process with ``--segments 2`` handles twice as many at once, and so many
-    may be handled a second time if it is killed. Raises ``ConfigurationError``.
+    ``concurrency`` counts for each segment: a process with ``--segments 2`` handles twice as many messages at once. If
+    it is killed, at most that many are handled a second time. Raises ``ConfigurationError``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
 
 
 class WorkCache:
-    """What the job functions of this process yielded. Several callers share one opening."""
+    """Opens each job function of this process once, and keeps the ``Work`` that it yields."""
 
     def __init__(self) -> None:
         self._works: dict[str, asyncio.Future[Work]] = {}
@@ -66,7 +66,7 @@ class WorkCache:
         self._closing = asyncio.Event()
 
     async def get(self, name: str, function: JobFunction) -> Work:
-        """The work of a job function, which is opened if it is not yet. One that failed is opened anew."""
+        """Return the work of a job function. Open the function if it is not open yet, or failed to open."""
         known = self._works.get(name)
         if known is None or (known.done() and known.exception() is not None):
             known = self._works[name] = asyncio.get_running_loop().create_future()
@@ -74,13 +74,13 @@ class WorkCache:
         return await asyncio.shield(known)
 
     async def aclose(self) -> None:
-        """Close all that was opened."""
+        """Close all open job functions."""
         self._closing.set()
         if self._holders:
             await asyncio.wait(self._holders)
 
     async def _hold(self, name: str, function: JobFunction, opened: asyncio.Future[Work]) -> None:
-        # Entered and left in one task: what a context manager opens may be bound to it.
+        # One task enters and leaves the context manager, because anyio scopes, for example, are bound to their task.
         try:
             async with function() as work:
                 if not isinstance(work, Work):

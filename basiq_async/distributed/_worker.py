@@ -1,4 +1,4 @@
-"""A worker process: what it does for a notification, and what it does without being asked."""
+"""A worker: it runs a segment for each notification, and renews leases and finds abandoned segments meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,16 @@ from ..errors import (
 from ._rate_limiter import SharedRateLimiter
 from ._segment import Lease, Segment, clock
 from ._work import JobFunction, Work, WorkCache
-from .record import ClaimRefusal, Heartbeat, JobSpec, LeaseLostError, Record, RecordUnavailableError, SegmentClaim
+from .record import (
+    PROTOCOL,
+    ClaimRefusal,
+    Heartbeat,
+    JobSpec,
+    LeaseLostError,
+    Record,
+    RecordUnavailableError,
+    SegmentClaim,
+)
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -36,14 +45,15 @@ _HEARTBEAT = 0.25
 _LONGEST_HEAL = 1.0
 _LONGEST_DELAY = 30.0
 _IDLE = 0.25
-"""Seconds without a notification after which a worker that has room is idle: no notification is on its way then."""
+"""A worker with free capacity counts as idle after this many seconds without a notification."""
 
 
 @attrs.define(eq=False)
 class ActiveJob:
-    """What this process has under way for one job. Segments are by the token of their claim.
+    """The running segments of one job in this process, by the tokens of their claims.
 
-    A process that was stopped beyond a lease may claim the same segment anew before its former run of it has ended.
+    Names would not do: a process that was suspended for longer than a lease may claim a segment again while its former
+    run of that segment has not ended.
     """
 
     spec: JobSpec
@@ -55,7 +65,7 @@ class ActiveJob:
 class Worker:
     """Runs segments, keeps their leases, and finds segments that other workers left.
 
-    ``notify`` sends word of a segment to some worker. ``functions`` are the job functions by name, each opened once.
+    ``notify`` sends a notification of a segment. ``functions`` maps names to job functions; each is opened once.
     """
 
     def __init__(
@@ -74,7 +84,7 @@ class Worker:
         self._specs: dict[str, JobSpec] = {}
         self._works = WorkCache()
         self._active: dict[str, ActiveJob] = {}
-        """By the token of the job, since a key that was forgotten may be another job's."""
+        """The active jobs by their tokens: a forgotten key may belong to another job by now."""
         self._processing = self._most_processing = 0
         self._room_since: float | None = clock()
         self._owner = TaskOwner()
@@ -82,7 +92,7 @@ class Worker:
         self._logged: defaultdict[str, set[str]] = defaultdict(set)
 
     async def start(self) -> None:
-        """Begin to heal and to keep leases."""
+        """Start the background tasks, which renew leases and notify of abandoned segments."""
         for warning in await self._record.check():
             logger.warning("%s", warning)
         logger.info("worker %s works on the jobs of %s", self.name, sorted(self._functions))
@@ -90,7 +100,7 @@ class Worker:
         self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
 
     def stop(self) -> None:
-        """Begin no more messages: what is under way is finished and recorded."""
+        """Begin no more messages. The messages under way are finished and recorded."""
         self._stopping = True
         for active in self._active.values():
             for segment in active.segments.values():
@@ -105,9 +115,9 @@ class Worker:
         await self._works.aclose()
 
     async def process_segment(self, key: str, segment: str) -> None:
-        """What a notification asks for: claim a segment and run it, if it is there to be claimed.
+        """Claim a segment and run it, unless another worker owns it. Call this for each notification.
 
-        Raises nothing, so that a loop which calls it continues: what fails is logged, and the segment is found again.
+        Errors are logged and never raised; the segment is found again.
         """
         if self._stopping:
             return
@@ -133,7 +143,7 @@ class Worker:
 
     @property
     def _idle(self) -> bool:
-        """Whether it has room for a segment, and no notification came for a while."""
+        """Whether the worker could run another segment, and has had no notification for a while."""
         return self._room_since is not None and clock() - self._room_since >= _IDLE
 
     async def _process(self, key: str, segment: str) -> None:
@@ -158,16 +168,18 @@ class Worker:
         if isinstance(claim, ClaimRefusal):
             if claim.reason in ("another", "gone"):
                 self._specs.pop(key, None)
-            if claim.reason == "another":  # the key was forgotten, and is another job's now
+            if claim.reason == "another":  # the job was forgotten, and another was submitted under its key
                 await self._process(key, segment)
             elif claim.reason == "version":
-                self._log_once(key, f"the job is of version {claim.detail} of the record, this worker is not")
+                self._log_once(
+                    key, f"the job uses version {claim.detail} of the record, and this worker version {PROTOCOL}"
+                )
             elif claim.reason == "selection":
                 chosen, known = work.where.description or "all messages", claim.detail or "all messages"
                 await self._fail(
                     spec,
-                    f"the worker {self.name} selects {chosen}, and the job {known}: start all workers with the same "
-                    "code and resume it, or submit it under another key",
+                    f"the worker {self.name} selects {chosen}, and the first worker of the job selected {known}: start "
+                    "all workers with the same code and resume the job, or submit it under another key",
                 )
             return
         lease.prolong(asked_at)
@@ -227,7 +239,7 @@ class Worker:
     async def _let_go(self, key: str, segment: str, lease: Lease, **how: Any) -> None:
         try:
             await self._record.release(key, segment, lease.token, **how)
-        except ReplayError as exc:  # its lease runs out by itself
+        except ReplayError as exc:  # its lease runs out anyway
             logger.info("segment %s of the job %r could not be released: %s", segment, key, exc)
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
@@ -263,7 +275,7 @@ class Worker:
             self._logged[key].add(problem)
             logger.error("the job %r is not for this worker: %s", key, printable(problem))
 
-    # --- what is not asked for ---
+    # --- background tasks ---
 
     async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], every: float) -> None:
         while True:
@@ -272,15 +284,15 @@ class Worker:
             except CheckpointError as exc:
                 logger.warning("%s", exc)
             except Exception:
-                logger.exception("a background step of the worker failed, and is tried again")
+                logger.exception("a background task of the worker failed, and is tried again")
             await asyncio.sleep(every * (0.75 + random.random() / 2))
 
     async def _heal(self) -> None:
         for key in await self._record.keys(active=True):
             for segment in await self._record.reclaim_expired(key, grace=max(1.0, self._lease / 2), idle=self._idle):
-                logger.info("segment %s of the job %r waits for a worker", segment, key)
+                logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
                 if await self._notify(key, segment) is False:
-                    return  # the carrier is away: the rest is told again
+                    return  # the broker is away: the other segments are found again
 
     async def _heartbeat(self) -> None:
         for active in list(self._active.values()):
@@ -307,7 +319,7 @@ class Worker:
                 segment.pause(heartbeat.paused)
 
     def _pause(self, active: ActiveJob, seconds: float) -> None:
-        """A target asks to be left alone: tell the others, here and elsewhere."""
+        """Pause all segments of the job, in this process and in others: a target asked for it."""
         now = clock()
         if now + seconds <= active.paused_until + 0.05:
             return
@@ -318,10 +330,10 @@ class Worker:
 
 
 def _passing(exc: Exception) -> bool:
-    """Whether the same may work later: the vendor, the network or the record is away for a while."""
+    """Whether the error is temporary: Basiq, the network or the record is away for a while."""
     if isinstance(exc, (TransportError, RateLimitError, ServerError)):
         return True
-    # The engine's own limit for a save has a cause; what is wrong with a page has none.
+    # A save that took too long has a cause. An error in a page has none, and is permanent.
     return isinstance(exc, RecordUnavailableError) or (isinstance(exc, CheckpointError) and exc.__cause__ is not None)
 
 

@@ -1,4 +1,4 @@
-"""Worker processes: taskiq's own, with segments for slots, and signals that end in order."""
+"""Run worker processes on taskiq, and stop them in order on a signal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHUTDOWN = 30.0
 
 
 def find_fleet(place: str) -> Fleet:
-    """The fleet at a place such as ``jobs:fleet``, looked for from the current folder on as well."""
+    """Import and return the fleet at a place such as ``jobs:fleet``. The current folder is searched too."""
     module, attribute = _load(place, "a fleet", "jobs:fleet")
     fleet = getattr(module, attribute, None)
     if not isinstance(fleet, Fleet):
@@ -30,9 +30,9 @@ def find_fleet(place: str) -> Fleet:
 
 
 def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
-    """The job function at a place such as ``jobs:refill``: its fleet, and the name that it is registered by.
+    """Import the job function at a place such as ``jobs:refill``. Return its fleet, and its name there.
 
-    Without ``fleet``, one of the same module is looked for.
+    Without ``fleet``, all fleets of the same module are searched.
     """
     module, attribute = _load(place, "a job function", "jobs:refill")
     function = getattr(module, attribute, None)
@@ -55,14 +55,14 @@ def _load(place: str, what: str, example: str) -> tuple[ModuleType, str]:
     except ModuleNotFoundError as exc:
         if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
             raise
-        raise ConfigurationError(f"there is no module {name!r} here: run it where the module can be imported") from exc
+        raise ConfigurationError(f"module {name!r} was not found: run the command in the folder of the module") from exc
 
 
 def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
-    """Run the workers of a fleet until SIGTERM or SIGINT; a second signal ends them at once.
+    """Run the workers of a fleet until SIGTERM or SIGINT. A second signal kills them.
 
-    ``segments`` is how many pages a process has under way at once. A process that dies is started anew, except with
-    ``processes=1``, where this process is the worker.
+    Each process handles up to ``segments`` pages at once. With ``processes=1`` this process is the worker; otherwise a
+    process that dies is replaced.
     """
     for name, value in (("processes", processes), ("segments", segments)):
         if value < 1:
@@ -80,12 +80,12 @@ def _serve(place: str, segments: int) -> None:
 
     logging.getLogger("taskiq.receiver").setLevel(logging.WARNING)  # a line for each notification is too many
     broker = find_fleet(place).broker
-    # What was imported stays. Looked through with each garbage collection, it took a fifth of the processor time.
+    # Imported objects are never freed. Without the freeze, scanning them took a fifth of the processor time.
     gc.collect()
     gc.freeze()
     start_listen(
         WorkerArgs(
-            broker=broker,  # type: ignore[arg-type]  # typed as a path, and taken as it is too
+            broker=broker,  # type: ignore[arg-type]  # typed as a path, but a broker is accepted too
             modules=[],
             configure_logging=False,
             max_async_tasks=segments,
@@ -98,7 +98,7 @@ def _serve(place: str, segments: int) -> None:
 
 
 def _serve_child(place: str, segments: int, args: object) -> None:
-    """In a process of its own: a terminal's Ctrl-C is for the parent, which passes it on once."""
+    """Run a worker in a child process, in its own process group: Ctrl-C then reaches only the parent."""
     os.setpgid(0, 0)
     _serve(place, segments)
 
@@ -122,7 +122,7 @@ def _supervise(place: str, processes: int, segments: int) -> None:
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        if os.getpid() != parent:  # a child that has not come to handlers of its own yet
+        if os.getpid() != parent:  # a child that has not set its own handlers yet
             os._exit(128 + number)
         received += 1
         if received == 1:
@@ -135,7 +135,7 @@ def _supervise(place: str, processes: int, segments: int) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    # Called when the manager comes to the action, which can be after it has started another worker.
+    # The manager may start one more worker before it handles the action: this signals that worker too.
     manager._shutdown_workers = signal_workers  # type: ignore[method-assign]  # it has no hook for this
     manager.start()
     for worker in manager.workers:

@@ -1,4 +1,4 @@
-"""What a fleet knows of its jobs, and who may change it: the protocol that a store keeps, and its data."""
+"""``Record``: the protocol of a store for a fleet's jobs, and the data that it exchanges."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 PROTOCOL = 1
-"""The version of the record: workers of another one do not touch a job."""
+"""The version of the record. A worker claims only segments of jobs with its own version."""
 
 JobState = Literal["running", "paused", "finished", "failed", "cancelled"]
 StateChange = Literal["pause", "resume", "cancel", "fail"]
@@ -44,16 +44,16 @@ Source = Literal["messages", "events"]
 
 
 class LeaseLostError(ReplayError):
-    """The segment has another owner now, or its lease may have run out: nothing more may be done for it."""
+    """The worker no longer owns the segment, or its lease may have run out. It must stop working on it."""
 
 
 class RecordUnavailableError(CheckpointError):
-    """The store did not respond, or refused: the same may work later, and nothing is lost by trying again."""
+    """The store did not respond, or refused a call. The call may succeed later, and repeating it is safe."""
 
 
 @attrs.frozen
 class ListSpec:
-    """One list of a job: a webhook's history under a filter. Its pages are read one after the other."""
+    """One list of a job: the messages of a webhook that match a filter. Its pages are read one after the other."""
 
     webhook_id: str
     filter: str = ""
@@ -61,7 +61,7 @@ class ListSpec:
 
 @attrs.frozen(kw_only=True)
 class JobSpec:
-    """What was submitted. ``token`` is random and tells this job from one of the same key before it."""
+    """A job as it was submitted. ``token`` is random, and differs from earlier jobs with the same key."""
 
     key: str
     name: str
@@ -78,16 +78,17 @@ class JobSpec:
 
 @attrs.frozen(kw_only=True)
 class SegmentClaim:
-    """A segment that is the caller's for the length of its lease.
+    """A segment that the caller owns until its lease ends.
 
-    cursor, position: where its page begins, and how many messages of the list stand before that.
-    after: the id of the last message before it, to find the place by where the cursor cannot be used any more.
-    count, last: how many messages its page held when it was read first, and the id of the last; None if it never was.
-    quota: how many of the chosen ones are to be handled.
-    upto: for dead letters, the number of the last one.
-    done: the ids that former owners recorded.
-    waits: how often in a row it was given back because something was away.
-    job_token, rate, paused: of the job; ``paused`` is for how many seconds a target has asked to be left alone.
+    cursor, position: where its page begins, and the number of messages before it in the list.
+    after: the id of the last message before the page, for when Basiq no longer accepts the cursor.
+    count, last: the number of messages on the page at its first reading, and the id of the last; None before that.
+    quota: how many of the chosen messages to handle; None before the page was recorded.
+    upto: for a segment of dead letters, the number of the last one to retry.
+    done: the ids of the messages that former owners recorded as done.
+    waits: how often in a row the segment was released because Basiq, the network or the store was away.
+    job_token, rate: the job's token and rate.
+    paused: the remaining seconds of a pause that the target asked for.
     """
 
     cursor: str | None
@@ -106,11 +107,14 @@ class SegmentClaim:
 
 @attrs.frozen
 class ClaimRefusal:
-    """Why a segment could not be claimed.
+    """The reason why a segment could not be claimed.
 
-    gone: it is finished, or was rolled back. held: it has an owner. stopped: the job is not running. another: the key
-    is that of another job than the caller means.
-    version: the job is of another version of the record, named by ``detail``. selection: the job's is ``detail``.
+    gone: the segment is finished, or was rolled back.
+    held: another worker owns it.
+    stopped: the job is not running; ``detail`` is its state.
+    another: the key belongs to another job by now.
+    version: the job uses another version of the record, which is ``detail``.
+    selection: the job's first worker selected other messages, described in ``detail``.
     """
 
     reason: Literal["gone", "held", "stopped", "another", "version", "selection"]
@@ -119,9 +123,10 @@ class ClaimRefusal:
 
 @attrs.frozen(kw_only=True)
 class PageMark:
-    """A page as it was read. ``chosen`` says for each message whether it is to be handled.
+    """A page as it was read. ``chosen`` says for each message whether to handle it.
 
-    ``last`` is the id of the last message, of dead letters the number. ``problem`` is what the job is to report of it.
+    ``last`` is the id of the last message, or the number of the last dead letter. ``problem`` is a text for the job's
+    progress; empty for a page without problems.
     """
 
     last: str | None
@@ -132,7 +137,7 @@ class PageMark:
 
 @attrs.frozen
 class StoredDeadLetter:
-    """A dead letter as a store keeps it: with the webhook that its message is of, and the seal of who wrote it."""
+    """A dead letter as a store keeps it: with its webhook's id, and a seal that shows changes by another program."""
 
     dead_letter: DeadLetter
     webhook_id: str = ""
@@ -141,7 +146,7 @@ class StoredDeadLetter:
 
 @attrs.frozen
 class Revival:
-    """The segment that tries dead letters again, and how many are still to be tried."""
+    """The segment that retries dead letters, and how many are still to be retried."""
 
     segment: str
     dead_letters: int
@@ -149,7 +154,7 @@ class Revival:
 
 @attrs.frozen
 class RecordedPage:
-    """``quota`` of the chosen messages are to be handled; ``following`` is the next segment, if it was created now."""
+    """How many of the chosen messages to handle, and the next segment if this call created it."""
 
     quota: int
     following: str | None
@@ -157,9 +162,9 @@ class RecordedPage:
 
 @attrs.frozen(kw_only=True)
 class Saving:
-    """What an owner has done. ``counts`` are totals since its claim, so that a repeated save counts once.
+    """What an owner has done since its last save. ``counts`` are totals since its claim: a repeated save counts once.
 
-    before: how many ids were recorded until now; None to let ``ids`` take the place of all of them.
+    before: the number of ids recorded until now; None if ``ids`` replaces all of them.
     """
 
     counts: Mapping[str, int]
@@ -172,7 +177,7 @@ class Saving:
 
 @attrs.frozen
 class Heartbeat:
-    """How a job stands, for its workers. ``paused`` is in seconds, ``lost`` names segments that they no longer own."""
+    """The state of a job, for a worker. ``paused`` is in seconds. ``lost`` names segments that it no longer owns."""
 
     state: JobState | Literal["gone"]
     paused: float = 0.0
@@ -182,7 +187,7 @@ class Heartbeat:
 
 @attrs.frozen
 class RateSlots:
-    """A batch of rate-limit slots: the store's clock at issue, the first slot, the interval; seconds."""
+    """A batch of rate-limit slots: the store's time now, the first slot and the interval, all in seconds."""
 
     now: float
     first: float
@@ -191,7 +196,7 @@ class RateSlots:
 
 @attrs.frozen(kw_only=True)
 class Status:
-    """A job as a whole, at one moment."""
+    """The state and the counts of a job at one moment."""
 
     spec: JobSpec
     state: JobState
@@ -214,33 +219,32 @@ class Status:
 
 @runtime_checkable
 class Record(Protocol):
-    """Keeps jobs and their segments, and decides who works on what. Every method is atomic and durable.
+    """A store for jobs and their segments, which decides which worker owns a segment.
 
-    ``basiq_async.testing.check_record`` holds an implementation to what is said here. A call that may or may not
-    have been carried out can be made again with the same arguments. Calls with a ``token`` that is not the owner's
-    raise ``LeaseLostError`` and change nothing. ``job`` is the token of the job that a worker means: where the key is
-    another job's by now, the call changes nothing. What the store itself fails with is a ``RecordUnavailableError``.
+    Every method is atomic and durable. A call whose result is unknown can be repeated with the same arguments. A call
+    with a ``token`` that is not the owner's raises ``LeaseLostError`` and changes nothing. ``job`` is the token of the
+    job that a worker means: if the key belongs to another job by now, the call changes nothing. An error of the store
+    itself is raised as ``RecordUnavailableError``. ``basiq_async.testing.check_record`` tests an implementation.
     """
 
     async def check(self) -> Sequence[str]:
-        """See whether the store can be trusted. Returns warnings; raises ConfigurationError if it cannot."""
+        """Check the store's settings. Return warnings; raise ``ConfigurationError`` if messages could be lost."""
         ...
 
     async def create(self, spec: JobSpec) -> Sequence[str] | None:
-        """Record a job, and return its first segments; None for a key that is known, whose rate is then set.
+        """Record a job, and return its first segments. For a known key, set the job's rate and return None.
 
-        From that moment it is among the active ones, until it ends.
-
-        Raises ``ReplayError`` for a known key with another name, source or lists.
+        The job is active from then until it ends. Raises ``ReplayError`` for a known key with another name, source or
+        other lists.
         """
         ...
 
     async def spec(self, key: str) -> JobSpec | None:
-        """What was submitted under a key."""
+        """Return the job that was submitted under a key; None for an unknown key."""
         ...
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
-        """The keys of all jobs, or of those that may have work left."""
+        """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
         ...
 
     async def claim(
@@ -255,85 +259,86 @@ class Record(Protocol):
         selection: str = "",
         job: str = "",
     ) -> SegmentClaim | ClaimRefusal:
-        """Take a segment that has no owner, or whose owner's lease ran out.
+        """Claim a segment that has no owner, or whose owner's lease has run out.
 
-        ``selection`` says in words which messages the worker chooses; the first one stands for the job.
+        selection: a description of the messages that the worker chooses. The first claim sets it for the job, and
+            workers with another one are refused.
+        width: the most messages that the owner handles at once. That many count as interrupted if it dies.
 
-        ``width`` is how many messages the owner may start before saving; that many count as interrupted if it dies.
-        After 20 claims that nobody gave back and that recorded nothing, the job fails and names it.
+        If a segment was claimed 20 times without a release or a saved message, the job fails.
         """
         ...
 
     async def record_page(
         self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
     ) -> RecordedPage:
-        """Record what the page held and create the next segment. The first call wins."""
+        """Record the segment's page, and create the next segment. Later calls for the segment change nothing."""
         ...
 
     async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
-        """Record what was done; None where ``before`` is not what is recorded, and nothing was changed."""
+        """Record finished messages. Return None, and change nothing, if ``before`` differs from the recorded ids."""
         ...
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
-        """Take a segment off the job; False if its page was never recorded. The last one finishes the job."""
+        """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
         ...
 
     async def release(
         self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
     ) -> None:
-        """Let go of a segment, to be claimed again after ``delay`` seconds. ``waits`` says that something was away."""
+        """Release a segment, to be claimed again after ``delay`` seconds. Set ``waits`` after a temporary error."""
         ...
 
     async def heartbeat(
         self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = ""
     ) -> Heartbeat:
-        """Prolong the leases of ``held``, from segment to token, and learn how the job stands."""
+        """Prolong the leases of ``held``, which maps segments to tokens. Return the state of the job."""
         ...
 
     async def reclaim_expired(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
-        """Segments that wait for a worker, each told to one caller within ``grace`` seconds.
+        """Return segments without an owner. Each is returned to only one caller within ``grace`` seconds.
 
-        A caller that is not ``idle`` is told a segment that nobody claims ever more rarely: it and its notification may
-        only be waiting in the queue.
+        A caller that is not ``idle`` gets an unclaimed segment only the first, second, fourth, eighth … time: its
+        notification may still wait in the broker's queue.
         """
         ...
 
     async def set_state(
         self, key: str, action: StateChange, reason: str = "", *, job: str = ""
     ) -> tuple[str, Sequence[str]]:
-        """Change a job's state where that is possible. Returns the state, and the segments to notify of."""
+        """Change a job's state if the current state allows it. Return the state, and the segments to notify of."""
         ...
 
     async def pause(self, key: str, seconds: float, *, job: str = "") -> None:
-        """Have all workers of a job leave its target alone for so many seconds. Never shortens a pause."""
+        """Pause all workers of a job for so many seconds. A longer pause is not shortened."""
         ...
 
     async def rate_slots(self, key: str, count: int) -> RateSlots | None:
-        """The next ``count`` slots of the job's rate; None where it has none."""
+        """Return the next ``count`` slots of the job's rate; None for a job without a rate."""
         ...
 
     async def status(self, key: str) -> Status | None:
-        """How a job stands."""
+        """Return the state and the counts of a job; None for an unknown key."""
         ...
 
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
-        """The first ``limit`` dead letters with numbers greater than ``after``, in their order, of one moment."""
+        """Return the first ``limit`` dead letters with numbers greater than ``after``, in order, as of one moment."""
         ...
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
-        """Remove dead letters; returns how many there were."""
+        """Remove dead letters, and return how many were removed."""
         ...
 
     async def revive(self, key: str, token: str) -> Revival | None:
-        """Record a segment that tries the present dead letters again; None if there are none.
+        """Record a segment that retries the present dead letters; None if the job has none.
 
-        Those that a segment is to try already are left to it, so that each is tried once. ``token`` is random, and
-        names this request: made again, it finds the same segment.
+        Dead letters that another segment is to retry already are left to it, so that each is retried once. ``token`` is
+        random and identifies this request: a repeated request returns the same segment.
         """
         ...
 
     async def forget(self, key: str) -> None:
-        """Remove a job that is not running. Raises ``ReplayError`` for one that is."""
+        """Remove a job. Raises ``ReplayError`` if it is running or paused."""
         ...
 
     async def aclose(self) -> None:
@@ -342,5 +347,5 @@ class Record(Protocol):
 
 
 def new_token() -> str:
-    """A token for one lease: random, because a counter could be rolled back and come again."""
+    """Return a token for one lease. It is random: a counter could be rolled back and repeat."""
     return secrets.token_hex(16)

@@ -153,7 +153,7 @@ def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: 
 def test_a_place_without_a_fleet_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, why in (
         ("jobs", "not the place of a fleet"),
-        ("no_such_module:fleet", "there is no module 'no_such_module' here"),
+        ("no_such_module:fleet", "module 'no_such_module' was not found"),
         ("json:loads", "not a Fleet"),
     ):
         result = run("list", "--fleet", place)

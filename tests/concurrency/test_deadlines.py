@@ -136,7 +136,7 @@ def test_a_limit_is_refused_outside_of_a_task() -> None:
         asyncio.get_running_loop().call_soon(callback)
         return await answered
 
-    assert asyncio.run(main()) == "a time limit is for a task"
+    assert asyncio.run(main()) == "a time limit can only be set in a task"
 
 
 async def test_a_limit_that_is_shorter_than_the_others_ends_first_and_a_longer_one_does_not_end_later() -> None:

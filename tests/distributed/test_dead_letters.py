@@ -168,4 +168,4 @@ async def test_letters_of_another_job_or_api_key_are_refused(redis_url: str) -> 
         await job.retry_dead()
         report = await job.wait(timeout=PATIENT)
         assert (target.taken, report.dead) == ([], 4)
-        assert "or the API key is another one than when they failed" in (await job.progress()).problem
+        assert "or the API key has changed since they failed" in (await job.progress()).problem

@@ -343,7 +343,7 @@ async def test_a_worker_of_another_version_leaves_a_job_alone(redis_url: str, ca
         async with asyncio.timeout(PATIENT):
             while "speaks version 1 of the record, the job is of version 2" not in (await job.progress()).problem:
                 await asyncio.sleep(0.02)
-        assert "is of version 2 of the record, this worker is not" in caplog.text
+        assert "uses version 2 of the record, and this worker version 1" in caplog.text
         assert recorder.ids == []
         await redis.hset("basiq:{job}", "protocol", "1")
         assert (await job.wait(timeout=PATIENT)).handled == 60
@@ -445,7 +445,7 @@ async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str
             assert selection == b"failed_only()"
             await redis.hset("basiq:{second}", "where", selection)
         await other.start()
-        with pytest.raises(ReplayError, match=r"selects all messages, and the job failed_only\(\)"):
+        with pytest.raises(ReplayError, match=r"the first worker of the job selected failed_only\(\)"):
             await second.wait(timeout=PATIENT)
 
 
