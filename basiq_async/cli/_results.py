@@ -84,7 +84,9 @@ class Shape(Generic[T]):
         if self.fields is None:
             return cast("Mapping[str, Any]", item)
         row = {name: read(item) for name, read in self.readers.items()}
-        return {name: value for name, value in row.items() if value is not ABSENT}
+        if ABSENT in row.values():
+            return {name: value for name, value in row.items() if value is not ABSENT}
+        return row
 
 
 def attributes(*names: str) -> dict[str, Callable[[Any], Any]]:
@@ -134,9 +136,9 @@ class Output:
     def rows(self, items: Iterable[T], shape: Shape[T]) -> None:
         """Write any number of results, in constant memory."""
         if self.as_json:
-            self._check_fields(shape)
+            show = self._picker(shape)
             for item in items:
-                write_json(self._row(item, shape))
+                write_json(show(item))
             flush()
             return
         rest = iter(items)
@@ -156,28 +158,29 @@ class Output:
     def one(self, item: T, shape: Shape[T]) -> None:
         """Write a single result: in a terminal a line for each of its values."""
         if self.as_json:
-            self._check_fields(shape)
-            write_json(self._row(item, shape))
+            write_json(self._picker(shape)(item))
             flush()
             return
         pairs = shape.row(item).items() if shape.details is None else shape.details(item)
         for line in vertical(pairs, terminal_width()):
             write(*line)
 
-    @property
-    def _names(self) -> list[str]:
-        return [name for name in (self.json or "").split(",") if name]
-
-    def _check_fields(self, shape: Shape[T]) -> None:
-        unknown = [name for name in self._names if name not in shape.readers]
+    def _picker(self, shape: Shape[T]) -> Callable[[T], Mapping[str, Any]]:
+        """Return how an object becomes a row of the fields that were asked for. Raises ``ConfigurationError``."""
+        names = [name for name in (self.json or "").split(",") if name]
+        unknown = [name for name in names if name not in shape.readers]
         if unknown and shape.fields is not None:
             raise ConfigurationError(
                 f"--json does not know the field {unknown[0]!r} here; the fields are {', '.join(shape.readers)}"
             )
+        if not names:
+            return shape.row
 
-    def _row(self, item: T, shape: Shape[T]) -> Mapping[str, Any]:
-        row = shape.row(item)
-        return {name: row.get(name) for name in self._names} or row
+        def pick(item: T) -> Mapping[str, Any]:
+            row = shape.row(item)
+            return {name: row.get(name) for name in names}
+
+        return pick
 
 
 def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:

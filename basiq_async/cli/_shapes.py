@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,7 +13,7 @@ from .._redaction.text import shell_line
 from ._results import ABSENT, Column, Shape, attributes, cell_text, fields_of
 
 if TYPE_CHECKING:
-    from ..models import DeliveryAttempt, Event, EventType, Message, Webhook
+    from ..models import Event, EventType, Message, Webhook
     from ..services.diagnosis import Problem
 
 
@@ -41,14 +41,17 @@ WEBHOOK: Shape[Webhook] = Shape(
 
 
 def _last_attempt(message: Message) -> Any:
-    return message.last_attempt.timestamp if message.last_attempt else None
+    last = message.last_attempt
+    return last.timestamp if last else None
 
 
 def _last_status_code(message: Message) -> Any:
-    return message.last_attempt.status_code if message.last_attempt else None
+    last = message.last_attempt
+    return last.status_code if last else None
 
 
-_ATTEMPT: Shape[DeliveryAttempt] = Shape(attributes("timestamp", "status", "status_code", "url", "response"))
+_ATTEMPT = ("timestamp", "status", "status_code", "url", "response")
+_read_attempt = attrgetter(*_ATTEMPT)
 
 
 def _message_details(message: Message) -> Iterable[tuple[str, Any]]:
@@ -76,7 +79,9 @@ MESSAGE: Shape[Message] = Shape(
         **attributes("id", "event_type_id", "event_id", "webhook_id", "delivered"),
         "last_status_code": _last_status_code,
         "last_attempt": _last_attempt,
-        "attempts": lambda message: [_ATTEMPT.row(each) for each in message.attempts_by_time],
+        "attempts": lambda message: [
+            dict(zip(_ATTEMPT, _read_attempt(each), strict=True)) for each in message.attempts_by_time
+        ],
     },
     (
         Column("ID", lambda message: message.id),
