@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from basiq_async.testing import FakeBasiq
 from tests.support.servers import redis_server
 from tests.support.terminal import Terminal
 
-from ..support.command_line import Ended, run_command
+from ..support.command_line import PROGRAM, Ended, run_command
 
 JOBS = """
 import os
@@ -53,49 +55,30 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         yield lambda *arguments: run_command("jobs", *arguments)
 
 
-def submit(name: str = "refill") -> None:
-    import asyncio
-    import os
-    from importlib import import_module
-
-    module = import_module(os.environ["BASIQ_FLEET"].partition(":")[0])
-
-    async def main() -> None:
-        async with module.fleet as fleet:
-            await fleet.submit(name, module.webhook_id, key="november")
-
-    asyncio.run(main())
+def submit(run: Run) -> None:
+    module = os.environ["BASIQ_FLEET"].partition(":")[0]
+    webhook_id = FakeBasiq(seed="jobs").seed_messages(30)  # as the module has it
+    assert run("submit", f"{module}:refill", webhook_id, "--key", "november").exit_code == 0
 
 
-def work_once() -> None:
-    """Do the job in this process, as a worker would."""
-    import asyncio
-    import os
-    from importlib import import_module
-
-    module = import_module(os.environ["BASIQ_FLEET"].partition(":")[0])
-
-    async def main() -> None:
-        from basiq_async.distributed import Worker
-
-        fleet: Any = module.fleet
-
-        async def notify(key: str, segment: str) -> None:
-            pending.append((key, segment))
-
-        pending = [("november", "0.0"), ("november", "d1.0")]
-        worker = Worker(fleet._record, fleet._functions, notify, lease=30.0)
-        while pending:
-            await worker.process_segment(*pending.pop())
-        await worker.aclose()
-        await fleet.aclose()
-
-    asyncio.run(main())
+@contextmanager
+def working(folder: Path) -> Iterator[None]:
+    """A worker of the fleet, until the end of the block."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    worker = subprocess.Popen(
+        [*PROGRAM, "worker"], env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        _, log = worker.communicate(timeout=30)
+    assert worker.returncode == 0, log.decode()
 
 
 def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
     assert run("list").stdout == ""
-    submit()
+    submit(run)
     (row,) = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
     assert (row["key"], row["state"], row["handled"]) == ("november", "running", 0)
     paused = run("pause", "november", "--reason", "for the night")
@@ -111,8 +94,9 @@ def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
 
 
 def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_path: Path) -> None:
-    submit()
-    work_once()
+    submit(run)
+    with working(tmp_path):
+        assert run("watch", "november").exit_code == 1
     dead = [json.loads(line) for line in run("dead", "november", "--json").stdout.splitlines()]
     assert dead
     assert all("poisoned" in letter["error"] for letter in dead)
@@ -123,9 +107,9 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
     assert [(row["id"], row["error"]) for row in rows] == [(letter["id"], letter["error"]) for letter in dead]
     assert all(row["message"]["payload"] and row["failedAt"] and row["number"] for row in rows)
     assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 2
-    assert run("watch", "november").exit_code == 1
     assert f"{len(dead)} dead letters are tried again" in run("retry-dead", "november").stderr
-    work_once()
+    with working(tmp_path):
+        assert run("watch", "november").exit_code == 1
     assert run("drop-dead", "november", "nobody").exit_code == 2
     assert run("drop-dead", "november", *exported).exit_code == 0
     assert run("dead", "november").exit_code == 0
@@ -133,7 +117,7 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
 
 
 def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: Run, tmp_path: Path) -> None:
-    submit()
+    submit(run)
     names = ("BASIQ_FLEET", "TEST_REDIS")
     env = {name: os.environ[name] for name in names} | {"PYTHONPATH": str(tmp_path)}
     with Terminal("jobs", "watch", "november", columns=100, env=env) as terminal:
@@ -142,8 +126,8 @@ def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: 
         assert "running" not in terminal.read_until("november: paused")
         run("resume", "november")
         terminal.read_until("november: running")
-        work_once()
-        screen = terminal.end()
+        with working(tmp_path):
+            screen = terminal.end()
         assert terminal.process.returncode == 1
     assert "·" not in screen  # the line is taken away at the end
     assert "finished" in screen
