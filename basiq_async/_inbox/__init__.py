@@ -1,1 +1,1 @@
-"""Inboxes: their protocol, the limits of their calls, and the keys of events."""
+"""What all inboxes share: the protocol, the time limits of calls, and the keys of events."""

@@ -1,4 +1,4 @@
-"""Two limits of the calls of an inbox: a time, and the one process that made its connections."""
+"""Limit the calls of an inbox: each to a time, and all to the process that made the inbox's connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InboxCalls:
         self._limits = Deadlines(seconds)
 
     async def within_limit(self, call: Awaitable[T]) -> T:
-        """Await one call. Raises ``InboxError`` where it takes too long; an inbox's own ``TimeoutError`` is left."""
+        """Await one call. Raises ``InboxError`` if it takes too long; the inbox's own ``TimeoutError`` passes."""
         limit = Deadline(self._limits)
         try:
             with limit:
@@ -35,9 +35,9 @@ CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, 
 
 
 class OneProcess:
-    """Notices that the process was forked since the inbox was first used.
+    """Detects that the process was forked after the inbox was first used.
 
-    A child has the parent's connections: what it sends on one of them, a rollback say, happens to the parent's work.
+    A child inherits the parent's connections: a rollback that it sends would undo the parent's work.
     """
 
     def __init__(self, what: str) -> None:
@@ -46,11 +46,11 @@ class OneProcess:
 
     @property
     def inherited(self) -> bool:
-        """Whether this is a child, and a parent has used the inbox."""
+        """Whether this process is a fork of the one that first used the inbox."""
         return self._pid not in (None, os.getpid())
 
     def check(self) -> None:
-        """Note the process. Raises ``InboxError`` in a child of the one that was noted."""
+        """Note the first process that uses the inbox. Raises ``InboxError`` in a fork of it."""
         if self._pid is None:
             self._pid = os.getpid()
         elif self.inherited:

@@ -1,9 +1,9 @@
-"""The keys under which an inbox knows events: one key for one event, whoever handles it.
+"""The keys of events in an inbox: one key for each event, the same for every receiver and replay.
 
-The events of one webhook have keys without the webhook's id: those of the receiver that has no ``webhook_id``, or else
-those of the first webhook that used the inbox. So a replay and a receiver agree, whether the receiver was told its
-webhook's id or not, and a receiver that is told it later knows what it handled before. The events of every other
-webhook have keys with its id.
+For one webhook of an inbox, the keys do not contain the webhook's id: for the webhook of the receiver without a
+``webhook_id`` if there is one, else for the first webhook that used the inbox. So a replay and a receiver agree even if
+the receiver has no ``webhook_id``, and a receiver that gets one later still knows the events it handled before. The
+keys of every other webhook contain its id.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _LONGEST_KEY = 400
 def inbox_key(
     event_type_id: str | None, event_id: str | None, message_id: str | None, webhook_id: str | None = None
 ) -> str:
-    """Make the key of an event: the same for a delivery and for a replayed message.
+    """Return the inbox key of an event: the same for a delivery and for a replayed message.
 
-    It holds the payload's event type and event id, or, where one of them is missing, the id of the message
-    (``webhook-id`` of a delivery). With a ``webhook_id`` it belongs to that webhook alone, so that two webhooks can
-    share an inbox and each gets every event; the first webhook of an inbox has keys without it. ASCII, at most 400
-    characters. Raises ``ConfigurationError`` where all ids are missing.
+    The key is made from the payload's event type and event id. If one of them is missing, it is made from the id of the
+    message (``webhook-id`` of a delivery). A key with a ``webhook_id`` belongs to that webhook alone, so that two
+    webhooks can share an inbox and each gets every event; the keys of an inbox's first webhook have none. A key is
+    ASCII, at most 400 characters. Raises ``ConfigurationError`` if all ids are missing.
     """
     if event_type_id and event_id:
-        # JSON keeps the border between the two, and writes lone surrogates and control characters as ASCII.
+        # JSON keeps the two ids apart, and writes lone surrogates and control characters as ASCII.
         key = f"event:[{_quoted(event_type_id)},{_quoted(event_id)}]"
     elif message_id:
         key = "message:" + _quoted(message_id)
@@ -41,7 +41,7 @@ def inbox_key(
 
 
 def prefix_key(prefix: str, key: str) -> str:
-    """Make a key for another fact about the same event."""
+    """Return the key of another fact about the same event, such as that a recovery left it alone."""
     return _shorten(f"{prefix}:{key}")
 
 
@@ -50,19 +50,19 @@ def _shorten(key: str) -> str:
 
 
 _UNNAMED = "receiver-without-webhook-id"
-"""Pinned by a receiver that has no ``webhook_id``: until one with an id comes, the inbox is of one webhook."""
+"""Pinned by a receiver without a ``webhook_id``: until a receiver with an id comes, the inbox serves one webhook."""
 _FIRST = "first-webhook"
-"""The webhook that used the inbox first, where no receiver without an id had."""
+"""Pinned: the first webhook that used the inbox, if no receiver without an id had used it before."""
 _SIGNERS = "first-signer"
 """Pinned: the signer that first used the keys without an id."""
 _SIGNER = "signer-"
-"""Prefix of what is pinned for each signer that may use the keys without an id."""
+"""The prefix of a pinned name for each signer that may use the keys without an id."""
 _OWNER = "webhook-of-keys-without-id"
-"""Whose events have keys without its id: decided when the first receiver that has an id comes."""
+"""Pinned: the webhook whose keys do not contain its id. Decided when the first receiver with an id comes."""
 
 
 class Scope:
-    """Finds the keys of the events of the webhook ``webhook_id``, as a replay uses them."""
+    """Makes the inbox keys of one webhook's events, for a replay."""
 
     def __init__(self, inbox: Inbox, webhook_id: str | None) -> None:
         self._inbox = inbox
@@ -72,17 +72,20 @@ class Scope:
         """Whether ``find`` has been called."""
 
     async def find(self, *, record: bool = True) -> None:
-        """Ask the inbox, once, which keys they are. Raises the inbox's errors. Writes nothing unless ``record``."""
+        """Ask the inbox, once, whether the keys contain the webhook's id. With ``record``, pin what is decided.
+
+        Raises the inbox's errors.
+        """
         if not self.known:
             self._in_keys = await self._find(self._webhook_id or "", record)
             self.known = True
 
     def key(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> str:
-        """Return the key of an event. ``find`` comes first."""
+        """Return the key of an event. Call ``find`` before."""
         return inbox_key(event_type_id, event_id, message_id, self._in_keys)
 
     def left_key(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> str:
-        """Return the key that says that a recovery left the event alone."""
+        """Return the key under which the inbox records that a recovery left the event alone."""
         return prefix_key("left", self.key(event_type_id, event_id, message_id))
 
     async def _find(self, webhook_id: str, record: bool) -> str | None:
@@ -94,11 +97,11 @@ class Scope:
 
 
 class ReceiverScope(Scope):
-    """A ``Scope`` for a receiver, which may not know its webhook's id.
+    """Makes the inbox keys of a receiver's events. The receiver may not know its webhook's id.
 
-    ``signers`` names its signing keys. The inbox keeps which signers have used the keys without an id: a receiver
-    whose keys are all others serves another webhook, whose events those entries would hide. One that has an old and a
-    new secret makes the new one known.
+    ``signers`` names the receiver's signing keys. The inbox records which signers have used the keys without an id. A
+    receiver with none of these signers serves another webhook, and the entries would hide that webhook's events. A
+    receiver with an old and a new secret records the new one too.
     """
 
     def __init__(self, inbox: Inbox, webhook_id: str | None, signers: Sequence[str]) -> None:
@@ -112,8 +115,8 @@ class ReceiverScope(Scope):
             if not await self._join():
                 raise ConfigurationError(
                     "a receiver with other secrets uses this inbox, and without a webhook_id each would skip events "
-                    "that the other has handled: pass webhook_id= to both. If it is the same webhook with a new "
-                    "secret, pass the old secret once as well"
+                    "that the other has handled: pass webhook_id= to both. If both serve the same webhook, and its "
+                    "secret is new, pass the old secret once as well"
                 )
             await pin(_UNNAMED, "yes")
             return None
@@ -123,7 +126,7 @@ class ReceiverScope(Scope):
                 first = await pin(_FIRST, webhook_id)
             elif await self._join():
                 first = webhook_id
-            else:  # they are another webhook's, whose receiver has no id yet
+            else:  # the keys without an id belong to another webhook, whose receiver has no id yet
                 return webhook_id
             owner = await pin(_OWNER, first)
         if owner != webhook_id:
@@ -132,7 +135,10 @@ class ReceiverScope(Scope):
         return None
 
     async def _join(self, *, known: bool = False) -> bool:
-        """Note these signers among those of the keys without an id; False where none of them is known there."""
+        """Record that these signers use the keys without an id. Return False if none of them is known for those keys.
+
+        ``known``: record them in any case.
+        """
         first = await self._inbox.pin(_SIGNERS, self._signers[0])
         for each in self._signers:
             known = known or each == first or await self._inbox.pinned(_SIGNER + each) is not None

@@ -1,4 +1,4 @@
-"""The protocol of inboxes, which remember handled events, for receivers and replays alike."""
+"""The protocol of inboxes, which remember the handled events for receivers and replays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import InboxError
 
 @runtime_checkable
 class Inbox(Protocol):
-    """Remembers what has been handled, so that one of any number of workers handles each event.
+    """Remembers the handled events, so that only one of many workers handles each event.
 
     A *key* names an event (``inbox_key`` makes it: ASCII, at most 400 characters). A *token* names one worker's claim
     and is never used twice, so that a worker whose lease expired cannot complete or release its successor's claim.
@@ -29,49 +29,50 @@ class Inbox(Protocol):
     """
 
     async def check(self) -> None:
-        """Raise ``InboxError``, which says what to do, unless the storage can be reached and used.
+        """Check that the storage can be used, for the readiness check of a service.
 
-        That is: its tables are there, where it has tables, and of this version. For the check of a service's readiness.
+        Raises ``InboxError``, whose text says what to do, if the storage cannot be reached, or if its tables are
+        missing or of another version of this library.
         """
         ...
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        """Try to take ``key`` for ``lease`` seconds, atomically.
+        """Try to claim ``key`` for ``lease`` seconds, atomically.
 
-        CLAIMED where it is free, where the lease on it expired, or where this token holds it already (the lease
-        then starts again). DONE where it has been handled or is in the quarantine. BUSY where another token holds it.
+        CLAIMED if the key is free, if the lease on it expired, or if this token holds it already (the lease then
+        starts again). DONE if the event has been handled or is in the quarantine. BUSY if another token holds the key.
         """
         ...
 
     async def complete(self, key: str, token: str) -> bool:
         """Record, durably, that ``key`` has been handled, and forget its failures.
 
-        True where this call recorded it, also where the token's lease expired and nobody took over. False, and
-        nothing changed, where another token holds the key or where it is recorded already.
+        Returns True if this call recorded it. An expired lease does not matter if no other worker has claimed the key
+        since. Returns False, and changes nothing, if another token holds the key or the key is recorded already.
         """
         ...
 
     async def release(self, key: str, token: str) -> None:
-        """Give the claim back if this token still holds it: the key is free at once."""
+        """Release the claim if this token still holds it: the key is free at once."""
         ...
 
     async def seen(self, key: str) -> bool:
-        """Whether ``key`` has been handled or is in the quarantine. A claim alone does not count."""
+        """Return whether ``key`` has been handled or is in the quarantine. A claim alone does not count."""
         ...
 
     async def known_since(self) -> datetime:
-        """Return since when this inbox knows which events were handled; an aware datetime.
+        """Return the time since which this inbox remembers every handled event, as an aware datetime.
 
-        The inbox may have forgotten events that were handled before that, or have been made later. Its storage
-        remembers when it was first used, even if nothing was handled since.
+        Events that were handled earlier may be forgotten, or the inbox did not exist then. The storage remembers when
+        it was first used, even if nothing was handled since.
         """
         ...
 
     async def pin(self, name: str, value: str) -> str:
-        """Return the text recorded under ``name``; if none is, record ``value``, for good, and return it.
+        """Return the text recorded under ``name``. If there is none, record ``value`` for good, and return it.
 
-        Atomic: of two workers that record different texts at once, both get the same one. Name and text are ASCII, at
-        most 200 characters each; names and keys do not touch each other.
+        The call is atomic: if two workers record different texts at once, both get the same text. Name and text are
+        ASCII, at most 200 characters each. A name may equal a key: they are stored apart.
         """
         ...
 
@@ -80,50 +81,50 @@ class Inbox(Protocol):
         ...
 
     async def fail(self, key: str, token: str) -> int:
-        """Give the claim back as ``release`` does, and count a failure of the key, durably.
+        """Release the claim as ``release`` does, and count a failure of the key, durably.
 
-        Returns the failures so far, this one included. Where the key is recorded already, it counts nothing and
+        Returns the number of failures so far, this one included. If the key is recorded already, it counts nothing and
         returns 0.
         """
         ...
 
     async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
-        """Record ``key`` as handled and store ``letter`` (whose key it is), both or neither.
+        """Record ``key`` as handled and store its quarantined delivery, ``letter``: both or neither.
 
-        Returns what ``complete`` would. A letter is kept until it is handled or dropped. Where the token holds the
-        key by ``claim_quarantined``, the new letter replaces the old one.
+        Returns what ``complete`` would return. A quarantined delivery is kept until it is handled or dropped. If the
+        token holds the key by ``claim_quarantined``, the new letter replaces the old one.
         """
         ...
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
-        """At most ``limit`` letters, ordered by ``quarantined_at``, then by key.
+        """Return at most ``limit`` quarantined deliveries, ordered by ``quarantined_at``, then by key.
 
-        ``after`` is the last letter of the page before; it may be gone meanwhile. A page may be short; one that is
-        empty is the end.
+        ``after`` is the last delivery of the previous page; it may have left the quarantine since. A page may have
+        fewer than ``limit``. An empty page is the end.
         """
         ...
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        """Try to take a key out of the quarantine to handle it again.
+        """Try to claim a quarantined delivery, to handle it again.
 
-        CLAIMED where it has a letter and nobody else holds it, BUSY where another token does, DONE where it has no
-        letter. The letter stays until ``complete`` removes it; after ``release``, ``fail``, or the end of the lease,
-        the key is in the quarantine as before.
+        CLAIMED if the key is in the quarantine and no other token holds it, BUSY if another token does, DONE if the key
+        is not in the quarantine. The delivery stays in the quarantine until ``complete`` removes it: ``release``,
+        ``fail`` and the end of the lease leave it there.
         """
         ...
 
     async def drop_quarantined(self, key: str) -> bool:
-        """Remove the letter of ``key``, which stays recorded as handled. False where there was none."""
+        """Remove ``key`` from the quarantine; it stays recorded as handled. Return False if it was not there."""
         ...
 
 
 class ClaimStatus(enum.Enum):
-    """Who may handle an event now."""
+    """The status of an event when a worker tries to claim it."""
 
     CLAIMED = "claimed"
-    """Yours: handle it, then complete or release it."""
+    """This worker has the claim: it handles the event, then completes or releases it."""
     DONE = "done"
     """It has been handled, or is in the quarantine."""
     BUSY = "busy"
@@ -132,10 +133,10 @@ class ClaimStatus(enum.Enum):
 
 @attrs.frozen
 class Claim:
-    """The result of a claim.
+    """The result of an attempt to claim a key.
 
-    Where it is BUSY, ``retry_after`` is the number of seconds after which to ask again: what remains of the other
-    worker's lease. ``holder`` is that worker's token, or None where the inbox does not know it.
+    If the status is BUSY, ``retry_after`` is the number of seconds until the other worker's lease ends, and ``holder``
+    is that worker's token, or None if the inbox does not know it.
     """
 
     status: ClaimStatus
@@ -145,12 +146,13 @@ class Claim:
 
 @attrs.frozen
 class QuarantinedDelivery:
-    """A delivery in the quarantine, a *letter* for short, with everything that handling it again needs.
+    """A delivery in the quarantine, a *letter* for short, with all that is needed to handle it again.
 
-    ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, ``signed_at``
-    the time in its signature. ``error`` describes the last failure, ``failures`` counts them, and ``quarantined_at``
-    is when it was set aside. Both times are aware. ``seal`` is what the receiver put on it; an inbox that others may
-    write to keeps it, and returns an empty one if it has none. None is for an inbox that is trusted.
+    ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, and
+    ``signed_at`` the time of its signature. ``error`` describes the last failure, ``failures`` is the number of
+    failures, and ``quarantined_at`` is the time when it was set aside. Both times are aware. ``seal`` is the
+    receiver's signature over the letter. An inbox whose storage other programs may write to keeps the seal, and
+    returns an empty one if the letter has none. It is None from an inbox whose storage is trusted.
     """
 
     key: str
@@ -171,9 +173,9 @@ class QuarantinedDelivery:
 
 
 def pack(letter: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
-    """Write a letter as JSON, in ASCII: any storage can hold that, whatever text an error or an id has.
+    """Return a letter as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
 
-    With its ``seal`` where the storage is one that others may write to.
+    ``seal``: whether to include the seal, for a storage that other programs may write to.
     """
     fields = attrs.asdict(letter)
     if not seal:
@@ -185,7 +187,7 @@ def pack(letter: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
 
 
 def unpack(text: str | bytes) -> QuarantinedDelivery:
-    """Read what ``pack`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    """Parse the JSON of ``pack``. Raises ValueError, KeyError or TypeError for any other text."""
     fields = json.loads(text)
     fields["body"] = b64decode(fields["body"])
     fields["signed_at"] = datetime.fromisoformat(fields["signed_at"])
@@ -194,36 +196,35 @@ def unpack(text: str | bytes) -> QuarantinedDelivery:
 
 
 def unpack_all(texts: Sequence[str], where: str) -> Sequence[QuarantinedDelivery]:
-    """Read what ``pack`` wrote. Raises ``InboxError`` for anything else; ``where`` names the storage."""
+    """Parse several texts of ``pack``. Raises ``InboxError`` for any other text; ``where`` names the storage in it."""
     try:
         return [unpack(text) for text in texts]
     except (ValueError, TypeError, KeyError) as exc:
         del texts  # error reporters show local variables
-        raise InboxError(f"the quarantine of {where} holds what no inbox has written") from drop_tracebacks(exc)
+        raise InboxError(f"the quarantine of {where} holds data that no inbox has written") from drop_tracebacks(exc)
 
 
 @runtime_checkable
 class TransactionalInbox(Inbox, Protocol):
-    """An inbox whose entry commits together with what a handler writes: both or neither.
+    """An inbox whose entry commits together with the handler's writes: both or neither.
 
-    ``complete`` then raises where it did not commit, and never records a key whose transaction failed. An
-    ``InboxError``, or a call that takes too long, is a failure of the storage. With any other error the storage refuses
-    what the handler wrote; it counts as the handler's failure.
+    ``complete`` raises if it did not commit, and never records a key whose transaction failed. An ``InboxError``, or a
+    call that takes too long, is a failure of the storage. Any other error means that the storage refused the handler's
+    writes; it counts as the handler's failure.
     """
 
     async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        """Claim for a handler with a session: as ``claim``, or ``claim_quarantined``, and begin its transaction.
+        """Claim a key as ``claim`` does, and begin the transaction of a handler with a session.
 
-        It may wait until a connection is free. ``lease`` is how long, in seconds, the storage waits for a worker that
-        says nothing.
+        ``quarantined``: claim as ``claim_quarantined`` does. The call may wait for a free connection. The storage ends
+        the claim if the worker sends nothing for ``lease`` seconds.
         """
         ...
 
     def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[Any]:
-        """The session for a handler, within the transaction that ``claim_transaction`` began for ``token``.
+        """Return the session for a handler, within the transaction that ``claim_transaction`` began for ``token``.
 
-        Leaving it flushes, and commits nothing: ``complete`` does that. Raises ``InboxError``
-        where the storage failed, even in a statement of the handler's: the handler is not to blame then, and the
-        delivery can be handled again.
+        The end of the ``async with`` flushes; only ``complete`` commits. Raises ``InboxError`` if the storage failed,
+        even in a statement of the handler: that is not the handler's failure, and the delivery can be handled again.
         """
         ...

@@ -1,4 +1,4 @@
-"""Receiving webhooks: signatures, the receiver, and the inbox that remembers what has been handled."""
+"""Receive webhooks: signatures, the receiver, and the inboxes, which remember the handled events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
     "verify",
 ]
 
-# Each needs an extra, whose packages are not loaded before they are asked for.
+# Each name needs an extra. Its packages are loaded when the name is first used.
 _LAZY = {
     "RedisInbox": "inboxes._redis",
     "SQLInbox": "inboxes._sql",

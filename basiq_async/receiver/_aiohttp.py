@@ -1,8 +1,8 @@
 """The receiver as a handler of ``aiohttp.web``.
 
-The second half leans on the internals of aiohttp's server, and pyproject.toml has an upper bound on aiohttp for it: a
-prepared 204, bodies that later readers of a request find too, and an end of the connection without waiting for the rest
-of a body. Tests in ``tests/receiver`` fail where these internals change.
+``take_body``, ``keep_body`` and the response classes use internals of aiohttp's server: they send a prepared 204, keep
+a body for later readers of the request, and close a connection without waiting for the rest of a body. Therefore
+pyproject.toml has an upper bound on aiohttp, and tests in ``tests/receiver`` fail if these internals change.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class AiohttpAdapter:
             if not body and request.content.total_bytes:
                 logger.error(
                     "the body of the request was read before the receiver, and not kept: a middleware must read it "
-                    "with request.read(), request.text() or request.json()"
+                    "with request.read(), request.text() or request.json(), which keep it"
                 )
-            # All of it is here, as with nearly every delivery: no need for a time limit and a loop.
+            # The whole body has arrived, as for nearly every delivery: it needs no time limit and no loop.
             return respond(await self._receiver.handle(request.headers, body), request, whole=True)
         outcome = await self._receiver.handle_stream(
             request.headers,
@@ -53,7 +53,7 @@ class AiohttpAdapter:
 
 
 async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
-    """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
+    """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
     try:
         async for chunk in request.content.iter_any():
             yield chunk
@@ -62,7 +62,7 @@ async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
 
 
 def respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Response:
-    """The response; ``whole`` says whether all of the request's body has been read. If not, the connection ends."""
+    """Make the response. Unless the ``whole`` request body has been read, the connection is closed after it."""
     if not whole:
         return ClosingResponse(request, status=outcome.status, headers=outcome.headers)
     if outcome.status == 204:
@@ -71,9 +71,10 @@ def respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Respo
 
 
 def take_body(request: web.BaseRequest) -> bytes | None:
-    """The body of a request, if all of it is here; None if it is still arriving.
+    """Return the body of a request if it has arrived, else None.
 
-    A middleware may have read it: ``request.read()`` keeps it. This function keeps it likewise, for later readers.
+    A middleware may have read it before with ``request.read()``, which keeps it. This function keeps it too, for later
+    readers.
     """
     kept = request._read_bytes
     if kept is not None:
@@ -92,10 +93,10 @@ def keep_body(request: web.BaseRequest, body: bytes) -> None:
 
 
 class ClosingResponse(web.Response):
-    """Ends the connection as soon as it is written.
+    """A response that closes the connection as soon as it is written.
 
-    aiohttp keeps reading the rest of a request's body after a response, for 10 seconds by default, and decompresses
-    it: that is what a flood of large bodies would have.
+    Otherwise aiohttp reads and decompresses the rest of the request's body after the response, for 10 seconds by
+    default, and a flood of large bodies would keep it busy.
     """
 
     def __init__(self, request: web.BaseRequest, **options: Any) -> None:
@@ -109,19 +110,19 @@ class ClosingResponse(web.Response):
 
 
 class NoContent(web.Response):
-    """A 204 whose bytes are made once a second, unless the application has something to add to it.
+    """A 204 whose bytes are made once a second, unless the application adds headers or cookies to it.
 
-    Nearly every delivery gets it, and to make the same head each time is a fifth of all that aiohttp does.
+    Nearly every delivery gets this response, and making its head is a fifth of aiohttp's work on a request.
     """
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        # What would be sent is known, unless a middleware, a signal or the connection asks for something else.
+        # The prepared bytes are right unless a middleware, a signal or the connection changes the response.
         if (
             self._headers
             or self._cookies
             or self._status != 204
             or self._reason != "No Content"
-            or self._keep_alive is not None  # also where it has been prepared
+            or self._keep_alive is not None  # also set when the response has been prepared
             or not request.keep_alive
             or request.version != HttpVersion11
         ):
@@ -144,7 +145,7 @@ class NoContent(web.Response):
 
 
 class _Head:
-    """The head of a 204, made anew when another second has begun."""
+    """The head of a 204, made anew for each second because of its ``Date``."""
 
     def __init__(self) -> None:
         self._second = 0

@@ -16,10 +16,10 @@ Send = Callable[[Event], Awaitable[None]]
 
 
 class ASGIApp:
-    """Handles a POST on any path, and responds with 405 to other methods.
+    """Handle a POST on any path, and respond with 405 to other methods.
 
-    Served on its own it closes the receiver when the server shuts down (the lifespan protocol). It is an object, not a
-    function, so that a route of Starlette treats it as an app.
+    When a server runs this app directly, the app closes the receiver as the server shuts down (the lifespan protocol).
+    It is an object, not a function, so that a route of Starlette treats it as an app.
     """
 
     def __init__(self, receiver: Receives) -> None:
@@ -68,7 +68,7 @@ class _ASGIBody:
         self.whole = False
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
+        """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
         while True:
             event = await self._receive()
             if event["type"] == "http.disconnect":

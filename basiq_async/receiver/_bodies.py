@@ -1,4 +1,4 @@
-"""Reads the bodies of deliveries that are still arriving, and gives a refused one its result."""
+"""Read the bodies of deliveries as they arrive, and name the result of a body that is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("basiq_async.receiver")
 
 
 class RefusedError(Exception):
-    """A request whose response is decided before its body is there."""
+    """A request is refused because of its body, with this result."""
 
     def __init__(self, result: Result) -> None:
         super().__init__(result)
@@ -33,13 +33,13 @@ def ends_connection(*, whole: bool, http_version: object) -> bool:
 
 
 class Bodies:
-    """Reads the bodies of deliveries, within the limits of a reader."""
+    """Reads the bodies of deliveries within the limits of a ``BodyReader``."""
 
     def __init__(self, reader: BodyReader) -> None:
         self._reader = reader
 
     def check(self, content_length: int | None, content_encoding: str | None) -> None:
-        """Raise ``RefusedError`` for a body that is not to be read: too large, or compressed."""
+        """Raise ``RefusedError`` if the headers show that the body is too large, or compressed."""
         try:
             self._reader.check_length(content_length)
         except BodyTooLargeError:
@@ -49,7 +49,10 @@ class Bodies:
             raise RefusedError(Result.COMPRESSED)
 
     async def read(self, chunks: AsyncGenerator[bytes], content_length: int | None) -> bytes:
-        """Read the whole body. Raises ``RefusedError``: too large, too slow, broken off, or one too many."""
+        """Read the whole body.
+
+        Raises ``RefusedError`` if it is too large, too slow or breaks off, or if too many bodies arrive at once.
+        """
         try:
             body = await self._reader.read(chunks)
         except BodyTooLargeError:
@@ -58,8 +61,8 @@ class Bodies:
             raise RefusedError(Result.OVERLOADED) from None
         except BodyAbortedError as exc:
             logger.warning(
-                "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s came; where that "
-                "is so of each delivery, a middleware reads the body, and does not pass it on",
+                "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s arrived. If this "
+                "happens to every delivery, a middleware reads the body and does not pass it on",
                 self._reader.timeout,
                 exc.received,
                 "an unknown number" if content_length is None else content_length,
@@ -67,7 +70,7 @@ class Bodies:
             raise RefusedError(Result.ABORTED) from None
         if content_length and not body:
             logger.error(
-                "the body of a request was read before the receiver, and not passed on: a middleware that reads it has "
-                "to keep it for what comes after it"
+                "a middleware read the body of a request, and did not pass it on to the receiver: it must keep the "
+                "body for the app that it wraps"
             )
         return body

@@ -1,4 +1,4 @@
-"""A delivery: what Basiq posted, verified and read."""
+"""A delivery: a webhook that Basiq posted, verified and parsed."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class FetchesEvents(Protocol):
 class Delivery:
     """One genuine delivery of a webhook.
 
-    ``id`` is the ``webhook-id``, the same each time the same message is sent. ``event_type_id`` (such as
-    ``consent.revoked``) and ``event_id`` (an opaque text) are empty where the payload does not have them.
-    ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, ``raw``
-    the JSON object in them, decoded, and ``timestamp`` when it was signed. Both stay out of ``repr``.
-    ``webhook_id`` is that of the receiver, if it has one.
+    ``id`` is the ``webhook-id``, the same for each attempt at a message. ``event_type_id`` (such as
+    ``consent.revoked``) and ``event_id`` (an opaque text) are empty if the payload does not have them.
+    ``links`` are the payload's: ``event`` and ``eventEntity``. ``body`` is the bytes as received, and ``raw`` the
+    JSON object in them, decoded; ``repr`` shows neither. ``timestamp`` is the time of the signature.
+    ``webhook_id`` is that of the receiver, or None.
     """
 
     id: str
@@ -57,13 +57,13 @@ class Delivery:
 
     @property
     def key(self) -> str:
-        """The key under which an inbox knows it: the same for each attempt, and in a replay."""
+        """The inbox key of the event: the same for each attempt, and in a replay."""
         return inbox_key(self.event_type_id, self.event_id, self.id, self.webhook_id)
 
     async def event(self, client: FetchesEvents) -> Event:
-        """The full event, from Basiq, by a ``BasiqClient``. A delivery holds its id and links.
+        """Fetch the full event from Basiq, with a ``BasiqClient``. A delivery holds only its id and links.
 
-        Raises what a request may raise.
+        Raises the errors of a request.
         """
         return await client.events.fetch(self)
 
@@ -71,8 +71,8 @@ class Delivery:
     def from_message(cls, message: Message, *, timestamp: datetime | None = None) -> Delivery:
         """Return the delivery that Basiq made, or should have made, for a message of the webhook's history.
 
-        ``timestamp`` is that of the first attempt where the message has one, else the one given, else now.
-        ``body`` is what ``payload_bytes`` makes: the very bytes that were sent are not in the history.
+        The delivery's timestamp is that of the message's first attempt, else ``timestamp``, else now. Its ``body`` is
+        encoded anew from the payload, because the history does not hold the bytes that were sent.
         """
         first = message.first_attempt
         payload = delivered_payload(message)
@@ -88,16 +88,16 @@ class Delivery:
 
 
 class UnreadableBodyError(ValueError):
-    """The body is not a JSON object; the error's text says why, without a byte of the body."""
+    """The body is not a JSON object. The error's text says why, and shows nothing of the body."""
 
 
-@lru_cache(maxsize=64)  # of many deliveries at once most were signed in the same few seconds
+@lru_cache(maxsize=64)  # deliveries that arrive together were mostly signed in the same few seconds
 def _moment(sent: int) -> datetime:
     return datetime.fromtimestamp(sent, UTC)
 
 
 def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | None = None) -> Delivery:
-    """Read a verified body; ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
+    """Parse a verified body. ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
         try:
             raw = _quick_loads(body)
@@ -119,5 +119,5 @@ def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | Non
     except UnreadableBodyError:
         raise
     except (ValueError, OverflowError, OSError, RecursionError) as exc:
-        # Without a cause: a JSONDecodeError carries the whole body.
+        # No cause is attached: a JSONDecodeError holds the whole body.
         raise UnreadableBodyError(f"the body cannot be read as JSON: {type(exc).__name__}") from None

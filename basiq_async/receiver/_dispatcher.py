@@ -1,4 +1,4 @@
-"""One unit of work: claim a delivery, hand it to its handler, record that it was handled."""
+"""The work on one delivery: claim it in the inbox, hand it to its handler, and record that it was handled."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .inboxes._memory import MemoryInbox
 logger = logging.getLogger("basiq_async.receiver")
 
 RETRY_SOON = 5.0
-"""Seconds after which Basiq may try again, where nothing better is known; its second attempt comes after 5 s anyway."""
+"""Seconds for ``Retry-After`` if no better value is known: Basiq's second attempt comes after 5 s anyway."""
 
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 _holder: str
 
 _MOMENT = 1.0
-"""Seconds for a handler that was cancelled to end; after that Basiq gets its response."""
+"""Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
 _GIVE_BACK_SOON = 1.0
-"""Seconds for giving back a claim that an inbox may have made although it failed: it is likely to fail again."""
+"""Seconds for releasing a claim after the inbox failed: the claim may exist, and the inbox is likely to fail again."""
 
 
 class _ClaimCall(Protocol):
@@ -46,7 +46,7 @@ class _ClaimCall(Protocol):
 
 @attrs.define
 class _Work:
-    """A delivery that is being handled, and the claim on it. ``failures`` is None where nothing counts them."""
+    """A delivery that is being handled, and the claim on it. ``failures`` is None if they are not counted."""
 
     delivery: Delivery
     route: Route
@@ -59,7 +59,7 @@ class _Work:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether its effect commits together with the inbox's entry."""
+        """Whether the handler's writes commit together with the inbox's entry."""
         return self.route.session_handler is not None
 
     @property
@@ -77,10 +77,12 @@ class _Work:
 
 
 class Dispatcher:
-    """Claims, handles, records. Whatever cancels it, a delivery ends handled and recorded, or free to be handled.
+    """Claim a delivery, run its handler, and record the result.
 
-    seal: put on what goes into the quarantine.
-    handler_timeout, inbox_timeout, lease: in seconds; each call of the inbox has ``inbox_timeout``.
+    Even if it is cancelled, a delivery is then either handled and recorded, or free to be handled again.
+
+    seal: signs the deliveries that go into the quarantine.
+    handler_timeout, inbox_timeout, lease: in seconds. ``inbox_timeout`` limits each call of the inbox.
     quarantine_after: failures of a delivery after which it is set aside; None for never.
     clock: seconds since 1970.
     """
@@ -113,13 +115,14 @@ class Dispatcher:
         self._late: set[asyncio.Task[None]] = set()
         self._handlers = Deadlines(handler_timeout)
         self._inbox_calls = Deadlines(inbox_timeout)
-        # It never waits, and to limit its time takes as long as its work.
+        # A MemoryInbox never waits, and a time limit would cost as much as the call itself.
         self._instant = type(inbox) is MemoryInbox
 
     async def dispatch(self, delivery: Delivery, *, failures: int | None = None) -> Outcome:
-        """Hand a genuine delivery to its handler, unless that was done or another worker is at it.
+        """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``failures`` says that it is in the quarantine and how often it failed: one that fails again stays there.
+        ``failures`` is given for a quarantined delivery: the number of its failures so far. If it fails again, it
+        stays in the quarantine.
         """
         self._in_flight += 1
         try:
@@ -158,7 +161,10 @@ class Dispatcher:
         return await self._fail(work, failure)
 
     async def _wait_for_end(self, work: _Work, failure: Exception) -> bool:
-        """Wait a moment until nothing of the handler runs any more; else leave it to a task, and return False."""
+        """Wait up to ``_MOMENT`` seconds for the handler and its tasks to end.
+
+        If they still run then, start a task that waits for them and ends the claim, and return False.
+        """
         ended = False
         try:
             ended = work.handling is None or await work.handling.wait(_MOMENT)
@@ -168,9 +174,13 @@ class Dispatcher:
         return ended
 
     def _conclude_later(self, work: _Work, failure: Exception | None) -> None:
-        """Keep the claim until the handler has ended. ``failure``: None where the delivery is to be given back."""
+        """Start a task that waits for the handler to end, and then completes, fails or releases the delivery.
+
+        ``failure`` is the handler's failure. None means that the delivery itself was cancelled: then a handler that did
+        not succeed has its claim released, and no failure is counted.
+        """
         logger.warning(
-            "the handler of delivery %r was cancelled, and has not ended: it keeps its claim until it has",
+            "the handler of delivery %r was cancelled but still runs: the delivery stays claimed until it ends",
             work.delivery.id,
             extra=work.fields(),
         )
@@ -183,7 +193,7 @@ class Dispatcher:
         try:
             if work.handling is not None and not await work.handling.wait(self._lease):
                 logger.error(
-                    "the handler of delivery %r still runs though it was cancelled, and its lease has run out: another "
+                    "the handler of delivery %r was cancelled but still runs, and its lease has run out: another "
                     "worker may handle the delivery too",
                     work.delivery.id,
                     extra=work.fields(),
@@ -198,7 +208,7 @@ class Dispatcher:
             self._leave()
 
     async def _give_back(self, work: _Work) -> None:
-        """Release the claim of a handler that was cancelled, once nothing of it runs any more."""
+        """Release the claim of a cancelled handler, when the handler and its tasks have ended."""
         if work.handling is not None and work.handling.unfinished():
             self._conclude_later(work, None)
         else:
@@ -206,7 +216,7 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """How many deliveries are being handled."""
+        """The number of deliveries that are being handled."""
         return self._in_flight
 
     async def drain(self) -> None:
@@ -219,7 +229,7 @@ class Dispatcher:
 
     @property
     def unhandled(self) -> dict[str, int]:
-        """How many deliveries came of each event type without a handler."""
+        """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
 
     def _claim_call(self, work: _Work) -> _ClaimCall:
@@ -229,7 +239,7 @@ class Dispatcher:
         return self._inbox.claim_quarantined if quarantined else self._inbox.claim
 
     async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
-        """Claim a delivery; None if it is ours, else the outcome."""
+        """Claim a delivery. Return None if this worker has it now, else the outcome."""
         failure: Exception
         scope, delivery = self._scope, work.delivery
         try:
@@ -244,7 +254,7 @@ class Dispatcher:
                     found = await claim(work.key, work.token, lease=self._lease)
         except asyncio.CancelledError as exc:
             if cancelling():
-                await self._release(work)  # the claim may have got through
+                await self._release(work)  # the inbox may have made the claim
                 raise
             failure = _as_error(exc, "the inbox")
         except Exception as exc:
@@ -255,19 +265,19 @@ class Dispatcher:
             if found.status is ClaimStatus.DONE:
                 return work.end(Result.DUPLICATE)
             logger.info(
-                "delivery %r is held by worker %r for at most %.0f s more, Basiq is asked to send it again",
+                "delivery %r is held by worker %r for at most %.0f s more: the response asks Basiq to send it again",
                 work.delivery.id,
                 found.holder,
                 found.retry_after,
                 extra=work.fields(),
             )
             return work.end(Result.BUSY, retry_after=found.retry_after)
-        failure = self._report(work, "could not be claimed, Basiq is asked to send it again", failure)
+        failure = self._report(work, "could not be claimed, and the response asks Basiq to send it again", failure)
         await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
         return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
     async def _handle(self, work: _Work) -> Exception | None:
-        """Run the handler; None if it succeeded, else what it raised."""
+        """Run the handler. Return None if it succeeded, else the exception that it raised."""
         limit = Deadline(self._handlers)
         try:
             handler = work.route.handler
@@ -297,13 +307,16 @@ class Dispatcher:
                 await work.route.session_handler(work.delivery, session)
 
     async def _unavailable(self, work: _Work, failure: Exception) -> Outcome:
-        """Nothing of the handler's was committed, or nobody knows: Basiq sends again, and the inbox knows then."""
-        failure = self._report(work, "was not committed, Basiq is asked to send it again", failure)
+        """Release the claim after the transaction failed, and return a 503.
+
+        Its commit may have succeeded all the same: when Basiq sends the delivery again, the inbox knows.
+        """
+        failure = self._report(work, "was not committed, and the response asks Basiq to send it again", failure)
         await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
         return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
     async def _fail(self, work: _Work, failure: Exception) -> Outcome:
-        """Give the claim back, or set the delivery aside if it has failed too often. One record tells of it."""
+        """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
         result = Result.TIMED_OUT if work.timed_out else Result.FAILED
         try:
             if await self._count(work) and await self._set_aside(work, failure):
@@ -313,7 +326,7 @@ class Dispatcher:
                 "the handler of delivery %r %s%s",
                 work.delivery.id,
                 f"was cancelled after {self._handlers.seconds:g} s" if work.timed_out else "failed",
-                f", {work.failures} times by now; the delivery is in the quarantine: see receiver.quarantined()"
+                f", {work.failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
                 if result is Result.QUARANTINED
                 else "",
                 exc_info=None if work.timed_out else failure,
@@ -322,9 +335,9 @@ class Dispatcher:
         return work.end(result, failure)
 
     async def _count(self, work: _Work) -> bool:
-        """Give the claim back and count the failure; whether the delivery has failed too often.
+        """Release the claim, count the failure, and return whether the delivery has failed too often.
 
-        A delivery that is in the quarantine already stays there, and is still claimed.
+        A delivery that is in the quarantine already stays there, and its claim is kept.
         """
         if work.failures is not None:
             work.failures += 1
@@ -361,7 +374,7 @@ class Dispatcher:
 
         await self._end(work, store, "failed too often, and could not be put into the quarantine")
         if work.quarantined and not stored:
-            await self._release(work)  # the letter of before is still there
+            await self._release(work)  # its earlier entry is still in the quarantine
         return stored
 
     async def _complete(self, work: _Work) -> Outcome:
@@ -392,11 +405,11 @@ class Dispatcher:
                 return work.end(Result.HANDLED)
             failure = InboxError("the claim ended before its transaction was committed")
         if work.in_transaction:
-            # What else it raises is about what the handler wrote. A TimeoutError and a RuntimeError are made here.
+            # Any other error is about the handler's writes. A TimeoutError or RuntimeError comes from this method.
             if not isinstance(failure, (InboxError, TimeoutError, RuntimeError)):
                 return await self._fail(work, failure)
             return await self._unavailable(work, failure)
-        # It was handled; to ask for it again would have it handled twice for certain.
+        # It was handled. A response that asks for it again would certainly have it handled twice.
         self._report(work, "was handled, but that could not be recorded", failure)
         return work.end(Result.HANDLED)
 
@@ -414,7 +427,7 @@ class Dispatcher:
         *,
         timeout: float | None = None,
     ) -> None:
-        """See the inbox's last word through, whatever cancels this task; log ``otherwise`` where that fails."""
+        """Make the last call of the inbox, also while this task is cancelled. If it fails, log ``otherwise``."""
 
         async def bounded() -> None:
             try:
@@ -430,7 +443,7 @@ class Dispatcher:
         await run_to_completion(bounded)
 
     def _report(self, work: _Work, what: str, failure: Exception) -> Exception:
-        """Log that the inbox failed. Returns the failure, with a text in any case."""
+        """Log that the inbox failed. Return the failure; one that has no text gets one."""
         if isinstance(failure, TimeoutError) and not str(failure):
             slow = InboxError(f"the inbox did not respond within {self._inbox_calls.seconds:g} s")
             slow.__cause__ = failure
@@ -454,12 +467,12 @@ class Dispatcher:
 
 
 def _new_token() -> str:
-    # Never used twice, also by the copies of a process that was frozen and thawed.
+    # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
     return _holder + os.urandom(16).hex()
 
 
 def _name_holder() -> None:
-    """Have a log that shows a token tell which process holds the claim."""
+    """Put the host and process id into each token, so that a log which shows a token names the claim's holder."""
     global _holder
     _holder = f"{socket.gethostname().encode('ascii', 'replace').decode()[:60]}/{os.getpid()}/"
 
@@ -475,7 +488,7 @@ def _describe(error: Exception) -> str:
 
 
 def _as_error(exc: asyncio.CancelledError, who: str) -> Exception:
-    """An error in place of a cancellation that was meant for something else."""
+    """Make a ``RuntimeError`` from a ``CancelledError`` that did not come from cancelling this task."""
     error = RuntimeError(f"{who} awaited something that was cancelled")
     error.__cause__ = exc
     return error

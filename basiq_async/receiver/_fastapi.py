@@ -48,7 +48,7 @@ _OPENAPI: dict[str, Any] = {
 
 
 def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRouter:
-    """A router with one route, which closes the receiver when the application shuts down."""
+    """Make a router with the receiver's route. Its lifespan closes the receiver when the application shuts down."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -87,7 +87,7 @@ class _StarletteBody:
         self.whole = False
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body, as it arrives. Raises ``ConnectionError`` for one that breaks off."""
+        """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
         try:
             async for chunk in self._request.stream():
                 yield chunk

@@ -1,4 +1,4 @@
-"""A receiver's start and end, and whether its inbox can serve it: two webhooks must not hide each other's events."""
+"""Start and close a receiver, and check that its inbox can be used and is not another webhook's."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..errors import ConfigurationError, InboxError
 logger = logging.getLogger("basiq_async.receiver")
 
 _KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKeyDictionary()
-"""The keys of each receiver without a ``webhook_id``, by its inbox, as long as both are alive."""
+"""For each inbox, the signing keys of its receivers without a ``webhook_id``, as long as both are alive."""
 
 
 class Lifecycle:
-    """Counts the entries of a receiver, and knows whether it is closed.
+    """Counts how often a receiver was entered with ``async with``, and knows whether it is closed.
 
-    inbox_timeout: seconds for looking at the inbox at the start.
+    inbox_timeout: seconds for the check of the inbox at the start.
     """
 
     def __init__(self, inbox: Inbox, scope: Scope, inbox_timeout: float) -> None:
@@ -33,14 +33,14 @@ class Lifecycle:
         self.closed = False
 
     async def enter(self) -> None:
-        """Count one entry. Log an error where the inbox cannot be used.
+        """Count one entry. Log an error if the inbox cannot be used.
 
-        Raises ``ConfigurationError`` for a receiver that was closed, and where the inbox is another webhook's.
+        Raises ``ConfigurationError`` if the receiver was closed, or if the inbox is another webhook's.
         """
         if self.closed:
             raise ConfigurationError(
-                "this receiver was closed, and cannot be started again: make it anew for each start, and the "
-                "application too, in a function such as make_app(); a TestClient that is used twice starts twice"
+                "this receiver was closed, and cannot be started again. Make a new receiver and application for each "
+                "start, in a function such as make_app(). A TestClient that is entered twice starts them twice"
             )
         self._entered += 1
         if self._entered == 1:
@@ -51,7 +51,7 @@ class Lifecycle:
                 raise
 
     def leave(self) -> bool:
-        """Count one exit; returns whether it was the last."""
+        """Count one exit. Return whether it was the last."""
         self._entered -= 1
         return self._entered <= 0
 
@@ -61,7 +61,7 @@ class Lifecycle:
             self._told = True
             logger.warning(
                 "a delivery was refused with 503: this receiver is closed. Unless the service is shutting down, the "
-                "receiver was closed too early, or started again after it was closed: make it anew for each start"
+                "receiver was closed too early, or used again after it was closed: make a new one for each start"
             )
 
     async def _check_inbox(self) -> None:
@@ -69,7 +69,7 @@ class Lifecycle:
         await self._scope.find()
 
     async def _look_at_inbox(self) -> None:
-        # Not a reason to refuse to start: a database may come back, and a deployment may make the tables later.
+        # The receiver starts all the same: the database may come back, or a deployment may make the tables later.
         try:
             await self._calls.within_limit(self._check_inbox())
         except ConfigurationError:
@@ -77,12 +77,12 @@ class Lifecycle:
         except Exception as exc:
             text = str(exc) if isinstance(exc, InboxError) else f"{type(exc).__name__}: {exc}"
             logger.error(
-                "the receiver has started, but its inbox cannot be used, so that each delivery gets a 503: %s", text
+                "the receiver has started, but its inbox cannot be used, so each delivery gets a 503: %s", text
             )
 
 
 def check_inbox_methods(inbox: object) -> None:
-    """Raises ``ConfigurationError`` for an object that is not an inbox; None is left to the default."""
+    """Raise ``ConfigurationError`` for an object that is not an inbox. None, for the default, passes."""
     if isinstance(inbox, type):
         raise ConfigurationError(
             f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
@@ -99,8 +99,8 @@ def check_inbox_methods(inbox: object) -> None:
 def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: str | None) -> None:
     """Note that a receiver uses an inbox.
 
-    Raises ``ConfigurationError`` where another one does that has no key in common with it: they serve two webhooks,
-    and without a ``webhook_id`` each would skip the other's events as handled.
+    Raises ``ConfigurationError`` if another receiver uses it, and both have no ``webhook_id`` and no secret in common:
+    they serve two webhooks, and each would skip the other's events as handled.
     """
     if webhook_id is not None:
         return

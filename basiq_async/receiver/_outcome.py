@@ -1,4 +1,4 @@
-"""The outcome of a delivery: the response to Basiq, the event for the hook, and the log records."""
+"""The outcome of a delivery: the response to Basiq, the event for ``on_delivery``, and the log records."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger("basiq_async.receiver")
 
 _MOST_CAUSES = 10
 _LOG_EVERY = 1.0
-"""Seconds between two records of an inbox that fails."""
+"""Seconds between two log records about an inbox that fails."""
 
 
 class Result(enum.StrEnum):
-    """What became of a delivery, in a word fit for a metric."""
+    """The result of a delivery, as a word for a label of a metric."""
 
     HANDLED = "handled"
     DUPLICATE = "duplicate"
@@ -71,13 +71,13 @@ _STATUS: Mapping[Result, int] = {
 
 @attrs.frozen(slots=False)
 class Outcome:
-    """What became of one delivery, and the response to it.
+    """The result of one delivery, and the response to it.
 
-    The response is ``status``, which goes with the result, and ``headers``, with an empty body: it holds nothing that
-    helps a forger.
-    ``delivery`` is there once it was verified and read. ``reason`` is the code of a rejected signature. ``error`` is
-    what the handler or the inbox raised. ``retry_after`` is in seconds. ``handler`` is the handler's qualified name.
-    ``attempt`` counts the failures of a delivery, this one included, where a quarantine counts them.
+    The response is ``status``, which follows from the result, and ``headers``, with an empty body, so that it tells a
+    forger nothing.
+    ``delivery`` is None until it was verified and read. ``reason`` is the code of a rejected signature. ``error`` is
+    the exception of the handler or the inbox. ``retry_after`` is in seconds. ``handler`` is the handler's qualified
+    name. ``attempt`` is the number of failures, this one included, if the receiver has ``quarantine_after``.
     """
 
     result: Result
@@ -90,7 +90,7 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """The response's status."""
+        """The status code of the response."""
         return _STATUS[self.result]
 
     @property
@@ -100,7 +100,7 @@ class Outcome:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The response's headers: ``Retry-After`` in whole seconds, at least 1, or none."""
+        """The headers of the response: ``Retry-After`` in whole seconds, at least 1, or no header."""
         return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
@@ -108,9 +108,9 @@ class Outcome:
 class DeliveryEvent:
     """The argument of a receiver's ``on_delivery``, one for each delivery; ``duration`` and ``age`` are in seconds.
 
-    ``age`` is the time from the signature to the response. ``handler`` is the name of its handler.
-    ``attempt`` is the number of failures so far, where a quarantine counts them.
-    ``correlation_id`` is that of the API error which the handler raised. An unknown value is None, such as the
+    ``age`` is the time from the signature to the response. ``handler`` is the handler's qualified name.
+    ``attempt`` is the number of failures so far, if the receiver has ``quarantine_after``.
+    ``correlation_id`` is that of the API error which the handler raised. An unknown value is None: for example the
     ids and the type of a delivery that was not verified.
     """
 
@@ -131,7 +131,7 @@ OnDelivery = Callable[[DeliveryEvent], None]
 
 
 def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
-    """The event of an outcome, for the hook; ``now`` is in seconds since 1970."""
+    """Return the argument of ``on_delivery`` for an outcome. ``now`` is in seconds since 1970."""
     delivery = done.delivery
     return DeliveryEvent(
         result=done.result,
@@ -155,7 +155,7 @@ def log_fields(
     attempt: int | None = None,
     error: BaseException | None = None,
 ) -> dict[str, object]:
-    """The ``extra`` fields of a log record about a delivery, under the names that ``DeliveryEvent`` has too."""
+    """Return the ``extra`` fields of a log record about a delivery, named as in ``DeliveryEvent``."""
     return {
         "delivery_id": delivery.id,
         "event_id": delivery.event_id,
@@ -167,7 +167,7 @@ def log_fields(
 
 
 def correlation_id(error: BaseException | None) -> str | None:
-    """The correlation id of an ``APIError``, or of one that led to the error; Basiq's support asks for it."""
+    """Return the correlation id, for Basiq's support, of an ``APIError`` or of the one that caused the error."""
     for _ in range(_MOST_CAUSES):
         if error is None or isinstance(error, APIError):
             break
@@ -176,9 +176,9 @@ def correlation_id(error: BaseException | None) -> str | None:
 
 
 class Outages:
-    """Logs failures of an inbox: the first at once, those of the second after it in one record, with their number.
+    """Logs the failures of an inbox: the first at once, then one record a second with the number of failures.
 
-    Each of those is logged at DEBUG as well.
+    Each single failure is also logged, at DEBUG.
     """
 
     def __init__(self) -> None:
@@ -190,9 +190,9 @@ class Outages:
         self._timer: asyncio.TimerHandle | None = None
 
     def report(self, delivery_id: str, what: str, error: Exception, fields: Mapping[str, object]) -> None:
-        """Log ``what`` became of a delivery, such as "could not be claimed", because of an ``error`` of the inbox."""
+        """Log that a delivery, for example, "could not be claimed" (``what``) because of an ``error`` of the inbox."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # a later asyncio.run(), whose loop knows nothing of our timer
+        if loop is not self._loop:  # a later asyncio.run(), whose loop does not have the timer
             self.flush()
             self._loop = loop
         text = f"delivery {delivery_id!r} {what}: {describe(error)}"
@@ -205,7 +205,7 @@ class Outages:
         self._last, self._error, self._fields = text, error, fields
 
     def flush(self) -> None:
-        """Log what was counted, without waiting."""
+        """Log the failures counted so far, without waiting."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -235,7 +235,7 @@ class Outages:
 
 
 def describe(error: BaseException) -> str:
-    """The type of an error, and its text where it has one."""
+    """Return the type of an error, and its text if it has one."""
     try:
         return f"{type(error).__name__}: {error}".rstrip(": ")
     except Exception:  # its own __str__ fails
@@ -251,7 +251,7 @@ class Receives(Protocol):
     """The part of a ``WebhookReceiver`` that an adapter to a web framework calls."""
 
     async def handle(self, headers: Headers, body: bytes) -> Outcome:
-        """Handle one request whose body is there."""
+        """Handle one request whose body has arrived."""
         ...
 
     async def handle_stream(
@@ -262,11 +262,11 @@ class Receives(Protocol):
         content_length: int | None = None,
         content_encoding: str | None = None,
     ) -> Outcome:
-        """Handle one request whose body is still to be read."""
+        """Handle one request whose body is read from ``chunks``."""
         ...
 
     async def aclose(self) -> None:
-        """Refuse new deliveries, and finish those under way."""
+        """Refuse new deliveries, and wait until the deliveries under way have ended."""
         ...
 
     async def __aenter__(self) -> object: ...

@@ -1,4 +1,4 @@
-"""The quarantine as a receiver sees it: its own quarantined deliveries, to be handled again or dropped."""
+"""List, verify and drop the quarantined deliveries of one receiver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGE = 100
 
 
 class Quarantine:
-    """The quarantined deliveries (letters) of one receiver, in an inbox that others may share."""
+    """The quarantined deliveries (letters) of one receiver, in an inbox that other receivers may share."""
 
     def __init__(self, inbox: Inbox, scope: Scope, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox
@@ -30,31 +30,31 @@ class Quarantine:
         self._webhook_id = webhook_id
         self._calls = InboxCalls(inbox_timeout)
         self.changed: Callable[[], Awaitable[None]] | None = None
-        """Awaited after deliveries have left the quarantine."""
+        """Awaited after quarantined deliveries were retried or dropped."""
 
     async def letters(
         self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
     ) -> AsyncGenerator[QuarantinedDelivery]:
-        """Yield each letter once, oldest first: those of ``ids`` (delivery ids), or all."""
+        """Yield each quarantined delivery once, oldest first: those with the delivery ids ``ids``, or all."""
         known: set[str] = set()
         while True:
             await self._calls.within_limit(self._scope.find())
             page = await self._calls.within_limit(self._inbox.quarantined(after=after, limit=_PAGE))
             for letter in page:
-                # One that failed again is at the end of the list.
+                # A delivery that failed again has moved to the end of the list.
                 if letter.key in known or (ids is not None and letter.delivery_id not in ids):
                     continue
                 known.add(letter.key)
                 delivery = self.delivery_of(letter)
                 ids_of_it = delivery.event_type_id, delivery.event_id, delivery.id
-                if self._scope.key(*ids_of_it) == letter.key:  # else it is another webhook's
+                if self._scope.key(*ids_of_it) == letter.key:  # otherwise it belongs to another webhook
                     yield letter
             if not page:
                 return
             after = page[-1]
 
     async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
-        """The oldest ``limit`` letters, or those that follow ``after``."""
+        """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
         found: list[QuarantinedDelivery] = []
         async with aclosing(self.letters(after=after)) as letters:
             async for letter in letters:
@@ -64,7 +64,7 @@ class Quarantine:
         return found
 
     async def count(self, most: int) -> int:
-        """How many letters there are, ``most`` at the most."""
+        """Return the number of quarantined deliveries, counted up to ``most``."""
         count = 0
         async with aclosing(self.letters()) as letters:
             async for _ in letters:
@@ -74,12 +74,12 @@ class Quarantine:
         return count
 
     async def tell_changed(self) -> None:
-        """Call the watcher, if there is one: deliveries were retried or dropped."""
+        """Await ``changed``, if it is set, after deliveries were retried or dropped."""
         if self.changed is not None:
             await self.changed()
 
     async def drop(self, ids: Iterable[str]) -> int:
-        """Remove the letters of these deliveries; returns how many there were."""
+        """Remove the quarantined deliveries with these ids, and return the number removed."""
         found = [letter.key async for letter in self.letters(ids=check_ids(ids))]
         dropped = 0
         for key in found:
@@ -87,23 +87,23 @@ class Quarantine:
         return dropped
 
     def refuse(self, letter: QuarantinedDelivery) -> Outcome | None:
-        """The outcome for a letter that no receiver of these secrets has sealed; None where it can be trusted."""
+        """Return the rejection of a quarantined delivery that no receiver with these secrets sealed, else None."""
         fault = None if letter.seal is None else self._seal.find_fault(letter.seal, *letter.sealed_parts())
         if fault is None:
             return None
         text = (
             f"the quarantined delivery {letter.delivery_id!r} {fault}: it stays in the quarantine, and no handler gets "
-            "it. Somebody else wrote to the inbox's storage, or the secret was replaced: pass the old one as well"
+            "it. Another program wrote to the inbox's storage, or the secret was replaced: then pass the old one too"
         )
         logger.error("%s", text, extra={"reason": NOT_SEALED})
         error = SignatureVerificationError(text, reason=NOT_SEALED)
         return Outcome(Result.REJECTED, self.delivery_of(letter), reason=NOT_SEALED, error=error)
 
     def delivery_of(self, letter: QuarantinedDelivery) -> Delivery:
-        """The delivery that a letter holds."""
+        """Return the delivery that was quarantined."""
         try:
             return read_delivery(letter.delivery_id, int(letter.signed_at.timestamp()), letter.body, self._webhook_id)
-        except UnreadableBodyError:  # other code than this has written it: its ids are all there is
+        except UnreadableBodyError:  # another program wrote it: only its ids can be used
             return Delivery(
                 letter.delivery_id,
                 letter.event_type_id,
@@ -117,7 +117,7 @@ class Quarantine:
 
 
 def check_ids(ids: Iterable[str]) -> frozenset[str]:
-    """The ids of deliveries. Raises ``ConfigurationError`` for one text in place of several."""
+    """Return delivery ids as a set. Raises ``ConfigurationError`` for a single str."""
     if isinstance(ids, (str, bytes)):
         raise ConfigurationError("ids must be a list of delivery ids, such as ['msg_1']")
     return frozenset(ids)

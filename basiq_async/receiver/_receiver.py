@@ -1,4 +1,4 @@
-"""The receiver: verify, read, deduplicate, dispatch, respond."""
+"""The receiver: it verifies a delivery, reads it, hands it to its handler once, and responds."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ logger = logging.getLogger("basiq_async.receiver")
 
 H = TypeVar("H", bound=AnyHandler)
 Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, Outcome]]
-"""Awaits the work on a delivery, for an observer."""
+"""A wrapper by which an observer, such as OpenTelemetry, awaits the work on a delivery."""
 
 _LEASE_MARGIN = 10.0
-"""Seconds by which a lease outlasts the time limits of one delivery: it expires only under a dead or stuck worker."""
+"""Seconds by which a lease outlasts the time limits of one delivery, so that it expires only if its worker is dead or
+stuck."""
 _BODIES = 16 * 2**20
 
 
@@ -85,24 +86,24 @@ class WebhookReceiver:
     - 503, with Retry-After: another worker holds it, the inbox failed or took longer than ``inbox_timeout`` seconds,
       too many large bodies are arriving at once, or the receiver is closing.
 
-    Basiq sends again what did not get a 2xx (the vendor's page on the delivery schedule).
+    Basiq sends a delivery again if its response was not a 2xx (the vendor's page on the delivery schedule).
 
-    secret: one, or several while one replaces another.
-    inbox: remembers what has been handled; a ``MemoryInbox`` by default. The caller closes it.
-    webhook_id: the webhook whose deliveries these are. Receivers of several webhooks can then share an inbox: each
-        handles an event of its own webhook. The first receiver that is given an id takes over what one without had
-        handled.
+    secret: one secret, or several while a new one replaces an old one.
+    inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it.
+    webhook_id: the id of the webhook that the deliveries belong to. With it, receivers of several webhooks can share
+        an inbox, and each handles the events of its own webhook. The first receiver with an id takes over the entries
+        of an earlier receiver without one.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
-        Else a handler that always fails for one event has Basiq disable the endpoint. None for never. The inbox
-        counts, in all processes.
-    lease: seconds for which a delivery is held for its handler; a worker that dies holds it that long. By default
-        ``handler_timeout`` and both calls of the inbox, and 10 s more.
+        Without it, Basiq disables an endpoint whose handler always fails for one event. None, the default, is for
+        never. The inbox counts the failures of all processes.
+    lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
+        the delivery until the lease ends. By default ``handler_timeout``, twice ``inbox_timeout``, and 10 s more.
     on_delivery: called with a ``DeliveryEvent`` for each response.
     clock: returns the time.
 
-    ``async with receiver`` starts it, and logs an error for an inbox that cannot be used. It may
-    be entered by several, such as a lifespan of yours and that of ``fastapi_router``: the last one that leaves
-    closes it. A receiver that was closed cannot be started again.
+    ``async with receiver`` starts the receiver, and logs an error if its inbox cannot be used. It may be entered
+    several times, for example by a lifespan of yours and by that of ``fastapi_router``: the last exit closes it. A
+    closed receiver cannot be started again.
 
     A receiver serves one event loop at a time. Handlers' exceptions and refused deliveries are logged to
     ``basiq_async.receiver``. Raises ``ConfigurationError`` for arguments that cannot be right.
@@ -137,8 +138,8 @@ class WebhookReceiver:
             check_positive("lease", lease, "of seconds")
         if lease is not None and lease <= handler_timeout:
             raise ConfigurationError(
-                f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s), or another worker "
-                "takes over a delivery whose handler is still running"
+                f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s): otherwise another "
+                "worker takes over a delivery while its handler is still running"
             )
         if quarantine_after is not None:
             check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
@@ -188,32 +189,33 @@ class WebhookReceiver:
 
     @property
     def unhandled(self) -> dict[str, int]:
-        """Event types that came and have no handler, with the number of their deliveries (at most 256 types)."""
+        """The number of deliveries received of each event type that has no handler, for at most 256 types."""
         return self._dispatcher.unhandled
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The event types that handlers are registered for, as ``on`` was given them."""
+        """The patterns that handlers are registered for, as they were passed to ``on``."""
         return self._routes.patterns
 
     def handles(self, event_type_id: str) -> bool:
-        """Whether there is a handler for an event type."""
+        """Return whether a handler is registered for an event type."""
         return self._routes.find(event_type_id) is not None
 
     def sign(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
-        """The headers of a delivery signed with this receiver's secrets, for a test of your endpoint."""
+        """Return the headers of a delivery, signed with this receiver's secrets, for a test of your endpoint."""
         return self._keys.headers(message_id, timestamp, body)
 
     def on(self, *event_types: EventTypePattern) -> Callable[[H], H]:
-        """Register an async handler for event types: exact, a beginning such as ``consent.*``, or ``*``.
+        """Register an async handler for event types: a type, a beginning such as ``consent.*``, or ``*`` for all.
 
-        It takes the delivery. Where the inbox has transactions, as ``SQLInbox``, it may also take the session: what
-        it writes with that commits together with the inbox's entry, so it happens exactly once.
+        The handler is called with the delivery. If the inbox has transactions, as ``SQLInbox`` has, the handler may
+        have a second parameter, the session: its writes with the session commit together with the inbox's entry, so
+        they happen exactly once.
 
-        Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: a slip, or a new one.
+        Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: it is misspelled or new.
 
-        Raises ``ConfigurationError`` for a handler that is not async or takes other arguments, for a
-        text that is not a pattern, and for a second handler of the same pattern.
+        Raises ``ConfigurationError`` for a handler that is not async or has other parameters, for a text that is not
+        a pattern, and for a second handler of the same pattern.
         """
 
         def register(handler: H) -> H:
@@ -225,13 +227,13 @@ class WebhookReceiver:
         return register
 
     async def handle(self, headers: Headers, body: bytes) -> Outcome:
-        """Verify, read and dispatch one request; never raises because of the request.
+        """Verify and read one request, hand it to its handler, and return the outcome. No request makes it raise.
 
-        ``headers`` are a mapping with names in any case, a multidict, or pairs of str or bytes; ``body`` is
+        ``headers`` is a mapping with names in any case, a multidict, or pairs of str or bytes; ``body`` is
         the raw bytes. Respond with the outcome's ``status`` and ``headers``, and no body.
 
-        Where this is cancelled, the handler is too, and the claim is given back first. Raises ``ConfigurationError``
-        for a body that is not bytes, and where another thread's event loop uses the receiver.
+        Cancelling this call cancels the handler, and the claim is given back before the call ends. Raises
+        ``ConfigurationError`` for a body that is not bytes, and if another thread's event loop uses the receiver.
         """
         started = time.perf_counter()
         if asyncio.get_running_loop() is not self._loop:
@@ -266,10 +268,10 @@ class WebhookReceiver:
         content_length: int | None = None,
         content_encoding: str | None = None,
     ) -> Outcome:
-        """Like ``handle``, for a body that is still to be read.
+        """Handle one request as ``handle`` does, but read its body from ``chunks``.
 
-        Nothing of it is read before the headers have passed every check that needs no body. ``chunks`` is closed in
-        any case; it may raise ``ConnectionError`` for a body that breaks off. Where not all of it was read, close
+        The body is read only after the headers have passed every check that needs no body. ``chunks`` is always
+        closed; it may raise ``ConnectionError`` for a body that breaks off. If the body was not read to its end, close
         the connection after the response.
         """
         started = time.perf_counter()
@@ -280,9 +282,9 @@ class WebhookReceiver:
         return self._report(done, started)
 
     async def dispatch(self, delivery: Delivery) -> Outcome:
-        """Hand a delivery that is known to be genuine to its handler, unless that was done.
+        """Hand a delivery to its handler without checking a signature, unless the event was handled before.
 
-        The same inbox, handlers and outcomes as for one that came by HTTP; a replay goes this way.
+        The inbox, the handlers and the outcomes are the same as for a delivery by HTTP. A replay uses this method.
         """
         started = time.perf_counter()
         self._join_loop()
@@ -302,26 +304,27 @@ class WebhookReceiver:
 
     @property
     def asgi(self) -> ASGIApp:
-        """An ASGI app, to serve as it is, to mount, or as the endpoint of a route of Starlette or FastAPI."""
+        """An ASGI app: serve it alone, mount it, or make it the endpoint of a route of Starlette or FastAPI."""
         return self._asgi
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
-        """The oldest ``limit`` deliveries in the quarantine, or those that follow ``after``.
+        """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``.
 
-        Raises ``InboxError``, or what a foreign inbox raises.
+        Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._join_loop()
         check_whole("limit", limit, least=1)
         return await self._quarantine.first(limit, after=after)
 
     async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
-        """Hand deliveries in the quarantine to their handlers again, one after the other, oldest first.
+        """Hand quarantined deliveries to their handlers again, one after the other, oldest first.
 
-        ``ids`` are delivery ids; None is for all. One that is handled leaves the quarantine, one that fails stays.
-        So does one from Redis that no receiver of these secrets put there: its result is ``rejected``.
-        Returns what became of each. Raises ``InboxError``, or what a foreign inbox raises.
+        ``ids`` are delivery ids; None is for all. A delivery leaves the quarantine when it is handled, and stays when
+        its handler fails. A delivery in Redis that no receiver with these secrets stored is not handled: it stays too,
+        and its result is ``rejected``. Returns the outcome of each. Raises ``InboxError``, or the error of an inbox
+        from elsewhere.
         """
         self._join_loop()
         wanted = None if ids is None else check_ids(ids)
@@ -341,7 +344,7 @@ class WebhookReceiver:
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
 
-        Returns how many there were. Raises ``InboxError``, or what a foreign inbox raises.
+        Returns the number removed. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._join_loop()
         dropped = await self._quarantine.drop(ids)
@@ -351,9 +354,9 @@ class WebhookReceiver:
     def setup(self, app: web.Application, path: str = "/basiq") -> None:
         """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
 
-        That is before the application's cleanup, so the inbox and whatever else its ``cleanup_ctx`` closes are still
-        open when the last handler ends. A ``cleanup_ctx`` that enters the receiver, for a recovery in the background,
-        closes it when it leaves it.
+        Shutdown comes before the application's cleanup, so the last handler ends before ``cleanup_ctx`` closes the
+        inbox and other resources. If a ``cleanup_ctx`` enters the receiver too, for a recovery in the background, the
+        receiver closes when that ``cleanup_ctx`` exits it.
         """
 
         async def start(app: web.Application) -> None:
@@ -369,10 +372,10 @@ class WebhookReceiver:
     def fastapi_router(self, path: str = "/basiq", *, tags: list[str] | None = None) -> APIRouter:
         """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.
 
-        The signature is checked over the raw bytes, before anything is parsed. The lifespan closes the receiver when
-        the application shuts down, before the application's own lifespan ends; one that enters the receiver itself, for
-        a recovery in the background, closes it when it leaves it. Raises ``ConfigurationError`` where FastAPI is not
-        installed.
+        The signature is checked over the raw bytes, before anything is parsed. The router's lifespan closes the
+        receiver when the application shuts down, before the application's own lifespan ends. If the application's
+        lifespan enters the receiver too, for a recovery in the background, the receiver closes when that lifespan
+        exits it. Raises ``ConfigurationError`` if FastAPI is not installed.
         """
         _check_path(path)
         try:
@@ -384,10 +387,10 @@ class WebhookReceiver:
         return make_router(self, path, tags)
 
     async def aclose(self) -> None:
-        """Refuse new deliveries (503 with Retry-After), and return when those under way have ended.
+        """Refuse new deliveries (503 with Retry-After), and wait until the deliveries under way have ended.
 
-        That takes at most ``handler_timeout`` and the inbox's time limits; where a handler resists its cancellation, or
-        left something running, at most ``lease`` more.
+        This lasts at most ``handler_timeout`` plus the time limits of the inbox. If a handler does not end when it is
+        cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
         leave_inbox(self._inbox, self)
@@ -406,21 +409,21 @@ class WebhookReceiver:
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:
-        """Have an observer await the work on each delivery."""
+        """Let an observer await the work on each delivery."""
         if self._around is not None:
             raise ConfigurationError("this receiver is instrumented already")
         self._around = around
 
     def _watch_quarantine(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Have ``changed`` awaited after deliveries have left the quarantine."""
+        """Set the callback that is awaited after quarantined deliveries were retried or dropped."""
         self._quarantine.changed = changed
 
     async def _count_quarantined(self, most: int) -> int:
-        """Return how many deliveries are in the quarantine, ``most`` at the most."""
+        """Return the number of deliveries in the quarantine, counted up to ``most``."""
         return await self._quarantine.count(most)
 
     def _add_hook(self, on_delivery: OnDelivery) -> None:
-        """Call this hook after the one that the constructor was passed."""
+        """Add a hook, called after the one that was passed to the constructor."""
         self._on_delivery = chain_hooks(self._on_delivery, on_delivery)
 
     async def _read_stream(
@@ -430,7 +433,7 @@ class WebhookReceiver:
         content_length: int | None,
         content_encoding: str | None,
     ) -> Delivery | Outcome:
-        """Read the body of a request whose headers pass; the delivery, or the outcome of one that cannot be handled."""
+        """Check the headers and read the body. Return the delivery, or the outcome if it cannot be handled."""
         if self._lifecycle.closed:
             return self._closed()
         try:
@@ -444,7 +447,7 @@ class WebhookReceiver:
         return self._closed() if self._lifecycle.closed else self._read(checked, body)
 
     def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
-        """The delivery; the outcome of one that is not genuine, or whose body is not a JSON object."""
+        """Verify and parse the body. Return the delivery, or the outcome if it is not genuine or not a JSON object."""
         message_id, _, _, sent = checked
         try:
             self._keys.verify(checked, body)
@@ -467,8 +470,7 @@ class WebhookReceiver:
             return
         if self._loop is not None and self._loop.is_running():
             raise ConfigurationError(
-                "this receiver is in use by the event loop of another thread; make one receiver for each loop, and "
-                "share the inbox"
+                "another thread's event loop uses this receiver: make one receiver for each loop, and share the inbox"
             )
         self._loop = loop
 

@@ -1,4 +1,4 @@
-"""Which handler a delivery goes to."""
+"""Register handlers, and find the handler of a delivery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AnyHandler = Handler | SessionHandler
 
 @attrs.frozen
 class Route:
-    """A handler, in one of its two forms, and its name as logs and metrics show it."""
+    """A handler, with or without a session, and its name as logs and metrics show it."""
 
     handler: Handler | None
     session_handler: SessionHandler | None
@@ -31,7 +31,7 @@ class Route:
 
     @property
     def function(self) -> AnyHandler | None:
-        """The handler, whichever form it has."""
+        """The handler, with or without a session."""
         return self.handler or self.session_handler
 
 
@@ -39,7 +39,7 @@ _MOST_REMEMBERED = 256
 
 
 class UnknownEventTypeWarning(UserWarning):
-    """A handler was registered for an event type that Basiq does not document: a slip, or a new one."""
+    """A handler was registered for an event type that Basiq does not document: it is misspelled or new."""
 
 
 class Routes:
@@ -64,18 +64,20 @@ class Routes:
         return tuple(self._routes)
 
     def add(self, patterns: tuple[str, ...], handler: AnyHandler) -> None:
-        """Register; raises ``ConfigurationError`` for a pattern or handler that cannot be right, or a second
-        handler for a pattern: it would never run."""
+        """Register a handler for patterns.
+
+        Raises ``ConfigurationError`` for an invalid pattern or handler, and for a second handler of a pattern.
+        """
         check_patterns(patterns)
         for pattern in patterns:
             known = self._routes.get(pattern)
             if known is not None and known.function is not handler:
-                raise ConfigurationError(f"there is a handler for {pattern!r} already; only one would ever run")
+                raise ConfigurationError(f"{pattern!r} has a handler already, and only one of the two could run")
         self._routes.update(dict.fromkeys(patterns, _route(handler, sessions=self._sessions)))
         self._found.clear()
 
     def find(self, event_type_id: str) -> Route | None:
-        """Find the most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
+        """Return the most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
         try:
             return self._found[event_type_id]
         except KeyError:
@@ -97,7 +99,7 @@ class Routes:
 
 
 def check_patterns(patterns: tuple[str, ...]) -> None:
-    """Raises ``ConfigurationError`` for an empty tuple, and for a text that is not a pattern."""
+    """Raise ``ConfigurationError`` for an empty tuple, and for a text that is not a pattern."""
     if not patterns:
         raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
     for pattern in patterns:
@@ -116,14 +118,14 @@ def warn_of_unknown_types(patterns: tuple[str, ...], *, stacklevel: int) -> None
 
 def _check_pattern(pattern: str) -> None:
     if callable(pattern):
-        raise ConfigurationError('write @receiver.on("*") with the event types: @receiver.on alone has none')
+        raise ConfigurationError('@receiver.on needs event types: write @receiver.on("user.created") or on("*")')
     if not isinstance(pattern, str):
-        raise ConfigurationError("an event type is a text, such as user.created")
+        raise ConfigurationError("an event type must be a str, such as 'user.created'")
     words = pattern.split(".")
     fixed = words[:-1] if words[-1] == "*" else words
     if any(not word or "*" in word or word != word.strip() for word in fixed):
         raise ConfigurationError(
-            f"{pattern!r} is not a pattern: write a type (user.created), a beginning (consent.*), or * for all"
+            f"{pattern!r} is not a pattern: write an event type (user.created), a beginning (consent.*), or * for all"
         )
 
 
@@ -131,12 +133,12 @@ def _route(handler: AnyHandler, *, sessions: bool) -> Route:
     name = _name(handler)
     if not _is_async(handler):
         raise ConfigurationError(
-            f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for what blocks"
+            f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for calls that block"
         )
     if _has_dependency(handler):
         raise ConfigurationError(
-            f"the handler {name} has Depends(...) in its signature, but the receiver calls it, not FastAPI: open what "
-            "it needs inside, or take the session of a SQLInbox as its second argument"
+            f"the handler {name} has Depends(...) in its signature, but the receiver calls it, not FastAPI: open its "
+            "resources inside the handler, or use the session of a SQLInbox, the second argument"
         )
     if accepts(handler, 1):
         return Route(cast(Handler, handler), None, name)
@@ -144,14 +146,14 @@ def _route(handler: AnyHandler, *, sessions: bool) -> Route:
         raise ConfigurationError(f"the handler {name} must take one argument, the delivery")
     if not sessions:
         raise ConfigurationError(
-            f"the handler {name} must take one argument, the delivery: a second one, the session, is for an inbox that "
-            "has transactions, such as SQLInbox(engine)"
+            f"the handler {name} must take one argument, the delivery. A second one, the session, needs an inbox with "
+            "transactions, such as SQLInbox(engine)"
         )
     return Route(None, cast(SessionHandler, handler), name)
 
 
 def _has_dependency(handler: AnyHandler) -> bool:
-    """Whether it has a marker of FastAPI's in its signature, as a default or in an ``Annotated``."""
+    """Return whether the handler's signature has FastAPI's ``Depends``, as a default or in an ``Annotated``."""
     try:
         parameters = inspect.signature(handler, eval_str=True).parameters.values()
     except Exception:  # an annotation that has no meaning outside of a type checker
@@ -173,7 +175,7 @@ def _name(handler: AnyHandler) -> str:
 def _is_async(handler: object) -> bool:
     while isinstance(handler, partial):
         handler = handler.func
-    # The mark by which asyncio itself knows an AsyncMock before Python 3.12.
+    # Before Python 3.12, asyncio recognises an AsyncMock by this mark.
     mark = getattr(asyncio.coroutines, "_is_coroutine", handler)
     return (
         inspect.iscoroutinefunction(handler)

@@ -151,4 +151,4 @@ async def test_a_body_that_a_middleware_ate_is_told(
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert any("middleware" in text for text in told), told
     if passes_on == "a disconnect":
-        assert f"0 bytes of {len(body)} came" in told[0]
+        assert f"0 bytes of {len(body)} arrived" in told[0]

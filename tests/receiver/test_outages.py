@@ -67,7 +67,7 @@ def test_a_single_failure_is_told_at_once_and_nothing_follows(caplog: pytest.Log
         service = Service(inbox=Away(InboxError("away")))
         await post(service)
         assert [record.getMessage() for record in caplog.records] == [
-            "delivery 'msg_1' could not be claimed, Basiq is asked to send it again: InboxError: away"
+            "delivery 'msg_1' could not be claimed, and the response asks Basiq to send it again: InboxError: away"
         ]
         await asyncio.sleep(10)
         await service.receiver.aclose()

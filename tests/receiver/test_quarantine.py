@@ -52,7 +52,7 @@ async def test_after_so_many_failures_it_is_set_aside_acknowledged_and_reported(
     ]
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 3, "each failure is reported once"
-    assert "'msg_b' failed, 3 times by now; the delivery is in the quarantine" in errors[-1].getMessage()
+    assert "'msg_b' failed, 3 times so far; the delivery is in the quarantine" in errors[-1].getMessage()
     [letter] = await service.receiver.quarantined()
     assert (letter.delivery_id, letter.event_type_id, letter.event_id) == ("msg_b", "user.broken", "e-broken")
     assert (letter.body, letter.error, letter.failures) == (BROKEN, "RuntimeError: broken", 3)

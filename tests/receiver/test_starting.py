@@ -32,7 +32,10 @@ async def test_a_closed_receiver_cannot_be_entered_again_and_says_what_to_do() -
     receiver = WebhookReceiver(SECRET)
     async with receiver:
         pass
-    with pytest.raises(ConfigurationError, match=r"closed, and cannot be started again.*make it anew for each start"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"closed, and cannot be started again.*Make a new receiver and application for each start",
+    ):
         async with receiver:
             pass
 
@@ -68,7 +71,7 @@ async def test_an_application_that_is_started_twice_is_told_so(kind: str) -> Non
     ]
     (failed,) = await start_and_end(app)
     assert failed["type"] == "lifespan.startup.failed"
-    assert "a TestClient that is used twice starts twice" in failed["message"]
+    assert "A TestClient that is entered twice starts them twice" in failed["message"]
 
 
 async def test_who_enters_it_while_it_is_open_leaves_it_open() -> None:
@@ -161,7 +164,7 @@ async def test_a_delivery_to_a_closed_receiver_is_told_once(caplog: pytest.LogCa
         assert (await receiver.handle(signed(body), body)).status == 503
     (told,) = said(caplog)
     assert "this receiver is closed" in told
-    assert "make it anew" in told
+    assert "make a new one" in told
 
 
 # --- the inbox ---

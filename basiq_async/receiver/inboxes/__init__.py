@@ -1,1 +1,1 @@
-"""Inboxes: they remember what has been handled."""
+"""The inboxes, which remember the handled events: in memory, SQLite, a SQL database, and Redis."""

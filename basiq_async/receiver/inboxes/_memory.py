@@ -1,4 +1,4 @@
-"""The inbox within one process."""
+"""The inbox in the memory of one process."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class _Lease:
     digest: int
 
     def remaining(self, now: float) -> float:
-        """Seconds for which the claim still holds: never more than its lease, also where the clock was set back."""
+        """Return the seconds until the lease ends: never more than its length, even if the clock was set back."""
         if self.ends - now > self.lease:
             self.ends = now + self.lease
         return self.ends - now
 
 
 class MemoryInbox:
-    """An inbox within one process; what it remembers ends with the process.
+    """An inbox in the memory of one process. Its entries are lost when the process ends.
 
-    An entry is kept for ``remember``: two days by default, longer than Basiq sends again (27 h 35 min). Of more than
-    ``max_entries`` (about 120 bytes each) the older half is forgotten. The quarantine holds ``max_quarantined``
-    deliveries; a full one raises ``InboxError``. ``clock`` returns the time. For a service of several processes, or
-    one that must remember across restarts, use ``SQLiteInbox``.
+    An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min). When
+    there are more than ``max_entries`` (about 120 bytes each), the older half is forgotten. The quarantine holds
+    ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time. For a service
+    with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
     """
 
     def __init__(
@@ -52,31 +52,31 @@ class MemoryInbox:
         if max_quarantined < 0:
             raise ConfigurationError("max_quarantined must not be negative")
         if remember <= timedelta(0):
-            raise ConfigurationError("remember must be more than nothing")
+            raise ConfigurationError("remember must be longer than zero")
         self._half = max_entries // 2
         self._max_quarantined = max_quarantined
         self._remember = remember.total_seconds()
         self._retention = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
-        # Two generations of digests, which are half the size of the keys: to take the oldest out of one dict,
-        # again and again, would be to search for it among ever more gaps.
+        # Two generations of digests, which are half the size of the keys. With a single dict, each removal of the
+        # oldest entry would search past all the gaps that earlier removals left.
         self._done: dict[int, int] = {}
         self._before: dict[int, int] = {}
         self._began = self._retention.now()
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
-        self._latest = 0  # shared by all the entries of one second: an int is as large as a digest
+        self._latest = 0  # one int object for all entries of a second, because an int is as large as a digest
         self._failures: dict[int, int] = {}
         self._letters: dict[str, QuarantinedDelivery] = {}
         self._pinned: dict[str, str] = {}
         self._known_since = self._began
 
     def __len__(self) -> int:
-        """How many handled keys it remembers."""
+        """Return the number of handled keys that the inbox remembers."""
         return len(self._done) + len(self._before)
 
     async def check(self) -> None:
-        """See ``Inbox``: there is nothing that can be away."""
+        """See ``Inbox``: memory can always be used."""
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -129,7 +129,7 @@ class MemoryInbox:
             return 0
         before = self._failures.pop(digest, 0)
         failures = self._failures[digest] = 1 + max(before, 0 if letter is None else letter.failures)
-        if len(self._failures) > self._half:  # the keys that failed longest ago
+        if len(self._failures) > self._half:  # forget the keys that failed longest ago
             for old in list(self._failures)[: len(self._failures) // 2]:
                 del self._failures[old]
         return failures
@@ -141,11 +141,11 @@ class MemoryInbox:
             return False
         if key not in self._letters and len(self._letters) >= self._max_quarantined:
             raise InboxError(
-                f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, or use "
-                "SQLiteInbox, SQLInbox or RedisInbox"
+                f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, raise "
+                "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
             )
         self._record(key, digest)
-        self._letters[key] = attrs.evolve(letter, seal=None)  # nobody else writes here
+        self._letters[key] = attrs.evolve(letter, seal=None)  # no other program writes here
         return True
 
     async def quarantined(
@@ -183,9 +183,9 @@ class MemoryInbox:
         return _CLAIMED
 
     def _may_record(self, key: str, token: str) -> int | None:
-        """The digest of a key that this token may record, or None."""
+        """Return the digest of the key if this token may record it, else None."""
         held = self._claims.get(key)
-        if held is not None and held.token == token:  # still its own: so nobody has recorded it
+        if held is not None and held.token == token:  # while it is claimed, no other worker has recorded it
             return held.digest
         digest = _digest(key)
         if held is not None and held.remaining(self._lease_clock()) > 0:
@@ -199,7 +199,7 @@ class MemoryInbox:
         self._claims.pop(key, None)
         grown_old = now >= self._began + self._remember and now <= self._retention.horizon(now)
         if len(self._done) >= self._half or grown_old:
-            if self._before:  # they are forgotten, and the others began with this generation
+            if self._before:  # the older generation is forgotten now
                 self._known_since = self._began
             self._before, self._done, self._began = self._done, {}, now
         if now + self._remember > self._latest:
@@ -216,7 +216,7 @@ _DONE = Claim(ClaimStatus.DONE)
 
 
 def _digest(key: str) -> int:
-    # Python's own hash of texts, twice: 128 bits that are other ones in each process, and last as long as this inbox.
+    # Python's own hash of str, twice: 128 bits. They differ in each process, and so does the inbox.
     return hash(key) << 64 ^ hash("." + key)
 
 

@@ -1,4 +1,4 @@
-"""Old entries of an inbox are deleted beside its deliveries: a few at a time, with pauses."""
+"""Delete old entries of an inbox while deliveries are handled: a few at a time, with pauses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ logger = logging.getLogger("basiq_async.receiver")
 
 _FEWEST, _MOST = 50, 1_000
 _PAUSE = 9
-"""After a batch, so many times as long as it took: nine of ten deliveries meet none."""
+"""The pause after a batch, as a multiple of the batch's duration: nine of ten deliveries then meet no batch."""
 _LONGEST_PAUSE = 1.0
 
 
 class Pruning:
-    """Deletes what an inbox is to forget, in a task of its own that no delivery waits for.
+    """Deletes the expired entries of an inbox, in a task of its own.
 
-    ``batch`` deletes so many entries at most, and returns how many. Batches follow one another until nothing is left;
-    they grow and shrink, so that none takes longer than about ``seconds`` on the store and the disk that are there: a
-    delivery that meets one may have to wait for it.
+    ``batch`` is called with the most entries to delete, and returns how many it deleted. Batches follow one another
+    until none is left. Their size adapts to the speed of the storage, so that each lasts about ``seconds`` at most:
+    a delivery may have to wait for the batch that runs.
     """
 
     def __init__(self, batch: Callable[[int], Awaitable[int]], what: str, *, seconds: float) -> None:
@@ -34,25 +34,25 @@ class Pruning:
         self._closed = False
 
     def start(self) -> None:
-        """Begin, unless it has begun or is closed."""
+        """Start the task, unless it runs or the pruning is closed."""
         if not self._closed and not self._is_running():
             self._pid = os.getpid()
             self._task = asyncio.get_running_loop().create_task(self._prune())
 
     async def aclose(self) -> None:
-        """Stop, and never begin again. May be called twice."""
+        """Stop the task for good. May be called twice."""
         self._closed = True
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop after the present batch, and wait for it."""
+        """Stop the task after the present batch, and wait for that."""
         task = self._task
         if task is not None and self._is_running() and task.get_loop() is asyncio.get_running_loop():
             task.cancel()
             await asyncio.wait((task,))
 
     def _is_running(self) -> bool:
-        """Whether its task will go on: not one that a parent process has, or a loop that was closed."""
+        """Return whether the task runs in this process, on a loop that is not closed."""
         task = self._task
         return task is not None and not task.done() and not task.get_loop().is_closed() and self._pid == os.getpid()
 

@@ -1,4 +1,4 @@
-"""The inbox in Redis, for a service on many machines."""
+"""The inbox in Redis, for a service on several machines."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 _SAFE_POLICY = "noeviction"
 _DAY = 86_400_000
-"""Milliseconds for which the last worker that retried a letter is known: it may still complete it."""
+"""Milliseconds for which the inbox knows the last worker that retried a quarantined delivery: it may complete it."""
 _LOST_AFTER = 0.05
-"""Seconds after which a call to Redis that still runs has lost its cancellation."""
+"""Seconds after which a cancelled call to Redis that still runs is cancelled again."""
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class _Script:
 
 @attrs.frozen
 class _RedisKeys:
-    """Where one inbox key is kept. The braces put all of an inbox into one slot of a cluster."""
+    """The keys in Redis that belong to one inbox key. Their braces put the whole inbox into one slot of a cluster."""
 
     entry: str
     retry: str
@@ -76,27 +76,26 @@ class _RedisKeys:
 
 
 class RedisInbox:
-    """An inbox in Redis, shared by any number of machines.
+    """An inbox in Redis, which any number of machines can share.
 
     .. code-block:: python
 
         inbox = RedisInbox(redis.asyncio.Redis.from_url("redis://..."))
         receiver = WebhookReceiver(secret, inbox=inbox)
 
-    Each call is one script, so it happens whole or not at all; leases run by the server's clock. A handler happens at
-    least once: twice where its worker dies after the effect and before the record, and where Redis forgets. After a
-    crash Redis has forgotten the entries that were not in its append-only file (those of up to a second with
-    ``appendfsync everysec``), after a failover those that no replica had. It also forgets entries that it evicts: set
-    ``maxmemory-policy noeviction``, or the inbox warns.
+    Each call that changes an entry is one script, so it is atomic. Leases are timed by the server's clock. A handler
+    runs at least once. It runs twice if its worker dies after the handler's effect and before the record, or if Redis
+    loses the entry. In a crash Redis loses the entries that were not in its append-only file (up to one second of
+    entries with ``appendfsync everysec``); in a failover, the entries that no replica had. It also loses the entries
+    that it evicts: set ``maxmemory-policy noeviction``. The inbox logs a warning for any other policy.
 
     client: the caller closes it. With or without ``decode_responses``; a ``RedisCluster`` works too.
     prefix: begins all keys, in braces. Inboxes with the same prefix are one inbox.
     remember: for how long to remember handled events.
     timeout: seconds for each call.
 
-    Raises ``InboxError`` where Redis fails or does not respond, and in a child that was forked after the inbox was
-    used: make client and inbox in each worker process. Raises ``ConfigurationError`` for arguments that cannot
-    be right.
+    Raises ``InboxError`` if Redis fails or does not respond, and in a child that was forked after the inbox was used:
+    make client and inbox in each worker process. Raises ``ConfigurationError`` for invalid arguments.
     """
 
     def __init__(
@@ -110,9 +109,9 @@ class RedisInbox:
         if not isinstance(client, (Redis, RedisCluster)):
             raise ConfigurationError("RedisInbox needs a client of redis.asyncio: Redis.from_url(...)")
         if not prefix or "{" in prefix or "}" in prefix:
-            raise ConfigurationError("prefix must be a text without braces, and not empty")
+            raise ConfigurationError("prefix must be a non-empty text without braces")
         if remember <= timedelta(0):
-            raise ConfigurationError("remember must be more than nothing")
+            raise ConfigurationError("remember must be longer than zero")
         self._client = client
         self._prefix = prefix
         self._remember = math.ceil(remember.total_seconds() * 1000)
@@ -125,7 +124,7 @@ class RedisInbox:
         return f"<RedisInbox {self._prefix!r}>"
 
     async def check(self) -> None:
-        """See ``Inbox``: writes a key that lives for a second, and runs a script that looks for the quarantine."""
+        """See ``Inbox``: writes a key that lives for a second, and runs a script that checks the quarantine's type."""
 
         async def look() -> None:
             await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
@@ -134,7 +133,8 @@ class RedisInbox:
         kind = _text(await self._run("check", [self._keys("").order]))
         if kind not in ("none", "zset"):
             raise InboxError(
-                f"Redis holds a {kind} of something else where this inbox keeps its quarantine: pass another prefix="
+                f"another program has stored a {kind} in Redis under the key of this inbox's quarantine: pass another "
+                "prefix="
             )
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
@@ -212,7 +212,7 @@ class RedisInbox:
                 places = await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
                 for each in places:
                     text = await self._client.hget(self._keys(_text(each)[_PLACE_LENGTH:]).letter, "text")
-                    if text is not None:  # else it was removed meanwhile, and another takes its place on the page
+                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
                         letters.append(_text(text))
                 if len(places) < wanted:
                     break
@@ -246,7 +246,7 @@ class RedisInbox:
         return _RedisKeys.of(self._prefix, key)
 
     async def _run(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
-        """Run a script; Redis knows it by its digest from the second time on."""
+        """Run a script by its digest. Send its text if Redis does not have it yet."""
         script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
 
         async def run() -> Any:
@@ -270,7 +270,7 @@ class RedisInbox:
                 return await run_cancel_once(work, again=_LOST_AFTER)
         except TimeoutError as exc:
             raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
-        except Exception as exc:  # a RedisError, an OSError, or that the client is another event loop's
+        except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client
             raise InboxError(_describe(exc)) from drop_tracebacks(exc)
 
     def _pin_key(self, name: str) -> str:
@@ -284,8 +284,8 @@ class RedisInbox:
     async def _check_policy(self) -> None:
         try:
             memory = await cast(Awaitable[Any], self._client.info("memory"))
-        except ResponseError as exc:  # no permission, or a server that does not offer INFO
-            logger.debug("the eviction policy of Redis is not known: %s", exc)
+        except ResponseError as exc:  # this user or this server has no INFO
+            logger.debug("Redis did not tell its eviction policy: %s", exc)
             memory = {}
         await self._pin(_BEGAN, datetime.now(UTC).isoformat())
         self._checked = True
@@ -294,8 +294,8 @@ class RedisInbox:
             policy = _text(node.get("maxmemory_policy", _SAFE_POLICY))
             if policy != _SAFE_POLICY:
                 logger.warning(
-                    "Redis evicts keys when its memory is full (maxmemory-policy %s): events that were handled are "
-                    "then handled again. Set maxmemory-policy %s",
+                    "Redis evicts keys when its memory is full (maxmemory-policy %s), and events whose entries it "
+                    "evicts are handled again. Set maxmemory-policy %s",
                     policy,
                     _SAFE_POLICY,
                 )
@@ -306,8 +306,8 @@ _BEGAN = "began"
 
 
 _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
-    (AuthenticationError, "check user and password of the client"),
-    (NoPermissionError, "this user of Redis needs the inbox's keys and scripts: see the page on inboxes"),
+    (AuthenticationError, "check the client's user and password"),
+    (NoPermissionError, "the Redis user needs access to the inbox's keys and scripts: see the page on inboxes"),
     (ReadOnlyError, "connect the client to the primary, not to a replica"),
     (RedisConnectionError, "is it running, and is the client's url right?"),
     (OSError, "is it running, and is the client's url right?"),
@@ -315,19 +315,19 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
 
 
 def _describe(exc: Exception) -> str:
-    """Say why Redis failed, and what to do, if that is known."""
+    """Return why Redis failed, and the remedy if it is known."""
     said = str(exc) or "no reason given"
     advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 
 
 def _with_seal(letter: QuarantinedDelivery) -> QuarantinedDelivery:
-    """Others may write to Redis: a letter without a seal is one that no receiver has sealed."""
+    """Return the letter, with an empty seal if it has none: None would mean that the storage is trusted."""
     return letter if isinstance(letter.seal, str) else attrs.evolve(letter, seal="")
 
 
 def _place(letter: QuarantinedDelivery) -> str:
-    """A text that sorts by time, in microseconds, then by key."""
+    """Return a text that sorts letters by time, in microseconds, then by key."""
     return f"{round(letter.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{letter.key}"
 
 

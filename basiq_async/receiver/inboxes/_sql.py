@@ -1,4 +1,4 @@
-"""The inbox in a SQL database: its entry commits together with what a handler writes."""
+"""The inbox in a SQL database, whose entry commits together with the handler's writes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 _PRUNE_EVERY = 60.0
 _LONGEST_BATCH = 0.05
-"""Seconds for which pruning may be busy at once in PostgreSQL, where nobody waits for it."""
+"""Seconds for one batch of pruning in PostgreSQL, where no call waits for it."""
 _LONGEST_LOCK = 0.005
-"""Seconds for which pruning may hold SQLite's lock on writing."""
+"""Seconds for which one batch of pruning may hold SQLite's write lock."""
 _MOST_BROKEN = 1_000
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -41,7 +41,7 @@ _DONE = Claim(ClaimStatus.DONE)
 
 @attrs.define(eq=False)
 class _TransactionClaim:
-    """A claim that is a transaction. ``retry``: of a delivery in the quarantine."""
+    """A claim held by an open transaction. ``retry``: the delivery is in the quarantine, and is tried again."""
 
     token: str
     retry: bool
@@ -54,7 +54,7 @@ class _TransactionClaim:
 
 
 class SQLInbox:
-    """An inbox in PostgreSQL or SQLite: a handler's effect and its entry commit together, or neither does.
+    """An inbox in PostgreSQL or SQLite. A handler's writes and the inbox's entry commit together, or neither does.
 
     .. code-block:: python
 
@@ -65,26 +65,25 @@ class SQLInbox:
             async def revoked(delivery: Delivery, session: AsyncSession) -> None:
                 session.add(Revocation(event_id=delivery.event_id))
 
-    Such a handler happens exactly once, whatever is killed and whenever. A handler without ``session`` has an ordinary
-    inbox that many machines share: it happens at least once.
+    The writes of a handler with a ``session`` happen exactly once, even if a process or the database is killed at any
+    time. A handler without ``session`` runs at least once, as with any inbox that several machines share.
 
-    The claim of such a handler is a transaction: it lives as long as its connection, which it holds while the handler
-    runs. PostgreSQL also ends it when its connection was idle for as long as the lease, which frees what a vanished
-    machine held. Any other claim is a lease, by the server's clock, and holds no connection. Handlers with a session
-    never take the whole pool: a fifth of it, and one connection at least, is left to all other calls. SQLite has one
-    lock on writing, so it runs one handler with a session at a time.
+    A handler with a session is claimed by a transaction, which holds a connection while the handler runs and ends with
+    it. PostgreSQL also ends the transaction when its connection was idle for the length of the lease, so that a machine
+    that vanished frees its claims. Any other claim is a lease, timed by the server's clock, and holds no connection.
+    Handlers with a session never use the whole pool: a fifth of its connections, and at least one, is kept for all
+    other calls. SQLite has a single write lock, so it runs one handler with a session at a time.
 
     engine: the caller closes it. It must not be in AUTOCOMMIT mode.
     sessions: makes the sessions that handlers get; ``async_sessionmaker(expire_on_commit=False)`` by default.
-    table, schema: the name of the table; three more begin with it. Entering the inbox makes the missing ones, unless
-        ``create_tables`` is False: see ``metadata`` and ``ddl``.
+    table, schema: the name of the table; the names of three more tables begin with it. Entering the inbox creates
+        missing tables, unless ``create_tables`` is False: see ``metadata`` and ``ddl``.
     remember: for how long to remember handled events.
-    timeout: seconds for each call, waiting for a connection of the pool included. Keep it below the receiver's
+    timeout: seconds for each call, including the wait for a connection of the pool. Keep it below the receiver's
         ``inbox_timeout``.
 
-    Raises ``InboxError`` where the database fails or does not respond, and in a child that was forked after the inbox
-    was used: make engine and inbox in each worker process. Raises ``ConfigurationError`` for
-    arguments that cannot be right.
+    Raises ``InboxError`` if the database fails or does not respond, and in a child that was forked after the inbox
+    was used: make engine and inbox in each worker process. Raises ``ConfigurationError`` for invalid arguments.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class SQLInbox:
         if not isinstance(engine, AsyncEngine):
             raise ConfigurationError("SQLInbox needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)")
         if remember <= timedelta(0):
-            raise ConfigurationError("remember must be more than nothing")
+            raise ConfigurationError("remember must be longer than zero")
         self._sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._tables = Tables(table, schema)
         limit = check_positive("timeout", timeout, "of seconds")
@@ -122,16 +121,16 @@ class SQLInbox:
 
     @property
     def metadata(self) -> MetaData:
-        """Its tables, for Alembic's ``target_metadata``."""
+        """The inbox's tables, for Alembic's ``target_metadata``."""
         return self._tables.metadata
 
     def ddl(self) -> str:
-        """The statements that make its tables, in the engine's dialect."""
+        """Return the SQL statements that create the inbox's tables, in the engine's dialect."""
         return self._tables.ddl(self._engine.dialect)
 
     async def check(self) -> None:
-        """See ``Inbox``: connects, and looks for its tables and their columns. It makes those that are missing first,
-        unless ``create_tables`` is False.
+        """See ``Inbox``: connects, and checks its tables and their columns. It first creates missing tables, unless
+        ``create_tables`` is False.
         """
 
         await self._database.call(self._database.look)
@@ -149,10 +148,10 @@ class SQLInbox:
         return await self._begin(key, token, lease, retry=quarantined)
 
     async def complete(self, key: str, token: str) -> bool:
-        """See ``Inbox``: commits the transaction of a claim that is one.
+        """See ``Inbox``: if the claim is a transaction, commits it.
 
-        Raises ``InboxError`` where that failed or is uncertain. Where the database refuses what a handler wrote, as a
-        deferred constraint does, it raises SQLAlchemy's ``IntegrityError``: that is the handler's failure.
+        Raises ``InboxError`` if the commit failed or its result is unknown. If the database refuses the handler's
+        writes, as a deferred constraint does, it raises SQLAlchemy's ``IntegrityError``: that is the handler's failure.
         """
         self._database.process.check()
         if (key, token) in self._broken:
@@ -170,7 +169,7 @@ class SQLInbox:
         return recorded
 
     async def release(self, key: str, token: str) -> None:
-        """See ``Inbox``: rolls the transaction of a claim that is one back."""
+        """See ``Inbox``: if the claim is a transaction, rolls it back."""
         self._database.process.check()
         held = self._mine(key, token)
         if held is not None:
@@ -228,7 +227,7 @@ class SQLInbox:
         """See ``Inbox``."""
         held = self._mine(key, token)
         if held is not None:
-            await self._roll_back(key, held)  # what the handler wrote goes
+            await self._roll_back(key, held)  # discard the handler's writes
         elif key in self._held:
             return False
         return await self._leases.record(key, token, letter=letter, retry=held is not None and held.retry)
@@ -260,20 +259,20 @@ class SQLInbox:
 
         dropped = await self._leases.past_the_gate(work)
         if dropped is None:
-            raise InboxError("the delivery is being retried right now: try again when that has ended")
+            raise InboxError("the delivery cannot be dropped while a handler retries it: try again when that has ended")
         return dropped
 
     @asynccontextmanager
     async def transaction(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
-        """The session of the claim's transaction: see ``TransactionalInbox``.
+        """Return a session in the claim's transaction: see ``TransactionalInbox``.
 
-        Its ``commit`` only flushes: everything commits with the entry. Use ``begin_nested`` for a part
-        that may fail; ``rollback`` of the whole is an error.
+        ``session.commit()`` only flushes: everything commits together with the inbox's entry. Use
+        ``session.begin_nested()`` for a part that may fail; ``session.rollback()`` of the whole is an error.
         """
         self._database.process.check()
         held = self._held.get(key)
         if held is None or held.token != token or held.transaction is None or held.ending:
-            raise InboxError("this worker has no claim on the key that is a transaction: see claim_transaction")
+            raise InboxError("this worker has not claimed the key with claim_transaction()")
         held.has_session = True
         connection = held.transaction.connection
         outer = connection.get_transaction()
@@ -288,7 +287,7 @@ class SQLInbox:
                     "or use session.begin_nested() for the part that may fail"
                 )
 
-        # What a handler wrote after a rollback would commit without the entry, so it must not begin.
+        # Writes after a rollback would commit without the inbox's entry, so no new transaction may begin.
         event.listen(session.sync_session, "after_begin", check)
         try:
             yield session
@@ -309,14 +308,13 @@ class SQLInbox:
     async def _check_whole(self, connection: AsyncConnection, key: str, *, retry: bool) -> None:
         """Raise if the handler's transaction can no longer commit.
 
-        PostgreSQL undoes a transaction in which a statement failed, also where that was caught, and answers a COMMIT
-        as if it had been one.
+        PostgreSQL rolls back a transaction in which a statement failed, even if the handler caught the error, and its
+        response to COMMIT then looks like a success.
         """
         if has_ended(connection):
             raise ConfigurationError(
-                "the handler ended the transaction (COMMIT or ROLLBACK in its own SQL), so the inbox's entry is not "
-                "part of it: leave COMMIT and ROLLBACK to the inbox, and use session.begin_nested() for a part that "
-                "may fail"
+                "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry "
+                "is not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
             )
         failure = failed_in(connection)
         if failure is None:
@@ -324,22 +322,22 @@ class SQLInbox:
         wanted = self._sql.has_letter if retry else self._sql.is_recorded
         try:
             if await self._leases.has(connection, wanted, key):
-                return  # it was in a nested transaction
+                return  # the statement failed in a nested transaction
         except DBAPIError as exc:
             if is_passing(exc):
                 raise
         if failure.passing:
             raise InboxError(f"the database failed under the handler: {failure.text}")
         raise ConfigurationError(
-            f"a statement of the handler failed ({failure.text}), and the database undoes the whole transaction for "
-            "that, though the handler continued: use session.begin_nested() for a part that may fail"
+            f"a statement of the handler failed ({failure.text}), and the handler continued, but the database rolls "
+            "the whole transaction back: use session.begin_nested() for a part that may fail"
         )
 
     async def aclose(self) -> None:
-        """Give back every claim that is a transaction. May be called twice; the engine stays open."""
+        """Roll back every open transaction, and so release its claim. May be called twice; the engine stays open."""
         self._database.closed = True
         if self._database.process.inherited:
-            return  # the claims are the parent's
+            return  # the claims belong to the parent process
         await self._pruning.aclose()
         for key, held in list(self._held.items()):
             await self._roll_back(key, held)
@@ -355,7 +353,7 @@ class SQLInbox:
     # --- claims that are transactions ---
 
     def _known(self, key: str, token: str, *, retry: bool) -> Claim | None:
-        """Return the claim that a transaction of this process decides; None if there is no such transaction."""
+        """Return the claim's result if a transaction of this process holds the key, else None."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -377,7 +375,7 @@ class SQLInbox:
         held = self._held[key] = _TransactionClaim(token, retry)
 
         async def begin() -> Claim:
-            # A loop that shuts down cancels this and starts it again.
+            # When its loop shuts down, this coroutine may be cancelled and started again.
             if self._held.setdefault(key, held) is not held:
                 return Claim(ClaimStatus.BUSY, RETRY_AFTER)
             held.ending = False
@@ -390,7 +388,7 @@ class SQLInbox:
                     held.ending = True
                     await self._end(key, held, broken=claim is None)
 
-        # A cancellation waits: to break off in the middle of a statement would cost the pool a connection.
+        # A cancellation waits for the end: breaking off in the middle of a statement would cost the pool a connection.
         return await run_to_completion(begin)
 
     async def _begin_within_limit(self, key: str, held: _TransactionClaim, lease: float) -> Claim:
@@ -408,7 +406,7 @@ class SQLInbox:
         except DBAPIError as exc:
             if not exc.connection_invalidated:
                 raise
-        # The server was restarted since the pool connected. Nothing was done yet, so connect anew.
+        # The server was restarted after the pool connected. Nothing was written yet, so connect anew.
         await held.transaction.end(broken=True)
         held.transaction = self._database.transaction()
         return await self._take(key, held, held.transaction, lease)
@@ -425,7 +423,7 @@ class SQLInbox:
         return _CLAIMED
 
     async def _commit(self, key: str, held: _TransactionClaim) -> bool:
-        """Commit a claim, and end it. A cancellation waits for it."""
+        """Commit the claim's transaction, and end the claim. A cancellation waits for that."""
         held.ending = True
         sql = self._sql
         statements: tuple[Executable, ...] = (sql.forgive,) if held.failures else ()
@@ -437,12 +435,12 @@ class SQLInbox:
             committed = False
             try:
                 if transaction is None:
-                    raise InboxError("the claim has ended meanwhile")
+                    raise InboxError("the claim's transaction ended before it could be committed")
                 await self._database.within_limit(_commit(transaction, statements, key))
                 committed = True
             except InboxError as exc:
                 if held.has_session and isinstance(exc.__cause__, IntegrityError):
-                    raise exc.__cause__ from None  # a deferred constraint: what the handler wrote is at fault
+                    raise exc.__cause__ from None  # a deferred constraint refused the handler's writes
                 raise
             finally:
                 if not committed and held.has_session:
@@ -468,16 +466,16 @@ class SQLInbox:
             del self._held[key]
 
     def _remember_broken(self, key: str, token: str) -> None:
-        # A second complete() of this claim must not record an effect that was rolled back.
+        # A second complete() of this claim must not record writes that were rolled back.
         self._broken[key, token] = None
         if len(self._broken) > _MOST_BROKEN:
             del self._broken[next(iter(self._broken))]
 
     async def _delete_old(self, most: int) -> int:
-        """Delete entries that are older than ``remember``, of each table so many rows at most."""
+        """Delete entries that are older than ``remember``: at most ``most`` rows of each table."""
 
         async def work(connection: AsyncConnection) -> int:
-            # Both clocks have to agree that it is old: one that jumps ahead forgets nothing.
+            # An entry must be old by both clocks, so that a clock that jumps ahead deletes nothing.
             moment = datetime.now(UTC)
             if self._sql.on_postgresql:
                 moment = min(moment, (await connection.execute(self._sql.now)).scalar_one())

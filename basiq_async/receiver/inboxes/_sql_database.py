@@ -1,7 +1,7 @@
-"""A SQL database as an inbox uses it: short transactions, each within a time limit, and the leases that they write.
+"""Short transactions in an inbox's SQL database, each within a time limit, and the leases that they write.
 
-The tables are made when they are first needed. A lease is a worker's token in the row of the key: no transaction stays
-open for it.
+The tables are created at the first use. A lease is a worker's token in the row of the key: no transaction stays open
+for it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _BEGAN = "began"
 _NO_TABLE, _NO_SCHEMA, _NO_COLUMN = "42P01", "3F000", "42703"
 _READ_ONLY = "25006"
 _KEPT_FREE = 5
-"""One of so many connections of the pool is left to calls that give it back at once."""
+"""One of this number of the pool's connections is kept for short calls."""
 
 
 class LockedError(InboxError):
-    """Another worker has SQLite's lock on writing."""
+    """Another worker holds SQLite's write lock."""
 
 
 class SQLDatabase:
     """The engine, the tables and the statements of one inbox.
 
-    ``slots`` limits the transactions that last as long as a handler, so that they never take the whole pool.
+    ``slots`` limits the number of handlers with a session, so that their transactions never use the whole pool.
     """
 
     def __init__(self, engine: AsyncEngine, tables: Tables, *, create_tables: bool, timeout: float) -> None:
@@ -59,22 +59,22 @@ class SQLDatabase:
         watch_failures(engine)
 
     def check_usable(self) -> None:
-        """Raises ``InboxError`` in a forked child, and after the inbox was closed."""
+        """Raise ``InboxError`` in a forked child, and after the inbox was closed."""
         self.process.check()
         if self.closed:
             raise InboxError(f"the inbox {CLOSED}")
 
     def transaction(self) -> Transaction:
-        """A transaction that may write."""
+        """Return a transaction that may write."""
         return Transaction(self.engine, writing=None if self.sql.on_postgresql else self._writing)
 
     async def call(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, write: bool = False, patient: bool = True
     ) -> T:
-        """Do ``work`` in a separate transaction; a cancellation waits for its end.
+        """Do ``work`` in a separate transaction. A cancellation waits for its end.
 
-        Where it writes to SQLite, it waits for another writer: as long as the limit allows where it is ``patient``.
-        Raises ``LockedError`` where that one does not finish.
+        A call that writes to SQLite waits for another writer: a ``patient`` call up to the time limit, any other only
+        briefly. Raises ``LockedError`` if the other writer does not finish.
         """
         self.check_usable()
 
@@ -85,13 +85,13 @@ class SQLDatabase:
             except DBAPIError as exc:
                 if not exc.connection_invalidated:
                     raise
-            # The server was restarted since the pool connected.
+            # The server was restarted after the pool connected, so connect anew.
             return await self._call_once(work, write, patient)
 
         return await run_to_completion(lambda: self.within_limit(attempt()))
 
     async def within_limit(self, work: Awaitable[T]) -> T:
-        """Await ``work``. Raises ``InboxError`` where it takes too long, and for what a driver raises."""
+        """Await ``work``. Raises ``InboxError`` if it takes too long, and in place of a driver's error."""
         try:
             async with asyncio.timeout(self.timeout):
                 return await work
@@ -99,14 +99,14 @@ class SQLDatabase:
             raise
         except TimeoutError as exc:
             raise InboxError(
-                f"the database did not respond within {self.timeout:g} s: it is away, or all connections of the "
+                f"the database did not respond within {self.timeout:g} s: it is unreachable, or all connections of the "
                 "pool are in use (a handler with a session holds one while it runs)"
             ) from without_values(exc)
-        except Exception as exc:  # a driver's own, where it could not connect
+        except Exception as exc:  # a driver's own error when it cannot connect
             raise InboxError(_describe(exc)) from without_values(exc)
 
     async def prepare(self) -> None:
-        """Make the tables, once."""
+        """Create the tables at the first call, unless ``create_tables`` is False."""
         if self._ready:
             return
         async with self._preparing:
@@ -116,23 +116,23 @@ class SQLDatabase:
             self._ready = True
 
     async def look(self, connection: AsyncConnection) -> None:
-        """Look for the tables and their columns. Raises ``InboxError`` where nothing can be written."""
+        """Check the tables and their columns. Raises ``InboxError`` if the database is read-only."""
         for statement in self.sql.look:
             await connection.execute(statement)
         if self.sql.on_postgresql and (await connection.execute(self.sql.is_read_only)).scalar_one() == "on":
-            raise InboxError(_describe_read_only("the server, or this role, is set to read only"))
+            raise InboxError(_describe_read_only("the server, or this role, is read-only"))
 
     async def _call_once(self, work: Callable[[AsyncConnection], Awaitable[T]], write: bool, patient: bool) -> T:
         transaction = self.transaction() if write else Transaction(self.engine)
         whole = False
         try:
             if not await transaction.begin(patient=patient):
-                raise LockedError("another worker writes to the database, and does not finish: try again")
+                raise LockedError("another worker holds the database's write lock, and does not finish: try again")
             result = await work(transaction.connection)
             if write:
                 try:
                     await transaction.commit()
-                except SQLAlchemyError as exc:  # it may have been carried out: never again by itself
+                except SQLAlchemyError as exc:  # it may have been carried out, so it is not repeated
                     raise InboxError(_describe(exc)) from without_values(exc)
             whole = True
         finally:
@@ -142,7 +142,7 @@ class SQLDatabase:
     async def _make_tables(self, connection: AsyncConnection) -> None:
         await refuse_autocommit(connection)
         if self._create_tables:
-            if self.sql.on_postgresql:  # one process at a time, or the second one's CREATE fails
+            if self.sql.on_postgresql:  # two processes that create the tables at once would fail
                 await connection.execute(self.sql.lock_tables)
             await connection.run_sync(self.tables.metadata.create_all)
             await self.pin_beginning(connection)
@@ -153,24 +153,24 @@ class SQLDatabase:
         return found
 
     async def pin_beginning(self, connection: AsyncConnection) -> tuple[datetime, datetime]:
-        """Return when the tables were first used, and the time."""
+        """Return the time when the tables were first used, and the present time."""
         now: datetime = (await connection.execute(self.sql.now)).scalar_one()
         now = now if now.tzinfo is not None else now.replace(tzinfo=UTC)
         return datetime.fromisoformat(await self.pin(connection, _BEGAN, now.isoformat())), now
 
 
 def _describe(exc: BaseException) -> str:
-    """Say why the database failed, and what to do, if that is known."""
+    """Return why the database failed, and the remedy if it is known."""
     text, said, code = f"the database failed: {brief(exc)}", str(getattr(exc, "orig", "")), sqlstate(exc)
     if code in (_NO_TABLE, _NO_SCHEMA) or said.startswith("no such table"):
         return (
-            f"{text}. The inbox's tables are not there: run the migration that makes them (inbox.ddl() has the "
+            f"{text}. The inbox's tables are missing: run the migration that creates them (inbox.ddl() returns its "
             "statements), or leave create_tables as True"
         )
     if code == _NO_COLUMN or said.startswith("no such column"):
         return (
-            f"{text}. The inbox's tables are of another version of this library: migrate them to what inbox.ddl() "
-            "makes, or pass another table="
+            f"{text}. The inbox's tables were made by another version of this library: migrate them to the tables of "
+            "inbox.ddl(), or pass another table="
         )
     if code == _READ_ONLY or "readonly" in said:
         return _describe_read_only(brief(exc))
@@ -180,15 +180,15 @@ def _describe(exc: BaseException) -> str:
 
 
 def _describe_read_only(said: str) -> str:
-    """Say that the database cannot be written, and what to do about it."""
-    return f"the database cannot be written: {said}. Connect the engine to one that can, such as the primary"
+    """Return the error text for a database that is read-only, with the remedy."""
+    return f"the database is read-only: {said}. Connect the engine to a server that can write, such as the primary"
 
 
 def _most_transactions(engine: AsyncEngine) -> int:
-    """For how many handlers at once the pool has a connection, with some left for calls that are brief."""
+    """Return the number of handlers with a session that may run at once: some connections are kept for short calls."""
     pool = engine.pool
     if not isinstance(pool, QueuePool):
-        return 1_000_000  # it opens as many as are asked for
+        return 1_000_000  # such a pool has no limit
     overflow: int = getattr(pool, "_max_overflow", 0)  # SQLAlchemy has no public name for it
     if overflow < 0 or pool.size() == 0:
         return 1_000_000
@@ -197,9 +197,9 @@ def _most_transactions(engine: AsyncEngine) -> int:
 
 
 RETRY_AFTER = 1.0
-"""The ``retry_after`` of a key that another worker holds in a transaction, in seconds: its end is not known."""
+"""Seconds for ``retry_after`` if another worker holds the key by a transaction, whose end is unknown."""
 _GATE_WAIT = 0.5
-"""Seconds to wait for another worker's transaction on a key: an attempt to claim the key ends sooner."""
+"""Seconds to wait while another worker's transaction locks a key: one that only tries to claim it ends sooner."""
 _GATE_PAUSE = 0.01
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -207,7 +207,7 @@ _DONE = Claim(ClaimStatus.DONE)
 
 
 class Leases:
-    """Claims, ends and records leases, each in a separate short transaction."""
+    """Claims, releases and records keys by leases, each in a separate short transaction."""
 
     def __init__(self, database: SQLDatabase) -> None:
         self._database = database
@@ -224,7 +224,7 @@ class Leases:
             found = await sql.first(connection, statement, key, token=token, lease=lease)
             return await look(connection) if found is None else _CLAIMED
 
-        if not sql.on_postgresql:  # SQLite's readers do not wait for its writer
+        if not sql.on_postgresql:  # a reader of SQLite does not wait for the writer
             claim = await self._database.call(look)
             if claim.status is ClaimStatus.DONE:
                 return claim
@@ -236,9 +236,9 @@ class Leases:
     async def record(
         self, key: str, token: str, *, letter: QuarantinedDelivery | None = None, retry: bool = False
     ) -> bool:
-        """Record a key that this worker holds by a lease, or that nobody holds; with a letter, as quarantined.
+        """Record a key that this worker holds by a lease, or that no worker holds. With a letter, quarantine it.
 
-        ``retry``: it was held by a transaction that was rolled back.
+        ``retry``: the key is in the quarantine, and its transaction was rolled back. Return whether it was recorded.
         """
         sql = self._sql
 
@@ -250,7 +250,7 @@ class Leases:
                 found = await sql.first(connection, sql.enter, key, token=token)
             if found is None:
                 claim = await self.describe(connection, key)
-                # Without a holder, another worker is at it in a transaction, or only tries.
+                # Without a holder, another worker has a transaction on the key, or is trying to claim it.
                 return None if claim.status is ClaimStatus.BUSY and claim.holder in (None, token) else False
             if letter is not None:
                 values = {"a_key": key, "a_moment": letter.quarantined_at, "a_letter": pack(letter)}
@@ -268,20 +268,23 @@ class Leases:
             return False
 
     async def release(self, key: str, token: str) -> None:
-        """End this worker's lease."""
+        """Release this worker's lease."""
         patient = await self._is_worth_waiting(key, token)
-        with suppress(LockedError):  # it has expired, so the key is free or another's
+        with suppress(LockedError):  # the lease has expired, so the key is free or another worker's
             await self._database.call(lambda connection: self.free(connection, key, token), write=True, patient=patient)
 
     async def _is_worth_waiting(self, key: str, token: str) -> bool:
-        """Whether this worker has a lease. Else the worker with SQLite's lock on writing may have claimed the key."""
+        """Return whether to wait for SQLite's write lock: only if this worker has a lease on the key.
+
+        Otherwise the worker that holds the lock may be the one that claimed the key.
+        """
         if self._sql.on_postgresql:
             return True
         row = await self._database.call(lambda connection: self._sql.first(connection, self._sql.holder, key))
         return row is not None and row.token == token and row.remaining > 0
 
     async def free(self, connection: AsyncConnection, key: str, token: str) -> str | None:
-        """End this worker's lease. Returns the letter of the key where it has one."""
+        """Release this worker's lease. Return the key's letter if it is in the quarantine, else None."""
         sql = self._sql
         if await sql.first(connection, sql.free, key, token=token) is not None:
             return None
@@ -290,7 +293,7 @@ class Leases:
         return letter
 
     async def describe(self, connection: AsyncConnection, key: str, *, retry: bool = False) -> Claim:
-        """Why a key cannot be claimed."""
+        """Return why a key cannot be claimed: it is DONE, or BUSY for so many seconds."""
         row = await self._sql.first(connection, self._sql.holder, key)
         if retry:
             if not await self.has(connection, self._sql.has_letter, key):
@@ -304,7 +307,10 @@ class Leases:
     async def past_the_gate(
         self, work: Callable[[AsyncConnection], Awaitable[bool | None]], *, patient: bool = True
     ) -> bool | None:
-        """Do ``work`` until it returns something: a worker that only tries to claim the key ends in a moment."""
+        """Repeat ``work`` until it does not return None, for at most ``_GATE_WAIT`` seconds.
+
+        None means that another worker has a transaction on the key. If it only tries to claim it, that ends soon.
+        """
         deadline = time.monotonic() + _GATE_WAIT
         while True:
             done = await self._database.call(work, write=True, patient=patient)

@@ -1,4 +1,4 @@
-"""The tables of an inbox in a SQL database, and the statements on them, for the databases it knows."""
+"""The tables of an inbox in a SQL database, and its statements for PostgreSQL and SQLite."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from ...errors import ConfigurationError
 
 
 class Tables:
-    """The tables: keys that are handled or claimed, failures, quarantined deliveries, and texts kept for good."""
+    """The four tables of an inbox: handled and claimed keys, failures, quarantined deliveries, and pinned texts."""
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
         check_names(table, schema, what="an inbox")
@@ -64,7 +64,8 @@ class Tables:
             table,
             self.metadata,
             Column("key", key_type(), primary_key=True),
-            # None while it is only claimed, by the worker with this token; the end is in seconds of the lease's clock.
+            # NULL while the key is only claimed, by the worker with this token. ``lease`` and ``lease_ends`` are in
+            # seconds; ``lease_ends`` is a time of the lease's clock.
             Column("handled_at", DateTime(timezone=True)),
             Column("token", Text),
             Column("lease", Double),
@@ -96,12 +97,12 @@ class Tables:
         )
 
     def ddl(self, dialect: Dialect) -> str:
-        """The statements that make the tables, each with its semicolon."""
+        """Return the SQL statements that create the tables, each with its semicolon."""
         return make_ddl(self.metadata, dialect)
 
 
 def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> MetaData:
-    """The tables of a ``SQLInbox``, for Alembic's ``target_metadata``."""
+    """Return the tables of a ``SQLInbox``, for Alembic's ``target_metadata``."""
     return Tables(table, schema).metadata
 
 
@@ -110,11 +111,11 @@ _TOKEN = bindparam("a_token", type_=Text)
 _LEASE = bindparam("a_lease", type_=Double)
 _LIMIT = bindparam("a_limit", type_=Integer)
 _ABANDONED = 86_400.0
-"""Seconds after which a claim that nobody ended is deleted; it was free long before."""
+"""Seconds after which the row of an expired claim is deleted."""
 
 
 class Statements:
-    """Built once, so that SQLAlchemy compiles each of them once."""
+    """The statements of an inbox, built once, so that SQLAlchemy compiles each of them once."""
 
     def __init__(self, tables: Tables, dialect: str) -> None:
         if dialect not in ("postgresql", "sqlite"):
@@ -132,21 +133,21 @@ class Statements:
 
         values = {name: bindparam(f"a_{name}", type_=String) for name in ("name", "value")}
         pin = insert(pinned).values(values)
-        # The stored value is written once more, so that it is returned, whatever another transaction did meanwhile.
+        # On a conflict, write the stored value again: RETURNING then returns it, also if it was committed meanwhile.
         self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
             pinned.c.value
         )
         self.pinned = select(pinned.c.value).where(pinned.c.name == values["name"])
-        # A claim is a lease in the row, or it is a transaction that has not ended: then the row shows nothing yet, and
-        # the gate is closed, so that nobody waits for the row. The row itself decides between all others: a row
-        # committed meanwhile is a conflict whatever a statement's snapshot shows.
+        # A claim is a lease in the row, or an open transaction. The row does not show an open transaction, but its
+        # advisory lock, the gate, does, so that no other worker waits for the row. Without an open transaction, the
+        # row decides: a row committed meanwhile is a conflict, even if a statement's snapshot does not show it.
         gate: ColumnElement[bool] = literal_column("1 = 1", type_=Boolean)
         clock: ColumnElement[float] = bindparam("a_now", type_=Double)
         if self.on_postgresql:
             gate = func.pg_try_advisory_xact_lock(bindparam("a_gate", type_=BigInteger), type_=Boolean)
             clock = cast(extract("epoch", func.clock_timestamp()), Double)
         live = handled.c.lease_ends > clock
-        if not self.on_postgresql:  # the machine's monotonic clock, which a restart sets back
+        if not self.on_postgresql:  # SQLite's leases use the machine's monotonic clock, which a restart sets back
             live = and_(live, handled.c.lease_ends - handled.c.lease <= clock)
         free = or_(handled.c.token.is_(None), handled.c.token == _TOKEN, not_(live))
         no_claim = {"token": None, "lease": None, "lease_ends": None}
@@ -244,10 +245,10 @@ class Statements:
         lease: float = 0.0,
         **more: object,
     ) -> CursorResult[Any]:
-        """Run a statement with those of these parameters that it has, and those that follow from them."""
+        """Run a statement with the parameters that it contains, and those derived from the key and the lease."""
         parameters: dict[str, object] = {"a_key": key, "a_token": token, "a_lease": lease, **more}
         if self.on_postgresql:
-            # Another key has the same number once in 2^64, and is BUSY then for a moment.
+            # Two keys have the same number once in 2^64; then one is BUSY for a moment.
             digest = hashlib.blake2b(f"{self._name}\0{key}".encode(), digest_size=8).digest()
             parameters["a_gate"] = int.from_bytes(digest, "big", signed=True)
             parameters["a_idle"] = f"{math.ceil(lease * 1000)}ms"
@@ -261,7 +262,7 @@ class Statements:
         return await connection.execute(statement, {name: parameters[name] for name in parameters if name in names})
 
     def _end_when_idle(self) -> list[ColumnElement[Any]]:
-        # A machine that vanishes does not close its connections: the server ends such a transaction by itself.
+        # A machine that vanishes does not close its connections. The server ends its transactions after this time.
         if not self.on_postgresql:
             return []
         limit = bindparam("a_idle", type_=String)

@@ -1,4 +1,4 @@
-"""The inbox in a file, for any number of processes of one machine."""
+"""The inbox in a SQLite file, which the processes of one machine share."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ._pruning import Pruning
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
 _FOREVER = 1e18
-"""When a quarantined key expires: it is forgotten only when it is handled or dropped."""
+"""The expiry of a quarantined key: it is forgotten only when it is handled or dropped."""
 
 _KIND = FileKind(
     name="inbox",
     application_id=0x42515349,
     version=3,
     schema=(
-        # Leases end by a clock that cannot be set, entries expire by the wall clock.
+        # Leases end by a monotonic clock, entries expire by the wall clock.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, state INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
@@ -42,7 +42,7 @@ _KIND = FileKind(
 
 _PRUNE_EVERY = 60.0
 _LONGEST_BATCH = 0.005
-"""Seconds for which pruning may hold the lock on writing."""
+"""Seconds for which one batch of pruning may hold the write lock."""
 _BEGAN = "began"
 
 _FIND = "SELECT state, failures, expires, token, lease, ends FROM inbox WHERE key = ?"
@@ -51,21 +51,22 @@ _PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <=
 
 
 class SQLiteInbox:
-    """An inbox in a SQLite file: shared by the processes of one machine, and still there after a crash.
+    """An inbox in a SQLite file. The processes of one machine share it, and it survives a crash.
 
     .. code-block:: python
 
         async with SQLiteInbox("inbox.db") as inbox:
             receiver = WebhookReceiver(secret, inbox=inbox)
 
-    What it records is on disk before it says so (WAL, ``synchronous=FULL``). It remembers for ``remember``
-    (30 days by default, so that a replay knows what was handled) and prunes itself. ``clock`` returns the
-    time. The file must be on a local disk; its owner alone can read it. Entering the inbox, or its first use, opens
-    the file, which creates it if it does not exist.
+    An entry is on disk before the call that records it returns (WAL, ``synchronous=FULL``). Entries are kept for
+    ``remember``, 30 days by default, so that a replay knows the handled events; older ones are deleted. ``clock``
+    returns the time. The file must be on a local disk, and only its owner can read it. Entering the inbox, or its first
+    use, opens the file, and creates it if it does not exist.
 
-    Raises ``InboxError`` for a foreign or damaged file (which is left as it is), one that others can open, one that
-    was deleted or replaced meanwhile, a full disk, and a lock that lasts longer than ``busy_timeout`` seconds. Also in
-    a child that was forked while the file was open: make the inbox in each worker process.
+    Raises ``InboxError`` for a file of another program, a damaged file (neither is changed), a file that other users
+    can open, a file that was deleted or replaced while it was open, a full disk, and a lock that lasts longer than
+    ``busy_timeout`` seconds. Also raises it in a child that was forked while the file was open: make the inbox in each
+    worker process.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class SQLiteInbox:
         clock: TimeSource = time.time,
     ) -> None:
         if remember <= timedelta(0):
-            raise ConfigurationError("remember must be more than nothing")
+            raise ConfigurationError("remember must be longer than zero")
         self._database = Database(path, _KIND, busy_timeout=busy_timeout)
         self._remember = remember.total_seconds()
         self._clock = clock
@@ -265,7 +266,7 @@ class SQLiteInbox:
     def _take(self, connection: sqlite3.Connection, entry: _Entry, token: str, lease: float, now: float) -> Claim:
         present = self._lease_clock()
         if entry.token not in (None, token):
-            # A clock that was set back, or a machine that was started again, prolongs no lease.
+            # If the clock was set back, or the machine restarted, the lease must not last longer than it was made for.
             remaining = min(entry.ends - present, entry.lease)
             if entry.ends - present > entry.lease:
                 entry.ends = present + entry.lease
@@ -273,7 +274,7 @@ class SQLiteInbox:
             if remaining > 0:
                 return Claim(ClaimStatus.BUSY, remaining, entry.token)
         entry.token, entry.lease, entry.ends = token, lease, present + lease
-        # Kept for longer than its lease: the wall clock, by which rows expire, may be set.
+        # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
         entry.write(connection, entry.state, max(entry.expires, now + lease + JUMP), keep=True)
         return Claim(ClaimStatus.CLAIMED)
 
@@ -285,7 +286,7 @@ class SQLiteInbox:
         return not held and not entry.recorded
 
     def _free(self, connection: sqlite3.Connection, entry: _Entry) -> None:
-        """Release the claim; the count of failures and the letter stay."""
+        """Release the claim. The failure count and the quarantined delivery stay."""
         entry.token = None
         if entry.state == _OPEN and not entry.failures:
             connection.execute("DELETE FROM inbox WHERE key = ?", (entry.key,))
@@ -303,8 +304,8 @@ class SQLiteInbox:
         return self._retention, self._retention.now()
 
     def _is_due(self, connection: sqlite3.Connection, retention: RetentionClock, now: float) -> bool:
-        """Whether it is time to prune; then also what other processes are to know of the clock is noted."""
-        if self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # do not wait where the clock was set back
+        """Return whether it is time to prune. If so, write the state of the clock for the other processes."""
+        if self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # prune at once if the clock was set back
             return False
         self._prune_at = now + _PRUNE_EVERY
         _pin(connection, _BEGAN, repr(now))
@@ -327,7 +328,7 @@ def _pin(connection: sqlite3.Connection, name: str, value: str) -> str:
 
 
 class _Entry:
-    """A row of the table, or the absence of one."""
+    """The entry of a key: a row of the table, or the default values if there is no row."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -339,7 +340,7 @@ class _Entry:
 
     @classmethod
     def read(cls, connection: sqlite3.Connection, key: str, horizon: float = -math.inf) -> _Entry:
-        """The row of a key. What expired up to ``horizon`` is forgotten, except a claim, which has its own end."""
+        """Read the entry of a key. One that expired by ``horizon`` counts as forgotten, except for its claim."""
         entry = cls(key)
         row = connection.execute(_FIND, (key,)).fetchone()
         if row is not None:
@@ -353,7 +354,7 @@ class _Entry:
         return self.state != _OPEN
 
     def write(self, connection: sqlite3.Connection, state: int, expires: float, *, keep: bool = False) -> None:
-        """Write it with this state. Unless ``keep``, the claim on it ends, and its failures where it is done."""
+        """Write the entry with this state. Unless ``keep``, end its claim, and clear the failures of a handled key."""
         self.state, self.expires = state, expires
         if not keep:
             self.token, self.lease, self.ends = None, 0.0, 0.0

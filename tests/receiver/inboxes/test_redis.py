@@ -257,7 +257,7 @@ async def test_an_error_does_not_show_the_password(server: RedisServer) -> None:
     [
         ({"prefix": ""}, "prefix must be"),
         ({"prefix": "a{b}"}, "without braces"),
-        ({"remember": timedelta(0)}, "remember must be more than nothing"),
+        ({"remember": timedelta(0)}, "remember must be longer than zero"),
         ({"timeout": -1}, "timeout must be a finite number of seconds above 0"),
     ],
 )

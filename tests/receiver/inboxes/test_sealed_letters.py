@@ -72,7 +72,7 @@ async def test_a_letter_that_somebody_changed_is_refused_kept_and_reported(
     await client.hset(name, "text", json.dumps(fields))
     (outcome,) = await service.receiver.retry_quarantined()
     assert (outcome.result, outcome.reason) == (Result.REJECTED, "not-sealed")
-    assert "no handler gets it. Somebody else wrote to the inbox's storage" in str(outcome.error)
+    assert "no handler gets it. Another program wrote to the inbox's storage" in str(outcome.error)
     assert str(outcome.error) in caplog.text
     assert service.events[-1].reason == "not-sealed"
     assert service.handled == []
