@@ -1,9 +1,9 @@
-"""Traces and metrics by OpenTelemetry: ``instrument(client)``, ``instrument(receiver)``, ``instrument(replay)``.
+"""Traces and metrics with OpenTelemetry: ``instrument(client)``, ``instrument(receiver)``, ``instrument(replay)``.
 
-Needs the extra ``otel``, which is opentelemetry-api alone; the SDK and its exporters are your program's choice. Without
-an SDK nothing is recorded, and a call costs next to nothing more. Names follow the semantic conventions of version
-1.34.0: those for HTTP are stable, those for messaging are in development. No span and no metric has a credential, a
-body or a query; no metric has an identifier.
+Needs the extra ``otel``, which installs only opentelemetry-api. Your program chooses the OpenTelemetry SDK and its
+exporters. Without an SDK, nothing is recorded, at almost no cost. Names follow the semantic conventions, version
+1.34.0: the conventions for HTTP are stable, and the ones for messaging are in development. Spans and metrics contain no
+credentials, bodies or queries. Metrics contain no identifiers.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ def instrument(
 ) -> None:
     """Record traces and metrics of clients, receivers and replays. Call it once for each, before it is used.
 
-    The global providers are used where none is passed. The spans:
+    Without a provider, the global one is used. The spans:
 
-    - A client: one for each call, with a child for each attempt.
-    - A receiver: a consumer span for each delivery, in which its handler runs.
-    - A replay: one for each message. It links to the delivery of the same message, where this process has seen it.
+    - A client has a span for each call, with a child span for each attempt.
+    - A receiver has a consumer span for each delivery. The handler runs inside it.
+    - A replay has a span for each message. It links to the span of the message's first delivery, if this process
+      received it.
 
-    Hooks that were passed to a constructor are still called. Raises ``ConfigurationError`` for anything else, and for
-    one that is instrumented already; none of them is instrumented then.
+    Hooks that were passed to a constructor are still called. Raises ``ConfigurationError`` for an object of another
+    kind, and for an object that is instrumented already. Nothing is instrumented then.
     """
     _refuse_what_cannot_be(instrumented)
     telemetry = Telemetry(tracer_provider, meter_provider)
@@ -69,7 +70,7 @@ def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver 
         elif isinstance(one, Replay):
             kind, done = "replay", one._observer is not None
         else:
-            raise ConfigurationError(f"instrument takes clients, receivers and replays, not {type(one).__name__}")
+            raise ConfigurationError(f"instrument accepts clients, receivers and replays, not {type(one).__name__}")
         if done or any(one is other for other in instrumented[:number]):
             raise ConfigurationError(f"this {kind} is instrumented already")
 

@@ -1,4 +1,4 @@
-"""Spans and metrics of a client: a span a call, a child an attempt, by the conventions for HTTP."""
+"""Spans and metrics of a client: a span per call and a child span per attempt, by the conventions for HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..transports.base import Request, Response, Transport
 from ._providers import Telemetry, clean
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""As the conventions advise."""
+"""The boundaries in seconds that the conventions recommend."""
 
 
 class ClientTelemetry:
@@ -41,7 +41,7 @@ class ClientTelemetry:
         )
 
     def on_request(self, event: RequestEvent) -> None:
-        """Record an attempt that has ended, as a child of the call that is under way."""
+        """Record an attempt that has ended, as a child span of the current call."""
         attributes: dict[str, str | int] = {"http.request.method": event.method, **self.server}
         if event.url_template is not None:
             attributes["url.template"] = event.url_template
@@ -67,16 +67,16 @@ class ClientTelemetry:
         span.end(end)
 
     def on_retry(self, event: RetryEvent) -> None:
-        """Note the wait before another attempt in the call's span."""
+        """Add the wait before the next attempt to the call's span, as an event."""
         trace.get_current_span().add_event(
             "basiq.retry", {"basiq.retry.wait": event.wait, "http.request.resend_count": event.attempt}
         )
 
 
 class TracedTransport:
-    """A transport whose every ``send`` is a span: one call, with all its attempts and the token it may need.
+    """A transport that records each ``send`` as a span: one call, with its attempts and its token request, if any.
 
-    ``when_wanted`` is called once, before the first call that an SDK wants recorded.
+    ``when_wanted`` is called once, before the first call that is recorded.
     """
 
     def __init__(self, inner: Transport, client: ClientTelemetry, *, when_wanted: Callable[[], None]) -> None:
@@ -87,8 +87,8 @@ class TracedTransport:
         self.waits = clock_of(inner)
 
     def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
-        """Send within a span."""
-        # Not a coroutine function: without an SDK the caller awaits the inner call itself.
+        """Send a request within a span."""
+        # This is not a coroutine function, so that without an SDK the caller awaits the inner call directly.
         if not self._telemetry.wanted:
             return self._inner.send(request)  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
         return self._trace(request)  # type: ignore[return-value]  # as above
@@ -104,7 +104,7 @@ class TracedTransport:
             f"basiq {_name(request.method, request.url_template)}",
             kind=SpanKind.INTERNAL,
             attributes=attributes,
-            record_exception=False,  # its text and frames can name what no span should hold
+            record_exception=False,  # the text and frames of an exception can hold credentials
             set_status_on_exception=False,
         ) as span:
             try:
@@ -123,17 +123,17 @@ class TracedTransport:
             return response
 
     async def aclose(self) -> None:
-        """Close the transport inside."""
+        """Close the inner transport."""
         await self._inner.aclose()
 
 
 def _shown_path(event: RequestEvent) -> str:
-    """The path; where it is not as its template says, the template: a link can lead below a user, and hold the id."""
+    """Return the path to record, or its template if they do not match: a link's path can hold the id of a user."""
     template = event.url_template
     return event.path if template is None or _path_of(template).fullmatch(event.path) else f"/{template.lstrip('/')}"
 
 
-@functools.lru_cache  # there are a dozen
+@functools.lru_cache  # there are only about a dozen templates
 def _path_of(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
 

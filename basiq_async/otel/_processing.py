@@ -1,6 +1,6 @@
-"""Spans and metrics of messages that are processed: deliveries to a receiver, and messages of a replay.
+"""Spans and metrics of a receiver's deliveries and of a replay's messages.
 
-By the conventions for messaging (in development; version 1.34.0).
+They follow the conventions for messaging (in development; version 1.34.0).
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _SYSTEM: dict[str, str] = {
 
 
 class ReceiverTelemetry:
-    """Records deliveries. ``when_wanted`` is called once, when an SDK is first there.
+    """Records the deliveries of a receiver.
 
-    ``count_quarantined`` returns how many deliveries are in the quarantine, up to the number that it is given.
+    ``when_wanted`` is called once, when an SDK is first found. ``count_quarantined`` returns how many deliveries are in
+    the quarantine, up to the number that is passed to it.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ReceiverTelemetry:
         )
 
     def is_wanted(self) -> bool:
-        """Whether an SDK is there to record to."""
+        """Whether an SDK is configured to record."""
         if not self._telemetry.wanted:
             return False
         if self._when_wanted is not None:
@@ -70,7 +71,7 @@ class ReceiverTelemetry:
         return True
 
     def on_delivery(self, event: DeliveryEvent) -> None:
-        """Record a delivery that was responded to, whether genuine or not."""
+        """Record a delivery after the response to it, whether its signature was valid or not."""
         attributes = {**_SYSTEM, "basiq.result": event.result.value}
         if event.event_type_id is not None:
             attributes["basiq.event_type"] = self._types.name(event.event_type_id)
@@ -83,7 +84,7 @@ class ReceiverTelemetry:
             self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
 
     async def measure_quarantine(self) -> None:
-        """Record how many deliveries are in the quarantine. An inbox that fails is skipped."""
+        """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""
         if not self._telemetry.wanted:
             return
         self._measure_at = time.monotonic() + _MEASURE_EVERY
@@ -94,7 +95,7 @@ class ReceiverTelemetry:
 
     def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
         """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""
-        # Not a coroutine function: without an SDK the caller awaits the work itself.
+        # This is not a coroutine function, so that without an SDK the caller awaits the work directly.
         return self._trace(delivery, work) if self._telemetry.wanted and self.is_wanted() else work
 
     async def _trace(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
@@ -136,9 +137,9 @@ class ReceiverTelemetry:
 
 
 class ReplayTelemetry:
-    """Records one replay's runs. The metrics are those of the progress, four times a second.
+    """Records the runs of one replay. Its metrics are recorded from the progress, four times a second.
 
-    ``source`` distinguishes the two replays of a recovery.
+    ``source`` distinguishes the two replays of a recovery: one of messages, one of events.
     """
 
     def __init__(self, telemetry: Telemetry, source: str) -> None:
@@ -159,19 +160,19 @@ class ReplayTelemetry:
         self._message: Message | None = None
 
     def wrap(self, target: Target) -> Target:
-        """The target, with a span a message."""
+        """Return the target, wrapped so that each message has a span."""
         return _TracedTarget(target, self)
 
     def begin(self) -> None:
-        """A run begins: its counts begin at 0."""
+        """Start recording a run. Its counts start at 0."""
         self._last = self._message = None
 
     def reach(self, message: Message) -> None:
-        """The target was handed this message."""
+        """Record that a message is passed to the target."""
         self._message = message
 
     def on_progress(self, progress: Progress) -> None:
-        """Record what has changed since the last time."""
+        """Record the changes since the last call."""
         if not self.telemetry.wanted:
             return
         last, self._last = self._last, progress

@@ -1,4 +1,4 @@
-"""The tracer and the meter, whether an SDK records, and what the instruments share."""
+"""The tracer, the meter, and other objects that all instruments share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OTHER = "_OTHER"
 
 
 class Telemetry:
-    """A tracer and a meter, and what the instruments share.
+    """A tracer and a meter, and whether an SDK records.
 
-    Without an SDK nothing is made: a program that never configures one pays for a comparison of two numbers. One that
-    is configured later is noticed within a second.
+    Without an SDK, nothing is recorded, and each check costs only a comparison of two numbers. An SDK that is
+    configured later is noticed within a second.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
@@ -35,7 +35,7 @@ class Telemetry:
 
     @property
     def wanted(self) -> bool:
-        """Whether an SDK is there to record to."""
+        """Whether an SDK is configured to record."""
         if self._wanted:
             return True
         now = time.monotonic()
@@ -47,12 +47,12 @@ class Telemetry:
 
 
 def _is_sdk(provider: object) -> bool:
-    # The API's own providers, proxy and no-op, record nothing.
+    # The API's own providers (proxy and no-op) record nothing.
     return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
 def clean(value: str | None) -> str:
-    """Text from elsewhere as an attribute: of bounded length, and such that every exporter can encode it."""
+    """Return a text as an attribute: at most 256 characters, which every exporter can encode."""
     if not value:
         return ""
     return value[:_LONGEST_VALUE].encode("utf-8", "backslashreplace").decode()
@@ -65,7 +65,7 @@ class Bounded:
         self._known: set[str] = set()
 
     def name(self, value: str | None) -> str:
-        """The value itself, where it is known or there is room for it."""
+        """Return the value, or ``_OTHER`` if it is new and there is no room for it."""
         value = clean(value)
         if not value:
             return OTHER
@@ -77,21 +77,21 @@ class Bounded:
 
 
 class FirstDeliveries:
-    """The span of each message's first delivery to this process, for links from a replay of it. The latest 10,000."""
+    """Remembers the span of each message's first delivery to this process, for links to it. Keeps the latest 10,000."""
 
     def __init__(self) -> None:
         self._contexts: OrderedDict[str, SpanContext] = OrderedDict()
 
     def get(self, message_id: str) -> SpanContext | None:
-        """The context of the first delivery, where it is remembered."""
+        """Return the span context of a message's first delivery, or None."""
         return self._contexts.get(message_id)
 
     def remember(self, message_id: str, context: SpanContext) -> None:
-        """Keep the context of a first delivery."""
+        """Remember the span context of a first delivery."""
         self._contexts[message_id] = context
         if len(self._contexts) > _MOST_DELIVERIES:
             self._contexts.popitem(last=False)
 
 
 first_deliveries = FirstDeliveries()
-"""Shared by the receivers and replays of this process: a message is delivered to one and replayed by the other."""
+"""Shared by all receivers and replays of this process, so that a replay can link to a receiver's delivery."""

@@ -1,1 +1,1 @@
-"""The services: one file for each kind of resource."""
+"""The services of the client: one module for each kind of resource."""

@@ -1,4 +1,4 @@
-"""Collects the data of a ``Diagnosis``."""
+"""Collect the data of a ``Diagnosis``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
 _LETTERS = 100
 _MOST_EVENTS = 100_000
-"""At most so many events are held, to be compared with the messages."""
+"""The most events that are held in memory, to compare them with the messages."""
 _SOON = timedelta(minutes=1)
-"""The time within which an event becomes a message."""
+"""The time that Basiq may need to make a message of an event."""
 
 
 async def diagnose(
@@ -83,7 +83,7 @@ async def diagnose(
 
 
 class _HistoryScan:
-    """Reads the events of the last 7 days, then the messages: an event that comes between the two is not missed."""
+    """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
     def __init__(
         self, api: Api, webhook: Webhook, handled: _HandledEvents | None, recovered: Recovered, now: datetime
@@ -94,7 +94,7 @@ class _HistoryScan:
         self._recoveries = recovered
         self._now = now
         self._without_message: dict[tuple[str | None, str | None], datetime | None] = {}
-        """When events were created that have no message, by type and id."""
+        """The creation times of events for which no message was found, by event type and id."""
         self.attempts = Attempts(now)
         self.undelivered = self.never_sent = self.recovered = self.unreadable = self.looked_at = 0
         self.earliest: datetime | None = None
@@ -103,7 +103,7 @@ class _HistoryScan:
         self._stopped = False
 
     async def read(self, most: int) -> None:
-        """Look at the newest ``most`` messages and events; 0 for all."""
+        """Read the newest ``most`` messages and events; 0 for all."""
         await self._read_events(most)
         events = self.looked_at
         endpoint = self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=self._webhook.id)
@@ -149,21 +149,21 @@ class _HistoryScan:
                 self.attempts.add(message)
             order.see(time)
             if order.sure and order.order == "newest-first" and time is not None and time < self._enough:
-                self._stopped = True  # the messages that follow were recovered
+                self._stopped = True  # all older messages were recovered
                 return
 
     @property
     def _enough(self) -> datetime:
-        """Before this moment no message needs to be looked at."""
+        """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
         until = self._recoveries.messages_until
         return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - SLACK * 4
 
     async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
         """Count an event that has no message."""
         if created is not None and created > self._now - _SOON:
-            return  # its message comes in a moment
+            return  # its message may still come
         recovered = self._recoveries.has_event(created) or await self._is_handled(event_type_id, event_id, None)
-        if self._is_before_look(created):  # it may have a message that was not looked at
+        if self._is_before_look(created):  # it may have a message that was not read
             self.complete = self.complete and recovered
         else:
             self.recovered += recovered
@@ -181,14 +181,14 @@ class _HistoryScan:
 
 
 class _HandledEvents:
-    """The events of a webhook that an inbox has handled. Writes nothing."""
+    """Looks up in an inbox which events of a webhook were handled. It writes nothing."""
 
     def __init__(self, inbox: Inbox, webhook_id: str) -> None:
         self._inbox = inbox
         self._scope = Scope(inbox, webhook_id)
 
     async def has(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
-        """Whether an event was handled, and is not in the quarantine for it."""
+        """Whether the inbox has an event as handled or as quarantined."""
         async with asyncio.timeout(_INBOX_TIMEOUT):
             await self._scope.find(record=False)
             return await self._inbox.seen(self._scope.key(event_type_id, event_id, message_id))
@@ -208,7 +208,7 @@ class _HandledEvents:
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:
-    """When it was created or last changed, where the API says so; the reference does not have the field."""
+    """Return when a webhook was created or last changed; None if its JSON, beyond the reference, does not say so."""
     try:
         return read_datetime(webhook.raw.get("lastUpdated") or webhook.raw.get("createdDate"))
     except ValueError:
@@ -238,7 +238,7 @@ class _Signer:
         return self._sign is not None
 
     async def test(self, url: str, now: datetime) -> EndpointCheck:
-        """Post one test delivery. Redirects are not followed; one attempt, as Basiq's own first."""
+        """Post one test delivery, with one attempt. Redirects are not followed."""
         from ..transports.aiohttp import AiohttpTransport, read_status
 
         try:

@@ -1,4 +1,4 @@
-"""Sends a service's request, and returns its response as a model or raises one of our errors."""
+"""Send the requests of the services. Return each response as a model, or raise an error of this package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Endpoint(NamedTuple):
-    """A url of the API, and its path with names in place of identifiers."""
+    """A url of the API, and a template: its path with names in place of identifiers."""
 
     url: str
     template: str | None
@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
 
 @attrs.define
 class Api:
-    """The API, as the services use it."""
+    """Sends the requests of all services of a client."""
 
     base: BaseURL
     transport: Transport
@@ -44,12 +44,13 @@ class Api:
     redactor: Redactor
     seal: CursorSeal
     _dated: tuple[str, float] | None = attrs.field(default=None, init=False)
-    """The date of the last response, and when it came."""
+    """The ``Date`` header of the last response, and the monotonic time of its arrival."""
 
     def now(self) -> datetime:
-        """Return the time by Basiq's clock, as its last response told it; by this machine's before the first one.
+        """Return the time by Basiq's clock, from the ``Date`` header of its last response.
 
-        Where the transport has a clock, that one counts.
+        Before the first response it is the time by this machine's clock. If the transport has a clock, it is the time
+        by that clock.
         """
         waits = clock_of(self.transport)
         if waits is not None or self._dated is None:
@@ -59,7 +60,7 @@ class Api:
         return LoopClock().now() if told is None else told + timedelta(seconds=time.monotonic() - at)
 
     def at(self, template: str, **identifiers: str) -> Endpoint:
-        """The endpoint of a template such as ``/events/{event_id}``. Raises ``ConfigurationError`` for a bad id."""
+        """Return the endpoint of a template such as ``/events/{event_id}``. A bad id raises ``ConfigurationError``."""
         path = template
         for name, value in identifiers.items():
             path = path.replace(f"{{{name}}}", quote_segment(value, name))
@@ -75,7 +76,7 @@ class Api:
             raise self._place(exc, "GET", endpoint) from None
 
     async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
-        """Create or change one object, and return it as the response has it."""
+        """Create or change one object, and return the object in the response."""
         response = await self.request("POST", endpoint, body)
         del body  # error reporters show local variables
         self.check(response, "POST", endpoint)
@@ -91,7 +92,7 @@ class Api:
         return self._read_json(response, "GET", endpoint)
 
     async def request(self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None) -> Response:
-        """Send, and return the response, whatever its status."""
+        """Send a request, and return its response, whatever its status."""
         if self.owner.closed:
             path = self._path_of(endpoint)
             raise ConnectionFailedError("the client is closed", method=method, path=path, sent=False)
@@ -109,14 +110,15 @@ class Api:
         return response
 
     def check(self, response: Response, method: str, endpoint: Endpoint) -> None:
-        """Raise the error that a status outside of 2xx stands for."""
+        """Raise the error of a response whose status is not 2xx."""
         if not 200 <= response.status < 300:
             raise error_from(response, method=method, path=self._path_of(endpoint), redactor=self.redactor)
 
     def acknowledge(self, response: Response, method: str, endpoint: Endpoint) -> None:
-        """Accept a response that has nothing to read. A page of a proxy is not the API's word for it.
+        """Check a response whose content is not needed.
 
-        Raises ``ResponseDecodeError`` for a 2xx response whose body is neither empty nor JSON, on any status but 204.
+        Raises ``ResponseDecodeError`` for a 2xx response other than 204 whose body is neither empty nor JSON: it may be
+        a page of a proxy.
         """
         self.check(response, method, endpoint)
         if response.status != 204 and response.body.strip():
@@ -134,7 +136,7 @@ class Api:
         prefetch: int = 1,
         on_unreadable: OnUnreadable[T] | None = None,
     ) -> Paginator[T]:
-        """A list that can be streamed. Its filter belongs to its identity, the size of its pages does not."""
+        """Return the paginator of a list. A cursor is valid for the same path and filter, with any page size."""
         path = self.base.relative(endpoint.url)
 
         async def fetch(url: str) -> ListPage:
@@ -170,7 +172,7 @@ class Api:
         return exc
 
     def _path_of(self, endpoint: Endpoint) -> str:
-        """The path of a url, for messages: without credentials, which a link of the API can contain."""
+        """Return the path of a url for an error message, without credentials, which a link of the API can contain."""
         return self.redactor.known(self.base.path_of(endpoint.url))
 
 
@@ -179,5 +181,5 @@ def _encode(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         pass
-    # Raised out here: the error of the codec holds the text.
-    raise ConfigurationError("a text to be sent holds characters that cannot be encoded as UTF-8")
+    # Raised outside of the except block, because the UnicodeEncodeError holds the text.
+    raise ConfigurationError("a text in the request holds characters that cannot be encoded as UTF-8")

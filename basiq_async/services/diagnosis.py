@@ -1,4 +1,4 @@
-"""Whether a webhook works, and its problems if not: the result of ``webhooks.diagnose``. Pure."""
+"""The result of ``webhooks.diagnose``: whether a webhook works, and its problems. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode", "Recovered"]
 
 LATELY = timedelta(hours=24)
 COOL_OFF = 900.0
-"""Up to 15 minutes between subscribing and the first delivery (the vendor's guide), in seconds."""
+"""The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
 _MANY_FAILURES = 0.1
 _LISTED = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
 _SKEW = timedelta(minutes=5)
-"""By how much Basiq's clock and this one may differ."""
+"""The most by which Basiq's clock and this machine's clock may differ."""
 _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
@@ -67,15 +67,15 @@ class DiagnosedReceiver(Protocol):
         ...
 
     def sign(self, message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:
-        """Return the headers of a delivery that is signed with the receiver's secrets."""
+        """Return the headers of a delivery, signed with the receiver's secrets."""
         ...
 
 
 @attrs.frozen
 class Problem:
-    """Something that keeps events from their handlers. ``str`` of it says what, and what to do.
+    """A problem that keeps events from their handlers. ``str`` returns a description with the remedy.
 
-    ``command`` is a line of the command line that helps, as the words of it; empty where none does.
+    ``command`` is the command of ``basiq-async`` that helps, as a tuple of words. It is empty if no command helps.
     """
 
     code: ProblemCode
@@ -88,39 +88,41 @@ class Problem:
 
 @attrs.frozen
 class EndpointCheck:
-    """What the webhook's url responded to a signed test: its ``status``, or the ``error`` in words."""
+    """The result of a signed test delivery to a webhook's url: the response's ``status``, or the ``error`` as text."""
 
     status: int | None
     error: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether it was a 2xx, which is what Basiq counts as a success."""
+        """Whether the status is 2xx. Basiq counts such a delivery as a success."""
         return self.status is not None and 200 <= self.status <= 299
 
 
 @attrs.frozen
 class Diagnosis:
-    """The state of a webhook, as far as ``looked_at`` messages and events show it.
+    """The state of a webhook, as far as the messages and events that were read show it.
 
-    cool_off_left: the most seconds until deliveries start; 0 for an active webhook, None where that is not known.
-    retired: subscribed event types that are not, or no longer, in the vendor's list.
-    unknown: event types of handlers that it does not have.
-    unhandled, unsubscribed: subscribed without a handler, and the other way round; empty without a receiver.
-    failed_share: the share of failed attempts of the last 24 hours; None if there were none. Attempts for
-        messages that were recovered since do not count.
-    last_success: when an attempt last succeeded; None where none did.
-    endpoint: the signed test; None where it was not made.
-    undelivered: messages without a successful attempt, which nothing has delivered since: a recovery does.
-    never_sent: events of the last 7 days, of subscribed types, without a message, which nothing has delivered since.
-    recovered: messages and events that a recovery or a later delivery handled; else they would count as one of these.
-    dead_letters: messages and events that failed in a recovery.
-    quarantined: deliveries in the quarantine of the inbox.
+    cool_off_left: the most seconds until deliveries start; 0 for an active webhook, None if that is not known.
+    retired: subscribed event types that are not in Basiq's list, or no longer.
+    unknown: event types of handlers that are not in Basiq's list.
+    unhandled: subscribed event types without a handler; empty without a receiver.
+    unsubscribed: event types with a handler that the webhook is not subscribed to; empty without a receiver.
+    failed_share: the share of attempts in the last 24 hours that failed, from 0 to 1; None if there were no attempts.
+        Attempts for messages that were recovered later do not count.
+    last_success: the time of the last successful attempt; None if there was none.
+    endpoint: the result of the signed test delivery; None if no test was made.
+    undelivered: how many messages have no successful attempt and were not recovered.
+    never_sent: how many events of the last 7 days, of subscribed types, have no message and were not recovered.
+    recovered: how many messages and events would count as undelivered or never sent, but were recovered or handled.
+    dead_letters: how many messages and events failed in a recovery.
+    quarantined: how many deliveries are in the quarantine of the inbox.
+    unreadable: how many messages and events could not be read.
     looked_at: how many messages and events were read.
-    earliest, latest: the times of the oldest and of the newest message that counted; None where there was none.
-    complete: whether all were looked at that no recovery has read: a look at a part shows no webhook to be well.
-    offered: the event types that Basiq has.
-    receiver, checkpoint: what the command line calls the receiver, such as ``service:receiver``, and the checkpoints.
+    earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
+    complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
+    offered: the event types in Basiq's list.
+    receiver, checkpoint: the receiver, such as ``service:receiver``, and the checkpoint as the command line names them.
     """
 
     webhook: Webhook
@@ -149,23 +151,23 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether it has no problem."""
+        """Whether the webhook has no problem."""
         return not self.problems
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Its problems, the worst first."""
+        """The problems of the webhook, the worst first."""
         return tuple(_find_problems(self))
 
 
 @attrs.frozen
 class Recovered:
-    """The messages and events that the recoveries of a webhook handled, by their checkpoints: see ``recovered_by``.
+    """The messages and events that recoveries of a webhook handled. ``recovered_by`` reads this from their checkpoints.
 
-    messages_until: messages that were first tried before this moment were recovered, or are dead letters; None where no
+    messages_until: messages whose first attempt was before this time were recovered, or are dead letters. None if no
         recovery has read the whole history.
-    events: the times whose events were recovered.
-    dead_letters: how many failed, and are kept.
+    events: the periods whose events were recovered, each as its start and end.
+    dead_letters: how many messages and events failed in a recovery, and are kept as dead letters.
     """
 
     messages_until: datetime | None = None
@@ -173,26 +175,26 @@ class Recovered:
     dead_letters: int = 0
 
     def has_message(self, first_attempt: datetime | None) -> bool:
-        """Whether a message that was first tried at this time was recovered."""
+        """Whether a message whose first attempt was at this time was recovered."""
         until = self.messages_until
         return until is not None and first_attempt is not None and first_attempt < until - _SKEW
 
     def has_event(self, created: datetime | None) -> bool:
-        """Whether an event of this time was recovered."""
+        """Whether an event that was created at this time was recovered."""
         return created is not None and any(begin <= created < end - _SKEW for begin, end in self.events)
 
     def has_events_before(self, moment: datetime, now: datetime) -> bool:
-        """Whether all events before this moment that are still listed were recovered."""
+        """Whether all events before ``moment`` that Basiq still lists were recovered."""
         return any(begin <= now - _LISTED and moment < end - _SKEW for begin, end in self.events)
 
 
 def is_inactive(webhook: Webhook) -> bool:
-    """Whether a webhook gets no deliveries, and will not get any: ``disabled``, or another status like it."""
+    """Whether a webhook gets no deliveries: its status is known, and neither ``active`` nor ``pending-approval``."""
     return webhook.status is not None and webhook.status.lower() not in _WORKING
 
 
 def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetime) -> float | None:
-    """The most seconds until deliveries start."""
+    """Return the most seconds until deliveries start: 0 for an active webhook, None if that is not known."""
     status = (webhook.status or "").lower()
     if status == "active":
         return 0.0
@@ -225,27 +227,28 @@ class Attempts:
 
     @property
     def failed_share(self) -> float | None:
-        """Of the attempts of the last 24 hours; None where there were none."""
+        """The share of attempts in the last 24 hours that failed, from 0 to 1; None if there were no attempts."""
         return self._failed / self._all if self._all else None
 
 
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
-    """Return the problems with the status of a webhook."""
+    """Return the problem with the status of a webhook, or None."""
     if is_inactive(webhook):
         return Problem(
             "disabled",
-            f"its status is {webhook.status!r}: it gets no deliveries. Reactivate it, then recover what happened "
-            "meanwhile",
+            f"the webhook's status is {webhook.status!r}, so it gets no deliveries: reactivate it, then recover the "
+            "events that happened meanwhile",
             _line("webhooks reactivate", webhook.id),
         )
     if webhook.status is not None and webhook.status.lower() == "pending-approval":
         more = f"; that can take {cool_off_left:.0f} s more" if cool_off_left else ""
-        return Problem("pending", f"it is not active yet{more}: wait for it", _line("webhooks wait", webhook.id))
+        text = f"the webhook is not active yet{more}: wait for it"
+        return Problem("pending", text, _line("webhooks wait", webhook.id))
     return None
 
 
 def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
-    if argument.startswith("-"):  # not an option
+    if argument.startswith("-"):  # so that it is not read as an option
         return (PROGRAM, *command.split(), *options, "--", argument)
     return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
 
@@ -262,7 +265,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.endpoint is not None and not found.endpoint.ok:
         yield _endpoint_problem(found.endpoint, again("--test"))
     if not webhook.subscribed_events:
-        yield Problem("no-event-types", "it is subscribed to no event type", _line("events types"))
+        yield Problem("no-event-types", "the webhook is not subscribed to any event type", _line("events types"))
     yield from _type_problems(found)
     if found.failed_share is not None and found.failed_share > _MANY_FAILURES:
         yield Problem(
@@ -283,14 +286,15 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.dead_letters:
         yield Problem(
             "dead-letters",
-            f"{found.dead_letters:,} failed in a recovery, and are kept: mend their handler, then retry them",
+            f"{found.dead_letters:,} messages or events failed in a recovery, and are kept as dead letters: mend their "
+            "handler, then retry them",
             recover("--retry-dead"),
         )
     if found.quarantined:
         yield Problem(
             "quarantined",
-            f"{found.quarantined:,} deliveries failed again and again, and are in the quarantine of the inbox: mend "
-            "their handler, then retry them",
+            f"{found.quarantined:,} deliveries failed repeatedly, and are in the quarantine of the inbox: mend their "
+            "handler, then retry them",
             _line("quarantine retry", "", "--receiver", found.receiver) if found.receiver else (),
         )
     if found.unreadable:
@@ -302,16 +306,16 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if not found.complete:
         yield Problem(
             "partial",
-            f"only {found.looked_at:,} messages and events were looked at, and there are more",
+            f"only {found.looked_at:,} messages and events were read, and there are more: read all of them",
             again("--limit", "0"),
         )
 
 
 def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...]) -> Problem:
     if endpoint.status is None:
-        return Problem("endpoint-unreachable", f"its url cannot be reached from here: {endpoint.error}", again)
+        return Problem("endpoint-unreachable", f"the webhook's url cannot be reached: {endpoint.error}", again)
     hint = ": is the receiver's secret this webhook's?" if endpoint.status in (401, 403) else ""
-    return Problem("endpoint-refuses", f"its url responded {endpoint.status} to a signed test{hint}", again)
+    return Problem("endpoint-refuses", f"the webhook's url responded {endpoint.status} to a signed test{hint}", again)
 
 
 def _type_problems(found: Diagnosis) -> Iterator[Problem]:
@@ -325,24 +329,24 @@ def _type_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.retired:
         yield Problem(
             "retired-event-types",
-            f"Basiq has no event type {_join(found.retired)}: unsubscribe",
+            f"the webhook is subscribed to {_join(found.retired)}, which Basiq does not have: unsubscribe",
             subscribe(each for each in subscribed if each not in found.retired),
         )
     if found.unknown:
         yield Problem(
-            "unknown-event-types", f"handlers wait for {_join(found.unknown)}, which Basiq does not have", types
+            "unknown-event-types", f"handlers exist for {_join(found.unknown)}, which Basiq does not have", types
         )
     if found.unhandled:
         yield Problem(
             "unhandled-event-types",
-            f"no handler takes {_join(found.unhandled)}: write one, or unsubscribe",
+            f"no handler exists for {_join(found.unhandled)}: write one, or unsubscribe",
             subscribe(each for each in subscribed if each not in found.unhandled),
         )
     if found.unsubscribed:
         wanted = [each for each in found.offered for pattern in found.unsubscribed if matches(pattern, each)]
         yield Problem(
             "unsubscribed-event-types",
-            f"handlers wait for {_join(found.unsubscribed)}, which it is not subscribed to",
+            f"handlers exist for {_join(found.unsubscribed)}, which the webhook is not subscribed to",
             subscribe([*(each for each in subscribed if each not in found.retired), *wanted]) if wanted else types,
         )
 

@@ -1,4 +1,4 @@
-"""The types of event that Basiq has."""
+"""The event types that Basiq offers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class EventTypes:
         self._api = api
 
     def list(self) -> Paginator[EventType]:
-        """All types of event. There are 15 in the vendor's reference, and new ones appear."""
+        """List all event types. The vendor's reference has 15; Basiq can add new ones."""
         return self._api.listing(EventType, self._api.at("/events/types"), prefetch=0)
 
     async def get(self, event_type_id: str) -> EventType:
-        """One type, by an id such as ``user.created``. Raises ``NotFoundError`` if it does not exist."""
+        """Return one event type by its id, such as ``user.created``. Raises ``NotFoundError`` if it does not exist."""
         return await self._api.get(
             EventType, self._api.at("/events/types/{event_type_id}", event_type_id=event_type_id)
         )

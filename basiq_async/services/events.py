@@ -1,4 +1,4 @@
-"""Events, and the way from a thin payload to its event and entity."""
+"""Events, and how to fetch the event and the entity that a message or delivery links to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .api import Api, Endpoint
 
 _EVENT = "/events/{event_id}"
 _ENTITY = "{event_entity}"
-"""In place of a path: the links of entities lead to any part of the API."""
+"""The url template of all entities, because their links lead to any part of the API."""
 
 
 class HasLinks(Protocol):
-    """A message, a delivery, or anything else that has the links of a thin payload."""
+    """A message, a delivery, or any other object with an event id and the links of a payload."""
 
     @property
     def event_id(self) -> str | None:
@@ -32,7 +32,7 @@ class HasLinks(Protocol):
 
 
 class Events:
-    """``GET /events`` and ``GET /events/{id}``, and whatever a payload links to."""
+    """``GET /events`` and ``GET /events/{id}``, and the events and entities that payloads link to."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -46,10 +46,10 @@ class Events:
         prefetch: int = 1,
         on_unreadable: OnUnreadable[Event] | None = None,
     ) -> Paginator[Event]:
-        """The events of the last 7 days; there are no older ones (the vendor's reference).
+        """List the events of the last 7 days. Basiq lists no older ones (the vendor's reference).
 
-        ``filter`` is by ``user.id``, ``event.entity`` or ``event.type``, built with ``F`` or as plain text. The other
-        arguments are those of ``messages.list``.
+        ``filter`` accepts the fields ``user.id``, ``event.entity`` and ``event.type``. Build it with ``F``, or write it
+        as plain text. The other arguments are the same as for ``messages.list``.
         """
         return self._api.listing(
             Event,
@@ -62,33 +62,33 @@ class Events:
         )
 
     async def get(self, event_id: str) -> Event:
-        """One event, by its opaque id. Raises ``NotFoundError`` if it does not exist."""
+        """Return one event by its id. Raises ``NotFoundError`` if it does not exist."""
         return await self._api.get(Event, self._api.at(_EVENT, event_id=event_id))
 
     async def fetch(self, message_or_delivery: HasLinks) -> Event:
-        """The event of a message or a delivery, by its link ``event``, or else by its event id.
+        """Return the event of a message or a delivery, by its link ``event``, or else by its event id.
 
-        Raises ``ConfigurationError`` where it has neither, or where the link leads to another origin: the token
-        goes nowhere but to the API.
+        Raises ``ConfigurationError`` if it has neither, or if the link leads to another origin: the token is sent only
+        to the API.
         """
         link = _link(message_or_delivery, "event")
         if link is None:
             if not message_or_delivery.event_id:
-                raise ConfigurationError("it has neither a link 'event' nor an event id to fetch the event by")
+                raise ConfigurationError("cannot fetch the event: there is neither a link 'event' nor an event id")
             return await self.get(message_or_delivery.event_id)
         return await self._api.get(Event, Endpoint(self._own_url(link, "event"), _EVENT))
 
     async def fetch_entity(self, source: HasLinks | Event) -> JSON:
-        """The entity that an event is about, as JSON: by the link ``eventEntity``, or an ``Event``'s ``data_ref``.
+        """Return the entity of an event as JSON, by the link ``eventEntity`` or by an ``Event``'s ``data_ref``.
 
-        Raises ``ConfigurationError`` if the link is missing, or where it leads to another origin.
+        Raises ``ConfigurationError`` if the link is missing, or if it leads to another origin.
         """
         if isinstance(source, Event):
             link = source.data_ref or source.links.get("eventEntity")
         else:
             link = _link(source, "eventEntity")
         if link is None:
-            raise ConfigurationError("it has no link 'eventEntity' to fetch the entity by")
+            raise ConfigurationError("cannot fetch the entity: there is no link 'eventEntity'")
         return await self._api.get_json(Endpoint(self._own_url(link, "eventEntity"), _ENTITY))
 
     def _own_url(self, link: str, name: str) -> str:
@@ -100,7 +100,7 @@ class Events:
 
 
 def _link(source: HasLinks, name: str) -> str | None:
-    """A message has the links in its payload, a delivery at its own level."""
+    """Return a link by its name. A message has its links in the payload, and a delivery has them itself."""
     if not isinstance(getattr(source, "links", None), Mapping) or not hasattr(source, "event_id"):
         raise ConfigurationError(f"expected a message or a delivery, not {type(source).__name__}")
     payload = getattr(source, "payload", None)

@@ -33,19 +33,20 @@ class Messages:
         prefetch: int = 1,
         on_unreadable: OnUnreadable[Message] | None = None,
     ) -> Paginator[Message]:
-        """The history of a webhook, streamed.
+        """List the messages of a webhook: its history.
 
-        filter: by date, status, eventTypeId or eventId, built with ``F`` or as plain text.
+        filter: by date, status, eventTypeId or eventId. Build it with ``F``, or write it as plain text.
         limit: how many messages a page holds, 1 to 500.
-        cursor: an earlier paginator's ``.cursor``: resumes with the very next message.
-        after: a message's id: resumes after that message, which is looked for from the start of the history. With a
-            ``cursor`` too, only where that one cannot be opened, as after a change of the API key. A cursor whose page
-            can no longer be requested finds its message in the same way by itself.
-        prefetch: 1 to request the next page while this one is consumed, else 0.
-        on_unreadable: called with an ``UnreadableItem`` for a message that cannot be read; returns a message to yield
-            in its place, or None to go past it. Without it such a message is a ``ResponseDecodeError``.
+        cursor: the ``cursor`` of an earlier paginator. The list resumes with the next message after it. If Basiq
+            refuses its page, the last message is searched for by its id.
+        after: a message's id. The list resumes after that message, which is searched for from the start of the
+            history. With a ``cursor`` too, ``after`` is used only if the cursor cannot be opened, as after a change of
+            the API key.
+        prefetch: 1 to request the next page while the current one is consumed, else 0.
+        on_unreadable: called with an ``UnreadableItem`` for a message that cannot be read. It returns a message to
+            yield instead, or None to skip the message. Without it, such a message raises ``ResponseDecodeError``.
 
-        Raises ``ConfigurationError`` for arguments that cannot be right.
+        Raises ``ConfigurationError`` for invalid arguments.
         """
         check_whole("limit", limit, least=1, most=_MOST_A_PAGE)
         return self._api.listing(
@@ -60,12 +61,12 @@ class Messages:
         )
 
     async def get(self, webhook_id: str, message_id: str) -> Message:
-        """One message. Raises ``NotFoundError`` if it does not exist."""
+        """Return one message. Raises ``NotFoundError`` if it does not exist."""
         template = "/notifications/webhooks/{webhook_id}/messages/{message_id}"
         return await self._api.get(Message, self._api.at(template, webhook_id=webhook_id, message_id=message_id))
 
     async def send_test(self, event_type_id: str, *, text: str | None = None) -> None:
-        """Have Basiq send a test message of an event type to every webhook; ``text`` is played back.
+        """Have Basiq send a test message of an event type to every webhook. The message repeats ``text``.
 
         Raises ``BadRequestError`` with code ``no-webhooks-found`` if no webhook exists.
         """
@@ -74,7 +75,7 @@ class Messages:
         await self._send({"eventTypeId": event_type_id, **select_texts(Text=("text", text))})
 
     async def send_test_to(self, url: str, event_type_ids: Sequence[str]) -> None:
-        """Have Basiq send test messages to one url: the form that the vendor's guide shows."""
+        """Have Basiq send test messages of event types to one url, with the request that the vendor's guide shows."""
         await self._send({"URL": absolute_url(url), "Events": check_event_type_ids("event_type_ids", event_type_ids)})
 
     async def _send(self, body: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ _ONE = "/notifications/webhooks/{webhook_id}"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
 _RACES = 3
 _LAST_REQUEST = 0.5
-"""How long the last request of ``wait_until_active`` may take beyond its timeout, in seconds."""
+"""How long the last request of ``wait_until_active`` may continue after the timeout, in seconds."""
 
 
 class Webhooks:
@@ -45,10 +45,10 @@ class Webhooks:
         name: str | None = None,
         description: str | None = None,
     ) -> Webhook:
-        """Subscribe a url to event types. No later response has the ``secret``: keep it.
+        """Create a webhook that subscribes a url to event types. Keep the ``secret`` of the result.
 
         Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
-        ``ConflictError`` where a webhook with this url exists, ``BadRequestError`` for types that do not exist.
+        ``ConflictError`` if a webhook with this url exists, and ``BadRequestError`` for event types that do not exist.
         """
         return await self._api.post(Webhook, self._api.at(_ALL), _body(url, subscribed_events, name, description))
 
@@ -61,16 +61,19 @@ class Webhooks:
         description: str | None = None,
         remove_event_types: bool = False,
     ) -> EnsuredWebhook:
-        """Have a webhook with this url, these event types and texts: find it, create it, update or reactivate it.
+        """Make sure that a webhook with this url, these event types, name and description exists and is not disabled.
 
-        Two processes may do the same at once. ``action`` of the result says what was done. A disabled webhook,
-        which gets no deliveries, is reactivated: what happened meanwhile did not become messages. ``secret`` is there
-        only where something was done: no other response holds it. A ``name`` or ``description`` of None is left as
-        it is.
+        A missing webhook is created, and one that differs is updated. A disabled webhook, which gets no deliveries, is
+        reactivated; events that happened meanwhile did not become messages. A ``name`` or ``description`` of None is
+        not changed. Several processes may call this at once.
 
-        Event types that the webhook has beside these stay (``kept_event_types``, and a warning in the log of
-        ``basiq_async.webhooks``): another service, or an older version of this one, may rely on them. With
-        ``remove_event_types`` they are taken away (``removed_event_types``).
+        ``action`` of the result says what was done. Its ``secret`` is None if nothing was done, because only responses
+        to create and update hold it.
+
+        Other event types of the webhook are kept, because another service, or an older version of this one, may rely on
+        them. The result has them as ``kept_event_types``, and the logger ``basiq_async.webhooks`` warns of them. With
+        ``remove_event_types``, the webhook is unsubscribed from them, and the result has them as
+        ``removed_event_types``.
         """
         body = _body(url, subscribed_events, name, description)
         races = _RACES
@@ -86,11 +89,11 @@ class Webhooks:
                     raise
 
     def list(self, *, on_unreadable: OnUnreadable[Webhook] | None = None) -> Paginator[Webhook]:
-        """All webhooks of the application, without their secrets. ``on_unreadable`` is that of ``messages.list``."""
+        """List the application's webhooks, without their secrets. ``on_unreadable`` is as for ``messages.list``."""
         return self._api.listing(Webhook, self._api.at(_ALL), prefetch=0, on_unreadable=on_unreadable)
 
     async def get(self, webhook_id: str) -> Webhook:
-        """One webhook, without its secret. Raises ``NotFoundError`` if it does not exist."""
+        """Return one webhook, without its secret. Raises ``NotFoundError`` if it does not exist."""
         return await self._api.get(Webhook, self._at(webhook_id))
 
     async def update(
@@ -102,11 +105,10 @@ class Webhooks:
         name: str | None = None,
         description: str | None = None,
     ) -> Webhook:
-        """Change a webhook. ``url`` is always sent, the rest where it is not None. The result has the secret.
+        """Change a webhook. ``url`` is always sent; the other arguments are sent if they are not None.
 
-        Keep that secret: no source says whether an update makes a new one.
-
-        A disabled webhook becomes active again. Raises ``NotFoundError`` if it does not exist.
+        The result has the secret. Keep it: no source says whether an update makes a new one. A disabled webhook becomes
+        active again. Raises ``NotFoundError`` if the webhook does not exist.
         """
         body = _texts(url, name, description)
         if subscribed_events is not None:
@@ -114,14 +116,14 @@ class Webhooks:
         return await self._api.post(Webhook, self._at(webhook_id), body)
 
     async def reactivate(self, webhook_id: str) -> Webhook:
-        """Make a disabled webhook active again, and change nothing else. The result has the secret.
+        """Make a disabled webhook active again, and change nothing else.
 
-        It is updated with its own url, event types, name and description. No source says whether an update makes a new
-        secret, so keep the one of the result. What happened while it was disabled did not
-        become messages: see ``recover``. Raises ``NotFoundError`` if it does not exist.
+        The webhook is updated with its own url, event types, name and description. The result has the secret. Keep it:
+        no source says whether an update makes a new one. Events that happened while the webhook was disabled did not
+        become messages: see ``recover``. Raises ``NotFoundError`` if the webhook does not exist.
         """
         found = await self.get(webhook_id)
-        # Everything is sent: the reference does not say what becomes of a field that an update leaves out.
+        # All fields are sent, because the reference does not say whether an update clears a missing field.
         body = _texts(found.url, found.name, found.description)
         if found.subscribed_events:
             body["subscribedEvents"] = list(found.subscribed_events)
@@ -130,8 +132,8 @@ class Webhooks:
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises ``NotFoundError`` if it does not exist.
 
-        Where an attempt that may have been carried out got no usable response, and the next one finds nothing, the
-        first one did it.
+        If an attempt got no usable response, Basiq may still have deleted the webhook. A 404 to the next attempt then
+        counts as success.
         """
         endpoint = self._at(webhook_id)
         response = await self._api.request("DELETE", endpoint)
@@ -140,10 +142,10 @@ class Webhooks:
         self._api.acknowledge(response, "DELETE", endpoint)
 
     async def wait_until_active(self, webhook_id: str, *, timeout: float = 1020.0) -> Webhook:
-        """Wait until the webhook's status is ``active``; ``timeout`` is in seconds. The pauses grow from 2 to 30 s.
+        """Request a webhook again and again until its status is ``active``. The pauses grow from 2 to 30 seconds.
 
-        The cool-off can take 15 minutes (the vendor's guide). Raises ``RequestTimeoutError`` when the time is
-        over, and what ``get`` raises.
+        ``timeout`` is in seconds. The cool-off can take 15 minutes (the vendor's guide). Raises ``RequestTimeoutError``
+        when the timeout has passed, and the errors of ``get``.
         """
         check_from_zero("timeout", timeout, "of seconds")
         import random
@@ -152,7 +154,7 @@ class Webhooks:
         deadline = waits.time() + timeout
         wait = _FIRST_POLL
         limit = asyncio.timeout(timeout + _LAST_REQUEST if timeout else None)
-        seen = "of a status that is not known yet"
+        seen = "in an unknown status"
         try:
             async with limit:
                 while True:
@@ -180,22 +182,22 @@ class Webhooks:
         recovered: Recovered | None = None,
         max_items: int = 2_000,
     ) -> Diagnosis:
-        """Find out whether a webhook works, and its problems if not.
+        """Find out whether a webhook works, and which problems it has.
 
-        Looks at its status, its event types beside the vendor's list, and the newest ``max_items`` (0 for all) of its
-        messages and of the events of the last 7 days. A list that begins with the oldest is read to its end. If
-        more are left, that is a problem too: ``partial``.
+        Reads the webhook's status, compares its event types with Basiq's list, and reads the newest ``max_items`` (0
+        for all) of its messages and of the events of the last 7 days. A list that begins with the oldest item is read
+        to its end. If some were not read, the result has the problem ``partial``.
 
-        A message or event that was recovered is not a problem. It is known to be from ``inbox``, the receiver's by
-        default, or from ``recovered``, which ``replay.recovered_by`` reads from the checkpoints of ``recover``:
-        messages and events that they cover are not looked at.
+        A message or event that was recovered is not a problem. The ``inbox`` (by default the receiver's) says which
+        deliveries were handled. ``recovered`` says which messages and events ``recover`` handled:
+        ``replay.recovered_by`` reads it from the checkpoints. Messages and events that it covers need not be read.
 
-        With a ``receiver`` or a ``secret``, also posts a signed delivery of the event type ``basiq-async.test`` to the
-        webhook's url from here; a handler for ``*`` gets it. With a ``receiver``, also compares the event types with
-        its handlers'. Changes nothing at Basiq.
+        With a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is posted to the
+        webhook's url from this machine; a handler for ``*`` gets it. With a ``receiver``, the event types are also
+        compared with its handlers. Nothing is changed at Basiq.
 
-        Raises what the requests to the API raise, and ``InboxError``; a problem of the webhook or of the endpoint is
-        part of the result.
+        Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
+        raised: it is part of the result.
         """
         from ._diagnose import diagnose
 
@@ -226,7 +228,8 @@ class Webhooks:
         kept, removed = ((), extra) if remove else (extra, ())
         if kept:
             logger.warning(
-                "the webhook %s is subscribed to %s as well, and stays so: remove_event_types=True takes them away",
+                "the webhook %s stays subscribed to %s, which were not asked for; to remove them, pass "
+                "remove_event_types=True",
                 printable(existing.id),
                 printable(", ".join(kept)),
             )

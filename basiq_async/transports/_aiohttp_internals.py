@@ -1,7 +1,7 @@
-"""Code that leans on the internals of aiohttp's client: pyproject.toml has an upper bound on aiohttp for it.
+"""Code that relies on internals of aiohttp's client. Because of it, pyproject.toml has an upper bound on aiohttp.
 
-aiohttp sends again on, and reads from, kept-alive connections without telling its caller: that is undone here. Tests in
-``tests/transports`` fail where these internals change.
+On a kept-alive connection, aiohttp can send a request a second time, or read bytes that belong to no request, without
+telling its caller. This module prevents both. Tests in ``tests/transports`` fail if these internals change.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 _MANY = 1_000
-"""How many connections are kept in mind before those that are gone are forgotten."""
+"""Above this number of remembered connections, the closed ones are forgotten."""
 
 
 class SentOnce(aiohttp.ClientResponse):
-    """aiohttp sends a GET or a DELETE again by itself when the connection breaks, and says nothing of it.
+    """Prevents aiohttp from sending a GET or a DELETE a second time after the connection broke.
 
-    ``Retrying`` decides which requests are sent again, and counts them: a DELETE whose second attempt finds nothing
+    Only ``Retrying`` may send a request again, because it counts the attempts: a DELETE whose second attempt gets a 404
     has succeeded.
     """
 
@@ -33,9 +33,9 @@ class SentOnce(aiohttp.ClientResponse):
 
 
 def clean_request_class() -> type[aiohttp.ClientRequest]:
-    """A request class that refuses a connection on which something came while it rested in the pool.
+    """Return a request class that refuses a connection that received bytes while it was idle in the pool.
 
-    aiohttp would treat that as the response: the next caller would read bytes that belong to no request.
+    aiohttp would read these bytes as the response to the next request.
     """
     used: set[ref[ResponseHandler]] = set()
 
@@ -55,15 +55,15 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
 
 
 async def release(response: aiohttp.ClientResponse, *, sent_a_body: bool) -> None:
-    """Give the connection back. Waits until the request's body is written: a task of aiohttp's does that."""
+    """Return the connection to the pool. Waits until aiohttp's task has written the request's body."""
     response.release()
     if sent_a_body:
         await response.wait_for_close()
 
 
 class Unclean(Exception):
-    """Nothing was sent, and that connection is closed: another one will do."""
+    """The connection was closed before anything was sent. The request can use another connection."""
 
 
 class Broken(aiohttp.ClientConnectionError):
-    """The connection broke before there was a response."""
+    """The connection broke before a response came."""

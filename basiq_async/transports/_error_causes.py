@@ -1,4 +1,4 @@
-"""The exception that led to an error may accompany it: without its traceback, and unless it shows a credential."""
+"""Keep the exception that caused an error, without its traceback, unless its text shows a credential."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .base import Request
 
 
 def cause_of(exc: BaseException, request: Request) -> BaseException | None:
-    """The exception to raise an error from; None where its text, or one before it, shows a credential.
+    """Return the exception to raise an error from, or None if the text of it or of its causes shows a credential.
 
-    aiohttp's errors can hold the headers of the request and pieces of the response, and the other side can have put
-    our own credentials into that.
+    aiohttp's errors can hold the headers of the request and parts of the response. The server may have repeated a
+    credential in its response.
     """
     return drop_tracebacks(exc) if _is_fit(exc, request) else None
 
 
 def clean(exc: BasiqError, request: Request) -> BasiqError:
-    """Remove the request's credential from an error that a transport raised, and from those that led to it."""
+    """Remove the request's credential from an error that a transport raised, and from the error's causes."""
     if not _is_fit(exc, request):
         credential = _credential(request)
         exc.args = tuple(arg.replace(credential, REDACTED) if isinstance(arg, str) else REDACTED for arg in exc.args)
@@ -32,7 +32,7 @@ def clean(exc: BasiqError, request: Request) -> BasiqError:
 
 
 def _credential(request: Request) -> str:
-    """The token or API key; of a request to an endpoint, which has neither, the query, where its key can be."""
+    """Return the request's token or API key. Without either, return the url's query, which can hold a target's key."""
     authorization = request.headers.get("authorization", "").rpartition(" ")[2]
     return authorization or request.url.partition("?")[2]
 
@@ -41,7 +41,7 @@ def _is_fit(exc: BaseException, request: Request) -> bool:
     credential = _credential(request)
     try:
         return not credential or credential not in _show(exc)
-    except Exception:  # what cannot even be shown is not shown
+    except Exception:  # an exception whose text cannot be made is left out
         return False
 
 

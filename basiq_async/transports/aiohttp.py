@@ -1,4 +1,4 @@
-"""The transport over the network, on aiohttp. Foreign exceptions are translated here and nowhere else."""
+"""The transport over the network, with aiohttp. Exceptions of aiohttp are translated only in this module."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ _CONNECTIONS = 100
 _SWITCHING_PROTOCOLS = 101
 
 ReadResponse: TypeAlias = Callable[[aiohttp.ClientResponse], Awaitable[Response]]
-"""Turns aiohttp's response into one of ours, its body read, dropped or refused."""
+"""Makes a ``Response`` from aiohttp's response: it reads, drops or refuses the body."""
 
 
 class AiohttpTransport:
     """Sends requests over HTTP and HTTPS.
 
-    With a ``session`` of yours, that one is used and never closed, and its cookie jar, proxies, connector and
-    middlewares are your choice. Without one, the transport makes a session: up to ``connections`` kept alive, TLS
-    verified, no cookie kept, no proxy or netrc taken from the environment. Redirects are not followed: they could
-    carry the token away.
+    If you pass a ``session``, the transport uses it and never closes it: its cookie jar, proxies, connector and
+    middlewares are your choice. Otherwise the transport makes a session with up to ``connections`` connections and the
+    header ``User-Agent: user_agent``. This session verifies TLS, keeps no cookies, and takes no proxy or netrc from the
+    environment. Redirects are never followed: they could send the token elsewhere.
 
-    ``timeout`` is for the whole of one request, and ``connect_timeout`` for making its connection, in seconds. A
-    ``deadline`` of the request that comes earlier ends it earlier. A response whose body, decompressed, is above
-    ``max_body_size`` bytes is refused with a ``TransportError`` as soon as it gets there. ``read_response`` reads
-    responses in another way; it is then what bounds their bodies. ``user_agent`` is what the transport's own session
-    says of itself.
+    ``timeout`` is the limit for a whole request, and ``connect_timeout`` for making its connection, both in seconds. A
+    request's ``deadline`` counts if it is earlier. A body that is larger than ``max_body_size`` bytes, decompressed,
+    raises a ``TransportError`` as soon as it exceeds the limit. ``read_response`` replaces the function that reads
+    responses; ``max_body_size`` then has no effect.
     """
 
     def __init__(
@@ -102,25 +101,24 @@ class AiohttpTransport:
             else:
                 failure = _translate(exc, request)
                 cause = exc.__cause__ if failure is exc else cause_of(exc, request)
-        # Raised out here, so that a cause that was left out does not come along as the context.
+        # Raised outside of the except block: a cause that was left out must not become the context.
         raise failure from cause
 
     async def aclose(self) -> None:
-        """Close the connections, where the session is the transport's own."""
+        """Close the connections, if the transport made the session."""
         self._closed = True
         if self._owns_session and self._session is not None:
             await self._session.close()
 
     def _time_for(self, request: Request, loop: asyncio.AbstractEventLoop) -> float:
-        """The seconds that the request may take. Raises ``RequestTimeoutError`` where its deadline has passed."""
+        """Return how many seconds the request may take. Raises ``RequestTimeoutError`` if its deadline has passed."""
         seconds = self._limits.seconds
         if request.deadline is None:
             return seconds
         left = request.deadline - loop.time()
         if left <= 0:
-            raise RequestTimeoutError(
-                "its deadline had passed before it was sent", method=request.method, path=_path(request), sent=False
-            )
+            said = "the deadline passed before the request was sent"
+            raise RequestTimeoutError(said, method=request.method, path=_path(request), sent=False)
         return min(left, seconds)
 
     def _open_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
@@ -144,13 +142,13 @@ class AiohttpTransport:
         return self._session
 
     async def _read_whole(self, response: aiohttp.ClientResponse) -> Response:
-        """Read the body, counted as it arrives: a few bytes on the wire can become gigabytes."""
+        """Read the body, and count its bytes as they arrive: compressed, a few bytes can become gigabytes."""
         content = response.content
         if response.status == _SWITCHING_PROTOCOLS:
-            # What follows is another protocol: there is no body to wait for, and nothing to use again.
+            # Another protocol follows, so there is no body, and the connection cannot be used again.
             response.close()
             return Response(response.status, join_headers(response.headers))
-        if content.is_eof():  # all of it came along with the head, as with most
+        if content.is_eof():  # the whole body arrived with the head, as it mostly does
             body = content.read_nowait()
             if len(body) > self._max_body_size:
                 raise self._too_large(response)
@@ -169,18 +167,18 @@ class AiohttpTransport:
     def _too_large(self, response: aiohttp.ClientResponse) -> TransportError:
         response.close()
         return TransportError(
-            f"the response's body is above {self._max_body_size} bytes; if that is right, raise max_body_size"
+            f"the response's body is larger than {self._max_body_size} bytes; to accept it, raise max_body_size"
         )
 
 
 async def read_status(response: aiohttp.ClientResponse) -> Response:
-    """A ``read_response`` for which the status alone counts: the body is not read, and the connection is closed."""
+    """Return a response with its status only, as a ``read_response``. The body is not read; the connection closes."""
     response.close()
     return Response(response.status)
 
 
 def join_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """aiohttp's headers as a ``Response`` has them: names in lower case, repeated values joined by commas."""
+    """Return headers as a ``Response`` has them: names in lower case, repeated values joined by commas."""
     joined = {name.lower(): value for name, value in headers.items()}
     if len(joined) < len(headers):
         joined.clear()
@@ -199,7 +197,7 @@ def _timed_out(request: Request, allowed: float) -> RequestTimeoutError:
 
 
 def _translate(exc: Exception, request: Request) -> BasiqError:
-    """Every way in which aiohttp fails, as an error of ours, with the request it happened to."""
+    """Return the error of this package for an exception of aiohttp, with the request's method and path."""
     method, path = request.method, _path(request)
     match exc:
         case TransportError():

@@ -1,7 +1,7 @@
-"""Authentication: one token, shared by all callers, renewed before it expires.
+"""Authentication: all requests share one token, which is renewed before it expires.
 
-``POST /token`` expects the API key verbatim after ``Basic``, with ``basiq-version: 3.0``; a token lives 60 minutes
-and is to be cached and shared (the vendor's authentication page).
+``POST /token`` expects the API key verbatim after ``Basic``, and the header ``basiq-version: 3.0``. A token is valid
+for 60 minutes, and should be cached and shared (the vendor's authentication page).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAX_BODY = 2**20
 
 
 class ApiKey(Unpicklable):
-    """An API key that has been checked, and that does not show itself."""
+    """A checked API key. ``repr`` does not show it."""
 
     __slots__ = ("_text",)
 
@@ -53,7 +53,7 @@ class ApiKey(Unpicklable):
         if not isinstance(text, str) or not _TOKEN.fullmatch(text):
             del text  # error reporters show local variables
             raise ConfigurationError(
-                "the API key must be the text that Basiq's dashboard shows, as it is: not empty, ASCII, without "
+                "the API key must be exactly the text that Basiq's dashboard shows: not empty, ASCII, without "
                 "spaces or newlines, and without 'Basic ' before it"
             )
         self._text = text
@@ -63,7 +63,7 @@ class ApiKey(Unpicklable):
         return f"Basic {self._text}"
 
     def reveal(self) -> str:
-        """The key itself."""
+        """The text of the key."""
         return self._text
 
     def __repr__(self) -> str:
@@ -77,11 +77,11 @@ class _AccessToken(Unpicklable):
 
 
 class Authenticated:
-    """A transport that adds the token to each request, and gets one when it has to.
+    """A transport that adds the token to each request, and requests a token when it needs one.
 
-    A request to any place but the API's own base is refused. After a 401 the token is renewed once and the
-    request is sent once more. All of that together takes at most ``max_elapsed`` seconds. The transport inside is
-    not closed. ``redactor`` learns the credentials.
+    A request to a url outside of the API's base is refused. After a 401, the token is renewed and the request is sent
+    again, both once. All of this takes at most ``max_elapsed`` seconds. The inner transport is not closed. The
+    ``redactor`` learns each token.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Authenticated:
         self._failure: BasiqError | None = None
 
     async def send(self, request: Request, /) -> Response:
-        """Send with the token. Where there is none, raises the error that the token endpoint's response stands for."""
+        """Send the request with the token. Raises the error of the token request if no token can be had."""
         if not self._base.owns(request.url):
             raise ConfigurationError("refused to send the token to a url outside of base_url")
         now = asyncio.get_running_loop().time()
@@ -128,10 +128,13 @@ class Authenticated:
         return response
 
     async def aclose(self) -> None:
-        """Nothing to release: the transport inside belongs to its maker."""
+        """Do nothing: the inner transport is closed by the code that made it."""
 
     async def _renew(self, stale: _AccessToken | None, deadline: float | None) -> _AccessToken:
-        """Renew once for all who wait. One that is cancelled leaves the lock to the next; a failure is everyone's."""
+        """Renew the token once for all requests that wait for it, and return it.
+
+        A failure is raised for all of them. If the request that renews is cancelled, the next one renews.
+        """
         ended_before = self._renewals_ended
         await self._take_turn(deadline)
         try:
@@ -143,7 +146,7 @@ class Authenticated:
             try:
                 token = await self._fetch(deadline)
             except BasiqError as exc:
-                self._failure = copy.copy(exc)  # without its traceback, and all that this would keep alive
+                self._failure = copy.copy(exc)  # a copy has no traceback, which would keep its frames alive
                 self._failure.__cause__ = exc.__cause__
                 self._renewals_ended += 1
                 raise
@@ -172,7 +175,7 @@ class Authenticated:
                 "accept": "application/json",
             },
             b"scope=SERVER_ACCESS",
-            idempotent=True,  # it changes nothing at Basiq: a second token is as good as the first
+            idempotent=True,  # a token request changes nothing at Basiq, so it may be sent twice
             deadline=deadline,
             url_template="/token",
         )
@@ -190,7 +193,7 @@ class Authenticated:
 
 
 def _with_token(request: Request, token: _AccessToken, deadline: float | None) -> Request:
-    # Without a name for the headers: a traceback that shows local variables would show the token.
+    # The headers are in no local variable, because error reports with local variables would show the token.
     return Request(
         request.method,
         request.url,
@@ -220,7 +223,7 @@ def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIEr
 
 
 def _read_token(body: bytes, began: float, redactor: Redactor) -> _AccessToken | ResponseDecodeError:
-    """The token, or an error to raise: raised in here, its traceback would lead to the body."""
+    """Return the token, or an error for the caller to raise: raised here, its traceback would lead to the body."""
     try:
         value: Any = json.loads(body) if len(body) <= _MAX_BODY else None
     except (ValueError, RecursionError):
@@ -234,7 +237,7 @@ def _read_token(body: bytes, began: float, redactor: Redactor) -> _AccessToken |
 
 
 def _read_lifetime(value: object) -> float:
-    """The lifetime in seconds; the documented hour for an impossible value, since a 401 shows when it was less."""
+    """Return a token's lifetime in seconds. An invalid value counts as the documented hour: a 401 renews the token."""
     try:
         seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
     except (ValueError, OverflowError):

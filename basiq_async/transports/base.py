@@ -1,4 +1,4 @@
-"""The one seam of the SDK: a request goes in, a response comes out."""
+"""The interface of all transports: a request goes in, and a response comes out."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def _show(url: object) -> str:
 
 @attrs.frozen
 class Request:
-    """One HTTP request, whole.
+    """One complete HTTP request.
 
-    ``url`` is absolute and already percent-encoded; a transport sends it byte for byte. Header names are
-    kept in lower case. Headers, body and the url's query stay out of ``repr``: they can hold credentials.
+    ``url`` is absolute and already percent-encoded. A transport must send it unchanged. Header names are converted to
+    lower case. ``repr`` does not show the headers, the body and the url's query, because they can hold credentials.
     """
 
     method: str
@@ -33,38 +33,38 @@ class Request:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_lower_names, repr=False)
     body: bytes | None = attrs.field(default=None, repr=False)
     idempotent: bool | None = None
-    """Whether sending it twice does no harm. ``None``: as its method says (all but POST and PATCH)."""
+    """Whether the request may be sent twice. ``None`` means yes for every method except POST and PATCH."""
     deadline: float | None = attrs.field(default=None, eq=False, repr=False)
-    """The event loop's time at which a transport gives up; ``None`` leaves the limit to the transport."""
+    """The time of the event loop's clock at which the transport must give up. ``None`` sets no such time."""
     url_template: str | None = attrs.field(default=None, eq=False, repr=False)
-    """The path with names in place of identifiers, such as ``/events/{id}``: fit for a metric. Not sent."""
+    """The path with names in place of identifiers, such as ``/events/{id}``, for metrics. It is not sent."""
 
 
 @attrs.frozen
 class Response:
     """One complete HTTP response, of any status.
 
-    Header names are kept in lower case; a header that came more than once has its values joined by ``", "``.
-    ``body`` is decompressed. Headers and body stay out of ``repr``: they can hold tokens and secrets.
+    Header names are converted to lower case. The values of a repeated header are joined by ``", "``. ``body`` is
+    decompressed. ``repr`` does not show the headers and the body, because they can hold tokens and secrets.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_lower_names, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
     attempts: int = 1
-    """How many times the request was sent until this response came."""
+    """How many times the request was sent, including the attempt that got this response."""
     repeated: bool = False
-    """Whether an earlier attempt may have been carried out, though its response was lost or of no use."""
+    """Whether the server may have carried out an earlier attempt, whose response was lost or not usable."""
 
 
 @runtime_checkable
 class Transport(Protocol):
-    """How requests reach Basiq.
+    """Sends requests to Basiq. The rules for an implementation:
 
-    Every HTTP status is a ``Response``. Only a request that got no usable response raises, and then a
-    ``TransportError``: ``ConnectionFailedError`` (with ``sent=False`` where nothing can have reached the
-    server) or ``RequestTimeoutError``. A transport honours ``Request.deadline``. Many tasks may use a transport
-    at once; cancelling a ``send`` leaves it usable. ``aclose`` may be called twice; a ``send`` after it raises
+    ``send`` returns a ``Response`` for every HTTP status. It raises only if there is no usable response, and then a
+    ``TransportError``: ``ConnectionFailedError`` (with ``sent=False`` if nothing can have reached the server) or
+    ``RequestTimeoutError``. It honours ``Request.deadline``. Many tasks may use a transport at once, and it stays
+    usable after a ``send`` is cancelled. ``aclose`` may be called twice. A ``send`` after ``aclose`` raises
     ``ConnectionFailedError``.
     """
 
@@ -73,5 +73,5 @@ class Transport(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release what the transport owns."""
+        """Release the transport's resources, such as its connections."""
         ...

@@ -1,4 +1,4 @@
-"""A transport to a Basiq in this process: no socket, and no import of aiohttp."""
+"""A transport to a fake Basiq in the same process. It opens no socket and does not import aiohttp."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["InMemoryTransport"]
 
 
 class _Exchange(Protocol):
-    """What became of one request: after ``delay`` seconds a response, or a dropped connection where that is None."""
+    """The fake's reaction to one request: a response after ``delay`` seconds, or, if None, a dropped connection."""
 
     @property
     def response(self) -> Response | None: ...
@@ -28,7 +28,7 @@ class _Exchange(Protocol):
 
 
 class _Basiq(Protocol):
-    """The part of a Basiq in this process that the transport uses."""
+    """The part of a ``FakeBasiq`` that the transport uses."""
 
     @property
     def waits(self) -> Clock | None: ...
@@ -37,19 +37,19 @@ class _Basiq(Protocol):
 
 
 class InMemoryTransport:
-    """Sends requests to a ``FakeBasiq``, by default to a new one, which is ``.fake``.
+    """Sends requests to a ``FakeBasiq``. The attribute ``fake`` holds it. By default it is a new one.
 
-    Where the fake's clock stands still until it is moved, the client waits on that clock: for retries, timeouts and
-    ``wait_until_active``. Such a wait takes no real time, and moves the clock.
+    If the fake has a ``ManualClock``, the client waits on that clock, for retries, timeouts and ``wait_until_active``.
+    Such a wait takes no real time, and moves the clock forward.
 
-    ``timeout`` limits the seconds by which a fault may delay a response; an earlier ``deadline`` of the request is
-    honoured. ``prefix`` is the path that the fake is mounted under, such as ``/basiq``, for a client
-    whose ``base_url`` has one.
+    ``timeout`` is how long a fault may delay a response, in seconds, before ``RequestTimeoutError`` is raised. A
+    request's ``deadline`` counts if it is earlier. ``prefix`` is the path that the fake is mounted under, such as
+    ``/basiq``, for a client whose ``base_url`` has the same path.
     """
 
     def __init__(self, fake: FakeBasiq | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
         if fake is None:
-            # Found by its name: this module knows what it calls, and no fake.
+            # Imported by name, so that this module does not depend on the package of the fake.
             fake = cast("FakeBasiq", import_module("basiq_async.testing").FakeBasiq())
         self.fake = fake
         self._basiq: _Basiq = fake
@@ -59,14 +59,14 @@ class InMemoryTransport:
 
     @property
     def waits(self) -> Clock | None:
-        """The clock that its client waits by; None for the event loop's."""
+        """The clock that the client waits on; None for the event loop's clock."""
         return self._basiq.waits
 
     def __repr__(self) -> str:
         return f"InMemoryTransport({self.fake!r})"
 
     async def send(self, request: Request, /) -> Response:
-        """Return the fake's response, its faults acted out."""
+        """Return the fake's response, with the delays and dropped connections of its faults."""
         method, path = request.method, _path(request)
         if self._closed:
             raise ConnectionFailedError("the transport is closed", method=method, path=path, sent=False)
@@ -75,9 +75,9 @@ class InMemoryTransport:
             allowed = min(allowed, request.deadline - asyncio.get_running_loop().time())
             if allowed <= 0:
                 raise RequestTimeoutError(
-                    "its deadline had passed before it was sent", method=method, path=path, sent=False
+                    "the deadline passed before the request was sent", method=method, path=path, sent=False
                 )
-        # Even a response that is there at once lets other tasks run, as a real one would.
+        # Other tasks get to run even before an immediate response, as with a real transport.
         await asyncio.sleep(0)
         exchange = self._basiq.exchange(request, prefix=self._prefix)
         if exchange.delay:
@@ -93,7 +93,7 @@ class InMemoryTransport:
         return exchange.response
 
     async def aclose(self) -> None:
-        """Refuse everything that is sent from now on."""
+        """Refuse all further requests."""
         self._closed = True
 
 

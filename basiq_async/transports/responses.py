@@ -1,4 +1,4 @@
-"""Reads the status, headers and error body of a response. Pure."""
+"""Read the status, headers and error body of a response. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _WAITS = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*, [^,]*|[^,]+", re.IG
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """The wait that a ``Retry-After`` header asks for, in seconds; None where it asks for none.
+    """Return the wait that a ``Retry-After`` header asks for, in seconds, or None.
 
-    It comes as seconds or as an HTTP date (RFC 9110, 10.2.3). A header that came twice has its values joined by
-    commas: the longest counts. A time in the past, a negative number or any other text asks for no wait.
+    The value is a number of seconds or an HTTP date (RFC 9110, 10.2.3). A repeated header has its values joined by
+    commas, and the longest wait counts. A time in the past, a negative number or any other text gives None.
     """
-    if not isinstance(value, str):  # a transport of a user's can have put anything there
+    if not isinstance(value, str):  # a user's transport may return any value
         return None
     waits = [_one_wait(part.strip(), now) for part in _WAITS.findall(value[:_MAX_HEADER])]
     return max((wait for wait in waits if wait is not None), default=None)
 
 
 def parse_date(value: str) -> datetime | None:
-    """The time in a ``Date`` header; None if it cannot be read."""
-    from email.utils import parsedate_to_datetime  # a slow import, for a rare need
+    """Return the time in a ``Date`` header; None if it cannot be read."""
+    from email.utils import parsedate_to_datetime  # imported here: it is slow to import, and rarely needed
 
     try:
         moment = parsedate_to_datetime(value[:_MAX_HEADER])
@@ -44,7 +44,7 @@ def parse_date(value: str) -> datetime | None:
 
 
 def _one_wait(text: str, now: datetime) -> float | None:
-    from email.utils import parsedate_to_datetime  # a slow import, for a rare header
+    from email.utils import parsedate_to_datetime  # imported here: it is slow to import, and rarely needed
 
     try:
         seconds = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
@@ -59,7 +59,7 @@ def _one_wait(text: str, now: datetime) -> float | None:
 
 
 def read_correlation_id(response: Response) -> str | None:
-    """The correlation id of an error body: what Basiq's support asks for. None if there is none."""
+    """Return the correlation id of an error body, or None. Basiq's support asks for it."""
     if response.status < 400:
         return None
     return _short_text(_error_body(response).get("correlationId"))
@@ -68,9 +68,9 @@ def read_correlation_id(response: Response) -> str | None:
 def error_from(
     response: Response, *, method: str, path: str, now: datetime | None = None, redactor: Redactor | None = None
 ) -> APIError:
-    """The error that a response stands for, whatever its body is. The class follows the status alone.
+    """Return the error for a response. Its class depends only on the status.
 
-    Of a body above 1 MiB nothing is read. Credentials that the ``redactor`` knows are taken out.
+    A body above 1 MiB is not read. Credentials that the ``redactor`` knows are removed.
     """
     body = (redactor or Redactor()).value(_error_body(response))
     entries = body.get("data")
@@ -101,7 +101,7 @@ def _error_body(response: Response) -> Mapping[str, Any]:
     try:
         try:
             body = json.loads(response.body)
-        except UnicodeDecodeError:  # a text cut within a character must not cost the correlation id
+        except UnicodeDecodeError:  # the correlation id is read even if a text was cut within a character
             body = json.loads(response.body.decode(errors="replace"))
     except (ValueError, RecursionError):
         return {}
@@ -110,9 +110,9 @@ def _error_body(response: Response) -> Mapping[str, Any]:
 
 def _explain(response: Response) -> str:
     if 300 <= response.status < 400:
-        return "a redirect, which is not followed: it could carry the token away; check base_url"
+        return "a redirect, which is not followed because it could send the token elsewhere; check base_url"
     if response.status < 200:
-        return "not a status that a response can have"
+        return "not a final status: it is below 200"
     return ""
 
 

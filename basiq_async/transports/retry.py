@@ -1,7 +1,7 @@
-"""Retries. The one file that knows of the ``backoff`` package.
+"""Retries. Only this module uses the ``backoff`` package.
 
-``backoff`` drives the loop; what may be sent again, and after how long, is decided here: its own jitter would
-shorten a Retry-After, and its own time limit goes by the wall clock.
+``backoff`` runs the loop. This module decides whether a request is sent again, and after which wait, because the jitter
+of ``backoff`` would shorten a Retry-After, and its time limit uses the wall clock.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def _whole_number(instance: object, attribute: attrs.Attribute[Any], value: obje
 class RetryPolicy:
     """When to send a request again, and how long to wait. All times are in seconds.
 
-    Reads and deletes are sent again after a failed connection, a timeout, and the statuses 408, 429 and 5xx; a
-    POST only after 429, and after a connection that failed before anything was sent. The wait before the nth
+    A GET or DELETE is sent again after a failed connection, a timeout, and the statuses 408, 429 and 5xx. A POST is
+    sent again only after 429, and after a connection that failed before anything was sent. The wait before the nth
     retry is random between 0 and ``base * 2**(n - 1)``, at most ``max_wait``. A server's Retry-After is never
-    shortened: where it is longer than ``max_wait`` there is no retry, and the error has it as
-    ``retry_after``. ``max_elapsed`` is the time for all attempts and waits of one request together. Raises
-    ``ConfigurationError`` for values that cannot be.
+    shortened: if it is longer than ``max_wait``, there is no retry, and the error has it as ``retry_after``.
+    ``max_elapsed`` is the limit for all attempts and waits of one request together. Raises ``ConfigurationError`` for
+    invalid values.
     """
 
     max_retries: int = attrs.field(default=4, validator=_whole_number)
@@ -59,15 +59,15 @@ class RetryPolicy:
 
 
 _Outcome: TypeAlias = Response | TransportError
-"""What came of an attempt that may be worth another, or of the last one."""
+"""The outcome of an attempt: a response, or an error that may be worth another attempt."""
 
 
 class Retrying:
-    """A transport that sends again through another one, by a ``RetryPolicy``.
+    """A transport that sends requests through another one, and sends them again as a ``RetryPolicy`` says.
 
-    ``timeout`` is for each attempt, in seconds; ``timed`` says that the transport inside keeps the same one by itself.
-    ``gives_up`` returns whether a response is final that the policy would send again after, such as one whose wait
-    concerns more than this request. The transport inside is not closed.
+    ``timeout`` is the limit for each attempt, in seconds. ``timed`` says that the inner transport enforces this limit
+    itself. ``gives_up`` returns True for a response after which there must be no retry, though the policy allows one;
+    for example, its wait may concern more than this request. The inner transport is not closed.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Retrying:
         self.closed = False
 
     async def send(self, request: Request, /) -> Response:
-        """Send, and send again as long as the policy allows. Returns the last response, or raises the last error."""
+        """Send a request, with retries as the policy allows. Return the last response, or raise the last error."""
         run = _Run(self, request)
         outcome = await run.attempt()
         if run.may_retry(outcome):
@@ -110,7 +110,7 @@ class Retrying:
         raise outcome from outcome.__cause__
 
     async def aclose(self) -> None:
-        """Begin no further retry. The transport inside is left open: it belongs to its maker."""
+        """Allow no further retry. The inner transport stays open: it is closed by the code that made it."""
         self.closed = True
 
 
@@ -125,7 +125,7 @@ def _is_whole(response: Response) -> bool:
 
 
 class _Run:
-    """One request on its way: its attempts so far, and the time it has left."""
+    """The state of one ``send``: its attempts so far, and its deadline."""
 
     __slots__ = (
         "_attempts",
@@ -164,7 +164,7 @@ class _Run:
         return self._owner._path_of(self._request.url)
 
     async def attempt(self) -> _Outcome:
-        """Send once. Returns a failure that might be worth another attempt, and raises any other."""
+        """Send the request once. Return its response, or a failure that may be retried; raise any other failure."""
         self._attempts += 1
         self._repeated = self._uncertain
         began = self._clock()
@@ -194,7 +194,7 @@ class _Run:
             self._check(response, began)
             self._report(began, response)
             return response if self._attempts == 1 else self._count(response)
-        # Out here, so that a cause that was left out does not come along as the context.
+        # Outside of the except block: a cause that was left out must not become the context.
         self._report(began, error=type(failure).__name__)
         failure.__cause__, failure.__suppress_context__ = cause, True
         if isinstance(failure, TransportError):
@@ -204,15 +204,15 @@ class _Run:
         raise failure
 
     async def retry(self, first: _Outcome) -> _Outcome:
-        """Make the further attempts, as ``backoff`` drives them. Returns what the last one came to."""
+        """Make further attempts in the loop of ``backoff``. Return the outcome of the last one."""
         import backoff
 
-        self._first = first  # the loop begins with the failure that there is already
+        self._first = first  # the first iteration of the loop returns this outcome, without another attempt
         loop = backoff.on_predicate(self.waits, self.may_retry, jitter=None, logger=None)
         return await loop(self.first_or_attempt)()
 
     async def first_or_attempt(self) -> _Outcome:
-        """The failure of the first attempt once, then new attempts."""
+        """Return the outcome of the first attempt on the first call. Make a new attempt on each further call."""
         first, self._first = self._first, None
         if first is not None:
             return first
@@ -221,7 +221,7 @@ class _Run:
         return await self.attempt()
 
     def may_retry(self, outcome: _Outcome) -> bool:
-        """Whether the request may be sent again after this outcome: it cannot have been carried out twice."""
+        """Whether the request may be sent again after this outcome."""
         if isinstance(outcome, Response):
             if outcome.status not in _RETRIED_STATUSES:
                 return False
@@ -239,8 +239,8 @@ class _Run:
         return not may_have_been_carried_out
 
     def waits(self) -> Generator[float, Any, None]:
-        """The waits between attempts, in seconds; ends where the next attempt would come too late."""
-        outcome = yield 0.0  # the loop sends the outcome that each wait is for
+        """Yield the waits between attempts, in seconds. Ends if the next attempt would be after the deadline."""
+        outcome = yield 0.0  # backoff sends the outcome of each attempt, and gets the wait after it
         while True:
             wait = self._wait_after(outcome)
             if wait is None or self._clock() + wait >= self._deadline:
@@ -259,7 +259,7 @@ class _Run:
         return self._owner._uniform(0.0, min(policy.max_wait, doubled))
 
     def _translate(self, exc: Exception, timed_out: str | None) -> BasiqError:
-        """Turn an exception of a transport into an error of ours: a user's transport can raise anything."""
+        """Return the error of this package for an exception of a transport: a user's transport may raise any."""
         if isinstance(exc, BasiqError):
             return clean(exc, self._request)
         if isinstance(exc, TimeoutError):
@@ -277,7 +277,7 @@ class _Run:
         """Raise ``TransportError`` for a value that is not a ``Response``."""
         if not isinstance(response, Response) or not _is_whole(response):
             self._report(began, error=TransportError.__name__)
-            said = "the transport returned something that is no Response with a whole number and bytes"
+            said = "the transport did not return a Response with an int as its status and bytes as its body"
             raise TransportError(said, method=self._request.method, path=self._path)
 
     def _count(self, response: Response) -> Response:
@@ -335,7 +335,7 @@ def _fields(
     correlation_id: str | None,
     url_template: str | None,
 ) -> dict[str, object]:
-    """The fields of a log record, under names that no formatter of logging's own uses."""
+    """Return the extra fields of a log record. Their names do not clash with the attributes of ``LogRecord``."""
     return {
         "http_method": method,
         "http_path": path,
