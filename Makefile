@@ -71,6 +71,9 @@ bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json
 bench-quick: $(PEERS) ## the same in under a minute, held against the committed figures
 	$(BIN)/python -m benchmarks.run --quick
 
+bench-growth: $(PEERS) ## what a delivery costs an inbox of 10 k to 10 M entries, and while it prunes; writes the table of docs/howto/tune.md
+	$(BIN)/python -m benchmarks.inbox_growth
+
 crash: $(READY) ## replays and services that are killed again and again, and cancelled: none lost, and no more repeated than promised
 	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
 	$(BIN)/python -m tests.crash --mode sql --messages 10000 --concurrency 16 --kills 200
@@ -129,4 +132,4 @@ release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that i
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo test pages lint format fuzz crash audit bench bench-quick live docs api pins dist dist-compare install-test sdist-test tutorial release-check clean
+.PHONY: help demo test pages lint format fuzz crash audit bench bench-growth bench-quick live docs api pins dist dist-compare install-test sdist-test tutorial release-check clean

@@ -1,80 +1,81 @@
 """Does the cost of one message, or of one call, grow with their number?
 
-The cost is the processor time of the client's process: unlike the time on the wall it does not hold what else the
-machine is doing, and a loop that grew with the length would show in it just the same.
+Three loops over one long history are at its 10,000th, its 100,000th and its 1,000,000th message, and read on in turns,
+two pages each. Calls are made one after another, and many at once, in turns too. The cost is the processor time of the
+client's process: a loop that grew with the length would show in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from time import process_time
 
+from basiq_async import BasiqClient, Message
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, figure, server
-from benchmarks._server import WEBHOOK
+from benchmarks._harness import Figure, best_slices, figure, ratios, server
+from benchmarks._server import PAGE, WEBHOOK
 from benchmarks.call import at_once
 
-_LENGTHS = (10_000, 100_000, 1_000_000)
-"""From where the pages no longer fit into a processor's cache, whatever is done with them."""
+_PLACES = (10_000, 100_000, 1_000_000)
+_AT_ONCE = 2 * PAGE
 _WIDTHS = (1, 10, 100, 500)
-_AT_LEAST = 100_000
-"""So many messages are streamed for one measurement, however short the history is."""
+_CALLS = 500
+"""In each slice, however many of them at once."""
 
 
-async def _cost(work: Callable[[], Awaitable[object]], units: int, times: int) -> float:
-    """Seconds of processor time for each unit."""
-    began = process_time()
-    for _ in range(times):
-        await work()
-    return (process_time() - began) / (units * times)
+async def _loop(basiq: BasiqClient, place: int) -> AsyncIterator[Message]:
+    """A loop that is there. It requests nothing ahead: each slice has its own pages, and no other's."""
+    loop = aiter(basiq.messages.list(WEBHOOK, prefetch=0))
+    await _read(loop, place)
+    return loop
 
 
-def _ratios(costs: dict[int, list[float]], above: int, below: int) -> list[float]:
-    return [one / other for one, other in zip(costs[above], costs[below], strict=True)]
+async def _read(messages: AsyncIterator[Message], count: int) -> None:
+    """The next so many messages of a loop."""
+    for _ in range(count):
+        await anext(messages)
 
 
-def _spread(costs: dict[int, list[float]], sizes: tuple[int, ...]) -> float:
-    """The dearest to the cheapest, each by the best of its rounds."""
-    best = [min(costs[size]) for size in sizes]
-    return max(best) / min(best)
+async def _calls(basiq: BasiqClient, width: int) -> None:
+    for _ in range(_CALLS // width):
+        await at_once(partial(basiq.webhooks.get, WEBHOOK), width)
 
 
-async def measure(lengths: tuple[int, ...] = _LENGTHS, count: int = 3) -> list[Figure]:
-    messages: dict[int, list[float]] = {length: [] for length in lengths}
-    async with AsyncExitStack() as stack:
-        streams = {}
-        for length in lengths:
-            basiq = await stack.enter_async_context(by.client(stack.enter_context(server(length // 500))))
-            streams[length] = partial(by.ours, basiq)
-        await streams[lengths[0]]()
-        for _ in range(count):
-            for length, stream in streams.items():
-                messages[length].append(await _cost(stream, length, max(1, _AT_LEAST // length)))
-    calls: dict[int, list[float]] = {width: [] for width in _WIDTHS}
+async def measure(places: tuple[int, ...] = _PLACES, runs: int = 5, slices: int = 20) -> list[Figure]:
+    messages: dict[int, list[float]] = {place: [] for place in places}
+    ahead = 3 * slices * _AT_ONCE  # of the messages of a run
+    with server((places[-1] + (runs + 1) * ahead) // PAGE) as url:
+        async with by.client(url) as basiq:
+            furthest = await _loop(basiq, places[-1])
+            for _ in range(runs):
+                loops = {place: await _loop(basiq, place) for place in places[:-1]} | {places[-1]: furthest}
+                reading = {str(place): partial(_read, loop, _AT_ONCE) for place, loop in loops.items()}
+                found = await best_slices(reading, runs=1, slices=3 * slices)
+                for place in places:
+                    messages[place] += found[str(place)]
     with server() as url:
         async with by.client(url) as basiq:
-            await basiq.webhooks.get(WEBHOOK)
-            for _ in range(count * 3):
-                for width in _WIDTHS:
-                    call = partial(at_once, partial(basiq.webhooks.get, WEBHOOK), width)
-                    calls[width].append(await _cost(call, width, 1_000 // width))
-    found = [
+            contestants: dict[str, Callable[[], Awaitable[None]]] = {
+                str(width): partial(_calls, basiq, width) for width in _WIDTHS
+            }
+            calls = await best_slices(contestants, runs=runs, slices=slices)
+    figures = [
         figure(
-            f"growth: cost of a message at {length:,}, to that at {lengths[0]:,}", _ratios(messages, length, lengths[0])
+            f"growth: cost of a message at {place:,}, to that at {places[0]:,}",
+            ratios(messages[place], messages[places[0]]),
         )
-        for length in lengths[1:]
+        for place in places[1:]
     ]
-    spread = _spread(messages, lengths)
-    found.append(Figure("growth: dearest message to cheapest, by length", spread, spread, spread, "<= 1.15"))
-    found += [
-        figure(f"growth: cost of a call, {width} at once, to 1 at once", _ratios(calls, width, 1))
+    best = [min(messages[place]) for place in places]
+    spread = max(best) / min(best)
+    figures.append(Figure("growth: dearest message to cheapest, by length", spread, spread, spread, "<= 1.15"))
+    figures += [
+        figure(f"growth: cost of a call, {width} at once, to 1 at once", ratios(calls[str(width)], calls["1"]))
         for width in _WIDTHS[1:]
     ]
-    dearer = max(min(calls[width]) for width in _WIDTHS[1:]) / min(calls[1])
-    return [*found, Figure("growth: dearest call to one alone", dearer, dearer, dearer, "<= 1.15")]
+    dearer = max(min(calls[str(width)]) for width in _WIDTHS[1:]) / min(calls["1"])
+    return [*figures, Figure("growth: dearest call to one alone", dearer, dearer, dearer, "<= 1.15")]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ async def replayed(basiq: BasiqClient, folder: Path, messages: int, concurrency:
     assert report.handled == messages
 
 
-async def measure(runs: int = 5, slices: int = 6, pages: int = 20) -> list[Figure]:
+async def measure(runs: int = 5, slices: int = 24, pages: int = 20) -> list[Figure]:
     widths = (32, 128, 256, _MARKED)
     with tempfile.TemporaryDirectory() as folder, server(pages) as url:
         async with by.client(url) as basiq:
