@@ -1,4 +1,4 @@
-"""A Basiq for tests, in memory and over HTTP, and conformance suites for what you write yourself."""
+"""A fake Basiq for tests, in memory and over HTTP, and conformance suites for your own stores and transports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
     "serve",
 ]
 
-# The fake must not load aiohttp, which only the server needs.
+# Names are imported on first use: the fake must not import aiohttp, which only the server needs.
 _LAZY = {
     "BrokenPromisesError": "conformance._runner",
     "Comparison": "comparison._compare",

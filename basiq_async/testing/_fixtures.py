@@ -1,4 +1,4 @@
-"""What the pytest plugin's fixtures do."""
+"""The implementation of the pytest plugin's fixtures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def client_of(fake: FakeBasiq) -> AsyncGenerator[BasiqClient]:
-    """A client of a fake in this process."""
+    """Open a client that sends its requests to a fake in this process."""
     transport = InMemoryTransport(fake)
     try:
         async with BasiqClient(fake.api_key, transport=transport) as client:
@@ -31,11 +31,11 @@ async def client_of(fake: FakeBasiq) -> AsyncGenerator[BasiqClient]:
 def in_loop_of(
     request: pytest.FixtureRequest, name: str, make: Callable[[FakeBasiq], AsyncGenerator[T]], fake: FakeBasiq
 ) -> Generator[T]:
-    """Yield what ``make`` yields. It begins and ends in the loop that runs the test: no other loop runs meanwhile."""
+    """Yield the value of ``make``, which begins and ends in the event loop that runs the test."""
     by_asyncio = request.node.get_closest_marker("asyncio") is not None
     by_anyio = "anyio_backend" in request.fixturenames
     if by_asyncio and by_anyio:
-        # Whose loop a test is in and whose its fixtures are in are then two things: it would wait for ever.
+        # The test and its fixtures would run in different event loops, and wait for each other for ever.
         pytest.fail(
             f"{name}: pytest-asyncio and anyio's plugin both run this test; set asyncio_mode to strict", pytrace=False
         )

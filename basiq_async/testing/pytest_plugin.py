@@ -1,15 +1,15 @@
-"""Fixtures for tests against a fake Basiq, there wherever ``basiq-async`` is installed.
+"""Pytest fixtures for tests against a fake Basiq. Installing ``basiq-async`` makes them available.
 
-fake_basiq: a ``FakeBasiq``, fresh for each test, with ids of its own. Define a fixture of that name to arrange it
-differently. The report of a test that fails names the seed of its ids; ``--basiq-seed`` repeats them.
-basiq_client: a ``BasiqClient`` that speaks to it in this process; it is closed after the test.
-basiq_server: the same fake over HTTP on loopback: its base URL.
-basiq_strict: the fake; the test fails at its end where something misused Basiq.
+fake_basiq: a new ``FakeBasiq`` for each test, with unique ids. Define a fixture of this name to set it up differently.
+The report of a failed test names the seed of the ids; ``--basiq-seed`` repeats them.
+basiq_client: a ``BasiqClient`` that calls the fake in this process. It is closed after the test.
+basiq_server: the base URL of the same fake, served over HTTP on loopback.
+basiq_strict: the same fake; the test fails at its end if a request or an endpoint misused Basiq.
 
-``basiq_client`` and ``basiq_server`` need a test that pytest-asyncio (in both modes) or anyio's plugin (with the
-asyncio backend) runs.
+``basiq_client`` and ``basiq_server`` need an async test, run by pytest-asyncio (in either mode) or by anyio's plugin
+(with the asyncio backend).
 
-Every pytest run of every user imports this file: it imports nothing of the project until a fixture is used.
+Every pytest run of every user imports this file, so it imports the rest of the package only when a fixture is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Name the seed of the fake in the report of a test that fails."""
+    """Add the seed of the fake to the report of a failed test."""
     report = yield
     fake = getattr(item, "funcargs", {}).get("fake_basiq")
     seed = getattr(fake, "seed", None)
@@ -51,7 +51,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def fake_basiq(request: pytest.FixtureRequest) -> FakeBasiq:
-    """A fake Basiq on a clock that stands still."""
+    """A fake Basiq whose clock stands still until it is advanced."""
     from .fake._fake import FakeBasiq
 
     return FakeBasiq(seed=request.config.getoption("--basiq-seed"))
@@ -59,14 +59,14 @@ def fake_basiq(request: pytest.FixtureRequest) -> FakeBasiq:
 
 @pytest.fixture
 def basiq_strict(fake_basiq: FakeBasiq) -> Generator[FakeBasiq]:
-    """The fake; at the end the test fails where something misused Basiq."""
+    """The fake. The test fails at its end if a request or an endpoint misused Basiq."""
     yield fake_basiq
     fake_basiq.assert_no_violations()
 
 
 @pytest.fixture
 def basiq_client(request: pytest.FixtureRequest, fake_basiq: FakeBasiq) -> Generator[BasiqClient]:
-    """A client of the fake, without a socket."""
+    """A client that calls the fake in this process, without a socket."""
     from ._fixtures import in_loop_of
 
     yield from in_loop_of(request, "basiq_client", _client, fake_basiq)

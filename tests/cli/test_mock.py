@@ -155,7 +155,7 @@ def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run
         (("emit", "user.created", "--data", "["), 2, "--data is not JSON"),
         (("fail", "--headers", "[]"), 2, "--headers must be a JSON object"),
         (("redeliver", "none"), 1, "there is no message"),
-        (("remove-state",), 2, "the first state of a mock stays"),
+        (("remove-state",), 2, "the first state of a mock cannot be removed"),
     ],
 )
 def test_a_call_that_a_mock_refuses_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:

@@ -1,1 +1,1 @@
-"""The real API held against the fake, request by request: shapes, not values."""
+"""Compare the real API with the fake, request by request. Only shapes of responses are compared, no values."""

@@ -1,4 +1,4 @@
-"""What differs between the real API and the fake."""
+"""``compare``: find differences between the real API and the fake."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ._survey import EVENT, MESSAGE, MESSAGES, WEBHOOK, Seen, Survey
 
 @attrs.frozen
 class Difference:
-    """One thing that the real API does in another way than the fake.
+    """One difference between the real API and the fake.
 
-    ``request`` is the kind of request, such as ``GET /events/{eventId}``; ``where`` the place in the response;
-    ``real`` and ``fake`` say what each of them does.
+    ``request`` is the kind of request, such as ``GET /events/{eventId}``. ``where`` is the place in the response.
+    ``real`` and ``fake`` describe each side.
     """
 
     request: str
@@ -43,8 +43,8 @@ class Difference:
 class Comparison:
     """The result of ``compare``.
 
-    ``skipped`` are the kinds of request that could not be made, such as those for messages without a webhook.
-    ``shapes`` describes what was seen of the real API, without values: fit to be sent with a bug report.
+    ``skipped`` lists kinds of request that could not be made, such as the list of messages without a webhook.
+    ``shapes`` describes the responses of the real API without values, so it can be sent with a bug report.
     """
 
     differences: tuple[Difference, ...]
@@ -53,13 +53,13 @@ class Comparison:
     shapes: Mapping[str, object] = attrs.field(repr=False)
 
     def assert_equal(self) -> None:
-        """Raise an AssertionError that lists the differences, if there are any."""
+        """Raise an ``AssertionError`` that lists the differences. Do nothing if none was found."""
         if self.differences:
             lines = "".join(f"\n- {difference}" for difference in self.differences)
-            raise AssertionError(f"The real API differs from the fake in {len(self.differences)} things:{lines}")
+            raise AssertionError(f"The real API differs from the fake in {len(self.differences)} places:{lines}")
 
     def write_shapes(self, path: str | os.PathLike[str]) -> None:
-        """Write ``shapes`` to a file. Raises ConfigurationError where that cannot be done."""
+        """Write ``shapes`` to a file as JSON. Raises ``ConfigurationError`` if it cannot be written."""
         try:
             Path(path).write_text(json.dumps(self.shapes, indent=2, sort_keys=True) + "\n")
         except OSError as error:
@@ -76,15 +76,15 @@ async def compare(
 ) -> Comparison:
     """Compare each response of the real API with the fake's for the same request.
 
-    Statuses, headers that matter, fields, types, forms of links and identifiers, words such as a status, and paging
-    are compared. Only GETs are sent, beside the token call: about 30 for an application with webhooks, messages and
-    events. Nothing is created or changed.
+    Statuses, important headers, fields, types, forms of links and identifiers, words such as a status, and paging
+    are compared. Apart from the token call, only GETs are sent: about 30 for an application with webhooks, messages
+    and events. Nothing is created or changed.
 
     api_key, base_url: as for ``BasiqClient``.
-    transport: how the real API is reached; by default over the network.
-    fake: what to compare with; by default a FakeBasiq with something of everything in it.
+    transport: the transport to the real API; by default over the network.
+    fake: the fake to compare with; by default a ``FakeBasiq`` with webhooks, messages and events of every kind.
 
-    Raises what the client raises: ``AuthenticationError``, ``TransportError`` and so on.
+    Raises the client's errors, such as ``AuthenticationError`` and ``TransportError``.
     """
     key = ApiKey(api_key)
     base = BaseURL.parse(base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL)
@@ -99,7 +99,7 @@ async def compare(
         if owned is not None:
             await owned.aclose()
     fake = fake or await make_full_fake()
-    # All that the fake has, so that whatever it can respond with is known.
+    # Read everything that the fake has, to know all forms of its responses.
     simulated = await _survey(
         InMemoryTransport(fake), ApiKey(fake.api_key), BaseURL.parse(VENDOR_URL), timeout, samples=50, pages=50
     )
@@ -124,13 +124,13 @@ async def _survey(
 
 
 async def make_full_fake() -> FakeBasiq:
-    """A fake with something of everything in it: webhooks, messages and events of every kind and status."""
+    """Return a fake with webhooks, messages and events of every kind and status."""
     fake = FakeBasiq(page_size=2)  # every list has a next page
     first = fake.add_webhook("https://example.com/one")
     fake.seed_messages(20, first, failed=0.5, every=timedelta(minutes=1))
     for event_type in fake.event_types:
         fake.emit(event_type)
-    await fake.deliver()  # to nobody: attempts without a response
+    await fake.deliver()  # without a receiver, so that attempts have no response
     fake.emit("user.created")
     fake.add_webhook("https://example.com/two", active=False)
     _, second = fake.webhooks()
@@ -193,12 +193,12 @@ def _differ_at(place: str, real: Mapping[str, FieldShape], fake: Mapping[str, Fi
 
 
 def _is_expected(place: str, fields: Mapping[str, FieldShape]) -> bool:
-    """Whether the place can occur: the one above it does, and it is not in a list that was always empty."""
+    """Return whether a place can occur: its parents do, and it is not in a list that was always empty."""
     return all(above in fields for above in places_above(place)) and not place.endswith("[]")
 
 
 def _forms_fit(real: set[str], fake: set[str]) -> bool:
-    """Whether each form of the real API is one of the fake's. Any text but a link fits where the fake has text."""
+    """Return whether the fake has each form of the real API. If the fake has text, any form except a link fits."""
     loose = {"text", "digits", "uuid", "date-time"} if "text" in fake else set[str]()
     return real <= fake | loose
 

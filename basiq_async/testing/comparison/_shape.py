@@ -1,4 +1,4 @@
-"""The shape of a JSON value: which fields there are, of which types and forms. No value is kept."""
+"""The shape of a JSON value: its fields, their types and their forms. Values are not kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z-]{0,39}")
 _VOCABULARY = frozenset({"type", "status", "code", "token_type"})
-"""Fields whose values are words of the API, and no data: those are kept."""
+"""Fields whose values are kept, because they are words of the API and not data."""
 _PATH_WORDS = frozenset(
     {
         *("notifications", "webhooks", "messages", "events", "types", "users", "accounts", "connections", "consents"),
@@ -23,7 +23,7 @@ _PATH_WORDS = frozenset(
 
 @attrs.define
 class FieldShape:
-    """What was seen at one place: how often, and how often its parent."""
+    """The types and forms at one place, how often it occurred, and how often its parent did."""
 
     seen: int = 0
     parents: int = 0
@@ -45,7 +45,7 @@ class Shape:
     fields: dict[str, FieldShape] = attrs.field(factory=dict[str, FieldShape])
 
     def add(self, value: object, place: str = "$", name: str = "", parents: int = 1) -> None:
-        """Count one more value. Fields below a closed place, such as an event's data, are not counted."""
+        """Add the shape of one value. Fields below a closed place, such as an event's data, are left out."""
         field = self.fields.setdefault(place, FieldShape())
         field.seen += 1
         field.types.add(_type(value))
@@ -67,7 +67,7 @@ class Shape:
                 self.add(inner, f"{place}[]")
 
     def describe(self) -> dict[str, object]:
-        """Return it as JSON."""
+        """Return the shape as JSON data."""
         return {
             place: {
                 "types": sorted(field.types),
@@ -108,7 +108,7 @@ def _form(text: str, base: str) -> str:
 
 
 def describe_link(url: str, base: str) -> str:
-    """The form of a link: its path with ``{}`` for identifiers, and the names of its query's parameters."""
+    """Return the form of a link: its path with ``{}`` for identifiers, and the names of its query's parameters."""
     try:
         parts, own = urlsplit(url), urlsplit(base)
     except ValueError:
@@ -123,7 +123,7 @@ def describe_link(url: str, base: str) -> str:
 
 
 def places_above(place: str) -> Iterator[str]:
-    """The places that contain this one, the nearest first."""
+    """Yield the places that contain this one, the nearest first."""
     while place != "$":
         place = place.removesuffix("[]") if place.endswith("[]") else place.rpartition(".")[0]
         yield place

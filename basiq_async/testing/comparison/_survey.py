@@ -1,4 +1,4 @@
-"""A walk through the API by GETs alone: every kind of response, found from the ones before."""
+"""Read every kind of response of an API, with GETs only. Earlier responses give the ids for later requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MESSAGES = WEBHOOK + "/messages"
 MESSAGE = MESSAGES + "/{messageId}"
 EVENTS, EVENT = "/events", "/events/{eventId}"
 TYPES, TYPE = "/events/types", "/events/types/{eventTypeId}"
-# What an event says of its entity depends on the entity, and may be personal: only its type is looked at.
+# An event's data depends on its entity and may be personal, so only its JSON type is recorded.
 _CLOSED = {EVENTS: frozenset({"$.data[].data", "$.data.data"}), EVENT: frozenset({"$.data"})}
 
 
@@ -44,9 +44,9 @@ class Seen:
 
 
 class Survey:
-    """Walks through an API. ``authorized`` sends with a token, ``bare`` without.
+    """Reads an API, and records its responses. ``authorized`` sends requests with a token, ``bare`` without.
 
-    ``samples`` is how many items of a list are looked at one by one, ``pages`` how many pages of it are read.
+    ``samples`` is the number of items of a list that are read one by one, ``pages`` the number of its pages.
     """
 
     def __init__(self, authorized: Transport, bare: Transport, base: str, *, samples: int = 3, pages: int = 2) -> None:
@@ -59,7 +59,7 @@ class Survey:
         self.requests = 0
 
     async def walk(self) -> None:
-        """Make every kind of request that the items found allow."""
+        """Make every kind of request for which an item was found."""
         await self._walk_webhooks()
         await self._walk_events()
         await self._walk_errors()
@@ -90,7 +90,7 @@ class Survey:
         await self._get(f"{WEBHOOKS} (no token)", WEBHOOKS, transport=self._bare)
 
     async def _list(self, kind: str, path: str) -> list[Any]:
-        """The items of the first pages."""
+        """Return the items of the first pages."""
         body = await self._get(kind, path)
         items, link = _items(body), _next(body)
         seen = self.seen[kind]
@@ -149,6 +149,6 @@ def _next(body: Any) -> str | None:
 
 
 def _id(item: Any) -> str:
-    """An identifier that fits into a path; empty if there is none."""
+    """Return an item's id if it can be used in a path, or else an empty text."""
     found = item.get("id") if isinstance(item, Mapping) else None
     return found if isinstance(found, str) and re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""

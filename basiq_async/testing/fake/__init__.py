@@ -1,3 +1,3 @@
-"""A simulated Basiq: its state, operations, deliveries, faults and clock.
+"""The fake Basiq: its state, operations, deliveries, faults and clock.
 
-It shares neither codec nor models with the client."""
+It shares no codec and no models with the client, so a bug in the client cannot hide in both."""

@@ -1,4 +1,4 @@
-"""Arranging a fake: what there is in it, and what goes wrong."""
+"""The methods that set up a fake: its webhooks and messages, and its faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._responses import secret_text
 
 
 class Arrangement(Parts):
-    """The methods of ``FakeBasiq`` that arrange a test."""
+    """The methods of ``FakeBasiq`` that set up a test."""
 
     def add_webhook(
         self,
@@ -25,7 +25,7 @@ class Arrangement(Parts):
         active: bool = True,
         api_key: str | None = None,
     ) -> str:
-        """Add a webhook, past its cool-off unless ``active`` is false. Returns its id.
+        """Add a webhook, and return its id. It is active at once; with ``active=False`` its cool-off begins now.
 
         subscribed_events: by default every event type.
         """
@@ -39,7 +39,7 @@ class Arrangement(Parts):
         return webhook.id
 
     def secret(self, webhook_id: str) -> str:
-        """The signing secret of a webhook."""
+        """Return the signing secret of a webhook."""
         return secret_text(self._find_webhook(webhook_id)[1].key, self._store.quirks.signing_key)
 
     def seed_messages(
@@ -52,17 +52,17 @@ class Arrangement(Parts):
         failed: float = 0.0,
         api_key: str | None = None,
     ) -> str:
-        """Give a webhook a history of ``n`` messages, made on demand: a million take no memory.
+        """Give a webhook a history of ``n`` messages. They are made on demand, so even a million need no memory.
 
         webhook_id: by default the first webhook, which is added if there is none.
-        event_types: by default those that the webhook is subscribed to.
-        every: the time between two messages, a timedelta or seconds. The newest is one such step before now.
+        event_types: by default the types that the webhook is subscribed to.
+        every: the time between two messages, and between the newest message and now; a timedelta or seconds.
         failed: the share of messages, from 0 to 1, whose only attempt failed.
 
         Returns the webhook's id.
         """
         if n < 0 or not 0 <= failed <= 1:
-            raise ConfigurationError("n has to be 0 or more, and failed from 0 to 1")
+            raise ConfigurationError("n must be 0 or more, and failed from 0 to 1")
         app = self._app(api_key)
         if webhook_id is None:
             webhook_id = next(iter(app.webhooks), None) or self.add_webhook(api_key=api_key)
@@ -72,7 +72,7 @@ class Arrangement(Parts):
         types = tuple(event_types) if event_types is not None else webhook.events
         self._check_types(types)
         if not types:
-            raise ConfigurationError("event_types has to name at least one event type")
+            raise ConfigurationError("event_types must name at least one event type")
         step = every if isinstance(every, timedelta) else timedelta(seconds=every)
         self._store.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
         self._changes.note()
@@ -92,17 +92,18 @@ class Arrangement(Parts):
         method: str | None = None,
         path: str | None = None,
     ) -> None:
-        """Let the next requests go wrong.
+        """Make the next requests fail.
 
-        times: how many of them.
-        status: an error of that status in the documented form, with ``retry_after`` (seconds, or any text).
-        body: this body as it is, with ``status`` or 200, such as ``b'{"data": [{'``.
-        delay: the response comes after this many seconds; alone, it is the right one.
-        drop: the connection breaks: ``"request"`` (or True) before the request was acted on, ``"response"``
-            after.
-        loop: a list's ``next`` link leads to the page itself.
-        method, path: only requests that match; ``*`` in a path stands for anything. Without a path, every
-            request but the token call.
+        times: how many requests fail.
+        status: respond with this status and an error in the documented form; ``retry_after`` (seconds, or any text)
+            sets its header.
+        body: respond with this body unchanged, such as ``b'{"data": [{'``. The status is ``status``, or 200.
+        delay: respond after this many seconds. Without another fault, the response is the normal one.
+        drop: break the connection: ``"request"`` (or True) before the request is carried out, ``"response"`` after
+            it.
+        loop: let a list's ``next`` link lead to the same page.
+        method, path: fail only matching requests; ``*`` in a path matches any text. Without a path, every request
+            except the token call matches.
         """
         if times < 1:
             raise ConfigurationError(f"times has to be 1 or more, not {times!r}")
@@ -120,28 +121,28 @@ class Arrangement(Parts):
     def fail_deliveries(
         self, times: int = 1, *, status: int | None = None, drop: Drop | bool = False, url: str | None = None
     ) -> None:
-        """Let the next deliveries go wrong.
+        """Make the next deliveries fail.
 
-        times: how many of them.
-        status: the endpoint is not called; the attempt records this status.
-        drop: the connection breaks: ``"request"`` (or True) before the endpoint got the delivery, ``"response"``
-            after it handled it, so that Basiq delivers it again.
-        url: only deliveries to endpoints whose url matches; ``*`` stands for anything.
+        times: how many deliveries fail.
+        status: do not call the endpoint, and record this status for the attempt.
+        drop: break the connection: ``"request"`` (or True) before the endpoint receives the delivery,
+            ``"response"`` after the endpoint has handled it, so that Basiq delivers it again.
+        url: fail only deliveries to endpoints whose url matches; ``*`` matches any text.
         """
         if times < 1:
             raise ConfigurationError(f"times has to be 1 or more, not {times!r}")
         if (status is None) is not bool(drop):
-            raise ConfigurationError("say what goes wrong with the deliveries: status or drop")
+            raise ConfigurationError("say what goes wrong with the deliveries: either status or drop")
         if status is not None and not 100 <= status <= 999:
             raise ConfigurationError(f"status has to be from 100 to 999, not {status!r}")
         self._deliveries.outages.add(DeliveryFault(times, url, status, _drop(drop)))
         self._changes.note()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
-        """Take an endpoint down until ``endpoint_up``: deliveries fail without calling it.
+        """Let all deliveries to an endpoint fail, without calling it, until ``endpoint_up``.
 
-        url: the url of its webhook; without it, every endpoint.
-        status: it responds with this status; without it, the connection fails.
+        url: the url of the endpoint's webhook; None for every endpoint.
+        status: the status of the response; None if the connection fails.
         """
         self._deliveries.outages.take_down(url, status)
         self._changes.note()
@@ -152,25 +153,25 @@ class Arrangement(Parts):
         self._changes.note()
 
     def redeliver(self, message_id: str) -> Emission:
-        """Deliver a message once more, now, whatever became of it.
+        """Deliver a message once more, now, whether or not it was delivered before.
 
-        Await what it returns to have the attempt made. No further attempt follows one that fails.
+        Await the result to make the attempt. If it fails, no further attempt follows.
         """
         emission = self._deliveries.redeliver(*self._find_message(message_id))
         self._changes.note()
         return emission
 
     def route(self, url: str, receiver: Receiver) -> None:
-        """Deliver what goes to ``url`` to a receiver in this process.
+        """Send the deliveries for ``url`` to a receiver in this process.
 
-        receiver: an async callable ``(headers, body)`` or an object with ``async handle(headers, body)``, such
-            as a ``WebhookReceiver``, either returning a status or something with a ``.status``; or an ASGI
-            application.
+        receiver: an async callable ``(headers, body)``, an object with ``async handle(headers, body)`` such as a
+            ``WebhookReceiver``, or an ASGI application. The callable and ``handle`` return a status, or an object with
+            a ``.status``.
         """
         self._deliveries.routes[url] = adapt(receiver)
 
     def expire_tokens(self) -> None:
-        """Make every token that was issued an expired one."""
+        """Let all tokens that were issued expire now."""
         self._tokens.expire_all()
         self._changes.note()
 
@@ -180,7 +181,7 @@ class Arrangement(Parts):
         self._changes.note()
 
     def reset_log(self) -> None:
-        """Forget the requests, deliveries, violations and faults so far; keep everything else."""
+        """Forget all recorded requests, deliveries and violations, and all faults. Keep everything else."""
         self._requests.clear()
         self._deliveries.attempts.clear()
         self._violations.clear()
@@ -189,7 +190,7 @@ class Arrangement(Parts):
         self._changes.note()
 
     def reset(self) -> None:
-        """Forget everything but the API keys, the routes and the time."""
+        """Forget everything except the API keys, the routes and the time."""
         self.reset_log()
         self._deliveries.forget()
         self._tokens.forget()

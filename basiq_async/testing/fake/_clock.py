@@ -1,4 +1,4 @@
-"""The clocks that a fake Basiq can run on, and waiting on them."""
+"""Clocks for a fake Basiq, and waits on its clock."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Protocol, TypeVar, runtime_checkable
 T = TypeVar("T")
 _FASTEST = 1e6
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
-"""How far a fake can be moved: what it plans from there still is a date."""
+"""The latest time that a fake's clock can be moved to. Attempts planned from then still have a valid date."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 1e9
 _STEPS = 50
-"""How many turns of the loop other tasks get, to begin a wait of their own, before time jumps."""
+"""The number of event loop cycles in which other tasks can begin a wait, before time jumps."""
 
 Clock = Callable[[], datetime]
-"""What tells the fake the time: a callable that returns an aware datetime."""
+"""A callable that returns the fake's time as an aware datetime."""
 
 
 @runtime_checkable
@@ -52,16 +52,16 @@ class ManualClock:
         return f"ManualClock({self._now.isoformat()})"
 
     def move_to(self, moment: datetime) -> None:
-        """Set the clock forward to ``moment``; a moment that is past already changes nothing."""
+        """Set the clock forward to ``moment``. A moment in the past changes nothing."""
         self._now = max(self._now, moment)
 
     def advance(self, delta: timedelta | None = None, *, seconds: float = 0.0) -> None:
-        """Set the clock forward; unlike ``FakeBasiq.advance`` this delivers nothing."""
+        """Set the clock forward. Unlike ``FakeBasiq.advance``, this makes no deliveries."""
         self.move_to(self._now + (delta or timedelta()) + timedelta(seconds=seconds))
 
 
 class SystemClock:
-    """The machine's clock, ``speed`` times as fast from the moment it is made. It can be moved forward as well.
+    """A clock that runs ``speed`` times as fast as the machine's, and can be moved forward.
 
     Starts at ``start``, by default now.
     """
@@ -82,23 +82,21 @@ class SystemClock:
         return f"SystemClock(speed={self.speed:g})"
 
     def move_to(self, moment: datetime) -> None:
-        """Set the clock forward to ``moment``, from where it runs on; a moment that is past changes nothing."""
+        """Set the clock forward to ``moment``, and run on from there. A moment in the past changes nothing."""
         ahead = moment - self()
         if ahead > timedelta():
             self._start += ahead
 
 
 _limit: ContextVar[datetime | None] = ContextVar("limit on the fake's clock", default=None)
-"""When the running code's innermost limit is over."""
+"""The end of the innermost ``limit`` that the current code runs in."""
 
 
 class VirtualWaits:
-    """Waits on the fake's clock that take no real time, in the order in which they end.
+    """Waits on the fake's clock. They need no real time, and end in order.
 
-    As soon as nobody else has anything to do, time jumps to the end of the next wait.
-
-    ``time`` is in seconds, as an event loop's is. A wait that ends moves the fake's clock, and the deliveries that
-    are due on the way are made.
+    As soon as no other task is active, time jumps to the end of the next wait: the fake's clock is moved there, and
+    the deliveries that are due by then are made.
     """
 
     def __init__(self, clock: Clock, advance_to: Callable[[datetime], Awaitable[None]]) -> None:
@@ -109,7 +107,7 @@ class VirtualWaits:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def time(self) -> float:
-        """Seconds on the fake's clock."""
+        """Return the time on the fake's clock, in seconds since 1970."""
         return (self._clock() - _EPOCH).total_seconds()
 
     def now(self) -> datetime:
@@ -117,7 +115,7 @@ class VirtualWaits:
         return self._clock()
 
     async def sleep(self, seconds: float) -> None:
-        """Return when the fake's clock is ``seconds`` later. Raises TimeoutError at the end of a ``limit``."""
+        """Wait ``seconds`` on the fake's clock. Raises ``TimeoutError`` at the end of a ``limit`` around it."""
         # Rounded up: a caller that waits until a moment must not find itself just before it.
         until = self._clock() + timedelta(microseconds=math.ceil(max(seconds, 0.0) * 1e6))
         await asyncio.sleep(0)
@@ -128,7 +126,7 @@ class VirtualWaits:
         await self._sleep_until(until)
 
     async def limit(self, work: Awaitable[T], seconds: float) -> T:
-        """Await ``work``, whose waits last at most that many seconds on the fake's clock. Raises TimeoutError."""
+        """Await ``work``. Its waits raise ``TimeoutError`` after so many seconds on the fake's clock."""
         end = self._clock() + timedelta(seconds=min(seconds, _LONGEST))
         outer = _limit.get()
         token = _limit.set(end if outer is None else min(outer, end))
@@ -153,13 +151,13 @@ class VirtualWaits:
             self.notify()
 
     def notify(self) -> None:
-        """Let the sleepers look at the clock."""
+        """Wake the waiting tasks, to look at the clock."""
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
 
     async def _is_quiet(self, me: tuple[datetime, int]) -> bool:
-        """Let other tasks run. Return whether nobody began a wait that ends earlier, or moved the clock."""
+        """Let other tasks run. Return False if one began a wait that ends earlier, or moved the clock."""
         for _ in range(_STEPS):
             await asyncio.sleep(0)
             if self._sleepers[0] is not me or self._clock() >= me[0]:

@@ -1,4 +1,4 @@
-"""Deliveries: made when an event happens, attempted on Basiq's schedule, each attempt recorded."""
+"""Deliveries of events to webhooks, attempted on Basiq's schedule. Each attempt is recorded."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0
 
-# The number of the attempt that the running code is a part of. It may wait only for attempts that began after that
-# one: of two attempts that wait for each other, neither would ever end.
+# The number of the attempt that the current code runs in. That code may only wait for attempts that began later:
+# two attempts that wait for each other would never end.
 _innermost: ContextVar[int] = ContextVar("innermost attempt", default=0)
 
 
 @attrs.frozen
 class DeliveredAttempt:
-    """One attempt to deliver a message to an endpoint: what was sent, and what came back.
+    """One attempt to deliver a message to an endpoint: the request and the response.
 
-    ``number`` counts from 1. ``status`` is None where there was no response; ``response`` is the beginning of its
-    text, or says what went wrong. ``at`` is on the fake's clock; ``duration`` is in seconds.
+    ``number`` counts from 1. ``status`` is None if no response was received. ``response`` is the beginning of the
+    response's text, or a description of the error. ``at`` is on the fake's clock; ``duration`` is in seconds.
     """
 
     webhook_id: str
@@ -56,9 +56,10 @@ class DeliveredAttempt:
 
 @attrs.define(order=True)
 class PlannedAttempt:
-    """An attempt that is to be made, or is under way.
+    """An attempt that is due later, or is under way.
 
-    ``begun`` counts the attempts that were begun. ``once``: no further attempt follows one that failed.
+    begun: the attempt's number in the order of beginning; 0 before it begins.
+    once: whether no further attempt follows if this one fails.
     """
 
     due: datetime
@@ -74,9 +75,9 @@ class PlannedAttempt:
 
 @attrs.define(eq=False)
 class Outlet:
-    """How deliveries leave: what calls an endpoint, and what their links begin with.
+    """The way out for deliveries: a function that calls an endpoint, and the base of the links in a delivery.
 
-    ``closed``: it was closed while attempts were under way, which says nothing about the endpoint.
+    closed: whether the outlet was closed. An attempt that fails then says nothing about the endpoint.
     """
 
     endpoint: Endpoint
@@ -87,11 +88,11 @@ class Outlet:
 
 @attrs.frozen
 class Emission:
-    """An event that was recorded, and the ids of the messages made of it, one for each webhook.
+    """A recorded event, and the ids of its messages, one for each webhook.
 
-    Awaiting it makes the first attempt of each message. Without that the next ``advance`` or the running server does.
+    Await it to make the first attempt of each message. Otherwise the next ``advance`` or the running server makes them.
 
-    not_sent: a line for each webhook that is subscribed and not active, so that no message was made for it, and why.
+    not_sent: a line for each subscribed webhook that got no message because it is not active, with the reason.
     """
 
     event_id: str
@@ -112,9 +113,9 @@ def _describe_inactive(webhook: Webhook, now: datetime) -> str:
 
 
 class Deliveries:
-    """Emits events and delivers their messages, in the order in which they are due.
+    """Emits events, and delivers their messages when they are due.
 
-    An attempt that was taken is either finished or given back, whatever ends it.
+    An attempt that was taken is always finished or given back, even after an error or a cancellation.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Deliveries:
         self.outages = Outages()
         self.attempts: Recent[DeliveredAttempt] = Recent(lambda item: size_of(item.headers, item.body, item.response))
 
-    # --- what is to be delivered ---
+    # --- planned attempts ---
 
     def emit(
         self,
@@ -158,7 +159,7 @@ class Deliveries:
         text: str | None = None,
         even_unsubscribed: bool = False,
     ) -> Emission:
-        """Record an event, and a message for each webhook that is active and subscribed to it."""
+        """Record an event, and a message for each active webhook that is subscribed to it."""
         now = self._store.clock()
         event: Event = self._store.record_event(app, type_id, user_id, entity_id, data)
         attempts: list[PlannedAttempt] = []
@@ -179,7 +180,7 @@ class Deliveries:
         return Emission(event.id, message_ids, lambda: self._complete(attempts).__await__(), tuple(not_sent))
 
     def redeliver(self, app: Application, webhook: Webhook, message: Message) -> Emission:
-        """Make one more attempt, due now, to deliver a message, whatever became of the earlier ones."""
+        """Plan one more attempt to deliver a message, due now, whatever the results of the earlier attempts."""
         app.messages[webhook.id].keep(message)
         number = len(message.attempts) + 1
         planned = self.schedule(app, webhook, message, number, self._store.clock(), once=True)
@@ -195,23 +196,23 @@ class Deliveries:
         return planned
 
     def planned(self) -> Iterator[PlannedAttempt]:
-        """What is still to come or is under way, in the order in which it is due."""
+        """Return the attempts that are due later or under way, in the order of their due times."""
         return iter(sorted([*self._due, *self._under_way.values()], key=_order))
 
     def next_due(self) -> datetime | None:
-        """When the next attempt is due."""
+        """Return the time of the next attempt; None if none is planned."""
         return self._due[0].due if self._due else None
 
     def pending(self) -> int:
-        """How many attempts are still to come or are under way."""
+        """Return the number of attempts that are due later or under way."""
         return len(self._due) + len(self._under_way)
 
     def forget(self) -> None:
-        """Drop every attempt that is still to come, and the results of those that are under way."""
+        """Drop all planned attempts, and ignore the results of attempts that are under way."""
         self._due.clear()
         self._forgotten = self._begun
 
-    # --- who delivers it ---
+    # --- outlets ---
 
     @property
     def outlet(self) -> Outlet:
@@ -228,13 +229,13 @@ class Deliveries:
         self.wake()
 
     def wake(self) -> None:
-        """Tell the servers that something may be due."""
+        """Tell the servers that an attempt may be due."""
         for outlet in self._outlets:
             outlet.wake()
 
     @contextmanager
     def advancing(self) -> Iterator[None]:
-        """While the clock is being moved, its mover makes the deliveries, in order."""
+        """Hold the servers back while ``advance`` moves the clock: it makes the deliveries itself, in order."""
         self._advancing += 1
         try:
             yield
@@ -248,11 +249,11 @@ class Deliveries:
         return self._advancing > 0
 
     def is_due(self) -> bool:
-        """Whether there is something that a server has to deliver now."""
+        """Return whether an attempt is due that a server has to make now."""
         return not self._advancing and bool(self._due) and self._due[0].due <= self._store.clock()
 
     def take_due(self) -> PlannedAttempt | None:
-        """Take the next attempt that is due. Call ``attempt`` with it, or at least ``end``."""
+        """Take the next attempt that is due; None if none is. Pass it to ``attempt``, or at least to ``end``."""
         if not self._due or self._due[0].due > self._store.clock():
             return None
         planned = heapq.heappop(self._due)
@@ -273,9 +274,9 @@ class Deliveries:
                 waiting.set_result(None)
 
     async def settle(self) -> None:
-        """Make every attempt that is due now, and wait for those that others are making.
+        """Make every attempt that is due now, and wait for attempts that other tasks are making.
 
-        Called from within an attempt, it waits only for attempts that began later than that one.
+        Within an attempt, it waits only for attempts that began later than that one.
         """
         mine = _innermost.get()
         while True:
@@ -287,7 +288,7 @@ class Deliveries:
                 return
 
     async def _complete(self, attempts: Sequence[PlannedAttempt]) -> None:
-        """Make what is due until these attempts are finished; wait for those of them that others are making."""
+        """Make due attempts until all of these are finished. Wait for those that other tasks are making."""
         while not all(planned.finished for planned in attempts):
             if (planned := self.take_due()) is not None:
                 await self.attempt(planned)
@@ -307,7 +308,7 @@ class Deliveries:
     # --- one attempt ---
 
     async def attempt(self, planned: PlannedAttempt, outlet: Outlet | None = None) -> None:
-        """Make one attempt, and plan the next one where it fails."""
+        """Make one attempt. If it fails, plan the next one."""
         outer = _innermost.set(planned.begun)
         try:
             if planned.app.webhooks.get(planned.webhook.id) is planned.webhook and (
@@ -338,7 +339,7 @@ class Deliveries:
         if planned.begun <= self._forgotten:
             return
         if outlet.closed and status is None:
-            return  # its connections were closed with it: the attempt is made again, by the next deliverer
+            return  # the outlet closed its connections: the attempt is made again through the next one
         duration = (self._store.clock() - started).total_seconds()
         ok = status is not None and 200 <= status <= 299
         attempt = Attempt(self._store.ids.opaque(5), webhook.url, text, status, started, ok, duration)
@@ -401,21 +402,21 @@ class Deliveries:
             raise
         except asyncio.CancelledError:
             if _cancellations() > cancellations:
-                raise  # it is this attempt that was cancelled, not something that the endpoint waited for
+                raise  # this attempt was cancelled, not a task that the endpoint waited for
             return None, "the endpoint was cancelled before it responded"
         except Exception as error:
-            # An endpoint in this process that raises is a server that responds with 500; what it raised is its own.
+            # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
             logger.exception("the endpoint %s raised", url)
             return 500, f"Internal Server Error: {type(error).__name__}"
         return (response.status, response.text) if fault is None else (None, "the response was lost")
 
     def recent(self) -> Sequence[DeliveredAttempt]:
-        """The latest attempts, oldest first."""
+        """Return the latest attempts, oldest first."""
         return tuple(self.attempts)
 
 
 def _cancellations() -> int:
-    """How often the running task was asked to end."""
+    """Return the number of pending cancellations of the current task."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 

@@ -1,4 +1,4 @@
-"""What a delivery can be handed to: an endpoint over HTTP, or one in this process."""
+"""The endpoints of deliveries: over HTTP, or in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Asgi = Callable[..., Awaitable[object]]
 
 
 class NoResponse(Exception):
-    """A delivery that got no response; the text says why."""
+    """A delivery got no response. The text says why."""
 
 
 @attrs.frozen
@@ -41,15 +41,15 @@ class HasHandle(Protocol):
 
 
 Receiver = HasHandle | Callable[..., Awaitable[object]]
-"""What ``FakeBasiq.route`` accepts: an object with ``async handle(headers, body)``, an async callable
-``(headers, body)``, each returning a status or something with a ``.status``, or an ASGI application."""
+"""A receiver for ``FakeBasiq.route``: an object with ``async handle(headers, body)``, an async callable
+``(headers, body)``, or an ASGI application. The first two return a status, or an object with a ``.status``."""
 
 Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
-"""A receiver as the fake calls it: url, headers and body in, a response out."""
+"""The function with which the fake calls a receiver: it accepts url, headers and body, and returns a response."""
 
 
 def adapt(receiver: Receiver) -> Endpoint:
-    """Return the endpoint that calls a receiver. Raises ConfigurationError for anything else."""
+    """Return an endpoint that calls a receiver. Raises ``ConfigurationError`` if ``receiver`` is not one."""
     if isinstance(receiver, HasHandle):
         return _calling(receiver.handle)
     if callable(receiver):
@@ -77,7 +77,7 @@ def _calling(handle: Callable[[dict[str, str], bytes], Awaitable[object]]) -> En
         status = getattr(result, "status", result)
         if isinstance(status, bool) or not isinstance(status, int):
             raise ConfigurationError(
-                f"a receiver returns a status or something with a .status, not {type(result).__name__}"
+                f"a receiver returns a status or an object with a .status, not {type(result).__name__}"
             )
         return EndpointResponse(int(status), phrase(int(status)))
 
@@ -128,7 +128,7 @@ def _asgi(app: Asgi) -> Endpoint:
 
 
 def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False, to: Iterable[str] | None = None) -> Endpoint:
-    """Endpoints over real HTTP: on this machine, ``anywhere``, or at the hosts ``to`` alone."""
+    """Return an endpoint that sends deliveries over HTTP: to this machine, to the hosts ``to``, or ``anywhere``."""
     hosts = None if to is None else frozenset(host.lower() for host in to)
 
     async def endpoint(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
@@ -137,9 +137,9 @@ def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False, to: Ite
 
         if hosts is not None:
             if not _is_among(hosts, url):
-                raise NoResponse("no route: the host is not among those that deliveries may go to")
+                raise NoResponse("no route: deliveries to this host are not allowed")
         elif not anywhere and not is_local(url):
-            raise NoResponse("no route: endpoints outside this machine are not called")
+            raise NoResponse("no route: deliveries to other machines are not allowed")
         try:
             async with session.post(
                 yarl.URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
@@ -153,9 +153,11 @@ def over_http(session: aiohttp.ClientSession, *, anywhere: bool = False, to: Ite
 
 
 async def over_http_once(url: str, headers: dict[str, str], body: bytes) -> EndpointResponse:
-    """An endpoint on this machine over real HTTP, with a connection of its own."""
+    """Send one delivery over HTTP to an endpoint on this machine, with a new connection."""
     if not is_local(url):
-        raise NoResponse("no route: give this url a receiver with FakeBasiq.route, endpoints elsewhere are not called")
+        raise NoResponse(
+            "no route: pass a receiver for this url to FakeBasiq.route, because other machines are not called"
+        )
     import aiohttp
 
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
@@ -171,7 +173,7 @@ def _is_among(hosts: frozenset[str], url: str) -> bool:
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Return whether a URL's host is this machine."""
     return is_this_machine(urlsplit(url).hostname or "")
 
 

@@ -1,4 +1,4 @@
-"""A Basiq in memory: pure, deterministic, with a clock of its own."""
+"""``FakeBasiq``: a Basiq in memory, with its own clock and repeatable results."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _LONGEST_COOL_OFF = 10 * 365 * 86_400
 
 @attrs.frozen
 class Exchange:
-    """What became of one request, for a transport or a server to carry out.
+    """The outcome of one request, which a transport or a server carries out.
 
-    After ``delay`` seconds comes ``response``; where that is None the connection is dropped instead. ``record`` is
-    its entry in the log.
+    After ``delay`` seconds, ``response`` is sent; if it is None, the connection is dropped. ``record`` is the request's
+    entry in the log.
     """
 
     response: Response | None
@@ -44,27 +44,27 @@ class Exchange:
 
 
 class FakeBasiq(Arrangement, Inspection, States):
-    """A whole Basiq for tests: send it requests, move its clock, let it deliver.
+    """A fake Basiq for tests: it responds to requests, emits events, and delivers webhooks on its own clock.
 
-    clock: what tells it the time, a callable that returns an aware datetime; by default a ManualClock that
-        stands still until ``advance`` moves it.
-    api_keys: the keys that it accepts, or a mapping of them to names of applications. Each key is an
-        application of its own that sees nothing of the others. By default ``DEFAULT_API_KEY`` alone.
-    page_size: the most items that a response holds, whatever ``limit`` asks for.
+    clock: a callable that returns the time as an aware datetime. By default a ``ManualClock``, which stands still
+        until ``advance`` moves it.
+    api_keys: the accepted keys, or a mapping from keys to names of applications. Each key belongs to a separate
+        application, which sees nothing of the others. By default only ``DEFAULT_API_KEY``.
+    page_size: the most items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
-    quirks: in which form to respond where Basiq's own sources contradict each other.
-    seed: what identifiers, secrets and seeded histories are made from; same seed, same everything. By default one
-        that nobody else has, so that a store which outlives the fake never meets an id twice; ``seed`` tells it.
-    event_types: event types to add to today's fifteen, each with its description. Test with them what your service does
-        with a type that it does not know.
-    exclusive_events: respond with ``event-already-subscribed`` to a second webhook for an event type. The reference
-        lists that error and does not say when it comes, so by default it does not.
-    processes: how many processes share an API key: each may have a token of its own before ``token-per-request``
-        is a violation.
-    latency: seconds that each response takes.
-    delivery_timeout: how many seconds an endpoint may take to respond.
-    sign_at: returns the time, in seconds since the epoch, that deliveries are signed with. By default the
-        machine's, since that is what an endpoint compares it with, however far the fake's clock was moved.
+    quirks: the form of responses where Basiq's own sources contradict each other.
+    seed: determines identifiers, secrets and seeded histories: the same seed gives the same values. By default it is
+        random, so a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it.
+    event_types: more event types, each with its description, in addition to today's fifteen. Use them to test how your
+        service handles an unknown type.
+    exclusive_events: refuse a second webhook for an event type with ``event-already-subscribed``. Basiq's reference
+        lists that error but does not say when it occurs, so by default it does not occur.
+    processes: the number of processes that share an API key. Each may have its own token before the violation
+        ``token-per-request`` is recorded.
+    latency: the duration of each response, in seconds.
+    delivery_timeout: the seconds in which an endpoint must respond.
+    sign_at: a function that returns the timestamp for signatures, in seconds since 1970. By default that is the
+        machine's time, even if the fake's clock was moved, because endpoints compare it with their own clock.
     """
 
     DEFAULT_API_KEY = DEFAULT_API_KEY
@@ -87,17 +87,17 @@ class FakeBasiq(Arrangement, Inspection, States):
         sign_at: Callable[[], float] = time.time,
     ) -> None:
         if not 1 <= page_size <= 500:
-            raise ConfigurationError(f"page_size has to be from 1 to 500, not {page_size!r}")
+            raise ConfigurationError(f"page_size must be from 1 to 500, not {page_size!r}")
         if processes < 1:
-            raise ConfigurationError(f"processes has to be 1 or more, not {processes!r}")
+            raise ConfigurationError(f"processes must be 1 or more, not {processes!r}")
         if not 0 <= latency < math.inf:
-            raise ConfigurationError(f"latency has to be a number of seconds from 0, not {latency!r}")
+            raise ConfigurationError(f"latency must be a number of seconds from 0, not {latency!r}")
         seconds = cool_off.total_seconds() if isinstance(cool_off, timedelta) else cool_off
         if not 0 <= seconds <= _LONGEST_COOL_OFF:
-            raise ConfigurationError(f"cool_off has to be from 0 seconds to 10 years, not {cool_off!r}")
+            raise ConfigurationError(f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
         keys = [(self.DEFAULT_API_KEY, None)] if api_keys is None else _keys(api_keys)
         if not keys:
-            raise ConfigurationError("api_keys is empty: the fake would accept nobody")
+            raise ConfigurationError("api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
         self.name = "first"
@@ -147,17 +147,17 @@ class FakeBasiq(Arrangement, Inspection, States):
 
     @property
     def api_key(self) -> str:
-        """The first of the keys that it accepts."""
+        """The first of the accepted API keys."""
         return next(iter(self._store.applications))
 
     @property
     def seed(self) -> int | str:
-        """What its identifiers are made from: ``FakeBasiq(seed=...)`` repeats them."""
+        """The seed of the identifiers. ``FakeBasiq(seed=...)`` repeats them."""
         return self._store.seed
 
     @property
     def quirks(self) -> Quirks:
-        """In which form it responds. Set it to have later responses take another form."""
+        """The form of responses. Set it to change the form of later responses."""
         return self._store.quirks
 
     @quirks.setter
@@ -165,7 +165,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         self._store.quirks = self._settings["quirks"] = quirks
 
     def find_state(self, authorization: str) -> Self | None:
-        """The state, this one or one that was added, that an ``Authorization`` header has the key or a token of."""
+        """Return the state to which the API key or token in an ``Authorization`` header belongs; None if unknown."""
         scheme, _, text = authorization.partition(" ")
         by_key = scheme.lower() == "basic"
         for state in (self, *self._states.values()):
@@ -179,11 +179,11 @@ class FakeBasiq(Arrangement, Inspection, States):
     # --- responding ---
 
     def handle(self, request: Request, *, prefix: str = "") -> Response:
-        """The response to one request, at once, whatever delay a fault asks for.
+        """Return the response to one request, without the delay that a fault asks for.
 
-        prefix: the path that the API is mounted under, such as ``/basiq``.
+        prefix: the path under which the API is mounted, such as ``/basiq``.
 
-        Raises ConnectionFailedError where a fault drops the connection.
+        Raises ``ConnectionFailedError`` if a fault drops the connection.
         """
         exchange = self.exchange(request, prefix=prefix)
         if exchange.response is None:
@@ -192,7 +192,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         return exchange.response
 
     def exchange(self, request: Request, *, prefix: str = "") -> Exchange:
-        """Carry out one request, faults included, and return what became of it."""
+        """Carry out one request, with the faults that it meets, and return its outcome."""
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"
@@ -234,7 +234,7 @@ class FakeBasiq(Arrangement, Inspection, States):
 
     @property
     def waits(self) -> VirtualWaits | None:
-        """How a client in this process waits on the fake's clock; None where that clock moves by itself."""
+        """The clock with which a client in this process waits; None if the fake's clock moves by itself."""
         return self._waits if isinstance(self.clock, ManualClock) else None
 
     async def advance(
@@ -246,10 +246,10 @@ class FakeBasiq(Arrangement, Inspection, States):
         minutes: float = 0,
         seconds: float = 0,
     ) -> None:
-        """Move the clock, and on the way make every delivery that is due, in order, each at its time.
+        """Move the clock forward, and make each delivery that is due on the way at its time.
 
-        Raises ConfigurationError where the clock cannot be moved: a ManualClock and a SystemClock can, up to the year
-        9000.
+        A ``ManualClock`` and a ``SystemClock`` can be moved, up to the year 9000. Raises ``ConfigurationError`` for
+        another clock or a later time.
         """
         try:
             step = (delta or timedelta()) + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
@@ -261,7 +261,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         await self._advance_to(until)
 
     async def advance_to_next(self) -> bool:
-        """Move the clock to the next attempt that is due, and make it. False if there is none."""
+        """Move the clock to the next planned attempt, and make it. Return False if no attempt is planned."""
         due = self._deliveries.next_due()
         if due is None:
             return False
@@ -292,10 +292,10 @@ class FakeBasiq(Arrangement, Inspection, States):
         data: Mapping[str, object] | None = None,
         api_key: str | None = None,
     ) -> Emission:
-        """Let an event happen: recorded, and a message for each webhook that is active and subscribed.
+        """Record an event, and a message for each active webhook that is subscribed to it.
 
-        ``await`` what it returns to have it delivered before going on. Without that the running server,
-        or the next ``advance``, delivers it.
+        Await the result to deliver the messages now. Otherwise the running server, or the next ``advance``, delivers
+        them.
         """
         self._check_types([event_type_id])
         return self._deliveries.emit(
@@ -309,8 +309,8 @@ class FakeBasiq(Arrangement, Inspection, States):
     async def deliver(self) -> None:
         """Make every delivery that is due now, and wait for those that are under way.
 
-        Within a delivery's handler it waits only for attempts that began later. A handler that is called over a real
-        socket cannot be told apart: there, await what ``emit`` returns instead.
+        In the handler of a delivery, this waits only for attempts that began later. In a handler that is called over a
+        real socket, it would wait for itself: await the result of ``emit`` there.
         """
         await self._deliveries.settle()
 
@@ -324,7 +324,7 @@ def _keys(api_keys: Mapping[str, str] | Iterable[str]) -> list[tuple[str, str | 
 
 
 def _split(url: str) -> tuple[str, str, str]:
-    """Origin, path and query of an absolute URL, exactly as they were spelt."""
+    """Return origin, path and query of an absolute URL, without decoding."""
     start = url.find("/", url.find("://") + 3)
     if start < 0:
         return url, "/", ""

@@ -1,4 +1,4 @@
-"""What goes wrong on demand: faults of requests and of deliveries, and endpoints that are down."""
+"""Faults of requests and deliveries, and endpoints that are down."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Fault:
     def matches(self, method: str, path: str) -> bool:
         if self.method is not None and self.method != method:
             return False
-        # The token call is not what a test means that asks for "the next request to fail".
+        # A test that asks for the next request to fail does not mean the token call.
         return path != "/token" if self.path is None else fnmatchcase(path, self.path)
 
     def response(self, correlation_id: str) -> Response | None:
-        """The response in place of the real one; None if the real one is sent."""
+        """Return the response that replaces the normal one; None if the normal one is sent."""
         if self.status is None and self.body is None:
             return None
         status = self.status or 200
@@ -46,7 +46,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that are still to come, the first that matches first."""
+    """The faults for coming requests. The first that matches is used."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
@@ -61,7 +61,7 @@ class Faults:
         self._waiting.clear()
 
     def take(self, method: str, path: str) -> Fault | None:
-        """Return the first fault that matches a request, which counts it."""
+        """Return the first fault that matches a request, and reduce its remaining count."""
         for fault in self._waiting:
             if fault.matches(method, path):
                 fault.left -= 1
@@ -73,7 +73,7 @@ class Faults:
 
 @attrs.define
 class DeliveryFault:
-    """What goes wrong with the next ``left`` deliveries to endpoints that match ``url``."""
+    """A fault for the next ``left`` deliveries to endpoints that match ``url``."""
 
     left: int
     url: str | None
@@ -85,7 +85,7 @@ class DeliveryFault:
 
 
 class Outages:
-    """The endpoints that are down, and the faults that deliveries are still to meet."""
+    """The endpoints that are down, and the faults for coming deliveries."""
 
     def __init__(self) -> None:
         self._down: dict[str | None, int | None] = {}
@@ -93,7 +93,7 @@ class Outages:
 
     @property
     def down(self) -> dict[str | None, int | None]:
-        """Each endpoint that is down (None: every one), with the status it responds with, if it responds."""
+        """The urls of endpoints that are down (None for all), with the status that they respond (None: no response)."""
         return dict(self._down)
 
     @property
@@ -104,7 +104,7 @@ class Outages:
         self._down[url] = status
 
     def bring_up(self, url: str | None) -> None:
-        """End the outage of one endpoint; None ends them all."""
+        """End the outage of one endpoint, or of all if ``url`` is None."""
         if url is None:
             self._down.clear()
         else:
@@ -118,7 +118,7 @@ class Outages:
         self._faults.clear()
 
     def take(self, url: str) -> DeliveryFault | None:
-        """Return what a delivery meets: an outage, or the first fault that matches, which counts the delivery."""
+        """Return the fault for a delivery: of an outage, or else the first that matches, whose count is reduced."""
         for place in (url, None):
             if place in self._down:
                 status = self._down[place]

@@ -1,4 +1,4 @@
-"""What a fake is made of, and the methods that tell what happened in it."""
+"""The parts of a fake, and the methods that report its requests, deliveries and messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
 
 
 class Parts:
-    """The parts of a fake, and how to find things in them. ``FakeBasiq`` makes the parts."""
+    """The parts of a fake, and methods to find objects in them. ``FakeBasiq`` creates the parts."""
 
     clock: Clock
     _store: Store
@@ -45,7 +45,9 @@ class Parts:
             if name not in self._store.event_types:
                 nearest = get_close_matches(name, list(self._store.event_types), n=1)
                 guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-                raise ConfigurationError(f"there is no event type {name!r}{guess}; a fake is made with what it adds")
+                raise ConfigurationError(
+                    f"there is no event type {name!r}{guess}; to add a type, pass event_types to FakeBasiq"
+                )
 
     def _find_webhook(self, webhook_id: str) -> tuple[Application, Webhook]:
         found = self._store.find_webhook(webhook_id)
@@ -62,7 +64,7 @@ class Parts:
 
 @attrs.frozen
 class Upcoming:
-    """An attempt that is still to come."""
+    """An attempt that is planned or under way."""
 
     message_id: str
     webhook_id: str
@@ -71,20 +73,20 @@ class Upcoming:
 
 
 class Inspection(Parts):
-    """The methods of ``FakeBasiq`` that tell what happened."""
+    """The methods of ``FakeBasiq`` that report what happened."""
 
     def now(self) -> datetime:
-        """The time on its clock."""
+        """Return the time on the fake's clock."""
         return self.clock()
 
     @property
     def next_due(self) -> datetime | None:
-        """When the next attempt to deliver is due; None if there is none."""
+        """The time of the next delivery attempt; None if none is planned."""
         return self._deliveries.next_due()
 
     @property
     def requests(self) -> Sequence[Request]:
-        """The latest requests, oldest first: at most ten thousand, and at most 64 MiB of them."""
+        """The latest requests, oldest first: at most 10,000 and at most 64 MiB."""
         return tuple(record.request for record in self._requests)
 
     @property
@@ -94,15 +96,15 @@ class Inspection(Parts):
 
     @property
     def deliveries(self) -> Sequence[DeliveredAttempt]:
-        """The latest attempts to deliver, oldest first: at most ten thousand, and at most 64 MiB of them."""
+        """The latest delivery attempts, oldest first: at most 10,000 and at most 64 MiB."""
         return self._deliveries.recent()
 
     def numbered_deliveries(self) -> Iterator[tuple[int, DeliveredAttempt]]:
-        """The latest attempts to deliver, newest first, each with a number that counts from 1."""
+        """Return the latest delivery attempts, newest first, each with its number, which counts from 1."""
         return self._deliveries.attempts.numbered()
 
     def upcoming(self) -> Sequence[Upcoming]:
-        """The attempts that are still to come, in the order in which they are due."""
+        """Return the attempts that are planned or under way, in the order of their due times."""
         return [
             Upcoming(planned.message.id, planned.webhook.id, planned.number, planned.due)
             for planned in self._deliveries.planned()
@@ -110,40 +112,40 @@ class Inspection(Parts):
 
     @property
     def pending(self) -> int:
-        """How many attempts are still to come."""
+        """The number of attempts that are planned or under way."""
         return self._deliveries.pending()
 
     @property
     def endpoints_down(self) -> Mapping[str | None, int | None]:
-        """Each endpoint that is down (None: all of them), with the status it responds with, if it responds."""
+        """The urls of endpoints that are down (None for all), with the status that they respond (None: no response)."""
         return self._deliveries.outages.down
 
     @property
     def faults(self) -> Sequence[Fault]:
-        """What goes wrong with the next requests."""
+        """The faults for the next requests."""
         return self._faults.waiting()
 
     @property
     def delivery_faults(self) -> Sequence[DeliveryFault]:
-        """What goes wrong with the next deliveries."""
+        """The faults for the next deliveries."""
         return self._deliveries.outages.faults
 
     @property
     def violations(self) -> Sequence[Violation]:
-        """What a caller or an endpoint did that the real Basiq would refuse, or that misuses it."""
+        """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
         return self._violations.seen()
 
     @property
     def revision(self) -> int:
-        """How many changes there were: the same number means that nothing changed."""
+        """The number of changes so far. While it stays the same, nothing has changed."""
         return self._changes.revision
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``changed`` after each change. Returns what ends that."""
+        """Call ``changed`` after each change. Return a function that ends the calls."""
         return self._changes.watch(changed)
 
     def assert_no_violations(self) -> None:
-        """Raise an AssertionError that lists the violations, if there are any."""
+        """Raise an ``AssertionError`` that lists the violations. Do nothing if none was recorded."""
         seen = self.violations
         if seen:
             raise AssertionError("Basiq was misused:" + "".join(f"\n- {v.code}: {v.detail}" for v in seen))
@@ -154,16 +156,16 @@ class Inspection(Parts):
         return self._store.event_types
 
     def webhooks(self) -> Sequence[Webhook]:
-        """Every webhook of every application, in the order of their creation."""
+        """Return the webhooks of all applications, in the order of their creation."""
         return sorted((webhook for _, webhook in self._store.each()), key=lambda webhook: webhook.serial)
 
     def find_message(self, message_id: str) -> Message | None:
-        """The message with this id."""
+        """Return the message with this id; None if it does not exist."""
         found = self._store.find_message(message_id)
         return None if found is None else found[2]
 
     def count_messages(self, webhook_id: str | None = None) -> int:
-        """How many messages a webhook has, by default all of them together."""
+        """Return the number of messages of a webhook, or of all webhooks."""
         return sum(
             len(app.messages[webhook.id])
             for app, webhook in self._store.each()
@@ -171,21 +173,22 @@ class Inspection(Parts):
         )
 
     def message_places(self) -> Mapping[int, int]:
-        """How many messages each webhook has, by its serial number."""
+        """Return the number of messages of each webhook, by the webhook's serial number."""
         return {webhook.serial: len(app.messages[webhook.id]) for app, webhook in self._store.each()}
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
-        """The messages of a webhook, by default of every webhook, the newest first."""
+        """Return the messages of a webhook, or of all webhooks, newest first."""
         return (message for _, message in self.scan_messages(webhook_id))
 
     def scan_messages(
         self, webhook_id: str | None = None, before: Mapping[int, int] | None = None
     ) -> Iterator[tuple[tuple[int, int], Message]]:
-        """The messages of a webhook, by default of every webhook, the newest first, each with where it is: the
-        webhook's serial number and the message's position in its history.
+        """Return the messages of a webhook, or of all webhooks, newest first, each with its place.
 
-        before: by the webhook's serial number, a position: messages from there on were seen already. A webhook that is
-            not in it was added later.
+        A place is the webhook's serial number, and the message's position in the webhook's history.
+
+        before: a position for each webhook, by its serial number; only messages before that position are returned.
+            Webhooks that are not in the mapping are left out.
         """
         logs = [
             _placed(webhook.serial, app.messages[webhook.id], None if before is None else before.get(webhook.serial, 0))

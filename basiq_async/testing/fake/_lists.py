@@ -1,4 +1,4 @@
-"""Which items of a list are asked for: filters, pages, and the opaque cursors between them."""
+"""Filters, pages and cursors of lists."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Value = str | datetime
 Check = Callable[[T], bool]
 MAX_LIMIT = 500
 MOST_SCANNED = 20_000
-"""How many items a request may look at, so that a filter over millions does not hold everything up."""
+"""The most items that one request may look at, so that a filter over millions of items does not block the fake."""
 
 _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*)\.([a-z]+)\(", re.ASCII)
-# Possessive: what is only spaces would be tried from each of them.
+# Possessive: otherwise a long run of spaces would be tried from each of its characters.
 _VALUE = re.compile(r"\s*+(?:'((?:[^'\\]|\\.)*+)'|([^'(),]*[^'(),\s]))\s*+", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
@@ -38,14 +38,14 @@ _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
 
 
 class FilterError(ValueError):
-    """A filter that does not parse, or names what cannot be filtered by."""
+    """A filter cannot be parsed, or names an unknown field or operator."""
 
 
 class Fields(Generic[T]):
-    """What one kind of item can be filtered by.
+    """The fields by which one kind of item can be filtered.
 
-    ``texts`` return all spellings of a value and accept ``eq`` and ``ne``; ``dates`` accept those and
-    ``gt``, ``gteq``, ``lt``, ``lteq``, ``bt``.
+    A function in ``texts`` returns all spellings of a value; such a field accepts ``eq`` and ``ne``. A field in
+    ``dates`` also accepts ``gt``, ``gteq``, ``lt``, ``lteq`` and ``bt``.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Fields(Generic[T]):
         self._dates = dates
 
     def compile(self, text: str) -> Check[T]:
-        """A filter's check; raises FilterError."""
+        """Return a function that checks an item against a filter. Raises ``FilterError``."""
         groups: list[list[Check[T]]] = [[]]
         position = 0
         while True:
@@ -95,7 +95,7 @@ class Fields(Generic[T]):
 
     def _check(self, field: str, op: str, values: list[str]) -> Check[T]:
         if len(values) != (2 if op == "bt" else 1):
-            raise FilterError(f"{op} takes {'two values' if op == 'bt' else 'one value'}, not {len(values)}")
+            raise FilterError(f"{op} needs {'two values' if op == 'bt' else 'one value'}, not {len(values)}")
         if field in self._dates:
             date = self._dates[field]
             moments = [_moment(value) for value in values]
@@ -123,9 +123,9 @@ def _moment(text: str) -> datetime:
 
 @attrs.frozen
 class Window:
-    """Which part of a list is asked for: from a position on, at most ``limit`` items, that match a filter.
+    """The part of a list that a request asks for: at most ``limit`` items from ``start`` that match ``filter``.
 
-    Without a ``start`` it begins where the list does.
+    Without ``start``, it begins at the beginning of the list.
     """
 
     scope: str
@@ -135,9 +135,9 @@ class Window:
 
     @classmethod
     def of(cls, scope: str, query: dict[str, str], page_size: int) -> Window:
-        """The window that a query asks for.
+        """Return the window that a query asks for.
 
-        ``scope`` is the list's own path: a cursor of another list is refused.
+        ``scope`` names the list. A cursor of another list is refused.
         """
         cursor = query.get("next")
         start, limit, expression = (None, page_size, None) if cursor is None else _read(scope, cursor)
@@ -146,14 +146,14 @@ class Window:
         return cls(scope, start, limit, query.get("filter", expression))
 
     def cursor(self, position: int) -> str:
-        """The cursor of what follows, from ``position`` on."""
+        """Return a cursor for the items from ``position`` on."""
         state = json.dumps([position, self.limit, self.filter], separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(_seal(self.scope, state) + state).decode().rstrip("=")
 
     def take(self, items: Iterable[tuple[int, T]], matches: Callable[[T], bool] | None) -> tuple[list[T], str | None]:
-        """The items of the window, and the cursor of the next one where more are left.
+        """Return the items of the window, and a cursor if more items are left.
 
-        It looks at ``MOST_SCANNED`` items at most: where few match, a page is short or empty, and has a cursor.
+        At most ``MOST_SCANNED`` items are looked at. If few of them match, the page is short or empty and has a cursor.
         """
         taken: list[T] = []
         for looked_at, (position, item) in enumerate(items):
@@ -172,7 +172,7 @@ def _seal(scope: str, state: bytes) -> bytes:
 
 
 def _read(scope: str, cursor: str) -> tuple[int, int, str | None]:
-    refusal = bad_parameter("The cursor is not one that this list has given out.", "next")
+    refusal = bad_parameter("The cursor is not from this list.", "next")
     try:
         raw = base64.urlsafe_b64decode((cursor + "=" * (-len(cursor) % 4)).encode("ascii"))
     except (ValueError, binascii.Error):

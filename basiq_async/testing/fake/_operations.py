@@ -1,4 +1,4 @@
-"""The operations of the reference, each from a call to a response, and their paths."""
+"""The operations of Basiq's API reference, and their paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+"
 
 @attrs.define
 class Call:
-    """One request on its way through an operation."""
+    """One request to an operation, with the parts of the fake that the operation needs."""
 
     store: Store
     app: Application
@@ -44,7 +44,7 @@ class Call:
     params: dict[str, str] = attrs.field(factory=dict[str, str])
 
     def query(self) -> dict[str, str]:
-        """The query's parameters; raises Refusal for one that comes twice."""
+        """Return the query's parameters. Raises ``Refusal`` for a repeated one."""
         try:
             pairs = parse_qsl(self.query_text, keep_blank_values=True, max_num_fields=100)
         except ValueError:
@@ -52,11 +52,11 @@ class Call:
         query = dict(pairs)
         for name, _ in pairs if len(query) < len(pairs) else ():
             if sum(other == name for other, _ in pairs) > 1:
-                raise bad_parameter("The parameter is there more than once.", name)
+                raise bad_parameter("The parameter occurs more than once.", name)
         return query
 
     def json(self) -> Json:
-        """The body, a JSON object; raises Refusal."""
+        """Return the body, a JSON object. Raises ``Refusal`` for any other body."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise bad_content("The content type has to be application/json.", "Content-Type")
@@ -69,7 +69,7 @@ class Call:
         return body
 
     def webhook(self) -> Webhook:
-        """The webhook that the path names; raises Refusal."""
+        """Return the webhook that the path names. Raises ``Refusal`` for an unknown one."""
         webhook = self.app.webhooks.get(_uuid(self.params["webhookId"], "webhookId"))
         if webhook is None:
             raise not_found("There is no webhook with this id.")
@@ -91,10 +91,10 @@ def _listing(
     *,
     newest_first: bool = False,
 ) -> Response:
-    """A page of a list. ``items`` returns what is at a position, None for the first, and what follows it."""
+    """Return a page of a list. ``items`` returns the items from a position on, or from the beginning for None."""
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
-        call.violations.add("limit", f"a limit of {query['limit']}, where {MAX_LIMIT} is the most")
+        call.violations.add("limit", f"a limit of {query['limit']}: the most is {MAX_LIMIT}")
     scope = f"{call.app.name} {self_path.removeprefix(call.render.base)}"
     by_offset = call.render.quirks.paging == "offset"
     for words, applies in ((" newest first", newest_first), (" by offset", by_offset)):
@@ -127,7 +127,7 @@ def list_webhooks(call: Call) -> Response:
 
 
 def create_webhook(call: Call) -> Response:
-    """A webhook; without ``subscribedEvents``, which the reference does not require, for every event type."""
+    """Create a webhook. Without ``subscribedEvents``, which the reference leaves optional, it gets every event type."""
     body = call.json()
     url, events = _url(body), _events(call, body)
     name, description = _text(body, "name"), _text(body, "description")
@@ -142,9 +142,9 @@ def get_webhook(call: Call) -> Response:
 
 
 def update_webhook(call: Call) -> Response:
-    """What the body leaves out stays as it is; a disabled webhook becomes active again.
+    """Update a webhook. Fields that the body omits keep their values; a disabled webhook becomes active again.
 
-    No source says whether the secret stays: a quirk makes a new one.
+    No source says whether the secret stays the same. It does, unless the quirk ``signing_key_on_update`` is ``new``.
     """
     webhook = call.webhook()
     body = call.json()
@@ -234,7 +234,7 @@ def get_message(call: Call) -> Response:
 
 
 def send_test(call: Call) -> Response:
-    """The reference's form goes to each webhook that is subscribed, the guide's to the one with the url."""
+    """Send a test message to all subscribed webhooks (the reference's form) or to one url (the guide's form)."""
     body = call.json()
     if "URL" in body or "Events" in body:
         url, types, text = body.get("URL"), _event_list(call, body.get("Events"), "Events"), None
@@ -301,7 +301,7 @@ def get_event(call: Call) -> Response:
 
 
 def get_entity(call: Call) -> Response:
-    """What ``links.eventEntity`` leads to. No reference describes it: it holds as little as possible."""
+    """Return the entity that ``links.eventEntity`` leads to. No source describes it, so it has only three fields."""
     event = call.app.entity(call.path)
     if event is None:
         raise not_found("There is no such entity.")
@@ -318,8 +318,8 @@ _texts: dict[str, Callable[[Message], tuple[str, ...]]] = {
     "eventId": lambda message: (message.event.id,),
     "webhookId": lambda message: (message.webhook_id,),
 }
-# The reference names what messages can be filtered by, not how it is spelt: each name stands by itself,
-# after ``message.``, and as entity.property like the filters of other lists.
+# The reference names the filters of messages without their exact spelling. So each is accepted alone, after
+# ``message.``, and as entity.property like the filters of other lists.
 MESSAGE_FIELDS: Fields[Message] = Fields(
     {
         **_texts,
@@ -380,7 +380,7 @@ for _pattern, _methods in _ROUTES:
 
 
 def find_operation(method: str, path: str) -> Callable[[Call], Response]:
-    """The operation at a path, its path parameters filled in when called; raises Refusal (404, 405)."""
+    """Return the operation for a method and a path, with its path parameters bound. Raises ``Refusal`` (404, 405)."""
     parts = path.split("/")
     if len(parts) > 2 and not parts[-1] and parts[-2] in _LISTS:
         parts.pop()  # the guide's form of a list's path

@@ -1,4 +1,4 @@
-"""What happened lately, capped in number and in bytes: requests, misuses, and how often anything changed."""
+"""Logs of a limited size: requests and violations; and a counter of changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_BYTES = 64 * 2**20
 
 
 class Recent(Generic[T]):
-    """The latest items, oldest first; the oldest go when there are too many or when they are too large."""
+    """The latest items, oldest first. The oldest are dropped above a number of items or of bytes."""
 
     def __init__(self, size_of: Callable[[T], int], *, most: int = MOST_KEPT, most_bytes: int = MOST_BYTES) -> None:
         self._items: deque[tuple[T, int]] = deque()
@@ -42,7 +42,7 @@ class Recent(Generic[T]):
         self.bytes = 0
 
     def numbered(self) -> Iterator[tuple[int, T]]:
-        """The items with their numbers, which count from 1 and never change; the newest first."""
+        """Return the items, newest first, with their numbers, which count from 1 and never change."""
         number = self.dropped + len(self._items)
         for item, _ in reversed(self._items):
             yield number, item
@@ -57,10 +57,10 @@ class Recent(Generic[T]):
 
 @attrs.define(eq=False)
 class RequestRecord:
-    """One request that the fake received, and what came of it.
+    """One request that the fake received, and its outcome.
 
-    ``number`` counts from 1; ``at`` is on the fake's clock; ``status`` is None where the connection was dropped;
-    ``duration`` is in seconds; ``violations`` are the codes of the misuses that this request was.
+    ``number`` counts from 1. ``at`` is on the fake's clock. ``status`` is None if the connection was dropped.
+    ``duration`` is in seconds. ``violations`` are the codes of the violations that the request caused.
     """
 
     number: int
@@ -73,7 +73,7 @@ class RequestRecord:
 
 
 def size_of(headers: Mapping[str, str], body: bytes | None, *texts: str) -> int:
-    """About how many bytes an entry of a log holds."""
+    """Return the approximate size of a log entry, in bytes."""
     return (
         500 + sum(len(name) + len(value) for name, value in headers.items()) + len(body or b"") + sum(map(len, texts))
     )
@@ -84,11 +84,11 @@ KEPT = 1000
 
 @attrs.frozen
 class Violation:
-    """One misuse.
+    """One misuse of Basiq.
 
     ``code`` is one of ``token-per-request``, ``token-rate``, ``key-encoded-twice``, ``key-on-operation``,
-    ``basiq-version``, ``limit`` and ``slow-acknowledgement``; ``detail`` tells a person; ``at`` is the time
-    on the fake's clock.
+    ``basiq-version``, ``limit`` and ``slow-acknowledgement``. ``detail`` describes it in words. ``at`` is the time on
+    the fake's clock.
     """
 
     code: str
@@ -97,7 +97,7 @@ class Violation:
 
 
 class Violations:
-    """The misuses seen so far, at most the first thousand."""
+    """The first 1,000 violations."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -110,7 +110,7 @@ class Violations:
             self._seen.append(Violation(code, detail, self._clock()))
 
     def take_codes(self) -> tuple[str, ...]:
-        """The codes of what was added since this was called last."""
+        """Return the codes of the violations that were added since the last call."""
         codes, self._codes = self._codes, []
         return tuple(codes)
 
@@ -122,7 +122,7 @@ class Violations:
 
 
 class Changes:
-    """Counts changes and calls those who watch."""
+    """Counts changes, and calls the watchers after each."""
 
     def __init__(self) -> None:
         self.revision = 0
@@ -135,7 +135,7 @@ class Changes:
             watcher()
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
-        """Call ``watcher`` after each change; returns what ends that."""
+        """Call ``watcher`` after each change. Return a function that ends the calls."""
         self._watchers.append(watcher)
 
         def stop() -> None:

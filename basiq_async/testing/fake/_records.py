@@ -1,4 +1,4 @@
-"""What the fake keeps: webhooks, events, messages with their attempts, and the logs that they are in."""
+"""The records of the fake: webhooks, events, messages with their attempts, and the logs that hold them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Event:
 
     @property
     def path(self) -> str:
-        """The path of the entity that it is about."""
+        """The path of the entity that the event is about."""
         return entity_path(self.type_id, self.user_id, self.entity_id)
 
 
@@ -75,14 +75,14 @@ class Message:
 
     @property
     def status(self) -> Literal["Success", "Failed", "Pending"]:
-        """How its latest attempt went; pending before the first."""
+        """The result of the latest attempt; ``Pending`` before the first."""
         if not self.attempts:
             return "Pending"
         return "Success" if self.attempts[-1].ok else "Failed"
 
 
 class Logged(Protocol):
-    """What can be kept in a log."""
+    """An item for a log."""
 
     @property
     def id(self) -> str: ...
@@ -96,7 +96,7 @@ T_co = TypeVar("T_co", bound=Logged, covariant=True)
 
 
 class Lazy(Protocol[T_co]):
-    """Items that are made each time they are asked for."""
+    """A collection whose items are made anew at each access."""
 
     def __len__(self) -> int: ...
 
@@ -107,7 +107,7 @@ class Lazy(Protocol[T_co]):
 
 class _Stored(list[T], Generic[T]):
     def find(self, id: str) -> T | None:
-        return None  # the log's own index has it
+        return None  # the log has an index of stored items
 
 
 class Log(Generic[T]):
@@ -137,22 +137,22 @@ class Log(Generic[T]):
         self._size += 1
 
     def extend(self, lazy: Lazy[T]) -> None:
-        """Add items that are made on demand."""
+        """Add a collection of items that are made on demand."""
         if len(lazy):
             self._add(lazy)
             self._size += len(lazy)
 
     def keep(self, item: T) -> None:
-        """Store this item, which may have been made on demand: later changes to it stay."""
+        """Store an item that may have been made on demand, so that later changes to it are kept."""
         if item.id not in self._by_id:
             self._kept[item.id] = item
 
     def segments(self) -> Iterator[Sequence[T] | Lazy[T]]:
-        """The parts that the log is made of, oldest first."""
+        """Return the parts of the log, oldest first."""
         return iter(self._segments)
 
     def kept(self) -> Iterator[T]:
-        """The items of lazy parts that were stored, to be changed."""
+        """Return the stored items of collections that are made on demand."""
         return iter(self._kept.values())
 
     def _current(self, item: T) -> T:
@@ -169,7 +169,7 @@ class Log(Generic[T]):
         return next((item for segment in self._segments if (item := segment.find(id)) is not None), None)
 
     def scan(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
-        """Each item from a position on, by default from the oldest; older ones than ``since`` are passed over."""
+        """Yield each item and its position, from ``start`` or else from the oldest. Skip items older than ``since``."""
         start = start or 0
         first = max(bisect_right(self._starts, start) - 1, 0)
         for begin, segment in zip(self._starts[first:], self._segments[first:], strict=True):
@@ -180,7 +180,7 @@ class Log(Generic[T]):
                 yield begin + index, self._current(segment[index])
 
     def scan_back(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
-        """Each item from a position down, by default from the newest, with its position; none older than ``since``."""
+        """Yield each item and its position, from ``start`` or else from the newest, back to ``since``."""
         start = self._size - 1 if start is None else start
         for begin, segment in zip(reversed(self._starts), reversed(self._segments), strict=True):
             for index in range(min(start - begin, len(segment) - 1), -1, -1):

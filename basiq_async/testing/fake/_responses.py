@@ -1,6 +1,6 @@
-"""What the fake sends, from the vendor's pages alone: objects, lists, errors, and the signature of a delivery.
+"""The responses and deliveries of the fake, written from Basiq's documentation only.
 
-Where those pages contradict each other, or say nothing, ``Quirks`` chooses the form.
+Where its pages contradict each other, or say nothing, ``Quirks`` chooses the form.
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ Json = dict[str, object]
 
 @attrs.frozen(kw_only=True)
 class Quirks:
-    """One switch for each thing that Basiq's own sources say in two ways, or not at all; the default comes first.
+    """A switch for each point that Basiq's own sources state in two ways or not at all. The first value is the default.
 
-    What goes *in* is always taken in every form: both bodies of a test message, the messages path with and
-    without a trailing slash, ``subscribedEvents`` as an array or as one string.
+    Requests are accepted in every form: both bodies of a test message, the messages path with and without a
+    trailing slash, and ``subscribedEvents`` as an array or as one string.
     """
 
     messages_path: Literal["plain", "slash"] = "plain"
     """Links to a webhook's messages: without (reference) or with (guide) a trailing slash."""
     subscribed_events: Literal["array", "string"] = "array"
-    """``string``: a single event type stands by itself, as in the reference's examples."""
+    """``string``: a single event type is a string, as in the reference's examples, not an array."""
     list_data: Literal["array", "object"] = "array"
-    """``object``: a list of one has that object as its ``data``, as in the example of listing webhooks."""
+    """``object``: ``data`` of a list with one item is that item, as in the reference's example of listing webhooks."""
     type_case: Literal["lower", "title"] = "lower"
-    """``type`` as ``webhook`` or as ``Webhook``."""
+    """The spelling of ``type``: ``webhook`` or ``Webhook``."""
     attempts: Literal["objects", "strings"] = "objects"
-    """``strings``: the attempts' ids alone, as the reference's schema has it."""
+    """``strings``: only the ids of attempts, as in the reference's schema."""
     attempt_order: Literal["newest-first", "oldest-first"] = "newest-first"
-    """A message's attempts: the newest first, as in the reference's example, or the oldest."""
+    """The order of a message's attempts. The reference's example has the newest first."""
     message_order: Literal["oldest-first", "newest-first"] = "oldest-first"
-    """The list of messages begins with the oldest or with the newest; no source says which."""
+    """The order of the list of messages. No source states it."""
     event_order: Literal["oldest-first", "newest-first"] = "oldest-first"
-    """The same for the list of events."""
+    """The order of the list of events. No source states it."""
     paging: Literal["item", "offset"] = "item"
-    """A next link leads to the item that follows, or to a number of items from the list's beginning. With ``offset``
-    the pages of a list that begins with the newest overlap where an item arrives between two of them."""
+    """A ``next`` link names the item that follows, or a number of items to skip. With ``offset`` and the newest items
+    first, two pages overlap if an item arrives between their requests."""
     status_code: Literal["integer", "string"] = "integer"
-    """``responseStatusCode`` of an attempt: ``200`` or ``"200"``."""
+    """The type of an attempt's ``responseStatusCode``: ``200`` or ``"200"``."""
     message_ids: Literal["payload", "top", "both"] = "payload"
-    """Where ``eventTypeId`` and ``eventId`` of a message are; a delivery's body always has them."""
+    """The place of ``eventTypeId`` and ``eventId`` in a message. A delivery's body always has them."""
     links: Literal["object", "list"] = "object"
-    """``links`` as one object or as a list of one."""
+    """``links`` is one object, or a list with one object."""
     event_data: Literal["object", "list"] = "object"
-    """``data`` of an event as one object or as a list of one."""
+    """``data`` of an event is one object, or a list with one object."""
     event_type: Literal["split", "dotted"] = "split"
-    """``entity`` and ``eventType``, or ``eventTypeId`` such as ``consent.revoked``."""
+    """An event has ``entity`` and ``eventType``, or ``eventTypeId`` such as ``consent.revoked``."""
     signing_key: Literal["prefixed", "bare", "unpadded"] = "prefixed"
-    """A webhook's ``secret``: ``whsec_`` and base64; base64 alone; ``whsec_`` and base64 without its padding."""
+    """The form of a webhook's ``secret``: ``whsec_`` and base64; base64 only; ``whsec_`` and base64 without padding."""
     signing_key_in: Literal["writes", "everywhere", "nowhere"] = "writes"
-    """Which responses about a webhook have it as ``secret``: create and update, all of them, none."""
+    """The responses about a webhook that contain its ``secret``: create and update, all, or none."""
 
     signing_key_on_update: Literal["kept", "new"] = "kept"
-    """Whether an update leaves a webhook its secret or makes a new one: no source says. With ``new`` a rotation can be
-    rehearsed."""
+    """Whether an update keeps a webhook's secret or makes a new one. No source states it. Use ``new`` to rehearse a
+    rotation of secrets."""
 
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:
-        """The default, then each other form by itself, then all of the last forms together."""
+        """Yield the default, then each other form of one quirk, then the last form of every quirk together."""
         yield cls()
         last: dict[str, str] = {}
         for name, hint in get_type_hints(cls).items():
@@ -111,7 +111,7 @@ CODES = {
 
 
 class Refusal(Exception):
-    """A request that gets a documented error."""
+    """The request is refused with an error from Basiq's reference."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ def as_json(body: object) -> bytes:
     try:
         return _encode(body).encode()
     except UnicodeEncodeError:
-        # A lone surrogate has no bytes in UTF-8; JSON can spell it as an escape.
+        # UTF-8 cannot encode a lone surrogate, but JSON can escape it.
         return json.dumps(body).encode()
 
 
@@ -146,7 +146,7 @@ def empty(status: int) -> Response:
 
 
 def error_response(refusal: Refusal, correlation_id: str) -> Response:
-    """The response of an error."""
+    """Return the response for a refusal."""
     error: dict[str, object] = {
         "type": "error",
         "code": refusal.code,
@@ -172,7 +172,7 @@ def not_found(detail: str) -> Refusal:
 
 
 def secret_text(key: bytes, form: str = "prefixed") -> str:
-    """A signing key as the API shows it."""
+    """Return a signing key in the form that the API shows."""
     text = base64.b64encode(key).decode()
     if form == "bare":
         return text
@@ -184,7 +184,7 @@ def date_text(moment: datetime) -> str:
 
 
 class Renderer:
-    """Makes the objects of responses. Their links begin with ``base``, an origin and a path prefix."""
+    """Renders records as the JSON objects of responses. ``base`` is the beginning of their links."""
 
     def __init__(self, base: str, quirks: Quirks, *, loop: str | None = None) -> None:
         self.base = base
@@ -205,7 +205,7 @@ class Renderer:
         return f"{self.webhook_path(webhook_id)}/messages{slash}"
 
     def listing(self, data: list[Json], links: Mapping[str, str]) -> Json:
-        """A list; ``size`` and ``count`` are the number of items in this response."""
+        """Return a list object. ``size`` and ``count`` are the number of items in this response."""
         if self._loop is not None:
             links = {**links, "next": self._loop}
         size = len(data)
@@ -240,7 +240,7 @@ class Renderer:
         return body
 
     def payload(self, message: Message) -> Json:
-        """What is delivered to the endpoint: it is always in the guide's form."""
+        """Return the body of a delivery. It is always in the guide's form."""
         event = message.event
         body: Json = {
             "eventTypeId": event.type_id,
@@ -311,7 +311,7 @@ class Renderer:
         return body
 
     def entity(self, event: Event) -> Json:
-        """The entity that an event is about."""
+        """Return the entity that an event is about."""
         if event.data is not None:
             return event.data
         user = event.entity in ("user", "transactions")
@@ -323,7 +323,7 @@ class Renderer:
 
 
 def signed_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers that prove where a delivery comes from and when."""
+    """Return the three signature headers of a delivery."""
     content = b".".join((message_id.encode(), str(timestamp).encode(), body))
     mac = hmac.new(key, content, hashlib.sha256).digest()
     return {

@@ -1,4 +1,4 @@
-"""What is made from a seed: identifiers, and a history of any length that costs no memory."""
+"""Identifiers and histories that are computed from a seed, so that long histories need no memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from ._records import Attempt, Event, Message
 
 _MASK = (1 << 62) - 1
-_STEP = 0x1D8E4E27C47D124F  # odd, so that multiplying by it modulo 2**62 loses nothing
+_STEP = 0x1D8E4E27C47D124F  # odd, so that multiplication modulo 2**62 can be reversed
 _BACK = pow(_STEP, -1, 1 << 62)
 _VARIANT = 1 << 63
 UUID_PARTS = (8, 4, 4, 4, 12)
@@ -19,18 +19,18 @@ USERS = 64
 
 
 def digest(*parts: object, size: int = 16) -> bytes:
-    """``size`` bytes that depend on all the parts and on nothing else."""
+    """Return a hash of the parts, ``size`` bytes long."""
     return blake2b("\0".join(map(str, parts)).encode(errors="surrogatepass"), digest_size=size).digest()
 
 
 def uuid_text(raw: bytes) -> str:
-    """A version 4 UUID of 16 bytes."""
+    """Return 16 bytes as the text of a version 4 UUID."""
     text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[raw[8] & 3]}{text[17:20]}-{text[20:]}"
 
 
 def is_uuid(text: str) -> bool:
-    """Whether ``text`` is a UUID in the form of 8-4-4-4-12 hexadecimal digits."""
+    """Return whether ``text`` is a UUID of 8-4-4-4-12 hexadecimal digits."""
     parts = text.split("-")
     return (
         tuple(map(len, parts)) == UUID_PARTS
@@ -40,7 +40,7 @@ def is_uuid(text: str) -> bool:
 
 
 class IdFactory:
-    """New identifiers one after another, the same for the same seed."""
+    """Makes new identifiers. The same seed gives the same sequence."""
 
     def __init__(self, seed: int | str) -> None:
         self._seed = seed
@@ -54,11 +54,11 @@ class IdFactory:
         return uuid_text(self._next("uuid", 16))
 
     def opaque(self, size: int = 32) -> str:
-        """An opaque lower-case hexadecimal identifier of ``size`` bytes."""
+        """Return an identifier of ``size`` bytes in lower-case hexadecimal digits."""
         return self._next("opaque", size).hex()
 
     def secret(self) -> bytes:
-        """A signing key."""
+        """Return a new signing key."""
         return self._next("secret", 24)
 
     def token(self) -> str:
@@ -66,7 +66,7 @@ class IdFactory:
 
 
 class SeededIds:
-    """Identifiers of the items 0, 1, 2, ... of a lazy collection, each of which leads back to its index."""
+    """Computes the identifiers of items 0, 1, 2, ... of a lazy collection, and the index from an identifier."""
 
     def __init__(self, *name: object) -> None:
         uuid_tag = uuid_text(digest("uuid", *name))
@@ -75,7 +75,7 @@ class SeededIds:
         self._offset = int.from_bytes(digest("offset", *name, size=7), "big")
 
     def scatter(self, index: int) -> int:
-        """62 bits that look random and identify the index."""
+        """Return 62 bits that look random and are unique to the index."""
         return ((index + self._offset) * _STEP) & _MASK
 
     def uuid(self, index: int) -> str:
@@ -120,7 +120,7 @@ class SeededEvents:
     def make(
         cls, name: tuple[object, ...], types: tuple[str, ...], first: datetime, every: timedelta, count: int
     ) -> SeededEvents:
-        """The events of that name: the same name, the same events."""
+        """Make the events of a history. The same name gives the same events."""
         users = tuple(uuid_text(digest(name, "user", number)) for number in range(USERS))
         return cls(SeededIds("event", name), types, users, first, every, count, name)
 
@@ -144,7 +144,7 @@ class SeededEvents:
         return None if index is None or index >= self.count else self[index]
 
     def find_entity(self, path: str) -> Event | None:
-        """The event that is about the entity at ``path``."""
+        """Return the event that is about the entity at ``path``; None if no event is."""
         parts = path.split("/")
         if len(parts) > 4:
             index = self.ids.index_of_uuid(parts[4])
@@ -159,7 +159,7 @@ class SeededEvents:
 
 @attrs.frozen
 class SeededMessages:
-    """The messages of a seeded history, each delivered (or not) at the moment of its event."""
+    """The messages of a seeded history, each with one attempt, successful or failed, at the time of its event."""
 
     ids: SeededIds
     webhook_id: str

@@ -1,4 +1,4 @@
-"""States as a whole: isolated from one another, saved and restored."""
+"""Whole states of a fake: add isolated ones, save and restore them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 @attrs.frozen
 class SavedAttempt:
-    """An attempt that is to come."""
+    """A planned attempt, in a snapshot."""
 
     message: str
     number: int
@@ -39,7 +39,7 @@ class SavedAttempt:
 
 @attrs.frozen
 class SavedState:
-    """A state that was added."""
+    """A state that was added, in a snapshot. ``still``: whether its clock is a ``ManualClock``."""
 
     name: str
     key: str
@@ -49,7 +49,7 @@ class SavedState:
 
 @attrs.frozen
 class Saved:
-    """All of a fake that is kept."""
+    """The content of a snapshot."""
 
     version: int
     now: datetime
@@ -64,14 +64,14 @@ class States(Parts):
     """The methods of ``FakeBasiq`` that isolate tests from one another, and that save and restore a state."""
 
     name: str
-    """What ``add_state`` named it; ``first`` for the one that was not added."""
+    """The name from ``add_state``; ``first`` for the original state."""
     _states: dict[str, Self]
     _added: int
     _watchers: list[tuple[Callable[[Self], object], Callable[[Self], object]]]
 
     @staticmethod
     def make_api_key() -> str:
-        """An API key that nobody can guess, in the form that Basiq's have."""
+        """Return a random API key in the form of Basiq's keys."""
         return base64.b64encode(f"fake-application:{secrets.token_hex(16)}".encode()).decode()
 
     @property
@@ -87,18 +87,19 @@ class States(Parts):
         seed: int | str | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Add an empty state: a fake of its own with the same settings. What serves this fake serves it too.
+        """Add an empty state: a separate fake with the same settings, for the same server or transport.
 
-        A request belongs to the state whose API key or token it carries. Nothing of one state is seen in another.
+        A request belongs to the state whose API key or token it carries. States share no data.
 
-        name: what people know it by; by default a number.
-        api_key: its key; by default one that nobody can guess.
-        seed: what its ids are made from; by default one that nobody else has.
-        clock: by default a new one of the kind that this fake has; a clock of your own is shared.
+        name: the name to show; by default a number.
+        api_key: the state's key; by default a random one.
+        seed: the seed of the state's ids; by default a random one.
+        clock: by default a new clock of the same kind as this fake's. If that is not a ``ManualClock`` or
+            ``SystemClock``, it is shared.
         """
         key = self.make_api_key() if api_key is None else api_key
         if not key or key in self._store.applications or key in self._states:
-            raise ConfigurationError("a state needs an API key of its own")
+            raise ConfigurationError("another state has this API key, or it is empty: pass another api_key")
         state = self._make_state(key, seed, clock or self._new_clock())
         self._added += 1
         state.name = name or f"state {self._added}"
@@ -109,7 +110,7 @@ class States(Parts):
         return state
 
     def remove_state(self, api_key: str) -> None:
-        """Remove a state that was added, with everything in it."""
+        """Remove an added state with all its data."""
         state = self._states.pop(api_key, None)
         if state is None:
             raise ConfigurationError("no state that was added has this API key")
@@ -120,15 +121,15 @@ class States(Parts):
         self._changes.note()
 
     def watch_states(self, added: Callable[[Self], object], removed: Callable[[Self], object]) -> Callable[[], None]:
-        """Call back for each state that is added or removed. Returns what ends that."""
+        """Call ``added`` or ``removed`` with each state that is added or removed. Return a function that ends this."""
         watcher = (added, removed)
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
     def snapshot(self) -> dict[str, object]:
-        """Its state, as JSON can hold it: webhooks with their secrets, messages, events, tokens, what is due.
+        """Return the state as JSON data: webhooks with their secrets, messages, events, tokens and planned attempts.
 
-        Of the states that were added too. Requests, deliveries, violations and faults are not part of it.
+        Added states are included. Recorded requests, deliveries and violations, and faults are not.
         """
         saved = Saved(
             VERSION,
@@ -149,14 +150,16 @@ class States(Parts):
         return found
 
     def restore(self, snapshot: Mapping[str, object]) -> None:
-        """Take over a state that ``snapshot`` returned, in place of the one it has.
+        """Replace the state with one that ``snapshot`` returned.
 
-        The clock moves forward to that state's time; one that cannot be moved stays. Raises ConfigurationError for
-        anything else, and for a state with an API key that is not among this fake's.
+        The clock moves forward to the snapshot's time, if it can be moved. Raises ``ConfigurationError`` if
+        ``snapshot`` is not a snapshot, or has an API key that this fake does not have.
         """
         saved = _read(snapshot)
         if any(key not in self._store.applications for key in saved.applications):
-            raise ConfigurationError("the state belongs to another API key; pass the keys that it was saved with")
+            raise ConfigurationError(
+                "the state belongs to another API key: make the fake with the api_keys of the saved one"
+            )
         self._deliveries.forget()
         self._tokens.forget()
         if isinstance(self.clock, MovableClock):
@@ -179,7 +182,7 @@ class States(Parts):
         self._deliveries.wake()
 
     def _make_state(self, api_key: str, seed: int | str | None, clock: Clock) -> Self:
-        """A fake with the settings of this one."""
+        """Return a new fake with the settings of this one."""
         raise NotImplementedError
 
     def _new_clock(self) -> Clock:
@@ -191,7 +194,9 @@ class States(Parts):
 def _read(snapshot: Mapping[str, object]) -> Saved:
     try:
         if (version := snapshot["version"]) != VERSION:
-            raise ConfigurationError(f"the state is of version {version!r}; this one reads {VERSION}")
+            raise ConfigurationError(
+                f"the state was saved in version {version!r}; this release reads version {VERSION}"
+            )
         return _converter().structure(snapshot, Saved)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, ConfigurationError):
@@ -213,7 +218,7 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode())
     converter.register_structure_hook(bytes, lambda value, _: base64.b64decode(value))
     converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
-    # What is made on demand is kept by what it is made from.
+    # Histories that are made on demand are saved as the values that they are made from.
     converter.register_unstructure_hook(
         SeededEvents, make_dict_unstructure_fn(SeededEvents, converter, ids=left_out, users=left_out)
     )
@@ -278,7 +283,7 @@ def _seeded_messages(saved: Json, converter: Converter) -> SeededMessages:
 
 
 def _complete(app: Application) -> Application:
-    """Fill in the fields of an application that follow from the others."""
+    """Fill in the fields of an application that are computed from the others."""
     for segment in app.events.segments():
         if isinstance(segment, SeededEvents):
             app.seeded.append(segment)

@@ -1,4 +1,4 @@
-"""Everything that a fake keeps: applications, each with its webhooks, messages, events and tokens."""
+"""The store of a fake: applications, each with its webhooks, messages, events and tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._seeded import IdFactory, SeededEvents, SeededIds, SeededMessages, uuid_te
 
 @attrs.define
 class IssuedToken:
-    """An access token, and how often it was used. ``once``: for a program that ends after one command."""
+    """An access token, and the number of its uses. ``once``: issued to a program that ends after one command."""
 
     text: str = attrs.field(repr=False)
     scope: str
@@ -27,7 +27,7 @@ class IssuedToken:
 
 @attrs.define
 class Application:
-    """What one API key sees. No other key sees any of it."""
+    """The data of one API key. No other key can see it."""
 
     name: str
     webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
@@ -42,11 +42,11 @@ class Application:
         return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
 
     def each_webhook(self, start: int | None) -> Iterator[tuple[int, Webhook]]:
-        """The webhooks in the order of their creation, each with its serial number."""
+        """Return the webhooks from serial number ``start`` on, each with its number, in the order of their creation."""
         return ((hook.serial, hook) for hook in self.webhooks.values() if hook.serial >= (start or 0))
 
     def entity(self, path: str) -> Event | None:
-        """The event that tells most about the entity at ``path``."""
+        """Return an event about the entity at ``path``, if possible the latest; None if no event is about it."""
         found = self.entities.get(path)
         if found is not None:
             return found
@@ -55,7 +55,7 @@ class Application:
 
 @attrs.define
 class Store:
-    """The applications by API key, with the clock, ids and settings that new things in them are made with."""
+    """The applications by API key, and the clock, ids and settings for new records."""
 
     clock: Clock
     ids: IdFactory
@@ -70,27 +70,27 @@ class Store:
     serial: int = 0
 
     def application(self, api_key: str | None = None) -> Application:
-        """The application of a key, by default of the first one."""
+        """Return the application of a key, or of the first key. Raises ``KeyError`` for an unknown key."""
         if api_key is None:
             return next(iter(self.applications.values()))
         return self.applications[api_key]
 
     def find_webhook(self, webhook_id: str) -> tuple[Application, Webhook] | None:
-        """The webhook with this id, and the application that it belongs to."""
+        """Return the application and the webhook with this id; None for an unknown id."""
         for app in self.applications.values():
             if (webhook := app.webhooks.get(webhook_id)) is not None:
                 return app, webhook
         return None
 
     def find_message(self, message_id: str) -> tuple[Application, Webhook, Message] | None:
-        """The message with this id, with its webhook and application."""
+        """Return the message with this id, with its application and webhook; None for an unknown id."""
         for app, webhook in self.each():
             if (message := app.messages[webhook.id].find(message_id)) is not None:
                 return app, webhook, message
         return None
 
     def clear(self) -> None:
-        """Forget every webhook, message and event."""
+        """Forget all webhooks, messages and events."""
         for app in self.applications.values():
             app.webhooks.clear()
             app.messages.clear()
@@ -162,7 +162,7 @@ class Store:
         failed: float,
         types: tuple[str, ...],
     ) -> None:
-        """Give a webhook a history of ``count`` messages, the newest of them just before now."""
+        """Give a webhook a history of ``count`` messages, of which the newest is just before now."""
         log = app.messages[webhook.id]
         now = self.clock()
         if log.newest is not None:
@@ -179,7 +179,7 @@ class Store:
 
 
 def make_applications(api_keys: Iterable[tuple[str, str | None]]) -> dict[str, Application]:
-    """An application for each key, named as asked or else by a UUID."""
+    """Return an application for each key, with the given name or else a UUID."""
     return {
         key: Application(name or uuid_text(number.to_bytes(16, "big")))
         for number, (key, name) in enumerate(api_keys, 1)

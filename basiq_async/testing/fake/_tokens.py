@@ -1,4 +1,4 @@
-"""``POST /token``, and what the tokens that it issues open."""
+"""``POST /token``, and the check of tokens."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ._store import Application, IssuedToken, Store
 
 LIFETIME = timedelta(seconds=3600)
 RATE, RATE_WINDOW = 1500, timedelta(minutes=5)
-# What ends after one command can share its token with nobody, and says so in its User-Agent.
+# A program that ends after one command cannot reuse its token. It has this text in its User-Agent.
 _COMMAND = "(command line)"
 _SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
 
 
 class Tokens:
-    """Who may do what: the token endpoint and the check of every other call."""
+    """Issues tokens, and checks the token of every other request."""
 
     def __init__(self, store: Store, violations: Violations) -> None:
         self._store = store
@@ -31,7 +31,7 @@ class Tokens:
         self._issued: dict[str, tuple[Application, IssuedToken]] = {}
 
     def issue(self, request: Request, now: datetime) -> Response:
-        """The response to a token call; raises Refusal."""
+        """Return the response to a token call. Raises ``Refusal``."""
         app = self._account(request.headers.get("authorization", ""))
         if request.headers.get("basiq-version") != "3.0":
             self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
@@ -46,7 +46,7 @@ class Tokens:
         if scope not in _SCOPES:
             raise bad_parameter(f"The scope has to be {' or '.join(_SCOPES)}.", "scope")
         if scope == "CLIENT_ACCESS" and not form.get("userId"):
-            raise bad_parameter("CLIENT_ACCESS is for one user.", "userId")
+            raise bad_parameter("CLIENT_ACCESS needs a userId.", "userId")
         if app.disabled:
             raise Refusal(403, "forbidden-access", "The account is disabled.")
         once = _COMMAND in request.headers.get("user-agent", "")
@@ -63,12 +63,12 @@ class Tokens:
         )
 
     def admit(self, request: Request, now: datetime) -> Application:
-        """The application that a request speaks for; raises Refusal."""
+        """Return the application of a request's token. Raises ``Refusal`` if the token does not allow the request."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         found = self._issued.get(text) if scheme.lower() == "bearer" else None
         if found is None:
             if text in self._store.applications:
-                self._violations.add("key-on-operation", "the API key opens /token only: send a token")
+                self._violations.add("key-on-operation", "the API key is accepted by /token only: send a token")
             raise Refusal(401, "unauthorized-access", "The access token is missing or is not valid.")
         app, token = found
         token.used += 1
@@ -79,21 +79,21 @@ class Tokens:
         return app
 
     def is_known(self, text: str) -> bool:
-        """Whether this is a token that was issued here."""
+        """Return whether ``text`` is a token that was issued here."""
         return text in self._issued
 
     def expire_all(self) -> None:
-        """Make every token that was issued an expired one."""
+        """Let all tokens that were issued expire now."""
         for _, token in self._issued.values():
             token.expires = min(token.expires, self._store.clock())
 
     def restore(self, app: Application, tokens: list[IssuedToken]) -> None:
-        """Accept tokens that were issued before."""
+        """Accept the tokens of a snapshot."""
         app.tokens = tokens
         self._issued.update((token.text, (app, token)) for token in tokens)
 
     def forget(self) -> None:
-        """Accept no token that was issued so far."""
+        """Revoke all tokens that were issued."""
         self._issued.clear()
         for app in self._store.applications.values():
             app.tokens.clear()
@@ -105,7 +105,7 @@ class Tokens:
             if app is not None:
                 return app
             if any(other in self._store.applications for other in _decode(key)):
-                self._violations.add("key-encoded-twice", "the API key is base64 already: send it as it is")
+                self._violations.add("key-encoded-twice", "the API key is base64 already: send it unchanged")
         raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
 
     def _watch(self, app: Application, now: datetime, *, once: bool) -> None:
@@ -114,12 +114,12 @@ class Tokens:
         for token in [token for _, token in self._issued.values() if token.expires + LIFETIME < now]:
             del self._issued[token.text]
         alive = [token for token in app.tokens if token.expires > now and not token.once]
-        # Each process may have a token of its own, and one more while it renews it.
+        # Each process may have one token, and a process that renews its token has one more.
         spare = self._store.processes + 1
         if not once and len(alive) >= spare and all(token.used <= 1 for token in alive[-spare:]):
             self._violations.add(
                 "token-per-request",
-                f"one more token although the {spare} before it are valid for an hour and were used at most once each",
+                f"another token was requested, although the {spare} before it are valid and were used at most once",
             )
         if len(recent) >= RATE:
             self._violations.add("token-rate", f"more than {RATE} token calls in {RATE_WINDOW}")

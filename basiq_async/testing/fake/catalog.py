@@ -1,4 +1,4 @@
-"""The event types of today and the schedule of attempts, from the vendor's pages; new event types will appear."""
+"""Today's event types and the schedule of attempts, from Basiq's documentation. Basiq will add event types."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLLECTIONS = {"account": "accounts", "connection": "connections", "consent": "
 
 
 def entity_path(event_type_id: str, user_id: str, entity_id: str) -> str:
-    """The path of the entity that an event of this type is about."""
+    """Return the path of the entity that an event of this type is about."""
     entity = event_type_id.partition(".")[0]
     if entity == "user":
         return f"/users/{user_id}"
@@ -45,4 +45,4 @@ SCHEDULE: tuple[timedelta, ...] = (
     timedelta(hours=10),
     timedelta(hours=10),
 )
-"""The wait before each attempt, counted from the one before; after the last the endpoint is disabled."""
+"""The wait before each attempt, counted from the attempt before. If the last one fails, the webhook is disabled."""

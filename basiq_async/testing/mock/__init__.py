@@ -1,6 +1,6 @@
-"""The fake over HTTP: deliveries, the control API, the page, the state file.
+"""The fake served over HTTP, with its control API, its page and its state file.
 
-``OPERATIONS`` are those of the control API: the OpenAPI document and the command line are made from them.
+``OPERATIONS`` are the operations of the control API. Its OpenAPI document and the ``mock`` commands are made from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The control API over HTTP, below ``/_fake/``, and its description in OpenAPI 3.1."""
+"""The HTTP routes of the control API below ``/_fake/``, and its OpenAPI 3.1 document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ._operations import OPERATIONS
 
 ROOT = "/_fake"
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
-"""Basiq's API, as the fake speaks it."""
+"""An OpenAPI document of Basiq's API as the fake implements it."""
 _HOW = "send its API key, in the header Authorization: Basic KEY"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PLAIN: Mapping[object, Json] = {
@@ -39,7 +39,7 @@ _PLAIN: Mapping[object, Json] = {
 
 
 def routes(control: Control) -> list[web.RouteDef]:
-    """The routes of every operation, and of the description."""
+    """Return the routes of all operations and of the two OpenAPI documents."""
 
     async def openapi(request: web.Request) -> web.Response:
         return respond(describe())
@@ -64,20 +64,20 @@ def _handler(control: Control, operation: Operation) -> Handler:
 
 
 def _find_state(control: Control, request: web.Request) -> Control:
-    """The control of the state whose API key a call has. Raises ControlError for a key of another mock.
+    """Return the control of the state to which a call's API key belongs. Raises ``ControlError`` for an unknown key.
 
-    A call that changes something has to name its mock: on a port that was this mock's there may be another one.
+    A POST must have a key, because another mock may use the same port by now.
     """
     header = request.headers.get("Authorization")
     if header is None:
         if request.method == "POST" and TOKEN_HEADER not in request.headers:
-            raise ControlError(401, "key-missing", f"say which mock is meant: {_HOW}")
+            raise ControlError(401, "key-missing", f"name the mock that this call is for: {_HOW}")
         return control
     scheme, _, key = header.partition(" ")
     found = control.first.find_state(header) if scheme.lower() == "basic" else None
     if found is None:
         raise ControlError(
-            403, "another-mock", f"this mock does not have that API key, so another one is meant: {_HOW}"
+            403, "another-mock", f"this mock does not have that API key, so the call is for another mock: {_HOW}"
         )
     return control.of(found, key)
 
@@ -89,19 +89,19 @@ async def _read(request: web.Request, operation: Operation) -> Values:
 
 
 def as_json(shown: attrs.AttrsInstance) -> Json:
-    """A shape as the JSON object that it is described as."""
+    """Return a shape as JSON data that fits its schema."""
     found: Json = _converter().unstructure(shown)
     return found
 
 
 def ref(name: str) -> Json:
-    """A reference to the schema of a shape."""
+    """Return a reference to the schema of a shape."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 @cache
 def schemas() -> Mapping[str, Json]:
-    """The schema of every shape, by its name."""
+    """Return the schemas of all shapes by their names."""
     return {
         name: _schema_of_class(shape)
         for name, shape in vars(_shapes).items()
@@ -159,7 +159,7 @@ def _camel(name: str) -> str:
 
 
 def describe() -> Json:
-    """The OpenAPI document."""
+    """Return the OpenAPI document of the control API."""
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
         paths.setdefault(ROOT + operation.path, {})[operation.method.lower()] = _describe(operation)
@@ -168,9 +168,9 @@ def describe() -> Json:
         "info": {
             "title": "Control API of the fake Basiq",
             "version": __version__,
-            "description": "Arrange and inspect a fake Basiq that is served over HTTP. All bodies are JSON. "
-            "Authorization: Basic KEY says which mock, and which of its states, is meant: KEY is the API key, as it "
-            "is. What changes something needs it; without it the other calls are for the first state.",
+            "description": "Set up and inspect a fake Basiq that is served over HTTP. All bodies are JSON. "
+            "The header Authorization: Basic KEY names the mock, and the state, that a call is for. KEY is the state's "
+            "API key, without further encoding. Every POST needs it. A GET without it is for the first state.",
         },
         "paths": paths,
         "security": [{"apiKey": []}, {"token": []}],
@@ -181,13 +181,13 @@ def describe() -> Json:
                     "type": "apiKey",
                     "in": "header",
                     "name": "Authorization",
-                    "description": "Basic, a space, and the API key of the state that is meant.",
+                    "description": "Basic, a space, and the API key of the state that the call is for.",
                 },
                 "token": {
                     "type": "apiKey",
                     "in": "header",
                     "name": TOKEN_HEADER,
-                    "description": "The control token: for pages, and for callers that are not on this machine.",
+                    "description": "The control token. Pages need it, and callers on other machines.",
                 },
             },
         },
@@ -203,7 +203,7 @@ def _describe(operation: Operation) -> Json:
         "operationId": operation.name,
         "summary": operation.summary,
         "responses": {
-            "200": _content("What was asked for.", operation.returns.__name__),
+            "200": _content("The result of the operation.", operation.returns.__name__),
             "default": _content("The call was refused.", "Error"),
         },
     }

@@ -1,4 +1,4 @@
-"""What operations of the control API are made of: fields that are checked as they are described, and pages."""
+"""The parts of the control API's operations: checked fields, and pages of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal["text", "whole", "number", "flag", "object", "texts"]
 Json = dict[str, object]
 Values = dict[str, object]
 MOST_SCANNED = 5_000
-"""How many items a call looks at, so that a search of millions does not hold everything up."""
+"""The most items that one call looks at, so that a search of millions of items does not block the fake."""
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
@@ -57,7 +57,7 @@ class Field:
     choices: tuple[str, ...] = ()
 
     def schema(self) -> Json:
-        """Its JSON schema."""
+        """Return the field's JSON schema."""
         schema: Json = {**_SCHEMAS[self.kind], "description": self.description}
         if self.least is not None:
             schema["minimum"] = self.least
@@ -68,7 +68,7 @@ class Field:
         return schema
 
     def check(self, value: object) -> object:
-        """The value; raises ControlError for one that is not as described."""
+        """Return the value. Raises ``ControlError`` if it does not fit the field."""
         if not _is(self.kind, value):
             raise _invalid(f"{self.name} has to be {_NAMES[self.kind]}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -81,7 +81,7 @@ class Field:
         return value
 
     def parse(self, text: str) -> object:
-        """The value of a query parameter; raises ControlError."""
+        """Parse and check the text of a query parameter. Raises ``ControlError``."""
         if self.kind == "flag" and text in ("true", "false"):
             return text == "true"
         if self.kind in ("whole", "number"):
@@ -93,7 +93,7 @@ class Field:
 
 
 def read_body(fields: Sequence[Field], body: Mapping[str, object]) -> Values:
-    """The fields of a body, checked. A null is left out. Raises ControlError."""
+    """Check the fields of a body, and return them without nulls. Raises ``ControlError``."""
     known = {field.name: field for field in fields}
     unknown = sorted(set(body) - set(known))
     if unknown:
@@ -103,7 +103,7 @@ def read_body(fields: Sequence[Field], body: Mapping[str, object]) -> Values:
 
 
 def read_query(fields: Sequence[Field], query: Mapping[str, str]) -> Values:
-    """The parameters of a query, checked. Raises ControlError."""
+    """Parse and check the parameters of a query. Raises ``ControlError``."""
     known = {field.name: field for field in fields}
     unknown = sorted(set(query) - set(known))
     if unknown:
@@ -140,9 +140,11 @@ def _invalid(message: str) -> ControlError:
 
 @attrs.define
 class Control:
-    """The fake that a call of the control API is for. ``first`` is the fake that it is a state of, or itself.
+    """The target of a call of the control API.
 
-    ``api_key`` is the application of the fake that a call is for; None for its first one.
+    fake: the state that the call is for.
+    first: the first state of the same mock.
+    api_key: the key of the application that the call is for; None for the first application of ``fake``.
     """
 
     fake: FakeBasiq
@@ -151,11 +153,11 @@ class Control:
     api_key: str | None = attrs.field(default=None, repr=False)
 
     def of(self, fake: FakeBasiq, api_key: str | None) -> Control:
-        """The same for another state, or another application of this one."""
+        """Return the control for another state, or for another application of this one."""
         return Control(fake, self.base_url, self.first, api_key)
 
     def done(self) -> shapes.Done:
-        """What a call returns that changed something."""
+        """Return the result of a call that changed something."""
         return shapes.Done(now=self.fake.now(), next_due=self.fake.next_due)
 
 
@@ -164,10 +166,10 @@ Run = Callable[[Control, Any], Awaitable[attrs.AttrsInstance]]
 
 @attrs.frozen
 class Operation:
-    """One operation: its fields, what it returns, and what it does.
+    """One operation: its path, its fields, its result and its function.
 
-    ``fields`` are those of the body of a POST, or the parameters of a GET's query. ``run`` gets them by name, the
-    path's parameters among them.
+    ``fields`` describe the body of a POST, or the query of a GET. ``run`` receives their values by name, together with
+    the parameters of the path.
     """
 
     name: str
@@ -180,7 +182,7 @@ class Operation:
 
 
 class Found(TypedDict, Generic[S]):
-    """A page: the fields of the shape that it is shown in."""
+    """A page of results: the fields of its shape."""
 
     items: tuple[S, ...]
     total: int
@@ -196,9 +198,9 @@ def page_of(
     following: Callable[[T], str],
     wanted: Callable[[T], bool] = lambda item: True,
 ) -> Found[S]:
-    """A page of items; ``following`` returns the ``next`` that leads to the item and those after it.
+    """Return a page of items. ``following`` returns the ``next`` value of a page that begins with an item.
 
-    It looks at ``MOST_SCANNED`` items at most: a page may be short or empty, and still have a ``next``.
+    At most ``MOST_SCANNED`` items are looked at, so a page can be short or empty and still have a ``next``.
     """
     limit, search = values.get("limit", 100), values.get("search", "").casefold()
     shown: list[S] = []
@@ -217,7 +219,7 @@ def page_of_numbered(
     show: Callable[[int, T], S],
     texts: Callable[[T], Sequence[str]],
 ) -> Found[S]:
-    """A page of items that come with numbers, the highest first."""
+    """Return a page of numbered items, the highest number first."""
     text = values.get("next")
     if text is not None:
         if not _NUMBER.fullmatch(text):
@@ -229,7 +231,7 @@ def page_of_numbered(
 
 
 def read_places(text: str | None) -> dict[int, int] | None:
-    """Read from a ``next`` of the list of messages how far the history of each webhook was shown."""
+    """Parse a ``next`` of the list of messages: the position up to which each webhook's history was shown."""
     if text is None:
         return None
     if not _PLACES.fullmatch(text):
@@ -238,4 +240,4 @@ def read_places(text: str | None) -> dict[int, int] | None:
 
 
 def _no_such_page() -> ControlError:
-    return ControlError(400, "not-valid", "next has to be the value of `next` of the page before")
+    return ControlError(400, "not-valid", "next must be the `next` of the page before")

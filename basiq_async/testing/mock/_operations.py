@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..fake._records import Message
 
 _LIMIT = Field("limit", "whole", "At most this many items; 100 by default.", least=1, most=1000)
-_NEXT = Field("next", "text", "The value of `next` of the page before.")
-_SEARCH = Field("search", "text", "Only items in which this text occurs, in any case.")
+_NEXT = Field("next", "text", "The `next` of the page before.")
+_SEARCH = Field("search", "text", "Only items that contain this text; upper and lower case are the same.")
 
 DROPS = ("request", "response")
 MOST_STATES = 10_000
@@ -45,7 +45,7 @@ def operation(method: str, path: str, *fields: Field) -> Callable[[R], R]:
 
 @operation("GET", "/health")
 async def health(control: Control, values: Values) -> shapes.Health:
-    """Whether the mock serves: every caller may ask, and with an API key learns whether it is one of this mock."""
+    """Whether the mock runs and, if the call has an API key, whether the key belongs to this mock."""
     return shapes.Health(status="ok", base_url=control.base_url, version=__version__)
 
 
@@ -59,22 +59,28 @@ async def states(control: Control, values: Values) -> shapes.States:
 @operation(
     "POST",
     "/states",
-    Field("name", "text", "What people know it by, such as a test's name; by default a number."),
-    Field("seed", "text", "What its ids are made from; by default one that nobody else has."),
-    Field("apiKey", "text", "Its API key; by default one that nobody can guess."),
-    Field("still", "flag", "Its clock stands still until it is moved. By default it runs where the mock's does."),
+    Field("name", "text", "The state's name, such as the name of a test; by default a number."),
+    Field("seed", "text", "The seed of the state's ids; by default a random one."),
+    Field("apiKey", "text", "The state's API key; by default a random one."),
+    Field(
+        "still",
+        "flag",
+        "Make a clock that stands still until it is moved. By default it runs if the mock's clock runs.",
+    ),
 )
 async def add_state(control: Control, values: Any) -> shapes.NewState:
-    """Add an empty state, with an API key, a clock and ids of its own: what happens in one shows in no other.
+    """Add an empty state with its own API key, clock and ids. States share no data.
 
-    Calls with its key are for it alone.
+    Calls with the state's key are for that state only.
     """
     first = control.first
     if len(first.states) >= MOST_STATES:
-        raise ControlError(400, "not-valid", f"there are {MOST_STATES} states: remove those that are done with")
+        raise ControlError(400, "not-valid", f"there are {MOST_STATES} states: remove those that are no longer used")
     key = values.get("apiKey")
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key and len(key) <= 512):
-        raise ControlError(400, "not-valid", "apiKey has to be printable, without a space, and at most 512 long")
+        raise ControlError(
+            400, "not-valid", "apiKey must be printable ASCII without a space, and at most 512 characters"
+        )
     clock = ManualClock(datetime.now(UTC)) if values.get("still") else None
     state = first.add_state(values.get("name"), api_key=key, seed=values.get("seed"), clock=clock)
     return shapes.new_state_of(state)
@@ -82,10 +88,12 @@ async def add_state(control: Control, values: Any) -> shapes.NewState:
 
 @operation("POST", "/states/remove")
 async def remove_state(control: Control, values: Values) -> shapes.Done:
-    """Remove the state whose API key the call has, with everything in it. The first one stays."""
+    """Remove the state to which the call's API key belongs, with all its data. The first state cannot be removed."""
     if control.fake is control.first:
         raise ControlError(
-            400, "not-valid", "the first state of a mock stays: reset it, or name another one by its key"
+            400,
+            "not-valid",
+            "the first state of a mock cannot be removed: reset it, or send the API key of another state",
         )
     done = control.done()
     control.first.remove_state(control.fake.api_key)
@@ -97,7 +105,7 @@ async def remove_state(control: Control, values: Values) -> shapes.Done:
 
 @operation("GET", "/state")
 async def state(control: Control, values: Values) -> shapes.State:
-    """The time, what is due, and how much there is of everything."""
+    """The time, the next attempt, the faults, and the number of webhooks, messages and requests."""
     return shapes.state_of(control.fake, control.base_url)
 
 
@@ -110,16 +118,16 @@ async def state(control: Control, values: Values) -> shapes.State:
     ),
 )
 async def advance(control: Control, values: Any) -> shapes.Advanced:
-    """Move the clock forward and make every delivery that is due on the way.
+    """Move the clock forward, and make every delivery that is due on the way.
 
-    Responds when they are made.
+    Responds when the deliveries are made.
     """
     return await _move(control, lambda: control.fake.advance(timedelta(**values)))
 
 
 @operation("POST", "/next")
 async def advance_to_next(control: Control, values: Values) -> shapes.Advanced:
-    """Move the clock to the next attempt that is due, and make it."""
+    """Move the clock to the next planned attempt, and make it."""
     return await _move(control, control.fake.advance_to_next)
 
 
@@ -134,20 +142,20 @@ def _count_attempts(fake: FakeBasiq) -> int:
     return next((number for number, _ in fake.numbered_deliveries()), 0)
 
 
-# --- what happens ---
+# --- events ---
 
 
 @operation(
     "POST",
     "/emit",
     Field("eventTypeId", "text", "The event type, such as consent.revoked.", required=True),
-    Field("userId", "text", "The user that it is about; a new one by default."),
-    Field("entityId", "text", "The entity that it is about; a new one by default."),
-    Field("data", "object", "The event's data; by default what identifies the entity."),
-    Field("wait", "flag", "Respond only when the first attempt of each message was made."),
+    Field("userId", "text", "The user that the event is about; by default a new one."),
+    Field("entityId", "text", "The entity that the event is about; by default a new one."),
+    Field("data", "object", "The event's data; by default the type, id and link of the entity."),
+    Field("wait", "flag", "Respond after the first attempt of each message."),
 )
 async def emit(control: Control, values: Any) -> shapes.Emitted:
-    """Let an event happen, with a message for each webhook that is active and subscribed."""
+    """Emit an event, with a message for each active webhook that is subscribed to it."""
     emission = control.fake.emit(
         values["eventTypeId"],
         user_id=values.get("userId"),
@@ -161,7 +169,7 @@ async def emit(control: Control, values: Any) -> shapes.Emitted:
 @operation(
     "POST",
     "/messages/{messageId}/redeliver",
-    Field("wait", "flag", "Respond only when the attempt was made."),
+    Field("wait", "flag", "Respond after the attempt."),
 )
 async def redeliver(control: Control, values: Any) -> shapes.Emitted:
     """Deliver a message once more, now."""
@@ -176,30 +184,35 @@ async def _show_emission(emission: Emission, values: Any) -> shapes.Emitted:
     return shapes.Emitted(event_id=emission.event_id, message_ids=emission.message_ids)
 
 
-# --- what goes wrong ---
+# --- faults ---
 
 
 @operation(
     "POST",
     "/fail",
-    Field("times", "whole", "How many requests; 1 by default.", least=1, most=1_000_000),
+    Field("times", "whole", "The number of requests; 1 by default.", least=1, most=1_000_000),
     Field("status", "whole", "Respond with an error of this status.", least=100, most=999),
     Field("method", "text", "Only requests with this method."),
-    Field("path", "text", "Only requests to this path; * stands for anything. By default all but the token call."),
+    Field(
+        "path", "text", "Only requests to this path; * matches any text. By default all requests except the token call."
+    ),
     Field("retryAfter", "number", "Seconds for the Retry-After header.", least=0),
-    Field("body", "text", "Respond with this body."),
+    Field("body", "text", "Respond with this body, unchanged."),
     Field("headers", "object", "More headers of the response."),
     Field("delay", "number", "Respond after this many seconds.", least=0, most=3600),
     Field(
-        "drop", "text", "Break the connection before or after the request is acted on.", choices=("request", "response")
+        "drop",
+        "text",
+        "Break the connection before the request is carried out, or before the response is sent.",
+        choices=("request", "response"),
     ),
-    Field("loop", "flag", "Let a list's next link lead to the page itself."),
+    Field("loop", "flag", "Let a list's next link lead to the same page."),
 )
 async def fail(control: Control, values: Any) -> shapes.Done:
-    """Let the next requests go wrong."""
+    """Make the next requests fail."""
     headers = values.get("headers", {})
     if not all(isinstance(value, str) and value.isprintable() for each in headers.items() for value in each):
-        raise ControlError(400, "not-valid", "headers has to hold printable texts")
+        raise ControlError(400, "not-valid", "headers must be printable texts")
     control.fake.fail_next(
         values.get("times", 1),
         status=values.get("status"),
@@ -218,18 +231,18 @@ async def fail(control: Control, values: Any) -> shapes.Done:
 @operation(
     "POST",
     "/deliveries/fail",
-    Field("times", "whole", "How many deliveries; 1 by default.", least=1, most=1_000_000),
+    Field("times", "whole", "The number of deliveries; 1 by default.", least=1, most=1_000_000),
     Field("status", "whole", "Record this status without calling the endpoint.", least=100, most=999),
     Field(
         "drop",
         "text",
-        "request: the endpoint is not reached. response: its response is lost after it handled the delivery.",
+        "request: the endpoint is not reached. response: it handles the delivery, and its response is lost.",
         choices=DROPS,
     ),
-    Field("url", "text", "Only deliveries to this url; * stands for anything."),
+    Field("url", "text", "Only deliveries to this url; * matches any text."),
 )
 async def fail_deliveries(control: Control, values: Any) -> shapes.Done:
-    """Let the next deliveries go wrong."""
+    """Make the next deliveries fail."""
     control.fake.fail_deliveries(
         values.get("times", 1),
         status=values.get("status"),
@@ -242,16 +255,16 @@ async def fail_deliveries(control: Control, values: Any) -> shapes.Done:
 @operation(
     "POST",
     "/endpoint/down",
-    Field("url", "text", "The endpoint; every endpoint by default."),
-    Field("status", "whole", "The status it responds with; without it, the connection fails.", least=100, most=999),
+    Field("url", "text", "The endpoint's url; by default every endpoint."),
+    Field("status", "whole", "The status of the response; without it, the connection fails.", least=100, most=999),
 )
 async def endpoint_down(control: Control, values: Any) -> shapes.Done:
-    """Take an endpoint down: deliveries fail without calling it."""
+    """Let all deliveries to an endpoint fail, without calling it."""
     control.fake.endpoint_down(values.get("url"), status=values.get("status"))
     return control.done()
 
 
-@operation("POST", "/endpoint/up", Field("url", "text", "The endpoint; every endpoint by default."))
+@operation("POST", "/endpoint/up", Field("url", "text", "The endpoint's url; by default every endpoint."))
 async def endpoint_up(control: Control, values: Any) -> shapes.Done:
     """End the outage of an endpoint."""
     control.fake.endpoint_up(values.get("url"))
@@ -260,30 +273,30 @@ async def endpoint_up(control: Control, values: Any) -> shapes.Done:
 
 @operation("POST", "/expire-tokens")
 async def expire_tokens(control: Control, values: Values) -> shapes.Done:
-    """Make every token that was issued an expired one."""
+    """Let all tokens that were issued expire now."""
     control.fake.expire_tokens()
     return control.done()
 
 
 @operation("POST", "/disable-account")
 async def disable_account(control: Control, values: Values) -> shapes.Done:
-    """Respond with 403 to every request with the API key of the call."""
+    """Respond with 403 to every later request of the application whose API key the call has."""
     control.fake.disable_account(control.api_key)
     return control.done()
 
 
-# --- what there is ---
+# --- data ---
 
 
 @operation(
     "POST",
     "/webhooks",
-    Field("url", "text", "The url of its endpoint.", required=True),
+    Field("url", "text", "The url of the endpoint.", required=True),
     Field("subscribedEvents", "texts", "Event types; all of them by default."),
-    Field("active", "flag", "False: it begins with its cool-off. True by default."),
+    Field("active", "flag", "Whether it is active at once. With false, its cool-off begins now. True by default."),
 )
 async def add_webhook(control: Control, values: Any) -> shapes.Added:
-    """Add a webhook, past its cool-off."""
+    """Add a webhook."""
     webhook_id = control.fake.add_webhook(
         values["url"],
         values.get("subscribedEvents"),
@@ -296,14 +309,18 @@ async def add_webhook(control: Control, values: Any) -> shapes.Added:
 @operation(
     "POST",
     "/seed",
-    Field("messages", "whole", "How many messages.", required=True, least=0, most=100_000_000),
-    Field("webhookId", "text", "The webhook; by default the first one, which is added if there is none."),
-    Field("eventTypes", "texts", "Their event types; by default those that the webhook is subscribed to."),
+    Field("messages", "whole", "The number of messages.", required=True, least=0, most=100_000_000),
+    Field("webhookId", "text", "The webhook; by default the first one, which is added if none exists."),
+    Field(
+        "eventTypes",
+        "texts",
+        "The event types of the messages; by default the types that the webhook is subscribed to.",
+    ),
     Field("every", "number", "Seconds between two messages; 1 by default.", least=0.001, most=1_000_000),
-    Field("failed", "number", "The share of messages whose only attempt failed.", least=0, most=1),
+    Field("failed", "number", "The share of messages, from 0 to 1, whose only attempt failed.", least=0, most=1),
 )
 async def seed(control: Control, values: Any) -> shapes.Added:
-    """Give a webhook a history."""
+    """Give a webhook a history of messages."""
     webhook_id = control.fake.seed_messages(
         values["messages"],
         values.get("webhookId"),
@@ -315,9 +332,11 @@ async def seed(control: Control, values: Any) -> shapes.Added:
     return shapes.Added(webhook_id=webhook_id)
 
 
-@operation("POST", "/reset", Field("log", "flag", "Forget only requests, deliveries, violations and faults."))
+@operation(
+    "POST", "/reset", Field("log", "flag", "Forget only recorded requests, deliveries and violations, and the faults.")
+)
 async def reset(control: Control, values: Any) -> shapes.Done:
-    """Forget everything in the state that the call is for, but its API key and the time."""
+    """Forget everything in the state that the call is for, except its API keys and the time."""
     if values.get("log"):
         control.fake.reset_log()
     else:
@@ -337,7 +356,7 @@ async def webhooks(control: Control, values: Values) -> shapes.Webhooks:
 
 @operation("POST", "/webhooks/{webhookId}/secret")
 async def webhook_secret(control: Control, values: Any) -> shapes.Secret:
-    """The signing secret of a webhook."""
+    """Show the signing secret of a webhook."""
     if all(each.id != values["webhookId"] for each in control.fake.webhooks()):
         raise ControlError(404, "not-found", f"there is no webhook {values['webhookId']!r}")
     return shapes.Secret(secret=control.fake.secret(values["webhookId"]))
@@ -406,7 +425,7 @@ async def event_types(control: Control, values: Values) -> shapes.EventTypes:
     return shapes.EventTypes(items=tuple(shapes.EventType(id=name, description=text) for name, text in known))
 
 
-# --- what happened ---
+# --- logs ---
 
 
 @operation("GET", "/requests", _SEARCH, _LIMIT, _NEXT)
@@ -441,7 +460,7 @@ async def request(control: Control, values: Any) -> shapes.WholeRequest:
     _NEXT,
 )
 async def deliveries(control: Control, values: Any) -> shapes.Deliveries:
-    """The latest attempts to deliver, newest first."""
+    """The latest delivery attempts, newest first."""
     fake = control.fake
     wanted = values.get("messageId")
     found = (each for each in fake.numbered_deliveries() if wanted in (None, each[1].message_id))
@@ -457,5 +476,5 @@ async def deliveries(control: Control, values: Any) -> shapes.Deliveries:
 
 @operation("GET", "/violations")
 async def violations(control: Control, values: Values) -> shapes.Violations:
-    """What the real Basiq would refuse, or what misuses it."""
+    """The violations: requests that the real Basiq would refuse, and other misuses of it."""
     return shapes.Violations(items=tuple(shapes.violation_of(each) for each in control.fake.violations))

@@ -1,4 +1,4 @@
-"""The mock's page."""
+"""The page of the mock, which shows its state in a browser."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MOST_ROWS = 1000
 
 
 async def show_all(control: Control, query: Mapping[str, str]) -> Context:
-    """Everything on the page, for a search and a number of rows."""
+    """Return the content of the page. ``query`` has the search and the numbers of rows."""
     search = query.get("search", "")[:200]
     chosen = {"search": search} if search else {}
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
@@ -96,7 +96,7 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
 
 
 async def show_message(control: Control, message_id: str) -> Context:
-    """One message, with its deliveries."""
+    """Return the content for one message, with its deliveries."""
     message: Any = as_json(await control_api.message(control, {"messageId": message_id}))
     deliveries: Any = as_json(await control_api.deliveries(control, {"messageId": message_id, "limit": 50}))
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
@@ -108,7 +108,7 @@ async def show_message(control: Control, message_id: str) -> Context:
 
 
 async def show_request(control: Control, number: str) -> Context:
-    """One request."""
+    """Return the content for one request."""
     request: Any = as_json(await control_api.request(control, {"number": number}))
     return {"request": request, "lines": line_for_request(request)}
 
@@ -123,7 +123,7 @@ def _rows(query: Mapping[str, str], name: str) -> int:
     return min(max(int(text), ROWS), MOST_ROWS) if text.isascii() and text.isdigit() and len(text) < 6 else ROWS
 
 
-# One step of Basiq's schedule after another, each as wide: on a straight scale the first four would be one mark.
+# All steps of Basiq's schedule are equally wide: on a linear scale, the first four would be in one place.
 _SCHEDULE: Sequence[tuple[float, str, bool]] = (
     (0, "0 s", True),
     (5, "5 s", False),
@@ -139,7 +139,7 @@ _LEFT, _RIGHT = 4.0, 96.0
 
 @attrs.frozen
 class Mark:
-    """One attempt on the line: ``x`` in percent, ``kind`` ok, failed, lost or due, and what it says."""
+    """One attempt on the timeline: ``x`` in percent, ``kind`` (ok, failed, lost or due), and its text."""
 
     x: float
     kind: str
@@ -148,7 +148,7 @@ class Mark:
 
 @attrs.frozen
 class Tick:
-    """One label of the scale. A narrow page shows only the important ones."""
+    """One label of the scale. A narrow page shows only the important labels."""
 
     x: float
     label: str
@@ -156,7 +156,7 @@ class Tick:
 
 
 def place(seconds: float) -> float:
-    """Where on the line, in percent, something is that long after the message."""
+    """Return the place on the timeline, in percent, of a moment so many seconds after the message."""
     moments = [moment for moment, _, _ in _SCHEDULE]
     step = min(max(bisect_right(moments, seconds) - 1, 0), len(moments) - 2)
     share = (seconds - moments[step]) / (moments[step + 1] - moments[step])
@@ -165,12 +165,12 @@ def place(seconds: float) -> float:
 
 
 def ticks() -> Iterator[Tick]:
-    """The scale."""
+    """Return the labels of the scale."""
     return (Tick(place(seconds), label, important) for seconds, label, important in _SCHEDULE)
 
 
 def marks(message: Mapping[str, Any]) -> Iterator[Mark]:
-    """The attempts of a message, and the one that is to come."""
+    """Return the marks of a message: its attempts, and the next one."""
     created = datetime.fromisoformat(message["created"])
     for attempt in message["attempts"]:
         since = (datetime.fromisoformat(attempt["at"]) - created).total_seconds()
@@ -188,7 +188,7 @@ def marks(message: Mapping[str, Any]) -> Iterator[Mark]:
 
 
 def describe(seconds: float) -> str:
-    """How long after the message."""
+    """Return the time after the message in words, such as 'after 5 min'."""
     if seconds < 1:
         return "at once"
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
@@ -206,15 +206,15 @@ _POST = ("curl", "-X", "POST", "-H", _BASIC)
 
 @attrs.frozen
 class Lines:
-    """A line for curl, and one for this library's command, if a command does the same."""
+    """A curl command, and the command of this package that does the same, if one exists."""
 
     curl: str
     command: str | None = None
 
 
 def line_for_request(request: Mapping[str, Any]) -> Lines:
-    """The line that sends a request again, without its credential."""
-    # Without --globoff, curl reads brackets and braces of a URL as lists of URLs.
+    """Return a curl command that repeats a request, without its credential."""
+    # Without --globoff, curl reads brackets and braces in a URL as a list of URLs.
     parts: list[str | ShellText] = ["curl", "--globoff", "-X", request["method"], request["url"]]
     for name, value in request["headers"].items():
         if name.lower() == "authorization":
@@ -227,7 +227,7 @@ def line_for_request(request: Mapping[str, Any]) -> Lines:
 
 
 def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
-    """The lines that deliver a message once more."""
+    """Return the commands that deliver a message once more."""
     return Lines(
         shell_line([*_POST, f"{root}/messages/{quote(message['id'], safe='', errors='replace')}/redeliver"]),
         command_line("mock redeliver", message["id"]),
@@ -235,7 +235,7 @@ def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
 
 
 def line_for_webhook(webhook: Mapping[str, Any], root: str) -> Lines:
-    """The lines that show a webhook's secret."""
+    """Return the commands that show a webhook's secret."""
     return Lines(
         shell_line([*_POST, f"{root}/webhooks/{quote(webhook['id'], safe='', errors='replace')}/secret"]),
         command_line("mock secret", webhook["id"]),

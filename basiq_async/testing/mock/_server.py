@@ -1,4 +1,4 @@
-"""The fake over real HTTP: it responds, it delivers as deliveries fall due, and a control API drives it."""
+"""Serve a fake over HTTP: the API, the control API, and deliveries when they are due."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AT_ONCE = 32
 POLL = 1.0
 NO_PAGE = """The control API is described at /_fake/openapi.json.
 
-There is a page to look at, too: pip install 'basiq-async[ui]'
+To see the page of the mock here, install its libraries: pip install 'basiq-async[ui]'
 """
 
 
@@ -51,23 +51,23 @@ async def serve(
     control_token: str | None = None,
     state_file: str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[str]:
-    """Serve a fake, and the states that are added to it, over HTTP. Yields its base URL.
+    """Serve a fake, and the states that are added to it, over HTTP. Yields the base URL.
 
-    port: 0 means any free one.
-    prefix: the path to mount the API under, such as ``/basiq``.
-    deliver_anywhere: also deliver to endpoints outside this machine.
-    deliver_to: deliver to these hosts alone, each ``host`` or ``host:port``; by default to this machine.
-    allowed_hosts: further names that the Host header may have. Those of loopback and ``host`` are allowed.
-    control_token: what pages, and callers that are not on this machine, need for the control API below
-        ``/_fake/``; by default one that nobody can guess.
-    state_file: restore the fake's state from this file where it exists, and keep it there.
+    port: the port; 0 for any free one.
+    prefix: the path under which the API is mounted, such as ``/basiq``.
+    deliver_anywhere: deliver to endpoints on any machine. By default, only to endpoints on this machine.
+    deliver_to: deliver only to these hosts, each ``host`` or ``host:port``.
+    allowed_hosts: more names to accept in the Host header, in addition to ``host`` and the names of loopback.
+    control_token: the token that pages, and callers on other machines, need for the control API below ``/_fake/``; by
+        default a random one.
+    state_file: a file to keep the fake's state in. If it exists, the state is restored from it.
 
-    While it runs, deliveries are made as they fall due: on a ManualClock those that are due now, on a SystemClock
-    as time goes by. Links in them lead to this server. Requests with an Origin of another site are refused.
+    While the server runs, it makes each delivery when it is due by the fake's clock. Links in deliveries lead to this
+    server. Requests with an Origin of another site are refused.
     """
     guard = attrs.evolve(Guard.make(host, allowed_hosts, control_token), health=f"{ROOT}/health")
     if deliver_to is not None and deliver_anywhere:
-        raise ConfigurationError("deliver_to and deliver_anywhere exclude each other")
+        raise ConfigurationError("pass deliver_to or deliver_anywhere, not both")
     control = Control(fake, "")
 
     async def respond(request: web.Request) -> web.StreamResponse:
@@ -92,7 +92,7 @@ async def serve(
 
 
 def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
-    """Add the page where its libraries are installed, and otherwise a line that says how to get it."""
+    """Add the page if its libraries are installed, or else a text about how to install them."""
     try:
         from ._page import add_page
     except ModuleNotFoundError as error:
@@ -108,13 +108,13 @@ def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
 
 
 async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.StreamResponse:
-    """Respond as Basiq does."""
+    """Respond to a request for Basiq's API."""
     try:
         body = await read_body(request)
     except ControlError as error:
         if error.status != 413:
             raise
-        body = b""  # it is too large: the fake gets one that is not JSON
+        body = b""  # the body is too large: pass an empty one, which the fake refuses
     path = request.raw_path
     if not path.startswith("/"):
         path = "/" + path.partition("://")[2].partition("/")[2]
@@ -131,17 +131,17 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
             request.transport.abort()
         raise asyncio.CancelledError
     response = exchange.response
-    # By its own clock, which may be ahead of the machine's: a client counts days by it.
+    # The date is that of the fake's clock, which may be ahead of the machine's: the client compares dates with it.
     dated = {"Date": format_datetime(state.clock().astimezone(UTC), usegmt=True), **response.headers}
     return web.Response(status=response.status, headers=dated, body=response.body)
 
 
 @asynccontextmanager
 async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> AsyncGenerator[None]:
-    """Make the deliveries of a fake and its states as they fall due, those without a route through ``endpoint``.
+    """Make the deliveries of a fake and its states when they are due. Without a route, they go to ``endpoint``.
 
     Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
-    the first ConfigurationError of a route that leads to no valid receiver.
+    the first ``ConfigurationError`` of a route to an invalid receiver.
     """
     dispatchers = _Dispatchers(endpoint, base_url)
     for each in (fake, *fake.states.values()):
@@ -157,7 +157,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
 
 
 class _Dispatchers:
-    """The tasks that deliver, one for each state."""
+    """The tasks that make deliveries, one for each state."""
 
     def __init__(self, endpoint: Endpoint, base_url: str) -> None:
         self._endpoint = endpoint
@@ -180,7 +180,7 @@ class _Dispatchers:
         self._ending = [each for each in self._ending if not (each.done() and each.cancelled())] + [task]
 
     async def aclose(self) -> None:
-        """Cancel the tasks and wait for their end, however often this is cancelled meanwhile."""
+        """Cancel the tasks and wait for their end, even if the caller is cancelled meanwhile."""
         for fake in tuple(self._running):
             self.stop(fake)
         cancelled: asyncio.CancelledError | None = None
@@ -208,14 +208,14 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
 
     def end(planned: PlannedAttempt, _: asyncio.Task[None]) -> None:
         free.release()
-        deliveries.end(planned)  # also of a task that was cancelled before it began
+        deliveries.end(planned)  # also if the task was cancelled before it began
 
     async with asyncio.TaskGroup() as group:
         while True:
             news.clear()
             while deliveries.is_due():
                 await free.acquire()
-                # Another may have taken it while this waited.
+                # Another task may have taken the attempt meanwhile.
                 planned = deliveries.take_due() if deliveries.is_due() else None
                 if planned is None:
                     free.release()
@@ -229,10 +229,10 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
 
 
 def _wait(deliveries: Deliveries, fake: FakeBasiq) -> float | None:
-    """Seconds until the next delivery is due; None if only a change can make one due."""
+    """Return the seconds until the next delivery is due; None if only a change can make one due."""
     due, clock = deliveries.next_due(), fake.clock
     if due is None or deliveries.is_advancing or isinstance(clock, ManualClock):
         return None
     if isinstance(clock, SystemClock):
         return max((due - clock()).total_seconds() / clock.speed, 0.0)
-    return POLL  # a clock of the caller's, which may go at any pace
+    return POLL  # the caller's own clock may run at any speed

@@ -1,6 +1,6 @@
-"""What the control API returns. The JSON, the schemas and the OpenAPI document are made from these classes.
+"""The results of the control API. The JSON, the schemas and the OpenAPI document are made from these classes.
 
-Secrets and tokens are not shown.
+Secrets and tokens are hidden.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ class Violations:
     items: tuple[Violation, ...]
 
 
-# --- what the fake keeps, in these shapes ---
+# --- shapes from the fake's records ---
 
 
 def summary_of(fake: FakeBasiq) -> StateSummary:
@@ -373,7 +373,7 @@ def webhook_of(webhook: FakeWebhook, now: datetime, messages: int) -> Webhook:
 
 
 def _take(shape: type[T], source: object, **more: object) -> T:
-    """Make a shape. Its fields are those in ``more``, else the attributes of ``source`` with the same names."""
+    """Make a shape from the values in ``more`` and, for its other fields, from the attributes of ``source``."""
     names = [field.name for field in attrs.fields(shape)]
     return shape(**{name: more[name] if name in more else getattr(source, name) for name in names})
 

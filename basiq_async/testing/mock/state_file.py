@@ -1,4 +1,4 @@
-"""A file that keeps a fake's state across runs."""
+"""Keep a fake's state in a file, across runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 
 SOONEST, LATEST = 0.1, 1.0
-"""Seconds from a change to its save, at least and at most: saving is to take a tenth of the time."""
+"""The shortest and the longest delay of a save, in seconds. It is ten times as long as the last save took."""
 
 
 @asynccontextmanager
 async def keeping_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> AsyncGenerator[None]:
-    """Restore a fake from a file that exists; save it within a second of each change, and at the end."""
+    """Restore a fake from a file if it exists. Save the fake within a second of each change, and at the end."""
     file = Path(path)
     load_state(fake, file)
-    save_state(fake, file)  # a file that cannot be written is an error now, not at the end
+    save_state(fake, file)  # fail now, not at the end, if the file cannot be written
     saver = asyncio.create_task(_save_changes(fake, file), name="basiq-async fake state")
     try:
         yield
@@ -51,7 +51,7 @@ def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
 
 
 def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
-    """Restore a fake from a file. False if the file does not exist. Raises ConfigurationError."""
+    """Restore a fake from a file. Return False if it does not exist. Raises ``ConfigurationError`` if it is invalid."""
     snapshot = _read(path)
     if snapshot is None:
         return False
@@ -60,7 +60,7 @@ def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
 
 
 def load_api_key(path: str | os.PathLike[str]) -> str | None:
-    """The first API key of the state in a file; None if the file does not exist. Raises ConfigurationError."""
+    """Return the first API key in a state file; None if it does not exist. Raises ``ConfigurationError``."""
     snapshot = _read(path)
     if snapshot is None:
         return None
@@ -83,15 +83,15 @@ def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:
 
 
 def save_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> None:
-    """Write a fake's state to a file that only its owner can read: it holds keys and secrets.
+    """Write a fake's state to a file. Only its owner can read it, because it has keys and secrets.
 
-    The file is replaced as a whole. Raises ConfigurationError where it cannot be written.
+    The file is replaced at once. Raises ``ConfigurationError`` if it cannot be written.
     """
     write_private(Path(path), json.dumps(fake.snapshot()).encode(), "state file")
 
 
 def write_private(file: Path, content: bytes, what: str) -> None:
-    """Replace a file, as a whole, by one that only its owner can read. Raises ConfigurationError."""
+    """Replace a file at once, readable only by its owner. Raises ``ConfigurationError`` if it cannot be written."""
     try:
         replace_private(file, content)
     except OSError as error:

@@ -234,7 +234,7 @@ async def test_deliveries_go_only_where_they_may(fake: FakeBasiq) -> None:
 
 
 async def test_two_answers_to_where_deliveries_go_are_refused(fake: FakeBasiq) -> None:
-    with pytest.raises(ConfigurationError, match="exclude each other"):
+    with pytest.raises(ConfigurationError, match="deliver_to or deliver_anywhere"):
         async with serve(fake, deliver_to=["a"], deliver_anywhere=True):
             pass
 

@@ -166,7 +166,7 @@ async def test_a_state_is_served_whenever_it_was_added_and_its_events_are_delive
         fake.remove_state(before.api_key)
         with pytest.raises(ConfigurationError, match="no state"):
             fake.remove_state(before.api_key)
-        with pytest.raises(ConfigurationError, match="of its own"):
+        with pytest.raises(ConfigurationError, match="another state has this API key"):
             fake.add_state(api_key=during.api_key)
 
 
