@@ -305,6 +305,10 @@ _PLACE_LENGTH = 17
 _BEGAN = "began"
 
 
+_NONE_FREE = "Too many connections"
+"""What redis-py says of its own pool. Before version 8 that is a plain ConnectionError."""
+_MORE_CONNECTIONS = "each call takes one from the client's pool: give it a greater max_connections"
+
 _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
     (AuthenticationError, "check the client's user and password"),
     (NoPermissionError, "the Redis user needs access to the inbox's keys and scripts: see the page on inboxes"),
@@ -317,6 +321,8 @@ _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
 def _describe(exc: Exception) -> str:
     """Return why Redis failed, and the remedy if it is known."""
     said = str(exc) or "no reason given"
+    if said == _NONE_FREE:
+        return f"Redis failed: {type(exc).__name__}: {said} ({_MORE_CONNECTIONS})"
     advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 

@@ -64,6 +64,16 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path
         await _inbox.away(partial(inbox_of, server.url), outage)
 
 
+async def test_a_pool_without_a_free_connection_says_how_to_get_more(server: RedisServer) -> None:
+    async with inbox_of(server.url, max_connections=1) as inbox:
+        calls = [inbox.seen("k") for _ in range(5)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [str(outcome) for outcome in outcomes if isinstance(outcome, InboxError)]
+    assert refused
+    assert all("greater max_connections" in text for text in refused)
+    assert not any("is it running" in text for text in refused)
+
+
 async def test_a_server_that_does_not_respond_is_an_error_in_time(server: RedisServer, client: Redis) -> None:
     inbox = RedisInbox(client, timeout=0.05)
     await inbox.claim("k", "a", lease=60)
