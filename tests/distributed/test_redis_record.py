@@ -28,27 +28,27 @@ async def test_the_record_in_redis_keeps_every_promise(redis_url: str) -> None:
 
 
 BROKEN = {
-    "claim": ("tonumber(redis.call('HGET', s, 'until')) > now", "false", "A segment that is owned is refused"),
-    "save": ("tonumber(redis.call('HGET', s, 'done') or 0) ~= before", "false", "What is saved twice counts once"),
-    "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment is finished after it was advanced"),
-    "record_page": ("math.min(quota, left)", "quota", "A limit is the job's"),
-    "reclaim_expired": ("now + tonumber(ARGV[2])", "now", "A segment that waits is named to one caller"),
+    "claim": ("tonumber(redis.call('HGET', s, 'until')) > now", "false", "A segment that has an owner cannot"),
+    "save": ("tonumber(redis.call('HGET', s, 'done') or 0) ~= before", "false", "A repeated save counts once"),
+    "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment can be finished after"),
+    "record_page": ("math.min(quota, left)", "quota", "A job's lists share its limit"),
+    "reclaim_expired": ("now + tonumber(ARGV[2])", "now", "reclaim_expired() returns a free segment to one caller"),
     "reclaim_expired, rarely": (
         "math.frexp(times) == 0.5",
         "true",
-        "A segment that waits for its turn is named ever more rarely",
+        "A caller that is not idle gets an unclaimed segment",
     ),
-    "rate_slots": ("math.max(micros, following)", "micros", "Slots of all callers"),
-    "rate_slots, slow": ("math.max(micros, following)", "micros", "Slots of a slow rate"),
+    "rate_slots": ("math.max(micros, following)", "micros", "The slots of all callers"),
+    "rate_slots, slow": ("math.max(micros, following)", "micros", "The slots of a slow rate"),
     "rate_slots, raised": ("job('slot_rate') ~= job('rate')", "false", "A rate that is raised"),
     "create": ("ARGV[i + 1] == job('token')", "false", "A submission that is sent again"),
-    "claim, another": ("is_another()", "false", "A caller that means a job which was forgotten"),
-    "set_state": ("is_another()", "false", "A caller that means a job which was forgotten"),
-    "revive": ("tonumber(last[2]) > from", "true", "Dead letters that a segment is to try already"),
-    "revive, again": ("job('revival') == ARGV[1]", "false", "Dead letters that a segment is to try already"),
-    "revive, later": ("0, whole(from), 0", "0, '0', 0", "Dead letters that came after a segment was made"),
-    "pause": ("ends > tonumber(job('paused_until') or 0)", "true", "A pause that a target asks for"),
-    "release": ("fold(id)", "", "What is saved twice counts once"),
+    "claim, another": ("is_another()", "false", "A call for a job that was forgotten"),
+    "set_state": ("is_another()", "false", "A call for a job that was forgotten"),
+    "revive": ("tonumber(last[2]) > from", "true", "Dead letters that a segment is to retry already"),
+    "revive, again": ("job('revival') == ARGV[1]", "false", "Dead letters that a segment is to retry already"),
+    "revive, later": ("0, whole(from), 0", "0, '0', 0", "Dead letters that are recorded after revive()"),
+    "pause": ("ends > tonumber(job('paused_until') or 0)", "true", "A pause is reported to all callers"),
+    "release": ("fold(id)", "", "A repeated save counts once"),
 }
 
 
@@ -94,7 +94,7 @@ async def test_the_suite_notices_a_broken_script(script: str, redis_url: str, mo
 
 @pytest.mark.parametrize("what", WRONG)
 async def test_the_model_notices_a_broken_script(what: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await is_noticed("In whatever order callers come", *WRONG[what], redis_url, monkeypatch)
+    await is_noticed("In any order of claims", *WRONG[what], redis_url, monkeypatch)
 
 
 async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer, redis_url: str) -> None:

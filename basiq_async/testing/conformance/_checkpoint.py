@@ -1,4 +1,4 @@
-"""The promises of a ``Checkpoint``, as a suite that any implementation can be held to."""
+"""The conformance suite for a ``Checkpoint``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...replay import Advance, Checkpoint, Commit, DeadLetter, Job, State
 from ._runner import hold, keep
 
 MakeCheckpoint = Callable[[str], Checkpoint]
-"""Gives a checkpoint on the storage of that name; the same name is the same storage, be it the same object or not."""
+"""A function that returns a checkpoint on the storage with a name. The same name must always be the same storage."""
 
 _JOB = Job("webhook-1", "event.type.eq('user.created')")
 _WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
@@ -20,10 +20,10 @@ _ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
 async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 20.0) -> None:
-    """Hold a checkpoint to what ``Checkpoint`` promises.
+    """Check that a checkpoint keeps the promises of ``Checkpoint``.
 
-    ``make_checkpoint`` is called with names that are new each time. Each promise may take ``seconds``. Raises
-    ``BrokenPromisesError``, an ``AssertionError`` that names every promise that is broken and what happened.
+    ``make_checkpoint`` is called with a new name for each promise. The check of each promise may last ``seconds``.
+    Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
     probe = _CheckpointPromises(make_checkpoint)
     promises: dict[str, Callable[[], Awaitable[None]]] = {
@@ -59,7 +59,7 @@ class _CheckpointPromises:
         self._make = make
 
     async def _saved(self, *commits: Commit) -> tuple[str, State]:
-        """What is there after these commits, seen by a later run."""
+        """Save these commits in one run. Return the storage's name, and the state that a later run finds."""
         name = uuid.uuid4().hex
         await self._run(name, *commits)
         return name, await self._look(name)
@@ -88,39 +88,42 @@ class _CheckpointPromises:
             await checkpoint.aclose()
 
     async def begins_blank(self) -> None:
-        """A new one has no cursor, and nothing is done."""
+        """A new checkpoint has no cursor, and nothing is done."""
         state = await self._look(uuid.uuid4().hex)
         found = (state.cursor, state.position, state.done, state.handled, state.failed, state.dead, state.interrupted)
-        hold(found == (None, 0, frozenset(), 0, 0, 0, 0), f"it was {state}")
+        hold(found == (None, 0, frozenset(), 0, 0, 0, 0), f"open() returned {state}")
 
     async def peeks_at_nothing(self) -> None:
-        """A peek finds None where nothing is recorded, and then what is; it begins no run."""
+        """peek() returns None before the first run and the recorded state later, and begins no run."""
         name = uuid.uuid4().hex
         found = await self._make(name).peek(_JOB)
-        hold(found is None, f"it was {found}")
+        hold(found is None, f"before the first run, peek() returned {found}, not None")
         await self._run(name, Commit(done=["a"], ended=True))
         checkpoint = self._make(name)
         found = await checkpoint.peek(_JOB)
-        hold(found is not None and found.done == {"a"} and found.interrupted == 0, f"it was {found}")
+        hold(found is not None and found.done == {"a"} and found.interrupted == 0, f"peek() returned {found}")
         await checkpoint.open(_JOB, concurrency=1)
         await checkpoint.aclose()
 
     async def keeps_what_is_done(self) -> None:
-        """What is saved is there for the next run."""
+        """The next run finds what was saved."""
         _, state = await self._saved(Commit(done=["a", "b"]))
-        hold(state.done == {"a", "b"} and state.cursor is None, f"it was {state}")
+        hold(state.done == {"a", "b"} and state.cursor is None, f"open() returned {state}")
 
     async def adds_what_is_done(self) -> None:
-        """What one commit has done is added to what others have."""
+        """The done ids of a commit are added to those of earlier commits."""
         _, state = await self._saved(Commit(done=["a"]), Commit(done=["b", "a"]), Commit())
-        hold(state.done == {"a", "b"}, f"it was {state}")
+        hold(state.done == {"a", "b"}, f"open() returned {state}")
 
     async def advances(self) -> None:
-        """An advance moves the cursor, and its ids take the place of all earlier ones."""
+        """An advance moves the cursor, and its ids replace all earlier done ids."""
         advance = Advance("cursor-1", 250, ["c"])
         _, state = await self._saved(Commit(done=["a", "b"]), Commit(advance=advance), Commit(done=["d"]))
-        hold((state.cursor, state.position) == ("cursor-1", 250), f"it stood at {state.cursor}, {state.position}")
-        hold(state.done == {"c", "d"}, f"done was {set(state.done)}")
+        hold(
+            (state.cursor, state.position) == ("cursor-1", 250),
+            f"the cursor and position were {state.cursor}, {state.position}",
+        )
+        hold(state.done == {"c", "d"}, f"the done ids were {set(state.done)}")
 
     async def counts(self) -> None:
         """Counts are added up over commits, advances and runs."""
@@ -129,43 +132,48 @@ class _CheckpointPromises:
         )
         await self._run(name, Commit(handled=10))
         state = await self._look(name)
-        hold((state.handled, state.failed) == (16, 2), f"it counted {state.handled} handled, {state.failed} failed")
+        hold(
+            (state.handled, state.failed) == (16, 2),
+            f"the counts were {state.handled} handled and {state.failed} failed",
+        )
 
     async def counts_the_interrupted(self) -> None:
-        """Runs that do not end in order add their concurrency to what is interrupted."""
+        """A run that does not end in order adds its concurrency to the count of interrupted messages."""
         name, state = await self._saved(Commit(done=["a"]))
-        hold(state.interrupted == 4, f"after one run of 4 it was {state.interrupted}")
+        hold(state.interrupted == 4, f"after one run with a concurrency of 4, interrupted was {state.interrupted}")
         await self._run(name)
         state = await self._look(name)
-        hold(state.interrupted == 9, f"after runs of 4, 1 and 4 it was {state.interrupted}")
+        hold(
+            state.interrupted == 9, f"after runs with a concurrency of 4, 1 and 4, interrupted was {state.interrupted}"
+        )
 
     async def forgets_the_interrupted(self) -> None:
-        """A run that ends in order leaves nothing interrupted."""
+        """A run that ends in order leaves no message counted as interrupted."""
         name = uuid.uuid4().hex
         await self._run(name)
         await self._run(name, Commit(ended=True))
         state = await self._look(name)
-        hold(state.interrupted == 0, f"it was {state.interrupted}")
+        hold(state.interrupted == 0, f"interrupted was {state.interrupted}, not 0")
 
     async def keeps_its_token(self) -> None:
-        """The token is the job's own, and the same in all its runs."""
+        """Each job has its own token, which is the same in all its runs."""
         name, state = await self._saved()
         again = await self._look(name)
         _, other = await self._saved()
-        hold(bool(state.token) and state.token == again.token, "it changed from run to run")
-        hold(state.token != other.token, "two jobs have the same one")
+        hold(bool(state.token) and state.token == again.token, "the token is empty, or differs from run to run")
+        hold(state.token != other.token, "two jobs have the same token")
 
     async def keeps_notes(self) -> None:
-        """Notes are empty at first, stay until a commit has others, and are recorded together with its advance."""
+        """Notes are empty at first, stay until a commit has other notes, and are recorded together with its advance."""
         name, state = await self._saved(Commit(advance=Advance("c", 2, ()), notes='{"a": 1}'), Commit(done=["b"]))
         found = (state.cursor, state.done, state.notes, (await self._look(uuid.uuid4().hex)).notes)
-        hold(found == ("c", frozenset({"b"}), '{"a": 1}', ""), f"it was {state}")
+        hold(found == ("c", frozenset({"b"}), '{"a": 1}', ""), f"open() returned {state}")
         await self._run(name, Commit(notes="", ended=True))
         state = await self._look(name)
-        hold(state.notes == "", f"it was {state}")
+        hold(state.notes == "", f"open() returned {state}")
 
     async def is_for_one_run(self) -> None:
-        """While one run has it open, another gets a CheckpointInUseError, and the first continues."""
+        """While one run has the checkpoint open, another run gets a CheckpointInUseError, and the first continues."""
         name = uuid.uuid4().hex
         first, second = self._make(name), self._make(name)
         await first.open(_JOB, concurrency=1)
@@ -176,7 +184,7 @@ class _CheckpointPromises:
                 pass
             else:
                 await second.aclose()
-                raise AssertionError("two runs had it open at once")
+                raise AssertionError("two runs had the checkpoint open at once")
             await first.save(Commit(done=["a"]))
         finally:
             await first.aclose()
@@ -184,7 +192,7 @@ class _CheckpointPromises:
         hold(state.done == {"a"}, f"the first run's commit was lost: {state}")
 
     async def lets_go(self) -> None:
-        """A run that failed to open it leaves it free, and so does one that closed it."""
+        """The checkpoint is free after a run failed to open it, and after a run closed it."""
         name, _ = await self._saved()
         other = self._make(name)
         try:
@@ -193,11 +201,11 @@ class _CheckpointPromises:
             await other.aclose()
         else:
             await other.aclose()
-            raise AssertionError("it opened for another job")
+            raise AssertionError("open() accepted another job")
         await self._look(name)
 
     async def is_for_one_job(self) -> None:
-        """For another webhook or filter it raises a CheckpointError, and keeps what it has."""
+        """For another webhook or filter, open() and peek() raise a CheckpointError and change nothing."""
         name, _ = await self._saved(Commit(done=["a"]))
         for job in (Job("webhook-2", _JOB.filter), Job(_JOB.webhook_id)):
             for attempt in ("open", "peek"):
@@ -208,38 +216,38 @@ class _CheckpointPromises:
                     continue
                 finally:
                     await checkpoint.aclose()
-                raise AssertionError(f"{attempt} took {job}")
+                raise AssertionError(f"{attempt}() accepted {job}")
         state = await self._look(name)
-        hold(state.done == {"a"}, f"it was {state}")
+        hold(state.done == {"a"}, f"open() returned {state}")
 
     async def keeps_dead_letters(self) -> None:
-        """Dead letters come back whole, oldest first, and are counted."""
+        """Dead letters are returned unchanged, oldest first, and are counted."""
         name, state = await self._saved(Commit(dead=[_letter("b"), _letter("a")]), Commit(dead=[_letter("c")]))
         letters = await self._letters(name)
-        hold(letters == [_letter("b"), _letter("a"), _letter("c")], f"it was {letters}")
-        hold(state.dead == 3, f"it counted {state.dead}")
+        hold(letters == [_letter("b"), _letter("a"), _letter("c")], f"dead_letters() returned {letters}")
+        hold(state.dead == 3, f"after 3 dead letters, dead was {state.dead}")
 
     async def replaces_dead_letters(self) -> None:
-        """A dead letter with the id of an earlier one takes its place, and its number."""
+        """A dead letter with the id of an earlier one replaces it, and keeps its number."""
         name, _ = await self._saved(Commit(dead=[_letter("a"), _letter("b")]))
         before = [letter.number for letter in await self._letters(name)]
         await self._run(name, Commit(dead=[_letter("a", error="another")]))
         letters = await self._letters(name)
-        hold(letters == [_letter("a", error="another"), _letter("b")], f"it was {letters}")
+        hold(letters == [_letter("a", error="another"), _letter("b")], f"dead_letters() returned {letters}")
         after = [letter.number for letter in letters]
         hold(before == after, f"the numbers were {before}, then {after}")
 
     async def revives_dead_letters(self) -> None:
-        """A dead letter that is revived is gone; an unknown id does no harm."""
+        """A revived dead letter is removed; an unknown id changes nothing."""
         name, state = await self._saved(
             Commit(dead=[_letter("a"), _letter("b")]), Commit(revived=["a", "nobody"], dead=[_letter("c")])
         )
         letters = await self._letters(name)
-        hold(letters == [_letter("b"), _letter("c")], f"it was {letters}")
-        hold(state.dead == 2, f"it counted {state.dead}")
+        hold(letters == [_letter("b"), _letter("c")], f"dead_letters() returned {letters}")
+        hold(state.dead == 2, f"with 2 dead letters left, dead was {state.dead}")
 
     async def pages_dead_letters(self) -> None:
-        """Dead letters are given by number, as many as asked for, though earlier ones are gone."""
+        """dead_letters() returns up to ``limit`` letters after a number, even if earlier ones were removed."""
         name, _ = await self._saved(Commit(dead=[_letter(each) for each in "abcd"]))
         first = await self._letters(name, limit=2)
         hold([letter.id for letter in first] == ["a", "b"], f"the first two were {first}")
@@ -248,14 +256,14 @@ class _CheckpointPromises:
         hold([letter.id for letter in rest] == ["c", "d"], f"the rest was {rest}")
 
     async def takes_odd_text(self) -> None:
-        """Ids, errors and cursors may hold any text."""
+        """Ids, errors and cursors may contain any text."""
         letter = DeadLetter(_ODD, _ODD, _WHEN, {"id": _ODD, "payload": {"n": 1.5, "none": None}})
         name, state = await self._saved(Commit(advance=Advance("c'ü\n", 1, [_ODD]), dead=[letter]))
-        hold(state.done == {_ODD} and state.cursor == "c'ü\n", f"it was {state!a}")
+        hold(state.done == {_ODD} and state.cursor == "c'ü\n", f"open() returned {state!a}")
         letters = await self._letters(name)
-        hold(letters == [letter] and letters[0].message == letter.message, f"it was {letters!a}")
+        hold(letters == [letter] and letters[0].message == letter.message, f"dead_letters() returned {letters!a}")
         await self._run(name, Commit(revived=[_ODD]))
-        hold(not await self._letters(name), "the letter could not be revived")
+        hold(not await self._letters(name), "a revived letter was not removed")
 
     async def saves_while_open_only(self) -> None:
         """A save before open or after close raises a CheckpointError."""
@@ -267,10 +275,10 @@ class _CheckpointPromises:
                 await checkpoint.open(_JOB, concurrency=1)
                 await checkpoint.aclose()
                 continue
-            raise AssertionError(f"{state} it raised nothing")
+            raise AssertionError(f"save() {state} raised nothing")
 
     async def closes_twice(self) -> None:
-        """It may be closed twice, and before it was open; commits under way at once are all recorded."""
+        """aclose() may be called twice, and before open(); concurrent saves are all recorded."""
         name = uuid.uuid4().hex
         checkpoint = self._make(name)
         await checkpoint.aclose()
@@ -279,7 +287,7 @@ class _CheckpointPromises:
         await checkpoint.aclose()
         await checkpoint.aclose()
         state = await self._look(name)
-        hold(state.done == {"0", "1", "2", "3", "4"}, f"it was {state}")
+        hold(state.done == {"0", "1", "2", "3", "4"}, f"open() returned {state}")
 
 
 def _letter(id: str, error: str = "ValueError: no") -> DeadLetter:

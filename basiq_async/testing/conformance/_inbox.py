@@ -1,4 +1,4 @@
-"""The suite for an ``Inbox`` of your own: what every inbox promises, and what its storage does."""
+"""The conformance suite for an ``Inbox``."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ async def check_inbox(
     processes: bool = False,
     seconds: float = 20.0,
 ) -> None:
-    """Check that an inbox does what ``Inbox`` promises.
+    """Check that an inbox keeps the promises of ``Inbox``.
 
-    ``make_inbox`` is called for each promise. Pass ``shared=True`` where all inboxes that it makes have one storage,
-    such as a file or a server: each promise is then checked across two of them as well. Pass ``leases=False`` where a
-    claim ends with its worker, and not by a clock. Leases expire in real time (30 ms each), or by
-    ``pass_time(seconds)`` where the inbox has a clock of its own. Keys are new each time, so that a storage may be used
-    again. An inbox with ``aclose`` is closed.
+    make_inbox: called for each promise. An inbox with ``aclose`` is closed after it. Keys are always new, so the
+        storage can be used again.
+    shared: whether all inboxes have the same storage, such as a file or a server. Each promise is then also checked
+        with two inboxes.
+    leases: False if a claim ends with its worker, not after a time.
+    pass_time: moves the inbox's own clock by so many seconds. Without it, leases of 30 ms expire in real time.
+    outage: returns an async context manager in which the storage is away, for example a stopped server. Every call must
+        then fail within its time limit, and all records must still be there afterwards.
+    processes: also call ``make_inbox`` in two new processes that claim the same keys. It must be possible to pickle it.
+    seconds: the time limit of each promise.
 
-    ``outage()`` is an async context manager in which the storage is away, such as a server that is stopped. Every call
-    must then fail within its time limit, and what was recorded must be there afterwards. With ``processes=True``, two
-    new processes call ``make_inbox`` as well, and take the same keys; it must be possible to pickle it.
-
-    Each promise may take ``seconds``. Raises ``BrokenPromisesError``, an ``AssertionError`` that names every broken
-    promise and what happened instead.
+    Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
     promises: dict[str, Callable[[], Awaitable[None]]] = {}
     for check in _CHECKS:
@@ -117,7 +117,7 @@ _WITHOUT_LEASES = (tries.holds_on,)
 
 
 async def away(make_inbox: MakeInbox, outage: Outage) -> None:
-    """While the storage is away every call raises InboxError, and afterwards it is as it was"""
+    """While the storage is away, every call raises InboxError; afterwards all records are unchanged"""
     async with made(make_inbox) as inbox:
         probe = InboxProbe(inbox, inbox, None)
         handled, new = f"{probe.key}-handled", f"{probe.key}-new"
@@ -141,29 +141,38 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
             }
             found = await asyncio.gather(*calls.values(), return_exceptions=True)
         for name, result in zip(calls, found, strict=True):
-            hold(isinstance(result, InboxError), f"{name}() came to {result!r}, without the storage")
+            hold(
+                isinstance(result, InboxError),
+                f"while the storage was away, {name}() resulted in {result!r}, not in an InboxError",
+            )
         claim = await inbox.claim(handled, "another token", lease=LONG)
-        hold(claim.status is DONE, f"afterwards a claim of what was handled was {claim.status.name}, not DONE")
-        hold(await probe.letters() == [letter], "afterwards the quarantine was another one")
+        hold(claim.status is DONE, f"after the outage, a claim of a handled key was {claim.status.name}, not DONE")
+        hold(await probe.letters() == [letter], "after the outage, the quarantine was changed")
         claim = await inbox.claim(new, "another token", lease=LONG)
-        hold(claim.status is CLAIMED, f"afterwards a claim of a new key was {claim.status.name}, not CLAIMED")
-        hold(await inbox.complete(new, "another token"), "afterwards complete() was not True")
+        hold(claim.status is CLAIMED, f"after the outage, a claim of a new key was {claim.status.name}, not CLAIMED")
+        hold(await inbox.complete(new, "another token"), "after the outage, complete() was not True")
 
 
 async def raced(make_inbox: MakeInbox) -> None:
-    """Of two processes that take the same keys at once, one gets each"""
+    """If two processes claim the same keys at once, each key is handled by one of them"""
     keys = [f"{uuid.uuid4()}-{number}" for number in range(50)]
     loop = asyncio.get_running_loop()
-    # New processes, not forks: an open connection cannot be used on both sides of a fork.
+    # Spawned, not forked: two processes cannot use the same open connection.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         taken = await asyncio.gather(*(loop.run_in_executor(pool, _take_all, make_inbox, keys) for _ in range(2)))
     everything = [key for one in taken for key in one]
-    hold(len(set(everything)) == len(keys), f"{len(keys) - len(set(everything))} of {len(keys)} got nobody")
-    hold(len(everything) == len(keys), f"{len(everything) - len(keys)} of {len(keys)} got both")
+    hold(
+        len(set(everything)) == len(keys),
+        f"{len(keys) - len(set(everything))} of {len(keys)} keys were handled by no process",
+    )
+    hold(
+        len(everything) == len(keys),
+        f"{len(everything) - len(keys)} of {len(keys)} keys were handled by both processes",
+    )
 
 
 def _take_all(make_inbox: MakeInbox, keys: list[str]) -> list[str]:
-    """Handle, in a process of its own, every key that nobody else handles; return them."""
+    """Claim and complete each key that is free, in a separate process. Return the completed keys."""
 
     async def take(inbox: Inbox, key: str) -> list[str]:
         token = uuid.uuid4().hex
@@ -175,7 +184,7 @@ def _take_all(make_inbox: MakeInbox, keys: list[str]) -> list[str]:
             if claim.status is DONE:
                 return []
             await asyncio.sleep(0.002)
-        raise AssertionError("a claim was BUSY for ever")
+        raise AssertionError("a claim of a key was still BUSY after 1,000 tries")
 
     async def run() -> list[str]:
         async with made(make_inbox) as inbox:

@@ -1,4 +1,4 @@
-"""A model of an inbox, and walks on which an inbox has to do what the model does, step by step."""
+"""Random walks of an inbox and of a simple model: after each step, both must have the same result."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ ACTIONS = (
     "die",
     "die in a retry",
 )
-"""What a worker does with a key; the last two claim it for a moment, which then has passed."""
+"""The actions of a worker on a key. The last two are claims with a short lease, which is left to expire."""
 _MORTAL = ("die", "die in a retry")
 WORKERS = 3
 KEYS = 2
-"""One event of two webhooks: two keys."""
+"""The number of keys: one event of two webhooks has two."""
 _WALKS = 5
 _STEPS = 40
 _START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
 Step = tuple[str, int, int]
-"""An action, the number of the worker, and that of the key."""
+"""An action, the number of the worker, and the number of the key."""
 
 
 @attrs.define
 class _Key:
-    """What is known of one key. ``alive`` is False for a claim whose lease has run out."""
+    """The expected state of one key. ``alive`` is False if the holder's lease has run out."""
 
     name: str
     done: bool = False
@@ -86,7 +86,7 @@ class _Key:
 
 
 async def walked(probe: InboxProbe) -> None:
-    """Whatever workers do with two keys, in any order, and die in the midst of it, each call comes to what it should"""
+    """Each call has the right result when workers act on two keys in any order, and some of them die"""
     for seed in range(_WALKS):
         chance = random.Random(seed)
         steps = [(chance.choice(ACTIONS), chance.randrange(WORKERS), chance.randrange(KEYS)) for _ in range(_STEPS)]
@@ -94,21 +94,22 @@ async def walked(probe: InboxProbe) -> None:
 
 
 async def follow(probe: InboxProbe, steps: Sequence[Step], *, name: str) -> None:
-    """Take the steps, on keys that begin with ``name``. Raises AssertionError, with the steps up to the first that
-    came to something else than the model.
+    """Make the steps on keys that begin with ``name``.
+
+    Raises ``AssertionError`` at the first step whose result differs from the model, and names the steps up to it.
     """
     keys = [_Key(f"{name}-{number}") for number in range(KEYS)]
     for number, (action, worker, index) in enumerate(steps):
         found, expected = await _step(probe, action, f"{probe.a}-{worker}", worker, keys, index, number)
         if found != expected:
             taken = "".join(f"\n    {action} by {worker} of {index}" for action, worker, index in steps[: number + 1])
-            raise AssertionError(f"the last of these steps came to {found!r}, not {expected!r}:{taken}")
+            raise AssertionError(f"the last of these steps had the result {found!r}, not {expected!r}:{taken}")
 
 
 async def _step(
     probe: InboxProbe, action: str, token: str, worker: int, keys: list[_Key], index: int, number: int
 ) -> tuple[object, object]:
-    """Take a step; return what it came to, and what it should."""
+    """Make a step. Return its result and the expected one."""
     inbox = (probe.inbox, probe.other)[worker % 2]
     key = keys[index]
     name = key.name

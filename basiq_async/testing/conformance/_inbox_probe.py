@@ -1,4 +1,4 @@
-"""What each promise of an inbox is tried with: a new key, and two workers."""
+"""Helpers for the checks of an inbox: a new key and two workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..._inbox.protocol import ClaimStatus, Inbox, QuarantinedDelivery
 from ._runner import hold
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
-"""Makes an inbox: directly, by an ``async def``, or as an async context manager that closes it."""
+"""A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
 
 PassTime = Callable[[float], object]
 
@@ -26,7 +26,7 @@ LONG = 60.0
 @asynccontextmanager
 async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
     made = make_inbox()
-    # An inbox may be an async context manager itself; entering it opens it, leaving it closes it.
+    # An inbox may itself be an async context manager, which opens and closes it.
     if isinstance(made, AbstractAsyncContextManager):
         async with made as entered:
             yield entered
@@ -41,7 +41,7 @@ async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
 
 
 class InboxProbe:
-    """A new key, and what two workers, A and B, do with it."""
+    """A new key, and two workers, A and B, that claim it."""
 
     def __init__(self, inbox: Inbox, other: Inbox, pass_time: PassTime | None) -> None:
         self.inbox = inbox
@@ -69,7 +69,7 @@ class InboxProbe:
         return letter
 
     async def letters(self) -> list[QuarantinedDelivery]:
-        """What is in the quarantine of this probe's keys: another user of the storage may have some too."""
+        """Return the quarantined deliveries of this probe's keys. Other users of the storage may have more."""
         found: list[QuarantinedDelivery] = []
         page = await self.other.quarantined()
         while page:

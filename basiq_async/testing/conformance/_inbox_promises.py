@@ -1,4 +1,4 @@
-"""The promises of an inbox: who may handle, what stays handled, what a failure and the quarantine do."""
+"""The promises of an inbox, each a function that checks it: claims, completed keys, failures and the quarantine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._runner import hold
 
 
 async def checked(probe: InboxProbe) -> None:
-    """check() is content with a storage that can be used, and changes nothing"""
+    """check() accepts a storage that works, and changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim")
     for inbox in (probe.inbox, probe.other):
         await inbox.check()
@@ -24,7 +24,7 @@ async def checked(probe: InboxProbe) -> None:
 
 
 async def free(probe: InboxProbe) -> None:
-    """A key that is free can be claimed, and then another worker is told to wait"""
+    """A free key can be claimed, and then another worker's claim is BUSY"""
     await probe.claim_a(CLAIMED, "the first claim of a key")
     claim = await probe.other.claim(probe.key, probe.b, lease=LONG)
     hold(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
@@ -32,7 +32,7 @@ async def free(probe: InboxProbe) -> None:
 
 
 async def apart(probe: InboxProbe) -> None:
-    """Keys do not touch each other, however alike, and up to 400 characters of ASCII"""
+    """Similar keys are independent of each other, up to a length of 400 ASCII characters"""
     long = probe.key.ljust(399, "x")
     alike = [*(probe.key + end for end in ("", " ", "%", "'\";*")), probe.key.upper(), long + "1", long + "2"]
     for number, key in enumerate(alike):
@@ -42,15 +42,15 @@ async def apart(probe: InboxProbe) -> None:
 
 
 async def again(probe: InboxProbe) -> None:
-    """A token that holds a key may claim it again, and its lease begins anew"""
+    """The holder's token may claim a key again, and its lease begins anew"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.claim_a(CLAIMED, "the same token's second claim")
     await probe.wait(SHORT * 1.2)
-    await probe.claim_b(BUSY, "another worker's claim, when only the first lease had run out,")
+    await probe.claim_b(BUSY, "another worker's claim after the first of two leases had run out")
 
 
 async def completed(probe: InboxProbe) -> None:
-    """What is completed stays completed, for everybody, and is recorded once"""
+    """A completed key stays completed for all workers, and is recorded once"""
     await probe.claim_a(CLAIMED, "the first claim")
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
     await probe.claim_b(DONE, "another worker's claim after that")
@@ -61,7 +61,7 @@ async def completed(probe: InboxProbe) -> None:
 
 
 async def seen(probe: InboxProbe) -> None:
-    """seen() is about what was handled, not about what was claimed or given back"""
+    """seen() is True for a handled key, not for one that was only claimed or released"""
     await probe.seen(False, "for a key that nobody knows")
     await probe.claim_a(CLAIMED, "a claim after seen()")
     await probe.seen(False, "for a key that is only claimed")
@@ -70,7 +70,7 @@ async def seen(probe: InboxProbe) -> None:
 
 
 async def knows_since(probe: InboxProbe) -> None:
-    """known_since() is a time that is no later from one call to the next than time goes by, alike for all workers"""
+    """known_since() is a time that never moves back, and is about the same for all workers"""
     first, other = await probe.inbox.known_since(), await probe.other.known_since()
     hold(first.tzinfo is not None, f"known_since() was {first}, without a time zone")
     hold(abs(other - first) < timedelta(hours=1), f"one worker's known_since() was {first}, the other's {other}")
@@ -78,40 +78,40 @@ async def knows_since(probe: InboxProbe) -> None:
 
 
 async def pinned(probe: InboxProbe) -> None:
-    """A text that is pinned stays, also when another one is pinned under its name; and that name is not a key"""
+    """The first text that is pinned under a name stays, and the name does not count as a key"""
     hold(await probe.inbox.pinned(probe.key) is None, "something was pinned under a new name")
     texts = [f"{number}" * 200 for number in range(8)]
     found = await asyncio.gather(
         *((probe.inbox, probe.other)[n % 2].pin(probe.key, text) for n, text in enumerate(texts))
     )
-    hold(len(set(found)) == 1 and found[0] in texts, f"pin() came to {found}")
+    hold(len(set(found)) == 1 and found[0] in texts, f"concurrent calls of pin() returned {found}")
     again = await probe.other.pin(probe.key, "another")
-    hold(again == found[0], f"a later pin() came to {again!r}, not {found[0]!r}")
-    hold(await probe.inbox.pinned(probe.key) == found[0], "pinned() was not what pin() had come to")
+    hold(again == found[0], f"a later pin() returned {again!r}, not {found[0]!r}")
+    hold(await probe.inbox.pinned(probe.key) == found[0], "pinned() was not the text that pin() had returned")
     await probe.seen(False, "for a name that is pinned")
 
 
 async def released(probe: InboxProbe) -> None:
-    """A released key is free at once, and releasing twice does no harm"""
+    """A released key is free at once, and a second release() changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.inbox.release(probe.key, probe.a)
     await probe.inbox.release(probe.key, probe.a)
     await probe.claim_b(CLAIMED, "another worker's claim after the release")
     await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_a(BUSY, "a claim after a worker that no longer held it released it again")
+    await probe.claim_a(BUSY, "a claim after release() by a former holder")
 
 
 async def not_mine(probe: InboxProbe) -> None:
     """Only the holder can release or complete"""
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.other.release(probe.key, probe.b)
-    await probe.claim_b(BUSY, "a claim after a release by one who did not hold the key")
+    await probe.claim_b(BUSY, "a claim after release() by a worker that does not hold the key")
     hold(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
-    await probe.seen(False, "after complete() by one who did not hold the key")
+    await probe.seen(False, "after complete() by a worker that does not hold the key")
 
 
 async def kept(probe: InboxProbe) -> None:
-    """A release does not undo what was completed"""
+    """release() does not change a completed key"""
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.inbox.complete(probe.key, probe.a)
     await probe.inbox.release(probe.key, probe.a)
@@ -120,27 +120,27 @@ async def kept(probe: InboxProbe) -> None:
 
 
 async def crashed(probe: InboxProbe) -> None:
-    """A lease runs out, so that a worker that died holds nothing up, and one that was slow spoils nothing"""
+    """After a lease has run out, another worker can claim the key, and the former holder changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
     await probe.claim_b(CLAIMED, "another worker's claim after the lease ran out")
     await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_a(BUSY, "a claim after the late one's release")
-    hold(await probe.inbox.complete(probe.key, probe.a) is False, "the late one's complete() was not False")
-    await probe.seen(False, "after the late one's complete()")
-    hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the one who took over was not True")
+    await probe.claim_a(BUSY, "a claim after the former holder's release()")
+    hold(await probe.inbox.complete(probe.key, probe.a) is False, "the former holder's complete() was not False")
+    await probe.seen(False, "after the former holder's complete()")
+    hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the new holder was not True")
 
 
 async def late(probe: InboxProbe) -> None:
-    """A worker whose lease ran out can still complete, where nobody took over"""
+    """A worker whose lease has run out can still complete the key if no other worker claimed it"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "its complete() was not True")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() after the lease had run out was not True")
     await probe.claim_b(DONE, "a claim after that")
 
 
 async def race(probe: InboxProbe) -> None:
-    """Of fifty workers that claim a key at once, one gets it"""
+    """If fifty workers claim a key at once, one of them gets it"""
     tokens = [f"{probe.a}-{number}" for number in range(50)]
     inboxes = [probe.inbox, probe.other] * 25
 
@@ -148,12 +148,12 @@ async def race(probe: InboxProbe) -> None:
         return (await inbox.claim(probe.key, token, lease=LONG)).status
 
     found = await asyncio.gather(*map(claim, inboxes, tokens))
-    hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} got it")
-    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} got BUSY, not 49")
+    hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} workers got CLAIMED, not 1")
+    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} workers got BUSY, not 49")
 
 
 async def cancelled(probe: InboxProbe) -> None:
-    """After a claim that was cancelled half-way, release() leaves the key free"""
+    """After a claim was cancelled on its way, release() frees the key"""
     for steps in range(4):
         task = asyncio.create_task(probe.inbox.claim(probe.key, probe.a, lease=LONG))
         for _ in range(steps):
@@ -161,12 +161,14 @@ async def cancelled(probe: InboxProbe) -> None:
         task.cancel()
         await asyncio.wait({task})
         await probe.inbox.release(probe.key, probe.a)
-        await probe.claim_b(CLAIMED, f"another's claim, after one cancelled at step {steps} and its release,")
+        await probe.claim_b(
+            CLAIMED, f"another worker's claim, after one that was cancelled at step {steps} and released,"
+        )
         await probe.other.release(probe.key, probe.b)
 
 
 async def cancelled_anywhere(probe: InboxProbe) -> None:
-    """A call that is cancelled, wherever it is, has been carried out or not, and does no harm"""
+    """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
     for number, wait in enumerate(_WAITS):
         key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
         await probe.inbox.claim(key, a, lease=LONG)
@@ -201,7 +203,7 @@ async def cancelled_anywhere(probe: InboxProbe) -> None:
 
 
 _WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
-"""Before a cancellation: a number of turns of the event loop, or a fraction of a second."""
+"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
 
 
 async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
@@ -216,7 +218,7 @@ async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
 
 
 async def holds_on(probe: InboxProbe) -> None:
-    """A claim holds for as long as its worker is there, and ends with it"""
+    """A claim lasts as long as its worker's inbox is open"""
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.claim_b(BUSY, "another worker's claim")
     close = getattr(probe.inbox, "aclose", None)
@@ -227,7 +229,7 @@ async def holds_on(probe: InboxProbe) -> None:
 
 
 async def failed(probe: InboxProbe) -> None:
-    """A failure gives the claim back and is counted, until the key is completed"""
+    """fail() releases the claim and counts the failure, until the key is completed"""
     for number in (1, 2):
         await probe.claim_a(CLAIMED, "a claim")
         failures = await probe.inbox.fail(probe.key, probe.a)
@@ -249,7 +251,7 @@ async def failed(probe: InboxProbe) -> None:
 
 
 async def failed_late(probe: InboxProbe) -> None:
-    """A failure is counted, and another worker's claim stays, where the token no longer holds the key"""
+    """fail() by a former holder counts the failure, and the new holder's claim stays"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
     await probe.claim_b(CLAIMED, "another worker's claim after the lease expired")
@@ -261,22 +263,22 @@ async def failed_late(probe: InboxProbe) -> None:
 
 
 async def quarantined(probe: InboxProbe) -> None:
-    """What is in the quarantine counts as handled, and can be read, whole, by everybody"""
+    """A quarantined key counts as handled, and all workers can read its delivery unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = await probe.quarantine_a()
     await probe.claim_b(DONE, "a claim of a key in the quarantine")
     await probe.seen(True, "for a key in the quarantine")
-    hold(await probe.letters() == [letter], "what was in the quarantine was not what was stored")
+    hold(await probe.letters() == [letter], "the quarantined delivery was not the one that was stored")
     again = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key, failures=9))
     hold(again is False, "a second quarantine() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
     failures = await probe.other.fail(probe.key, probe.b)
     hold(failures == 0, f"a failure of a key in the quarantine was counted as {failures}, not 0")
-    hold(await probe.letters() == [letter], "what was in the quarantine was changed by a worker that does not hold it")
+    hold(await probe.letters() == [letter], "a worker that does not hold the key changed the quarantined delivery")
 
 
 async def quarantined_by_another(probe: InboxProbe) -> None:
-    """Only the holder can quarantine, and nothing that was completed can be"""
+    """Only the holder can quarantine a key, and a completed key cannot be quarantined"""
     await probe.claim_a(CLAIMED, "the first claim")
     taken = await probe.other.quarantine(probe.key, probe.b, make_letter(probe.key))
     hold(taken is False, "quarantine() by another was not False")
@@ -288,7 +290,7 @@ async def quarantined_by_another(probe: InboxProbe) -> None:
 
 
 async def retried(probe: InboxProbe) -> None:
-    """A key in the quarantine can be claimed to handle it again, by one worker, and complete() removes it"""
+    """One worker at a time can claim a quarantined key for a retry, and complete() removes it from the quarantine"""
     claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
     hold(
         claim.status is DONE,
@@ -302,16 +304,16 @@ async def retried(probe: InboxProbe) -> None:
     hold(claim.status is BUSY, f"another's claim_quarantined() was {claim.status.name}, not BUSY")
     hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
     await probe.claim_b(DONE, "a claim during a retry")
-    hold(await probe.letters() == [letter], "the quarantine was empty before complete()")
+    hold(await probe.letters() == [letter], "the quarantined delivery was gone before complete()")
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
-    hold(not await probe.letters(), "it was still in the quarantine after complete()")
+    hold(not await probe.letters(), "the delivery was still in the quarantine after complete()")
     await probe.seen(True, "after complete()")
     await probe.claim_b(DONE, "a claim after complete()")
 
 
 async def retry_given_back(probe: InboxProbe) -> None:
-    """After a retry that was released or failed, the key is in the quarantine as before"""
+    """After a retry that was released or failed, the quarantined delivery is unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = await probe.quarantine_a()
     for end in ("release", "fail"):
@@ -321,7 +323,7 @@ async def retry_given_back(probe: InboxProbe) -> None:
             await probe.inbox.release(probe.key, probe.a)
         else:
             failures = await probe.inbox.fail(probe.key, probe.a)
-            hold(failures == 4, f"after 3 failures, that of a retry was counted as {failures}")
+            hold(failures == 4, f"after 3 failures, the failure of a retry was counted as {failures}, not 4")
         hold(await probe.letters() == [letter], f"the quarantine was empty after a retry that ended by {end}")
         await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
@@ -332,30 +334,30 @@ async def retry_given_back(probe: InboxProbe) -> None:
 
 
 async def retry_abandoned(probe: InboxProbe) -> None:
-    """After a retry whose lease expired, the key is in the quarantine as before"""
+    """After a retry whose lease expired, the quarantined delivery is unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = await probe.quarantine_a()
     await probe.inbox.claim_quarantined(probe.key, probe.a, lease=SHORT)
     await probe.wait(SHORT * 1.2)
-    hold(await probe.letters() == [letter], "the quarantine was empty")
+    hold(await probe.letters() == [letter], "after the lease had expired, the quarantined delivery was gone")
     await probe.claim_b(DONE, "a claim after that")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
     hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
 
 
 async def dropped(probe: InboxProbe) -> None:
-    """A quarantined delivery that is dropped is gone, and its key stays handled"""
+    """drop_quarantined() removes a quarantined delivery, and its key stays handled"""
     dropped = await probe.inbox.drop_quarantined(probe.key)
     hold(dropped is False, f"drop_quarantined() of a key that is not in the quarantine was {dropped}, not False")
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.quarantine_a()
     hold(await probe.other.drop_quarantined(probe.key) is True, "drop_quarantined() was not True")
-    hold(not await probe.letters(), "it was still in the quarantine")
+    hold(not await probe.letters(), "the delivery was still in the quarantine")
     await probe.claim_b(DONE, "a claim after that")
 
 
 async def paged(probe: InboxProbe) -> None:
-    """Quarantined deliveries come by the time they were set aside, page by page, though earlier ones are gone"""
+    """quarantined() returns pages in order of time, even if earlier deliveries were dropped"""
     start = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
     ages = [3, 1, 2, 2, 5, 4]
     for number, age in enumerate(ages):
@@ -367,17 +369,17 @@ async def paged(probe: InboxProbe) -> None:
     found = [letter.key for letter in letters]
     hold(found == expected, f"the order was {found}, not {expected}")
     page = await probe.inbox.quarantined(limit=1)
-    hold(len(page) == 1, f"with a limit of 1 there were {len(page)}")
+    hold(len(page) == 1, f"with a limit of 1, quarantined() returned {len(page)}")
     await probe.inbox.drop_quarantined(expected[1])
     rest = await probe.inbox.quarantined(after=letters[1], limit=1000)
     found = [letter.key for letter in rest if letter.key.startswith(probe.key)]
-    hold(found == expected[2:], f"after the second, which was dropped, they were {found}")
+    hold(found == expected[2:], f"the page after the second delivery, which was dropped, was {found}")
 
 
 async def odd_letters(probe: InboxProbe) -> None:
-    """A quarantined delivery may hold any bytes and any text"""
+    """A quarantined delivery may contain any bytes and any text"""
     await probe.claim_a(CLAIMED, "the first claim")
     letter = attrs.evolve(make_letter(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
     await probe.inbox.quarantine(probe.key, probe.a, letter)
     found = await probe.letters()
-    hold(found == [letter], f"it was {found!a}")
+    hold(found == [letter], f"the quarantine had {found!a}")

@@ -1,4 +1,4 @@
-"""A model of a fleet's record, walked beside it at random: callers that come, die, repeat their calls and continue."""
+"""Random walks of a record and of a simple model: workers claim, save, die and repeat calls, and both must agree."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ T = TypeVar("T")
 _WALKS = 8
 _STEPS = 120
 _PAGES, _MESSAGES, _DEAD_LETTERS = 2, 3, 2
-"""Pages of a list, messages of its page, and dead letters of a page that tries them again."""
+"""The number of pages of a list, of messages on a page, and of dead letters on a page that retries them."""
 
 
 class ModelPromises(RecordProbe):
-    """Walks a model and the record side by side."""
+    """The promise that a record agrees with its model."""
 
     async def is_as_its_model(self) -> None:
-        """In whatever order callers come, die and repeat themselves: owners, counts, dead letters and end are right"""
+        """In any order of claims, saves, deaths and repeated calls, owners, counts, dead letters and end are right"""
         for seed in range(_WALKS):
             walk = _Walk(self.all, random.Random(seed))
             try:
@@ -47,7 +47,7 @@ class ModelPromises(RecordProbe):
 
 @attrs.define(eq=False)
 class _Segment:
-    """What is known of an open segment. ``ids`` are its page's; None until it was advanced."""
+    """The expected state of an open segment. ``ids`` are those of its page; None before the page was recorded."""
 
     token: str | None = None
     alive: bool = False
@@ -60,7 +60,7 @@ class _Segment:
 
 
 class _Walk:
-    """One job, and what should be known of it."""
+    """One walk: a job, and the expected state of it."""
 
     def __init__(self, records: tuple[Record, ...], rng: random.Random) -> None:
         self._records = records
@@ -116,7 +116,10 @@ class _Walk:
             for step in (self._record_page, self._save, self._finish):
                 await self._step(step)
         await self._compare()
-        hold(self._state == "finished" and self._key not in await self._record.keys(active=True), "it did not end")
+        hold(
+            self._state == "finished" and self._key not in await self._record.keys(active=True),
+            "the job did not finish, or is still listed as active",
+        )
 
     async def _step(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.log.append(step.__name__.strip("_"))
@@ -128,18 +131,18 @@ class _Walk:
             raise AssertionError("the job is gone")
         found = (status.state, status.open, status.handled, status.failed, status.read, status.dead)
         known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._dead_letters))
-        hold(found == known, f"state, segments, handled, failed, read and dead letters were {found}, and not {known}")
+        hold(found == known, f"state, open segments, handled, failed, read and dead letters were {found}, not {known}")
         held = sum(segment.alive for segment in self._open.values())
-        hold(status.held == held, f"{status.held} segments had an owner, and not {held}")
+        hold(status.held == held, f"{status.held} segments had an owner, not {held}")
 
     async def _perhaps_twice(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call, and now and then again, as where its response was lost."""
+        """Make a call, and sometimes repeat it, as if its response was lost."""
         if self._rng.random() < 0.3:
             await call()
         return await call()
 
     def _choose(self, *, advanced: bool | None = None) -> tuple[str, _Segment, str] | None:
-        """A segment with a living owner, and the owner's token."""
+        """Choose a segment whose owner is alive. Return its name, the segment and the owner's token."""
         found = [
             (name, segment, segment.token)
             for name, segment in self._open.items()
@@ -167,7 +170,7 @@ class _Walk:
         hold((found.count, sorted(found.done)) == (count, sorted(segment.done)), f"the claim of {name} was {found}")
         if name.startswith("d"):
             place = (found.cursor, found.upto)
-            hold(place == (str(segment.after), segment.upto), f"the dead letters of {name} were those of {place}")
+            hold(place == (str(segment.after), segment.upto), f"the claim of {name} covers the dead letters {place}")
         if segment.token is not None:
             self._former.append((name, segment.token))
         segment.token, segment.alive, segment.counts = token, True, {"handled": 0, "failed": 0}
@@ -186,7 +189,8 @@ class _Walk:
             letters = [each.dead_letter for each in page if each.dead_letter.number <= segment.upto]
             numbers = [number for number in self._dead_letters.values() if segment.after < number <= segment.upto]
             hold(
-                [each.number for each in letters] == sorted(numbers)[:_DEAD_LETTERS], f"the dead letters were {letters}"
+                [each.number for each in letters] == sorted(numbers)[:_DEAD_LETTERS],
+                f"dead_letters() returned {letters}",
             )
             ids = [each.id for each in letters]
             end = letters[-1].number if letters else segment.upto
@@ -224,12 +228,12 @@ class _Walk:
         )
         save = self._record.save
         heartbeat = await save(self._key, name, token, saving, lease=30.0)
-        hold(heartbeat is not None and heartbeat.state == self._state, f"the save was {heartbeat}")
+        hold(heartbeat is not None and heartbeat.state == self._state, f"save() returned {heartbeat}")
         if self._rng.random() < 0.3:  # its response was lost
             again = await save(self._key, name, token, saving, lease=30.0)
-            hold((again is None) is bool(left), f"the save, sent again, was {again}")
+            hold((again is None) is bool(left), f"a repeated save() returned {again}")
             whole = attrs.evolve(saving, ids=[*segment.done, *left], before=None)
-            hold(await save(self._key, name, token, whole, lease=30.0) is not None, "all of it was refused")
+            hold(await save(self._key, name, token, whole, lease=30.0) is not None, "save() of all ids was refused")
         segment.done += left
         for kind, value in counts.items():
             self._counts[kind] += value - segment.counts[kind]
@@ -248,7 +252,7 @@ class _Walk:
         if segment.ids is not None and len(segment.done) < len(segment.ids):
             return
         finished = await self._record.finish(self._key, name, token)
-        hold(finished is (segment.ids is not None), f"finish of {name} was {finished}")
+        hold(finished is (segment.ids is not None), f"finish() of {name} returned {finished}")
         if finished:
             del self._open[name]
             self._gone.append(name)
@@ -294,7 +298,7 @@ class _Walk:
             found = await self._rng.choice(calls)()
         except LeaseLostError:
             return
-        raise AssertionError(f"a former owner of {name} got {found}")
+        raise AssertionError(f"a call by a former owner of {name} returned {found}, not LeaseLostError")
 
     async def _set_state(self) -> None:
         if self._state not in ("running", "paused"):
@@ -302,38 +306,46 @@ class _Walk:
         action: StateChange = "pause" if self._state == "running" else "resume"
         state, _ = await self._perhaps_twice(lambda: self._record.set_state(self._key, action))
         self._state = "paused" if action == "pause" else "running"
-        hold(state == self._state, f"after {action} it was {state}")
+        hold(state == self._state, f"after {action}, the state was {state}")
 
     async def _revive(self) -> None:
         token = new_token()
         found = [await self._record.revive(self._key, token) for _ in range(self._rng.choice((1, 2)))]
-        hold(len(set(found)) == 1, f"the same request was {found}")
+        hold(len(set(found)) == 1, f"revive() with the same token returned {found}")
         revival = found[0]
         covered = max((segment.upto for name, segment in self._open.items() if name[0] == "d"), default=0)
         last = max(self._dead_letters.values(), default=0)
         if not self._dead_letters:
-            hold(revival is None, f"without dead letters it was {revival}")
+            hold(revival is None, f"without dead letters, revive() returned {revival}, not None")
         elif revival is None:
-            raise AssertionError("there were dead letters, and it was None")
+            raise AssertionError(f"with {len(self._dead_letters)} dead letters, revive() returned None")
         elif last > covered:
-            hold(revival.segment not in self._open, f"later dead letters are left to {revival}")
+            hold(
+                revival.segment not in self._open, f"revive() left later dead letters to an earlier segment: {revival}"
+            )
             self._open[revival.segment] = _Segment(after=covered, upto=last)
             if self._state == "finished":
                 self._state = "running"
         else:
-            hold(revival.segment in self._open, f"the same dead letters are in another segment, {revival}")
+            hold(revival.segment in self._open, f"revive() put the same dead letters into another segment: {revival}")
 
     async def _drop(self) -> None:
         if self._dead_letters:
             each = self._rng.choice(list(self._dead_letters))
-            hold(await self._record.drop_dead(self._key, [each, "nobody"]) == 1, f"dropping {each} counted wrong")
+            hold(
+                await self._record.drop_dead(self._key, [each, "nobody"]) == 1,
+                f"drop_dead() of {each} and an unknown id did not return 1",
+            )
             del self._dead_letters[each]
 
     async def _wake(self) -> None:
         for name in await self._record.reclaim_expired(self._key, grace=0.001):
-            hold(self._state == "running", "a job that does not run was woken")
-            hold(name in self._open and not self._open[name].alive, f"{name} was woken, and waits for nobody")
+            hold(self._state == "running", "reclaim_expired() returned segments of a job that is not running")
+            hold(
+                name in self._open and not self._open[name].alive,
+                f"reclaim_expired() returned {name}, which is finished or has an owner",
+            )
         hold(
             (self._key in await self._record.keys(active=True)) is (self._state in ("running", "paused")),
-            f"it is {self._state}, and that does not fit with whether workers look for it",
+            f"the job is {self._state}, and keys(active=True) does not agree",
         )

@@ -1,4 +1,4 @@
-"""What the promises of a record are tried with: callers that share a storage, and makers of its data."""
+"""Helpers for the checks of a record: callers that share a storage, and functions that make its data."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from ...replay import DeadLetter
 from ._runner import hold
 
 MakeRecord = Callable[[], Record]
-"""Returns a record on one and the same storage, by a connection of its own."""
+"""A function that returns a record of the same storage each time, with a new connection."""
 
 WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 SHORT = 0.3
-"""Seconds of a lease that is let run out."""
+"""The length in seconds of a lease that is left to expire."""
 
 
 class RecordProbe:
-    """Two callers of the same record."""
+    """Two callers of a record."""
 
     def __init__(self, make: MakeRecord) -> None:
         self.one, self.two = make(), make()
         self.all = (self.one, self.two, self.one, self.two)
 
     def promises(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """Every promise, which is the docstring of a method, and the method."""
+        """Return a mapping from each promise, which is a method's docstring, to the method that checks it."""
         names = [name for cls in reversed(type(self).__mro__) for name in vars(cls) if not name.startswith("_")]
         methods = [getattr(self, name) for name in names if name not in vars(RecordProbe)]
         return {(method.__doc__ or "").strip().rstrip("."): method for method in methods}
@@ -59,7 +59,7 @@ class RecordProbe:
     async def claim(
         self, key: str, segment: str = "0.0", *, lease: float = 30.0, token: str | None = None, record: Any = None
     ) -> str:
-        """A claim that has to succeed; returns its token."""
+        """Claim a segment, and return the token. Fails if the claim is refused."""
         token = token or new_token()
         found = await (record or self.one).claim(key, segment, token, lease=lease, worker="w", width=4)
         hold(isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}")
@@ -75,7 +75,7 @@ class RecordProbe:
     async def status(self, key: str) -> Status:
         status = await self.two.status(key)
         if status is None:
-            raise AssertionError("the job is not there")
+            raise AssertionError("status() of the job returned None")
         return status
 
 
@@ -96,6 +96,6 @@ def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None
 
 
 def make_dead_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
-    """A dead letter that could be one of a worker's."""
+    """Return a dead letter like one from a worker."""
     letter = DeadLetter(id, error, WHEN, {"id": id, "payload": {"eventId": "1"}})
     return StoredDeadLetter(letter, webhook_id, f"a seal on {id!a}")

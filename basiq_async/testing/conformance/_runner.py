@@ -1,4 +1,4 @@
-"""Running a conformance suite: every promise is tried by itself, and each that is broken is named."""
+"""Run a conformance suite: check each promise separately, and report all broken ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 
 class BrokenPromisesError(AssertionError):
-    """An implementation that does not keep what its protocol promises.
+    """An implementation breaks promises of its protocol.
 
     ``broken`` maps each promise to what happened instead.
     """
@@ -19,13 +19,13 @@ class BrokenPromisesError(AssertionError):
 
 
 def hold(kept: bool, otherwise: str) -> None:
-    """Fail the promise that is being tried, saying what happened, unless ``kept``."""
+    """Raise ``AssertionError`` with the text ``otherwise``, unless ``kept`` is true."""
     if not kept:
         raise AssertionError(otherwise)
 
 
 async def keep(subject: str, promises: Mapping[str, Callable[[], Awaitable[None]]], *, seconds: float) -> None:
-    """Try every promise, each for at most ``seconds``; raises BrokenPromisesError for those that are broken."""
+    """Check each promise, for at most ``seconds``. Raises ``BrokenPromisesError`` if any is broken."""
     broken: dict[str, str] = {}
     for promise, attempt in promises.items():
         try:

@@ -1,4 +1,4 @@
-"""What the ``Transport`` protocol promises, tried one by one on any implementation."""
+"""The conformance suite for a ``Transport``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STATUSES = (
     599,
 )
 EVERY_BYTE = bytes(range(256))
-# Nothing here is as it would be after decoding and encoding once more.
+# Decoding and encoding would change each part of this URL.
 URL = "/a%2Fb/%27c%27/%7Ed/e%20f;g=1?filter=user.id.eq(%27x%2Fy%27)&p=+%2B%20&q=%41&empty="
 AT_ONCE = 20
 
@@ -58,18 +58,17 @@ async def check_transport(
     make_impatient: MakeTransport | None = None,
     seconds: float = 10.0,
 ) -> None:
-    """Hold a transport to every promise of the ``Transport`` protocol.
+    """Check that a transport keeps the promises of ``Transport``.
 
-    make_transport: called without arguments, returns a new transport (or an awaitable of one) that goes over the
-        network. It is tried against servers on loopback that this function starts.
-    in_process: the transport has no network: ``make_transport`` is called with a ``FakeBasiq`` and returns a
-        transport to that. What only a network can do is left out.
-    make_impatient: as ``make_transport``, for a transport whose timeout is at most a second, to see how one
-        runs out.
-    seconds: the most that one promise may take.
+    make_transport: a function without arguments that returns a new transport, or an awaitable of one. The transport
+        is tested against servers on loopback, which ``check_transport`` starts.
+    in_process: whether the transport needs no network. ``make_transport`` is then called with a ``FakeBasiq`` and
+        returns a transport to it, and promises about the network are left out.
+    make_impatient: like ``make_transport``, but for a transport with a timeout of at most a second. It is used to
+        check that the timeout works.
+    seconds: the time limit of each promise.
 
-    Raises BrokenPromisesError, an AssertionError that names each promise that was broken and tells what
-    happened instead.
+    Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
     checks = _Checks(make_transport, make_impatient, in_process)
     shared: dict[str, Promise] = {
@@ -77,10 +76,10 @@ async def check_transport(
         "every HTTP status is a Response": checks.statuses,
         "redirects are not followed": checks.redirects,
         "the URL is sent byte for byte": checks.url,
-        "method, headers and body are sent as they are": checks.request,
-        "the response's headers and body come back as they are": checks.response,
+        "method, headers and body are sent unchanged": checks.request,
+        "the response's headers and body are returned unchanged": checks.response,
         "no cookie is kept": checks.cookies,
-        "many sends at once each get their own response": checks.at_once,
+        "concurrent sends each get the right response": checks.at_once,
         "a dropped connection is a ConnectionFailedError": checks.dropped,
         "a send can be cancelled, and the transport is usable after": checks.cancelled,
         "aclose may be called twice": checks.closed_twice,
@@ -90,10 +89,10 @@ async def check_transport(
         "a refused connection is a ConnectionFailedError with sent=False": checks.refused,
         "a body that breaks off is a ConnectionFailedError": partial(checks.broken, HALF_A_BODY),
         "a response that is not HTTP is a TransportError": partial(checks.broken, b"these are not\r\nheaders\r\n\r\n"),
-        "the body comes decompressed": checks.compressed,
-        "a header that comes twice has its values joined": checks.joined,
+        "a compressed body is returned decompressed": checks.compressed,
+        "the values of a repeated header are joined": checks.joined,
     }
-    impatient: dict[str, Promise] = {"a response that does not come is a RequestTimeoutError": checks.impatient}
+    impatient: dict[str, Promise] = {"a missing response is a RequestTimeoutError": checks.impatient}
     await keep(
         getattr(make_transport, "__name__", "the transport"),
         {**shared, **({} if in_process else network), **(impatient if make_impatient else {})},
@@ -107,7 +106,7 @@ TWICE = b"HTTP/1.1 200 OK\r\nX-Twice: one\r\nX-Twice: two\r\nContent-Length: 0\r
 
 @attrs.frozen
 class _Stage:
-    """A transport and the Basiq that it speaks to."""
+    """A transport, and the fake that receives its requests."""
 
     transport: Transport
     fake: FakeBasiq
@@ -139,7 +138,7 @@ class _Checks:
 
     @asynccontextmanager
     async def stage(self, make: MakeTransport | None = None) -> AsyncGenerator[_Stage]:
-        fake = FakeBasiq(clock=SystemClock())  # whose delays are real: a send can be cancelled in them
+        fake = FakeBasiq(clock=SystemClock())  # its delays are real, so that a send can be cancelled in one
         async with self._reached(fake) as base:
             made = (make or self._make)(*((fake,) if self._in_process else ()))
             transport: Transport = await made if inspect.isawaitable(made) else made
@@ -223,7 +222,7 @@ class _Checks:
     async def dropped(self) -> None:
         async with self.stage() as stage:
             for drop in ("request", "response"):
-                # More than once: a client may send again by itself on a connection that it kept.
+                # Three times, because an HTTP client may repeat a request by itself on a kept connection.
                 stage.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
                 error = await _failure(
                     stage.transport.send(Request("POST", stage.base + "/dropped", {}, b"x")), ConnectionFailedError
@@ -233,7 +232,7 @@ class _Checks:
             stage.fake.fail_next(body=b"usable", path="*")
             hold(
                 (await stage.get()).body == b"usable",
-                "after a dropped connection came a wrong response",
+                "the request after a dropped connection got a wrong response",
             )
 
     async def cancelled(self) -> None:
@@ -245,12 +244,12 @@ class _Checks:
             await stage.until_seen("/slow")
             task.cancel()
             done, _ = await asyncio.wait([task], timeout=1.0)
-            hold(bool(done), "a send that was cancelled went on")
-            hold(task.cancelled(), "a send that was cancelled did not raise CancelledError")
+            hold(bool(done), "a cancelled send did not end within 1 s")
+            hold(task.cancelled(), "a cancelled send did not raise CancelledError")
             stage.fake.fail_next(body=b"usable", path="*")
-            hold((await stage.get()).body == b"usable", "after a cancelled send came a wrong response")
+            hold((await stage.get()).body == b"usable", "the request after a cancelled send got a wrong response")
             left = {task for task in asyncio.all_tasks() - before if _of_transport(task)}
-            hold(not left, f"it left {len(left)} tasks behind")
+            hold(not left, f"the transport left {len(left)} tasks running")
 
     async def closed_twice(self) -> None:
         async with self.stage() as stage:
@@ -264,7 +263,7 @@ class _Checks:
             await stage.transport.aclose()
             before = len(stage.seen())
             await _failure(stage.get(), ConnectionFailedError)
-            hold(len(stage.seen()) == before, "the request was sent all the same")
+            hold(len(stage.seen()) == before, "the request was sent after aclose()")
 
     async def refused(self) -> None:
         async with self.stage() as stage:
@@ -300,7 +299,7 @@ class _Checks:
 
 
 async def _failure(sending: Awaitable[Response], kind: type[TransportError]) -> TransportError:
-    """The error that a send has to end with."""
+    """Return the error of a send. Fails if it ends in another way."""
     try:
         response = await sending
     except kind as error:
@@ -315,7 +314,7 @@ async def _send(stage: _Stage, path: str) -> Response:
 
 
 def _of_transport(task: asyncio.Task[Any]) -> bool:
-    """Whether a task can be the transport's: those that serve its requests are not."""
+    """Return whether a task may belong to the transport, and not to the test server."""
     code = getattr(task.get_coro(), "__qualname__", "")
     return not code.startswith(("RequestHandler.", "_dispatch", "StreamReaderProtocol."))
 
@@ -337,7 +336,7 @@ def _say(response: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWrite
 
 @asynccontextmanager
 async def _saying(response: bytes) -> AsyncGenerator[str]:
-    """A server that says the same to everyone, and hangs up."""
+    """Run a server that sends the same bytes on each connection, and closes it."""
     server = await asyncio.start_server(_say(response), "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"

@@ -292,7 +292,7 @@ def test_the_suite_names_every_promise_that_is_broken() -> None:
         asyncio.run(check_inbox(lambda: Forgets(clock=clock), pass_time=lambda seconds: clock.advance(seconds=seconds)))
     assert str(caught.value).startswith(f"the inbox breaks {len(caught.value.broken)} of its promises:\n- ")
     assert len(caught.value.broken) > 1
-    promise = "What is completed stays completed, for everybody, and is recorded once"
+    promise = "A completed key stays completed for all workers, and is recorded once"
     assert caught.value.broken[promise] == "another worker's claim after that was CLAIMED, not DONE"
 
 

@@ -262,12 +262,12 @@ BROKEN = [
     (ChangesStatus, "every HTTP status is a Response"),
     (FollowsRedirects, "redirects are not followed"),
     (DecodesUrls, "the URL is sent byte for byte"),
-    (SwapsMethods, "method, headers and body are sent as they are"),
-    (DropsHeaders, "method, headers and body are sent as they are"),
-    (SendsTextBodies, "method, headers and body are sent as they are"),
-    (DecodesBodies, "the response's headers and body come back as they are"),
+    (SwapsMethods, "method, headers and body are sent unchanged"),
+    (DropsHeaders, "method, headers and body are sent unchanged"),
+    (SendsTextBodies, "method, headers and body are sent unchanged"),
+    (DecodesBodies, "the response's headers and body are returned unchanged"),
     (KeepsCookies, "no cookie is kept"),
-    (MixesResponsesUp, "many sends at once each get their own response"),
+    (MixesResponsesUp, "concurrent sends each get the right response"),
     (LetsForeignErrorsOut, "a dropped connection is a ConnectionFailedError"),
     (LetsForeignErrorsOut, "a body that breaks off is a ConnectionFailedError"),
     (LetsForeignErrorsOut, "a response that is not HTTP is a TransportError"),
@@ -279,8 +279,8 @@ BROKEN = [
     (BreaksWhenCancelled, "a send can be cancelled, and the transport is usable after"),
     (ClosesOnce, "aclose may be called twice"),
     (SendsAfterClosing, "a send after aclose is a ConnectionFailedError"),
-    (LeavesCompression, "the body comes decompressed"),
-    (TakesTheLastHeader, "a header that comes twice has its values joined"),
+    (LeavesCompression, "a compressed body is returned decompressed"),
+    (TakesTheLastHeader, "the values of a repeated header are joined"),
     (GivesNoResponse, "send and aclose are all it needs"),
 ]
 
@@ -303,7 +303,7 @@ async def test_each_break_is_told_by_itself() -> None:
 async def test_a_transport_whose_timeout_is_another_error_is_told() -> None:
     with pytest.raises(BrokenPromisesError) as caught:
         await check_transport(AiohttpTransport, make_impatient=lambda: IsNeverImpatient(AiohttpTransport(timeout=0.05)))
-    assert list(caught.value.broken) == ["a response that does not come is a RequestTimeoutError"]
+    assert list(caught.value.broken) == ["a missing response is a RequestTimeoutError"]
 
 
 async def test_a_transport_that_hangs_is_told_in_bounded_time() -> None:
