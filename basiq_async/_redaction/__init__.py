@@ -1,1 +1,1 @@
-"""Keeps credentials and foreign text out of errors, logs and terminals."""
+"""Keep credentials and unsafe text out of errors, logs and terminals."""

@@ -1,4 +1,4 @@
-"""Removes credentials, which the other side may send back, from everything that is shown. Pure."""
+"""Remove credentials from texts that are shown, because a server may send them back in a response. No I/O."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, NoReturn, Protocol, Self, runtime_checkable
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
-"""Shorter texts do not count as credentials: to hide them would mutilate words."""
+"""Shorter texts do not count as credentials: hiding them would mutilate words."""
 _SHORTEST_IN_BASE64 = 8
 _LONGEST_PATTERN = 4_096
-"""Of a longer credential only the usual percent-encoding is known: a pattern for any is long to make."""
+"""A longer credential is recognised only in its usual percent-encoding: a pattern for all encodings takes too long."""
 _DEEPEST = 32
 _LOOKS_LIKE_ONE = re.compile(
     r"(?<=\b)(bearer|basic)(?:\s|%20|\+)+[\w+/=.~%-]{20,}|whsec_[\w+/=%-]+", re.IGNORECASE | re.ASCII
@@ -23,7 +23,7 @@ _LOOKS_LIKE_ONE = re.compile(
 
 @runtime_checkable
 class SecretText(Protocol):
-    """A text that does not show itself, such as pydantic's ``SecretStr``."""
+    """A text whose ``repr`` does not show it, such as pydantic's ``SecretStr``."""
 
     def get_secret_value(self) -> str:
         """Return the text."""
@@ -31,12 +31,14 @@ class SecretText(Protocol):
 
 
 class Unpicklable:
-    """Base of objects with a credential, which a pickle would show to every queue and cache. A copy is the object."""
+    """Base class of objects that hold a credential. They cannot be pickled, and a copy is the object itself."""
 
     __slots__ = ()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} holds a credential, which a pickle would show: make another from it")
+        raise TypeError(
+            f"{type(self).__name__} holds a credential, which a pickle would show: make a new one where it is needed"
+        )
 
     def __copy__(self) -> Self:
         return self
@@ -46,10 +48,10 @@ class Unpicklable:
 
 
 class Redactor(Unpicklable):
-    """Knows the API key and the last tokens of a client, and what credentials look like.
+    """Removes from texts a client's API key, its last tokens, and other texts that look like credentials.
 
-    A credential is known as it is, without its padding, percent-encoded in part or whole, and in base64, with
-    anything before it; and the text that it is the base64 of, as an API key is of its two halves.
+    A credential is recognised unchanged, without its padding, partly or wholly percent-encoded, and within a base64
+    text. If it is itself base64, as an API key is, its decoded text is recognised too.
     """
 
     def __init__(self, api_key: str = "") -> None:
@@ -57,16 +59,16 @@ class Redactor(Unpicklable):
         self._tokens: deque[_Forms] = deque(maxlen=16)
 
     def learn(self, token: str) -> None:
-        """Know one more token."""
+        """Recognise one more token from now on."""
         if len(token) >= _SHORTEST:
             self._tokens.append(_Forms(token))
 
     def text(self, text: str) -> str:
-        """A text without credentials."""
+        """Return the text without credentials."""
         return _LOOKS_LIKE_ONE.sub(REDACTED, self.known(text))
 
     def known(self, text: str) -> str:
-        """A text without the credentials of this client."""
+        """Return the text without the credentials of this client."""
         if self._api_key is not None:
             text = self._api_key.remove_from(text)
         for token in self._tokens:
@@ -74,7 +76,7 @@ class Redactor(Unpicklable):
         return text
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        """A JSON value without credentials, and not nested so deeply that it could not be shown."""
+        """Return a JSON value without credentials, cut off below ``_DEEPEST`` levels, so that it can be shown."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, (dict, list)) and depth >= _DEEPEST:
@@ -106,7 +108,7 @@ class _Forms(Unpicklable):
         return "_Forms(**********)"
 
     def remove_from(self, text: str) -> str:
-        """The text without any of the forms."""
+        """Return the text with every form of the credential replaced."""
         if len(text) < self._shortest:
             return text
         if any(form in text for form in self._literals):
@@ -119,7 +121,7 @@ class _Forms(Unpicklable):
         if self._patterns is None:
             plain = [re.escape(form) for form in self._literals if form not in self._hidden]
             hidden = [re.escape(form) for form in self._hidden]
-            # What follows in the same base64 text goes too: its first character can hold bits of the credential.
+            # The rest of the base64 text is removed too: its first character can hold bits of the credential.
             parts = [
                 *(f"{form}(?:=|%3[dD]){{0,2}}" for form in plain),
                 *(rf"{form}[\w+/-]*={{0,2}}" for form in hidden),
@@ -138,7 +140,10 @@ class _Forms(Unpicklable):
 
 
 def _in_base64(credential: str) -> set[str]:
-    """The credential in the middle of a base64 text: the characters that it alone decides, at each of three places."""
+    """Return the texts by which a credential is recognised within a longer base64 text.
+
+    There are three, one for each alignment: the characters that depend on the credential alone.
+    """
     found = set()
     raw = credential.encode()
     for before in range(3):
@@ -150,7 +155,7 @@ def _in_base64(credential: str) -> set[str]:
 
 
 def _decode(credential: str) -> str | None:
-    """The text that the credential is the base64 of, where it is one."""
+    """Return the decoded text if the credential is base64 of a printable text, else None."""
     try:
         text = base64.b64decode(credential + "=" * (-len(credential) % 4), validate=True).decode("ascii")
     except (ValueError, binascii.Error):

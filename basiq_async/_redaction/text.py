@@ -1,11 +1,11 @@
-"""Text from elsewhere, made safe to show on a terminal, in a line of JSON, or in a line for a shell. Pure.
+"""Make untrusted text safe to show on a terminal, in a line of JSON, or in a line for a shell. No I/O.
 
-An id, an error's detail or a url comes from the other side, and a terminal obeys what it is sent: an escape sequence
-sets its title or its clipboard, a bidi control reorders a line, a newline forges a second line of a log.
+An id, an error's detail or a URL comes from a server, and a terminal obeys control characters: an escape sequence sets
+its title or its clipboard, a bidi control reorders a line, a newline forges a second line of a log.
 
-Every line that the command line, a diagnosis or a page suggests to a person is made here, by ``shell_line`` or
-``command_line``. Parts may come from the API or a file: whatever their text, bash and zsh hand it to the program as it
-is; so does fish, or it refuses the line.
+Every shell command that the command line, a diagnosis or a page suggests to a person is made here, by ``shell_line`` or
+``command_line``. Its parts may come from the API or a file. Whatever their text, bash and zsh pass it to the program
+unchanged; so does fish, or it refuses the line.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 import attrs
 
 _JOINERS = "\u200c\u200d"
-"""Zero-width (non-)joiners are part of ordinary Persian, Hindi and emoji, and steer nothing."""
+"""Zero-width joiners and non-joiners are ordinary in Persian, Hindi and emoji, and do not control a terminal."""
 _PERHAPS_UNPRINTABLE = re.compile(r"[^ -~]")
 
 
 def printable(value: object) -> str:
-    """Return text with everything that is not printable escaped as in a Python literal, such as ``\\x1b``.
+    """Return text with unprintable characters escaped as in a Python literal, such as ``\\x1b``.
 
-    Escapes C0 and C1 controls, newlines, bidi and other format characters, lone surrogates, private use and
-    unassigned characters. All other text is returned as it is.
+    These are C0 and C1 controls, newlines, bidi and other format characters, lone surrogates, private use and
+    unassigned characters. Other characters stay unchanged.
     """
     text = value if isinstance(value, str) else str(value)
     if text.isprintable():
@@ -39,8 +39,8 @@ def printable(value: object) -> str:
 def json_line(value: Any, *, ascii: bool = False) -> str:
     """Return a value as one line of JSON that is safe to show and decodes to exactly the same value.
 
-    ``ascii`` escapes everything outside ASCII, for a stream that cannot encode it. Raises ``TypeError`` for a value
-    without a JSON form and ``RecursionError`` for one that is nested too deeply.
+    ``ascii`` escapes all characters outside ASCII, for a stream that cannot encode them. Raises ``TypeError`` for a
+    value without a JSON form, and ``RecursionError`` for a value that is nested too deeply.
     """
     text = json.dumps(value, default=_plain, ensure_ascii=ascii)
     return text if text.isprintable() else _PERHAPS_UNPRINTABLE.sub(_escape_for_json, text)
@@ -75,13 +75,13 @@ _SPECIAL = re.compile(r"([\\']+)")
 
 @attrs.frozen
 class ShellText:
-    """A word of the project's own, in the shell's syntax, such as a variable in double quotes: it is not quoted."""
+    """A trusted word in the shell's syntax, such as a variable in double quotes, which must not be quoted again."""
 
     text: str
 
 
 def shell_line(words: Iterable[str | ShellText]) -> str:
-    """Return words as a line for a shell."""
+    """Return words as a line for a shell, each quoted if needed."""
     return " ".join(word.text if isinstance(word, ShellText) else _quote(word) for word in words)
 
 
@@ -90,9 +90,9 @@ def command_line(
 ) -> str:
     """Return a line that runs ``basiq-async COMMAND``, such as ``webhooks get``, with arguments and options.
 
-    options: by their name, such as ``--to``. None, False and an empty list leave one out, True is a flag, a list
-        repeats it.
-    An argument that begins with a dash stays an argument: it comes last, after ``--``.
+    options: values by option name, such as ``--to``. None, False and an empty list omit the option, True makes a flag,
+        and a list repeats the option.
+    If an argument begins with a dash, the arguments come last, after ``--``, so that it is not read as an option.
     """
     flags = [word for name, value in (options or {}).items() for word in _option(name, value)]
     words: list[str | ShellText] = [run, *command.split()]
@@ -116,9 +116,9 @@ def _option(name: str, value: object) -> list[str | ShellText]:
 
 def _quote(word: str) -> str:
     if not word.isprintable():
-        # A control character acts on the terminal that the line is pasted into, even between quotes.
+        # A control character would act on the terminal that the line is pasted into, even between quotes.
         return "$'" + "".join(map(_escape_for_shell, word)) + "'"
-    # Between single quotes a backslash is itself in bash and zsh, and an escape in fish: it stands outside of them.
+    # Within single quotes, a backslash is literal in bash and zsh but an escape in fish, so it is written outside them.
     return "".join(
         "".join(f"\\{char}" for char in piece) if index % 2 else _quote_plain(piece)
         for index, piece in enumerate(_SPECIAL.split(word) if "\\" in word else [word])
@@ -127,7 +127,7 @@ def _quote(word: str) -> str:
 
 
 def _quote_plain(text: str) -> str:
-    # zsh replaces a word that begins with = by the path of a program.
+    # zsh replaces a word that begins with = with the path of a program.
     quoted = shlex.quote(text)
     return f"'{text}'" if quoted.startswith("=") else quoted
 

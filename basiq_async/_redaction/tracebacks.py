@@ -1,8 +1,8 @@
-"""The exceptions that led to an error, without the local variables that their tracebacks lead to. Pure.
+"""Remove tracebacks, whose frames hold local variables, from an error and the errors that led to it. No I/O.
 
 An error reporter shows the variables of every frame of a traceback, also of the errors that led to it: headers,
-bodies, keys. An exception that is raised again keeps no traceback of our frames; a note says where it came from. A text
-that our own frames have to hold is an ``UnshownText``.
+bodies, keys. Therefore an exception that is raised again loses the traceback of this library's frames, and gets a note
+that says where it was raised. A text that the library's own frames have to hold is an ``UnshownText``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 class UnshownText(str):
-    """A text whose ``repr`` does not show it: a body, or what holds one."""
+    """A text whose ``repr`` does not show it, such as a body, or JSON that contains one."""
 
     __slots__ = ()
 
@@ -24,7 +24,7 @@ class UnshownText(str):
 
 
 def walk(exc: BaseException) -> Iterator[BaseException]:
-    """The exception, and each one that led to it: causes, contexts, members of groups."""
+    """Yield the exception and each exception that led to it: causes, contexts and members of groups."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]
     while left:
@@ -39,7 +39,7 @@ def walk(exc: BaseException) -> Iterator[BaseException]:
 
 
 def drop_tracebacks(exc: E) -> E:
-    """Remove the tracebacks of the exception and of all that led to it; returns the exception."""
+    """Remove the tracebacks of the exception and of all exceptions that led to it. Return the exception."""
     for one in walk(exc):
         place = _place(one)
         if place is not None and place not in getattr(one, "__notes__", ()):

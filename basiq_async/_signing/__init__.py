@@ -1,1 +1,1 @@
-"""Signatures, secrets and headers of a delivery."""
+"""Signing secrets, and the signatures of deliveries and of stored data."""

@@ -1,7 +1,7 @@
-"""Seals on data in a store that others may write to: a MAC with a key that the store does not hold. Pure.
+"""Seals: MACs on data in a store that other programs may write to, with a key that is not in the store. No I/O.
 
-Anyone who can write to a Redis could otherwise plant data there that a worker signs with the webhook's secret, or hands
-to a handler. The key is derived from a secret of ours, and for one purpose: a seal of another one does not fit.
+Without a seal, anyone who can write to a Redis could plant data that a worker signs with the webhook's secret, or hands
+to a handler. The key is derived from a secret and a purpose, so a seal for one purpose is not valid for another.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 _KEY_NAME, _MAC = 4, 16
-"""Sizes in bytes: which key it was, and the seal."""
+"""Sizes in bytes: of the key's name, and of the MAC."""
 
 
 class Seal:
-    """Seals with the first of ``secrets``, and opens what any of them sealed. ``purpose`` has at most 16 letters."""
+    """Makes seals with the first of ``secrets``, and checks seals of any. ``purpose`` has at most 16 letters."""
 
     def __init__(self, secrets: Iterable[bytes], purpose: str) -> None:
         self._keys: dict[bytes, bytes] = {}
@@ -29,18 +29,18 @@ class Seal:
         return "Seal(**********)"
 
     def seal(self, *parts: bytes) -> str:
-        """A seal on these parts, in their order."""
+        """Return a seal on these parts, in their order."""
         key_name, key = next(iter(self._keys.items()))
         return base64.urlsafe_b64encode(key_name + _mac(key, parts)).decode().rstrip("=")
 
     def find_fault(self, seal: str, *parts: bytes) -> str | None:
-        """Say in words what is wrong with the seal on these parts; None where it is sound."""
+        """Return in words what is wrong with the seal on these parts; None if it is valid."""
         if not seal:
             return "is not sealed"
         try:
             packed = base64.b64decode(seal.encode("ascii") + b"=" * (-len(seal) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
-            return "has no seal of ours"
+            return "has a seal that cannot be decoded"
         key = self._keys.get(packed[:_KEY_NAME])
         if key is None:
             return "was sealed with another secret"
@@ -51,7 +51,7 @@ class Seal:
 
 def _mac(key: bytes, parts: Iterable[bytes]) -> bytes:
     mac = blake2b(digest_size=_MAC, key=key)
-    for part in parts:  # each after its length, so that no two lists of parts are alike
+    for part in parts:  # each part after its length, so that two different lists of parts never give the same bytes
         mac.update(len(part).to_bytes(8, "big"))
         mac.update(part)
     return mac.digest()

@@ -1,7 +1,7 @@
-"""Signing secrets as text, read into keys. For a text that cannot be a secret, an error is returned, not raised.
+"""Read signing secrets into keys. For an invalid secret, functions return an error instead of raising it.
 
-An error that is raised has a traceback, and every frame in it has its locals, which error reporters collect. So no
-function here raises, and no caller raises while a secret is among its locals.
+A raised error has a traceback, and error reporters collect the local variables of its frames. Therefore no function
+here raises, and no caller raises while it has a secret in a local variable.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ..errors import ConfigurationError
 from ..models import Secret
 
 SecretLike = str | Secret | SecretText | Sequence[str | Secret | SecretText]
-"""One secret, or several while one replaces another. pydantic's ``SecretStr`` is one too."""
+"""One secret, or several while a new one replaces an old one. A secret may also be pydantic's ``SecretStr``."""
 
 _PREFIX = "whsec_"
 _URL_SAFE = str.maketrans("-_", "+/")
 _SHORTEST_KEY = 8
-"""Bytes. The vendor's shortest sample has 9."""
+"""In bytes. The vendor's shortest sample has 9."""
 
 # fmt: off
 _PLACEHOLDERS = frozenset({
@@ -33,20 +33,19 @@ _PLACEHOLDERS = frozenset({
 })
 # fmt: on
 _LONGEST_PLACEHOLDER = 30
-"""With its dashes and underscores; a longer text is not looked up, which takes longer than all the rest."""
+"""In characters, with dashes and underscores. A longer text is not looked up: that would take longer than all else."""
 
 _LONGEST_PLAIN_PLACEHOLDER = len(_PREFIX) + _LONGEST_PLACEHOLDER
 
 
 class UndecodableSecretError(ConfigurationError):
-    """A text that cannot be a signing secret."""
+    """The text cannot be decoded as a signing secret, or can be guessed."""
 
 
 def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
-    """Read one or several secrets; an error, which never holds the secret, for what cannot be one.
+    """Return the keys of one or several secrets, or an error for an invalid one. The error does not show the secret.
 
-    A secret is read as leniently as can be done without guessing: spaces around it, a missing ``whsec_``, missing or
-    excess padding and the URL-safe alphabet are all right.
+    Spaces around a secret, a missing ``whsec_``, missing or excess padding, and the URL-safe alphabet are accepted.
     """
     if isinstance(secret, str):
         if (plain := _read_plain(secret)) is not None:
@@ -69,7 +68,7 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
 
 
 def _read_plain(secret: str) -> bytes | None:
-    """The key of a secret as Basiq returns it, which needs no second look; None for any other."""
+    """Return the key of a secret in the form that Basiq returns; None for any other text, which needs more checks."""
     try:
         key = a2b_base64(secret.removeprefix(_PREFIX), strict_mode=True)
     except ValueError:
@@ -94,19 +93,21 @@ def _read_key(secret: object) -> bytes | ConfigurationError:
         if not bare:
             return ConfigurationError("the signing secret is empty")
         if bare.startswith(("whpk/", "whsk/")):
-            return UndecodableSecretError("the secret is a key for asymmetric signatures; Basiq's begins with whsec_")
+            return UndecodableSecretError(
+                "the secret is a key for asymmetric signatures; a secret of Basiq begins with whsec_"
+            )
         if _is_placeholder(bare):
             return UndecodableSecretError(
-                "the secret is a placeholder; set it to the one that Basiq returned (whsec_...)"
+                "the secret is a placeholder; set it to the secret that Basiq returned (whsec_...)"
             )
         key = _decode(bare + "=" * (-len(bare) % 4))
         if key is None:
-            return UndecodableSecretError("the secret is not base64, with or without whsec_ before it; was it cut off?")
-    # HMAC pads a key with zeros, so zeros at its end are no part of it.
+            return UndecodableSecretError("the secret is not base64 (after an optional whsec_): was it cut off?")
+    # HMAC pads a key with zeros, so zeros at its end add nothing to it.
     if len(key.rstrip(b"\0")) < _SHORTEST_KEY or key.count(key[0]) == len(key) or bare.count(bare[0]) == len(bare):
         return UndecodableSecretError(
-            f"the secret can be guessed: it must decode to at least {_SHORTEST_KEY} bytes, and not be one character or "
-            "byte again and again"
+            f"the secret can be guessed: it must decode to at least {_SHORTEST_KEY} bytes, and must not be a single "
+            "character or byte repeated"
         )
     return key
 
@@ -115,13 +116,13 @@ def _refuse(secret: object) -> ConfigurationError:
     """Return the error for a value that is neither a text nor a sequence of texts."""
     if secret is None:
         return ConfigurationError(
-            "the signing secret is None: Basiq returns it when a webhook is created, and not when it is read or "
-            "listed, so store webhook.secret then; or set the environment variable that it is read from"
+            "the signing secret is None: set the environment variable that it is read from. Basiq returns the secret "
+            "only when a webhook is created, not when it is read or listed, so store webhook.secret then"
         )
     if hasattr(secret, "subscribed_events"):
         return ConfigurationError("a webhook is not a signing secret: pass webhook.secret")
     return ConfigurationError(
-        "a signing secret must be a text, a Secret or a SecretStr, or a sequence of at least one of those; it is of "
+        "a signing secret must be a str, a Secret or a SecretStr, or a sequence of at least one of those; it is of "
         f"type {type(secret).__name__}"
     )
 
@@ -129,7 +130,7 @@ def _refuse(secret: object) -> ConfigurationError:
 def _decode(text: str) -> bytes | None:
     try:
         return a2b_base64(text, strict_mode=True)
-    except ValueError:  # also for a length that no base64 has: 1 more than a multiple of 4
+    except ValueError:  # also raised for an impossible length, 1 more than a multiple of 4
         return None
 
 

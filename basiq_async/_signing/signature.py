@@ -1,8 +1,8 @@
-"""Signatures of webhooks: the Standard Webhooks scheme, version ``v1``, on the standard library's hmac.
+"""Sign and verify webhooks by the Standard Webhooks scheme, version ``v1``, with the standard library's hmac.
 
-The signed content is ``id.timestamp.body``, with the raw bytes of the body; the key is the base64-decoded part of the
-secret after ``whsec_`` (the vendor's page on webhook security, and the Standard Webhooks specification). The headers
-may come in whatever form a web framework has them.
+The signed content is ``id.timestamp.body``, with the raw bytes of the body. The key is the base64-decoded part of the
+secret after ``whsec_`` (the vendor's page on webhook security, and the Standard Webhooks specification). Headers are
+accepted in the forms of the usual web frameworks.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _NAMES: Mapping[str | bytes, str] = {
 }
 
 SignatureHeaders = tuple[str, str, str]
-"""The id, the timestamp and the signatures, as they came."""
+"""The id, the timestamp and the signatures, as received."""
 
 TOLERANCE = timedelta(minutes=5)
 
 CheckedHeaders = tuple[str, str, str, int]
-"""The id, the timestamp and the signatures of a fresh delivery, as they came, and the timestamp as a number."""
+"""The id, the timestamp and the signatures of a fresh delivery, as received, and the timestamp as a number."""
 
 _NO_MARKS: frozenset[bytes] = frozenset()
 _LONGEST_SIGNATURE = 4096
-"""Room for some eighty signatures; each entry is compared with each secret."""
+"""In characters: enough for about eighty signatures. The limit exists because each is compared with each secret."""
 
 
 def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
-    """The three headers that Basiq would send with ``body``.
+    """Return the three headers that Basiq would send with ``body``.
 
-    ``timestamp`` is aware; fractions of a second are cut off. With several secrets there is one signature for
-    each. Raises ``ConfigurationError`` for a secret, id, timestamp or body that no delivery can have.
+    ``timestamp`` must be aware; fractions of a second are dropped. With several secrets, the headers hold a signature
+    for each. Raises ``ConfigurationError`` for an invalid secret, id, timestamp or body.
     """
     keys = SigningKeys.read(secret)
     del secret  # this frame may be in a traceback
@@ -76,16 +76,16 @@ def verify(
     tolerance: timedelta = TOLERANCE,
     now: datetime | None = None,
 ) -> None:
-    """Return if ``body`` is a genuine and fresh delivery, raise ``SignatureVerificationError`` if not.
+    """Raise ``SignatureVerificationError`` unless ``body`` is a genuine and fresh delivery.
 
-    ``body`` is the raw bytes as they were received. A timestamp more than ``tolerance`` away from ``now``
-    (aware; the clock's time by default), past or future, is refused. The error's ``reason`` is one of
+    ``body`` is the raw bytes as they were received. A timestamp is refused if it is more than ``tolerance`` before or
+    after ``now`` (an aware datetime; the present time by default). The error's ``reason`` is one of
     ``missing-header``, ``duplicate-header``, ``bad-headers``, ``bad-id``, ``bad-timestamp``, ``too-old``,
     ``too-new``, ``bad-signature`` (a header of more than 4096 characters), ``no-signature`` (none of version ``v1``),
     ``no-match``, and ``bad-secret`` for a secret that cannot be decoded or can be guessed.
 
-    Raises ``ConfigurationError`` where the fault is the caller's: an empty secret or none, a naive ``now``, a
-    negative ``tolerance``, a ``body`` that is not bytes.
+    Raises ``ConfigurationError`` for a mistake of the caller: a secret that is empty or missing, a naive ``now``, a
+    negative ``tolerance``, or a ``body`` that is not bytes.
     """
     keys = read_keys(secret)
     del secret  # this frame may be in a traceback
@@ -109,9 +109,9 @@ def verify(
 
 
 class SigningKeys(Unpicklable):
-    """The keys of one or several secrets, ready for use; they do not show themselves.
+    """The keys of one or several secrets. ``repr`` does not show them.
 
-    ``for_many`` signatures it pays to let hmac begin with each key once; that costs as much as one signature.
+    ``for_many``: prepare an HMAC for each key. That costs as much as one signature, so it pays for several signatures.
     """
 
     __slots__ = ("_keys", "_marks")
@@ -125,34 +125,37 @@ class SigningKeys(Unpicklable):
 
     @classmethod
     def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys | ConfigurationError:
-        """Read secrets into keys. Returns the error, as ``read_keys``: the caller has the secret among its locals."""
+        """Read secrets into keys. Return an error instead of raising it, as ``read_keys`` does."""
         keys = read_keys(secret)
         return keys if isinstance(keys, ConfigurationError) else cls(keys, for_many=for_many)
 
     def has_key_of(self, other: SigningKeys) -> bool:
-        """Whether both have a key in common; for keys that were made ``for_many`` signatures."""
+        """Return whether both have a key in common. Both must have been made with ``for_many``."""
         return not self._marks.isdisjoint(other._marks)
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """A name of each key, from which nobody learns the key; for keys that were made ``for_many`` signatures."""
+        """A digest of each key, which does not reveal the key. The keys must have been made with ``for_many``."""
         return tuple(sorted(sha256(b"basiq inbox\0" + mark).hexdigest()[:40] for mark in self._marks))
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"
 
     def make_seal(self, purpose: str) -> Seal:
-        """A seal on what this receiver keeps where others may write: no signature of a delivery can be one."""
+        """Return a ``Seal`` for data in a store that other programs may write to.
+
+        Its keys are derived from the signing keys, so that a delivery's signature is never valid as a seal.
+        """
         return Seal([_mac(key, purpose.encode()) for key in self._keys], purpose)
 
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
-        """The three headers of a delivery; see ``sign``."""
+        """Return the three headers of a delivery; see the function ``sign``."""
         try:
             if not isinstance(message_id, str) or not _is_id(message_id):
                 raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
             seconds = _epoch(timestamp, "timestamp")
             if seconds < 0:
-                raise ConfigurationError("timestamp is before 1970; what is signed is seconds since then")
+                raise ConfigurationError("timestamp must not be before 1970: a signature has the seconds since then")
             if type(body) is not bytes:
                 body = check_body(body)
         except ConfigurationError:
@@ -162,13 +165,13 @@ class SigningKeys(Unpicklable):
         return {ID: message_id, TIMESTAMP: text, SIGNATURE: self.sign(message_id, text, body)}
 
     def sign(self, message_id: str, timestamp: str, body: bytes) -> str:
-        """The signature header: an entry for each key."""
+        """Return the value of the signature header, with an entry for each key."""
         content = f"{message_id}.{timestamp}.".encode() + body
         digests = [_mac(key, content) for key in self._keys]
         return " ".join(["v1," + b2a_base64(digest, newline=False).decode() for digest in digests])
 
     def verify(self, checked: CheckedHeaders, body: bytes) -> None:
-        """Raise ``SignatureVerificationError`` where no signature is that of ``body``; see ``check_headers``."""
+        """Raise ``SignatureVerificationError`` if no signature matches. ``checked`` comes from ``check_headers``."""
         message_id, timestamp, signature, _ = checked
         mismatch = _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
         if mismatch is not None:
@@ -177,19 +180,19 @@ class SigningKeys(Unpicklable):
 
 
 def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> SignatureVerificationError | None:
-    """Return the error if no signature is that of a key.
+    """Return an error if no signature was made with one of the keys, else None.
 
-    It does not raise: the keys are in this frame, which a traceback must not hold.
+    It does not raise, because this frame holds the keys, and a traceback must not contain it.
     """
-    # Characters outside ASCII become "?", which no base64 text holds: such an entry just never matches.
+    # Characters outside ASCII become "?", which is not in base64, so that such an entry never matches.
     entries = [signature.encode("ascii", "replace")]
     if " " in signature:
         entries = entries[0].split(b" ")
-    # Texts are compared, not what they decode to, so that only canonical base64 matches; and all of them are, so that
-    # the time does not show which secret it was.
+    # The base64 texts are compared, not their decoded bytes, so that only canonical base64 matches. Every entry is
+    # compared with every key, so that the time does not show which secret matched.
     matched = False
     for key in keys:
-        # A single signature is worth the call that is spared here; see the mark in benchmarks/signature.py.
+        # For a single signature, saving this call is measurable: see benchmarks/signature.py.
         mac = hmac_digest(key, content, "sha256") if type(key) is bytes else _mac(key, content)
         expected = b"v1," + b2a_base64(mac, newline=False)
         for entry in entries:
@@ -198,12 +201,12 @@ def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> 
 
 
 def check_headers(headers: Headers, tolerance: float, now: float) -> CheckedHeaders:
-    """Make all checks that need no body; ``tolerance`` and ``now`` are in seconds.
+    """Make the checks that need no body, and return the headers. ``tolerance`` and ``now`` are in seconds.
 
     Raises ``SignatureVerificationError``, as ``verify`` does.
     """
     message_id, timestamp, signature = signature_headers(headers)
-    # Anything else could end a header early, or split the signed content at another place.
+    # Any other character could end a header early, or let the signed content be split at another place.
     if (
         not message_id
         or not message_id.isascii()
@@ -214,7 +217,7 @@ def check_headers(headers: Headers, tolerance: float, now: float) -> CheckedHead
         raise SignatureVerificationError(
             f'{ID} is empty, or has a "." or a character that is not printable ASCII', reason="bad-id"
         )
-    # int() and float() would accept signs, spaces, exponents and the digits of other scripts as well.
+    # int() and float() would also accept signs, spaces, exponents, and digits of other scripts.
     if not (timestamp.isdigit() and timestamp.isascii() and len(timestamp) < 16):
         raise SignatureVerificationError(
             f"{TIMESTAMP} is not a number of seconds since 1970 in ASCII digits", reason="bad-timestamp"
@@ -224,18 +227,19 @@ def check_headers(headers: Headers, tolerance: float, now: float) -> CheckedHead
         raise _describe_age(now - sent, tolerance)
     if len(signature) > _LONGEST_SIGNATURE:
         raise SignatureVerificationError(
-            f"{SIGNATURE} has {len(signature)} characters; {_LONGEST_SIGNATURE} are allowed", reason="bad-signature"
+            f"{SIGNATURE} has {len(signature)} characters; at most {_LONGEST_SIGNATURE} are allowed",
+            reason="bad-signature",
         )
     return message_id, timestamp, signature, sent
 
 
 def signature_headers(headers: Headers) -> SignatureHeaders:
-    """Find the three headers of the Standard Webhooks scheme.
+    """Return the values of the three headers of the Standard Webhooks scheme.
 
-    A header that comes twice with the same value counts once. Raises ``SignatureVerificationError`` with the
-    reason ``missing-header``, ``duplicate-header`` (different values) or ``bad-headers``.
+    A header that is repeated with the same value counts once. Raises ``SignatureVerificationError`` with the reason
+    ``missing-header``, ``duplicate-header`` (different values) or ``bad-headers``.
     """
-    if type(headers) is CIMultiDictProxy:  # of aiohttp, as nearly always: the same for a fraction
+    if type(headers) is CIMultiDictProxy:  # the usual case, with aiohttp: a fast path with the same result
         try:
             (message_id,), (timestamp,), (signature,) = (
                 headers.getall(ID),
@@ -243,16 +247,16 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
                 headers.getall(SIGNATURE),
             )
         except (KeyError, ValueError):
-            pass  # missing, or there more than once
+            pass  # a header is missing, or repeated
         else:
             return message_id, timestamp, signature
     elif type(headers) is dict:
         try:
             message_id, timestamp, signature = headers[ID], headers[TIMESTAMP], headers[SIGNATURE]
-            # No two names may be the same but for their case.
+            # No two names may differ only in case.
             alone = len(headers) == 3 or len({*map(str.lower, headers)}) == len(headers)
         except (KeyError, TypeError):
-            pass  # a name in capitals, one of bytes, or a header that is missing
+            pass  # a name has capitals or is bytes, or a header is missing
         else:
             if alone and type(message_id) is type(timestamp) is type(signature) is str:
                 return message_id, timestamp, signature
@@ -267,12 +271,12 @@ def signature_headers(headers: Headers) -> SignatureHeaders:
                 text = value if isinstance(value, str) else str(value, "latin-1")
                 if found.setdefault(key, text) != text:
                     raise SignatureVerificationError(
-                        "a header of the delivery came twice, with different values",
+                        "a header of the delivery is repeated with different values",
                         reason="duplicate-header",
                     )
     except (TypeError, ValueError, AttributeError) as exc:
         raise SignatureVerificationError(
-            "the headers are neither a mapping of text to text nor pairs of str or bytes",
+            "the headers must be a mapping of str to str, or pairs of str or bytes",
             reason="bad-headers",
         ) from exc
     try:
@@ -286,14 +290,14 @@ def _name_missing(found: Mapping[str, str]) -> SignatureVerificationError:
     text = f"the delivery has no header {', '.join(absent)}"
     if MISTAKEN in found:
         text += (
-            f"; it has {MISTAKEN}, which Basiq does not send: its webhooks are signed by {ID}, {TIMESTAMP} "
+            f"; it has {MISTAKEN}, which Basiq does not send: Basiq signs its webhooks with {ID}, {TIMESTAMP} "
             f"and {SIGNATURE}"
         )
     return SignatureVerificationError(text, reason="missing-header")
 
 
 def _is_id(text: str) -> bool:
-    # As in check_headers, where each call counts.
+    # The same checks as in check_headers, which has them inline to be fast.
     return text.isascii() and text.isprintable() and "." not in text and " " not in text and text != ""
 
 
@@ -319,7 +323,7 @@ def _explain_mismatch(entries: list[bytes]) -> SignatureVerificationError:
     if not any(entry.startswith(b"v1,") for entry in entries):
         return SignatureVerificationError(f"{SIGNATURE} holds no signature of version v1", reason="no-signature")
     return SignatureVerificationError(
-        "no signature matches: the body was changed (it must be the raw bytes), or the secret is another one",
+        "no signature matches: the body was changed (pass the raw bytes), or the secret is not this webhook's",
         reason="no-match",
     )
 
@@ -327,12 +331,12 @@ def _explain_mismatch(entries: list[bytes]) -> SignatureVerificationError:
 def tolerance_seconds(tolerance: timedelta) -> float:
     """Return the tolerance in seconds. Raises ``ConfigurationError`` unless it is a timedelta of at least 0."""
     if not isinstance(tolerance, timedelta) or tolerance < timedelta(0):
-        raise ConfigurationError("tolerance must be a timedelta that is not negative")
+        raise ConfigurationError("tolerance must be a timedelta of at least 0")
     return tolerance.total_seconds()
 
 
 def _epoch(moment: datetime, argument: str) -> float:
-    # A naive datetime can be UTC or local time; which one, only its author knows.
+    # A naive datetime can be UTC or local time, and nothing tells which.
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ConfigurationError(f"{argument} must be a datetime with a time zone, such as datetime.now(UTC)")
     return moment.timestamp()
@@ -347,6 +351,6 @@ def check_body(body: object) -> bytes:
     kind = type(body).__name__
     del body  # this frame may be in a traceback
     raise ConfigurationError(
-        f"body must be the raw bytes as received, not text and not decoded JSON; it is of type {kind}. Pass what "
-        "`await request.body()` (Starlette, FastAPI) or `await request.read()` (aiohttp) returns: those are signed"
+        f"body must be the raw bytes as received, which are signed, not {kind}: pass the result of "
+        "`await request.body()` (Starlette, FastAPI) or `await request.read()` (aiohttp)"
     )

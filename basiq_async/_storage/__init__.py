@@ -1,1 +1,1 @@
-"""Storage: SQLite files, SQL databases, and files that their owner alone can read."""
+"""Storage: SQLite files, SQL databases, and private files, which only their owner can read."""

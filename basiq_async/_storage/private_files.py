@@ -1,4 +1,4 @@
-"""Files that their owner alone can read: inboxes, checkpoints, exports, keys. They hold secrets and consumers' data."""
+"""Private files, which only their owner can read: inboxes, checkpoints, exports and keys hold secrets or user data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def create_private(path: str) -> bool:
-    """Make the file, readable and writable by its owner alone. False where something is there already.
+    """Create a file that only its owner can read and write. Return False if the path exists already.
 
-    A symbolic link counts as something, also one that leads nowhere: it is not followed. Raises OSError.
+    A symbolic link counts as existing, even if its target does not exist: it is not followed. Raises OSError.
     """
     try:
         descriptor = open_new(path)
@@ -28,36 +28,36 @@ def create_private(path: str) -> bool:
 
 
 def open_new(path: str | os.PathLike[str]) -> int:
-    """Make a file for its owner alone, and open it to read and write.
+    """Create a private file, and return its descriptor, open to read and write.
 
-    Raises OSError: FileExistsError where something is there, a symbolic link too; ValueError for a null character.
+    Raises OSError (FileExistsError if the path exists, even as a symbolic link), and ValueError for a null character.
     """
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | _NO_LINKS | _BINARY, _OURS)
 
 
 def replace_private(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write or replace a file, whole or not at all, durably. Raises OSError."""
+    """Write or replace a private file, atomically and durably. Raises OSError."""
     with _draft(Path(path), content) as draft:
         draft.replace(path)
 
 
 def publish_private(path: str | os.PathLike[str], content: bytes) -> bool:
-    """Write a new file, whole or not at all, durably. False where something is there. Raises OSError, ValueError."""
+    """Write a new private file, atomically and durably. Return False if the path exists. Raises OSError, ValueError."""
     if os.path.lexists(path):
         return False
     with _draft(Path(path), content) as draft:
         try:
-            os.link(draft, path)  # never over what another process has published meanwhile
+            os.link(draft, path)  # a link never replaces a file that another process has published meanwhile
         except FileExistsError:
             return False
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no hard links
             draft.replace(path)
     return True
 
 
 @contextmanager
 def _draft(path: Path, content: bytes) -> Iterator[Path]:
-    """A file beside ``path`` with all of the content on disk; it is gone afterwards."""
+    """Write the content to a temporary file beside ``path``, on disk; the file is removed at the end."""
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = open_new(draft)
     try:
@@ -72,11 +72,11 @@ def _draft(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file with ``os.open`` and check it; a new one is made for its owner alone.
+    """Open a file with ``os.open``, and check that it is private; a new file is created as private.
 
-    Raises OSError: PermissionError, with the reason, where the file is not private.
+    Raises OSError: a PermissionError with the reason if the file is not private.
 
-    Not for a file that SQLite has open in this process: closing the descriptor would end SQLite's locks on it.
+    Do not use it on a file that SQLite has open in this process: closing the descriptor would end SQLite's locks on it.
     """
     if os.path.islink(path):
         raise PermissionError(errno.EPERM, _LINK, path)
@@ -92,7 +92,7 @@ def open_private(path: str, flags: int) -> int:
 
 
 def check_private(path: str, *, mode: bool = True) -> str | None:
-    """Return why an existing file is not private, or None. Follows no link and opens nothing. Raises OSError."""
+    """Return why an existing file is not private, or None if it is. Does not open the file. Raises OSError."""
     return _problem(os.lstat(path), mode=mode)
 
 
@@ -105,7 +105,7 @@ def _problem(found: os.stat_result, *, mode: bool) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return "it is not a regular file: pass the path of a file"
     if not hasattr(os, "geteuid"):
-        return None  # Windows, where the folder's permissions decide
+        return None  # on Windows, the folder's permissions decide
     if found.st_uid != os.geteuid():
         return f"it belongs to another user (uid {found.st_uid}): change its owner, or pass another path"
     if mode and found.st_mode & 0o077:

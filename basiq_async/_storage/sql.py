@@ -1,4 +1,4 @@
-"""SQL databases, as inboxes and checkpoints use them: names of tables, transactions, errors."""
+"""What inboxes and checkpoints in SQL databases share: names of tables, transactions, and errors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..errors import ConfigurationError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 63 - len("_quarantine_order")
-"""PostgreSQL cuts longer names, those of the indexes included."""
+"""PostgreSQL truncates longer names, and the names of the indexes are made from the table's."""
 
 
 def check_names(table: str, schema: str | None, *, what: str) -> None:
-    """Raises ``ConfigurationError`` for what cannot name the tables of an inbox or a checkpoint."""
+    """Raise ``ConfigurationError`` if these cannot be the names of tables. ``what`` is "an inbox" or "a checkpoint"."""
     for name in (table, schema):
         if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
             raise ConfigurationError(
@@ -34,7 +34,7 @@ def check_names(table: str, schema: str | None, *, what: str) -> None:
 
 
 def make_ddl(metadata: MetaData, dialect: Dialect) -> str:
-    """The statements that make the tables, each with its semicolon."""
+    """Return the SQL statements that create the tables, each with its semicolon."""
     parts: list[str] = []
     for table in metadata.sorted_tables:
         parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
@@ -43,25 +43,25 @@ def make_ddl(metadata: MetaData, dialect: Dialect) -> str:
 
 
 def key_type() -> String:
-    """The type of a column that rows are found by."""
-    # Ordered by bytes: an index is smaller and quicker so, and the order is everywhere the same.
+    """Return the type of a key column."""
+    # With the order of bytes an index is smaller and faster, and every server has the same order.
     return String(400).with_variant(String(400, collation="C"), "postgresql")
 
 
 logger = logging.getLogger("basiq_async.receiver")
 
 _LOCK_WAIT = 0.2
-"""For how long to wait for the writer of a SQLite file in another process, in seconds."""
+"""Seconds to wait for another process that writes to the SQLite file."""
 _QUEUE_WAIT = 1.0
-"""For how long to wait for the writer in this process."""
+"""Seconds to wait for another task of this process that writes to the SQLite file."""
 
 _CLOSE = 1.0
 
 
 class Transaction:
-    """Begin it, use its ``connection``, then ``commit`` or not, and ``end`` it in any case.
+    """A transaction: ``begin`` it, use its ``connection``, ``commit`` it or not, and always ``end`` it.
 
-    ``writing`` is the lock of SQLite's one writer in this process, or None for a database that has many.
+    ``writing`` is the lock by which the tasks of this process take turns writing to SQLite, or None for PostgreSQL.
     """
 
     def __init__(self, engine: AsyncEngine, *, writing: asyncio.Lock | None = None) -> None:
@@ -70,9 +70,9 @@ class Transaction:
         self._locked = False
 
     async def begin(self, *, patient: bool = False) -> bool:
-        """Begin. False if another worker has SQLite's lock on writing; ``patient`` waits for it without a limit.
+        """Begin the transaction. Return False if another worker holds SQLite's write lock.
 
-        May raise whatever SQLAlchemy and the driver do.
+        ``patient``: wait for the lock without a limit. Raises the errors of SQLAlchemy and the driver.
         """
         if self._writing is None:
             await self.connection.start()
@@ -88,29 +88,31 @@ class Transaction:
         return await self._begin_immediate(patient)
 
     async def commit(self) -> None:
-        """Make it durable."""
+        """Commit the transaction."""
         await self.connection.commit()
 
     async def end(self, *, broken: bool) -> None:
-        """Give the connection back, rolled back; a broken one, which may be in the middle of something, is ended.
+        """Roll back unless it was committed, and return the connection to the pool.
 
-        Does not raise. Takes at most a second.
+        ``broken``: a statement may have been interrupted, so close the connection to PostgreSQL instead. Does not
+        raise, and takes at most a second.
         """
         try:
             async with asyncio.timeout(_CLOSE):
                 if self.connection.sync_connection is not None and not self.connection.closed:
-                    if broken and self._writing is None:  # nothing can be in the middle of a file
+                    if broken and self._writing is None:  # SQLite has no connection to a server that could be broken
                         await self.connection.invalidate()
                     await self.connection.close()
         except Exception as exc:
-            logger.debug("a connection to the database could not be closed in order", exc_info=drop_tracebacks(exc))
+            logger.debug("a connection to the database could not be closed properly", exc_info=drop_tracebacks(exc))
         finally:
             if self._locked and self._writing is not None:
                 self._locked = False
                 self._writing.release()
 
     async def _begin_immediate(self, patient: bool) -> bool:
-        # The driver's own transactions begin as readers, and may fail when they first write: this one writes at once.
+        # The driver's own transactions begin as readers, and can fail at their first write. BEGIN IMMEDIATE gets the
+        # write lock at once.
         await self.connection.execution_options(isolation_level="AUTOCOMMIT")
         await self.connection.begin()
         deadline = time.monotonic() + _LOCK_WAIT
@@ -129,44 +131,44 @@ class Transaction:
                 else:
                     return True
         finally:
-            if not self.connection.invalidated:  # as a cancellation in the middle of a statement leaves it
+            if not self.connection.invalidated:  # a cancellation in the middle of a statement invalidates it
                 await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
 
 
 async def refuse_autocommit(connection: AsyncConnection) -> None:
-    """Raises ``ConfigurationError`` for a connection of PostgreSQL in AUTOCOMMIT mode.
+    """Raise ``ConfigurationError`` for a connection to PostgreSQL in AUTOCOMMIT mode.
 
-    A connection of SQLite is in this mode by our own doing.
+    A connection to SQLite is in this mode because ``Transaction`` sets it.
     """
     driver = (await connection.get_raw_connection()).dbapi_connection
     dialect = connection.dialect
     if dialect.name == "postgresql" and driver and dialect.detect_autocommit_setting(driver):
         raise ConfigurationError(
-            "the engine is in AUTOCOMMIT mode, so nothing commits together: pass an engine without it"
+            "the engine is in AUTOCOMMIT mode, so each statement would commit alone: pass an engine without it"
         )
 
 
 class Failure(NamedTuple):
-    """Why a statement failed, in a line; ``passing``: another attempt may succeed."""
+    """Why a statement failed, in one line. ``passing``: another attempt may succeed."""
 
     text: str
     passing: bool
 
 
 def watch_failures(engine: AsyncEngine) -> None:
-    """Have ``failed_in`` know of the statements that fail on connections of this engine."""
+    """Record the failures of statements on this engine's connections, for ``failed_in``."""
     if not event.contains(engine.sync_engine, "handle_error", _note_failure):
         event.listen(engine.sync_engine, "handle_error", _note_failure)
 
 
 def failed_in(connection: AsyncConnection) -> Failure | None:
-    """Return the last failure of a statement on this connection, even if a handler caught it; or None."""
+    """Return the last failure of a statement on this connection, even if a handler caught it, else None."""
     sync = connection.sync_connection
     return None if sync is None else _failures.get(sync)
 
 
 def has_ended(connection: AsyncConnection) -> bool:
-    """Whether the driver knows that the transaction has ended: a COMMIT or ROLLBACK in SQL."""
+    """Return whether the driver reports that the transaction has ended, by a COMMIT or ROLLBACK in SQL."""
     sync = connection.sync_connection
     driver: Any = None if sync is None else sync.connection.driver_connection
     if hasattr(driver, "is_in_transaction"):  # asyncpg
@@ -182,32 +184,35 @@ _failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
 
 def _note_failure(context: ExceptionContext) -> None:
     if context.connection is not None and context.sqlalchemy_exception is not None:
-        # Not the exception: its traceback leads to the connection, which would then never be forgotten.
+        # Keep the text, not the exception: its traceback refers to the connection, which would never be freed.
         exc = context.sqlalchemy_exception
         _failures[context.connection] = Failure(brief(exc), is_passing(exc))
 
 
 _PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
-"""SQLSTATEs of errors that another attempt may not meet: lost connections, conflicts, lack of resources, timeouts,
-operator intervention, system errors (PostgreSQL, appendix A)."""
+"""SQLSTATEs of errors after which another attempt may succeed: lost connections, conflicts, lack of resources,
+timeouts, operator intervention, system errors (PostgreSQL, appendix A)."""
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Whether another attempt may not meet this error of the database."""
+    """Return whether another attempt may succeed after this error of the database."""
     if not isinstance(exc, DBAPIError):
         return False
     return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in str(exc.orig)
 
 
 def brief(exc: BaseException) -> str:
-    """Return a driver's error text, in one line, without the statement and its values: they are consumers' data."""
+    """Return a driver's error text in one line, without the statement and its values, which can be user data."""
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
 
 
 def without_values(exc: BaseException) -> BaseException:
-    """Remove a statement's values, and the frames, which hold values and passwords, from a driver's error."""
+    """Remove from a driver's error the statement's values, and the tracebacks, whose frames hold values and passwords.
+
+    Return the error.
+    """
     for one in walk(exc):
         if isinstance(one, StatementError):
             one.hide_parameters = True

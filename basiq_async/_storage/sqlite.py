@@ -1,4 +1,4 @@
-"""A SQLite file of ours: recognised before it is used, private, and watched while it is open."""
+"""A SQLite file of this library: checked before use, private, and watched while it is open."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ _BESIDE = ("-journal", "-wal", "-shm")
 
 @attrs.frozen
 class FileKind:
-    """How a file of ours is told from others: by SQLite's ``application_id`` and ``user_version``.
+    """A kind of file, such as an inbox, recognised by SQLite's ``application_id`` and ``user_version``.
 
-    ``name`` is for people, and ``schema`` is run on a new file. ``failure`` makes the error for whatever is wrong
-    with the file. ``busy`` says what it means that another process has it locked, and ``in_use`` makes that error,
-    where it is another; ``closed`` says what it means that it was closed. ``check`` has all of a file looked through
-    before it is used, which takes as long as reading it.
+    name: used in error messages.
+    schema: the statements that create the tables in a new file.
+    failure: makes the error for a file that cannot be used.
+    busy: the error text for a file that another process has locked.
+    in_use: makes the error for a locked file, if it differs from ``failure``.
+    closed: the error text for a use after closing.
+    check: whether to check the whole file before it is used, which takes as long as reading it.
     """
 
     name: str
@@ -35,25 +38,25 @@ class FileKind:
     version: int
     schema: tuple[str, ...]
     failure: Callable[[str], BasiqError]
-    busy: str = "is locked by another process, which does not finish: try again"
+    busy: str = "is locked by another process, which does not finish: try again later"
     closed: str = "is closed"
     in_use: Callable[[str], BasiqError] | None = None
     check: bool = False
 
 
 class SQLiteFile:
-    """A file of one kind, in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
+    """A SQLite file in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
 
-    Whatever is wrong with the file raises the kind's error, and leaves a file that is not ours as it is. A new file,
-    and SQLite's files beside it, can be read by their owner alone; one that is a symbolic link, belongs to another
-    user, or that others can open is refused. All methods block.
+    A file that cannot be used raises the kind's error; a file of another program is not changed. Only the owner can
+    read a new file, and SQLite's files beside it. A symbolic link, a file of another user, and a file that other users
+    can open are refused. All methods block.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: FileKind) -> None:
         text = os.fspath(path)
         no_file = not isinstance(text, str) or not text or "\0" in text
         if no_file or text.startswith((":memory:", "file:")):
-            raise ConfigurationError(f"path must be that of a file on a local disk, for the {kind.name}")
+            raise ConfigurationError(f"path must be the path of a file on a local disk, for the {kind.name}")
         self.path = text
         self.kind = kind
         self._seen: dict[str, _Identity] = {}
@@ -62,14 +65,15 @@ class SQLiteFile:
     def open(
         self, *, timeout: float, exclusive: bool = False, fill: Callable[[sqlite3.Connection], None] | None = None
     ) -> sqlite3.Connection:
-        """Open the file, and make it where it is not there or empty, with what ``fill`` writes into it.
+        """Open the file. If it is missing or empty, create its tables, and call ``fill`` to write the first rows.
 
-        ``timeout`` is for how many seconds to wait for another process. With ``exclusive``, nobody else can open it.
-        The connection may move between threads, and begins no transaction by itself. Close it with ``close``.
+        ``timeout`` is the number of seconds to wait for another process. With ``exclusive``, no other process can use
+        the file. The connection may be used in any thread, and begins no transaction by itself. Close it with
+        ``close``.
         """
         try:
             with _registry.lock:
-                # Made here and not by SQLite, so that it is its owner's alone from the first moment.
+                # Created here, not by SQLite, so that the file is private from the first moment.
                 create_private(self.path)
             connection, blank = self._connect(timeout, exclusive)
             try:
@@ -84,9 +88,9 @@ class SQLiteFile:
         return connection
 
     def open_existing(self, *, timeout: float, exclusive: bool = False) -> sqlite3.Connection | None:
-        """Open the file without changing it; None where it is not there or empty."""
+        """Open the file without changing it. Return None if it is missing or empty."""
         try:
-            with _registry.lock:  # another thread may be making it
+            with _registry.lock:  # another thread may be creating it
                 if not os.path.lexists(self.path):
                     return None
             connection, blank = self._connect(timeout, exclusive)
@@ -103,11 +107,11 @@ class SQLiteFile:
         _registry.remove(connection)
 
     def check_in_place(self, *, every: float = 0.0) -> None:
-        """Raise the kind's error where the file, or SQLite's log beside it, was deleted or replaced.
+        """Raise the kind's error if the file, or SQLite's log beside it, was deleted or replaced.
 
-        A later commit would be on no disk: SQLite itself keeps writing files that have no name. A check
-        within ``every`` seconds of the last one is left out: beside a busy event loop, each of the three looks at the
-        disk has its thread wait for the interpreter, which takes longer than a commit.
+        SQLite keeps writing to a file that was deleted, so later commits would be lost. A check within ``every``
+        seconds of the last one is skipped: each of its three system calls makes the thread wait for the interpreter,
+        and beside a busy event loop that takes longer than a commit.
         """
         now = time.monotonic()
         if now - self._checked_at < every:
@@ -126,11 +130,11 @@ class SQLiteFile:
             elif found != known:
                 raise self.kind.failure(
                     f"the file {path!r} of the {self.kind.name} {self.path!r} was deleted or replaced while it was "
-                    "open. What was recorded since may be lost: put the files back, then start again"
+                    "open. Later entries may be lost: put the files back, then start again"
                 )
 
     def translate(self, exc: BaseException) -> BaseException:
-        """The error for the user; an exception that has nothing to do with the file is returned as it is."""
+        """Return the kind's error for an error of SQLite or the file. Any other exception is returned unchanged."""
         if isinstance(exc, sqlite3.Error):
             try:
                 self.check_in_place()
@@ -141,7 +145,7 @@ class SQLiteFile:
                 error = make(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
         elif isinstance(exc, OSError):
             error = self.kind.failure(
-                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}; pass the path of a file "
+                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}. Pass the path of a file "
                 f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
             )
         else:
@@ -150,7 +154,7 @@ class SQLiteFile:
         return error
 
     def describe_damage(self, exc: BaseException) -> BasiqError:
-        """The error for rows that nothing of ours writes."""
+        """Return the error for rows that this library did not write."""
         error = self.kind.failure(
             f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=_brief(exc))}"
         )
@@ -158,7 +162,7 @@ class SQLiteFile:
         return error
 
     def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:
-        """A connection, and whether the file is empty."""
+        """Return a connection, and whether the file is empty."""
         self._check_before_opening()
         connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
@@ -166,10 +170,10 @@ class SQLiteFile:
             _registry.add(connection, self._seen[""])
             if exclusive:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            connection.execute("BEGIN")  # what is read of one state, while another process may be making it
+            connection.execute("BEGIN")  # read one consistent state, while another process may be creating the tables
             ours = self._is_ours(connection)
             connection.execute("COMMIT")
-            self._check_beside()  # what was put there since the first look
+            self._check_beside()  # again, for files that were put there since the first check
             if ours and (problem := check_private(self.path)):
                 raise self._unopenable(problem)
             if ours and self.kind.check:
@@ -180,7 +184,7 @@ class SQLiteFile:
         return connection, not ours
 
     def _check_before_opening(self) -> None:
-        # Nothing is opened for it: to close a file's descriptor ends the locks that SQLite has on it in this process.
+        # This opens no file: closing a file's descriptor would end the locks that SQLite has on it in this process.
         if problem := check_private(self.path, mode=False):
             raise self._unopenable(problem)
         self._check_beside()
@@ -191,7 +195,7 @@ class SQLiteFile:
             )
 
     def _check_beside(self) -> None:
-        # SQLite rolls back what a journal holds, and reads what a log holds, whoever wrote them.
+        # SQLite applies the journal or log beside a file, even if another user wrote it.
         for suffix in _BESIDE:
             path = self.path + suffix
             try:
@@ -199,7 +203,7 @@ class SQLiteFile:
             except FileNotFoundError:
                 continue
             if problem:
-                raise self._unopenable(f"{path!r}: {problem}; if this program has not made it, remove it")
+                raise self._unopenable(f"{path!r}: {problem}; if this program did not create it, remove it")
 
     def _look_through(self, connection: sqlite3.Connection) -> None:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -210,7 +214,10 @@ class SQLiteFile:
         return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        """False for a file with nothing in it. Only reads: a file that is not ours stays as it is."""
+        """Return True for a file of this kind, False for an empty file. Raises the kind's error for any other file.
+
+        It only reads, so that a file of another program is not changed.
+        """
         kind = self.kind
         found: int = connection.execute("PRAGMA application_id").fetchone()[0]
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -219,13 +226,13 @@ class SQLiteFile:
             return False
         if found != kind.application_id:
             raise kind.failure(
-                f"{self.path!r} is a SQLite file of something else, not of this {kind.name}; it was left as it is: "
+                f"{self.path!r} is a SQLite file of another program, not of this {kind.name}. It was left as it is: "
                 "pass another path"
             )
         if version != kind.version:
             raise kind.failure(
-                f"the {kind.name} {self.path!r} has format {version}, and this release knows format {kind.version} "
-                "alone; it was left as it is: use the release that made it, or pass another path"
+                f"the {kind.name} {self.path!r} has format {version}, and this release knows only format "
+                f"{kind.version}. It was left as it is: use the release that made it, or pass another path"
             )
         return True
 
@@ -239,14 +246,14 @@ class SQLiteFile:
                 mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
                 break
             except sqlite3.OperationalError as exc:
-                # SQLite does not wait for this lock by itself, where two processes make the file at once.
+                # SQLite does not wait for this lock by itself if two processes create the file at once.
                 if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                     raise
                 time.sleep(0.005)
         if mode != "wal":
             raise self.kind.failure(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
         connection.execute("BEGIN IMMEDIATE")
-        if not self._is_ours(connection):  # another process may have been quicker
+        if not self._is_ours(connection):  # another process may have created the tables first
             for statement in self.kind.schema:
                 connection.execute(statement)
             if fill is not None:
@@ -262,26 +269,26 @@ class SQLiteFile:
 
 
 _DAMAGED = (
-    "is damaged, or no {name} at all ({error}); it was left as it is: restore it from a copy, or pass another path "
+    "is damaged, or is no {name} at all ({error}). It was left as it is: restore it from a copy, or pass another path "
     "to begin anew"
 )
-_UNWRITABLE = "cannot be written: give this user the right to write it, and its folder, or pass another path"
+_UNWRITABLE = "cannot be written: give this user the right to write the file and its folder, or pass another path"
 _WHAT_TO_DO = {
-    sqlite3.SQLITE_FULL: "cannot be written, the disk is full; nothing was recorded since: make room, run it again",
+    sqlite3.SQLITE_FULL: "cannot be written, because the disk is full. Nothing was recorded: make room, run it again",
     sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
     sqlite3.SQLITE_READONLY: _UNWRITABLE,
     sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
     sqlite3.SQLITE_PERM: _UNWRITABLE,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column that is not there
+    sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column is missing
 }
 
 
 class _Registry:
-    """Which files are open, and since which process: a forked child inherits connections that it must not use.
+    """Records which process opened each connection: a forked child inherits connections that it must not use.
 
-    It keeps the connections, so that no child closes an inherited one by forgetting it.
+    It also keeps the connections alive, so that garbage collection in a child does not close an inherited one.
     """
 
     def __init__(self) -> None:
@@ -322,6 +329,6 @@ def _is_busy(exc: sqlite3.Error) -> bool:
 
 
 def _code(exc: sqlite3.Error) -> int:
-    """The primary error code; -1 where sqlite3 itself raised."""
+    """Return SQLite's primary error code; -1 if the error comes from the sqlite3 module itself."""
     code: int = getattr(exc, "sqlite_errorcode", -1)
     return code & 0xFF if code > 0 else code

@@ -1,4 +1,4 @@
-"""The thread of a SQLite connection, used from asyncio; and a file for many tasks, with group commits."""
+"""Use SQLite from asyncio: a connection in a thread of its own, and group commits for the calls of many tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_IN_A_GROUP = 256
 
 @attrs.define(eq=False)
 class ThreadCall:
-    """A call by a task; the thread hands its result, or its error, to the ``future`` of that task's ``loop``."""
+    """A call by a task. The thread sets its result or error on ``future``, in the task's ``loop``."""
 
     work: Callable[[], Any]
     write: bool
@@ -33,11 +33,11 @@ class ThreadCall:
 
 
 class ConnectionThread:
-    """A thread that alone touches a connection.
+    """A thread that runs all calls on one connection.
 
-    ``do`` gets the calls that came meanwhile, and returns a result or an exception for each; ``end`` is called last,
-    in the thread as well. It is a daemon: a program that forgets to close, or whose disk hangs, must still end, and a
-    commit is whole or not there.
+    ``do`` is called in the thread with the calls that are waiting, and returns a result or an exception for each.
+    ``end`` is called last, also in the thread. The thread is a daemon, so that a program ends even if it does not close
+    the connection, or if the disk hangs: a commit is atomic.
     """
 
     def __init__(self, name: str, do: Callable[[Sequence[ThreadCall]], Sequence[Any]], end: Callable[[], None]) -> None:
@@ -45,19 +45,19 @@ class ConnectionThread:
         self._calls: queue.SimpleQueue[ThreadCall | None] = queue.SimpleQueue()
         self._ended: Future[None] = Future()
         self._ended.set_running_or_notify_cancel()
-        # No method: the thread must not keep this object, whose end is the thread's.
+        # The target is not a method: the thread must not keep this object alive, because its deletion ends the thread.
         self._thread = threading.Thread(target=_serve, args=(self._calls, do, end, self._ended), name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], T], *, write: bool = True) -> asyncio.Future[T]:
-        """Queue ``work`` for the thread; returns the future of its result."""
+        """Queue ``work`` for the thread, and return the future of its result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._calls.put(ThreadCall(work, write, future, loop))
         return future
 
     def stop(self) -> None:
-        """End the thread after the calls that came before. May be called more than once."""
+        """End the thread after the calls that are queued already. May be called more than once."""
         self._calls.put(None)
 
     async def join(self, timeout: float | None = None) -> None:
@@ -94,7 +94,7 @@ def _serve(
 
 
 def _group(calls: queue.SimpleQueue[ThreadCall | None], first: ThreadCall) -> tuple[list[ThreadCall], bool]:
-    """The calls that have come by now, and whether the thread is to end after them."""
+    """Return the calls that are waiting, and whether the thread is to end after them."""
     group = [first]
     while len(group) < _MOST_IN_A_GROUP:
         try:
@@ -108,12 +108,12 @@ def _group(calls: queue.SimpleQueue[ThreadCall | None], first: ThreadCall) -> tu
 
 
 def _resolve_in_loops(group: Sequence[ThreadCall], results: Sequence[Any]) -> None:
-    """Hand the results to the event loops, one call for each loop."""
+    """Set the results on their futures, with one call into each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for call, result in zip(group, results, strict=True):
         by_loop.setdefault(call.loop, []).append((call.future, result))
     for loop, pairs in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
             loop.call_soon_threadsafe(_resolve, pairs)
 
 
@@ -128,11 +128,11 @@ def _resolve(pairs: list[tuple[asyncio.Future[Any], Any]]) -> None:
 
 
 class Database:
-    """A SQLite file, opened when it is first used and made when it is not there.
+    """A SQLite file, opened at the first use, and created if it does not exist.
 
-    ``run`` executes in a thread; calls of several tasks at once share one transaction and one sync to disk.
+    ``run`` executes in a thread. Calls that several tasks make at once share one transaction and one sync to disk.
     Failures raise ``kind.failure``. ``busy_timeout`` is the number of seconds to wait for another process to finish
-    writing. A forked child cannot use it: it gets an error that says so.
+    writing. A forked child cannot use the file: a call raises an error that says so.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: FileKind, *, busy_timeout: float = 5.0) -> None:
@@ -152,13 +152,13 @@ class Database:
 
     @property
     def file(self) -> SQLiteFile:
-        """The file."""
+        """The ``SQLiteFile`` with that path."""
         return self._file
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = True) -> T:
-        """Do ``work`` in a transaction, and return its result once that is durable.
+        """Do ``work`` in a transaction, and return its result after the commit.
 
-        ``work`` gets the connection, runs in the thread, and is short. With ``write=False`` it only reads.
+        ``work`` is called with the connection, in the thread, and must be short. With ``write=False`` it only reads.
         """
         kind = self._file.kind
         if self._closed:
@@ -175,10 +175,10 @@ class Database:
         return await self._thread.submit(lambda: work(commits.connection), write=write)
 
     async def aclose(self) -> None:
-        """Finish the calls that came before, and close the file. May be called twice."""
+        """Finish the calls that are queued already, and close the file. May be called twice."""
         self._closed = True
         thread = self._thread
-        if thread is None or thread.pid != os.getpid():  # a parent's: nothing of it may be closed here
+        if thread is None or thread.pid != os.getpid():  # the parent process's file must not be closed here
             return
         self._thread = None
         await thread.join()
@@ -190,7 +190,7 @@ class Database:
 
 
 class _GroupCommits:
-    """The connection of a ``Database``, in its thread."""
+    """The connection of a ``Database``, used only in its thread."""
 
     def __init__(self, file: SQLiteFile, busy_timeout: float) -> None:
         self._file = file
@@ -199,13 +199,13 @@ class _GroupCommits:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection, opened when it is first used."""
+        """The connection, opened at the first use."""
         if self._connection is None:
             self._connection = self._file.open(timeout=self._busy_timeout)
         return self._connection
 
     def commit(self, group: Sequence[ThreadCall]) -> Sequence[Any]:
-        """Do all of a group in one transaction: it succeeds, or fails, as a whole."""
+        """Do all calls of a group in one transaction, which succeeds or fails as a whole."""
         try:
             return self._commit(self.connection, group)
         except BaseException as exc:

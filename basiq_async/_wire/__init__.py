@@ -1,1 +1,1 @@
-"""Data on the wire: JSON to models, urls, cursors, pages and their order. Pure."""
+"""Read the API's data: JSON into models, URLs, cursors, pages of lists, and the order of lists."""

@@ -1,6 +1,6 @@
-"""From the bytes of a response to models. The one file that knows of ``cattrs``.
+"""Read the bytes of a response into models. The only module that uses ``cattrs``.
 
-Strict about what makes an object useless (an id that is missing), tolerant of the rest: see ``models``.
+A fault that makes an object useless, such as a missing id, is an error. Other deviations are tolerated: see ``models``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _set_raw: Callable[[Message, Mapping[str, Any]], None] = vars(Message)["raw"].__
 
 
 def default_loads() -> Loads:
-    """The JSON decoder of orjson where it is installed (extra ``speed``), else the standard library's."""
+    """Return orjson's JSON decoder if it is installed (extra ``speed``), else the standard library's."""
     try:
         import orjson
     except ImportError:
@@ -44,12 +44,13 @@ def default_loads() -> Loads:
 
 
 def _strict_loads(body: bytes) -> Any:
-    """The standard library's decoder, made to refuse what JSON does not have, as orjson does.
+    """Decode JSON with the standard library's decoder, but as strictly as orjson.
 
-    ``NaN``, numbers that no float can hold, and halves of surrogate pairs, which nothing could print or send on.
+    It raises ValueError for ``NaN``, for numbers too large for a float, and for halves of surrogate pairs, which cannot
+    be printed or sent.
     """
     value = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
-    # Most bodies have no escapes at all, which one character tells in a twentieth of the time.
+    # Most bodies have no escapes at all, and a search for one character shows that in a twentieth of the time.
     if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
         json.dumps(value, ensure_ascii=False).encode()
     return value
@@ -67,7 +68,7 @@ def _finite(text: str) -> float:
 
 
 class Unreadable(ValueError):
-    """A value that cannot be read as a model; ``at`` is the place of the fault, below the value."""
+    """A value cannot be read as a model. ``at`` is the path from the value to the fault, such as ``.id``."""
 
     def __init__(self, message: str, at: str = "") -> None:
         super().__init__(message)
@@ -76,7 +77,7 @@ class Unreadable(ValueError):
 
 @attrs.frozen
 class ListPage:
-    """A list as it came: its items not yet read, and its next link of whatever type."""
+    """A page of a list: its items as JSON, not yet read into models, and its next link, which may be of any type."""
 
     items: list[Any]
     next_link: Any
@@ -88,10 +89,10 @@ class Reader(Generic[T]):
 
     model: type[T]
     hook: Callable[[Any, type[T]], T]
-    """Takes the value and the model, returns the object; raises ``Unreadable``."""
+    """Called with the value and the model; returns the object or raises ``Unreadable``."""
 
     def explain(self, exc: Unreadable, index: int | None = None) -> ResponseDecodeError:
-        """The error to raise for what the hook has raised: where, and what."""
+        """Return the error to raise for an ``Unreadable`` of the hook, with the place of the fault."""
         place = "$" if index is None else f"$.data[{index}]"
         return ResponseDecodeError(str(exc), location=place + exc.at)
 
@@ -104,10 +105,10 @@ class Codec:
         self.converter = converter or make_converter()
         self._readers: dict[type[Any], Reader[Any]] = {}
 
-    # The methods below raise in a frame that no longer holds the body: error reporters show local variables.
+    # The methods below delete the body from their frame before they raise: error reporters show local variables.
 
     def json(self, body: bytes) -> Any:
-        """The JSON value of a body. Raises ``ResponseDecodeError``, without a word of what the body was."""
+        """Return the JSON value of a body. Raises ``ResponseDecodeError``, which shows nothing of the body."""
         value = self._decode(body)
         del body
         if isinstance(value, ResponseDecodeError):
@@ -115,9 +116,9 @@ class Codec:
         return value
 
     def page(self, body: bytes) -> ListPage:
-        """A list's items and next link. One object in the place of a list of items is that one item.
+        """Return a page of a list. A single object in place of a list of items counts as a list of one item.
 
-        An item that is not JSON is a ``BrokenItem``, which no reader reads; the others come as they are.
+        An item that is not valid JSON becomes a ``BrokenItem``, for which every reader raises.
         """
         page = _list_page(self._decode(body, mend_list))
         del body
@@ -126,7 +127,7 @@ class Codec:
         return page
 
     def read(self, model: type[T], body: bytes) -> T:
-        """One model, from a response's body. Raises ``ResponseDecodeError`` with the place."""
+        """Read a response's body as one model. Raises ``ResponseDecodeError`` with the place of the fault."""
         found = self._read(self.reader(model), body)
         del body
         if isinstance(found, ResponseDecodeError):
@@ -134,7 +135,7 @@ class Codec:
         return found
 
     def reader(self, model: type[T]) -> Reader[T]:
-        """The reader of a model."""
+        """Return the reader of a model."""
         reader = self._readers.get(model)
         if reader is None:
             reader = self._readers[model] = Reader(model, self.converter.get_structure_hook(model))
@@ -150,10 +151,13 @@ class Codec:
             return reader.explain(exc)
 
     def _decode(self, body: bytes, mend: Callable[[bytes], Any] = mend) -> Any:
-        """The JSON value of a body, or the ``ResponseDecodeError`` to raise. ``mend`` reads what a decoder refuses."""
+        """Return the JSON value of a body, or the ``ResponseDecodeError`` to raise.
+
+        ``mend`` is called for a body that the decoder refuses.
+        """
         body = body.removeprefix(_BOM)
         if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
-            return ResponseDecodeError("the response's body would take too much memory to decode")
+            return ResponseDecodeError("decoding the response's body would need too much memory")
         try:
             return self._loads(body)
         except (ValueError, RecursionError) as exc:
@@ -166,7 +170,7 @@ class Codec:
 
 
 def make_converter() -> cattrs.Converter:
-    """A converter that reads the models; nothing is registered anywhere else."""
+    """Return a new converter that reads the models. No global converter is changed."""
     converter = cattrs.Converter(detailed_validation=True)
     converter.register_structure_hook(Message, read_message)
     for model, fields, prepare in _OBJECTS:
@@ -175,14 +179,14 @@ def make_converter() -> cattrs.Converter:
 
 
 def read_message(value: Any, _: object = None) -> Message:
-    """A message: all that could fail later, when a part is asked for, is looked at here."""
+    """Read a message. Raises ``Unreadable`` here for any part that could not be read later, when it is used."""
     try:
         message_id = value["id"]
         attempts = value["attempts"]
         if type(message_id) is str and message_id and type(value["payload"]) is dict and type(attempts) is list:
             for attempt in attempts:
                 _read_iso(attempt["timestamp"])
-            # What Message(message_id, value) does, in half the time: a history can have millions of them.
+            # The same as Message(message_id, value), in half the time: a history can have millions of messages.
             message = _new(Message)
             _set_id(message, message_id)
             _set_raw(message, value)
@@ -193,7 +197,7 @@ def read_message(value: Any, _: object = None) -> Message:
 
 
 def _read_odd_message(value: Any) -> Message:
-    """A message of another shape than nearly all, or one that cannot be read; the error says where and why."""
+    """Read a message of an unusual shape. Raises ``Unreadable``, which says where the fault is and why."""
     if type(value) is not dict:
         raise _unexpected("a message object", value)
     message_id = value.get("id")
@@ -252,7 +256,7 @@ def _text_hook(value: Any, _: object) -> str | None:
 
 
 def _event_type_ids_hook(value: Any, _: object) -> tuple[str, ...]:
-    """An array, or one text (the reference's examples)."""
+    """Read event type ids: a list, or a single text as in the examples of the vendor's reference."""
     if isinstance(value, list):
         for entry in value:
             if not isinstance(entry, str):
@@ -284,7 +288,7 @@ def _as_it_is_hook(value: Any, _: object) -> Any:
 
 
 def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
-    """The secret out of sight, also where its name is written in another way, which is then not the secret."""
+    """Return the object with its secret hidden. ``Secret``, in any other case, is hidden too, but is not the secret."""
     for name in value:
         if len(name) == len("secret") and name.lower() == "secret":
             return {name: _hidden(name, part) for name, part in value.items()}
@@ -296,7 +300,7 @@ def _hidden(name: str, part: Any) -> Any:
 
 
 def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
-    """``type`` becomes the dotted form, from whichever of the three fields are there."""
+    """Return the object with ``type`` in its dotted form, made from those of its three fields that it has."""
     entity, kind = read_text(value.get("entity")), read_text(value.get("eventType"))
     dotted = read_text(value.get("eventTypeId"))
     if not dotted:
@@ -351,8 +355,8 @@ def _object_reader(
 ) -> Callable[[Any, object], Any]:
     overrides = {name: override(rename=json_name, struct_hook=hook) for name, (json_name, hook) in fields.items()}
 
-    # The quick one reads; where it fails, the careful one tells what is wrong, and where. Making one takes longer than
-    # all else that a client does when it begins, so each is made when it is needed.
+    # The fast function reads. If it fails, the detailed function finds what is wrong, and where. Making one takes
+    # longer than all else that a client does at its start, so each is made when it is first needed.
     @functools.cache
     def structure(detailed: bool) -> Callable[[Any, object], Any]:
         return make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]  # overrides by name
@@ -361,7 +365,7 @@ def _object_reader(
         if not isinstance(value, dict):
             raise _unexpected("an object", value)
         prepared = prepare(value)
-        # What is kept as raw is the object as it came, but never with its secret in the open.
+        # ``raw`` is the object as received, but a webhook's secret in it is hidden.
         values = {**prepared, _RAW: prepared if model is Webhook else value}
         try:
             return structure(False)(values, model)
@@ -376,7 +380,7 @@ def _object_reader(
 
 
 def _explain(error: BaseValidationError) -> Iterator[tuple[str, str]]:
-    """Where and what, for each error that cattrs has collected."""
+    """Yield the place and the text of each error that cattrs has collected."""
     for exc in error.exceptions:
         notes = [note for note in getattr(exc, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
         at = "".join(f".{_json_name(error, note.name)}" for note in notes)
@@ -413,7 +417,7 @@ def _next_link(links: Any) -> Any:
 
 
 def _weight(body: bytes) -> int:
-    """About how many bytes of memory the decoded body takes; a body of brackets takes twenty times its size."""
+    """Estimate the memory of the decoded body, in bytes. A body of brackets needs twenty times its size."""
     values = body.count(b",") + body.count(b"[") + body.count(b"{")
     width = 1 if body.isascii() and b"\\u" not in body else 4
     return values * 200 + len(body) * width * 2
@@ -423,11 +427,11 @@ def _place(exc: Exception) -> str:
     position = getattr(exc, "pos", getattr(exc, "start", None))
     if position is not None:
         return f"at offset {position}"
-    return "nested too deeply" if isinstance(exc, RecursionError) else "a value no JSON can have"
+    return "nested too deeply" if isinstance(exc, RecursionError) else "a value that JSON does not allow"
 
 
 def _kind(value: Any) -> str:
-    """The name of a value's JSON type: errors never show the value."""
+    """Return the name of a value's JSON type, for errors, which never show the value."""
     if value is None:
         return "null"
     names = {

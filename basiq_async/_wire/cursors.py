@@ -1,7 +1,7 @@
-"""A paginator's place, as a short opaque text that another process can resume from. Pure.
+"""A paginator's place in its list, as a short opaque text from which another process can resume. No I/O.
 
-A cursor often travels through a browser or a queue. It is sealed with a key that is derived from the API key, so that
-nobody else can make one; it can be read by anyone, and holds no secret.
+A cursor often passes through a browser or a queue. It is sealed with a key that is derived from the API key, so that
+only the owner of the API key can make one. Anyone can decode it; it holds no secret.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from .._redaction.credentials import Unpicklable
 
 _VERSION = 2
 _CHECK, _KEY_NAME, _SEAL = 4, 4, 16
-"""Sizes in bytes: a checksum, which shows damage; which API key sealed it; and the seal."""
+"""Sizes in bytes: of the checksum, which shows damage; of the name of the API key; and of the seal."""
 _LIST_NAME = 6
 _MAX_LENGTH = 2**18
 MAX_ID = 200
 ANYWHERE = 2**53
-"""The offset of a cursor that is a place in no page: after the item ``after``, wherever that is."""
+"""The offset of a cursor that names no page: its place is after the item ``after``, on any page of the list."""
 
 _NOT_A_CURSOR = "cursor must be the text of a paginator's .cursor"
-DAMAGED = "cursor is damaged: pass the text of a paginator's .cursor as it was"
+DAMAGED = "cursor is damaged: pass the text of a paginator's .cursor unchanged"
 
 
 @attrs.frozen
 class Cursor:
-    """A page, by its url below the base, and how many of its items have been passed.
+    """A place in a list: a page, by its URL below the base, and the number of its items before the place.
 
-    ``after`` is the id of the item that the cursor stands after (see ``id_in_cursor``), for the case that the item
-    has moved, or that the page can no longer be requested.
+    ``after`` is the id of the last item before the place (see ``id_in_cursor``). It is used if that item has moved, or
+    if the page can no longer be requested.
     """
 
     page: str
@@ -44,7 +44,7 @@ class Cursor:
 
 @attrs.frozen
 class UnusableCursor:
-    """Why a text was not opened. ``elsewhere``: it is a sound cursor of another list."""
+    """The reason why a text is not a usable cursor. ``elsewhere``: it is a valid cursor of another list."""
 
     text: str
     elsewhere: bool = False
@@ -61,14 +61,14 @@ class CursorSeal(Unpicklable):
         return "CursorSeal(**********)"
 
     def seal(self, cursor: Cursor, listing: str) -> str:
-        """The cursor as text. ``listing`` names the list that it belongs to; a digest of it is kept."""
+        """Return the cursor as text. ``listing`` names its list; the text contains a digest of that name."""
         fields = [_VERSION, _digest(listing.encode(), _LIST_NAME).hex(), cursor.page, cursor.offset, cursor.after]
         body = json.dumps(fields, separators=(",", ":")).encode()
         sealed = self._key_name + self._mac(body) + body
         return base64.urlsafe_b64encode(_digest(sealed, _CHECK) + sealed).decode().rstrip("=")
 
     def open(self, text: str, listing: str) -> Cursor | UnusableCursor:
-        """Read a cursor's text, or say what is wrong with it."""
+        """Read a cursor's text. Return the cursor, or an ``UnusableCursor`` that says what is wrong."""
         if not isinstance(text, str) or len(text) > _MAX_LENGTH:
             return UnusableCursor(_NOT_A_CURSOR)
         try:
@@ -81,8 +81,8 @@ class CursorSeal(Unpicklable):
             return UnusableCursor(DAMAGED)
         if key_name != self._key_name:
             return UnusableCursor(
-                "cursor was made with another API key, or by another release; a new key cannot open it: "
-                "begin without cursor, or pass after, the id of the last item"
+                "cursor was made with another API key or by another release, and cannot be used: start without cursor, "
+                "or pass after= with the id of the last item"
             )
         if not hmac.compare_digest(mac, self._mac(body)):
             return UnusableCursor(DAMAGED)
@@ -108,7 +108,7 @@ def _read(body: bytes, listing: str) -> Cursor | UnusableCursor:
 
 
 def id_in_cursor(item_id: str) -> str:
-    """An id as a cursor holds it: the digest of one that would make the cursor longer than it can be."""
+    """Return an id as a cursor holds it: unchanged, or a digest of it if it is longer than ``MAX_ID`` characters."""
     if len(item_id) <= MAX_ID:
         return item_id
     return "#" + _digest(item_id.encode(errors="surrogatepass"), 16).hex()

@@ -1,4 +1,4 @@
-"""Which hosts are this machine, and which parts of a url may be shown. Pure, and imports nothing of the package."""
+"""Tell whether a host is this machine, and remove credentials from a URL. No I/O; imports no module of the package."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host, in lower case and without brackets, is ``localhost`` or an address of 127.0.0.0/8 or ::1.
+    """Return whether a host, in lower case and without brackets, is ``localhost``, or an address of 127.0.0.0/8 or ::1.
 
-    A name below ``localhost`` is not: some systems ask DNS for it, and it can lead anywhere.
+    A subdomain of ``localhost`` is not accepted: some systems ask DNS for it, so it can lead anywhere.
     """
     if host == "localhost":
         return True
@@ -21,14 +21,14 @@ def is_this_machine(host: str) -> bool:
 
 
 def is_peer_on_this_machine(address: str) -> bool:
-    """The same of the address that a socket gives for its other end, where IPv4 can be ``::ffff:127.0.0.1``."""
+    """Return whether a socket's peer address is this machine. IPv4 can have the form ``::ffff:127.0.0.1``."""
     address = address.partition("%")[0]
     mapped = address.lower().removeprefix("::ffff:")
     return is_this_machine(mapped if "." in mapped else address)
 
 
 def show_url(url: str) -> str:
-    """Return a url without possible credentials: its user and password, the values of its query, its fragment."""
+    """Return a URL without the parts that can hold credentials: user and password, query values, and fragment."""
     head, mark, _ = re.sub(r"#.*", "", url, flags=re.DOTALL).partition("?")
     scheme, slashes, rest = head.partition("//")
     host, slash, path = rest.partition("/")

@@ -1,7 +1,7 @@
-"""Responses that a strict JSON decoder refuses because of one item. Pure; called only after a decoder has refused.
+"""Read responses that a strict JSON decoder refuses because of one item. No I/O; used only after a decoder failed.
 
-Basiq keeps what an endpoint responded, cut anywhere: half of a surrogate pair in one text must not cost the other 499
-messages of its page. Python's own decoder is used, which accepts more, one item at a time.
+Basiq stores the responses of endpoints, and cuts them anywhere. Half of a surrogate pair in one of them must not make
+the other 499 messages of the page unreadable. Python's own decoder, which accepts more, reads one item at a time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _TOKEN = re.compile(
 )
 _ROLES = {"[": "value", "{": "value", "]": "end", "}": "end", ",": "comma", ":": "colon"}
 _DEEPEST = 1_000
-"""Levels below one item. Decoders stop at about this; code that walks a value later has the stack for it."""
+"""The most levels below one item: about the limit of decoders, and few enough for code that recurses later."""
 _MOST_TOKENS = 1_000_000
-"""In the items of a page that are nested too deeply: a loop of our own finds their ends, in a second at the most."""
+"""The most tokens in a page's items that are nested too deeply. A Python loop finds their ends, in at most a second."""
 _MOST_DIGITS = 4_300
 _MOST_TEXT = 65_536
 
 
 @attrs.frozen
 class BrokenItem:
-    """An item of a list that is not JSON: its text (of a long one the beginning), why, and its id where it has one."""
+    """An item of a list that is not valid JSON: its text, cut if it is long, the fault, and its id if it has one."""
 
     text: str = attrs.field(repr=False)
     fault: str
@@ -38,9 +38,9 @@ class BrokenItem:
 
 
 def mend(body: bytes) -> Any:
-    """One JSON value, with halves of surrogate pairs escaped (``\\ud800`` becomes six characters).
+    """Return one JSON value, with halves of surrogate pairs escaped (``\\ud800`` becomes six characters).
 
-    Nothing could print such a half or send it on. An object whose ``id`` has one is refused. Raises ``ValueError`` for
+    Such a half cannot be printed or sent. Raises ``ValueError`` for an object with such a half in its ``id`` and for
     any other fault, and ``RecursionError``.
     """
     scan = _Scan(body.decode())
@@ -51,15 +51,15 @@ def mend(body: bytes) -> Any:
 
 
 def mend_list(body: bytes) -> dict[str, Any]:
-    """A list object, with a ``BrokenItem`` for each entry of its ``data`` that ``mend`` would refuse.
+    """Return a list object, with a ``BrokenItem`` for each entry of its ``data`` that ``mend`` would refuse.
 
-    Raises ``ValueError`` where the fault is not within an item, or its end cannot be told for certain.
+    Raises ``ValueError`` if the fault is not within an item, or if the end of the item cannot be found with certainty.
     """
     return _Scan(body.decode("utf-8", "surrogateescape")).list_object()
 
 
 class _Scan:
-    """One pass over a text of JSON."""
+    """Reads one JSON text, in one pass."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -115,7 +115,7 @@ class _Scan:
             at += 1
 
     def value(self, start: int) -> tuple[Any, int]:
-        """The value that begins here, mended or a ``BrokenItem``, and where it ends. Raises ``ValueError``."""
+        """Return the value that begins at ``start``, mended or as a ``BrokenItem``, and its end. Raises ValueError."""
         self._faults.clear()
         value: Any = None
         try:
@@ -143,7 +143,7 @@ class _Scan:
         return BrokenItem(raw + "…" * (len(text) > _MOST_TEXT), self._faults[0], known), end
 
     def _walk(self, at: int) -> tuple[int, int]:
-        """The end of the list or object that begins here, and how deep it is. Raises ``ValueError`` for bad grammar."""
+        """Return the end and the depth of the list or object at ``at``. Raises ValueError for invalid JSON."""
         opened: list[str] = []
         deepest, wanted = 0, "value"
         while self._tokens_left > 0:
@@ -180,7 +180,7 @@ class _Scan:
         raise ValueError(f"not JSON at offset {at}")
 
     def _note_constant(self, name: str) -> None:
-        self._faults.append(f"{name} is not a number of JSON")
+        self._faults.append(f"{name} is not valid JSON")
 
     def _read_float(self, text: str) -> float:
         value = float(text)
@@ -204,7 +204,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def _escape_halves(value: Any) -> Any:
-    """The value with each half of a surrogate pair escaped, in texts and in names. Changes the value in place."""
+    """Escape each half of a surrogate pair, in texts and in names, and return the value, which is changed in place."""
     if isinstance(value, str):
         return _escape(value)
     left = [value]

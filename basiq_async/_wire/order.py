@@ -1,11 +1,11 @@
-"""In which order a list comes, and its newest items, whichever order that is. Pure, but for ``read_newest``.
+"""Find the order of a list, and read its newest items in any order. No I/O, except ``read_newest``.
 
-No source says in which order Basiq lists messages and events. What reads them finds out, from the times of the items:
-that of a message's first attempt, that of an event's creation.
+No source says in which order Basiq lists messages and events. So the order is found from the times of the items: the
+time of a message's first attempt, and the time of an event's creation.
 
 - ``Order``: "oldest-first", "newest-first" or "unknown".
-- ``OrderDetector``: ``see(time)`` for each item, in the order of the list; then ``order``, and whether it is ``sure``.
-- ``item_time(item)``: the time of a message or an event, None where it has none.
+- ``OrderDetector``: call ``see(time)`` for each item, in the order of the list; then read ``order`` and ``sure``.
+- ``item_time(item)``: the time of a message or an event, None if it has none.
 - ``read_newest(items, most)``: the newest items of a list, and how much of it was read (``NewestItems``).
 """
 
@@ -23,26 +23,26 @@ from ..models import read_datetime
 T = TypeVar("T")
 
 Order = Literal["oldest-first", "newest-first", "unknown"]
-"""How a list is ordered by time, as far as its items show it."""
+"""The order of a list by time, as far as its items show it."""
 
 SLACK = timedelta(minutes=15)
-"""By how much an item may be out of place: the first attempts of two messages can change places."""
+"""The most by which an item may be out of order: the first attempts of two messages can change places."""
 _SLACK_SHARE = 10
-"""And by which part of the time that the list spans, at most."""
+"""An item may be out of order by at most one part in this number of the time from the oldest to the newest item."""
 _SURE = 8
-"""So many steps from one time to another, all but a few in one direction, are no accident."""
+"""The number of steps from one time to the next after which an order counts as sure."""
 _FEW = 20
-"""One in so many items may be far out of place: its first attempt came late."""
+"""One item in this number may be far out of order, because its first attempt came late."""
 _BEYOND = 50
-"""How many items are read beyond those that are asked for: an item may be a little out of place."""
+"""The number of items to read after those that are wanted, because an item may be slightly out of order."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 
 class OrderDetector:
     """Finds the order of a list from the times of its items, in the order in which they are listed.
 
-    Equal times show nothing, and neither does an item without a time. An item may be a little out of place, and one in
-    twenty far; times that contradict each other more than that make the order unknown.
+    Equal times and items without a time do not count. Any item may be slightly out of order, and one in twenty far out
+    of order; with more contradictions the order is unknown.
     """
 
     __slots__ = (
@@ -62,16 +62,16 @@ class OrderDetector:
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.last: datetime | None = None
-        """The time that was seen last."""
+        """The time of the last item."""
         self._fall = self._rise = timedelta()
-        """By how much a later item was older than an earlier one, at the most; and newer."""
+        """The most by which an item was older, and newer, than any earlier item of the list."""
         self._falls = self._rises = self._steps = 0
-        """How many items were older than the one before, how many newer, and both."""
+        """The number of items that were older than the item before, that were newer, and the sum of both."""
         self._far_falls = self._far_rises = 0
-        """How many of them by more than ``SLACK``."""
+        """The number of items that were older, or newer, than the item before by more than ``SLACK``."""
 
     def see(self, time: datetime | None) -> None:
-        """Take the time of the next item into account."""
+        """Count the time of the next item."""
         if time is None:
             return
         if self.earliest is None or self.latest is None:
@@ -93,7 +93,7 @@ class OrderDetector:
 
     @property
     def order(self) -> Order:
-        """The order, as far as it is known by now."""
+        """The order that the items so far show."""
         if self.earliest is None or self.latest is None or self.earliest == self.latest:
             return "unknown"
         slack = min(SLACK, (self.latest - self.earliest) / _SLACK_SHARE)
@@ -106,17 +106,17 @@ class OrderDetector:
 
     @property
     def sure(self) -> bool:
-        """Whether enough was seen for the order to be no accident."""
+        """Whether enough items were seen to be sure of the order."""
         return self._steps >= _SURE and self.order != "unknown"
 
     @property
     def mixed(self) -> bool:
-        """Whether older and newer items surely come in no order."""
+        """Whether the list is certainly not ordered by time."""
         return min(self._far_falls, self._far_rises) > max(1, self._steps // _FEW) and self.order == "unknown"
 
 
 def item_time(item: object) -> datetime | None:
-    """Return when a message was first tried, or when an event was created; None where that is not known."""
+    """Return the time of a message's first attempt, or of an event's creation; None if it is unknown."""
     created: datetime | None = getattr(item, "created", None)
     if created is not None:
         return created
@@ -130,11 +130,11 @@ class NewestItems(Generic[T]):
     """The newest items of a list.
 
     items: newest first.
-    read: how many items of the list were read for it.
+    read: the number of items of the list that were read.
     complete: whether the list was read to its end.
-    newest: whether these are surely the newest: the list was read to its end, or begins with the newest.
+    newest: whether these are certainly the newest: the list was read to its end, or begins with the newest.
     order: the order of the list, as far as it was found.
-    earliest, latest: the times of the oldest and the newest that were read; None where none has a time.
+    earliest, latest: the times of the oldest and the newest item that were read; None if no item has a time.
     """
 
     items: list[T]
@@ -155,12 +155,11 @@ async def read_newest(
     at_most: int | None = None,
     on_read: Callable[[T], object] | None = None,
 ) -> NewestItems[T]:
-    """Read the ``most`` newest items of a list, in constant memory; 0 for all of them.
+    """Return the ``most`` newest items of a list, 0 for all, and keep no more of them in memory.
 
-    A list that begins with the newest is left as soon as it has them. One that begins with the oldest, or whose order
-    cannot be told, is read to its end, or until ``at_most`` items were read: then ``newest`` says that
-    these need not be the newest. ``wanted`` chooses the items;
-    ``on_read`` is called with each item that is read, chosen or not.
+    If the list begins with the newest items, reading stops soon after they are found. If it begins with the oldest, or
+    its order is unknown, it is read to its end or until ``at_most`` items were read; in the latter case ``newest`` is
+    False. ``wanted`` chooses the items. ``on_read`` is called with each item that is read, chosen or not.
     """
     detector = OrderDetector()
     heap: list[tuple[datetime, int, int, T]] = []
@@ -178,7 +177,7 @@ async def read_newest(
             on_read(item)
         newest_first = detector.order == "newest-first"
         if wanted is None or wanted(item):
-            # Of equal times, the newer item is the one that is listed first, or last: as the list is ordered.
+            # Of two items with equal times, the newer is the first one in a newest-first list, else the last one.
             entry = (time or _UNKNOWN, -read if newest_first else read, read, item)
             if most and len(heap) >= most:
                 heapq.heappushpop(heap, entry)
@@ -205,7 +204,7 @@ async def read_newest(
 
 
 def raw_time(raw: object) -> datetime | None:
-    """Return ``item_time`` of a message's or an event's JSON; None for what cannot be read."""
+    """Return ``item_time`` of the JSON of a message or an event; None if it cannot be read."""
     if not isinstance(raw, dict):
         return None
     attempts = raw.get("attempts")
@@ -219,7 +218,7 @@ def raw_time(raw: object) -> datetime | None:
 
 
 def raw_times(items: list[Any]) -> list[datetime]:
-    """``raw_time`` of each item of a page that has one."""
+    """Return ``raw_time`` of each item of a page that has one."""
     found: list[datetime] = []
     for item in items:
         try:
@@ -227,7 +226,7 @@ def raw_times(items: list[Any]) -> list[datetime]:
             time = datetime.fromisoformat(attempt["timestamp"])
             if time.tzinfo is None:
                 raise ValueError
-        except (KeyError, TypeError, ValueError):  # not one attempt, or of an unusual form
+        except (KeyError, TypeError, ValueError):  # the item does not have exactly one attempt, or has an unusual form
             odd = raw_time(item)
             if odd is None:
                 continue

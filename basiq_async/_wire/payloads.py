@@ -1,4 +1,4 @@
-"""The body that Basiq posts for a message. Pure."""
+"""The body that Basiq posts for a message. No I/O."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def payload_bytes(message: Message) -> bytes:
-    """The body that Basiq posts for a message: its payload as compact JSON.
+    """Return the body that Basiq posts for a message: its payload as compact JSON.
 
-    An event type or event id that the message has beside its payload is part of it.
+    If the payload lacks the event type or event id, it is added from the message.
     """
     return encode_payload(delivered_payload(message))
 
 
 def delivered_payload(message: Message) -> Mapping[str, Any]:
-    """The payload, with the ids that the message has beside it."""
+    """Return the payload. If it lacks the event type or event id, that is added from the message."""
     payload = message.payload
-    if payload.get("eventTypeId") and payload.get("eventId"):  # as nearly always
+    if payload.get("eventTypeId") and payload.get("eventId"):  # the usual case
         return payload
     ids = {"eventTypeId": message.event_type_id, "eventId": message.event_id}
     missing = {name: value for name, value in ids.items() if value is not None and not payload.get(name)}
@@ -30,8 +30,8 @@ def delivered_payload(message: Message) -> Mapping[str, Any]:
 
 
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
-    """A payload as compact JSON."""
+    """Return a payload as compact JSON."""
     try:
         return _encode(payload).encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, and is JSON all the same
+    except UnicodeEncodeError:  # a lone surrogate cannot be encoded in UTF-8, but can be escaped in JSON
         return json.dumps(payload, separators=(",", ":")).encode()

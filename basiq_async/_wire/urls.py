@@ -1,4 +1,4 @@
-"""Urls: the API's own, the links in its responses, and identifiers put into a path. Pure."""
+"""Build and check URLs: the API's own, the links in its responses, and identifiers in paths. No I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from .hosts import is_this_machine
 
 VENDOR_URL = "https://au-api.basiq.io"
-"""Where the API lives, and the host that its links name (the vendor's reference, "servers")."""
+"""The origin of the API, which its links name too (the vendor's reference, "servers")."""
 
 _MAX_SEGMENT = 2_048
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_.~-]{0,255}")
@@ -23,18 +23,18 @@ _ABSOLUTE = re.compile(
 _HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _UNSENDABLE = re.compile(r"[^!-~]|\\")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%(?:25)*2e){1,2}(?:(?:;|%(?:25)*3b)[^/]*)?(?:/|$)", re.IGNORECASE)
-"""Also with parameters after the dots, which some servers drop before they resolve them, and encoded twice."""
+"""The segments "." and "..", also encoded twice, or with parameters, which some servers drop before they resolve it."""
 _HIDDEN_SLASH = re.compile(r"%(?:25)*(?:2f|5c)", re.IGNORECASE)
-"""An encoded slash or backslash: a server on the way may decode it, and see another path than this side does."""
+"""An encoded slash or backslash: a proxy may decode it, and then see a different path than this client does."""
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 class LinkError(ValueError):
-    """A link that must not be followed; the text says why."""
+    """A link must not be followed. The text says why, as a predicate such as "leads to another origin"."""
 
 
 def _split(url: str) -> tuple[str, str] | None:
-    """The origin of an absolute url, in lower case and without a default port, and all that follows it."""
+    """Split an absolute URL into its origin, in lower case and without a default port, and the rest."""
     found = _ABSOLUTE.fullmatch(url)
     if found is None:
         return None
@@ -54,16 +54,16 @@ def _has_port(origin: str) -> bool:
 
 @attrs.frozen
 class BaseURL:
-    """The API's origin, and the path prefix that a proxy may have put before it."""
+    """The API's origin, and the path prefix that a proxy may put before the API's paths."""
 
     origin: str
     prefix: str
 
     @classmethod
     def parse(cls, text: str, *, allow_http: bool = False) -> BaseURL:
-        """Read an absolute https url, or an http one on this machine. Raises ``ConfigurationError``.
+        """Read an absolute https URL, or an http URL on this machine. Raises ``ConfigurationError`` for any other.
 
-        ``allow_http`` allows http to other machines too: the API key and the tokens can then be read on the way.
+        ``allow_http`` allows http to other machines too: the API key and the tokens can then be read on the network.
         """
         parts = _split(text) if isinstance(text, str) and not _UNSENDABLE.search(text) else None
         del text  # it can hold a password, and error reporters show local variables
@@ -74,41 +74,41 @@ class BaseURL:
             )
         if parts[0].startswith("http:") and not allow_http and not _is_local(parts[0]):
             raise ConfigurationError(
-                "base_url is http beyond this machine: the API key could be read on the way. Use https, or pass "
-                "allow_http=True (BASIQ_ALLOW_HTTP=1 in the environment) where the network between is yours"
+                "base_url is http to another machine: the API key could be read on the network. Use https. If the "
+                "network is yours alone, pass allow_http=True (or set BASIQ_ALLOW_HTTP=1 in the environment)"
             )
         return cls(parts[0], parts[1].rstrip("/"))
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
-        """The url of a path of the API, which starts with a slash and is percent-encoded already."""
+        """Return the URL of a path of the API. The path starts with a slash, and is percent-encoded already."""
         encoded = urllib.parse.urlencode(query, quote_via=urllib.parse.quote, safe="") if query else ""
         return f"{self.origin}{self.prefix}{path}" + (f"?{encoded}" if encoded else "")
 
     def owns(self, url: str) -> bool:
-        """Whether a url may be sent the token: it has this origin, and this prefix."""
+        """Return whether the token may be sent to a URL: only if it has this origin and this prefix."""
         start = self.origin + self.prefix
         return url.startswith(start) and url[len(start) : len(start) + 1] in ("", "/", "?")
 
     def relative(self, url: str) -> str:
-        """What follows the base in one of the API's own urls."""
+        """Return the part after this base of one of the API's own URLs."""
         return url[len(self.origin) + len(self.prefix) :]
 
     def path_of(self, url: str) -> str:
-        """The path of one of the API's own urls, for messages: no query, which can name users."""
+        """Return the path of one of the API's own URLs, for messages: without the query, which can name users."""
         return self.relative(url).partition("?")[0] or "/"
 
     def have_same_path(self, url: str, other: str) -> bool:
-        """Whether two of the API's own urls differ in their queries alone, or in a slash at the end of the path."""
+        """Return whether two of the API's own URLs have the same path. A slash at its end does not count."""
         return _plain_path(self.path_of(url)) == _plain_path(self.path_of(other))
 
     def resolve(self, link: str, current: str) -> str:
-        """The url to call for a link found in the response to ``current``, byte for byte where it can be.
+        """Return the URL to request for a link in the response to ``current``, if possible byte for byte.
 
-        A link to the vendor's host is called through this base. Raises ``LinkError`` for one that leads to
-        another origin, or that no request line can carry.
+        A link to the vendor's host is requested through this base. Raises ``LinkError`` for a link that leads to
+        another origin, or that cannot be in a request line.
         """
         if _UNSENDABLE.search(link):
-            raise LinkError("holds characters that no url has")
+            raise LinkError("holds characters that a url cannot have")
         link = link.partition("#")[0]
         if link.startswith("//"):
             raise LinkError("leads to another origin")
@@ -130,13 +130,13 @@ class BaseURL:
             url = urllib.parse.urljoin(current, link)
         path = url.partition("?")[0]
         if not self.owns(url) or _DOT_SEGMENT.search(path):
-            raise LinkError("leads outside of the API's own urls")
+            raise LinkError("leads outside the API's own urls")
         if _HIDDEN_SLASH.search(path) and path != current.partition("?")[0]:
-            raise LinkError("hides a slash in its path, which may lead elsewhere than it shows")
+            raise LinkError("has an encoded slash in its path, which a proxy may resolve to a different path")
         return url
 
     def _under_prefix(self, rest: str) -> str:
-        # Behind a proxy that strips its prefix, the API names its own paths without it.
+        # If a proxy strips the prefix, the API's links do not have it.
         url = self.origin + rest
         return url if self.owns(url) else self.origin + self.prefix + rest
 
@@ -146,15 +146,15 @@ def _plain_path(path: str) -> list[str]:
 
 
 def quote_segment(value: str, name: str) -> str:
-    """An identifier as exactly one segment of a path. Raises ``ConfigurationError`` for one that cannot be."""
+    """Return an identifier as exactly one segment of a path. Raises ``ConfigurationError`` if that is impossible."""
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be text, not {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a str, not {type(value).__name__}")
     if _PLAIN_SEGMENT.fullmatch(value):
         return value
     if value.strip() in ("", ".", ".."):
         raise ConfigurationError(f"{name} must not be empty, '.' or '..'")
     if len(value) > _MAX_SEGMENT:
-        raise ConfigurationError(f"{name} is {len(value)} characters long; at most {_MAX_SEGMENT} can be sent")
+        raise ConfigurationError(f"{name} has {len(value)} characters; at most {_MAX_SEGMENT} are allowed")
     try:
         return urllib.parse.quote(value, safe="")
     except UnicodeEncodeError as exc:
@@ -162,7 +162,7 @@ def quote_segment(value: str, name: str) -> str:
 
 
 def absolute_url(value: str, name: str = "url") -> str:
-    """A url that Basiq can call. Raises ``ConfigurationError`` for one that is not absolute http or https."""
+    """Return the URL if Basiq can call it. Raises ``ConfigurationError`` unless it is absolute http or https."""
     fault = _find_fault(value)
     if fault is not None:
         del value  # it can hold a password, and error reporters show local variables
@@ -171,9 +171,9 @@ def absolute_url(value: str, name: str = "url") -> str:
 
 
 def read_endpoint(url: str) -> str | ConfigurationError:
-    """The url of an endpoint to post to; an error, which never holds the url, for one that cannot be.
+    """Return the URL of an endpoint to post to, or an error for an invalid URL. The error does not show the URL.
 
-    Returned and not raised: the caller has the url among its locals, with the key that its query may hold.
+    The error is returned, not raised, because the caller's local variables hold the URL, whose query may hold a key.
     """
     fault = _find_fault(url)
     if fault is not None:

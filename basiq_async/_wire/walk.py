@@ -1,4 +1,4 @@
-"""From page to page of a list: the link that is followed, one page requested ahead, and a place that is found again."""
+"""Go from page to page of a list: follow the next links, request one page ahead, and resume at a cursor."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from .urls import BaseURL, LinkError
 T = TypeVar("T")
 _log = logging.getLogger("basiq_async.pagination")
 _MOST_EMPTY = 10_000
-"""Empty pages in a row, as a filter can make them; more of them are a server that has lost its way."""
+"""The most empty pages in a row, which a filter can cause; more of them are taken for a fault of the server."""
 _REFUSED_PAGE = (400, 404, 410)
 """Statuses by which Basiq may refuse the link to a page that has expired."""
 
 
 def is_lost(error: Exception) -> TypeGuard[APIError]:
-    """Whether ``error`` can mean that the link to a page has expired. A token that is refused, to a POST, does not."""
+    """Return whether ``error`` can mean that the link to a page has expired.
+
+    The error of a POST cannot: that is a token request which was refused.
+    """
     return isinstance(error, APIError) and error.status in _REFUSED_PAGE and error.method != "POST"
 
 
 @attrs.frozen
 class Listing(Generic[T]):
-    """A list of the API: where it begins, how a page of it is fetched, how an item is read.
+    """A list of the API: the URL of its first page, and the functions that fetch a page and read an item.
 
-    ``name`` distinguishes it from every other list, for cursors.
+    ``name`` is different for every list, so that a cursor of another list is refused.
     """
 
     name: str
@@ -49,23 +52,23 @@ class Listing(Generic[T]):
     """Removes credentials from a link that is shown."""
 
     def explain(self, exc: Unreadable, index: int) -> ResponseDecodeError:
-        """The error for an item that cannot be read."""
+        """Return the error for an item that cannot be read."""
         failure = self.reader.explain(exc, index)
         failure.method, failure.path = "GET", self.base.path_of(self.start)
         return failure
 
     def encode(self, cursor: Cursor) -> str:
-        """The text of a cursor of this list. One whose page has another path keeps the item alone."""
+        """Return the text of a cursor of this list. If the page's path is not this list's, it names only the item."""
         if not self.has_page(self.base.url(cursor.page)):
             cursor = self.after(cursor.after) if cursor.after else Cursor(self.base.relative(self.start))
         return self.seal.seal(cursor, self.name)
 
     def after(self, item_id: str) -> Cursor:
-        """The place after an item, wherever in the list it is."""
+        """Return a cursor for the place after an item, on any page of the list."""
         return Cursor(self.base.relative(self.start), ANYWHERE, item_id)
 
     def has_page(self, url: str) -> bool:
-        """Whether a url is a page of this list, and may be requested."""
+        """Return whether a URL is a page of this list, and may be requested."""
         try:
             return self.base.resolve(url, self.start) == url and self.base.have_same_path(url, self.start)
         except LinkError:
@@ -73,7 +76,7 @@ class Listing(Generic[T]):
 
 
 class Position:
-    """The page that is being consumed, and how far."""
+    """The page that is being consumed, and the number of its items that were consumed."""
 
     __slots__ = ("before", "items", "left", "next_url", "restarts", "resume_raw", "resume_target", "url")
 
@@ -82,24 +85,25 @@ class Position:
         self.resume_target = resume_target
         """The item to resume after, until its page has been found."""
         self.resume_raw: object = None
-        """The JSON of that item, where it was read before its page was lost."""
+        """The JSON of that item, if it was read before its page was refused."""
         self.restarts = 0
-        """How often the list was begun again, to find the item."""
+        """The number of times that the list was read again from its start, to find the item."""
         self.items: list[Any] = []
         self.left = iter(self.items)
-        """The items that have not been passed yet. A loop takes them from here, which no count could keep up with."""
+        """An iterator over the items that were not consumed yet. A loop consumes it directly, which is faster than
+        counting."""
         self.next_url: str | None = url
         self.before: str | None = None
         """The id of the last item of the pages before this one."""
 
     def go_to(self, url: str, items: list[Any]) -> None:
-        """Go to the beginning of another page."""
+        """Move to the beginning of another page."""
         self.before = self.last_id
         self.url, self.items, self.left = url, items, iter(items)
 
     @property
     def offset(self) -> int:
-        """How many items of this page have been passed."""
+        """The number of items of this page that were consumed."""
         return len(self.items) - length_hint(self.left)
 
     @offset.setter
@@ -108,7 +112,7 @@ class Position:
 
     @property
     def last_id(self) -> str | None:
-        """The id of the item that was passed last; of the one before it where that has none."""
+        """The id of the last consumed item that has an id."""
         if self.resume_target is not None:
             return self.resume_target.after
         for index in range(min(self.offset, len(self.items)) - 1, -1, -1):
@@ -118,7 +122,7 @@ class Position:
         return self.before
 
     def cursor(self, base: BaseURL) -> Cursor | None:
-        """None where no item has been passed yet."""
+        """Return the cursor of this position; None if no item was consumed yet."""
         if self.resume_target is not None:
             return self.resume_target
         if not self.items and self.next_url == self.url:
@@ -130,18 +134,18 @@ class Position:
 
 
 def id_at(items: list[Any], index: int) -> str | None:
-    """``raw_id`` of the item at an index; None outside of the page."""
+    """Return ``raw_id`` of the item at an index; None if the index is outside the page."""
     return raw_id(items[index]) if 0 <= index < len(items) else None
 
 
 def raw_id(item: object) -> str | None:
-    """The id of an item's JSON, as a cursor has it; None where it has none."""
+    """Return the id in an item's JSON, in the form of ``id_in_cursor``; None if it has none."""
     found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
 def raw_ids(items: list[Any]) -> list[str | None]:
-    """``raw_id`` of each item of a page."""
+    """Return ``raw_id`` of each item of a page."""
     return [
         found if type(item) is dict and type(found := item.get("id")) is str and len(found) <= MAX_ID else raw_id(item)
         for item in items
@@ -149,7 +153,7 @@ def raw_ids(items: list[Any]) -> list[str | None]:
 
 
 class PageFetcher(Generic[T]):
-    """From page to page. Owns the page that is requested ahead: dropping the walk cancels it."""
+    """Goes from page to page. When it is deleted, the request for the page ahead is cancelled."""
 
     def __init__(self, listing: Listing[T], start: Cursor | None, prefetch: int) -> None:
         self.listing = listing
@@ -157,7 +161,7 @@ class PageFetcher(Generic[T]):
         self.position = Position(url, start if start is not None and start.offset else None)
         self.position.before = None if start is None else start.after
         self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
-        """The item that was looked for last, from the start of the list: looking once more would not help."""
+        """The last item that was searched for from the start of the list: a second search would not find it either."""
         self._prefetch = prefetch
         self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
@@ -167,9 +171,9 @@ class PageFetcher(Generic[T]):
         self._empty = 0
 
     async def advance(self) -> bool:
-        """Go to the next page; False at the end. After a failure or a cancellation it can be called again.
+        """Go to the next page; return False at the end. After a failure or a cancellation it can be called again.
 
-        Of several tasks that share an iterator and all want the next page, one goes there and the others follow.
+        If several tasks that share an iterator call this at once, one of them fetches the page, for all.
         """
         pages = self._pages
         async with self._lock:
@@ -183,8 +187,8 @@ class PageFetcher(Generic[T]):
         if url is None:
             if position.resume_target is not None:
                 raise PaginationError(
-                    f"cannot resume: item {position.resume_target.after!r} is no longer in the list; "
-                    "start again without cursor or after"
+                    f"cannot resume: item {position.resume_target.after!r} is no longer in the list. "
+                    "Start again without cursor= and after="
                 )
             return False
         ahead, self._ahead = self._ahead, None
@@ -193,7 +197,7 @@ class PageFetcher(Generic[T]):
         except BasiqError as exc:
             if not self._can_look(exc, url):
                 if self.listing.redact(url) != url:
-                    # A server can send our own token back in a link, and reporters show the frames' variables.
+                    # A server can send the token back in a link, and error reporters show local variables.
                     del url, ahead
                     raise exc.with_traceback(None) from exc.__cause__
                 raise
@@ -210,17 +214,17 @@ class PageFetcher(Generic[T]):
             self._seek(position.resume_target)
         if position.next_url is not None and self._prefetch:
             self._ahead = self.listing.owner.spawn(_fetch(self.listing.fetch, position.next_url))
-            # A consumer that never waits would not let it begin before the end of this page.
+            # A consumer that never awaits would not let the request start before the end of this page.
             await asyncio.sleep(0)
         return True
 
     def _can_look(self, exc: BasiqError, url: str) -> bool:
-        """Whether the page was refused, and the item before it can be looked for from the start of the list."""
+        """Return whether to search for the last item from the start of the list, because its next page was refused."""
         item_id = self.position.last_id
         if url == self.listing.start or not is_lost(exc) or item_id is None or item_id == self._looked_for:
             return False
         _log.info(
-            "a page of the list was refused (%d); walking the list to the item %r",
+            "a page of the list was refused with status %d; reading the list again from its start to the item %r",
             exc.status,
             item_id,
             extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": item_id},
@@ -228,7 +232,7 @@ class PageFetcher(Generic[T]):
         return True
 
     def _begin_again(self) -> str:
-        """Go back to the start of the list, to look for the last item. Returns the url of its first page."""
+        """Go back to the start of the list, to search for the last item. Return the URL of the first page."""
         position = self.position
         item_id = position.last_id or ""
         if position.resume_target is None and position.offset:
@@ -241,7 +245,7 @@ class PageFetcher(Generic[T]):
         return self.listing.start
 
     def _resolve(self, link: Any, current: str) -> str | None:
-        """The next url. An error in it is raised when the url is needed: after this page's items."""
+        """Return the URL of the next page. An error in the link is kept, and raised after this page's items."""
         if link is None or link == "":
             return None
         if not isinstance(link, str):
@@ -253,10 +257,10 @@ class PageFetcher(Generic[T]):
             self._error = self._refuse(link, f"{exc}; it was not followed")
             return None
         if self._empty > _MOST_EMPTY:
-            self._error = self._refuse(link, f"comes after {self._empty} empty pages in a row")
+            self._error = self._refuse(link, f"was not followed, after {self._empty} empty pages in a row")
             return None
         if hash(url) in self._seen:
-            self._error = self._refuse(link, "loops: its page has been read")
+            self._error = self._refuse(link, "loops: it leads to a page that was read before")
             return None
         return url
 
@@ -266,7 +270,7 @@ class PageFetcher(Generic[T]):
         return PaginationError(f"the next link {_shorten(shown)} {redact(why)}", link=shown)
 
     def _seek(self, target: Cursor) -> None:
-        """Stand after the item of the cursor, which can have moved since."""
+        """Move to the place after the cursor's item, if this page has it. The item can have moved since."""
         position = self.position
         last = min(target.offset, len(position.items)) - 1
         if last != target.offset - 1 or id_at(position.items, last) != target.after:
@@ -278,14 +282,14 @@ class PageFetcher(Generic[T]):
             position.offset, position.resume_target = last + 1, None
 
     def cancel(self) -> asyncio.Task[ListPage] | None:
-        """Give up the page that was requested ahead."""
+        """Cancel the request for the page ahead. Return its task, or None."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and not ahead.done() and not ahead.get_loop().is_closed():
             ahead.cancel()
         return ahead
 
     async def aclose(self) -> None:
-        """Give up the page that was requested ahead, and wait until its request has ended."""
+        """Cancel the request for the page ahead, and wait until it has ended."""
         ahead = self.cancel()
         if ahead is not None:
             await asyncio.wait([ahead])

@@ -25,9 +25,9 @@ def read_content_length(value: str) -> int | None:
 
 
 def ends_connection(*, whole: bool, http_version: object) -> bool:
-    """Whether to close the connection after the response, since the rest of the body may still come.
+    """Return whether to close the connection after the response, because the rest of the body may still arrive.
 
-    HTTP/2 has no header for it, and closes streams, not connections.
+    HTTP/2 has no ``Connection`` header: it closes streams, not connections.
     """
     return not whole and str(http_version).startswith("1")
 

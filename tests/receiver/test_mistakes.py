@@ -51,9 +51,9 @@ USES: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize(
     ("secret", "named"),
     [
-        (None, r"secret is None: Basiq returns it when a webhook is created.*environment variable"),
+        (None, r"secret is None: set the environment variable.*only when a webhook is created"),
         ([None], r"secret is None"),
-        (SECRET.encode(), r"must be a text.*it is of type bytes"),
+        (SECRET.encode(), r"must be a str.*it is of type bytes"),
         ([], r"at least one of those; it is of type list"),
         (5, r"it is of type int"),
     ],

@@ -259,7 +259,7 @@ class SQLInbox:
 
         dropped = await self._leases.past_the_gate(work)
         if dropped is None:
-            raise InboxError("the delivery cannot be dropped while a handler retries it: try again when that has ended")
+            raise InboxError("the delivery is being retried by a handler, and cannot be dropped until that has ended")
         return dropped
 
     @asynccontextmanager

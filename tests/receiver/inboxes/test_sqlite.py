@@ -253,8 +253,8 @@ async def _make(path: Path, entries: int = 1) -> None:
     ("make", "said"),
     [
         (_text, "no inbox at all"),
-        (_other_program, "of something else, not of this inbox"),
-        (_newer, "format 99, .* format 3 alone"),
+        (_other_program, "of another program, not of this inbox"),
+        (_newer, "format 99, .* only format 3"),
         (_torn, "damaged"),
         (_cut, "damaged"),
         (Path.mkdir, "not a regular file"),
@@ -289,7 +289,7 @@ async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["", ":memory:", "file:inbox.db?mode=memory", b"inbox.db"])
 def test_what_is_no_file_is_refused(path: object) -> None:
-    with pytest.raises(ConfigurationError, match="path must be that of a file on a local disk"):
+    with pytest.raises(ConfigurationError, match="path must be the path of a file on a local disk"):
         SQLiteInbox(path)
 
 

@@ -302,7 +302,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     for attempt in (SQLiteCheckpoint(path).open(JOB, concurrency=1), SQLiteCheckpoint(path).peek(JOB)):
-        with pytest.raises(CheckpointError, match=r"damaged, or no checkpoint at all.*pass another path"):
+        with pytest.raises(CheckpointError, match=r"damaged, or is no checkpoint at all.*pass another path"):
             await attempt
     assert path.read_bytes() == content
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
@@ -315,7 +315,7 @@ async def test_a_database_of_something_else_is_refused_and_left_as_it_is(tmp_pat
     connection.commit()
     connection.close()
     content = path.read_bytes()
-    with pytest.raises(CheckpointError, match=r"SQLite file of something else.*left as it is"):
+    with pytest.raises(CheckpointError, match=r"SQLite file of another program.*left as it is"):
         await SQLiteCheckpoint(path).open(JOB, concurrency=1)
     assert path.read_bytes() == content
 
