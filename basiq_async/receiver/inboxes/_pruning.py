@@ -12,8 +12,8 @@ from ...errors import InboxError
 logger = logging.getLogger("basiq_async.receiver")
 
 _FEWEST, _MOST = 50, 1_000
-_PAUSE = 9
-"""The pause after a batch, as a multiple of the batch's duration: nine of ten deliveries then meet no batch."""
+_PAUSE = 29
+"""The pause after a batch, as a multiple of the batch's duration: most deliveries then meet no batch."""
 _LONGEST_PAUSE = 1.0
 
 

@@ -84,11 +84,11 @@ def test_batches_follow_one_another_until_nothing_is_left() -> None:
     assert heap.entries == 0
 
 
-def test_nine_tenths_of_the_time_belong_to_the_deliveries() -> None:
+def test_the_pause_after_a_batch_is_twenty_nine_times_as_long() -> None:
     heap = Heap(10_000, fixed=0.01)
     prune(heap)
     began = [at for at, _ in heap.batches]
-    assert [after - before for before, after in pairwise(began)] == pytest.approx([0.1] * (len(began) - 1))
+    assert [after - before for before, after in pairwise(began)] == pytest.approx([0.3] * (len(began) - 1))
 
 
 def test_a_store_that_is_quick_gets_greater_batches_up_to_a_limit() -> None:
