@@ -203,7 +203,7 @@ class MessageReader:
         """Begin a new span where the reader stands."""
         self._ledger.mark(self._source.cursor, self._read, self._last_id)
         self._in_span = 0
-        if self._ledger.dirty:
+        if not self._ledger.unsaved and self._ledger.dirty:  # what is unsaved has its commit begun without this
             self._wanted()
 
     def decide(self, *, counts: bool) -> None:
