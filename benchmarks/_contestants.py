@@ -1,4 +1,4 @@
-"""The ways to stream a history that are measured: ours, the loop one would write instead, and peers."""
+"""The compared ways to stream a history: this package, hand-written loops, and other libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def path(webhook_id: str = WEBHOOK) -> str:
 
 
 def client(base_url: str, *, with_orjson: bool = True) -> BasiqClient:
-    """Ours; without orjson as it is where the extra ``speed`` is not installed."""
+    """Stream with this package, with orjson or, as without the extra ``speed``, with json."""
     made = BasiqClient(KEY, base_url=base_url)
     if not with_orjson:
         made.messages._api.codec._loads = _codec._strict_loads
@@ -34,7 +34,7 @@ def client(base_url: str, *, with_orjson: bool = True) -> BasiqClient:
 
 
 async def raw(session: aiohttp.ClientSession, base_url: str, loads: Callable[[bytes], Any] = json.loads) -> int:
-    """What a user would write instead: a loop of aiohttp and a JSON decoder that gives dictionaries."""
+    """Stream with a hand-written loop: aiohttp, and a JSON decoder that returns dictionaries."""
 
     async def messages() -> AsyncIterator[dict[str, Any]]:
         url: str | None = base_url + path()
@@ -53,7 +53,7 @@ async def raw(session: aiohttp.ClientSession, base_url: str, loads: Callable[[by
 
 
 async def only_bytes(session: aiohttp.ClientSession, base_url: str, pages: int) -> int:
-    """The limit: the bytes, not looked at."""
+    """Read the pages only as bytes: the upper limit of the speed."""
     for page in range(pages):
         async with session.get(f"{base_url}/x?next={page}") as response:
             await response.read()
@@ -129,7 +129,7 @@ class _Message:
 
 
 async def plain_cattrs(session: aiohttp.ClientSession, base_url: str) -> int:
-    """aiohttp with cattrs as it comes: each page structured."""
+    """Stream with aiohttp, and structure each page with plain cattrs."""
     converter = cattrs.Converter()
     seen = 0
     url: str | None = base_url + path()
@@ -144,7 +144,7 @@ async def plain_cattrs(session: aiohttp.ClientSession, base_url: str) -> int:
 
 
 async def svix_stream(svix: Any, pages: int) -> int:
-    """Svix's own SDK, listing as many messages of an application."""
+    """List as many messages of an application with Svix's own SDK."""
     from svix.api import MessageListOptions
 
     seen = 0

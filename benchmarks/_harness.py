@@ -1,4 +1,4 @@
-"""Measuring: a server in a process of its own, slices that take turns, and ratios of the best of them."""
+"""Measure ratios: start a server process, time the contestants in turns, and compare their best slices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 @attrs.frozen
 class Figure:
-    """A ratio: the median of the runs, the lowest and the highest, and what it has to reach.
+    """A ratio: the median, the lowest and the highest of the runs, and its mark.
 
     ``program`` is the benchmark that measured it.
     """
@@ -34,7 +34,7 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the mark is reached; None where there is none."""
+        """Whether the mark is reached; None for a figure without a mark."""
         if not self.mark:
             return None
         sign, limit = self.mark.split()
@@ -42,7 +42,7 @@ class Figure:
 
     @property
     def spread(self) -> float:
-        """How far the runs are apart, as a share of the figure."""
+        """The difference between the highest and the lowest run, as a share of the figure."""
         return (self.high - self.low) / self.value if self.value else 0.0
 
     def __str__(self) -> str:
@@ -51,13 +51,13 @@ class Figure:
 
 
 def figure(name: str, ratios: list[float], mark: str = "") -> Figure:
-    """A figure from the ratio of each run."""
+    """Make a figure from the ratios of all runs."""
     return Figure(name, statistics.median(ratios), min(ratios), max(ratios), mark)
 
 
 @contextmanager
 def server(pages: int = 20, delay: float = 0.0, size: int = 500) -> Iterator[str]:
-    """A server process; gives its base url. ``delay`` is in seconds, for each answer; ``size`` in messages a page."""
+    """Run a server process, and yield its base url. It waits ``delay`` seconds, and has ``size`` messages on a page."""
     command = [sys.executable, "-m", "benchmarks._server", str(pages), str(delay), str(size)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
@@ -73,12 +73,12 @@ def server(pages: int = 20, delay: float = 0.0, size: int = 500) -> Iterator[str
 async def best_slices(
     contestants: Mapping[str, Measured], *, runs: int, slices: int, clock: Clock | None = process_time
 ) -> dict[str, list[float]]:
-    """The best slice of each contestant in each run, in seconds.
+    """Return the best slice of each contestant in each run, in seconds.
 
-    Contestants take turns in slices of some milliseconds, and turn about in who begins. What else the machine does, and
-    what a cold cache costs, can only make a slice longer: the best of many is what the code costs. The clock is that of
-    this process's processor time, threads included, where a server or a disk works beside it; ``perf_counter`` where
-    waiting is the point; None for contestants that return the seconds.
+    Contestants take turns in slices of a few milliseconds, and the first one changes each time. Other programs and cold
+    caches can only make a slice longer, so the best of many slices shows the cost of the code. ``clock`` is this
+    process's processor time with all threads if a server or a disk works beside it, ``perf_counter`` if waiting is
+    measured, and None for contestants that return the seconds.
     """
     found: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
@@ -103,5 +103,5 @@ async def best_slices(
 
 
 def ratios(above: list[float], below: list[float]) -> list[float]:
-    """The ratio of each run."""
+    """Return the ratio of each run."""
     return [one / other for one, other in zip(above, below, strict=True)]

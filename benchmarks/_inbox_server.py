@@ -1,4 +1,4 @@
-"""A server process for the benchmark of inboxes, on a free port that it prints."""
+"""A server process for the benchmark of inboxes. It prints its port, which is a free one."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def wait(what: object) -> None:
-    """A handler that waits 2 ms."""
+    """Wait 2 ms: a handler without effects."""
     await asyncio.sleep(_WORK)
 
 
 async def write(delivery: Delivery, session: AsyncSession) -> None:
-    """A handler with an effect in the database."""
+    """Write a row: a handler with an effect in the database."""
     await session.execute(insert(_EFFECTS).values(event_id=delivery.event_id))
 
 
 def by_hand(secret: str, engine: AsyncEngine | None) -> Handler:
-    """What one would write oneself: verify, and with an engine insert the event and the effect in one transaction."""
+    """Receive without this package: verify and, with an engine, insert event and effect in one transaction."""
     verifier, sessions = Webhook(secret), async_sessionmaker(engine, expire_on_commit=False)
 
     async def handle(request: web.Request) -> web.Response:

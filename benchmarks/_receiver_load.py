@@ -1,4 +1,4 @@
-"""The sender's side of the benchmarks of receiving: prepared requests over keep-alive connections, no HTTP library."""
+"""The sender for the benchmarks of receivers: prepared requests over kept-alive connections, without HTTP library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
 
 
 def request(number: object, *, event_type: str = "user.created", secret: str = SECRET) -> bytes:
-    """One delivery, as bytes; its body is about 300 bytes, as Basiq's are."""
+    """Return one delivery as bytes. Its body has about 300 bytes, as Basiq's bodies have."""
     links = {
         "event": f"https://au-api.basiq.io/events/{number}",
         "eventEntity": "https://au-api.basiq.io/users/6a52015e-5c9b-4d7f-8d4a-0e3ac6b0f4f1",
@@ -41,7 +41,7 @@ def request(number: object, *, event_type: str = "user.created", secret: str = S
 def server(
     kind: str, *arguments: str, program: str = "_receiver_server.py"
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server process and its port."""
+    """Run a server process; yield it and its port."""
     command = [sys.executable, str(Path(__file__).with_name(program)), kind, "--secret", SECRET]
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -53,7 +53,7 @@ def server(
 
 
 async def connection(port: int, requests: Iterator[bytes], statuses: list[int], latencies: list[float]) -> None:
-    """Send one request after another, as long as there are any."""
+    """Send one request after another, until none are left."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for sent in requests:
@@ -70,12 +70,12 @@ async def connection(port: int, requests: Iterator[bytes], statuses: list[int], 
 
 
 async def trickle(port: int) -> None:
-    """A connection that sends one byte of a body a second; it begins again when it is cut off."""
+    """Send one byte of a body each second. Connect again when the server closes the connection."""
     while True:
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
-                # Fresh headers: without them the receiver would not wait for the body.
+                # With a new timestamp: otherwise the receiver would refuse the headers and not wait for the body.
                 headers = "".join(
                     f"{name}: {value}\r\n" for name, value in sign(OTHER, "m", datetime.now(UTC), b"").items()
                 )
@@ -101,7 +101,7 @@ async def trickling(port: int, connections: int) -> AsyncIterator[None]:
 
 
 async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[float, list[int], list[float]]:
-    """Seconds, statuses and latencies of sending all of them over so many connections."""
+    """Send all requests over so many connections. Return the seconds, the statuses and the latencies."""
     statuses: list[int] = []
     latencies: list[float] = []
     waiting = iter(requests)
@@ -115,13 +115,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds of processor time that a process has used (Linux)."""
-    # Not /proc/PID/stat, which counts in hundredths of a second.
+    """Return the processor time that a process has used, in seconds (Linux)."""
+    # /proc/PID/stat would be too coarse: it counts in hundredths of a second.
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def resident(pid: int) -> float:
-    """Megabytes of memory that a process holds (Linux)."""
+    """Return the memory of a process, in megabytes (Linux)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -1,4 +1,4 @@
-"""A server process for the benchmarks of receiving, on a free port that it prints."""
+"""A server process for the benchmarks of receivers. It prints its port, which is a free one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ verifier: Webhook
 
 
 async def work(what: object) -> None:
-    """The handler, the same for all: 2 ms of waiting, as for a database, or with ``--busy`` of computing."""
+    """Handle a delivery, in all servers alike: wait 2 ms, as for a database, or compute for 2 ms with ``--busy``."""
     if not BUSY:
         await asyncio.sleep(WORK)
         return
@@ -37,7 +37,7 @@ async def bare(request: web.Request) -> web.Response:
 
 
 async def verifying(request: web.Request) -> web.Response:
-    """What one would write by hand: the signature is checked, and nothing is remembered."""
+    """Receive by hand: check the signature, and remember no deliveries."""
     body = await request.read()
     try:
         verifier.verify(body, dict(request.headers), json_parse=False)
@@ -87,7 +87,7 @@ async def main() -> None:
     parser.add_argument("--entries", type=int, default=200_000)
     parser.add_argument("--busy", action="store_true")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # what is refused or fails is logged: here that is thousands of lines
+    logging.disable(logging.CRITICAL)  # refused and failed deliveries would log thousands of lines
     app = web.Application()
     if options.kind == "bare":
         app.router.add_post("/basiq", bare)

@@ -1,6 +1,6 @@
-"""A server that costs next to nothing: prepared answers over HTTP/1.1, in a process of its own.
+"""A cheap server in a separate process: it sends prepared responses over HTTP/1.1.
 
-Run as a program it prints its base url, and ends when its standard input does.
+Run as a program, it prints its base url, and ends at the end of its standard input.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _ORIGIN = "https://au-api.basiq.io"
 _BEGAN = datetime(2024, 4, 17, tzinfo=UTC)
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _FIRST = "5eed0000"
-"""What the ids of the first page begin with."""
+"""The prefix of the ids on the first page."""
 
 
 def message(number: int) -> dict[str, Any]:
-    """A message of the first page in the form of the vendor's reference, with one attempt."""
+    """Return a message of the first page, with one attempt, in the form of Basiq's reference."""
     event = _FIRST + uuid.UUID(int=number).hex[8:]
     identity = _FIRST + str(uuid.UUID(int=0xA000 + number))[8:]
     own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}"
@@ -49,7 +49,7 @@ def message(number: int) -> dict[str, Any]:
 
 
 def webhook() -> dict[str, Any]:
-    """A webhook as ``GET /notifications/webhooks/{webhookId}`` answers."""
+    """Return the response of ``GET /notifications/webhooks/{webhookId}``."""
     return {
         "id": WEBHOOK,
         "type": "webhook",
@@ -63,7 +63,7 @@ def webhook() -> dict[str, Any]:
 
 
 def svix_message(number: int) -> dict[str, Any]:
-    """The nearest thing in Svix's API: a message of an application."""
+    """Return the closest object of Svix's API: a message of an application."""
     return {
         "id": f"msg_{number:027d}",
         "eventType": "consent.revoked",
@@ -76,7 +76,7 @@ def svix_message(number: int) -> dict[str, Any]:
 
 
 def page_body(number: int, pages: int, size: int = PAGE) -> bytes:
-    """One page of a history of so many pages of so many messages."""
+    """Return one page of a history with so many pages and messages a page."""
     own = f"{_ORIGIN}/notifications/webhooks/{WEBHOOK}/messages"
     following = f',"next":"{own}?next={number + 1}"' if number + 1 < pages else ""
     return _page(number, size) + f',"links":{{"self":"{own}"{following}}}}}'.encode()
@@ -97,7 +97,7 @@ def _compact(value: Any) -> bytes:
 
 @lru_cache(256)
 def _page(number: int, size: int) -> bytes:
-    """Other messages on each page, a minute later: the ids and times of the first page, exchanged as bytes."""
+    """Return the first page with other ids, and times a minute later, exchanged in the bytes."""
     time = (_BEGAN + timedelta(minutes=number)).strftime(_TIME)
     page = _data(size).replace(_FIRST.encode(), b"%08x" % (0x5EED0000 + number))
     return page.replace(_BEGAN.strftime(_TIME).encode(), time.encode())
@@ -114,7 +114,7 @@ _WEBHOOK_BODY = _compact(webhook())
 
 
 class _Connection(asyncio.Protocol):
-    """One kept-alive connection. Knows just enough HTTP for the clients that are measured."""
+    """One kept-alive connection. It implements only the HTTP that the measured clients use."""
 
     def __init__(self, pages: int, delay: float, size: int) -> None:
         self._pages = pages
@@ -144,7 +144,7 @@ class _Connection(asyncio.Protocol):
             body = _TOKEN
         elif "/api/v1/app/" in path:
             body = _svix_body(_number(query, "iterator="), self._pages)
-        elif "none" in query:  # a list of one message
+        elif "none" in query:  # a list with one message
             body = page_body(0, 1, 1)
         elif path.endswith("/messages") or path == "/x":
             body = page_body(_number(query, "next="), self._pages, self._size)

@@ -1,6 +1,6 @@
-"""An endpoint that costs next to nothing: it answers each POST with 204, in a process of its own.
+"""A cheap endpoint in a separate process: it responds to each POST with 204.
 
-Run as a program it prints its url, and ends when its standard input does.
+Run as a program, it prints its url, and ends at the end of its standard input.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def _serve() -> None:
 
 @contextmanager
 def sink() -> Iterator[str]:
-    """The endpoint's process; gives its url."""
+    """Run the endpoint's process, and yield its url."""
     command = [sys.executable, "-m", "benchmarks._sink"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""What does one call cost beside what one would write instead?"""
+"""What does one call cost, compared with a hand-written one?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATH = f"/notifications/webhooks/{WEBHOOK}"
 
 
 class _Prepared:
-    """A transport without a network: the answer is there."""
+    """A transport without a network, which returns a prepared response."""
 
     _token = Response(200, {}, b'{"access_token": "t", "expires_in": 3600}')
     _answer = Response(200, {"content-type": "application/json"}, _BODY)
@@ -29,7 +29,7 @@ class _Prepared:
         return self._token if request.url.endswith("/token") else self._answer
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: no connection is open."""
 
 
 async def _ours(basiq: BasiqClient, times: int) -> None:
@@ -49,7 +49,7 @@ async def _bare(session: aiohttp.ClientSession, base: str, times: int) -> None:
 
 
 async def at_once(call: Callable[[], object], times: int) -> None:
-    """So many calls at once."""
+    """Make so many calls at once."""
     async with asyncio.TaskGroup() as group:
         for _ in range(times):
             group.create_task(call())

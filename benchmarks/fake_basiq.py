@@ -1,4 +1,4 @@
-"""What does the fake cost: its deliveries, one call through it, and the suites that run on it?"""
+"""What does the fake cost: its deliveries, one call, and the conformance suites that run on it?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALLS = 50
 
 
 async def two_days() -> float:
-    """Seconds of CPU for 100 events, each of which fails twice, over two virtual days."""
+    """Return the CPU seconds for two virtual days with 100 events, of which each fails twice."""
     fake = FakeBasiq()
     fake.add_webhook(URL)
     attempts: dict[str, int] = {}
@@ -45,7 +45,7 @@ async def two_days() -> float:
 
 
 async def one_call(count: int) -> Figure:
-    """``webhooks.get`` through the fake, beside httpx's mock with a prepared answer and pydantic."""
+    """Time ``webhooks.get`` with the fake, and with httpx's mock, a prepared response and pydantic."""
     fake = FakeBasiq()
     webhook_id = fake.add_webhook(URL)
     prepared = json.dumps(webhook()).encode()
@@ -70,7 +70,7 @@ async def one_call(count: int) -> Figure:
 
 
 def suites() -> list[Figure]:
-    """The suites that run on the fake, in this process and over HTTP: seconds, and seconds of CPU."""
+    """Time the suites that run on the fake, in this process and over HTTP: in seconds, and in CPU seconds."""
     root = Path(__file__).parents[1]
     began, used = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "pytest", "-q", *SUITES], cwd=root, check=True, stdout=subprocess.DEVNULL)
@@ -83,7 +83,7 @@ def suites() -> list[Figure]:
 
 
 async def measure(count: int = 9) -> list[Figure]:
-    """The figures that take seconds."""
+    """Measure the figures that need only seconds."""
     cpu = [await two_days() for _ in range(count)]
     return [
         figure("CPU seconds: 100 events, 2 failures each, over 2 virtual days", cpu, "<= 0.3"),

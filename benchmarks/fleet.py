@@ -1,7 +1,7 @@
-"""What do more worker processes bring, what does a message cost in them, and how long does a takeover take?
+"""How much faster are more worker processes, what does a message cost, and how long does a takeover last?
 
-``python -m benchmarks.fleet`` needs redis-server. The page latency, the target's wait and the widths are those of the
-figures' names.
+``python -m benchmarks.fleet`` needs redis-server. The names of the figures have the page latency, the target's wait
+and the concurrency.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Crew = tuple[Fleet, list[subprocess.Popen[bytes]]]
 
 @asynccontextmanager
 async def crew(count: int, segments: int, *, warm: bool = True, **settings: Any) -> AsyncIterator[Crew]:
-    """Workers that have opened their job functions, on a Redis of their own."""
+    """Start workers on a new Redis, and wait until they have opened their job functions."""
     with redis() as store:
         settings["redis"] = store.url
         fleet = Fleet(store.url, lease=settings.get("lease", 30))
@@ -72,7 +72,7 @@ async def crew(count: int, segments: int, *, warm: bool = True, **settings: Any)
 
 
 async def warmed(fleet: Fleet, count: int) -> None:
-    """Have each worker come up, and read lists of the one message that the server has under such a filter."""
+    """Wait until each worker runs: submit lists with a filter for which the server has one message."""
     deadline = time.monotonic() + 60
     for number in range(1_000):
         job = await fleet.submit(
@@ -99,7 +99,7 @@ def cpu_of(process: subprocess.Popen[bytes]) -> float:
 
 
 async def scaling(rounds: int, pages: int = 112) -> list[Figure]:
-    """Messages a second of 2 and 4 processes to those of one. The width is such that most of the time is waiting."""
+    """Measure the rate of 2 and 4 processes, divided by that of one. Most of the time is waiting."""
     rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
     with server(pages, 0.02) as url:
         for _ in range(rounds):
@@ -119,7 +119,7 @@ async def scaling(rounds: int, pages: int = 112) -> list[Figure]:
 
 
 async def processor(rounds: int, pages: int = 60, width: int = 256) -> list[Figure]:
-    """Processor time of a message, to that of one process with SQLite, and as many messages unrecorded at most."""
+    """Measure the processor time of a message, divided by that of a replay in one process with SQLite."""
     found = []
     with server(pages) as url, tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
@@ -145,7 +145,7 @@ async def processor(rounds: int, pages: int = 60, width: int = 256) -> list[Figu
 
 
 async def takeover(rounds: int, lease: float = 3.0) -> list[Figure]:
-    """Seconds from a kill to the takeover of what it had, to lease + 1."""
+    """Measure the seconds from a kill to the takeover of the worker's segments, divided by lease + 1."""
     found = []
     with server(200) as url:
         for _ in range(rounds):
@@ -166,7 +166,7 @@ async def takeover(rounds: int, lease: float = 3.0) -> list[Figure]:
 
 
 async def lists(rounds: int, pages: int = 40, size: int = 50) -> list[Figure]:
-    """Messages a second of 8 lists to those of one. Pages are small: with 500 messages the processor is the limit."""
+    """Measure the rate of 8 lists, divided by that of one. Pages are small, so that the processor is not the limit."""
     found = []
     with server(pages, 0.05, size) as url:
         for _ in range(rounds):
@@ -179,7 +179,7 @@ async def lists(rounds: int, pages: int = 40, size: int = 50) -> list[Figure]:
 
 
 async def memory(sizes: tuple[int, int] = (10_000, 1_000_000)) -> list[Figure]:
-    """What all of Redis takes at its most, with the longer history to the shorter one."""
+    """Measure the peak of Redis' memory with the longer history, divided by that with the shorter one."""
     peaks = []
     for messages in sizes:
         with server(messages // PAGE) as url:
@@ -201,7 +201,7 @@ async def memory(sizes: tuple[int, int] = (10_000, 1_000_000)) -> list[Figure]:
 
 
 async def measure(rounds: int = 3) -> list[Figure]:
-    """All of them; less than five minutes with three rounds."""
+    """Measure all figures. Three rounds last less than five minutes."""
     found = await processor(rounds)
     found += await takeover(rounds + 1)
     found += await lists(rounds)

@@ -1,8 +1,8 @@
 """Does the cost of one message, or of one call, grow with their number?
 
-Three loops over one long history are at its 10,000th, its 100,000th and its 1,000,000th message, and read on in turns,
-two pages each. Calls are made one after another, and many at once, in turns too. The cost is the processor time of the
-client's process: a loop that grew with the length would show in it.
+Three loops over a long history are at its 10,000th, 100,000th and 1,000,000th message. In turns, each reads two more
+pages. Calls are also measured in turns: one after another, and many at once. The cost is the processor time of the
+client's process. It would grow if the cost of a message depended on its position.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _PLACES = (10_000, 100_000, 1_000_000)
 _AT_ONCE = 2 * PAGE
 _WIDTHS = (1, 10, 100, 500)
 _CALLS = 500
-"""In each slice, however many of them at once."""
+"""The calls in each slice, of which one or many are made at once."""
 
 
 async def _loop(basiq: BasiqClient, place: int) -> AsyncIterator[Message]:
-    """A loop that is there. It requests nothing ahead: each slice has its own pages, and no other's."""
+    """Open a loop at a message. It requests no page early, so that each slice includes only its own pages."""
     loop = aiter(basiq.messages.list(WEBHOOK, prefetch=0))
     await _read(loop, place)
     return loop
 
 
 async def _read(messages: AsyncIterator[Message], count: int) -> None:
-    """The next so many messages of a loop."""
+    """Read the next messages of a loop."""
     for _ in range(count):
         await anext(messages)
 

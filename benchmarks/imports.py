@@ -1,4 +1,4 @@
-"""What processor time does an import take, beside its own dependencies' and a peer's?"""
+"""How much processor time does an import need, compared with its dependencies and another library?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ app()
 
 
 async def _start(command: list[str]) -> None:
-    # With what was compiled before, as after an installation.
+    # With compiled bytecode, as after an installation.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run(command, check=True, capture_output=True, env=environment)
 
@@ -59,7 +59,7 @@ async def measure(runs: int = 5, slices: int = 5) -> list[Figure]:
     )
 
     def ratio(above: str, below: str) -> list[float]:
-        # The interpreter's own start is in all of them, and is taken out.
+        # The start of the interpreter is subtracted from each.
         rows = zip(seconds[above], seconds[below], seconds["bare"], strict=True)
         return [(one - bare) / (other - bare) for one, other, bare in rows]
 

@@ -1,9 +1,9 @@
-"""What does each inbox cost a delivery, and does a handler in a transaction keep up with one written by hand?
+"""What does each inbox cost a delivery, and how fast is a handler in a transaction, compared with a hand-written one?
 
-Server processes with the same handler, which waits 2 ms, and 64 connections: without an inbox (the signature checked by
-hand), and with a receiver on each inbox. Then PostgreSQL: a handler whose effect commits with the inbox's entry, beside
-a hand-written one that does ``INSERT ... ON CONFLICT`` and its effect in one transaction of SQLAlchemy. The database
-does not sync to the disk: the disk's time would hide the difference.
+All server processes have the same handler, which waits 2 ms, and 64 connections. One checks signatures by hand, without
+an inbox; the others have a receiver with one of the inboxes. With PostgreSQL, a handler whose effect commits together
+with the inbox's entry is compared with a hand-written one: ``INSERT ... ON CONFLICT`` and the effect in one transaction
+of SQLAlchemy. The database does not sync to the disk, because the disk's time would hide the difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM, postgres_ser
 
 
 async def measure(runs: int = 5, slices: int = 6, requests: int = 300) -> list[Figure]:
-    """The server's processor time with each inbox to that without one, and in a transaction to that by hand."""
+    """Measure the server's processor time: with an inbox to without, and in a transaction to the hand-written one."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         places = {"none": "", "memory": "", "sqlite": str(folder / "inbox.db")}
@@ -34,7 +34,7 @@ async def measure(runs: int = 5, slices: int = 6, requests: int = 300) -> list[F
         for kind, place in places.items():
             process, port = stack.enter_context(server(kind, "--at", place, program="_inbox_server.py"))
             servers[kind] = process.pid, port
-        # Connections to a database that are opened by many at once take long: not within a delivery's time.
+        # Warm up: opening many database connections at once is slow, and must not count for deliveries.
         for _, port in servers.values():
             for connections in (1, 4, 16, 64):
                 await load(port, [request(uuid.uuid4().hex) for _ in range(connections)], connections)

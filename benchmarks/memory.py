@@ -1,4 +1,4 @@
-"""Does the peak of memory grow with the length of a history? Each length in a process of its own."""
+"""Does the peak of memory grow with the length of a history? Each length is measured in a new process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTHS = (10_000, 100_000, 1_000_000)
 
 
 def peak(messages: int) -> float:
-    """MiB at the peak of a process that streams so many messages."""
+    """Return the peak memory, in MiB, of a process that streams so many messages."""
     with server(messages // 500) as url:
         command = [sys.executable, "-m", "benchmarks.memory", url, str(messages)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -37,7 +37,7 @@ async def _stream(url: str, messages: int) -> None:
 
 
 def _high_water() -> float:
-    # Not ru_maxrss: a process takes over the one of the process that started it.
+    # Not ru_maxrss: a process inherits it from the process that started it.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -1,6 +1,6 @@
-"""How long does the mock's page take to appear, and to show a change, with a full log behind it?
+"""How fast does the mock's page appear and show a change, when the mock's log is full?
 
-10,000 requests and 2,000 messages, half of which failed and are waiting for their next attempt. Needs chromium.
+The log has 10,000 requests. Half of the 2,000 messages failed and wait for their next attempt. Needs chromium.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from basiq_async.testing import FakeBasiq, serve
 
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 ENDPOINT = "https://shop.example/basiq"
-# Resolves when another row than the first one now is at the top of the list.
+# Resolves when a new row is at the top of the list.
 NEXT_ROW = """() => new Promise(resolve => {
   const list = document.getElementById("message-list"), first = list.firstElementChild.id;
   new MutationObserver((changes, observer) => {

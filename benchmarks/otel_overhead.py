@@ -1,4 +1,4 @@
-"""What do the instruments of OpenTelemetry cost where no SDK is configured?"""
+"""What do the OpenTelemetry instruments cost when no SDK is configured?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _calls(basiq: BasiqClient, times: int) -> None:
 
 
 class _Deliveries:
-    """Genuine deliveries, each one new, to a handler that does nothing; no socket makes the share look smaller."""
+    """New genuine deliveries to a handler that does nothing, without a socket: the instruments' share is largest."""
 
     def __init__(self, slices: int, *, instrumented: bool) -> None:
         self.receiver = WebhookReceiver(_SECRET)
@@ -44,14 +44,14 @@ class _Deliveries:
 
 
 def _delivery(name: str) -> tuple[CIMultiDictProxy[str], bytes]:
-    """As a server of aiohttp hands it on, of about the size that Basiq's have."""
+    """Return a delivery as aiohttp's server passes it on, of about the size of Basiq's deliveries."""
     links = {"event": f"https://au-api.basiq.io/events/{name}"}
     body = json.dumps({"eventTypeId": "user.created", "eventId": name, "links": links}).encode().ljust(300)
     return CIMultiDictProxy(CIMultiDict(sign(_SECRET, f"msg_{name}", datetime.now(UTC), body))), body
 
 
 async def measure(runs: int = 5, slices: int = 40) -> list[Figure]:
-    """The time with instruments, to that without; in a call over a socket, and in a delivery without one."""
+    """Measure the time with instruments, divided by that without: of a call over a socket, and of a delivery."""
     found = []
     with server() as url:
         async with by.client(url) as plain, by.client(url) as instrumented:

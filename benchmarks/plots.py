@@ -1,4 +1,4 @@
-"""The plots of the README and of docs/performance.md, drawn from the figures."""
+"""Draw the plots of the README and of docs/performance.md from the figures."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from benchmarks._harness import Figure
 
 matplotlib.use("svg")
 
-from matplotlib import pyplot  # only after the choice above
+from matplotlib import pyplot  # imported after the choice above
 
 _PLOTS = Path(__file__).parents[1] / "docs" / "plots"
 
 
 def draw(figures: Sequence[Figure]) -> None:
-    """One SVG file for each question."""
+    """Write one SVG file for each question."""
     _PLOTS.mkdir(parents=True, exist_ok=True)
-    # Without a seed and a date each run would change every file.
+    # With a fixed seed and date, files change only if a figure does.
     pyplot.rcParams.update({"svg.hashsalt": "basiq_async", "font.size": 9})
     streaming = [one for one in figures if one.name.startswith("streaming") and one.name.endswith("raw loop")]
     _bars("throughput", "messages a second, the raw loop of aiohttp and json = 1", streaming, ": ", ", to the raw loop")

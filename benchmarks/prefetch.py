@@ -1,4 +1,4 @@
-"""What does asking for the next page ahead gain, and what does it cost where there is nothing to gain?"""
+"""How much time does requesting the next page early save, and what does it cost when it saves none?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LATENCY = 0.020
 
 
 async def _consume(basiq: BasiqClient, prefetch: int, pause: float) -> None:
-    """A consumer that takes so many seconds for a page."""
+    """Read all messages, and spend so many seconds on each page."""
     async for page in basiq.messages.list(WEBHOOK, prefetch=prefetch).pages():
         if page.items and pause:
             await asyncio.sleep(pause)

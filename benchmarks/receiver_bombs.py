@@ -1,8 +1,8 @@
-"""What do hostile bodies cost a receiver, and the genuine deliveries beside them?
+"""What do hostile bodies cost a receiver, and how long do genuine deliveries wait meanwhile?
 
-Eight POSTs of about 600 KiB that decompress to 600 MiB, with fresh headers and a signature that does not match; and 150
-that send nearly 1 MiB and then stall. Processor time, the wait of genuine deliveries meanwhile, and memory are those of
-the server process. The wait is measured in pairs, with and without bombs, that take turns.
+Bombs are eight POSTs of about 600 KiB that decompress to 600 MiB, with a new timestamp and a wrong signature. Another
+150 POSTs send nearly 1 MiB and then stall. Processor time and memory are those of the server process. The wait of
+genuine deliveries is measured in turns with and without bombs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def post(length: int, *lines: str) -> bytes:
 
 
 async def throw(port: int, body: bytes) -> None:
-    """Send a bomb, and go on until the server ends the connection, or for 10 s."""
+    """Send a bomb until the server closes the connection, for at most 10 s."""
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -48,7 +48,7 @@ async def throw(port: int, body: bytes) -> None:
 
 
 async def waits(port: int, name: str) -> list[float]:
-    """The waits of genuine deliveries, one after the other, in seconds."""
+    """Send genuine deliveries one after the other, and return their waits in seconds."""
     found: list[float] = []
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for number in range(_GENUINE):

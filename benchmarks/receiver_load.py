@@ -1,9 +1,9 @@
-"""What does a receiver cost a server beside a bare aiohttp handler, and beside a signature that is checked by hand?
+"""What does a receiver cost a server, compared with a bare aiohttp handler and a hand-written signature check?
 
-Server processes with the same handler of 2 ms: bare, with a signature that is checked by hand, and with the receiver,
-which remembers what it has handled. 64 connections, and 50 more that trickle one byte a second into each server. What
-is compared is the processor time of the server for a delivery: its rate is the inverse of that where a core is at its
-limit, and the other programs of the machine disturb it less.
+Three server processes have the same handler of 2 ms: bare, with a hand-written signature check, and with the receiver,
+which also remembers handled events. 64 connections send deliveries, and 50 more send one byte a second to each server.
+The compared value is the server's processor time for a delivery. On a fully used core, the rate is its inverse, and
+other programs on the machine affect it less.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TRICKLING = 50
 
 
 async def deliver(pid: int, port: int, count: int) -> float:
-    """Seconds of the server's processor for a delivery."""
+    """Return the server's processor time for a delivery, in seconds."""
     run = uuid.uuid4().hex
     requests = [request(f"{run}-{each}") for each in range(count)]
     before = processor_time(pid)
@@ -34,13 +34,13 @@ async def deliver(pid: int, port: int, count: int) -> float:
 async def compare(
     servers: Mapping[str, tuple[int, int]], *, runs: int, slices: int, requests: int
 ) -> dict[str, list[float]]:
-    """The best seconds of each server's processor for a delivery, in each run; by process and port."""
+    """Return the best processor time for a delivery, in seconds, of each server in each run."""
     contestants = {kind: partial(deliver, *where, requests) for kind, where in servers.items()}
     return await best_slices(contestants, runs=runs, slices=slices, clock=None)
 
 
 async def measure(runs: int = 5, slices: int = 10, requests: int = 500, *, busy: bool = False) -> list[Figure]:
-    """With a handler that waits for its 2 ms, as for a database, or is ``busy`` computing."""
+    """Measure with a handler that waits 2 ms, as for a database, or that is ``busy`` computing for 2 ms."""
     how, handler = (["--busy"], "computes") if busy else ([], "waits")
     async with AsyncExitStack() as stack:
         servers = {}

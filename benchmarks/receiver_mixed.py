@@ -1,8 +1,8 @@
-"""Is every delivery of mixed traffic answered and counted exactly, and is memory flat?
+"""Does every delivery of mixed traffic get the right response, are the counts exact, and is memory constant?
 
-70 % good, 10 % duplicates, 10 % with a bad signature, 10 % whose handler fails, in random order, from 64 connections.
-Memory is looked at all the while, for ten seconds by default (``--seconds``). The MemoryInbox holds 20,000 entries
-(``--entries``), which it is full of after a few seconds: from then on memory is to stay where it is.
+64 connections send, in random order, 70 % good deliveries, 10 % duplicates, 10 % with a bad signature, and 10 % whose
+handler fails. Memory is sampled for ten seconds by default (``--seconds``). The MemoryInbox holds 20,000 entries
+(``--entries``) and is full after a few seconds; from then on, memory must not grow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def main() -> None:
             run = uuid.uuid4().hex
             tenth = options.batch // 10
             good = [request(f"{run}-good-{number}") for number in range(tenth * 7)]
-            # Duplicates of what an earlier batch has had acknowledged, so that it is known what each must get.
+            # Duplicates repeat deliveries that an earlier batch acknowledged, so that the right response is known.
             again = random.sample(earlier, tenth) if earlier else []
             forged = [request(f"{run}-forged-{number}", secret=OTHER) for number in range(tenth)]
             failing = [request(f"{run}-broken-{number}", event_type="user.broken") for number in range(tenth)]

@@ -1,4 +1,4 @@
-"""Two processes on one SQLiteInbox, the same 5,000 deliveries to both: are 5,000 handled, and how long does it take?"""
+"""If two processes on one SQLiteInbox both get the same 5,000 deliveries, are 5,000 handled, and how fast?"""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks._receiver_load import load, request, server
 
 
 async def deliver(port: int, requests: list[bytes]) -> int:
-    """As Basiq does: what is not acknowledged is sent again. The number of times that took."""
+    """Send deliveries as Basiq does, again until they are acknowledged. Return the number of rounds."""
     rounds = 0
     left = random.sample(requests, len(requests))
     while left:
         rounds += 1
         again: list[bytes] = []
-        # In batches, so that each status is known to be of that request.
+        # In batches, so that each status belongs to a known request.
         parts = [left[start::32] for start in range(32)]
 
         async def one(part: list[bytes], again: list[bytes] = again) -> None:

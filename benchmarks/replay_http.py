@@ -1,7 +1,7 @@
-"""What does a replay to an endpoint cost beside a hand-written pool of aiohttp workers that keeps no checkpoint?
+"""How fast is a replay to an endpoint, compared with a hand-written pool of aiohttp workers without a checkpoint?
 
 Both read the same history, sign each message, and post it over 64 connections. The replay may have twice as many
-messages under way as there are connections: those that wait to be recorded need none.
+messages under way as connections, because a message that waits for its record needs no connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONNECTIONS = 64
 
 
 async def pool(basiq: BasiqClient, endpoint: str) -> None:
-    """What one would write instead."""
+    """Post the history with a hand-written pool of workers."""
     queue: asyncio.Queue[Message | None] = asyncio.Queue(_CONNECTIONS)
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
 
@@ -51,7 +51,7 @@ async def pool(basiq: BasiqClient, endpoint: str) -> None:
 
 
 async def replayed(basiq: BasiqClient, endpoint: str, folder: Path, messages: int) -> None:
-    """The replay of the same."""
+    """Post the same history with a replay."""
     async with HttpTarget(endpoint, _SECRET, connections=_CONNECTIONS) as target:
         checkpoint = SQLiteCheckpoint(folder / f"{uuid4()}.db")
         report = await Replay(basiq, WEBHOOK, target, checkpoint=checkpoint, concurrency=2 * _CONNECTIONS).run()

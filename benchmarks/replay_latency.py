@@ -1,4 +1,4 @@
-"""What do 20 ms of latency a page cost a replay whose target is the slower side?"""
+"""What do 20 ms of latency for each page cost a replay whose target is slower than Basiq?"""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks._server import WEBHOOK
 
 
 async def two_milliseconds(message: Message) -> None:
-    """A target that takes 2 ms."""
+    """Wait 2 ms: the target of the replay."""
     await asyncio.sleep(0.002)
 
 
 async def replayed(basiq: BasiqClient, folder: Path) -> None:
-    """A whole replay on a new checkpoint."""
+    """Run a whole replay with a new checkpoint."""
     checkpoint = SQLiteCheckpoint(folder / f"{uuid4()}.db")
     report = await Replay(basiq, WEBHOOK, two_milliseconds, checkpoint=checkpoint, concurrency=16).run()
     assert report.finished

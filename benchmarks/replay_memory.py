@@ -1,4 +1,4 @@
-"""Does the peak of memory of a replay grow with the length of the history? Each length in a process of its own."""
+"""Does the peak of memory of a replay grow with the length of the history? Each length is measured in a new process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LENGTHS = (20_000, 200_000)
 
 
 def peak(messages: int) -> float:
-    """MiB at the peak of a process that replays so many messages."""
+    """Return the peak memory, in MiB, of a process that replays so many messages."""
     with server(messages // PAGE) as url, tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.replay_memory", url, str(messages), f"{folder}/replay.db"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

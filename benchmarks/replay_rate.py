@@ -1,7 +1,7 @@
-"""What does a replay cost beside the bare paginator, with a target that does nothing, checkpoint included?
+"""How fast is a replay with a checkpoint and a target that does nothing, compared with only reading the messages?
 
-The messages that may be handed out and not be recorded bound the rate: each so many have to wait for the disk. The
-mark is for a width that a target so quick is to be given; the others are beside it.
+The rate depends on ``concurrency``, because each group of that many messages waits for one write to the disk. The mark
+is for the concurrency that suits such a fast target; figures of other values are listed too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MARKED = 1_024
 
 
 async def nothing(message: Message) -> None:
-    """A target that does nothing."""
+    """Do nothing: the target of the replay."""
 
 
 async def replayed(basiq: BasiqClient, folder: Path, messages: int, concurrency: int) -> None:
-    """A whole replay on a new checkpoint."""
+    """Run a whole replay with a new checkpoint."""
     checkpoint = SQLiteCheckpoint(folder / f"{uuid4()}.db")
     report = await Replay(basiq, WEBHOOK, nothing, checkpoint=checkpoint, concurrency=concurrency).run()
     assert report.handled == messages

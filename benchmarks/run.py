@@ -1,7 +1,7 @@
-"""All figures: ``make bench`` measures and writes them, ``make bench-quick`` holds fewer runs against those.
+"""Run the benchmarks: ``make bench`` writes all figures, ``make bench-quick`` compares fewer runs with them.
 
-``python -m benchmarks.run stream call`` measures those of some programs anew, and leaves the others as they were. Under
-another version of Python than that of the committed figures, its figures stand beside those.
+``python -m benchmarks.run stream call`` measures only the figures of these programs, and keeps the others. With another
+version of Python than that of the committed figures, the new figures are written beside them.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from benchmarks._harness import Figure
 
 _LOSS = 0.25
 _NOISE = 0.1
-"""The least difference that counts: a quarter of a ratio of 0.15 is within what one run scatters."""
+"""The smallest difference that counts as a loss. A quarter of a ratio of 0.15 is within the spread of one run."""
 _PACKAGES = ("aiohttp", "attrs", "cattrs", "orjson", "httpx", "pydantic", "svix")
 
 
 def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]:
-    """What measures the figures; the quick ones leave out what takes minutes."""
+    """Return the programs that measure the figures; with ``quick``, without those that need minutes."""
     fewer = {"runs": 2} if quick else {}
     found: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
         "stream": partial(stream.measure, **fewer),
@@ -73,7 +73,7 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
 
 
 def measure(*, quick: bool = False, only: Collection[str] = ()) -> list[Figure]:
-    """The figures of all programs, or of some."""
+    """Measure the figures of all programs, or of some."""
     found: list[Figure] = []
     for name, program in programs(quick=quick).items():
         if not only or name in only:
@@ -97,7 +97,7 @@ def _machine() -> dict[str, object]:
 
 
 def lost(figures: Iterable[Figure], known: Iterable[Figure]) -> list[str]:
-    """Which marked figures are worse than the committed ones by more than a quarter."""
+    """Return the marked figures that are worse than the committed ones by more than a quarter."""
     before = {found.name: found for found in known}
     worse = []
     for found in figures:
@@ -111,7 +111,7 @@ def lost(figures: Iterable[Figure], known: Iterable[Figure]) -> list[str]:
 
 
 def _merged(known: list[Figure], new: list[Figure]) -> list[Figure]:
-    """The known figures with those of some programs measured anew, in the order of the programs."""
+    """Replace the figures of some programs in the known ones, and keep the order of the programs."""
     again = {one.program for one in new}
     order = list(programs(quick=False))
     both = [one for one in known if one.program in order and one.program not in again] + new
@@ -119,7 +119,7 @@ def _merged(known: list[Figure], new: list[Figure]) -> list[Figure]:
 
 
 def _publish(figures: list[Figure]) -> None:
-    """The tables: all figures into their own file, the headlines into the README."""
+    """Write the tables: all figures into their own file, and the headlines into the README."""
     tables.TABLE.write_text(tables.table(figures) + tables.on_other_pythons(figures))
     tables.README.write_text(tables.readme(figures))
 
@@ -138,7 +138,7 @@ def main() -> int:
     version = platform.python_version().rpartition(".")[0]
     beside = tables.HERE / f"results-{version}.json" if version != tables.python_of() else None
     path = beside or tables.RESULTS
-    if only and path.exists():  # the others stay
+    if only and path.exists():  # keep the figures of the other programs
         figures = _merged(tables.committed(path), figures)
     path.write_text(json.dumps({**_machine(), "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n")
     if beside is not None:

@@ -1,6 +1,7 @@
 """What does it cost to verify a delivery of 300 bytes?
 
-Against bare hmac and base64 doing the same (decode the secret, compute, encode, compare), and against standardwebhooks.
+It is compared with bare hmac and base64 with the same steps (decode the secret, compute, encode, compare), and with
+standardwebhooks.
 """
 
 from __future__ import annotations

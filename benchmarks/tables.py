@@ -1,4 +1,4 @@
-"""The figures as tables: all of them, and those of the README."""
+"""Make Markdown tables of the figures: of all, and of the README's headlines."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ HEADLINES = {
     ),
     "import: basiq_async, to svix.api": "an import, to svix",
 }
-"""The figures of the README, in words that need no context. All others are in results.md."""
+"""The names of the README's figures, in words that need no context. results.md has all figures."""
 
 
 def table(figures: Iterable[Figure], names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     rows = ["| figure | ratio | spread | mark | |", "| --- | ---: | ---: | ---: | --- |"]
     verdicts = {True: "reached", False: "**missed**", None: ""}
     for found in figures:
@@ -45,7 +45,7 @@ def table(figures: Iterable[Figure], names: Mapping[str, str] = MappingProxyType
 
 
 def headlines(figures: Iterable[Figure]) -> str:
-    """The README's table: the headlines, and every figure that missed its mark."""
+    """Return the README's table: the headlines, and all figures that missed their marks."""
     return table([one for one in figures if one.name in HEADLINES or one.reached is False], HEADLINES)
 
 
@@ -54,13 +54,13 @@ def committed(path: Path = RESULTS) -> list[Figure]:
 
 
 def python_of(path: Path = RESULTS) -> str:
-    """The Python that measured the committed figures, such as ``3.11``."""
+    """Return the version of Python that measured the committed figures, such as ``3.11``."""
     version: str = json.loads(path.read_text())["python"]
     return version.rpartition(".")[0]
 
 
 def on_other_pythons(figures: Iterable[Figure]) -> str:
-    """The figures that other versions of Python have as well, beside these; empty where none was measured."""
+    """Return a table of figures that were also measured with other versions of Python; empty if none was."""
     files = {python_of(path): path for path in sorted(HERE.glob("results-*.json"))}
     if not files:
         return ""
@@ -75,6 +75,6 @@ def on_other_pythons(figures: Iterable[Figure]) -> str:
 
 
 def readme(figures: Iterable[Figure]) -> str:
-    """The README with these figures in its table."""
+    """Return the README's text with these figures in its table."""
     before, begin, rest = README.read_text().partition(BEGIN)
     return before + begin + headlines(figures) + END + rest.partition(END)[2]

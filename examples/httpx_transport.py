@@ -1,4 +1,4 @@
-"""A transport on httpx: what an implementation of one's own takes. ``check_transport`` holds it to every promise."""
+"""A transport on httpx, as an example of your own implementation. ``check_transport`` checks all its promises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class HttpxTransport:
         if self._client.is_closed:
             raise ConnectionFailedError("the transport is closed", sent=False)
         url = httpx.URL(request.url)
-        # httpx decodes some of what is percent-encoded; the path and query go out as they came.
+        # httpx decodes some percent-encoded characters, so path and query are set unchanged.
         exact = {"target": b"/" + request.url.partition("://")[2].partition("/")[2].encode()}
         self._client.cookies.clear()
         try:

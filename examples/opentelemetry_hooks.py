@@ -9,7 +9,7 @@ from basiq_async.receiver import DeliveryEvent
 
 
 class Metrics:
-    """Its three methods are the hooks: ``on_request`` and ``on_retry`` of a client, ``on_delivery`` of a receiver."""
+    """Three methods for use as hooks: ``on_request`` and ``on_retry`` of a client, ``on_delivery`` of a receiver."""
 
     def __init__(self, meter: Meter) -> None:
         self._requests = meter.create_histogram("basiq.client.request.duration", unit="s")

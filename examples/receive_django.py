@@ -56,7 +56,7 @@ def make_app() -> Callable[..., Awaitable[None]]:
     async def app(
         scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
     ) -> None:
-        # Django has no lifespan: what the service holds is opened and closed here, the receiver first.
+        # Django has no lifespan, so client, inbox and receiver are opened and closed here, the receiver first.
         if scope["type"] == "lifespan":
             async with basiq, inbox:
                 await receiver.asgi(scope, receive, send)

@@ -38,7 +38,7 @@ def make_app() -> Starlette:
         async with basiq, inbox, receiver:
             yield
 
-    # A Route, not a Mount: a Mount redirects /basiq to /basiq/, and Basiq follows no redirect.
+    # A Route, not a Mount: a Mount redirects /basiq to /basiq/, and Basiq does not follow redirects.
     return Starlette(lifespan=lifespan, routes=[Route("/basiq", receiver.asgi, methods=["POST"])])
 
 

@@ -1,8 +1,8 @@
-"""A service that was down catches up: whatever should have reached it is handled, each event once.
+"""A service that was down catches up: it handles every event that it missed, each once.
 
     BASIQ_API_KEY=... BASIQ_WEBHOOK_SECRET=... python -m examples.recover_after_outage https://service.example/basiq
 
-``catch_up`` is all that a service needs: its own receiver, with the inbox that it always had.
+A service needs only ``catch_up``, with its usual receiver and inbox.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ EVENTS = ("consent.revoked", "consent.expired", "account.updated")
 async def catch_up(
     basiq: BasiqClient, receiver: WebhookReceiver, url: str, folder: Path, events: Sequence[str] = EVENTS
 ) -> Recovery:
-    """Make the webhook active again, then bring what it missed: messages, and events that never became one."""
+    """Make the webhook active again, then handle missed messages, and missed events without a message."""
     webhook = await basiq.webhooks.ensure(url=url, subscribed_events=events)
     if webhook.secret is not None:
-        # Returned this once. Where it is another one, a service that does not have it refuses each delivery.
+        # Basiq returns the secret only now. If it is a new one, a service without it refuses each delivery.
         kept = folder / "webhook-secret"
         kept.touch(mode=0o600)
         kept.write_text(webhook.secret.reveal())

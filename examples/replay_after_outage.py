@@ -1,9 +1,9 @@
-"""A service that was down for an hour catches up: every event that it missed is handled, each one once.
+"""A service that was down for an hour catches up: it handles every event that it missed, each once.
 
     python -m examples.replay_after_outage
 
-The outage happens on the embedded Basiq's own clock. Against the real one only the last part is needed: the same
-receiver, with the inbox that it always had, given to ``Replay``.
+The outage happens on the clock of a fake Basiq. With the real Basiq, a service needs only the last part: ``Replay``
+with its usual receiver and inbox.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ URL = "https://service.example/basiq"
 
 
 async def down(headers: Mapping[str, str], body: bytes) -> int:
-    """What a service that is down looks like from outside."""
+    """Respond as a proxy does for a service that is down."""
     return 502
 
 
 async def outage(folder: Path) -> tuple[Counter[str], Report]:
-    """How often each event was handled, and what the replay did."""
+    """Return how often each event was handled, and the report of the replay."""
     fake = FakeBasiq(clock=ManualClock())
     webhook_id = fake.add_webhook(URL)
     handled: Counter[str] = Counter()
@@ -44,20 +44,20 @@ async def outage(folder: Path) -> tuple[Counter[str], Report]:
             handled[delivery.event_id] += 1
 
         fake.route(URL, receiver)
-        for _ in range(100):  # all is well
+        for _ in range(100):  # the service works
             fake.emit("user.created")
         await fake.advance(timedelta(minutes=1))
 
         fake.route(URL, down)
-        for _ in range(60):  # an hour in which nothing is taken
+        for _ in range(60):  # the service is down for an hour
             fake.emit("consent.revoked")
             await fake.advance(timedelta(minutes=1))
 
-        fake.route(URL, receiver)  # back again
+        fake.route(URL, receiver)  # the service is up again
         async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
             replay = Replay(basiq, webhook_id, receiver, checkpoint=SQLiteCheckpoint(folder / "replay.db"))
             report = await replay.run()
-        await fake.advance(timedelta(days=2))  # what Basiq still tries again is known already
+        await fake.advance(timedelta(days=2))  # Basiq's later attempts: the inbox knows these events
     return handled, report
 
 

@@ -1,8 +1,8 @@
 """A service as it runs in production, with aiohttp: PostgreSQL, several workers, recovery in the background, probes.
 
-    python service_aiohttp.py     # as often as there shall be workers: they share the port
+    python service_aiohttp.py     # run it once for each worker: they share the port
 
-service_parts.py has what it is made of, and the environment variables that it reads.
+service_parts.py has the parts of the service, and lists its environment variables.
 """
 
 from __future__ import annotations

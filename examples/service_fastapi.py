@@ -2,7 +2,7 @@
 
     uvicorn --factory service_fastapi:make_app --workers 2 --port 8080
 
-service_parts.py has what it is made of, and the environment variables that it reads.
+service_parts.py has the parts of the service, and lists its environment variables.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def make_app() -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with running() as service:
             app.state.service = service
-            # Here, and not before: the secret is known now. `running` has entered the receiver, and closes it.
+            # Set up here, because the secret is known only now. `running` has entered the receiver, and closes it.
             app.include_router(service.receiver.fastapi_router("/basiq"))
             yield
 

@@ -1,4 +1,4 @@
-"""What the services of service_aiohttp.py and service_fastapi.py are made of: PostgreSQL, and any number of workers.
+"""The parts of service_aiohttp.py and service_fastapi.py, which use PostgreSQL and any number of workers.
 
 DATABASE_URL    such as postgresql+asyncpg://user:password@host/name
 PUBLIC_URL      where Basiq reaches the service, such as https://service.example/basiq
@@ -27,20 +27,20 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS change (number bigserial PRIMARY KEY, type text NOT NULL, event_id text NOT NULL)",
 )
 EVERY, SOON = 1_800.0, 60.0
-"""Seconds between recoveries, and after one that another worker is at: should that worker die, this one takes over."""
+"""Seconds between recoveries. If another worker's recovery runs, look again after that time, in case it has died."""
 
 logger = logging.getLogger("service")
 
 
 @attrs.frozen
 class Service:
-    """What one worker works with, from its start to its end."""
+    """The objects of one worker, from its start to its end."""
 
     receiver: WebhookReceiver
     inbox: SQLInbox
 
     async def is_ready(self) -> bool:
-        """Whether deliveries can be handled: what a readiness probe asks. A liveness probe does not ask it."""
+        """Return whether deliveries can be handled. Use it for a readiness probe, not for a liveness probe."""
         try:
             await self.inbox.check()
         except InboxError as error:
@@ -51,7 +51,7 @@ class Service:
 
 @asynccontextmanager
 async def running() -> AsyncGenerator[Service]:
-    """Start one worker, and end it in order: the recovery, the receiver, then what both work with."""
+    """Start one worker. At the end, close the recovery first, then the receiver, then the client and the database."""
     engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=5, max_overflow=5)
     try:
         async with BasiqClient() as basiq, SQLInbox(engine) as inbox:
@@ -77,9 +77,9 @@ def make_receiver(secret: str, inbox: SQLInbox) -> WebhookReceiver:
 
 
 async def subscribe(basiq: BasiqClient, engine: AsyncEngine, url: str) -> tuple[str, str]:
-    """Have the webhook, and keep its secret: Basiq returns it only when a webhook is created or updated."""
+    """Create or update the webhook, and store its secret, which Basiq returns only then."""
     async with engine.begin() as connection:
-        # One worker at a time: a second one must not make the webhook of which this one stores the secret.
+        # One worker at a time: two workers must not create the webhook, of which only one would store the secret.
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('webhook'))"))
         for table in TABLES:
             await connection.execute(text(table))
@@ -87,7 +87,7 @@ async def subscribe(basiq: BasiqClient, engine: AsyncEngine, url: str) -> tuple[
         try:
             webhook = await basiq.webhooks.ensure(url=url, subscribed_events=EVENTS)
             secret = webhook.secret
-            if secret is None and stored is None:  # it is older than this table
+            if secret is None and stored is None:  # the webhook is older than this table
                 secret = (await basiq.webhooks.reactivate(webhook.id)).secret
         except (TransportError, ServerError) as error:
             if stored is None:
@@ -116,7 +116,7 @@ async def load(connection: AsyncConnection, url: str) -> tuple[str, str] | None:
 async def recover_again_and_again(
     basiq: BasiqClient, webhook_id: str, receiver: WebhookReceiver, engine: AsyncEngine
 ) -> None:
-    """Bring what was missed: at the start, and from time to time. Of all workers, one does."""
+    """Recover missed events at the start and at intervals. Only one of all workers does it at a time."""
     while True:
         pause = EVERY
         try:
@@ -136,7 +136,7 @@ async def recover_again_and_again(
 
 @asynccontextmanager
 async def in_background(work: Coroutine[object, object, None]) -> AsyncGenerator[None]:
-    """Run ``work`` beside the block, and end it before the block is left."""
+    """Run ``work`` in the background of the block, and end it before the block ends."""
     task = asyncio.create_task(work)
     try:
         yield

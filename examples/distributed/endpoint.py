@@ -1,4 +1,4 @@
-"""The service that receives: any service with a webhook endpoint. Responds on port 8080, and counts."""
+"""A service with a webhook endpoint on port 8080, which counts the messages that it handles."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ handled: set[str] = set()
 
 @receiver.on("*")
 async def handle(delivery: Delivery) -> None:
-    """Where your own work would be."""
+    """Handle a delivery: put your own work here."""
     handled.add(delivery.id)
 
 
 async def count(request: web.Request) -> web.Response:
-    """Say how many different messages were handled."""
+    """Print the number of different messages so far."""
     return web.json_response({"handled": len(handled)})
 
 

@@ -1,4 +1,4 @@
-"""A fleet: what its workers do, and how a job is submitted and watched.
+"""A fleet: the work of its workers, and a program that submits a job and watches it.
 
 Workers, on any number of machines:   basiq-async worker --fleet jobs:fleet --processes 4
 The job, once, from anywhere:         python jobs.py
@@ -21,14 +21,14 @@ fleet = Fleet(os.environ.get("REDIS_URL", "redis://redis:6379/0"), lease=float(o
 @fleet.job("refill")
 @asynccontextmanager
 async def refill() -> AsyncIterator[Work]:
-    """WorkCache once in each worker process: failed messages go to the endpoint again, signed as Basiq signs."""
+    """Open the work of a worker process: post failed messages to the endpoint again, signed as Basiq signs."""
     url, secret = os.environ["ENDPOINT"], os.environ["BASIQ_WEBHOOK_SECRET"]
     async with BasiqClient() as basiq, HttpTarget(url, secret, connections=64) as target:
         yield Work(basiq, target, where=failed_only(), concurrency=64)
 
 
 async def main() -> None:
-    """Submit the job for all webhooks, or go on with it, and watch it to its end."""
+    """Submit the job for all webhooks, or continue it, and watch it to its end."""
     async with BasiqClient() as basiq, fleet:
         webhook_ids = [webhook.id async for webhook in basiq.webhooks.list()]
         job = await fleet.submit("refill", webhook_ids, key="november-outage", rate=2_000)

@@ -1,4 +1,4 @@
-"""A small service as it could be yours: it keeps a list of the users whose consent is gone."""
+"""A small example service, which keeps a list of the users whose consent was revoked or has expired."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EVENTS = ["consent.revoked", "consent.expired"]
 
 
 class ConsentWatch:
-    """Subscribes to what happens to consents, and notes whose is gone."""
+    """Subscribes to events of consents, and lists the users whose consent was revoked or has expired."""
 
     def __init__(self, basiq: BasiqClient, url: str) -> None:
         self.basiq = basiq
@@ -18,7 +18,7 @@ class ConsentWatch:
         self.receiver: WebhookReceiver | None = None
 
     async def start(self) -> None:
-        """Subscribe. The secret of the subscription is what deliveries are verified with."""
+        """Subscribe, and verify deliveries with the secret of the new webhook."""
         webhook = await self.basiq.webhooks.create(url=self.url, subscribed_events=EVENTS)
         assert webhook.secret is not None
         self.receiver = WebhookReceiver(webhook.secret)

@@ -1,4 +1,4 @@
-"""Tests of that service. The fixtures come with basiq-async; nothing of them is imported, and no socket is opened."""
+"""Tests of service.py. The fixtures come with basiq-async and need no import, and no socket is opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ URL = "https://my-service.example/basiq"
 
 @pytest.fixture
 async def watch(fake_basiq: FakeBasiq, basiq_client: BasiqClient, basiq_strict: FakeBasiq) -> ConsentWatch:
-    """The service, subscribed, and past the quarter of an hour that Basiq waits before it delivers."""
+    """Return the service, subscribed, after the 15 minutes before Basiq begins to deliver."""
     watch = ConsentWatch(basiq_client, URL)
     await watch.start()
     assert watch.receiver is not None
@@ -29,7 +29,7 @@ async def test_a_revoked_consent_is_noted(fake_basiq: FakeBasiq, watch: ConsentW
 
 
 async def test_an_outage_of_basiqs_api_is_survived(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
-    # The receiver answers 500, since the handler could not fetch the event; Basiq delivers again, and then it can.
+    # The handler cannot fetch the event, so the receiver responds 500. It succeeds at Basiq's next attempt.
     fake_basiq.fail_next(5, status=503, retry_after=0, path="/events/*")
     await fake_basiq.emit("consent.expired", user_id="user-2")
     assert watch.without_consent == []
