@@ -24,7 +24,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return when that many seconds have passed on this clock."""
+        """Wait so many seconds on this clock."""
         ...
 
     async def limit(self, work: Awaitable[T], seconds: float) -> T:

@@ -6,7 +6,7 @@ import asyncio
 
 
 class Deadlines:
-    """Cancels each task that is still within its ``Deadline`` after ``seconds``.
+    """Cancels each task whose ``Deadline`` lasts longer than ``seconds``.
 
     All limits have the same length, so the first to begin is the first to end, and one timer is enough. A task that
     ends in time costs two operations on a dict.

@@ -18,7 +18,7 @@ _current: ContextVar[Handling[Any] | None] = ContextVar("basiq_async_handling", 
 
 
 class Handling(Generic[T]):
-    """Runs one handler, within a time limit where one is passed: ``await Handling(handler(...), limit).run()``.
+    """Runs one handler, with an optional time limit: ``await Handling(handler(...), limit).run()``.
 
     When the limit expires, the handler continues in a separate task, ``rest``, and is cancelled there once. So a
     handler that needs long to end, for example to close a database session, neither delays its caller nor is cancelled

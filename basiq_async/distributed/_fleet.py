@@ -188,7 +188,7 @@ class Fleet:
     async def get(self, key: str) -> Job:
         """Return the job of a key. Raises ``ReplayError`` for an unknown key."""
         if await self._record.spec(key) is None:
-            raise ReplayError(f"there is no job {key!r}: jobs() lists those of the fleet")
+            raise ReplayError(f"there is no job {key!r}: jobs() returns the jobs of the fleet")
         return self._job(key)
 
     async def jobs(self) -> Sequence[Job]:

@@ -128,7 +128,7 @@ class SharedRateLimiter:
             self._slots.append((slot + begin, slot + end))
 
     def _measure(self, earliest: float, latest: float) -> None:
-        """Narrow down the offset from the store's clock, which the store read between request and response."""
+        """Narrow down the offset of the store's clock, which was read between the request and the response."""
         self._earliest, self._latest = max(self._earliest, earliest), min(self._latest, latest)
         if self._earliest > self._latest:  # one of the clocks was set
             self._earliest, self._latest = earliest, latest

@@ -89,7 +89,7 @@ class RedisRecord:
             raise ConfigurationError(
                 "this Redis is a node of a Redis Cluster, which a fleet cannot use: its record has to be on one "
                 "server. Pass the url of a Redis with cluster-enabled no, with a replica and Sentinel or a managed "
-                "failover if it has to survive a machine"
+                "failover if it must survive the loss of a machine"
             )
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":

@@ -63,7 +63,7 @@ class ActiveJob:
 
 
 class Worker:
-    """Runs segments, keeps their leases, and finds segments that other workers left.
+    """Runs segments, renews their leases, and finds abandoned segments.
 
     ``notify`` sends a notification of a segment. ``functions`` maps names to job functions; each is opened once.
     """
@@ -95,7 +95,7 @@ class Worker:
         """Start the background tasks, which renew leases and notify of abandoned segments."""
         for warning in await self._record.check():
             logger.warning("%s", warning)
-        logger.info("worker %s works on the jobs of %s", self.name, sorted(self._functions))
+        logger.info("worker %s runs jobs of the job functions %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
         self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
 
@@ -107,7 +107,7 @@ class Worker:
                 segment.stop()
 
     async def aclose(self) -> None:
-        """End the background tasks, and close what the job functions opened."""
+        """End the background tasks, and close the open job functions."""
         self.stop()
         await self._owner.aclose()
         for active in self._active.values():

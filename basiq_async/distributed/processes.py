@@ -30,7 +30,7 @@ def find_fleet(place: str) -> Fleet:
 
 
 def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
-    """Import the job function at a place such as ``jobs:refill``. Return its fleet, and its name there.
+    """Import the job function at a place such as ``jobs:refill``. Return its fleet and its registered name.
 
     Without ``fleet``, all fleets of the same module are searched.
     """

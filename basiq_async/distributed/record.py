@@ -276,7 +276,7 @@ class Record(Protocol):
         ...
 
     async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
-        """Record finished messages. Return None, and change nothing, if ``before`` differs from the recorded ids."""
+        """Record finished messages. Return None and change nothing if ``before`` is not the number of recorded ids."""
         ...
 
     async def finish(self, key: str, segment: str, token: str) -> bool:

@@ -153,7 +153,7 @@ async def race(probe: InboxProbe) -> None:
 
 
 async def cancelled(probe: InboxProbe) -> None:
-    """After a claim was cancelled on its way, release() frees the key"""
+    """After a cancelled claim, release() frees the key"""
     for steps in range(4):
         task = asyncio.create_task(probe.inbox.claim(probe.key, probe.a, lease=LONG))
         for _ in range(steps):

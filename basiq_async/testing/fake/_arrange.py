@@ -106,11 +106,11 @@ class Arrangement(Parts):
             except the token call matches.
         """
         if times < 1:
-            raise ConfigurationError(f"times has to be 1 or more, not {times!r}")
+            raise ConfigurationError(f"times must be 1 or more, not {times!r}")
         if status is None and body is None and not delay and not drop and not loop:
             raise ConfigurationError("say what goes wrong: status, body, delay, drop or loop")
         if status is not None and not 100 <= status <= 999:
-            raise ConfigurationError(f"status has to be from 100 to 999, not {status!r}")
+            raise ConfigurationError(f"status must be from 100 to 999, not {status!r}")
         extra = dict(headers or {})
         if retry_after is not None:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
@@ -130,11 +130,11 @@ class Arrangement(Parts):
         url: fail only deliveries to endpoints whose url matches; ``*`` matches any text.
         """
         if times < 1:
-            raise ConfigurationError(f"times has to be 1 or more, not {times!r}")
+            raise ConfigurationError(f"times must be 1 or more, not {times!r}")
         if (status is None) is not bool(drop):
             raise ConfigurationError("say what goes wrong with the deliveries: either status or drop")
         if status is not None and not 100 <= status <= 999:
-            raise ConfigurationError(f"status has to be from 100 to 999, not {status!r}")
+            raise ConfigurationError(f"status must be from 100 to 999, not {status!r}")
         self._deliveries.outages.add(DeliveryFault(times, url, status, _drop(drop)))
         self._changes.note()
 
@@ -202,5 +202,5 @@ def _drop(drop: Drop | bool) -> Drop | None:
     if drop is True:
         return "request"
     if drop and drop not in get_args(Drop):
-        raise ConfigurationError(f"drop has to be 'request' or 'response', not {drop!r}")
+        raise ConfigurationError(f"drop must be 'request' or 'response', not {drop!r}")
     return drop or None

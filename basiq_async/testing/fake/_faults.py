@@ -93,7 +93,7 @@ class Outages:
 
     @property
     def down(self) -> dict[str | None, int | None]:
-        """The urls of endpoints that are down (None for all), with the status that they respond (None: no response)."""
+        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
         return dict(self._down)
 
     @property

@@ -117,7 +117,7 @@ class Inspection(Parts):
 
     @property
     def endpoints_down(self) -> Mapping[str | None, int | None]:
-        """The urls of endpoints that are down (None for all), with the status that they respond (None: no response)."""
+        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
         return self._deliveries.outages.down
 
     @property

@@ -186,4 +186,4 @@ def _read(scope: str, cursor: str) -> tuple[int, int, str | None]:
 def _limit(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
         return int(text)
-    raise bad_parameter(f"The limit has to be a whole number from 1 to {MAX_LIMIT}.", "limit")
+    raise bad_parameter(f"The limit must be a whole number from 1 to {MAX_LIMIT}.", "limit")

@@ -59,7 +59,7 @@ class Call:
         """Return the body, a JSON object. Raises ``Refusal`` for any other body."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise bad_content("The content type has to be application/json.", "Content-Type")
+            raise bad_content("The content type must be application/json.", "Content-Type")
         try:
             body = json.loads(self.request.body or b"")
         except (ValueError, RecursionError):
@@ -173,20 +173,20 @@ def _url(body: Json) -> str:
                 return url
         except ValueError:
             pass
-    raise bad_content("The url has to be an absolute http or https URL.", "url")
+    raise bad_content("The url must be an absolute http or https URL.", "url")
 
 
 def _text(body: Json, name: str) -> str | None:
     value = body.get(name)
     if name not in body or isinstance(value, str):
         return value if isinstance(value, str) else None
-    raise bad_content(f"The {name} has to be text.", name)
+    raise bad_content(f"The {name} must be text.", name)
 
 
 def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
-        raise bad_content(f"{parameter} has to be an array of event types.", parameter)
+        raise bad_content(f"{parameter} must be an array of event types.", parameter)
     for name in names:
         if not isinstance(name, str) or name not in call.store.event_types:
             raise bad_content(f"{parameter} contains unsupported event types.", parameter)
@@ -239,7 +239,7 @@ def send_test(call: Call) -> Response:
     if "URL" in body or "Events" in body:
         url, types, text = body.get("URL"), _event_list(call, body.get("Events"), "Events"), None
         if not isinstance(url, str):
-            raise bad_content("The URL has to be a webhook's url.", "URL")
+            raise bad_content("The URL must be a webhook's url.", "URL")
     else:
         url, text = None, _text(body, "Text")
         if not isinstance(body.get("eventTypeId"), str):
@@ -248,7 +248,7 @@ def send_test(call: Call) -> Response:
     webhooks = [hook for hook in call.app.webhooks.values() if url is None or hook.url == url]
     if not webhooks:
         where = f"an app: {call.app.name}" if url is None else "this URL"
-        detail = f"No webhooks found for {where}; there has to be at least one."
+        detail = f"No webhooks found for {where}; at least one is needed."
         raise bad_content(detail, "eventTypeId" if url is None else "URL", "no-webhooks-found")
     for type_id in types:
         call.deliveries.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)

@@ -37,14 +37,14 @@ class Tokens:
             self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
             raise bad_parameter("The version in the header is missing or is not 3.0.", "basiq-version")
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            raise bad_parameter("The body has to be form-encoded.", "Content-Type")
+            raise bad_parameter("The body must be form-encoded.", "Content-Type")
         try:
             form = dict(parse_qsl((request.body or b"").decode(), keep_blank_values=True, max_num_fields=50))
         except ValueError:
             raise bad_parameter("The body is not form-encoded text.", "body") from None
         scope = form.get("scope", "")
         if scope not in _SCOPES:
-            raise bad_parameter(f"The scope has to be {' or '.join(_SCOPES)}.", "scope")
+            raise bad_parameter(f"The scope must be {' or '.join(_SCOPES)}.", "scope")
         if scope == "CLIENT_ACCESS" and not form.get("userId"):
             raise bad_parameter("CLIENT_ACCESS needs a userId.", "userId")
         if app.disabled:

@@ -70,14 +70,14 @@ class Field:
     def check(self, value: object) -> object:
         """Return the value. Raises ``ControlError`` if it does not fit the field."""
         if not _is(self.kind, value):
-            raise _invalid(f"{self.name} has to be {_NAMES[self.kind]}")
+            raise _invalid(f"{self.name} must be {_NAMES[self.kind]}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.least is not None and value < self.least:
-                raise _invalid(f"{self.name} has to be at least {self.least:g}")
+                raise _invalid(f"{self.name} must be at least {self.least:g}")
             if self.most is not None and value > self.most:
-                raise _invalid(f"{self.name} has to be at most {self.most:g}")
+                raise _invalid(f"{self.name} must be at most {self.most:g}")
         if self.choices and value not in self.choices:
-            raise _invalid(f"{self.name} has to be one of: {', '.join(self.choices)}")
+            raise _invalid(f"{self.name} must be one of: {', '.join(self.choices)}")
         return value
 
     def parse(self, text: str) -> object:
@@ -88,7 +88,7 @@ class Field:
             try:
                 return self.check(int(text) if self.kind == "whole" else float(text))
             except ValueError:
-                raise _invalid(f"{self.name} has to be {_NAMES[self.kind]}") from None
+                raise _invalid(f"{self.name} must be {_NAMES[self.kind]}") from None
         return self.check(text)
 
 

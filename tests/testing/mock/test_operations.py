@@ -197,7 +197,7 @@ async def test_tokens_expire_accounts_close_and_everything_is_reset(control: Con
     ("path", "body", "said"),
     [
         ("/emit", {}, "eventTypeId is missing"),
-        ("/emit", {"eventTypeId": 1}, "has to be a text"),
+        ("/emit", {"eventTypeId": 1}, "must be a text"),
         ("/emit", {"eventTypeId": "no.such"}, "no event type"),
         ("/emit", {"eventTypeId": "user.created", "more": 1}, "no field 'more'"),
         ("/emit", {"eventTypeId": "user.created", "data": []}, "JSON object"),
