@@ -1,4 +1,4 @@
-"""Bulk replay: the history of a webhook through your handler or endpoint again, whatever kills the job."""
+"""Bulk replay: hand the message history of a webhook to your handler or endpoint again, resumable after any crash."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-# Loaded when they are asked for: the first two alone need aiohttp, the others an extra.
+# Loaded at their first use, because they need more packages: aiohttp, or those of an extra.
 _LAZY = {
     "HttpTarget": "targets._http",
     "SQLCheckpoint": "checkpoints._sql",

@@ -1,4 +1,4 @@
-"""Group commits: what is done is made durable together, and only then is there room for more."""
+"""Group commits: record finished messages together, and only then let others be handed out."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from ._ledger import Ledger
 from .checkpoints._base import Advance, Commit
 
 _LINGER = 0.003
-"""Seconds that a finished message waits for others, so that one write to the disk serves several."""
+"""Seconds that a finished message waits for others, so that one write to the disk records several."""
 _WORTH_WAITING = 8
 """Linger again if at least this many messages finished meanwhile."""
 
 
 class Committer:
-    """Records what the ledger has with ``save``, one commit after the other.
+    """Records the changes in the ledger with ``save``, one commit after the other.
 
-    ``flush`` makes durable what the target has taken, before it is recorded as done. ``recorded`` is called with the
-    number of messages that were unsaved and are recorded now. A commit begins when ``enough`` messages are done, or a
-    short while after the first of them, unless many others followed. ``timeout`` is the time limit, in seconds, of
-    the flush and of the save. ``notes`` returns what is to be kept beside the cursor, as the reader knows it now.
+    save: records a commit.
+    flush: makes the target's accepted messages durable, before they are recorded as done.
+    recorded: called with the number of messages that were recorded.
+    failed: called with the error of a commit.
+    enough: the number of finished messages at which a commit begins. With fewer, it begins shortly after the first.
+    timeout: the time limit, in seconds, for the flush and the save together.
+    notes: returns the notes to keep beside the cursor.
+    noted: the notes that were recorded last.
     """
 
     def __init__(
@@ -52,20 +56,20 @@ class Committer:
         self._finishing = False
         self._timer: asyncio.TimerHandle | None = None
         self.broken = False
-        """Whether a commit failed, or its fate is unknown: nothing after it may be recorded."""
+        """Whether a commit failed, or its result is unknown. Then nothing more may be recorded."""
         self.running = False
         self.advanced: Advance | None = None
-        """The cursor that was recorded last."""
+        """The last recorded change of the cursor."""
 
     def begin(self) -> bool:
-        """Begin a commit, if none is under way; return whether the caller should let it run."""
+        """Begin a commit unless one is under way. Return whether it began; then the caller should yield to it."""
         if self.running or self._wanted.is_set():
             return False
         self.now()
         return True
 
     def soon(self) -> None:
-        """Commit in a moment."""
+        """Commit after ``_LINGER`` seconds."""
         if self._timer is None and not self.broken:
             self._timer = asyncio.get_running_loop().call_later(_LINGER, self._look, self._ledger.unsaved)
 
@@ -81,10 +85,10 @@ class Committer:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Commit whenever it is wanted, until a commit fails, or ``finish`` is called.
+        """Commit whenever a commit is due, until one fails or ``finish`` is called.
 
-        Its owner ends it with ``finish`` and does not cancel it: a commit that is under way comes to its end. The
-        owner's last ``commit`` records the rest.
+        The owner ends it with ``finish`` and does not cancel it, so that a commit under way is completed. The owner
+        then calls ``commit`` to record the rest.
         """
         while not self.broken and not self._finishing:
             await self._wanted.wait()
@@ -106,10 +110,10 @@ class Committer:
         self.now()
 
     async def commit(self, *, ended: bool = False, interrupted: int = 0) -> None:
-        """Commit once. A failure ends the job: it is passed to ``failed``, not raised.
+        """Commit once. A failure is passed to ``failed``, not raised, and ends the job.
 
-        Cancelled before the save, it puts back what it took. Cancelled during the save, it cannot know whether that
-        was recorded, so that nothing more may be.
+        If it is cancelled before the save, the changes go back into the ledger. If it is cancelled during the save, the
+        result is unknown, so nothing more may be recorded.
         """
         count = self._ledger.unsaved
         self.running = True
@@ -152,8 +156,8 @@ def _explain(exc: Exception, saving: bool, timeout: float) -> BasiqError:
         return exc
     if isinstance(exc, TimeoutError):
         kind, what = (CheckpointError, "the checkpoint") if saving else (ReplayError, "the target's flush")
-        error = kind(f"{what} did not finish within {timeout:g} s: mend it, then run the same again to continue")
+        error = kind(f"{what} did not finish within {timeout:g} s: fix it, then run the same again to continue")
     else:
-        error = ReplayError(f"what was done could not be made durable: {type(exc).__name__}: {exc}")
+        error = ReplayError(f"the finished messages could not be recorded: {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     return error

@@ -1,4 +1,4 @@
-"""Dead letters: read as messages, exported and dropped."""
+"""Read dead letters as messages, export them, and drop them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DeadLetterStore(Protocol):
 
 
 async def read_all(store: DeadLetterStore) -> AsyncIterator[DeadLetter]:
-    """Go through the dead letters, oldest first."""
+    """Yield all dead letters, oldest first."""
     after = 0
     while page := await store.dead_letters(after=after):
         for letter in page:
@@ -38,7 +38,7 @@ async def read_all(store: DeadLetterStore) -> AsyncIterator[DeadLetter]:
 
 
 def as_message(letter: DeadLetter) -> Message:
-    """Return a dead letter as the message that it was."""
+    """Return the message that a dead letter holds."""
     try:
         return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
     except Unreadable as exc:
@@ -46,15 +46,15 @@ def as_message(letter: DeadLetter) -> Message:
 
 
 async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str]) -> int:
-    """Write the dead letters to a new file, a line of JSON each; return how many there were. None holds none.
+    """Write the dead letters to a new file, a line of JSON each, and return their number. A store None has none.
 
-    A file that could not be written whole is removed.
+    If an error interrupts the writing, the file is removed.
     """
     count = 0
     try:
         descriptor = open_new(path)
     except FileExistsError:
-        raise ConfigurationError(f"there is a file {os.fspath(path)!r} already: pass another path") from None
+        raise ConfigurationError(f"the file {os.fspath(path)!r} exists already: pass another path") from None
     except (OSError, ValueError) as exc:
         raise _unwritable(path, exc) from exc
     whole = False
@@ -77,7 +77,7 @@ async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str
 
 
 async def drop_dead(checkpoint: Checkpoint, ids: Iterable[str]) -> int:
-    """Remove the dead letters with these ids; return how many there were."""
+    """Remove the dead letters with these ids, and return the number removed."""
     wanted = frozenset(ids)
     found = [letter.id async for letter in read_all(checkpoint) if letter.id in wanted]
     if found:
@@ -102,7 +102,7 @@ def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> Repl
 
 
 class DeadLetters:
-    """The dead letters of a checkpoint as messages, page by page: all of them, or those with certain ids."""
+    """A message source with the dead letters of a checkpoint: all of them, or those with certain ids."""
 
     cursor = None
     order: Order = "unknown"

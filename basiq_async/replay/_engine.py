@@ -1,4 +1,4 @@
-"""One run: workers that take messages, hand them to the target, and wait for what they did to be recorded."""
+"""One run of a replay: workers take messages, hand them to the target, and have their results recorded."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _RATE_OVER = 20
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 _MOST_AHEAD = 10_000
-"""How many messages may be done beyond one that takes long: what is remembered of them bounds the memory."""
+"""The most messages that may be finished after a slow one. It bounds the memory, because their ids are kept."""
 _MOST_AT_ONCE = 1_024
-"""Messages that a target which does not wait may take before anything else gets its turn."""
+"""The most messages that a target which never awaits may handle before other tasks get their turn."""
 _LONGEST_ERROR = 1_000
 
 
 @attrs.frozen(kw_only=True)
 class RunSettings:
-    """How a run is to go. ``rate`` is in messages a second, ``max_pause`` and the time limits are in seconds."""
+    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds."""
 
     concurrency: int
     rate: float | None
@@ -58,17 +58,19 @@ class RunSettings:
 
     @property
     def most_spans(self) -> int:
-        """How many spans of the history may be open."""
+        """The most spans of the history that may be open."""
         return max(_MOST_AHEAD, 2 * self.concurrency) // SPAN
 
 
 class Engine:
-    """One run over a source of messages, from ``state`` on.
+    """One run over a source of messages, starting from ``state``.
 
-    ``save`` records a commit; the settings limit it. ``limiter`` replaces the rate of the settings where several
-    engines share one. ``tracker`` is called with each message read; ``on_pause`` with the length of each pause the
-    target causes. ``notes`` returns the new ``State.notes``: it is told whether the source was read to its end, and how
-    many messages failed without being kept.
+    save: records a commit, within ``checkpoint_timeout``.
+    limiter: replaces the settings' rate if several engines share one.
+    tracker: called with each message read.
+    on_pause: called with the length of each pause that the target causes.
+    notes: returns the new ``State.notes``. Its arguments are whether the source was read to its end, and the number of
+        messages that failed and were not kept.
     """
 
     def __init__(
@@ -118,24 +120,24 @@ class Engine:
             tracker=tracker,
         )
         self._moved = asyncio.Event()
-        """Set when another worker may be of use, or none is any more."""
+        """Set when another worker may be needed, or when the reading has ended."""
         self._handled = 0
         self._failed = 0
         self._given_up = 0
-        """Failures that are kept nowhere."""
+        """The number of failed messages that are not kept as dead letters."""
         self._commits = 0
         self._successes = 0
         self._in_a_row = 0
         self._refusing_since: float | None = None
-        """When the target asked for patience first, since it took a message last, in the event loop's time."""
+        """The event loop's time of the first request for a pause since the target last accepted a message."""
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
         self.error: Exception | None = None
 
     async def run(self, progress: OnProgress | None = None, plan: Plan | None = None) -> Report:
-        """Go through the source. Raises what ended the job, unless that was the end of the source or ``stop``.
+        """Hand the source's messages to the target, until the end of the source or ``stop``. Raises any other reason.
 
-        Cancelled, it cancels what is under way, and raises when all that is done is recorded.
+        A cancellation cancels the messages under way. It is raised after all finished messages are recorded.
         """
         loop = asyncio.get_running_loop()
         self._began = loop.time()
@@ -161,18 +163,18 @@ class Engine:
         return report
 
     def stop(self) -> None:
-        """Begin no more messages; ``run`` returns when those under way are done and recorded."""
+        """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
         self._reader.stop()
         self._pressure.stop()
         if self._limiter is not None:
             self._limiter.stop()
 
     def pause(self, seconds: float) -> None:
-        """Leave the target alone for ``seconds``, as if it had asked for that."""
+        """Hand no message to the target for ``seconds``, as if it had asked for a pause."""
         self._pressure.pause(seconds)
 
     async def _end(self, committing: asyncio.Task[None], helpers: list[asyncio.Task[None]], *, ended: bool) -> None:
-        """Record what is done and not recorded yet, and where the reader stands. Safe to repeat."""
+        """Record the finished messages that are not recorded yet, and the reader's place. Safe to repeat."""
         self.stop()
         for helper in helpers:
             helper.cancel()
@@ -187,7 +189,7 @@ class Engine:
                 reader.mark()
                 if reader.whole:
                     ledger.forget_earlier()
-                # What killed runs had under way is what the next runs hand out first.
+                # The messages that killed runs had under way are the first that the next runs hand out.
                 left = max(0, self._state.interrupted - (reader.handed_out if ledger.of_history else 0))
                 await self._committer.commit(ended=ended, interrupted=left)
         finally:
@@ -196,7 +198,7 @@ class Engine:
     # --- workers ---
 
     async def _work_together(self) -> None:
-        """Start workers as they are needed, twice as many each time. Where the target does not wait, one is enough."""
+        """Start workers as they are needed, twice as many each time. A target that never awaits needs only one."""
         reader, most, started = self._reader, self._settings.concurrency, 0
         async with asyncio.TaskGroup() as workers:
             while started < most and not reader.ended:
@@ -221,7 +223,7 @@ class Engine:
                 self._moved.set()
 
     async def _handle_all(self, task: asyncio.Task[object]) -> None:
-        # One long function: a call of its own for each step would be what most of the time goes to.
+        # One long function, because a call for each step would take most of the time.
         reader, limiter, committer, pressure = self._reader, self._limiter, self._committer, self._pressure
         deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
         function: Handler | None = self._target.function if type(self._target) is Function else None
@@ -237,7 +239,7 @@ class Engine:
             message, span, error = item
             reason = None
             tries = 0
-            while error is None:  # once, and again where the target asks for patience, or is down
+            while error is None:  # once, and again if the target asks for a pause, or is down
                 entered = not pressure.open
                 if entered and not await pressure.enter():
                     return
@@ -288,7 +290,7 @@ class Engine:
             elif not self._record_failure(span, message, error):
                 return
             unsaved = ledger.unsaved
-            # Where all that was handed out is done, the target does not wait for anything: continue with the next ones.
+            # If all messages that were handed out are finished, the target never awaits: continue before committing.
             if unsaved >= enough and (unsaved >= plenty or unsaved < reader.in_flight):
                 if committer.begin():
                     await asyncio.sleep(0)
@@ -296,14 +298,14 @@ class Engine:
                 committer.soon()
 
     def _judge(self, exc: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
-        """Return None where the message is to be tried again, else what the failure comes to."""
+        """Return None if the message is to be tried again, else the error that counts as its failure."""
         wait = requested_wait(exc)
         if wait is not None:
             return self._apply_retry_after(exc, message, wait)
         if not self._circuit.is_outage(exc, message.id, tries, others_succeed=others_succeed):
             return exc
         if others_succeed and self._circuit.since is None and tries < 2:
-            return None  # it may be this message alone: the worker rests, and the others continue
+            return None  # the fault may be this message's: its worker waits, and the others continue
         return self._apply_outage(exc, message)
 
     def _apply_retry_after(self, exc: Exception, message: Message, wait: float) -> Exception | None:
@@ -313,13 +315,13 @@ class Engine:
             self._refusing_since = now
         lasted = now - self._refusing_since
         if wait > settings.max_pause:
-            text = f"the target asks to be left alone for {wait:g} s, more than max_pause; run it again after that"
+            text = f"the target asks for a pause of {wait:g} s, longer than max_pause: run the same again after that"
             return _with_cause(ReplayError(text), exc)
-        if pressure.pauses and not pressure.closed:  # it asked before, and took nothing since: a wait that grows
+        if pressure.pauses and not pressure.closed:  # it asked before, and accepted nothing since: wait longer
             backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
             wait = max(wait, min(_LONGEST_BACKOFF, settings.max_pause, backoff))
         if lasted >= settings.max_pause:
-            text = f"the target has asked to be left alone for {lasted:.0f} s, again and again, and took nothing"
+            text = f"the target has asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
             return _with_cause(ReplayError(f"{text}; {_stopped_before(message)}"), exc)
         self._begin_pause(wait)
         logger.info("the target asks for a pause: the replay waits %.2f s", wait)
@@ -372,7 +374,7 @@ class Engine:
             self._reader.decide(counts=reason is None)
 
     def _record_failure(self, span: Span, message: Message, error: Exception) -> bool:
-        """Settle what becomes of a message that failed; return False where the job ends."""
+        """Treat a failed message as ``on_error`` says. Return False if the job ends."""
         settings = self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
@@ -382,7 +384,7 @@ class Engine:
         self._failed += 1
         self._in_a_row += 1
         if settings.on_error == "stop":
-            stop = ReplayError(f"message {message.id!r} failed, and the replay stopped at it: {text}")
+            stop = ReplayError(f"message {message.id!r} failed, and the replay stopped before it: {text}")
             self._fail(_with_cause(stop, error))
             return False
         dead = None
@@ -393,7 +395,7 @@ class Engine:
         self._ledger.done(span, message, dead=dead, counts_as="failed")
         self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
-            kept = "; they are dead letters: mend it, then retry them" if dead is not None else ""
+            kept = ". They are dead letters: fix the target, then retry them" if dead is not None else ""
             stop = ReplayError(f"{self._in_a_row} messages in a row failed, the last one with {text}{kept}")
             self._fail(_with_cause(stop, error))
         return True
@@ -431,7 +433,7 @@ class Engine:
 
     @property
     def _whole(self) -> bool:
-        """Whether the source was read to its end, and each of its messages was settled."""
+        """Whether the source was read to its end, and all its messages are finished."""
         return self._reader.whole and self._ledger.idle
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
@@ -470,11 +472,11 @@ class Engine:
 
 
 class TargetTimeoutError(TargetError, TimeoutError):
-    """A target that took too long with one message."""
+    """The target took longer than ``target_timeout`` for one message."""
 
 
 def _stopped_before(message: Message) -> str:
-    return f"the replay stopped in front of message {message.id!r}: run the same again to continue there"
+    return f"the replay stopped before message {message.id!r}: run the same again to continue there"
 
 
 def _describe(error: Exception) -> str:

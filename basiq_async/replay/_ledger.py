@@ -1,4 +1,4 @@
-"""What is done and what is not, exactly, while messages are finished in any order. Pure."""
+"""Keep account of the finished and unfinished messages, which may finish in any order. No I/O."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Ending = Literal["handled", "failed", "skipped"]
 
 
 class Span:
-    """A stretch of the history: from a cursor to the next span's.
+    """A part of the history, from its cursor to the next span's.
 
-    ``open`` counts its messages that are begun and not done, ``ids`` are those that are done.
+    ``open`` is the number of its messages that are begun and not finished. ``ids`` are those of its finished messages.
     """
 
     __slots__ = ("cursor", "ids", "last_id", "open", "position")
@@ -30,33 +30,33 @@ class Span:
 
 
 class Ledger:
-    """Cuts the history into spans, and says what is to be recorded.
+    """Divides the history into spans, and collects the changes to record.
 
-    The recorded cursor stands at the beginning of the oldest span that has a message left to do; the ids of what
-    is done after it are recorded beside it. So nothing counts as done that is not, and no cursor needs to be made
-    for a single message. ``most`` is how many spans may be open, so that one slow message bounds the rest.
+    The recorded cursor is the beginning of the oldest span with an unfinished message. The ids of messages that are
+    finished after it are recorded beside it. So the record is exact, without a cursor for each message. ``most`` is the
+    number of spans that may be open, so that a slow message limits how far the others get ahead.
     """
 
     of_history = True
-    """Whether the messages are the history's own, in its order."""
+    """Whether the messages come from the history, not from the dead letters."""
 
     def __init__(self, state: State, *, most: int) -> None:
         self._most = most
         self.earlier = set(state.done)
-        """Ids that earlier runs recorded and this run has not met yet."""
+        """Ids of messages that earlier runs recorded as done, and that this run has not read yet."""
         self._spans = deque([Span(state.cursor, state.position, state.last_id)])
         self._moved = False
         self._done: list[str] = []
         self._dead: list[DeadLetter] = []
         self._handled = self._failed = 0
         self.dead = state.dead
-        """How many dead letters there are, once all is recorded."""
+        """The number of dead letters after everything is recorded."""
         self.unsaved = 0
-        """How many messages are done and not recorded, skipped ones left out."""
+        """The number of messages that are finished and not recorded yet."""
 
     @property
     def full(self) -> bool:
-        """Whether the oldest span has to be finished before a new one may begin."""
+        """Whether the oldest span must be finished before a new one may begin."""
         return len(self._spans) >= self._most
 
     @property
@@ -66,11 +66,11 @@ class Ledger:
 
     @property
     def idle(self) -> bool:
-        """Whether no message is begun and not done."""
+        """Whether every message that was begun is finished."""
         return not any(span.open for span in self._spans)
 
     def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
-        """Begin a new span: the reader stands at ``cursor``, after ``position`` messages, the last ``last_id``."""
+        """Begin a new span at ``cursor``, after ``position`` messages, of which ``last_id`` is the last."""
         self._spans.append(Span(cursor, position, last_id))
 
     def match(self, message_id: str) -> bool:
@@ -82,13 +82,13 @@ class Ledger:
         return True
 
     def begin(self) -> Span:
-        """Begin a message; pass the span on to ``done``."""
+        """Begin a message, and return its span, for ``done``."""
         span = self._spans[-1]
         span.open += 1
         return span
 
     def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
-        """Finish a message, successfully or not."""
+        """Count a message as finished, successfully or not."""
         span.open -= 1
         span.ids.append(message.id)
         self._done.append(message.id)
@@ -102,7 +102,7 @@ class Ledger:
             self.dead += 1
 
     def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
-        """Take all that is to be recorded by now. What is not recorded after all has to be put back."""
+        """Return the changes to record now. If recording fails, pass them to ``put_back``."""
         while self._is_front_done():
             self._spans.popleft()
             self._moved = True
@@ -123,7 +123,7 @@ class Ledger:
         return commit
 
     def put_back(self, commit: Commit, unsaved: int) -> None:
-        """Take back a commit of ``unsaved`` messages that was not recorded: the next one holds it too."""
+        """Put back a commit of ``unsaved`` messages that was not recorded, so that the next one contains it."""
         self._done[:0] = commit.done
         self._dead[:0] = commit.dead
         self._handled += commit.handled
@@ -132,7 +132,7 @@ class Ledger:
         self._moved = self._moved or commit.advance is not None
 
     def forget_earlier(self) -> None:
-        """Forget what earlier runs recorded and this one did not meet: read to its end, the history lacks it."""
+        """Forget the ids of earlier runs that this run did not read, at the end of the history: it has them no more."""
         self.earlier.clear()
 
     def _is_front_done(self) -> bool:
@@ -143,9 +143,9 @@ class Ledger:
 
 
 class DeadLedger(Ledger):
-    """The same for dead letters that are tried again: those that are done now are removed.
+    """A ledger for dead letters that are retried: those that succeed are removed.
 
-    ``record_tried``: the ids of all that were tried are recorded as done as well.
+    ``record_tried``: also record the ids of all retried dead letters as done.
     """
 
     of_history = False
@@ -156,7 +156,7 @@ class DeadLedger(Ledger):
         self._revived: list[str] = []
 
     def done(self, span: Span, message: Message, *, dead: DeadLetter | None = None, counts_as: Ending) -> None:
-        """Finish a dead letter that was tried again."""
+        """Count a retried dead letter as finished, successfully or not."""
         super().done(span, message, dead=dead, counts_as=counts_as)
         span.ids.clear()
         if dead is not None:
@@ -166,13 +166,13 @@ class DeadLedger(Ledger):
             self._revived.append(message.id)
 
     def take(self, *, ended: bool = False, interrupted: int = 0) -> Commit:
-        """Take all that is to be recorded by now; the cursor of the history stays where it is."""
+        """Return the changes to record now. They do not move the cursor of the history."""
         commit = super().take(ended=ended, interrupted=interrupted)
         revived, self._revived = self._revived, []
         done = commit.done if self._record_tried else ()
         return attrs.evolve(commit, done=done, advance=None, failed=0, revived=revived)
 
     def put_back(self, commit: Commit, unsaved: int) -> None:
-        """Take back a commit of ``unsaved`` dead letters that was not recorded: the next one holds it too."""
+        """Put back a commit of ``unsaved`` dead letters that was not recorded, so that the next one contains it."""
         super().put_back(commit, unsaved)
         self._revived[:0] = commit.revived

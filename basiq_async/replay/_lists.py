@@ -1,4 +1,4 @@
-"""Several lists read at once, as one stream with one cursor."""
+"""Read several lists at once, as one stream with one cursor."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ._sources import Stepper, nothing_ready
 from ._watch import Place
 from .checkpoints._base import State
 
-_OTHERS = "it is damaged, or that of another number of lists"
+_OTHERS = "it is damaged, or made for another number of lists"
 
 
 class _List:
-    """One of the lists: the page that is consumed, and the next one, which is on its way.
+    """One of the lists: the page that is consumed, and the request for the next page.
 
-    Its place is the cursor of a page, how many of its items come before, and the last item before. Without a cursor it
-    is after that item, wherever it is; without an item, at the beginning of the list.
+    Its place is the cursor of a page, the number of the page's items before the place, and the last item before it.
+    Without a cursor, the place is after that item, on any page; without an item, it is the beginning of the list.
     """
 
     def __init__(self, open_list: OpenList[Message], text: str | None) -> None:
@@ -50,16 +50,16 @@ class _List:
 
     @property
     def text(self) -> str | None:
-        """The text that resumes here, for the constructor."""
+        """The text from which the constructor resumes at this place."""
         return self._passes.text(self._place)
 
     @property
     def order(self) -> Order:
-        """The order of the list, as far as it is known by now."""
+        """The order of the list, as far as it is known."""
         return self._passes.order
 
     def request(self) -> asyncio.Task[Page[Message]]:
-        """Have the next page come."""
+        """Request the next page, unless it is requested already. Return the task of the request."""
         if self.task is None:
             self.task = asyncio.get_running_loop().create_task(self._next())
         return self.task
@@ -68,7 +68,7 @@ class _List:
         return await anext(self._pages)
 
     def take(self) -> list[Message]:
-        """Begin the page that has come, and return what is left of it. Raises whatever its request raised."""
+        """Begin the page that has arrived, and return its items after the place. Raises the error of its request."""
         task, self.task = self.task, None
         if task is None:
             return []
@@ -79,7 +79,7 @@ class _List:
             return []
         items = list(page.items)
         if self._skip:
-            # A page may have got longer or shorter before the place; the id decides.
+            # Items may have been added or removed before the place, so the id decides, not the offset.
             known = [index for index, item in enumerate(items) if item.id == self._after]
             if not known:
                 self._passes.start = attrs.evolve(self._place, cursor=None, offset=0)
@@ -98,19 +98,19 @@ class _List:
             self._open()
 
     def passed(self, message: Message, *, last_of_page: bool) -> None:
-        """Note that a message of the page was handed out."""
+        """Move the place after a message of the page that was handed out."""
         self._offset += 1
         self._after, self._last = message.id, message
         if last_of_page:
             self._finish_page()
 
     def _finish_page(self) -> None:
-        """The page is consumed: the place is the beginning of the next one, if there is one."""
+        """Move the place to the beginning of the next page, if there is one."""
         if self._next_cursor is not None:
             self._cursor, self._offset = self._next_cursor, 0
 
     async def find(self, error: Exception) -> bool:
-        """Resume after the last message, wherever that is now; return False where that cannot help."""
+        """Resume after the last message, which may have moved. Return False if that cannot help after ``error``."""
         if not await self._passes.find(error, self._place):
             return False
         if self._passes.exhausted:
@@ -121,9 +121,9 @@ class _List:
 
 
 class Lists:
-    """Reads several lists at once: while one page is consumed, the next ones of all lists are on their way.
+    """Reads several lists at once: while a page is consumed, the next pages of all lists are requested.
 
-    The order differs from run to run. The cursor holds the place in each list.
+    The order of the messages differs from run to run. The cursor holds the place in each list.
     """
 
     def __init__(self, open_lists: Sequence[OpenList[Message]], state: State) -> None:
@@ -144,12 +144,12 @@ class Lists:
             await self._turn()
         message = self._items.popleft()
         current = self._current
-        assert current is not None  # noqa: S101  # it is where the items are from
+        assert current is not None  # noqa: S101  # the items are from this list
         current.passed(message, last_of_page=not self._items)
         return message
 
     async def _turn(self) -> None:
-        """Go to a page that has come, of the list that had its turn longest ago."""
+        """Take a page that has arrived, from the list whose last turn was longest ago."""
         self._current = None
         left = [each for each in self._ready if not each.ended]
         if not left:
@@ -164,7 +164,7 @@ class Lists:
         self._failed = None
         self._current = chosen
         if not chosen.ended and self._items:
-            await asyncio.sleep(0)  # lets the other requests begin, also where no consumer ever waits
+            await asyncio.sleep(0)  # lets the other requests begin, even if the consumer never awaits
 
     def stepper(self) -> Stepper[Message]:
         """See ``MessageSource``."""
@@ -177,7 +177,7 @@ class Lists:
 
     @property
     def order(self) -> Order:
-        """See ``MessageSource``. That of all lists that are long enough to tell."""
+        """See ``MessageSource``. The lists that are long enough to show an order decide."""
         orders: set[Order] = {each.order for each in self._lists if each.order != "unknown"}
         return orders.pop() if len(orders) == 1 else "unknown"
 
@@ -186,7 +186,7 @@ class Lists:
         return False
 
     async def recover(self, error: Exception) -> bool:
-        """See ``MessageSource``. Each list has a last message of its own."""
+        """See ``MessageSource``. The list whose request failed resumes after its own last message."""
         failed, self._failed = self._failed, None
         return failed is not None and await failed.find(error)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps beside its cursor: when the webhook was inactive, and what the event list has covered."""
+"""The notes of a checkpoint: when the webhook was inactive, and which times of the event list were read."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ _MOST_PERIODS = 200
 
 @attrs.frozen
 class Inactivity:
-    """A time in which a webhook was not active: what happened then made no message.
+    """A period in which a webhook was not active. Events of this period made no messages.
 
     since: the eighth failed attempt of a message, after which Basiq disables the endpoint.
-    until: the next first attempt of a message, which shows that it was active again; None where the history shows
-        none.
+    until: the next first attempt of a message, which shows that the webhook was active again; None if the history
+        has no such attempt.
     """
 
     since: datetime
     until: datetime | None = None
 
     def __str__(self) -> str:
-        until = "on, as far as its history shows" if self.until is None else f"to {_show(self.until)}"
+        until = "until now, as far as its history shows" if self.until is None else f"to {_show(self.until)}"
         return (
-            f"the webhook was not active from {_show(self.since)} {until}: what happened then made no message; "
-            "recover() finds what the event list still has, which is the last 7 days"
+            f"the webhook was not active from {_show(self.since)} {until}: events of that time made no messages; "
+            "recover() finds those of the last 7 days in the event list"
         )
 
     def describe_loss(self) -> str:
-        """Say that what happened then is lost."""
+        """Return a text that says that the events of this period are lost, and what to do."""
         until = "" if self.until is None else f" to {_show(self.until)}"
         return (
-            f"the webhook was not active from {_show(self.since)}{until}, and the event list no longer has what "
-            "happened then: fetch the state itself from the API, then pass the end of that time as acknowledged"
+            f"the webhook was not active from {_show(self.since)}{until}, and the event list no longer has the events "
+            "of that time: fetch the present state from the API, then pass the end of that time as acknowledged"
         )
 
 
 class InactivityTracker:
-    """Looks at each message, in the order of the history; with ``any_order``, in any.
+    """Finds the periods of inactivity from the messages, in the order of the history, or in any with ``any_order``.
 
-    ``known`` are the periods that earlier runs have found.
+    ``known`` are the periods that earlier runs found.
     """
 
     def __init__(self, *, any_order: bool = False, known: Iterable[Inactivity] = ()) -> None:
         self._periods = list(known)
         self.alert = any_order or bool(self._periods)
-        """Whether every message matters; otherwise only those with ``MOST_ATTEMPTS``."""
+        """Whether ``see`` needs every message, and not only those with ``MOST_ATTEMPTS`` attempts."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
-        """The first and the last first attempt in each hour, where later periods may be found yet."""
+        """The earliest and the latest first attempt in each hour, if messages may come in any order; else None."""
         self._noted = False
-        """Whether ``note`` is told of all messages."""
+        """Whether ``note`` is called with the times of all messages."""
         self.changed = False
         """Whether ``periods`` may differ from what was known."""
 
     def note(self, times: Sequence[datetime]) -> None:
-        """Note when the messages of a page were first tried. Called before they are seen, newest first."""
+        """Record the times of the first attempts of a page's messages, before ``see``, newest first."""
         self.alert, self._noted = False, True
         if self._active is None:
             self._active = {}
@@ -83,7 +83,7 @@ class InactivityTracker:
             self._active[hour] = min(earliest, first), max(latest, first)
 
     def see(self, message: Message) -> None:
-        """Take a message into account."""
+        """Record the attempts of one message."""
         attempts = message.raw.get("attempts")
         if not attempts:
             return
@@ -96,7 +96,7 @@ class InactivityTracker:
         self._end_periods(first := min(times))
         self._add(first)
         since = max(times)
-        # A message that an earlier run has seen too is read again where that run was killed.
+        # After a run was killed, the next one reads some of its messages again.
         if failed_for_good and all(since != each.since for each in self._periods):
             later = [each for pair in (self._active or {}).values() for each in pair if each > since]
             self.alert = not self._noted
@@ -112,7 +112,7 @@ class InactivityTracker:
                 self.changed = True
 
     def periods(self) -> tuple[Inactivity, ...]:
-        """Return the periods, earliest first; those that end together are one."""
+        """Return the periods, earliest first. Periods with the same end are merged into one."""
         merged: dict[datetime | None, Inactivity] = {}
         for period in sorted(self._periods, key=lambda each: each.since):
             merged.setdefault(period.until, period)
@@ -120,7 +120,7 @@ class InactivityTracker:
         too_many = len(periods) > _MOST_PERIODS
         while len(periods) > _MOST_PERIODS:
             gaps = [(after.since - (one.until or after.since), n) for n, (one, after) in enumerate(pairwise(periods))]
-            _, first = min(gaps)  # too long a period is safer than one that is forgotten
+            _, first = min(gaps)  # a period that is too long is safer than a missing one
             periods[first : first + 2] = [Inactivity(periods[first].since, periods[first + 1].until)]
         if too_many:
             self._periods = list(periods)
@@ -128,17 +128,17 @@ class InactivityTracker:
 
 
 Stretch = tuple[datetime, datetime]
-"""From a moment to a later one."""
+"""A period: its begin and its end."""
 
 
 @attrs.frozen
 class Notes:
-    """What earlier runs have learned.
+    """What earlier runs found out about the history.
 
-    inactive: when the webhook was not active.
-    covered: the times whose events were all read.
-    given_up: how many messages failed and were not kept.
-    read_until: what was listed at this moment was all read; None where the list was never read to its end.
+    inactive: the periods in which the webhook was not active.
+    covered: the periods whose events were all read.
+    given_up: the number of messages that failed and were not kept.
+    read_until: all messages that were listed at this moment were read; None if the list was never read to its end.
     """
 
     inactive: tuple[Inactivity, ...] = ()
@@ -148,7 +148,7 @@ class Notes:
 
     @classmethod
     def read(cls, text: str) -> Notes:
-        """Read what ``write`` wrote; empty text is nothing. Raises ``CheckpointError``."""
+        """Parse the text of ``write``. An empty text gives empty notes. Raises ``CheckpointError``."""
         if not text:
             return cls()
         try:
@@ -161,12 +161,12 @@ class Notes:
             )
         except (ValueError, TypeError, KeyError) as exc:
             raise CheckpointError(
-                "the checkpoint's notes cannot be read: it is damaged; pass another checkpoint to begin anew, with an "
+                "the checkpoint is damaged: its notes cannot be read. Pass another checkpoint to begin anew, with an "
                 "inbox, so that nothing is handled twice"
             ) from exc
 
     def write(self) -> str:
-        """Return them as text, empty if there is nothing to keep."""
+        """Return the notes as text; empty notes give an empty text."""
         if self == Notes():
             return ""
         return json.dumps(
@@ -179,16 +179,16 @@ class Notes:
         )
 
     def cover(self, stretch: Stretch) -> Notes:
-        """Add a time whose events were all read."""
+        """Return the notes with one more period whose events were all read."""
         return attrs.evolve(self, covered=_join([*self.covered, stretch]))
 
 
 def find_out_of_reach(
     inactive: Iterable[Inactivity], covered: Sequence[Stretch], reach: datetime, acknowledged: datetime | None
 ) -> tuple[Inactivity, ...]:
-    """Return the parts of the periods that are over, were never read as events, and cannot be any more.
+    """Return the parts of the inactive periods whose events were never read, and are no longer in the event list.
 
-    reach: before this moment the event list has nothing. acknowledged: what is before this moment does not count.
+    reach: the event list begins at this moment. acknowledged: parts before this moment are left out.
     """
     found = []
     for period in inactive:
@@ -204,7 +204,7 @@ def find_out_of_reach(
 
 
 def _join(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    """Put stretches in order; those that meet are one."""
+    """Sort periods by their begin, and merge those that overlap or touch."""
     joined: list[Stretch] = []
     for begin, end in sorted(stretches):
         if joined and begin <= joined[-1][1]:

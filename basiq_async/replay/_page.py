@@ -1,4 +1,4 @@
-"""The page of a replay over HTTP, on this machine."""
+"""Serve the page that shows a replay in a browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 async def serve_page(
     replay: Replay, host: str = "127.0.0.1", port: int = 0, *, allowed_hosts: Iterable[str] = ()
 ) -> AsyncGenerator[str]:
-    """Serve a page that shows the runs of a replay. Yields its address, with the token that opens it.
+    """Serve a page that shows the runs of a replay. Yields its URL, which contains the token that opens it.
 
     .. code-block:: python
 
@@ -39,10 +39,10 @@ async def serve_page(
             print(url)
             await replay.run()
 
-    It shows the progress, the rate over time, and the dead letters with their errors, which it can retry and drop
-    between runs. Whoever opens it needs the token, on this machine too: it shows what a checkpoint keeps from other
-    users. A browser that opened the address keeps it as a cookie; a program sends it as ``X-Fake-Token``. Needs the
-    extra ``ui``. Raises ``ConfigurationError`` where that is missing.
+    The page shows the progress, the rate over time, and the dead letters with their errors. Between runs it can retry
+    and drop them. Every request needs the token, on this machine too, because the page shows data that a checkpoint
+    hides from other users. A browser that opened the URL keeps the token as a cookie; a program sends it as
+    ``X-Fake-Token``. Raises ``ConfigurationError`` if the extra ``ui`` is not installed.
     """
     try:
         from .._web.page import LivePage
@@ -94,7 +94,7 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
     async def drop(request: web.Request) -> web.Response:
         ids = _read_ids(await read_json(request))
         if ids is None:
-            raise ControlError(400, "not-valid", "ids is missing: the dead letters to drop")
+            raise ControlError(400, "not-valid", "ids is missing: pass the ids of the dead letters to drop")
         try:
             return respond({"dropped": await feed.drop(ids)})
         except BasiqError as error:
@@ -119,7 +119,7 @@ def _read_ids(body: Mapping[str, object]) -> list[str] | None:
     if ids is None:
         return None
     if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
-        raise ControlError(400, "not-valid", "ids has to be an array of texts")
+        raise ControlError(400, "not-valid", "ids must be an array of strings")
     return [str(each) for each in ids]
 
 
@@ -127,7 +127,7 @@ async def _show(feed: ReplayFeed) -> Json:
     try:
         dead_letters = [_show_dead_letter(each) for each in await feed.dead_letters()]
     except ControlError:
-        dead_letters = []  # between two states: the next change shows them
+        dead_letters = []  # the run is just beginning or ending: the next change shows them
     return {"state": _show_state(feed), "plot": draw(tuple(feed.rates)), "dead_letters": dead_letters}
 
 
@@ -160,7 +160,7 @@ _EVERY = 1.0
 
 
 class ReplayFeed:
-    """Listens to the runs of a replay, and calls the functions that watch it."""
+    """Listens to the runs of a replay, and calls its watchers after each change."""
 
     def __init__(self, replay: Replay) -> None:
         self.replay = replay
@@ -172,7 +172,7 @@ class ReplayFeed:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hear(self, progress: Progress) -> None:
-        """Take in the progress of a run."""
+        """Record the progress of a run, and call the watchers."""
         if self.rates and progress.elapsed < self.rates[-1][0]:
             self.rates.clear()  # another run
         if not self.rates or progress.elapsed - self.rates[-1][0] >= _EVERY:
@@ -186,7 +186,7 @@ class ReplayFeed:
             watcher()
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``changed`` after each change. Returns a function that ends that."""
+        """Call ``changed`` after each change. Return a function that removes it."""
         self._watchers.append(changed)
 
         def stop() -> None:
@@ -196,10 +196,10 @@ class ReplayFeed:
         return stop
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
-        """The first dead letters, while a run is under way and between runs."""
+        """Return the first dead letters, during a run and between runs."""
         try:
             return await self.replay.dead_letters(limit=_MOST_DEAD_LETTERS)
-        except BasiqError as error:  # such as a run that has not opened its checkpoint yet
+        except BasiqError as error:  # for example, a run has not opened its checkpoint yet
             raise ControlError(409, "not-now", str(error)) from error
 
     async def dead_letter(self, id: str) -> DeadLetter:
@@ -209,7 +209,7 @@ class ReplayFeed:
         raise ControlError(404, "not-found", f"there is no dead letter {id!r} among the first {_MOST_DEAD_LETTERS}")
 
     def retry(self, ids: Sequence[str] | None) -> None:
-        """Put dead letters through the target again, in the background."""
+        """Hand dead letters to the target again, in the background."""
         self._check_rests()
         self._start(self._retry(ids))
 
@@ -241,7 +241,7 @@ class ReplayFeed:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Stop what the page began, and wait until it is recorded."""
+        """Stop the retry that the page started, and wait until its results are recorded."""
         cancelled: asyncio.CancelledError | None = None
         for task in tuple(self._tasks):
             self.replay.stop()
@@ -255,7 +255,10 @@ WIDTH, HEIGHT = 600, 120
 
 @attrs.frozen
 class Plot:
-    """``points`` is for a polyline within 600 by 120; ``top`` the rate at its upper edge, ``seconds`` its length."""
+    """A plot of the rate: ``points`` of an SVG polyline within 600 by 120, and ``area`` of the polygon below it.
+
+    ``top`` is the rate at the upper edge, ``seconds`` the time from the left edge to the right.
+    """
 
     points: str
     area: str
@@ -264,7 +267,7 @@ class Plot:
 
 
 def draw(rates: Sequence[tuple[float, float]]) -> Plot | None:
-    """The plot of these moments and rates; None where there are not two yet."""
+    """Return the plot of these pairs of a time and a rate; None if there are fewer than two."""
     if len(rates) < 2:
         return None
     first, last = rates[0][0], rates[-1][0]

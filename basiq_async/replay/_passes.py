@@ -1,9 +1,9 @@
-"""What of a list has been read, whichever way the list grows: passes over it, and the text that resumes them.
+"""Read a list in passes, so that new items are found whether they come at its beginning or at its end.
 
-No source says in which order Basiq lists anything. A first pass reads a list from its beginning to its end. Whatever
-arrives later is after that end, where the list begins with the oldest, or above its first item, where it begins with
-the newest. So the next run resumes after the end, and then looks above: from the top of the list down to the newest
-item of an earlier pass. What is known of the order saves one of the two.
+No source says in which order Basiq lists anything. A first pass reads a list from its beginning to its end. If the list
+begins with the oldest items, new items come after that end; if it begins with the newest, they come above the first
+item. So the next run has two passes: one resumes after the end, the other reads from the top of the list down to the
+newest item of an earlier pass. If the order is known, one of them is enough.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ T = TypeVar("T")
 logger = logging.getLogger("basiq_async.replay")
 
 OpenList = Callable[[str | None, str | None], Paginator[T]]
-"""Begins a list after a cursor or, where that cannot be used, after the item with an id."""
+"""Opens a list after a cursor (first argument) or, if that cannot be used, after the item with an id (second)."""
 
 
 class Passes(Generic[T]):
-    """The passes over one list. ``text`` is what an earlier run recorded, or None.
+    """The passes over one list.
 
-    ``last_id`` is where to resume where ``text`` is a mere cursor. ``ephemeral``: items go from the list by their age
-    alone, so that all of it is newer than what is gone. ``note_times`` is called with the times of each page of a list
-    that begins with the newest, before its items are handed out.
+    text: the text that an earlier run recorded, or None.
+    last_id: the id of the item to resume after, if ``text`` is only a cursor.
+    ephemeral: items leave the list only because of their age, so that all listed items are newer than those that left.
+    note_times: called with the times of each page of a list that begins with the newest, before its items are read.
     """
 
     def __init__(
@@ -49,32 +50,32 @@ class Passes(Generic[T]):
         self._order: Order = "unknown"
         self._sure = self._mixed = False
         self._end = Place()
-        """How far the first pass came; where ``_ended``, the end of the list then."""
+        """The place that the first pass reached; if ``_ended``, the end of the list at that time."""
         self._ended = False
         self._known = Top()
-        """All between this place and ``_end`` was read, or is being read by the first pass."""
+        """The first items of the part that ends at ``_end``, which was read, or is being read by the first pass."""
         self._above: tuple[Place, Top] | None = None
-        """How far a pass above ``_known`` came, and where it began."""
+        """The place that a pass above ``_known`` reached, and the first items of that pass."""
         self._end_is_gone: Exception | None = None
         if text is not None and text.startswith("{"):
             self._read(text)
         elif text is not None:
             self._end = Place(text, 0, last_id)
-        if self._mixed and self._ended:  # anything can be anywhere
+        if self._mixed and self._ended:  # the list is not ordered, so new items can be anywhere
             self._end, self._ended, self._known, self._above = Place(), False, Top(), None
         starts_above: Order = "newest-first"
         self._is_above = self._above is not None or (self._ended and self._sure and self._order == starts_above)
         self.start = self._end if not self._is_above else Place() if self._above is None else self._above[0]
-        """Where the pass that is under way begins, or resumes."""
+        """The place where the present pass begins or resumes."""
         self._watch = Watch(self._before())
         self.finished = False
-        """Whether the list was read to its end, and no other pass is needed: ``text`` needs no place any more."""
+        """Whether the last pass has ended, and no other is needed."""
         self.exhausted = False
-        """Whether nothing is left of the pass that is under way: ``open`` is not to be called."""
+        """Whether the present pass has no items left, so that ``open`` must not be called."""
 
     @property
     def order(self) -> Order:
-        """The order of the list, as far as it is known by now."""
+        """The order of the list, as far as it is known."""
         return self._watch.order
 
     def _before(self) -> Before:
@@ -89,7 +90,7 @@ class Passes(Generic[T]):
         )
 
     def open(self) -> Paginator[T]:
-        """Return the list from ``start`` on, as far as the pass goes. Raises ``CheckpointError`` for a bad cursor."""
+        """Open the list at ``start``, up to the end of the pass. Raises ``CheckpointError`` for an invalid cursor."""
         start = self.start
         try:
             paginator = self._open_list(start.cursor, start.after)
@@ -107,7 +108,7 @@ class Passes(Generic[T]):
         return paginator
 
     def text(self, place: Place) -> str | None:
-        """Return what to record where the pass stands at ``place``; None at the beginning of a list."""
+        """Return the text to record when the pass is at ``place``; None at the beginning of the list."""
         end, known, above = self._end, self._known, None
         if self._is_above:
             if place.begun and not self.finished:
@@ -128,13 +129,13 @@ class Passes(Generic[T]):
         return json.dumps(fields, separators=(",", ":"))
 
     def finish(self, place: Place) -> bool:
-        """End the pass, which came to its end at ``place``; return whether another one is needed, from ``start`` on.
+        """End the pass at ``place``. Return whether another pass is needed; it begins at ``start``.
 
-        Raises ``ReplayError`` where it cannot be known what is new.
+        Raises ``ReplayError`` if it cannot tell which items are new.
         """
         watch = self._watch
         self._learn()
-        covered = watch.at_start and watch.pages <= 1  # there was one request, and nothing it left out
+        covered = watch.at_start and watch.pages <= 1  # a single request returned the whole list
         if self._is_above:
             if self._end_is_gone is not None and watch.met == 0 and self._order != "newest-first":
                 raise self._not_found(self._end_is_gone) from self._end_is_gone
@@ -154,7 +155,7 @@ class Passes(Generic[T]):
 
     def _may_have_grown_above(self, found: bool) -> bool:
         if self._mixed:
-            return False  # it is read whole the next time
+            return False  # the next run reads the whole list
         if not self._sure or self._order != "oldest-first":
             return True
         return not found and self._watch.detector.order != "oldest-first"  # the last page shows it once more
@@ -165,7 +166,7 @@ class Passes(Generic[T]):
 
     @property
     def _top(self) -> Top:
-        """Where the pass that is under way began."""
+        """The first items of the present pass."""
         if self._watch.at_start:
             return self._watch.top
         if self._is_above:
@@ -173,7 +174,7 @@ class Passes(Generic[T]):
         return self._known
 
     def _learn(self) -> None:
-        """Take over what the pages of the pass have shown of the order."""
+        """Adopt the order that the pages of the pass have shown."""
         if not self._watch.pages:
             return
         seen = self._watch.detector
@@ -182,14 +183,14 @@ class Passes(Generic[T]):
         if sure or mixed:
             self._sure, self._mixed = sure, mixed
         if mixed:
-            logger.warning("messages are listed in no order of time: the list is read whole in each run")
+            logger.warning("the list is not ordered by time, so each run reads all of it")
 
     # --- a place that is gone ---
 
     async def find(self, error: Exception, place: Place) -> bool:
-        """Look for the place again after ``error``; return whether the pass continues, from ``start`` on.
+        """Find the place again after ``error``. Return whether the pass continues; it resumes at ``start``.
 
-        Raises ``ReplayError`` where the place is gone, and what is new cannot be told from what has been read.
+        Raises ``ReplayError`` if the place is gone, and new items cannot be told from those that were read.
         """
         if isinstance(error, PaginationError) and error.link is None and place.begun:
             await self._continue_without(error, place)
@@ -197,7 +198,7 @@ class Passes(Generic[T]):
         return False
 
     async def _continue_without(self, error: Exception, place: Place) -> None:
-        """The item at ``place`` is no longer in the list. By age, the items go in their order, the oldest first."""
+        """Continue the pass although the item at ``place`` has left the list. The oldest items leave first."""
         self._learn()
         last = self._watch.detector.last
         rest_is_gone = last is not None and place.time is not None and last > place.time
@@ -207,7 +208,7 @@ class Passes(Generic[T]):
                 raise self._not_found(error) from error
             self._skip_rest(place)
         elif newest_first and (self._ended or rest_is_gone):
-            self._skip_rest(place)  # what comes after it is older, and gone as well
+            self._skip_rest(place)  # the items after it are older, so they have left too
         elif self._order == "unknown" and self._ended and self._known.ids and not self._ephemeral:
             self._end_is_gone = error
             self._begin_above()
@@ -218,7 +219,7 @@ class Passes(Generic[T]):
                 return
             if newest_first or not self._is_newer(item_time(first), place.time):
                 raise self._not_found(error) from error
-            logger.warning("the place where the replay stood is no longer listed: it continues with the oldest that is")
+            logger.warning("the last message is no longer listed: the replay continues with the oldest listed message")
             self._end, self._ended, self._known, self.start = Place(), False, Top(), Place()
 
     def _skip_rest(self, place: Place) -> None:
@@ -226,12 +227,12 @@ class Passes(Generic[T]):
         self.exhausted = True
 
     def _is_newer(self, first: datetime | None, gone: datetime | None) -> bool:
-        """Whether the list begins with an item that is newer than the one that is gone."""
+        """Return whether the first item of the list is newer than the item that has left it."""
         return self._ephemeral if first is None or gone is None else first >= gone
 
     def _not_found(self, error: Exception) -> ReplayError:
         return ReplayError(
-            f"the place where the replay stood cannot be found again ({error}). Begin anew with another checkpoint, "
+            f"the replay's place in the list cannot be found again ({error}). Begin anew with another checkpoint, "
             "and with an inbox, so that nothing is handled twice"
         )
 

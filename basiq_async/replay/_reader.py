@@ -1,4 +1,4 @@
-"""From the source to the workers: one message at a time, no more than may be in flight, pages held to two."""
+"""Hand out the messages of a source to the workers, one at a time, and no more than may be in flight."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 
 SPAN = 500
-"""How many messages are read from one cursor that can be recorded to the next."""
+"""The number of messages between two cursors that can be recorded."""
 
 
 WorkItem: TypeAlias = tuple[Message, Span, Exception | None]
-"""A message to be handled, its span, and the error where reading or selecting it failed already."""
+"""A message to handle, its span, and the error if reading or selecting it failed already."""
 
 
 class MessageReader:
     """Hands out messages to any number of workers.
 
-    ``width`` is how many messages may be handed out and not recorded. A worker that asks gets its message without
-    a switch of tasks as long as there is one on the page, and room for it. ``wanted`` is called when the ledger
-    has something to record though no message was handled. ``last_id`` is the last message before the source's place.
+    A worker gets its message without a switch of tasks while the page has one, and another may be handed out.
+
+    width: the most messages that may be handed out and not recorded yet.
+    wanted: called when the ledger has something to record although no message was handled.
+    last_id: the id of the last message before the source's place.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class MessageReader:
         self._tracker = tracker
         self._left = where.limit
         self.limited = where.limit is not None
-        """Whether each message that was handed out has to be decided on."""
+        """Whether ``decide`` must be called for each message that was handed out."""
         self._undecided = 0
         self._room = width
         self._width = width
@@ -66,39 +68,39 @@ class MessageReader:
         self.whole = False
         """Whether the history was read to its end."""
         self.handed_out = 0
-        """How many messages were handed out."""
+        """The number of messages that were handed out."""
         self.error: Exception | None = None
-        """What reading failed with."""
+        """The error that ended the reading, or None."""
 
     @property
     def in_flight(self) -> int:
-        """How many messages are handed out and not recorded."""
+        """The number of messages that are handed out and not recorded yet."""
         return self._width - self._room
 
     @property
     def short(self) -> bool:
-        """Whether there is room for a message, and no worker that asks for one."""
+        """Whether another message may be handed out, and no worker waits for one."""
         return self._room > 0 and self._reader is None and not self._waiting
 
     @property
     def order(self) -> Order:
-        """In which order the source comes, as far as it is known."""
+        """The order of the source, as far as it is known."""
         return self._source.order
 
     @property
     def read(self) -> int:
-        """How many messages of the history come before the reader."""
+        """The number of messages of the history that were read, those of earlier runs included."""
         return self._read
 
     def take_ready(self) -> WorkItem | None:
-        """Return the next message where that needs no waiting; None where ``take`` has to be asked."""
+        """Return the next message if it is available at once; None if ``take`` must be called."""
         if self.ended or self._reader is not None or self._room == 0 or self._in_span >= SPAN or self._left is not None:
             return None
         message = self._ready()
         return None if message is None else self._hand_out(message)
 
     async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
-        """Return the next message to handle; None at the end. ``worker`` is the task that asks."""
+        """Return the next message to handle; None at the end. ``worker`` is the calling task."""
         ledger = self._ledger
         while not self.ended:
             if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
@@ -121,7 +123,7 @@ class MessageReader:
                 break
             except asyncio.CancelledError:
                 if self.ended and worker.uncancel() == 0:
-                    break  # ``stop`` cancelled it, to give up a page that takes long
+                    break  # ``stop`` cancelled it, because a page may take long
                 raise
             except Exception as exc:
                 if await self._recover(exc, worker):
@@ -135,7 +137,7 @@ class MessageReader:
         return None
 
     def _hand_out(self, message: Message) -> WorkItem | None:
-        """Count a message that was read; return None where it is not to be handled."""
+        """Count a message that was read. Return None if it is not to be handled."""
         tracker, ledger = self._tracker, self._ledger
         self._read += 1
         self._in_span += 1
@@ -164,7 +166,7 @@ class MessageReader:
         return message, ledger.begin(), error
 
     def _begin_next_pass(self) -> bool:
-        """Return whether the source continues; otherwise the reading ends."""
+        """Begin the source's next pass. If there is none, end the reading and return False."""
         try:
             if self._source.next_pass():
                 self._ready, self._advance = self._source.stepper()
@@ -177,7 +179,7 @@ class MessageReader:
         return False
 
     async def _recover(self, error: Exception, worker: asyncio.Task[object]) -> bool:
-        """Return whether the source found its place again; otherwise the reading ends."""
+        """Let the source find its place again after ``error``. If it cannot, end the reading and return False."""
         try:
             if await self._source.recover(error):
                 self._ready, self._advance = self._source.stepper()
@@ -200,14 +202,14 @@ class MessageReader:
         return True
 
     def mark(self) -> None:
-        """Begin a new span where the reader stands."""
+        """Begin a new span at the reader's place."""
         self._ledger.mark(self._source.cursor, self._read, self._last_id)
         self._in_span = 0
         if not self._ledger.unsaved and self._ledger.dirty:  # what is unsaved has its commit begun without this
             self._wanted()
 
     def decide(self, *, counts: bool) -> None:
-        """Count a message against the limit, or do not: the target had no use for it. Only where it is ``limited``."""
+        """Say whether a message counts against the limit: not if it was skipped. Has no effect without a limit."""
         if self._left is not None:
             self._undecided -= 1
             if not counts:
@@ -215,12 +217,12 @@ class MessageReader:
             self._wake()
 
     def release(self, count: int) -> None:
-        """``count`` messages are recorded: as many others may be handed out."""
+        """Allow ``count`` more messages to be handed out, after as many were recorded."""
         self._room += count
         self._wake()
 
     def stop(self) -> None:
-        """Hand out no more. A page that is being asked for is given up."""
+        """Hand out no more messages. A request for a page is cancelled."""
         if self.ended:
             return
         self.ended = True
@@ -231,13 +233,13 @@ class MessageReader:
                 future.set_result(None)
 
     async def aclose(self) -> None:
-        """Give up the page that was asked for ahead."""
+        """Cancel the request for the page ahead."""
         await self._source.aclose()
 
     def _wake(self) -> None:
-        """Wake one waiting worker, which wakes the next one if there is more to hand out.
+        """Wake one waiting worker, which wakes the next one if there are more messages to hand out.
 
-        If all of them were woken, most of them would run for nothing, each time.
+        If all workers were woken, most of them would run for nothing, each time.
         """
         if not self._woken:
             while self._waiting:

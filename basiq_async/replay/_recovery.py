@@ -1,4 +1,4 @@
-"""Recovering from an outage: the message history, then what never became a message, and what is left."""
+"""Recover from an outage: replay the message history, then the events that made no message, and report what is left."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def recover(
     instrument: Callable[[Replay], object] | None = None,
     clock: Callable[[], datetime] | None = None,
 ) -> Recovery:
-    """Bring to a target everything that it missed: the webhook's messages, then the events that made none.
+    """Hand to a target everything that it missed: the webhook's messages, then the events that made no message.
 
     .. code-block:: python
 
@@ -60,33 +60,33 @@ async def recover(
             )
         print(recovery.finished, recovery.problems)
 
-    The messages come first, since they have the ``webhook-id`` that Basiq sends with. An inbox says what was handled:
-    a ``WebhookReceiver`` has its own; for a function pass the one of the live service; for an ``HttpTarget`` one that
-    is kept beside the checkpoints. What another worker is handling is waited for. After an interruption, run the same
-    again. ``SQLCheckpoint(engine)`` keeps both sources, so it is all that a service with a database needs; of
-    several workers that recover at once, one works, and the others get a ``CheckpointInUseError``. ``filter`` is for
-    the messages, the other arguments are those of ``Replay``.
+    The messages come first, because they have the ``webhook-id`` of Basiq's deliveries. An inbox says which events were
+    handled. A ``WebhookReceiver`` has its own inbox. For a function, pass the inbox of the live service; for an
+    ``HttpTarget``, an inbox that is kept beside the checkpoints. If another worker is handling an event, the recovery
+    waits for it. After an interruption, run the same again. ``SQLCheckpoint(engine)`` keeps both sources, so a service
+    with a database needs only that. If several workers recover at once, one works, and the others get a
+    ``CheckpointInUseError``. ``filter`` applies to the messages only; the other arguments are those of ``Replay``.
 
-    everything: what Basiq says it delivered is left alone where no inbox can say whether it was handled: before the
-        inbox began, or longer ago than it remembers, and always with an ``HttpTarget``. It counts as ``left_alone``.
-        True handles it as well, with new checkpoints.
-    acknowledged: what is out of reach before this moment is known, and does not keep the recovery from being finished.
+    everything: whether to handle also messages that Basiq says it delivered when the inbox could not record them:
+        before the inbox was first used, or longer ago than it remembers, and always with an ``HttpTarget``. By default
+        they are not handled, and count as ``left_alone``. To change it to True, pass new checkpoints.
+    acknowledged: periods that are out of reach before this moment are known, and do not count as unfinished.
     instrument: called with each of the two replays before it runs, such as ``basiq_async.otel.instrument``.
 
-    Raises what ``Replay.run`` raises.
+    Raises the errors of ``Replay.run``.
     """
     both = keeps_both_sources(checkpoint)
     if events_checkpoint is None and not both:
         raise ConfigurationError(
-            "this checkpoint remembers one source: pass a second one as events_checkpoint, or SQLCheckpoint(engine), "
-            "which keeps both"
+            "this checkpoint keeps one source: pass a second one as events_checkpoint, or SQLCheckpoint(engine), which "
+            "keeps both"
         )
     if events_checkpoint is checkpoint and not both:
-        raise ConfigurationError("checkpoint and events_checkpoint must be two: each remembers one source")
+        raise ConfigurationError("checkpoint and events_checkpoint must be different: each keeps one source")
     if inbox is None and not isinstance(target, WebhookReceiver):
         raise ConfigurationError(
-            "recover needs an inbox, since most events were messages too: the live service's for a function, one "
-            "beside the checkpoints for an HttpTarget"
+            "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
+            "function, and an inbox beside the checkpoints for an HttpTarget"
         )
     if acknowledged is not None and acknowledged.tzinfo is None:
         raise ConfigurationError("acknowledged must be a datetime with a time zone, such as datetime.now(UTC)")
@@ -128,7 +128,7 @@ async def recover(
         unfinished = ReplayError("the message history was not read to its end: run the same again to continue")
         unfinished.report = first
         raise unfinished
-    # What happens from now on becomes a message, unless the webhook is not active.
+    # Events from now on become messages, unless the webhook is not active.
     was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
     failed = {event_of(Message(letter.id, letter.message)) async for letter in read_all(messages)}
     events._wrap = lambda inner: MissedEvents(inner, knowledge, failed)
@@ -148,8 +148,8 @@ async def recovered_by(
 ) -> Recovered:
     """Return what the recoveries with these checkpoints have recovered, for ``webhooks.diagnose``.
 
-    Begins no run. Raises ``CheckpointError`` also for checkpoints of a recovery with a ``where`` or a ``filter``: it
-    does not say that all was recovered.
+    It only reads the checkpoints. Raises ``CheckpointError``, also for checkpoints of a recovery with a ``where`` or a
+    ``filter``, because that did not recover everything.
     """
     messages = await checkpoint.peek(Job(webhook_id)) or State()
     events = await (events_checkpoint or checkpoint).peek(Job(webhook_id, source="events")) or State()
@@ -160,18 +160,18 @@ async def recovered_by(
 
 @attrs.frozen
 class Recovery:
-    """What a recovery did, and what is left.
+    """The result of a recovery, and what is left.
 
-    messages: the report on the message history. Its ``skipped["delivered"]`` were left alone: Basiq says that they were
-        delivered, at a time of which the inbox knows nothing.
-    events: the report on the event list of the last 7 days. Its ``handled`` were never a message; its ``skipped``
-        are those that a message, or a live delivery, had delivered.
-    out_of_reach: times in which the webhook was not active, and whose events no run has read before the list lost
-        them. What happened then cannot be recovered from Basiq.
-    webhook: the webhook, as it is after the recovery.
-    was_active: whether it was active when the event list was read: what happened then became messages.
-    quarantined: deliveries of this webhook in the quarantine of the inbox.
-    given_up: messages that failed and were not kept, because of ``on_error="skip"``, in all runs.
+    messages: the report on the message history. ``skipped["delivered"]`` is the number of messages that were left
+        alone: Basiq says that it delivered them, at a time of which the inbox knows nothing.
+    events: the report on the event list of the last 7 days. ``handled`` counts events that were never a message;
+        ``skipped`` counts events that were handled as a message or a live delivery.
+    out_of_reach: periods in which the webhook was not active, and whose events left the event list before a run read
+        them. These events cannot be recovered from Basiq.
+    webhook: the webhook, read after the recovery.
+    was_active: whether the webhook was active when the event list was read, so that new events became messages.
+    quarantined: the number of deliveries of this webhook in the quarantine of the inbox.
+    given_up: the number of messages, in all runs, that failed and were not kept, because of ``on_error="skip"``.
     """
 
     messages: Report
@@ -185,43 +185,45 @@ class Recovery:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left, as far as the ``where`` and ``filter`` of the recovery reach.
+        """Whether nothing is left of the messages and events that ``where`` and ``filter`` select.
 
-        Both sources were read to their ends, the webhook is active, nothing is in the quarantine or a dead letter,
-        nothing was given up, and nothing is out of reach. ``problems`` says what is left, where it is not.
+        That is so if both sources were read to their ends, the webhook is active, and there are no quarantined
+        deliveries, no dead letters, no messages given up, and no periods out of reach. ``problems`` says what is left.
         """
         return not self.problems
 
     @property
     def left_alone(self) -> int:
-        """How many delivered messages this run left alone; ``everything=True`` with new checkpoints handles them."""
+        """The number of delivered messages that this run left alone. ``everything=True`` handles them, with new
+        checkpoints.
+        """
         return self.messages.skipped.get(DELIVERED, 0)
 
     @property
     def dead(self) -> int:
-        """How many dead letters both checkpoints have."""
+        """The number of dead letters in both checkpoints."""
         return self.messages.dead + self.events.dead
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is left, and what helps."""
+        """The problems that are left, each with its remedy."""
         return tuple(self._find_problems())
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
-        """Return the dead letters of both checkpoints, those of the messages first."""
+        """Return the dead letters of both checkpoints, first those of the messages."""
         return [letter for replay in self._replays async for letter in read_all(replay)]
 
     async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Recovery:
-        """Put the dead letters, or those with these ids, through the target again; return what is left now.
+        """Hand the dead letters, or those with these ids, to the target again. Return the recovery as it is then.
 
-        Raises what ``Replay.retry_dead`` raises.
+        Raises the errors of ``Replay.retry_dead``.
         """
         wanted = None if ids is None else frozenset(ids)
         dead = [(await replay.retry_dead(progress, ids=wanted)).dead for replay in self._replays]
         return await self._assess(dead)
 
     async def drop_dead(self, ids: Iterable[str]) -> Recovery:
-        """Remove the dead letters with these ids for good; return what is left now."""
+        """Remove the dead letters with these ids for good. Return the recovery as it is then."""
         wanted = frozenset(ids)
         for replay in self._replays:
             await replay.drop_dead(wanted)
@@ -247,22 +249,22 @@ class Recovery:
             if not report.finished:
                 yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
         if self.dead:
-            yield Problem("dead-letters", f"{self.dead:,} failed, and are kept: mend their handler, then retry them")
+            yield Problem("dead-letters", f"{self.dead:,} dead letters are kept: fix their handler, then retry them")
         if self.quarantined:
             yield Problem(
                 "quarantined",
-                f"{self.quarantined:,} deliveries failed again and again, and are in the quarantine: mend their "
-                "handler, then retry them",
+                f"{self.quarantined:,} deliveries failed too often, and are in the quarantine: fix their handler, then "
+                "retry them",
             )
         if self.given_up:
-            yield Problem("given-up", f"{self.given_up:,} failed, and were not kept, as on_error says")
+            yield Problem("given-up", f'{self.given_up:,} messages failed, and on_error="skip" did not keep them')
         for period in self.out_of_reach:
             yield Problem("out-of-reach", period.describe_loss())
 
 
 @attrs.frozen(kw_only=True)
 class Circumstances:
-    """What a recovery works with: where it looks for what is left."""
+    """The client, the replays and the quarantine of a recovery, by which it finds what is left."""
 
     client: BasiqClient
     webhook_id: str
@@ -272,7 +274,7 @@ class Circumstances:
     acknowledged: datetime | None
 
     async def assess(self, messages: Report, events: Report, *, was_active: bool) -> Recovery:
-        """Return what is left after these reports. ``was_active`` is of before the event list was read."""
+        """Return the recovery with these reports. ``was_active``: see ``Recovery``."""
         webhook = await self.client.webhooks.get(self.webhook_id)
         found: tuple[Notes, Notes] = self.messages._notes, self.events._notes
         reach = events.reach
@@ -304,10 +306,10 @@ class Circumstances:
                         await scope.find()
                     page = await self.quarantine.quarantined(after=after, limit=_PAGE)
             except TimeoutError as exc:
-                raise InboxError("the inbox did not say in time what is in its quarantine") from exc
+                raise InboxError("the inbox did not return its quarantined deliveries in time") from exc
             for each in page:
                 ids = each.event_type_id, each.event_id, each.delivery_id
-                if scope is None or scope.key(*ids) == each.key:  # else it is another webhook's
+                if scope is None or scope.key(*ids) == each.key:  # otherwise it belongs to another webhook
                     yield each
             if len(page) < _PAGE:
                 return
@@ -323,5 +325,5 @@ def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Cal
 
 
 def _require(inbox: Inbox | None) -> Inbox:
-    assert inbox is not None  # noqa: S101  # recover has looked
+    assert inbox is not None  # noqa: S101  # recover has checked it
     return inbox

@@ -1,4 +1,4 @@
-"""Bulk replay: the history of a webhook through a target, exactly resumable."""
+"""Replay the message history of a webhook into a target, resumable at the exact message."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from .targets._base import Handler, RunScoped, SessionHandler, Target
 
 
 class Observer(Protocol):
-    """What watches the runs of a replay."""
+    """Watches the runs of a replay, for example to record spans and metrics."""
 
     def wrap(self, target: Target) -> Target:
-        """Return the target to use in place of this one."""
+        """Return a target that wraps this one."""
         ...
 
     def begin(self) -> None:
-        """Note that a run begins."""
+        """Called when a run begins."""
         ...
 
     def on_progress(self, progress: Progress) -> None:
-        """Hear of the progress."""
+        """Called with the progress of the run."""
         ...
 
 
 class Replay:
-    """Puts the messages of a webhook's history through a target, and remembers how far it got.
+    """Hands the messages of a webhook's history to a target, and records its progress in a checkpoint.
 
     .. code-block:: python
 
@@ -61,34 +61,35 @@ class Replay:
 
     target: an async function that accepts a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
-    checkpoint: where the job stands. After a crash at any instant, run the same again. No message is lost. At most
-        ``concurrency`` of them reach the target a second time, and none that an inbox of the target knows.
-    source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has what
-        happened while the webhook was not active: of the types that the receiver has handlers for, or that the
-        webhook is subscribed to. An inbox knows both by the same key.
+    checkpoint: records the progress of the job. After a crash at any moment, run the same again: no message is lost.
+        At most ``concurrency`` messages reach the target a second time, and none that the inbox has as handled.
+    source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has the
+        events that happened while the webhook was not active. It selects the types that the receiver has handlers
+        for, or that the webhook is subscribed to. A message and its event have the same key in an inbox.
     filter: sent to Basiq, built with ``F`` or as plain text.
     filters: several filters, such as one for each day. Their lists are read at once, as one job. They must not
-        overlap: a message that two of them select is handled twice, unless an inbox knows it.
-    where: decided here, message by message: ``since(...) & failed_only()``, or any function from a ``Message`` to
-        a bool. One that raises makes its message a failed one.
-    concurrency: how many messages may be handed out and not be recorded, at once.
+        overlap: a message that two of them select is handled twice, unless there is an inbox.
+    where: selects messages after they are read: ``since(...) & failed_only()``, or any function from a ``Message`` to
+        a bool. If it raises, its message counts as failed.
+    concurrency: the most messages that may be handed out and not recorded yet.
     rate: the most messages a second, evenly spaced; None for as fast as possible.
-    inbox: what has been handled, shared with the receiving side. A message that it knows is skipped, and what is
-        handled is entered. A ``WebhookReceiver`` has its own. With ``SQLInbox``, or another that has transactions, the
-        target may be a function of the message and the session: its effect commits together with the entry.
-    on_error: what becomes of a message that the target does not take: "dead-letter" keeps it in the checkpoint for
-        ``retry_dead``, "skip" counts it, "stop" ends the job in front of it.
-    max_failures: the number of failures in a row that ends the job, whatever ``on_error`` says; None for never.
-    max_pause: seconds for which the job waits for a target that is down, or that asks for it with ``retry_after``. A
-        longer outage, or a longer wait, ends the job. An outage makes no dead letters.
+    inbox: remembers the handled events, shared with the receiver of the webhook. A message that it has as handled is
+        skipped, and each handled message is recorded in it. A ``WebhookReceiver`` has its own. With ``SQLInbox``, or
+        another inbox with transactions, the target may be a function of the message and the session: its writes
+        commit together with the inbox's entry.
+    on_error: for a message that the target does not accept: "dead-letter" keeps it in the checkpoint for
+        ``retry_dead``, "skip" only counts it, and "stop" ends the job before it.
+    max_failures: the number of failures in a row that ends the job, with any ``on_error``; None for never.
+    max_pause: the most seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
+        longer outage or pause ends the job. An outage makes no dead letters.
     target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
         inbox, and for each call of the checkpoint; the last also for the target's ``flush`` and ``end_run``.
-    clock: the time by which the event list's 7 days are counted; None for the client's, which is the fake's where it
-        speaks to one in this process.
+    clock: returns the time from which the event list's 7 days are counted back. None is for the client's clock; for a
+        client of a fake in this process, that is the fake's.
 
-    The webhook, source, filter and ``where`` belong to the job: a checkpoint of another job is a ``CheckpointError``.
-    A ``ReplayError`` other than ``TargetError`` that a target raises ends the job. One object does one run at a
-    time. Raises ``ConfigurationError``.
+    The webhook, source, filter and ``where`` define the job: a checkpoint of another job raises ``CheckpointError``.
+    If a target raises a ``ReplayError`` other than ``TargetError``, the job ends. One object does one run at a
+    time. Raises ``ConfigurationError`` for invalid arguments.
     """
 
     def __init__(
@@ -114,7 +115,9 @@ class Replay:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
-            raise ConfigurationError("checkpoint must be one, such as SQLiteCheckpoint(path) or MemoryCheckpoint()")
+            raise ConfigurationError(
+                "checkpoint must be a checkpoint, such as SQLiteCheckpoint(path) or MemoryCheckpoint()"
+            )
         if on_error not in get_args(OnError):
             raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
         if source not in get_args(Source):
@@ -125,7 +128,7 @@ class Replay:
         self._webhook_id = webhook_id
         self._target = target
         limit = check_positive("checkpoint_timeout", checkpoint_timeout)
-        self._save = checkpoint.save  # the engine limits it together with the target's flush
+        self._save = checkpoint.save  # the engine has one time limit for it and the target's flush
         self._checkpoint = LimitedCheckpoint(checkpoint, limit)
         self._source = source
         self._filter = filter_text(filter)
@@ -143,7 +146,7 @@ class Replay:
         )
         self._clock = client._now if clock is None else clock
         self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
-        # Checked now: a wrong argument should not wait for the first run.
+        # Called to check the arguments now, not at the first run.
         as_target(target, inbox)
         self._list(self._filter)
         sent = self._filter or "" if self._filters is None else json.dumps(self._filters)
@@ -151,17 +154,17 @@ class Replay:
         self._engine: Engine | None = None
         self._observer: Observer | None = None
         self._wrap: Callable[[Target], Target] | None = None
-        """What a recovery puts in front of the target."""
+        """A recovery's wrapper for the target."""
         self._listeners: list[OnProgress] = []
         self._reading = asyncio.Lock()
         self._running = False
         self._stopping = False
         self._notes = Notes()
-        """What the last run has left in the checkpoint."""
+        """The notes that the last run left in the checkpoint."""
 
     @property
     def job(self) -> Job:
-        """What the checkpoint belongs to: another job needs another checkpoint."""
+        """The job that the checkpoint belongs to. Another job needs another checkpoint."""
         return self._job
 
     @property
@@ -170,24 +173,24 @@ class Replay:
         return self._running
 
     async def run(self, progress: OnProgress | None = None, *, plan: Plan | None = None) -> Report:
-        """Go through the source, from where the checkpoint stands to its end.
+        """Hand the messages of the source to the target, from the checkpoint's place to the end.
 
-        ``progress`` is called four times a second and at the end; with a ``plan`` it can tell what is left. Raises
-        ``ReplayError`` where the job cannot start or continue (``.report`` says how far it came), and whatever
-        reading the source raises. Before it raises, or when it is cancelled, what is done is recorded.
+        ``progress`` is called four times a second and at the end. With a ``plan``, it also has the remaining messages
+        and time. Raises ``ReplayError`` if the job cannot start or continue (``.report`` says how far it got), and the
+        errors of reading the source. Finished messages are recorded before it raises, and when it is cancelled.
         """
         return await run_cancel_once(self._run(progress, plan))
 
     async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Report:
-        """Put the dead letters, or those with these ids, through the target again, and remove those that succeed.
+        """Hand the dead letters, or those with these ids, to the target again, and remove those that succeed.
 
-        The messages are those that the checkpoint has kept; Basiq is not asked. ``filter`` and ``where`` do not
-        apply here. Otherwise as ``run``, whose position it leaves alone.
+        The messages come from the checkpoint, not from Basiq. ``filter`` and ``where`` do not apply. Otherwise it works
+        as ``run``, and does not change its place in the history.
         """
         return await run_cancel_once(self._retry_dead(progress, None if ids is None else frozenset(ids)))
 
     async def plan(self) -> Plan:
-        """Count what ``run`` would do now. Reads the source; touches neither target, inbox nor checkpoint."""
+        """Count what ``run`` would do now. It reads the source, and changes neither target, inbox nor checkpoint."""
         state = await self._checkpoint.peek(self._job) or State()
         inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
         tracker = InactivityTracker(any_order=self._filters is not None)
@@ -204,11 +207,11 @@ class Replay:
         )
 
     async def reconcile(self, inbox: Inbox, *, ids: int = 1_000) -> Reconciliation:
-        """Compare what Basiq says it delivered with what ``inbox`` has handled, over the whole message history.
+        """Compare the messages that Basiq says it delivered with the events that ``inbox`` has as handled.
 
-        ``filter`` and ``where`` choose what is looked at; the checkpoint does not. Types that a ``WebhookReceiver``
-        as target has no handler for are left out. ``ids`` is how many ids of missing messages to return. To handle
-        what is missing, run a replay with this inbox.
+        It reads the whole message history: ``filter`` and ``where`` select messages, the checkpoint does not. If the
+        target is a ``WebhookReceiver``, types without a handler are left out. ``ids`` is the most ids of missing
+        messages to return. To handle the missing messages, run a replay with this inbox.
         """
         return await reconcile(
             History(partial(self._list, self._filter), State()),
@@ -221,7 +224,7 @@ class Replay:
         )
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Return up to ``limit`` of the messages that failed, oldest first, with numbers greater than ``after``."""
+        """Return up to ``limit`` dead letters with numbers greater than ``after``, oldest first."""
         if self._running:
             return await self._checkpoint.dead_letters(after=after, limit=limit)
         if await self._checkpoint.peek(self._job) is None:
@@ -236,10 +239,10 @@ class Replay:
                 await run_to_completion(self._checkpoint.aclose)
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
-        """Write the dead letters to a new file, a line of JSON each, and return how many there are.
+        """Write the dead letters to a new file, a line of JSON each, and return their number.
 
-        They stay in the checkpoint. Only the file's owner can read it. Raises ``ConfigurationError`` where the file
-        exists, and ``ReplayError`` where it cannot be written.
+        They stay in the checkpoint. Only the file's owner can read it. Raises ``ConfigurationError`` if the file
+        exists, and ``ReplayError`` if it cannot be written.
         """
         if await self._checkpoint.peek(self._job) is None:
             return await export_dead(None, path)
@@ -247,7 +250,7 @@ class Replay:
             return await export_dead(self._checkpoint, path)
 
     async def drop_dead(self, ids: Iterable[str]) -> int:
-        """Remove the dead letters with these ids for good, and return how many there were."""
+        """Remove the dead letters with these ids for good, and return the number removed."""
         if isinstance(ids, str):
             raise ConfigurationError("ids must be a list of the ids of dead letters")
         if await self._checkpoint.peek(self._job) is None:
@@ -256,7 +259,7 @@ class Replay:
             return await drop_dead(self._checkpoint, ids)
 
     def stop(self) -> None:
-        """Have the run that is under way begin no more messages, and return when those begun are recorded."""
+        """Let the present run begin no more messages. It returns when the messages under way are recorded."""
         self._stopping = True
         if self._engine is not None:
             self._engine.stop()
@@ -324,13 +327,13 @@ class Replay:
         )
 
     def _observe(self, observer: Observer) -> None:
-        """Have an observer wrap the target of each run, and hear of the progress."""
+        """Let an observer wrap the target of each run, and call it with the progress."""
         if self._observer is not None:
             raise ConfigurationError("this replay is instrumented already")
         self._observer = observer
 
     def _listen(self, listener: OnProgress) -> Callable[[], None]:
-        """Call ``listener`` with the progress of each run. Returns a function that ends that."""
+        """Call ``listener`` with the progress of each run. Return a function that removes the listener."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

@@ -1,4 +1,4 @@
-"""What a run would do, does and has done, and what an inbox lacks."""
+"""The plan, the progress and the report of a run, and the comparison of a history with an inbox."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ _MOST_SHOWN = 3
 
 @attrs.frozen
 class Report:
-    """What one run did.
+    """The result of one run.
 
-    handled: messages that the target took.
-    skipped: messages that were not handled because they need not be, counted by the reason: ``where`` (not chosen),
-        ``recorded`` (done by an earlier run), ``handled-before`` (an inbox knows it), ``no-handler`` (a receiver has
-        none for its type).
-    failed: messages that the target did not take; with ``on_error="dead-letter"`` they are dead letters now.
-    repeated: how many of the handled ones, at most, an earlier run had handled too, and was killed before it could
-        record them. 0 where all earlier runs ended in order.
-    duration: seconds.
-    cursor: where the next run resumes, as the checkpoint keeps it; None at the beginning.
-    position: how many messages of the history have been read and done with.
-    finished: whether the history was read to its end and nothing in it is left to do.
-    dead: how many dead letters the checkpoint has, those of earlier runs as well.
-    handled_in_all: messages that the target took in all the runs of this checkpoint.
-    inactive: when the webhook was not active, as far as the messages of all runs show it. What happened then made no
-        message: see ``recover``.
-    reach: of a replay of the event list: the list has no events from before this moment.
-    order: in which order Basiq lists them, as far as their times show it. A list in no order of time, "unknown", is
-        read whole in each run; one that is too short to tell is not.
+    handled: the number of messages that the target accepted.
+    skipped: the number of messages that did not have to be handled, by reason: ``where`` (not selected), ``recorded``
+        (done by an earlier run), ``handled-before`` (the inbox has it as handled), ``no-handler`` (the receiver has no
+        handler for its type).
+    failed: the number of messages that the target did not accept; with ``on_error="dead-letter"`` they are dead letters
+        now.
+    repeated: the most of the handled messages that an earlier run may have handled too, because it was killed before
+        it could record them. 0 if all earlier runs ended properly.
+    duration: in seconds.
+    cursor: the place where the next run resumes, as the checkpoint keeps it; None at the beginning.
+    position: the number of messages of the history that are finished.
+    finished: whether the history was read to its end, and all its messages are finished.
+    dead: the number of dead letters in the checkpoint, those of earlier runs included.
+    handled_in_all: the number of messages that the target accepted in all runs of this checkpoint.
+    inactive: the periods in which the webhook was not active, as far as the messages of all runs show them. Events of
+        these periods made no messages: see ``recover``.
+    reach: for a replay of the event list, the moment where the list begins.
+    order: the order of the list, as far as its times show it. A list that is not ordered by time ("unknown") is read
+        whole in each run; a list that is too short to show its order ("unknown" too) is not.
     """
 
     handled: int
@@ -68,15 +69,19 @@ class Report:
 
 @attrs.frozen
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
-    ``read`` counts the messages that were read from the history in this run, ``in_flight`` those that are handed
-    out and not recorded. ``elapsed`` is in seconds, ``rate`` in messages a second (handled or failed, lately).
-    ``remaining`` and ``eta`` (seconds) are there where the run was given a plan: Basiq does not tell how long a
-    history is. ``paused`` is how many seconds are left of a pause, which the target asked for, or which it needs
-    because it is down; 0 without a pause. ``down`` is for how many seconds the target has been down. ``dead`` is how
-    many dead letters the checkpoint has, ``commits`` how often this run has recorded its state. ``order``: see
-    ``Report``.
+    read: the number of messages that this run read from the history.
+    handled, skipped, failed, order: see ``Report``.
+    in_flight: the number of messages that are handed out and not recorded yet.
+    elapsed: in seconds.
+    rate: messages a second, handled or failed, during the last few seconds.
+    remaining, eta: the messages left, and the seconds they will last; None without a plan, because Basiq does not tell
+        the length of a history.
+    paused: the seconds left of a pause, which the target asked for, or which began because it is down; else 0.
+    down: the seconds for which the target has been down; else 0.
+    dead: the number of dead letters in the checkpoint.
+    commits: the number of times that this run has recorded its state.
     """
 
     read: int
@@ -100,18 +105,17 @@ OnProgress = Callable[[Progress], None]
 
 @attrs.frozen
 class Plan:
-    """What a run would do, now.
+    """What a run would do now.
 
-    Each message counts. Of two messages for one event, a run with an inbox hands the first to the target, and skips the
-    second as handled before.
+    Two messages for one event count twice, although a run with an inbox would skip the second as handled before.
 
-    total: messages that would be handed to the target.
-    by_type: the same by type of event, empty text for those that have none.
-    by_day: the same by the day (UTC) of their first attempt, None for those that have none.
-    skipped: messages that would not be, by why (see ``Report``).
-    first, last: the time of the earliest and the latest, where they have one.
-    position: how many messages earlier runs are done with; the plan is for what comes after them.
-    dead: dead letters that wait for ``retry_dead``.
+    total: the number of messages that would be handed to the target.
+    by_type: the same by event type; an empty text is for messages without a type.
+    by_day: the same by the day (UTC) of the first attempt; None is for messages without an attempt.
+    skipped: the number of messages that would be skipped, by reason (see ``Report``).
+    first, last: the time of the earliest and of the latest message; None if no message has a time.
+    position: the number of messages that earlier runs have finished. The plan is for the messages after them.
+    dead: the number of dead letters, for ``retry_dead``.
     inactive, reach, order: see ``Report``.
     """
 
@@ -135,14 +139,14 @@ def _shorten(ids: tuple[str, ...]) -> str:
 
 @attrs.frozen
 class Reconciliation:
-    """What Basiq says it delivered, compared with what an inbox has handled.
+    """A comparison of the messages that Basiq says it delivered with the events that an inbox has as handled.
 
-    checked: messages that were looked at.
-    delivered: those of them that Basiq says were delivered.
-    missing: those of the delivered ones that the inbox never handled.
-    missing_by_type: the same by type of event.
-    missing_ids: the ids of the first of them, as many as were asked for.
-    undelivered: messages that Basiq says were not delivered, and that the inbox never handled either.
+    checked: the number of messages that were compared.
+    delivered: the number of them that Basiq says it delivered.
+    missing: the number of delivered messages that the inbox does not have as handled.
+    missing_by_type: the same by event type.
+    missing_ids: the ids of the missing messages, up to the number that was asked for.
+    undelivered: the number of messages that Basiq says it did not deliver, and that the inbox does not have either.
     """
 
     checked: int
@@ -165,7 +169,7 @@ async def make_plan(
     reach: datetime | None = None,
     inbox_timeout: float,
 ) -> Plan:
-    """Go through the history after the checkpoint, and count."""
+    """Read the source after the checkpoint's place, and count its messages for a ``Plan``."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
     skipped: Counter[str] = Counter()
@@ -224,7 +228,7 @@ async def reconcile(
     handles: Callable[[str], bool] | None = None,
     inbox_timeout: float,
 ) -> Reconciliation:
-    """Go through the history, and ask the inbox for each message that there is a handler for."""
+    """Read the history, and ask the inbox about each selected message that has a handler."""
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
@@ -253,11 +257,11 @@ def _is_selected(where: Where, message: Message) -> bool:
     try:
         return where(message)
     except Exception:
-        return True  # it will be handed out, as a failed one
+        return True  # a run would hand it out, and count it as failed
 
 
 class _HandledEvents:
-    """What an inbox has handled of a webhook."""
+    """Asks an inbox which events of a webhook it has as handled."""
 
     def __init__(self, inbox: Inbox, webhook_id: str, timeout: float) -> None:
         self._inbox = inbox
@@ -265,7 +269,7 @@ class _HandledEvents:
         self._calls = InboxCalls(timeout)
 
     async def has(self, message: Message) -> bool:
-        """Whether it has handled the message's event."""
+        """Return whether the inbox has the message's event as handled."""
         return await self._calls.within_limit(self._has(message))
 
     async def _has(self, message: Message) -> bool:

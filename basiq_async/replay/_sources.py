@@ -1,4 +1,4 @@
-"""Where a replay reads its messages from: one stream, and the cursor that resumes it."""
+"""The sources of a replay: each is a stream of messages, with a cursor from which to resume."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .checkpoints._base import State
 
 T = TypeVar("T")
 REACH = timedelta(days=7)
-"""How far back the event list goes (the vendor's reference)."""
+"""The age of the oldest events in the event list (the vendor's reference)."""
 _PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
 class Stepper(NamedTuple, Generic[T]):
-    """How a source is read, message by message.
+    """Two functions that return a source's next message.
 
-    ready: returns the next message where no waiting is needed; None where ``advance`` has to be asked.
-    advance: what ``__anext__`` calls.
+    ready: returns it if it is available at once; None if ``advance`` must be called.
+    advance: the source's ``__anext__``.
     """
 
     ready: Callable[[], T | None]
@@ -39,11 +39,11 @@ class Stepper(NamedTuple, Generic[T]):
 
 
 def nothing_ready() -> None:
-    """A ``Stepper.ready`` of a source that always has to be awaited."""
+    """Return None: the ``Stepper.ready`` of a source that must always be awaited."""
 
 
 class MessageSource(Protocol):
-    """Messages in an order that stays the same from run to run, once each."""
+    """A stream of messages, each once, in the same order in each run."""
 
     def __aiter__(self) -> AsyncIterator[Message]:
         """Return itself."""
@@ -54,9 +54,9 @@ class MessageSource(Protocol):
         ...
 
     def stepper(self) -> Stepper[Message]:
-        """Return the two ways to read on, for a reader that asks millions of times.
+        """Return the two functions that read the next message, for a reader that calls them millions of times.
 
-        ``recover`` and ``next_pass`` end its validity.
+        After ``recover`` and ``next_pass`` they are no longer valid.
         """
         ...
 
@@ -67,44 +67,44 @@ class MessageSource(Protocol):
 
     @property
     def order(self) -> Order:
-        """In which order the list comes, as far as it is known by now."""
+        """The order of the list, as far as it is known."""
         ...
 
     def next_pass(self) -> bool:
-        """At the end: begin with what has come meanwhile; return False where nothing can be left.
+        """At the end, begin a pass over messages that have arrived meanwhile. Return False if there cannot be any.
 
-        Raises ``ReplayError`` where it cannot be known what is new.
+        Raises ``ReplayError`` if it cannot tell which messages are new.
         """
         ...
 
     async def recover(self, error: Exception) -> bool:
-        """Find the place again after ``error``; return False where that cannot help.
+        """Find the place again after ``error``. Return False if that cannot help.
 
-        Raises ``ReplayError`` where the list does not have the place any more.
+        Raises ``ReplayError`` if the list no longer has the place.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give up what was asked for ahead."""
+        """Cancel the requests for pages ahead."""
         ...
 
 
 @attrs.frozen(repr=False)
 class UnreadableMessage(Message):
-    """Stands in for a message that cannot be read. ``raw`` is what came, ``error`` says what is wrong, and where."""
+    """A placeholder for a message that cannot be read. ``raw`` is its JSON, ``error`` says what is wrong."""
 
     error: Exception = attrs.field(eq=False)
 
 
 def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
-    """Return what stands in for a message that cannot be read."""
+    """Return the placeholder for a message that cannot be read."""
     raw = item.raw if isinstance(item.raw, dict) else {"raw": item.raw}
     name = item.id or "unreadable-" + hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
     return UnreadableMessage(name, raw, item.error)
 
 
 async def walk(source: MessageSource) -> AsyncIterator[Message]:
-    """Go through all passes of a source. It finds its place again where it has to."""
+    """Yield the messages of all passes of a source. After an error, the source finds its place again if it can."""
     while True:
         try:
             message = await anext(source)
@@ -120,7 +120,7 @@ async def walk(source: MessageSource) -> AsyncIterator[Message]:
 
 
 class History(Generic[T]):
-    """A list, such as that of a webhook's messages, after a checkpoint's place, whichever way it is ordered."""
+    """A list, such as a webhook's messages, read from a checkpoint's place, in whichever order Basiq lists it."""
 
     def __init__(
         self,
@@ -201,15 +201,15 @@ class _NoItems:
 
 @attrs.frozen(repr=False)
 class EventMessage(Message):
-    """The message that an event would have made. ``created`` is when the event was."""
+    """The message that an event would have made. ``created`` is the time of the event's creation."""
 
     created: datetime | None
 
 
 class EventList:
-    """The events of the types that ``wanted`` selects, each as a message, after a checkpoint's place.
+    """The events of the types that ``wanted`` selects, each as a message, read from a checkpoint's place.
 
-    The payload is that of a message: type, id and links of the event. An inbox knows both by the same key.
+    The payload is that of a message: type, id and links of the event. So both have the same key in an inbox.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class EventList:
 def open_events(
     client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
 ) -> Paginator[Event]:
-    """Begin the list of events after a cursor, or after the event of the message with the id ``after``."""
+    """Open the list of events after a cursor, or after the event of the message with the id ``after``."""
     return _open(client, filter, cursor, None if after is None else _event_id(after), prefetch=prefetch)
 
 
@@ -274,7 +274,7 @@ def message_of(event: Event, webhook_id: str) -> Message:
 
 @attrs.frozen
 class _UnreadableEvent(Event):
-    """Stands in for an event that cannot be read."""
+    """A placeholder for an event that cannot be read."""
 
     message: UnreadableMessage | None = None
 
@@ -309,13 +309,13 @@ def _event_id(message_id: str) -> str | None:
 
 
 def _message_id(event_id: str) -> str:
-    """Make an id that can be that of a delivery, and tells where it is from."""
+    """Return an id that a delivery can have, and whose prefix tells that it comes from an event."""
     plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
     return _PREFIX + plain
 
 
 class FixedMessages:
-    """Messages that are there already."""
+    """A source with messages that are in memory."""
 
     cursor = None
     order: Order = "unknown"

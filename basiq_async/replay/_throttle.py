@@ -1,4 +1,4 @@
-"""What holds messages back: the rate, pauses that the target asks for, and outages. On the event loop's clock."""
+"""Delay messages: by the rate, by pauses that the target asks for, and by outages. Times are the event loop's."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ..errors import ConnectionFailedError, InboxError, TransportError
 
 _GATEWAY_DOWN = (502, 503, 504)
 _MOST_TRIES = 3
-"""How often a message is tried whose target took others meanwhile."""
+"""The most attempts at a message if the target accepts other messages meanwhile."""
 _MOST_TRIES_ALONE = 5
-"""How often a message is tried when no other message shows whether the target works."""
+"""The most attempts at a message if no other message shows whether the target works."""
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 
 
 class Limiter(Protocol):
-    """Says when the next message may begin. ``open``: whether it may without ``wait``."""
+    """Decides when the next message may begin. ``open``: whether it may begin without ``wait``."""
 
     open: bool
 
     async def wait(self) -> bool:
-        """Wait for a slot; return False where the job stops."""
+        """Wait until a message may begin. Return False if the job stops."""
         ...
 
     def stop(self) -> None:
-        """Send away everyone who waits."""
+        """Let every waiting call return False."""
         ...
 
 
 class RateLimiter:
-    """Lets through ``rate`` callers a second, evenly spaced. Unused time is not made up for."""
+    """Lets ``rate`` messages a second begin, evenly spaced. Slots that were not used are lost."""
 
     def __init__(self, rate: float) -> None:
         self.open = False
@@ -43,7 +43,7 @@ class RateLimiter:
         self._stopped = False
 
     async def wait(self) -> bool:
-        """Wait for a slot; return False where the job stops."""
+        """Wait until a message may begin. Return False if the job stops."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         slot = max(self._due, now)
@@ -65,24 +65,24 @@ class RateLimiter:
             self._waiting.discard(future)
 
     def stop(self) -> None:
-        """Send away everyone who waits."""
+        """Let every waiting call return False."""
         self._stopped = True
         for future in self._waiting:
             _resolve(future, False)
 
 
 class Backpressure:
-    """Open until the target asks for a pause: then closed for that long, and opened slowly.
+    """Holds callers back while the target asks for a pause, and admits them slowly afterwards.
 
-    After a pause one caller goes first. Each success admits one more at a time, until ``width`` callers are
-    admitted and it is open again. If all came at once, the target would refuse them again.
+    After a pause it admits a single caller. Each success raises the number of callers by one, until ``width`` callers
+    are admitted and it is open again. If it admitted all at once, the target would refuse them again.
     """
 
     def __init__(self, width: int) -> None:
         self.open = True
-        """Whether callers may pass without ``enter``, and need not ``leave``."""
+        """Whether callers need not call ``enter`` and ``leave``."""
         self.pauses = 0
-        """How many pauses there were since the last success."""
+        """The number of pauses since the last success."""
         self._width = width
         self._window = 0
         self._inside = 0
@@ -94,12 +94,12 @@ class Backpressure:
 
     @property
     def closed(self) -> bool:
-        """Whether there is a pause now."""
+        """Whether the target has a pause now."""
         return self._timer is not None
 
     @property
     def paused_until(self) -> float | None:
-        """When the pause ends, in the event loop's time; None if there is none."""
+        """The end of the pause, in the event loop's time; None without a pause."""
         return None if self._until <= asyncio.get_running_loop().time() else self._until
 
     def pause(self, seconds: float) -> None:
@@ -124,7 +124,7 @@ class Backpressure:
         self._admit()
 
     async def rest(self, seconds: float) -> bool:
-        """Have one caller wait, and nobody else; return False where the job stops."""
+        """Let only the calling task wait. Return False if the job stops."""
         if self._stopped:
             return False
         loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ class Backpressure:
             self._resting.discard(future)
 
     async def enter(self) -> bool:
-        """Wait to be admitted; return False where the job stops. Each caller that was admitted must ``leave``."""
+        """Wait to be admitted. Return False if the job stops. Each caller that was admitted must call ``leave``."""
         if self._stopped:
             return False
         if not self._may_pass():
@@ -154,12 +154,12 @@ class Backpressure:
         return True
 
     def leave(self) -> None:
-        """Come out again."""
+        """Make room for the next caller, after ``enter`` returned True."""
         self._inside -= 1
         self._admit()
 
     def succeed(self) -> None:
-        """The target took a message: admit more of them."""
+        """Admit one caller more, because the target accepted a message."""
         self.pauses = 0
         if not self.open and self._timer is None:
             self._window += 1
@@ -167,7 +167,7 @@ class Backpressure:
             self._admit()
 
     def stop(self) -> None:
-        """Send away everyone who waits, now and later."""
+        """Let every waiting call, and every later one, return False."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -189,31 +189,31 @@ class Backpressure:
 
 
 class Circuit:
-    """Counts failures that look like an outage, in a row.
+    """Counts consecutive failures that look like an outage of the target.
 
-    A refused connection is an outage for certain. A timeout, a broken connection and a 502, 503 or 504 can also be
-    one message's fault: it is where the target takes other messages meanwhile.
+    A refused connection is certainly an outage. A timeout, a broken connection, and a 502, 503 or 504 can also be the
+    fault of one message: they are if the target accepts other messages meanwhile.
     """
 
     def __init__(self) -> None:
         self.since: float | None = None
-        """When the outage began, in the event loop's time; None if there is none."""
+        """The beginning of the outage, in the event loop's time; None without an outage."""
         self.failures = 0
         self._messages: set[str] = set()
 
     @property
     def next_pause(self) -> float:
-        """Seconds to wait before the next attempt. They double each time."""
+        """Seconds to wait before the next attempt. They double with each failure."""
         return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.failures - 1, 16)))
 
     def close(self) -> None:
-        """The target took a message."""
+        """End the outage, because the target accepted a message."""
         self.since = None
         self.failures = 0
         self._messages.clear()
 
     def is_outage(self, error: Exception, message_id: str, tries: int, *, others_succeed: bool) -> bool:
-        """Return whether ``error`` is a reason to try the message again, though it was tried ``tries`` times."""
+        """Return whether ``error`` looks like an outage, so that the message gets another attempt after ``tries``."""
         kind = _classify(error)
         if kind is None:
             return False
@@ -224,7 +224,7 @@ class Circuit:
         return tries < _MOST_TRIES_ALONE or bool(self._messages - {message_id})
 
     def fail(self, message_id: str, now: float) -> float:
-        """Count a failure; return for how many seconds the outage has lasted."""
+        """Count a failure, and return for how many seconds the outage has lasted."""
         if self.since is None:
             self.since = now
         self.failures += 1
@@ -245,7 +245,7 @@ def _classify(error: Exception) -> str | None:
 
 
 def requested_wait(error: Exception) -> float | None:
-    """Return the seconds that a target asks for with ``retry_after``, where that is a time."""
+    """Return the seconds in the error's ``retry_after``; None if it has none or no valid number."""
     wait = getattr(error, "retry_after", None)
     if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not math.isfinite(wait) or wait < 0:
         return None

@@ -1,4 +1,4 @@
-"""The pages of one pass over a list, as they come: in which order they are, and where the pass ends."""
+"""Watch the pages of one pass over a list: find the order of the list, and the end of the pass."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from .._wire.walk import raw_id, raw_ids
 from ..pagination import Paginator, count_restarts, seeks_item
 
 _TOP = 8
-"""How many of the first items are remembered: one of them can be gone the next time."""
+"""The number of first items to remember. More than one, because an item can be gone in the next pass."""
 _SAMPLES = 20
-"""How many items of a page are looked at for their times."""
+"""The number of items of a page whose times are read to find the order."""
 _OVERLAP = 2_000
-"""How many earlier items a page is compared with: what arrives at the top can shift items to the next page."""
+"""The number of earlier items that a page is compared with: new items at the top can shift others to the next page."""
 
 
 @attrs.frozen
 class Place:
-    """Where a list resumes: after the item ``after``, whose time is ``time``.
+    """A place in a list, from which to resume: after the item with the id ``after`` and the time ``time``.
 
-    ``cursor`` leads to that place, or to the beginning of its page; then ``offset`` items of the page come before it.
+    ``cursor`` leads to that place, or to the beginning of its page. In that case, ``offset`` is the number of the
+    page's items before the place.
     """
 
     cursor: str | None = None
@@ -37,13 +38,13 @@ class Place:
 
     @property
     def begun(self) -> bool:
-        """Whether anything comes before it."""
+        """Whether the place is not the beginning of the list."""
         return self.cursor is not None or self.after is not None
 
 
 @attrs.frozen
 class Top:
-    """The first items of a list when a pass began: their ids, and the time of the first that has one."""
+    """The first items of a list when a pass began: their ids, and the first of their times."""
 
     ids: tuple[str, ...] = ()
     time: datetime | None = None
@@ -51,12 +52,13 @@ class Top:
 
 @attrs.frozen(kw_only=True)
 class Before:
-    """What is known when a pass begins, or resumes, at ``start``.
+    """What earlier passes found out, when a pass begins or resumes at ``start``.
 
-    order, sure: what earlier passes found of the order, and whether that was no accident.
-    known: where an earlier pass began, for a pass that ends there; None for one that goes to the end of the list.
-    end: the id of the last item at the end of the list, as an earlier pass found it.
-    note_times: called with the times of each page, where the list begins with the newest.
+    order, sure: the order of the list, and whether it is sure.
+    known: the first items of an earlier pass, if this pass ends there; None for a pass to the end of the list.
+    end: the id of the last item of the list, as an earlier pass found it.
+    end_is_gone: whether that item is no longer in the list.
+    note_times: called with the times of each page, if the list begins with the newest.
     """
 
     start: Place
@@ -69,30 +71,33 @@ class Before:
 
 
 class Watch:
-    """Sees the pages of a pass: finds the order, remembers the first items, and ends it where an earlier one began."""
+    """Watches the pages of a pass: finds the order, remembers the first items, and ends it where an earlier one began.
+
+    It is called with each page, and returns the page without the items that were read before.
+    """
 
     def __init__(self, before: Before, paginator: Paginator[Any] | None = None) -> None:
         self._before = before
         self._paginator = paginator
         start = before.start
         self._resume_after = None if start.after is None or start.offset else id_in_cursor(start.after)
-        """The item before the first page. It may have moved onto that page meanwhile."""
+        """The id of the last item before the first page. The item may have moved onto that page meanwhile."""
         self._looked_on: str | None = None
-        """The page on which that item was looked for last."""
+        """The URL of the last page on which that item was searched for."""
         self.at_start = not start.begun
         self.detector = OrderDetector()
         self.pages = 0
         self.top = Top()
         self.met: int | None = None
-        """How many items of a page came before one of an earlier pass."""
+        """The number of items on a page before the first one that an earlier pass read."""
         self.shifted = False
-        """Whether the list begins with the oldest, and lacks the first of those that it had."""
+        """Whether the list begins with the oldest items, and the first items that it had are gone."""
         self._seen: list[tuple[str, set[str]]] = []
         self._restarts = 0
 
     @property
     def order(self) -> Order:
-        """The order of the list, as far as it is known by now."""
+        """The order of the list, as far as it is known."""
         seen, before = self.detector, self._before
         order = seen.order
         counts = seen.mixed if order == "unknown" else seen.sure or not before.sure
@@ -122,7 +127,7 @@ class Watch:
         return self._drop_seen(url, self._drop_before(url, page), ids)
 
     def _begin_again(self) -> None:
-        """A page was lost, and the list comes from its start once more: what is known of the order stays."""
+        """Keep what is known of the order, when the list is read again from its start after a page was lost."""
         seen, before = self.detector, self._before
         sure = seen.sure if seen.sure or seen.mixed else before.sure
         self._before = attrs.evolve(before, order=self.order, sure=sure)
@@ -138,12 +143,12 @@ class Watch:
             note_times(raw_times(items))
 
     def _find_end(self, known: Top, items: list[Any], ids: list[str | None]) -> int | None:
-        """How many items of a page are above what was read before; None where all are."""
+        """Return the number of items on a page before the first one that was read earlier; None if all are new."""
         seen = self.detector
         index = next((index for index, each in enumerate(ids) if each in known.ids), None)
         if index is not None:
             if index and seen.order == "oldest-first" and seen.sure:
-                return None  # the order changed since: what is new can be anywhere
+                return None  # the order has changed, so new items can be anywhere
             self.met = index
             return index
         if self.at_start and self.pages == 1 and self._is_shifted(ids):
@@ -158,19 +163,19 @@ class Watch:
         return self.met
 
     def _is_shifted(self, ids: list[str | None]) -> bool:
-        """Whether nothing is above what was read, though the list no longer begins with it: its oldest are gone."""
+        """Return whether the first page has nothing new, although it begins differently: the oldest items are gone."""
         before, seen = self._before, self.detector
         if before.order != "oldest-first" or seen.order == "newest-first" or before.end_is_gone:
             return False
         return before.end in ids or (seen.order == "oldest-first" and (before.sure or seen.sure))
 
     def _drop_before(self, url: str, page: ListPage) -> ListPage:
-        """Leave out what comes before the place where the pass resumes: a page by its number has shifted."""
+        """Return the page without the items before the place to resume at. Pages by number can have shifted."""
         after = self._resume_after
         if after is None or self._looked_on not in (None, url):
             return page
         if self._paginator is not None and seeks_item(self._paginator):
-            return page  # the paginator itself goes to the place
+            return page  # the paginator itself seeks the place
         items = page.items
         found = max((index for index, item in enumerate(items) if raw_id(item) == after), default=None)
         self._looked_on = url
@@ -178,7 +183,7 @@ class Watch:
             return ListPage(items[found + 1 :], page.next_link)
         last, time = raw_time(items[-1]) if items else None, self._before.start.time
         if self.order == "newest-first" and last is not None and time is not None and last > time:
-            self._looked_on = None  # all of it is newer than the place, which is further down
+            self._looked_on = None  # the whole page is newer than the place, which comes later
             return ListPage([], page.next_link)
         return page
 

@@ -1,4 +1,4 @@
-"""Which messages to replay, decided here and not by Basiq: predicates that can be combined."""
+"""Select the messages to replay after they are read: predicates that can be combined."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..models import Message
 
 Predicate = Callable[[Message], bool]
 SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
-"""When the job whose messages are chosen was submitted; None where that is now."""
+"""The time when the present job was submitted to a fleet; None outside a fleet."""
 
 
 @attrs.frozen
 class Where:
-    """A predicate for ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
+    """A predicate to combine with ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
     ``limit`` is the most messages that one run hands to its target, None for all. ``description`` is the selection in
-    words, which a checkpoint records; a limit is not part of it. Empty, it is the name of the predicate.
+    words, which a checkpoint records; a limit is not part of it. By default it is the name of the predicate.
     """
 
     predicate: Predicate = attrs.field(repr=False)
@@ -72,33 +72,33 @@ class Where:
 
     def _unlimited(self, operator: str) -> Predicate:
         if self.limit is not None:
-            raise ConfigurationError(f"limit() goes with & alone: it counts messages, which {operator} cannot")
+            raise ConfigurationError(f"limit() can only be combined by &, not by {operator}")
         return self.predicate
 
 
 def as_where(value: Where | Predicate | None) -> Where:
-    """Return the ``Where`` for a ``where`` argument of any form. Raises ``ConfigurationError``."""
+    """Return a ``where`` argument of any form as a ``Where``. Raises ``ConfigurationError``."""
     if value is None:
         return Where(everything)
     if isinstance(value, Where):
         return value
     if not callable(value) or inspect.iscoroutinefunction(value):
-        raise ConfigurationError("where must be a function, not an async one, from a Message to whether to replay it")
+        raise ConfigurationError("where must be a function, not an async one, from a Message to a bool")
     return Where(value)
 
 
 def message_time(message: Message) -> datetime | None:
-    """Return when a message was first tried, the only date that a message has; None where it never was.
+    """Return the time of a message's first attempt, the only time that a message has; None if it has no attempt.
 
-    For an event of the event list it is when the event was created.
+    For an event of the event list, return the time of its creation.
     """
     return item_time(message)
 
 
 def since(moment: datetime | timedelta) -> Where:
-    """Select messages first tried at ``moment`` or later; a timedelta is that long before now.
+    """Select messages whose first attempt was at ``moment`` or later. A timedelta counts back from now.
 
-    A message whose time is unknown is kept: better handled than lost. Raises ``ConfigurationError``.
+    A message whose time is unknown is selected too, so that it is not lost. Raises ``ConfigurationError``.
     """
     first = _moment(moment, "since")
     return Where(
@@ -108,7 +108,7 @@ def since(moment: datetime | timedelta) -> Where:
 
 
 def until(moment: datetime | timedelta) -> Where:
-    """Select messages first tried before ``moment``, and those whose time is unknown; otherwise as ``since``."""
+    """Select messages whose first attempt was before ``moment``, and those whose time is unknown. See ``since``."""
     end = _moment(moment, "until")
     return Where(
         lambda message: (time := message_time(message)) is None or time < _fixed(moment, end),
@@ -117,7 +117,7 @@ def until(moment: datetime | timedelta) -> Where:
 
 
 def failed_only() -> Where:
-    """Select messages of which no attempt succeeded."""
+    """Select messages that have no successful attempt."""
     return Where(lambda message: not message.delivered, description="failed_only()")
 
 
@@ -142,7 +142,7 @@ def event_types(*ids: str) -> Where:
 def limit(count: int) -> Where:
     """Hand at most ``count`` messages to the target in one run; the next run continues after them.
 
-    Messages that an inbox knows, or that no handler is for, do not count. Raises ``ConfigurationError``.
+    Messages that an inbox has as handled, or that have no handler, do not count. Raises ``ConfigurationError``.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigurationError("limit must be a whole number of messages, at least 1")
@@ -162,7 +162,7 @@ def _name_of(predicate: Predicate) -> str:
 
 
 def _fixed(moment: datetime | timedelta, made: datetime) -> datetime:
-    """Count a relative moment from when its job was submitted, where that is known, so that all workers agree."""
+    """Return a relative moment counted from the time when the fleet's job was submitted, so that all workers agree."""
     if isinstance(moment, timedelta) and (anchor := SUBMITTED.get()) is not None:
         return anchor - moment
     return made

@@ -1,4 +1,4 @@
-"""The engine of a replay, for a job whose record is kept elsewhere: what ``basiq_async.distributed`` runs."""
+"""The engine of a replay, for jobs whose state is kept elsewhere: ``basiq_async.distributed`` runs it."""
 
 from __future__ import annotations
 

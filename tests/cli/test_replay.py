@@ -166,7 +166,7 @@ def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served,
     stopped = run("replay", webhook_id, "--to", endpoint.url, "--on-error", "stop", "--concurrency", "2")
     assert stopped.exit_code == 1
     assert only_line(stopped.stdout)["finished"] is False
-    assert "the replay stopped at it: TargetError: the target responded with 400" in stopped.stderr
+    assert "the replay stopped before it: TargetError: the target responded with 400" in stopped.stderr
     assert "to continue:" in stopped.stderr
     broken = run("replay", webhook_id, "--to", endpoint.url, "--max-failures", "3")
     assert broken.exit_code == 1

@@ -31,7 +31,7 @@ async def test_dead_letters_are_exported_a_line_each_and_stay(tmp_path: Path) ->
         assert rows[0]["error"] == "ValueError: poisoned"
         assert rows[0]["message"]["payload"]["eventId"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with pytest.raises(ConfigurationError, match="there is a file"):
+        with pytest.raises(ConfigurationError, match="exists already"):
             await replay.export_dead(path)
         with pytest.raises(ReplayError, match="cannot be written"):
             await replay.export_dead(tmp_path / "nowhere" / "dead.jsonl")

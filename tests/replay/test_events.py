@@ -224,7 +224,7 @@ async def test_recover_needs_an_inbox_for_a_function_and_two_checkpoints() -> No
             await recover(
                 h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, events_checkpoint=MemoryCheckpoint()
             )
-        with pytest.raises(ConfigurationError, match="must be two"):
+        with pytest.raises(ConfigurationError, match="must be different"):
             await recover(
                 h.client,
                 h.webhook_id,

@@ -91,7 +91,7 @@ async def test_a_letter_that_fails_again_stays_one_whatever_on_error_says() -> N
         await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
         report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="skip").retry_dead()
         assert (report.failed, report.dead) == (3, 3)
-        with pytest.raises(ReplayError, match="failed, and the replay stopped at it"):
+        with pytest.raises(ReplayError, match="failed, and the replay stopped before it"):
             await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop").retry_dead()
         assert len(await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).dead_letters()) == 3
 
@@ -103,7 +103,7 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
         target = Refusing(ids[100])
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop", concurrency=4)
         with pytest.raises(
-            ReplayError, match=rf"message .{ids[100]}. failed, and the replay stopped at it: ValueE"
+            ReplayError, match=rf"message .{ids[100]}. failed, and the replay stopped before it: ValueE"
         ) as caught:
             await replay.run()
         assert isinstance(caught.value.__cause__, ValueError)
@@ -129,7 +129,7 @@ async def test_many_failures_in_a_row_end_the_job_with_all_of_them_kept() -> Non
         ids = await h.ids()
         target = Refusing(*ids)
         replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8)
-        with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*dead letters: mend it") as caught:
+        with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*dead letters: fix the target") as caught:
             await replay.run()
         assert caught.value.report is not None
         assert 1_000 <= caught.value.report.dead <= 1_008
@@ -314,7 +314,7 @@ def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
             ids = await h.ids()
             target = Refusing(ids[10], error=lambda: TargetError("no", retry_after=7_200))
             replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=1)
-            with pytest.raises(ReplayError, match=r"left alone for 7200 s, more than max_pause") as caught:
+            with pytest.raises(ReplayError, match=r"pause of 7200 s, longer than max_pause") as caught:
                 await replay.run()
             assert isinstance(caught.value.__cause__, TargetError)
             target.refused = set()
@@ -331,7 +331,7 @@ def test_a_target_that_only_ever_asks_for_patience_ends_the_job_after_max_pause(
             first, *_ = ids = await h.ids()
             target = Refusing(*ids, error=lambda: TargetError("no", retry_after=wait))
             began = virtual.now()
-            with pytest.raises(ReplayError, match=f"asked to be left alone .* in front of message '{first}': run the"):
+            with pytest.raises(ReplayError, match=f"asked for pauses .* before message '{first}': run the"):
                 await Replay(
                     h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=1, max_pause=1_800
                 ).run()

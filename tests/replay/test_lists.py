@@ -130,7 +130,7 @@ async def test_a_list_that_lost_its_place_says_what_to_do() -> None:
     async with BasiqClient("a2V5", transport=transport) as client:
         await a_replay(client, transport, Recorder(), checkpoint, where=limit(4), concurrency=1).run()
         transport.lists["list-0"] = [f"other-{n}" for n in range(15)]
-        with pytest.raises(ReplayError, match="the place where the replay stood cannot be found again"):
+        with pytest.raises(ReplayError, match="the replay's place in the list cannot be found again"):
             await a_replay(client, transport, Recorder(), checkpoint).run()
 
 

@@ -75,7 +75,7 @@ def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> None:
             ids = await h.ids()
             target = Refusing(*ids[10:], error=lambda: ConnectionFailedError("refused", sent=False))
             replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4, max_pause=600)
-            with pytest.raises(ReplayError, match=r"down for 6\d\d s.* in front of message .*: run the same again"):
+            with pytest.raises(ReplayError, match=r"down for 6\d\d s.* before message .*: run the same again"):
                 await replay.run()
             assert await replay.dead_letters() == []
             target.refused = set()
@@ -192,7 +192,7 @@ def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
 
             target = Recorder(behave)
             replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4, checkpoint_timeout=5)
-            with pytest.raises(ReplayError, match="the checkpoint did not finish within 5 s: mend it"):
+            with pytest.raises(ReplayError, match="the checkpoint did not finish within 5 s: fix it"):
                 await replay.run()
             checkpoint.hangs = False
             target._behave = None
@@ -226,7 +226,7 @@ def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_agai
 
     virtual.run(main())
     why = "the inbox did not respond within 5 s" if hangs else "no space left"
-    assert sum(f"could not be entered in the inbox: {why}" in each.message for each in caplog.records) == 5
+    assert sum(f"could not be recorded in the inbox: {why}" in each.message for each in caplog.records) == 5
 
 
 def test_an_inbox_that_hangs_has_the_job_wait() -> None:
@@ -279,7 +279,7 @@ def test_no_call_of_a_checkpoint_is_waited_for_without_end(call: str, work: Call
             replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, checkpoint_timeout=5)
             await replay.run()
             setattr(checkpoint, call, hang)
-            with pytest.raises(CheckpointError, match="the checkpoint did not finish within 5 s: mend it"):
+            with pytest.raises(CheckpointError, match="the checkpoint did not finish within 5 s: fix it"):
                 async with asyncio.timeout(60):
                     await work(replay)
 

@@ -373,7 +373,7 @@ async def test_messages_that_cannot_be_read_count_as_failures_in_a_row() -> None
     async with BasiqClient("a2V5", transport=script) as client:
         with pytest.raises(ReplayError, match="3 messages in a row failed"):
             await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint(), max_failures=3).run()
-        with pytest.raises(ReplayError, match="the replay stopped at it"):
+        with pytest.raises(ReplayError, match="the replay stopped before it"):
             await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint(), on_error="stop").run()
 
 
@@ -455,7 +455,7 @@ async def test_a_checkpoint_of_foreign_making_that_raises_anything_is_a_replay_e
             raise RuntimeError("the connection to the database is gone")
 
     async with history(3) as h:
-        with pytest.raises(ReplayError, match=r"could not be made durable: RuntimeError: the connection") as caught:
+        with pytest.raises(ReplayError, match=r"could not be recorded: RuntimeError: the connection") as caught:
             await Replay(h.client, h.webhook_id, Recorder(), checkpoint=Broken()).run()
     assert isinstance(caught.value.__cause__, RuntimeError)
 

@@ -89,7 +89,7 @@ def test_limits_combine_to_the_smaller_and_go_with_and_alone() -> None:
     assert (limit(5) & failed_only() & limit(3)).limit == 3
     assert (failed_only() & limit(7)).limit == 7
     for wrong in (lambda: limit(1) | failed_only(), lambda: failed_only() | limit(1), lambda: ~limit(1)):
-        with pytest.raises(ConfigurationError, match=r"limit\(\) goes with & alone"):
+        with pytest.raises(ConfigurationError, match=r"limit\(\) can only be combined by &"):
             wrong()
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints: they record where a replay stands."""
+"""Checkpoints, which record the progress of a replay: in memory, a SQLite file, or a SQL database."""

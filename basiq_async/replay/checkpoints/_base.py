@@ -1,4 +1,4 @@
-"""What a replay remembers of its progress, and the protocol of the store that keeps it."""
+"""The recorded state of a replay, and the protocol of checkpoints, which keep it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Source = Literal["messages", "events"]
 
 @attrs.frozen
 class Job:
-    """What a checkpoint belongs to.
+    """The identity of a replay: a checkpoint belongs to one job.
 
-    filter: the text that is sent to Basiq, empty for none; a JSON list of texts for several lists.
+    filter: the text that is sent to Basiq, empty for none; a JSON list of texts for several filters.
     source: "messages" for the webhook's message history, "events" for the event list.
     selection: the ``where`` of the replay in words, empty for none.
     """
@@ -33,9 +33,10 @@ class Job:
 
 @attrs.frozen
 class DeadLetter:
-    """A message that could not be handled. ``message`` is the message as Basiq sent it, ``error`` the reason.
+    """A message that failed, and that the checkpoint keeps.
 
-    The checkpoint assigns ``number``; later ones have greater numbers.
+    ``message`` is the message as Basiq sent it, and ``error`` the reason. The checkpoint assigns ``number``, which is
+    greater for later dead letters.
     """
 
     id: str
@@ -49,15 +50,15 @@ class DeadLetter:
 class State:
     """The recorded state of a job.
 
-    cursor: a text of the replay's own: what of the history is done, and where to continue; None at the beginning.
-    position: how many messages of the history that is.
-    last_id: the id of the last of them, by which the place is found again should nobody be able to read the cursor.
+    cursor: the replay's place in the history, as a text that only the replay reads; None at the beginning.
+    position: the number of messages before the cursor.
+    last_id: the id of the last message before the cursor. It is used to find the place if the cursor cannot be read.
     done: the ids of messages after the cursor that are done too.
     handled, failed: totals over all runs.
-    dead: how many dead letters there are.
-    interrupted: how many messages may have been handled without being recorded, in runs that were killed.
+    dead: the number of dead letters.
+    interrupted: the most messages that killed runs may have handled without recording them.
     token: a random text that names the job, the same in all runs.
-    notes: a text of the replay's own: what it has learned of the history.
+    notes: what the replay found out about the history, as a text that only the replay reads.
     """
 
     cursor: str | None = None
@@ -74,7 +75,7 @@ class State:
 
 @attrs.frozen
 class Advance:
-    """A cursor that moves on. ``done`` replaces all ids that were recorded as done before."""
+    """A new cursor. ``done`` replaces all ids that were recorded as done before."""
 
     cursor: str | None
     position: int
@@ -84,16 +85,16 @@ class Advance:
 
 @attrs.frozen
 class Commit:
-    """A change to record, all or nothing.
+    """A change of the state, to record atomically.
 
-    done: ids of messages that are done, besides those recorded before; ignored where there is an ``advance``.
-    advance: the new cursor, where it moved.
-    handled, failed: to be added to the totals.
+    done: ids of messages that are done, in addition to those recorded before; ignored if there is an ``advance``.
+    advance: the new cursor, if it moved.
+    handled, failed: numbers to add to the totals.
     dead: dead letters to add; one with a known id replaces the earlier one.
     revived: ids of dead letters to remove.
-    ended: the run ends in order: all that it handled is recorded.
-    interrupted: the new value of ``State.interrupted``; only read where the run ``ended``.
-    notes: the new value of ``State.notes``; None leaves it as it is.
+    ended: whether the run ends properly, so that all its handled messages are recorded.
+    interrupted: the new value of ``State.interrupted``; only read if the run ``ended``.
+    notes: the new value of ``State.notes``; None leaves it unchanged.
     """
 
     done: Sequence[str] = ()
@@ -111,44 +112,44 @@ class Commit:
 class Checkpoint(Protocol):
     """Keeps the state of one job, for one run at a time.
 
-    ``basiq_async.testing.check_checkpoint`` tests an implementation against this. Every failure is raised as a
-    ``CheckpointError`` that says what to do, and overwrites nothing. Each call may be cancelled; a ``save`` that is
-    cancelled has recorded all of its commit or none of it. One that keeps the jobs of both sources apart, as
-    ``SQLCheckpoint``, says so by an attribute ``both_sources`` that is True; ``recover`` then needs one only.
+    ``basiq_async.testing.check_checkpoint`` checks an implementation. Every failure raises a ``CheckpointError`` whose
+    text says what to do, and overwrites nothing. Each call may be cancelled. A ``save`` that is cancelled has recorded
+    all of its commit or none of it. If a checkpoint keeps the jobs of both sources apart, as ``SQLCheckpoint`` does,
+    its attribute ``both_sources`` is True, and ``recover`` needs only that one.
     """
 
     async def open(self, job: Job, *, concurrency: int) -> State:
-        """Begin a run and return the state of the job, a new one where nothing is recorded.
+        """Begin a run, and return the state of the job; a new state if nothing is recorded.
 
-        Until ``aclose`` no other run can open it, in this process or another; a process that dies lets go of it.
+        No other run can open the checkpoint, in this process or another, until ``aclose``, or until this process dies.
         ``concurrency`` is added to ``State.interrupted`` until a commit has ``ended``. Raises ``CheckpointInUseError``
-        where another run has it open, and ``CheckpointError`` for a checkpoint of another job, or one that cannot be
-        read. When it raises or is cancelled, it is not open.
+        if another run has the checkpoint open, and ``CheckpointError`` if it belongs to another job or cannot be read.
+        After an error or a cancellation, the checkpoint is not open.
         """
         ...
 
     async def peek(self, job: Job) -> State | None:
-        """Return the state without beginning a run or creating anything; None where nothing is recorded."""
+        """Return the state without beginning a run or creating anything; None if nothing is recorded."""
         ...
 
     async def save(self, commit: Commit) -> None:
-        """Record a commit. It is durable when this returns; when it raises an ``Exception``, nothing is recorded."""
+        """Record a commit. It is durable when the call returns. If it raises an ``Exception``, nothing is recorded."""
         ...
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Return up to ``limit`` dead letters with numbers greater than ``after``, in order.
+        """Return up to ``limit`` dead letters with numbers greater than ``after``, ordered by number.
 
-        One that replaced an earlier one has that one's number.
+        A dead letter that replaced an earlier one keeps its number.
         """
         ...
 
     async def aclose(self) -> None:
-        """End the run and let go. May be called twice. When it is cancelled, it ends the run all the same."""
+        """End the run, so that another can begin. May be called twice. A cancellation does not prevent it."""
         ...
 
 
 class LimitedCheckpoint:
-    """Passes each call on, and raises ``CheckpointError`` where it takes longer than ``timeout`` seconds."""
+    """Makes each call of a checkpoint, and raises ``CheckpointError`` if it takes longer than ``timeout`` seconds."""
 
     def __init__(self, checkpoint: Checkpoint, timeout: float) -> None:
         self._checkpoint = checkpoint
@@ -183,13 +184,12 @@ class LimitedCheckpoint:
             if not limit.expired():
                 raise
             raise CheckpointError(
-                f"the checkpoint did not finish within {self._timeout:g} s: mend it, then run the same again to "
-                "continue"
+                f"the checkpoint did not finish within {self._timeout:g} s: fix it, then run the same again to continue"
             ) from exc
 
 
 def keeps_both_sources(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint keeps the job on the messages and the job on the events apart by itself."""
+    """Return whether a checkpoint keeps the jobs of both sources, messages and events, apart."""
     return getattr(checkpoint, "both_sources", False) is True
 
 

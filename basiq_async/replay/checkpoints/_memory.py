@@ -12,7 +12,7 @@ from ._base import Commit, DeadLetter, Job, State, another_job
 
 
 class MemoryCheckpoint:
-    """A checkpoint that lives as long as the object: for tests, and for replays that need not survive a restart."""
+    """A checkpoint in memory, for tests, and for replays that need not survive a restart."""
 
     def __init__(self) -> None:
         self._job: Job | None = None
@@ -24,7 +24,7 @@ class MemoryCheckpoint:
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
         if self._open:
-            raise CheckpointInUseError("another run has this checkpoint open; wait for it, or pass another checkpoint")
+            raise CheckpointInUseError("another run has this checkpoint open: wait for it, or pass another checkpoint")
         self._check(job)
         self._job, self._open = job, True
         found = self._current()

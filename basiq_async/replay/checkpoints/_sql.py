@@ -1,4 +1,4 @@
-"""A checkpoint in a SQL database: for services that have no disk of their own, and for several workers."""
+"""A checkpoint in a SQL database, for services without a disk of their own, and for several workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ._sql_database import Calls, NoTablesError, Statements, Tables, key_of
 logger = logging.getLogger("basiq_async.replay")
 
 _BEATS = 4
-"""How often a run that is alive renews its lease before it ends."""
+"""The number of times that a run renews its lease within the length of the lease."""
 _LONGEST_NAME = 200
 
 
@@ -37,23 +37,23 @@ class SQLCheckpoint:
         replay = Replay(basiq, webhook_id, handler, checkpoint=SQLCheckpoint(engine))
         report = await replay.run()
 
-    One set of tables holds any number of jobs. What is recorded is a job's alone for as long as its run is alive: a run
-    renews a lease in the job's row. Of two workers that begin the same job, one works, and the other gets a
-    ``CheckpointInUseError`` within half of the lease. Where the one that had it was killed, or lost the database,
-    another takes the job over when the lease ends, and whatever the first still wants to record is refused. The time
-    is the database's. No connection is held between two calls, so a pool of 5 is enough, and PgBouncer's transaction
-    mode too. While the database is away, a call tries again for up to ``timeout`` seconds.
+    One set of tables holds any number of jobs. A run that is alive renews a lease in the job's row, and only it can
+    record progress. If two workers begin the same job, one works, and the other gets a ``CheckpointInUseError`` within
+    half of the lease. If a worker is killed, or loses the database, another one can take the job over when the lease
+    ends; the first can then record nothing more. Leases are timed by the database's clock. No connection is held
+    between two calls, so a pool of 5 is enough, and PgBouncer's transaction mode works. While the database is away, a
+    call is tried again for up to ``timeout`` seconds.
 
-    engine: the caller closes it; that of a ``SQLInbox`` will do.
-    name: names the job, for one that differs in ``filter`` or ``where`` from another of the same webhook; by default
-        the webhook's id. The two sources of a webhook, messages and events, are kept apart in any case.
-    table, schema: the name of the table; two more begin with it. They are made when they are missing, unless
-        ``create_tables`` is False: see ``metadata`` and ``ddl``.
-    lease: seconds for which a run that was killed keeps the job.
-    timeout: seconds for each call; ``open`` may take as long as the lease in addition.
+    engine: the caller closes it; it may be the engine of a ``SQLInbox``.
+    name: names the job; by default the webhook's id. Needed for a second job of the same webhook, with another
+        ``filter`` or ``where``. The two sources of a webhook, messages and events, are always kept apart.
+    table, schema: the name of the table; the names of two more tables begin with it. Missing tables are created,
+        unless ``create_tables`` is False: see ``metadata`` and ``ddl``.
+    lease: seconds for which a run that was killed still keeps the job.
+    timeout: seconds for each call; ``open`` may take the lease's length in addition.
 
-    The tables hold the messages that failed, as Basiq sent them. Raises ``CheckpointError``, also in a child that was
-    forked while it was open, and ``ConfigurationError`` for arguments that cannot be right.
+    The tables hold the dead letters, with the messages as Basiq sent them. Raises ``CheckpointError``, also in a child
+    that was forked while it was open, and ``ConfigurationError`` for invalid arguments.
     """
 
     both_sources = True
@@ -74,7 +74,7 @@ class SQLCheckpoint:
                 "SQLCheckpoint needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)"
             )
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
-            raise ConfigurationError(f"name must be a text of 1 to {_LONGEST_NAME} characters, or None")
+            raise ConfigurationError(f"name must be a str of 1 to {_LONGEST_NAME} characters, or None")
         self._engine = engine
         self._name = name
         self._tables = Tables(table, schema)
@@ -91,15 +91,15 @@ class SQLCheckpoint:
 
     @property
     def metadata(self) -> MetaData:
-        """Its tables, for Alembic's ``target_metadata``."""
+        """The checkpoint's tables, for Alembic's ``target_metadata``."""
         return self._tables.metadata
 
     def ddl(self) -> str:
-        """The statements that make its tables, in the engine's dialect."""
+        """Return the SQL statements that create the checkpoint's tables, in the engine's dialect."""
         return self._tables.ddl(self._engine.dialect)
 
     async def open(self, job: Job, *, concurrency: int) -> State:
-        """See ``Checkpoint``. Waits for the lease of a run that was killed to end."""
+        """See ``Checkpoint``. If a run was killed, waits until its lease ends."""
         if self._run is not None:
             raise CheckpointInUseError(f"{self._describe(job)} is in use by another run of this process")
         run = self._run = _Run(job, self._key(job), concurrency)
@@ -112,7 +112,7 @@ class SQLCheckpoint:
         return state
 
     async def peek(self, job: Job) -> State | None:
-        """See ``Checkpoint``. A run that is alive does not mind."""
+        """See ``Checkpoint``. Works also while a run has the checkpoint open."""
 
         async def work(connection: AsyncConnection) -> State | None:
             row = await _first(connection, self._sql.read, self._key(job))
@@ -132,8 +132,8 @@ class SQLCheckpoint:
         """See ``Checkpoint``."""
         run = self._current()
         async with run.saving:
-            self._current()  # it may have been lost, or closed, meanwhile
-            # Values, not additions: an attempt whose end nobody heard of may be repeated.
+            self._current()  # the run may have lost its lease, or been closed, meanwhile
+            # Write the new totals instead of adding to them, because an attempt with an unknown result is repeated.
             after, number = run.apply(commit), run.number + 1
 
             def recorded() -> None:
@@ -146,7 +146,7 @@ class SQLCheckpoint:
                 )
             except BaseException:
                 if run.number != number:
-                    run.lost = run.lost or "an earlier save failed, and nobody knows whether it was recorded"
+                    run.lost = run.lost or "an earlier save failed, and it is unknown whether it was recorded"
                 raise
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
@@ -160,21 +160,21 @@ class SQLCheckpoint:
         return await self._calls.call(work)
 
     async def aclose(self) -> None:
-        """See ``Checkpoint``. Where the database is away, the job is free when its lease ends."""
+        """See ``Checkpoint``. If the database is away, the job is free when the lease ends."""
         run = self._run
-        if run is None or run.pid != os.getpid():  # a parent's is closed by the parent
+        if run is None or run.pid != os.getpid():  # the parent process closes its own run
             return
         try:
             await run_to_completion(lambda: self._let_go(run))
         finally:
-            # A run that was begun meanwhile stays.
+            # Keep a run that was begun meanwhile.
             if self._run is run:
                 self._run = None
 
     # --- a run ---
 
     async def _take(self, run: _Run) -> State:
-        """Take the job; waits while the run that has it may be dead."""
+        """Take the job. If another run has it and may be dead, wait for the end of its lease."""
         await self._calls.prepare()
         seen: tuple[object, object] | None = None
         while True:
@@ -184,27 +184,27 @@ class SQLCheckpoint:
             beat = found["holder"], found["renewed_at"]
             if seen not in (None, beat):
                 raise CheckpointInUseError(
-                    f"{self._describe(run.job)} is in use by another run, which is alive ({found['holder']}): leave "
-                    "the job to it, or pass another name"
+                    f"{self._describe(run.job)} is in use by another run that is alive ({found['holder']}): leave the "
+                    "job to it, or pass another name"
                 )
             seen = beat
             lease: float = found["lease"]
             await asyncio.sleep(max(0.01, min(lease / (2 * _BEATS), found["renewed_at"] + lease - found["now"])))
 
     async def _take_once(self, connection: AsyncConnection, run: _Run) -> State | RowMapping:
-        """The state, or the row of the job where another run has it."""
+        """Take the job if it is free. Return its state, or the job's row if another run has it."""
         sql, key = self._sql, run.key
         row = await _first(connection, sql.lock, key)
         if row is None:
-            for leftover in (sql.clear_done, sql.clear_dead):  # of a job whose row somebody deleted
+            for leftover in (sql.clear_done, sql.clear_dead):  # rows of a job whose own row was deleted by hand
                 await connection.execute(leftover, key)
             await connection.execute(sql.make, self._blank(run))
             row = await _first(connection, sql.lock, key)
         if row is None:
-            raise CheckpointError(f"{self._describe(run.job)} cannot be made: another process removes it")
+            raise CheckpointError(f"{self._describe(run.job)} cannot be created: another process removes it")
         self._check_job(row, run.job)
-        mine = row["holder"] == run.holder  # an attempt whose end was not heard of
-        # A clock that was set back prolongs no lease.
+        mine = row["holder"] == run.holder  # an earlier attempt of this run, whose result was unknown, succeeded
+        # abs(), so that a clock that was set back does not extend a lease.
         if row["holder"] is not None and not mine and abs(row["now"] - row["renewed_at"]) < row["lease"]:
             return row
         state, number = await self._read_state(connection, row, key)
@@ -234,7 +234,7 @@ class SQLCheckpoint:
                 "last_id": _as_json(advance.last_id),
                 "done": json.dumps(list(advance.done)),
             }
-        # First, for it locks the row: what an earlier attempt has under way ends before.
+        # This statement comes first, because it locks the row: it waits for an earlier attempt that still runs.
         if not (await connection.execute(sql.save, {**key, "a_holder": run.holder, **values})).rowcount:
             run.lost = "another run has taken the job over: this one did not renew its lease in time"
             raise CheckpointError(f"{self._describe(run.job)}: {run.lost}")
@@ -252,7 +252,7 @@ class SQLCheckpoint:
             await connection.execute(sql.revive, [{**key, "a_key": key_of(each)} for each in commit.revived])
 
     async def _keep_alive(self, run: _Run) -> None:
-        """Renew the lease, until the run ends or has lost it."""
+        """Renew the lease until the run ends or has lost it."""
         clock = asyncio.get_running_loop().time
         every = self._lease / _BEATS
         while not run.lost:
@@ -296,7 +296,7 @@ class SQLCheckpoint:
             pass
         except Exception as exc:
             logger.warning(
-                "%s could not be given back (%s): another run can begin when its lease ends, in %g s",
+                "%s could not be released (%s): another run can begin when the lease ends, in %g s",
                 self._describe(run.job),
                 brief(exc),
                 self._lease,
@@ -348,7 +348,7 @@ class SQLCheckpoint:
             raise another_job(self._describe(asked), recorded, asked)
 
     async def _read_state(self, connection: AsyncConnection, row: RowMapping, key: dict[str, str]) -> tuple[State, int]:
-        """The state, and the greatest number of a row of done ids."""
+        """Return the state, and the greatest number among the rows of done ids."""
         done, number = set(json.loads(row["done"])), 0
         for found, ids in await connection.execute(self._sql.done, key):
             number = max(number, found)
@@ -368,7 +368,7 @@ class SQLCheckpoint:
 
 
 class _Run:
-    """What one run knows of the job that it has taken."""
+    """The state of one run, and of the job that it has taken."""
 
     def __init__(self, job: Job, key: dict[str, str], concurrency: int) -> None:
         self.job, self.key, self.concurrency = job, key, concurrency
@@ -383,7 +383,7 @@ class _Run:
         self.saving = asyncio.Lock()
 
     def apply(self, commit: Commit) -> State:
-        """The counts after a commit. The ids of what is done are in the database alone."""
+        """Return the counts after a commit. The ids of done messages are only in the database."""
         state = self.state
         return attrs.evolve(
             state,

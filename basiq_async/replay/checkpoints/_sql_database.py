@@ -1,4 +1,4 @@
-"""The database of a checkpoint: its tables, its statements, and transactions that last through a short outage."""
+"""The database of a checkpoint: tables, statements, and transactions that are tried again during a short outage."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ _LONGEST_KEY = 400
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts while the database is away."""
 _NOT_THERE = ("42P01", "42703")
-"""SQLSTATEs of a table, or a column, that is not there."""
+"""SQLSTATEs of a missing table and a missing column."""
 
 
 class Tables:
-    """Three tables: the jobs, what each has done since its cursor moved, and its dead letters."""
+    """The three tables of a checkpoint: jobs, ids of messages done since the last cursor, and dead letters."""
 
     def __init__(self, table: str = "basiq_checkpoint", schema: str | None = None) -> None:
         check_names(table, schema, what="a checkpoint")
@@ -65,7 +65,7 @@ class Tables:
             table,
             self.metadata,
             *_job_key(),
-            # Texts from elsewhere are JSON: PostgreSQL accepts neither a zero nor a lone surrogate.
+            # Texts from elsewhere are stored as JSON, because PostgreSQL accepts no zero bytes and no lone surrogates.
             Column("webhook_id", Text, nullable=False),
             Column("filter", Text, nullable=False),
             Column("selection", Text, nullable=False),
@@ -104,12 +104,15 @@ class Tables:
         )
 
     def ddl(self, dialect: Dialect) -> str:
-        """The statements that make the tables, each with its semicolon."""
+        """Return the SQL statements that create the tables, each with its semicolon."""
         return make_ddl(self.metadata, dialect)
 
 
 class Statements:
-    """Built once, so that SQLAlchemy compiles each of them once. Times are seconds by the database's clock."""
+    """The statements of a checkpoint, built once, so that SQLAlchemy compiles each of them once.
+
+    Times are in seconds, by the database's clock.
+    """
 
     def __init__(self, tables: Tables, dialect: str) -> None:
         if dialect not in ("postgresql", "sqlite"):
@@ -118,7 +121,7 @@ class Statements:
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
         job, done, dead = tables.job, tables.done, tables.dead
         now: ColumnElement[float]
-        if self.on_postgresql:  # not now(), which is when a transaction that waited for a lock began
+        if self.on_postgresql:  # now() would be the time when the transaction began, before it waited for a lock
             now = cast(func.extract("epoch", func.clock_timestamp()), Double)
         else:
             now = literal_column("(julianday('now') - 2440587.5) * 86400.0", Double)
@@ -149,12 +152,12 @@ class Statements:
 
 
 def checkpoint_metadata(table: str = "basiq_checkpoint", schema: str | None = None) -> MetaData:
-    """The tables of a ``SQLCheckpoint``, for Alembic's ``target_metadata``."""
+    """Return the tables of a ``SQLCheckpoint``, for Alembic's ``target_metadata``."""
     return Tables(table, schema).metadata
 
 
 def key_of(text: str) -> str:
-    """A text in the form of a column that rows are found by: ASCII, at most 400 characters."""
+    """Return a text as the value of a key column: ASCII, at most 400 characters; otherwise a digest of it."""
     if text.isascii() and text.isprintable() and len(text) <= _LONGEST_KEY:
         return text
     return "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
@@ -176,7 +179,7 @@ class NoTablesError(CheckpointError):
 
 
 class Calls:
-    """Transactions on an engine, each of at most ``timeout`` seconds. No connection is held between two."""
+    """Runs transactions on an engine, each for at most ``timeout`` seconds. No connection is held between them."""
 
     def __init__(
         self, engine: AsyncEngine, tables: Tables, sql: Statements, *, create_tables: bool, timeout: float
@@ -189,12 +192,12 @@ class Calls:
         self._ready = False
 
     async def prepare(self) -> None:
-        """Make what is missing of the tables. Raises ``ConfigurationError`` for an engine in AUTOCOMMIT mode."""
+        """Create missing tables. Raises ``ConfigurationError`` for an engine in AUTOCOMMIT mode."""
 
         async def work(connection: AsyncConnection) -> None:
             await refuse_autocommit(connection)
             if self._create_tables:
-                if self._sql.on_postgresql:  # one process at a time, or the second one's CREATE fails
+                if self._sql.on_postgresql:  # two processes that create the tables at once would fail
                     await connection.execute(self._sql.lock_tables)
                 await connection.run_sync(self._tables.metadata.create_all)
 
@@ -205,9 +208,9 @@ class Calls:
     async def call(
         self, work: Callable[[AsyncConnection], Awaitable[T]], recorded: Callable[[], None] = lambda: None
     ) -> T:
-        """Do ``work`` in a transaction, then call ``recorded``; again, while the database is away or busy.
+        """Do ``work`` in a transaction, then call ``recorded``. Try again while the database is away or busy.
 
-        So it must be safe to repeat. A cancellation waits for the attempt that is under way.
+        ``work`` must be safe to repeat. A cancellation waits for the attempt that is under way.
         """
 
         async def once(timeout: float) -> T:
@@ -228,34 +231,34 @@ class Calls:
                     raise self._translate(exc) from without_values(exc)
                 if until - loop.time() <= pause:
                     raise CheckpointError(
-                        f"the database of the checkpoint was away for {self._timeout:g} s ({brief(exc)}): mend it, "
-                        "then run the same again to continue"
+                        f"the database of the checkpoint was away for {self._timeout:g} s ({brief(exc)}): fix it, then "
+                        "run the same again to continue"
                     ) from without_values(exc)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     async def attempt(self, work: Callable[[AsyncConnection], Awaitable[T]], *, timeout: float) -> T:
-        """Do ``work`` in a transaction, once. Raises what SQLAlchemy and the driver do, or ``CheckpointError``."""
+        """Do ``work`` in a transaction, once. Raises errors of SQLAlchemy and the driver, or ``CheckpointError``."""
         transaction = Transaction(self._engine, writing=None if self._sql.on_postgresql else asyncio.Lock())
         whole = False
         try:
             async with asyncio.timeout(timeout):
                 if not await transaction.begin():
-                    raise _LockedError("another connection writes to the database, and does not finish")
+                    raise _LockedError("another connection holds the database's write lock, and does not finish")
                 result = await work(transaction.connection)
                 await transaction.commit()
                 whole = True
                 return result
         except TimeoutError as exc:
             raise CheckpointError(
-                f"the database of the checkpoint did not respond within {timeout:.3g} s: it is away, or all "
-                "connections of the pool are in use; mend it, then run the same again to continue"
+                f"the database of the checkpoint did not respond within {timeout:.3g} s: it is unreachable, or all "
+                "connections of the pool are in use. Fix that, then run the same again to continue"
             ) from without_values(exc)
         except BasiqError:
             raise
         except (ValueError, TypeError, KeyError) as exc:
             raise CheckpointError(
-                f"the tables of {self._tables.name} hold what no checkpoint has written: restore them, or pass "
+                f"the tables of {self._tables.name} hold data that no checkpoint has written: restore them, or pass "
                 "another name to begin anew"
             ) from without_values(exc)
         except DBAPIError as exc:
@@ -267,8 +270,8 @@ class Calls:
 
     def _no_tables(self, exc: DBAPIError) -> NoTablesError:
         return NoTablesError(
-            f"the tables of the checkpoint {self._tables.name} are missing, or of another release ({brief(exc)}): make "
-            "them with checkpoint_metadata() in Alembic or the SQL of .ddl(), or leave create_tables on"
+            f"the tables of the checkpoint {self._tables.name} are missing, or of another release ({brief(exc)}): "
+            "create them with checkpoint_metadata() in Alembic or the SQL of .ddl(), or leave create_tables on"
         )
 
     def _translate(self, exc: Exception) -> CheckpointError:
@@ -276,7 +279,7 @@ class Calls:
 
 
 class _LockedError(Exception):
-    """SQLite's one writer is another."""
+    """Another connection holds SQLite's write lock."""
 
 
 def _is_not_there(exc: DBAPIError) -> bool:
@@ -285,7 +288,7 @@ def _is_not_there(exc: DBAPIError) -> bool:
 
 
 def _may_pass(exc: Exception) -> bool:
-    """Whether the database may work in a while: away, starting, busy."""
+    """Return whether the database may work again soon: it is away, starting or busy."""
     if isinstance(exc, (OSError, _LockedError, PoolTimeoutError)):
         return True
     original = getattr(exc, "orig", exc)

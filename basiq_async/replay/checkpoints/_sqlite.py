@@ -1,4 +1,4 @@
-"""A checkpoint in an SQLite file: durable against kill -9 and power loss, locked while its run is alive."""
+"""A checkpoint in a SQLite file, which survives kill -9 and power loss, and is locked while its run is alive."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SCHEMA = (
     "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, last_id TEXT, "
     "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL, "
     "done TEXT NOT NULL, notes TEXT NOT NULL) STRICT",
-    # Nearly every commit is one statement: for each one the thread has to get hold of the interpreter again, which
-    # can take longer than the disk. A row holds what was done since the cursor moved: ids as a JSON list, and counts
-    # not yet added to the job's. Where the cursor moves, the job's own list takes their place.
+    # Nearly every commit is a single statement, because for each statement the thread has to wait for the interpreter,
+    # which can take longer than the disk. A row has the messages done since the cursor moved: their ids as a JSON
+    # list, and counts to be added to the job's. When the cursor moves, the job's own list replaces the rows.
     "CREATE TABLE done (ids TEXT NOT NULL, handled INTEGER NOT NULL, failed INTEGER NOT NULL) STRICT",
     "CREATE TRIGGER advanced AFTER UPDATE OF done ON job BEGIN DELETE FROM done; END",
     "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, error TEXT NOT NULL, "
@@ -37,15 +37,15 @@ _KIND = FileKind(
     version=1,
     schema=_SCHEMA,
     failure=CheckpointError,
-    busy="is in use by another run, which is still alive: wait for it or stop it, or pass another path",
+    busy="is in use by another run that is still alive: wait for it or stop it, or pass another path",
     in_use=CheckpointInUseError,
     check=True,
 )
 _TIMEOUT = 60.0
-"""Seconds that the disk may take for one call. A longer call is left to its thread."""
+"""Seconds to wait for one call to the disk. After that, the call raises, and its thread is left to finish it."""
 
 _CHECK_EVERY = 0.25
-"""Seconds within which a busy run notices that its file was deleted; the end of a run always looks."""
+"""Seconds within which a busy run notices that its file was deleted. The end of a run always checks it."""
 
 T = TypeVar("T")
 
@@ -53,11 +53,11 @@ T = TypeVar("T")
 class SQLiteCheckpoint:
     """Keeps the state of a replay in a file, which is created if it does not exist.
 
-    It uses SQLite's WAL mode with ``synchronous=FULL``: what is recorded survives the process and the machine. While
-    a run has it open, SQLite's own lock keeps every other run out, and ends with the process. The file holds the
-    messages that failed, as Basiq sent them; only its owner can read it. It must be on a local disk. Nothing touches
-    the disk before it is opened. Raises ``CheckpointError``, also where the file was deleted or replaced while it was
-    open, and in a child that was forked meanwhile.
+    It uses SQLite's WAL mode with ``synchronous=FULL``, so that recorded state survives a crash of the process or the
+    machine. While a run has it open, SQLite's own lock, which ends with the process, keeps every other run out. The
+    file holds the dead letters, with the messages as Basiq sent them; only its owner can read it. It must be on a local
+    disk. The constructor does not access the disk. Raises ``CheckpointError``, also if the file was deleted or replaced
+    while it was open, and in a child that was forked meanwhile.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -97,12 +97,12 @@ class SQLiteCheckpoint:
     async def aclose(self) -> None:
         """See ``Checkpoint``."""
         run = self._run
-        if run is None or run.pid != os.getpid():  # a parent's is closed by the parent
+        if run is None or run.pid != os.getpid():  # the parent process closes its own run
             return
         try:
             await run_to_completion(run.aclose)
         finally:
-            # A run that was begun meanwhile has one of its own, which stays.
+            # Keep a run that was begun meanwhile.
             if self._run is run:
                 self._run = None
 
@@ -117,13 +117,13 @@ class SQLiteCheckpoint:
             raise CheckpointError(f"the checkpoint {self._path!r} is not open")
         if self._run.pid != os.getpid():
             raise CheckpointError(
-                f"the checkpoint {self._path!r} was open when this process forked: open one after the fork"
+                f"the checkpoint {self._path!r} was open when this process forked: make a new one after the fork"
             )
         return self._run
 
 
 class _Run:
-    """One run's connection, and the thread that it is used in. Closing it touches no other run's."""
+    """The connection of one run, and the thread that uses it. Closing it does not affect other runs."""
 
     def __init__(self, path: str) -> None:
         self.pid = os.getpid()
@@ -133,7 +133,7 @@ class _Run:
         self._thread = ConnectionThread("basiq-async checkpoint", _do_each, lambda: None)
 
     async def call(self, work: Callable[..., T], *args: object) -> T:
-        """Do ``work`` in the thread. A thread cannot be cancelled: its end is waited for, whatever happens."""
+        """Do ``work`` in the thread. A cancellation waits for its end, because a thread cannot be cancelled."""
         future = self._thread.submit(partial(self._translate, work, *args))
         cancelled = await wait_uncancelled(future, _TIMEOUT)
         if not future.done():
@@ -144,7 +144,7 @@ class _Run:
             raise cancelled
         if not future.done():
             raise CheckpointError(
-                f"the disk with the checkpoint {self._path!r} did not respond within {_TIMEOUT:g} s: mend it, then run "
+                f"the disk with the checkpoint {self._path!r} did not respond within {_TIMEOUT:g} s: fix it, then run "
                 "the same again"
             )
         return future.result()
@@ -264,7 +264,7 @@ class _Run:
 
 
 def _do_each(calls: Sequence[ThreadCall]) -> Sequence[Any]:
-    """Make each call by itself: a run saves one commit at a time, mostly of one statement, and needs no transaction."""
+    """Make each call without a transaction: a run saves one commit at a time, mostly of a single statement."""
     results: list[Any] = []
     for each in calls:
         try:
@@ -280,7 +280,7 @@ def _ignore(future: asyncio.Future[T]) -> None:
 
 
 def _ascii(text: str) -> str:
-    """As JSON: an id or an error can hold lone surrogates, which SQLite does not accept."""
+    """Return a text as JSON, because an id or an error can hold lone surrogates, which SQLite does not accept."""
     return json.dumps(text)
 
 
@@ -291,6 +291,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # a full disk has rolled it back already
+        if connection.in_transaction:  # SQLite itself rolls back when the disk is full
             connection.execute("ROLLBACK")
         raise

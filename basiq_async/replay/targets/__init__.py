@@ -1,1 +1,1 @@
-"""Targets: where a replay hands its messages."""
+"""Targets, to which a replay hands its messages."""

@@ -1,4 +1,4 @@
-"""What turns a function or a receiver into a target."""
+"""Make a target from a function or a receiver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _PerhapsAsync(Function):
-    """A callable of which only a call tells whether it can be awaited."""
+    """A target that calls any callable. Only the call shows whether its result can be awaited."""
 
     async def deliver(self, message: Message) -> None:
         working = self.function(message)
@@ -27,7 +27,7 @@ class _PerhapsAsync(Function):
 
 
 class _Receiver:
-    """A receiver's handlers and inbox, without HTTP."""
+    """A target that hands messages to a receiver's handlers, with its inbox and without HTTP."""
 
     def __init__(self, receiver: WebhookReceiver) -> None:
         self._receiver = receiver
@@ -62,14 +62,14 @@ def _interpret(outcome: Outcome) -> str | None:
     if outcome.result is Result.IGNORED:
         return "no-handler"
     if outcome.result is Result.QUARANTINED:
-        return "quarantined"  # the receiver keeps it: a dead letter would be a second copy
+        return "quarantined"  # the receiver's inbox keeps it, so it needs no dead letter
     if outcome.result in (Result.FAILED, Result.TIMED_OUT) and outcome.error is not None:
         raise outcome.error
     if outcome.result is Result.CLOSED:
-        raise ReplayError("the receiver is closed: end the replay before it, or run it again with another one")
+        raise ReplayError("the receiver is closed: end the replay before it is closed, or run it again with a new one")
     wait = outcome.retry_after if outcome.result is Result.UNAVAILABLE else None
     raise TargetError(
-        f"the receiver did not handle it: {outcome.result.value}", status=outcome.status, retry_after=wait
+        f"the receiver did not handle the message: {outcome.result.value}", status=outcome.status, retry_after=wait
     )
 
 
@@ -82,13 +82,13 @@ def as_target(
     inbox_timeout: float = 5.0,
     inbox_lease: float = LEASE,
 ) -> Target:
-    """Return the target for a ``target`` argument of any form, with an inbox if one is passed.
+    """Return a ``target`` argument of any form as a ``Target``, with an inbox if one is passed.
 
     Raises ``ConfigurationError``.
     """
     if isinstance(value, WebhookReceiver):
         if inbox is not None:
-            raise ConfigurationError("a WebhookReceiver has its inbox already: pass inbox to the receiver alone")
+            raise ConfigurationError("a WebhookReceiver has its own inbox: pass inbox= only to the receiver")
         return _Receiver(value)
     if isinstance(value, Target):
         target = value
@@ -112,7 +112,7 @@ def _in_transaction(
 ) -> Target:
     if not isinstance(inbox, TransactionalInbox):
         raise ConfigurationError(
-            "a target function accepts one argument, the message: a second one, the session, is for an inbox= that has "
+            "a target function accepts one argument, the message. A second one, the session, needs an inbox= with "
             "transactions, such as SQLInbox(engine)"
         )
     return InTransaction(handler, inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)

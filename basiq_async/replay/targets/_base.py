@@ -1,4 +1,4 @@
-"""The protocol of what messages are replayed into."""
+"""The protocol of targets, to which a replay hands its messages."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ SessionHandler = Callable[[Message, Any], Awaitable[object]]
 
 @runtime_checkable
 class Target(Protocol):
-    """What messages are replayed into. The code that makes a target closes it, if there is anything to close."""
+    """Handles the messages of a replay. The code that makes a target closes it, if it needs closing."""
 
     async def deliver(self, message: Message) -> str | None:
-        """Accept one message; many are under way at once. When this returns, the target has accepted it.
+        """Accept one message. Many calls are under way at once. When a call returns, the target has accepted it.
 
-        Returns None, or in a word why there was nothing to do: the message then counts as skipped for that reason.
-        Raises any exception if the message was not accepted. An error with a number ``retry_after`` (seconds), such
-        as ``TargetError`` or ``RateLimitError``, pauses the whole job for that long, and the message is tried again.
-        A ``TransportError``, ``ConnectionError`` or ``TimeoutError``, again and again, counts as an outage: the job
-        waits until the target is back. A ``ReplayError`` other than ``TargetError`` ends the job.
+        Returns None, or a word for the reason why there was nothing to do: the message then counts as skipped for that
+        reason. Raises any exception if the message was not accepted. An error with a number ``retry_after`` (seconds),
+        such as ``TargetError`` or ``RateLimitError``, pauses the whole job for that long, and the message is tried
+        again. Repeated ``TransportError``, ``ConnectionError`` or ``TimeoutError`` count as an outage: the job waits
+        until the target works again. A ``ReplayError`` other than ``TargetError`` ends the job.
         """
         ...
 
     async def flush(self) -> None:
-        """Make durable all that was accepted. Called before it is recorded as done; a failure ends the job.
+        """Make all accepted messages durable. Called before they are recorded as done. An exception ends the job.
 
-        Where a call is cancelled, the next one does what it left undone.
+        If a call is cancelled, the next call completes its work.
         """
         ...
 
 
 @runtime_checkable
 class RunScoped(Protocol):
-    """A target that holds something, such as the lock of a file, from the beginning of a run to its end."""
+    """A target that holds a resource during a run, such as the lock of a file."""
 
     async def end_run(self) -> None:
-        """Let go. The next run begins anew."""
+        """Release the resource at the end of a run. The next run acquires it again."""
         ...
 
 
 class Function:
-    """An async function. A replay that has nothing between calls ``function`` itself, which spares it a coroutine."""
+    """A target that calls an async function. A replay without wrappers calls ``function`` directly, which is faster."""
 
     def __init__(self, handler: Handler) -> None:
         self.function = handler

@@ -1,4 +1,4 @@
-"""Targets with an inbox: what it knows as handled, or is handled by others, does not reach them."""
+"""Targets with an inbox: events that it has as handled, or that another worker is handling, do not reach them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from ._base import SessionHandler, Target
 logger = logging.getLogger("basiq_async.replay")
 HANDLED_BEFORE = "handled-before"
 DELIVERED = "delivered"
-"""Why a message is left alone: Basiq says that it was delivered, at a time of which the inbox knows nothing."""
+"""The reason to skip a message that Basiq says it delivered, at a time of which the inbox knows nothing."""
 _FAILED_BEFORE = "failed-before"
 LEASE = 300.0
-"""Seconds for which a claim is held, unless it is said otherwise."""
+"""Seconds for which a claim is held by default."""
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 5.0
 _MARGIN = 60.0
 _LONGEST_END = 60.0
-"""Seconds for what a cancelled target left running to end; after that its claim is left to run out."""
+"""Seconds to wait for the tasks of a cancelled target to end. After that, its claim ends with its lease."""
 _SKEW = timedelta(minutes=5)
-"""By how much Basiq's clock and this one may differ."""
+"""The most by which Basiq's clock and this machine's may differ."""
 _LISTED = timedelta(days=8)
-"""What was first tried longer ago than this is of an event that is not listed any more."""
+"""If a message's first attempt is older than this, its event has left the event list."""
 
 
 class InProcess:
-    """What this job has under way, by inbox key: one message at a time for each key."""
+    """The inbox keys of the messages that this job has under way: one message at a time for each key."""
 
     def __init__(self) -> None:
         self.running: dict[str, asyncio.Future[None] | None] = {}
 
     async def wait(self, key: str) -> None:
-        """Wait until nobody is at ``key``."""
+        """Wait until no other message with ``key`` is under way."""
         while key in self.running:
             other = self.running[key]
             if other is None:
@@ -52,18 +52,18 @@ class InProcess:
             await asyncio.wait((other,))
 
     def begin(self, key: str) -> None:
-        """Keep others away from ``key``, until ``end``."""
+        """Make other messages with ``key`` wait, until ``end``."""
         self.running[key] = None
 
     def end(self, key: str) -> None:
-        """Let the others begin."""
+        """Let the next message with ``key`` begin."""
         waited_for = self.running.pop(key)
         if waited_for is not None:
             waited_for.set_result(None)
 
 
 class OtherWorker:
-    """Waiting for another worker, longer each time, until its lease must have run out."""
+    """Waits for another worker, longer each time, until its lease must have ended."""
 
     def __init__(self, lease: float = LEASE) -> None:
         self._clock = asyncio.get_running_loop().time
@@ -71,7 +71,7 @@ class OtherWorker:
         self._wait = _FIRST_WAIT
 
     async def wait(self, lease_left: float) -> None:
-        """Wait before asking again. Raises ``TargetError`` where that has lasted too long."""
+        """Wait before the next attempt to claim. Raises ``TargetError`` once the other's lease must have ended."""
         if self._clock() >= self._until:
             raise TargetError("another worker holds this delivery in the inbox, and does not finish")
         await asyncio.sleep(min(self._wait, max(lease_left, _FIRST_WAIT)))
@@ -79,13 +79,17 @@ class OtherWorker:
 
 
 class Deduplicated:
-    """A target with an inbox: what the inbox knows as handled does not reach it.
+    """A target with an inbox: events that the inbox has as handled do not reach the target.
 
-    The events of ``webhook_id`` have the keys that its receiver gives them. ``token`` names this job's claims. It
-    is the same in all its runs, so that the next run takes over at once what a killed run held. A message counts as
-    handled only after ``flush``. ``timeout`` is the limit, in seconds, of each call of the inbox, ``lease`` how long a
-    claim keeps others away when this process dies: it is prolonged for as long as the target is at it. A target that
-    was cancelled keeps its claim until all that it began has ended, such as a commit of SQLAlchemy's.
+    A message counts as handled only after ``flush``. After a cancellation, its claim is kept until all tasks of the
+    target have ended, for example a commit of SQLAlchemy.
+
+    token: names this job's claims. It is the same in all runs, so that the next run takes over the claims of a killed
+        run at once.
+    webhook_id: the webhook of the events, so that their keys are those of its receiver.
+    timeout: the limit, in seconds, of each call of the inbox.
+    lease: the seconds for which a claim keeps other workers away if this process dies. It is renewed while the target
+        handles the message.
     """
 
     def __init__(
@@ -134,7 +138,7 @@ class Deduplicated:
         try:
             return await self._calls.within_limit(self._take(key, token))
         except (Exception, asyncio.CancelledError):
-            await self._release(key, token)  # the claim may have been made
+            await self._release(key, token)  # the inbox may have made the claim
             raise
 
     async def _take(self, key: str, token: str) -> Claim:
@@ -177,7 +181,7 @@ class Deduplicated:
         key: str,
         token: str,
     ) -> None:
-        """Release the claim once nothing of the target runs any more; leave it to its lease where that takes long."""
+        """Release the claim when all tasks of the target have ended. If that takes too long, it ends with its lease."""
 
         async def release() -> None:
             ended = not handling.may_run_on(failure) or await handling.wait(min(self._lease, _LONGEST_END))
@@ -187,8 +191,8 @@ class Deduplicated:
                 await self._settle(lambda: self._inbox.release(key, token), key)
             else:
                 logger.error(
-                    "the target was cancelled at %r, and what it began has not ended: the claim stays in the inbox "
-                    "until its lease runs out",
+                    "the target was cancelled while it handled %r, and still runs: the claim stays in the inbox until "
+                    "its lease runs out",
                     key,
                 )
 
@@ -201,14 +205,14 @@ class Deduplicated:
         try:
             await self._calls.within_limit(self._inbox.claim(key, token, lease=self._lease))
         except Exception as exc:
-            logger.warning("the claim of %r could not be prolonged: %s", key, printable(exc))
+            logger.warning("the claim on %r could not be renewed: %s", key, printable(exc))
 
     async def _complete(self, key: str, token: str) -> None:
         try:
             await self._calls.within_limit(self._inbox.complete(key, token))
         except Exception as exc:
-            # It was handled, and the checkpoint will say so; to fail would have it handled again for certain.
-            logger.error("%r was handled, but that could not be entered in the inbox: %s", key, printable(exc))
+            # It was handled, and the checkpoint will record that. A failure would certainly have it handled again.
+            logger.error("%r was handled, but that could not be recorded in the inbox: %s", key, printable(exc))
 
     async def _release(self, key: str, token: str) -> None:
         await run_to_completion(lambda: self._settle(lambda: self._inbox.release(key, token), key))
@@ -217,11 +221,11 @@ class Deduplicated:
         try:
             await self._calls.within_limit(call())
         except Exception as exc:
-            logger.warning("the claim of %r stays in the inbox until its lease runs out: %s", key, printable(exc))
+            logger.warning("the claim on %r stays in the inbox until its lease runs out: %s", key, printable(exc))
 
 
 class _Prolonging:
-    """Makes a call each ``every`` seconds, until it is ended: one timer, and a task for each call."""
+    """Makes a call every ``every`` seconds until ``end``, with a single timer, and a task for each call."""
 
     def __init__(self, call: Callable[[], Coroutine[Any, Any, None]], every: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -236,7 +240,7 @@ class _Prolonging:
             self._task = self._loop.create_task(self._call())
 
     async def end(self) -> None:
-        """Begin no more calls, and wait for the one under way, which has a time limit."""
+        """Begin no more calls, and wait for a call under way, which has a time limit."""
         self._timer.cancel()
         task = self._task
         if task is not None and (cancelled := await wait_uncancelled(task)) is not None:
@@ -244,7 +248,7 @@ class _Prolonging:
 
 
 class InTransaction(Deduplicated):
-    """A handler that accepts the session of the inbox's transaction: its effect and the entry commit together."""
+    """A target whose handler gets the session of the inbox's transaction: its writes commit together with the entry."""
 
     def __init__(
         self,
@@ -261,7 +265,7 @@ class InTransaction(Deduplicated):
         self._transactional = inbox
 
     async def _take(self, key: str, token: str) -> Claim:
-        # The transaction ends with this process; the limit is for a machine that vanished, not for a slow handler.
+        # The transaction ends with this process. The lease is for a machine that vanishes, not for a slow handler.
         return await self._transactional.claim_transaction(key, token, lease=max(self._lease, LEASE))
 
     def _begin_prolonging(self, key: str, token: str) -> None:
@@ -278,7 +282,7 @@ class InTransaction(Deduplicated):
 
 
 class _NoTarget:
-    """In place of a target that has something to flush."""
+    """A target that does nothing: the handler is called directly."""
 
     async def deliver(self, message: Message) -> None:
         pass
@@ -288,15 +292,17 @@ class _NoTarget:
 
 
 def event_of(message: Message) -> tuple[str | None, str]:
-    """Return what names a message's event: the same in both sources."""
+    """Return the event type and the id that identify a message's event, in both sources."""
     return message.event_type_id, message.event_id or message.id
 
 
 class InboxKnowledge:
-    """What an inbox can say of the past.
+    """Asks an inbox which messages were handled in the past.
 
-    ``shared``: the live service enters what it handles in this inbox. Otherwise it is the recovery's own, and knows of
-    no delivery. ``now`` returns the time, ``timeout`` is the limit in seconds of each call.
+    shared: whether the live service records its handled events in this inbox. Otherwise the inbox is the recovery's
+        own, and has no live deliveries.
+    timeout: the limit, in seconds, of each call.
+    now: returns the time.
     """
 
     def __init__(
@@ -310,7 +316,7 @@ class InboxKnowledge:
         self._since: datetime | None = None
 
     async def would_know(self, message: Message) -> bool:
-        """Whether the inbox would know a message that was delivered, had it been handled then."""
+        """Return whether the inbox would have a delivered message as handled, if the live service had handled it."""
         if not self._shared:
             return False
         if self._since is None:
@@ -319,17 +325,17 @@ class InboxKnowledge:
         return bool(times) and max(times) >= self._since + _SKEW
 
     async def has(self, message: Message) -> bool:
-        """Whether it has the message's event as handled."""
+        """Return whether the inbox has the message's event as handled."""
         return await self._calls.within_limit(self._seen(message, left=False))
 
     async def leave(self, message: Message) -> None:
-        """Note, for the event list, that a message was left alone."""
+        """Record that a message was left alone, so that its event in the event list is skipped too."""
         first = message.first_attempt
         if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
             await self._calls.within_limit(self._mark(message))
 
     async def has_left(self, message: Message) -> bool:
-        """Whether the message of this event was left alone."""
+        """Return whether the message of this event was left alone."""
         return await self._calls.within_limit(self._seen(message, left=True))
 
     async def _seen(self, message: Message, *, left: bool) -> bool:
@@ -354,7 +360,7 @@ class _Wrapper:
 
 
 class MissedMessages(_Wrapper):
-    """A target without the messages that Basiq delivered when the inbox could not know of it."""
+    """A target that skips messages which Basiq delivered at a time of which the inbox knows nothing."""
 
     def __init__(self, inner: Target, knowledge: InboxKnowledge) -> None:
         super().__init__(inner)
@@ -371,9 +377,9 @@ class MissedMessages(_Wrapper):
 
 
 class MissedEvents(_Wrapper):
-    """A target without the events whose messages were left alone, or failed.
+    """A target that skips events whose messages were left alone, or failed.
 
-    What failed as a message is kept: it is not tried, and kept, a second time. ``failed`` has those events.
+    ``failed`` are the events whose messages are dead letters: they are not tried and kept a second time.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Posting messages to an endpoint, signed as Basiq signs them."""
+"""Post messages to an endpoint, signed as Basiq signs them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from ...transports.retry import Retrying, RetryPolicy
 _ASKING_FOR_PATIENCE = (429, 503)
 _MOST_READ = 65_536
 _DRAIN = 0.05
-"""Seconds to wait for the rest of a body: long enough for one that follows at once."""
+"""Seconds to wait for the rest of a body: enough for a body that follows its head at once."""
 
 
 class HttpTarget:
-    """Posts each message to ``url`` as Basiq would: the payload as JSON, with the message's own ``webhook-id``, a new
+    """Posts each message to ``url`` as Basiq does: the payload as JSON, with the message's own ``webhook-id``, a new
     timestamp, and a new signature. Use it as ``async with HttpTarget(url, secret) as target``.
 
-    url: without a user or password. Its query, which can hold a key, is shown nowhere.
-    secret: one or several, as for ``sign``; it is shown nowhere.
-    retry: for failed connections, timeouts, 408, 429 and 5xx; a delivery may be sent again. A response 429 or 503
-        with Retry-After is not the policy's: it pauses the whole replay.
+    url: without a user or password. Its query, which can hold a key, is never shown.
+    secret: one or several, as for ``sign``; it is never shown.
+    retry: for failed connections, timeouts, 408, 429 and 5xx; a message may be sent again. A response 429 or 503 with
+        Retry-After is not retried by this policy: it pauses the whole replay.
     timeout: seconds for one attempt.
-    connections: the most at once; give it the replay's ``concurrency``.
+    connections: the most connections at once; pass the replay's ``concurrency``.
     session: an aiohttp session to use in place of its own; it is not closed.
-    clock: the time to sign with.
+    clock: returns the time to sign with.
 
-    Any 2xx is a success as soon as its head is there, whatever the body is or does. Redirects are not followed, no
-    cookie is kept, no proxy is taken from the environment. ``deliver`` raises ``TargetError`` for other responses,
-    and a ``TransportError`` if no response came.
+    Any 2xx is a success as soon as the response's head has arrived, whatever happens to its body. Redirects are not
+    followed, cookies are not kept, and the environment's proxies are not used. ``deliver`` raises ``TargetError`` for
+    any other response, and a ``TransportError`` if there was no response.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class HttpTarget:
     async def deliver(self, message: Message) -> None:
         """See ``Target``."""
         if self._closed:
-            raise ReplayError("the HttpTarget is closed: run the replay inside of its async with")
+            raise ReplayError("the HttpTarget is closed: run the replay inside its async with")
         body = payload_bytes(message)
         headers = {**self._keys.headers(message.id, self._clock(), body), "content-type": "application/json"}
         request = Request("POST", self._url, headers, body, idempotent=True)
@@ -98,10 +98,10 @@ class HttpTarget:
         raise TargetError(f"the target responded with {status}{_tries(response.attempts)}", status=status)
 
     async def flush(self) -> None:
-        """See ``Target``: a message that got a 2xx is the endpoint's."""
+        """See ``Target``: a message that got a 2xx needs nothing more."""
 
     async def aclose(self) -> None:
-        """Close the connections, where the session is the target's own."""
+        """Close the connections, unless a session was passed."""
         self._closed = True
         await self._retrying.aclose()
         await self._transport.aclose()
@@ -116,12 +116,12 @@ class HttpTarget:
 
 
 async def _read_status(response: aiohttp.ClientResponse) -> Response:
-    """The status alone counts: a body that is long, or breaks off, makes no failure of a success."""
+    """Return a response with its status and no body. A body that is long, or breaks off, does not change the result."""
     asks = response.status in _ASKING_FOR_PATIENCE
     found = Response(response.status, join_headers(response.headers) if asks else {})
     if response.content.is_eof():
         return found
-    # Read to its end, so that the connection can be used again; closed where that takes too long, or is too much.
+    # Read the body to its end, so that the connection can be reused. If it is too long or too slow, close instead.
     read = 0
     try:
         async with asyncio.timeout(_DRAIN):
@@ -136,7 +136,7 @@ async def _read_status(response: aiohttp.ClientResponse) -> Response:
 
 
 def _requested_pause(response: Response) -> float | None:
-    """The seconds that a response 429 or 503 asks for: they concern the whole job, not one message."""
+    """Return the pause, in seconds, that a response 429 or 503 asks for. It applies to the whole job."""
     if response.status not in _ASKING_FOR_PATIENCE:
         return None
     return parse_retry_after(response.headers.get("retry-after"), datetime.now(UTC))
@@ -147,4 +147,4 @@ def _asks_for_a_pause(response: Response) -> bool:
 
 
 def _tries(attempts: int) -> str:
-    return "" if attempts == 1 else f", the last of {attempts} times"
+    return "" if attempts == 1 else f" after {attempts} attempts"

@@ -1,4 +1,4 @@
-"""Exporting messages to a file of JSON lines."""
+"""Export messages to a file of JSON lines."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ else:
 
 _TAIL = 4 * 2**20
 _BEGINNING = b'{"'
-"""How each line begins."""
+"""The beginning of each line."""
 _PAST_THE_END = 2**40
-"""The byte that is locked on Windows, which keeps others from reading what is locked: no file is that long."""
+"""The byte to lock on Windows. No file is that long: other programs could not read a locked part of the file."""
 
 
 class JSONLinesTarget:
     """Appends each message, as Basiq sent it, to a file: one JSON object a line. May be used as ``async with``.
 
-    Lines are written and synced to the disk in groups, before they are recorded as done. After a crash the next run
-    removes a half-written line, and skips what the last 4 MiB hold already: no message is missing, none is there
-    twice. A file that holds something else is refused. Only its owner can read a new file. During a run the file is
-    locked: another export to it is refused. Failures of the disk are a ``ReplayError``, which ends the job.
+    Lines are written and synced to the disk in groups, before their messages are recorded as done. After a crash, the
+    next run removes a half-written line, and skips messages that the last 4 MiB already contain. So no message is
+    missing, and none is written twice. A file with other content is refused. Only its owner can read a new file. During
+    a run the file is locked: another export to it is refused. A failure of the disk raises ``ReplayError``, which ends
+    the job.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
-            raise ConfigurationError("path must be that of a file")
+            raise ConfigurationError("path must be the path of a file")
         self._lines: list[str] = []
         self._file: BinaryIO | None = None
         self._size: int | None = None
@@ -66,7 +67,7 @@ class JSONLinesTarget:
                 await self._in_thread(self._write_lines)
 
     async def aclose(self) -> None:
-        """Write what is left, and let go of the file. A message that is delivered after that opens it again."""
+        """Write the remaining lines, and close the file. A later ``deliver`` opens it again."""
         await run_to_completion(self._close)
 
     async def end_run(self) -> None:
@@ -92,17 +93,17 @@ class JSONLinesTarget:
         await self.aclose()
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        """Do ``work`` in a thread. That cannot be cancelled: no other may begin before it has ended."""
+        """Do ``work`` in a thread. A cancellation waits for its end, because a thread cannot be cancelled."""
         working = asyncio.ensure_future(asyncio.to_thread(work))
         cancelled = await wait_uncancelled(working)
         try:
             if not working.cancelled():
                 working.result()
         except OSError as exc:
-            self._size = None  # read again, and with it what the file holds
+            self._size = None  # the next call reads the size and the last messages again
             raise ReplayError(
-                f"the file {self._path!r} cannot be written: {exc.strerror}; nothing was recorded since: "
-                "mend it, then run the same again"
+                f"the file {self._path!r} cannot be written: {exc.strerror}. Nothing was recorded since: fix that, "
+                "then run the same again"
             ) from exc
         if cancelled is not None:
             raise cancelled
@@ -116,9 +117,9 @@ class JSONLinesTarget:
         if self._size is None:
             self._size = self._find_end(file)
         if self._size > os.fstat(file.fileno()).st_size:
-            raise ReplayError(f"the file {self._path!r} became shorter meanwhile: something else writes to it")
+            raise ReplayError(f"the file {self._path!r} became shorter meanwhile: another program writes to it")
         count = len(self._lines)
-        file.truncate(self._size)  # what a write that failed has left
+        file.truncate(self._size)  # remove the rest of a write that failed
         file.seek(self._size)
         file.write("".join(self._lines[:count]).encode())
         file.flush()
@@ -135,7 +136,7 @@ class JSONLinesTarget:
             found = None
         if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
             raise ReplayError(
-                f"the file {self._path!r} was deleted or replaced while it was written; nothing was recorded since: "
+                f"the file {self._path!r} was deleted or replaced while it was written. Nothing was recorded since: "
                 "put it back, then run the same again"
             )
 
@@ -147,8 +148,8 @@ class JSONLinesTarget:
         except BlockingIOError:
             file.close()
             raise ReplayError(
-                f"the file {self._path!r} is in use by another export, which is still alive: "
-                "wait for it or stop it, or pass another path"
+                f"the file {self._path!r} is in use by another export that still runs: wait for it or stop it, or pass "
+                "another path"
             ) from None
         except BaseException:
             file.close()
@@ -156,7 +157,7 @@ class JSONLinesTarget:
         return file
 
     def _find_end(self, file: BinaryIO) -> int:
-        """Return where to continue writing. Remembers which messages the last lines hold."""
+        """Return the offset where to continue writing, and remember the messages in the last lines."""
         size = file.seek(0, os.SEEK_END)
         start = file.seek(max(0, size - _TAIL))
         tail = file.read()
@@ -174,7 +175,7 @@ class JSONLinesTarget:
 
     def _foreign(self) -> ReplayError:
         return ReplayError(
-            f"the file {self._path!r} holds something other than messages; it was left as it is: pass another path"
+            f"the file {self._path!r} has other content than messages. It was left as it is: pass another path"
         )
 
 
@@ -190,5 +191,5 @@ if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on L
 else:
 
     def _lock(file: BinaryIO) -> None:
-        """Lock a file until it is closed. Raises ``BlockingIOError`` where another process has locked it."""
+        """Lock a file until it is closed. Raises ``BlockingIOError`` if another process has locked it."""
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

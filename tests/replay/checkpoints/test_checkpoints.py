@@ -427,7 +427,7 @@ async def test_another_process_keeps_it_locked_until_it_is_killed(tmp_path: Path
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == b"open\n"
         for attempt in (SQLiteCheckpoint(path).open(JOB, concurrency=1), SQLiteCheckpoint(path).peek(JOB)):
-            with pytest.raises(CheckpointError, match="in use by another run, which is still alive"):
+            with pytest.raises(CheckpointError, match="in use by another run that is still alive"):
                 await attempt
         process.kill()
         process.wait()

@@ -148,7 +148,7 @@ async def test_while_another_process_lives_it_is_in_use_and_when_that_is_killed_
     with hold(url, table, lease=1.0) as process:  # which a busy machine renews in time
         async with engine_of(url) as engine:
             checkpoint = SQLCheckpoint(engine, table=table)
-            with pytest.raises(CheckpointInUseError, match=rf"in use by another run, which is alive.*/{process.pid}/"):
+            with pytest.raises(CheckpointInUseError, match=rf"in use by another run that is alive.*/{process.pid}/"):
                 await checkpoint.open(JOB, concurrency=1)
             process.kill()
             process.wait()
@@ -377,7 +377,7 @@ async def test_rows_that_make_no_sense_are_refused(engine: AsyncEngine) -> None:
     await checkpoint.open(JOB, concurrency=1)
     await checkpoint.aclose()
     await run(engine, f"UPDATE {table} SET done = '[oops'")
-    with pytest.raises(CheckpointError, match="hold what no checkpoint has written"):
+    with pytest.raises(CheckpointError, match="hold data that no checkpoint has written"):
         await checkpoint.open(JOB, concurrency=1)
 
 
@@ -390,8 +390,8 @@ async def test_an_engine_in_autocommit_mode_is_refused(postgres: PostgresServer)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"name": ""}, "name must be a text"),
-        ({"name": 5}, "name must be a text"),
+        ({"name": ""}, "name must be a str"),
+        ({"name": 5}, "name must be a str"),
         ({"table": "no; DROP"}, "cannot name a table or schema of a checkpoint"),
         ({"lease": 0}, "lease must be a finite number of seconds above 0"),
         ({"timeout": -1}, "timeout must be a finite number of seconds above 0"),

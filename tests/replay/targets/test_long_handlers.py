@@ -66,7 +66,7 @@ def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest
             assert claim.status is ClaimStatus.BUSY
 
         await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
-        assert "could not be prolonged" in caplog.text
+        assert "could not be renewed" in caplog.text
 
     virtual.run(main())
 

@@ -75,7 +75,7 @@ async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
 
     checkpoint = MemoryCheckpoint()
     async with history(50) as h:
-        with pytest.raises(ReplayError, match="could not be made durable: OSError: the volume is gone"):
+        with pytest.raises(ReplayError, match="could not be recorded: OSError: the volume is gone"):
             await Replay(h.client, h.webhook_id, Failing(), checkpoint=checkpoint).run()
         state = await checkpoint.peek(Job(h.webhook_id))
     assert state is not None
@@ -239,7 +239,7 @@ async def test_a_receiver_that_is_closed_ends_the_job() -> None:
 
 async def test_a_receiver_takes_no_second_inbox() -> None:
     async with history(1) as h:
-        with pytest.raises(ConfigurationError, match="has its inbox already"):
+        with pytest.raises(ConfigurationError, match="has its own inbox"):
             Replay(h.client, h.webhook_id, WebhookReceiver(SECRET), checkpoint=MemoryCheckpoint(), inbox=MemoryInbox())
 
 
@@ -338,7 +338,7 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: P
     path.touch(0o600)
     path.write_bytes(content)
     async with history(3) as h:
-        with pytest.raises(ReplayError, match="holds something other"):
+        with pytest.raises(ReplayError, match="has other content"):
             await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
     assert path.read_bytes() == content
 
@@ -361,9 +361,9 @@ async def test_a_file_that_something_else_shortens_is_told(tmp_path: Path) -> No
     await target.flush()
     os.truncate(path, 3)
     await target.deliver(Message("b", {"id": "b"}))
-    with pytest.raises(ReplayError, match="something else writes to it"):
+    with pytest.raises(ReplayError, match="another program writes to it"):
         await target.flush()
-    with pytest.raises(ReplayError, match="something else writes to it"):
+    with pytest.raises(ReplayError, match="another program writes to it"):
         await target.aclose()
 
 
