@@ -1,4 +1,4 @@
-"""The command ``basiq-async``. Arguments come in, one call of the library is made, its result is printed."""
+"""The command ``basiq-async``. Each command reads its arguments, calls the library, and prints the result."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line. Ends the process with 0, or with 1 for an error and 2 for a wrong use."""
+    """Run the command line. The exit code is 0, or 1 for an error, or 2 for wrong usage."""
     if sys.argv[1:] == ["--version"]:
-        # Before anything heavy is imported: scripts ask for it.
+        # Handled before slow imports, because scripts ask for the version.
         from .._version import __version__
 
         print(f"basiq-async {__version__}")
@@ -32,8 +32,8 @@ def build_app() -> typer.Typer:
 
 def _run_app() -> None:
     try:
-        import rich  # noqa: F401  # only whether the extra is there
-        import typer  # noqa: F401  # the same
+        import rich  # noqa: F401  # imported only to check for the extra
+        import typer  # noqa: F401  # likewise
     except ImportError:
         sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
     from ._app import build

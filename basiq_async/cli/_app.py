@@ -1,4 +1,4 @@
-"""The program: its commands, what may stand anywhere on the line, and how a failure is shown."""
+"""The program: its commands, the options that may be anywhere on the line, and the display of errors."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from ._results import shown_fields
 from ._webhooks import webhooks_app
 
 _EPILOG = """\
-A terminal gets text, a pipe gets JSON lines. --json asks for JSON
-lines in a terminal, --json FIELDS for some fields alone. Standard
-output holds data only; notes and errors go to standard error.
+A terminal gets text, and a pipe gets JSON lines. --json prints JSON
+lines in a terminal too, and --json FIELDS only these fields. Standard
+output holds only data. Notes and errors go to standard error.
 
 Exit code   Meaning
-0           all is well
+0           success
 1           something failed, or is left to do
-2           wrong use, or wrong settings
+2           wrong usage, or wrong settings
 130         ended by SIGINT (Ctrl-C)
 143         ended by SIGTERM
 
@@ -86,10 +86,10 @@ _COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., Any]], ...] = (
 
 
 def build(words: Collection[str] | None = None) -> typer.Typer:
-    """Put the program together. With the ``words`` of a command line, only the commands among them can be run.
+    """Make the program. With the ``words`` of a command line, only the commands among these words can be run.
 
-    typer looks at the arguments of every command before it runs one, which takes as long as all else that ``--help``
-    does. Those that are not named are there with their help alone.
+    typer reads the arguments of every command before it runs one, and that is slow. So commands that are not on the
+    line are added with their help only.
     """
     made = typer.Typer(
         name="basiq-async",
@@ -115,13 +115,13 @@ def build(words: Collection[str] | None = None) -> typer.Typer:
 
 
 def _describe(group: typer.Typer) -> typer.Typer:
-    """A group of no commands, with the same help."""
+    """Return a group with the same help and without commands."""
     callback = group.registered_callback
     return typer.Typer(help=group.info.help or (callback.callback.__doc__ if callback and callback.callback else None))
 
 
 def _do_nothing() -> None:
-    """Stand in for a command that is not on the line."""
+    """Take the place of a command that is not on the line."""
 
 
 def _version(wanted: bool) -> None:
@@ -134,7 +134,7 @@ def _root(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="The name of the API key to use, anywhere on the line; see login.",
+            help="The name of the stored API key to use; see login. May be anywhere on the line.",
             show_default=False,
             autocompletion=_completion.profiles,
         ),
@@ -149,7 +149,7 @@ def _root(
 
 _FIELDS = re.compile(r"[A-Za-z_-]+(,[A-Za-z_-]+)*,?")
 _ARGUMENT = re.compile(r"^[a-z]+(_[a-z]+)+\b")
-"""An argument of the library, which its errors about arguments begin with."""
+"""The name of an argument at the start of an error message of the library."""
 _EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "method", "path", "attempts", "location",
              "reason")  # fmt: skip
 
@@ -199,7 +199,7 @@ class Root(TyperGroup):
                 code = _show(exc)
             flush()
         except OutputClosedError:
-            # The reader of a pipe may leave early: not a failure.
+            # The reader of a pipe may close it early. That is not a failure.
             abandon_stdout()
             return 0
         except BasiqError as exc:
@@ -211,7 +211,7 @@ class Root(TyperGroup):
 
 
 def _reflow(command: Any) -> None:
-    """Join the lines of each paragraph of a help text: the terminal breaks them where it is wide enough."""
+    """Join the lines of each paragraph of a help text, so that the terminal breaks them at its own width."""
     if command.help and command.params is not None:
         paragraphs = command.help.replace("\f", "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -231,7 +231,7 @@ def _reflow(command: Any) -> None:
 
 
 def _name_value(param: Any) -> None:
-    """Name an option's value in words of the command line: nothing for a flag, ``TEXT`` for a list of texts."""
+    """Set the name that help shows for an option's value: none for a flag, ``TEXT`` for texts, ``N`` for numbers."""
     if param.param_type_name == "argument":
         if param.metavar is None:
             param.metavar = param.name.upper()
@@ -244,7 +244,7 @@ def _name_value(param: Any) -> None:
 
 
 def _show(exc: Exception) -> int:
-    """Show an exception; return the exit code that goes with it."""
+    """Show an exception, and return its exit code."""
     if os.environ.get(DEBUG):
         import traceback
 
@@ -262,7 +262,7 @@ def _show(exc: Exception) -> int:
     if isinstance(exc, typer.Abort):
         show_error("nothing was entered", kind="Aborted", exit_code=1)
         return 1
-    if hasattr(exc, "format_message"):  # the root of typer's errors has no public name in its older releases
+    if hasattr(exc, "format_message"):  # in older releases of typer, the base class of its errors is not public
         return _shown_usage(exc)
     show_error(
         f"unexpected {type(exc).__name__}: {str(exc)[:500]} (set {DEBUG}=1 for a traceback)",
@@ -285,7 +285,10 @@ def _shown_usage(exc: Any) -> int:
 
 
 def _arrange(root: TyperGroup, given: list[str]) -> tuple[list[str], bool]:
-    """Give ``--json`` its optional value, and put ``--profile`` in front, wherever it stood."""
+    """Return the arguments with ``--profile`` moved to the front and ``--json`` joined with its optional value.
+
+    The second result is whether ``--json`` is among them.
+    """
     command: Any = root
     front: list[str] = []
     rest: list[str] = []

@@ -1,4 +1,4 @@
-"""Checks against the real API: ``basiq-async webhooks doctor`` and ``basiq-async compare``."""
+"""Commands that check the real API: ``basiq-async webhooks doctor`` and ``basiq-async compare``."""
 
 from __future__ import annotations
 
@@ -81,21 +81,21 @@ def doctor(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The files of a recovery, as recover --checkpoint: its deliveries are not a problem. By default "
-            "those of a recovery to its URL, or to --receiver, in this folder.",
+            help="The --checkpoint of a recovery: messages and events that it delivered are not a problem. By default "
+            "the files in this folder of a recovery to the webhook's URL, or to --receiver.",
             show_default=False,
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Look at the newest N messages and N events; 0 for all.")
+        int, typer.Option(min=0, metavar="N", help="Read the newest N messages and N events; 0 for all.")
     ] = 2_000,
     json: Json = None,
 ) -> None:
-    """Find out whether webhooks work, and if not, why. Ends with 1 if one has a problem.
+    """Find out whether webhooks work, and if not, why. The exit code is 1 if a webhook has a problem.
 
-    Looks at the status, the cool-off, the event types, the latest attempts, and the messages and events that a
-    recovery would deliver. Those that a recovery delivered, or that the inbox of --receiver has handled, are not a
-    problem. A look at a part of the messages and events does not show that a webhook works. Changes nothing at Basiq.
+    Checks the status, the cool-off, the event types, the latest attempts, and the messages and events that a recovery
+    would deliver. A message or event is no problem if a recovery delivered it, or the inbox of --receiver handled it.
+    It is a problem if messages or events were not read, since there may be more to recover. Changes nothing at Basiq.
     """
     output = Output(json)
 
@@ -107,10 +107,10 @@ def doctor(
                 found = await stack.enter_async_context(open_receiver(receiver))
             ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
             if not ids:
-                raise ConfigurationError("there is no webhook; 'basiq-async webhooks create' makes one")
+                raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
             healthy = True
             for each in ids:
-                live(f"looking at webhook {each}")
+                live(f"checking webhook {each}")
                 url = receiver or (await basiq.webhooks.get(each)).url
                 diagnosis = await basiq.webhooks.diagnose(
                     each,
@@ -126,7 +126,7 @@ def doctor(
 
     if not run(work):
         raise typer.Exit(1)
-    note("all is well")
+    note("no problems found")
 
 
 async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) -> Recovered | None:
@@ -139,7 +139,7 @@ async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) ->
     except CheckpointError:
         if checkpoint is not None:
             raise
-        return None  # a recovery is under way: its work counts when it has ended
+        return None  # a recovery is running: what it delivered counts only when it has ended
 
 
 _DIFFERENCE: Shape[Difference] = Shape(
@@ -158,15 +158,17 @@ def compare(
     shapes: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Write the shapes, without values, to a new file for a bug report.", show_default=False
+            metavar="FILE",
+            help="Write the shapes, without values, to this new file, for a bug report.",
+            show_default=False,
         ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Compare each response of the real API with the fake's for the same request. Ends with 1 if they differ.
+    """Compare each response of the real API with the fake's response to the same request.
 
-    Needs a key and sends GETs alone, about 30 of them, beside the token call. Shapes are compared, not values: status,
-    headers that matter, fields, types, forms of links and paging.
+    The exit code is 1 if any differ. Needs an API key, and sends about 30 GET requests and one token request. Compares
+    shapes and not values: status, relevant headers, fields, types, forms of links, and paging.
     """
     if shapes is not None:
         _require_new(Path(shapes))
@@ -174,20 +176,20 @@ def compare(
     Output(json).rows(found.differences, _DIFFERENCE)
     if shapes is not None:
         found.write_shapes(shapes)
-        note(f"the shapes are in {shapes!r}; they hold no values")
+        note(f"the shapes were written to {shapes!r}, without values")
     if found.skipped:
-        note(f"nothing to compare for {', '.join(found.skipped)}")
+        note(f"not compared, because the account has no data for them: {', '.join(found.skipped)}")
     if found.differences:
         raise typer.Exit(1)
     note(f"no differences in {found.requests} requests")
 
 
 def _require_new(file: Path) -> None:
-    """Raise ConfigurationError before the first request if the file could not be written afterwards."""
+    """Raise ConfigurationError if the file exists or its folder does not. Called before the first request."""
     if os.path.lexists(file):
         raise ConfigurationError(f"{str(file)!r} exists: pass another file, or remove it")
     if not file.parent.is_dir():
-        raise ConfigurationError(f"{str(file)!r} cannot be written: there is no such folder")
+        raise ConfigurationError(f"{str(file)!r} cannot be written: its folder does not exist")
 
 
 async def _compare() -> Comparison:

@@ -1,4 +1,4 @@
-"""Shell completion: the scripts, and the values that are completed."""
+"""Shell completion: the completion scripts, and the values that they offer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 _PROGRAM = "basiq-async"
 _VARIABLE = "_BASIQ_ASYNC_COMPLETE"
 _PATIENCE = 2.0
-"""Seconds that a person waits for the list of webhooks after pressing the tab key."""
-# What is completed lands on a line of the shell, and in zsh's eval: no other text from elsewhere is handed to it.
+"""The most seconds that the list of webhooks may take after a person pressed the tab key."""
+# Completed values are put on the shell's line, and zsh evaluates them. Only values that match these patterns are given.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _FOR_BARE_ZSH = """\
@@ -33,7 +33,7 @@ def completion(
     from ._output import write_lines
 
     if shell not in ("bash", "zsh", "fish"):
-        raise ConfigurationError(f"there is completion for bash, zsh and fish, not for {shell!r}")
+        raise ConfigurationError(f"the shell must be bash, zsh or fish, not {shell!r}")
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
 
     script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # its name
@@ -41,20 +41,20 @@ def completion(
 
 
 def is_asked() -> bool:
-    """Whether a shell asks for completions."""
+    """Whether a shell runs this process to get completions."""
     return bool(os.environ.get(_VARIABLE))
 
 
 def typed_words() -> list[str]:
-    """Return the words of the command line: those that a shell asks to complete, or those of this process."""
+    """Return the words of the command line: of the line that a shell completes, or of this process."""
     if not is_asked():
         return sys.argv[1:]
-    # bash has the first, the other shells the second.
+    # bash sets the first variable, and the other shells set the second.
     return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
 
 
 def prepare() -> None:
-    """Let a shell that asks for completions have them."""
+    """Register the completion classes of typer, if a shell runs this process to get completions."""
     if is_asked():
         from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
 
@@ -62,7 +62,7 @@ def prepare() -> None:
 
 
 def event_types(incomplete: str) -> list[str]:
-    """Complete a type of event."""
+    """Complete an event type."""
     from .._arguments import EVENT_TYPES
 
     return [name for name in EVENT_TYPES if name.startswith(incomplete)]
@@ -80,9 +80,9 @@ def profiles(incomplete: str) -> list[str]:
 
 
 def webhook_ids(incomplete: str) -> list[str]:
-    """Complete the id of a webhook, where there is a key and Basiq responds soon.
+    """Complete the id of a webhook. Return no ids without an API key, or if Basiq does not respond within 2 seconds.
 
-    Letters, digits and dashes alone, without the URL beside it: a shell would run what else it holds.
+    Only ids of letters, digits and dashes are returned, and no URLs, because a shell could run other characters.
     """
     import asyncio
 

@@ -1,4 +1,4 @@
-"""Failures that are kept: the dead letters of a replay or a fleet's job, and ``basiq-async quarantine …``."""
+"""Show and remove the dead letters of a replay or of a fleet's job; and the commands ``basiq-async quarantine …``."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class HasDeadLetters(Protocol):
     """A replay, or a job of a fleet."""
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Return a page of them."""
+        """Return a page of dead letters."""
         ...
 
     async def export_dead(self, path: str) -> int:
-        """Write them to a new file."""
+        """Write the dead letters to a new file, and return how many."""
         ...
 
     async def drop_dead(self, ids: Sequence[str]) -> int:
-        """Remove those with these ids."""
+        """Remove the dead letters with these ids, and return how many."""
         ...
 
 
@@ -54,7 +54,7 @@ def _event_type(dead: DeadLetter) -> str | None:
 
 
 async def list_dead_letters(job: HasDeadLetters, output: Output) -> None:
-    """List them, or say that there are none."""
+    """List the dead letters, or write a note that there are none."""
     count = 0
     async for page in _dead_letter_pages(job):
         output.rows(page, DEAD_LETTER)
@@ -64,21 +64,21 @@ async def list_dead_letters(job: HasDeadLetters, output: Output) -> None:
 
 
 async def export_dead_letters(job: HasDeadLetters, file: str) -> None:
-    """Write them to a new file; they stay."""
+    """Write the dead letters to a new file. The job keeps them."""
     note(f"{await job.export_dead(file):,} messages written to {file!r}")
 
 
 async def drop_dead_letters(job: HasDeadLetters, ids: Sequence[str]) -> None:
-    """Drop those with these ids. Raises ``ConfigurationError`` for ids of none."""
+    """Remove the dead letters with these ids. Raises ``ConfigurationError`` if an id is not that of a dead letter."""
     dropped = await job.drop_dead(ids)
     note(f"{dropped:,} dead letters dropped")
     missing = len(set(ids)) - dropped
     if missing:
-        raise ConfigurationError(f"{missing:,} of the ids are not those of dead letters")
+        raise ConfigurationError(f"{missing:,} of the ids are not ids of dead letters")
 
 
 async def has_dead_letters(job: HasDeadLetters) -> bool:
-    """Return whether there are any."""
+    """Return whether the job has dead letters."""
     return bool(await job.dead_letters(limit=1))
 
 
@@ -89,7 +89,7 @@ async def _dead_letter_pages(job: HasDeadLetters) -> AsyncIterator[Sequence[Dead
         after = page[-1].number
 
 
-quarantine_app = typer.Typer(help="Deliveries that were set aside because their handler failed.", no_args_is_help=True)
+quarantine_app = typer.Typer(help="Deliveries that an inbox set aside: their handler failed.", no_args_is_help=True)
 
 _QUARANTINED: Shape[QuarantinedDelivery] = Shape(
     {
@@ -122,7 +122,7 @@ _DROPPED: Shape[int] = Shape({"dropped": int})
 @quarantine_app.command("list")
 @shows(_QUARANTINED)
 def list_(app: App, json: Json = None) -> None:
-    """Show the deliveries in the quarantine, oldest first. Ends with 1 if there are any."""
+    """Show the deliveries in the quarantine, oldest first. The exit code is 1 if there are any."""
     output = Output(json)
 
     async def work() -> int:
@@ -144,11 +144,11 @@ def list_(app: App, json: Json = None) -> None:
 def retry(
     app: App,
     delivery_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[DELIVERY_ID...]", help="All of them by default.")
+        list[str] | None, typer.Argument(metavar="[DELIVERY_ID...]", help="The deliveries to retry; all by default.")
     ] = None,
     json: Json = None,
 ) -> None:
-    """Hand deliveries to their handlers again, oldest first. Ends with 1 where one fails again."""
+    """Pass deliveries to their handlers again, oldest first. The exit code is 1 if a delivery fails again."""
     output = Output(json)
 
     async def work() -> Sequence[Outcome]:
@@ -169,12 +169,12 @@ def retry(
 @shows(_DROPPED)
 def drop(
     app: App,
-    delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to forget.")],
+    delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to remove.")],
     yes: Yes = False,
     json: Json = None,
 ) -> None:
-    """Forget deliveries for good; they stay recorded as handled. A terminal is asked first."""
-    confirm(f"Forget {len(set(delivery_ids)):,} of the deliveries in the quarantine for good?", yes=yes)
+    """Remove deliveries for good; they stay recorded as handled. In a terminal, asks first."""
+    confirm(f"Remove {len(set(delivery_ids)):,} of the deliveries in the quarantine for good?", yes=yes)
 
     async def work() -> int:
         async with open_receiver(app) as receiver:
@@ -185,7 +185,7 @@ def drop(
     if dropped < len(set(delivery_ids)):
         raise ConfigurationError(
             f"{len(set(delivery_ids)) - dropped} of these deliveries are not in the quarantine; "
-            "'basiq-async quarantine list' shows those that are"
+            "'basiq-async quarantine list' shows its deliveries"
         )
 
 
@@ -199,12 +199,12 @@ async def _quarantine_pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence
 def _refuse_unknown(ids: Sequence[str]) -> None:
     if ids:
         raise ConfigurationError(
-            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows those that are"
+            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows its deliveries"
         )
 
 
 def _is_handled(outcome: Outcome) -> bool:
-    # One that stays in the quarantine is acknowledged, too.
+    # A delivery that stays in the quarantine is acknowledged too.
     return outcome.acknowledged and str(outcome.result) != "quarantined"
 
 

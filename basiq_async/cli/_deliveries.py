@@ -1,4 +1,4 @@
-"""One delivery by hand: ``basiq-async sign``, ``verify`` and ``trigger``."""
+"""Sign, verify or send one delivery: ``basiq-async sign``, ``verify`` and ``trigger``."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from ..models import Message
 
 
-Body = Annotated[str, typer.Argument(help="The file with the body, as it is sent; - for standard input.")]
+Body = Annotated[str, typer.Argument(help="The file with the exact body; - for standard input.")]
 SecretOption = Annotated[
     list[str],
     typer.Option(
         "--secret",
         envvar=SECRET_VARIABLE,
         show_default=False,
-        help="The webhook's signing secret; better in the environment, where the list of processes does not show it. "
-        "May be repeated.",
+        help="The webhook's signing secret. Prefer the environment variable, which the list of processes does not "
+        "show. May be repeated.",
     ),
 ]
 PlainJson = Annotated[
     str | None,
-    typer.Option("--json", metavar="[FIELDS]", help="One JSON object; errors are JSON too.", show_default=False),
+    typer.Option("--json", metavar="[FIELDS]", help="Print one JSON object; errors are JSON too.", show_default=False),
 ]
 
 _HEADERS: Shape[Mapping[str, str]] = Shape(keys("webhook-id", "webhook-timestamp", "webhook-signature"))
@@ -54,10 +54,12 @@ def sign(
     secret: SecretOption,
     body: Body = "-",
     message_id: Annotated[str, typer.Option("--id", help="The webhook-id.")] = "msg_test",
-    at: Annotated[int | None, typer.Option(help="Seconds since 1970; now by default.", show_default=False)] = None,
+    at: Annotated[
+        int | None, typer.Option(help="The time to sign, in seconds since 1970; now by default.", show_default=False)
+    ] = None,
     json: PlainJson = None,
 ) -> None:
-    """Print the headers that Basiq would send with a body, one a line: curl reads them with -H @FILE."""
+    """Print the headers that Basiq would send with a body, one per line. curl reads them with -H @FILE."""
     from ..receiver import sign as make_headers
 
     headers = make_headers(secret, message_id, _moment(at), _read(body))
@@ -73,19 +75,26 @@ def verify(
     body: Body = "-",
     header: Annotated[
         list[str] | None,
-        typer.Option("--header", "-H", help='"name: value"; the three webhook- ones.', show_default=False),
+        typer.Option(
+            "--header",
+            "-H",
+            help='A header as "name: value"; repeat it for all three webhook- headers.',
+            show_default=False,
+        ),
     ] = None,
     headers: Annotated[
-        str | None, typer.Option(help="A file with the headers, one a line, or as JSON.", show_default=False)
+        str | None, typer.Option(help="A file with the headers, one per line or as JSON.", show_default=False)
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Seconds that the timestamp may be away.")] = 300.0,
+    tolerance: Annotated[float, typer.Option(help="By how many seconds the timestamp may differ.")] = 300.0,
     at: Annotated[
         int | None,
-        typer.Option(help="The time to compare with, in seconds since 1970; now by default.", show_default=False),
+        typer.Option(
+            help="The time to compare the timestamp with, in seconds since 1970; now by default.", show_default=False
+        ),
     ] = None,
     json: PlainJson = None,
 ) -> None:
-    """Say whether a body and its headers are a genuine delivery: exit code 0, or 1 and the reason."""
+    """Check whether a body and its headers are a genuine delivery. The exit code is 0, or 1 with a reason."""
     from ..receiver import verify as check
 
     if not 0 <= tolerance < 1e9:
@@ -104,7 +113,7 @@ def _moment(at: int | None) -> datetime:
     try:
         return datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
     except (ValueError, OverflowError, OSError):
-        raise ConfigurationError("--at is beyond the dates that there are") from None
+        raise ConfigurationError("--at must be a time within the years 1 to 9999") from None
 
 
 def _read(path: str) -> bytes:
@@ -126,14 +135,14 @@ def _headers_of(path: str) -> list[tuple[str, str]]:
     except (ValueError, RecursionError):
         return [_pair(line) for line in text.splitlines() if line.strip()]
     if not isinstance(found, dict):
-        raise ConfigurationError(f"the headers in {path!r} are neither lines nor one JSON object")
+        raise ConfigurationError(f"the headers in {path!r} must be lines or one JSON object")
     return [(str(name), str(value)) for name, value in found.items()]
 
 
 def _pair(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon:
-        raise ConfigurationError(f"a header is written as name: value, not {line!r}")
+        raise ConfigurationError(f"a header must be written as name: value, not {line!r}")
     return name.strip(), value.strip()
 
 
@@ -142,7 +151,7 @@ _POLL = 1.0
 
 @attrs.frozen(kw_only=True)
 class _Sent:
-    """A delivery from here, and what became of it."""
+    """A delivery that was sent from here, and its outcome."""
 
     id: str
     event_type_id: Any
@@ -159,50 +168,62 @@ _ASKED: Shape[str] = Shape({"event_type_id": str, "asked": lambda event_type: Tr
 
 @shows(MESSAGE, _SENT, _ASKED)
 def trigger(
-    event_type: Annotated[str, typer.Argument(help="Such as user.created.", autocompletion=event_types)],
+    event_type: Annotated[
+        str, typer.Argument(help="The event type, such as user.created.", autocompletion=event_types)
+    ],
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Sign and send it from here, to this service, without Basiq.", show_default=False
+            metavar="URL", help="Sign and send the message from here to this URL, without Basiq.", show_default=False
         ),
     ] = None,
-    user_id: Annotated[str | None, typer.Option(help="With --to: the user in its links.", show_default=False)] = None,
+    user_id: Annotated[
+        str | None, typer.Option(help="With --to: the user's id in the links.", show_default=False)
+    ] = None,
     entity_id: Annotated[
-        str | None, typer.Option(help="With --to: the entity in its links.", show_default=False)
+        str | None, typer.Option(help="With --to: the entity's id in the links.", show_default=False)
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="JSON|@FILE", help="With --to: an object laid over the payload.", show_default=False),
+        typer.Option(
+            metavar="JSON|@FILE",
+            help="With --to: an object whose fields replace those of the payload.",
+            show_default=False,
+        ),
     ] = None,
     message_id: Annotated[
         str | None, typer.Option("--id", help="With --to: the webhook-id; new by default.", show_default=False)
     ] = None,
     secret_file: EndpointSecretFile = None,
-    text: Annotated[str | None, typer.Option(help="A text that Basiq sends along.", show_default=False)] = None,
-    url: Annotated[str | None, typer.Option(help="Have Basiq send it to this URL alone.", show_default=False)] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show the message when it was delivered, or failed.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds that --wait waits.")] = 60.0,
+    text: Annotated[
+        str | None, typer.Option(help="A text for Basiq to repeat in the message.", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Have Basiq send the message only to this URL.", show_default=False)
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the first attempt, then show the message.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="The most seconds that --wait waits.")] = 60.0,
     json: Json = None,
 ) -> None:
-    """Ask Basiq to send a test message of an event type to your webhooks; with --to, send one from here.
+    """Ask Basiq to send a test message of an event type to your webhooks. With --to, send a message from here.
 
-    Ends with 1 where a delivery from here is not accepted, and with --wait where one of Basiq's is not, or is not there
-    or still under way when --timeout is over.
+    With --to, the exit code is 1 if the service does not accept the message. With --wait, it is 1 if an endpoint does
+    not accept its message, or if a message or its first attempt is missing when --timeout has passed.
     """
     output = Output(json)
     if to is not None:
         if text is not None or url is not None or wait:
-            raise ConfigurationError("--to sends from here: --text, --url and --wait are for Basiq's test messages")
-        check_documented([event_type], """; for a new one, lay it over the payload: --data '{"eventTypeId": "..."}'""")
+            raise ConfigurationError("--text, --url and --wait are for Basiq's test messages: omit them with --to")
+        check_documented([event_type], """; for another type, replace it with --data '{"eventTypeId": "..."}'""")
         if not run_until_signal(
             lambda: _send(output, event_type, to, user_id, entity_id, data, message_id, secret_file)
         ):
             raise typer.Exit(1)
         return
     if user_id is not None or entity_id is not None or data is not None or message_id is not None:
-        raise ConfigurationError("--user-id, --entity-id, --data and --id go with --to")
+        raise ConfigurationError("--user-id, --entity-id, --data and --id require --to")
     if url is not None and text is not None:
-        raise ConfigurationError("--text and --url cannot be given together: Basiq accepts one or the other")
+        raise ConfigurationError("--text and --url cannot be used together: Basiq accepts only one of them")
 
     async def work(basiq: BasiqClient) -> bool:
         await check_event_types(basiq, [event_type])
@@ -214,7 +235,7 @@ def trigger(
         else:
             await basiq.messages.send_test_to(url, [event_type])
         if not wait:
-            note(f"asked for a test message {event_type}")
+            note(f"asked Basiq for a test message of type {event_type}")
             if output.as_json:
                 output.one(event_type, _ASKED)
             return True
@@ -233,8 +254,8 @@ def trigger(
 
 def _tell_outcome(message: Message) -> bool:
     if not message.delivered:
-        why = "was not accepted" if message.attempts else "is still under way"
-        note(f"the delivery of {message.id} {why}")
+        why = "was not accepted by the endpoint" if message.attempts else "has no attempt yet"
+        note(f"the message {message.id} {why}")
     return message.delivered
 
 
@@ -287,7 +308,7 @@ def _payload(event_type: str, user_id: str | None, entity_id: str | None, data: 
 
 
 def read_json_object(text: str, name: str) -> dict[str, Any]:
-    """Return a JSON object that was given as it is, or as ``@FILE``. Raises ``ConfigurationError``."""
+    """Return a JSON object from its text, or from the file of ``@FILE``. Raises ``ConfigurationError``."""
     if text.startswith("@"):
         try:
             text = Path(text[1:]).read_text(encoding="utf-8")
@@ -305,7 +326,7 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
 
 
 class _Arrivals:
-    """Wait until the test messages that Basiq was asked for are there, and have an outcome."""
+    """Waits until the requested test messages are in the webhooks' histories, with a first attempt each."""
 
     def __init__(self, basiq: BasiqClient, event_type: str, url: str | None) -> None:
         self._basiq = basiq
@@ -316,7 +337,7 @@ class _Arrivals:
         self.found: dict[str, Message] = {}
 
     async def begin(self) -> None:
-        """Read which messages exist already."""
+        """Read which messages exist already, and which webhooks should get the test message."""
         async for webhook in self._basiq.webhooks.list():
             if self._url is not None and webhook.url != self._url:
                 continue
@@ -328,9 +349,9 @@ class _Arrivals:
         live("")
 
     async def wait(self, timeout: float) -> None:
-        """Wait for a message of each webhook that is active and subscribed, and for a first attempt of each message.
+        """Wait for a message of each active webhook with this event type, and for the first attempt of each message.
 
-        Raises ``RequestTimeoutError`` where one does not appear.
+        Raises ``RequestTimeoutError`` if a message does not appear.
         """
         import asyncio
 
@@ -350,8 +371,8 @@ class _Arrivals:
         live("")
         if missing or not self.found:
             where = f"the history of {', '.join(sorted(missing))}" if missing else "no webhook's history"
-            verb = "shows no" if missing else "shows a"
-            raise RequestTimeoutError(f"{where} {verb} message of type {self._event_type!r} in {timeout:g} s")
+            verb = "shows no new" if missing else "shows a new"
+            raise RequestTimeoutError(f"{where} {verb} message of type {self._event_type!r} after {timeout:g} s")
 
     async def _look(self) -> None:
         for webhook_id, message in self.found.items():

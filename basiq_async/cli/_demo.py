@@ -1,4 +1,4 @@
-"""``basiq-async demo``: an outage, and how everything that was missed is delivered."""
+"""``basiq-async demo``: a service has an outage, and then gets everything that it missed."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from ..testing import FakeBasiq
 
 
-# Heavy modules are imported when the story is told: --help must not wait for them.
+# Slow modules are imported only when the demo runs, so that --help is fast.
 def demo(
     live: Annotated[
-        bool, typer.Option("--live", help="Read, and only read, the real API; needs a key.", show_default=False)
+        bool, typer.Option("--live", help="Read the real API, without changes; needs an API key.", show_default=False)
     ] = False,
     messages: Annotated[int, typer.Option(min=1, metavar="N", help="How many messages to stream.")] = 200_000,
 ) -> None:
-    """Tell a story over real HTTP: subscribe, an outage, recovery, nothing lost, nothing twice; then stream a history.
+    """Show a service's outage and recovery over real HTTP: no event is lost or handled twice. Then stream a history.
 
-    Every step is checked; the first that does not come true ends the demo with 1. Nothing leaves this machine.
+    Each step is checked. If one fails, the demo ends with the exit code 1. Without --live, nothing leaves this machine.
     """
 
     if live:
@@ -58,29 +58,29 @@ _START = 60.0
 
 
 class UntrueError(BasiqError):
-    """Something that the demo says did not come true."""
+    """A statement of the demo did not come true."""
 
 
 class Steps:
-    """Shows each step beside the fake's clock, and fails at a step that turns out otherwise than it says."""
+    """Prints each step with the fake's time, and raises ``UntrueError`` for a statement that is not true."""
 
     def __init__(self, fake: FakeBasiq | None = None) -> None:
         self._fake = fake
         self._began = None if fake is None else fake.now()
 
     def chapter(self, title: str) -> None:
-        """Begin a part of the story."""
+        """Print the title of a part."""
         write("")
         write(Styled(title, "bold"))
 
     def confirm(self, text: str, *, true: bool = True) -> None:
-        """Show what came true."""
+        """Print a statement as ``ok``. Raises ``UntrueError`` if it is not true."""
         if not true:
             raise UntrueError(f"this did not come true: {text}")
         write(Styled(self._clock(), "dim"), "  ", Styled("ok", "green"), f"  {text}")
 
     def narrate(self, text: str) -> None:
-        """Show what happens."""
+        """Print what happens, without a check."""
         write(Styled(self._clock(), "dim"), f"      {text}")
 
     def _clock(self) -> str:
@@ -91,7 +91,7 @@ class Steps:
 
 
 async def tell(messages: int) -> None:
-    """Tell the story over real HTTP, on the fake's clock; raises ``UntrueError`` where a step does not come true."""
+    """Run the demo over real HTTP, on the fake's clock. Raises ``UntrueError`` if a statement is not true."""
     import tempfile
 
     from ..client import BasiqClient
@@ -100,7 +100,7 @@ async def tell(messages: int) -> None:
     began = time.perf_counter()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        # Recent enough for the event list, which goes back 7 days from now.
+        # The demo begins 4 days ago, so that its events are within the last 7 days, which the event list covers.
         fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=4)).replace(microsecond=0)))
         steps = Steps(fake)
         service = Service(folder)
@@ -115,7 +115,7 @@ async def tell(messages: int) -> None:
         await _stream_history(steps, messages)
     write("")
     took = time.perf_counter() - began
-    write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that does it,")
+    write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that recovers,")
     write("examples/recover_after_outage.py:")
     write("")
     write_lines(example_source().splitlines())
@@ -218,7 +218,7 @@ async def _stream_history(steps: Steps, count: int) -> None:
 
 @asynccontextmanager
 async def _mock(messages: int) -> AsyncIterator[dict[str, str]]:
-    """Run ``basiq-async mock``; yields what it prints when it is ready."""
+    """Run ``basiq-async mock``, and yield the JSON object that it prints when it is ready."""
     import asyncio
 
     process = await asyncio.create_subprocess_exec(
@@ -241,7 +241,7 @@ async def _mock(messages: int) -> AsyncIterator[dict[str, str]]:
 
 
 async def read_live(basiq: BasiqClient, most: int) -> None:
-    """Read, and only read, the real API."""
+    """Read from the real API, without changing anything."""
     steps = Steps()
     kinds = [kind.id async for kind in basiq.event_types.list()]
     steps.confirm(f"{len(kinds)} types of event: {', '.join(kinds[:3])} and so on", true=bool(kinds))
@@ -257,11 +257,11 @@ async def read_live(basiq: BasiqClient, most: int) -> None:
             raise
         steps.confirm(f"an error as you see it: {type(exc).__name__}: {exc}")
     write("")
-    write(Styled("Nothing was changed", "bold"), ": every request was a GET, but for the token.")
+    write(Styled("Nothing was changed", "bold"), ": every request except the token request was a GET.")
 
 
 class Streamed:
-    """What came of streaming a history."""
+    """Counts the messages of a history that is streamed."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -280,14 +280,14 @@ class Streamed:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The count, the rate and the peak memory, as a sentence."""
         took = time.perf_counter() - self._began
         rate = self.seen / took if took else 0.0
         return f"streamed {self.seen:,} messages in {took:.1f} s: {rate:,.0f} a second, {_peak()}"
 
 
 async def stream(paginator: Paginator[Message], total: int, stop: int | None = None) -> Streamed:
-    """Stream a history, showing how it goes."""
+    """Stream a history, with its progress on the screen."""
     from ._replay import bar
 
     streamed = Streamed()
@@ -305,7 +305,7 @@ async def stream(paginator: Paginator[Message], total: int, stop: int | None = N
 
 
 def _happen(fake: FakeBasiq, count: int) -> int:
-    """Let events happen; returns how many messages Basiq made of them."""
+    """Make the fake emit events, and return how many messages it made of them."""
     emissions = [fake.emit(_EVENTS[number % len(_EVENTS)]) for number in range(count)]
     return sum(len(emission.message_ids) for emission in emissions)
 
@@ -322,7 +322,7 @@ def _length(span: timedelta) -> str:
 def _peak() -> str:
     try:
         import resource
-    except ImportError:  # there is no such module on Windows
+    except ImportError:  # Windows does not have this module
         return "peak memory unknown"
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     mebibytes = used / 2**20 if sys.platform == "darwin" else used / 2**10
@@ -330,7 +330,7 @@ def _peak() -> str:
 
 
 class Service:
-    """A service with a receiver and an inbox, which can go down and come back at the same address."""
+    """A service with a receiver and an inbox. It can stop, and start again at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self.handled: Counter[str] = Counter()
@@ -344,25 +344,25 @@ class Service:
 
     @property
     def receiver(self) -> WebhookReceiver:
-        """What receives; there once the secret is known."""
+        """The receiver. Raises ``RuntimeError`` before ``subscribe``."""
         if self._receiver is None:
             raise RuntimeError("subscribe first")
         return self._receiver
 
     @property
     def url(self) -> str:
-        """Where the service is called."""
+        """The URL that deliveries are posted to."""
         return f"http://127.0.0.1:{self._port}/basiq"
 
     def subscribe(self, secret: Secret) -> None:
-        """Take the signing secret of a webhook."""
+        """Make the receiver with the signing secret of a webhook."""
         from ..receiver import WebhookReceiver
 
         self._receiver = WebhookReceiver(secret, inbox=self.inbox)
         self._receiver.on("*")(self._handle)
 
     async def start(self) -> None:
-        """Listen at a free port, or at the one that it had before."""
+        """Listen on a free port, or on the port of the last start."""
         from aiohttp import web
 
         from .._web.serving import listening
@@ -373,12 +373,12 @@ class Service:
         self._port = address.port
 
     async def stop(self) -> None:
-        """Go down: connections are refused."""
+        """Stop listening: connections are refused."""
         running, self._running = self._running, AsyncExitStack()
         await running.aclose()
 
     async def aclose(self) -> None:
-        """Go down for good."""
+        """Stop, and close the receiver and its inbox."""
         await self.stop()
         if self._receiver is not None:
             await self._receiver.aclose()
@@ -395,20 +395,20 @@ _EXAMPLE = "recover_after_outage.py"
 
 
 def example_file() -> Path:
-    """Return where the program of the story is: beside this file in a wheel, in examples/ of the sources."""
+    """Return the path of the example program: beside this file in a wheel, in examples/ of the sources."""
     packaged = Path(__file__).with_name(f"_example_{_EXAMPLE}")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "examples" / _EXAMPLE
 
 
 def example_source() -> str:
-    """Return its text."""
+    """Return the text of the example program."""
     return example_file().read_text(encoding="utf-8").rstrip()
 
 
 def catch_up(
     basiq: BasiqClient, receiver: WebhookReceiver, url: str, folder: Path, events: Sequence[str]
 ) -> Awaitable[Recovery]:
-    """Run the function of this name in the program."""
+    """Run the function ``catch_up`` of the example program."""
     found: Awaitable[Recovery] = _load_example().catch_up(basiq, receiver, url, folder, events)
     return found
 

@@ -1,4 +1,4 @@
-"""``basiq-async jobs``: the jobs of a fleet, from any machine that can reach its Redis."""
+"""``basiq-async jobs``: manage the jobs of a fleet, from any machine that can reach its Redis; and ``worker``."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ FleetPlace = Annotated[
         "--fleet",
         metavar="MODULE:FLEET",
         envvar="BASIQ_FLEET",
-        help="Where the Fleet is, such as jobs:fleet.",
+        help="The module and variable of the Fleet, such as jobs:fleet.",
         show_default=False,
     ),
 ]
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
 _PATIENCE = 4.0
-"""Seconds that a person waits for the fleet's Redis to respond."""
+"""The most seconds that the fleet's Redis may take to respond."""
 Shown = tuple[str, "Progress"]
 
 
@@ -93,13 +93,13 @@ _JOB: Shape[Shown] = Shape(
 @jobs_app.command("list")
 @shows(_JOB)
 def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
-    """List every job that was submitted and not forgotten."""
+    """List all jobs. A job stays in the list until it is forgotten."""
 
     async def work(found: Fleet) -> int:
         jobs = await found.jobs()
         Output(json).rows([(job.key, await job.progress()) for job in jobs], _JOB)
         if not jobs:
-            note("there are no jobs; 'basiq-async jobs submit' makes one")
+            note("there are no jobs; start one with 'basiq-async jobs submit'")
         return 0
 
     _with_fleet(fleet, work)
@@ -111,13 +111,13 @@ def submit(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
     webhook_id: WebhookId,
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
-    source: Annotated[str, typer.Option(help="messages or events; as for replay.")] = "messages",
+    source: Annotated[str, typer.Option(help="messages or events, as for replay.")] = "messages",
     filter: Filter = None,
-    rate: Annotated[float | None, typer.Option(help="Messages a second, at most.", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)] = None,
     fleet: FleetPlace = None,
     json: Json = None,
 ) -> None:
-    """Begin a job of a fleet, or resume the one with this key. Workers do it; see watch."""
+    """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch."""
     from ..distributed.processes import find_fleet, find_job
 
     found, name = find_job(function, find_fleet(fleet) if fleet else None)
@@ -148,7 +148,7 @@ def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
 @jobs_app.command("watch")
 @shows(_JOB)
 def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
-    """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or leaves dead letters."""
+    """Watch a job until it ends. The exit code is 1 if the job failed, was cancelled, or has dead letters."""
 
     async def work(job: Job) -> int:
         output = Output(json)
@@ -174,7 +174,7 @@ def pause(
     fleet: FleetPlace = None,
     reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
 ) -> None:
-    """Have all workers finish the messages under way, and start no more."""
+    """Pause a job: workers finish the messages under way, and start no further ones."""
     _set_state(fleet, key, lambda job: job.pause(reason))
 
 
@@ -196,10 +196,10 @@ def cancel(
 
 @jobs_app.command("retry-dead")
 def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
-    """Have the workers try the dead letters again."""
+    """Have the workers deliver the dead letters again."""
 
     async def work(job: Job) -> int:
-        note(f"{await job.retry_dead():,} dead letters are tried again; see 'jobs watch'")
+        note(f"{await job.retry_dead():,} dead letters will be tried again; see 'basiq-async jobs watch'")
         return 0
 
     _with_job(fleet, key, work)
@@ -208,7 +208,7 @@ def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
 @jobs_app.command("dead")
 @shows(DEAD_LETTER)
 def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
-    """List the dead letters. The exit code is 1 while there are any."""
+    """List the dead letters of a job. The exit code is 1 if there are any."""
 
     async def work(job: Job) -> int:
         await list_dead_letters(job, Output(json))
@@ -220,10 +220,10 @@ def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
 @jobs_app.command("export-dead")
 def export_dead(
     key: Key,
-    file: Annotated[str, typer.Argument(help="The new file to write to, a line of JSON for each message.")],
+    file: Annotated[str, typer.Argument(help="The new file, with one line of JSON per message.")],
     fleet: FleetPlace = None,
 ) -> None:
-    """Write the dead letters to a file that only its owner can read. They stay on the job."""
+    """Write the dead letters of a job to a file that only its owner can read. The job keeps them."""
 
     _with_job(fleet, key, lambda job: _done(export_dead_letters(job, file)))
 
@@ -235,16 +235,16 @@ def drop_dead(
     fleet: FleetPlace = None,
     yes: Yes = False,
 ) -> None:
-    """Remove dead letters for good. A terminal is asked first."""
-    confirm(f"Drop {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
+    """Remove dead letters of a job for good. In a terminal, asks first."""
+    confirm(f"Remove {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
 
     _with_job(fleet, key, lambda job: _done(drop_dead_letters(job, ids)))
 
 
 @jobs_app.command("forget")
 def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> None:
-    """Remove a job that has ended, with its counts and dead letters. A terminal is asked first."""
-    confirm(f"Forget the job {key} with its counts and dead letters?", yes=yes)
+    """Remove a job that has ended, with its counts and dead letters. In a terminal, asks first."""
+    confirm(f"Remove the job {key} with its counts and dead letters?", yes=yes)
     _with_job(fleet, key, lambda job: _done(job.forget()))
 
 
@@ -297,7 +297,7 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], flee
                     await opened.jobs()
             except TimeoutError:
                 raise ConnectionFailedError(
-                    f"the fleet's Redis does not respond within {_PATIENCE:g} s: is it up, and its address right?"
+                    f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
                 ) from None
             return await work(opened)
 
@@ -308,19 +308,19 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], flee
 
 def _check_place(place: str | None) -> str:
     if not place:
-        raise ConfigurationError("say where the fleet is, with --fleet MODULE:FLEET or BASIQ_FLEET")
+        raise ConfigurationError("name the fleet with --fleet MODULE:FLEET or the environment variable BASIQ_FLEET")
     return place
 
 
 def worker(
     fleet: FleetPlace = None,
-    processes: Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")] = 1,
-    segments: Annotated[int, typer.Option(min=1, help="Pages that a process has under way at once.")] = 2,
-    log_level: Annotated[str, typer.Option(help="The least level that is logged.")] = "INFO",
+    processes: Annotated[int, typer.Option(min=1, help="How many worker processes to run.")] = 1,
+    segments: Annotated[int, typer.Option(min=1, help="How many pages a process works on at once.")] = 2,
+    log_level: Annotated[str, typer.Option(help="The lowest level that is logged.")] = "INFO",
 ) -> None:
-    """Work on the jobs of a fleet, until SIGTERM or Ctrl-C.
+    """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
-    The first signal finishes and records the messages under way, the second ends at once.
+    After the first signal, the worker finishes and records the messages under way. A second signal ends it at once.
     """
     from ..distributed.processes import run_workers
 

@@ -1,4 +1,4 @@
-"""What Basiq recorded: ``basiq-async messages …`` and ``basiq-async events …``."""
+"""Show messages and events: ``basiq-async messages …`` and ``basiq-async events …``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def list_messages(
     raw: Raw = False,
     json: Json = None,
 ) -> None:
-    """Show a webhook's messages: the newest in a terminal, newest first; all in a pipe, in Basiq's order."""
+    """Show a webhook's messages.
+
+    A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
+    """
     output = Output(json, json_only=raw)
 
     async def work(basiq: BasiqClient) -> None:
@@ -92,15 +95,15 @@ def get_message(
 @shows(MESSAGE)
 def tail(
     webhook_id: WebhookId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show new messages as they appear.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new messages as they appear.")] = False,
     failed: Failed = False,
     since: Since = None,
     event: EventPattern = None,
     filter: Filter = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")] = 10,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")] = 10,
     json: Json = None,
 ) -> None:
-    """Show the newest messages, newest first. With --follow new ones appear below, until SIGINT or SIGTERM."""
+    """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM."""
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> None:
@@ -141,11 +144,14 @@ _RESENT: Shape[tuple[Message, str | None]] = Shape(
 def resend(
     webhook_id: WebhookId,
     message_ids: Annotated[list[str], typer.Argument(help="The ids of the messages.", metavar="MESSAGE_ID...")],
-    to: Annotated[str, typer.Option(help="The endpoint to post to, signed as Basiq signs.")],
+    to: Annotated[str, typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.")],
     secret_file: EndpointSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Post messages to an endpoint again, each with a fresh signature. Ends with 1 where one was not accepted."""
+    """Post messages to an endpoint again, each with a new signature.
+
+    The exit code is 1 if a message was not accepted.
+    """
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> bool:
@@ -160,7 +166,7 @@ def resend(
                     message = await basiq.messages.get(webhook_id, message_id)
                     await target.deliver(message)
                 except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
-                    error, accepted = str(exc), False  # of this one: the others are posted
+                    error, accepted = str(exc), False  # the other messages are still posted
                 output.rows([(message, error)], _RESENT)
         return accepted
 
@@ -177,7 +183,7 @@ async def show_list(
     wanted: Callable[[Any], bool] | None = None,
     raw: bool = False,
 ) -> None:
-    """Show a list of any length in constant memory: all of it in a pipe, the newest in a terminal."""
+    """Show a list in constant memory: all items in a pipe, the newest items in a terminal."""
     from .._wire.order import read_newest
 
     most = most_of(limit, terminal=not output.as_json)
@@ -209,21 +215,21 @@ async def show_list(
         note("nothing found")
     elif not output.as_json and (not found.complete or wanted is None) and (not found.complete or found.read > most):
         total = f"of {found.read:,}" if found.complete else "and there are more"
-        note(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 all")
+        note(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 shows all")
 
 
 def show_reading(count: int) -> None:
-    """Show how many items of a list were read, now and then."""
+    """Show how many items of a list were read, every 500 items."""
     if count % 500 == 0:
         live(f"reading, {count:,} so far")
 
 
 async def _new_ones(history: History) -> AsyncIterator[Message]:
-    """Ask again and again, less often where nothing happens."""
+    """Yield new messages forever. The pauses between requests grow while no message appears."""
     import asyncio
 
     wait = _FIRST_WAIT
-    note("waiting for new messages; ends at SIGINT")
+    note("waiting for new messages; Ctrl-C ends")
     while True:
         await asyncio.sleep(wait)
         try:
@@ -237,24 +243,24 @@ async def _new_ones(history: History) -> AsyncIterator[Message]:
 
 _IN_A_TERMINAL = 50
 _PAGE = 500
-"""How many messages are listed again with each question where their order is not known."""
+"""The most messages of a history that is listed as a whole by each ``poll``, while its order is not known."""
 _KNOWN_IN_A_ROW = 50
-"""So many known messages in a row end the search for new ones: one may be a little out of place."""
+"""This many known messages in a row end the search for new ones, because messages can be slightly out of order."""
 _MOST_KNOWN = 10_000
 
 
 def most_of(limit: int | None, *, terminal: bool) -> int:
-    """Return what ``--limit`` comes to: 0 for all."""
+    """Return the most items to show; 0 for all."""
     if limit is None:
         return _IN_A_TERMINAL if terminal else 0
     return limit
 
 
 class History:
-    """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` gives those that came since.
+    """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` yields the messages that came since.
 
-    A list that begins with the newest is read up to the messages that are known, one that begins with the oldest from
-    its former end. One that is too short to show its order is listed as a whole.
+    A list that begins with the newest message is read up to the known messages. A list that begins with the oldest
+    message is read from its former end. A list that is too short to show its order is read as a whole.
     """
 
     def __init__(self, basiq: BasiqClient, webhook_id: str, filter: str | None = None) -> None:
@@ -272,7 +278,7 @@ class History:
         wanted: Callable[[Message], bool] | None = None,
         on_read: Callable[[int], object] = lambda count: None,
     ) -> NewestItems[Message]:
-        """Return the ``most`` newest messages; 0 for all. ``on_read`` gets the number that was read so far."""
+        """Return the ``most`` newest messages; 0 for all. ``on_read`` is called with the number of messages read."""
         from .._wire.order import read_newest
 
         count = 0
@@ -295,7 +301,7 @@ class History:
         return found
 
     async def poll(self) -> AsyncIterator[Message]:
-        """Yield the messages that came since the last call, the oldest first."""
+        """Yield the messages that came since the last call, oldest first."""
         if self._begins_with == "oldest":
             history = self._basiq.messages.list(self._webhook_id, filter=self._filter, cursor=self._cursor, prefetch=0)
             try:
@@ -333,13 +339,16 @@ class History:
         return fresh[::-1] if newest_first else fresh
 
 
-events_app = typer.Typer(help="Events of the last 7 days, and the types of event.", no_args_is_help=True)
+events_app = typer.Typer(help="The events of the last 7 days, and the event types.", no_args_is_help=True)
 
 
 @events_app.command("list")
 @shows(EVENT, RAW)
 def list_events(filter: Filter = None, limit: Limit = None, raw: Raw = False, json: Json = None) -> None:
-    """Show events of the last 7 days: the newest in a terminal, newest first; all in a pipe, in Basiq's order."""
+    """Show the events of the last 7 days.
+
+    A terminal shows the newest events, newest first. A pipe gets all events, in Basiq's order.
+    """
 
     async def work(basiq: BasiqClient) -> None:
         events = aiter(basiq.events.list(filter=filter))
@@ -371,7 +380,7 @@ def get_event(
 @events_app.command("types")
 @shows(EVENT_TYPE)
 def list_event_types(json: Json = None) -> None:
-    """Show the types of event that a webhook can subscribe to."""
+    """Show the event types that a webhook can subscribe to."""
 
     async def work(basiq: BasiqClient) -> list[EventType]:
         return await basiq.event_types.list().collect()
@@ -379,4 +388,4 @@ def list_event_types(json: Json = None) -> None:
     found = run(work)
     Output(json).rows(found, EVENT_TYPE)
     if not found:
-        note("there are no types of event")
+        note("there are no event types")

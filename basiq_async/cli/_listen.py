@@ -1,4 +1,4 @@
-"""``basiq-async listen``: receive deliveries here, or read new messages from the history."""
+"""``basiq-async listen``: receive deliveries on this machine, or read new messages from the history."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def listen(
             "--secret",
             envvar=SECRET_VARIABLE,
             show_default=False,
-            help="The webhook's signing secret; better in the environment or a --secret-file. May be repeated.",
+            help="The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.",
         ),
     ] = None,
     secret_file: Annotated[
-        Path | None, typer.Option(help="A file with the signing secret, one a line.", show_default=False)
+        Path | None, typer.Option(help="A file with the signing secrets, one per line.", show_default=False)
     ] = None,
     forward_to: Annotated[
         str | None,
         typer.Option(
-            "--forward-to", metavar="URL", help="Pass each genuine delivery on to this service.", show_default=False
+            "--forward-to", metavar="URL", help="Forward each genuine delivery to this service.", show_default=False
         ),
     ] = None,
     event: Annotated[
@@ -40,54 +40,54 @@ def listen(
         typer.Option(
             "--event",
             "--events",
-            help="Only these types: exact, or a beginning such as consent.*; may be repeated.",
+            help="Only these event types, such as user.created or consent.*; may be repeated.",
             show_default=False,
             autocompletion=event_types,
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 8080,
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from outside.")] = "127.0.0.1",
-    path: Annotated[str, typer.Option(help="Where deliveries are posted to.")] = "/basiq",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free port.")] = 8080,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    path: Annotated[str, typer.Option(help="The path that deliveries are posted to.")] = "/basiq",
     poll: Annotated[
         str | None,
         typer.Option(
             metavar="WEBHOOK_ID",
-            help="Without a public address: read this webhook's new messages from Basiq.",
+            help="Read this webhook's new messages from Basiq; needs no public address.",
             show_default=False,
             autocompletion=webhook_ids,
         ),
     ] = None,
-    poll_all: Annotated[bool, typer.Option("--poll-all", "--all", help="The same for all webhooks.")] = False,
+    poll_all: Annotated[bool, typer.Option("--poll-all", "--all", help="Like --poll, for all webhooks.")] = False,
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="With --poll, the first time: begin that long ago, such as 10m.", show_default=False
+            metavar="TIME", help="With --poll: the first run begins that long ago, such as 10m.", show_default=False
         ),
     ] = None,
-    every: Annotated[float, typer.Option(min=1, help="With --poll: seconds between two requests.")] = 5.0,
+    every: Annotated[float, typer.Option(min=1, help="With --poll: the seconds between two requests.")] = 5.0,
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="With --poll: the checkpoint file; named after the webhook by default.",
+            help="With --poll: the checkpoint file. By default it is named after the webhook.",
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N deliveries; 0: no limit.")] = 0,
-    body: Annotated[bool, typer.Option("--body", help="Show the bodies of genuine deliveries as well.")] = False,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N deliveries; 0 for no limit.")] = 0,
+    body: Annotated[bool, typer.Option("--body", help="Also show the bodies of genuine deliveries.")] = False,
     json: Json = None,
 ) -> None:
-    """Receive deliveries, verify them and print each one, the refused ones too; ends at SIGINT or SIGTERM.
+    """Receive deliveries, verify them, and print each one, until SIGINT or SIGTERM. Refused deliveries are printed too.
 
-    With --forward-to a service of yours gets each genuine delivery as it came, and Basiq gets the service's response.
-    With --poll no tunnel or public address is needed: new messages are read from Basiq's history and posted with a
-    fresh signature. Messages that were missed while the program was off come first.
+    With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets your service's response. With
+    --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
+    posted with a new signature. Messages from the time when the program was off come first.
     """
     output = Output(json)
     if poll is not None or poll_all:
         from ._polling import Polling
 
         if poll is not None and poll_all:
-            raise ConfigurationError("--poll and --all cannot be given together")
+            raise ConfigurationError("--poll and --all cannot be used together")
         secrets = read_secrets(secret_file, secret) if forward_to is not None else []
         polling = Polling(
             output, webhook_id=poll, forward_to=forward_to, secrets=secrets, event=event, since=since,
@@ -96,7 +96,7 @@ def listen(
         run_until_signal(polling.run)
         return
     if since is not None or checkpoint is not None:
-        raise ConfigurationError("--since and --checkpoint go with --poll")
+        raise ConfigurationError("--since and --checkpoint require --poll or --all")
     from ._serving import Listener
 
     if not path.startswith("/"):

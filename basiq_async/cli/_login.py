@@ -1,4 +1,4 @@
-"""``basiq-async login``, ``logout`` and ``whoami``."""
+"""``basiq-async login``, ``logout``, ``whoami`` and ``profiles``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class _Who:
-    """The key that is used. The key itself is not in it."""
+    """Where the API key in use comes from, without the key itself."""
 
     profile: str | None
     source: str
@@ -54,15 +54,18 @@ _REMOVED: Shape[str] = Shape({"profile": str, "removed": lambda name: True})
 @shows(_STORED)
 def login(
     base_url: Annotated[
-        str | None, typer.Option(help="Where this key's Basiq is; BASIQ_BASE_URL or Basiq itself.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.", show_default=False
+        ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Ask Basiq whether it accepts the key.")] = True,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Check first that Basiq accepts the key.")] = True,
     json: Json = None,
 ) -> None:
-    """Store an API key under a name (--profile NAME, else default). The key is read from standard input.
+    """Store an API key as a profile (--profile NAME, else default). The key is read from standard input.
 
-    It is kept in the operating system's keyring where the library 'keyring' finds one, else in a file that only you
-    can read.
+    The key is stored in the operating system's keyring if the library 'keyring' is installed and finds one. Otherwise
+    it is stored in a file that only you can read.
     """
     name = session().profile or os.environ.get("BASIQ_PROFILE") or _profiles.DEFAULT
     url = base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
@@ -75,7 +78,7 @@ def login(
 
     run_until_signal(main)
     place = _profiles.store(name, key, url)
-    note(f"the key of profile {name!r} is in the {place}")
+    note(f"the API key of profile {name!r} was stored in the {place}")
     Output(json).one((name, place, url), _STORED)
 
 
@@ -90,7 +93,7 @@ def logout(json: Json = None) -> None:
 
 @shows(_WHO)
 def whoami(json: Json = None) -> None:
-    """Show which key is used, where it comes from, and that Basiq accepts it. The key itself is not shown."""
+    """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown."""
     found = _profiles.settings()
 
     async def work(basiq: BasiqClient) -> int:
@@ -111,16 +114,16 @@ def whoami(json: Json = None) -> None:
 
 @shows(_PROFILE)
 def profiles(json: Json = None) -> None:
-    """List the profiles: their names, where their Basiq is, and where the key is. No key is shown."""
+    """List the profiles: their names, base URLs, and where their keys are stored. No key is shown."""
     found = _profiles.describe()
     Output(json).rows(found, _PROFILE)
     if not found:
-        note("there are no profiles; 'basiq-async login' makes one")
+        note("there are no profiles; make one with 'basiq-async login'")
 
 
 def _read_key() -> str:
     if sys.stdin is None:
-        raise ConfigurationError("standard input is closed: the API key is read from it")
+        raise ConfigurationError("the API key is read from standard input, which is closed")
     if is_terminal(sys.stdin):
         import getpass
 

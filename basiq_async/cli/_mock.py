@@ -1,6 +1,6 @@
 """``basiq-async mock``: the fake Basiq over HTTP, for programs in any language.
 
-A script gets a mock that is ready by ``mock wait``, and one of its own by its states.
+``mock wait`` waits until a mock is ready. ``mock add-state`` gives a script a state of its own in a mock that runs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ READY: Shape[dict[str, Any]] = Shape(keys("base_url", "api_key", "seed", "webhoo
 _NEW: Shape[dict[str, Any]] = Shape(keys("base_url", "api_key", "name", "seed"))
 _BETWEEN = 0.05
 _HEALTH_TIMEOUT = 5.0
-# What a shell evaluates if no mock is ready: it fails, and later commands reach no API, in place of the real one.
+# The line for a shell if no mock is ready. It fails, and later commands do not reach the real API by mistake.
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
 @cache
 def add_mock_commands() -> None:
-    """Add the commands that drive a mock to the group. Only a line that names it needs what this loads."""
+    """Add the commands that control a mock to the group. Called only for lines with ``mock``, because it is slow."""
     add_control_commands(mock_app)
     mock_app.command()(wait)
     mock_app.command("add-state")(add_state)
@@ -49,15 +49,15 @@ def add_mock_commands() -> None:
 def wait(
     ready_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What 'mock --ready-file FILE' writes.", show_default=False),
+        typer.Option(metavar="FILE", help="The file that 'mock --ready-file FILE' writes.", show_default=False),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="The most seconds to wait.")] = 30.0,
     json: Json = None,
 ) -> None:
-    """Wait until a mock serves, and print its URL and its key, for a shell to evaluate.
+    """Wait until a mock is ready, then print a line for a shell that exports its URL and API key.
 
-    It is the mock of the --ready-file, or the one at BASIQ_BASE_URL with the key BASIQ_API_KEY. If none is ready in
-    time, it ends with 1, and the line that it prints fails in the shell too.
+    Waits for the mock of --ready-file, or for the mock at BASIQ_BASE_URL with the key BASIQ_API_KEY. If it is not ready
+    in time, the exit code is 1, and the printed line fails in the shell too.
     """
     try:
         found = run_until_signal(lambda: _wait(ready_file, timeout))
@@ -73,14 +73,17 @@ def wait(
 
 @shows(_NEW)
 def add_state(
-    name: Annotated[str | None, typer.Option(help="What people know it by.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="The state's name, for people.", show_default=False)] = None,
     seed: Annotated[
-        str | None, typer.Option(help="What its ids are made from; the same seed repeats them.", show_default=False)
+        str | None, typer.Option(help="Make the ids from this seed; the same seed repeats them.", show_default=False)
     ] = None,
-    still: Annotated[bool, typer.Option("--still", help="Its clock stands still until it is moved.")] = False,
+    still: Annotated[bool, typer.Option("--still", help="Give it a clock that stands still until moved.")] = False,
     json: Json = None,
 ) -> None:
-    """Add an empty state with a key, a clock and ids of its own; print the line that a shell evaluates to use it."""
+    """Add an empty state to a mock, then print a line for a shell that exports its URL and API key.
+
+    The state has its own API key, clock and ids.
+    """
     place = find_place()
     values = {"name": name, "seed": seed, "still": still or None}
     made = run_until_signal(lambda: call_at(place, "POST", "/states", values))
@@ -90,11 +93,11 @@ def add_state(
         Output(json).one(row, _NEW)
     else:
         write(export_line(base_url, api_key))
-        note(f"{made.get('name')}; its ids are made from the seed {made.get('seed')}")
+        note(f"the state {made.get('name')} was added; its ids are made from the seed {made.get('seed')}")
 
 
 def export_line(base_url: str, api_key: str) -> str:
-    """Return the line that a shell evaluates to use a mock."""
+    """Return a line for a shell that exports the URL and API key of a mock."""
     return shell_line(["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={api_key}"])
 
 
@@ -110,7 +113,7 @@ async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
                 ready = _read_ready(ready_file)
                 place = Place(BaseURL.parse(ready["base_url"]), ready["api_key"])
             if place is None:
-                raise MockError("no mock is named")
+                raise MockError("no mock was named")
             await call_at(place, "GET", "/health", {}, timeout=_HEALTH_TIMEOUT)
         except MockError as exc:
             if ready_file is None and exc.code == "another-mock":
@@ -124,11 +127,11 @@ async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
 
 
 def _read_ready(file: Path) -> dict[str, Any]:
-    """Read a ready file. Raises ``MockError`` for one that does not exist yet, and for another file."""
+    """Read a ready file. Raises ``MockError`` if it does not exist yet, or is not a ready file."""
     try:
         found = json_module.loads(file.read_bytes())
     except FileNotFoundError:
-        raise MockError(f"{file} is not there yet") from None
+        raise MockError(f"{file} does not exist yet") from None
     except (OSError, ValueError) as exc:
         raise MockError(f"{file} cannot be read: {getattr(exc, 'strerror', None) or 'it is not JSON'}") from None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in ("base_url", "api_key")):
@@ -144,61 +147,69 @@ mock_app = typer.Typer(invoke_without_command=True)
 def mock(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")] = 4010,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 4010,
     api_key: Annotated[
         str | None,
-        typer.Option(help="The key that it accepts; a new one at every start by default.", show_default=False),
+        typer.Option(help="The API key that it accepts. By default it makes a new one.", show_default=False),
     ] = None,
     seed_messages: Annotated[
         int, typer.Option(min=0, metavar="N", help="Begin with a webhook that has a history of N messages.")
     ] = 0,
     failed: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered.")
+        float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered, 0 to 1.")
     ] = 0.0,
     seed: Annotated[
         str | None,
-        typer.Option(help="What its ids and secrets are made from; the same seed repeats them.", show_default=False),
+        typer.Option(help="Make ids and secrets from this seed; the same seed repeats them.", show_default=False),
     ] = None,
     event_type: Annotated[
         list[str] | None,
-        typer.Option(help="One more type of event, beside Basiq's; may be repeated.", show_default=False),
+        typer.Option(help="Add an event type to Basiq's; may be repeated.", show_default=False),
     ] = None,
     quirk: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=FORM", help="Respond in another documented form; may be repeated.", show_default=False
+            metavar="NAME=FORM", help="Use another documented form of responses; may be repeated.", show_default=False
         ),
     ] = None,
-    latency: Annotated[float, typer.Option(min=0, help="Seconds that every response takes.")] = 0.0,
-    speed: Annotated[float, typer.Option(help="How many times as fast its clock runs.")] = 1.0,
-    cool_off: Annotated[float, typer.Option(min=0, help="Seconds until a new webhook is active.")] = 900.0,
+    latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0,
+    speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0,
+    cool_off: Annotated[float, typer.Option(min=0, help="The seconds until a new webhook is active.")] = 900.0,
     state_file: Annotated[
         str | None,
-        typer.Option("--state", metavar="FILE", help="Keep its state, and its key, in this file.", show_default=False),
+        typer.Option(
+            "--state", metavar="FILE", help="Keep the mock's state and API key in this file.", show_default=False
+        ),
     ] = None,
     ready_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write its URL and its key to this file once it serves.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Write the URL and API key to this file once it is ready.", show_default=False
+        ),
     ] = None,
     deliver_to: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="HOST", help="Deliver to these hosts; to this machine alone by default.", show_default=False
+            metavar="HOST",
+            help="Deliver to this host; may be repeated. By default only to this machine.",
+            show_default=False,
         ),
     ] = None,
     deliver_anywhere: Annotated[
-        bool, typer.Option("--deliver-anywhere", help="Deliver to endpoints outside this machine too.")
+        bool, typer.Option("--deliver-anywhere", help="Deliver to endpoints on other machines too.")
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="One more name that the Host header may have.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="Allow this name in the Host header too; may be repeated.", show_default=False
+        ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM, and drive it.
+    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The commands below control a mock that runs.
 
-    Once it serves, it prints a line for a shell, which exports BASIQ_BASE_URL and BASIQ_API_KEY; with --json one
-    JSON object. A terminal shows each request and each delivery. The commands below call a mock that runs.
+    When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
+    object with --json. A terminal shows each request and each delivery.
     """
     if context.invoked_subcommand is not None:
         return
@@ -206,7 +217,7 @@ def mock(
     from ..testing.mock.state_file import load_api_key
 
     if api_key == "":
-        raise ConfigurationError("--api-key is empty; without it the mock has a new key at every start")
+        raise ConfigurationError("--api-key is empty; omit it to have a new key at every start")
     try:
         clock = SystemClock(speed)
     except ValueError as exc:
@@ -242,7 +253,7 @@ def mock(
 
 @contextmanager
 def _ready_file(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A file that exists while the mock serves, and at no other time."""
+    """Yield a function that writes the ready file. The file exists only while the mock serves."""
     from ..testing.mock.state_file import write_private
 
     if file is None:
@@ -256,7 +267,7 @@ def _ready_file(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]
         written = True
 
     try:
-        file.unlink(missing_ok=True)  # of a mock that was killed
+        file.unlink(missing_ok=True)  # it may be left by a mock that was killed
     except OSError as exc:
         raise ConfigurationError(f"the ready file {file} cannot be written: {exc.strerror}") from None
     try:
@@ -298,8 +309,8 @@ async def _serve(
                 else:
                     write(export_line(base_url, fake.api_key))
                     flush()
-                note(f"ready at {base_url}; a page to look at: {page}")
-                note(f"the page asks for this token when it first acts: {options['control_token']}")
+                note(f"ready at {base_url}; its page is at {page}")
+                note(f"the page needs this token for its first action: {options['control_token']}")
                 note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
                 if webhook_id is not None:
                     note(
@@ -345,7 +356,7 @@ async def _log(fake: FakeBasiq) -> None:
 
 
 class _Log:
-    """The log of one state, as far as it was shown."""
+    """Shows the requests and deliveries of one state that were not shown yet."""
 
     def __init__(self, fake: FakeBasiq, label: str) -> None:
         self._fake = fake

@@ -1,6 +1,6 @@
-"""``basiq-async mock advance``, ``emit``, ``fail`` and so on: calls of the control API of a mock that runs.
+"""``basiq-async mock advance``, ``emit``, ``fail`` and others: call the control API of a mock that runs.
 
-A command that is one call of an operation is made from it, as the OpenAPI document is.
+Most commands call one operation, and are generated from its description, as the OpenAPI document is.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ _MOST = 64 * 2**20
 _CAPITAL = re.compile("[A-Z]")
 _PAGE = 1_000
 Row = dict[str, Any]
-LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="The newest N; 0 for all.")]
+LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")]
 
 
 @dataclass(frozen=True)
 class _Plain:
-    """A command that is one call of an operation, which describes the rest.
+    """A command that is generated from the description of one operation.
 
-    arguments: the fields that are given without an option, each with how its value is called. options: the options of
-    fields that have another name. fixed: values that every call has. columns: those of a list.
+    arguments: maps the fields that are arguments and no options to the names that help shows for their values.
+    options: maps fields to their option, if its name differs from the field's.
+    fixed: values that every call sends.
+    columns: the columns of the table, for an operation that lists items.
     """
 
     operation: str
@@ -66,7 +68,7 @@ _PLAIN = (
     _Plain("fail_deliveries", arguments={"times": "N"}, options={"url": "--to"}),
     _Plain("expire_tokens"),
     _Plain("seed", arguments={"messages": "N"}, options={"eventTypes": "--event-type"}),
-    _Plain("reset", help="Forget everything in the state with the key BASIQ_API_KEY, but the key and the time."),
+    _Plain("reset", help="Remove everything in the state with the key BASIQ_API_KEY, except the key and the time."),
     _Plain("state"),
     _Plain(
         "requests",
@@ -114,7 +116,7 @@ _VIOLATIONS = (
 
 
 def add_control_commands(app: typer.Typer) -> None:
-    """Add the commands to the group. This loads the operations, and with them the fake."""
+    """Add the commands to the group. This imports the operations and the fake, which is slow."""
     from ..testing.mock import OPERATIONS
 
     operations = {each.name: each for each in OPERATIONS}
@@ -123,14 +125,14 @@ def add_control_commands(app: typer.Typer) -> None:
         app.command(plain.operation.replace("_", "-"))(_make_command(plain, operations[plain.operation]))
     _add_violations(app, operations["violations"])
     _add_secret(app, operations["webhook_secret"])
-    endpoint = typer.Typer(help="Take an endpoint down, and end its outage.", no_args_is_help=True)
+    endpoint = typer.Typer(help="Start and end an outage of an endpoint.", no_args_is_help=True)
     for plain in _ENDPOINT:
         name = plain.operation.removeprefix("endpoint_")
         endpoint.command(name)(_make_command(plain, operations[plain.operation]))
     app.add_typer(endpoint, name="endpoint")
 
 
-# --- by hand: another number of calls, or a result that is shown in its own way ---
+# --- written by hand: several calls, or a special output ---
 
 
 def _add_advance(app: typer.Typer, operation: Operation) -> None:
@@ -139,10 +141,12 @@ def _add_advance(app: typer.Typer, operation: Operation) -> None:
     @app.command()
     @shows(shape)
     def advance(
-        by: Annotated[str, typer.Argument(metavar="TIME|next", help="15m, 2h, 30s; or next: to the next attempt.")],
+        by: Annotated[
+            str, typer.Argument(metavar="TIME|next", help="Such as 15m, 2h or 30s; next: until the next attempt.")
+        ],
         json: Json = None,
     ) -> None:
-        """Move the clock forward and make every delivery that is due on the way."""
+        """Move the mock's clock forward, and make every delivery that is due meanwhile."""
         path, values = "/next", {}
         if by != "next":
             path, values = operation.path, {"seconds": duration(by, "the time").total_seconds()}
@@ -156,7 +160,7 @@ def _add_violations(app: typer.Typer, operation: Operation) -> None:
     @app.command()
     @shows(shape)
     def violations(json: Json = None) -> None:
-        """Show what the real Basiq would refuse, or what misuses it. Ends with 1 if there are any."""
+        """Show what the real Basiq would refuse, and misuse of the API. The exit code is 1 if there is any."""
         found = run_until_signal(lambda: call(operation.method, operation.path, {})).get("items") or []
         Output(json).rows(found, shape)
         if found:
@@ -181,7 +185,7 @@ def _add_secret(app: typer.Typer, operation: Operation) -> None:
             write(str(found.get("secret")))
 
 
-# --- from the operation: one call ---
+# --- generated from an operation: one call ---
 
 
 def _make_command(plain: _Plain, operation: Operation) -> Callable[..., None]:
@@ -228,7 +232,7 @@ _VALUES = {"object": "JSON|@FILE", "texts": "TEXT"}
 
 
 def _parameter(plain: _Plain, described: Field) -> tuple[Any, Any]:
-    """Return a field as typer reads a parameter: its annotation and its default."""
+    """Return the annotation and the default of typer's parameter for a field."""
     kind = _TYPES.get(described.kind, str)
     value = "|".join(described.choices) or _VALUES.get(described.kind)
     bounds: dict[str, Any] = {"min": described.least, "max": described.most} if kind in (int, float) else {}
@@ -251,7 +255,7 @@ def _option(described: Field) -> str:
 
 
 def _read_value(described: Field, given: Any) -> Any:
-    """Return the value that the mock gets, None for one that was not given."""
+    """Return the value to send to the mock; None if the option was not given."""
     if given is None or given is False or given == []:
         return None
     return read_json_object(given, _option(described)) if described.kind == "object" else given
@@ -270,13 +274,13 @@ def _fill(path: str, values: Mapping[str, Any]) -> str:
 
 
 def _help(operation: Operation) -> str:
-    """Return an operation's summary as a command says it: that of a GET names what the command shows."""
+    """Return the help of a command from its operation's summary. For a GET, it begins with ``Show``."""
     summary = operation.summary
     return f"Show {summary[0].lower()}{summary[1:]}." if operation.method == "GET" else f"{summary}."
 
 
 def _item_of(operation: Operation) -> Any:
-    """Return the class of the items that an operation lists, None where it lists nothing."""
+    """Return the class of the items that an operation lists; None if it lists nothing."""
     items = get_type_hints(operation.returns).get("items")
     return None if items is None else items.__args__[0]
 
@@ -301,7 +305,9 @@ def _show_pages(path: str, values: dict[str, Any], limit: int, output: Output, s
                 return
             if limit and left <= 0:
                 if not output.as_json:
-                    note(f"the newest {limit:,} of {page.get('total'):,}; --limit N shows N of them, --limit 0 all")
+                    note(
+                        f"the newest {limit:,} of {page.get('total'):,}; --limit N shows N of them, --limit 0 shows all"
+                    )
                 return
 
     run_until_signal(work)
@@ -311,7 +317,7 @@ def _show_pages(path: str, values: dict[str, Any], limit: int, output: Output, s
 
 
 class MockError(BasiqError):
-    """The mock did not do what it was asked for; ``status`` is its HTTP status, where it responded."""
+    """A call to a mock failed. ``status`` is the HTTP status of its response; None if there was no response."""
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -321,7 +327,7 @@ class MockError(BasiqError):
 
 @dataclass(frozen=True)
 class Place:
-    """The mock, and its state, that a command is for: its URL, and the API key that identifies both."""
+    """The URL of a mock, and the API key of the state in it that a command is for."""
 
     base: BaseURL
     api_key: str = field(repr=False)
@@ -330,22 +336,22 @@ class Place:
 def find_place() -> Place:
     """Return the mock at ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
 
-    Neither has a default, since what listens on a usual port can be somebody else's; and they are set together, so that
-    the key of another API is sent to no mock. Raises ``ConfigurationError``.
+    Neither has a default, because another program may listen on the usual port. Both must be set, so that the key of
+    another API is never sent to a mock. Raises ``ConfigurationError`` if one is missing.
     """
     where, key = (os.environ.get(name) for name in ("BASIQ_BASE_URL", "BASIQ_API_KEY"))
     if not where or not key:
         raise ConfigurationError(
-            f"which mock? {'BASIQ_API_KEY' if where else 'BASIQ_BASE_URL'} is not set: evaluate the line that the mock "
-            "printed, or that 'basiq-async mock wait' prints"
+            f"no mock is named, because {'BASIQ_API_KEY' if where else 'BASIQ_BASE_URL'} is not set: evaluate the line "
+            "that the mock printed, or the line that 'basiq-async mock wait' prints"
         )
     return Place(BaseURL.parse(where), key)
 
 
 async def call(method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT) -> dict[str, Any]:
-    """Call an operation of the mock that the environment names; return its response. Values that are None are left out.
+    """Call an operation of the mock that the environment names, and return its response. Values of None are not sent.
 
-    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses as wrong.
+    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400.
     """
     return await call_at(find_place(), method, path, values, timeout=timeout)
 
@@ -353,7 +359,7 @@ async def call(method: str, path: str, values: Mapping[str, Any], *, timeout: fl
 async def call_at(
     place: Place, method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT
 ) -> dict[str, Any]:
-    """Like ``call``, of the mock at ``place``."""
+    """Call an operation of the mock at ``place``. The rest is as for ``call``."""
     import aiohttp
 
     base = place.base
@@ -378,16 +384,16 @@ async def call_at(
         raise MockError(f"the mock at {base.origin} did not respond within {timeout:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise MockError(
-            f"there is no mock at {base.origin} ({type(exc).__name__}): start one with 'basiq-async mock', "
+            f"no mock responds at {base.origin} ({type(exc).__name__}): start one with 'basiq-async mock', "
             "and evaluate the line that it prints"
         ) from None
     return _read(base.origin, status, body)
 
 
 def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a response of the control API with its fields in the spelling of every other command: ``next_due``.
+    """Return a response of the control API with field names in snake case, such as ``next_due``, as commands show them.
 
-    The content of a field, such as the headers of a delivery, stays as it is.
+    The values of fields, such as the headers of a delivery, are not changed.
     """
     named = {_snake(name): value for name, value in found.items()}
     if isinstance(items := named.get("items"), list):
@@ -409,7 +415,9 @@ def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
         raise MockError(f"what responds at {origin} is not a mock of Basiq", status=status)
     message = str(error.get("message"))
     if error.get("code") == "another-mock":
-        message = f"the mock at {origin} does not have the key in BASIQ_API_KEY: it is another one, or was started anew"
+        message = (
+            f"the mock at {origin} does not know the key in BASIQ_API_KEY: it is another mock, or it was restarted"
+        )
     if status == 400:
         raise ConfigurationError(message)
     raise MockError(message, status=status, code=str(error.get("code")))

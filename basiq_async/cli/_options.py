@@ -1,4 +1,4 @@
-"""Options and arguments of several commands, and what they name: a time, event types, secrets, a receiver."""
+"""Options and arguments of several commands, and functions that read them: times, event types, secrets, receivers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from ..replay import Where
 
 
-SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, no secret
+SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
 
 Json = Annotated[
     str | None,
     typer.Option(
         "--json",
         metavar="[FIELDS]",
-        help="JSON lines, as in a pipe; errors are JSON too. FIELDS, such as id,status, shows these alone.",
+        help="Print JSON lines, as in a pipe; errors are JSON too. FIELDS, such as id,status, selects fields.",
         show_default=False,
     ),
 ]
@@ -43,40 +43,50 @@ Limit = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="The newest N alone; 0 for all. A terminal shows 50, a pipe gets all.",
+        help="Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.",
         metavar="N",
         show_default=False,
     ),
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="As the API sent it, as JSON.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Show the API's own JSON.")]
 Filter = Annotated[
     str | None, typer.Option(help="A filter in Basiq's syntax, which Basiq applies.", show_default=False)
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="First tried then or later: 2d, 90m, or a date.", show_default=False),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Only messages whose first attempt was at this time or later: a date, or 2d or 90m ago.",
+        show_default=False,
+    ),
 ]
 Until = Annotated[
     str | None,
-    typer.Option("--until", metavar="TIME", help="First tried before that; as --since.", show_default=False),
+    typer.Option(
+        "--until",
+        metavar="TIME",
+        help="Only messages whose first attempt was before this time, written as for --since.",
+        show_default=False,
+    ),
 ]
-Failed = Annotated[bool, typer.Option("--failed", help="Only messages that no attempt delivered.")]
+Failed = Annotated[bool, typer.Option("--failed", help="Only messages without a successful attempt.")]
 EventPattern = Annotated[
     list[str] | None,
     typer.Option(
         "--event",
-        help="Only these types: exact, or a beginning such as consent.*; may be repeated.",
+        help="Only these event types, such as user.created or consent.*; may be repeated.",
         show_default=False,
         autocompletion=event_types,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=webhook_ids)]
 EndpointSecretFile = Annotated[
     Path | None,
     typer.Option(
         "--secret-file",
-        help=f"The file with the endpoint's signing secret; else {SECRET_VARIABLE} has it.",
+        help=f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used.",
         show_default=False,
     ),
 ]
@@ -94,7 +104,7 @@ def selection(
     event: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> Where | None:
-    """Return the filter that the options choose, None if they choose everything. Raises ``ConfigurationError``."""
+    """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
     from ..replay import event_types, failed_only
     from ..replay import limit as at_most
     from ..replay import since as from_then_on
@@ -120,7 +130,7 @@ def selection(
 
 
 def moment(text: str, name: str) -> datetime | timedelta:
-    """Return a length of time before now, or a date. Raises ``ConfigurationError``."""
+    """Return a length of time (a time ago) or a date from its text. Raises ``ConfigurationError``."""
     try:
         found = _DURATION.fullmatch(text)
         return _length(found) if found is not None else _date(text)
@@ -131,7 +141,7 @@ def moment(text: str, name: str) -> datetime | timedelta:
 
 
 def duration(text: str, name: str) -> timedelta:
-    """Return a length of time. Raises ``ConfigurationError``."""
+    """Return a length of time from its text, such as 15m. Raises ``ConfigurationError``."""
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ConfigurationError(f"{name} must be a length of time such as 30s, 15m, 12h or 2d, not {text!r}")
@@ -152,16 +162,17 @@ App = Annotated[
     typer.Option(
         "--receiver",
         metavar="MODULE:RECEIVER",
-        help="Where the WebhookReceiver is, such as service.hooks:receiver; or an async context manager that makes it.",
+        help="The module and variable of the WebhookReceiver, or of a function that makes it or an async context "
+        "manager of it; such as service.hooks:receiver.",
     ),
 ]
 
 
 @asynccontextmanager
 async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
-    """Import a receiver from a module of the current folder, or of the environment.
+    """Import a receiver from a module of the current folder or of the environment, and close it at the end.
 
-    Raises ``ConfigurationError`` where there is none.
+    Raises ``ConfigurationError`` if the module or variable does not exist, or does not hold a receiver.
     """
     from ..receiver import WebhookReceiver
 
@@ -188,7 +199,9 @@ async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
 def _load(place: str) -> object:
     name, colon, attribute = place.partition(":")
     if not colon or not name or not attribute:
-        raise ConfigurationError(f"a receiver is named module:variable, such as service.hooks:receiver, not {place!r}")
+        raise ConfigurationError(
+            f"a receiver must be named as module:variable, such as service.hooks:receiver, not {place!r}"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -201,9 +214,9 @@ def _load(place: str) -> object:
 
 
 async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[str]:
-    """Return the types that were given, in the place of a beginning such as ``consent.*`` those that Basiq has.
+    """Return event types. A pattern such as ``consent.*`` is replaced by all of Basiq's event types that match it.
 
-    Raises ``ConfigurationError`` for a name that is not an event type, and for a pattern that none matches.
+    Raises ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none.
     """
     if not any(each not in EVENT_TYPES for each in given):
         return list(given)
@@ -214,13 +227,13 @@ async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[s
 
 
 async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
-    """Raise ``ConfigurationError`` for a name that is not an event type, or a pattern that none matches."""
+    """Raise ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none."""
     if any(not _is_known(each, EVENT_TYPES) for each in given or ()):
         _require_known(given or (), {*EVENT_TYPES, *await _ask(basiq)})
 
 
 def check_documented(given: Iterable[str] | None, advice: str = "") -> None:
-    """Like ``check_event_types``, without asking Basiq: only the documented event types are known."""
+    """Check event types as ``check_event_types`` does, but only against the documented ones, without a request."""
     _require_known(given or (), EVENT_TYPES, advice)
 
 
@@ -247,17 +260,17 @@ def _is_known(given: str, known: Iterable[str]) -> bool:
 def _require_known(given: Iterable[str], known: Iterable[str], advice: str = "") -> None:
     beginnings = {"*", *(name.partition(".")[0] + ".*" for name in known)}
     wrong = [
-        f"{each!r} is not {'the beginning of any type' if each.endswith('*') else 'a type'} of event"
+        f"{each!r} {'matches no event type' if each.endswith('*') else 'is not an event type'}"
         + name_nearest(each, beginnings if each.endswith("*") else known)
         for each in given
         if not _is_known(each, known)
     ]
     if wrong:
-        raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists them{advice}")
+        raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists all types{advice}")
 
 
 class SecretFile:
-    """A new file that is open already, so that a secret that exists once only has a place to go."""
+    """A new file for a secret. It is opened before the request, because Basiq sends the secret only once."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -265,7 +278,7 @@ class SecretFile:
         self.written = False
 
     def write(self, secret: Secret) -> None:
-        """Write the secret, durably."""
+        """Write the secret and flush it to the disk. Raises ``ConfigurationError`` if that fails."""
         try:
             os.write(self._descriptor, secret.reveal().encode())
             os.fsync(self._descriptor)
@@ -279,9 +292,9 @@ class SecretFile:
 
 @contextmanager
 def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
-    """Create the file, for its owner alone. One that nothing was written to is removed again.
+    """Create a file that only its owner can read, and remove it at the end if no secret was written.
 
-    Raises ``ConfigurationError`` where it exists already, as a link too, or cannot be made.
+    Raises ``ConfigurationError`` if the file (or a link of this name) exists, or cannot be created.
     """
     if path is None:
         yield None
@@ -291,7 +304,7 @@ def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
     except FileExistsError:
         raise ConfigurationError(f"{str(path)!r} exists already; name a new file for the secret") from None
     except OSError as exc:
-        raise ConfigurationError(f"{str(path)!r} cannot be made for the secret: {exc.strerror}") from None
+        raise ConfigurationError(f"the file {str(path)!r} for the secret cannot be created: {exc.strerror}") from None
     except ValueError:
         raise ConfigurationError("the name of the file for the secret holds a null character") from None
     file = SecretFile(path, descriptor)
@@ -305,10 +318,11 @@ def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
 
 
 def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]:
-    """Return the signing secrets: those given and one a line of the file, else the environment's.
+    """Return the signing secrets of the options ``--secret`` and ``--secret-file``, or else of the environment.
 
-    ``given`` may be what the environment has, as typer passes it: a file that is named comes before that. Raises
-    ``ConfigurationError`` where there is none, or the file cannot be read.
+    ``given`` holds the secrets of ``--secret``. typer fills it from the environment if the option is missing; the
+    environment's secrets are not used if a file is named. Raises ``ConfigurationError`` if there are no secrets, or the
+    file cannot be read.
     """
     if given and file is None:
         return given

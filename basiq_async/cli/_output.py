@@ -1,8 +1,8 @@
-"""The two streams, and the session of one invocation.
+"""Write to standard output and standard error, and hold the session of one invocation.
 
-Standard output holds data only; notes, progress and errors go to standard error. With ``--json`` a terminal gets JSON
-lines too, and errors and notes are JSON. Nothing else writes to the two streams: ``write``, ``note`` and their kind
-make every line printable, so that a new command cannot forget it; JSON is made printable by ``json_line``.
+Standard output holds only data. Notes, progress and errors go to standard error. With ``--json``, a terminal gets JSON
+lines too, and errors and notes are JSON. Only this module writes to the two streams: its functions escape characters
+that are not printable, so that no command can forget it. ``json_line`` does this for JSON.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .._redaction.text import json_line, printable
 from ..errors import BasiqError
 
 DEBUG = "BASIQ_DEBUG"
-"""The environment variable that asks for tracebacks and logs."""
+"""The environment variable that turns on tracebacks and logs."""
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 @dataclass(frozen=True)
 class Styled:
-    """A part of a line that a terminal shows in a style: bold, dim, red or green."""
+    """A part of a line that a terminal shows in a style: bold, dim, red, green or yellow."""
 
     text: str
     style: str
@@ -37,24 +37,24 @@ Part = str | Styled
 
 
 class OutputClosedError(Exception):
-    """Nobody reads standard output any more."""
+    """The reader of standard output closed it."""
 
 
 class OutputError(BasiqError):
-    """Standard output cannot be written: a full disk, a closed descriptor."""
+    """Standard output cannot be written, for example because the disk is full."""
 
 
 @dataclass
 class Session:
-    """What one invocation of the program shares."""
+    """The state that all functions share during one invocation of the program."""
 
     json: bool = False
     """Whether ``--json`` was given: errors and notes are JSON then."""
     profile: str | None = None
     live: str = ""
-    """The status line that stands in the terminal at this moment."""
+    """The status line that the terminal shows now."""
     stdout_closed: bool = False
-    """Whether the parent gave no standard output."""
+    """Whether the program was started without a standard output."""
 
 
 _current: ContextVar[Session | None] = ContextVar("basiq_async_cli", default=None)
@@ -71,7 +71,7 @@ def session() -> Session:
 
 @contextlib.contextmanager
 def new_session(*, json: bool) -> Iterator[Session]:
-    """Begin an invocation: make the standard streams able to take any text."""
+    """Start the session of an invocation. Sets up the standard streams so that any text can be written."""
     fresh = Session(json=json, stdout_closed=sys.stdout is None)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -90,12 +90,12 @@ def new_session(*, json: bool) -> Iterator[Session]:
 
 
 def write(*parts: Part) -> None:
-    """Write a line to standard output. Raises ``OutputClosedError`` where nobody reads it."""
+    """Write a line to standard output. Raises ``OutputClosedError`` if its reader closed it, or ``OutputError``."""
     _write_data(_render(parts, sys.stdout) + "\n")
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write lines to standard output, as ``write`` does."""
+    """Write lines to standard output. Raises the errors of ``write``."""
     text = "".join(printable(line) + "\n" for line in lines)
     if text:
         _write_data(text)
@@ -118,7 +118,7 @@ def _write_data(text: str) -> None:
 
 
 def flush() -> None:
-    """Hand what was written to the reader now. Raises as ``write`` does."""
+    """Flush standard output. Raises the errors of ``write``."""
     try:
         sys.stdout.flush()
     except OSError as exc:
@@ -126,7 +126,7 @@ def flush() -> None:
 
 
 def abandon_stdout() -> None:
-    """Point standard output nowhere, so that the end of the process does not fail on what is left in its buffer."""
+    """Redirect standard output to nowhere, so that flushing its buffer at exit cannot fail."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -134,7 +134,7 @@ def abandon_stdout() -> None:
 
 
 def _unwritable(exc: OSError) -> Exception:
-    # Windows reports a reader that is gone as EINVAL.
+    # Windows reports EINVAL if the reader closed the pipe.
     if isinstance(exc, BrokenPipeError) or (os.name == "nt" and exc.errno == 22):
         return OutputClosedError()
     return OutputError(f"standard output cannot be written: {exc.strerror}")
@@ -144,7 +144,7 @@ def _unwritable(exc: OSError) -> Exception:
 
 
 def note(text: str, **more: Any) -> None:
-    """Tell a person something that is not data; ``more`` goes with it where notes are JSON."""
+    """Write a note to standard error. With ``--json`` it is a JSON object, which also has the fields ``more``."""
     if session().json:
         _put_line(json_line({"note": text, **more}, ascii=not _takes_unicode(sys.stderr)))
     else:
@@ -152,30 +152,30 @@ def note(text: str, **more: Any) -> None:
 
 
 def prompt(text: str) -> None:
-    """Ask something on standard error; the reply is typed on the same line."""
+    """Write a question to standard error, without a new line, so that the reply is typed after it."""
     _erase_live()
     _put(printable(text))
 
 
 def write_note(*parts: Part) -> None:
-    """Write a line to standard error, in JSON mode too."""
+    """Write a line of text to standard error, even with ``--json``."""
     _put_line(_render(parts, sys.stderr))
 
 
 def write_help(text: str) -> None:
-    """Write the help of a command, the program's own text with its styles, to standard error."""
+    """Write the help of a command to standard error, with its styles."""
     _put_line(text.rstrip("\n"))
 
 
 class PrintableLog(StreamHandler[TextIO]):
-    """Writes log records to standard error, each line of them printable."""
+    """Writes log records to standard error, with characters that are not printable escaped."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
         self.setFormatter(Formatter(form))
 
     def emit(self, record: LogRecord) -> None:
-        """Write a record."""
+        """Write the lines of a record."""
         try:
             for line in self.format(record).splitlines():
                 write_note(line)
@@ -184,7 +184,7 @@ class PrintableLog(StreamHandler[TextIO]):
 
 
 def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
-    """Show why a command fails: one line, or one JSON object with ``--json``."""
+    """Write an error to standard error: one line, or one JSON object with ``--json``."""
     if session().json:
         evidence = {"type": kind, "message": text, "exit_code": exit_code, **more}
         _put_line(json_line({"error": evidence}, ascii=not _takes_unicode(sys.stderr)))
@@ -193,9 +193,9 @@ def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
 
 
 def live(text: str) -> None:
-    """Show the status line of a terminal, in place of the one before; an empty text takes it away.
+    """Replace the status line of a terminal. An empty text removes it.
 
-    A terminal that cannot take a line away (``TERM=dumb``) has none.
+    A terminal that cannot erase a line (``TERM=dumb``) gets no status line.
     """
     if not is_terminal(sys.stderr) or session().json or is_dumb():
         return
@@ -221,7 +221,7 @@ def _put_line(text: str) -> None:
 
 
 def _put(text: str) -> None:
-    # Standard error is gone: nobody can be told.
+    # If standard error is closed, there is no place to report that.
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -231,7 +231,7 @@ def _put(text: str) -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Return whether a person reads the stream."""
+    """Return whether a stream is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # closed
@@ -239,12 +239,12 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def is_dumb() -> bool:
-    """Return whether the terminal understands no escape sequences."""
+    """Return whether the terminal cannot handle escape sequences."""
     return os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal."""
+    """Return the number of columns of the terminal."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
@@ -265,11 +265,11 @@ def _takes_unicode(stream: TextIO) -> bool:
 
 
 def _is_ascii_locale() -> bool:
-    """Whether the environment asks for ASCII with ``LC_ALL=C``, where Python takes it for UTF-8."""
+    """Whether the environment sets ``LC_ALL=C``, which means ASCII, though Python then uses UTF-8."""
     asked = os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8")
     return not asked and os.environ.get("LC_ALL") in ("C", "POSIX")
 
 
 def ellipsis() -> str:
-    """Return the mark of a text that was cut."""
+    """Return the sign that ends a text that was cut."""
     return "\u2026" if _takes_unicode(sys.stdout) else "..."

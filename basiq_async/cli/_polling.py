@@ -1,4 +1,4 @@
-"""``basiq-async listen --poll``: new messages are read from the history as they appear, without a public address."""
+"""``basiq-async listen --poll``: read new messages from the history as they appear, without a public address."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ _SLOWEST = 60.0
 _GROWTH = 1.5
 _CONCURRENCY = 8
 _LONGEST_OUTAGE = 365 * 86_400.0
-"""A service may be off for as long as it likes: the program waits until somebody ends it."""
+"""The longest outage of the service that the program waits for, in seconds: a year, so that it does not give up."""
 
 _LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class Polling:
-    """Reads the new messages of one or all webhooks, and posts them to a service where asked.
+    """Reads the new messages of one or all webhooks, and posts them to a service if ``forward_to`` names one.
 
-    Each webhook is a replay job whose checkpoint remembers what was handed out, so that a run after a pause begins
-    with the messages that were missed. Requests become rarer, up to one a minute, while nothing happens.
+    Each webhook is a replay job. Its checkpoint remembers which messages were handled, so that the next run begins
+    with the messages that were missed. While no messages come, the time between requests grows to a minute.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Polling:
         body: bool,
     ) -> None:
         if webhook_id is None and checkpoint is not None:
-            raise ConfigurationError("--checkpoint is for one webhook: with --all each has a file of its own")
+            raise ConfigurationError("--checkpoint is for one webhook: with --all, each webhook has its own file")
         if not math.isfinite(every):
             raise ConfigurationError("--every must be a finite number of seconds")
         if session().stdout_closed and forward_to is None:
-            raise ConfigurationError("standard output is closed: messages would count as shown that nobody sees")
+            raise ConfigurationError("standard output is closed: nobody could see the messages")
         self._output = output
         self._webhook_id = webhook_id
         self._forward_to = forward_to
@@ -93,13 +93,13 @@ class Polling:
         self._jobs: list[Replay] = []
         self._limit = limit
         self._under_way: set[str] = set()
-        """The ids of messages that are handed out, and neither accepted nor given up."""
+        """The ids of messages whose delivery has begun and has not ended."""
         self._counts = {"accepted": 0, "failed": 0}
         self._down = False
         self._patience = False
 
     async def run(self) -> None:
-        """Poll until SIGINT, SIGTERM, the limit, or until nothing reads the output any more."""
+        """Poll until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it."""
         async with AsyncExitStack() as stack:
             basiq = await stack.enter_async_context(make_client())
             await check_event_types(basiq, self._event)
@@ -135,7 +135,7 @@ class Polling:
             )
 
     async def _add(self, basiq: BasiqClient, webhook_id: str, inner: HttpTarget | None) -> None:
-        """Add the job of a webhook; wait for Basiq where it cannot be asked."""
+        """Add the job of a webhook. While Basiq cannot be reached, wait and try again."""
         path = self._checkpoint or _default_path(webhook_id, self._forward_to)
         start = _read_start(path)
         wait = self._every
@@ -166,7 +166,7 @@ class Polling:
                 await self._stop.wait()
 
     async def _find_start(self, basiq: BasiqClient, webhook_id: str) -> Start:
-        """Return after which message others are new: the newest in the history, by the clock of the API."""
+        """Return the start of the first run: after the newest message, or ``--since`` ago by the API's clock."""
         newest: datetime | None = None
         ids: set[str] = set()
 
@@ -183,7 +183,7 @@ class Polling:
         await read_newest(aiter(basiq.messages.list(webhook_id)), 1, on_read=see)
         live("")
         if self._back:
-            # By the API's clock, as its messages are; its timestamps have whole seconds.
+            # By the API's clock, as the times of its messages are. These have whole seconds.
             return Start((basiq._now() - self._back).replace(microsecond=0))
         return Start(newest or _LONG_AGO, frozenset(ids))
 
@@ -204,7 +204,7 @@ class Polling:
             await self._wait(wait)
 
     async def _read(self, job: Replay) -> int:
-        """Hand out the new messages of one webhook, and return how many there were."""
+        """Deliver the new messages of one webhook, and return how many there were."""
         try:
             report = await job.run(self._tell_outage)
         except NotFoundError:
@@ -216,10 +216,10 @@ class Polling:
         return report.handled + report.failed
 
     def begin(self, message: Message) -> None:
-        """Count a message as handed out. Raises ``_NotShownError`` where the program is about to end."""
+        """Record that the delivery of a message begins. Raises ``_NotShownError`` if the program is about to end."""
         shown = sum(self._counts.values())
         if self._stop.is_set() or (self._limit and shown + len(self._under_way - {message.id}) >= self._limit):
-            raise _NotShownError("the program ends: this message is the first of the next run")
+            raise _NotShownError("the program is ending: this message will be the first of the next run")
         self._under_way.add(message.id)
 
     def finish(self, message: Message) -> None:
@@ -230,7 +230,7 @@ class Polling:
             raise _NotShownError("nobody saw this message")
 
     def give_up(self, dead_letter: DeadLetter) -> None:
-        """Show a message that will not be tried again."""
+        """Show a message that was not accepted and will not be tried again."""
         self._under_way.discard(dead_letter.id)
         self._show(Message(dead_letter.id, dead_letter.message), dead_letter.error)
 
@@ -264,27 +264,27 @@ class Polling:
         fastest, slowest = 60 / self._every * webhooks, 60 / max(_SLOWEST, self._every) * webhooks
         note(
             f"polling {webhooks} {'webhook' if webhooks == 1 else 'webhooks'}: a message appears within "
-            f"{self._every:g} s while some arrive, within {max(_SLOWEST, self._every):g} s after a quiet time; "
-            f"{slowest:.0f} to {fastest:.0f} requests a minute, and one token an hour"
+            f"{self._every:g} s while messages arrive, and within {max(_SLOWEST, self._every):g} s after a quiet time; "
+            f"{slowest:.0f} to {fastest:.0f} requests per minute, and one token per hour"
         )
 
     def _tell_outage(self, now: Progress) -> None:
         if bool(now.down) != self._down:
             self._down = bool(now.down)
             note(
-                f"the service does not respond; the next message is tried in {now.paused:.0f} s"
+                f"the service does not respond; next attempt in {now.paused:.0f} s"
                 if self._down
                 else "the service responds again"
             )
         patience = now.paused > 0 and not now.down
         if patience and not self._patience:
-            note(f"the service asks for a pause; the next message is tried in {now.paused:.0f} s")
+            note(f"the service asked for a pause; next attempt in {now.paused:.0f} s")
         self._patience = patience
 
     def _show_live(self, wait: float) -> None:
         live(
             f"{self._counts['accepted']} accepted, {self._counts['failed']} failed; "
-            f"next question in {wait:.0f} s; Ctrl-C ends"
+            f"next request in {wait:.0f} s; Ctrl-C ends"
         )
 
     def _end(self) -> None:
@@ -301,7 +301,7 @@ class Polling:
 
 
 class _NotShownError(ReplayError):
-    """A message that was not handed out, or that nobody saw: it is not recorded, and the next run begins with it."""
+    """A message was not delivered, or nobody saw its output. It is not recorded, so the next run begins with it."""
 
 
 class _Shown:
@@ -325,7 +325,7 @@ class _Shown:
 
 
 class _Announcing(SQLiteCheckpoint):
-    """A checkpoint that shows the messages that are given up: after a failed attempt another may succeed."""
+    """A checkpoint that shows each dead letter when it is saved: a failed attempt alone may still be retried."""
 
     def __init__(self, path: str, polling: Polling) -> None:
         super().__init__(path)
@@ -340,7 +340,7 @@ class _Announcing(SQLiteCheckpoint):
 
 @dataclass(frozen=True)
 class Start:
-    """Where the first run began: messages before that time, and those with these ids at that time, are not new."""
+    """The start of the first run. Messages before ``time``, and the messages ``ids`` at ``time``, are not new."""
 
     time: datetime
     ids: frozenset[str] = frozenset()
@@ -350,7 +350,7 @@ class Start:
 
     @classmethod
     def read(cls, text: str) -> Start:
-        """Read what ``str`` wrote. Raises ``ValueError``."""
+        """Make a ``Start`` from the text that ``str`` returned. Raises ``ValueError``."""
         found = json.loads(text)
         if not isinstance(found, dict) or not isinstance(found.get("ids"), list):
             raise ValueError("no start")
@@ -374,18 +374,18 @@ def _default_path(webhook_id: str, forward_to: str | None) -> str:
 
 
 def _read_start(path: str) -> Start | None:
-    """Return where the first run with this checkpoint began; None where this is the first."""
+    """Return the start of the first run with this checkpoint; None if this is the first run."""
     file = Path(path + ".start")
     try:
         return Start.read(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):
-        raise ConfigurationError(f"{str(file)!r} cannot be read: remove it and {path!r} to begin anew") from None
+        raise ConfigurationError(f"{str(file)!r} cannot be read: to start again, remove it and {path!r}") from None
 
 
 def _remember_start(path: str, start: Start) -> Start:
-    """Return where the first run with this checkpoint began: a later one must not leave out missed messages."""
+    """Store and return the start of the first run, unless one is stored: later runs must not skip missed messages."""
     file = Path(path + ".start")
     try:
         if publish_private(file, str(start).encode()):

@@ -1,4 +1,4 @@
-"""API keys by name: in the operating system's keyring, or without one in a file that only its owner can read."""
+"""Store API keys by name: in the operating system's keyring, or else in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SERVICE = "basiq-async"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a client is made from. ``source`` says where the key came from, for people."""
+    """The API key and base URL for a client. ``source`` tells people where the key comes from."""
 
     api_key: str | None = field(repr=False)
     base_url: str
@@ -34,13 +34,13 @@ class Settings:
 def settings() -> Settings:
     """Return the settings: ``--profile`` first, then ``BASIQ_API_KEY``, then ``BASIQ_PROFILE``, then ``default``.
 
-    A profile's key goes to the profile's own base URL only. Raises ``ConfigurationError``.
+    A profile's key is sent only to the profile's own base URL. Raises ``ConfigurationError``.
     """
     chosen = session().profile
     key = os.environ.get("BASIQ_API_KEY")
     base_url = os.environ.get("BASIQ_BASE_URL")
     if base_url == "" and chosen is None:
-        # A script set it from something that failed. What Basiq's own address is for would go to production.
+        # A command in a script probably failed to set it. Basiq's own address instead would call production.
         raise ConfigurationError("BASIQ_BASE_URL is set and empty: give it a value, or unset it")
     if chosen is None and key is not None:
         return Settings(key, VENDOR_URL if base_url is None else base_url, "BASIQ_API_KEY")
@@ -50,10 +50,10 @@ def settings() -> Settings:
         if chosen is None and not os.environ.get("BASIQ_PROFILE"):
             raise ConfigurationError("no API key: set BASIQ_API_KEY, or store one with 'basiq-async login'")
         line = command_line("login", options={"--profile": name})
-        raise ConfigurationError(f"there is no profile {name!r}; this makes it: {line}")
+        raise ConfigurationError(f"there is no profile {name!r}; make it with: {line}")
     if chosen is None and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
         raise ConfigurationError(
-            f"BASIQ_BASE_URL is set, and the key of profile {name!r} is for {found.base_url}: "
+            f"BASIQ_BASE_URL differs from {found.base_url}, which the key of profile {name!r} is for: "
             "set BASIQ_API_KEY too, pass --profile, or unset BASIQ_BASE_URL"
         )
     return found
@@ -65,7 +65,7 @@ def folder() -> Path:
 
 
 def read(name: str) -> Settings | None:
-    """Return a profile's settings, or None where there is no such profile."""
+    """Return a profile's settings, or None if the profile does not exist."""
     entry = _entries().get(name)
     if entry is None:
         return None
@@ -90,7 +90,7 @@ def describe() -> list[dict[str, Any]]:
 
 
 def store(name: str, api_key: str, base_url: str) -> str:
-    """Store a profile; return where its key is: ``keyring`` or ``file``."""
+    """Store a profile. Return where its key was stored: ``keyring`` or ``file``."""
     entries = _entries()
     in_keyring = _to_keyring(name, api_key)
     entry: dict[str, Any] = {"base_url": base_url, "key_in": "keyring" if in_keyring else "file"}
@@ -101,7 +101,7 @@ def store(name: str, api_key: str, base_url: str) -> str:
 
 
 def remove(name: str) -> bool:
-    """Remove a profile and its key; return whether there was one."""
+    """Remove a profile and its key. Return whether the profile existed."""
     entries = _entries()
     entry = entries.pop(name, None)
     if entry is None:
@@ -122,7 +122,7 @@ def _entries() -> dict[str, dict[str, Any]]:
         with open(file, encoding="utf-8") as stream:
             if os.name == "posix" and stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077:
                 line = shell_line(["chmod", "600", str(file)])
-                raise ConfigurationError(f"{file} can be read by others: change the keys, and run: {line}")
+                raise ConfigurationError(f"others can read {file}: replace the API keys in it, and run: {line}")
             found = json.load(stream)
     except FileNotFoundError:
         return {}
@@ -146,7 +146,7 @@ def _write(entries: dict[str, dict[str, Any]]) -> None:
         raise ConfigurationError(f"the profiles cannot be written to {file}: {exc.strerror}") from None
 
 
-# --- the keyring: an optional library, whose failures mean "no keyring here" ---
+# --- the keyring: an optional library; if it fails, the file is used ---
 
 
 def _keyring() -> Any:

@@ -1,4 +1,4 @@
-"""Messages and events that a service missed: ``basiq-async recover`` delivers them, ``reconcile`` counts them."""
+"""Commands for messages and events that a service missed: ``recover`` delivers them, ``reconcile`` counts them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
     if found.left_alone:
         yield (
             "left alone",
-            f"{found.left_alone:,} that Basiq delivered; --everything with a new --checkpoint",
+            f"{found.left_alone:,} that Basiq delivered; to include them, pass --everything with a new --checkpoint",
         )
     yield "finished", found.finished
     yield from problem_details(found.problems, "left")
@@ -86,29 +86,29 @@ def recover(
         bool,
         typer.Option(
             "--everything",
-            help="Also messages that Basiq delivered when the inbox could not know; with --to, all.",
+            help="Include messages that Basiq delivered before the inbox was in use; with --to, all messages.",
         ),
     ] = False,
     retry_dead: Annotated[
-        bool, typer.Option("--retry-dead", help="Then retry the messages that failed, now or in an earlier run.")
+        bool, typer.Option("--retry-dead", help="At the end, retry the messages that failed in this or earlier runs.")
     ] = False,
     acknowledged: Annotated[
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Events before this moment may be out of reach: such as 9d, or a date.",
+            help="Accept that events before this time are out of reach: such as 9d ago, or a date.",
             show_default=False,
         ),
     ] = None,
     since: Since = None,
     until: Until = None,
     event: EventPattern = None,
-    rate: Annotated[float | None, typer.Option(help="Messages a second, at most.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Messages under way at once, at most.")] = 32,
+    rate: Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="The most messages under way at once.")] = 32,
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The beginning of the names of its checkpoint files; named after the job by default.",
+            help="The beginning of the names of the checkpoint files. By default they are named after the job.",
             show_default=False,
         ),
     ] = None,
@@ -117,10 +117,10 @@ def recover(
 ) -> None:
     """Deliver everything that a service missed: first from the message history, then from the events of 7 days.
 
-    An event that happens while a webhook is not active makes no message; the event list keeps it for 7 days. Messages
-    that Basiq delivered are left alone if no inbox can say whether they were handled, and always with --to. Each
-    event is delivered once. After an interruption, run the same line again: it resumes. Ends with 1 if something is
-    left or out of reach.
+    An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. Messages
+    that Basiq delivered are left out, unless the inbox of --receiver knows that they were not handled; --everything
+    includes them. Each event is delivered once. After an interruption, run the same line again to resume. The exit code
+    is 1 if something is left or out of reach.
     """
     from ._replay import CommandLine, ProgressLine, named_options
 
@@ -138,7 +138,7 @@ def recover(
         from ..replay import recover as deliver_missed
 
         if (to is None) == (receiver is None):
-            raise ConfigurationError("say where to, with one of --to and --receiver")
+            raise ConfigurationError("name the target with either --to or --receiver")
         await check_event_types(basiq, event)
         messages, events = checkpoints_at(base)
         async with open_target(to, receiver, base, concurrency, secret_file) as (target, inbox):
@@ -167,10 +167,10 @@ def recover(
     found = run(work)
     output.one(found, _RECOVERY)
     if found.dead:
-        again.show("--retry-dead", introduction=f"{found.dead:,} are kept; try them again with:")
+        again.show("--retry-dead", introduction=f"{found.dead:,} failed and are kept; try them again with:")
     if found.quarantined and receiver is not None:
         line = CommandLine("quarantine retry", options={"--receiver": receiver})
-        line.show(introduction=f"{found.quarantined:,} are in the quarantine; try them again with:")
+        line.show(introduction=f"{found.quarantined:,} deliveries are in the quarantine; try them again with:")
     if not found.finished:
         raise typer.Exit(1)
 
@@ -179,7 +179,7 @@ def recover(
 async def open_target(
     to: str | None, receiver: str | None, base: str, concurrency: int, secret_file: Any
 ) -> AsyncIterator[tuple[Target | WebhookReceiver, Inbox | None]]:
-    """Open the target of a recovery, and an inbox if the target has none of its own."""
+    """Open the target of a recovery, and an inbox for a target that has none of its own."""
     from ..receiver import SQLiteInbox
     from ..replay import HttpTarget
 
@@ -188,18 +188,18 @@ async def open_target(
             yield await stack.enter_async_context(open_receiver(receiver or "")), None
             return
         target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
-        # An event that became a message is in both sources: what was posted for the first is not for the second.
+        # An event that became a message is in both sources. The inbox prevents that it is posted twice.
         inbox = await stack.enter_async_context(SQLiteInbox(f"{base}-inbox.db"))
         yield await stack.enter_async_context(target), inbox
 
 
 def checkpoint_base(webhook_id: str, target: str, chosen: dict[str, Any]) -> str:
-    """Return the beginning of the names of the files of a recovery: the same for the same line."""
+    """Return the beginning of the names of a recovery's files. The same command line gets the same names."""
     return default_path(webhook_id, target, chosen).replace("-replay-", "-recover-")[:-3]
 
 
 def checkpoints_at(base: str) -> tuple[Checkpoint, Checkpoint]:
-    """Return the two checkpoints of a recovery."""
+    """Return the two checkpoints of a recovery: for its messages, and for its events."""
     from ..replay import SQLiteCheckpoint
 
     return SQLiteCheckpoint(f"{base}-messages.db"), SQLiteCheckpoint(f"{base}-events.db")
@@ -232,7 +232,7 @@ def reconcile(
     ] = None,
     receiver: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:RECEIVER", help="A WebhookReceiver with its inbox.", show_default=False),
+        typer.Option(metavar="MODULE:RECEIVER", help="The WebhookReceiver whose inbox to use.", show_default=False),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -241,9 +241,9 @@ def reconcile(
     ids: Annotated[int, typer.Option(min=0, metavar="N", help="Show the ids of the first N missing messages.")] = 20,
     json: Json = None,
 ) -> None:
-    """Compare what Basiq says it delivered with what an inbox has handled. Ends with 1 where something is missing.
+    """Compare the messages that Basiq delivered with the messages that an inbox has as handled.
 
-    'basiq-async replay' to the same service delivers the missing messages.
+    The exit code is 1 if messages are missing. 'basiq-async replay' to the same service delivers them.
     """
     output = Output(json)
 
@@ -272,15 +272,15 @@ def reconcile(
 @asynccontextmanager
 async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[Inbox]:
     if (inbox is None) == (receiver is None):
-        raise ConfigurationError("say which inbox, with one of --inbox and --receiver")
+        raise ConfigurationError("name the inbox with either --inbox or --receiver")
     if receiver is not None:
         async with open_receiver(receiver) as opened:
             yield opened.inbox
         return
-    assert inbox is not None  # noqa: S101  # one of the two is there
+    assert inbox is not None  # noqa: S101  # one of the two was given
     from ..receiver import SQLiteInbox
 
     if not os.path.isfile(inbox):  # noqa: ASYNC240  # one look before anything begins
-        raise ConfigurationError(f"there is no inbox {inbox!r}")
+        raise ConfigurationError(f"the inbox file {inbox!r} does not exist")
     async with SQLiteInbox(inbox) as made:
         yield made

@@ -1,4 +1,4 @@
-"""``basiq-async replay``: the history of a webhook, to an endpoint or a file, resumed by the same line."""
+"""``basiq-async replay``: post a webhook's history to an endpoint, or write it to a file. The same line resumes it."""
 
 from __future__ import annotations
 
@@ -95,35 +95,37 @@ PLAN: Shape[Plan] = Shape(_plan_fields, details=lambda plan: _details(PLAN.row(p
 def replay(
     webhook_id: WebhookId,
     to: Annotated[
-        str | None, typer.Option(help="The endpoint to post to, signed as Basiq signs.", show_default=False)
+        str | None,
+        typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.", show_default=False),
     ] = None,
     to_jsonl: Annotated[
-        str | None, typer.Option(help="The file to append to, one message a line.", show_default=False)
+        str | None, typer.Option(help="The file to append to, one message per line.", show_default=False)
     ] = None,
     source: Annotated[
         str,
-        typer.Option(help="messages: the history; events: all events of 7 days, with or without a message."),
+        typer.Option(help="messages: the history; events: all events of the last 7 days."),
     ] = "messages",
     since: Since = None,
     until: Until = None,
     failed: Annotated[
-        bool, typer.Option("--failed-only", "--failed", help="Only messages that no attempt delivered.")
+        bool, typer.Option("--failed-only", "--failed", help="Only messages without a successful attempt.")
     ] = False,
     event: EventPattern = None,
     filter: Filter = None,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="At most N messages in this run; 0 for all.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the messages, and deliver none.")] = False,
     plan: Annotated[
-        bool, typer.Option("--plan/--no-plan", help="In a terminal: count first, for a bar and the time left.")
+        bool,
+        typer.Option("--plan/--no-plan", help="In a terminal: count first, for a progress bar and the time left."),
     ] = True,
-    rate: Annotated[float | None, typer.Option(help="Messages a second, at most.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option(help="Messages under way at once, at most.")] = 32,
+    rate: Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)] = None,
+    concurrency: Annotated[int, typer.Option(help="The most messages under way at once.")] = 32,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="Its checkpoint file; named after the job by default.", show_default=False),
+        typer.Option(help="The checkpoint file. By default it is named after the job.", show_default=False),
     ] = None,
     retry_dead: Annotated[
-        bool, typer.Option("--retry-dead", help="Only messages that failed in earlier runs.")
+        bool, typer.Option("--retry-dead", help="Deliver only the messages that failed in earlier runs.")
     ] = False,
     list_dead: Annotated[
         bool, typer.Option("--list-dead", help="Show the messages that failed in earlier runs.")
@@ -131,19 +133,22 @@ def replay(
     export_dead: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Write the messages that failed to a new file, one a line.", show_default=False
+            metavar="FILE", help="Write the messages that failed to a new file, one per line.", show_default=False
         ),
     ] = None,
     drop_dead: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Forget a message that failed; may be repeated.", show_default=False),
+        typer.Option(metavar="ID", help="Drop a message that failed; may be repeated.", show_default=False),
     ] = None,
-    on_error: Annotated[str, typer.Option(help="dead-letter, stop or skip.")] = "dead-letter",
+    on_error: Annotated[
+        str, typer.Option(help="What to do with a message that fails: dead-letter (keep it), stop or skip.")
+    ] = "dead-letter",
     max_failures: Annotated[
-        int, typer.Option(min=0, metavar="N", help="N failures in a row end it; 0 for never.")
+        int, typer.Option(min=0, metavar="N", help="Stop after N failures in a row; 0 for never.")
     ] = 1_000,
     ui: Annotated[
-        bool, typer.Option("--ui", help="Show a page: progress, rate, and the messages that failed, to retry and drop.")
+        bool,
+        typer.Option("--ui", help="Serve a page with the progress, and the failed messages to retry or drop."),
     ] = False,
     secret_file: EndpointSecretFile = None,
     yes: Yes = False,
@@ -151,8 +156,9 @@ def replay(
 ) -> None:
     """Post a webhook's history to an endpoint again, or write it to a file.
 
-    After a stop or a kill, the same line resumes where it was. SIGINT and SIGTERM finish the messages under way;
-    a second one stops at once. Ends with 1 while messages that failed are left; they are kept, for --retry-dead.
+    After a stop or a kill, run the same line again to resume. After SIGINT or SIGTERM, the messages under way are
+    finished; a second signal stops at once. Messages that fail are kept for --retry-dead, and the exit code is 1 while
+    any are left.
     """
     chosen = {"since": since, "until": until, "failed": failed, "event": event, "filter": filter, "limit": limit}
     sourced = chosen if source == "messages" else {**chosen, "source": source}
@@ -166,13 +172,13 @@ def replay(
     again = CommandLine("replay", webhook_id, options=named_options(given, _OPTIONS, _DEFAULTS))
     output = Output(json)
     if drop_dead:
-        confirm(f"Forget {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
+        confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
     looking = list_dead or export_dead is not None or bool(drop_dead)
 
     async def work(basiq: BasiqClient) -> int:
         await check_event_types(basiq, event)
         if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
-            raise ConfigurationError("say where to, with one of --to and --to-jsonl")
+            raise ConfigurationError("name the target with either --to or --to-jsonl")
         async with open_target(to, to_jsonl, secret_file, concurrency, idle=dry_run or looking) as target:
             job = _make_job(
                 basiq, webhook_id, target, path, source, chosen, rate, concurrency, on_error, max_failures, ui=ui
@@ -200,7 +206,7 @@ def replay(
                 return await run_job(job, begin, again, output, flags=flags)
             from ._replay_page import PagedReplay, run_with_page
 
-            assert isinstance(job, PagedReplay)  # noqa: S101  # made so
+            assert isinstance(job, PagedReplay)  # noqa: S101  # because of ui=True
             return await run_with_page(
                 job, lambda settle: run_job(job, begin, again, output, flags=flags, settle=settle)
             )
@@ -251,7 +257,7 @@ def _make_job(
 async def open_target(
     to: str | None, to_jsonl: str | None, secret_file: Path | None, concurrency: int, *, idle: bool
 ) -> AsyncIterator[Target]:
-    """Open what messages go to; ``idle`` for a job that hands nothing out."""
+    """Open the target of a replay. ``idle`` says that the job delivers nothing."""
     from ..replay import HttpTarget, JSONLinesTarget
 
     if idle or to is None:
@@ -269,16 +275,16 @@ def _one_of(literal: Any, text: str, option: str) -> Any:
 
 
 def _refuse_to_mix(file: str, path: str) -> None:
-    """An export is resumed in its own file only, which the checkpoint remembers."""
+    """Raise ``ConfigurationError`` if the file has content but no checkpoint: another program wrote it."""
     target = Path(file)
     if target.is_file() and target.stat().st_size > 0 and not Path(path).exists():
         raise ConfigurationError(f"{file!r} exists, and this export did not write it: pass another file, or remove it")
 
 
 def default_path(webhook_id: str, target: str, chosen: dict[str, Any]) -> str:
-    """Return the name of the checkpoint: the same for the same line, another for another target or selection.
+    """Return the name of the checkpoint file. The same webhook, target and selection get the same name.
 
-    The limit is for one run and does not count.
+    The limit is for one run, and does not change the name.
     """
     parts: list[Sequence[str] | str | bool | None] = [target]
     parts += [value for name, value in sorted(chosen.items()) if name != "limit"]
@@ -290,7 +296,7 @@ _BAR = 24
 
 
 class CommandLine:
-    """The command that resumes a job: the options that were given, without those that are for one run alone."""
+    """The command line that resumes a job, with its options."""
 
     def __init__(self, command: str, *arguments: str, options: Mapping[str, object]) -> None:
         self._command = command
@@ -298,7 +304,7 @@ class CommandLine:
         self._options = dict(options)
 
     def text(self, *flags: str) -> str:
-        """Return the line, quoted for a shell, with more flags."""
+        """Return the line with further flags, quoted for a shell."""
         return command_line(self._command, *self._arguments, options={**self._options, **dict.fromkeys(flags, True)})
 
     def show(self, *flags: str, introduction: str = "to continue:") -> None:
@@ -313,7 +319,7 @@ class CommandLine:
 def named_options(
     given: Mapping[str, object], names: Mapping[str, str] | None = None, defaults: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Return the options that are not as by default, by the names that they have on the line."""
+    """Return the options that differ from their defaults, by their names on the command line."""
     known, usual = names or {}, defaults or {}
     return {
         known.get(name, "--" + name.replace("_", "-")): value
@@ -331,9 +337,9 @@ async def run_job(
     flags: tuple[str, ...] = (),
     settle: Settle | None = None,
 ) -> int:
-    """Run to the end, show the report, return the exit code. The first signal finishes the messages under way.
+    """Run a job to its end, show its report, and return the exit code.
 
-    ``settle`` returns the report that is shown.
+    After the first signal, the messages under way are finished. ``settle`` may change the report before it is shown.
     """
     import asyncio
 
@@ -364,7 +370,7 @@ async def run_job(
 
 
 def finish(report: Report, again: CommandLine) -> int:
-    """Say how many messages are left; return 1 if any are."""
+    """Write notes about inactive periods and failed messages. Return 1 if messages failed, else 0."""
     for each in report.inactive:
         note(str(each))
     if report.dead:
@@ -377,7 +383,7 @@ def finish(report: Report, again: CommandLine) -> int:
 
 
 class ProgressLine:
-    """Shows how a run goes: a line in a terminal, and in every case a note when the target goes down and returns."""
+    """Shows the progress of a run as a status line, and writes a note when the target stops or starts responding."""
 
     def __init__(self) -> None:
         self._down = False
@@ -387,14 +393,14 @@ class ProgressLine:
         if bool(now.down) != self._down:
             self._down = bool(now.down)
             if self._down:
-                note(f"the target does not respond; waiting {now.paused:.0f} s, then one message is tried")
+                note(f"the target does not respond; one message is tried in {now.paused:.0f} s")
             else:
                 note("the target responds again")
         live(progress_text(now))
 
 
 def progress_text(now: Progress) -> str:
-    """Return how a run goes: with a bar and the time left where a plan was made."""
+    """Return the progress of a run as a text, with a bar and the time left if a plan was made."""
     done = now.handled + now.failed + now.skipped
     words: list[str] = []
     if now.remaining is not None and done + now.remaining > 0:
@@ -419,12 +425,12 @@ def bar(share: float) -> str:
 
 
 async def make_plan(job: Replay, *, wanted: bool) -> Plan | None:
-    """Make a plan first, in a terminal: it gives the bar its end."""
+    """Count the messages for the progress bar. Return None if that is not wanted, or without a terminal."""
     import sys
 
     if not wanted or not is_terminal(sys.stderr) or session().json:
         return None
-    live("counting the messages; --no-plan begins at once")
+    live("counting the messages; with --no-plan the run starts at once")
     try:
         return await job.plan()
     finally:

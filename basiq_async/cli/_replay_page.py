@@ -1,4 +1,4 @@
-"""``--ui``: the page of a replay, for as long as there is something to look at."""
+"""``--ui``: serve a page during a replay, and after it while dead letters remain."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ._output import note
 from ._run import on_signals
 
 Settle = Callable[[Report, bool], Awaitable[Report]]
-"""Runs between the end of a run and its report: with True, it stays while messages that failed are left."""
+"""Called between the end of a run and its report. With True, it waits for a signal if dead letters remain."""
 
 
 class PagedReplay(Replay):
-    """A replay that counts what its page does when the run has ended."""
+    """A replay that counts the dead letters that are retried or dropped on its page after the run."""
 
     _handled = _dropped = 0
     _counting = False
@@ -43,11 +43,11 @@ class PagedReplay(Replay):
         return count
 
     def count_from_now(self) -> None:
-        """Begin to count: the report of the run has the work done before."""
+        """Start counting. The report of the run has everything before."""
         self._handled, self._dropped, self._counting = 0, 0, True
 
     async def add_to(self, report: Report) -> Report:
-        """Return the report of the run with what was done since."""
+        """Return the report of the run, with the retries and drops since added to it."""
         left = after = 0
         while page := await self.dead_letters(after=after):
             left += len(page)
@@ -68,10 +68,10 @@ class PagedReplay(Replay):
 
 
 async def run_with_page(job: PagedReplay, run: Callable[[Settle], Awaitable[int]]) -> int:
-    """Run a job beside its page; return the exit code.
+    """Run a job while its page is served. Return the exit code.
 
-    Where messages failed, the page stays until a signal, so that they can be retried and dropped there. What it began
-    is recorded before the end is told, and is part of it.
+    If messages failed, the page stays until a signal, so that they can be retried and dropped there. The report
+    includes that work, which is recorded before the report is shown.
     """
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serve_page(job))
@@ -80,7 +80,7 @@ async def run_with_page(job: PagedReplay, run: Callable[[Settle], Awaitable[int]
         async def settle(report: Report, stay: bool) -> Report:
             job.count_from_now()
             if stay and report.dead:
-                note(f"messages failed: retry or drop them at {url}; Ctrl-C ends it", url=url)
+                note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
                 stop = asyncio.Event()
                 with on_signals(lambda _: stop.set()):
                     await stop.wait()

@@ -1,6 +1,7 @@
-"""How results are shown. One rule for every command: a terminal gets text, a pipe gets JSON lines.
+"""Show results. For every command, a terminal gets text, and a pipe gets JSON lines.
 
-A table fits: what is optional is left out, then rows become cards; an id is never cut.
+A table is made to fit the terminal: optional columns are left out, and if that is not enough, rows become cards. An id
+is never cut.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _LEAST_FLEXIBLE = 16
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """One column. A ``flexible`` one may be cut, with an ellipsis, to ``least``; an ``optional`` one left out."""
+    """One column. A ``flexible`` column may be cut to ``least`` characters, an ``optional`` one may be left out."""
 
     title: str
     cell: Callable[[T], str]
@@ -50,7 +51,7 @@ class Column(Generic[T]):
 
 
 class _Absent:
-    """What a field has that is not shown."""
+    """The type of ``ABSENT``."""
 
 
 ABSENT = _Absent()
@@ -60,12 +61,12 @@ Fields = Mapping[str, Callable[[T], Any]]
 
 @dataclass(frozen=True)
 class Shape(Generic[T]):
-    """How one kind of result is shown.
+    """The way in which one kind of result is shown.
 
-    fields: what JSON shows and ``--json FIELDS`` chooses from, each with how it is read from an object; or a function
-    that returns them, where that needs imports that ``--help`` does not. None for mappings that are shown whole.
-    columns: what a table shows, most important first; the first holds the id, which is never cut.
-    details: name and value pairs, for a single object in a terminal; None shows the fields.
+    fields: maps each field of the JSON to a function that reads it from an object, or a function that returns this
+        mapping, if it needs slow imports. None for results that are mappings, which are shown whole.
+    columns: the columns of the table, most important first. The first column holds the id, which is never cut.
+    details: returns the name and value pairs for a single object in a terminal. None shows the fields.
     """
 
     fields: Fields[T] | Callable[[], Fields[T]] | None
@@ -105,7 +106,7 @@ def keys(*names: str) -> dict[str, Callable[[Any], Any]]:
 
 
 def shows(*shapes: Shape[Any]) -> Callable[[F], F]:
-    """Say what a command shows: its ``--json`` knows the fields of these shapes."""
+    """Declare the shapes of a command's results. Its ``--json`` accepts their fields."""
 
     def mark(command: F) -> F:
         vars(command)["shapes"] = shapes
@@ -115,16 +116,16 @@ def shows(*shapes: Shape[Any]) -> Callable[[F], F]:
 
 
 def shown_fields(command: object) -> set[str]:
-    """Return the fields that ``--json`` knows of a command; ``shows`` says them."""
+    """Return the fields that a command's ``--json`` accepts, as declared by ``shows``."""
     return {name for shape in getattr(command, "shapes", ()) for name in shape.readers}
 
 
 @dataclass
 class Output:
-    """The results of one command, in the form that ``--json`` and the kind of stream ask for."""
+    """Writes the results of one command, as text in a terminal, and as JSON lines in a pipe or with ``--json``."""
 
     json: str | None = None
-    """The value of ``--json``: None without it, else field names separated by commas, empty for all."""
+    """The value of ``--json``: None if it was not given, else field names separated by commas; empty for all."""
     json_only: bool = False
     _header_shown: bool = field(default=False, init=False)
 
@@ -156,7 +157,7 @@ class Output:
             self._header_shown = True
 
     def one(self, item: T, shape: Shape[T]) -> None:
-        """Write a single result: in a terminal a line for each of its values."""
+        """Write a single result, in a terminal with one line for each of its values."""
         if self.as_json:
             write_json(self._picker(shape)(item))
             flush()
@@ -166,12 +167,15 @@ class Output:
             write(*line)
 
     def _picker(self, shape: Shape[T]) -> Callable[[T], Mapping[str, Any]]:
-        """Return how an object becomes a row of the fields that were asked for. Raises ``ConfigurationError``."""
+        """Return a function that makes the JSON row of an object, with the fields that ``--json`` selects.
+
+        Raises ``ConfigurationError`` for a field that the shape does not have.
+        """
         names = [name for name in (self.json or "").split(",") if name]
         unknown = [name for name in names if name not in shape.readers]
         if unknown and shape.fields is not None:
             raise ConfigurationError(
-                f"--json does not know the field {unknown[0]!r} here; the fields are {', '.join(shape.readers)}"
+                f"--json has no field {unknown[0]!r} here; the fields are {', '.join(shape.readers)}"
             )
         if not names:
             return shape.row
@@ -184,7 +188,7 @@ class Output:
 
 
 def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Part, ...]]:
-    """Yield a line for each name and value, the names in a column; long values continue on the next lines."""
+    """Yield a line for each name and value, with the names in a column. A long value is on its own line."""
     known = [(printable(name), printable(cell_text(value))) for name, value in pairs]
     longest = max((len(name) for name, _ in known), default=0)
     for name, value in known:
@@ -196,7 +200,7 @@ def vertical(pairs: Iterable[tuple[str, Any]], width: int) -> Iterator[tuple[Par
 
 
 def cell_text(value: Any) -> str:
-    """Return a value as a person reads it."""
+    """Return a value as text for people."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -220,7 +224,7 @@ def moment_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """The lines of a table, and the titles of the columns that there was no room for."""
+    """The lines of a table, and the titles of the columns that did not fit."""
 
     header: str
     rows: list[str]
@@ -228,9 +232,9 @@ class Table:
 
 
 def table(items: Sequence[T], columns: Sequence[Column[T]], width: int, *, ellipsis: str = "\u2026") -> Table | None:
-    """Return a table at most ``width`` wide, or None where the columns that matter do not fit.
+    """Return a table that is at most ``width`` wide, or None if its required columns do not fit.
 
-    A flexible column gives up what it can before an optional one is left out, the last one first.
+    First, flexible columns are cut, then optional columns are left out, both from the right.
     """
     cells = [[printable(column.cell(item)) for column in columns] for item in items]
     natural = [
@@ -252,7 +256,7 @@ def table(items: Sequence[T], columns: Sequence[Column[T]], width: int, *, ellip
 
 
 def cards(items: Sequence[T], columns: Sequence[Column[T]], width: int) -> list[str]:
-    """Return each item as its id on a line of its own and its other values, indented, below."""
+    """Return each item as a line with its id, followed by indented lines with its other values."""
     lines: list[str] = []
     for item in items:
         first, *rest = [printable(column.cell(item)) for column in columns]

@@ -1,4 +1,4 @@
-"""What the commands share: an event loop that ends cleanly, and a client made from the settings."""
+"""Functions for all commands: run an event loop that ends cleanly, and make a client from the settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def run(work: Callable[[BasiqClient], Awaitable[T]]) -> T:
-    """Do something with a client made from the environment and the profile."""
+    """Run ``work`` with a client for the API key of the environment or profile. Return its result."""
 
     async def main() -> T:
         async with make_client() as client:
@@ -50,7 +50,10 @@ def make_client() -> AbstractAsyncContextManager[BasiqClient]:
 async def open_client(
     api_key: str | None, base_url: str, *, retry: RetryPolicy | None = None, on_retry: OnRetry | None = None
 ) -> AsyncGenerator[BasiqClient]:
-    """A client that says it is a command: each needs a token of its own, which the mock does not count as misuse."""
+    """Open a client with the User-Agent of the command line.
+
+    Each command requests its own token. For this User-Agent, the mock does not count that as misuse.
+    """
     from ..client import BasiqClient
     from ..transports.aiohttp import AiohttpTransport
 
@@ -65,7 +68,7 @@ async def open_client(
 
 
 def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
-    """Run in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
+    """Run ``main`` in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
     import asyncio
 
     async def begin() -> T:
@@ -85,7 +88,7 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask a person, in a terminal, before an action that cannot be undone; no ends the command with 1."""
+    """In a terminal, ask before an action that cannot be undone. Any reply but yes ends the command with 1."""
     if yes or sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return
     try:
@@ -94,30 +97,34 @@ def confirm(question: str, *, yes: bool) -> None:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     if reply.strip().lower() not in ("y", "yes"):
-        note("nothing was done")
+        note("cancelled: nothing was changed")
         raise typer.Exit(1)
 
 
 def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
-    """Say why Basiq could not be asked, and return after how many seconds to ask again: twice ``wait``, or what a
-    429 asks for. Raises ``exc`` where waiting does not help.
+    """Write a note about a failed request, and return the seconds to wait before the next one.
+
+    That is twice ``wait`` (at most ``most``), or the wait that a 429 asks for if it is longer. Raises ``exc`` if
+    waiting does not help.
     """
     from ..errors import RateLimitError, ServerError, TransportError
 
     if isinstance(exc, RateLimitError):
         wait = max(exc.retry_after or 0.0, min(most, wait * 2))
-        note(f"Basiq asks for fewer requests; next question in {wait:.0f} s")
+        note(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
     elif isinstance(exc, (TransportError, ServerError)):
         wait = min(most, wait * 2)
-        note(f"{type(exc).__name__}: {exc}; next question in {wait:.0f} s")
+        note(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
     else:
         raise exc
     return wait
 
 
 def _quiet_logs() -> None:
-    """Keep log records off the screen: the package's, which shows the same in its own way, and those of aiohttp's
-    server, which has a traceback for each request that is not HTTP.
+    """Keep log records of this package and of aiohttp's server off the screen, unless ``BASIQ_DEBUG`` is set.
+
+    The commands show the same as the package's records in their own way. aiohttp's server logs a traceback for each
+    request that is not HTTP.
     """
     if os.environ.get(DEBUG):
         logging.basicConfig(level=logging.DEBUG, handlers=[PrintableLog("%(levelname)s %(name)s: %(message)s")])
@@ -143,7 +150,7 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call ``handle`` with the number of each signal, in the running loop. Outside the main thread there are none."""
+    """Call ``handle`` in the running loop for each SIGINT and SIGTERM. Outside the main thread, do nothing."""
     import asyncio
 
     if threading.current_thread() is not threading.main_thread():
@@ -164,7 +171,7 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def cancelling(task: asyncio.Task[object] | None) -> Iterator[list[int]]:
-    """Cancel a task at a signal; the list holds the number that did."""
+    """Cancel a task at a signal. The list that is yielded holds the numbers of the signals."""
     received: list[int] = []
 
     def cancel(number: int) -> None:
@@ -178,9 +185,10 @@ def cancelling(task: asyncio.Task[object] | None) -> Iterator[list[int]]:
 
 @contextmanager
 def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
-    """Call ``stop`` at the first signal, cancel this task at the second; the list holds the signals.
+    """Call ``stop`` at the first signal, and cancel this task at the second one.
 
-    Where the work is ``busy`` at the first, a note says what the second does.
+    The list that is yielded holds the numbers of the signals. If ``busy`` returns True at the first signal, a note says
+    that a second one stops at once.
     """
     import asyncio
 
@@ -192,7 +200,7 @@ def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: Tru
         if len(received) == 1:
             stop()
             if busy():
-                note("finishing what is under way; once more to stop at once")
+                note("finishing the work under way; a second signal stops at once")
         elif task is not None:
             task.cancel()
 

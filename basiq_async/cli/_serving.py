@@ -1,4 +1,4 @@
-"""The server of ``basiq-async listen``, and how a delivery is forwarded to a service."""
+"""The server of ``basiq-async listen``, and the forwarding of deliveries to a service."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ _seen: ContextVar[_Seen] = ContextVar("basiq_async_cli_seen")
 
 
 class _NotAcceptedError(Exception):
-    """The service did not accept a delivery: its claim is given back."""
+    """The service did not accept a delivery, so the inbox must release its claim."""
 
 
 class _PassEverything(MemoryInbox):
-    """An inbox that refuses no claim: the service that is forwarded to decides what it has handled."""
+    """An inbox that refuses no claim, because the service itself knows which deliveries it has handled."""
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         return Claim(ClaimStatus.CLAIMED)
 
 
 class Listener:
-    """Receives, prints, and forwards where asked.
+    """Receives and prints deliveries, and forwards them if ``forward_to`` names a service.
 
-    A delivery is acknowledged only after it was printed: when nobody reads the output any more, Basiq gets a 503.
+    A delivery is acknowledged only after it was printed. After the output's reader closed it, Basiq gets a 503.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class Listener:
         self._counts = {"accepted": 0, "refused": 0}
 
     async def serve(self, host: str, port: int, path: str) -> None:
-        """Serve until SIGINT, SIGTERM, the limit, or until nothing reads the output any more.
+        """Serve until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it.
 
-        Deliveries under way are finished; a second signal ends it at once.
+        Deliveries under way are finished. A second signal ends the server at once.
         """
         if session().stdout_closed and self._forwarder is None:
-            raise ConfigurationError("standard output is closed: deliveries would be acknowledged that nobody sees")
+            raise ConfigurationError("standard output is closed: nobody could see the deliveries")
         app = web.Application()
         try:
             app.router.add_post(path, self.handle)
@@ -111,7 +111,7 @@ class Listener:
             if self._forwarder is not None:
                 stack.push_async_callback(self._forwarder.aclose)
             try:
-                # The receiver is closed first, and finishes its deliveries; idle connections are left.
+                # The receiver is closed first, and finishes its deliveries. Only idle connections are left then.
                 address = await stack.enter_async_context(listening(app, host, port, shutdown_timeout=1.0))
             except OSError as exc:
                 raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
@@ -226,7 +226,7 @@ def _describe(seen: _Seen, event: DeliveryEvent, status: int, result: str, with_
 
 @contextlib.contextmanager
 def watching_reader(gone: Callable[[], None]) -> Iterator[None]:
-    """Call ``gone`` as soon as nobody reads the pipe that standard output is."""
+    """Call ``gone`` as soon as the reader of standard output closes it, if standard output is a pipe."""
     loop = asyncio.get_running_loop()
     descriptor = _pipe_of_stdout()
     if descriptor is None:
@@ -238,7 +238,7 @@ def watching_reader(gone: Callable[[], None]) -> Iterator[None]:
         gone()
 
     try:
-        # The writing end of a pipe becomes "readable" when its reading end is closed; asyncio relies on it, too.
+        # The writing end of a pipe becomes "readable" when its reading end is closed. asyncio relies on it too.
         loop.add_reader(descriptor, left)
     except (NotImplementedError, OSError):
         yield
@@ -275,7 +275,7 @@ _SIGNED = "webhook-"
 
 @dataclass(frozen=True)
 class Forwarded:
-    """A service's response to a delivery, or why there is none."""
+    """A service's response to a delivery, or the error if there is none."""
 
     status: int
     duration: float
@@ -286,17 +286,17 @@ class Forwarded:
 
     @property
     def accepted(self) -> bool:
-        """Whether the response is a 2xx."""
+        """Whether the response has a 2xx status."""
         return 200 <= self.status <= 299
 
     @property
     def text(self) -> str:
-        """For people: the status and the time it took, or what went wrong."""
+        """The status and the duration, or the error, as text for people."""
         return self.error or f"{self.status} in {self.duration * 1000:.0f} ms"
 
 
 class Forwarder:
-    """Posts raw bodies to one URL. Redirects are not followed, no cookie is kept, no proxy is used."""
+    """Posts bodies unchanged to one URL. It follows no redirects, keeps no cookies and uses no proxy."""
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
         endpoint = read_endpoint(url)
@@ -312,7 +312,7 @@ class Forwarder:
         return f"Forwarder({show_url(self._url)!r})"
 
     async def post(self, headers: Mapping[str, str], body: bytes) -> Forwarded:
-        """Post a body with the headers that belong to a delivery. 502 and 504 stand for no response."""
+        """Post a body with the headers of a delivery. If there is no response, the result's status is 502 or 504."""
         import aiohttp
 
         if self._session is None:

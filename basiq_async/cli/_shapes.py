@@ -1,4 +1,4 @@
-"""How each kind of result looks: as JSON, as a row of a table, and alone."""
+"""The shape of each kind of result: its JSON, its row in a table, and its details."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ SECRET: Shape[tuple[str, str]] = Shape({"id": itemgetter(0), "secret": itemgette
 
 
 def problem_rows(problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Return problems as they look in JSON."""
+    """Return problems as JSON objects."""
     return [
         {"code": each.code, "text": str(each), "command": shell_line(each.command) if each.command else None}
         for each in problems
@@ -177,7 +177,7 @@ def problem_rows(problems: Iterable[Problem]) -> list[dict[str, Any]]:
 
 
 def problem_details(problems: Iterable[Problem], name: str = "problem") -> Iterable[tuple[str, Any]]:
-    """Return problems as they look in text, each with the line that helps."""
+    """Yield the names and texts of problems, each with the command that helps."""
     for each in problems:
         yield name, str(each)
         if each.command:

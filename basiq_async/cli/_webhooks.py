@@ -33,7 +33,7 @@ Event = Annotated[
     list[str],
     typer.Option(
         "--event",
-        help="A type of event, such as user.created, or a beginning, such as consent.*; may be repeated.",
+        help="An event type such as user.created, or several such as consent.*; may be repeated.",
         autocompletion=event_types,
     ),
 ]
@@ -42,7 +42,7 @@ Description = Annotated[str | None, typer.Option(help="A description for people.
 NewSecretFile = Annotated[
     Path | None,
     typer.Option(
-        "--secret-file", help="Write the signing secret to this new file, readable by you alone.", show_default=False
+        "--secret-file", help="Write the signing secret to this new file, which only you can read.", show_default=False
     ),
 ]
 
@@ -58,7 +58,7 @@ def list_(json: Json = None) -> None:
     found = run(work)
     Output(json).rows(found, WEBHOOK)
     if not found:
-        note("there are no webhooks; 'basiq-async webhooks create' makes one")
+        note("there are no webhooks; create one with 'basiq-async webhooks create'")
 
 
 @webhooks_app.command("get")
@@ -82,7 +82,7 @@ def create(
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Subscribe a URL. The signing secret is not shown; --secret-file keeps it."""
+    """Subscribe a URL. The signing secret is not shown; --secret-file writes it to a file."""
 
     async def work(basiq: BasiqClient) -> Webhook:
         types = await expand_event_types(basiq, event)
@@ -104,9 +104,9 @@ def ensure(
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Find the webhook with this URL, or create it, or update it.
+    """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
-    Event types that it has and that are not named stay, unless --remove-event-types.
+    Event types of the webhook that are not named stay, unless --remove-event-types is given.
     """
 
     async def work(basiq: BasiqClient) -> EnsuredWebhook:
@@ -121,15 +121,18 @@ def ensure(
 
     found = _show_and_keep(work, secret_file, json)
     if found.kept_event_types:
-        note(f"it stays subscribed to {', '.join(found.kept_event_types)} as well; --remove-event-types ends that")
+        note(
+            f"the webhook stays subscribed to {', '.join(found.kept_event_types)}; to remove them, pass "
+            "--remove-event-types"
+        )
     if found.removed_event_types:
-        note(f"it is no longer subscribed to {', '.join(found.removed_event_types)}")
+        note(f"the webhook is no longer subscribed to {', '.join(found.removed_event_types)}")
     if found.secret is not None:
         _tell_secret(found, secret_file)
     elif secret_file is not None:
         note(
             f"nothing changed, so Basiq did not send the secret, and {str(secret_file)!r} was not written; "
-            f"this shows it again: {_line_for_secret(found)}"
+            f"get the secret with: {_line_for_secret(found)}"
         )
 
 
@@ -140,19 +143,23 @@ def update(
     url: Annotated[str | None, typer.Option(help="The URL that Basiq calls.", show_default=False)] = None,
     event: Annotated[
         list[str] | None,
-        typer.Option("--event", help="A type of event, or a beginning; may be repeated.", autocompletion=event_types),
+        typer.Option(
+            "--event",
+            help="An event type such as user.created, or several such as consent.*; may be repeated.",
+            autocompletion=event_types,
+        ),
     ] = None,
     name: Name = None,
     description: Description = None,
     secret_file: NewSecretFile = None,
     json: Json = None,
 ) -> None:
-    """Change a webhook: only the named fields. With --secret-file alone nothing changes, and its secret is kept.
+    """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
 
-    Basiq reactivates a webhook that is updated.
+    Basiq reactivates a disabled webhook when it is updated.
     """
     if url is None and not event and name is None and description is None and secret_file is None:
-        raise ConfigurationError("say what changes: --url, --event, --name or --description; or pass --secret-file")
+        raise ConfigurationError("pass at least one of --url, --event, --name, --description and --secret-file")
 
     async def work(basiq: BasiqClient) -> Webhook:
         types = await expand_event_types(basiq, event) if event else None
@@ -184,13 +191,14 @@ webhooks_app.command("doctor")(doctor)
 def secret(
     webhook_id: WebhookId,
     secret_file: NewSecretFile = None,
-    show: Annotated[bool, typer.Option("--show", help="Print it, even though a terminal keeps it on screen.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print it in a terminal, where it stays on the screen.")] = False,
     json: Json = None,
 ) -> None:
-    """Show the signing secret of a webhook again: in a file, or on standard output in a pipe.
+    """Show the signing secret of a webhook again, in a file or in a pipe.
 
-    Only updating a webhook returns its secret, so the webhook is updated with what it has. Basiq reactivates a webhook
-    that is updated, and does not say whether an update makes a new secret: keep the one that is returned.
+    Basiq returns the secret only in response to an update, so the webhook is updated with its own values. Basiq
+    reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
+    secret that is shown.
     """
 
     async def work(basiq: BasiqClient) -> tuple[str, Secret]:
@@ -217,7 +225,7 @@ def secret(
 @webhooks_app.command("delete")
 @shows(DELETED)
 def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
-    """Delete a webhook, with its messages. A terminal is asked first."""
+    """Delete a webhook with its messages. In a terminal, asks first."""
     confirm(f"Delete the webhook {webhook_id} with its messages?", yes=yes)
 
     async def work(basiq: BasiqClient) -> None:
@@ -232,7 +240,7 @@ def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
 def wait(
     webhook_id: WebhookId,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait; the cool-off takes up to 15 minutes.")
+        float, typer.Option(min=0, help="The most seconds to wait. The cool-off takes up to 15 minutes.")
     ] = 1020.0,
     json: Json = None,
 ) -> None:
@@ -254,7 +262,7 @@ async def _change(
     name: str | None = None,
     description: str | None = None,
 ) -> Webhook:
-    # Everything is sent: the reference does not say what becomes of a field that an update leaves out.
+    # All fields are sent, because the reference does not say whether an update clears a missing field.
     current = await basiq.webhooks.get(webhook_id)
     return await basiq.webhooks.update(
         webhook_id,
@@ -266,7 +274,7 @@ async def _change(
 
 
 def _show_and_keep(work: Callable[[BasiqClient], Awaitable[W]], secret_file: Path | None, json: str | None) -> W:
-    """Create or change a webhook by ``work``; show it, and write its secret to the file that was asked for."""
+    """Create or change a webhook with ``work``, show it, and write its secret to ``secret_file``, if one is named."""
 
     async def work_and_keep(basiq: BasiqClient) -> W:
         with new_secret_file(secret_file) as file:
@@ -287,9 +295,9 @@ def _keep(webhook: Webhook, file: SecretFile | None) -> None:
 
 def _tell_secret(webhook: Webhook, file: Path | None) -> None:
     if file is not None and webhook.secret is not None:
-        note(f"the secret is in {str(file)!r}")
+        note(f"the secret was written to {str(file)!r}")
     else:
-        note(f"its secret was not kept; this shows it again: {_line_for_secret(webhook)}")
+        note(f"the webhook's secret was not stored; get it with: {_line_for_secret(webhook)}")
 
 
 def _line_for_secret(webhook: Webhook) -> str:
@@ -298,7 +306,7 @@ def _line_for_secret(webhook: Webhook) -> str:
 
 @asynccontextmanager
 async def _countdown(seconds: float) -> AsyncIterator[None]:
-    """Show the time left during a wait."""
+    """Show the time left in the status line during a wait."""
     import asyncio
 
     async def tick() -> None:

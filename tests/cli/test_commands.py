@@ -181,7 +181,7 @@ def test_update_changes_only_what_is_named_and_keeps_the_rest(run: Run, served: 
     changed = lines(run("webhooks", "update", made["id"], "--name", "other").stdout)[0]
     assert changed == {**made, "name": "other"}
     nothing = run("webhooks", "update", made["id"])
-    assert (nothing.exit_code, "say what changes" in nothing.stderr) == (2, True)
+    assert (nothing.exit_code, "pass at least one of --url" in nothing.stderr) == (2, True)
 
 
 def test_the_secret_of_a_webhook_is_shown_again(run: Run, served: Served, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_secret_of_a_webhook_is_shown_again(run: Run, served: Served, tmp_pa
 def test_where_the_secret_goes_is_said(run: Run, tmp_path: Path) -> None:
     arguments = ("--url", URL, "--event", "user.created")
     made = run("webhooks", "create", *arguments)
-    assert f"this shows it again: basiq-async webhooks secret {json.loads(made.stdout)['id']} " in made.stderr
+    assert f"get it with: basiq-async webhooks secret {json.loads(made.stdout)['id']} " in made.stderr
     unchanged = run("webhooks", "ensure", *arguments, "--secret-file", str(tmp_path / "secret"))
     assert "nothing changed" in unchanged.stderr
     assert not (tmp_path / "secret").exists()
@@ -325,7 +325,7 @@ def test_following_continues_though_basiq_cannot_be_asked_for_a_while(run: Run, 
     with Terminal("messages", "tail", webhook_id, "--follow", env=dict(os.environ)) as terminal:
         terminal.read_until("waiting for new messages")
         served.fake.fail_next(1, status=429, retry_after=31, path="*/messages")
-        terminal.read_until("next question in 31 s")
+        terminal.read_until("next request in 31 s")
         terminal.type("\x03")
         terminal.end()
         assert terminal.process.returncode == 130

@@ -107,7 +107,7 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
     assert [(row["id"], row["error"]) for row in rows] == [(letter["id"], letter["error"]) for letter in dead]
     assert all(row["message"]["payload"] and row["failedAt"] and row["number"] for row in rows)
     assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 2
-    assert f"{len(dead)} dead letters are tried again" in run("retry-dead", "november").stderr
+    assert f"{len(dead)} dead letters will be tried again" in run("retry-dead", "november").stderr
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
     assert run("drop-dead", "november", "nobody").exit_code == 2
@@ -158,7 +158,7 @@ def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkey
     for command in (("list",), ("show", "november"), ("pause", "november")):
         done = run_command("jobs", *command, "--fleet", "jobs_nowhere:fleet")
         assert done.exit_code == 1
-        assert "the fleet's Redis does not respond" in done.stderr
+        assert "the fleet's Redis did not respond" in done.stderr
 
 
 def test_a_job_is_submitted_by_the_place_of_its_function(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

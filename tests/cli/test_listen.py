@@ -176,7 +176,7 @@ async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_h
         await reached.wait()
         assert listener.process.stderr is not None
         listener.process.send_signal(signal.SIGINT)
-        assert b"once more to stop at once" in await listener.process.stderr.readline()
+        assert b"a second signal stops at once" in await listener.process.stderr.readline()
         listener.process.send_signal(signal.SIGINT)
         async with asyncio.timeout(10):
             assert await listener.process.wait() == 130

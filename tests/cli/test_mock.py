@@ -252,7 +252,7 @@ async def test_a_script_waits_for_the_mock_that_it_starts(tmp_path: Path) -> Non
 async def test_where_no_mock_is_ready_no_later_command_reaches_a_stored_profile(tmp_path: Path) -> None:
     code, out, err = await command("mock", "wait", "--ready-file", str(tmp_path / "none"), "--timeout", "0.1")
     assert code == 1
-    assert "is not there yet" in err
+    assert "does not exist yet" in err
     for shell in ("sh", "bash"):
         script = f"eval {shlex.quote(out)}; echo $? $BASIQ_BASE_URL $BASIQ_API_KEY"
         process = await asyncio.create_subprocess_exec(shell, "-c", script, stdout=asyncio.subprocess.PIPE)
@@ -272,9 +272,9 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
     assert run("mock", *arguments).exit_code == 0
     after = served.fake.revision
     for name, value, code, told in (
-        ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another one"),
-        ("BASIQ_API_KEY", "", 2, "which mock? BASIQ_API_KEY is not set"),
-        ("BASIQ_BASE_URL", "", 2, "which mock? BASIQ_BASE_URL is not set"),
+        ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another mock"),
+        ("BASIQ_API_KEY", "", 2, "no mock is named, because BASIQ_API_KEY is not set"),
+        ("BASIQ_BASE_URL", "", 2, "no mock is named, because BASIQ_BASE_URL is not set"),
         ("BASIQ_BASE_URL", "nonsense", 2, "base url must be"),
         ("BASIQ_BASE_URL", "http://127.0.0.1:9", 1, "start one with 'basiq-async mock'"),
     ):

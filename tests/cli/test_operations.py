@@ -91,7 +91,7 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("a_service", "named module:variable"),
+        ("a_service", "named as module:variable"),
         ("no_such_module:receiver", "cannot be imported"),
         ("a_service:none", "cannot be imported"),
         ("a_service:text", "is a str, not a WebhookReceiver"),
@@ -134,7 +134,7 @@ def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served)
     methods = {(request.method, request.url.endswith("/token")) for request in served.fake.requests}
     assert methods == {("GET", False), ("POST", True)}
     asked = len(served.fake.requests)
-    for file, why in (("shapes.json", "exists"), ("no/shapes.json", "no such folder")):
+    for file, why in (("shapes.json", "exists"), ("no/shapes.json", "its folder does not exist")):
         refused = run("compare", "--shapes", file)
         assert (refused.exit_code, why in refused.stderr) == (2, True)
     assert len(served.fake.requests) == asked  # before anything is asked
@@ -146,7 +146,7 @@ def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["id"], found["healthy"], found["problems"]) == (webhook_id, True, [])
-    assert json.loads(done.stderr) == {"note": "all is well"}
+    assert json.loads(done.stderr) == {"note": "no problems found"}
 
 
 def test_the_doctor_names_what_is_wrong_and_ends_with_1(

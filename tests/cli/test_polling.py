@@ -158,10 +158,10 @@ async def test_what_it_costs_is_said_first_and_a_429_is_obeyed(fake: FakeBasiq) 
     webhook_id = fake.seed_messages(0)
     fake.fail_next(1, status=429, retry_after=31, path="*/messages")
     async with polling("--poll", webhook_id, "--since", "1h") as poller:
-        await poller.hear("next question in 31 s")
+        await poller.hear("next request in 31 s")
         assert await poller.end(signal.SIGTERM) == (0, [])
     first, second, *_ = poller.told.splitlines()
-    assert "requests a minute, and one token an hour" in first
+    assert "requests per minute, and one token per hour" in first
     assert "fewer requests" in second
 
 
@@ -186,7 +186,7 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
         (("--poll-all", "--checkpoint", "x"), "--checkpoint is for one webhook"),
         (("--poll", "w", "--since", "2026-01-05T12:00:00"), "--since must be"),
         (("--poll", "w", "--every", "inf"), "finite"),
-        (("--poll", "w", "--poll-all"), "cannot be given together"),
+        (("--poll", "w", "--poll-all"), "cannot be used together"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: tuple[str, ...], told: str) -> None:
@@ -270,7 +270,7 @@ async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(fake: Fa
         async with polling(*there) as poller:
             await reached.wait()
             poller.process.send_signal(signal.SIGINT)
-            await poller.hear("once more to stop at once")
+            await poller.hear("a second signal stops at once")
             assert await poller.end(signal.SIGINT) == (130, [])
 
 

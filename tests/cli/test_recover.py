@@ -110,4 +110,4 @@ def test_what_is_not_accepted_is_kept_and_the_line_that_tries_again_is_shown(
 def test_it_says_where_to(run: Run, endpoint: Endpoint) -> None:
     for wrong in ((), ("--to", endpoint.url, "--receiver", "a:b")):
         done = run("recover", "w1", *wrong)
-        assert (done.exit_code, "--to and --receiver" in done.stderr) == (2, True)
+        assert (done.exit_code, "--to or --receiver" in done.stderr) == (2, True)

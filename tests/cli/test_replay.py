@@ -199,8 +199,8 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "--to and --to-jsonl"),
-        (("--to", "http://127.0.0.1:9/", "--to-jsonl", "x"), "--to and --to-jsonl"),
+        ((), "--to or --to-jsonl"),
+        (("--to", "http://127.0.0.1:9/", "--to-jsonl", "x"), "--to or --to-jsonl"),
         (("--dry-run", "--since", "yesterday"), "--since must be a length of time"),
         (("--dry-run", "--since", "999999w"), "too long ago"),
         (("--dry-run", "--until", "2d3"), "--until must be"),
@@ -253,7 +253,7 @@ def test_a_signal_finishes_messages_under_way_and_prints_the_line_that_resumes(
         assert endpoint.asked.wait(20)
         process.send_signal(number)
         assert process.stderr is not None
-        assert "finishing what is under way" in process.stderr.readline()
+        assert "finishing the work under way" in process.stderr.readline()
         endpoint.release.set()
         stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == code
@@ -304,7 +304,7 @@ def test_the_line_of_progress_has_a_bar_where_there_is_a_plan_and_outages_are_to
     for now in (down, down, Progress(2, 1, 0, 0, 0, 2.0, 1.0)):
         shown(now)
     assert capsys.readouterr().err.splitlines() == [
-        "the target does not respond; waiting 4 s, then one message is tried",
+        "the target does not respond; one message is tried in 4 s",
         "the target responds again",
     ]
     assert progress_text(down).endswith("paused for 4 s, down for 7 s")
@@ -350,7 +350,7 @@ def test_dropped_dead_letters_are_gone_and_an_unknown_id_is_counted(
     assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == rest
     again = run("replay", webhook_id, "--to", endpoint.url, "--drop-dead", first)
     assert again.exit_code == 2
-    assert "1 of the ids are not those of dead letters" in again.stderr
+    assert "1 of the ids are not ids of dead letters" in again.stderr
     last = run("replay", webhook_id, "--to", endpoint.url, *(word for each in rest for word in ("--drop-dead", each)))
     assert last.exit_code == 0
     endpoint.status = 204
@@ -366,7 +366,7 @@ class Paged:
         self.process = process
         assert process.stderr is not None
         self.said = ""
-        while "Ctrl-C ends it" not in self.said:
+        while "Ctrl-C ends" not in self.said:
             line = process.stderr.readline()
             assert line, self.said
             self.said += line

@@ -63,7 +63,7 @@ def test_a_delivery_that_is_not_genuine_ends_with_1_and_the_reason() -> None:
         (["verify", "-H", "no colon"], "name: value"),
         (["verify", "--tolerance", "-1"], "--tolerance"),
         (["verify", "--tolerance", "nan"], "--tolerance"),
-        (["verify", "--headers", "-"], "neither lines nor"),
+        (["verify", "--headers", "-"], "must be lines or"),
         (["listen", "--path", "basiq"], "--path"),
         (["listen", "--port", "70000"], "--port"),
         (["listen", "--host", "256.0.0.1"], "256.0.0.1"),
@@ -162,6 +162,6 @@ async def test_trigger_asks_basiq_for_a_test_message() -> None:
         code, _ = await asyncio.to_thread(invoke, "user.created", "--url", "https://example.org/a")
         assert code == 0
         code, said = await asyncio.to_thread(invoke, "user.created", "--url", "https://example.org/a", "--text", "x")
-        assert (code, "cannot be given together" in said) == (2, True)
+        assert (code, "cannot be used together" in said) == (2, True)
     asked = [request.url for request in fake.requests if request.url.endswith("/notifications/messages/test")]
     assert len(asked) == 2

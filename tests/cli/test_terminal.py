@@ -67,7 +67,7 @@ def test_a_key_that_is_typed_does_not_show(served: Served, tmp_path_factory: pyt
         screen = terminal.end()
         assert terminal.process.returncode == 0
     assert served.fake.DEFAULT_API_KEY not in screen
-    assert "is in the file" in screen
+    assert "was stored in the file" in screen
 
 
 def test_listen_says_where_it_listens_and_ctrl_c_ends_it(served: Served) -> None:

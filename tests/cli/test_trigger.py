@@ -45,8 +45,8 @@ def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoin
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--to", "http://127.0.0.1:9/", "--text", "x"), "--to sends from here"),
-        (("--data", "{}"), "go with --to"),
+        (("--to", "http://127.0.0.1:9/", "--text", "x"), "omit them with --to"),
+        (("--data", "{}"), "require --to"),
         (("--to", "http://127.0.0.1:9/", "--data", "[]"), "--data must be a JSON object"),
         (("--to", "http://127.0.0.1:9/", "--data", "{"), "--data is not JSON"),
         (("--to", "http://127.0.0.1:9/", "--data", "@/nowhere"), "cannot be read"),
