@@ -1,6 +1,6 @@
 """The public interface as text: every public name, with its signature, members and bases.
 
-``python -m tests.support.api`` writes it to tests/api.txt. A change of the interface is then a change of that file.
+``python -m tests.support.api`` writes it to tests/api.txt, so that a change of the interface shows in that file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def render() -> str:
 
 
 def _services() -> Iterator[str]:
-    """What is reached through a client's attributes, and not by an import."""
+    """The services, which are attributes of a client and cannot be imported."""
     from basiq_async import BasiqClient, InMemoryTransport
 
     client = BasiqClient("key", transport=InMemoryTransport())

@@ -1,4 +1,4 @@
-"""A real browser, one for the whole run, for the tests that look at pages.
+"""A real browser, one for the whole run, for the tests of pages.
 
 A folder's conftest imports the fixture and the hook.
 """
@@ -21,7 +21,7 @@ _thread = ThreadPoolExecutor(1, "browser")
 
 
 class _Shared:
-    """The browser, for as many folders as use it."""
+    """The browser that all folders share, and the number of fixtures that use it."""
 
     users = 0
     playwright: Any = None
@@ -29,13 +29,13 @@ class _Shared:
 
 
 def in_browser_thread(work: Callable[[], T]) -> T:
-    """Do this where the browser is."""
+    """Do ``work`` in the browser's thread, and return its result."""
     return _thread.submit(work).result()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run the tests that look at a page in the browser's thread."""
+    """Run a test that uses the ``browser`` fixture in the browser's thread."""
     if "browser" not in pyfuncitem.fixturenames:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}

@@ -1,4 +1,4 @@
-"""Cancelling work: at every turn of the event loop, and a replay at random instants, in every way."""
+"""Cancel work: at every turn of the event loop, or a replay at random moments, in every way."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ async def turns(count: int) -> None:
 
 
 async def cancel_after(count: int, work: Coroutine[Any, Any, object], how: How, *, alone: bool = True) -> bool:
-    """Cancel ``work`` after ``count`` turns of the loop, and wait for its end; False where it had ended before.
+    """Cancel ``work`` after ``count`` turns of the loop, and wait for its end. Return False if it had ended before.
 
-    Whatever is raised but the cancellation is raised here. Fails where a task is left; not so with ``alone=False``,
-    where a server has tasks too, and only those of the work are cancelled.
+    Any error of the work, except the cancellation, is raised. A task that is left over fails the test. With
+    ``alone=False``, for a server with tasks of its own, only the work's task is cancelled, and left-over tasks pass.
     """
     before = asyncio.all_tasks()
     scope, limit = anyio.CancelScope(), asyncio.timeout(None)
@@ -94,7 +94,7 @@ async def _in_time(limit: asyncio.Timeout, work: Coroutine[Any, Any, object]) ->
 async def at_every_turn(
     attempt: Callable[[int], Awaitable[bool]], *, enough: int = 20, most: int = 2_000, step: int = 1
 ) -> int:
-    """Call ``attempt`` with 1, 2, 3 … turns until it says that the work ended before; return how many hit it."""
+    """Call ``attempt`` with 1, 2, 3 … turns, until it returns False: the work had ended. Return the number of hits."""
     hits = 0
     for count in range(1, most, step):
         if not await attempt(count):
@@ -105,7 +105,7 @@ async def at_every_turn(
 
 
 class Inline(ThreadPoolExecutor):
-    """Runs in the calling thread what is submitted: the number of turns is the same each time."""
+    """An executor that runs calls in the calling thread, so that the number of the loop's turns is always the same."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -117,7 +117,7 @@ class Inline(ThreadPoolExecutor):
 
 
 class InlineConnection(ConnectionThread):
-    """The same in place of a connection's thread."""
+    """A ``ConnectionThread`` that runs calls in the calling thread, for the same reason."""
 
     def __init__(self, *_: object) -> None:
         self.pid = os.getpid()
@@ -134,24 +134,25 @@ class InlineConnection(ConnectionThread):
 
 @attrs.define
 class Tally:
-    """What a storm came to."""
+    """The counts of a storm."""
 
     cancellations: int = 0
     hits: int = 0
     """Cancellations of a run that had handled something."""
     repeated: int = 0
     unexplained: int = 0
-    """Repeated though they were not under way: only where a save was cut off by a loop that shut down."""
+    """Effects that were repeated although they were not under way. Only a loop that shuts down during a save may cause
+    them."""
     by_way: Counter[str] = attrs.field(factory=Counter[str])
 
 
 async def storm(
     checkpoint: Checkpoint, made: tuple[FakeBasiq, str], *, concurrency: int, cancellations: int, rng: random.Random
 ) -> Tally:
-    """Cancel a replay again and again, at random instants and in every way; then run to the end, and look.
+    """Cancel a replay many times, at random moments and in every way; then run it to the end, and check the result.
 
-    Whatever was handled and is not under way at the cancellation is recorded: the next run leaves it alone. What fails
-    is a dead letter, or tried again. Nothing is lost.
+    A message that was handled, and is not under way at the cancellation, is recorded, so no later run repeats it. A
+    message that failed is a dead letter or is tried again. No message is lost.
     """
     fake, webhook_id = made
     effects: Counter[str] = Counter()
@@ -213,7 +214,7 @@ async def storm(
 
 
 async def _moment(begun: asyncio.Event, delay: float | None, rng: random.Random) -> None:
-    """A random instant: most after the first effect, some in the opening of the run."""
+    """Wait for a random moment: with a ``delay``, after the first effect; else in the first turns of the run."""
     if delay is None:
         for _ in range(rng.randrange(40)):
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The command line as a user runs it, in this process: ``basiq_async.cli.main`` with words and streams of its own."""
+"""Run the command line in this process: ``basiq_async.cli.main`` with its own arguments and standard streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = (sys.executable, "-c", "from basiq_async.cli import main; main()")
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that ended: its exit code, and what it wrote."""
+    """A command that has ended: its exit code, and its output."""
 
     exit_code: int
     stdout: str
@@ -30,8 +30,9 @@ class Ended:
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream that is kept. ``terminal``: whether it says that a person reads it. ``reads``: how many lines
-    its reader stays for."""
+    """A standard stream whose text is kept.
+
+    ``terminal``: whether it claims to be a terminal. ``reads``: the number of lines after which its reader leaves."""
 
     def __init__(self, content: bytes = b"", *, terminal: bool = False, reads: float = math.inf) -> None:
         self._terminal = terminal
@@ -60,10 +61,10 @@ def run_command(
     terminal: bool = False,
     reads: float = math.inf,
 ) -> Ended:
-    """Run ``basiq-async`` with these words.
+    """Run ``basiq-async`` with these arguments.
 
-    terminal: standard output and standard error are one. reads: after how many lines of output its reader leaves.
-    env: variables of the environment; None for one that it lacks.
+    terminal: whether standard output and standard error are a terminal. reads: the number of lines of output after
+    which their reader leaves. env: variables of the environment; None removes a variable.
     """
     streams = {
         "stdin": _Stream(stdin.encode() if isinstance(stdin, str) else stdin),

@@ -1,4 +1,4 @@
-"""Databases for SQL inboxes: what each test and each of its processes connects to."""
+"""Databases for tests of SQL inboxes: URLs, engines, and inboxes on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import PostgresServer
 
 
 def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
-    """The url of a database for the driver that a fixture is parametrized with."""
+    """Return the URL of a database for the driver that a fixture is parametrized with."""
     if request.param == "aiosqlite":
         return f"sqlite+aiosqlite:///{folder}/inbox.db"
     postgres: PostgresServer = request.getfixturevalue("postgres")
@@ -40,7 +40,7 @@ async def engine_of(url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
 
 @asynccontextmanager
 async def inbox_of(url: str, table: str, **options: Any) -> AsyncGenerator[SQLInbox]:
-    """An inbox on an engine of its own, as another process has one."""
+    """Yield an inbox on an engine of its own, as another process would have."""
     async with engine_of(url) as engine, SQLInbox(engine, table=table, **options) as inbox:
         yield inbox
 
@@ -57,13 +57,13 @@ async def run(engine: AsyncEngine, *statements: str) -> None:
 
 
 def in_use(engine: AsyncEngine) -> int:
-    """How many connections of the pool are not given back."""
+    """Return the number of connections that are checked out of the pool."""
     pool: Any = engine.pool
     return int(pool.checkedout())
 
 
 async def pruned(inbox: SQLInbox | SQLiteInbox) -> None:
-    """Wait until the inbox has deleted what it found to be old."""
+    """Wait until the inbox has deleted its old entries."""
     task = inbox._pruning._task
     if task is not None:
         await asyncio.wait((task,))

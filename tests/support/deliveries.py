@@ -1,4 +1,4 @@
-"""Signed deliveries, as a test needs them."""
+"""Signed deliveries, and a service that receives them, for tests."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def signed(
 
 
 def letter(key: str, *, failures: int = 3, at: datetime = NOW) -> QuarantinedDelivery:
-    """A delivery in the quarantine."""
+    """Return a quarantined delivery."""
     return QuarantinedDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
 
 
 class Service:
-    """A receiver with one handler, which fails for ``broken`` types; what it was given, and what the hook was told."""
+    """A receiver whose handler fails for types that end in ``.broken``, with the lists of its deliveries and events."""
 
     def __init__(self, pattern: str = "*", **options: Any) -> None:
         self.handled: list[Delivery] = []

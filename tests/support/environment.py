@@ -1,4 +1,4 @@
-"""What a test finds around it: folders, free ports, the environment of a child process."""
+"""The surroundings of a test: folders, free ports, and the environment of a child process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _choose = random.SystemRandom().choice  # the tests seed `random` alike in each 
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """Return a free port of the loopback address."""
     for _ in range(100):
         port = _choose(PORTS)
         with socket.socket() as probe:
@@ -35,5 +35,5 @@ def free_port() -> int:
 
 
 def unmeasured() -> dict[str, str]:
-    """The environment for a child that runs nothing but what is measured elsewhere, or that is killed."""
+    """Return the environment for a child without coverage: its code is measured elsewhere, or it is killed."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}

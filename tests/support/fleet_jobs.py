@@ -1,4 +1,4 @@
-"""The jobs of the workers that the tests start and kill. Settings come from the environment, as a deployment's do."""
+"""Job functions for the worker processes that tests start and kill. Their settings come from the environment."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PAGE = int(SETTINGS.get("page", 500))
 
 
 def make_fake() -> tuple[FakeBasiq, str]:
-    """The same history in every process."""
+    """Return a fake whose history is the same in every process, and its webhook's id."""
     fake = FakeBasiq(seed="fleet", page_size=PAGE, quirks=Quirks(message_order=SETTINGS.get("order", "oldest-first")))
     return fake, fake.seed_messages(MESSAGES)
 
 
 def line(message: Message) -> bytes:
-    """Which message, which process, and when: as long for each."""
+    """Return a line with a message's id, the process id and the time, of the same length for each message."""
     return f"{message.id} {os.getpid():7d} {time.monotonic():14.4f}\n".encode()
 
 
@@ -38,7 +38,7 @@ broker = fleet.broker
 
 
 def die_at(method: str, when: str, nth: int) -> None:
-    """End this process as a power cut would, before or after the nth call of a method of the record."""
+    """Kill this process, as a power cut would, before or after the nth call of a method of the record."""
     inner = getattr(fleet._record, method)
     calls = 0
 
@@ -64,7 +64,7 @@ if "most_tries" in SETTINGS:
 @fleet.job("effects")
 @asynccontextmanager
 async def effects() -> AsyncIterator[Work]:
-    """Writes a line for each message, at once."""
+    """Write a line for each handled message, at once."""
     fake, _ = make_fake()
     log = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     wait, poison = SETTINGS.get("wait", 0.004), frozenset(SETTINGS.get("poison", ()))
@@ -94,7 +94,7 @@ async def effects() -> AsyncIterator[Work]:
 @fleet.job("once")
 @asynccontextmanager
 async def once() -> AsyncIterator[Work]:
-    """Writes a row for each message, in the transaction of the inbox's entry."""
+    """Write a row for each message, in the transaction of the inbox's entry."""
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -122,7 +122,7 @@ async def once() -> AsyncIterator[Work]:
 @fleet.job("stored")
 @asynccontextmanager
 async def stored() -> AsyncIterator[Work]:
-    """Writes a row for each message to PostgreSQL, with the inbox's entry; and a line for each attempt, at once."""
+    """Write a row for each message to PostgreSQL, with the inbox's entry, and a line for each attempt, at once."""
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 

@@ -1,4 +1,4 @@
-"""Worker processes as a deployment starts them, to be killed and stopped, and what they have done."""
+"""Start worker processes as a deployment does, kill or stop them, and check what they did."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FORKED.set_forkserver_preload(
 
 
 class Forked:
-    """A worker process, with what is used here of ``subprocess.Popen``."""
+    """A worker process, with the methods of ``subprocess.Popen`` that the tests use."""
 
     def __init__(self, settings: str, processes: int, log: str) -> None:
         self._process = _FORKED.Process(target=_work, args=(settings, processes, log))
@@ -74,7 +74,7 @@ P = TypeVar("P", Forked, subprocess.Popen[bytes])
 
 @attrs.define(eq=False)
 class Plant:
-    """A Redis, a folder for the effects, and the processes that work there."""
+    """A Redis server, a folder for the effects, a submitted job, and the worker processes."""
 
     folder: Path
     redis: RedisServer
@@ -86,7 +86,7 @@ class Plant:
     processes: list[AnyProcess] = attrs.field(factory=list)
 
     def start(self, processes: int = 1, **settings: Any) -> Forked:
-        """Start a worker as ``basiq-async worker`` does, from a process that has imported everything already."""
+        """Start a worker as ``basiq-async worker`` does, but faster, by forking a process that has all imports."""
         return self._keep(Forked(self._settings(settings), processes, self._log()))
 
     def start_command(self, *options: str) -> subprocess.Popen[bytes]:
@@ -119,23 +119,23 @@ class Plant:
         return process
 
     def effects(self, pid: int | None = None) -> list[str]:
-        """The ids of what was handled, by one process or all."""
+        """Return the ids of the handled messages, of one process or of all."""
         path = self.folder / "effects"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split()[0] for line in lines if pid is None or line.split()[1] == str(pid)]
 
     def moments(self) -> list[float]:
-        """When each effect happened, by the clock that all processes share."""
+        """Return the time of each effect, by the monotonic clock that all processes share."""
         return [float(line.split()[2]) for line in (self.folder / "effects").read_text().splitlines()]
 
     async def until(self, count: int, pid: int | None = None) -> None:
-        """Wait for so many effects."""
+        """Wait until there are ``count`` effects, of one process or of all."""
         async with asyncio.timeout(PATIENT):
             while len(self.effects(pid)) < count:
                 await asyncio.sleep(0.01)
 
     async def exit_of(self, process: AnyProcess) -> int:
-        """Wait for a process to end."""
+        """Wait for a process to end, and return its exit code."""
         async with asyncio.timeout(PATIENT):
             while process.poll() is None:
                 await asyncio.sleep(0.01)
@@ -145,7 +145,9 @@ class Plant:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("log-*")))
 
     async def check(self, repeats: int) -> None:
-        """Wait for the end: nothing is lost, the counts are exact, and repeats within their bound."""
+        """Wait for the end of the job. Check that no message is lost, that the counts are exact, and that at most
+        ``repeats`` effects are repeated.
+        """
         report = await self.job.wait(timeout=PATIENT)
         effects = self.effects()
         assert sorted(set(effects)) == sorted(self.ids)
@@ -168,7 +170,7 @@ async def plant(
     rate: float | None = None,
     **settings: Any,
 ) -> AsyncIterator[Plant]:
-    """A submitted job that no process works on yet."""
+    """Yield a ``Plant`` with a submitted job and no worker yet."""
     settings = {"concurrency": 8, "wait": 0.01, **settings}
     server = RedisServer(folder)
     fake = FakeBasiq(seed="fleet", page_size=50)

@@ -1,4 +1,4 @@
-"""A fleet within one process: workers that share a queue of notifications, in place of a broker, and a real record."""
+"""A fleet in one process: its workers share a queue of notifications instead of a broker, and a record in Redis."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Crew:
             self._queue.put_nowait((key, segment))
 
     async def start(self, count: int = 1, *, segments: int = 2) -> list[Worker]:
-        """Start workers, each with a connection of its own."""
+        """Start ``count`` workers, each with its own connection to Redis."""
         started = []
         for _ in range(count):
             record = RedisRecord(self.url, patience=self.patience)
@@ -101,7 +101,7 @@ async def crew(
     transport: Callable[[FakeBasiq], Transport] = InMemoryTransport,
     **work: Any,
 ) -> AsyncIterator[Crew]:
-    """A crew whose job function ``work`` hands messages to ``target``."""
+    """Yield a crew whose job function ``work`` hands messages to ``target``."""
     fake = FakeBasiq(page_size=page_size, quirks=quirks)
     webhook_id = fake.seed_messages(messages, failed=failed)
     retry = RetryPolicy(max_retries=0)

@@ -1,7 +1,7 @@
-"""What an error reporter sees: the local variables of every frame of an error, and of the errors behind it.
+"""Read an error as an error reporter does: the local variables of all frames of the error and of its causes.
 
-Sentry captures them by default, structlog's ``dict_tracebacks`` and rich on request. The frames of the tests themselves
-are left out: a caller's own variables are the caller's.
+Sentry captures them by default, structlog's ``dict_tracebacks`` and rich on request. The tests' own frames are left
+out, because the library cannot control its caller's variables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CANARIES = (
 
 
 def forms_of(canary: str) -> set[str]:
-    """The canary as it is, and as it looks inside of base64, whatever stands before it."""
+    """Return the canary, and its forms within a base64 text at each alignment."""
     raw = canary.encode()
     inside = set()
     for before in range(3):
@@ -36,7 +36,7 @@ FORMS = {form for canary in CANARIES for form in forms_of(canary)}
 
 
 def leaks(exc: BaseException, forms: Iterable[str] = FORMS) -> list[str]:
-    """Each variable in which a canary shows, with its frame."""
+    """Return a text for each variable that shows a canary, with its frame."""
     found = []
     for where, name, text in variables(exc):
         plain = urllib.parse.unquote(text) if "%" in text else text
@@ -45,7 +45,7 @@ def leaks(exc: BaseException, forms: Iterable[str] = FORMS) -> list[str]:
 
 
 def variables(exc: BaseException) -> Iterator[tuple[str, str, str]]:
-    """The frame, name and repr of each local variable that an error leads to."""
+    """Yield the frame, name and repr of each local variable in the tracebacks of an error and its causes."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]
     while left:
@@ -65,7 +65,7 @@ def variables(exc: BaseException) -> Iterator[tuple[str, str, str]]:
 
 
 def show(value: object) -> str:
-    """As a reporter shows a value: its repr, which may fail."""
+    """Return a value's repr, as a reporter shows it; the repr may fail."""
     try:
         return repr(value)
     except Exception as exc:

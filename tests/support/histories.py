@@ -1,4 +1,4 @@
-"""What the tests of replay share: a fake with a history, targets that misbehave, and a run to the end."""
+"""Helpers for tests of the replay: a fake with a history, targets, checkpoints, and a transport that waits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def history(
 
 
 class Recorder:
-    """A target that remembers what it took, and does as it is told for each message."""
+    """A target that records the ids of accepted messages, and calls ``behave`` for each message."""
 
     def __init__(self, behave: Callable[[Message], Awaitable[object]] | None = None) -> None:
         self.ids: list[str] = []
@@ -57,7 +57,7 @@ class Recorder:
 
 
 class Refusing:
-    """A target that raises for the messages that it is told of."""
+    """A target that raises ``error`` for the messages with these ids."""
 
     def __init__(self, *ids: str, error: Callable[[], BaseException] = lambda: ValueError("poisoned")) -> None:
         self.refused = set(ids)
@@ -71,7 +71,7 @@ class Refusing:
 
 
 class Watching(MemoryCheckpoint):
-    """A checkpoint that keeps the commits, and may be slow."""
+    """A checkpoint that records its commits, and whose ``save`` takes ``delay`` seconds."""
 
     def __init__(self, delay: float = 0.0) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ class Watching(MemoryCheckpoint):
 
 
 async def execute(checkpoint: SQLiteCheckpoint, statement: str) -> None:
-    """Run a statement on the connection that a checkpoint has open."""
+    """Run an SQL statement on the open connection of a checkpoint."""
     run = checkpoint._current()
     await run.call(run._require_open().execute, statement)
 
 
 class Gated:
-    """A transport around another whose pages wait until they are let through."""
+    """A transport on which each page of messages waits for ``let_through``, except the first ``free`` pages."""
 
     def __init__(self, fake: FakeBasiq, free: int = 0) -> None:
         self._inner = InMemoryTransport(fake)

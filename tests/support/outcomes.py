@@ -1,4 +1,4 @@
-"""How a scenario is run: one outcome, in bounded time, nothing shown, nothing left."""
+"""Run a scenario: it must have one outcome, in limited time, show no credential, and leave no task or connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT = 0.25
 
 @asynccontextmanager
 async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClient]:
-    """A client, and when it is closed the proof that nothing is left of it: no task, no connection, no warning."""
+    """Yield a client. At the end, close it and check that no task, connection or warning is left."""
     options.setdefault("retry", ONCE)
     options.setdefault("timeout", TIMEOUT)
     url = wire if isinstance(wire, str) else wire.url
@@ -44,7 +44,7 @@ async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClie
 
 
 async def outcome(work: Awaitable[Any], *, within: float = TIMEOUT + 1.0) -> Any:
-    """The result, or the error of ours; anything else that comes out, and anything late, fails the test."""
+    """Return the result of ``work``, or its ``BasiqError``. Any other error, or a late result, fails the test."""
     clock = asyncio.get_running_loop().time
     began = clock()
     got: Any
@@ -60,7 +60,7 @@ async def outcome(work: Awaitable[Any], *, within: float = TIMEOUT + 1.0) -> Any
 
 
 def assert_hidden(exc: BaseException) -> None:
-    """No credential in the error, in what is behind it, in their tracebacks, nor in the variables of their frames."""
+    """Check that an error, its causes, their tracebacks and the variables of their frames show no credential."""
     for text in texts_of(exc):
         assert MARK not in text, text
     assert not leaks(exc), leaks(exc)

@@ -1,4 +1,4 @@
-"""Runs a page of the documentation, or the docstrings of a module, block by block, as its reader would.
+"""Run the code blocks of a documentation page, or of a module's docstrings, as a reader would.
 
 - ``python``: run in one namespace for the page, as ``python -m asyncio`` would: ``await`` works at the top level. A
   block whose first line is a file's name, such as ``# service.py``, is written to that file. Functions named
@@ -8,9 +8,10 @@
   A command that ends with ``> FILE 2>&1 &`` is waited for until it wrote something, and is ended with the page.
 - ``yaml``, ``json`` and ``toml`` are parsed.
 
-Where the package is installed, ``pip install`` is left out.
-In a module, the blocks are the ``.. code-block:: python`` of its docstrings, which find the module's own names.
-``<!-- skip: next -->`` leaves out a block; ``<!-- invisible-code-block: python -->`` is one that a reader does not see.
+If the package is installed, ``pip install`` is not run.
+In a module, the blocks are the ``.. code-block:: python`` of its docstrings, which can use the module's names.
+``<!-- skip: next -->`` skips the next block; ``<!-- invisible-code-block: python -->`` is a block that readers do not
+see.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _PAGE_LIMIT = 600.0
 
 
 class Shell:
-    """One bash for a page, so that variables, the folder and jobs last as they do for a reader."""
+    """One bash process for a page, so that variables, the folder and jobs persist from block to block."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
@@ -67,7 +68,7 @@ class Shell:
         )
 
     def run(self, command: str) -> str:
-        """What the command printed. Fails if it fails, or takes longer than ``_LIMIT``."""
+        """Return the output of a command. Fails if the command fails, or takes longer than ``_LIMIT``."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -104,7 +105,7 @@ class Shell:
 
 @attrs.define
 class Page:
-    """One page that is being run. Its files are written to ``folder``, its commands find ``environment``."""
+    """A run of one page. Its files are written to ``folder``, and its commands run with ``environment``."""
 
     folder: Path
     environment: Mapping[str, str]
@@ -117,9 +118,9 @@ class Page:
     _shell: Shell | None = None
 
     def run(self, path: Path, around: AbstractAsyncContextManager[Mapping[str, Any]] | None = None) -> int:
-        """Run every block; returns how many there were. The first that fails is the error, with its place.
+        """Run every block, and return their number. Raises the error of the first block that fails, with its place.
 
-        around: gives names that the blocks use, in the loop that runs them.
+        around: provides names for the blocks, in the loop that runs them.
         """
         document = self._docstrings(path) if path.suffix == ".py" else self._page(path)
         document.namespace |= {"__name__": "__main__", "INSTALLED": self.installed, "printed": lambda: self.printed}
@@ -135,7 +136,7 @@ class Page:
             self.close()
 
     def run_alone(self, path: Path) -> int:
-        """The same in a process of its own, since a page may configure loggers, tracers and the like."""
+        """Run every block in a separate process, because a page may configure loggers, tracers and the like."""
         command = [sys.executable, "-W", "error", "-m", "tests.support.pages", str(path), str(self.folder)]
         command += ["--installed"] if self.installed else []
         for pair in self.ports.items():
@@ -229,7 +230,7 @@ class Page:
 
 
 def commands(block: str) -> Iterator[tuple[str, str]]:
-    """Each command of a ``console`` block, with what it is to print."""
+    """Yield each command of a ``console`` block, with its expected output."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         lines = part.splitlines(keepends=True)
         end = 1
@@ -239,7 +240,7 @@ def commands(block: str) -> Iterator[tuple[str, str]]:
 
 
 def expect(wanted: str, printed: str) -> None:
-    """``...`` in what is wanted stands for anything, on one line or on several."""
+    """Check an output against the expected one, in which ``...`` matches anything, on one line or several."""
     pattern = ".*?".join(re.escape(" ".join(part.split())) for part in wanted.split("..."))
     text = " ".join(printed.split())
     assert re.fullmatch(pattern.strip(), text, re.DOTALL), f"shown:\n{wanted}\nprinted:\n{printed}"
@@ -259,7 +260,7 @@ async def _test(function: Any, namespace: Mapping[str, Any]) -> None:
 
 
 async def run_text(text: str, name: str, namespace: dict[str, Any]) -> None:
-    """Run one block of Python in this loop."""
+    """Run one block of Python code in the present event loop."""
     code = compile(text, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     if code.co_flags & inspect.CO_COROUTINE:
         await eval(code, namespace)
@@ -268,7 +269,7 @@ async def run_text(text: str, name: str, namespace: dict[str, Any]) -> None:
 
 
 def has_blocks(page: Path) -> bool:
-    """Whether a page has anything to run: the reference and others are text alone."""
+    """Return whether a page has blocks to run; the reference, for example, has none."""
     return any(Page(page.parent, {})._page(page))
 
 

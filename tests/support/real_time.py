@@ -1,4 +1,4 @@
-"""Real time in tests: a loop whose limits do not depend on the load, and the sleeps that were too long."""
+"""Real time in tests: an event loop whose time limits do not depend on the load, and a check for long sleeps."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class _PatientSelector(selectors.DefaultSelector):
 
 
 class PatientLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock runs while the loop waits, and hardly while it works.
+    """An event loop whose clock advances while the loop waits, and hardly while it works.
 
-    A time limit in a test is then a limit on waiting. It does not depend on how busy the machine is: a response that is
-    on its way within this process arrives before any limit runs out, however long the processor was away.
+    So a time limit in a test limits only waiting, and does not depend on the load of the machine: a response within
+    this process arrives before its time limit, even if the process had no processor for a while.
     """
 
     def __init__(self) -> None:
@@ -54,14 +54,14 @@ class PatientLoop(asyncio.SelectorEventLoop):
 
 
 class Waits:
-    """The sleeps of tests and their helpers that were too long: how long, and where."""
+    """Finds sleeps of tests and their helpers that are longer than ``LONGEST``."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Have ``asyncio.sleep`` and ``time.sleep`` note what is too long."""
+        """Let ``asyncio.sleep`` and ``time.sleep`` record in ``found`` each sleep that is too long."""
         sleep, block = asyncio.sleep, time.sleep
 
         def watched_sleep(delay: float, result: Any = None) -> Coroutine[Any, Any, Any]:
@@ -87,6 +87,6 @@ class Waits:
 
 
 def _caller() -> str | None:
-    """Where the test is that sleeps; None where the package or a library does."""
+    """Return the file and line of the test that sleeps; None if the package or a library sleeps."""
     frame = sys._getframe(2)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame.f_code.co_filename.startswith(_TESTS) else None

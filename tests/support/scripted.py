@@ -1,4 +1,4 @@
-"""A transport that answers from a script, for the tests of what stands on a transport."""
+"""A transport that returns scripted responses, for tests of the layers above a transport."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def page(items: list[Any], next_link: Any = None) -> Response:
 
 
 class Scripted:
-    """Gives one answer of the script a request, the last one again and again; tokens by themselves."""
+    """A transport that returns the script's next response for each request, and repeats the last one.
+
+    Token requests get a token, or responses from ``tokens``.
+    """
 
     def __init__(self, *script: Answer, tokens: list[Answer] | None = None, delay: float = 0.0) -> None:
         self.script = list(script)

@@ -1,4 +1,4 @@
-"""Servers within the test's own process: an endpoint, and the fake in a thread for what is not asynchronous."""
+"""Servers in the test's process: an endpoint for deliveries, and the fake in a thread for synchronous tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from basiq_async.testing import FakeBasiq, serve
 
 @asynccontextmanager
 async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """The URL of a handler, which gets each POST to any path of its server."""
+    """Serve a handler for a POST to any path, and yield its URL."""
     app = web.Application()
     app.router.add_post("/{path}", handler)
     runner = web.AppRunner(app, access_log=None)
@@ -29,7 +29,7 @@ async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]
 
 @contextmanager
 def served(fake: FakeBasiq, **options: Any) -> Iterator[str]:
-    """The fake over HTTP, in a thread of its own."""
+    """Serve a fake over HTTP in a thread, and yield its URL."""
     ready = threading.Event()
     told: list[str] = []
     loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Servers of the tests' own, on free ports: PostgreSQL, and a Redis that can be killed and started again."""
+"""Servers for tests, on free ports: PostgreSQL, and a Redis that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.environment import free_port
 
 
 def _programs() -> Path | None:
-    """The folder with ``initdb`` and ``postgres``, which a distribution may keep out of the path."""
+    """Return the folder with ``initdb`` and ``postgres``, which may not be in the path."""
     found = [*Path("/usr/lib/postgresql").glob("*/bin/postgres"), Path(shutil.which("postgres") or "/nowhere")]
     return next((each.parent for each in sorted(found, reverse=True) if each.exists()), None)
 
@@ -32,7 +32,9 @@ _NOT_AS_ROOT = {"user": "postgres", "group": "postgres", "extra_groups": []} if 
 
 
 class PostgresServer:
-    """One server; every user may connect. Not synced to the disk: it is killed, but the machine stays up."""
+    """A PostgreSQL server that every user may connect to. It does not sync to the disk, because no test stops the
+    machine.
+    """
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.folder = folder
@@ -46,7 +48,7 @@ class PostgresServer:
 
     @property
     def plain_url(self) -> str:
-        """For psycopg itself."""
+        """The URL for psycopg without SQLAlchemy."""
         return f"postgresql://basiq@127.0.0.1:{self.port}/{self.database}"
 
     def make(self) -> None:
@@ -94,7 +96,7 @@ class PostgresServer:
                 time.sleep(0.02)
 
     def make_database(self, name: str) -> None:
-        """Make a database, to which ``url`` leads from now on."""
+        """Create a database, which ``url`` names from now on."""
         import psycopg
 
         with psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
@@ -102,7 +104,7 @@ class PostgresServer:
         self.database = name
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """End it: SIGINT disconnects everybody; SIGQUIT ends without a word, and the next start recovers."""
+        """Stop the server: SIGINT disconnects all clients; SIGQUIT stops at once, and the next start recovers."""
         pid_file = self.folder / "data" / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int(pid_file.read_text().split()[0]), how)
@@ -116,7 +118,7 @@ class PostgresServer:
 
 @contextlib.contextmanager
 def postgres_server(*options: str) -> Iterator[PostgresServer]:
-    """A running server of one test; skips the test where there is none to run."""
+    """Yield a running server for one test. Skips the test if PostgreSQL is not installed."""
     if POSTGRES_PROGRAMS is None:
         pytest.skip("no PostgreSQL is installed here")
     with tempfile.TemporaryDirectory(prefix="basiq-postgres-") as name:
@@ -135,9 +137,9 @@ _STARTED: list[PostgresServer] = []
 
 @contextlib.contextmanager
 def shared_postgres() -> Iterator[PostgresServer]:
-    """One server for all the workers of a test session, with a database for each.
+    """Yield one server for all worker processes of a test session, with a database for each.
 
-    The first one starts it, the last one stops it.
+    The first worker starts it, the last one stops it.
     """
     if POSTGRES_PROGRAMS is None:
         pytest.skip("no PostgreSQL is installed here")
@@ -178,7 +180,7 @@ def _counting(folder: Path) -> Iterator[dict[str, int]]:
 
 
 class RedisServer:
-    """One server on a free port, with its append-only file in ``folder``."""
+    """A Redis server on a free port, with its append-only file in ``folder``."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -189,7 +191,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it responds. A port that someone took in the meantime is changed the first time."""
+        """Start the server, and wait until it responds. At the first start, a port that is taken is replaced."""
         for _ in range(5):
             self._process = self._run()
             if self._responds():
@@ -221,7 +223,7 @@ class RedisServer:
             )
 
     def _responds(self) -> bool:
-        """Whether it responds; false where it has ended."""
+        """Return True when the server responds; False if it has ended."""
         assert self._process is not None
         deadline = time.monotonic() + 60
         while self._process.poll() is None:
@@ -234,7 +236,7 @@ class RedisServer:
         return False
 
     def kill(self) -> None:
-        """End it as a power cut would, except that the operating system keeps what was written."""
+        """Kill the server, as a power cut would, except that the operating system keeps its writes."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
@@ -245,7 +247,7 @@ class RedisServer:
         self._process.send_signal(number)
 
     def log(self) -> Path:
-        """The append-only file that is written to now."""
+        """The present append-only file."""
         found = sorted((self.folder / "appendonlydir").glob("*.incr.aof"))
         return found[-1]
 
@@ -258,7 +260,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """A running server; skips the test where there is none to run."""
+    """Yield a running server. Skips the test if Redis is not installed."""
     if REDIS_PROGRAM is None:
         pytest.skip("no redis-server is installed here")
     server = RedisServer(folder, *options)

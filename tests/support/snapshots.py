@@ -1,4 +1,4 @@
-"""Texts that are compared with a file of the repository; ``BASIQ_SNAPSHOTS=write`` writes the file anew."""
+"""Compare texts with files of the repository. ``BASIQ_SNAPSHOTS=write`` writes the files anew."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def assert_matches(text: str, file: Path) -> None:
-    """Compare a text, without the space at the ends of its lines, with the snapshot."""
+    """Check that a text equals its snapshot. Spaces at the ends of lines are ignored."""
     found = "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
     if os.environ.get("BASIQ_SNAPSHOTS") == "write":
         file.parent.mkdir(parents=True, exist_ok=True)

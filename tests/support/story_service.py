@@ -1,7 +1,7 @@
-"""The service of the long story, a process of its own: python -m tests.support.story_service PORT SECRET FOLDER.
+"""The service of ``tests/test_story.py``, in its own process: python -m tests.support.story_service PORT SECRET FOLDER.
 
-Its inbox and its effects are in one database. While the file ``stopped`` exists, the inbox does not work; events of the
-type ``user.deleted`` can never be handled.
+Its inbox and its effects are in one database. While the file ``stopped`` exists, the inbox raises errors. Its handler
+always fails for events of the type ``user.deleted``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def database(folder: Path) -> str:
 
 
 class Stoppable(SQLInbox):
-    """An inbox that can be stopped from outside."""
+    """An inbox that raises errors while the file ``stopped`` exists."""
 
     def __init__(self, stopped: Path, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

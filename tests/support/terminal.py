@@ -1,4 +1,4 @@
-"""The real program in a pseudo-terminal, and the screen that a person would see."""
+"""Run the real program in a pseudo-terminal, and read the screen that a person would see."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Terminal:
         os.close(self._master)
 
     def type(self, text: str) -> None:
-        """Press keys; ``\\x03`` is Ctrl-C."""
+        """Type a text; ``\\x03`` is Ctrl-C."""
         os.write(self._master, text.encode())
 
     def read_until(self, text: str, timeout: float = 20.0) -> str:
-        """Read until the screen shows a text."""
+        """Read until the screen shows a text, and return the screen."""
         deadline = time.monotonic() + timeout
         while text not in self.screen:
             assert time.monotonic() < deadline, f"{text!r} did not appear:\n{self.screen}"
@@ -69,7 +69,7 @@ class Terminal:
         return self.screen
 
     def end(self, timeout: float = 20.0) -> str:
-        """Read until the program ends; return the screen."""
+        """Read until the program ends, and return the screen."""
         deadline = time.monotonic() + timeout
         while self._read(deadline - time.monotonic()):
             assert time.monotonic() < deadline, self.screen
@@ -78,7 +78,7 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """What stands on the screen, without the space at the ends of lines."""
+        """The text on the screen, without spaces at the ends of lines."""
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip()
 
     def _read(self, timeout: float) -> bool:

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: a wait of an hour takes no time, and a wait for ever is an error."""
+"""An event loop whose clock jumps to the next timer: a wait of an hour takes no time, an endless wait is an error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on a virtual clock. Fails if a task is left that nobody awaited."""
+    """Run a coroutine to its end on a virtual clock, and return its result. Fails if a task is left over."""
 
     async def checked() -> T:
         result = await main

@@ -1,4 +1,4 @@
-"""What a network does: a server that says exactly the bytes it is told to, and a line on which all comes later."""
+"""Network faults for tests: a server that sends exactly the scripted bytes, and a proxy that delays data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Received:
 
 
 class Conn:
-    """One connection, as a step of a script sees it."""
+    """One connection, which a step of a script is called with."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -42,7 +42,7 @@ class Conn:
             await self.writer.drain()
 
     async def hang(self) -> None:
-        """Say nothing more until the client goes away."""
+        """Send nothing more, and wait until the client closes the connection."""
         while await self.reader.read(65536):
             pass
         self.over = True
@@ -51,7 +51,7 @@ class Conn:
         self.over = True
 
     def reset(self) -> None:
-        """RST in place of FIN."""
+        """Close the connection with a RST instead of a FIN."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -64,7 +64,7 @@ Step = bytes | Callable[[Conn], Awaitable[None]]
 def http(
     status: int = 200, body: bytes | str = b"", *headers: str, reason: str = "Whatever", length: bool = True
 ) -> bytes:
-    """A whole answer. ``length`` adds Content-Length."""
+    """Return the bytes of a whole response. ``length`` adds Content-Length."""
     content = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status} {reason}", *headers]
     if length and not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in headers):
@@ -92,7 +92,7 @@ def error(status: int, code: str = "some-code", *headers: str, detail: str = "A 
 
 
 def closing(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
-    """Says this, and closes."""
+    """Return a step that sends these bytes, and closes the connection."""
 
     async def step(conn: Conn) -> None:
         await conn.say(*parts)
@@ -102,7 +102,7 @@ def closing(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
 
 
 def resetting(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
-    """Says this, and resets the connection."""
+    """Return a step that sends these bytes, and resets the connection."""
 
     async def step(conn: Conn) -> None:
         await conn.say(*parts)
@@ -114,7 +114,7 @@ def resetting(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
 
 
 def hanging(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
-    """Says this, and then nothing more."""
+    """Return a step that sends these bytes, and then waits until the client closes the connection."""
 
     async def step(conn: Conn) -> None:
         await conn.say(*parts)
@@ -124,7 +124,7 @@ def hanging(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
 
 
 def trickling(data: bytes, endless: bytes = b"", every: float = 0.01) -> Callable[[Conn], Awaitable[None]]:
-    """Says this byte by byte; then, for ever, ``endless``."""
+    """Return a step that sends ``data`` byte by byte, and then repeats ``endless`` for ever."""
 
     async def step(conn: Conn) -> None:
         for index in range(len(data)):
@@ -147,7 +147,10 @@ MESSAGE = {
 
 
 class Wire:
-    """The server. ``script`` gives one step a request, the last one again and again; ``tokens`` likewise for /token."""
+    """A server that answers each request with the next step of ``script``, and repeats the last one.
+
+    Requests for /token get the steps of ``tokens`` in the same way.
+    """
 
     def __init__(self, *script: Step, tokens: Iterable[Step] = (), tls: ssl.SSLContext | None = None) -> None:
         self.script = list(script) or [ok(WEBHOOK)]
@@ -227,7 +230,7 @@ class Wire:
 
 @asynccontextmanager
 async def refusing() -> AsyncIterator[str]:
-    """A url that nobody listens at."""
+    """Yield a URL whose port is bound but refuses connections."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -235,7 +238,7 @@ async def refusing() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def slow_line(port: int, *, least: float, most: float, seed: int = 0) -> AsyncIterator[int]:
-    """The port of a proxy to ``port``; each piece of data takes ``least`` to ``most`` seconds in either direction."""
+    """Yield the port of a proxy to ``port`` that delays data by ``least`` to ``most`` seconds in either direction."""
     rng = random.Random(seed)
     tasks: set[asyncio.Task[object]] = set()
 
