@@ -308,5 +308,5 @@ def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cur
         opened = UnusableCursor(DAMAGED)
     if item_id is None or opened.elsewhere:
         raise ConfigurationError(opened.text)
-    _log.info("%s; walking the list to the item %r", opened.text, item_id, extra={"item_id": item_id})
+    _log.info("%s; searching the list for the item %r", opened.text, item_id, extra={"item_id": item_id})
     return listing.after(item_id)

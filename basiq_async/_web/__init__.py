@@ -1,1 +1,1 @@
-"""What local servers share: start and end, bodies, responses, the guard, the page."""
+"""The common parts of the local servers: start and end, bodies, responses, access checks, the page."""

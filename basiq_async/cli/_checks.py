@@ -64,10 +64,10 @@ _DIAGNOSIS: Shape[Diagnosis] = Shape(
 @shows(_DIAGNOSIS)
 def doctor(
     webhook_id: Annotated[
-        str | None, typer.Argument(help="The webhook; all of them by default.", autocompletion=webhook_ids)
+        str | None, typer.Argument(help="The webhook; all webhooks by default.", autocompletion=webhook_ids)
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help=f"Post a signed test to its URL from here; {SECRET_VARIABLE} has the secret.")
+        bool, typer.Option("--test", help=f"Post a signed test to its URL. {SECRET_VARIABLE} must hold the secret.")
     ] = False,
     secret_file: Annotated[
         Path | None, typer.Option(help="The file with the signing secret, for the test.", show_default=False)

@@ -36,7 +36,7 @@ def completion(
         raise ConfigurationError(f"the shell must be bash, zsh or fish, not {shell!r}")
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
 
-    script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # its name
+    script = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # a shell's name
     write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 

@@ -80,7 +80,7 @@ class Steps:
         write(Styled(self._clock(), "dim"), "  ", Styled("ok", "green"), f"  {text}")
 
     def narrate(self, text: str) -> None:
-        """Print what happens, without a check."""
+        """Print a statement that is not checked."""
         write(Styled(self._clock(), "dim"), f"      {text}")
 
     def _clock(self) -> str:
@@ -127,7 +127,7 @@ async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service:
     steps.confirm(
         f"webhook {webhook.id} is {webhook.status}; its secret shows as {webhook.secret}", true=bool(webhook.secret)
     )
-    assert webhook.secret is not None  # noqa: S101  # that was the step
+    assert webhook.secret is not None  # noqa: S101  # the step above checked it
     service.subscribe(webhook.secret)
     await fake.advance(minutes=15)
     active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
@@ -227,7 +227,7 @@ async def _mock(messages: int) -> AsyncIterator[dict[str, str]]:
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        assert process.stdout is not None  # noqa: S101  # a pipe was asked for
+        assert process.stdout is not None  # noqa: S101  # because stdout is a pipe
         async with asyncio.timeout(_START):
             line = await process.stdout.readline()
         if not line:

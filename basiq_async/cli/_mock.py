@@ -61,7 +61,7 @@ def wait(
     """
     try:
         found = run_until_signal(lambda: _wait(ready_file, timeout))
-    except BaseException:  # a signal too
+    except BaseException:  # also after a signal
         if json is None:
             write(_NO_MOCK)
         raise
@@ -398,4 +398,4 @@ def _quirks(given: Sequence[str]) -> Any:
             forms = "; ".join(f"{name.replace('_', '-')}={'|'.join(forms)}" for name, forms in known.items())
             raise ConfigurationError(f"--quirk must be one of {forms}, not {each!r}")
         chosen[name] = form
-    return Quirks(**chosen)  # type: ignore[arg-type]  # of the fields' own Literals
+    return Quirks(**chosen)  # type: ignore[arg-type]  # the forms were checked above

@@ -407,12 +407,12 @@ def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise MockError(f"what responds at {origin} is not a mock of Basiq", status=status)
+        raise MockError(f"the server at {origin} is not a mock of Basiq", status=status)
     if status == 200:
         return _name_as_commands_do(found)
     error = found.get("error")
     if not isinstance(error, dict):
-        raise MockError(f"what responds at {origin} is not a mock of Basiq", status=status)
+        raise MockError(f"the server at {origin} is not a mock of Basiq", status=status)
     message = str(error.get("message"))
     if error.get("code") == "another-mock":
         message = (

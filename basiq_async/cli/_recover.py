@@ -280,7 +280,7 @@ async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[
     assert inbox is not None  # noqa: S101  # one of the two was given
     from ..receiver import SQLiteInbox
 
-    if not os.path.isfile(inbox):  # noqa: ASYNC240  # one look before anything begins
+    if not os.path.isfile(inbox):  # noqa: ASYNC240  # a single check, before the work begins
         raise ConfigurationError(f"the inbox file {inbox!r} does not exist")
     async with SQLiteInbox(inbox) as made:
         yield made

@@ -75,7 +75,7 @@ class Shape(Generic[T]):
 
     @cached_property
     def readers(self) -> Fields[T]:
-        """The fields, each with how it is read; none for mappings that are shown whole."""
+        """The fields, each with the function that reads it. Empty for mappings that are shown whole."""
         if self.fields is None:
             return {}
         return self.fields() if callable(self.fields) else self.fields

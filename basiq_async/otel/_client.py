@@ -90,7 +90,7 @@ class TracedTransport:
         """Send a request within a span."""
         # This is not a coroutine function, so that without an SDK the caller awaits the inner call directly.
         if not self._telemetry.wanted:
-            return self._inner.send(request)  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
+            return self._inner.send(request)  # type: ignore[return-value]  # mypy sees only a Coroutine
         return self._trace(request)  # type: ignore[return-value]  # as above
 
     async def _trace(self, request: Request) -> Response:

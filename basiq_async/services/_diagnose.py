@@ -48,7 +48,7 @@ async def diagnose(
     finally:
         del secret  # error reporters show local variables
     webhook = await api.get(Webhook, api.at("/notifications/webhooks/{webhook_id}", webhook_id=webhook_id))
-    now = api.now()  # Basiq's, from here on
+    now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)])
     known = receiver.inbox if inbox is None and receiver is not None else inbox
     scan = _HistoryScan(
@@ -255,7 +255,7 @@ class _Signer:
         return EndpointCheck(response.status)
 
     def _sign_test(self, now: datetime) -> tuple[Mapping[str, str], bytes]:
-        assert self._sign is not None  # noqa: S101  # can_sign was asked
+        assert self._sign is not None  # noqa: S101  # callers check can_sign first
         body = json.dumps({"eventTypeId": _TEST_TYPE, "eventId": str(uuid.uuid4())}).encode()
         headers = self._sign(f"test_{uuid.uuid4().hex}", now, body)
         return {**headers, "content-type": "application/json"}, body

@@ -206,7 +206,7 @@ def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetim
 
 
 class Attempts:
-    """Counts the attempts of messages as they stream by."""
+    """Counts the attempts of messages, one message after the other."""
 
     def __init__(self, now: datetime) -> None:
         self._since = now - LATELY

@@ -49,7 +49,7 @@ def clean_request_class() -> type[aiohttp.ClientRequest]:
                 used.add(known)
                 if len(used) > _MANY:
                     used.difference_update([each for each in used if each() is None])
-            return super().send(conn)  # type: ignore[return-value]  # mypy knows it as a mere Coroutine
+            return super().send(conn)  # type: ignore[return-value]  # mypy sees only a Coroutine
 
     return CleanRequest
 

@@ -161,7 +161,9 @@ class Authenticated:
             async with asyncio.timeout_at(deadline):
                 await self._renewal.acquire()
         except TimeoutError:
-            raise RequestTimeoutError("no token within max_elapsed", method="POST", path="/token") from None
+            raise RequestTimeoutError(
+                "no token was received within max_elapsed", method="POST", path="/token"
+            ) from None
 
     async def _fetch(self, deadline: float | None) -> _AccessToken:
         url = self._base.url("/token")

@@ -1,5 +1,5 @@
 "use strict";
-// The page shows what the server renders, and calls the control API: it decides nothing by itself.
+// Shows the HTML that the server renders, and calls the control API. All decisions are the server's.
 const root = document.body.dataset.root;
 const said = document.getElementById("said");
 const search = document.getElementById("search");
@@ -33,7 +33,7 @@ function children(old, fresh) {
   }
 }
 
-// Change an element into another one. What a person opened stays open; what did not change is not touched.
+// Update an element to match another one. Opened details stay open, and unchanged parts are not touched.
 function update(old, fresh) {
   if (old.dataset && "local" in old.dataset) return;
   if (old.isEqualNode(fresh)) return;
@@ -158,7 +158,7 @@ async function submit(form) {
   if (result !== null) say(describe(form, result));
 }
 
-// A fragment is what its own route responds, as HTML; the id in the query leads nowhere else.
+// Fetch HTML from the server's own routes only. The id is in the query, so it cannot change the path.
 async function fill(button) {
   const place = document.getElementById(button.getAttribute("aria-controls"));
   const asked = new URL(`${root}/ui/${button.dataset.detail}?${new URLSearchParams({ id: button.dataset.id })}`, location);
