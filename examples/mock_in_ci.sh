@@ -1,7 +1,7 @@
 #!/bin/sh
-# Run a command, such as a test suite, against a mock of its own: sh mock_in_ci.sh npm test
+# Start a mock, and run a command with it, such as a test suite: sh mock_in_ci.sh npm test
 #
-# It ends as the command does, or with 1 where that misused Basiq.
+# The exit code is the command's, or 1 if the command misused Basiq.
 set -eu
 
 folder=$(mktemp -d)
@@ -9,8 +9,8 @@ basiq-async mock --port 0 --ready-file "$folder/ready.json" > "$folder/mock.log"
 mock=$!
 trap 'kill "$mock" 2> "$folder/stop.log" || cat "$folder/mock.log"; wait "$mock" || true; rm -r "$folder"' EXIT
 
-# Waits until that mock can be called, and exports BASIQ_BASE_URL and BASIQ_API_KEY. Where there is none, the script
-# ends here: nothing that follows can reach another mock, or Basiq itself.
+# Wait until the mock can be called, and export BASIQ_BASE_URL and BASIQ_API_KEY. If the mock does not start, the script
+# ends here, so that the command cannot call another mock or the real Basiq.
 eval "$(basiq-async mock wait --ready-file "$folder/ready.json")"
 
 "$@"

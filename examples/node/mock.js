@@ -1,8 +1,8 @@
-// A mock of Basiq for tests in JavaScript and TypeScript: one process, and a state of its own for each test.
+// A mock of Basiq for tests in JavaScript and TypeScript: one process, with a separate state for each test.
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 
-/** Start a mock and wait until it can be called. A free port is taken, so that two jobs on one machine do not meet. */
+/** Start a mock on a free port, and wait until it can be called. Two jobs on one machine do not conflict. */
 export async function startMock(...options) {
   const child = spawn("basiq-async", ["mock", "--port", "0", "--json", ...options], {
     stdio: ["ignore", "pipe", "inherit"],
@@ -21,7 +21,7 @@ export async function startMock(...options) {
 }
 
 class Mock {
-  /** The state that is there from the beginning. */
+  /** The first state of the mock. */
   first;
   /** End the process. */
   stop;
@@ -31,14 +31,14 @@ class Mock {
     this.stop = stop;
   }
 
-  /** Add a state: nothing that happens in it shows in another. Its clock stands still until it is moved. */
+  /** Add a separate state, which shares no data with others. Its clock stands still until it is moved. */
   async addState(name) {
     const made = await this.first.control("POST", "/states", { name, still: true });
     return new State(this.first.baseUrl, made.apiKey);
   }
 }
 
-/** One state. Its API key says which one a call means, so that no other mock on the port is driven by mistake. */
+/** One state. Calls name it by its API key, so that another mock on the same port refuses them. */
 export class State {
   #token;
 
@@ -47,7 +47,7 @@ export class State {
     this.apiKey = apiKey;
   }
 
-  /** Call Basiq's API, as a service does, with one token for all calls. */
+  /** Call Basiq's API as a service does, with one token for all calls. */
   basiq = async (method, path, body) => {
     this.#token ??= send(`${this.baseUrl}/token`, {
       method: "POST",
@@ -58,7 +58,7 @@ export class State {
     return send(this.baseUrl + path, json(method, body, `Bearer ${token}`));
   };
 
-  /** Call the control API: the document is at /_fake/openapi.json. */
+  /** Call the control API, which /_fake/openapi.json describes. */
   control = (method, path, body = {}) =>
     send(`${this.baseUrl}/_fake${path}`, json(method, method === "GET" ? undefined : body, `Basic ${this.apiKey}`));
 

@@ -1,4 +1,4 @@
-// A small service as it could be yours: it notes whose consent is gone.
+// A small example service, which lists the users whose consent was revoked or has expired.
 import { createServer } from "node:http";
 import { Webhook } from "standardwebhooks";
 
@@ -14,7 +14,7 @@ export class ConsentWatch {
     this.#basiq = basiq;
   }
 
-  /** Listen at a free port of this machine, and subscribe. */
+  /** Listen on a free port of this machine, and create the webhook. */
   async start() {
     await new Promise((ready) => this.#server.listen(0, "127.0.0.1", ready));
     const webhook = await this.#basiq("POST", "/notifications/webhooks", {
@@ -34,7 +34,7 @@ export class ConsentWatch {
       const parts = [];
       for await (const part of request) parts.push(part);
       const delivery = new Webhook(this.#secret).verify(Buffer.concat(parts), request.headers);
-      // The key is the event: Basiq sends it again where it did not hear that it was handled.
+      // Remember events by their ids: Basiq sends an event again if it got no response.
       if (!this.#handled.has(delivery.eventId)) {
         const event = await this.#basiq("GET", new URL(delivery.links.event).pathname);
         this.withoutConsent.push(event.userId);

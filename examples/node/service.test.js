@@ -1,4 +1,4 @@
-// Tests of that service. They run at once, each in a state of its own, and none of them waits for real time.
+// Tests of service.js. They run concurrently, each in a separate state, and do not wait in real time.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { startMock } from "./mock.js";
@@ -8,7 +8,7 @@ let mock;
 before(async () => (mock = await startMock()));
 after(() => mock.stop());
 
-/** Run a test with a state, and the service subscribed in it, past the quarter of an hour before Basiq delivers. */
+/** Run a test with a new state and a subscribed service, after the 15 minutes before Basiq begins to deliver. */
 function withService(name, work) {
   test(name, async () => {
     const state = await mock.addState(name);
@@ -17,7 +17,7 @@ function withService(name, work) {
       await watch.start();
       await state.advance({ minutes: 15 });
       await work(state, watch);
-      assert.deepEqual(await state.violations(), []); // nothing that the real Basiq would refuse
+      assert.deepEqual(await state.violations(), []); // the service did not misuse Basiq
     } finally {
       await watch.stop();
       await state.remove();
@@ -25,7 +25,7 @@ function withService(name, work) {
   });
 }
 
-describe("a service that notes whose consent is gone", { concurrency: true }, () => {
+describe("a service that lists users without consent", { concurrency: true }, () => {
   withService("notes a revoked consent", async (state, watch) => {
     await state.emit("consent.revoked", { userId: "user-1" });
     assert.deepEqual(watch.withoutConsent, ["user-1"]);

@@ -341,7 +341,7 @@ async def test_a_worker_of_another_version_leaves_a_job_alone(redis_url: str, ca
         await redis.hset("basiq:{job}", "protocol", "2")
         await fleet.start()
         async with asyncio.timeout(PATIENT):
-            while "speaks version 1 of the record, the job is of version 2" not in (await job.progress()).problem:
+            while "uses version 1 of the record, and the job version 2" not in (await job.progress()).problem:
                 await asyncio.sleep(0.02)
         assert "uses version 2 of the record, and this worker version 1" in caplog.text
         assert recorder.ids == []

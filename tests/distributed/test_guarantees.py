@@ -203,7 +203,7 @@ async def test_with_the_sql_inbox_nothing_is_handled_twice_whatever_is_killed(tm
 async def test_a_segment_that_kills_every_worker_stops_the_job_which_names_it(tmp_path: Path) -> None:
     async with plant(tmp_path, messages=50) as works:
         parent = works.start(processes=2, deadly=[works.ids[0]], most_tries=3, wait=0.0)
-        with pytest.raises(ReplayError, match=r"segment 0\.0 was claimed 3 times and nothing of it was done"):
+        with pytest.raises(ReplayError, match=r"segment 0\.0 was claimed 3 times and no message of it was finished"):
             await works.job.wait(timeout=PATIENT)
         assert works.ids[0] not in works.effects()
         parent.send_signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
--- Shared by all scripts: names of keys, the server's time, and the fence. KEYS: the job's own key, and the sets of all
--- jobs and of those that may have work left. The first two arguments are the job's key and, where a caller means one
--- job of that key and no later one, its token; a script sees the arguments after them.
+-- Shared by all scripts: the names of keys, the server's time, and the check of the owner. KEYS: the job's key, and the
+-- sets of all jobs and of active jobs. The first two arguments are the job's key and its token; an empty token stands
+-- for any job of that key. A script's own arguments follow them.
 local base, jobs, active = KEYS[1], KEYS[2], KEYS[3]
 local name, meant = table.remove(ARGV, 1), table.remove(ARGV, 1)
 local due, dead_letters, numbers, workers = base .. ':due', base .. ':dead', base .. ':dead:n', base .. ':workers'
@@ -19,12 +19,12 @@ local function segment_key(id)
   return base .. ':s:' .. id
 end
 
--- The key was forgotten, and is another job's now.
+-- Whether the job that the caller means was forgotten, and the key belongs to another job now.
 local function is_another()
   return meant ~= '' and job('token') ~= meant
 end
 
--- A job that may have work left is in the set that workers look through, from the moment that makes it so.
+-- Set the state. Running and paused jobs are in the set of active jobs, which workers look through.
 local function set_state(to, reason)
   redis.call('HSET', base, 'state', to, 'reason', reason)
   if to == 'running' or to == 'paused' then
@@ -36,7 +36,7 @@ local function set_state(to, reason)
   end
 end
 
--- A call with arguments from `from` to `to`, in parts: unpack accepts some thousands.
+-- Call a command with the arguments from `from` to `to`, in parts, because unpack accepts only some thousands.
 local function in_parts(command, key, from, to)
   local count = 0
   for first = from, to, 5000 do
@@ -45,7 +45,7 @@ local function in_parts(command, key, from, to)
   return count
 end
 
--- Only the current owner may write: a token that was replaced, or rolled back, is refused.
+-- Whether the token is the current owner's. Only the owner may write.
 local function owns(id, token)
   return redis.call('HGET', segment_key(id), 'owner') == token
 end
@@ -56,7 +56,8 @@ local function renew(id, lease)
   redis.call('ZADD', due, ends, id)
 end
 
--- An owner's counts are absolute, and go into the job's once: when it finishes, lets go, or is replaced.
+-- Add an owner's counts to the job's. They are totals, so they are added once: when the owner finishes, releases the
+-- segment, or is replaced.
 local function fold(id)
   local s = segment_key(id)
   local fields = redis.call('HGETALL', s)

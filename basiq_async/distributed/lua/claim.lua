@@ -1,4 +1,4 @@
--- Keeps true: a segment has one owner at a time, and what a former owner did is counted once.
+-- Invariant: a segment has one owner at a time, and the results of a former owner are counted once.
 -- ARGV: segment, token, lease, worker, width, protocol, most tries, selection.
 local id, token, lease, worker, width, protocol = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local s = segment_key(id)
@@ -7,10 +7,10 @@ if not state or redis.call('EXISTS', s) == 0 then
   return { 'gone' }
 end
 if is_another() then
-  return { 'another' } -- before anything of the caller's is recorded
+  return { 'another' } -- before the caller changes anything
 end
 if job('protocol') ~= protocol then
-  local problem = 'worker ' .. worker .. ' speaks version ' .. protocol .. ' of the record, the job is of version '
+  local problem = 'worker ' .. worker .. ' uses version ' .. protocol .. ' of the record, and the job version '
   redis.call('HSET', base, 'problem', problem .. job('protocol'))
   return { 'version', job('protocol') }
 end
@@ -22,7 +22,7 @@ if job('where') ~= ARGV[8] then
   return { 'selection', job('where') }
 end
 local owner = redis.call('HGET', s, 'owner')
-if owner ~= token then -- a request that was sent again finds its own claim
+if owner ~= token then -- a repeated request finds its own claim
   if owner and tonumber(redis.call('HGET', s, 'until')) > now then
     return { 'held' }
   end
@@ -33,7 +33,7 @@ if owner ~= token then -- a request that was sent again finds its own claim
   end
   if redis.call('HINCRBY', s, 'tries', 1) > tonumber(ARGV[7]) then
     local last = job('problem')
-    fail('segment ' .. id .. ' was claimed ' .. ARGV[7] .. ' times and nothing of it was done; its last worker was ' ..
+    fail('segment ' .. id .. ' was claimed ' .. ARGV[7] .. ' times and no message of it was finished; its last worker was ' ..
       (redis.call('HGET', s, 'worker') or 'unknown') .. (last and '; the last problem: ' .. last or ''))
     return { 'stopped', 'failed' }
   end

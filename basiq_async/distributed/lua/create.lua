@@ -1,5 +1,5 @@
--- Keeps true: a key is one job for ever; the job, the first segment of each of its lists, and its place among the jobs
--- that workers look through appear together.
+-- Invariant: a key belongs to one job until that is forgotten. The job, the first segment of each of its lists, and its
+-- entry in the set of active jobs are created together.
 -- ARGV: selection, number of lists, then field and value pairs.
 local selection, lists = ARGV[1], tonumber(ARGV[2])
 local known = job('selection')

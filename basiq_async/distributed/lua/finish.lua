@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: a segment goes only when the next one of its list is recorded, and a job is finished when none is left.
+-- Invariant: a segment is removed only after the next one of its list is recorded. The job finishes with its last one.
 -- ARGV: segment, token.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: a job that runs is not forgotten; of one that is, nothing stays.
+-- Invariant: a running or paused job is not forgotten; a forgotten job leaves no keys.
 local state = job('state')
 if state == 'running' or state == 'paused' then
   return { state }

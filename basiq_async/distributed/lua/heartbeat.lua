@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: a lease is prolonged for its owner alone; a worker that lives is seen.
+-- Invariant: a lease is prolonged only for its owner. The worker is noted as alive.
 -- ARGV: worker, lease, then segment and token pairs.
 local lease = tonumber(ARGV[2])
 local lost = {}

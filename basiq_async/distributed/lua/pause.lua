@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: what a target asks of one worker holds for all; a pause is lengthened, never shortened.
+-- Invariant: a pause that a target asks of one worker is for all. It can be lengthened, but not shortened.
 -- ARGV: milliseconds.
 local ends = now + tonumber(ARGV[1])
 if job('state') and not is_another() and ends > tonumber(job('paused_until') or 0) then

@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- Keeps true: over all callers no two slots are closer than the rate allows, however far ahead they are, and time that
--- nobody used is not made up for. ARGV: slots. Returns the server's time, the first slot and the interval of slots, in
--- microseconds.
+-- Invariant: the slots of all callers are never closer than the rate allows, and unused time gives no extra slots.
+-- ARGV: the number of slots. Returns the server's time, the first slot and the interval of slots, in microseconds.
 local rate = tonumber(job('rate') or '')
 if not rate then
   return {}

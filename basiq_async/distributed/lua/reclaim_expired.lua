@@ -1,6 +1,6 @@
--- Keeps true: a segment whose lease ran out, or whose notification was lost, is told to one caller, again and again
--- until it is claimed; where it only waits in a queue, ever more rarely, so that notifications do not pile up. ARGV: most
--- segments, milliseconds until they may be told again, 1 for those as well that were told lately.
+-- Invariant: a segment whose lease ran out, or whose notification was lost, is returned to one caller at a time until it
+-- is claimed. A caller that is not idle gets it ever more rarely, so that notifications do not pile up in a queue.
+-- ARGV: the most segments, milliseconds until a segment may be returned again, 1 if the caller is idle.
 local state = job('state')
 if state ~= 'running' then
   return { state or 'gone' }

@@ -1,6 +1,6 @@
--- Keeps true: a page is counted once, the rest of its list is recorded before any of it is handled, and the job's
--- limit is shared out exactly. ARGV: segment, token, lease, count, last id, chosen, unchosen, next cursor, whether
--- there is a next page, limit, with a limit one sign a message: 1 where it was chosen, and what is wrong with the page.
+-- Invariant: a page is counted once, the next segment is recorded before any message of the page is handled, and the
+-- job's limit is shared exactly. ARGV: segment, token, lease, count, last id, number of chosen and of other messages, next
+-- cursor, 1 if a next page exists, limit, with a limit one digit for each message (1 if it was chosen), problem.
 local id, token, lease, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not owns(id, token) then
   return { 'lost' }

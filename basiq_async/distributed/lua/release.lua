@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- Keeps true: an owner that lets go in order leaves nothing interrupted, and its segment is there for the next one.
--- ARGV: segment, token, milliseconds until it may be told, problem, whether it waits for
--- something that is away.
+-- Invariant: after a release, no message counts as interrupted, and another worker can claim the segment.
+-- ARGV: segment, token, milliseconds until it may be returned again, problem, 1 after a temporary error.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then
   return { 'lost' }
@@ -13,7 +12,7 @@ redis.call('ZADD', due, whole(now + tonumber(ARGV[3])), id)
 if ARGV[4] ~= '' then
   redis.call('HSET', base, 'problem', ARGV[4])
 end
--- Only claims that nobody gave back count against a segment.
+-- Only claims without a release count towards the limit of claims.
 if tonumber(redis.call('HGET', s, 'tries')) > 0 then
   redis.call('HINCRBY', s, 'tries', -1)
 end

@@ -1,6 +1,6 @@
--- Keeps true: the dead letters that are there now are tried again, once each: those that a segment is to try already are
--- left to it. ARGV: a token of this request, which finds its own segment when it is sent again. Returns the job's state,
--- the segment, and how many dead letters are to be tried.
+-- Invariant: each present dead letter is retried once; dead letters that a segment is to retry already stay with it.
+-- ARGV: a token of this request, so that a repeated request finds its segment. Returns the job's state, the segment, and
+-- the number of dead letters to retry.
 local state = job('state')
 if not state then
   return { 'gone', '', 0 }

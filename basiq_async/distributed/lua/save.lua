@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Keeps true: what is recorded as done was done by the owner, dead letters are there with it, all or nothing; saying
--- it twice counts once. ARGV: segment, token, lease, ids recorded before (-1 to replace them), most failures in a
--- row (0 for no limit), then lists, each after its length: counts (name, value); ids, as one text; dead letters (id, text);
--- ids of dead letters that are none any more.
+-- Invariant: only the owner records finished messages, together with their dead letters, all or nothing. A repeated save
+-- counts once. ARGV: segment, token, lease, number of ids recorded before (-1 to replace them), most failures in a row (0
+-- for no limit), then lists, each after its length: counts (name, value); ids, as one text; dead letters (id, text); ids
+-- of revived dead letters.
 local id, token, lease, before, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if not owns(id, token) then
   return { 'lost' }
@@ -14,7 +14,7 @@ if before < 0 then
   redis.call('DEL', done)
   redis.call('HDEL', s, 'done')
 elseif tonumber(redis.call('HGET', s, 'done') or 0) ~= before then
-  return { 'resend' } -- the server lost some of it, or has this already
+  return { 'resend' } -- the server lost earlier saves, or has this one already
 end
 local at = 6
 local function list()
@@ -52,7 +52,7 @@ if tonumber(redis.call('HGET', s, 'o:handled') or 0) > handled then
 else
   local more = tonumber(redis.call('HGET', s, 'o:failed') or 0) - failed
   if more > 0 and redis.call('HINCRBY', base, 'row', more) >= most and most > 0 and job('state') == 'running' then
-    fail(job('row') .. ' messages in a row failed; mend what they fail at, then resume the job and retry the dead letters')
+    fail(job('row') .. ' messages in a row failed; remove the cause, then resume the job and retry the dead letters')
   end
 end
 if added and job('state') == 'running' then

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: a job moves between its states along these lines only. ARGV: action, reason.
+-- Invariant: a job changes its state only as the table says. ARGV: action, reason.
 local action, reason = ARGV[1], ARGV[2]
 local state = job('state')
 if not state or is_another() then

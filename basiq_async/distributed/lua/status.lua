@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps true: counts are the finished segments' and the open ones', of one moment.
+-- Invariant: the counts include finished and open segments, as of one moment.
 local found = redis.call('HGETALL', base)
 if #found == 0 then
   return {}
