@@ -34,7 +34,7 @@ _SURE = 8
 _FEW = 20
 """One item in this number may be far out of order, because its first attempt came late."""
 _BEYOND = 50
-"""The number of items to read after those that are wanted, because an item may be slightly out of order."""
+"""The number of items to read after the wanted ones, because an item may be slightly out of order."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 

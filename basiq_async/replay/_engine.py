@@ -272,7 +272,7 @@ class Engine:
                         raise
                     else:
                         failure = _with_cause(
-                            TargetError("the handler was cancelled, by itself or what it called"), exc
+                            TargetError("the handler, or a function that it called, cancelled itself"), exc
                         )
                 except Exception as exc:
                     watched.attempt = 0
@@ -330,7 +330,7 @@ class Engine:
     def _apply_outage(self, exc: Exception, message: Message) -> Exception | None:
         circuit, pressure = self._circuit, self._pressure
         if pressure.closed:
-            return None  # it failed together with the one that began this pause
+            return None  # this message failed together with the one that began the pause
         lasted = circuit.fail(message.id, asyncio.get_running_loop().time())
         text = _describe(exc)
         if lasted >= self._settings.max_pause:

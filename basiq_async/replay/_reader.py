@@ -209,7 +209,7 @@ class MessageReader:
             self._wanted()
 
     def decide(self, *, counts: bool) -> None:
-        """Say whether a message counts against the limit: not if it was skipped. Has no effect without a limit."""
+        """Tell the reader whether a message counts against the limit; a skipped one does not."""
         if self._left is not None:
             self._undecided -= 1
             if not counts:

@@ -167,7 +167,7 @@ async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_en
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
         (letter,) = await replay.dead_letters()
-        assert "was cancelled" in letter.error
+        assert "cancelled itself" in letter.error
 
 
 async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:

@@ -217,7 +217,7 @@ def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
         page.goto(url)
         page.locator("#progress", has_text="No run has begun yet").wait_for()
         run()
-        page.locator("#progress .pill.failed", has_text="ended, messages that failed are left").wait_for()
+        page.locator("#progress .pill.failed", has_text="ended, with dead letters").wait_for()
         assert page.locator("#progress .pill.ok").count() == 0
         page.wait_for_function("() => document.querySelectorAll('#dead-letter-list > li').length === 5")
         page.locator("#dead-letter-list .opens").first.click()

@@ -17,7 +17,7 @@ from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
 
 PATIENT = 20.0
-"""Seconds within which what is waited for has happened, however busy the machine is."""
+"""Seconds to wait at most for an event in a test: enough on a busy machine too."""
 
 
 @attrs.define(eq=False)

@@ -306,8 +306,8 @@ _BEGAN = "began"
 
 
 _NONE_FREE = "Too many connections"
-"""What redis-py says of its own pool. Before version 8 that is a plain ConnectionError."""
-_MORE_CONNECTIONS = "each call takes one from the client's pool: give it a greater max_connections"
+"""The text of redis-py's error for a pool without a free connection. Before version 8 it is a ConnectionError."""
+_MORE_CONNECTIONS = "each call uses one of the client's pool: raise its max_connections"
 
 _WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
     (AuthenticationError, "check the client's user and password"),

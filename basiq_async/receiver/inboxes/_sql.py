@@ -300,7 +300,7 @@ class SQLInbox:
                 raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
-            raise InboxError(f"the database failed under the handler: {brief(exc)}") from without_values(exc)
+            raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
         finally:
             if session.in_transaction():
                 await run_to_completion(session.close)
@@ -327,7 +327,7 @@ class SQLInbox:
             if is_passing(exc):
                 raise
         if failure.passing:
-            raise InboxError(f"the database failed under the handler: {failure.text}")
+            raise InboxError(f"the database failed while the handler ran: {failure.text}")
         raise ConfigurationError(
             f"a statement of the handler failed ({failure.text}), and the handler continued, but the database rolls "
             "the whole transaction back: use session.begin_nested() for a part that may fail"

@@ -199,7 +199,7 @@ def _most_transactions(engine: AsyncEngine) -> int:
 RETRY_AFTER = 1.0
 """Seconds for ``retry_after`` if another worker holds the key by a transaction, whose end is unknown."""
 _GATE_WAIT = 0.5
-"""Seconds to wait while another worker's transaction locks a key: one that only tries to claim it ends sooner."""
+"""Seconds to wait while another worker's transaction locks a key. A transaction of a mere attempt ends sooner."""
 _GATE_PAUSE = 0.01
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)

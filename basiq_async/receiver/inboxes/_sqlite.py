@@ -27,7 +27,7 @@ _KIND = FileKind(
     application_id=0x42515349,
     version=3,
     schema=(
-        # Leases end by a monotonic clock, entries expire by the wall clock.
+        # A lease ends by the monotonic clock, an entry expires by the wall clock.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, state INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",

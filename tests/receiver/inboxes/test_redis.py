@@ -70,7 +70,7 @@ async def test_a_pool_without_a_free_connection_says_how_to_get_more(server: Red
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refused = [str(outcome) for outcome in outcomes if isinstance(outcome, InboxError)]
     assert refused
-    assert all("greater max_connections" in text for text in refused)
+    assert all("raise its max_connections" in text for text in refused)
     assert not any("is it running" in text for text in refused)
 
 
