@@ -46,7 +46,7 @@ class Parts:
                 nearest = get_close_matches(name, list(self._store.event_types), n=1)
                 guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
                 raise ConfigurationError(
-                    f"there is no event type {name!r}{guess}; to add a type, pass event_types to FakeBasiq"
+                    f"there is no event type {name!r}{guess}; types of your own are given when the fake is made"
                 )
 
     def _find_webhook(self, webhook_id: str) -> tuple[Application, Webhook]:
