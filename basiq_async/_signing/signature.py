@@ -351,6 +351,6 @@ def check_body(body: object) -> bytes:
     kind = type(body).__name__
     del body  # this frame may be in a traceback
     raise ConfigurationError(
-        f"body must be the raw bytes as received, which are signed, not {kind}: pass the result of "
+        f"body must be the raw bytes as received, not {kind}, because these bytes are signed: pass the result of "
         "`await request.body()` (Starlette, FastAPI) or `await request.read()` (aiohttp)"
     )

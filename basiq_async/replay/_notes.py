@@ -57,7 +57,7 @@ class InactivityTracker:
         self.alert = any_order or bool(self._periods)
         """Whether ``see`` needs every message, and not only those with ``MOST_ATTEMPTS`` attempts."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
-        """The earliest and the latest first attempt in each hour, if messages may come in any order; else None."""
+        """The earliest and the latest first attempt in each hour; None if the messages come oldest first."""
         self._noted = False
         """Whether ``note`` is called with the times of all messages."""
         self.changed = False

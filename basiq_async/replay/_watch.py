@@ -38,7 +38,7 @@ class Place:
 
     @property
     def begun(self) -> bool:
-        """Whether the place is not the beginning of the list."""
+        """Whether the place is after the beginning of the list."""
         return self.cursor is not None or self.after is not None
 
 

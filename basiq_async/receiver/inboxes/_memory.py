@@ -216,7 +216,7 @@ _DONE = Claim(ClaimStatus.DONE)
 
 
 def _digest(key: str) -> int:
-    # Python's own hash of str, twice: 128 bits. They differ in each process, and so does the inbox.
+    # Python's own hash of str, twice: 128 bits. They are valid only in this process, as this inbox is.
     return hash(key) << 64 ^ hash("." + key)
 
 

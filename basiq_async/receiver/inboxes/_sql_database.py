@@ -293,7 +293,7 @@ class Leases:
         return letter
 
     async def describe(self, connection: AsyncConnection, key: str, *, retry: bool = False) -> Claim:
-        """Return why a key cannot be claimed: it is DONE, or BUSY for so many seconds."""
+        """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
         row = await self._sql.first(connection, self._sql.holder, key)
         if retry:
             if not await self.has(connection, self._sql.has_letter, key):

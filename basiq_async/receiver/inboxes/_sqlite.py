@@ -246,7 +246,7 @@ class SQLiteInbox:
         return await self._database.run(work)
 
     async def aclose(self) -> None:
-        """Finish the calls that came before, and close the file. May be called twice."""
+        """Finish the calls that are queued already, and close the file. May be called twice."""
         await self._pruning.aclose()
         await self._database.aclose()
 

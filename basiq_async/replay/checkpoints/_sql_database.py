@@ -175,7 +175,7 @@ def _is_job(table: Table) -> ColumnElement[bool]:
 
 
 class NoTablesError(CheckpointError):
-    """The tables are missing."""
+    """The tables of the checkpoint are missing, or of another release."""
 
 
 class Calls:
