@@ -371,7 +371,7 @@ def lease_target(inner: Target, lease: Lease, reasons: dict[str, str]) -> Target
 
     It enters in ``reasons``, by a message's id, why the message was skipped.
     """
-    if type(inner) is not Function:
+    if not isinstance(inner, Function) or type(inner) is not Function:
         return _Leased(inner, lease, reasons)
     function: Handler = inner.function
 
