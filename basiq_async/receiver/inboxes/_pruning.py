@@ -7,27 +7,40 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 
+import attrs
+
 from ...errors import InboxError
 
 logger = logging.getLogger("basiq_async.receiver")
 
-_FEWEST, _MOST = 50, 1_000
-_PAUSE = 29
-"""The pause after a batch, as a multiple of the batch's duration: most deliveries then meet no batch."""
+_FEWEST, _MOST = 20, 1_000
 _LONGEST_PAUSE = 1.0
+
+
+@attrs.frozen
+class Pace:
+    """How long a batch may last, in seconds, and the pause after it, as a multiple of the batch's duration."""
+
+    seconds: float
+    pause: float
+
+
+LOCKING = Pace(0.0015, 49)
+"""For SQLite, whose write lock a batch holds: fewer than 1 delivery in 40 meets a batch, and then waits briefly."""
+SHARING = Pace(0.05, 29)
+"""For PostgreSQL, where no delivery waits for a batch, but both use the same disk and processors."""
 
 
 class Pruning:
     """Deletes the expired entries of an inbox, in a task of its own.
 
     ``batch`` is called with the most entries to delete, and returns how many it deleted. Batches follow one another
-    until none is left. Their size adapts to the speed of the storage, so that each lasts about ``seconds`` at most:
-    a delivery may have to wait for the batch that runs.
+    until none is left. Their size adapts to the speed of the storage, so that each lasts about ``pace.seconds``.
     """
 
-    def __init__(self, batch: Callable[[int], Awaitable[int]], what: str, *, seconds: float) -> None:
+    def __init__(self, batch: Callable[[int], Awaitable[int]], what: str, pace: Pace) -> None:
         self._batch = batch
-        self._seconds = seconds
+        self._pace = pace
         self._what = what
         self._task: asyncio.Task[None] | None = None
         self._pid = 0
@@ -70,8 +83,8 @@ class Pruning:
             if deleted < most:
                 return
             took = clock() - began
-            if took > self._seconds:
+            if took > self._pace.seconds:
                 most = max(most // 2, _FEWEST)
-            elif took < self._seconds / 2:
+            elif took < self._pace.seconds / 2:
                 most = min(most * 2, _MOST)
-            await asyncio.sleep(min(_PAUSE * took, _LONGEST_PAUSE))
+            await asyncio.sleep(min(self._pace.pause * took, _LONGEST_PAUSE))

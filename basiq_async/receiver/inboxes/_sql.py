@@ -20,7 +20,7 @@ from ..._inbox.calls import CLOSED
 from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._storage.sql import Transaction, brief, failed_in, has_ended, is_passing, without_values
 from ...errors import BasiqError, ConfigurationError, InboxError
-from ._pruning import Pruning
+from ._pruning import LOCKING, SHARING, Pruning
 from ._sql_database import RETRY_AFTER, Leases, SQLDatabase
 from ._sql_statements import Tables
 
@@ -29,10 +29,6 @@ logger = logging.getLogger("basiq_async.receiver")
 T = TypeVar("T")
 
 _PRUNE_EVERY = 60.0
-_LONGEST_BATCH = 0.05
-"""Seconds for one batch of pruning in PostgreSQL, where no call waits for it."""
-_LONGEST_LOCK = 0.005
-"""Seconds for which one batch of pruning may hold SQLite's write lock."""
 _MOST_BROKEN = 1_000
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
@@ -112,8 +108,8 @@ class SQLInbox:
         self._held: dict[str, _TransactionClaim] = {}
         self._broken: dict[tuple[str, str], None] = {}
         self._prune_at = time.monotonic() + _PRUNE_EVERY
-        seconds = _LONGEST_BATCH if self._sql.on_postgresql else _LONGEST_LOCK
-        self._pruning = Pruning(self._delete_old, f"the inbox {self._tables.name}", seconds=seconds)
+        pace = SHARING if self._sql.on_postgresql else LOCKING
+        self._pruning = Pruning(self._delete_old, f"the inbox {self._tables.name}", pace)
 
     def __repr__(self) -> str:
         closed = ", closed" if self._database.closed else ""

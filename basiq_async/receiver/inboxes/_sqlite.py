@@ -16,7 +16,7 @@ from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, un
 from ..._storage.sqlite import FileKind
 from ..._storage.sqlite_thread import Database
 from ...errors import ConfigurationError, InboxError
-from ._pruning import Pruning
+from ._pruning import LOCKING, Pruning
 
 _OPEN, _DONE, _QUARANTINED = 0, 1, 2
 _FOREVER = 1e18
@@ -41,8 +41,6 @@ _KIND = FileKind(
 )
 
 _PRUNE_EVERY = 60.0
-_LONGEST_BATCH = 0.005
-"""Seconds for which one batch of pruning may hold the write lock."""
 _BEGAN = "began"
 
 _FIND = "SELECT state, failures, expires, token, lease, ends FROM inbox WHERE key = ?"
@@ -85,7 +83,7 @@ class SQLiteInbox:
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None
         self._prune_at = -math.inf
-        self._pruning = Pruning(self._delete_expired, f"the inbox {self._database.path!r}", seconds=_LONGEST_BATCH)
+        self._pruning = Pruning(self._delete_expired, f"the inbox {self._database.path!r}", LOCKING)
 
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._database.path!r})"

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from basiq_async import InboxError
 from basiq_async.receiver import ClaimStatus, SQLInbox, SQLiteInbox
 from basiq_async.receiver.inboxes import _pruning  # private: the size of its batches
-from basiq_async.receiver.inboxes._pruning import Pruning  # private: batches and pauses on a virtual clock
+from basiq_async.receiver.inboxes._pruning import Pace, Pruning  # private: batches and pauses on a virtual clock
 from basiq_async.testing import ManualClock
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, pruned, run, scalar, url_of
@@ -69,7 +69,7 @@ def prune(heap: Heap, *, seconds: float = 0.02, until: float | None = None) -> N
     """Prune a heap to its end, or for so long, on a virtual clock."""
 
     async def main() -> None:
-        pruning = Pruning(heap.delete, "a heap", seconds=seconds)
+        pruning = Pruning(heap.delete, "a heap", Pace(seconds, 29))
         pruning.start()
         assert pruning._task is not None
         await asyncio.wait((pruning._task,), timeout=until)
@@ -84,7 +84,7 @@ def test_batches_follow_one_another_until_nothing_is_left() -> None:
     assert heap.entries == 0
 
 
-def test_the_pause_after_a_batch_is_twenty_nine_times_as_long() -> None:
+def test_the_pause_after_a_batch_is_as_many_times_as_long_as_the_pace_says() -> None:
     heap = Heap(10_000, fixed=0.01)
     prune(heap)
     began = [at for at, _ in heap.batches]
@@ -96,7 +96,7 @@ def test_a_store_that_is_quick_gets_greater_batches_up_to_a_limit() -> None:
     prune(heap)
     sizes = [most for _, most in heap.batches]
     assert sizes == sorted(sizes)
-    assert sizes[0] == 50
+    assert sizes[0] == 20
     assert sizes[-1] == 1_000
 
 
@@ -111,7 +111,7 @@ def test_a_batch_takes_about_as_long_as_it_may_and_no_longer() -> None:
 def test_a_store_that_is_slow_gets_small_batches_and_a_second_between_them() -> None:
     heap = Heap(1_000, fixed=3.0)
     prune(heap)
-    assert {most for _, most in heap.batches} == {50}
+    assert {most for _, most in heap.batches} == {20}
     assert heap.batches[1][0] - heap.batches[0][0] == pytest.approx(4.0)
 
 
@@ -119,7 +119,7 @@ def test_an_end_waits_for_no_pause_and_nothing_begins_after_it() -> None:
     heap = Heap(1_000_000, fixed=0.1)
 
     async def main() -> None:
-        pruning = Pruning(heap.delete, "a heap", seconds=1.0)
+        pruning = Pruning(heap.delete, "a heap", Pace(1.0, 29))
         pruning.start()
         await asyncio.sleep(0.5)
         began = virtual.now()
@@ -138,7 +138,7 @@ def test_there_is_one_pruning_at_a_time() -> None:
     heap = Heap(100, fixed=0.1)
 
     async def main() -> None:
-        pruning = Pruning(heap.delete, "a heap", seconds=1.0)
+        pruning = Pruning(heap.delete, "a heap", Pace(1.0, 29))
         for _ in range(3):
             pruning.start()
             await asyncio.sleep(0.05)
@@ -156,7 +156,7 @@ def test_an_event_loop_that_was_closed_does_not_hinder_the_next_one() -> None:
         await asyncio.Event().wait()
         return 0
 
-    pruning = Pruning(for_ever, "a heap", seconds=1.0)
+    pruning = Pruning(for_ever, "a heap", Pace(1.0, 29))
 
     def begin() -> None:
         loop = asyncio.new_event_loop()
@@ -171,7 +171,7 @@ def test_an_event_loop_that_was_closed_does_not_hinder_the_next_one() -> None:
 
     begin()
     begin()
-    assert batches == [50, 50]
+    assert batches == [20, 20]
 
 
 async def test_what_fails_is_told_and_tried_again_at_the_next_time(caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +183,7 @@ async def test_what_fails_is_told_and_tried_again_at_the_next_time(caplog: pytes
             raise outcome
         return outcome
 
-    pruning = Pruning(delete, "the inbox 'x'", seconds=1.0)
+    pruning = Pruning(delete, "the inbox 'x'", Pace(1.0, 29))
     for _ in range(2):
         pruning.start()
         assert pruning._task is not None
