@@ -135,9 +135,9 @@ class ReceiverScope(Scope):
         return None
 
     async def _join(self, *, known: bool = False) -> bool:
-        """Record that these signers use the keys without an id. Return False if none of them is known for those keys.
+        """Record these signers as users of the keys that have no webhook's id, if one of them is a user already.
 
-        ``known``: record them in any case.
+        Return whether they are recorded. ``known``: record them in any case.
         """
         first = await self._inbox.pin(_SIGNERS, self._signers[0])
         for each in self._signers:

@@ -135,7 +135,7 @@ class Engine:
         self.error: Exception | None = None
 
     async def run(self, progress: OnProgress | None = None, plan: Plan | None = None) -> Report:
-        """Hand the source's messages to the target, until the end of the source or ``stop``. Raises any other reason.
+        """Hand messages to the target until the source ends or ``stop`` is called. Raises the error that ended the run.
 
         A cancellation cancels the messages under way. It is raised after all finished messages are recorded.
         """

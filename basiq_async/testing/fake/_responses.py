@@ -69,7 +69,7 @@ class Quirks:
 
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:
-        """Yield the default, then each other form of one quirk, then the last form of every quirk together."""
+        """Yield the defaults; then, for each quirk, each of its other forms; then all quirks with their last forms."""
         yield cls()
         last: dict[str, str] = {}
         for name, hint in get_type_hints(cls).items():
