@@ -66,7 +66,7 @@ nitpick_ignore_regex = [
     ("py:.*", r".*\.(T|H|T_co)"),
     # Types that only stand in signatures, and that nobody has to name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
-    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Watcher|FetchesEvents"),
+    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Watcher|FetchesEvents|Circumstances"),
     ("py:.*", r"basiq_async\.(services\.events\.HasLinks|pagination\.Listing)"),
 ]
 
