@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
-from ...errors import InboxError
-
 logger = logging.getLogger("basiq_async.receiver")
 
 _FEWEST, _MOST = 20, 1_000
@@ -76,7 +74,7 @@ class Pruning:
             began = clock()
             try:
                 deleted = await self._batch(most)
-            except InboxError:
+            except Exception:
                 if not self._closed:
                     logger.warning("old entries of %s could not be pruned", self._what, exc_info=True)
                 return

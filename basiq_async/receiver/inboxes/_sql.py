@@ -334,7 +334,12 @@ class SQLInbox:
         self._database.closed = True
         if self._database.process.inherited:
             return  # the claims belong to the parent process
-        await self._pruning.aclose()
+        try:
+            await self._pruning.aclose()
+        finally:
+            await run_to_completion(self._roll_back_all)
+
+    async def _roll_back_all(self) -> None:
         for key, held in list(self._held.items()):
             await self._roll_back(key, held)
 

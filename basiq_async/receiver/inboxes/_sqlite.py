@@ -245,8 +245,10 @@ class SQLiteInbox:
 
     async def aclose(self) -> None:
         """Finish the calls that are queued already, and close the file. May be called twice."""
-        await self._pruning.aclose()
-        await self._database.aclose()
+        try:
+            await self._pruning.aclose()
+        finally:  # even if this is cancelled, the thread is told to end
+            await self._database.aclose()
 
     async def __aenter__(self) -> Self:
         try:

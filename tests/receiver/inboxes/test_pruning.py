@@ -192,6 +192,34 @@ async def test_what_fails_is_told_and_tried_again_at_the_next_time(caplog: pytes
     assert outcomes == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_inbox_is_closed_even_if_its_end_is_cancelled_while_a_batch_ends(tmp_path: Path, times: int) -> None:
+    inbox = SQLiteInbox(tmp_path / "inbox.db")
+    await inbox.check()
+    ended = asyncio.Event()
+
+    async def slow_to_end(most: int) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ended.wait()
+        return 0
+
+    inbox._pruning._batch = slow_to_end
+    inbox._pruning.start()
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(inbox.aclose())
+    for _ in range(times):
+        await asyncio.sleep(0)
+        closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(InboxError, match="closed"):
+        await inbox.check()
+    ended.set()
+    await inbox.aclose()
+
+
 # --- a file ---
 
 
