@@ -183,7 +183,7 @@ class States(Parts):
 
     def _make_state(self, api_key: str, seed: int | str | None, clock: Clock) -> Self:
         """Return a new fake with the settings of this one."""
-        raise NotImplementedError
+        raise NotImplementedError  # FakeBasiq implements it: this module cannot import its constructor
 
     def _new_clock(self) -> Clock:
         if isinstance(self.clock, ManualClock):
