@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from ._arguments import check_positive
-from ._concurrency.tasks import TaskOwner
 from ._redaction.credentials import Redactor, SecretText
 from ._signing.seal import Seal
 from ._wire.codec import Codec
 from ._wire.cursors import CursorSeal
 from ._wire.urls import VENDOR_URL, BaseURL
+from ._work.tasks import TaskOwner
 from .errors import ConfigurationError
 from .hooks import OnRequest, OnRetry, chain_hooks
 from .services.api import Api

@@ -11,7 +11,7 @@ import attrs
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from .._concurrency.tasks import run_to_completion
+from .._work.tasks import run_to_completion
 from .bodies import BodyAbortedError, BodyError, BodyReader, BodyTooLargeError
 from .guard import ControlError, Guard
 

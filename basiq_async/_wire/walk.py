@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeGuard, TypeVar
 
 import attrs
 
-from .._concurrency.tasks import TaskOwner, result_of
+from .._work.tasks import TaskOwner, result_of
 from ..errors import APIError, BasiqError, PaginationError, ResponseDecodeError
 from .codec import ListPage, Reader, Unreadable
 from .cursors import ANYWHERE, MAX_ID, Cursor, CursorSeal, id_in_cursor

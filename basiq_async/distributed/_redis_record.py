@@ -15,8 +15,8 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
 
-from .._concurrency.tasks import run_cancel_once
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
+from .._work.tasks import run_cancel_once
 from ..errors import ConfigurationError, ReplayError
 from ..replay import DeadLetter
 from .record import (

@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from .._concurrency.tasks import TaskOwner, run_to_completion
 from .._redaction.text import printable
+from .._work.tasks import TaskOwner, run_to_completion
 from ..errors import (
     BasiqError,
     CheckpointError,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from .._concurrency.clock import clock_of
+from .._work.clock import clock_of
 from ..hooks import RequestEvent, RetryEvent
 from ..transports.base import Request, Response, Transport
 from ._providers import Telemetry, clean

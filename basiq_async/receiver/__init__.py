@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._inbox.keys import inbox_key
-from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from .._lazy import lazy_names
 from .._signing.signature import sign, verify
+from .._work.keys import inbox_key
+from .._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome, Result
 from ._receiver import WebhookReceiver

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from .._inbox.keys import inbox_key
 from .._wire.payloads import delivered_payload, encode_payload
+from .._work.keys import inbox_key
 from ..models import Event, Message, read_links, read_text
 
 try:

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import attrs
 
-from .._concurrency.deadlines import Deadline, Deadlines
-from .._concurrency.handling import Handling
-from .._concurrency.tasks import cancelling, run_to_completion
-from .._inbox.keys import Scope
-from .._inbox.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from .._signing.seal import Seal
+from .._work.deadlines import Deadline, Deadlines
+from .._work.handling import Handling
+from .._work.keys import Scope
+from .._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
+from .._work.tasks import cancelling, run_to_completion
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outcome import Outages, Outcome, Result, describe, log_fields

@@ -6,10 +6,10 @@ import logging
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
-from .._inbox.calls import InboxCalls
-from .._inbox.keys import Scope
-from .._inbox.protocol import Inbox
 from .._signing.signature import SigningKeys
+from .._work.calls import InboxCalls
+from .._work.keys import Scope
+from .._work.protocol import Inbox
 from ..errors import ConfigurationError, InboxError
 
 logger = logging.getLogger("basiq_async.receiver")

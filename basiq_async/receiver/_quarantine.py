@@ -6,10 +6,10 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 
-from .._inbox.calls import InboxCalls
-from .._inbox.keys import Scope
-from .._inbox.protocol import Inbox, QuarantinedDelivery
 from .._signing.seal import Seal
+from .._work.calls import InboxCalls
+from .._work.keys import Scope
+from .._work.protocol import Inbox, QuarantinedDelivery
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, Result

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import attrs
 
 from .._arguments import EventTypePattern, check_positive, check_whole
-from .._concurrency.clock import TimeSource, in_seconds
-from .._inbox.keys import ReceiverScope
-from .._inbox.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
     TOLERANCE,
@@ -27,6 +24,9 @@ from .._signing.signature import (
     tolerance_seconds,
 )
 from .._web.bodies import BodyReader
+from .._work.clock import TimeSource, in_seconds
+from .._work.keys import ReceiverScope
+from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp

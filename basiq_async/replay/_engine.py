@@ -11,9 +11,9 @@ from typing import Literal, TypeVar
 
 import attrs
 
-from .._concurrency.deadlines import Watchdog
-from .._concurrency.tasks import run_to_completion
 from .._redaction.text import printable
+from .._work.deadlines import Watchdog
+from .._work.tasks import run_to_completion
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from aiohttp import web
 
-from .._concurrency.tasks import run_to_completion, wait_uncancelled
 from .._web.guard import ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
+from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError, ConfigurationError
 from ._report import Progress
 from .checkpoints._base import DeadLetter

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import attrs
 
-from .._inbox.keys import Scope
+from .._work.keys import Scope
 from ..client import BasiqClient
 from ..errors import ConfigurationError, InboxError, ReplayError
 from ..filters import Filter

@@ -14,7 +14,7 @@ from typing import Protocol, get_args
 import attrs
 
 from .._arguments import check_positive, check_whole
-from .._concurrency.tasks import run_cancel_once, run_to_completion
+from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text

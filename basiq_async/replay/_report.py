@@ -8,10 +8,10 @@ from datetime import UTC, date, datetime
 
 import attrs
 
-from .._concurrency.tasks import run_to_completion
-from .._inbox.calls import InboxCalls
-from .._inbox.keys import Scope
 from .._wire.order import Order
+from .._work.calls import InboxCalls
+from .._work.keys import Scope
+from .._work.tasks import run_to_completion
 from ..models import Message
 from ..receiver import Inbox
 from ._notes import Inactivity, InactivityTracker

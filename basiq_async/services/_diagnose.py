@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
-from .._inbox.keys import Scope
-from .._inbox.protocol import Inbox
 from .._signing.signature import SigningKeys
 from .._wire.order import SLACK, OrderDetector, item_time, read_newest
 from .._wire.urls import absolute_url
+from .._work.keys import Scope
+from .._work.protocol import Inbox
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem

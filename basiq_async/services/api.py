@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import attrs
 
-from .._concurrency.clock import LoopClock, clock_of
-from .._concurrency.tasks import TaskOwner
 from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
 from .._wire.urls import BaseURL, quote_segment
 from .._wire.walk import Listing
+from .._work.clock import LoopClock, clock_of
+from .._work.tasks import TaskOwner
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..models import JSON
 from ..pagination import OnUnreadable, Paginator

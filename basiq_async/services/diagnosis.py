@@ -9,8 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
-from .._inbox.protocol import Inbox
 from .._redaction.text import PROGRAM
+from .._work.protocol import Inbox
 from ..models import EventTypeId, Message, Webhook
 
 __all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode", "Recovered"]

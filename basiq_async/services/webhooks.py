@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._arguments import check_event_type_ids, check_from_zero, select_texts
-from .._concurrency.clock import LoopClock, clock_of
 from .._redaction.text import printable
 from .._wire.urls import absolute_url
+from .._work.clock import LoopClock, clock_of
 from ..errors import ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
@@ -18,7 +18,7 @@ from .api import Api, Endpoint
 from .diagnosis import is_inactive
 
 if TYPE_CHECKING:
-    from .._inbox.protocol import Inbox
+    from .._work.protocol import Inbox
     from .diagnosis import DiagnosedReceiver, Diagnosis, Recovered
 
 logger = logging.getLogger("basiq_async.webhooks")

@@ -10,8 +10,8 @@ import aiohttp
 from yarl import URL
 
 from .._arguments import check_positive, check_whole
-from .._concurrency.deadlines import Deadline, Deadlines
 from .._version import __version__
+from .._work.deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ._aiohttp_internals import SentOnce, Unclean, clean_request_class, release
 from ._error_causes import cause_of

@@ -17,9 +17,9 @@ from typing import Any
 
 import attrs
 
-from .._concurrency.clock import clock_of
 from .._redaction.credentials import Redactor, SecretText, Unpicklable
 from .._wire.urls import BaseURL
+from .._work.clock import clock_of
 from ..errors import (
     APIError,
     AuthenticationError,

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import urlsplit
 
-from .._concurrency.clock import Clock, LoopClock
+from .._work.clock import Clock, LoopClock
 from ..errors import ConnectionFailedError, RequestTimeoutError
 from .base import Request, Response
 

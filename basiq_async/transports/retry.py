@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import attrs
 
 from .._arguments import check_from_zero, check_whole
-from .._concurrency.clock import clock_of
-from .._concurrency.deadlines import Deadline, Deadlines
+from .._work.clock import clock_of
+from .._work.deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from ._error_causes import cause_of, clean

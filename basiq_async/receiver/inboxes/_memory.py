@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from ..._concurrency.clock import RetentionClock, TimeSource, lease_clock
-from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
+from ..._work.clock import RetentionClock, TimeSource, lease_clock
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024

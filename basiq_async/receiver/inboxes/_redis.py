@@ -25,10 +25,10 @@ from redis.exceptions import (
 )
 
 from ..._arguments import check_positive
-from ..._concurrency.tasks import run_cancel_once
-from ..._inbox.calls import OneProcess
-from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack_all
 from ..._redaction.tracebacks import drop_tracebacks
+from ..._work.calls import OneProcess
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack_all
+from ..._work.tasks import run_cancel_once
 from ...errors import ConfigurationError, InboxError
 
 logger = logging.getLogger("basiq_async.receiver")

@@ -15,10 +15,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
-from ..._concurrency.tasks import run_to_completion
-from ..._inbox.calls import CLOSED
-from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._storage.sql import Transaction, brief, failed_in, has_ended, is_passing, without_values
+from ..._work.calls import CLOSED
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
+from ..._work.tasks import run_to_completion
 from ...errors import BasiqError, ConfigurationError, InboxError
 from ._pruning import LOCKING, SHARING, Pruning
 from ._sql_database import RETRY_AFTER, Leases, SQLDatabase

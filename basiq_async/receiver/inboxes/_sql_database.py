@@ -18,10 +18,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from ..._concurrency.tasks import run_to_completion
-from ..._inbox.calls import CLOSED, OneProcess
-from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack
 from ..._storage.sql import Transaction, brief, refuse_autocommit, sqlstate, watch_failures, without_values
+from ..._work.calls import CLOSED, OneProcess
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack
+from ..._work.tasks import run_to_completion
 from ...errors import BasiqError, InboxError
 from ._sql_statements import Statements, Tables
 

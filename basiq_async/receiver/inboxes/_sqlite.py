@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from ..._concurrency.clock import JUMP, RetentionClock, TimeSource, lease_clock
-from ..._inbox.calls import CLOSED
-from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
 from ..._storage.sqlite import FileKind
 from ..._storage.sqlite_thread import Database
+from ..._work.calls import CLOSED
+from ..._work.clock import JUMP, RetentionClock, TimeSource, lease_clock
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
 from ...errors import ConfigurationError, InboxError
 from ._pruning import LOCKING, Pruning
 

@@ -16,8 +16,8 @@ from sqlalchemy import MetaData, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import check_positive
-from ..._concurrency.tasks import run_to_completion
 from ..._storage.sql import brief
+from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from ._base import Commit, DeadLetter, Job, State, another_job
 from ._sql_database import Calls, NoTablesError, Statements, Tables, key_of

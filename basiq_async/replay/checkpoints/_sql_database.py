@@ -33,7 +33,6 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..._concurrency.tasks import run_to_completion
 from ..._storage.sql import (
     Transaction,
     brief,
@@ -44,6 +43,7 @@ from ..._storage.sql import (
     refuse_autocommit,
     without_values,
 )
+from ..._work.tasks import run_to_completion
 from ...errors import BasiqError, CheckpointError, ConfigurationError
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._storage.sqlite import FileKind, SQLiteFile
 from ..._storage.sqlite_thread import ConnectionThread, ThreadCall
+from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import CheckpointError, CheckpointInUseError
 from ._base import Commit, DeadLetter, Job, State, another_job
 

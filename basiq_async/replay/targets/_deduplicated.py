@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
-from ..._concurrency.handling import Handling
-from ..._concurrency.tasks import run_to_completion, wait_uncancelled
-from ..._inbox.calls import InboxCalls
-from ..._inbox.keys import Scope
 from ..._redaction.text import printable
+from ..._work.calls import InboxCalls
+from ..._work.handling import Handling
+from ..._work.keys import Scope
+from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import InboxError, TargetError
 from ...models import Message
 from ...receiver import Claim, ClaimStatus, Inbox, TransactionalInbox

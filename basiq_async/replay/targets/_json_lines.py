@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._storage.private_files import open_private
+from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, ReplayError
 from ...models import Message
 

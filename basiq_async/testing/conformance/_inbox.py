@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-from ..._inbox.protocol import Inbox
+from ..._work.protocol import Inbox
 from ...errors import InboxError
 from . import _inbox_model as model
 from . import _inbox_promises as tries

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from ..._inbox.protocol import Claim, ClaimStatus, QuarantinedDelivery
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_letter
 from ._runner import hold
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from ..._inbox.protocol import ClaimStatus, Inbox, QuarantinedDelivery
+from ..._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
 from ._runner import hold
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]

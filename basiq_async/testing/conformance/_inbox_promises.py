@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ..._inbox.protocol import ClaimStatus, Inbox
+from ..._work.protocol import ClaimStatus, Inbox
 from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, ODD, SHORT, InboxProbe, make_letter
 from ._runner import hold
 

@@ -16,9 +16,9 @@ import aiohttp
 import attrs
 from aiohttp import web
 
-from ..._concurrency.tasks import run_to_completion, wait_uncancelled
 from ..._web.guard import ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
+from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
 from ..fake._clock import ManualClock, SystemClock

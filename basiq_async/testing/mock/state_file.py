@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ..._concurrency.tasks import wait_uncancelled
 from ..._storage.private_files import replace_private
+from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 

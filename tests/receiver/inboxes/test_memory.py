@@ -126,7 +126,7 @@ async def test_leases_run_by_a_clock_that_nobody_sets(monkeypatch: pytest.Monkey
     inbox = MemoryInbox()
     await inbox.claim("k", "a", lease=30)
     moment = time.time() + 3600
-    monkeypatch.setattr("basiq_async._concurrency.clock.time.time", lambda: moment)
+    monkeypatch.setattr("basiq_async._work.clock.time.time", lambda: moment)
     assert (await inbox.claim("k", "b", lease=60)).status is BUSY
 
 

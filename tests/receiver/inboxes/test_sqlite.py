@@ -112,7 +112,7 @@ async def test_a_claim_outlives_a_wall_clock_that_is_set_ahead(tmp_path: Path, m
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
         await inbox.claim("k", "a", lease=30)
         moment = time.time() + 3600
-        monkeypatch.setattr("basiq_async._concurrency.clock.time.time", lambda: moment)
+        monkeypatch.setattr("basiq_async._work.clock.time.time", lambda: moment)
         assert (await inbox.claim("k", "b", lease=60)).status is BUSY
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from basiq_async._concurrency.deadlines import Deadline, Deadlines
+from basiq_async._work.deadlines import Deadline, Deadlines
 
 
 async def test_a_task_that_takes_too_long_gets_a_timeout_error_and_is_no_longer_being_cancelled() -> None:

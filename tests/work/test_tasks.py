@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import anyio
 import pytest
 
-from basiq_async._concurrency.tasks import run_cancel_once, run_to_completion, wait_uncancelled
+from basiq_async._work.tasks import run_cancel_once, run_to_completion, wait_uncancelled
 from tests.support import virtual
 
 Waiting = Callable[[Callable[[], Coroutine[object, object, None]]], Awaitable[None]]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from .._concurrency.deadlines import Deadline, Deadlines
+from .._work.deadlines import Deadline, Deadlines
 from ..errors import InboxError
 
 T = TypeVar("T")

@@ -1,1 +1,0 @@
-"""Tasks, deadlines and clocks, for the rest of the package."""

@@ -1,1 +1,0 @@
-"""What all inboxes share: the protocol, the time limits of calls, and the keys of events."""
