@@ -17,13 +17,13 @@ from ..receiver import Inbox, QuarantinedDelivery, WebhookReceiver
 from ..services.diagnosis import Problem, Recovered, find_status_problem
 from ._dead_letters import read_all
 from ._engine import OnError
+from ._missed import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
 from ._notes import Inactivity, Notes, find_out_of_reach
 from ._replay import Replay
 from ._report import OnProgress, Report
 from ._where import Predicate, Where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
-from .targets._deduplicated import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
 from .targets._http import HttpTarget
 
 _PAGE = 100

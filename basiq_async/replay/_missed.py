@@ -1,0 +1,129 @@
+"""What a recovery skips: messages that were delivered, and events whose messages were left alone or failed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+
+from .._work.calls import InboxCalls
+from .._work.keys import Scope
+from ..models import Message
+from ..receiver import Inbox
+from .targets._base import Target
+from .targets._deduplicated import HANDLED_BEFORE
+
+DELIVERED = "delivered"
+"""The reason to skip a message that Basiq says it delivered, at a time of which the inbox knows nothing."""
+_FAILED_BEFORE = "failed-before"
+_SKEW = timedelta(minutes=5)
+"""The most by which Basiq's clock and this machine's may differ."""
+_LISTED = timedelta(days=8)
+"""If a message's first attempt is older than this, its event has left the event list."""
+
+
+def event_of(message: Message) -> tuple[str | None, str]:
+    """Return the event type and the id that identify a message's event, in both sources."""
+    return message.event_type_id, message.event_id or message.id
+
+
+class InboxKnowledge:
+    """Asks an inbox which messages were handled in the past.
+
+    shared: whether the live service records its handled events in this inbox. Otherwise the inbox is the recovery's
+        own, and has no live deliveries.
+    timeout: the limit, in seconds, of each call.
+    now: returns the time.
+    """
+
+    def __init__(
+        self, inbox: Inbox, scope: Scope, *, shared: bool, timeout: float, now: Callable[[], datetime]
+    ) -> None:
+        self._inbox = inbox
+        self._scope = scope
+        self._shared = shared
+        self._calls = InboxCalls(timeout)
+        self._now = now
+        self._since: datetime | None = None
+
+    async def would_know(self, message: Message) -> bool:
+        """Return whether the inbox would have a delivered message as handled, if the live service had handled it."""
+        if not self._shared:
+            return False
+        if self._since is None:
+            self._since = await self._calls.within_limit(self._inbox.known_since())
+        times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
+        return bool(times) and max(times) >= self._since + _SKEW
+
+    async def has(self, message: Message) -> bool:
+        """Return whether the inbox has the message's event as handled."""
+        return await self._calls.within_limit(self._seen(message, left=False))
+
+    async def leave(self, message: Message) -> None:
+        """Record that a message was left alone, so that its event in the event list is skipped too."""
+        first = message.first_attempt
+        if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
+            await self._calls.within_limit(self._mark(message))
+
+    async def has_left(self, message: Message) -> bool:
+        """Return whether the message of this event was left alone."""
+        return await self._calls.within_limit(self._seen(message, left=True))
+
+    async def _seen(self, message: Message, *, left: bool) -> bool:
+        return await self._inbox.seen(await self._key(message, left=left))
+
+    async def _mark(self, message: Message) -> None:
+        await self._inbox.complete(await self._key(message, left=True), uuid.uuid4().hex)
+
+    async def _key(self, message: Message, *, left: bool) -> str:
+        await self._scope.find()
+        key = self._scope.left_key if left else self._scope.key
+        return key(message.event_type_id, message.event_id, message.id)
+
+
+class _Wrapper:
+    def __init__(self, inner: Target) -> None:
+        self._inner = inner
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        await self._inner.flush()
+
+
+class MissedMessages(_Wrapper):
+    """A target that skips messages which Basiq delivered at a time of which the inbox knows nothing."""
+
+    def __init__(self, inner: Target, knowledge: InboxKnowledge) -> None:
+        super().__init__(inner)
+        self._knowledge = knowledge
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        if not message.delivered or await self._knowledge.would_know(message):
+            return await self._inner.deliver(message)
+        if await self._knowledge.has(message):
+            return HANDLED_BEFORE
+        await self._knowledge.leave(message)
+        return DELIVERED
+
+
+class MissedEvents(_Wrapper):
+    """A target that skips events whose messages were left alone, or failed.
+
+    ``failed`` are the events whose messages are dead letters: they are not tried and kept a second time.
+    """
+
+    def __init__(
+        self, inner: Target, knowledge: InboxKnowledge | None, failed: Collection[tuple[str | None, str]]
+    ) -> None:
+        super().__init__(inner)
+        self._knowledge = knowledge
+        self._failed = failed
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        if self._failed and event_of(message) in self._failed:
+            return _FAILED_BEFORE
+        if self._knowledge is not None and await self._knowledge.has_left(message):
+            return DELIVERED
+        return await self._inner.deliver(message)
