@@ -1,0 +1,26 @@
+"""Time limits whose end is a named error. Use ``asyncio.timeout`` itself where a ``TimeoutError`` says enough."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from .._redaction.tracebacks import drop_tracebacks
+
+
+@asynccontextmanager
+async def limit(seconds: float | None, error: Exception) -> AsyncGenerator[None]:
+    """Cancel the block after so many seconds, and raise ``error``: ``async with limit(5, InboxError("...")):``.
+
+    None is for no limit. The time is the event loop's. A ``TimeoutError`` of the block itself, and a cancellation by
+    others, pass unchanged. The error has no local variables of the block: they can hold a body or a key.
+    """
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            yield
+    except TimeoutError as exc:
+        if not timeout.expired():
+            raise
+        raise error from drop_tracebacks(exc)
