@@ -15,7 +15,14 @@ def main() -> None:
         # Handled before slow imports, because scripts ask for the version.
         from .._version import __version__
 
-        print(f"basiq-async {__version__}")
+        try:
+            print(f"basiq-async {__version__}", flush=True)
+        except OSError as exc:
+            from ._output import abandon_stdout
+
+            abandon_stdout()
+            if not isinstance(exc, BrokenPipeError):  # a reader that leaves is not a failure
+                sys.exit(f"error: OutputError: standard output cannot be written: {exc.strerror}")
         return
     try:
         _run_app()

@@ -26,6 +26,7 @@ from ._mock import add_mock_commands, mock_app
 from ._output import (
     DEBUG,
     OutputClosedError,
+    OutputError,
     abandon_stdout,
     flush,
     live,
@@ -193,7 +194,7 @@ class Root(TyperGroup):
                     arguments, prog_name or "basiq-async", complete_var, False, windows_expand_args, **extra
                 )
                 code = found if isinstance(found, int) else 0
-            except OutputClosedError:
+            except (OutputClosedError, OutputError):
                 raise
             except Exception as exc:
                 code = _show(exc)

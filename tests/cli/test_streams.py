@@ -43,8 +43,11 @@ def test_without_a_standard_output_the_work_is_done_and_nothing_breaks(served: S
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_is_one_line(served: Served) -> None:
-    done = shell(served, "basiq-async events types > /dev/full")
+@pytest.mark.parametrize("command", ["events types", "--version", "webhooks list"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_full_disk_is_one_line(served: Served, command: str, unbuffered: str) -> None:
+    served.fake.add_webhook("https://example.com/basiq")
+    done = shell(served, f"basiq-async {command} > /dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert done.stderr == "error: OutputError: standard output cannot be written: No space left on device\n"
 
