@@ -122,10 +122,10 @@ _ELSEWHERE = {
     "testing": (
         "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",
         "ManualClock", "Quirks", "SystemClock", "Violation", "check_checkpoint", "check_inbox",
-        "check_record", "check_transport", "compare", "serve",
+        "check_transport", "compare", "serve",
     ),
     "distributed": (
-        "Fleet", "JobState", "Record", "Work", "Worker",
+        "Fleet", "JobState", "Work", "Worker",
     ),
     "otel": (
         "instrument",

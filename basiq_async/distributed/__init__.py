@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from ._fleet import Fleet
 from ._job import Job, Progress
+from ._record_types import JobState
 from ._work import Work
 from ._worker import Worker
-from .record import JobState, Record
 
-__all__ = ["Fleet", "Job", "JobState", "Progress", "Record", "Work", "Worker"]
+__all__ = ["Fleet", "Job", "JobState", "Progress", "Work", "Worker"]

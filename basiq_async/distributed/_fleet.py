@@ -19,9 +19,9 @@ from ..filters import Filter, filter_text
 from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
 from ._job import Job, notify_all
+from ._record_types import JobSpec, ListSpec, Source
 from ._work import JobFunction, Work
 from ._worker import Worker
-from .record import JobSpec, ListSpec, Record, Source
 
 if TYPE_CHECKING:
     from taskiq import AsyncBroker
@@ -55,7 +55,6 @@ class Fleet:
     prefix: the beginning of all key names. Several fleets can share a server under different prefixes.
     notify: an async function that sends a job's key and a segment's name to a worker, in place of a broker. The
         receiving process passes both to ``process_segment`` of a ``worker()``.
-    record: a store in place of Redis, tested with ``basiq_async.testing.check_record``.
 
     Use it as ``async with fleet`` to submit and watch jobs; workers are started with ``basiq-async worker``. Needs
     the extra ``distributed``. Raises ``ConfigurationError``.
@@ -69,7 +68,6 @@ class Fleet:
         broker: AsyncBroker | None = None,
         prefix: str = "basiq",
         notify: Callable[[str, str], Awaitable[None]] | None = None,
-        record: Record | None = None,
     ) -> None:
         if isinstance(url, str):
             url = UnshownText(url)  # it may hold a password, and error reporters show local variables
@@ -81,13 +79,13 @@ class Fleet:
             raise ConfigurationError("pass broker or notify, not both: one of them carries the notifications")
         try:
             from ._broker import Notifications, make_broker
-            from ._redis_record import RedisRecord
+            from ._record import Record
         except ImportError as exc:
             raise ConfigurationError(
                 f"a fleet needs {exc.name}: install the extra, as in pip install 'basiq-async[distributed]'"
             ) from exc
         self.lease = float(lease)
-        self._record: Record = RedisRecord(url, prefix=prefix) if record is None else record
+        self._record = Record(url, prefix=prefix)
         self._broker = broker if broker is not None or notify is not None else make_broker(url, prefix)
         self._functions: dict[str, JobFunction] = {}
         if notify is not None:

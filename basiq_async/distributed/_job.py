@@ -13,7 +13,8 @@ import attrs
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
 from ..replay.engine import export_dead
-from .record import JobState, Record, StateChange, Status, new_token
+from ._record import Record
+from ._record_types import JobState, StateChange, Status, new_token
 
 _RATE_OVER = 10
 _PAGE = 250

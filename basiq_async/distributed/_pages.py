@@ -13,7 +13,7 @@ from ..client import BasiqClient
 from ..errors import CheckpointError, PaginationError
 from ..models import Event, Message
 from ..replay.engine import message_of, open_events, placeholder_for
-from .record import ListSpec, Source
+from ._record_types import ListSpec, Source
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000

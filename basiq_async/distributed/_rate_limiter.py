@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from weakref import WeakSet
 
-from .record import Record
+from ._record import Record
 
 _LATE = 0.015
 """A slot may be used up to this many seconds late. Any 0.1 s then has at most 1.15 times the rate, plus one."""

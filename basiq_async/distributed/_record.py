@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
-
-from .._redaction.tracebacks import UnshownText, drop_tracebacks
-from .._work.tasks import run_cancel_once
-from ..errors import ConfigurationError, ReplayError
+from .._redaction.tracebacks import UnshownText
+from ..errors import ReplayError
 from ..replay import DeadLetter
-from .record import (
+from ._connection import Connection
+from ._record_types import (
     PROTOCOL,
     ClaimRefusal,
     Heartbeat,
@@ -30,7 +22,6 @@ from .record import (
     PageMark,
     RateSlots,
     RecordedPage,
-    RecordUnavailableError,
     Revival,
     Saving,
     SegmentClaim,
@@ -40,72 +31,36 @@ from .record import (
     StoredDeadLetter,
 )
 
-T = TypeVar("T")
-
 _MOST_TRIES = 20
 _NEVER = datetime.fromtimestamp(0, UTC)
-_LOST_AFTER = 0.05
-"""Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
-_SCRIPTS = (
-    *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "rate_slots"),
-    *("reclaim_expired", "record_page", "release", "revive", "save", "set_state", "status"),
-)
 
 
-class RedisRecord:
-    """A ``Record`` in Redis 7 or newer, or Valkey.
+class Record:
+    """The jobs of a fleet and their segments, in Redis: it decides which worker owns a segment.
 
-    While the server is away, a call is repeated for up to ``patience`` seconds. ``check`` refuses a Redis Cluster,
-    because one script changes keys that a cluster may keep on different nodes.
+    Every method is atomic and durable. A call whose result is unknown can be repeated with the same arguments. A call
+    with a ``token`` that is not the owner's raises ``LeaseLostError`` and changes nothing. ``job`` is the token of the
+    job that a worker means: if the key belongs to another job by now, the call changes nothing. Errors of Redis are
+    raised as ``RecordUnavailableError``, once it was away for ``patience`` seconds.
     """
 
     def __init__(self, url: str, *, prefix: str = "basiq", patience: float = 60.0) -> None:
-        client = _connect(url)
-        del url  # error reporters show local variables, and it may hold a password
-        if client is None:
-            raise ConfigurationError(
-                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS"
-            )
-        self._redis = client
+        self._connection = Connection(url, patience=patience)
         self._prefix = prefix
-        self._patience = patience
-        self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
 
     def __repr__(self) -> str:
-        return f"RedisRecord(prefix={self._prefix!r})"
+        return f"Record(prefix={self._prefix!r})"
 
     async def check(self) -> Sequence[str]:
-        """See ``Record``."""
-        try:
-            info: dict[str, Any] = await self._call_patiently(lambda: self._redis.info("everything"))
-        except RecordUnavailableError as exc:
-            if not isinstance(exc.__cause__, ResponseError):
-                raise
-            return (
-                f"Redis does not report its settings ({exc.__cause__}): make sure that it is not a cluster, and has "
-                "maxmemory-policy noeviction and appendonly yes",
-            )
-        if info.get("cluster_enabled"):
-            raise ConfigurationError(
-                "this Redis is a node of a Redis Cluster, which a fleet cannot use: its record has to be on one "
-                "server. Pass the url of a Redis with cluster-enabled no, with a replica and Sentinel or a managed "
-                "failover if it must survive the loss of a machine"
-            )
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise ConfigurationError(
-                f"Redis may drop keys when its memory is full (maxmemory-policy {policy}), and messages would be lost "
-                "with the keys: set maxmemory-policy noeviction"
-            )
-        if not info.get("aof_enabled"):
-            return (
-                "Redis writes no append-only file: when it is killed, all messages since its last snapshot are handled "
-                "again, and jobs submitted since then are lost. Set appendonly yes",
-            )
-        return ()
+        """Check the server's settings. Return warnings; raise ``ConfigurationError`` if messages could be lost."""
+        return await self._connection.check()
 
     async def create(self, spec: JobSpec) -> Sequence[str] | None:
-        """See ``Record``."""
+        """Record a job, and return its first segments. For a known key, set the job's rate and return None.
+
+        The job is active from then until it ends. Raises ``ReplayError`` for a known key with another name, source or
+        other lists.
+        """
         fields: dict[str, str | float | int] = {
             "name": spec.name,
             "source": spec.source,
@@ -130,14 +85,14 @@ class RedisRecord:
         return None
 
     async def spec(self, key: str) -> JobSpec | None:
-        """See ``Record``."""
-        found: dict[bytes, bytes] = await self._call_patiently(lambda: self._redis.hgetall(self._base(key)))
+        """Return the job that was submitted under a key; None for an unknown key."""
+        found: dict[bytes, bytes] = await self._connection.call(lambda redis: redis.hgetall(self._base(key)))
         return _spec(key, found) if b"selection" in found else None
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
-        """See ``Record``."""
+        """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
         name = f"{self._prefix}:{'active' if active else 'jobs'}"
-        found: set[bytes] = await self._call_patiently(lambda: self._redis.smembers(name))
+        found: set[bytes] = await self._connection.call(lambda redis: redis.smembers(name))
         return sorted(_text(each) for each in found)
 
     async def claim(
@@ -152,7 +107,14 @@ class RedisRecord:
         selection: str = "",
         job: str = "",
     ) -> SegmentClaim | ClaimRefusal:
-        """See ``Record``."""
+        """Claim a segment that has no owner, or whose owner's lease has run out.
+
+        selection: a description of the messages that the worker chooses. The first claim sets it for the job, and
+            workers with another one are refused.
+        width: the most messages that the owner handles at once. That many count as interrupted if it dies.
+
+        If a segment was claimed 20 times without a release or a saved message, the job fails.
+        """
         arguments = (segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection)
         found = await self._run("claim", key, *arguments, job=job)
         if found[0] != b"ok":
@@ -177,7 +139,7 @@ class RedisRecord:
     async def record_page(
         self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
     ) -> RecordedPage:
-        """See ``Record``."""
+        """Record the segment's page, and create the next segment. Later calls for the segment change nothing."""
         chosen = sum(page.chosen)
         marks = "" if limit is None else "".join("1" if each else "0" for each in page.chosen)
         more, count = page.next_cursor is not None, len(page.chosen)
@@ -189,7 +151,7 @@ class RedisRecord:
         return RecordedPage(int(found[1]), _text(found[2]) or None)
 
     async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
-        """See ``Record``."""
+        """Record finished messages. Return None and change nothing if ``before`` is not the number of recorded ids."""
         arguments: list[Any] = [_ms(lease), -1 if saving.before is None else saving.before, saving.max_failures or 0]
         arguments.append(2 * len(saving.counts))
         for name, value in saving.counts.items():
@@ -204,46 +166,50 @@ class RedisRecord:
         return None if found[0] == b"resend" else Heartbeat(cast(JobState, _text(found[1])), found[2] / 1000)
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
-        """See ``Record``."""
+        """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
         return bool((await self._run_as_owner("finish", key, segment, token))[0] == b"ok")
 
     async def release(
         self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
     ) -> None:
-        """See ``Record``."""
+        """Release a segment, to be claimed again after ``delay`` seconds. Set ``waits`` after a temporary error."""
         await self._run_as_owner("release", key, segment, token, _ms(delay), problem, int(waits))
 
     async def heartbeat(
         self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = ""
     ) -> Heartbeat:
-        """See ``Record``."""
+        """Prolong the leases of ``held``, which maps segments to tokens. Return the state of the job."""
         pairs = [part for pair in held.items() for part in pair]
         state, rate, paused, lost = await self._run("heartbeat", key, worker, _ms(lease), *pairs, job=job)
         return Heartbeat(cast(JobState, _text(state)), paused / 1000, _float(rate), [_text(each) for each in lost])
 
     async def reclaim_expired(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
-        """See ``Record``."""
+        """Return segments without an owner. Each is returned to only one caller within ``grace`` seconds.
+
+        A caller that is not ``idle`` gets an unclaimed segment only the first, second, fourth, eighth … time: its
+        notification may still wait in the broker's queue.
+        """
         _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), int(idle))
         return [_text(each) for each in found]
 
     async def set_state(
         self, key: str, action: StateChange, reason: str = "", *, job: str = ""
     ) -> tuple[str, Sequence[str]]:
-        """See ``Record``."""
+        """Change a job's state if the current state allows it. Return the state, and the segments to notify of."""
         state, *found = await self._run("set_state", key, action, reason, job=job)
         return _text(state), [_text(each) for each in found]
 
     async def pause(self, key: str, seconds: float, *, job: str = "") -> None:
-        """See ``Record``."""
+        """Pause all workers of a job for so many seconds. A longer pause is not shortened."""
         await self._run("pause", key, _ms(seconds), job=job)
 
     async def rate_slots(self, key: str, count: int) -> RateSlots | None:
-        """See ``Record``."""
+        """Return the next ``count`` slots of the job's rate; None for a job without a rate."""
         found = await self._run("rate_slots", key, count)
         return RateSlots(*(float(each) / 1_000_000 for each in found)) if found else None
 
     async def status(self, key: str) -> Status | None:
-        """See ``Record``."""
+        """Return the state and the counts of a job; None for an unknown key."""
         found = await self._run("status", key)
         if not found:
             return None
@@ -278,28 +244,32 @@ class RedisRecord:
         )
 
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
-        """See ``Record``."""
+        """Return the first ``limit`` dead letters with numbers greater than ``after``, in order, as of one moment."""
         found = await self._run("dead_letters", key, after, limit)
         return [_read_dead_letter(_text(id), int(number), text) for id, number, text in found]
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
-        """See ``Record``."""
+        """Remove dead letters, and return how many were removed."""
         return int(await self._run("drop_dead", key, *ids)) if ids else 0
 
     async def revive(self, key: str, token: str) -> Revival | None:
-        """See ``Record``."""
+        """Record a segment that retries the present dead letters; None if the job has none.
+
+        Dead letters that another segment is to retry already are left to it, so that each is retried once. ``token`` is
+        random and identifies this request: a repeated request returns the same segment.
+        """
         _, segment, count = await self._run("revive", key, token)
         return Revival(_text(segment), count) if segment else None
 
     async def forget(self, key: str) -> None:
-        """See ``Record``."""
+        """Remove a job. Raises ``ReplayError`` if it is running or paused."""
         (state,) = await self._run("forget", key)
         if state != b"gone":
             raise ReplayError(f"the job {key!r} is {_text(state)}: cancel it before it is forgotten")
 
     async def aclose(self) -> None:
-        """See ``Record``."""
-        await self._redis.aclose()
+        """Close the connections. May be called twice."""
+        await self._connection.aclose()
 
     def _base(self, key: str) -> str:
         return f"{self._prefix}:{{{key}}}"
@@ -311,62 +281,8 @@ class RedisRecord:
         return found
 
     async def _run(self, name: str, key: str, *arguments: Any, job: str = "") -> Any:
-        script: AsyncScript = self._scripts[name]
-        keys = [self._base(key), f"{self._prefix}:jobs", f"{self._prefix}:active"]
-        return await self._call_patiently(lambda: script(keys=keys, args=(key, job, *arguments)))
-
-    async def _call_patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call. While the server is away, repeat it for at most ``patience`` seconds."""
-
-        async def work() -> Any:
-            return await call()
-
-        try:
-            async with asyncio.timeout(self._patience):
-                return await run_cancel_once(work(), again=_LOST_AFTER)
-        except TimeoutError:
-            raise RecordUnavailableError(
-                f"the fleet's Redis did not respond for {self._patience:g} s: check that it runs and can be reached"
-            ) from None
-        except RedisError as exc:
-            raise RecordUnavailableError(f"the fleet's Redis refused a command: {exc}") from drop_tracebacks(exc)
-
-
-class _Retry(Retry):
-    """Repeats a call while the server is away, but not if the server refuses the password."""
-
-    async def call_with_retry(self, do: Callable[[], Awaitable[T]], *arguments: Any, **more: Any) -> T:
-        async def attempt() -> T:
-            try:
-                return await do()
-            except (AuthenticationError, AuthorizationError) as exc:
-                raise RedisError(str(exc)) from None
-
-        return await super().call_with_retry(attempt, *arguments, **more)
-
-
-def _connect(url: str) -> Redis | None:
-    """Return a Redis client, or None if ``url`` is not a Redis URL."""
-    try:
-        return Redis.from_url(
-            url,
-            socket_timeout=5.0,
-            socket_connect_timeout=5.0,
-            socket_keepalive=True,
-            retry=_Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
-            retry_on_error=[ReadOnlyError],
-            encoding_errors="surrogatepass",  # ids and errors may hold any text
-        )
-    except (ValueError, TypeError, AttributeError):
-        return None
-
-
-def _source(name: str) -> str:
-    folder = files("basiq_async.distributed") / "lua"
-    body = (folder / f"{name}.lua").read_text("utf-8")
-    prelude = (folder / "_prelude.lua").read_text("utf-8")
-    flags, _, rest = body.partition("\n")
-    return f"{flags}\n{prelude}{rest}" if flags.startswith("#!") else f"#!lua\n{prelude}{body}"
+        keys = (self._base(key), f"{self._prefix}:jobs", f"{self._prefix}:active")
+        return await self._connection.run(name, keys, (key, job, *arguments))
 
 
 def _selection(spec: JobSpec) -> str:

@@ -1,39 +1,16 @@
-"""``Record``: the protocol of a store for a fleet's jobs, and the data that it exchanges."""
+"""What a fleet's record exchanges with its callers: jobs, claims, pages, results and states."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import attrs
 
 from ..errors import CheckpointError, ReplayError
 from ..replay import DeadLetter
-
-__all__ = [
-    "PROTOCOL",
-    "ClaimRefusal",
-    "Heartbeat",
-    "JobSpec",
-    "JobState",
-    "LeaseLostError",
-    "ListSpec",
-    "PageMark",
-    "RateSlots",
-    "Record",
-    "RecordUnavailableError",
-    "RecordedPage",
-    "Revival",
-    "Saving",
-    "SegmentClaim",
-    "Source",
-    "StateChange",
-    "Status",
-    "StoredDeadLetter",
-    "new_token",
-]
 
 PROTOCOL = 1
 """The version of the record. A worker claims only segments of jobs with its own version."""
@@ -215,135 +192,6 @@ class Status:
     elapsed: float
     paused: float
     cut: bool
-
-
-@runtime_checkable
-class Record(Protocol):
-    """A store for jobs and their segments, which decides which worker owns a segment.
-
-    Every method is atomic and durable. A call whose result is unknown can be repeated with the same arguments. A call
-    with a ``token`` that is not the owner's raises ``LeaseLostError`` and changes nothing. ``job`` is the token of the
-    job that a worker means: if the key belongs to another job by now, the call changes nothing. An error of the store
-    itself is raised as ``RecordUnavailableError``. ``basiq_async.testing.check_record`` tests an implementation.
-    """
-
-    async def check(self) -> Sequence[str]:
-        """Check the store's settings. Return warnings; raise ``ConfigurationError`` if messages could be lost."""
-        ...
-
-    async def create(self, spec: JobSpec) -> Sequence[str] | None:
-        """Record a job, and return its first segments. For a known key, set the job's rate and return None.
-
-        The job is active from then until it ends. Raises ``ReplayError`` for a known key with another name, source or
-        other lists.
-        """
-        ...
-
-    async def spec(self, key: str) -> JobSpec | None:
-        """Return the job that was submitted under a key; None for an unknown key."""
-        ...
-
-    async def keys(self, *, active: bool = False) -> Sequence[str]:
-        """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
-        ...
-
-    async def claim(
-        self,
-        key: str,
-        segment: str,
-        token: str,
-        *,
-        lease: float,
-        worker: str,
-        width: int,
-        selection: str = "",
-        job: str = "",
-    ) -> SegmentClaim | ClaimRefusal:
-        """Claim a segment that has no owner, or whose owner's lease has run out.
-
-        selection: a description of the messages that the worker chooses. The first claim sets it for the job, and
-            workers with another one are refused.
-        width: the most messages that the owner handles at once. That many count as interrupted if it dies.
-
-        If a segment was claimed 20 times without a release or a saved message, the job fails.
-        """
-        ...
-
-    async def record_page(
-        self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
-    ) -> RecordedPage:
-        """Record the segment's page, and create the next segment. Later calls for the segment change nothing."""
-        ...
-
-    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
-        """Record finished messages. Return None and change nothing if ``before`` is not the number of recorded ids."""
-        ...
-
-    async def finish(self, key: str, segment: str, token: str) -> bool:
-        """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
-        ...
-
-    async def release(
-        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
-    ) -> None:
-        """Release a segment, to be claimed again after ``delay`` seconds. Set ``waits`` after a temporary error."""
-        ...
-
-    async def heartbeat(
-        self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = ""
-    ) -> Heartbeat:
-        """Prolong the leases of ``held``, which maps segments to tokens. Return the state of the job."""
-        ...
-
-    async def reclaim_expired(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
-        """Return segments without an owner. Each is returned to only one caller within ``grace`` seconds.
-
-        A caller that is not ``idle`` gets an unclaimed segment only the first, second, fourth, eighth … time: its
-        notification may still wait in the broker's queue.
-        """
-        ...
-
-    async def set_state(
-        self, key: str, action: StateChange, reason: str = "", *, job: str = ""
-    ) -> tuple[str, Sequence[str]]:
-        """Change a job's state if the current state allows it. Return the state, and the segments to notify of."""
-        ...
-
-    async def pause(self, key: str, seconds: float, *, job: str = "") -> None:
-        """Pause all workers of a job for so many seconds. A longer pause is not shortened."""
-        ...
-
-    async def rate_slots(self, key: str, count: int) -> RateSlots | None:
-        """Return the next ``count`` slots of the job's rate; None for a job without a rate."""
-        ...
-
-    async def status(self, key: str) -> Status | None:
-        """Return the state and the counts of a job; None for an unknown key."""
-        ...
-
-    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
-        """Return the first ``limit`` dead letters with numbers greater than ``after``, in order, as of one moment."""
-        ...
-
-    async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
-        """Remove dead letters, and return how many were removed."""
-        ...
-
-    async def revive(self, key: str, token: str) -> Revival | None:
-        """Record a segment that retries the present dead letters; None if the job has none.
-
-        Dead letters that another segment is to retry already are left to it, so that each is retried once. ``token`` is
-        random and identifies this request: a repeated request returns the same segment.
-        """
-        ...
-
-    async def forget(self, key: str) -> None:
-        """Remove a job. Raises ``ReplayError`` if it is running or paused."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the connections. May be called twice."""
-        ...
 
 
 def new_token() -> str:

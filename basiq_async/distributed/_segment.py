@@ -30,19 +30,19 @@ from ..replay.engine import (
 )
 from ._pages import KnownPage, SegmentPage, read_page
 from ._rate_limiter import SegmentRate
-from ._work import Work
-from .record import (
+from ._record import Record
+from ._record_types import (
     Heartbeat,
     JobSpec,
     LeaseLostError,
     ListSpec,
     PageMark,
-    Record,
     Saving,
     SegmentClaim,
     StoredDeadLetter,
     new_token,
 )
+from ._work import Work
 
 logger = logging.getLogger("basiq_async.distributed")
 _PAGE = 250

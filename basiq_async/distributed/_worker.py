@@ -26,18 +26,18 @@ from ..errors import (
     TransportError,
 )
 from ._rate_limiter import SharedRateLimiter
-from ._segment import Lease, Segment, clock
-from ._work import JobFunction, Work, WorkCache
-from .record import (
+from ._record import Record
+from ._record_types import (
     PROTOCOL,
     ClaimRefusal,
     Heartbeat,
     JobSpec,
     LeaseLostError,
-    Record,
     RecordUnavailableError,
     SegmentClaim,
 )
+from ._segment import Lease, Segment, clock
+from ._work import JobFunction, Work, WorkCache
 
 logger = logging.getLogger("basiq_async.distributed")
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from .comparison._compare import Comparison, Difference, compare
     from .conformance._checkpoint import check_checkpoint
     from .conformance._inbox import check_inbox
-    from .conformance._record import check_record
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
     from .fake._clock import ManualClock, SystemClock
@@ -33,7 +32,6 @@ __all__ = [
     "Violation",
     "check_checkpoint",
     "check_inbox",
-    "check_record",
     "check_transport",
     "compare",
     "serve",
@@ -53,7 +51,6 @@ _LAZY = {
     "Violation": "fake._recent",
     "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
-    "check_record": "conformance._record",
     "check_transport": "conformance._transport",
     "compare": "comparison._compare",
     "serve": "mock._server",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
+import pytest_asyncio
 
+from tests.support.records import Pair
 from tests.support.servers import RedisServer, redis_server
 
 
@@ -28,3 +30,10 @@ def redis_url(shared_server: RedisServer) -> str:
         connection.sendall(b"FLUSHALL\r\n")
         assert connection.recv(16).startswith(b"+OK")
     return shared_server.url
+
+
+@pytest_asyncio.fixture
+async def pair(redis_url: str) -> AsyncIterator[Pair]:
+    made = Pair(redis_url)
+    yield made
+    await made.aclose()

@@ -9,15 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from basiq_async.distributed import Fleet, Record, Worker
-from basiq_async.distributed.record import LeaseLostError, ListSpec, Saving
-from basiq_async.testing.conformance._record_probe import (  # private: data of a record, as the suite makes it
-    make_dead_letter,
-    make_page,
-    make_spec,
-)
-from tests.support.fleets import PATIENT, Crew, RedisRecord, crew
+from basiq_async.distributed import Fleet, Worker
+from basiq_async.distributed._record_types import LeaseLostError, ListSpec, Saving  # private: a record's callers
+from tests.support.fleets import PATIENT, Crew, Record, crew
 from tests.support.histories import Recorder, Refusing
+from tests.support.records import make_dead_letter, make_page, make_spec
 from tests.support.servers import RedisServer
 from tests.support.wire import slow_line
 
@@ -28,7 +24,7 @@ SHORT = 0.2
 async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
     shared_server: RedisServer, redis_url: str
 ) -> None:
-    watching = RedisRecord(redis_url)
+    watching = Record(redis_url)
     submitting = True
 
     async def heal() -> None:
@@ -38,7 +34,7 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
 
     specs = [make_spec(f"job-{number}", lease=0.001) for number in range(20)]
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
-        record = RedisRecord(f"redis://127.0.0.1:{port}/0")
+        record = Record(f"redis://127.0.0.1:{port}/0")
         healers = [asyncio.create_task(heal()) for _ in range(5)]
         await asyncio.gather(*(record.create(spec) for spec in specs))
         submitting = False
@@ -51,7 +47,7 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
 async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
     shared_server: RedisServer, redis_url: str
 ) -> None:
-    watching = RedisRecord(redis_url)
+    watching = Record(redis_url)
     keys = [f"job-{number}" for number in range(10)]
     for key in keys:
         await watching.create(make_spec(key))
@@ -69,7 +65,7 @@ async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_m
                 await watching.reclaim_expired(key, grace=30.0)
 
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
-        record = RedisRecord(f"redis://127.0.0.1:{port}/0")
+        record = Record(f"redis://127.0.0.1:{port}/0")
         healers = [asyncio.create_task(heal()) for _ in range(5)]
         await asyncio.gather(*(record.revive(key, "once") for key in keys))
         reviving = False
@@ -85,7 +81,7 @@ class Doomed:
     What the worker does after that reaches nobody.
     """
 
-    def __init__(self, record: RedisRecord, nth: int, *, before: bool) -> None:
+    def __init__(self, record: Record, nth: int, *, before: bool) -> None:
         self._record = record
         self._left = nth
         self._before = before
@@ -110,7 +106,7 @@ class Doomed:
 
 async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: int, *, before: bool) -> bool:
     """Have a worker look at a job until it dies at its nth call; returns whether it came so far."""
-    record = RedisRecord(url)
+    record = Record(url)
     doomed = Doomed(record, nth, before=before)
     waiting = [segment]
 
@@ -185,7 +181,7 @@ async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_
 async def test_a_worker_at_work_notifications_rarely_at_what_waits_and_an_idle_one_each_time(redis_url: str) -> None:
     asked: list[bool] = []
 
-    class Watching(RedisRecord):
+    class Watching(Record):
         async def reclaim_expired(
             self, key: str, *, grace: float, limit: int = 100, idle: bool = True
         ) -> Sequence[str]:
@@ -235,7 +231,7 @@ async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: st
     sent: list[str] = []
     asked = 0
 
-    class Watching(RedisRecord):
+    class Watching(Record):
         async def reclaim_expired(
             self, key: str, *, grace: float, limit: int = 100, idle: bool = True
         ) -> Sequence[str]:

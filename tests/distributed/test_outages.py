@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.distributed import Fleet, Work
-from basiq_async.distributed.record import RecordUnavailableError
+from basiq_async.distributed._record_types import RecordUnavailableError  # private: an error of the record alone
 from basiq_async.errors import CheckpointError
 from tests.support.environment import free_port
-from tests.support.fleets import PATIENT, RedisRecord, crew
+from tests.support.fleets import PATIENT, Record, crew
 from tests.support.frames import leaks, variables
 from tests.support.histories import Recorder
 from tests.support.servers import REDIS_PROGRAM, redis_server
@@ -61,7 +61,8 @@ async def test_a_carriers_loop_continues_when_redis_is_away_or_a_job_is_unknown(
         queue.put_nowait((key, segment))
 
     with redis_server(tmp_path, "--appendfsync", "always") as server:
-        fleet = Fleet(server.url, lease=1.0, record=RedisRecord(server.url, patience=0.15), notify=send)
+        fleet = Fleet(server.url, lease=1.0, notify=send)
+        fleet._record = Record(server.url, patience=0.15)
         recorder = Recorder()
         async with crew(server.url, recorder, messages=20, workers=0) as made:
 
@@ -104,7 +105,7 @@ async def test_a_redis_that_does_not_say_how_it_is_set_up_is_no_outage(tmp_path:
     with redis_server(tmp_path) as server:
         async with Redis.from_url(server.url) as redis:
             await redis.acl_setuser("worker", enabled=True, passwords="+S3CRET", keys="*", commands=RULES)
-        record = RedisRecord(server.url.replace("//", "//worker:S3CRET@"))
+        record = Record(server.url.replace("//", "//worker:S3CRET@"))
         (warning,) = await record.check()
         assert "make sure that it is not a cluster, and has maxmemory-policy noeviction" in warning
         assert await record.keys() == []
@@ -123,7 +124,7 @@ async def test_a_user_of_redis_with_the_rights_that_the_page_names_can_run_a_job
             url = server.url.replace("//", "//fleet:S3CRET@")
             async with crew(url, Recorder(), messages=20) as fleet:
                 assert (await fleet.run()).handled == 20
-            record = RedisRecord(url)
+            record = Record(url)
             assert await record.check() == ()
             await record.aclose()
             async with Fleet(url) as notifying:
@@ -134,8 +135,10 @@ async def test_a_user_of_redis_with_the_rights_that_the_page_names_can_run_a_job
 
 async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_path: Path) -> None:
     url = f"redis://user:S3CRET@127.0.0.1:{free_port()}/0"
-    record = RedisRecord(url, patience=0.1)
-    fleet = Fleet(url, record=record)
+    record = Record(url, patience=0.1)
+    fleet = Fleet(url)
+    await fleet._record.aclose()
+    fleet._record = record
     errors: list[BaseException] = []
     for call in (record.status("job"), record.check(), fleet.get("job"), fleet.jobs()):
         with pytest.raises(CheckpointError) as caught:
@@ -146,10 +149,9 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
             Fleet(url, **arguments)
         errors.append(refused.value)
     for wrong in ("http://user:S3CRET@127.0.0.1", "redis://user:S3CRET@127.0.0.1:port", "S3CRET"):
-        for make in (Fleet, RedisRecord):
-            with pytest.raises(ConfigurationError, match="url must be that of a Redis server") as refused:
-                make(wrong)
-            errors.append(refused.value)
+        with pytest.raises(ConfigurationError, match="url must be that of a Redis server") as refused:
+            Fleet(wrong)
+        errors.append(refused.value)
     for error in errors:
         assert "S3CRET" not in str(error)
         assert leaks(error) == []
@@ -160,7 +162,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
 
 async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
-        record = RedisRecord(server.url.replace("//", "//user:S3CRET@"), patience=2.0)
+        record = Record(server.url.replace("//", "//user:S3CRET@"), patience=2.0)
         with pytest.raises(RecordUnavailableError, match=r"refused a command: .*password") as caught:
             await record.status(uuid.uuid4().hex)
         assert "S3CRET" not in str(caught.value)

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async.distributed._rate_limiter import SharedRateLimiter  # private: a store's clock that is set back
-from basiq_async.distributed.record import RateSlots, Record
+from basiq_async.distributed._record import Record  # private: the limiter draws from it
+from basiq_async.distributed._record_types import RateSlots  # private: what it draws
 from basiq_async.errors import CheckpointError
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder

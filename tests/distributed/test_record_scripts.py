@@ -1,54 +1,93 @@
-"""The record in Redis, held to the suite; and scripts that are broken on purpose, which the suite has to notice."""
+"""The tests of a record notice scripts that are broken on purpose."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import uuid
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 import pytest
-from redis.asyncio import Redis
 
-from basiq_async import ConfigurationError
-from basiq_async.distributed import _redis_record  # private: its scripts are broken here on purpose
-from basiq_async.errors import CheckpointError
-from basiq_async.testing import BrokenPromisesError, check_record
-from basiq_async.testing.conformance._record import RecordPromises  # private: one promise of the suite by itself
-from basiq_async.testing.conformance._record_probe import make_spec  # private: a job as the suite makes it
-from basiq_async.testing.conformance._runner import keep  # private: one promise alone, of a broken record
-from tests.support.cancelling import HOWS, cancel_after
-from tests.support.environment import free_port
-from tests.support.fleets import RedisRecord
-from tests.support.servers import RedisServer
+from basiq_async.distributed import _connection  # private: its scripts are broken here on purpose
+from tests.distributed import test_record as jobs
+from tests.distributed import test_record_model as model
+from tests.distributed import test_record_segments as segments
+from tests.support.records import Pair
 
-
-async def test_the_record_in_redis_keeps_every_promise(redis_url: str) -> None:
-    await check_record(lambda: RedisRecord(redis_url))
-
-
-BROKEN = {
-    "claim": ("tonumber(redis.call('HGET', s, 'until')) > now", "false", "A segment that has an owner cannot"),
-    "save": ("tonumber(redis.call('HGET', s, 'done') or 0) ~= before", "false", "A repeated save counts once"),
-    "finish": ("redis.call('HEXISTS', s, 'count') == 0", "false", "A segment can be finished after"),
-    "record_page": ("math.min(quota, left)", "quota", "A job's lists share its limit"),
-    "reclaim_expired": ("now + tonumber(ARGV[2])", "now", "reclaim_expired() returns a free segment to one caller"),
+BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
+    "claim": (
+        "tonumber(redis.call('HGET', s, 'until')) > now",
+        "false",
+        segments.test_a_segment_with_an_owner_cannot_be_claimed_by_another,
+    ),
+    "save": (
+        "tonumber(redis.call('HGET', s, 'done') or 0) ~= before",
+        "false",
+        segments.test_a_repeated_save_counts_once_and_one_that_misses_earlier_ids_changes_nothing,
+    ),
+    "finish": (
+        "redis.call('HEXISTS', s, 'count') == 0",
+        "false",
+        jobs.test_a_segment_finishes_after_its_page_was_recorded_and_a_job_with_its_last_segment,
+    ),
+    "record_page": ("math.min(quota, left)", "quota", segments.test_lists_share_the_limit_of_their_job_which_ends_them),
+    "reclaim_expired": (
+        "now + tonumber(ARGV[2])",
+        "now",
+        jobs.test_a_free_segment_is_returned_to_one_caller_at_a_time_until_it_is_claimed,
+    ),
     "reclaim_expired, rarely": (
         "math.frexp(times) == 0.5",
         "true",
-        "A caller that is not idle gets an unclaimed segment",
+        jobs.test_a_busy_caller_gets_an_unclaimed_segment_ever_more_rarely_and_an_idle_one_always,
     ),
-    "rate_slots": ("math.max(micros, following)", "micros", "The slots of all callers"),
-    "rate_slots, slow": ("math.max(micros, following)", "micros", "The slots of a slow rate"),
-    "rate_slots, raised": ("job('slot_rate') ~= job('rate')", "false", "A rate that is raised"),
-    "create": ("ARGV[i + 1] == job('token')", "false", "A submission that is sent again"),
-    "claim, another": ("is_another()", "false", "A call for a job that was forgotten"),
-    "set_state": ("is_another()", "false", "A call for a job that was forgotten"),
-    "revive": ("tonumber(last[2]) > from", "true", "Dead letters that a segment is to retry already"),
-    "revive, again": ("job('revival') == ARGV[1]", "false", "Dead letters that a segment is to retry already"),
-    "revive, later": ("0, whole(from), 0", "0, '0', 0", "Dead letters that are recorded after revive()"),
-    "pause": ("ends > tonumber(job('paused_until') or 0)", "true", "A pause is reported to all callers"),
-    "release": ("fold(id)", "", "A repeated save counts once"),
+    "rate_slots": (
+        "math.max(micros, following)",
+        "micros",
+        jobs.test_slots_of_all_callers_are_spaced_by_the_rate_and_unused_time_gives_no_more,
+    ),
+    "rate_slots, slow": ("math.max(micros, following)", "micros", jobs.test_slots_of_a_slow_rate_are_spaced_too),
+    "rate_slots, raised": (
+        "job('slot_rate') ~= job('rate')",
+        "false",
+        jobs.test_a_rate_that_is_raised_lowered_or_removed_takes_effect_at_once,
+    ),
+    "create": ("ARGV[i + 1] == job('token')", "false", jobs.test_a_submission_that_is_sent_again_creates_no_second_job),
+    "claim, another": (
+        "is_another()",
+        "false",
+        jobs.test_a_call_for_a_job_that_was_forgotten_changes_nothing_of_a_later_one_with_its_key,
+    ),
+    "set_state": (
+        "is_another()",
+        "false",
+        jobs.test_a_call_for_a_job_that_was_forgotten_changes_nothing_of_a_later_one_with_its_key,
+    ),
+    "revive": (
+        "tonumber(last[2]) > from",
+        "true",
+        segments.test_dead_letters_that_a_segment_is_to_retry_already_stay_with_it,
+    ),
+    "revive, again": (
+        "job('revival') == ARGV[1]",
+        "false",
+        segments.test_dead_letters_that_a_segment_is_to_retry_already_stay_with_it,
+    ),
+    "revive, later": (
+        "0, whole(from), 0",
+        "0, '0', 0",
+        segments.test_later_dead_letters_are_retried_by_another_segment,
+    ),
+    "pause": (
+        "ends > tonumber(job('paused_until') or 0)",
+        "true",
+        jobs.test_a_pause_holds_for_all_callers_and_a_shorter_one_does_not_replace_it,
+    ),
+    "release": (
+        "fold(id)",
+        "",
+        segments.test_a_repeated_save_counts_once_and_one_that_misses_earlier_ids_changes_nothing,
+    ),
 }
 
 
@@ -68,94 +107,44 @@ WRONG = {
 }
 
 
-async def is_noticed(promise: str, script: str, sound: str, broken: str, url: str, patch: pytest.MonkeyPatch) -> None:
-    """Have the suite look at a record with a broken script, and find it broken."""
-    whole = (files("basiq_async.distributed") / "lua" / f"{script}.lua").read_text("utf-8")
-    assert sound in whole
-    read = _redis_record._source
-
-    def source(name: str) -> str:
-        return read(name).replace(sound, broken) if script in (name, "_prelude") else read(name)
-
-    patch.setattr(_redis_record, "_source", source)
-    probe = RecordPromises(lambda: RedisRecord(url))
-    one = {name: attempt for name, attempt in probe.promises().items() if name.startswith(promise)}
-    assert len(one) == 1
-    with pytest.raises(BrokenPromisesError):
-        await keep("the record", one, seconds=20.0)
-    await probe.aclose()
+async def breaks(test: Callable[[Pair], Awaitable[None]], url: str) -> bool:
+    """Run a test, and return whether it fails: by an assertion, an error of the script, or because nothing comes."""
+    pair = Pair(url)
+    try:
+        async with asyncio.timeout(20.0):
+            await test(pair)
+    except Exception:
+        return True
+    finally:
+        await pair.aclose()
+    return False
 
 
+def break_script(script: str, sound: str, broken: str, patch: pytest.MonkeyPatch) -> None:
+    assert sound in (files("basiq_async.distributed") / "lua" / f"{script}.lua").read_text("utf-8")
+    read = _connection._source
+    patch.setattr(
+        _connection,
+        "_source",
+        lambda name: read(name).replace(sound, broken) if script in (name, "_prelude") else read(name),
+    )
+
+
+@pytest.mark.real_time("as the test that fails")
 @pytest.mark.parametrize("script", BROKEN)
-async def test_the_suite_notices_a_broken_script(script: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound, broken, promise = BROKEN[script]
-    await is_noticed(promise, script.partition(",")[0], sound, broken, redis_url, monkeypatch)
+async def test_a_broken_script_fails_a_test_of_the_record(
+    script: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, broken, test = BROKEN[script]
+    break_script(script.partition(",")[0], sound, broken, monkeypatch)
+    assert await breaks(test, redis_url)
 
 
 @pytest.mark.parametrize("what", WRONG)
-async def test_the_model_notices_a_broken_script(what: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await is_noticed("In any order of claims", *WRONG[what], redis_url, monkeypatch)
-
-
-async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer, redis_url: str) -> None:
-    record = RedisRecord(redis_url)
-    async with Redis.from_url(redis_url) as redis:
-        try:
-            await redis.config_set("maxmemory-policy", "allkeys-lru")
-            with pytest.raises(ConfigurationError, match="set maxmemory-policy noeviction"):
-                await record.check()
-            await redis.config_set("maxmemory-policy", "noeviction")
-            assert await record.check() == ()
-            await redis.config_set("appendonly", "no")
-            (warning,) = await record.check()
-            assert "Set appendonly yes" in warning
-        finally:
-            await redis.config_set("maxmemory-policy", "noeviction")
-            await redis.config_set("appendonly", "yes")
-            await record.aclose()
-
-
-async def test_a_server_that_is_away_for_too_long_is_a_checkpoint_error() -> None:
-    record = RedisRecord(f"redis://:secret@127.0.0.1:{free_port()}/0", patience=0.2)
-    with pytest.raises(CheckpointError, match=r"did not respond for 0\.2 s") as caught:
-        await record.status(uuid.uuid4().hex)
-    assert "secret" not in str(caught.value) + repr(record)
-    await record.aclose()
-
-
-async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(shared_server: RedisServer) -> None:
-    for record, silent in (
-        (RedisRecord(shared_server.url), True),
-        (RedisRecord(f"redis://127.0.0.1:{free_port()}/0"), False),
-    ):
-        if silent:
-            await record.keys()
-            shared_server.send(signal.SIGSTOP)
-        try:
-            for how in HOWS:
-                for count in range(1, 60):
-                    async with asyncio.timeout(4):  # the client alone would wait 5 s for a server that is silent
-                        assert await cancel_after(count, record.keys(), how)
-        finally:
-            if silent:
-                shared_server.send(signal.SIGCONT)
-        await record.aclose()
-
-
-@pytest.mark.parametrize("hours", [-1, 1])
-async def test_slots_stay_as_far_apart_when_the_clock_of_redis_is_set(hours: int, redis_url: str) -> None:
-    record = RedisRecord(redis_url)
-    spec = make_spec(uuid.uuid4().hex, rate=0.1)
-    await record.create(spec)
-    first = await record.rate_slots(spec.key, 3)
-    assert first is not None
-    assert first.interval == 10.0
-    async with Redis.from_url(redis_url) as redis:
-        for field in ("slot", "slot_at"):  # as they would be, had the clock been ahead or behind until now
-            await redis.hincrby(f"basiq:{{{spec.key}}}", field, -hours * 3_600_000_000)
-    slots = await record.rate_slots(spec.key, 1)
-    assert slots is not None
-    # Set back: three slots are ahead as before. Set forward: time has passed, and what nobody used is not made up for.
-    ahead = slots.first - slots.now
-    assert (29.0 < ahead <= 30.0) if hours < 0 else ahead == 0.0
-    await record.aclose()
+async def test_a_broken_script_differs_from_the_model(
+    what: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_script(*WRONG[what], monkeypatch)
+    assert await breaks(
+        model.test_in_any_order_of_claims_saves_deaths_and_repeated_calls_the_record_is_as_its_model, redis_url
+    )

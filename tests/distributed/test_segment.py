@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
+from basiq_async.distributed._record_types import LeaseLostError  # private: an error of the record alone
 from basiq_async.distributed._segment import Lease, clock, lease_target  # private: a lease ends between two saves
-from basiq_async.distributed.record import LeaseLostError
 from basiq_async.receiver import Claim, MemoryInbox
 from basiq_async.replay.engine import as_target
 from basiq_async.testing import Quirks

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.distributed import Fleet, Work, _redis_record  # private: a worker that gives up sooner
+from basiq_async.distributed import Fleet, Work, _record  # private: a worker that gives up sooner
 from basiq_async.testing import FakeBasiq, Quirks
 
 SETTINGS = json.loads(os.environ.get("FLEET_TEST", "{}"))
@@ -58,7 +58,7 @@ def die_at(method: str, when: str, nth: int) -> None:
 if "die_at" in SETTINGS:
     die_at(*SETTINGS["die_at"])
 if "most_tries" in SETTINGS:
-    _redis_record._MOST_TRIES = SETTINGS["most_tries"]
+    _record._MOST_TRIES = SETTINGS["most_tries"]
 
 
 @fleet.job("effects")

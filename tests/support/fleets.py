@@ -11,7 +11,7 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy, Transport
 from basiq_async.distributed import Fleet, Job, Work, Worker
-from basiq_async.distributed._redis_record import RedisRecord  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
@@ -44,7 +44,7 @@ class Crew:
         """Start ``count`` workers, each with its own connection to Redis."""
         started = []
         for _ in range(count):
-            record = RedisRecord(self.url, patience=self.patience)
+            record = Record(self.url, patience=self.patience)
             worker = Worker(record, self.fleet._functions, self.notify, lease=self.fleet.lease)
             worker.name += f":{len(self.workers)}"
             self.workers.append(worker)
@@ -129,4 +129,4 @@ def messages_of(*recorders: Recorder) -> Sequence[str]:
     return [each for recorder in recorders for each in recorder.ids]
 
 
-__all__ = ["PATIENT", "Crew", "Message", "RedisRecord", "crew", "messages_of"]
+__all__ = ["PATIENT", "Crew", "Message", "Record", "crew", "messages_of"]

@@ -1,31 +1,26 @@
-"""Helpers for the checks of a record: callers that share a storage, and functions that make its data."""
+"""Two callers of a fleet's record in Redis, and functions that make its data."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
-from ...distributed.record import (
+from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     ClaimRefusal,
     JobSpec,
     ListSpec,
     PageMark,
-    Record,
     Saving,
     SegmentClaim,
     Status,
     StoredDeadLetter,
     new_token,
 )
-from ...replay import DeadLetter
-from ._runner import hold
-
-MakeRecord = Callable[[], Record]
-"""A function that returns a record of the same storage each time, with a new connection."""
+from basiq_async.replay import DeadLetter
 
 WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
@@ -33,21 +28,14 @@ SHORT = 0.3
 """The length in seconds of a lease that is left to expire."""
 
 
-class RecordProbe:
-    """Two callers of a record."""
+class Pair:
+    """Two callers of one Redis, each with its own connection."""
 
-    def __init__(self, make: MakeRecord) -> None:
-        self.one, self.two = make(), make()
+    def __init__(self, url: str) -> None:
+        self.one, self.two = Record(url), Record(url)
         self.all = (self.one, self.two, self.one, self.two)
 
-    def promises(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """Return a mapping from each promise, which is a method's docstring, to the method that checks it."""
-        names = [name for cls in reversed(type(self).__mro__) for name in vars(cls) if not name.startswith("_")]
-        methods = [getattr(self, name) for name in names if name not in vars(RecordProbe)]
-        return {(method.__doc__ or "").strip().rstrip("."): method for method in methods}
-
     async def aclose(self) -> None:
-        """Close the connections."""
         await self.one.aclose()
         await self.two.aclose()
 
@@ -62,11 +50,23 @@ class RecordProbe:
         """Claim a segment, and return the token. Fails if the claim is refused."""
         token = token or new_token()
         found = await (record or self.one).claim(key, segment, token, lease=lease, worker="w", width=4)
-        hold(isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}")
+        assert isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}"
         return token
 
-    async def tried(self, key: str, segment: str = "0.0") -> SegmentClaim | ClaimRefusal:
-        return await self.two.claim(key, segment, new_token(), lease=30.0, worker="other", width=4)
+    async def claimed(self, key: str, segment: str = "0.0", **how: Any) -> SegmentClaim:
+        """Claim a segment as another worker. Fails if the claim is refused."""
+        found = await self._try(key, segment, how)
+        assert isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}"
+        return found
+
+    async def refusal(self, key: str, segment: str = "0.0", **how: Any) -> ClaimRefusal:
+        """Claim a segment as another worker, and return why it was refused. Fails if it was not."""
+        found = await self._try(key, segment, how)
+        assert isinstance(found, ClaimRefusal), f"the claim of {segment} was not refused"
+        return found
+
+    async def _try(self, key: str, segment: str, how: dict[str, Any]) -> SegmentClaim | ClaimRefusal:
+        return await self.two.claim(key, segment, new_token(), **{"lease": 30.0, "worker": "other", "width": 4, **how})
 
     async def save(self, key: str, token: str, segment: str = "0.0", **what: Any) -> Any:
         saving = Saving(**{"counts": {}, "before": 0, **what})
@@ -74,8 +74,7 @@ class RecordProbe:
 
     async def status(self, key: str) -> Status:
         status = await self.two.status(key)
-        if status is None:
-            raise AssertionError("status() of the job returned None")
+        assert status is not None, "there is no such job"
         return status
 
 
