@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,12 @@ def pytest_asyncio_loop_factories(
 
         return {name: uvloop.new_event_loop}
     return {name: PatientLoop if name == "patient" else asyncio.SelectorEventLoop}
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start react to Ctrl-C: a shell starts a job in the background with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 WAITS = Waits()

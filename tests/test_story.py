@@ -25,6 +25,7 @@ from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.environment import ROOT, free_port, unmeasured
+from tests.support.real_time import PATIENCE
 from tests.support.story_service import EFFECTS, POISON, database
 
 EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))
@@ -53,7 +54,7 @@ class Service:
             stderr=asyncio.subprocess.DEVNULL,
         )
         assert self._process.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert await self._process.stdout.readline() == b"ready\n"
             while True:
                 try:

@@ -12,6 +12,7 @@ import pytest
 from basiq_async.testing import FakeBasiq, serve
 
 from ..support.command_line import Ended, run_command
+from ..support.real_time import PATIENCE
 
 Run = Callable[..., Ended]
 
@@ -29,14 +30,14 @@ class Served:
 
     def __enter__(self) -> Served:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(PATIENCE)
         return self
 
     def __exit__(self, *args: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = 20) -> None:
+    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
         """Run something in the loop that serves."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 

@@ -24,6 +24,7 @@ from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
 from ..support.command_line import run_command
+from ..support.real_time import PATIENCE
 from .conftest import Run, Served
 
 if sys.platform != "win32":
@@ -292,7 +293,7 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
         return sum(request.url.partition("?")[0].endswith("/messages") for request in fake.requests)
 
     def wait_for(questions: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while asked() < questions and time.monotonic() < deadline:
             time.sleep(0.005)
 

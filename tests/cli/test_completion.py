@@ -14,6 +14,7 @@ import pytest
 
 from ..redaction.test_shell import NASTY
 from ..support.command_line import PROGRAM, run_command
+from ..support.real_time import PATIENCE
 from ..support.wire import KEY, WEBHOOK, Wire, page
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such shells")
@@ -64,7 +65,7 @@ async def test_no_text_from_the_api_changes_what_a_completion_runs(
         done = await asyncio.to_thread(
             subprocess.run,
             [*START[shell], f"{load}; {ASK[shell]}"],
-            env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            env=env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
     assert {each.name for each in tmp_path.iterdir()} <= {"bin", ".cache", ".config", ".local", ".zcompdump"}, done
     told = done.stdout.replace('"', " ").replace("(", " ").replace(")", " ").split()

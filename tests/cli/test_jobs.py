@@ -16,6 +16,7 @@ from tests.support.servers import redis_server
 from tests.support.terminal import Terminal
 
 from ..support.command_line import PROGRAM, Ended, run_command
+from ..support.real_time import PATIENCE
 
 JOBS = """
 import os
@@ -72,7 +73,7 @@ def working(folder: Path) -> Iterator[None]:
         yield
     finally:
         worker.terminate()
-        _, log = worker.communicate(timeout=30)
+        _, log = worker.communicate(timeout=PATIENCE)
     assert worker.returncode == 0, log.decode()
 
 

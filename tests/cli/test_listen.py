@@ -19,6 +19,7 @@ from basiq_async.cli._run import on_signals  # private: in the loop of another s
 
 from ..support.command_line import PROGRAM, run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
+from ..support.real_time import PATIENCE
 from .test_signing import Listener, listening
 
 BODY = payload("consent.revoked")
@@ -150,7 +151,7 @@ def test_signals_need_nothing_that_windows_lacks(number: int) -> None:
 
         with on_signals(handle):
             os.kill(os.getpid(), number)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await event.wait()
 
     before = signal.getsignal(number)
@@ -178,7 +179,7 @@ async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_h
         listener.process.send_signal(signal.SIGINT)
         assert b"a second signal stops at once" in await listener.process.stderr.readline()
         listener.process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert await listener.process.wait() == 130
         assert await listener.process.stderr.read() == b""  # no connection is left open
         with suppress(aiohttp.ClientError):

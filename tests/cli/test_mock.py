@@ -18,6 +18,7 @@ from basiq_async.testing import FakeBasiq, serve
 from tests.support.environment import unmeasured
 
 from ..support.command_line import PROGRAM
+from ..support.real_time import PATIENCE
 from .conftest import Run, Served
 
 NOBODY = "http://127.0.0.1:9/basiq"
@@ -37,11 +38,11 @@ async def test_mock_says_how_to_call_it_serves_and_stops_at_a_signal(number: sig
     process = await mock("--port", "0", "--seed-messages", "1000", "--speed", "60", "--json")
     assert process.stdout is not None
     try:
-        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
         async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
             assert len(await basiq.messages.list(ready["webhook_id"]).collect()) == 1000
         process.send_signal(number)
-        out, _ = await asyncio.wait_for(process.communicate(), 10)
+        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert (process.returncode, out) == (0, b"")
     finally:
         if process.returncode is None:
@@ -175,7 +176,7 @@ async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_
     process = await mock(*options, "--seed-messages", "20")
     try:
         assert process.stdout is not None
-        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
         assert ready["api_key"] == "a2V5OmtleQ=="
         async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
             assert "loan.approved" in [kind.id async for kind in basiq.event_types.list()]
@@ -183,7 +184,7 @@ async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_
             assert {message.delivered for message in messages} == {True, False}
             assert (await basiq.webhooks.get(ready["webhook_id"])).raw["type"] == "Webhook"
         process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.communicate(), 10)
+        await asyncio.wait_for(process.communicate(), PATIENCE)
         assert (tmp_path / "state.json").stat().st_size > 0
     finally:
         if process.returncode is None:
@@ -197,7 +198,7 @@ async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what
         process = await mock("--port", "0", env=unmeasured())
         try:
             assert process.stdout is not None
-            line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+            line = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode()
             words = shlex.split(line)
             assert words[0] == "export"
             assert words[1].startswith("BASIQ_BASE_URL=http://127.0.0.1:")
@@ -293,7 +294,7 @@ async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(t
         process = await mock(*options, env=unmeasured())
         try:
             assert process.stdout is not None
-            ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+            ready = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
             keys.add(ready["api_key"])
             async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
                 if made:

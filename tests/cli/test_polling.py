@@ -19,10 +19,10 @@ from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from ..support.command_line import PROGRAM, run_command
+from ..support.real_time import PATIENCE
 from .test_listen import serving
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1wb2xsaW5n"
-LONGEST = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +58,14 @@ class Poller:
     async def row(self) -> dict[str, Any]:
         """Return the next message that it shows."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(PATIENCE):
             row: dict[str, Any] = json.loads(await self.process.stdout.readline())
         return row
 
     async def hear(self, text: str) -> None:
         """Read what it tells until a text is in it."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(PATIENCE):
             while text not in self.told:
                 line = await self.process.stderr.readline()
                 assert line, self.told
@@ -75,7 +75,7 @@ class Poller:
         """Send signals, and wait for the end: its exit code, and what it showed since."""
         for number in signals:
             self.process.send_signal(number)
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(PATIENCE):
             out, err = await self.process.communicate()
         self.told += err.decode()
         return self.process.returncode, [json.loads(line) for line in out.splitlines()]
@@ -104,7 +104,7 @@ async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
 
 async def begun() -> None:
     """Wait until it is recorded from which message on messages are new."""
-    async with asyncio.timeout(LONGEST):
+    async with asyncio.timeout(PATIENCE):
         while not list(Path().glob("*.start")):
             await asyncio.sleep(0.01)
 
@@ -218,7 +218,7 @@ async def test_a_webhook_that_is_deleted_keeps_no_other_from_being_polled(fake: 
     first = fake.seed_messages(0)
     other = fake.add_webhook("https://other.example/basiq")
     async with polling("--poll-all", "--limit", "1") as poller:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(PATIENCE):
             while not any(other in request.url for request in fake.requests):
                 await asyncio.sleep(0.01)
         async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:

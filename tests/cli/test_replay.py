@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from basiq_async.receiver import verify
+from tests.support.real_time import PATIENCE
 
 from .conftest import Run, Served, run, served
 
@@ -46,7 +47,7 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.asked.set()
-                outer.release.wait(20)
+                outer.release.wait(PATIENCE)
                 verify(outer.secret, dict(self.headers.items()), body)
                 outer.ids.append(self.headers["webhook-id"])
                 self.send_response(outer.status)
@@ -250,12 +251,12 @@ def test_a_signal_finishes_messages_under_way_and_prints_the_line_that_resumes(
     endpoint.release.clear()
     process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")
     with process:
-        assert endpoint.asked.wait(20)
+        assert endpoint.asked.wait(PATIENCE)
         process.send_signal(number)
         assert process.stderr is not None
         assert "finishing the work under way" in process.stderr.readline()
         endpoint.release.set()
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     report = only_line(stdout)
     assert report["handled"] == len(endpoint.ids) <= 4
@@ -274,12 +275,12 @@ def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpo
     endpoint.release.clear()
     process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")
     with process:
-        assert endpoint.asked.wait(20)
+        assert endpoint.asked.wait(PATIENCE)
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=20)  # the target has 30 s for a message
+        stdout, stderr = process.communicate(timeout=PATIENCE)  # the target has 30 s for a message
     assert process.returncode == 143
     assert stdout == ""
     assert "Traceback" not in stderr
@@ -383,7 +384,7 @@ class Paged:
     def end(self) -> tuple[int, dict[str, Any], str]:
         """Press Ctrl-C; return the exit code, what was printed last, and the notes."""
         self.process.send_signal(signal.SIGINT)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, only_line(out), self.said + err
 
 
@@ -394,7 +395,7 @@ def test_its_page_stays_where_messages_failed_until_they_are_retried(served: Ser
         paged = Paged(process)
         endpoint.status = 204
         paged.call("dead-letters/retry", {})
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while (state := paged.call("state"))["running"] or state["progress"]["handled"] != 3:
             assert time.monotonic() < deadline, state
         code, report, said = paged.end()
@@ -424,10 +425,10 @@ def test_what_the_page_began_is_recorded_before_the_command_ends(served: Served,
         endpoint.release.clear()
         endpoint.asked.clear()
         paged.call("dead-letters/retry", {})
-        assert endpoint.asked.wait(20)
+        assert endpoint.asked.wait(PATIENCE)
         process.send_signal(signal.SIGINT)
         threading.Timer(0.02, endpoint.release.set).start()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=PATIENCE)
     report = only_line(out)
     assert (process.returncode, report["handled"], report["dead"]) == (0, 1, 0)
 

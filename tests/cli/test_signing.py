@@ -18,6 +18,7 @@ from basiq_async.testing import FakeBasiq, serve
 from tests.support.deliveries import OTHER_SECRET, SECRET, payload, signed
 
 from ..support.command_line import PROGRAM, run_command
+from ..support.real_time import PATIENCE
 
 KEY = "a2V5OnNlY3JldA=="
 
@@ -88,11 +89,11 @@ class Listener:
 
     async def line(self) -> str:
         assert self.process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return (await self.process.stdout.readline()).decode().rstrip("\n")
 
     async def end(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
 
 
@@ -106,7 +107,7 @@ async def listening(*arguments: str) -> AsyncGenerator[Listener]:
     )  # fmt: skip
     try:
         assert process.stderr is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             ready = (await process.stderr.readline()).decode()
         url = json.loads(ready)["url"] if ready.startswith("{") else ready.split()[-1]
         assert url.startswith("http://127.0.0.1:")

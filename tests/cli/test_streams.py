@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ..support.command_line import PROGRAM
+from ..support.real_time import PATIENCE
 from .conftest import Served
 
 
@@ -25,7 +26,7 @@ def shell(served: Served, line: str, **more: str) -> subprocess.CompletedProcess
         env=environment(served, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -75,7 +76,7 @@ def test_an_unexpected_exception_is_one_line(served: Served) -> None:
             env=environment(served),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert (done.returncode, done.stdout) == (1, "")

@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 import basiq_async.testing
 from basiq_async.testing import FakeBasiq, Quirks, serve
 from tests.contract.holding import held, validated
+from tests.support.real_time import PATIENCE
 
 from .conftest import Target, target
 
@@ -94,7 +95,7 @@ def test_the_suite_for_the_real_api_passes_on_the_fake(fake_server: Target) -> N
     }
     suite = str(Path(__file__).with_name("test_live.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", suite]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "5 passed" in done.stdout, done.stdout
 
 

@@ -20,6 +20,7 @@ from basiq_async.testing import FakeBasiq, serve
 from examples.opentelemetry_hooks import Metrics
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.environment import free_port, unmeasured
+from tests.support.real_time import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="
@@ -32,12 +33,12 @@ class Service:
 
     async def until(self, line: str) -> None:
         assert self.process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await self.process.stdout.readline()).decode().strip() != line:
                 assert not self.process.stdout.at_eof(), f"the service ended without the line {line!r}"
 
     async def post(self, body: bytes, headers: dict[str, str]) -> int:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
             while True:
                 try:
                     async with session.post(self.url, data=body, headers=headers) as answer:
@@ -47,7 +48,7 @@ class Service:
 
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
 
 
@@ -106,7 +107,7 @@ async def test_several_workers_of_one_service_handle_each_event_once(tmp_path: P
         assert set(statuses) <= {200, 204, 503}
         assert statuses.count(204) == 20
         assert service.process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             handled = [(await service.process.stdout.readline()).decode().strip() for _ in bodies]
         await service.stop()
     assert sorted(handled) == sorted(f"account.updated e-{number}" for number in range(20))

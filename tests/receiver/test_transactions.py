@@ -18,6 +18,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
 from tests.support.databases import engine_of, in_use, new_table, run
 from tests.support.deliveries import SECRET, new_id, payload, signed
+from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
 
 Handler = Callable[[Delivery, AsyncSession], Awaitable[None]]
@@ -335,7 +336,7 @@ async def test_of_many_at_once_each_has_its_effect_once(service: Service) -> Non
     events = [new_id() for _ in range(10)]
 
     async def post_until_done(event: str) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not (await service.post(event)).acknowledged:
                 await asyncio.sleep(0.01)
 

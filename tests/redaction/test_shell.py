@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from basiq_async._redaction.text import ShellText, command_line, shell_line
 from basiq_async.testing.mock._page import line_for_message, line_for_request  # private: its lines are run in shells
+from tests.support.real_time import PATIENCE
 
 SHELLS = {"bash": ["bash", "--norc"], "zsh": ["zsh", "-f"], "fish": ["fish", "--no-config"]}
 PRINTF = shutil.which("printf") or "/usr/bin/printf"
@@ -55,7 +56,7 @@ def run_script(shell: Sequence[str], script: str, folder: Path) -> list[str]:
     (folder / "script").write_text(script + "\n", encoding="utf-8")
     env = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(folder), "BASIQ_TOKEN": "it's mine"}
     env["PATH"] = f"{folder}:{env['PATH']}"
-    done = subprocess.run([*shell, "script"], cwd=folder, capture_output=True, env=env, timeout=60, check=False)
+    done = subprocess.run([*shell, "script"], cwd=folder, capture_output=True, env=env, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     made = {each.name for each in folder.iterdir()} - {"curl", "basiq-async", "script", ".cache", ".config", ".local"}
     assert made == set()
@@ -88,7 +89,9 @@ def test_fish_runs_nothing_else_where_a_part_is_not_printable(text: str, tmp_pat
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")
     line = shell_line(["true", text, "\\'$(touch pwned)\"", ";touch pwned"])
-    subprocess.run(["fish", "--no-config", "-c", line], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    subprocess.run(
+        ["fish", "--no-config", "-c", line], cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False
+    )
     assert not (tmp_path / "pwned").exists()
 
 

@@ -44,6 +44,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.parsers.rest import CodeBlockParser as DocstringParser
 
 from tests.support.environment import ROOT
+from tests.support.real_time import PATIENCE
 
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"
@@ -91,14 +92,14 @@ class Shell:
         return printed
 
     def _wait_for(self, file: Path) -> None:
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + PATIENCE
         while not (file.exists() and file.stat().st_size):
             assert time.monotonic() < limit, f"nothing was written to {file.name}"
             time.sleep(0.02)
 
     def close(self) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._process.communicate("kill $(jobs -p) 2>/dev/null; wait; exit\n", timeout=15)
+            self._process.communicate("kill $(jobs -p) 2>/dev/null; wait; exit\n", timeout=PATIENCE)
         self._process.kill()
         self._process.wait()
 

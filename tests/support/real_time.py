@@ -17,6 +17,8 @@ from .virtual import VirtualLoop
 
 WORK = 0.0001
 """What one turn of the loop counts as, in seconds, at most: a loop that polls the clock still comes to its end."""
+PATIENCE = 300.0
+"""Seconds that a test waits for another process, thread or server: only one that hangs needs them."""
 LONGEST = 0.05
 """Seconds that a test may sleep at once."""
 _TESTS = str(Path(__file__).parents[1])

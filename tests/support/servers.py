@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import free_port
+from tests.support.real_time import PATIENCE
 
 
 def _programs() -> Path | None:
@@ -86,7 +87,7 @@ class PostgresServer:
     def wait_until_ready(self) -> None:
         import psycopg
 
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", connect_timeout=5).close()
@@ -108,11 +109,11 @@ class PostgresServer:
         pid_file = self.folder / "data" / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int(pid_file.read_text().split()[0]), how)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while pid_file.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         if self._process is not None:
-            self._process.wait(60)
+            self._process.wait(PATIENCE)
             self._process = None
 
 
@@ -225,7 +226,7 @@ class RedisServer:
     def _responds(self) -> bool:
         """Return True when the server responds; False if it has ended."""
         assert self._process is not None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
                 probe.sendall(b"PING\r\n")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import pyte
 
 from .command_line import PROGRAM
+from .real_time import PATIENCE
 
 
 class Terminal:
@@ -58,7 +59,7 @@ class Terminal:
         """Type a text; ``\\x03`` is Ctrl-C."""
         os.write(self._master, text.encode())
 
-    def read_until(self, text: str, timeout: float = 20.0) -> str:
+    def read_until(self, text: str, timeout: float = PATIENCE) -> str:
         """Read until the screen shows a text, and return the screen."""
         deadline = time.monotonic() + timeout
         while text not in self.screen:
@@ -68,7 +69,7 @@ class Terminal:
         assert text in self.screen, self.screen
         return self.screen
 
-    def end(self, timeout: float = 20.0) -> str:
+    def end(self, timeout: float = PATIENCE) -> str:
         """Read until the program ends, and return the screen."""
         deadline = time.monotonic() + timeout
         while self._read(deadline - time.monotonic()):

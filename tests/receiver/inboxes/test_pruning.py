@@ -23,6 +23,7 @@ from basiq_async.testing import ManualClock
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, pruned, run, scalar, url_of
 from tests.support.deliveries import NOW, letter
+from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
 
 CLAIMED, DONE = ClaimStatus.CLAIMED, ClaimStatus.DONE
@@ -364,7 +365,7 @@ async def test_a_record_does_not_wait_for_the_pruning(inbox: SQLInbox, monkeypat
         return 0
 
     monkeypatch.setattr(inbox._pruning, "_batch", slow)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         for key in ("k", "l"):
             assert await inbox.complete(key, "a")
     released.set()

@@ -22,6 +22,7 @@ from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import SECRET, letter, payload, signed
+from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
@@ -108,7 +109,7 @@ async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(tmp_path: Path)
     with redis_server(tmp_path, "--cluster-enabled", "yes", "--appendonly", "no") as server:
         async with Redis.from_url(server.url) as node:
             await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while "cluster_state:ok" not in str(await node.execute_command("CLUSTER", "INFO")):
                     await asyncio.sleep(0.01)
             async with RedisCluster.from_url(server.url) as cluster:
@@ -251,7 +252,7 @@ FORKED = """
 
 
 def test_a_forked_child_refuses_its_parents_client(server: RedisServer) -> None:
-    subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED), server.url], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED), server.url], check=True, timeout=PATIENCE)
 
 
 async def test_an_error_does_not_show_the_password(server: RedisServer) -> None:

@@ -29,6 +29,7 @@ from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of
 from tests.support.deliveries import SECRET, letter, payload, signed
+from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
@@ -196,7 +197,7 @@ async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) ->
     table = new_table()
     async with SQLInbox(engine, table=table) as inbox, SQLInbox(engine, table=table, timeout=60) as other:
         await inbox.claim_transaction("k", "a", lease=60)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             claim = await other.claim("k", "b", lease=60)
         assert claim.status is BUSY
         assert claim.retry_after > 0
@@ -251,7 +252,7 @@ async def test_claims_with_a_session_leave_connections_to_all_other_calls(
         SQLInbox(engine, table=new_table(), timeout=20) as inbox,
     ):
         claims = [asyncio.create_task(inbox.claim_transaction(str(n), "t", lease=60)) for n in range(most + 3)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while sum(claim.done() for claim in claims) < most:
                 await asyncio.sleep(0.001)
         if sum(pool) > 1:
@@ -318,7 +319,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
     ):
         await inbox.claim_transaction("k", "a", lease=60)
         await end_all_but_mine(engine)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while (await other.claim("k", "b", lease=60)).status is BUSY:
                 await asyncio.sleep(0.005)
         await other.release("k", "b")
@@ -333,7 +334,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
 async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbox, engine: AsyncEngine) -> None:
     other = SQLInbox(engine, table=inbox.metadata.sorted_tables[0].name)
     await inbox.claim_transaction("k", "a", lease=0.02)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await other.claim("k", "b", lease=60)).status is BUSY:
             await asyncio.sleep(0.005)
     with pytest.raises(InboxError):
@@ -374,7 +375,7 @@ FORKED = """
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 def test_a_forked_child_refuses_its_parents_claims_and_harms_none(driver: str, postgres: PostgresServer) -> None:
     code = textwrap.dedent(FORKED)
-    subprocess.run([sys.executable, "-c", code, postgres.url(driver), new_table()], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code, postgres.url(driver), new_table()], check=True, timeout=PATIENCE)
 
 
 async def test_a_closed_inbox_says_so_and_may_be_closed_again(inbox: SQLInbox) -> None:

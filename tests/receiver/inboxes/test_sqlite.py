@@ -26,6 +26,7 @@ from basiq_async.replay import Job, SQLiteCheckpoint
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.databases import pruned
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed
+from tests.support.real_time import PATIENCE
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
@@ -319,7 +320,7 @@ def test_an_inbox_that_is_never_closed_warns(tmp_path: Path) -> None:
     with pytest.warns(ResourceWarning, match="was not closed"):
         inbox._database.__del__()
     inbox._database._thread = None
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -400,7 +401,7 @@ FORKED = """
 def test_a_forked_child_refuses_a_file_that_was_open_and_harms_nothing(tmp_path: Path) -> None:
     code = textwrap.dedent(FORKED)
     for number in range(3):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{number}.db")], check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{number}.db")], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
@@ -650,7 +651,7 @@ def test_of_two_processes_with_the_same_deliveries_one_handles_each(tmp_path: Pa
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        handled = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+        handled = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -30,6 +30,7 @@ from basiq_async.replay import (
 )
 from basiq_async.testing import BrokenPromisesError, check_checkpoint
 from tests.support.histories import execute
+from tests.support.real_time import PATIENCE
 
 JOB = Job("w1")
 
@@ -237,7 +238,7 @@ asyncio.run(parent(checkpoint))
 
 def test_a_forked_child_refuses_a_checkpoint_that_was_open(tmp_path: Path) -> None:
     path = str(tmp_path / "replay.db")
-    subprocess.run([sys.executable, "-c", FORKED, path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORKED, path], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
@@ -480,5 +481,5 @@ except CheckpointError as exc:
     print(exc)
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert "did not respond within 0.05 s" in done.stdout, done.stderr

@@ -13,6 +13,7 @@ import pytest
 from basiq_async import BasiqClient
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, ManualClock, serve
+from tests.support.real_time import PATIENCE
 
 from ..conftest import ENDPOINT, Caller
 
@@ -97,7 +98,7 @@ async def test_a_change_in_any_state_is_saved_soon(tmp_path: Path, monkeypatch: 
     async with serve(fake, state_file=file):
         for each in (fake, state, fake.add_state("later")):
             webhook_id = each.add_webhook(ENDPOINT)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while webhook_id not in file.read_text():
                     await asyncio.sleep(0.005)
 
