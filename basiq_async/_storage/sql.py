@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Dialect, MetaData, String, event
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import drop_tracebacks, walk
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, InboxError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 63 - len("_quarantine_order")
@@ -157,8 +157,9 @@ class Failure(NamedTuple):
 
 def watch_failures(engine: AsyncEngine) -> None:
     """Record the failures of statements on this engine's connections, for ``failed_in``."""
-    if not event.contains(engine.sync_engine, "handle_error", _note_failure):
-        event.listen(engine.sync_engine, "handle_error", _note_failure)
+    # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
+    if _note_failure not in engine.dialect.dispatch.handle_error:
+        event.listen(engine.dialect, "handle_error", _note_failure)
 
 
 def failed_in(connection: AsyncConnection) -> Failure | None:
@@ -167,18 +168,31 @@ def failed_in(connection: AsyncConnection) -> Failure | None:
     return None if sync is None else _failures.get(sync)
 
 
-def has_ended(connection: AsyncConnection) -> bool:
-    """Return whether the driver reports that the transaction has ended, by a COMMIT or ROLLBACK in SQL."""
+async def transaction_state(connection: AsyncConnection) -> Literal["open", "ended", "failed"]:
+    """Return whether a transaction can still commit, has "ended" by a COMMIT or ROLLBACK in SQL, or has "failed".
+
+    PostgreSQL rolls back a transaction in which a statement failed, even if that error was caught, and its response to
+    COMMIT then looks like a success. So ask the connection itself: a statement may have gone past SQLAlchemy.
+    """
     sync = connection.sync_connection
     driver: Any = None if sync is None else sync.connection.driver_connection
-    if hasattr(driver, "is_in_transaction"):  # asyncpg
-        return not driver.is_in_transaction()
+    if hasattr(driver, "is_in_transaction"):  # asyncpg, which does not tell a failed transaction from an open one
+        if not driver.is_in_transaction():
+            return "ended"
+        try:
+            await driver.execute("SELECT 1")
+        except Exception as exc:
+            if sqlstate(exc) != _FAILED:
+                raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
+            return "failed"
+        return "open"
     if hasattr(driver, "info"):  # psycopg
-        return int(driver.info.transaction_status) == _IDLE
-    return not getattr(driver, "in_transaction", True)  # aiosqlite
+        return _PSYCOPG_STATES.get(int(driver.info.transaction_status), "open")
+    return "open" if getattr(driver, "in_transaction", True) else "ended"  # aiosqlite
 
 
-_IDLE = 0
+_FAILED = "25P02"
+_PSYCOPG_STATES: dict[int, Literal["ended", "failed"]] = {0: "ended", 3: "failed"}
 _failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
 
 

@@ -270,6 +270,28 @@ async def test_a_handler_that_goes_on_after_a_failed_statement_is_told_so(servic
 
 
 @on_postgres
+async def test_a_statement_that_failed_past_sqlalchemy_is_no_success_either(service: Service) -> None:
+    """The rolled-back COMMIT would count as handled, and the event would be lost."""
+    event = new_id()
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        driver: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+        if not mends:
+            with contextlib.suppress(Exception):
+                await driver.execute("SELECT nothing")
+
+    mends = False
+    outcome = await service.post(event)
+    assert outcome.result is Result.FAILED
+    assert "use session.begin_nested() for a part that may fail" in str(outcome.error)
+    mends = True
+    assert (await service.post(event)).result is Result.HANDLED
+    assert await service.effects(event) == 1
+
+
+@on_postgres
 async def test_what_the_database_refuses_at_the_commit_is_the_handlers_failure(service: Service) -> None:
     """Or an event that always fails so would never be set aside, and have Basiq disable the endpoint."""
     table = new_table()

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import check_positive
-from ..._storage.sql import Transaction, brief, failed_in, has_ended, is_passing, without_values
+from ..._storage.sql import Transaction, brief, failed_in, is_passing, transaction_state, without_values
 from ..._work.calls import CLOSED
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_to_completion
@@ -147,7 +147,8 @@ class SQLInbox:
         """See ``Inbox``: if the claim is a transaction, commits it.
 
         Raises ``InboxError`` if the commit failed or its result is unknown. If the database refuses the handler's
-        writes, as a deferred constraint does, it raises SQLAlchemy's ``IntegrityError``: that is the handler's failure.
+        writes, as a deferred constraint does, it raises SQLAlchemy's ``IntegrityError``, and ``ConfigurationError`` if
+        a statement failed and the handler went on: both are the handler's failure.
         """
         self._database.process.check()
         if (key, token) in self._broken:
@@ -289,7 +290,6 @@ class SQLInbox:
             yield session
             check()
             await session.commit()
-            await self._check_whole(connection, key, retry=held.retry)
             session.sync_session.close()  # nothing is open, so there is nothing to wait for
         except Exception as exc:
             if self._database.closed and isinstance(exc, SQLAlchemyError):
@@ -300,34 +300,6 @@ class SQLInbox:
         finally:
             if session.in_transaction():
                 await run_to_completion(session.close)
-
-    async def _check_whole(self, connection: AsyncConnection, key: str, *, retry: bool) -> None:
-        """Raise if the handler's transaction can no longer commit.
-
-        PostgreSQL rolls back a transaction in which a statement failed, even if the handler caught the error, and its
-        response to COMMIT then looks like a success.
-        """
-        if has_ended(connection):
-            raise ConfigurationError(
-                "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry "
-                "is not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
-            )
-        failure = failed_in(connection)
-        if failure is None:
-            return
-        wanted = self._sql.has_letter if retry else self._sql.is_recorded
-        try:
-            if await self._leases.has(connection, wanted, key):
-                return  # the statement failed in a nested transaction
-        except DBAPIError as exc:
-            if is_passing(exc):
-                raise
-        if failure.passing:
-            raise InboxError(f"the database failed while the handler ran: {failure.text}")
-        raise ConfigurationError(
-            f"a statement of the handler failed ({failure.text}), and the handler continued, but the database rolls "
-            "the whole transaction back: use session.begin_nested() for a part that may fail"
-        )
 
     async def aclose(self) -> None:
         """Roll back every open transaction, and so release its claim. May be called twice; the engine stays open."""
@@ -488,6 +460,26 @@ class SQLInbox:
 
 
 async def _commit(transaction: Transaction, statements: Sequence[Executable], key: str) -> None:
+    await _check_whole(transaction.connection)
     for statement in statements:
         await transaction.connection.execute(statement, {"a_key": key})
     await transaction.commit()
+
+
+async def _check_whole(connection: AsyncConnection) -> None:
+    """Raise if the handler's transaction cannot commit, which a response to COMMIT may not say."""
+    state = await transaction_state(connection)
+    if state == "ended":
+        raise ConfigurationError(
+            "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry "
+            "is not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
+        )
+    if state == "failed":
+        failure = failed_in(connection)
+        if failure is not None and failure.passing:
+            raise InboxError(f"the database failed while the handler ran: {failure.text}")
+        said = "" if failure is None else f" ({failure.text})"
+        raise ConfigurationError(
+            f"a statement of the handler failed{said}, and the handler continued, but the database rolls the whole "
+            "transaction back: use session.begin_nested() for a part that may fail"
+        )
