@@ -79,7 +79,6 @@ class BasiqClient:
             transport,
             policy,
             timeout=timeout,
-            timed=self._owned is not None,
             on_request=on_request,
             on_retry=on_retry,
             path_of=lambda url: redactor.known(base.path_of(url)),

@@ -8,10 +8,15 @@ that says where it was raised. A text that the library's own frames have to hold
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from ..errors import BasiqError
+from .credentials import REDACTED
+
 E = TypeVar("E", bound=BaseException)
+_LONGEST = 1_000_000
+"""An exception with a longer text is not kept as a cause: nobody reads it, and each look at it takes time."""
 
 
 class UnshownText(str):
@@ -48,12 +53,42 @@ def drop_tracebacks(exc: E) -> E:
     return exc
 
 
+def cause_of(exc: BaseException, hide: Callable[[str], str]) -> BaseException | None:
+    """Return the exception to raise an error from, without tracebacks; None if its text, or a cause's, is not safe.
+
+    ``hide`` removes credentials from a text. aiohttp's errors can hold the headers of the request and parts of the
+    response, in which the server may have repeated a credential.
+    """
+    return drop_tracebacks(exc) if _is_safe(exc, hide) else None
+
+
+def clean(exc: BasiqError, hide: Callable[[str], str]) -> BasiqError:
+    """Remove credentials from an error that a transport raised, and from the error's causes."""
+    if not _is_safe(exc, hide):
+        exc.args = tuple(hide(arg) if isinstance(arg, str) else REDACTED for arg in exc.args)
+        exc.__cause__ = exc.__context__ = None
+    for one in (exc.__cause__, exc.__context__):
+        if one is not None:
+            drop_tracebacks(one)
+    return exc.with_traceback(None)
+
+
+def _is_safe(exc: BaseException, hide: Callable[[str], str]) -> bool:
+    from traceback import format_exception  # on failures only
+
+    try:
+        shown = "".join([*format_exception(exc), *(repr(one) for one in walk(exc))])
+        return len(shown) <= _LONGEST and hide(shown) == shown
+    except Exception:  # an exception whose text cannot be made is left out
+        return False
+
+
 def _place(exc: BaseException) -> str | None:
-    traceback = exc.__traceback__
-    if traceback is None:
+    innermost = exc.__traceback__
+    if innermost is None:
         return None
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
+    while innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    code = innermost.tb_frame.f_code
     name = os.sep.join(code.co_filename.split(os.sep)[-2:])
-    return f"raised at {name}:{traceback.tb_lineno} in {code.co_name}"
+    return f"raised at {name}:{innermost.tb_lineno} in {code.co_name}"

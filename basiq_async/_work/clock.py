@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar, cast
-
-T = TypeVar("T")
+from typing import Protocol, cast
 
 
 class Clock(Protocol):
@@ -27,10 +25,6 @@ class Clock(Protocol):
         """Wait so many seconds on this clock."""
         ...
 
-    async def limit(self, work: Awaitable[T], seconds: float) -> T:
-        """Await ``work``. Raises ``TimeoutError`` after so many seconds on this clock."""
-        ...
-
 
 class LoopClock:
     """The event loop's clock."""
@@ -43,10 +37,6 @@ class LoopClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-    async def limit(self, work: Awaitable[T], seconds: float) -> T:
-        async with asyncio.timeout(seconds):
-            return await work
 
 
 def clock_of(transport: object) -> Clock | None:

@@ -1,22 +1,13 @@
-"""The receiver as a handler of ``aiohttp.web``.
-
-``take_body``, ``keep_body`` and the response classes use internals of aiohttp's server: they send a prepared 204, keep
-a body for later readers of the request, and close a connection without waiting for the rest of a body. Therefore
-pyproject.toml has an upper bound on aiohttp, and tests in ``tests/receiver`` fail if these internals change.
-"""
+"""The receiver as a handler of ``aiohttp.web``."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator
-from email.utils import formatdate
 from typing import Any
 
 import aiohttp
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
 from ._outcome import Outcome, Receives
 
@@ -31,16 +22,17 @@ class AiohttpAdapter:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Handle one request."""
+        content = request.content
         encoding = request.headers.get("Content-Encoding")
-        body = take_body(request) if encoding is None else None
-        if body is not None:
-            if not body and request.content.total_bytes:
+        if encoding is None and content.is_eof() and content.exception() is None and _is_readable(request):
+            # The whole body has arrived, as for nearly every delivery, or a middleware has read it before.
+            body = await request.read()
+            if not body and content.total_bytes:
                 logger.error(
                     "the body of the request was read before the receiver, and not kept: a middleware must read it "
                     "with request.read(), request.text() or request.json(), which keep it"
                 )
-            # The whole body has arrived, as for nearly every delivery: it needs no time limit and no loop.
-            return respond(await self._receiver.handle(request.headers, body), request, whole=True)
+            return _respond(await self._receiver.handle(request.headers, body), request, whole=True)
         outcome = await self._receiver.handle_stream(
             request.headers,
             _chunks(request),
@@ -48,8 +40,13 @@ class AiohttpAdapter:
             content_encoding=encoding,
         )
         if outcome.delivery is not None:
-            keep_body(request, outcome.delivery.body)
-        return respond(outcome, request, whole=request.content.at_eof())
+            _keep_body(request, outcome.delivery.body)
+        return _respond(outcome, request, whole=content.at_eof())
+
+
+def _is_readable(request: web.BaseRequest) -> bool:
+    """Return whether ``request.read()`` accepts the body. For a larger one, only the receiver's limit counts."""
+    return not request.client_max_size or request.content.total_bytes <= request.client_max_size
 
 
 async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
@@ -61,38 +58,23 @@ async def _chunks(request: web.Request) -> AsyncGenerator[bytes]:
         raise ConnectionError("the body broke off") from exc
 
 
-def respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Response:
+def _respond(outcome: Outcome, request: web.Request, *, whole: bool) -> web.Response:
     """Make the response. Unless the ``whole`` request body has been read, the connection is closed after it."""
     if not whole:
-        return ClosingResponse(request, status=outcome.status, headers=outcome.headers)
-    if outcome.status == 204:
-        return NoContent(status=204)
+        return _ClosingResponse(request, status=outcome.status, headers=outcome.headers)
     return web.Response(status=outcome.status, headers=outcome.headers or None)
 
 
-def take_body(request: web.BaseRequest) -> bytes | None:
-    """Return the body of a request if it has arrived, else None.
+def _keep_body(request: web.BaseRequest, body: bytes) -> None:
+    """Keep a body for later readers, as ``request.read()`` does.
 
-    A middleware may have read it before with ``request.read()``, which keeps it. This function keeps it too, for later
-    readers.
+    There is no public way. Where a release of aiohttp keeps a body in another place, later readers find it empty.
     """
-    kept = request._read_bytes
-    if kept is not None:
-        return kept
-    content = request.content
-    if not content.is_eof() or content.exception() is not None:
-        return None
-    body: bytes = content.read_nowait()
-    request._read_bytes = body
-    return body
+    if hasattr(request, "_read_bytes"):
+        request._read_bytes = body
 
 
-def keep_body(request: web.BaseRequest, body: bytes) -> None:
-    """Keep the body of a request for later readers, as ``request.read()`` does."""
-    request._read_bytes = body
-
-
-class ClosingResponse(web.Response):
+class _ClosingResponse(web.Response):
     """A response that closes the connection as soon as it is written.
 
     Otherwise aiohttp reads and decompresses the rest of the request's body after the response, for 10 seconds by
@@ -107,57 +89,3 @@ class ClosingResponse(web.Response):
     async def write_eof(self, data: bytes = b"") -> None:
         await super().write_eof(data)
         self._ending.force_close()
-
-
-class NoContent(web.Response):
-    """A 204 whose bytes are made once a second, unless the application adds headers or cookies to it.
-
-    Nearly every delivery gets this response, and making its head is a fifth of aiohttp's work on a request.
-    """
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        # The prepared bytes are right unless a middleware, a signal or the connection changes the response.
-        if (
-            self._headers
-            or self._cookies
-            or self._status != 204
-            or self._reason != "No Content"
-            or self._keep_alive is not None  # also set when the response has been prepared
-            or not request.keep_alive
-            or request.version != HttpVersion11
-        ):
-            return await super().prepare(request)
-        if isinstance(request, web.Request):
-            for app in request.match_info.apps:
-                if app.on_response_prepare:
-                    return await super().prepare(request)
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError("the client has closed the connection")
-        head = _head.at(time.time())
-        transport.write(head)
-        self._keep_alive = True
-        self._body_length = len(head)
-        self._eof_sent = True
-        writer = request.writer
-        await writer.drain()
-        return writer
-
-
-class _Head:
-    """The head of a 204, made anew for each second because of its ``Date``."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._bytes = b""
-
-    def at(self, now: float) -> bytes:
-        second = int(now)
-        if second != self._second:
-            date = formatdate(second, usegmt=True)
-            self._bytes = f"HTTP/1.1 204 No Content\r\nDate: {date}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n".encode()
-            self._second = second
-        return self._bytes
-
-
-_head = _Head()

@@ -239,13 +239,13 @@ class _Signer:
 
     async def test(self, url: str, now: datetime) -> EndpointCheck:
         """Post one test delivery, with one attempt. Redirects are not followed."""
-        from ..transports.aiohttp import AiohttpTransport, read_status
+        from ..transports.aiohttp import StatusTransport
 
         try:
             absolute_url(url)
         except ConfigurationError as exc:
             return EndpointCheck(None, str(exc))
-        transport = AiohttpTransport(timeout=_TIMEOUT, read_response=read_status)
+        transport = StatusTransport(timeout=_TIMEOUT)
         try:
             response = await transport.send(Request("POST", url, *self._sign_test(now)))
         except BasiqError as exc:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Coroutine, Mapping
+from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
 from .._arguments import check_positive, check_whole
+from .._redaction.credentials import Redactor
+from .._redaction.tracebacks import cause_of
 from .._version import __version__
-from .._work.deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
-from ._aiohttp_internals import SentOnce, Unclean, clean_request_class, release
-from ._error_causes import cause_of
-from .base import Request, Response
+from .base import Request, Response, credential_of
 
-__all__ = ["AiohttpTransport", "ReadResponse", "join_headers", "read_status"]
+__all__ = ["AiohttpTransport", "StatusTransport", "join_headers"]
 
 _USER_AGENT = f"basiq-async/{__version__}"
 _CONNECTIONS = 100
 _SWITCHING_PROTOCOLS = 101
-
-ReadResponse: TypeAlias = Callable[[aiohttp.ClientResponse], Awaitable[Response]]
-"""Makes a ``Response`` from aiohttp's response: it reads, drops or refuses the body."""
+_DRAINED = 64 * 2**10
+_DRAIN_SECONDS = 0.05
+"""Time for the rest of a body: enough for one that follows its head at once."""
 
 
 class AiohttpTransport:
@@ -37,8 +37,7 @@ class AiohttpTransport:
 
     ``timeout`` is the limit for a whole request, and ``connect_timeout`` for making its connection, both in seconds. A
     request's ``deadline`` counts if it is earlier. A body that is larger than ``max_body_size`` bytes, decompressed,
-    raises a ``TransportError`` as soon as it exceeds the limit. ``read_response`` replaces the function that reads
-    responses; ``max_body_size`` then has no effect.
+    raises a ``TransportError`` as soon as it exceeds the limit.
     """
 
     def __init__(
@@ -49,10 +48,9 @@ class AiohttpTransport:
         connect_timeout: float = 10.0,
         max_body_size: int = 64 * 2**20,
         connections: int = _CONNECTIONS,
-        read_response: ReadResponse | None = None,
         user_agent: str = _USER_AGENT,
     ) -> None:
-        check_positive("timeout", timeout)
+        self._timeout = check_positive("timeout", timeout)
         check_positive("connect_timeout", connect_timeout)
         check_positive("max_body_size", max_body_size)
         check_whole("connections", connections, least=1)
@@ -60,49 +58,53 @@ class AiohttpTransport:
             raise ConfigurationError("session must be an aiohttp.ClientSession, or None to have the transport make one")
         self._session = session
         self._owns_session = session is None
-        self._limits = Deadlines(timeout)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._client_timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._max_body_size = max_body_size
         self._connections = connections
-        self._read_response = read_response or self._read_whole
         self._user_agent = user_agent
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
-        loop = asyncio.get_running_loop()
-        allowed = self._time_for(request, loop)
-        limit = Deadline(self._limits, allowed, loop)
+        allowed = self._timeout
+        if request.deadline is not None:
+            allowed = min(allowed, request.deadline - asyncio.get_running_loop().time())
+            if allowed <= 0:
+                said = "the deadline passed before the request was sent"
+                raise RequestTimeoutError(said, method=request.method, path=_path(request), sent=False)
+        limit = asyncio.timeout(allowed)
         try:
-            with limit:
-                while True:
-                    try:
-                        response = await self._open_session(loop).request(
-                            request.method,
-                            URL(request.url, encoded=True),
-                            headers=request.headers,
-                            data=request.body,
-                            allow_redirects=False,
-                            auto_decompress=True,
-                            raise_for_status=False,
-                            timeout=self._timeout,
-                        )
-                    except Unclean:
-                        continue
-                    try:
-                        return await self._read_response(response)
-                    finally:
-                        await release(response, sent_a_body=request.body is not None)
+            async with limit:
+                return await self._exchange(request)
         except Exception as exc:
-            if limit.expired and isinstance(exc, TimeoutError):
-                failure: BasiqError = _timed_out(request, allowed)
+            if limit.expired() and isinstance(exc, TimeoutError):
+                said = f"no complete response within {allowed:g} s"
+                failure: BasiqError = RequestTimeoutError(said, method=request.method, path=_path(request))
                 cause = None
             else:
                 failure = _translate(exc, request)
-                cause = exc.__cause__ if failure is exc else cause_of(exc, request)
+                hide = Redactor(credential_of(request)).known
+                cause = exc.__cause__ if failure is exc else cause_of(exc, hide)
         # Raised outside of the except block: a cause that was left out must not become the context.
         raise failure from cause
+
+    async def _exchange(self, request: Request) -> Response:
+        while True:
+            try:
+                async with self._open_session().request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    headers=request.headers,
+                    data=request.body,
+                    allow_redirects=False,
+                    auto_decompress=True,
+                    raise_for_status=False,
+                    timeout=self._client_timeout,
+                ) as response:
+                    return await self._read(response)
+            except _Unclean:
+                continue
 
     async def aclose(self) -> None:
         """Close the connections, if the transport made the session."""
@@ -110,20 +112,10 @@ class AiohttpTransport:
         if self._owns_session and self._session is not None:
             await self._session.close()
 
-    def _time_for(self, request: Request, loop: asyncio.AbstractEventLoop) -> float:
-        """Return how many seconds the request may take. Raises ``RequestTimeoutError`` if its deadline has passed."""
-        seconds = self._limits.seconds
-        if request.deadline is None:
-            return seconds
-        left = request.deadline - loop.time()
-        if left <= 0:
-            said = "the deadline passed before the request was sent"
-            raise RequestTimeoutError(said, method=request.method, path=_path(request), sent=False)
-        return min(left, seconds)
-
-    def _open_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ConnectionFailedError("the transport is closed", sent=False)
+        loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -133,48 +125,105 @@ class AiohttpTransport:
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": self._user_agent},
-                request_class=clean_request_class(),
-                response_class=SentOnce,
+                request_class=_CleanRequest,
+                response_class=_SentOnce,
                 trust_env=False,
             )
         if self._session.closed:
             raise ConnectionFailedError("the session is closed", sent=False)
         return self._session
 
-    async def _read_whole(self, response: aiohttp.ClientResponse) -> Response:
+    async def _read(self, response: aiohttp.ClientResponse) -> Response:
         """Read the body, and count its bytes as they arrive: compressed, a few bytes can become gigabytes."""
-        content = response.content
+        headers = join_headers(response.headers)
         if response.status == _SWITCHING_PROTOCOLS:
             # Another protocol follows, so there is no body, and the connection cannot be used again.
             response.close()
-            return Response(response.status, join_headers(response.headers))
-        if content.is_eof():  # the whole body arrived with the head, as it mostly does
-            body = content.read_nowait()
-            if len(body) > self._max_body_size:
-                raise self._too_large(response)
-            return Response(response.status, join_headers(response.headers), body)
-        if (response.content_length or 0) > self._max_body_size:
-            raise self._too_large(response)
+            return Response(response.status, headers)
         chunks: list[bytes] = []
-        size = 0
-        async for chunk in content.iter_any():
-            size += len(chunk)
-            if size > self._max_body_size:
-                raise self._too_large(response)
-            chunks.append(chunk)
-        return Response(response.status, join_headers(response.headers), b"".join(chunks))
+        size = response.content_length or 0
+        if size <= self._max_body_size:
+            size = 0
+            async for chunk in response.content.iter_any():
+                size += len(chunk)
+                if size > self._max_body_size:
+                    break
+                chunks.append(chunk)
+        if size > self._max_body_size:
+            response.close()
+            raise TransportError(
+                f"the response's body is larger than {self._max_body_size} bytes; to accept it, raise max_body_size"
+            )
+        return Response(response.status, headers, b"".join(chunks))
 
-    def _too_large(self, response: aiohttp.ClientResponse) -> TransportError:
-        response.close()
-        return TransportError(
-            f"the response's body is larger than {self._max_body_size} bytes; to accept it, raise max_body_size"
-        )
+
+class StatusTransport(AiohttpTransport):
+    """An ``AiohttpTransport`` for which only the status counts, and the headers of a status from 300.
+
+    A body that is long, slow or breaks off does not change the result. It is read to its end if that is soon, so that
+    the connection can be used again, and dropped.
+    """
+
+    async def _read(self, response: aiohttp.ClientResponse) -> Response:
+        found = Response(response.status, join_headers(response.headers) if response.status >= 300 else {})
+        read = 0
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for chunk in response.content.iter_any():
+                    read += len(chunk)
+                    if read > _DRAINED:
+                        response.close()
+                        break
+        except (aiohttp.ClientError, OSError, ValueError):
+            response.close()
+        return found
 
 
-async def read_status(response: aiohttp.ClientResponse) -> Response:
-    """Return a response with its status only, as a ``read_response``. The body is not read; the connection closes."""
-    response.close()
-    return Response(response.status)
+# The two classes below are passed to aiohttp's session. They look at parts of it that a later release may not have.
+# Without these, aiohttp works as it does by itself: it may send a GET or a DELETE a second time, and reads bytes that a
+# server sent unasked as the next response.
+
+
+_used: WeakSet[Any] = WeakSet()
+"""The connections over which a request was sent. A new one may have received bytes, such as those of TLS."""
+
+
+class _CleanRequest(aiohttp.ClientRequest):
+    """Refuses a kept connection that received bytes while it was idle: they belong to no request."""
+
+    def send(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        try:
+            (connection,) = args
+            protocol = connection.protocol
+            is_unclean = protocol.should_close and protocol in _used
+            _used.add(protocol)
+        except (AttributeError, TypeError, ValueError):
+            is_unclean = False
+        if is_unclean:
+            raise _Unclean
+        return super().send(*args, **kwargs)
+
+
+class _SentOnce(aiohttp.ClientResponse):
+    """Prevents aiohttp from sending a GET or a DELETE a second time after the connection broke.
+
+    Only ``Retrying`` may send a request again, because it counts the attempts: a DELETE whose second attempt gets a 404
+    has succeeded.
+    """
+
+    async def start(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
+        try:
+            return await super().start(*args, **kwargs)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+            raise _Broken from exc
+
+
+class _Unclean(Exception):
+    """The connection was closed before anything was sent. The request can use another connection."""
+
+
+class _Broken(aiohttp.ClientConnectionError):
+    """The connection broke before a response came."""
 
 
 def join_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -190,10 +239,6 @@ def join_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _path(request: Request) -> str:
     return URL(request.url, encoded=True).raw_path
-
-
-def _timed_out(request: Request, allowed: float) -> RequestTimeoutError:
-    return RequestTimeoutError(f"no complete response within {allowed:g} s", method=request.method, path=_path(request))
 
 
 def _translate(exc: Exception, request: Request) -> BasiqError:

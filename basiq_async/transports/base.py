@@ -57,6 +57,12 @@ class Response:
     """Whether the server may have carried out an earlier attempt, whose response was lost or not usable."""
 
 
+def credential_of(request: Request) -> str:
+    """Return the request's token or API key. Without either, return the url's query, which can hold a target's key."""
+    authorization = request.headers.get("authorization", "").rpartition(" ")[2]
+    return authorization or request.url.partition("?")[2]
+
+
 @runtime_checkable
 class Transport(Protocol):
     """Sends requests to Basiq. The rules for an implementation:

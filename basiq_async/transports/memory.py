@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 from urllib.parse import urlsplit
 
 from .._work.clock import Clock, LoopClock
 from ..errors import ConnectionFailedError, RequestTimeoutError
 from .base import Request, Response
 
-if TYPE_CHECKING:
-    from ..testing import FakeBasiq
-
 __all__ = ["InMemoryTransport"]
 
 
-class _Exchange(Protocol):
-    """The fake's reaction to one request: a response after ``delay`` seconds, or, if None, a dropped connection."""
+class Exchange(Protocol):
+    """What became of one request: a response after ``delay`` seconds, or None for a dropped connection."""
 
     @property
     def response(self) -> Response | None: ...
@@ -27,16 +24,26 @@ class _Exchange(Protocol):
     def delay(self) -> float: ...
 
 
-class _Basiq(Protocol):
+class ExchangesRequests(Protocol):
     """The part of a ``FakeBasiq`` that the transport uses."""
 
     @property
     def waits(self) -> Clock | None: ...
 
-    def exchange(self, request: Request, *, prefix: str = "") -> _Exchange: ...
+    def exchange(self, request: Request, *, prefix: str = "") -> Exchange: ...
 
 
-class InMemoryTransport:
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    F = TypeVar("F", bound=ExchangesRequests, default=Any)
+else:
+    from typing import TypeVar
+
+    F = TypeVar("F")
+
+
+class InMemoryTransport(Generic[F]):
     """Sends requests to a ``FakeBasiq``. The attribute ``fake`` holds it. By default it is a new one.
 
     If the fake has a ``ManualClock``, the client waits on that clock, for retries, timeouts and ``wait_until_active``.
@@ -47,12 +54,9 @@ class InMemoryTransport:
     ``/basiq``, for a client whose ``base_url`` has the same path.
     """
 
-    def __init__(self, fake: FakeBasiq | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
-        if fake is None:
-            # Imported by name, so that this module does not depend on the package of the fake.
-            fake = cast("FakeBasiq", import_module("basiq_async.testing").FakeBasiq())
-        self.fake = fake
-        self._basiq: _Basiq = fake
+    def __init__(self, fake: F | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
+        # By name: the package of the fake imports this one.
+        self.fake: F = import_module("basiq_async.testing").FakeBasiq() if fake is None else fake
         self._timeout = timeout
         self._prefix = prefix
         self._closed = False
@@ -60,14 +64,14 @@ class InMemoryTransport:
     @property
     def waits(self) -> Clock | None:
         """The clock that the client waits on; None for the event loop's clock."""
-        return self._basiq.waits
+        return self.fake.waits
 
     def __repr__(self) -> str:
         return f"InMemoryTransport({self.fake!r})"
 
     async def send(self, request: Request, /) -> Response:
         """Return the fake's response, with the delays and dropped connections of its faults."""
-        method, path = request.method, _path(request)
+        method, path = request.method, urlsplit(request.url).path
         if self._closed:
             raise ConnectionFailedError("the transport is closed", method=method, path=path, sent=False)
         allowed = self._timeout
@@ -79,13 +83,9 @@ class InMemoryTransport:
                 )
         # Other tasks get to run even before an immediate response, as with a real transport.
         await asyncio.sleep(0)
-        exchange = self._basiq.exchange(request, prefix=self._prefix)
+        exchange = self.fake.exchange(request, prefix=self._prefix)
         if exchange.delay:
-            waits = self.waits or LoopClock()
-            try:
-                await waits.sleep(min(exchange.delay, allowed))
-            except TimeoutError:
-                raise RequestTimeoutError("no response in time", method=method, path=path) from None
+            await (self.waits or LoopClock()).sleep(min(exchange.delay, allowed))
             if exchange.delay > allowed:
                 raise RequestTimeoutError(f"no response within {allowed:g} s", method=method, path=path)
         if exchange.response is None:
@@ -95,7 +95,3 @@ class InMemoryTransport:
     async def aclose(self) -> None:
         """Refuse all further requests."""
         self._closed = True
-
-
-def _path(request: Request) -> str:
-    return urlsplit(request.url).path

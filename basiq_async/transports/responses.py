@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,11 +58,11 @@ def _one_wait(text: str, now: datetime) -> float | None:
     return seconds if seconds >= 0 and math.isfinite(seconds) else None
 
 
-def read_correlation_id(response: Response) -> str | None:
-    """Return the correlation id of an error body, or None. Basiq's support asks for it."""
-    if response.status < 400:
-        return None
-    return _short_text(_error_body(response).get("correlationId"))
+def read_correlation_id(response: Response, hide: Callable[[str], str]) -> str | None:
+    """Return the correlation id of an error body, or None. ``hide`` removes credentials from it."""
+    found = _error_body(response).get("correlationId") if response.status >= 400 else None
+    # Cut last: the beginning of a credential would not be recognised.
+    return _short_text(hide(found)) if isinstance(found, str) else None
 
 
 def error_from(

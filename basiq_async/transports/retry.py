@@ -10,17 +10,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import attrs
 
 from .._arguments import check_from_zero, check_whole
+from .._redaction.credentials import Redactor
+from .._redaction.tracebacks import cause_of, clean
 from .._work.clock import clock_of
-from .._work.deadlines import Deadline, Deadlines
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
-from ._error_causes import cause_of, clean
-from .base import Request, Response, Transport
+from .base import Request, Response, Transport, credential_of
 from .responses import parse_retry_after, read_correlation_id
 
 _log = logging.getLogger("basiq_async.retry")
@@ -65,9 +65,9 @@ _Outcome: TypeAlias = Response | TransportError
 class Retrying:
     """A transport that sends requests through another one, and sends them again as a ``RetryPolicy`` says.
 
-    ``timeout`` is the limit for each attempt, in seconds. ``timed`` says that the inner transport enforces this limit
-    itself. ``gives_up`` returns True for a response after which there must be no retry, though the policy allows one;
-    for example, its wait may concern more than this request. The inner transport is not closed.
+    ``timeout`` is the limit for each attempt, in seconds. ``gives_up`` returns True for a response after which there
+    must be no retry, though the policy allows one; for example, its wait may concern more than this request. The inner
+    transport is not closed.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Retrying:
         policy: RetryPolicy | None = None,
         *,
         timeout: float = 30.0,
-        timed: bool = False,
         gives_up: Callable[[Response], bool] | None = None,
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
@@ -88,8 +87,7 @@ class Retrying:
         self._inner = inner
         self.waits = clock_of(inner)
         self._policy = policy or RetryPolicy()
-        self._limits = Deadlines(timeout)
-        self._timed = timed
+        self._timeout = timeout
         self._gives_up = gives_up
         self.on_request = on_request
         self.on_retry = on_retry
@@ -127,34 +125,16 @@ def _is_whole(response: Response) -> bool:
 class _Run:
     """The state of one ``send``: its attempts so far, and its deadline."""
 
-    __slots__ = (
-        "_attempts",
-        "_clock",
-        "_deadline",
-        "_first",
-        "_loop",
-        "_owner",
-        "_repeated",
-        "_request",
-        "_uncertain",
-        "_wait",
-    )
-
     def __init__(self, owner: Retrying, request: Request) -> None:
         self._owner = owner
         self._request = request
-        self._loop = asyncio.get_running_loop()
-        loop_time = self._loop.time
-        self._clock = loop_time if owner.waits is None else owner.waits.time
+        self._loop_time = asyncio.get_running_loop().time
+        self._clock = self._loop_time if owner.waits is None else owner.waits.time
         self._wait = 0.0
-        now = self._clock()
-        longest = now + owner._policy.max_elapsed
-        if request.deadline is None:
-            self._deadline = longest
-        elif owner.waits is None:
-            self._deadline = min(longest, request.deadline)
-        else:
-            self._deadline = min(longest, now + request.deadline - loop_time())
+        left = owner._policy.max_elapsed
+        if request.deadline is not None:
+            left = min(left, request.deadline - self._loop_time())
+        self._deadline = self._clock() + left
         self._attempts = 0
         self._repeated = self._uncertain = False
         self._first: _Outcome | None = None
@@ -168,18 +148,14 @@ class _Run:
         self._attempts += 1
         self._repeated = self._uncertain
         began = self._clock()
-        owner = self._owner
-        limits = owner._limits
-        left = self._deadline - began
-        allowed = limits.seconds if left >= limits.seconds else max(left, 0.0)
-        limit = None if owner._timed and left >= limits.seconds else Deadline(limits, allowed, self._loop)
+        allowed = max(0.0, min(self._owner._timeout, self._deadline - began))
+        request = self._request
+        if self._owner.waits is not None:  # the transport waits on another clock than the loop's: it must end by itself
+            request = attrs.evolve(request, deadline=self._loop_time() + allowed)
+        limit = asyncio.timeout(allowed)
         try:
-            if limit is None:
-                response = await owner._inner.send(self._request)
-            else:
-                with limit:
-                    sending = owner._inner.send(self._request)
-                    response = await (sending if owner.waits is None else owner.waits.limit(sending, allowed))
+            async with limit:
+                response = await self._owner._inner.send(request)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -187,9 +163,8 @@ class _Run:
             failure: Exception = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            expired = limit is not None and limit.expired
-            failure = self._translate(exc, f"no complete response within {allowed:g} s" if expired else None)
-            cause = exc.__cause__ if failure is exc else cause_of(exc, self._request)
+            failure = self._translate(exc, f"no complete response within {allowed:g} s" if limit.expired() else None)
+            cause = exc.__cause__ if failure is exc else cause_of(exc, self._hide)
         else:
             self._check(response, began)
             self._report(began, response)
@@ -261,7 +236,7 @@ class _Run:
     def _translate(self, exc: Exception, timed_out: str | None) -> BasiqError:
         """Return the error of this package for an exception of a transport: a user's transport may raise any."""
         if isinstance(exc, BasiqError):
-            return clean(exc, self._request)
+            return clean(exc, self._hide)
         if isinstance(exc, TimeoutError):
             said = timed_out or "the transport ran out of time"
             return RequestTimeoutError(said, method=self._request.method, path=self._path)
@@ -269,6 +244,10 @@ class _Run:
             return self._broken(f"the connection broke: {type(exc).__name__}")
         said = f"the transport failed with {type(exc).__name__}; it must raise a TransportError"
         return TransportError(said, method=self._request.method, path=self._path)
+
+    def _hide(self, text: str) -> str:
+        """Return a text without credentials: those of the client, and that of the request."""
+        return self._owner._redact(Redactor(credential_of(self._request)).known(text))
 
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
@@ -283,65 +262,63 @@ class _Run:
     def _count(self, response: Response) -> Response:
         return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
 
-    def _correlation_id(self, response: Response | None) -> str | None:
-        found = None if response is None else read_correlation_id(response)
-        return None if found is None else self._owner._redact(found)
-
     def _report(self, began: float, response: Response | None = None, *, error: str | None = None) -> None:
         hook, logged = self._owner.on_request, _log.isEnabledFor(logging.DEBUG)
         if hook is None and not logged:
             return
         duration = self._clock() - began
-        status = None if response is None else response.status
-        correlation_id = self._correlation_id(response)
-        method, path, attempt = self._request.method, self._path, self._attempts
-        template = self._request.url_template
+        facts = self._facts(response, error)
         _log.debug(
             "%s %s: %s in %.3f s (attempt %d)",
-            method,
-            path,
-            status or error,
+            facts["method"],
+            facts["path"],
+            facts["status"] or error,
             duration,
-            attempt,
-            extra=_fields(method, path, attempt, status, error, correlation_id, template),
+            self._attempts,
+            extra=_as_extra(facts),
         )
-        call_hook(hook, RequestEvent(method, path, attempt, duration, status, error, correlation_id, template))
+        call_hook(hook, RequestEvent(duration=duration, **facts))
 
     def _announce(self, outcome: _Outcome, wait: float) -> None:
         response = outcome if isinstance(outcome, Response) else None
-        status = None if response is None else response.status
-        error = None if response is not None else type(outcome).__name__
-        correlation_id = self._correlation_id(response)
-        method, path, attempt = self._request.method, self._path, self._attempts
-        template = self._request.url_template
+        facts = self._facts(response, None if response is not None else type(outcome).__name__)
         _log.info(
             "%s %s: %s, next attempt in %.2f s",
-            method,
-            path,
-            status or error,
+            facts["method"],
+            facts["path"],
+            facts["status"] or facts["error"],
             wait,
-            extra=_fields(method, path, attempt, status, error, correlation_id, template),
+            extra=_as_extra(facts),
         )
-        event = RetryEvent(method, path, attempt, wait, status, error, correlation_id, template)
-        call_hook(self._owner.on_retry, event)
+        call_hook(self._owner.on_retry, RetryEvent(wait=wait, **facts))
+
+    def _facts(self, response: Response | None, error: str | None) -> _Facts:
+        return {
+            "method": self._request.method,
+            "path": self._path,
+            "attempt": self._attempts,
+            "status": None if response is None else response.status,
+            "error": error,
+            "correlation_id": None if response is None else read_correlation_id(response, self._owner._redact),
+            "url_template": self._request.url_template,
+        }
 
 
-def _fields(
-    method: str,
-    path: str,
-    attempt: int,
-    status: int | None,
-    error: str | None,
-    correlation_id: str | None,
-    url_template: str | None,
-) -> dict[str, object]:
-    """Return the extra fields of a log record. Their names do not clash with the attributes of ``LogRecord``."""
-    return {
-        "http_method": method,
-        "http_path": path,
-        "attempt": attempt,
-        "http_status": status,
-        "error_type": error,
-        "correlation_id": correlation_id,
-        "url_template": url_template,
-    }
+class _Facts(TypedDict):
+    """What the two hooks and the log records say of an attempt."""
+
+    method: str
+    path: str
+    attempt: int
+    status: int | None
+    error: str | None
+    correlation_id: str | None
+    url_template: str | None
+
+
+_EXTRA = {"method": "http_method", "path": "http_path", "status": "http_status", "error": "error_type"}
+"""Names of the extra fields of a log record. They do not clash with the attributes of ``LogRecord``."""
+
+
+def _as_extra(facts: _Facts) -> dict[str, object]:
+    return {_EXTRA.get(name, name): value for name, value in facts.items()}

@@ -418,12 +418,8 @@ async def test_the_credentials_are_where_they_belong_and_nowhere_else() -> None:
         assert TIMEOUT < 1
 
 
-@pytest.mark.parametrize("many", [1_000, 0], ids=["", "after those that are gone were forgotten"])
-async def test_an_answer_that_nobody_asked_for_does_not_become_the_next_one(
-    many: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_that_nobody_asked_for_does_not_become_the_next_one() -> None:
     """It comes while the connection rests in the pool."""
-    monkeypatch.setattr("basiq_async.transports._aiohttp_internals._MANY", many)
 
     async def says_more(conn: Conn) -> None:
         await conn.say(ok(WEBHOOK))

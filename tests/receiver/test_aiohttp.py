@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -285,6 +286,40 @@ async def test_the_body_is_kept_for_who_reads_it_after_the_receiver(in_pieces: b
     async with serving(service.receiver, middlewares=[middleware]) as url:
         assert (await post(url, chunked(body) if in_pieces else body, signed(body)))[0] == 204
     assert middleware.seen == [body]  # type: ignore[attr-defined]
+
+
+class WithoutKeptBody:
+    """A request of a release of aiohttp that keeps a body in another place."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_read_bytes":
+            raise AttributeError(name)
+        return getattr(self._request, name)
+
+
+async def test_with_a_release_that_keeps_a_body_elsewhere_the_delivery_is_handled_all_the_same() -> None:
+    service = Service()
+    body = payload()
+
+    @web.middleware
+    async def changed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await handler(cast("web.Request", WithoutKeptBody(request)))
+
+    async with serving(service.receiver, middlewares=[changed]) as url:
+        assert (await post(url, chunked(body), signed(body)))[0] == 204
+    assert service.handled[0].body == body
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_the_receivers_limit_counts_and_not_that_of_the_application(in_pieces: bool) -> None:
+    service = Service(max_body_size=3 * 2**20)
+    body = payload(padding="x" * 2 * 2**20)
+    async with serving(service.receiver) as url:
+        assert (await post(url, chunked(body, 2**18 if in_pieces else len(body)), signed(body)))[0] == 204
+    assert service.handled[0].body == body
 
 
 async def test_a_body_that_was_read_and_not_kept_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import socket
+import urllib.parse
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,9 +20,9 @@ from basiq_async import (
     ConnectionFailedError,
     Request,
     RequestTimeoutError,
-    Response,
     TransportError,
 )
+from basiq_async.transports.aiohttp import StatusTransport
 
 
 class Server:
@@ -261,16 +263,51 @@ async def test_a_request_whose_deadline_has_passed_is_not_sent(server: Server, t
     assert server.requests == []
 
 
-async def test_a_reader_of_responses_takes_the_place_of_the_transports(server: Server) -> None:
-    async def read_status(response: aiohttp.ClientResponse) -> Response:
-        return Response(response.status, {"x-read": "by the test"})
-
-    server.answer = lambda request: web.Response(body=b"x" * 1000)
-    transport = AiohttpTransport(max_body_size=10, read_response=read_status)
+async def test_where_only_the_status_counts_a_body_of_any_length_changes_nothing(server: Server) -> None:
+    server.answer = lambda request: web.Response(status=503, body=b"x" * 2**20, headers={"Retry-After": "7"})
+    transport = StatusTransport(max_body_size=10)
     for _ in range(2):
         response = await transport.send(Request("POST", server.url, body=b"y"))
-        assert (response.status, response.headers, response.body) == (200, {"x-read": "by the test"}, b"")
+        assert (response.status, response.headers["retry-after"], response.body) == (503, "7", b"")
     await transport.aclose()
+
+
+HALVES = "0b1f0c6e-key:that-must-not-show"
+KEY = base64.b64encode(HALVES.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KEY,
+        urllib.parse.quote(KEY, safe=""),
+        base64.b64encode(f"x{KEY}".encode()).decode(),
+        "0b1f0c6e-key:that-must-not-show",
+    ],
+    ids=["as it is", "percent-encoded", "in base64", "decoded"],
+)
+@pytest.mark.parametrize("line", ["{} is not HTTP", "HTTP/1.1 2{} OK", "HTTP/1.1 200 OK\r\nContent-Length: {}"])
+async def test_no_cause_shows_a_credential_that_the_server_sent_back(form: str, line: str) -> None:
+    """aiohttp's errors quote what they cannot parse: all of it where aiohttp parses in Python."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write((line.replace("{}", form) + "\r\n\r\n").encode())
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+    transport = AiohttpTransport()
+    try:
+        with pytest.raises(TransportError) as caught:
+            await transport.send(Request("GET", url, {"authorization": f"Basic {KEY}"}))
+    finally:
+        await transport.aclose()
+        listening.close()
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert form not in f"{error!r} {error} {vars(error)}"
+        error = error.__cause__ or error.__context__
 
 
 async def test_connections_bounds_how_many_are_open_at_once(server: Server) -> None:

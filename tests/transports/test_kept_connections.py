@@ -1,10 +1,12 @@
-"""What this package leans on inside of aiohttp. These fail where a new aiohttp changes it."""
+"""Kept connections: with the parts of aiohttp that the transport looks at, and with a release that lacks them."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
@@ -92,12 +94,33 @@ async def test_a_response_that_nobody_asked_for_is_not_read_by_the_next_request(
 def test_the_parts_of_aiohttp_that_are_overridden_and_read_are_there() -> None:
     assert list(inspect.signature(aiohttp.ClientResponse.start).parameters) == ["self", "connection"]
     assert list(inspect.signature(aiohttp.ClientRequest.send).parameters) == ["self", "conn"]
-    for owner, name in (
-        (Connection, "protocol"),
-        (ResponseHandler, "should_close"),
-        (aiohttp.ClientResponse, "release"),
-        (aiohttp.ClientResponse, "wait_for_close"),
-        (aiohttp.StreamReader, "is_eof"),
-        (aiohttp.StreamReader, "read_nowait"),
-    ):
+    for owner, name in ((Connection, "protocol"), (ResponseHandler, "should_close")):
         assert hasattr(owner, name), name
+
+
+usual_session = aiohttp.ClientSession
+usual_send = aiohttp.ClientRequest.send
+
+
+def changed_session(*, request_class: Any, response_class: Any, **options: Any) -> aiohttp.ClientSession:
+    """A session of a release that has no ``start``, and hands ``send`` something without ``protocol``."""
+
+    class Changed(request_class):  # type: ignore[misc]
+        def send(self, conn: Any) -> Any:
+            with mock.patch.object(aiohttp.ClientRequest, "send", lambda self, other: usual_send(self, conn)):
+                return super().send(object())
+
+    return usual_session(request_class=Changed, response_class=aiohttp.ClientResponse, **options)
+
+
+async def test_a_release_without_these_parts_means_what_aiohttp_does_by_itself_and_never_an_error(
+    listen: Callable[[Serve], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiohttp, "ClientSession", changed_session)
+    serve = Breaking()
+    url = await listen(serve)
+    transport = AiohttpTransport()
+    for _ in range(2):
+        assert (await transport.send(Request("GET", url))).body == b"ok"
+    assert serve.requests == 3  # the second request was sent twice, as aiohttp does by itself
+    await transport.aclose()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
@@ -18,15 +17,12 @@ from ..._wire.payloads import payload_bytes
 from ..._wire.urls import read_endpoint
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
-from ...transports.aiohttp import AiohttpTransport, join_headers
+from ...transports.aiohttp import StatusTransport
 from ...transports.base import Request, Response
 from ...transports.responses import parse_retry_after
 from ...transports.retry import Retrying, RetryPolicy
 
 _ASKING_FOR_PATIENCE = (429, 503)
-_MOST_READ = 65_536
-_DRAIN = 0.05
-"""Seconds to wait for the rest of a body: enough for a body that follows its head at once."""
 
 
 class HttpTarget:
@@ -71,9 +67,7 @@ class HttpTarget:
         check_whole("connections", connections, least=1)
         self._keys = keys
         self._clock = clock
-        self._transport = AiohttpTransport(
-            session, timeout=timeout, connections=connections, read_response=_read_status
-        )
+        self._transport = StatusTransport(session, timeout=timeout, connections=connections)
         self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)
         self._closed = False
 
@@ -113,26 +107,6 @@ class HttpTarget:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-async def _read_status(response: aiohttp.ClientResponse) -> Response:
-    """Return a response with its status and no body. A body that is long, or breaks off, does not change the result."""
-    asks = response.status in _ASKING_FOR_PATIENCE
-    found = Response(response.status, join_headers(response.headers) if asks else {})
-    if response.content.is_eof():
-        return found
-    # Read the body to its end, so that the connection can be reused. If it is too long or too slow, close instead.
-    read = 0
-    try:
-        async with asyncio.timeout(_DRAIN):
-            async for chunk in response.content.iter_any():
-                read += len(chunk)
-                if read > _MOST_READ:
-                    response.close()
-                    break
-    except (aiohttp.ClientError, OSError, ValueError):
-        response.close()
-    return found
 
 
 def _requested_pause(response: Response) -> float | None:

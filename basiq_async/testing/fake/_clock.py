@@ -7,16 +7,13 @@ import heapq
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-T = TypeVar("T")
 _FASTEST = 1e6
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """The latest time that a fake's clock can be moved to. Attempts planned from then still have a valid date."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST = 1e9
 _STEPS = 50
 """The number of event loop cycles in which other tasks can begin a wait, before time jumps."""
 
@@ -88,10 +85,6 @@ class SystemClock:
             self._start += ahead
 
 
-_limit: ContextVar[datetime | None] = ContextVar("limit on the fake's clock", default=None)
-"""The end of the innermost ``limit`` that the current code runs in."""
-
-
 class VirtualWaits:
     """Waits on the fake's clock. They need no real time, and end in order.
 
@@ -115,25 +108,11 @@ class VirtualWaits:
         return self._clock()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait ``seconds`` on the fake's clock. Raises ``TimeoutError`` at the end of a ``limit`` around it."""
+        """Wait ``seconds`` on the fake's clock."""
         # Rounded up: a caller that waits until a moment must not find itself just before it.
         until = self._clock() + timedelta(microseconds=math.ceil(max(seconds, 0.0) * 1e6))
         await asyncio.sleep(0)
-        end = _limit.get()
-        if end is not None and end < until:
-            await self._sleep_until(end)
-            raise TimeoutError
         await self._sleep_until(until)
-
-    async def limit(self, work: Awaitable[T], seconds: float) -> T:
-        """Await ``work``. Its waits raise ``TimeoutError`` after so many seconds on the fake's clock."""
-        end = self._clock() + timedelta(seconds=min(seconds, _LONGEST))
-        outer = _limit.get()
-        token = _limit.set(end if outer is None else min(outer, end))
-        try:
-            return await work
-        finally:
-            _limit.reset(token)
 
     async def _sleep_until(self, until: datetime) -> None:
         self._serial += 1
