@@ -62,7 +62,7 @@ def by_hand(secret: str, engine: AsyncEngine | None) -> Handler:
 
 
 def receiving(secret: str, inbox: Any, handler: Callable[..., Awaitable[None]]) -> Handler:
-    receiver = WebhookReceiver(secret, inbox=inbox)
+    receiver = WebhookReceiver(secret, webhook_id="w-1", inbox=inbox)
     receiver.on("*")(handler)
     return receiver.aiohttp_handler
 

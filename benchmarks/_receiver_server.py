@@ -60,7 +60,7 @@ def counting(app: web.Application, secret: str, inbox: str | None, entries: int)
         counts[event.result] += 1
 
     remembered = MemoryInbox(max_entries=entries) if inbox is None else SQLiteInbox(inbox)
-    receiver = WebhookReceiver(secret, inbox=remembered, on_delivery=told)
+    receiver = WebhookReceiver(secret, webhook_id="w-1", inbox=remembered, on_delivery=told)
 
     @receiver.on("user.broken")
     async def broken(delivery: Delivery) -> None:

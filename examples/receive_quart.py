@@ -1,6 +1,7 @@
 """A whole service with Quart: receives webhooks, each event handled once, and shuts down cleanly.
 
 BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
+BASIQ_WEBHOOK_ID       its id, which `basiq-async webhooks list` shows too
 BASIQ_API_KEY          to look up the full events
 BASIQ_BASE_URL, BASIQ_INBOX (a file), PORT    all three optional
 """
@@ -20,7 +21,8 @@ from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 def make_app() -> Quart:
     basiq = BasiqClient(base_url=os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io"))
     inbox = SQLiteInbox(os.environ.get("BASIQ_INBOX", "inbox.db"))
-    receiver = WebhookReceiver(os.environ["BASIQ_WEBHOOK_SECRET"], inbox=inbox)
+    secret, webhook_id = os.environ["BASIQ_WEBHOOK_SECRET"], os.environ["BASIQ_WEBHOOK_ID"]
+    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
 
     @receiver.on("consent.*")
     async def consent_changed(delivery: Delivery) -> None:

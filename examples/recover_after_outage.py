@@ -1,6 +1,6 @@
 """A service that was down catches up: it handles every event that it missed, each once.
 
-    BASIQ_API_KEY=... BASIQ_WEBHOOK_SECRET=... python -m examples.recover_after_outage https://service.example/basiq
+    BASIQ_API_KEY=... BASIQ_WEBHOOK_SECRET=... BASIQ_WEBHOOK_ID=... python -m examples.recover_after_outage https://service.example/basiq
 
 A service needs only ``catch_up``, with its usual receiver and inbox.
 """
@@ -40,9 +40,10 @@ async def catch_up(
 
 
 async def main(url: str) -> None:
+    secret, webhook_id = os.environ["BASIQ_WEBHOOK_SECRET"], os.environ["BASIQ_WEBHOOK_ID"]
     async with (
         SQLiteInbox("inbox.db") as inbox,
-        WebhookReceiver(os.environ["BASIQ_WEBHOOK_SECRET"], inbox=inbox) as receiver,
+        WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox) as receiver,
         BasiqClient() as basiq,
     ):
 

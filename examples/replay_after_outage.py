@@ -36,7 +36,7 @@ async def outage(folder: Path) -> tuple[Counter[str], Report]:
 
     async with (
         SQLiteInbox(folder / "inbox.db") as inbox,
-        WebhookReceiver(fake.secret(webhook_id), inbox=inbox) as receiver,
+        WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox) as receiver,
     ):
 
         @receiver.on("*")

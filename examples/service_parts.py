@@ -57,7 +57,7 @@ async def running() -> AsyncGenerator[Service]:
         async with BasiqClient() as basiq, SQLInbox(engine) as inbox:
             webhook_id, secret = await subscribe(basiq, engine, os.environ["PUBLIC_URL"])
             async with (
-                make_receiver(secret, inbox) as receiver,
+                make_receiver(webhook_id, secret, inbox) as receiver,
                 in_background(recover_again_and_again(basiq, webhook_id, receiver, engine)),
             ):
                 yield Service(receiver, inbox)
@@ -65,8 +65,8 @@ async def running() -> AsyncGenerator[Service]:
         await engine.dispose()
 
 
-def make_receiver(secret: str, inbox: SQLInbox) -> WebhookReceiver:
-    receiver = WebhookReceiver(secret, inbox=inbox, quarantine_after=6)
+def make_receiver(webhook_id: str, secret: str, inbox: SQLInbox) -> WebhookReceiver:
+    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=6)
 
     @receiver.on("*")
     async def changed(delivery: Delivery, session: AsyncSession) -> None:

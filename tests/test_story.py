@@ -36,7 +36,7 @@ class Service:
     """The service's process."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.secret = folder, free_port(), ""
+        self.folder, self.port, self.webhook_id, self.secret = folder, free_port(), "", ""
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -44,7 +44,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}/basiq"
 
     async def start(self) -> None:
-        command = ["-m", "tests.support.story_service", str(self.port), self.secret, str(self.folder)]
+        command = ["-m", "tests.support.story_service", str(self.port), self.webhook_id, self.secret, str(self.folder)]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *command,
@@ -98,7 +98,7 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
         try:
             webhook = await basiq.webhooks.ensure(url=service.url, subscribed_events=(*TYPES, POISON))
             assert webhook.secret is not None
-            service.secret = webhook.secret.reveal()
+            service.webhook_id, service.secret = webhook.id, webhook.secret.reveal()
             await service.start()
             await fake.advance(minutes=15)
 

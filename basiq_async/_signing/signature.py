@@ -11,7 +11,6 @@ import time
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from hashlib import sha256
 from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 from typing import cast
@@ -132,11 +131,6 @@ class SigningKeys(Unpicklable):
     def has_key_of(self, other: SigningKeys) -> bool:
         """Return whether both have a key in common. Both must have been made with ``for_many``."""
         return not self._marks.isdisjoint(other._marks)
-
-    @property
-    def digests(self) -> tuple[str, ...]:
-        """A digest of each key, which does not reveal the key. The keys must have been made with ``for_many``."""
-        return tuple(sorted(sha256(b"basiq inbox\0" + mark).hexdigest()[:40] for mark in self._marks))
 
     def __repr__(self) -> str:
         return f"<SigningKeys: {len(self._keys)}>"

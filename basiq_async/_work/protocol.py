@@ -68,18 +68,6 @@ class Inbox(Protocol):
         """
         ...
 
-    async def pin(self, name: str, value: str) -> str:
-        """Return the text recorded under ``name``. If there is none, record ``value`` for good, and return it.
-
-        The call is atomic: if two workers record different texts at once, both get the same text. Name and text are
-        ASCII, at most 200 characters each. A name may equal a key: they are stored apart.
-        """
-        ...
-
-    async def pinned(self, name: str) -> str | None:
-        """Return the text recorded under ``name``; None if there is none."""
-        ...
-
     async def fail(self, key: str, token: str) -> int:
         """Release the claim as ``release`` does, and count a failure of the key, durably.
 

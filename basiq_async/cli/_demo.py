@@ -128,7 +128,7 @@ async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service:
         f"webhook {webhook.id} is {webhook.status}; its secret shows as {webhook.secret}", true=bool(webhook.secret)
     )
     assert webhook.secret is not None  # noqa: S101  # the step above checked it
-    service.subscribe(webhook.secret)
+    service.subscribe(webhook.id, webhook.secret)
     await fake.advance(minutes=15)
     active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
     steps.confirm(f"after the cool-off of 15 minutes it is {active.status}")
@@ -354,11 +354,11 @@ class Service:
         """The URL that deliveries are posted to."""
         return f"http://127.0.0.1:{self._port}/basiq"
 
-    def subscribe(self, secret: Secret) -> None:
-        """Make the receiver with the signing secret of a webhook."""
+    def subscribe(self, webhook_id: str, secret: Secret) -> None:
+        """Make the receiver with the id and the signing secret of a webhook."""
         from ..receiver import WebhookReceiver
 
-        self._receiver = WebhookReceiver(secret, inbox=self.inbox)
+        self._receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=self.inbox)
         self._receiver.on("*")(self._handle)
 
     async def start(self) -> None:

@@ -16,7 +16,6 @@ import attrs
 from .._signing.seal import Seal
 from .._work.deadlines import Deadline, Deadlines
 from .._work.handling import Handling
-from .._work.keys import Scope
 from .._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from .._work.tasks import cancelling, run_to_completion
 from ..errors import InboxError
@@ -91,7 +90,6 @@ class Dispatcher:
         self,
         routes: Routes,
         inbox: Inbox,
-        scope: Scope,
         seal: Seal,
         *,
         handler_timeout: float,
@@ -102,7 +100,6 @@ class Dispatcher:
     ) -> None:
         self._routes = routes
         self._inbox = inbox
-        self._scope = scope
         self._seal = seal
         self._transactional = inbox if isinstance(inbox, TransactionalInbox) else None
         self._lease = lease
@@ -131,7 +128,7 @@ class Dispatcher:
                 if failures is None:
                     self._count_unhandled(delivery)
                 return Outcome(Result.IGNORED, delivery)
-            work = _Work(delivery, route, "", _new_token(), failures)
+            work = _Work(delivery, route, delivery.key, _new_token(), failures)
             refused = await self._claim(work, self._claim_call(work))
             if refused is not None:
                 return refused
@@ -241,12 +238,7 @@ class Dispatcher:
     async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
         """Claim a delivery. Return None if this worker has it now, else the outcome."""
         failure: Exception
-        scope, delivery = self._scope, work.delivery
         try:
-            if not scope.known:
-                with Deadline(self._inbox_calls):
-                    await scope.find()
-            work.key = scope.key(delivery.event_type_id, delivery.event_id, delivery.id)
             if self._instant:
                 found = await claim(work.key, work.token, lease=self._lease)
             else:

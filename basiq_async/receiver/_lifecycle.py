@@ -1,21 +1,20 @@
-"""Start and close a receiver, and check that its inbox can be used and is not another webhook's."""
+"""Start and close a receiver, and check its inbox."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from .._signing.signature import SigningKeys
-from .._work.calls import InboxCalls
-from .._work.keys import Scope
+from .._work.limits import limit
 from .._work.protocol import Inbox
 from ..errors import ConfigurationError, InboxError
+from .inboxes._memory import MemoryInbox
 
 logger = logging.getLogger("basiq_async.receiver")
 
-_KEYS: WeakKeyDictionary[Inbox, WeakKeyDictionary[object, SigningKeys]] = WeakKeyDictionary()
-"""For each inbox, the signing keys of its receivers without a ``webhook_id``, as long as both are alive."""
+_KEYS: WeakKeyDictionary[MemoryInbox, SigningKeys] = WeakKeyDictionary()
+"""The signing keys of the first receiver without a ``webhook_id`` that used an inbox."""
 
 
 class Lifecycle:
@@ -24,10 +23,9 @@ class Lifecycle:
     inbox_timeout: seconds for the check of the inbox at the start.
     """
 
-    def __init__(self, inbox: Inbox, scope: Scope, inbox_timeout: float) -> None:
+    def __init__(self, inbox: Inbox, inbox_timeout: float) -> None:
         self._inbox = inbox
-        self._scope = scope
-        self._calls = InboxCalls(inbox_timeout)
+        self._timeout = inbox_timeout
         self._entered = 0
         self._told = False
         self.closed = False
@@ -35,7 +33,7 @@ class Lifecycle:
     async def enter(self) -> None:
         """Count one entry. Log an error if the inbox cannot be used.
 
-        Raises ``ConfigurationError`` if the receiver was closed, or if the inbox is another webhook's.
+        Raises ``ConfigurationError`` if the receiver was closed.
         """
         if self.closed:
             raise ConfigurationError(
@@ -64,14 +62,11 @@ class Lifecycle:
                 "receiver was closed too early, or used again after it was closed: make a new one for each start"
             )
 
-    async def _check_inbox(self) -> None:
-        await self._inbox.check()
-        await self._scope.find()
-
     async def _look_at_inbox(self) -> None:
         # The receiver starts all the same: the database may come back, or a deployment may make the tables later.
         try:
-            await self._calls.within_limit(self._check_inbox())
+            async with limit(self._timeout, InboxError(f"the inbox did not respond within {self._timeout:g} s")):
+                await self._inbox.check()
         except ConfigurationError:
             raise
         except Exception as exc:
@@ -96,29 +91,20 @@ def check_inbox_methods(inbox: object) -> None:
     )
 
 
-def join_inbox(inbox: Inbox, receiver: object, keys: SigningKeys, webhook_id: str | None) -> None:
-    """Note that a receiver uses an inbox.
-
-    Raises ``ConfigurationError`` if another receiver uses it, and both have no ``webhook_id`` and no secret in common:
-    they serve two webhooks, and each would skip the other's events as handled.
-    """
+def check_webhook_id(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None:
+    """Raise ``ConfigurationError`` if the receiver needs the id of its webhook, so that each event has one key."""
     if webhook_id is not None:
+        if not (isinstance(webhook_id, str) and webhook_id):
+            raise ConfigurationError("webhook_id must be the id of a webhook, or None")
         return
-    try:
-        others = _KEYS.setdefault(inbox, WeakKeyDictionary())
-    except TypeError:  # an inbox without a hash, or without support for weak references
-        return
-    if not all(keys.has_key_of(other) for other in others.values()):
+    if not isinstance(inbox, MemoryInbox):
+        raise ConfigurationError(
+            f"a receiver with a {type(inbox).__name__} needs webhook_id=, the id of the webhook whose events it "
+            "handles. `basiq-async webhooks list` shows it, `await client.webhooks.ensure(...)` returns it as .id, and "
+            "the examples read it from BASIQ_WEBHOOK_ID"
+        )
+    if not keys.has_key_of(_KEYS.setdefault(inbox, keys)):
         raise ConfigurationError(
             "two receivers with different secrets, and without a webhook_id, share this inbox: each would skip events "
             "that the other has handled; pass webhook_id to both"
         )
-    others[receiver] = keys
-
-
-def leave_inbox(inbox: Inbox, receiver: object) -> None:
-    """Forget a receiver that is closed."""
-    with suppress(TypeError):
-        others = _KEYS.get(inbox)
-        if others is not None:
-            others.pop(receiver, None)

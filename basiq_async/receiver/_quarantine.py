@@ -7,28 +7,26 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing
 
 from .._signing.seal import Seal
-from .._work.calls import InboxCalls
-from .._work.keys import Scope
+from .._work.limits import limit
 from .._work.protocol import Inbox, QuarantinedDelivery
-from ..errors import ConfigurationError, SignatureVerificationError
+from .._work.quarantine import read_quarantine
+from ..errors import ConfigurationError, InboxError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, Result
 
 logger = logging.getLogger("basiq_async.receiver")
 
 NOT_SEALED = "not-sealed"
-_PAGE = 100
 
 
 class Quarantine:
     """The quarantined deliveries (letters) of one receiver, in an inbox that other receivers may share."""
 
-    def __init__(self, inbox: Inbox, scope: Scope, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
+    def __init__(self, inbox: Inbox, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox
-        self._scope = scope
         self._seal = seal
         self._webhook_id = webhook_id
-        self._calls = InboxCalls(inbox_timeout)
+        self._timeout = inbox_timeout
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
 
@@ -36,22 +34,11 @@ class Quarantine:
         self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
     ) -> AsyncGenerator[QuarantinedDelivery]:
         """Yield each quarantined delivery once, oldest first: those with the delivery ids ``ids``, or all."""
-        known: set[str] = set()
-        while True:
-            await self._calls.within_limit(self._scope.find())
-            page = await self._calls.within_limit(self._inbox.quarantined(after=after, limit=_PAGE))
-            for letter in page:
-                # A delivery that failed again has moved to the end of the list.
-                if letter.key in known or (ids is not None and letter.delivery_id not in ids):
-                    continue
-                known.add(letter.key)
-                delivery = self.delivery_of(letter)
-                ids_of_it = delivery.event_type_id, delivery.event_id, delivery.id
-                if self._scope.key(*ids_of_it) == letter.key:  # otherwise it belongs to another webhook
+        found = read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout, after=after)
+        async with aclosing(found):
+            async for letter in found:
+                if ids is None or letter.delivery_id in ids:
                     yield letter
-            if not page:
-                return
-            after = page[-1]
 
     async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
@@ -83,7 +70,8 @@ class Quarantine:
         found = [letter.key async for letter in self.letters(ids=check_ids(ids))]
         dropped = 0
         for key in found:
-            dropped += await self._calls.within_limit(self._inbox.drop_quarantined(key))
+            async with limit(self._timeout, InboxError(f"the inbox did not respond within {self._timeout:g} s")):
+                dropped += await self._inbox.drop_quarantined(key)
         return dropped
 
     def refuse(self, letter: QuarantinedDelivery) -> Outcome | None:

@@ -25,7 +25,6 @@ from .._signing.signature import (
 )
 from .._web.bodies import BodyReader
 from .._work.clock import TimeSource, in_seconds
-from .._work.keys import ReceiverScope
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
@@ -33,7 +32,7 @@ from ._asgi import ASGIApp
 from ._bodies import Bodies, RefusedError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import RETRY_SOON, Dispatcher
-from ._lifecycle import Lifecycle, check_inbox_methods, join_inbox, leave_inbox
+from ._lifecycle import Lifecycle, check_inbox_methods, check_webhook_id
 from ._outcome import OnDelivery, Outcome, Result, event_of
 from ._quarantine import Quarantine, check_ids
 from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
@@ -63,7 +62,7 @@ class WebhookReceiver:
 
     .. code-block:: python
 
-        receiver = WebhookReceiver(secret)
+        receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=SQLiteInbox("inbox.db"))
 
         @receiver.on("consent.*")
         async def consent_changed(delivery: Delivery) -> None: ...
@@ -89,10 +88,10 @@ class WebhookReceiver:
     Basiq sends a delivery again if its response was not a 2xx (the vendor's page on the delivery schedule).
 
     secret: one secret, or several while a new one replaces an old one.
+    webhook_id: the id of the webhook whose events it handles. The key of each event contains it, so that receivers of
+        several webhooks can share an inbox, and a replay of the webhook skips what the receiver handled. Only a
+        ``MemoryInbox`` that no other receiver or replay shares needs none.
     inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it.
-    webhook_id: the id of the webhook that the deliveries belong to. With it, receivers of several webhooks can share
-        an inbox, and each handles the events of its own webhook. The first receiver with an id takes over the entries
-        of an earlier receiver without one.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
         Without it, Basiq disables an endpoint whose handler always fails for one event. None, the default, is for
         never. The inbox counts the failures of all processes.
@@ -113,6 +112,7 @@ class WebhookReceiver:
         self,
         secret: SecretLike,
         *,
+        webhook_id: str | None = None,
         inbox: Inbox | None = None,
         tolerance: timedelta = TOLERANCE,
         max_body_size: int = 1_048_576,
@@ -121,7 +121,6 @@ class WebhookReceiver:
         inbox_timeout: float = 5.0,
         lease: float | None = None,
         quarantine_after: int | None = None,
-        webhook_id: str | None = None,
         on_delivery: OnDelivery | None = None,
         clock: TimeSource = time.time,
     ) -> None:
@@ -143,13 +142,11 @@ class WebhookReceiver:
             )
         if quarantine_after is not None:
             check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
-        if webhook_id is not None and not (isinstance(webhook_id, str) and webhook_id):
-            raise ConfigurationError("webhook_id must be the id of a webhook, or None")
         check_inbox_methods(inbox)
         self._keys = keys
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
-        join_inbox(self._inbox, self, keys, webhook_id)
+        check_webhook_id(self._inbox, keys, webhook_id)
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size
         self._bodies = Bodies(
@@ -159,12 +156,10 @@ class WebhookReceiver:
         self._around: Around | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        scope = self._scope = ReceiverScope(self._inbox, webhook_id, keys.digests)
         seal = keys.make_seal("basiq quarantine")
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
-            scope,
             seal,
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
@@ -172,11 +167,11 @@ class WebhookReceiver:
             quarantine_after=quarantine_after,
             clock=self._clock,
         )
-        self._quarantine = Quarantine(self._inbox, scope, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
         self._aiohttp: AiohttpAdapter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lifecycle = Lifecycle(self._inbox, scope, inbox_timeout)
+        self._lifecycle = Lifecycle(self._inbox, inbox_timeout)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -186,6 +181,11 @@ class WebhookReceiver:
     def inbox(self) -> Inbox:
         """The inbox, which remembers the events that were handled."""
         return self._inbox
+
+    @property
+    def webhook_id(self) -> str | None:
+        """The id of the webhook, as it was passed."""
+        return self._webhook_id
 
     @property
     def unhandled(self) -> dict[str, int]:
@@ -393,7 +393,6 @@ class WebhookReceiver:
         cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
-        leave_inbox(self._inbox, self)
         await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:

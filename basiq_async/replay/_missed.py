@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from .._work.calls import InboxCalls
-from .._work.keys import Scope
+from .._work.keys import inbox_key, left_key
 from ..models import Message
 from ..receiver import Inbox
 from .targets._base import Target
@@ -37,10 +37,10 @@ class InboxKnowledge:
     """
 
     def __init__(
-        self, inbox: Inbox, scope: Scope, *, shared: bool, timeout: float, now: Callable[[], datetime]
+        self, inbox: Inbox, webhook_id: str | None, *, shared: bool, timeout: float, now: Callable[[], datetime]
     ) -> None:
         self._inbox = inbox
-        self._scope = scope
+        self._webhook_id = webhook_id
         self._shared = shared
         self._calls = InboxCalls(timeout)
         self._now = now
@@ -70,15 +70,14 @@ class InboxKnowledge:
         return await self._calls.within_limit(self._seen(message, left=True))
 
     async def _seen(self, message: Message, *, left: bool) -> bool:
-        return await self._inbox.seen(await self._key(message, left=left))
+        key = self._key(message)
+        return await self._inbox.seen(left_key(key) if left else key)
 
     async def _mark(self, message: Message) -> None:
-        await self._inbox.complete(await self._key(message, left=True), uuid.uuid4().hex)
+        await self._inbox.complete(left_key(self._key(message)), uuid.uuid4().hex)
 
-    async def _key(self, message: Message, *, left: bool) -> str:
-        await self._scope.find()
-        key = self._scope.left_key if left else self._scope.key
-        return key(message.event_type_id, message.event_id, message.id)
+    def _key(self, message: Message) -> str:
+        return inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
 
 
 class _Wrapper:

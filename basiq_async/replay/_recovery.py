@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 
 import attrs
 
-from .._work.keys import Scope
+from .._work.quarantine import read_quarantine
 from ..client import BasiqClient
-from ..errors import ConfigurationError, InboxError, ReplayError
+from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
 from ..models import Message, Webhook
-from ..receiver import Inbox, QuarantinedDelivery, WebhookReceiver
+from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Problem, Recovered, find_status_problem
 from ._dead_letters import read_all
 from ._engine import OnError
@@ -26,7 +26,6 @@ from .checkpoints._base import Checkpoint, DeadLetter, Job, State, keeps_both_so
 from .targets._base import Handler, SessionHandler, Target
 from .targets._http import HttpTarget
 
-_PAGE = 100
 _TIMEOUT = 5.0
 
 
@@ -138,7 +137,9 @@ async def recover(
         webhook_id=webhook_id,
         messages=messages,
         events=events,
-        quarantine=target if isinstance(target, WebhookReceiver) else _require(inbox),
+        quarantine=(target.inbox, target.webhook_id)
+        if isinstance(target, WebhookReceiver)
+        else (_require(inbox), webhook_id),
         acknowledged=acknowledged,
     ).assess(first, second, was_active=was_active)
 
@@ -270,7 +271,8 @@ class Circumstances:
     webhook_id: str
     messages: Replay
     events: Replay
-    quarantine: Inbox | WebhookReceiver
+    quarantine: tuple[Inbox, str | None]
+    """The inbox that holds it, and the webhook's id in its keys."""
     acknowledged: datetime | None
 
     async def assess(self, messages: Report, events: Report, *, was_active: bool) -> Recovery:
@@ -291,37 +293,18 @@ class Circumstances:
         )
 
     async def _count_quarantined(self) -> int:
-        count = 0
-        async for _ in self._quarantined():
-            count += 1
-        return count
-
-    async def _quarantined(self) -> AsyncIterator[QuarantinedDelivery]:
-        after: QuarantinedDelivery | None = None
-        scope = Scope(self.quarantine, self.webhook_id) if isinstance(self.quarantine, Inbox) else None
-        while True:
-            try:
-                async with asyncio.timeout(self.messages._inbox_timeout):
-                    if scope is not None:
-                        await scope.find()
-                    page = await self.quarantine.quarantined(after=after, limit=_PAGE)
-            except TimeoutError as exc:
-                raise InboxError("the inbox did not return its quarantined deliveries in time") from exc
-            for each in page:
-                ids = each.event_type_id, each.event_id, each.delivery_id
-                if scope is None or scope.key(*ids) == each.key:  # otherwise it belongs to another webhook
-                    yield each
-            if len(page) < _PAGE:
-                return
-            after = page[-1]
+        inbox, webhook_id = self.quarantine
+        found = read_quarantine(inbox, webhook_id, timeout=self.messages._inbox_timeout)
+        async with aclosing(found):
+            return len([letter.key async for letter in found])
 
 
 def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Callable[[], datetime]) -> InboxKnowledge:
     if isinstance(target, WebhookReceiver):
-        return InboxKnowledge(target.inbox, target._scope, shared=True, timeout=_TIMEOUT, now=now)
+        return InboxKnowledge(target.inbox, target.webhook_id, shared=True, timeout=_TIMEOUT, now=now)
     known = _require(inbox)
     shared = not isinstance(target, HttpTarget)
-    return InboxKnowledge(known, Scope(known, webhook_id), shared=shared, timeout=_TIMEOUT, now=now)
+    return InboxKnowledge(known, webhook_id, shared=shared, timeout=_TIMEOUT, now=now)
 
 
 def _require(inbox: Inbox | None) -> Inbox:

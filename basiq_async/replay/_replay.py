@@ -199,7 +199,7 @@ class Replay:
             state,
             self._where,
             inbox,
-            self._webhook_id,
+            self._id_in_keys(inbox),
             tracker=tracker,
             handles=self._handles,
             reach=self._reach(),
@@ -218,7 +218,7 @@ class Replay:
             self._where,
             inbox,
             ids,
-            self._webhook_id,
+            self._id_in_keys(inbox),
             handles=self._handles,
             inbox_timeout=self._inbox_timeout,
         )
@@ -392,6 +392,15 @@ class Replay:
         if self._filters is not None:
             return Lists([partial(self._list, text) for text in self._filters], state)
         return History(partial(self._list, self._filter), state, note_times=tracker.note)
+
+    def _id_in_keys(self, inbox: Inbox | None) -> str | None:
+        """Return the webhook's id in the keys of an inbox: a receiver with a ``MemoryInbox`` may have none."""
+        receiver = self._target
+        return (
+            receiver.webhook_id
+            if isinstance(receiver, WebhookReceiver) and inbox is receiver.inbox
+            else self._webhook_id
+        )
 
     def _list(self, filter: str | None, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
         return self._client.messages.list(

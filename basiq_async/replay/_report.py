@@ -10,7 +10,7 @@ import attrs
 
 from .._wire.order import Order
 from .._work.calls import InboxCalls
-from .._work.keys import Scope
+from .._work.keys import inbox_key
 from .._work.tasks import run_to_completion
 from ..models import Message
 from ..receiver import Inbox
@@ -162,7 +162,7 @@ async def make_plan(
     state: State,
     where: Where,
     inbox: Inbox | None,
-    webhook_id: str,
+    webhook_id: str | None,
     *,
     tracker: InactivityTracker,
     handles: Callable[[str], bool] | None = None,
@@ -223,7 +223,7 @@ async def reconcile(
     where: Where,
     inbox: Inbox,
     ids: int,
-    webhook_id: str,
+    webhook_id: str | None,
     *,
     handles: Callable[[str], bool] | None = None,
     inbox_timeout: float,
@@ -263,9 +263,9 @@ def _is_selected(where: Where, message: Message) -> bool:
 class _HandledEvents:
     """Asks an inbox which events of a webhook it has as handled."""
 
-    def __init__(self, inbox: Inbox, webhook_id: str, timeout: float) -> None:
+    def __init__(self, inbox: Inbox, webhook_id: str | None, timeout: float) -> None:
         self._inbox = inbox
-        self._scope = Scope(inbox, webhook_id)
+        self._webhook_id = webhook_id
         self._calls = InboxCalls(timeout)
 
     async def has(self, message: Message) -> bool:
@@ -273,5 +273,5 @@ class _HandledEvents:
         return await self._calls.within_limit(self._has(message))
 
     async def _has(self, message: Message) -> bool:
-        await self._scope.find(record=False)
-        return await self._inbox.seen(self._scope.key(message.event_type_id, message.event_id, message.id))
+        key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
+        return await self._inbox.seen(key)

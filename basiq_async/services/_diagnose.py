@@ -6,14 +6,16 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
 from .._signing.signature import SigningKeys
 from .._wire.order import SLACK, OrderDetector, item_time, read_newest
 from .._wire.urls import absolute_url
-from .._work.keys import Scope
+from .._work.keys import inbox_key
 from .._work.protocol import Inbox
+from .._work.quarantine import read_quarantine
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
@@ -24,7 +26,6 @@ from .diagnosis import LATELY, Attempts, DiagnosedReceiver, Diagnosis, EndpointC
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
-_LETTERS = 100
 _MOST_EVENTS = 100_000
 """The most events that are held in memory, to compare them with the messages."""
 _SOON = timedelta(minutes=1)
@@ -50,10 +51,10 @@ async def diagnose(
     webhook = await api.get(Webhook, api.at("/notifications/webhooks/{webhook_id}", webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)])
-    known = receiver.inbox if inbox is None and receiver is not None else inbox
-    scan = _HistoryScan(
-        api, webhook, None if known is None else _HandledEvents(known, webhook_id), recovered or Recovered(), now
-    )
+    handled = None if inbox is None else _HandledEvents(inbox, webhook_id)
+    if inbox is None and receiver is not None:
+        handled = _HandledEvents(receiver.inbox, receiver.webhook_id)
+    scan = _HistoryScan(api, webhook, handled, recovered or Recovered(), now)
     await scan.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -183,28 +184,20 @@ class _HistoryScan:
 class _HandledEvents:
     """Looks up in an inbox which events of a webhook were handled. It writes nothing."""
 
-    def __init__(self, inbox: Inbox, webhook_id: str) -> None:
+    def __init__(self, inbox: Inbox, webhook_id: str | None) -> None:
         self._inbox = inbox
-        self._scope = Scope(inbox, webhook_id)
+        self._webhook_id = webhook_id
 
     async def has(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
         """Whether the inbox has an event as handled or as quarantined."""
         async with asyncio.timeout(_INBOX_TIMEOUT):
-            await self._scope.find(record=False)
-            return await self._inbox.seen(self._scope.key(event_type_id, event_id, message_id))
+            return await self._inbox.seen(inbox_key(event_type_id, event_id, message_id, self._webhook_id))
 
     async def count_quarantined(self) -> int:
         """Return how many of the webhook's deliveries are in the quarantine."""
-        count, after = 0, None
-        while True:
-            async with asyncio.timeout(_INBOX_TIMEOUT):
-                await self._scope.find(record=False)
-                page = await self._inbox.quarantined(after=after, limit=_LETTERS)
-            for letter in page:
-                count += self._scope.key(letter.event_type_id, letter.event_id, letter.delivery_id) == letter.key
-            if len(page) < _LETTERS:
-                return count
-            after = page[-1]
+        found = read_quarantine(self._inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
+        async with aclosing(found):
+            return len([letter.key async for letter in found])
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:

@@ -58,6 +58,11 @@ class DiagnosedReceiver(Protocol):
         ...
 
     @property
+    def webhook_id(self) -> str | None:
+        """The webhook's id in the keys of its inbox."""
+        ...
+
+    @property
     def patterns(self) -> tuple[str, ...]:
         """The event types that handlers are registered for."""
         ...

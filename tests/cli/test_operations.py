@@ -21,7 +21,7 @@ SERVICE = f"""
 from pathlib import Path
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver
 
-receiver = WebhookReceiver({SECRET!r}, inbox=SQLiteInbox("inbox.db"), quarantine_after=1)
+receiver = WebhookReceiver({SECRET!r}, webhook_id="w1", inbox=SQLiteInbox("inbox.db"), quarantine_after=1)
 
 @receiver.on("consent.*")
 async def handle(delivery):
@@ -55,7 +55,7 @@ def set_aside(*ids: str) -> None:
     async def main() -> None:
         async with (
             SQLiteInbox("inbox.db") as inbox,
-            WebhookReceiver(SECRET, inbox=inbox, quarantine_after=1) as receiver,
+            WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, quarantine_after=1) as receiver,
         ):
 
             @receiver.on("*")

@@ -54,6 +54,7 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         settings = {
             "BASIQ_API_KEY": fake.api_key,
             "BASIQ_BASE_URL": base_url,
+            "BASIQ_WEBHOOK_ID": "wh_1",
             "BASIQ_WEBHOOK_SECRET": "whsec_dGhlLXNlY3JldC1vZi15b3VyLXdlYmhvb2s=",
             "HOME": str(tmp_path),
             "XDG_CONFIG_HOME": str(tmp_path / "config"),

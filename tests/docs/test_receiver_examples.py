@@ -64,7 +64,14 @@ async def running(example: str, tmp_path: Path, *, workers: int = 0, **environme
         sys.executable,
         *command,
         cwd=tmp_path,
-        env={**unmeasured(), "PORT": str(port), "BASIQ_WEBHOOK_SECRET": SECRET, "BASIQ_API_KEY": KEY, **environment},
+        env={
+            **unmeasured(),
+            "PORT": str(port),
+            "BASIQ_WEBHOOK_ID": "wh_1",
+            "BASIQ_WEBHOOK_SECRET": SECRET,
+            "BASIQ_API_KEY": KEY,
+            **environment,
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -231,7 +231,7 @@ async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_an
         await run(engine, "DROP TABLE IF EXISTS overdue", "CREATE TABLE overdue (id int primary key)")
         async with engine.connect() as other:
             await other.execute(text("INSERT INTO overdue VALUES (1)"))
-            receiver = WebhookReceiver(SECRET, inbox=inbox, handler_timeout=0.2)
+            receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, handler_timeout=0.2)
             receiver.on("*")(handler)
             assert (await receiver.handle(signed(BODY), BODY)).result is Result.TIMED_OUT
             waiting = await waiting_for_a_lock(engine)

@@ -175,7 +175,7 @@ async def test_one_that_starts_without_its_tables_says_how_to_make_them(
 ) -> None:
     async with (
         engine_of(f"sqlite+aiosqlite:///{tmp_path}/service.db") as engine,
-        WebhookReceiver(SECRET, inbox=SQLInbox(engine, create_tables=False)),
+        WebhookReceiver(SECRET, webhook_id="w1", inbox=SQLInbox(engine, create_tables=False)),
     ):
         pass
     (told,) = said(caplog, logging.ERROR)
@@ -187,7 +187,7 @@ async def test_one_whose_inbox_can_be_used_says_nothing(tmp_path: Path, caplog: 
     async with (
         engine_of(f"sqlite+aiosqlite:///{tmp_path}/service.db") as engine,
         SQLInbox(engine) as inbox,
-        WebhookReceiver(SECRET, inbox=inbox),
+        WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox),
     ):
         pass
     assert not said(caplog)
@@ -196,7 +196,7 @@ async def test_one_whose_inbox_can_be_used_says_nothing(tmp_path: Path, caplog: 
 async def test_an_aiohttp_application_looks_at_the_inbox_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     inbox = SQLiteInbox(tmp_path / "missing" / "inbox.db")
     app = web.Application()
-    WebhookReceiver(SECRET, inbox=inbox).setup(app)
+    WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox).setup(app)
     async with TestClient(TestServer(app)):
         pass
     await inbox.aclose()
@@ -210,7 +210,7 @@ async def test_an_inbox_that_is_closed_before_its_receiver_says_the_order(
 ) -> None:
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/service.db") as engine:
         inbox: SQLiteInbox | SQLInbox = SQLiteInbox(tmp_path / "inbox.db") if kind == "sqlite" else SQLInbox(engine)
-        async with WebhookReceiver(SECRET, inbox=inbox) as receiver:
+        async with WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox) as receiver:
 
             @receiver.on("*")
             async def handle(delivery: Delivery) -> None: ...
@@ -229,7 +229,7 @@ async def test_an_inbox_that_is_closed_before_its_receiver_says_the_order(
 async def test_an_inbox_that_is_closed_while_a_handler_runs_is_not_called_a_rollback(tmp_path: Path) -> None:
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/service.db") as engine:
         inbox = SQLInbox(engine)
-        async with WebhookReceiver(SECRET, inbox=inbox) as receiver:
+        async with WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox) as receiver:
 
             @receiver.on("*")
             async def handle(delivery: Delivery, session: AsyncSession) -> None:

@@ -30,7 +30,7 @@ class Service:
 
     def __init__(self, engine: AsyncEngine, inbox: SQLInbox, **options: Any) -> None:
         self.engine, self.inbox = engine, inbox
-        self.receiver = WebhookReceiver(SECRET, inbox=inbox, **options)
+        self.receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, **options)
 
     def on_all(self, handler: Handler) -> None:
         self.receiver.on("*")(handler)

@@ -153,14 +153,15 @@ async def test_a_limit_counts_what_reaches_the_handler_and_plan_and_run_agree(wi
     async with history(60) as h:
         messages = [message async for message in h.client.messages.list(h.webhook_id)]
         for message in messages[:15]:
-            key = inbox_key(message.event_type_id, message.event_id, message.id)
+            key = inbox_key(message.event_type_id, message.event_id, message.id, h.webhook_id)
             await inbox.claim(key, "t", lease=9)
             await inbox.complete(key, "t")
         target: Any = Recorder()
         options: dict[str, Any] = {"inbox": inbox}
         got: list[str] = target.ids
         if with_receiver:
-            target, options = WebhookReceiver("whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==", inbox=inbox), {}
+            secret = "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw=="
+            target, options = WebhookReceiver(secret, webhook_id=h.webhook_id, inbox=inbox), {}
 
             @target.on("*")
             async def handle(delivery: Delivery) -> None:
@@ -287,12 +288,12 @@ def test_the_same_event_in_two_messages_waits_for_its_handler_and_no_longer(with
     assert len(got) == 1
 
 
-async def test_what_a_receiver_without_webhook_id_entered_is_skipped_and_another_webhooks_entry_is_not() -> None:
+async def test_an_entry_of_the_webhook_is_skipped_and_another_webhooks_is_not() -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(2) as h:
         messages = [message async for message in h.client.messages.list(h.webhook_id)]
         keys = [
-            inbox_key(messages[0].event_type_id, messages[0].event_id, messages[0].id),
+            inbox_key(messages[0].event_type_id, messages[0].event_id, messages[0].id, h.webhook_id),
             inbox_key(messages[1].event_type_id, messages[1].event_id, messages[1].id, "another-webhook"),
         ]
         for key in keys:

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("both_orders")
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
 
-async def enter(inbox: Inbox, message: Message) -> None:
-    key = inbox_key(message.event_type_id, message.event_id, message.id)
+async def enter(inbox: Inbox, message: Message, webhook_id: str) -> None:
+    key = inbox_key(message.event_type_id, message.event_id, message.id, webhook_id)
     await inbox.claim(key, "token", lease=1)
     await inbox.complete(key, "token")
 
@@ -59,14 +59,14 @@ async def test_a_plan_knows_what_the_inbox_knows() -> None:
     async with history(30) as h:
         async for each in h.client.messages.list(h.webhook_id):
             if each.id < "8":
-                await enter(inbox, each)
+                await enter(inbox, each, h.webhook_id)
         known = sum(each < "8" for each in await h.ids())
 
         async def handler(message: Message) -> None: ...
 
         async def handle(delivery: Delivery) -> None: ...
 
-        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        receiver = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox)
         receiver.on("*")(handle)
         for target, given in ((handler, inbox), (receiver, None)):
             replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=given)
@@ -90,7 +90,7 @@ async def test_reconcile_tells_what_was_delivered_and_never_handled(tmp_path: Pa
         delivered = [each for each in messages if each.delivered]
         failed = [each for each in messages if not each.delivered]
         for each in [*delivered[10:], *failed[:3]]:
-            await enter(inbox, each)
+            await enter(inbox, each, h.webhook_id)
         replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint())
         found = await replay.reconcile(inbox, ids=4)
         assert (found.checked, found.delivered, found.missing) == (200, len(delivered), 10)

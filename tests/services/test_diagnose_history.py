@@ -137,7 +137,7 @@ async def outage(w: World) -> None:
 async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by: str) -> None:
     async with world(order) as w:
         inbox, got = MemoryInbox(), []
-        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, inbox=inbox)
 
         @receiver.on("*")
         async def handler(delivery: Delivery) -> None:
@@ -176,7 +176,7 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
 
 async def test_dead_letters_and_the_quarantine_are_problems() -> None:
     async with world("oldest-first") as w:
-        receiver = WebhookReceiver(SECRET, quarantine_after=1)
+        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, quarantine_after=1)
 
         @receiver.on("*")
         async def handler(delivery: Delivery) -> None:

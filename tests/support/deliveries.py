@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from basiq_async.receiver import Delivery, DeliveryEvent, QuarantinedDelivery, WebhookReceiver, sign
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, QuarantinedDelivery, WebhookReceiver, sign
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
@@ -51,6 +51,8 @@ class Service:
     def __init__(self, pattern: str = "*", **options: Any) -> None:
         self.handled: list[Delivery] = []
         self.events: list[DeliveryEvent] = []
+        if not isinstance(options.get("inbox", MemoryInbox()), MemoryInbox):
+            options.setdefault("webhook_id", "w1")
         self.receiver = WebhookReceiver(SECRET, on_delivery=self.events.append, **options)
         self.receiver.on(pattern)(self.handle)
 

@@ -39,12 +39,12 @@ class Stoppable(SQLInbox):
         return await super().claim(key, token, lease=lease)
 
 
-async def make_app(secret: str, folder: Path) -> web.Application:
+async def make_app(webhook_id: str, secret: str, folder: Path) -> web.Application:
     engine = create_async_engine(database(folder))
     async with engine.begin() as connection:
         await connection.run_sync(EFFECTS.metadata.create_all)
     inbox = Stoppable(folder / "stopped", engine)
-    receiver = WebhookReceiver(secret, inbox=inbox, quarantine_after=3)
+    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=3)
 
     @receiver.on(POISON)
     async def fail(delivery: Delivery) -> None:
@@ -67,5 +67,7 @@ async def make_app(secret: str, folder: Path) -> web.Application:
 
 
 if __name__ == "__main__":
-    port, secret, folder = sys.argv[1:]
-    web.run_app(make_app(secret, Path(folder)), host="127.0.0.1", port=int(port), print=None, access_log=None)
+    port, webhook_id, secret, folder = sys.argv[1:]
+    web.run_app(
+        make_app(webhook_id, secret, Path(folder)), host="127.0.0.1", port=int(port), print=None, access_log=None
+    )

@@ -68,7 +68,6 @@ class MemoryInbox:
         self._latest = 0  # one int object for all entries of a second, because an int is as large as a digest
         self._failures: dict[int, int] = {}
         self._letters: dict[str, QuarantinedDelivery] = {}
-        self._pinned: dict[str, str] = {}
         self._known_since = self._began
 
     def __len__(self) -> int:
@@ -110,14 +109,6 @@ class MemoryInbox:
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
         return datetime.fromtimestamp(max(self._known_since, self._retention.now() - self._remember), UTC)
-
-    async def pin(self, name: str, value: str) -> str:
-        """See ``Inbox``."""
-        return self._pinned.setdefault(name, value)
-
-    async def pinned(self, name: str) -> str | None:
-        """See ``Inbox``."""
-        return self._pinned.get(name)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""

@@ -81,7 +81,7 @@ class RedisInbox:
     .. code-block:: python
 
         inbox = RedisInbox(redis.asyncio.Redis.from_url("redis://..."))
-        receiver = WebhookReceiver(secret, inbox=inbox)
+        receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
 
     Each call that changes an entry is one script, so it is atomic. Leases are timed by the server's clock. A handler
     runs at least once. It runs twice if its worker dies after the handler's effect and before the record, or if Redis
@@ -124,7 +124,10 @@ class RedisInbox:
         return f"<RedisInbox {self._prefix!r}>"
 
     async def check(self) -> None:
-        """See ``Inbox``: writes a key that lives for a second, and runs a script that checks the quarantine's type."""
+        """See ``Inbox``: writes a key that lives for a second, and runs a script that checks the quarantine's type.
+
+        Refuses what an earlier version has stored.
+        """
 
         async def look() -> None:
             await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
@@ -167,22 +170,8 @@ class RedisInbox:
         """See ``Inbox``."""
 
         async def read() -> datetime:
-            now = datetime.now(UTC)
-            began = datetime.fromisoformat(await self._pin(_BEGAN, now.isoformat()))
-            return max(began, now - timedelta(milliseconds=self._remember))
-
-        return await self._within_limit(read())
-
-    async def pin(self, name: str, value: str) -> str:
-        """See ``Inbox``."""
-        return await self._within_limit(self._pin(name, value))
-
-    async def pinned(self, name: str) -> str | None:
-        """See ``Inbox``."""
-
-        async def read() -> str | None:
-            found = await self._client.get(self._pin_key(name))
-            return None if found is None else _text(found)
+            began = datetime.fromisoformat(await self._note_beginning())
+            return max(began, datetime.now(UTC) - timedelta(milliseconds=self._remember))
 
         return await self._within_limit(read())
 
@@ -205,22 +194,25 @@ class RedisInbox:
         """See ``Inbox``."""
         start = "-" if after is None else "(" + _place(after)
 
-        async def read() -> list[str]:
+        async def read() -> dict[str, str]:
             order, place = self._keys("").order, start
-            letters: list[str] = []
+            letters: dict[str, str] = {}
             while (wanted := limit - len(letters)) > 0:
-                places = await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
+                places = [
+                    _text(each) for each in await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
+                ]
                 for each in places:
-                    text = await self._client.hget(self._keys(_text(each)[_PLACE_LENGTH:]).letter, "text")
+                    text = await self._client.hget(self._keys(each[_PLACE_LENGTH:]).letter, "text")
                     if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        letters.append(_text(text))
+                        letters[each] = _text(text)
                 if len(places) < wanted:
                     break
-                place = "(" + _text(places[-1])
+                place = "(" + places[-1]
             return letters
 
-        letters = unpack_all(await self._within_limit(read()), f"the prefix {self._prefix!r} in Redis")
-        return [_with_seal(letter) for letter in letters]
+        found = await self._within_limit(read())
+        letters = unpack_all(list(found.values()), f"the prefix {self._prefix!r} in Redis")
+        return [_at_place(letter, place) for letter, place in zip(letters, found, strict=True)]
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -236,7 +228,7 @@ class RedisInbox:
         return bool(await self._run("drop_quarantined", touched, self._remember))
 
     async def __aenter__(self) -> Self:
-        await self._within_limit(self._check_policy())
+        await self._within_limit(self._begin())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -251,7 +243,7 @@ class RedisInbox:
 
         async def run() -> Any:
             if not self._checked:
-                await self._check_policy()
+                await self._begin()
             try:
                 return await self._client.evalsha(script.digest, len(keys), *keys, *values)
             except NoScriptError:
@@ -270,15 +262,26 @@ class RedisInbox:
                 return await run_cancel_once(work, again=_LOST_AFTER)
         except TimeoutError as exc:
             raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
+        except InboxError:
+            raise
         except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client
             raise InboxError(_describe(exc)) from drop_tracebacks(exc)
 
-    def _pin_key(self, name: str) -> str:
-        return f"{{{self._prefix}}}:pinned:{name}"
+    async def _begin(self) -> None:
+        """Check the version of what is stored, note when the inbox was first used, and check the eviction policy."""
+        home = f"{{{self._prefix}}}"
+        if await self._client.exists(f"{home}:pinned:began"):
+            raise InboxError(
+                f"the keys below {home}: in Redis were written by an earlier version of basiq-async, whose events have "
+                "other keys: pass another prefix=, or delete them"
+            )
+        await self._note_beginning()
+        await self._check_policy()
+        self._checked = True
 
-    async def _pin(self, name: str, value: str) -> str:
-        key = self._pin_key(name)
-        await self._client.set(key, value, nx=True)
+    async def _note_beginning(self) -> str:
+        key = f"{{{self._prefix}}}:began"
+        await self._client.set(key, datetime.now(UTC).isoformat(), nx=True)
         return _text(await self._client.get(key))
 
     async def _check_policy(self) -> None:
@@ -287,8 +290,6 @@ class RedisInbox:
         except ResponseError as exc:  # this user or this server has no INFO
             logger.debug("Redis did not tell its eviction policy: %s", exc)
             memory = {}
-        await self._pin(_BEGAN, datetime.now(UTC).isoformat())
-        self._checked = True
         nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
         for node in nodes:
             policy = _text(node.get("maxmemory_policy", _SAFE_POLICY))
@@ -302,8 +303,7 @@ class RedisInbox:
 
 
 _PLACE_LENGTH = 17
-_BEGAN = "began"
-
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NONE_FREE = "Too many connections"
 """The text of redis-py's error for a pool without a free connection. Before version 8 it is a ConnectionError."""
@@ -327,9 +327,18 @@ def _describe(exc: Exception) -> str:
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 
 
-def _with_seal(letter: QuarantinedDelivery) -> QuarantinedDelivery:
-    """Return the letter, with an empty seal if it has none: None would mean that the storage is trusted."""
-    return letter if isinstance(letter.seal, str) else attrs.evolve(letter, seal="")
+def _at_place(letter: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
+    """Return the letter with the time and key of its place in the order: so the next page always begins after it.
+
+    Other programs may write to Redis. A letter without a seal gets an empty one: None would mean that the storage is
+    trusted.
+    """
+    try:
+        at = _EPOCH + timedelta(microseconds=int(place[:_PLACE_LENGTH]))
+    except (ValueError, OverflowError) as exc:
+        raise InboxError("the order of the quarantine in Redis holds data that no inbox has written") from exc
+    seal = letter.seal if isinstance(letter.seal, str) else ""
+    return attrs.evolve(letter, quarantined_at=at, key=place[_PLACE_LENGTH:], seal=seal)
 
 
 def _place(letter: QuarantinedDelivery) -> str:

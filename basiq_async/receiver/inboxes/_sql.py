@@ -55,7 +55,7 @@ class SQLInbox:
     .. code-block:: python
 
         async with SQLInbox(engine) as inbox:
-            receiver = WebhookReceiver(secret, inbox=inbox)
+            receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
 
             @receiver.on("consent.revoked")
             async def revoked(delivery: Delivery, session: AsyncSession) -> None:

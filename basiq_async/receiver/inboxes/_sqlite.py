@@ -54,7 +54,7 @@ class SQLiteInbox:
     .. code-block:: python
 
         async with SQLiteInbox("inbox.db") as inbox:
-            receiver = WebhookReceiver(secret, inbox=inbox)
+            receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox)
 
     An entry is on disk before the call that records it returns (WAL, ``synchronous=FULL``). Entries are kept for
     ``remember``, 30 days by default, so that a replay knows the handled events; older ones are deleted. ``clock``

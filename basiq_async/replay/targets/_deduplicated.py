@@ -10,7 +10,7 @@ from typing import Any
 from ..._redaction.text import printable
 from ..._work.calls import InboxCalls
 from ..._work.handling import Handling
-from ..._work.keys import Scope
+from ..._work.keys import inbox_key
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import InboxError, TargetError
 from ...models import Message
@@ -97,15 +97,13 @@ class Deduplicated:
         self._target = target
         self._inbox = inbox
         self._token = token
-        self._scope = Scope(inbox, webhook_id)
+        self._webhook_id = webhook_id
         self._calls = InboxCalls(timeout)
         self._in_process = InProcess()
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        if not self._scope.known:
-            await self._calls.within_limit(self._scope.find())
-        key = self._scope.key(message.event_type_id, message.event_id, message.id)
+        key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
         token = f"{self._token}:{message.id}"
         in_process = self._in_process
         if key in in_process.running:

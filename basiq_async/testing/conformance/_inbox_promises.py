@@ -77,20 +77,6 @@ async def knows_since(probe: InboxProbe) -> None:
     hold(first <= await probe.inbox.known_since(), "a second known_since() was earlier")
 
 
-async def pinned(probe: InboxProbe) -> None:
-    """The first text that is pinned under a name stays, and the name does not count as a key"""
-    hold(await probe.inbox.pinned(probe.key) is None, "something was pinned under a new name")
-    texts = [f"{number}" * 200 for number in range(8)]
-    found = await asyncio.gather(
-        *((probe.inbox, probe.other)[n % 2].pin(probe.key, text) for n, text in enumerate(texts))
-    )
-    hold(len(set(found)) == 1 and found[0] in texts, f"concurrent calls of pin() returned {found}")
-    again = await probe.other.pin(probe.key, "another")
-    hold(again == found[0], f"a later pin() returned {again!r}, not {found[0]!r}")
-    hold(await probe.inbox.pinned(probe.key) == found[0], "pinned() was not the text that pin() had returned")
-    await probe.seen(False, "for a name that is pinned")
-
-
 async def released(probe: InboxProbe) -> None:
     """A released key is free at once, and a second release() changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import subprocess
@@ -125,7 +126,7 @@ async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(tmp_path: Path)
     assert len(slots) == 1
 
 
-async def test_everything_but_the_quarantine_and_what_is_pinned_ends_by_itself(client: Redis) -> None:
+async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_by_itself(client: Redis) -> None:
     inbox = RedisInbox(client, prefix="p", remember=timedelta(seconds=100))
     await inbox.claim("claimed", "a", lease=10)
     await inbox.complete("done", "a")
@@ -134,12 +135,36 @@ async def test_everything_but_the_quarantine_and_what_is_pinned_ends_by_itself(c
     await inbox.claim_quarantined("bad", "a", lease=10)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
     assert {key for key, wait in left.items() if wait == -1} == {
-        "{p}:letter:bad", "{p}:quarantine", "{p}:pinned:began"
+        "{p}:letter:bad", "{p}:quarantine", "{p}:began"
     }  # fmt: skip
     assert 9_000 < left["{p}:inbox:claimed"] <= 10_000
     assert 86_400_000 < left["{p}:retry:bad"] <= 86_410_000, "a day more than its lease: who held it may still complete"
     assert 99_000 < left["{p}:inbox:done"] <= 100_000
     assert 99_000 < left["{p}:failures:failed"] <= 100_000
+
+
+async def test_what_an_earlier_version_stored_is_refused_with_the_remedy(client: Redis) -> None:
+    await client.set("{p}:pinned:began", "2026-01-01T00:00:00+00:00")  # as that version did
+    inbox = RedisInbox(client, prefix="p")
+    for call in (inbox.check, lambda: inbox.claim("k", "a", lease=60), inbox.__aenter__):
+        with pytest.raises(InboxError, match=r"earlier version of basiq-async.*pass another prefix="):
+            await call()
+    assert (await RedisInbox(client, prefix="q").claim("k", "a", lease=60)).status is CLAIMED
+
+
+async def test_paging_moves_on_whatever_time_somebody_wrote_into_a_letter(client: Redis) -> None:
+    inbox = RedisInbox(client, prefix="p")
+    for number in range(3):
+        await inbox.quarantine(f"k{number}", "a", letter(f"k{number}"))
+    text = json.loads(await client.hget("{p}:letter:k1", "text"))
+    text["quarantined_at"] = "1999-01-01T00:00:00+00:00"
+    await client.hset("{p}:letter:k1", "text", json.dumps(text))
+    found, after = [], None
+    while page := await inbox.quarantined(after=after, limit=1):
+        found.append(page[0].key)
+        assert len(found) <= 3, "the same page came again"
+        after = page[-1]
+    assert found == ["k0", "k1", "k2"]
 
 
 async def test_inboxes_with_other_prefixes_do_not_touch_each_other(client: Redis) -> None:
@@ -187,7 +212,7 @@ async def test_a_user_who_may_not_ask_for_the_policy_can_use_it(server: RedisSer
 async def test_a_full_server_is_an_error_and_the_receiver_responds_with_503(client: Redis) -> None:
     await client.config_set("maxmemory", 1)
     try:
-        receiver = WebhookReceiver(SECRET, inbox=RedisInbox(client))
+        receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=RedisInbox(client))
 
         @receiver.on("*")
         async def handle(delivery: object) -> None:

@@ -1,24 +1,35 @@
-"""Two services on one storage: without a ``webhook_id``, a second webhook's receiver is refused, not silently deaf."""
+"""Several webhooks and replays on one storage: the id in each key keeps webhooks apart, and replays together."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async import ConfigurationError
-from basiq_async.receiver import Inbox, MemoryInbox, Outcome, RedisInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
+from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
+from basiq_async.models import Message
+from basiq_async.receiver import (
+    Delivery,
+    Inbox,
+    MemoryInbox,
+    RedisInbox,
+    Result,
+    SQLInbox,
+    SQLiteInbox,
+    WebhookReceiver,
+)
+from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of, new_table
-from tests.support.deliveries import new_id, payload, signed
 from tests.support.servers import PostgresServer, RedisServer, redis_server
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
-NEW = "whsec_YSB0aGlyZCBzZWNyZXQsIHRoYXQgaXMgbmV3"
+HANDLED, DUPLICATE = {Result.HANDLED}, {Result.DUPLICATE}
 
 Make = Callable[[], Inbox]
 
@@ -62,91 +73,92 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
             yield lambda: SQLInbox(engine, table=table)
 
 
-class Service:
-    def __init__(self, inbox: Inbox, *secrets: str, webhook_id: str | None = None) -> None:
-        self.secret = secrets[-1]
-        self.receiver = WebhookReceiver(secrets, inbox=inbox, webhook_id=webhook_id)
-        self.receiver.on("*")(self.handle)
+class World:
+    """Two webhooks that get the same three events."""
 
-    async def handle(self, delivery: object) -> None: ...
+    def __init__(self, client: BasiqClient, fake: FakeBasiq) -> None:
+        self.client = client
+        self.one, self.two = (fake.add_webhook(f"https://{name}.example/basiq") for name in ("one", "two"))
+        self.got: list[str] = []
 
-    async def post(self, event_id: str) -> Outcome:
-        body = payload(event_id=event_id)
-        return await self.receiver.handle(signed(body, secret=self.secret), body)
+    async def receive(self, inbox: Inbox, webhook_id: str) -> set[Result]:
+        """Have a new receiver take each message of a webhook."""
+        receiver = WebhookReceiver(ONE if webhook_id == self.one else TWO, webhook_id=webhook_id, inbox=inbox)
 
-    async def aclose(self) -> None:
-        await self.receiver.aclose()
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            self.got.append(delivery.event_id)
 
+        messages = await self.client.messages.list(webhook_id).collect()
+        return {(await receiver.dispatch(Delivery.from_message(each))).result for each in messages}
 
-async def test_a_second_webhooks_receiver_is_refused_and_told_what_to_pass(make: Make) -> None:
-    event = new_id()
-    one = Service(make(), ONE)
-    assert (await one.post(event)).result is Result.HANDLED
-    await one.aclose()
-    two = Service(make(), TWO)
-    for _ in range(2):
-        refused = await two.post(event)
-        assert (refused.status, refused.result) == (503, Result.UNAVAILABLE), "Basiq sends it again"
-        assert isinstance(refused.error, ConfigurationError)
-        assert "pass webhook_id= to both" in str(refused.error)
-    with pytest.raises(ConfigurationError, match="webhook_id="):
-        await two.receiver.quarantined()
-    await two.aclose()
-    late = Service(make(), TWO)
-    with pytest.raises(ConfigurationError, match="webhook_id="):
-        async with late.receiver:
-            pass
-    await late.aclose()
-    named = Service(make(), TWO, webhook_id="w-2")
-    assert (await named.post(event)).result is Result.HANDLED
-    again = Service(make(), ONE)
-    assert (await again.post(event)).result is Result.DUPLICATE, "the first one is served as before"
+    def replay(self, inbox: Inbox, webhook_id: str) -> Replay:
+        """A replay of a function for each message of a webhook."""
+
+        async def handle(message: Message) -> None:
+            self.got.append(message.event_id or "")
+
+        return Replay(self.client, webhook_id, handle, checkpoint=MemoryCheckpoint(), inbox=inbox)
 
 
-async def test_a_secret_that_is_replaced_is_known_once_both_were_passed_together(make: Make) -> None:
-    first, second = new_id(), new_id()
-    for secrets, event, expected in (
-        ([ONE], first, Result.HANDLED),
-        ([ONE, NEW], second, Result.HANDLED),
-        ([NEW], first, Result.DUPLICATE),
-        ([NEW], second, Result.DUPLICATE),
-        ([ONE], second, Result.DUPLICATE),
-    ):
-        service = Service(make(), *secrets)
-        assert (await service.post(event)).result is expected
-        await service.aclose()
-    other = Service(make(), TWO)
-    assert (await other.post(new_id())).status == 503
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    fake = FakeBasiq()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
+        made = World(client, fake)
+        for _ in range(3):
+            await fake.emit("user.created")
+        yield made
 
 
-async def test_a_second_webhook_that_is_told_its_id_first_does_not_take_the_firsts_events(make: Make) -> None:
-    event = new_id()
-    one = Service(make(), ONE)
-    await one.post(event)
-    two = Service(make(), TWO, webhook_id="w-2")
-    assert (await two.post(event)).result is Result.HANDLED
-    await one.aclose()
-    named = Service(make(), ONE, webhook_id="w-1")
-    assert (await named.post(event)).result is Result.DUPLICATE
-    assert (await two.post(event)).result is Result.DUPLICATE
+async def test_an_event_that_two_webhooks_get_is_handled_once_for_each(make: Make, world: World) -> None:
+    assert await world.receive(make(), world.one) == HANDLED
+    assert await world.receive(make(), world.two) == HANDLED, "the first webhook's entries hide the second one's events"
+    assert [await world.receive(make(), each) for each in (world.one, world.two)] == [DUPLICATE, DUPLICATE]
+    assert sorted(world.got) == sorted([*set(world.got)] * 2)
 
 
-async def test_a_receiver_without_an_id_is_refused_where_another_webhook_has_named_itself(make: Make) -> None:
-    event = new_id()
-    assert (await Service(make(), ONE, webhook_id="w-1").post(event)).result is Result.HANDLED
-    two = Service(make(), TWO)
-    assert (await two.post(event)).status == 503
-    await two.aclose()
-    assert (await Service(make(), ONE).post(event)).result is Result.DUPLICATE
+async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handled(make: Make, world: World) -> None:
+    assert (await world.replay(make(), world.one).run()).handled == 3
+    assert await world.receive(make(), world.one) == DUPLICATE
+    assert await world.receive(make(), world.two) == HANDLED
+    assert (await world.replay(make(), world.two).run()).handled == 0
 
 
-async def test_no_storage_learns_a_secret(tmp_path: Path) -> None:
-    path = tmp_path / "inbox.db"
-    async with SQLiteInbox(path) as inbox:
-        await Service(inbox, ONE).post(new_id())
-    connection = sqlite3.connect(path)
-    text = repr(connection.execute("SELECT * FROM pinned").fetchall())
-    connection.close()
-    assert "signer" in text
-    for part in (ONE, ONE.removeprefix("whsec_"), "MfKQ9r8G"):
-        assert part not in text
+async def test_a_plan_and_a_reconciliation_look_under_the_same_keys(world: World) -> None:
+    inbox = MemoryInbox()
+    replay = world.replay(inbox, world.one)
+    assert (await replay.plan()).total == 3
+    assert len(inbox) == 0
+    await world.receive(inbox, world.one)
+    assert (await replay.plan()).total == 0
+    assert (await replay.reconcile(inbox)).missing == 0
+
+
+async def test_a_replay_waits_for_the_event_that_a_receiver_is_handling(world: World) -> None:
+    inbox, gate = MemoryInbox(), asyncio.Event()
+    receiver = WebhookReceiver(ONE, webhook_id=world.one, inbox=inbox)
+
+    @receiver.on("*")
+    async def slow(delivery: Delivery) -> None:
+        await gate.wait()
+        world.got.append(delivery.event_id)
+
+    message = await world.client.messages.list(world.one).first()
+    assert message is not None
+    receiving = asyncio.create_task(receiver.dispatch(Delivery.from_message(message)))
+    await asyncio.sleep(0)
+    replaying = asyncio.create_task(world.replay(inbox, world.one).run())
+    await asyncio.sleep(0.03)
+    gate.set()
+    assert (await receiving).result is Result.HANDLED
+    assert (await replaying).handled == 2
+    assert len(set(world.got)) == len(world.got) == 3
+
+
+def test_an_inbox_that_outlives_the_process_needs_the_webhooks_id(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        WebhookReceiver(ONE, inbox=SQLiteInbox(tmp_path / "inbox.db"))
+    for part in ("webhook_id=", "webhooks list", "ensure", "BASIQ_WEBHOOK_ID"):
+        assert part in str(caught.value)
+    WebhookReceiver(ONE, inbox=MemoryInbox())

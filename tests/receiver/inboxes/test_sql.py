@@ -416,7 +416,7 @@ async def test_an_error_shows_neither_password_nor_values(postgres: PostgresServ
 
 async def test_a_receiver_whose_database_is_away_responds_with_503(tmp_path: Path) -> None:
     async with engine_of("postgresql+asyncpg://nobody@127.0.0.1:1/x") as engine:
-        receiver = WebhookReceiver(SECRET, inbox=SQLInbox(engine))
+        receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=SQLInbox(engine))
 
         @receiver.on("*")
         async def handle(delivery: object) -> None:

@@ -192,7 +192,7 @@ async def test_a_lock_that_lasts_is_an_error_of_the_moment(tmp_path: Path) -> No
         assert str(path) in str(caught.value)
         assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
         body = payload()
-        receiver = WebhookReceiver(SECRET, inbox=inbox)
+        receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox)
         receiver.on("*")(_never)
         assert (await receiver.handle(signed(body), body)).status == 503
         other.execute("COMMIT")
@@ -611,7 +611,7 @@ RACING = """
 
     async def main(path, count, secret):
         async with SQLiteInbox(path) as inbox:
-            receiver = WebhookReceiver(secret, inbox=inbox)
+            receiver = WebhookReceiver(secret, webhook_id="w1", inbox=inbox)
             handled = []
 
             @receiver.on("*")

@@ -431,7 +431,7 @@ async def test_one_is_enough_for_a_recovery_through_a_pool_of_five(postgres: Pos
         SQLInbox(engine, table=f"{table}_inbox") as inbox,
         history(120, failed=1.0) as past,
     ):
-        receiver = WebhookReceiver(past.fake.secret(past.webhook_id), inbox=inbox)
+        receiver = WebhookReceiver(past.fake.secret(past.webhook_id), webhook_id=past.webhook_id, inbox=inbox)
         handled: list[str] = []
 
         @receiver.on("*")

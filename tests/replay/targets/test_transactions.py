@@ -118,7 +118,7 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
 
 
 async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncEngine, inbox: SQLInbox) -> None:
-    receiver = WebhookReceiver(SECRET, inbox=inbox)
+    receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox)
 
     @receiver.on("*")
     async def handler(delivery: Delivery, session: AsyncSession) -> None:

@@ -245,12 +245,6 @@ class KnowsNothingOfTimeZones(Broken):
         return (await super().known_since()).replace(tzinfo=None)
 
 
-class PinsTheLastOne(Broken):
-    async def pin(self, name: str, value: str) -> str:
-        self._pinned[name] = value
-        return value
-
-
 class Hangs(Broken):
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         raise TimeoutError

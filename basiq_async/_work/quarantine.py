@@ -1,0 +1,50 @@
+"""Read the quarantine of one webhook: the one place that asks an inbox for its pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from ..errors import ConfigurationError, InboxError
+from .keys import inbox_key
+from .limits import limit
+from .protocol import Inbox, QuarantinedDelivery
+
+_PAGE = 100
+
+
+async def read_quarantine(
+    inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
+) -> AsyncGenerator[QuarantinedDelivery]:
+    """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
+
+    ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
+    pages do not advance: other programs may write to its storage.
+    """
+    seen: set[str] = set()
+    while True:
+        async with limit(timeout, InboxError(f"the inbox did not respond within {timeout:g} s")):
+            page = await inbox.quarantined(after=after, limit=_PAGE)
+        if not page:
+            return
+        last = max(page, key=_place)
+        if after is not None and _place(last) <= _place(after):
+            raise InboxError(
+                "the quarantine cannot be read further: a delivery in it is older than the page that it is on"
+            )
+        for letter in page:
+            # A delivery that failed again has moved to the end.
+            if letter.key not in seen and letter.key == _own_key(letter, webhook_id):
+                seen.add(letter.key)
+                yield letter
+        after = last
+
+
+def _place(letter: QuarantinedDelivery) -> tuple[float, str]:
+    return letter.quarantined_at.timestamp(), letter.key
+
+
+def _own_key(letter: QuarantinedDelivery, webhook_id: str | None) -> str:
+    try:
+        return inbox_key(letter.event_type_id, letter.event_id, letter.delivery_id, webhook_id)
+    except ConfigurationError:  # it has no ids: another program wrote it
+        return ""
