@@ -125,7 +125,7 @@ _ELSEWHERE = {
         "check_transport", "compare", "serve",
     ),
     "distributed": (
-        "Fleet", "JobState", "Work", "Worker",
+        "Fleet", "JobProgress", "JobState", "Work", "Worker",
     ),
     "otel": (
         "instrument",

@@ -24,7 +24,7 @@ from ._results import Column, Output, Shape, cell_text, shows
 from ._run import confirm, run_until_signal
 
 if TYPE_CHECKING:
-    from ..distributed import Fleet, Job, Progress
+    from ..distributed import Fleet, Job, JobProgress
 
 
 jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or cancel them.", no_args_is_help=True)
@@ -42,10 +42,10 @@ FleetPlace = Annotated[
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
 _PATIENCE = 4.0
 """The most seconds that the fleet's Redis may take to respond."""
-Shown = tuple[str, "Progress"]
+Shown = tuple[str, "JobProgress"]
 
 
-def _of(read: Callable[[Progress], Any]) -> Callable[[Shown], Any]:
+def _of(read: Callable[[JobProgress], Any]) -> Callable[[Shown], Any]:
     return lambda shown: read(shown[1])
 
 
@@ -248,7 +248,7 @@ def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> None:
     _with_job(fleet, key, lambda job: _done(job.forget()))
 
 
-def _line(key: str, progress: Progress) -> str:
+def _line(key: str, progress: JobProgress) -> str:
     parts = [f"{key}: {progress.state}", f"{progress.handled:,} handled"]
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")

@@ -4,9 +4,9 @@ worker owns which segment."""
 from __future__ import annotations
 
 from ._fleet import Fleet
-from ._job import Job, Progress
-from ._record_types import JobState
+from ._job import Job
+from ._record_types import JobProgress, JobState
 from ._work import Work
 from ._worker import Worker
 
-__all__ = ["Fleet", "Job", "JobState", "Progress", "Work", "Worker"]
+__all__ = ["Fleet", "Job", "JobProgress", "JobState", "Work", "Worker"]

@@ -22,8 +22,8 @@ T = TypeVar("T")
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
 _SCRIPTS = (
-    *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "rate_slots"),
-    *("reclaim_expired", "record_page", "release", "revive", "save", "set_state", "status"),
+    *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "progress"),
+    *("rate_slots", "reclaim_expired", "record_page", "release", "revive", "save", "set_state"),
 )
 
 
@@ -83,10 +83,10 @@ class Connection:
         return await self.call(lambda redis: self._scripts[script](keys=keys, args=arguments))
 
     async def call(self, call: Callable[[Redis], Any]) -> Any:
-        """Make a call of the client."""
+        """Make a call of the client, and return the response as text and numbers."""
 
         async def work() -> Any:
-            return await call(self._redis)
+            return _decode(await call(self._redis))
 
         try:
             async with asyncio.timeout(self._patience):
@@ -130,6 +130,20 @@ def _connect(url: str) -> Redis | None:
         )
     except (ValueError, TypeError, AttributeError):
         return None
+
+
+def _decode(value: Any) -> Any:
+    """Decode the bytes in a response. Bytes that another program wrote, and that are no text, raise no error."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return value.decode("utf-8", "replace")
+    if isinstance(value, (list, set)):
+        return [_decode(each) for each in value]
+    if isinstance(value, dict):
+        return {_decode(name): _decode(each) for name, each in value.items()}
+    return value
 
 
 def _source(name: str) -> str:

@@ -176,8 +176,7 @@ class Fleet:
         first = await self._record.create(spec)
         job = self._job(key)
         if first is None:
-            status = await self._record.status(key)
-            if status is not None and status.state in ("failed", "cancelled"):
+            if (await job.progress()).state in ("failed", "cancelled"):
                 await job.resume()
             first = ()
         await notify_all(self._notify, key, first)

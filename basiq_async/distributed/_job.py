@@ -4,60 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-
-import attrs
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
 from ..replay.engine import export_dead
 from ._record import Record
-from ._record_types import JobState, StateChange, Status, new_token
+from ._record_types import JobProgress, StateChange, new_token
 
-_RATE_OVER = 10
 _PAGE = 250
-
-
-@attrs.frozen(kw_only=True)
-class Progress:
-    """The progress of a job.
-
-    state: running, paused, finished, failed or cancelled; ``reason`` says why the job is paused, failed or cancelled.
-    problem: the last problem that did not stop the job.
-    read: messages read from the lists. ``lag`` of them are not handled, failed or skipped yet.
-    handled, failed, skipped: as in ``Report``. ``dead`` is the number of dead letters that the job keeps now.
-    rate: recent messages a second. elapsed: seconds from the submission until now, or until the job ended.
-    remaining, eta: the remaining messages and seconds; None if the job was submitted without a plan.
-    workers: worker processes seen within the last lease. segments: open segments, ``held`` of them owned by a worker.
-    takeovers: how often a worker took over a segment whose owner had died or was stopped.
-    paused: remaining seconds of a pause that the target asked for.
-    """
-
-    state: JobState
-    reason: str
-    problem: str
-    read: int
-    handled: int
-    failed: int
-    skipped: Mapping[str, int]
-    dead: int
-    lag: int
-    rate: float
-    elapsed: float
-    remaining: int | None
-    eta: float | None
-    workers: int
-    segments: int
-    held: int
-    takeovers: int
-    paused: float
-
-    @property
-    def ended(self) -> bool:
-        """Whether the state is finished, failed or cancelled."""
-        return self.state in ("finished", "failed", "cancelled")
 
 
 class Job:
@@ -71,44 +26,18 @@ class Job:
         self.key = key
         self._record = record
         self._notify = notify
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_OVER)
 
     def __repr__(self) -> str:
         return f"Job({self.key!r})"
 
-    async def progress(self) -> Progress:
+    async def progress(self) -> JobProgress:
         """Return the current progress."""
-        status = await self._status()
-        done = status.handled + status.failed
-        now = time.monotonic()
-        then, before = self._samples[0] if self._samples else (now - status.elapsed, 0)
-        self._samples.append((now, done))
-        rate = (done - before) / (now - then) if now > then and status.state == "running" else 0.0
-        accounted = done + sum(status.skipped.values())
-        total = status.spec.total
-        remaining = None if total is None else max(0, total - done)
-        return Progress(
-            state=status.state,
-            reason=status.reason,
-            problem=status.problem,
-            read=status.read,
-            handled=status.handled,
-            failed=status.failed,
-            skipped=status.skipped,
-            dead=status.dead,
-            lag=max(0, status.read - accounted),
-            rate=rate,
-            elapsed=status.elapsed,
-            remaining=remaining,
-            eta=remaining / rate if remaining is not None and rate else None,
-            workers=status.workers,
-            segments=status.open,
-            held=status.held,
-            takeovers=status.takeovers,
-            paused=status.paused,
-        )
+        progress = await self._record.progress(self.key)
+        if progress is None:
+            raise self._gone()
+        return progress
 
-    async def watch(self, *, every: float = 0.5) -> AsyncIterator[Progress]:
+    async def watch(self, *, every: float = 0.5) -> AsyncIterator[JobProgress]:
         """Yield the progress each ``every`` seconds, until the job has ended."""
         while True:
             progress = await self.progress()
@@ -125,19 +54,19 @@ class Job:
         """
         async with asyncio.timeout(timeout):
             delay = 0.02
-            while (status := await self._status()).state in ("running", "paused"):
+            while not (progress := await self.progress()).ended:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, 0.5)
-        report = _report(status)
-        if status.state == "failed":
-            error = ReplayError(f"the job {self.key!r} stopped: {status.reason}")
+        report = _report(progress)
+        if progress.state == "failed":
+            error = ReplayError(f"the job {self.key!r} stopped: {progress.reason}")
             error.report = report
             raise error
         return report
 
     async def report(self) -> Report:
         """Return a report of the job so far."""
-        return _report(await self._status())
+        return _report(await self.progress())
 
     async def pause(self, reason: str = "") -> None:
         """Pause the job: all workers finish and record the messages under way, and begin no more."""
@@ -161,7 +90,7 @@ class Job:
         The job keeps them. Only the file's owner can read the file. Raises ``ConfigurationError`` if the file exists,
         and ``ReplayError`` if it cannot be written.
         """
-        await self._status()  # raises for a job that is gone
+        await self.progress()  # raises for a job that is gone
         return await export_dead(self, path)
 
     async def drop_dead(self, ids: Sequence[str]) -> int:
@@ -175,7 +104,7 @@ class Job:
         """
         revival = await self._record.revive(self.key, new_token())
         if revival is None:
-            await self._status()  # raises for a job that is gone
+            await self.progress()  # raises for a job that is gone
             return 0
         await self._notify(self.key, revival.segment)
         return revival.dead_letters
@@ -190,12 +119,6 @@ class Job:
             raise self._gone()
         await notify_all(self._notify, self.key, segments)
 
-    async def _status(self) -> Status:
-        status = await self._record.status(self.key)
-        if status is None:
-            raise self._gone()
-        return status
-
     def _gone(self) -> ReplayError:
         return ReplayError(f"there is no job {self.key!r}: it was never submitted here, or was forgotten")
 
@@ -207,16 +130,16 @@ async def notify_all(notify: Callable[[str, str], Awaitable[object]], key: str, 
             return
 
 
-def _report(status: Status) -> Report:
+def _report(progress: JobProgress) -> Report:
     return Report(
-        handled=status.handled,
-        skipped=status.skipped,
-        failed=status.failed,
-        repeated=min(status.interrupted, status.handled),
-        duration=status.elapsed,
+        handled=progress.handled,
+        skipped=progress.skipped,
+        failed=progress.failed,
+        repeated=min(progress.interrupted, progress.handled),
+        duration=progress.elapsed,
         cursor=None,
-        position=status.read,
-        finished=status.state == "finished" and not status.cut,
-        dead=status.dead,
-        handled_in_all=status.handled,
+        position=progress.read,
+        finished=progress.state == "finished" and not progress.cut,
+        dead=progress.dead,
+        handled_in_all=progress.handled,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from weakref import WeakSet
 
+from .._work.tasks import cancelling
 from ._record import Record
 
 _LATE = 0.015
@@ -25,20 +26,13 @@ class SharedRateLimiter:
     def __init__(self, record: Record, key: str) -> None:
         self._record = record
         self._key = key
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._turn = asyncio.Lock()
+        self._callers = 0
         self._slots: deque[tuple[float, float]] = deque()
         self._earliest, self._latest = float("-inf"), float("inf")
-        self._serving: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._segments: WeakSet[SegmentRate] = WeakSet()  # weak: a segment without messages is never stopped
         self.rate: float | None = None
         """The current rate of the job; None for no limit."""
-
-    def for_segment(self) -> SegmentRate:
-        """Return the limiter of one segment, which can be stopped separately."""
-        segment = SegmentRate(self)
-        self._segments.add(segment)
-        return segment
 
     def set_rate(self, rate: float | None) -> None:
         """Set the current rate of the job."""
@@ -46,75 +40,37 @@ class SharedRateLimiter:
             self.rate = rate
             self._slots.clear()
             self._changed.set()
-            for segment in self._segments:
-                segment.open = rate is None
 
-    def forget(self, segment: SegmentRate) -> None:
-        """Stop telling a segment about changes of the rate."""
-        self._segments.discard(segment)
-
-    def ask(self) -> asyncio.Future[bool]:
-        """Return a future that is done when a slot has begun."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(future)
-        if self._serving is None or self._serving.done():
-            self._serving = loop.create_task(self._serve())
-        return future
-
-    async def aclose(self) -> None:
-        """Cancel the background task."""
-        if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.wait([self._serving])
-
-    async def _serve(self) -> None:
-        try:
-            while self._waiting:
-                await self._next()
-        except Exception as exc:
-            while self._waiting:
-                future = self._waiting.popleft()
-                if not future.done():
-                    future.set_exception(exc)
-
-    async def _next(self) -> None:
+    async def wait(self) -> None:
+        """Wait for a slot. Callers get slots in turn."""
         clock = asyncio.get_running_loop().time
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft()
-        while self._slots and self._slots[0][1] < clock():
-            self._slots.popleft()
-        if not self._slots:
-            if self.rate is None:
-                self._let_all()
-                return
-            if self._waiting:
-                await self._draw()
-            return
-        wait = self._slots[0][0] - clock()
-        if wait > 0:
-            await self._sleep(wait)
-            return  # the next call checks again whether the slot is late or the rate has changed
-        self._slots.popleft()
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(True)
-                return
+        self._callers += 1
+        try:
+            async with self._turn:
+                while self.rate is not None:
+                    while self._slots and self._slots[0][1] < clock():
+                        self._slots.popleft()
+                    if not self._slots:
+                        await self._draw()
+                    elif self._slots[0][0] <= clock():
+                        self._slots.popleft()
+                        return
+                    else:
+                        await self._sleep(self._slots[0][0] - clock())
+        finally:
+            self._callers -= 1
 
     async def _sleep(self, seconds: float) -> None:
         """Wait ``seconds``, or until the rate changes."""
         self._changed.clear()
-        timer = asyncio.get_running_loop().call_later(seconds, self._changed.set)
-        try:
-            await self._changed.wait()
-        finally:
-            timer.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
 
     async def _draw(self) -> None:
         clock = asyncio.get_running_loop().time
         rate = self.rate or 1.0
-        wanted = max(1, min(len(self._waiting), int(rate * _AHEAD)))
+        wanted = max(1, min(self._callers, int(rate * _AHEAD)))
         asked = clock()
         slots = await self._record.rate_slots(self._key, wanted)
         if slots is None:
@@ -133,40 +89,38 @@ class SharedRateLimiter:
         if self._earliest > self._latest:  # one of the clocks was set
             self._earliest, self._latest = earliest, latest
 
-    def _let_all(self) -> None:
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(True)
-
 
 class SegmentRate:
-    """The limiter of one segment. Its engine waits for it in place of a ``RateLimiter``."""
+    """The limiter of one segment, which can be stopped separately. Its engine uses it in place of a ``RateLimiter``."""
 
     def __init__(self, limiter: SharedRateLimiter) -> None:
         self._limiter = limiter
-        self.open = limiter.rate is None
-        """Whether the job has no rate: a message need not ``wait``."""
-        self._asked: set[asyncio.Future[bool]] = set()
+        self._waits: set[asyncio.Task[None]] = set()
         self._stopped = False
+
+    @property
+    def open(self) -> bool:
+        """Whether a message need not ``wait``: the job has no rate."""
+        return self._limiter.rate is None and not self._stopped
 
     async def wait(self) -> bool:
         """Wait for a slot, and return True; False once the segment is stopped."""
-        if self._stopped:
-            return False
-        if self._limiter.rate is None:
-            return True
-        future = self._limiter.ask()
-        self._asked.add(future)
+        if self._stopped or self.open:
+            return not self._stopped
+        wait = asyncio.create_task(self._limiter.wait())
+        self._waits.add(wait)
         try:
-            return await future
+            await wait
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            return False
         finally:
-            self._asked.discard(future)
+            self._waits.discard(wait)
+        return True
 
     def stop(self) -> None:
         """End all waits: they return False."""
-        self._stopped, self.open = True, False
-        self._limiter.forget(self)
-        for future in self._asked:
-            if not future.done():
-                future.set_result(False)
+        self._stopped = True
+        for wait in self._waits:
+            wait.cancel()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from .._redaction.tracebacks import UnshownText
+from .._work.throughput import messages_per_second
 from ..errors import ReplayError
 from ..replay import DeadLetter
 from ._connection import Connection
@@ -15,6 +17,7 @@ from ._record_types import (
     PROTOCOL,
     ClaimRefusal,
     Heartbeat,
+    JobProgress,
     JobSpec,
     JobState,
     LeaseLostError,
@@ -27,9 +30,10 @@ from ._record_types import (
     SegmentClaim,
     Source,
     StateChange,
-    Status,
     StoredDeadLetter,
 )
+
+T = TypeVar("T")
 
 _MOST_TRIES = 20
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -75,25 +79,24 @@ class Record:
         }
         pairs = [part for pair in fields.items() for part in pair]
         found = await self._run("create", spec.key, _selection(spec), len(spec.lists), *pairs)
-        if found[0] == b"created":
-            return [_text(each) for each in found[1:]]
-        if found[0] == b"other":
+        if found[0] == "created":
+            return list(found[1:])
+        if found[0] == "other":
             raise ReplayError(
-                f"the job {spec.key!r} is {_text(found[1])}, and not {_selection(spec)}: submit it under another key, "
+                f"the job {spec.key!r} is {found[1]}, and not {_selection(spec)}: submit it under another key, "
                 "or with the same arguments to continue it"
             )
         return None
 
     async def spec(self, key: str) -> JobSpec | None:
         """Return the job that was submitted under a key; None for an unknown key."""
-        found: dict[bytes, bytes] = await self._connection.call(lambda redis: redis.hgetall(self._base(key)))
-        return _spec(key, found) if b"selection" in found else None
+        found: dict[str, str] = await self._connection.call(lambda redis: redis.hgetall(self._base(key)))
+        return _spec(key, found) if "selection" in found else None
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
         name = f"{self._prefix}:{'active' if active else 'jobs'}"
-        found: set[bytes] = await self._connection.call(lambda redis: redis.smembers(name))
-        return sorted(_text(each) for each in found)
+        return sorted(await self._connection.call(lambda redis: redis.smembers(name)))
 
     async def claim(
         self,
@@ -117,21 +120,21 @@ class Record:
         """
         arguments = (segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection)
         found = await self._run("claim", key, *arguments, job=job)
-        if found[0] != b"ok":
-            return ClaimRefusal(cast(Any, _text(found[0])), _text(found[1]) if len(found) > 1 else "")
+        if found[0] != "ok":
+            return ClaimRefusal(*found)
         cursor, position, count, last, quota, upto, waits, after = found[1]
         job_token, rate, paused = found[2]
         return SegmentClaim(
-            cursor=_text(cursor) or None,
-            after=None if not after else _text(after),
+            cursor=cursor or None,
+            after=after or None,
             position=int(position),
             count=_int(count),
-            last=None if not last else _text(last),
+            last=last or None,
             quota=_int(quota),
             upto=_int(upto),
             done=[each for ids in found[3] for each in json.loads(ids)],
             waits=int(waits or 0),
-            job_token=_text(job_token),
+            job_token=job_token,
             rate=_float(rate),
             paused=paused / 1000,
         )
@@ -148,7 +151,7 @@ class Record:
             *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
             *(page.next_cursor or "", int(more), "" if limit is None else limit, marks, page.problem),
         )
-        return RecordedPage(int(found[1]), _text(found[2]) or None)
+        return RecordedPage(int(found[1]), found[2] or None)
 
     async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
         """Record finished messages. Return None and change nothing if ``before`` is not the number of recorded ids."""
@@ -163,11 +166,11 @@ class Record:
         arguments.append(len(saving.revived))
         arguments += saving.revived
         found = await self._run_as_owner("save", key, segment, token, *arguments)
-        return None if found[0] == b"resend" else Heartbeat(cast(JobState, _text(found[1])), found[2] / 1000)
+        return None if found[0] == "resend" else Heartbeat(found[1], found[2] / 1000)
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
         """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
-        return bool((await self._run_as_owner("finish", key, segment, token))[0] == b"ok")
+        return bool((await self._run_as_owner("finish", key, segment, token))[0] == "ok")
 
     async def release(
         self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
@@ -181,23 +184,25 @@ class Record:
         """Prolong the leases of ``held``, which maps segments to tokens. Return the state of the job."""
         pairs = [part for pair in held.items() for part in pair]
         state, rate, paused, lost = await self._run("heartbeat", key, worker, _ms(lease), *pairs, job=job)
-        return Heartbeat(cast(JobState, _text(state)), paused / 1000, _float(rate), [_text(each) for each in lost])
+        return Heartbeat(state, paused / 1000, _float(rate), lost)
 
-    async def reclaim_expired(self, key: str, *, grace: float, limit: int = 100, idle: bool = True) -> Sequence[str]:
-        """Return segments without an owner. Each is returned to only one caller within ``grace`` seconds.
+    async def reclaim_expired(
+        self, key: str, worker: str, *, grace: float, limit: int = 100, idle: bool = True
+    ) -> Sequence[str]:
+        """Return segments without an owner. Each is returned to only one worker within ``grace`` seconds.
 
-        A caller that is not ``idle`` gets an unclaimed segment only the first, second, fourth, eighth … time: its
-        notification may still wait in the broker's queue.
+        A worker that is not ``idle`` gets an unclaimed segment ever more rarely: its notification may still wait in the
+        broker's queue.
         """
-        _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), int(idle))
-        return [_text(each) for each in found]
+        _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), int(idle), worker)
+        return list(found)
 
     async def set_state(
         self, key: str, action: StateChange, reason: str = "", *, job: str = ""
     ) -> tuple[str, Sequence[str]]:
         """Change a job's state if the current state allows it. Return the state, and the segments to notify of."""
         state, *found = await self._run("set_state", key, action, reason, job=job)
-        return _text(state), [_text(each) for each in found]
+        return state, found
 
     async def pause(self, key: str, seconds: float, *, job: str = "") -> None:
         """Pause all workers of a job for so many seconds. A longer pause is not shortened."""
@@ -208,45 +213,50 @@ class Record:
         found = await self._run("rate_slots", key, count)
         return RateSlots(*(float(each) / 1_000_000 for each in found)) if found else None
 
-    async def status(self, key: str) -> Status | None:
-        """Return the state and the counts of a job; None for an unknown key."""
-        found = await self._run("status", key)
+    async def progress(self, key: str) -> JobProgress | None:
+        """Return the progress of a job; None for an unknown key."""
+        found = await self._run("progress", key)
         if not found:
             return None
-        fields: dict[bytes, bytes] = dict(zip(found[0][::2], found[0][1::2], strict=True))
-        counts: dict[str, int] = {}
-        named = [(name[2:], value) for name, value in fields.items() if name.startswith(b"n:")]
-        for name, value in (*named, *zip(found[1][::2], found[1][1::2], strict=True)):
-            counts[_text(name)] = counts.get(_text(name), 0) + int(value)
-        now, unfinished, held, dead, workers, paused = found[2]
-        return Status(
-            spec=_spec(key, fields),
-            state=cast(JobState, _text(fields[b"state"])),
-            reason=_text(fields.get(b"reason")),
-            problem=_text(fields.get(b"problem")),
-            read=counts.get("read", 0),
-            handled=counts.get("handled", 0),
-            failed=counts.get("failed", 0),
-            skipped={
-                name.removeprefix("skipped:"): value
-                for name, value in sorted(counts.items())
-                if name.startswith("skipped:") and value
-            },
+        fields = dict(_pairs(found[0]))
+        counts: Counter[str] = Counter()
+        for name, value in (*_with_prefix(fields, "n:"), *_pairs(found[1])):
+            counts[name] += int(value)
+        now, segments, held, dead, paused = found[2]
+        state, ended, total = fields["state"], int(fields.get("ended") or now), _int(fields["total"])
+        finished = counts["handled"] + counts["failed"]
+        samples = (each.split() for _, each in _with_prefix(fields, "at:"))
+        names = found[3]
+        return JobProgress(
+            state=cast(JobState, "waiting" if state == "running" and not names else state),
+            reason=fields.get("reason", ""),
+            problem=fields.get("problem", ""),
+            read=counts["read"],
+            handled=counts["handled"],
+            failed=counts["failed"],
+            skipped={name: value for name, value in sorted(_with_prefix(counts, "skipped:")) if value},
             dead=dead,
-            open=unfinished,
+            rate=messages_per_second(
+                [(int(at) / 1000, int(count)) for at, count in samples],
+                now_seconds=ended / 1000,
+                began_seconds=int(fields["began"]) / 1000,
+                finished=int(fields.get("finished") or 0),
+            ),
+            elapsed=(ended - int(fields["began"])) / 1000,
+            remaining=None if total is None else max(0, total - finished),
+            worker_names=names,
+            segments=segments,
             held=held,
-            workers=workers,
-            takeovers=int(fields.get(b"takeovers") or 0),
-            interrupted=int(fields.get(b"interrupted") or 0),
-            elapsed=(int(fields.get(b"ended") or now) - int(fields[b"began"])) / 1000,
+            takeovers=int(fields.get("takeovers") or 0),
+            interrupted=int(fields.get("interrupted") or 0),
             paused=paused / 1000,
-            cut=b"cut" in fields,
+            cut="cut" in fields,
         )
 
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
         """Return the first ``limit`` dead letters with numbers greater than ``after``, in order, as of one moment."""
         found = await self._run("dead_letters", key, after, limit)
-        return [_read_dead_letter(_text(id), int(number), text) for id, number, text in found]
+        return [_read_dead_letter(id, int(number), text) for id, number, text in found]
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
         """Remove dead letters, and return how many were removed."""
@@ -259,13 +269,13 @@ class Record:
         random and identifies this request: a repeated request returns the same segment.
         """
         _, segment, count = await self._run("revive", key, token)
-        return Revival(_text(segment), count) if segment else None
+        return Revival(segment, count) if segment else None
 
     async def forget(self, key: str) -> None:
         """Remove a job. Raises ``ReplayError`` if it is running or paused."""
         (state,) = await self._run("forget", key)
-        if state != b"gone":
-            raise ReplayError(f"the job {key!r} is {_text(state)}: cancel it before it is forgotten")
+        if state != "gone":
+            raise ReplayError(f"the job {key!r} is {state}: cancel it before it is forgotten")
 
     async def aclose(self) -> None:
         """Close the connections. May be called twice."""
@@ -276,7 +286,7 @@ class Record:
 
     async def _run_as_owner(self, name: str, key: str, segment: str, token: str, *arguments: Any) -> Any:
         found = await self._run(name, key, segment, token, *arguments)
-        if found[0] == b"lost":
+        if found[0] == "lost":
             raise LeaseLostError(f"this worker no longer owns segment {segment} of the job {key!r}")
         return found
 
@@ -293,19 +303,19 @@ def _selection(spec: JobSpec) -> str:
     return f"{spec.name!r} over the {spec.source} of {lists}"
 
 
-def _spec(key: str, fields: Mapping[bytes, bytes]) -> JobSpec:
+def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
     return JobSpec(
         key=key,
-        name=_text(fields[b"name"]),
-        lists=tuple(ListSpec(*each) for each in json.loads(fields[b"lists"])),
-        source=cast(Source, _text(fields[b"source"])),
-        rate=_float(fields[b"rate"]),
-        submitted_at=datetime.fromisoformat(_text(fields[b"submitted_at"])),
-        lease=int(fields[b"lease"]) / 1000,
-        most_dead=int(fields[b"most_dead"]),
-        total=_int(fields[b"total"]),
-        protocol=int(fields[b"protocol"]),
-        token=_text(fields[b"token"]),
+        name=fields["name"],
+        lists=tuple(ListSpec(*each) for each in json.loads(fields["lists"])),
+        source=cast(Source, fields["source"]),
+        rate=_float(fields["rate"]),
+        submitted_at=datetime.fromisoformat(fields["submitted_at"]),
+        lease=int(fields["lease"]) / 1000,
+        most_dead=int(fields["most_dead"]),
+        total=_int(fields["total"]),
+        protocol=int(fields["protocol"]),
+        token=fields["token"],
     )
 
 
@@ -315,25 +325,29 @@ def _write_dead_letter(stored: StoredDeadLetter) -> UnshownText:
     return UnshownText(json.dumps(fields, separators=(",", ":")))
 
 
-def _read_dead_letter(id: str, number: int, text: bytes | None) -> StoredDeadLetter:
+def _read_dead_letter(id: str, number: int, text: str | None) -> StoredDeadLetter:
     """Read a stored dead letter. An entry that is not one is returned as a dead letter without message and seal."""
     try:
-        error, failed_at, message, webhook_id, seal = json.loads(text or b"")
+        error, failed_at, message, webhook_id, seal = json.loads(text or "")
         letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
     except (ValueError, TypeError):
         return StoredDeadLetter(DeadLetter(id, "its entry is not a dead letter", _NEVER, {}, number))
     return StoredDeadLetter(letter, str(webhook_id), str(seal))
 
 
-def _text(value: bytes | None) -> str:
-    return "" if value is None else value.decode("utf-8", "surrogatepass")
+def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
-def _int(value: bytes | None) -> int | None:
+def _with_prefix(fields: Mapping[str, T], prefix: str) -> Iterator[tuple[str, T]]:
+    return ((name.removeprefix(prefix), value) for name, value in fields.items() if name.startswith(prefix))
+
+
+def _int(value: str | None) -> int | None:
     return int(value) if value else None
 
 
-def _float(value: bytes | None) -> float | None:
+def _float(value: str | None) -> float | None:
     return float(value) if value else None
 
 

@@ -9,13 +9,14 @@ from typing import Literal
 
 import attrs
 
+from .._work.throughput import seconds_left
 from ..errors import CheckpointError, ReplayError
 from ..replay import DeadLetter
 
 PROTOCOL = 1
 """The version of the record. A worker claims only segments of jobs with its own version."""
 
-JobState = Literal["running", "paused", "finished", "failed", "cancelled"]
+JobState = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 StateChange = Literal["pause", "resume", "cancel", "fail"]
 Source = Literal["messages", "events"]
 
@@ -172,10 +173,25 @@ class RateSlots:
 
 
 @attrs.frozen(kw_only=True)
-class Status:
-    """The state and the counts of a job at one moment."""
+class JobProgress:
+    """The progress of a job at one moment.
 
-    spec: JobSpec
+    state: waiting (no worker looks at the job), running, paused, finished, failed or cancelled.
+    reason: why the job is paused, failed or cancelled. problem: the last problem that did not stop the job.
+    read: messages read from the lists. ``lag`` of them are not handled, failed or skipped yet.
+    handled, failed, skipped: as in ``Report``. ``dead`` is the number of dead letters that the job keeps now.
+    rate: messages a second, handled or failed, over the last ten seconds.
+    elapsed: seconds from the submission until now, or until the job ended.
+    remaining, eta: the remaining messages, and the seconds that they will take. None if the job was submitted without
+        a plan; ``eta`` is None while nothing finishes, too.
+    worker_names: the worker processes that looked at the job within the last lease, as host and process id.
+    segments: open segments. ``held`` of them are owned by a worker.
+    takeovers: how often a worker took over a segment whose owner had died or was stopped. ``interrupted`` messages were
+        under way then, at most: they may have been handled twice.
+    paused: remaining seconds of a pause that the target asked for.
+    cut: whether ``limit()`` ended the job before the end of its lists.
+    """
+
     state: JobState
     reason: str
     problem: str
@@ -184,14 +200,36 @@ class Status:
     failed: int
     skipped: Mapping[str, int]
     dead: int
-    open: int
+    rate: float
+    elapsed: float
+    remaining: int | None
+    worker_names: Sequence[str]
+    segments: int
     held: int
-    workers: int
     takeovers: int
     interrupted: int
-    elapsed: float
     paused: float
     cut: bool
+
+    @property
+    def ended(self) -> bool:
+        """Whether the state is finished, failed or cancelled."""
+        return self.state in ("finished", "failed", "cancelled")
+
+    @property
+    def lag(self) -> int:
+        """The messages that were read, and are not handled, failed or skipped yet."""
+        return max(0, self.read - self.handled - self.failed - sum(self.skipped.values()))
+
+    @property
+    def workers(self) -> int:
+        """The number of worker processes."""
+        return len(self.worker_names)
+
+    @property
+    def eta(self) -> float | None:
+        """The seconds that the remaining messages will take; None if that is unknown."""
+        return seconds_left(self.remaining, self.rate)
 
 
 def new_token() -> str:

@@ -9,7 +9,7 @@ import os
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..errors import (
     ServerError,
     TransportError,
 )
-from ._rate_limiter import SharedRateLimiter
+from ._rate_limiter import SegmentRate, SharedRateLimiter
 from ._record import Record
 from ._record_types import (
     PROTOCOL,
@@ -110,8 +110,6 @@ class Worker:
         """End the background tasks, and close the open job functions."""
         self.stop()
         await self._owner.aclose()
-        for active in self._active.values():
-            await active.limiter.aclose()
         await self._works.aclose()
 
     async def process_segment(self, key: str, segment: str) -> None:
@@ -150,8 +148,11 @@ class Worker:
         spec = await self._spec(key)
         if spec is None:
             return
-        work = await self._work(spec)
-        if work is None:
+        try:
+            work = await self._works.get(spec.name, self._functions[spec.name])
+        except Exception as exc:
+            logger.exception("the job function %r failed to start", spec.name)
+            await self._fail(spec, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
             return
         lease = Lease(self._lease)
         asked_at = clock()
@@ -202,7 +203,7 @@ class Worker:
             lease,
             claim,
             work,
-            limiter=active.limiter.for_segment(),
+            limiter=SegmentRate(active.limiter),
             notify=notify,
             on_heartbeat=lambda heartbeat: self._apply(active, heartbeat),
             on_pause=lambda seconds: self._pause(active, seconds),
@@ -249,26 +250,26 @@ class Worker:
             logger.error("the job %r could not be stopped: %s", spec.key, exc)
 
     async def _spec(self, key: str) -> JobSpec | None:
-        spec = self._specs.get(key)
-        if spec is None:
+        """Return the job of a key, if this worker has its job function."""
+        if key not in self._specs:
             spec = await self._record.spec(key)
-            if spec is not None:
-                self._specs[key] = spec
-        return spec
+            if spec is None:
+                return None
+            if spec.name not in self._functions:
+                known = sorted(self._functions)
+                self._log_once(key, f"this worker knows no job function {spec.name!r}; it has {known}")
+                return None
+            self._specs[key] = spec
+        return self._specs[key]
 
-    async def _work(self, spec: JobSpec) -> Work | None:
-        function = self._functions.get(spec.name)
-        if function is None:
-            self._log_once(
-                spec.key, f"this worker knows no job function {spec.name!r}; it has {sorted(self._functions)}"
-            )
-            return None
-        try:
-            return await self._works.get(spec.name, function)
-        except Exception as exc:
-            logger.exception("the job function %r failed to start", spec.name)
-            await self._fail(spec, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
-            return None
+    def _forget_all_but(self, keys: Sequence[str]) -> None:
+        """Forget the jobs that have ended, so that a worker does not grow with the number of jobs."""
+        for known in (self._specs, self._logged):
+            for key in known.keys() - set(keys):
+                del known[key]
+        for token, active in list(self._active.items()):
+            if not active.segments and active.spec.key not in keys:
+                del self._active[token]
 
     def _log_once(self, key: str, problem: str) -> None:
         if problem not in self._logged[key]:
@@ -288,8 +289,13 @@ class Worker:
             await asyncio.sleep(every * (0.75 + random.random() / 2))
 
     async def _heal(self) -> None:
-        for key in await self._record.keys(active=True):
-            for segment in await self._record.reclaim_expired(key, grace=max(1.0, self._lease / 2), idle=self._idle):
+        keys = await self._record.keys(active=True)
+        self._forget_all_but(keys)
+        for key in keys:
+            if await self._spec(key) is None:
+                continue
+            grace = max(1.0, self._lease / 2)
+            for segment in await self._record.reclaim_expired(key, self.name, grace=grace, idle=self._idle):
                 logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
                 if await self._notify(key, segment) is False:
                     return  # the broker is away: the other segments are found again

@@ -21,7 +21,8 @@ _LONGEST_PAUSE = 60.0
 class Limiter(Protocol):
     """Decides when the next message may begin. ``open``: whether it may begin without ``wait``."""
 
-    open: bool
+    @property
+    def open(self) -> bool: ...
 
     async def wait(self) -> bool:
         """Wait until a message may begin. Return False if the job stops."""

@@ -81,13 +81,13 @@ def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
     assert run("list").stdout == ""
     submit(run)
     (row,) = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
-    assert (row["key"], row["state"], row["handled"]) == ("november", "running", 0)
+    assert (row["key"], row["state"], row["handled"]) == ("november", "waiting", 0)
     paused = run("pause", "november", "--reason", "for the night")
     assert paused.exit_code == 0
     assert "november: paused" in paused.stderr
     shown = json.loads(run("show", "november", "--json", "key,state,reason").stdout)
     assert shown == {"key": "november", "state": "paused", "reason": "for the night"}
-    assert "november: running" in run("resume", "november").stderr
+    assert "november: waiting" in run("resume", "november").stderr
     assert "november: cancelled" in run("cancel", "november").stderr
     assert run("watch", "november", "--json").exit_code == 1
     assert run("forget", "november").exit_code == 0
@@ -122,11 +122,11 @@ def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: 
     names = ("BASIQ_FLEET", "TEST_REDIS")
     env = {name: os.environ[name] for name in names} | {"PYTHONPATH": str(tmp_path)}
     with Terminal("jobs", "watch", "november", columns=100, env=env) as terminal:
-        terminal.read_until("november: running · 0 handled")
+        terminal.read_until("november: waiting · 0 handled")
         run("pause", "november")
-        assert "running" not in terminal.read_until("november: paused")
+        assert "waiting" not in terminal.read_until("november: paused")
         run("resume", "november")
-        terminal.read_until("november: running")
+        terminal.read_until("november: waiting")
         with working(tmp_path):
             screen = terminal.end()
         assert terminal.process.returncode == 1

@@ -30,7 +30,7 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
     async def heal() -> None:
         while submitting:
             for key in await watching.keys(active=True):
-                await watching.reclaim_expired(key, grace=30.0)
+                await watching.reclaim_expired(key, "w", grace=30.0)
 
     specs = [make_spec(f"job-{number}", lease=0.001) for number in range(20)]
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
@@ -62,7 +62,7 @@ async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_m
     async def heal() -> None:
         while reviving:
             for key in keys:
-                await watching.reclaim_expired(key, grace=30.0)
+                await watching.reclaim_expired(key, "w", grace=30.0)
 
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
         record = Record(f"redis://127.0.0.1:{port}/0")
@@ -183,10 +183,10 @@ async def test_a_worker_at_work_notifications_rarely_at_what_waits_and_an_idle_o
 
     class Watching(Record):
         async def reclaim_expired(
-            self, key: str, *, grace: float, limit: int = 100, idle: bool = True
+            self, key: str, worker: str, *, grace: float, limit: int = 100, idle: bool = True
         ) -> Sequence[str]:
             asked.append(idle)
-            return await super().reclaim_expired(key, grace=grace, limit=limit, idle=idle)
+            return await super().reclaim_expired(key, worker, grace=grace, limit=limit, idle=idle)
 
     free = asyncio.Event()
 
@@ -233,11 +233,11 @@ async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: st
 
     class Watching(Record):
         async def reclaim_expired(
-            self, key: str, *, grace: float, limit: int = 100, idle: bool = True
+            self, key: str, worker: str, *, grace: float, limit: int = 100, idle: bool = True
         ) -> Sequence[str]:
             nonlocal asked
             asked += 1
-            return await super().reclaim_expired(key, grace=grace, limit=limit, idle=idle)
+            return await super().reclaim_expired(key, worker, grace=grace, limit=limit, idle=idle)
 
     async def notify(key: str, segment: str) -> bool:
         sent.append(segment)
@@ -245,7 +245,7 @@ async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: st
 
     record = Watching(redis_url)
     await record.create(make_spec("job", lists=tuple(ListSpec(f"w{number}") for number in range(20)), lease=0.001))
-    worker = Worker(record, {}, notify, lease=1.0)
+    worker = Worker(record, {"work": contextlib.nullcontext}, notify, lease=1.0)  # type: ignore[dict-item]
     await worker.start()
     async with asyncio.timeout(PATIENT):
         while asked < 2:

@@ -140,7 +140,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
     await fleet._record.aclose()
     fleet._record = record
     errors: list[BaseException] = []
-    for call in (record.status("job"), record.check(), fleet.get("job"), fleet.jobs()):
+    for call in (record.progress("job"), record.check(), fleet.get("job"), fleet.jobs()):
         with pytest.raises(CheckpointError) as caught:
             await call
         errors.append(caught.value)
@@ -164,7 +164,7 @@ async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
         record = Record(server.url.replace("//", "//user:S3CRET@"), patience=2.0)
         with pytest.raises(RecordUnavailableError, match=r"refused a command: .*password") as caught:
-            await record.status(uuid.uuid4().hex)
+            await record.progress(uuid.uuid4().hex)
         assert "S3CRET" not in str(caught.value)
         assert leaks(caught.value) == []
         await record.aclose()
@@ -180,7 +180,7 @@ async def test_pages_whose_cursors_no_longer_open_are_found_by_the_last_message_
     recorder = Recorder(pause_at_the_fourth_page)
     async with crew(redis_url, recorder, workers=1, segments=1, concurrency=1) as fleet:
         job = await fleet.submit()
-        while (progress := await job.progress()).state == "running" or progress.held:
+        while (progress := await job.progress()).state != "paused" or progress.held:
             await asyncio.sleep(0.01)
         assert 30 < progress.handled < 50
         async with Redis.from_url(redis_url) as redis:

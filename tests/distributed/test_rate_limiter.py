@@ -10,7 +10,10 @@ from typing import cast
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async.distributed._rate_limiter import SharedRateLimiter  # private: a store's clock that is set back
+from basiq_async.distributed._rate_limiter import (  # private: a store's clock that is set back
+    SegmentRate,
+    SharedRateLimiter,
+)
 from basiq_async.distributed._record import Record  # private: the limiter draws from it
 from basiq_async.distributed._record_types import RateSlots  # private: what it draws
 from basiq_async.errors import CheckpointError
@@ -75,14 +78,13 @@ def limiter_of(store: Store) -> SharedRateLimiter:
 async def test_slots_that_were_not_used_on_time_are_dropped() -> None:
     store = Store(100.0)
     limiter = limiter_of(store)
-    rate = limiter.for_segment()
+    rate = SegmentRate(limiter)
     assert await rate.wait()
     store.due = asyncio.get_running_loop().time() + store.ahead - 0.05  # drawn by a process that was stopped then
     store.rate_slots = _late(store)  # type: ignore[method-assign]
     before = store.drawn
     assert await rate.wait()
     assert store.drawn - before > 1
-    await limiter.aclose()
 
 
 def _late(store: Store):  # type: ignore[no-untyped-def]
@@ -98,19 +100,18 @@ def _late(store: Store):  # type: ignore[no-untyped-def]
 async def test_a_stores_clock_that_is_set_back_or_forward_stalls_nobody() -> None:
     store = Store(500.0)
     limiter = limiter_of(store)
-    rate = limiter.for_segment()
+    rate = SegmentRate(limiter)
     for jump in (0.0, -3_600.0, 7_200.0):
         store.ahead += jump
         store.due = float("-inf")
         async with asyncio.timeout(PATIENT):
             assert await rate.wait()
             assert await rate.wait()
-    await limiter.aclose()
 
 
 async def test_a_share_that_is_stopped_sends_its_own_away_and_no_others() -> None:
     limiter = limiter_of(Store(0.5))
-    one, two = limiter.for_segment(), limiter.for_segment()
+    one, two = SegmentRate(limiter), SegmentRate(limiter)
     assert await one.wait()
     waiting = [asyncio.ensure_future(rate.wait()) for rate in (one, two)]
     await asyncio.sleep(0)
@@ -121,7 +122,6 @@ async def test_a_share_that_is_stopped_sends_its_own_away_and_no_others() -> Non
     limiter.set_rate(None)
     waiting[1].cancel()
     await asyncio.wait(waiting)
-    await limiter.aclose()
 
 
 async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
@@ -129,38 +129,35 @@ async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
     store.error = CheckpointError("away")
     limiter = limiter_of(store)
     with pytest.raises(CheckpointError, match="away"):
-        await limiter.for_segment().wait()
+        await SegmentRate(limiter).wait()
     store.error = None
-    assert await limiter.for_segment().wait()
-    await limiter.aclose()
+    assert await SegmentRate(limiter).wait()
 
 
 async def test_without_a_rate_nobody_waits() -> None:
     limiter = SharedRateLimiter(cast(Record, Store(1.0)), "job")
-    assert await limiter.for_segment().wait()
-    await limiter.aclose()
+    assert await SegmentRate(limiter).wait()
 
 
 async def test_a_segment_that_is_under_way_waits_as_soon_as_its_job_has_a_rate() -> None:
     limiter = SharedRateLimiter(cast(Record, Store(0.001)), "job")
-    rate, stopped = limiter.for_segment(), limiter.for_segment()
+    rate, stopped = SegmentRate(limiter), SegmentRate(limiter)
     assert rate.open
     stopped.stop()
     limiter.set_rate(0.001)
     assert not rate.open
-    assert not limiter.for_segment().open
+    assert not SegmentRate(limiter).open
     limiter.set_rate(None)
     assert rate.open
     assert not stopped.open  # it is asked, and says that the job stops
     assert await stopped.wait() is False
-    await limiter.aclose()
 
 
 async def test_who_waits_for_a_slow_slot_continues_when_the_rate_is_raised_or_taken_away() -> None:
     for raised in (1_000.0, None):
         store = Store(0.001)
         limiter = limiter_of(store)
-        rate = limiter.for_segment()
+        rate = SegmentRate(limiter)
         assert await rate.wait()
         waiting = asyncio.ensure_future(rate.wait())
         await asyncio.sleep(0.02)
@@ -169,7 +166,6 @@ async def test_who_waits_for_a_slow_slot_continues_when_the_rate_is_raised_or_ta
         limiter.set_rate(raised)
         async with asyncio.timeout(PATIENT):
             assert await waiting
-        await limiter.aclose()
 
 
 @pytest.mark.parametrize("raised", [5_000.0, None])

@@ -32,7 +32,7 @@ async def test_a_new_job_is_running_and_has_the_first_segment_of_each_list(pair:
     assert found is not None
     assert sorted(found) == ["0.0", "1.0"]
     status = await pair.status(spec.key)
-    assert (status.state, status.open, status.handled, status.dead) == ("running", 2, 0, 0)
+    assert (status.state, status.segments, status.handled, status.dead) == ("waiting", 2, 0, 0)
     claim = await pair.claimed(spec.key, "1.0")
     assert (claim.cursor, claim.position, claim.count, claim.done, claim.job_token) == (None, 0, None, [], spec.token)
 
@@ -46,7 +46,7 @@ async def test_all_callers_find_a_submitted_job(pair: Pair) -> None:
     assert spec.key in await pair.two.keys(active=True)
     unknown = uuid.uuid4().hex
     assert await pair.two.spec(unknown) is None
-    assert await pair.two.status(unknown) is None
+    assert await pair.two.progress(unknown) is None
     assert (await pair.refusal(unknown)).reason == "gone"
 
 
@@ -57,7 +57,7 @@ async def test_a_job_is_active_until_it_ends_even_if_others_look_while_it_is_cre
     async def look() -> None:
         while looking:
             for spec in specs:
-                await pair.two.reclaim_expired(spec.key, grace=1.0)
+                await pair.two.reclaim_expired(spec.key, "w", grace=1.0)
 
     looker = asyncio.create_task(look())
     try:
@@ -126,22 +126,65 @@ async def test_a_segment_finishes_after_its_page_was_recorded_and_a_job_with_its
     await pair.one.record_page(key, "0.1", token, make_page([], None), lease=30.0, limit=None)
     await pair.one.finish(key, "0.1", token)
     status = await pair.status(key)
-    assert (status.state, status.handled, status.open) == ("finished", 1, 0)
+    assert (status.state, status.handled, status.segments) == ("finished", 1, 0)
+
+
+async def test_a_job_waits_until_a_worker_looks_at_it_and_names_its_workers(pair: Pair) -> None:
+    key = await pair.job()
+    progress = await pair.status(key)
+    assert (progress.state, progress.workers, list(progress.worker_names)) == ("waiting", 0, [])
+    await pair.one.reclaim_expired(key, "host:1", grace=1.0)
+    await pair.one.heartbeat(key, "host:2", {}, lease=30.0)
+    progress = await pair.status(key)
+    assert (progress.state, progress.workers, sorted(progress.worker_names)) == ("running", 2, ["host:1", "host:2"])
+
+
+async def test_a_rate_is_that_of_the_last_ten_seconds_and_zero_while_nothing_finishes(
+    pair: Pair, redis_url: str
+) -> None:
+    key = await pair.job(total=100)
+    token = await pair.claim(key)
+    assert ((await pair.status(key)).rate, (await pair.status(key)).eta) == (0.0, None)
+    await pair.save(key, token, counts={"handled": 30, "failed": 10, "skipped:x": 5}, ids=["a"])
+    async with Redis.from_url(redis_url) as redis:
+
+        async def pass_seconds(seconds: int) -> None:
+            """Set back all that the job knows of times."""
+            base = f"basiq:{{{key}}}"
+            await redis.hincrby(base, "began", -1_000 * seconds)
+            found = await redis.hgetall(base)
+            samples = {name: value.split() for name, value in found.items() if name.startswith(b"at:")}
+            await redis.hdel(base, *samples)
+            for at, count in ((int(at) - 1_000 * seconds, int(count)) for at, count in samples.values()):
+                await redis.hset(base, f"at:{at // 1_000 % 12}", f"{at} {count}")
+
+        await pass_seconds(5)
+        assert 7.5 < (await pair.status(key)).rate <= 8.0
+        await pair.save(key, token, counts={"handled": 50, "failed": 10}, before=1, ids=["b"])
+        progress = await pair.status(key)
+        assert 11.0 < progress.rate <= 12.0
+        assert progress.remaining == 40
+        assert progress.eta == progress.remaining / progress.rate
+        await pass_seconds(7)
+        assert (await pair.status(key)).rate == 2.0
+        await pass_seconds(4)
+        progress = await pair.status(key)
+        assert (progress.rate, progress.remaining, progress.eta) == (0.0, 40, None)
 
 
 @pytest.mark.real_time("a lease ends by the clock of Redis")
 async def test_a_free_segment_is_returned_to_one_caller_at_a_time_until_it_is_claimed(pair: Pair) -> None:
     key = await pair.job(lease=SHORT)
-    assert not await pair.one.reclaim_expired(key, grace=1.0)
+    assert not await pair.one.reclaim_expired(key, "w", grace=1.0)
     await asyncio.sleep(SHORT + 0.05)
-    told = await asyncio.gather(*(record.reclaim_expired(key, grace=SHORT) for record in pair.all))
+    told = await asyncio.gather(*(record.reclaim_expired(key, "w", grace=SHORT) for record in pair.all))
     assert sorted(map(list, told)) == [[], [], [], ["0.0"]]
     await asyncio.sleep(SHORT + 0.05)
-    assert list(await pair.two.reclaim_expired(key, grace=1.0)) == ["0.0"]
+    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0)) == ["0.0"]
     await asyncio.sleep(0.05)
     await pair.claim(key, lease=SHORT)
     await asyncio.sleep(SHORT + 0.05)
-    assert list(await pair.two.reclaim_expired(key, grace=1.0)) == ["0.0"]
+    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0)) == ["0.0"]
 
 
 async def test_a_busy_caller_gets_an_unclaimed_segment_ever_more_rarely_and_an_idle_one_always(pair: Pair) -> None:
@@ -149,14 +192,14 @@ async def test_a_busy_caller_gets_an_unclaimed_segment_ever_more_rarely_and_an_i
     told = 0
     for _ in range(100):
         await asyncio.sleep(0.002)
-        told += len(await pair.one.reclaim_expired(key, grace=0.001, idle=False))
+        told += len(await pair.one.reclaim_expired(key, "w", grace=0.001, idle=False))
     assert 3 <= told <= 8
     await asyncio.sleep(0.002)
-    assert list(await pair.two.reclaim_expired(key, grace=0.001)) == ["0.0"]
+    assert list(await pair.two.reclaim_expired(key, "w", grace=0.001)) == ["0.0"]
     token = await pair.claim(key)
     await pair.one.release(key, "0.0", token)
     await asyncio.sleep(0.002)
-    assert list(await pair.two.reclaim_expired(key, grace=0.001, idle=False)) == ["0.0"]
+    assert list(await pair.two.reclaim_expired(key, "w", grace=0.001, idle=False)) == ["0.0"]
 
 
 async def test_a_job_with_9000_lists_can_be_paused_and_resumed(pair: Pair) -> None:
@@ -268,7 +311,7 @@ async def test_a_job_that_has_ended_can_be_forgotten_and_submitted_again(pair: P
         await pair.one.forget(spec.key)
     await pair.one.set_state(spec.key, "cancel")
     await pair.one.forget(spec.key)
-    assert await pair.two.status(spec.key) is None
+    assert await pair.two.progress(spec.key) is None
     assert spec.key not in await pair.two.keys()
     assert await pair.two.create(spec) is not None
 
@@ -313,7 +356,7 @@ async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer
 async def test_a_server_that_is_away_for_too_long_is_a_checkpoint_error() -> None:
     record = Record(f"redis://:secret@127.0.0.1:{free_port()}/0", patience=0.2)
     with pytest.raises(CheckpointError, match=r"did not respond for 0\.2 s") as caught:
-        await record.status(uuid.uuid4().hex)
+        await record.progress(uuid.uuid4().hex)
     assert "secret" not in str(caught.value) + repr(record)
     await record.aclose()
 

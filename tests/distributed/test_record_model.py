@@ -79,6 +79,7 @@ class _Walk:
 
     async def run(self) -> None:
         await self._record.create(self._spec)
+        await self._record.reclaim_expired(self._key, "w", grace=30.0)  # a worker is there, so the job is not waiting
         steps = [self._claim, self._claim, self._record_page, self._save, self._save, self._save, self._finish]
         steps += [self._release, self._die, self._write_late, self._set_state, self._revive, self._drop, self._wake]
         steps += [self._revive, self._save, self._record_page]
@@ -120,10 +121,10 @@ class _Walk:
         await step()
 
     async def _compare(self) -> None:
-        status = await self._record.status(self._key)
+        status = await self._record.progress(self._key)
         if status is None:
             raise AssertionError("the job is gone")
-        found = (status.state, status.open, status.handled, status.failed, status.read, status.dead)
+        found = (status.state, status.segments, status.handled, status.failed, status.read, status.dead)
         known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._dead_letters))
         assert found == known, f"state, open segments, handled, failed, read and dead letters were {found}, not {known}"
         held = sum(segment.alive for segment in self._open.values())
@@ -332,7 +333,7 @@ class _Walk:
             del self._dead_letters[each]
 
     async def _wake(self) -> None:
-        for name in await self._record.reclaim_expired(self._key, grace=0.001):
+        for name in await self._record.reclaim_expired(self._key, "w", grace=0.001):
             assert self._state == "running", "reclaim_expired() returned segments of a job that is not running"
             assert name in self._open, f"reclaim_expired() returned {name}, which is finished"
             assert not self._open[name].alive, f"reclaim_expired() returned {name}, which has an owner"

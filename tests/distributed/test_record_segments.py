@@ -86,7 +86,7 @@ async def test_all_writes_of_a_former_owner_are_refused_and_change_nothing(pair:
             continue
         raise AssertionError(f"{name}() by a former owner raised nothing")
     status = await pair.status(key)
-    assert (status.handled, status.read, status.dead, status.open, status.held) == (0, 0, 0, 1, 1)
+    assert (status.handled, status.read, status.dead, status.segments, status.held) == (0, 0, 0, 1, 1)
 
 
 async def test_the_next_owner_gets_what_former_ones_recorded(pair: Pair) -> None:
@@ -215,7 +215,7 @@ async def test_dead_letters_that_a_segment_is_to_retry_already_stay_with_it(pair
     assert found[0] is not None
     assert found[0].dead_letters == 2
     status = await pair.status(key)
-    assert status.open == 1
+    assert status.segments == 1
     again = new_token()
     last = await pair.one.revive(key, again)
     assert last is not None

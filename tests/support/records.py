@@ -11,12 +11,12 @@ import attrs
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     ClaimRefusal,
+    JobProgress,
     JobSpec,
     ListSpec,
     PageMark,
     Saving,
     SegmentClaim,
-    Status,
     StoredDeadLetter,
     new_token,
 )
@@ -72,8 +72,8 @@ class Pair:
         saving = Saving(**{"counts": {}, "before": 0, **what})
         return await self.one.save(key, segment, token, saving, lease=30.0)
 
-    async def status(self, key: str) -> Status:
-        status = await self.two.status(key)
+    async def status(self, key: str) -> JobProgress:
+        status = await self.two.progress(key)
         assert status is not None, "there is no such job"
         return status
 

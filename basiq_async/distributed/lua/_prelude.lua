@@ -76,6 +76,11 @@ local function add_segment(list_name, index, cursor, position, at)
   return id
 end
 
+local function note_worker(worker)
+  redis.call('ZADD', workers, whole(now), worker)
+  redis.call('ZREMRANGEBYSCORE', workers, '-inf', whole(now - 60000))
+end
+
 local function pause_left()
   return math.max(0, tonumber(job('paused_until') or 0) - now)
 end

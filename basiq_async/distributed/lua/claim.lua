@@ -41,6 +41,6 @@ if owner ~= token then -- a repeated request finds its own claim
 end
 redis.call('HDEL', s, 'told')
 renew(id, lease)
-redis.call('ZADD', workers, whole(now), worker)
+note_worker(worker)
 local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'waits', 'after')
 return { 'ok', found, { job('token'), job('rate') or '', pause_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

@@ -13,6 +13,5 @@ end
 if not job('state') or is_another() then
   return { 'gone', '', 0, lost }
 end
-redis.call('ZADD', workers, whole(now), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', workers, '-inf', whole(now - 60000))
+note_worker(ARGV[1])
 return { job('state'), job('rate') or '', pause_left(), lost }

@@ -1,10 +1,11 @@
 -- Invariant: a segment whose lease ran out, or whose notification was lost, is returned to one caller at a time until it
 -- is claimed. A caller that is not idle gets it ever more rarely, so that notifications do not pile up in a queue.
--- ARGV: the most segments, milliseconds until a segment may be returned again, 1 if the caller is idle.
+-- ARGV: the most segments, milliseconds until a segment may be returned again, 1 if the caller is idle, the worker.
 local state = job('state')
 if state ~= 'running' then
   return { state or 'gone' }
 end
+note_worker(ARGV[4])
 local told = { state }
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, ARGV[1])) do
   redis.call('ZADD', due, whole(now + tonumber(ARGV[2])), id)

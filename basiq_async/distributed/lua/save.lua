@@ -47,13 +47,20 @@ if to >= from then
   in_parts('ZREM', numbers, from, to)
 end
 renew(id, lease)
-if tonumber(redis.call('HGET', s, 'o:handled') or 0) > handled then
-  redis.call('HSET', base, 'row', 0)
-else
-  local more = tonumber(redis.call('HGET', s, 'o:failed') or 0) - failed
-  if more > 0 and redis.call('HINCRBY', base, 'row', more) >= most and most > 0 and job('state') == 'running' then
-    fail(job('row') .. ' messages in a row failed; remove the cause, then resume the job and retry the dead letters')
+local more_handled = tonumber(redis.call('HGET', s, 'o:handled') or 0) - handled
+local more = tonumber(redis.call('HGET', s, 'o:failed') or 0) - failed
+if more_handled + more > 0 then
+  -- For the rate: how many were finished before the first save of each of the last twelve seconds.
+  local total = redis.call('HINCRBY', base, 'finished', more_handled + more)
+  local slot = 'at:' .. clock[1] % 12
+  if string.sub(job(slot) or '', 1, #clock[1]) ~= clock[1] then
+    redis.call('HSET', base, slot, whole(now) .. ' ' .. whole(total - more_handled - more))
   end
+end
+if more_handled > 0 then
+  redis.call('HSET', base, 'row', 0)
+elseif more > 0 and redis.call('HINCRBY', base, 'row', more) >= most and most > 0 and job('state') == 'running' then
+  fail(job('row') .. ' messages in a row failed; remove the cause, then resume the job and retry the dead letters')
 end
 if added and job('state') == 'running' then
   local there = redis.call('HLEN', dead_letters)

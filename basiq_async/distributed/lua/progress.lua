@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Invariant: the counts include finished and open segments, as of one moment.
+-- Invariant: the counts include finished and open segments, as of one moment. Returns the job's fields, the counts of
+-- open segments, five numbers, and the workers that looked at the job within its lease.
 local found = redis.call('HGETALL', base)
 if #found == 0 then
   return {}
@@ -17,5 +18,6 @@ for _, id in ipairs(open) do
     end
   end
 end
-local alive = redis.call('ZCOUNT', workers, whole(now - math.min(60000, math.max(2000, tonumber(job('lease'))))), '+inf')
-return { found, counts, { whole(now), #open, held, redis.call('HLEN', dead_letters), alive, pause_left() } }
+local since = whole(now - math.min(60000, math.max(2000, tonumber(job('lease')))))
+local alive = redis.call('ZRANGEBYSCORE', workers, since, '+inf', 'LIMIT', 0, 1000)
+return { found, counts, { whole(now), #open, held, redis.call('HLEN', dead_letters), pause_left() }, alive }
