@@ -192,7 +192,7 @@ class Arrangement(Parts):
     def reset(self) -> None:
         """Forget everything except the API keys, the routes and the time."""
         self.reset_log()
-        self._deliveries.forget()
+        self._deliveries.agenda.forget()
         self._tokens.forget()
         self._store.clear()
         self._changes.note()

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
-from operator import attrgetter
 
 import attrs
 
+from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
+from ._agenda import Agenda, Cause, PlannedAttempt
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, Outages
 from ._recent import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
 from ._store import Application, Store
+from ._timeline import Timeline
 from .catalog import SCHEDULE
 
 logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0
-
-# The number of the attempt that the current code runs in. That code may only wait for attempts that began later:
-# two attempts that wait for each other would never end.
-_innermost: ContextVar[int] = ContextVar("innermost attempt", default=0)
 
 
 @attrs.frozen
@@ -52,25 +48,6 @@ class DeliveredAttempt:
     response: str
     ok: bool
     duration: float
-
-
-@attrs.define(order=True)
-class PlannedAttempt:
-    """An attempt that is due later, or is under way.
-
-    begun: the attempt's number in the order of beginning; 0 before it begins.
-    once: whether no further attempt follows if this one fails.
-    """
-
-    due: datetime
-    serial: int
-    app: Application = attrs.field(order=False)
-    webhook: Webhook = attrs.field(order=False)
-    message: Message = attrs.field(order=False)
-    number: int = attrs.field(order=False)
-    once: bool = attrs.field(order=False, default=False)
-    begun: int = attrs.field(order=False, default=0)
-    finished: bool = attrs.field(order=False, default=False)
 
 
 @attrs.define(eq=False)
@@ -118,34 +95,18 @@ class Deliveries:
     An attempt that was taken is always finished or given back, even after an error or a cancellation.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        violations: Violations,
-        changes: Changes,
-        *,
-        timeout: float,
-        sign_at: Callable[[], float],
-    ) -> None:
+    def __init__(self, store: Store, violations: Violations, changes: Changes, *, timeout: float) -> None:
         self._store = store
         self._violations = violations
         self._changes = changes
         self._timeout = timeout
-        self._sign_at = sign_at
-        self._due: list[PlannedAttempt] = []
-        self._serial = 0
-        self._begun = 0
-        self._forgotten = 0
-        self._under_way: dict[int, PlannedAttempt] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._advancing = 0
+        self.agenda = Agenda(store.clock)
+        self.timeline = Timeline(store.clock, self.agenda, self.attempt, self.wake)
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
         self._outlets: list[Outlet] = []
         self.routes: dict[str, Endpoint] = {}
         self.outages = Outages()
         self.attempts: Recent[DeliveredAttempt] = Recent(lambda item: size_of(item.headers, item.body, item.response))
-
-    # --- planned attempts ---
 
     def emit(
         self,
@@ -161,56 +122,39 @@ class Deliveries:
     ) -> Emission:
         """Record an event, and a message for each active webhook that is subscribed to it."""
         now = self._store.clock()
+        chosen = [
+            webhook
+            for webhook in (app.webhooks.values() if webhooks is None else webhooks)
+            if even_unsubscribed or type_id in webhook.events
+        ]
+        active = [webhook for webhook in chosen if webhook.status(now) == "active"]
+        current = self.agenda.current()
+        cause = Cause() if current is None else current.cause
+        if current is not None:
+            cause.count(len(active))
         event: Event = self._store.record_event(app, type_id, user_id, entity_id, data)
         attempts: list[PlannedAttempt] = []
-        not_sent: list[str] = []
-        for webhook in app.webhooks.values() if webhooks is None else webhooks:
-            wanted = even_unsubscribed or type_id in webhook.events
-            if not wanted:
-                continue
-            if webhook.status(now) == "active":
-                message = self._store.record_message(app, webhook, event, text)
-                attempts.append(self.schedule(app, webhook, message, 1, now))
-            else:
-                not_sent.append(_describe_inactive(webhook, now))
-        self._changes.note()
-        if attempts:
-            self.wake()
-        message_ids = tuple(planned.message.id for planned in attempts)
-        return Emission(event.id, message_ids, lambda: self._complete(attempts).__await__(), tuple(not_sent))
+        for webhook in active:
+            message = self._store.record_message(app, webhook, event, text)
+            attempts.append(PlannedAttempt(now, app, webhook, message, 1, False, cause))
+        return self._plan(
+            event, attempts, tuple(_describe_inactive(each, now) for each in chosen if each not in active)
+        )
 
     def redeliver(self, app: Application, webhook: Webhook, message: Message) -> Emission:
         """Plan one more attempt to deliver a message, due now, whatever the results of the earlier attempts."""
         app.messages[webhook.id].keep(message)
         number = len(message.attempts) + 1
-        planned = self.schedule(app, webhook, message, number, self._store.clock(), once=True)
+        planned = PlannedAttempt(self._store.clock(), app, webhook, message, number, True, Cause())
+        return self._plan(message.event, [planned])
+
+    def _plan(self, event: Event, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
+        for planned in attempts:
+            self.agenda.plan(planned)
+        self._changes.note()
         self.wake()
-        return Emission(message.event.id, (message.id,), lambda: self._complete([planned]).__await__())
-
-    def schedule(
-        self, app: Application, webhook: Webhook, message: Message, number: int, due: datetime, *, once: bool = False
-    ) -> PlannedAttempt:
-        self._serial += 1
-        planned = PlannedAttempt(due, self._serial, app, webhook, message, number, once)
-        heapq.heappush(self._due, planned)
-        return planned
-
-    def planned(self) -> Iterator[PlannedAttempt]:
-        """Return the attempts that are due later or under way, in the order of their due times."""
-        return iter(sorted([*self._due, *self._under_way.values()], key=_order))
-
-    def next_due(self) -> datetime | None:
-        """Return the time of the next attempt; None if none is planned."""
-        return self._due[0].due if self._due else None
-
-    def pending(self) -> int:
-        """Return the number of attempts that are due later or under way."""
-        return len(self._due) + len(self._under_way)
-
-    def forget(self) -> None:
-        """Drop all planned attempts, and ignore the results of attempts that are under way."""
-        self._due.clear()
-        self._forgotten = self._begun
+        message_ids = tuple(planned.message.id for planned in attempts)
+        return Emission(event.id, message_ids, lambda: self.timeline.complete(attempts).__await__(), not_sent)
 
     # --- outlets ---
 
@@ -233,93 +177,26 @@ class Deliveries:
         for outlet in self._outlets:
             outlet.wake()
 
-    @contextmanager
-    def advancing(self) -> Iterator[None]:
-        """Hold the servers back while ``advance`` moves the clock: it makes the deliveries itself, in order."""
-        self._advancing += 1
-        try:
-            yield
-        finally:
-            self._advancing -= 1
-            if not self._advancing:
-                self.wake()
-
-    @property
-    def is_advancing(self) -> bool:
-        return self._advancing > 0
-
     def is_due(self) -> bool:
         """Return whether an attempt is due that a server has to make now."""
-        return not self._advancing and bool(self._due) and self._due[0].due <= self._store.clock()
-
-    def take_due(self) -> PlannedAttempt | None:
-        """Take the next attempt that is due; None if none is. Pass it to ``attempt``, or at least to ``end``."""
-        if not self._due or self._due[0].due > self._store.clock():
-            return None
-        planned = heapq.heappop(self._due)
-        self._begun += 1
-        planned.begun = self._begun
-        self._under_way[planned.begun] = planned
-        return planned
-
-    def end(self, planned: PlannedAttempt) -> None:
-        """Give an attempt back unless it is finished. May be called twice."""
-        if self._under_way.pop(planned.begun, None) is None:
-            return
-        if not planned.finished and planned.begun > self._forgotten:
-            heapq.heappush(self._due, planned)
-            self.wake()
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
-
-    async def settle(self) -> None:
-        """Make every attempt that is due now, and wait for attempts that other tasks are making.
-
-        Within an attempt, it waits only for attempts that began later than that one.
-        """
-        mine = _innermost.get()
-        while True:
-            if (planned := self.take_due()) is not None:
-                await self.attempt(planned)
-            elif any(begun > mine for begun in self._under_way):
-                await self._wait()
-            else:
-                return
-
-    async def _complete(self, attempts: Sequence[PlannedAttempt]) -> None:
-        """Make due attempts until all of these are finished. Wait for those that other tasks are making."""
-        while not all(planned.finished for planned in attempts):
-            if (planned := self.take_due()) is not None:
-                await self.attempt(planned)
-            elif any(planned.begun in self._under_way for planned in attempts):
-                await self._wait()
-            else:
-                return  # dropped by a reset, or due again on a clock that went back
-
-    async def _wait(self) -> None:
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            await waiting
-        finally:
-            self._waiting.discard(waiting)
+        return not self.timeline.is_moving and self.agenda.is_due()
 
     # --- one attempt ---
 
     async def attempt(self, planned: PlannedAttempt, outlet: Outlet | None = None) -> None:
-        """Make one attempt. If it fails, plan the next one."""
-        outer = _innermost.set(planned.begun)
+        """Make one attempt, in a task of its own. If it fails, plan the next one."""
+        self.agenda.enter(planned)
+        begun = planned.begun
         try:
             if planned.app.webhooks.get(planned.webhook.id) is planned.webhook and (
                 planned.once or not planned.webhook.disabled
             ):
                 await self._deliver(planned, outlet or self.outlet)
             else:
-                planned.finished = True
+                planned.state = "over"
         finally:
-            _innermost.reset(outer)
-            self.end(planned)
+            self.agenda.end(begun)
+            self.wake()
             self._changes.note()
 
     async def _deliver(self, planned: PlannedAttempt, outlet: Outlet) -> None:
@@ -329,22 +206,38 @@ class Deliveries:
         headers = {
             "content-type": "application/json",
             "user-agent": "Basiq-Webhooks (fake)",
-            **signed_headers(webhook.key, message.id, int(self._sign_at()), body),
+            # The machine's time, even if the fake's clock was moved: endpoints compare it with their own clock.
+            **signed_headers(webhook.key, message.id, int(time.time()), body),
         }
         wrong: ConfigurationError | None = None
         try:
             status, text = await self._call(webhook.url, headers, body, outlet)
         except ConfigurationError as error:  # the route leads to no valid receiver
             status, text, wrong = 500, str(error), error
-        if planned.begun <= self._forgotten:
-            return
+        if planned.state == "over":
+            return  # dropped meanwhile
         if outlet.closed and status is None:
             return  # the outlet closed its connections: the attempt is made again through the next one
+        planned.state = "over"
+        self._record(planned, headers, body, started, status, text)
+        if wrong is not None:
+            raise wrong
+
+    def _record(
+        self,
+        planned: PlannedAttempt,
+        headers: dict[str, str],
+        body: bytes,
+        started: datetime,
+        status: int | None,
+        text: str,
+    ) -> None:
+        """Record an attempt and its violations. If it failed, plan the next one, or disable the webhook."""
+        webhook, message, event = planned.webhook, planned.message, planned.message.event
         duration = (self._store.clock() - started).total_seconds()
         ok = status is not None and 200 <= status <= 299
         attempt = Attempt(self._store.ids.opaque(5), webhook.url, text, status, started, ok, duration)
         message.attempts = (*message.attempts, attempt)
-        event = message.event
         self.attempts.append(
             DeliveredAttempt(
                 webhook.id,
@@ -362,66 +255,47 @@ class Deliveries:
                 duration,
             )
         )
-        planned.finished = True
         if duration > ACKNOWLEDGE_WITHIN:
             self._violations.add(
                 "slow-acknowledgement",
                 f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: respond first, work after",
             )
-        if not ok and not planned.once:
-            self._plan_next(planned, started)
-        if wrong is not None:
-            raise wrong
-
-    def _plan_next(self, planned: PlannedAttempt, started: datetime) -> None:
+        if ok or planned.once:
+            return
         if planned.number < len(SCHEDULE):
-            self.schedule(
-                planned.app, planned.webhook, planned.message, planned.number + 1, started + SCHEDULE[planned.number]
+            due = started + SCHEDULE[planned.number]
+            self.agenda.plan(
+                PlannedAttempt(due, planned.app, webhook, message, planned.number + 1, False, planned.cause)
             )
-            self.wake()
         else:
-            planned.webhook.disabled = True
+            webhook.disabled = True
 
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:
         fault = self.outages.take(url)
         if fault is not None and fault.drop != "response":
             return _failure(fault)
         endpoint = self.routes.get(url, outlet.endpoint)
-        cancellations = _cancellations()
+        limit = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with limit:
                 response: EndpointResponse = await endpoint(url, headers, body)
-        except TimeoutError:
-            self._violations.add(
-                "slow-acknowledgement", f"{url} did not acknowledge a delivery within {self._timeout:g} s"
-            )
-            return None, f"no response within {self._timeout:g} s"
         except NoResponse as error:
             return None, str(error)
         except ConfigurationError:
             raise
         except asyncio.CancelledError:
-            if _cancellations() > cancellations:
+            if cancelling():
                 raise  # this attempt was cancelled, not a task that the endpoint waited for
             return None, "the endpoint was cancelled before it responded"
         except Exception as error:
+            if limit.expired():
+                said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
+                self._violations.add("slow-acknowledgement", said)
+                return None, f"no response within {self._timeout:g} s"
             # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
             logger.exception("the endpoint %s raised", url)
             return 500, f"Internal Server Error: {type(error).__name__}"
         return (response.status, response.text) if fault is None else (None, "the response was lost")
-
-    def recent(self) -> Sequence[DeliveredAttempt]:
-        """Return the latest attempts, oldest first."""
-        return tuple(self.attempts)
-
-
-def _cancellations() -> int:
-    """Return the number of pending cancellations of the current task."""
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
-_order = attrgetter("due", "serial")
 
 
 def _failure(fault: DeliveryFault) -> tuple[int | None, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from ._arrange import Arrangement
-from ._clock import LATEST, Clock, ManualClock, MovableClock, VirtualWaits
+from ._clock import LATEST, Clock, ManualClock, MovableClock
 from ._deliveries import Deliveries, Emission
 from ._faults import Faults
 from ._inspect import DEFAULT_API_KEY, Inspection
@@ -24,6 +23,7 @@ from ._responses import Quirks, Refusal, Renderer, error_response
 from ._seeded import IdFactory
 from ._states import States
 from ._store import Store, make_applications
+from ._timeline import Timeline
 from ._tokens import Tokens
 from .catalog import EVENT_TYPES
 
@@ -57,14 +57,8 @@ class FakeBasiq(Arrangement, Inspection, States):
         random, so a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it.
     event_types: more event types, each with its description, in addition to today's fifteen. Use them to test how your
         service handles an unknown type.
-    exclusive_events: refuse a second webhook for an event type with ``event-already-subscribed``. Basiq's reference
-        lists that error but does not say when it occurs, so by default it does not occur.
-    processes: the number of processes that share an API key. Each may have its own token before the violation
-        ``token-per-request`` is recorded.
     latency: the duration of each response, in seconds.
     delivery_timeout: the seconds in which an endpoint must respond.
-    sign_at: a function that returns the timestamp for signatures, in seconds since 1970. By default that is the
-        machine's time, even if the fake's clock was moved, because endpoints compare it with their own clock.
     """
 
     DEFAULT_API_KEY = DEFAULT_API_KEY
@@ -80,16 +74,13 @@ class FakeBasiq(Arrangement, Inspection, States):
         quirks: Quirks | None = None,
         seed: int | str | None = None,
         event_types: Mapping[str, str] | None = None,
-        exclusive_events: bool = False,
-        processes: int = 1,
         latency: float = 0.0,
         delivery_timeout: float = 30.0,
-        sign_at: Callable[[], float] = time.time,
     ) -> None:
         if not 1 <= page_size <= 500:
             raise ConfigurationError(f"page_size must be from 1 to 500, not {page_size!r}")
-        if processes < 1:
-            raise ConfigurationError(f"processes must be 1 or more, not {processes!r}")
+        if not 0 < delivery_timeout < math.inf:
+            raise ConfigurationError(f"delivery_timeout must be a number of seconds above 0, not {delivery_timeout!r}")
         if not 0 <= latency < math.inf:
             raise ConfigurationError(f"latency must be a number of seconds from 0, not {latency!r}")
         seconds = cool_off.total_seconds() if isinstance(cool_off, timedelta) else cool_off
@@ -109,11 +100,8 @@ class FakeBasiq(Arrangement, Inspection, States):
             "cool_off": cool_off,
             "quirks": quirks,
             "event_types": event_types,
-            "exclusive_events": exclusive_events,
-            "processes": processes,
             "latency": latency,
             "delivery_timeout": delivery_timeout,
-            "sign_at": sign_at,
         }
         self.clock: Clock = ManualClock() if clock is None else clock
         self._store = Store(
@@ -123,24 +111,20 @@ class FakeBasiq(Arrangement, Inspection, States):
             quirks or Quirks(),
             page_size,
             timedelta(seconds=seconds),
-            exclusive_events,
             {**EVENT_TYPES, **(event_types or {})},
             make_applications(keys),
-            processes,
         )
         self._changes = Changes()
         self._violations = Violations(self.clock)
         self._tokens = Tokens(self._store, self._violations)
-        self._deliveries = Deliveries(
-            self._store, self._violations, self._changes, timeout=delivery_timeout, sign_at=sign_at
-        )
+        self._deliveries = Deliveries(self._store, self._violations, self._changes, timeout=delivery_timeout)
+        self._timeline = self._deliveries.timeline
         self._faults = Faults()
         self._requests: Recent[RequestRecord] = Recent(
             lambda record: size_of(record.request.headers, record.request.body, record.request.url)
         )
         self._received = 0
         self._latency = latency
-        self._waits = VirtualWaits(self.clock, self._advance_to)
 
     def __repr__(self) -> str:
         return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._store.each())} webhooks>"
@@ -233,9 +217,9 @@ class FakeBasiq(Arrangement, Inspection, States):
     # --- time and deliveries ---
 
     @property
-    def waits(self) -> VirtualWaits | None:
+    def waits(self) -> Timeline | None:
         """The clock with which a client in this process waits; None if the fake's clock moves by itself."""
-        return self._waits if isinstance(self.clock, ManualClock) else None
+        return self._timeline if isinstance(self.clock, ManualClock) else None
 
     async def advance(
         self,
@@ -262,26 +246,19 @@ class FakeBasiq(Arrangement, Inspection, States):
 
     async def advance_to_next(self) -> bool:
         """Move the clock to the next planned attempt, and make it. Return False if no attempt is planned."""
-        due = self._deliveries.next_due()
+        due = self.next_due
         if due is None:
             return False
         await self._advance_to(max(due, self.clock()))
         return True
 
     async def _advance_to(self, until: datetime) -> None:
-        clock = self.clock
-        if not isinstance(clock, MovableClock):
-            raise ConfigurationError(f"only a clock with move_to can be advanced, not {clock!r}")
+        if not isinstance(self.clock, MovableClock):
+            raise ConfigurationError(f"only a clock with move_to can be advanced, not {self.clock!r}")
         try:
-            with self._deliveries.advancing():
-                await self._deliveries.settle()
-                while (due := self._deliveries.next_due()) is not None and due <= until:
-                    clock.move_to(due)
-                    await self._deliveries.settle()
-                clock.move_to(until)
+            await self._timeline.move_to(until)
         finally:
             self._changes.note()
-            self._waits.notify()
 
     def emit(
         self,
@@ -312,7 +289,7 @@ class FakeBasiq(Arrangement, Inspection, States):
         In the handler of a delivery, this waits only for attempts that began later. In a handler that is called over a
         real socket, it would wait for itself: await the result of ``emit`` there.
         """
-        await self._deliveries.settle()
+        await self._timeline.settle()
 
 
 def _keys(api_keys: Mapping[str, str] | Iterable[str]) -> list[tuple[str, str | None]]:

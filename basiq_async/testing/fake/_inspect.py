@@ -82,7 +82,7 @@ class Inspection(Parts):
     @property
     def next_due(self) -> datetime | None:
         """The time of the next delivery attempt; None if none is planned."""
-        return self._deliveries.next_due()
+        return self._deliveries.agenda.next_due()
 
     @property
     def requests(self) -> Sequence[Request]:
@@ -97,7 +97,7 @@ class Inspection(Parts):
     @property
     def deliveries(self) -> Sequence[DeliveredAttempt]:
         """The latest delivery attempts, oldest first: at most 10,000 and at most 64 MiB."""
-        return self._deliveries.recent()
+        return tuple(self._deliveries.attempts)
 
     def numbered_deliveries(self) -> Iterator[tuple[int, DeliveredAttempt]]:
         """Return the latest delivery attempts, newest first, each with its number, which counts from 1."""
@@ -107,13 +107,13 @@ class Inspection(Parts):
         """Return the attempts that are planned or under way, in the order of their due times."""
         return [
             Upcoming(planned.message.id, planned.webhook.id, planned.number, planned.due)
-            for planned in self._deliveries.planned()
+            for planned in self._deliveries.agenda.planned()
         ]
 
     @property
     def pending(self) -> int:
         """The number of attempts that are planned or under way."""
-        return self._deliveries.pending()
+        return len(self._deliveries.agenda)
 
     @property
     def endpoints_down(self) -> Mapping[str | None, int | None]:

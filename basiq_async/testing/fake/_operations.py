@@ -132,7 +132,7 @@ def create_webhook(call: Call) -> Response:
     url, events = _url(body), _events(call, body)
     name, description = _text(body, "name"), _text(body, "description")
     events = events or tuple(call.store.event_types)
-    _free(call, url, events, None)
+    _check_free(call, url, None)
     webhook = call.store.add_webhook(call.app, url, events, name=name, description=description)
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
@@ -150,7 +150,7 @@ def update_webhook(call: Call) -> Response:
     body = call.json()
     url, events = _url(body), _events(call, body) or webhook.events
     name, description = _text(body, "name"), _text(body, "description")
-    _free(call, url, events, webhook)
+    _check_free(call, url, webhook)
     webhook.url, webhook.events, webhook.disabled = url, events, False
     if call.store.quirks.signing_key_on_update == "new":
         webhook.key = call.store.ids.secret()
@@ -197,18 +197,10 @@ def _events(call: Call, body: Json) -> tuple[str, ...] | None:
     return _event_list(call, body["subscribedEvents"], "subscribedEvents") if "subscribedEvents" in body else None
 
 
-def _free(call: Call, url: str, events: tuple[str, ...], itself: Webhook | None) -> None:
+def _check_free(call: Call, url: str, itself: Webhook | None) -> None:
     other = call.app.by_url(url)
     if other is not None and other is not itself:
         raise Refusal(409, "resource-already-exists", "A webhook with this url exists.", "url")
-    if call.store.exclusive_events:
-        for webhook in call.app.webhooks.values():
-            if webhook is not itself and not set(webhook.events).isdisjoint(events):
-                raise bad_content(
-                    "subscribedEvents contains events that are subscribed to already.",
-                    "subscribedEvents",
-                    "event-already-subscribed",
-                )
 
 
 def list_messages(call: Call) -> Response:

@@ -84,7 +84,6 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 _TITLES = {
     "invalid-content": "Invalid request content",
-    "event-already-subscribed": "Event already subscribed",
     "path-parameter-not-valid": "Parameter value is not valid",
     "parameter-not-valid": "Parameter value is not valid",
     "no-webhooks-found": "No webhooks found for an app",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args, get_origin
 import attrs
 
 from ...errors import ConfigurationError
+from ._agenda import Cause, PlannedAttempt
 from ._clock import Clock, ManualClock, MovableClock, SystemClock
 from ._inspect import Parts
 from ._records import Log, Message
@@ -114,7 +115,7 @@ class States(Parts):
         state = self._states.pop(api_key, None)
         if state is None:
             raise ConfigurationError("no state that was added has this API key")
-        state._deliveries.forget()
+        state._deliveries.agenda.forget()
         state._tokens.forget()
         for _, removed in self._watchers:
             removed(state)
@@ -139,7 +140,7 @@ class States(Parts):
             self._store.applications,
             [
                 SavedAttempt(planned.message.id, planned.number, planned.due, planned.once)
-                for planned in self._deliveries.planned()
+                for planned in self._deliveries.agenda.planned()
             ],
             [
                 SavedState(state.name, key, isinstance(state.clock, ManualClock), state.snapshot())
@@ -160,7 +161,7 @@ class States(Parts):
             raise ConfigurationError(
                 "the state belongs to another API key: make the fake with the api_keys of the saved one"
             )
-        self._deliveries.forget()
+        self._deliveries.agenda.forget()
         self._tokens.forget()
         if isinstance(self.clock, MovableClock):
             self.clock.move_to(saved.now)
@@ -172,7 +173,7 @@ class States(Parts):
         for planned in saved.due:
             found = self._store.find_message(planned.message)
             if found is not None:
-                self._deliveries.schedule(*found, planned.number, planned.due, once=planned.once)
+                self._deliveries.agenda.plan(PlannedAttempt(planned.due, *found, planned.number, planned.once, Cause()))
         for key in tuple(self.states):
             self.remove_state(key)
         for each in saved.states:

@@ -63,10 +63,8 @@ class Store:
     quirks: Quirks
     page_size: int
     cool_off: timedelta
-    exclusive_events: bool
     event_types: Mapping[str, str]
     applications: dict[str, Application]
-    processes: int = 1
     serial: int = 0
 
     def application(self, api_key: str | None = None) -> Application:

@@ -21,8 +21,9 @@ from ..._web.serving import listening, make_app, read_body
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
+from ..fake._agenda import PlannedAttempt
 from ..fake._clock import ManualClock, SystemClock
-from ..fake._deliveries import Deliveries, Outlet, PlannedAttempt
+from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
 from ._control import ROOT, routes
@@ -206,9 +207,9 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
             logger.error("the receiver of %s is not valid: %s", planned.webhook.url, error)
             wrong.append(error)
 
-    def end(planned: PlannedAttempt, _: asyncio.Task[None]) -> None:
+    def end(begun: int, _: asyncio.Task[None]) -> None:
         free.release()
-        deliveries.end(planned)  # also if the task was cancelled before it began
+        deliveries.agenda.end(begun)  # also if the task was cancelled before it began
 
     async with asyncio.TaskGroup() as group:
         while True:
@@ -216,11 +217,11 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
             while deliveries.is_due():
                 await free.acquire()
                 # Another task may have taken the attempt meanwhile.
-                planned = deliveries.take_due() if deliveries.is_due() else None
+                planned = deliveries.agenda.take_due() if deliveries.is_due() else None
                 if planned is None:
                     free.release()
                     break
-                group.create_task(attempt(planned)).add_done_callback(partial(end, planned))
+                group.create_task(attempt(planned)).add_done_callback(partial(end, planned.begun))
             try:
                 async with asyncio.timeout(_wait(deliveries, fake)):
                     await news.wait()
@@ -230,8 +231,8 @@ async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong:
 
 def _wait(deliveries: Deliveries, fake: FakeBasiq) -> float | None:
     """Return the seconds until the next delivery is due; None if only a change can make one due."""
-    due, clock = deliveries.next_due(), fake.clock
-    if due is None or deliveries.is_advancing or isinstance(clock, ManualClock):
+    due, clock = fake.next_due, fake.clock
+    if due is None or deliveries.timeline.is_moving or isinstance(clock, ManualClock):
         return None
     if isinstance(clock, SystemClock):
         return max((due - clock()).total_seconds() / clock.speed, 0.0)

@@ -197,7 +197,8 @@ async def test_every_response_takes_its_latency_and_faults_still_come() -> None:
         lambda fake: FakeBasiq(cool_off=float("inf")),
         lambda fake: FakeBasiq(cool_off=float("nan")),
         lambda fake: FakeBasiq(cool_off=1e12),
-        lambda fake: FakeBasiq(processes=0),
+        lambda fake: FakeBasiq(delivery_timeout=0),
+        lambda fake: FakeBasiq(delivery_timeout=float("inf")),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: Any) -> None:

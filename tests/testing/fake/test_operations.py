@@ -103,16 +103,6 @@ def test_two_webhooks_never_have_one_url(caller: Caller) -> None:
     caller.json("POST", path, {"url": "https://example.com/other"})
 
 
-def test_events_can_be_made_exclusive_to_one_webhook() -> None:
-    caller = Caller(FakeBasiq(exclusive_events=True))
-    made = caller.create()
-    body = {"url": "https://example.com/other", "subscribedEvents": ["user.created", "user.deleted"]}
-    error = caller.error("POST", WEBHOOKS, body, status=400)
-    assert (error["code"], error["source"]["parameter"]) == ("event-already-subscribed", "subscribedEvents")
-    caller.create("https://example.com/other", ["user.deleted"])
-    caller.json("POST", f"{WEBHOOKS}/{made['id']}", {"url": ENDPOINT, "subscribedEvents": ["user.created"]})
-
-
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_id_that_is_no_uuid_is_a_path_parameter_not_valid(caller: Caller, method: str) -> None:
     for text in ("nonsense", NOWHERE[:-1], NOWHERE.replace("-", ""), NOWHERE[:-1] + "g", "..%2f..", "%C3%BC"):

@@ -159,15 +159,3 @@ def test_violations_fail_with_all_that_is_known_and_can_be_forgotten(caller: Cal
     caller.fake.assert_no_violations()
     assert not caller.fake.requests
     caller.get(WEBHOOKS)
-
-
-def test_several_processes_may_each_have_a_token_of_their_own() -> None:
-    def calls(processes: int, tokens: int) -> list[str]:
-        fake = FakeBasiq(processes=processes)
-        for _ in range(tokens):
-            Caller(fake).get("/events/types")
-        return [violation.code for violation in fake.violations]
-
-    assert calls(1, 3) == ["token-per-request"]
-    assert calls(8, 9) == []
-    assert calls(8, 10) == ["token-per-request"]

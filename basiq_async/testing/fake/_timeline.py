@@ -1,0 +1,259 @@
+"""Waits for the fake: for its clock, and for deliveries.
+
+Whoever waits for the fake makes the attempts that are due, and moves the clock, one step at a time, until its own wait
+is over. If several tasks wait, one of them makes the steps for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import attrs
+
+from ..._work.tasks import wait_uncancelled
+from ...errors import ConfigurationError
+from ._agenda import Agenda, PlannedAttempt
+from ._clock import Clock, MovableClock
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST = 1e9
+_CYCLES = 50
+"""The number of event loop cycles in which other tasks can begin a wait, before time jumps."""
+_GRACE = 1.0
+"""How long an attempt may do something else than wait for the fake before the others go on, in real seconds.
+
+It may be waiting for one of them, for example for the token that another handler's client is about to request again.
+"""
+
+
+@attrs.define(eq=False)
+class Waiter:
+    """A task that waits for the fake.
+
+    until: the time that the clock has to reach; None if the wait does not depend on the clock.
+    attempt: the attempt whose handler waits; None for other tasks.
+    sleeps: whether a client waits on the clock, such as between two tries. Other tasks may depend on it.
+    """
+
+    what: str
+    is_over: Callable[[], bool]
+    until: datetime | None
+    attempt: PlannedAttempt | None
+    sleeps: bool
+
+    def __str__(self) -> str:
+        who = "the test" if self.attempt is None else f"the handler of {self.attempt}, {self.attempt.webhook.url},"
+        return f"{who} waits for {self.what}"
+
+
+class Timeline:
+    """The waits for a fake. It is also the clock on which a client of the fake waits, which takes no real time.
+
+    start: makes an attempt. It is called in a task of its own.
+    wake: is called when the servers may make attempts again.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        agenda: Agenda,
+        start: Callable[[PlannedAttempt], Awaitable[None]],
+        wake: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._agenda = agenda
+        self._start = start
+        self._wake = wake
+        self._waiters: list[Waiter] = []
+        self._stepping = False
+        self._signals: set[asyncio.Future[None]] = set()
+        self._changes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[Exception] = []
+        agenda.changed = self._notify
+
+    # --- the clock of a client ---
+
+    def time(self) -> float:
+        """Return the time on the fake's clock, in seconds since 1970."""
+        return (self._clock() - _EPOCH).total_seconds()
+
+    def now(self) -> datetime:
+        """Return the fake's time."""
+        return self._clock()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait ``seconds`` on the fake's clock."""
+        # Rounded up: a caller that waits until a moment must not find itself just before it.
+        until = self._clock() + timedelta(microseconds=math.ceil(min(max(seconds, 0.0), _LONGEST) * 1e6))
+        await asyncio.sleep(0)
+        await self._wait(until.isoformat(), lambda: self._clock() >= until, until, sleeps=True)
+
+    # --- waits for deliveries ---
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a task waits that moves the clock: it makes the due attempts, in order, and the servers do not."""
+        return any(waiter.until is not None for waiter in self._waiters)
+
+    async def move_to(self, until: datetime) -> None:
+        """Move the clock to ``until``, and make each attempt that is due on the way at its time."""
+        settled = self._settled()
+        await self._wait(
+            f"its advance to {until.isoformat()}", lambda: self._clock() >= until and settled(), until, sleeps=False
+        )
+
+    async def settle(self) -> None:
+        """Make every attempt that is due now, and wait for attempts that other tasks are making.
+
+        Within an attempt, it waits only for attempts that began later than that one.
+        """
+        await self._wait("all deliveries that are due", self._settled())
+
+    def _settled(self) -> Callable[[], bool]:
+        current = self._agenda.current()
+        mine = 0 if current is None else current.begun
+        return lambda: not self._agenda.is_due() and not any(begun > mine for begun in self._agenda.under_way)
+
+    async def complete(self, attempts: Sequence[PlannedAttempt]) -> None:
+        """Make due attempts until all of these are over. Wait for those that other tasks are making."""
+
+        def is_over() -> bool:
+            # Those that are due later were given back on a clock that went back.
+            now = self._clock()
+            return all(each.state == "over" or (each.state == "due" and each.due > now) for each in attempts)
+
+        await self._wait(", ".join(map(str, attempts)), is_over)
+
+    # --- one wait, and one step ---
+
+    async def _wait(
+        self, what: str, is_over: Callable[[], bool], until: datetime | None = None, *, sleeps: bool = False
+    ) -> None:
+        if is_over():
+            return
+        waiter = Waiter(what, is_over, until, self._agenda.current(), sleeps)
+        self._waiters.append(waiter)
+        self._notify()
+        try:
+            while not is_over():
+                if self._stepping:
+                    await self._changed()
+                else:
+                    self._stepping = True
+                    try:
+                        await self._step()
+                    finally:
+                        self._stepping = False
+                        self._notify()
+                if self._failures and (waiter.attempt is None or all(each.attempt for each in self._waiters)):
+                    raise self._failures.pop(0)
+            left = None
+        except BaseException as error:
+            left = error
+        self._waiters.remove(waiter)
+        self._notify()
+        if not self.is_moving:
+            self._wake()
+        if left is not None:
+            if waiter.attempt is None and all(each.attempt for each in self._waiters):
+                left = await self._abandon() or left
+            raise left
+
+    async def _step(self) -> None:
+        """Make one attempt, or move the clock to the next moment at which something happens."""
+        if self._is_busy() and await self._changed(within=_GRACE):
+            return
+        planned = self._agenda.take_due()
+        if planned is not None:
+            task = asyncio.create_task(self._make(planned), name="basiq-async fake delivery")
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._end, planned.begun))
+            return
+        others = [waiter for waiter in self._waiters if waiter.sleeps or waiter.attempt is not None]
+        moment = self._next_moment()
+        if self._is_busy() and (moment is None or not others):
+            return  # the attempts that are under way depend on nobody here
+        if (others or moment is None) and not await self._is_quiet():
+            return
+        if moment is None:
+            waiters = "; ".join(map(str, self._waiters))
+            raise ConfigurationError(f"nothing can happen any more at the fake, because everybody waits: {waiters}")
+        self._move(moment)
+
+    def _is_busy(self) -> bool:
+        """Return whether an attempt is under way that does something else than wait for the fake."""
+        waiting = {each.attempt.begun for each in self._waiters if each.attempt is not None and not each.is_over()}
+        return not waiting.issuperset(self._agenda.under_way)
+
+    def _next_moment(self) -> datetime | None:
+        """Return the next moment at which a wait ends or an attempt is due; None if no wait depends on the clock."""
+        now = self._clock()
+        ends = [each.until for each in self._waiters if each.until is not None and each.until > now]
+        due = self._agenda.next_due()
+        return min([*ends, due] if due is not None else ends) if ends else None
+
+    def _move(self, moment: datetime) -> None:
+        clock = self._clock
+        if not isinstance(clock, MovableClock):
+            raise ConfigurationError(f"only a clock with move_to can be advanced, not {clock!r}")
+        clock.move_to(moment)
+        if clock() < moment:
+            raise ConfigurationError(f"move_to must set a clock forward: {clock!r} was not moved to {moment}")
+
+    async def _is_quiet(self) -> bool:
+        """Let other tasks run. Return False if one began or ended a wait or an attempt."""
+        changes = self._changes
+        for _ in range(_CYCLES):
+            await asyncio.sleep(0)
+            if self._changes != changes:
+                return False
+        return True
+
+    # --- attempts ---
+
+    async def _make(self, planned: PlannedAttempt) -> None:
+        try:
+            await self._start(planned)
+        except Exception as error:
+            self._failures.append(error)
+
+    def _end(self, begun: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._agenda.end(begun)  # also if the task was cancelled before it began
+
+    async def _abandon(self) -> asyncio.CancelledError | None:
+        """Cancel the attempts that were begun here. They are given back. Return a cancellation that came meanwhile."""
+        cancelled: asyncio.CancelledError | None = None
+        for task in (tasks := tuple(self._tasks)):
+            task.cancel()
+        for task in tasks:
+            cancelled = await wait_uncancelled(task) or cancelled
+        self._failures.clear()
+        return cancelled
+
+    # --- signals ---
+
+    def _notify(self) -> None:
+        """Wake the waiting tasks, to look whether their wait is over."""
+        self._changes += 1
+        for signal in self._signals:
+            if not signal.done():
+                signal.set_result(None)
+
+    async def _changed(self, *, within: float | None = None) -> bool:
+        """Wait for a change. Return False if none comes ``within`` so many real seconds."""
+        signal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._signals.add(signal)
+        try:
+            async with asyncio.timeout(within):
+                await signal
+        except TimeoutError:
+            return False
+        finally:
+            self._signals.discard(signal)
+        return True
