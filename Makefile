@@ -26,14 +26,37 @@ $(USABLE): pyproject.toml
 demo: $(USABLE) ## the main job, over real HTTP, against the embedded Basiq
 	@$(BIN)/basiq-async demo
 
+ready: $(READY) ## make .venv with all that the tests and checks need
+
 # The tests are dealt out to a process a core, each its own run of neighbours, so that what a module sets up is used.
 WORKERS ?= auto
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: $(READY) ## the whole test suite in random order, with coverage; WORKERS=0 for one process
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/coverage run $(PYTEST)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+TESTS ?= tests
+
+test-plain: $(READY) ## the tests without coverage; TESTS=tests/receiver for some of them
+	$(BIN)/python $(PYTEST) $(TESTS)
+
+# Thirty days with an outage, the public names, the receiver, replays and the basics of the command line.
+SMOKE := tests/test_story.py tests/test_public.py tests/test_errors.py tests/test_filters.py tests/test_models.py \
+  tests/signing tests/receiver/test_receiver.py tests/receiver/test_aiohttp.py tests/replay/test_run.py \
+  tests/replay/test_recovery.py tests/cli/test_commands.py tests/cli/test_help.py
+
+smoke: $(READY) ## the tests of what most users do, in about a minute
+	$(BIN)/python $(PYTEST) $(SMOKE)
+
+ROOM ?= receiver
+SAMPLE ?= 100
+SEED ?= 1
+
+mutants: $(READY) ## change the code of a room in 100 small ways: do its tests notice? ROOM=replay, SAMPLE, SEED
+	$(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
 pages: $(READY) ## the page whose commands take long: the tutorial
 	BASIQ_SLOW_PAGES=1 $(BIN)/python -m pytest -p no:randomly tests/docs/test_pages.py -k 'every_block and tutorial'
@@ -96,8 +119,11 @@ $(DOCS): $(READY) docs/requirements.txt
 docs: $(DOCS) ## the documentation, in docs/_build/html; every warning and every dangling reference is an error
 	.ci/docs $(BIN)/python
 
-api: $(READY) ## write the public interface to tests/api.txt, for review
+generated: $(READY) ## write all that is generated: the public interface, the command line's help, tables and page, the README's figures
 	$(BIN)/python -m tests.support.api
+	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python -m benchmarks.tables
+	BASIQ_SNAPSHOTS=write $(BIN)/python -m pytest -q -p no:randomly tests/cli/test_help.py tests/cli/test_tables.py
 
 # What builds a release is in an environment of its own: nothing else can change the bytes, and the hashes say which it is.
 TOOLS := $(VENV)/dist-tools
@@ -126,10 +152,14 @@ sdist-test: $(BUILDER) ## run the tests of the sdist of dist/ in a fresh environ
 tutorial: $(READY) ## the tutorial, literally, in a fresh environment with the wheel of dist/
 	.ci/tutorial $(BIN)
 
+changelog: $(READY) ## move the changes of changelog.d into CHANGELOG.md, under [Unreleased]
+	$(BIN)/python .ci/changelog.py
+
 release-check: $(READY) ## the checklist of a release; TAG=v0.1.0 for one that is tagged
 	$(BIN)/python .ci/release_check.py $(if $(TAG),--tag "$(TAG)")
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
 
-.PHONY: help demo test pages lint format fuzz crash audit bench bench-growth bench-quick live docs api pins dist dist-compare install-test sdist-test tutorial release-check clean
+.PHONY: help demo ready test test-plain smoke mutants generated pages lint format fuzz crash audit bench bench-growth \
+  bench-quick live docs pins changelog dist dist-compare install-test sdist-test tutorial release-check clean

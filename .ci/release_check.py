@@ -30,6 +30,8 @@ def version() -> str:
 
 
 def changelog() -> Iterator[str]:
+    if left := [path.name for path in (ROOT / "changelog.d").glob("*.md") if path.name != "README.md"]:
+        yield f"changelog.d: {', '.join(sorted(left))}; `make changelog` moves them into CHANGELOG.md"
     text = (ROOT / "CHANGELOG.md").read_text()
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     titles = [section.partition("\n")[0] for section in sections]
@@ -62,7 +64,7 @@ def interface() -> Iterator[str]:
     from tests.support import api
 
     if api.render() != api.SNAPSHOT.read_text():
-        yield "tests/api.txt: not the public interface of today; `make api` writes it"
+        yield "tests/api.txt: not the public interface of today; `make generated` writes it"
 
 
 def figures() -> Iterator[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 
 from benchmarks._harness import Figure
 
@@ -15,38 +14,50 @@ TABLE = HERE / "results.md"
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- speed: written by make bench -->\n", "<!-- end of speed -->\n"
 HEADLINES = {
-    "streaming: basiq_async with orjson, to the raw loop": "messages for a second, to a loop of aiohttp and json",
-    "streaming: messages for a second on the wall, with orjson, to svix": "messages for a second, to svix's client",
-    "memory: what 1,000,000 messages take more than 10,000, MiB": (
-        "memory of 1,000,000 messages above that of 10,000, MiB"
+    "streaming: messages for a second on the wall, with orjson, to svix": (
+        "messages for a second, to svix's client",
+        "Reading a history takes about half the time.",
     ),
-    "one call: over a socket, to bare aiohttp and json": "one call, to aiohttp and json",
-    "verify: to bare hmac and base64": "verifying a delivery, to bare hmac and base64",
-    "receiving, a handler that waits 2 ms: processor time of a delivery, to bare": (
-        "a delivery, to a handler that checks nothing"
+    "streaming: basiq_async with orjson, to the raw loop": (
+        "messages for a second, to a hand-written loop of aiohttp and json",
+        "Checks, models, retries and cursors cost no speed, because orjson decodes faster than json.",
+    ),
+    "one call: over a socket, to bare aiohttp and json": (
+        "processor time of one call, to aiohttp and json by hand",
+        "The token, the retries and the model take about a quarter more.",
+    ),
+    "verify: to standardwebhooks, made once": (
+        "time to verify a delivery, to standardwebhooks",
+        "Checking a signature takes less than two thirds of the time.",
+    ),
+    "receiving, a handler that waits 2 ms: processor time of a delivery, to hand-written, with standardwebhooks": (
+        "processor time of a delivery, to a hand-written handler with standardwebhooks",
+        "The whole receiver costs as much as the signature check alone by hand.",
     ),
     "replay: messages for a second of the processor, HttpTarget to a hand-written pool without checkpoint": (
-        "messages for a second of a replay over HTTP, to a pool that records nothing"
+        "messages for a second of a replay over HTTP, to a hand-written pool of workers",
+        "The checkpoint, which makes a killed replay continue, takes about a sixth of the rate.",
     ),
-    "import: basiq_async, to svix.api": "an import, to svix",
 }
-"""The names of the README's figures, in words that need no context. results.md has all figures."""
+"""The README's figures: in words that need no context, and what each one means. results.md has all figures."""
 
 
-def table(figures: Iterable[Figure], names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return the figures as a Markdown table."""
+def table(figures: Iterable[Figure]) -> str:
+    """Return the figures as a Markdown table, each with the mark that it is to reach."""
     rows = ["| figure | ratio | spread | mark | |", "| --- | ---: | ---: | ---: | --- |"]
     verdicts = {True: "reached", False: "**missed**", None: ""}
     for found in figures:
         spread = f"{found.spread:.0%}" if found.high > found.low else ""
-        name = names.get(found.name, found.name)
-        rows.append(f"| {name} | {found.value:.2f} | {spread} | {found.mark} | {verdicts[found.reached]} |")
+        rows.append(f"| {found.name} | {found.value:.2f} | {spread} | {found.mark} | {verdicts[found.reached]} |")
     return "\n".join(rows) + "\n"
 
 
 def headlines(figures: Iterable[Figure]) -> str:
-    """Return the README's table: the headlines, and all figures that missed their marks."""
-    return table([one for one in figures if one.name in HEADLINES or one.reached is False], HEADLINES)
+    """Return the README's table: six ratios to what a reader would use otherwise, each with its meaning."""
+    known = {one.name: one for one in figures}
+    rows = ["| figure | ratio | |", "| --- | ---: | --- |"]
+    rows += [f"| {words} | {known[name].value:.2f} | {meaning} |" for name, (words, meaning) in HEADLINES.items()]
+    return "\n".join(rows) + "\n"
 
 
 def committed(path: Path = RESULTS) -> list[Figure]:
@@ -78,3 +89,8 @@ def readme(figures: Iterable[Figure]) -> str:
     """Return the README's text with these figures in its table."""
     before, begin, rest = README.read_text().partition(BEGIN)
     return before + begin + headlines(figures) + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    README.write_text(readme(committed()))
+    TABLE.write_text(table(committed()) + on_other_pythons(committed()))

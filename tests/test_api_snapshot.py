@@ -7,5 +7,5 @@ from .support import api
 
 def test_the_public_interface_is_the_committed_one() -> None:
     assert api.render().splitlines() == api.SNAPSHOT.read_text().splitlines(), (
-        "the public interface changed: `make api` writes it to tests/api.txt"
+        "the public interface changed: `make generated` writes it to tests/api.txt"
     )

@@ -1,4 +1,4 @@
-"""The rules that CONTRIBUTING names: private names, rooms of tests, no waiting in real time."""
+"""The rules that CONTRIBUTING names: private names, folders of tests, no waiting in real time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.real_time import LONGEST, Waits
 ROOT = Path(basiq_async.__file__).parent
 TESTS = Path(__file__).parent
 PRIVATE = re.compile(r"basiq_async\.[a-z]\w*\.(\w+\.)*_(?!_)")
-"""What a public room keeps to itself."""
+"""What a public folder keeps to itself."""
 REASON = re.compile(r"# private: \w+ \w+")
 KINDS = {"contract", "docs", "faults", "support", "typing"}
-"""Folders of tests that stand for a kind of test, or for helpers, and not for a room of the package."""
+"""Folders of tests that stand for a kind of test, or for helpers, and not for a folder of the package."""
 
 
 def imports() -> Iterator[tuple[str, str]]:
@@ -43,18 +43,18 @@ def imports() -> Iterator[tuple[str, str]]:
                     yield name, target
 
 
-def test_no_room_imports_a_private_module_of_another() -> None:
-    """A room is a folder below the package. Rooms that are private themselves are for all of the package."""
+def test_no_folder_imports_a_private_module_of_another() -> None:
+    """Folders that are private themselves are for all of the package."""
     for source, target in imports():
-        room = target.split(".")[1:2]
+        folder = target.split(".")[1:2]
         inside = target.split(".")[2:]
-        if not room or room[0].startswith("_") or source.split(".")[1:2] == room:
+        if not folder or folder[0].startswith("_") or source.split(".")[1:2] == folder:
             continue
         assert not any(part.startswith("_") for part in inside), f"{source} imports {target}"
 
 
-def test_a_test_says_why_it_imports_a_private_module_of_a_public_room() -> None:
-    """In a line of the import: ``# private: why no public name leads there``. Private rooms are for all tests."""
+def test_a_test_says_why_it_imports_a_private_module_of_a_public_folder() -> None:
+    """In a line of the import: ``# private: why no public name leads there``. Private folders are for all tests."""
     for path in TESTS.rglob("*.py"):
         text = path.read_text()
         lines = text.splitlines()
@@ -71,7 +71,7 @@ def test_a_test_says_why_it_imports_a_private_module_of_a_public_room() -> None:
                 assert REASON.search(said), f"{place} imports {', '.join(names)}: say why"
 
 
-def test_each_room_of_tests_is_a_room_of_the_package() -> None:
+def test_each_folder_of_tests_is_a_folder_of_the_package() -> None:
     for folder in TESTS.iterdir():
         if folder.is_dir() and (folder / "__init__.py").exists() and folder.name not in KINDS:
             assert any((ROOT / name).is_dir() for name in (folder.name, f"_{folder.name}")), folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,18 @@ def test_a_release_is_built_apart_and_its_bytes_are_compared_on_another_machine(
     assert commands("build") == ["make dist"]  # and nothing of the tests is installed there
     assert "make dist-compare" in commands("verify")
     assert jobs()["verify"]["needs"] == "build"
-    assert set(jobs()["publish"]["needs"]) == {"check", "verify"}
+    assert set(jobs()["publish"]["needs"]) == {"check", "build", "verify"}
     assert {"make test", "make audit STRICT=1"} <= set(commands("check"))
+
+
+@pytest.mark.parametrize("name", ["verify", "publish"])
+def test_an_artifact_is_fetched_by_its_id_and_never_by_a_name_that_another_job_could_take(name: str) -> None:
+    assert jobs()["build"]["outputs"] == {"artifact": "${{ steps.upload.outputs.artifact-id }}"}
+    (upload,) = [step for step in jobs()["build"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert upload["id"] == "upload"
+    (fetch,) = [step for step in jobs()[name]["steps"] if "download-artifact" in step.get("uses", "")]
+    assert fetch["with"] == {"artifact-ids": "${{ needs.build.outputs.artifact }}", "path": "dist"}
+    assert "build" in jobs()[name]["needs"]
 
 
 @pytest.mark.parametrize("name", ["check", "build", "verify", "publish"])
@@ -47,3 +58,15 @@ def test_only_the_job_that_publishes_may_publish(name: str) -> None:
     rights = jobs()[name]["permissions"]
     assert rights == ({"id-token": "write"} if name == "publish" else {"contents": "read"})
     assert commands("publish") == []
+
+
+def test_changes_are_collected_from_files_of_their_own(tmp_path: Path) -> None:
+    changelog = runpy.run_path(str(ROOT / ".ci" / "changelog.py"))
+    first, second = tmp_path / "a.md", tmp_path / "b.md"
+    first.write_text("- One.\n")
+    second.write_text("- Two,\n  in two lines.\n")
+    text = "# Changelog\n\n## [0.1.0] - 2026-11-25\n\n- Old.\n"
+    once = changelog["collected"](text, [first])
+    assert once == "# Changelog\n\n## [Unreleased]\n\n- One.\n\n## [0.1.0] - 2026-11-25\n\n- Old.\n"
+    assert changelog["collected"](once, []) == once
+    assert "\n\n- One.\n- Two,\n  in two lines.\n\n## [0.1.0]" in changelog["collected"](once, [second])
