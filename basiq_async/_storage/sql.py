@@ -1,45 +1,103 @@
-"""What inboxes and checkpoints in SQL databases share: names of tables, transactions, and errors."""
+"""One store in a SQL database, for an inbox or a checkpoint: its tables, its transactions, and its errors."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
-from typing import Any, Literal, NamedTuple
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Dialect, MetaData, String, event
+import attrs
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    cast,
+    event,
+    func,
+    insert,
+    inspect,
+    literal_column,
+    select,
+)
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import drop_tracebacks, walk
-from ..errors import ConfigurationError, InboxError
+from .._work.tasks import run_to_completion
+from ..errors import BasiqError, ConfigurationError, InboxError
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+logger = logging.getLogger("basiq_async.storage")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 63 - len("_quarantine_order")
 """PostgreSQL truncates longer names, and the names of the indexes are made from the table's."""
+_LOCK_WAIT = 0.2
+"""Seconds to wait for another process that writes to the SQLite file."""
+_QUEUE_WAIT = 1.0
+"""Seconds to wait for another task of this process that writes to the SQLite file."""
+_CLOSE = 1.0
+"""Seconds for the end of a transaction."""
 
 
-def check_names(table: str, schema: str | None, *, what: str) -> None:
-    """Raise ``ConfigurationError`` if these cannot be the names of tables. ``what`` is "an inbox" or "a checkpoint"."""
-    for name in (table, schema):
-        if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
-            raise ConfigurationError(
-                f"{name!r} cannot name a table or schema of {what}: use letters, digits and underscores, at most "
-                f"{_LONGEST_NAME}"
-            )
+@attrs.frozen
+class StoreKind:
+    """A kind of store: its name, the version of its tables, and its errors.
+
+    closed: their text after the store was closed.
+    remedy: the end of their text while the database does not respond.
+    """
+
+    name: str
+    version: int
+    failure: Callable[[str], BasiqError]
+    closed: str = "is closed"
+    remedy: str = " (a handler with a session holds one while it runs)"
 
 
-def make_ddl(metadata: MetaData, dialect: Dialect) -> str:
-    """Return the SQL statements that create the tables, each with its semicolon."""
-    parts: list[str] = []
-    for table in metadata.sorted_tables:
-        parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
-        parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
-    return "".join(f"{part};\n" for part in parts)
+class StoreTables:
+    """The tables of a store, whose names begin with ``table``. One of them has the version and the time of creation."""
+
+    def __init__(self, kind: StoreKind, table: str, schema: str | None) -> None:
+        for name in (table, schema):
+            if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
+                raise ConfigurationError(
+                    f"{name!r} cannot name a table or schema of the {kind.name}: use letters, digits and underscores, "
+                    f"at most {_LONGEST_NAME}"
+                )
+        self.kind = kind
+        self.name = table if schema is None else f"{schema}.{table}"
+        self.metadata = MetaData(schema=schema)
+        self.version = Table(
+            f"{table}_version",
+            self.metadata,
+            Column("version", Integer, primary_key=True, autoincrement=False),
+            Column("began", DateTime(timezone=True), nullable=False),
+        )
+
+    def ddl(self, dialect: Dialect) -> str:
+        """Return the SQL statements that create the tables, each with its semicolon."""
+        parts: list[str] = []
+        for table in self.metadata.sorted_tables:
+            parts.append(str(CreateTable(table).compile(dialect=dialect)).strip())
+            parts += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in table.indexes]
+        return "".join(f"{part};\n" for part in parts)
 
 
 def key_type() -> String:
@@ -48,54 +106,235 @@ def key_type() -> String:
     return String(400).with_variant(String(400, collation="C"), "postgresql")
 
 
-logger = logging.getLogger("basiq_async.receiver")
-
-_LOCK_WAIT = 0.2
-"""Seconds to wait for another process that writes to the SQLite file."""
-_QUEUE_WAIT = 1.0
-"""Seconds to wait for another task of this process that writes to the SQLite file."""
-
-_CLOSE = 1.0
+def server_seconds(dialect: str) -> ColumnElement[float]:
+    """Return the SQL expression for the present time of the server, in seconds since 1970."""
+    if dialect == "postgresql":  # now() would be the time when the transaction began, before it waited for a lock
+        return cast(func.extract("epoch", func.clock_timestamp()), Double)
+    return literal_column("(julianday('now') - 2440587.5) * 86400.0", Double)
 
 
-class Transaction:
-    """A transaction: ``begin`` it, use its ``connection``, ``commit`` it or not, and always ``end`` it.
+class SQLStore:
+    """The tables in one engine's database, created or checked at the first use, and short transactions in them.
 
-    ``writing`` is the lock by which the tasks of this process take turns writing to SQLite, or None for PostgreSQL.
+    ``timeout``: seconds for a call of ``run``. Errors are of the kind's class. No connection is held between two calls.
     """
 
-    def __init__(self, engine: AsyncEngine, *, writing: asyncio.Lock | None = None) -> None:
-        self.connection: AsyncConnection = engine.connect()
-        self._writing = writing
+    def __init__(self, engine: AsyncEngine, tables: StoreTables, *, create_tables: bool, timeout: float) -> None:
+        kind = tables.kind
+        if not isinstance(engine, AsyncEngine):
+            raise ConfigurationError(
+                f"the {kind.name} needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)"
+            )
+        if engine.dialect.name not in ("postgresql", "sqlite"):
+            raise ConfigurationError(
+                f"the {kind.name} works with PostgreSQL and SQLite, not with {engine.dialect.name}"
+            )
+        self.engine = engine
+        self.tables = tables
+        self.kind = kind
+        self.timeout = timeout
+        self.on_postgresql = engine.dialect.name == "postgresql"
+        self.create_tables = create_tables
+        self.closed = False
+        self.began: datetime | None = None
+        self.writing = asyncio.Lock()
+        self._preparing = asyncio.Lock()
+        self._pid: int | None = None
+        # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
+        if _note_failure not in engine.dialect.dispatch.handle_error:
+            event.listen(engine.dialect, "handle_error", _note_failure)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a fork of the one that first used the store: its connections are the parent's."""
+        return self._pid not in (None, os.getpid())
+
+    def check_usable(self) -> None:
+        """Raise the kind's error after the store was closed, and in a child that was forked after the first use."""
+        if self._pid is None:
+            self._pid = os.getpid()
+        elif self.inherited:
+            raise self.kind.failure(
+                f"the {self.kind.name} {self.tables.name} was in use when this process forked, and its connections are "
+                f"the parent's: make engine and {self.kind.name} after the fork, in each worker process"
+            )
+        if self.closed:
+            raise self.kind.failure(f"the {self.kind.name} {self.tables.name} {self.kind.closed}")
+
+    async def run(self, work: Work[T], *, write: bool = False, patient: bool = True) -> T:
+        """Do ``work`` in a transaction, within the time limit. A cancellation waits for its end.
+
+        write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
+        Raises the kind's error, and ``BusyError`` if the other writer does not finish.
+        """
+
+        async def twice() -> T:
+            await self.prepare()
+            transaction = SQLTransaction(self, write=write)
+            try:
+                return await transaction.run(work, patient=patient)
+            except DBAPIError as exc:
+                if transaction.committing or not exc.connection_invalidated:
+                    raise
+            # The server was restarted after the pool connected, so connect anew.
+            return await SQLTransaction(self, write=write).run(work, patient=patient)
+
+        self.check_usable()
+        return await run_to_completion(lambda: self.within_limit(twice()))
+
+    async def within_limit(self, work: Awaitable[T], timeout: float | None = None) -> T:
+        """Await ``work``. Raises the kind's error if it takes too long, and in place of a driver's error."""
+        timeout = self.timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await work
+        except (BasiqError, BusyError):
+            raise
+        except TimeoutError as exc:
+            raise self.kind.failure(
+                f"the database did not respond within {timeout:.3g} s: it is unreachable, or all connections of the "
+                f"pool are in use{self.kind.remedy}"
+            ) from without_values(exc)
+        except Exception as exc:  # a driver's own error when it cannot connect
+            raise self.kind.failure(self.describe(exc)) from without_values(exc)
+
+    async def prepare(self) -> None:
+        """At the first call, create missing tables, unless ``create_tables`` is False, and check their version.
+
+        Raises the kind's error, also for tables of another version, and ``ConfigurationError`` for an engine in
+        AUTOCOMMIT mode.
+        """
+        if self.began is None:
+            async with self._preparing:
+                if self.began is None:
+                    self.began = await SQLTransaction(self, write=True).run(self._prepare)
+
+    async def now(self, connection: AsyncConnection) -> datetime:
+        """Return the time of the server."""
+        return _aware((await connection.execute(_NOW)).scalar_one())
+
+    async def look(self, connection: AsyncConnection) -> None:
+        """Read the columns of all tables. Raises the kind's error if the database is read-only."""
+        for table in self.tables.metadata.sorted_tables:
+            await connection.execute(select(*table.columns).limit(0))
+        if self.on_postgresql and (await connection.execute(_READ_ONLY)).scalar_one() == "on":
+            raise self.kind.failure(_describe_read_only("the server, or this role, is read-only"))
+
+    def describe(self, exc: BaseException) -> str:
+        """Return why the database failed, in a line, and the remedy if it is known."""
+        name, text, said, code = self.kind.name, f"the database failed: {brief(exc)}", _said(exc), sqlstate(exc)
+        if is_missing(exc):
+            return (
+                f"{text}. The {name}'s tables are missing: run the migration that creates them ({name}.ddl() returns "
+                "its statements), or leave create_tables as True"
+            )
+        if code == "42703" or said.startswith("no such column"):
+            return f"{text}. {self._another_version()}"
+        if code == "25006" or "readonly" in said:
+            return _describe_read_only(brief(exc))
+        if isinstance(exc, (ValueError, TypeError, KeyError)):
+            return f"the tables of {self.tables.name} hold data that no {name} has written: restore them"
+        if isinstance(exc, OSError) or "connection failed" in said:
+            return f"{text}. Is it running, and is the engine's url right?"
+        return text
+
+    async def _prepare(self, connection: AsyncConnection) -> datetime:
+        driver = (await connection.get_raw_connection()).dbapi_connection
+        # A connection to SQLite is in this mode because ``SQLTransaction`` sets it.
+        if self.on_postgresql and driver and connection.dialect.detect_autocommit_setting(driver):
+            raise ConfigurationError(
+                "the engine is in AUTOCOMMIT mode, so each statement would commit alone: pass an engine without it"
+            )
+        if self.on_postgresql:  # two processes that do this at once would fail
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(self.tables.name))))
+        if self.create_tables:
+            await connection.run_sync(self._create_tables)
+        version = self.tables.version
+        rows = (await connection.execute(select(version))).all()
+        if not rows:
+            await connection.execute(insert(version).values(version=self.kind.version, began=func.now()))
+            rows = (await connection.execute(select(version))).all()
+        if [row.version for row in rows] != [self.kind.version]:
+            raise self.kind.failure(self._another_version())
+        return _aware(rows[0].began)
+
+    def _create_tables(self, connection: Connection) -> None:
+        found = inspect(connection)
+        there = {table for table in self.tables.metadata.sorted_tables if found.has_table(table.name, table.schema)}
+        if there and self.tables.version not in there:
+            raise self.kind.failure(self._another_version())
+        self.tables.metadata.create_all(connection)
+
+    def _another_version(self) -> str:
+        name = self.kind.name
+        return (
+            f"The {name}'s tables {self.tables.name} were made by another version of this library, and were left as "
+            f"they are: pass another table=, or drop them and create those of {name}.ddl()"
+        )
+
+
+class BusyError(Exception):
+    """Another worker holds SQLite's write lock, and does not finish."""
+
+    def __str__(self) -> str:
+        return "another worker holds the database's write lock, and does not finish: try again"
+
+
+class SQLTransaction:
+    """A transaction: ``begin``, use its ``connection``, ``commit`` or not, and always ``end``; or ``run`` all of it.
+
+    ``committing``: whether the commit has begun, so that its result may be unknown.
+    """
+
+    def __init__(self, store: SQLStore, *, write: bool = True) -> None:
+        self.connection: AsyncConnection = store.engine.connect()
+        self.committing = False
+        self._write = write
+        # By this lock the tasks of this process take turns writing to SQLite.
+        self._writing = store.writing if write and not store.on_postgresql else None
         self._locked = False
 
-    async def begin(self, *, patient: bool = False) -> bool:
-        """Begin the transaction. Return False if another worker holds SQLite's write lock.
+    async def run(self, work: Work[T], *, patient: bool = True) -> T:
+        """Begin, do ``work``, commit if it writes, and end. Raises ``BusyError`` as ``begin`` does."""
+        whole = False
+        try:
+            await self.begin(patient=patient)
+            result = await work(self.connection)
+            if self._write:
+                await self.commit()
+            whole = True
+        finally:
+            await self.end(broken=not whole)
+        return result
+
+    async def begin(self, *, patient: bool = False) -> None:
+        """Begin the transaction. Raises ``BusyError`` if another worker holds SQLite's write lock.
 
         ``patient``: wait for the lock without a limit. Raises the errors of SQLAlchemy and the driver.
         """
         if self._writing is None:
             await self.connection.start()
             await self.connection.begin()
-            return True
+            return
         try:
             async with asyncio.timeout(None if patient else _QUEUE_WAIT):
                 await self._writing.acquire()
         except TimeoutError:
-            return False
+            raise BusyError from None
         self._locked = True
         await self.connection.start()
-        return await self._begin_immediate(patient)
+        await self._begin_immediate(patient)
 
     async def commit(self) -> None:
         """Commit the transaction."""
+        self.committing = True
         await self.connection.commit()
 
     async def end(self, *, broken: bool) -> None:
         """Roll back unless it was committed, and return the connection to the pool.
 
         ``broken``: a statement may have been interrupted, so close the connection to PostgreSQL instead. Does not
-        raise, and takes at most a second.
+        raise, and lasts a second at most.
         """
         try:
             async with asyncio.timeout(_CLOSE):
@@ -110,7 +349,7 @@ class Transaction:
                 self._locked = False
                 self._writing.release()
 
-    async def _begin_immediate(self, patient: bool) -> bool:
+    async def _begin_immediate(self, patient: bool) -> None:
         # The driver's own transactions begin as readers, and can fail at their first write. BEGIN IMMEDIATE gets the
         # write lock at once.
         await self.connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -123,49 +362,16 @@ class Transaction:
                 try:
                     await self.connection.exec_driver_sql("BEGIN IMMEDIATE")
                 except DBAPIError as exc:
-                    if "locked" not in str(exc.orig):
+                    if "locked" not in _said(exc):
                         raise
                     if not patient and time.monotonic() >= deadline:
-                        return False
+                        raise BusyError from None
                     await asyncio.sleep(0.005)
                 else:
-                    return True
+                    return
         finally:
             if not self.connection.invalidated:  # a cancellation in the middle of a statement invalidates it
                 await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
-
-
-async def refuse_autocommit(connection: AsyncConnection) -> None:
-    """Raise ``ConfigurationError`` for a connection to PostgreSQL in AUTOCOMMIT mode.
-
-    A connection to SQLite is in this mode because ``Transaction`` sets it.
-    """
-    driver = (await connection.get_raw_connection()).dbapi_connection
-    dialect = connection.dialect
-    if dialect.name == "postgresql" and driver and dialect.detect_autocommit_setting(driver):
-        raise ConfigurationError(
-            "the engine is in AUTOCOMMIT mode, so each statement would commit alone: pass an engine without it"
-        )
-
-
-class Failure(NamedTuple):
-    """Why a statement failed, in one line. ``passing``: another attempt may succeed."""
-
-    text: str
-    passing: bool
-
-
-def watch_failures(engine: AsyncEngine) -> None:
-    """Record the failures of statements on this engine's connections, for ``failed_in``."""
-    # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
-    if _note_failure not in engine.dialect.dispatch.handle_error:
-        event.listen(engine.dialect, "handle_error", _note_failure)
-
-
-def failed_in(connection: AsyncConnection) -> Failure | None:
-    """Return the last failure of a statement on this connection, even if a handler caught it, else None."""
-    sync = connection.sync_connection
-    return None if sync is None else _failures.get(sync)
 
 
 async def transaction_state(connection: AsyncConnection) -> Literal["open", "ended", "failed"]:
@@ -193,6 +399,23 @@ async def transaction_state(connection: AsyncConnection) -> Literal["open", "end
 
 _FAILED = "25P02"
 _PSYCOPG_STATES: dict[int, Literal["ended", "failed"]] = {0: "ended", 3: "failed"}
+_NOW = select(func.now())
+_READ_ONLY = select(func.current_setting("transaction_read_only"))
+
+
+class Failure(NamedTuple):
+    """Why a statement failed, in one line. ``passing``: another attempt may succeed."""
+
+    text: str
+    passing: bool
+
+
+def failed_in(connection: AsyncConnection) -> Failure | None:
+    """Return the last failure of a statement on this connection, even if a handler caught it, else None."""
+    sync = connection.sync_connection
+    return None if sync is None else _failures.get(sync)
+
+
 _failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
 
 
@@ -212,7 +435,12 @@ def is_passing(exc: BaseException) -> bool:
     """Return whether another attempt may succeed after this error of the database."""
     if not isinstance(exc, DBAPIError):
         return False
-    return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in str(exc.orig)
+    return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in _said(exc)
+
+
+def is_missing(exc: BaseException) -> bool:
+    """Return whether a table or its schema does not exist."""
+    return sqlstate(exc) in ("42P01", "3F000") or _said(exc).startswith("no such table")
 
 
 def brief(exc: BaseException) -> str:
@@ -237,3 +465,15 @@ def sqlstate(exc: BaseException) -> str:
     """Return the SQLSTATE of a driver's error, or an empty text."""
     cause = getattr(exc, "orig", None) or exc
     return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
+
+
+def _said(exc: BaseException) -> str:
+    return str(getattr(exc, "orig", ""))
+
+
+def _describe_read_only(said: str) -> str:
+    return f"the database is read-only: {said}. Connect the engine to a server that can write, such as the primary"
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

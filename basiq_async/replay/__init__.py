@@ -20,7 +20,7 @@ from .targets._json_lines import JSONLinesTarget
 if TYPE_CHECKING:
     from ._page import serve_page
     from .checkpoints._sql import SQLCheckpoint
-    from .checkpoints._sql_database import checkpoint_metadata
+    from .checkpoints._sql_statements import checkpoint_metadata
     from .targets._http import HttpTarget
 
 __all__ = [
@@ -65,7 +65,7 @@ __all__ = [
 _LAZY = {
     "HttpTarget": "targets._http",
     "SQLCheckpoint": "checkpoints._sql",
-    "checkpoint_metadata": "checkpoints._sql_database",
+    "checkpoint_metadata": "checkpoints._sql_statements",
     "serve_page": "_page",
 }
 

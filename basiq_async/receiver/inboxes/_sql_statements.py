@@ -1,29 +1,31 @@
-"""The tables of an inbox in a SQL database, and its statements for PostgreSQL and SQLite."""
+"""The tables of an inbox in a SQL database, and its statements for PostgreSQL and SQLite.
+
+An event is one row. It is claimed in one of two ways, which need not know of each other:
+
+- A handler without a session has a *lease*: its token and the end of its time are in the committed row.
+- A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
+  succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
+
+Nobody sees the row of a transaction that has not committed, and an ``INSERT`` of the same key would wait for its end,
+with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of the key,
+which lasts as long as its transaction, and which a statement tries and never waits for.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from typing import Any
-from typing import cast as cast_type
 
 from sqlalchemy import (
-    BigInteger,
-    BindParameter,
     Boolean,
-    ClauseElement,
     Column,
     ColumnElement,
-    CursorResult,
     DateTime,
-    Dialect,
     Double,
     Executable,
     Index,
     Integer,
     MetaData,
-    Row,
     String,
     Table,
     Text,
@@ -33,7 +35,6 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
-    extract,
     func,
     literal_column,
     not_,
@@ -45,33 +46,33 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.sql.visitors import iterate
 
-from ..._storage.sql import check_names, key_type, make_ddl
-from ...errors import ConfigurationError
+from ..._storage.sql import StoreKind, StoreTables, key_type, server_seconds
+from ..._work.calls import CLOSED
+from ...errors import InboxError
+
+_KIND = StoreKind("inbox", 1, InboxError, CLOSED)
 
 
-class Tables:
-    """The four tables of an inbox: handled and claimed keys, failures, quarantined deliveries, and pinned texts."""
+class Tables(StoreTables):
+    """The tables of an inbox: handled, claimed and quarantined events, numbers of failures, and the version."""
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
-        check_names(table, schema, what="an inbox")
-        self.name = table if schema is None else f"{schema}.{table}"
-        self.metadata = MetaData(schema=schema)
-        claimed = text("lease_ends IS NOT NULL")
-        self.handled = Table(
+        super().__init__(_KIND, table, schema)
+        self.events = Table(
             table,
             self.metadata,
             Column("key", key_type(), primary_key=True),
-            # NULL while the key is only claimed, by the worker with this token. ``lease`` and ``lease_ends`` are in
-            # seconds; ``lease_ends`` is a time of the lease's clock.
             Column("handled_at", DateTime(timezone=True)),
+            # The lease of the worker with this token: its length, and its end by the clock of leases, in seconds.
             Column("token", Text),
             Column("lease", Double),
             Column("lease_ends", Double),
-            Index(f"{table}_order", "handled_at"),
-            Index(f"{table}_claims", "lease_ends", postgresql_where=claimed, sqlite_where=claimed),
+            Column("quarantined_at", DateTime(timezone=True)),
+            Column("letter", Text),
+            Index(f"{table}_order", "handled_at", **_where("quarantined_at IS NULL")),
+            Index(f"{table}_claims", "lease_ends", **_where("handled_at IS NULL")),
+            Index(f"{table}_quarantine_order", "quarantined_at", "key", **_where("quarantined_at IS NOT NULL")),
         )
         self.failures = Table(
             f"{table}_failures",
@@ -81,14 +82,6 @@ class Tables:
             Column("failed_at", DateTime(timezone=True), nullable=False),
             Index(f"{table}_failures_order", "failed_at"),
         )
-        self.quarantine = Table(
-            f"{table}_quarantine",
-            self.metadata,
-            Column("key", key_type(), primary_key=True),
-            Column("quarantined_at", DateTime(timezone=True), nullable=False),
-            Column("letter", Text, nullable=False),
-            Index(f"{table}_quarantine_order", "quarantined_at", "key"),
-        )
         self.pinned = Table(
             f"{table}_pinned",
             self.metadata,
@@ -96,9 +89,9 @@ class Tables:
             Column("value", String(200), nullable=False),
         )
 
-    def ddl(self, dialect: Dialect) -> str:
-        """Return the SQL statements that create the tables, each with its semicolon."""
-        return make_ddl(self.metadata, dialect)
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
 def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> MetaData:
@@ -118,152 +111,82 @@ class Statements:
     """The statements of an inbox, built once, so that SQLAlchemy compiles each of them once."""
 
     def __init__(self, tables: Tables, dialect: str) -> None:
-        if dialect not in ("postgresql", "sqlite"):
-            raise ConfigurationError(f"SQLInbox works with PostgreSQL and SQLite, not with {dialect}")
         self.on_postgresql = dialect == "postgresql"
-        self._name = tables.name
-        self._names: dict[Executable, frozenset[str]] = {}
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
-        handled, failures, quarantine, pinned = tables.handled, tables.failures, tables.quarantine, tables.pinned
+        events, failures = tables.events, tables.failures
+        here = events.c.key == _KEY
         now = func.now()
-
-        known_failures = select(failures.c.failures).where(failures.c.key == _KEY).scalar_subquery()
-        known_letter = select(quarantine.c.letter).where(quarantine.c.key == _KEY).scalar_subquery()
-        found = (known_failures.label("failures"), known_letter.label("letter"))
-
-        values = {name: bindparam(f"a_{name}", type_=String) for name in ("name", "value")}
-        pin = insert(pinned).values(values)
-        # On a conflict, write the stored value again: RETURNING then returns it, also if it was committed meanwhile.
-        self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
-            pinned.c.value
-        )
-        self.pinned = select(pinned.c.value).where(pinned.c.name == values["name"])
-        # A claim is a lease in the row, or an open transaction. The row does not show an open transaction, but its
-        # advisory lock, the gate, does, so that no other worker waits for the row. Without an open transaction, the
-        # row decides: a row committed meanwhile is a conflict, even if a statement's snapshot does not show it.
-        gate: ColumnElement[bool] = literal_column("1 = 1", type_=Boolean)
-        clock: ColumnElement[float] = bindparam("a_now", type_=Double)
+        gate: ColumnElement[bool] = literal_column("1 = 1", type_=Boolean)  # SQLite has one writer at a time
+        clock: ColumnElement[float] = bindparam("a_now", callable_=time.monotonic, type_=Double)
+        live = and_(
+            events.c.lease_ends > clock, events.c.lease_ends - events.c.lease <= clock
+        )  # a restart sets it back
+        ends: list[ColumnElement[Any]] = []
         if self.on_postgresql:
-            gate = func.pg_try_advisory_xact_lock(bindparam("a_gate", type_=BigInteger), type_=Boolean)
-            clock = cast(extract("epoch", func.clock_timestamp()), Double)
-        live = handled.c.lease_ends > clock
-        if not self.on_postgresql:  # SQLite's leases use the machine's monotonic clock, which a restart sets back
-            live = and_(live, handled.c.lease_ends - handled.c.lease <= clock)
-        free = or_(handled.c.token.is_(None), handled.c.token == _TOKEN, not_(live))
-        no_claim = {"token": None, "lease": None, "lease_ends": None}
+            # Two keys have the same number once in 2^64; then one is BUSY for a moment.
+            gate = func.pg_try_advisory_xact_lock(func.hashtextextended(tables.name + ":" + _KEY, 0), type_=Boolean)
+            clock = server_seconds(dialect)
+            live = events.c.lease_ends > clock
+            # A machine that vanishes does not close its connections. The server ends its transactions after this time.
+            idle = bindparam("a_idle", type_=String)
+            ends = [func.set_config("idle_in_transaction_session_timeout", idle, True)]
+        unclaimed = or_(events.c.token.is_(None), not_(live))
+        free = or_(unclaimed, events.c.token == _TOKEN)
+        no_claim = {name: cast(null(), events.c[name].type) for name in ("token", "lease", "lease_ends")}
+        no_letter = {name: cast(null(), events.c[name].type) for name in ("quarantined_at", "letter")}
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
+        handled = {"handled_at": now, **no_claim}
+        moment = bindparam("a_moment", type_=events.c.quarantined_at.type)
 
-        def enter(values: dict[str, Any]) -> Any:
-            new = insert(handled).from_select(["key", *values], select(_KEY, *values.values()).where(gate))
+        def enter(values: dict[str, Any], before: ColumnElement[bool], upon: ColumnElement[bool]) -> Any:
+            new = insert(events).from_select(["key", *values], select(_KEY, *values.values()).where(before))
             return new.on_conflict_do_update(
-                index_elements=[handled.c.key],
-                set_={name: new.excluded[name] for name in values},
-                where=and_(handled.c.handled_at.is_(None), free),
-            )
+                index_elements=[events.c.key], set_={name: new.excluded[name] for name in values}, where=upon
+            ).returning(events.c.key)
 
-        mine = and_(handled.c.key == _KEY, handled.c.token == _TOKEN, or_(live, gate))
-        self.lease = enter(claimed).returning(*found)
-        entry = {"handled_at": now, **{name: cast(null(), handled.c[name].type) for name in no_claim}}
-        self.enter = enter(entry).returning(*found)
-        self.begin = enter(entry).returning(*found, *self._end_when_idle())
-        lease_letter = (
-            update(handled).where(handled.c.key == _KEY, known_letter.is_not(None), free, gate).values(claimed)
-        )
-        self.lease_letter = lease_letter.returning(*found)
-        self.begin_letter = lease_letter.returning(*found, *self._end_when_idle())
-        self.record = update(handled).where(mine).values(handled_at=now, **no_claim).returning(*found)
-        self.free = delete(handled).where(mine, handled.c.handled_at.is_(None)).returning(*found)
-        self.free_letter = update(handled).where(mine).values(no_claim).returning(*found)
-        remaining = case((live, handled.c.lease_ends - clock), else_=0.0)
-        self.holder = select(handled.c.handled_at, handled.c.token, remaining.label("remaining")).where(
-            handled.c.key == _KEY
-        )
+        def change(values: dict[str, Any], *conditions: ColumnElement[bool]) -> Any:
+            return update(events).where(here, *conditions).values(values).returning(events.c.key, events.c.letter)
 
-        self.is_recorded = select(handled.c.key).where(handled.c.key == _KEY, handled.c.handled_at.is_not(None))
-        self.has_letter = select(quarantine.c.key).where(quarantine.c.key == _KEY)
-        self.renew = update(handled).where(handled.c.key == _KEY).values(handled_at=now, **no_claim)
-        self.forgive = delete(failures).where(failures.c.key == _KEY)
-        self.remove_letter = delete(quarantine).where(quarantine.c.key == _KEY)
-        self.drop_letter = self.remove_letter.where(gate).returning(quarantine.c.key)
+        in_quarantine = events.c.quarantined_at.is_not(None)
+        not_handled = events.c.handled_at.is_(None)
+        self.lease = enter(claimed, gate, and_(not_handled, free))
+        self.lease_letter = change(claimed, in_quarantine, free, gate)
+        self.begin = enter(handled, gate, and_(not_handled, unclaimed)).returning(*ends)
+        self.begin_letter = change({**handled, **no_letter}, in_quarantine, unclaimed, gate).returning(*ends)
+        # A worker whose lease has not expired needs no gate: no transaction has its row.
+        mine = or_(exists().where(here, events.c.token == _TOKEN, live), gate)
+        mine_or_free = or_(events.c.token == _TOKEN, and_(not_handled, unclaimed))
+        retried = and_(bindparam("a_retry", type_=Boolean), in_quarantine, unclaimed)
+        letter = {"quarantined_at": moment, "letter": bindparam("a_letter", type_=Text)}
+        self.complete = enter({**handled, **no_letter}, mine, mine_or_free)
+        self.quarantine = enter({**handled, **letter}, mine, or_(mine_or_free, retried))
+        self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, or_(live, gate))
+        self.drop = change({**handled, **no_letter}, in_quarantine, gate)
 
+        remaining = case((live, events.c.lease_ends - clock), else_=0.0).label("remaining")
+        self.find = select(events.c.handled_at, events.c.letter, events.c.token, remaining).where(here)
         count = bindparam("a_count", type_=Integer)
         more = case((failures.c.failures > count, failures.c.failures), else_=count) + 1
         first = insert(failures).values(key=_KEY, failures=count + 1, failed_at=now)
         self.count_failure = first.on_conflict_do_update(
             index_elements=[failures.c.key], set_={"failures": more, "failed_at": now}
         ).returning(failures.c.failures)
+        order = (events.c.quarantined_at, events.c.key)
+        self.letters = select(events.c.letter).where(in_quarantine).order_by(*order).limit(_LIMIT)
+        self.letters_after = self.letters.where(tuple_(*order) > tuple_(moment, _KEY))
 
-        new = insert(quarantine).values(
-            key=_KEY,
-            quarantined_at=bindparam("a_moment", type_=quarantine.c.quarantined_at.type),
-            letter=bindparam("a_letter", type_=String),
+        pinned = tables.pinned
+        pin = insert(pinned).values(name=bindparam("a_name", type_=String), value=bindparam("a_value", type_=String))
+        self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
+            pinned.c.value
         )
-        self.put_letter = new.on_conflict_do_update(
-            index_elements=[quarantine.c.key],
-            set_={"quarantined_at": new.excluded.quarantined_at, "letter": new.excluded.letter},
-        )
-        order = (quarantine.c.quarantined_at, quarantine.c.key)
-        self.letters = select(quarantine.c.letter).order_by(*order).limit(_LIMIT)
-        place = tuple_(bindparam("a_moment", type_=quarantine.c.quarantined_at.type), _KEY)
-        self.letters_after = self.letters.where(tuple_(*order) > place)
-
-        self.look = tuple(select(*table.columns).limit(0) for table in tables.metadata.sorted_tables)
-        self.is_read_only = select(func.current_setting("transaction_read_only"))
-        self.now = select(now)
-        self.lock_tables = select(func.pg_advisory_xact_lock(func.hashtext(tables.name)))
-        before = bindparam("a_moment", type_=handled.c.handled_at.type)
-        old = select(handled.c.key).where(handled.c.handled_at < before)
-        old = old.where(~exists().where(quarantine.c.key == handled.c.key)).order_by(handled.c.handled_at).limit(_LIMIT)
-        abandoned = select(handled.c.key).where(
-            handled.c.handled_at.is_(None), handled.c.lease_ends < clock - _ABANDONED
-        )
-        abandoned = abandoned.limit(_LIMIT)
-        stale = select(failures.c.key).where(failures.c.failed_at < before).limit(_LIMIT)
-        if self.on_postgresql:
-            old = old.with_for_update(skip_locked=True, of=handled)
-            stale = stale.with_for_update(skip_locked=True)
-            abandoned = abandoned.with_for_update(skip_locked=True)
-        self.prune = (
-            delete(handled).where(handled.c.key.in_(old)),
-            delete(failures).where(failures.c.key.in_(stale)),
-            delete(handled).where(handled.c.key.in_(abandoned)),
-        )
-
-    async def first(
-        self, connection: AsyncConnection, statement: Executable, key: str, *, token: str = "", lease: float = 0.0
-    ) -> Row[Any] | None:
-        """Run a statement about one key, and return its first row."""
-        return (await self.run(connection, statement, key, token=token, lease=lease)).first()
-
-    async def run(
-        self,
-        connection: AsyncConnection,
-        statement: Executable,
-        key: str = "",
-        *,
-        token: str = "",
-        lease: float = 0.0,
-        **more: object,
-    ) -> CursorResult[Any]:
-        """Run a statement with the parameters that it contains, and those derived from the key and the lease."""
-        parameters: dict[str, object] = {"a_key": key, "a_token": token, "a_lease": lease, **more}
-        if self.on_postgresql:
-            # Two keys have the same number once in 2^64; then one is BUSY for a moment.
-            digest = hashlib.blake2b(f"{self._name}\0{key}".encode(), digest_size=8).digest()
-            parameters["a_gate"] = int.from_bytes(digest, "big", signed=True)
-            parameters["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        else:
-            parameters["a_now"] = time.monotonic()
-        names = self._names.get(statement)
-        if names is None:
-            names = self._names[statement] = frozenset(
-                each.key for each in iterate(cast_type(ClauseElement, statement)) if isinstance(each, BindParameter)
-            )
-        return await connection.execute(statement, {name: parameters[name] for name in parameters if name in names})
-
-    def _end_when_idle(self) -> list[ColumnElement[Any]]:
-        # A machine that vanishes does not close its connections. The server ends its transactions after this time.
-        if not self.on_postgresql:
-            return []
-        limit = bindparam("a_idle", type_=String)
-        return [func.set_config("idle_in_transaction_session_timeout", limit, True)]
+        self.pinned = select(pinned.c.value).where(pinned.c.name == bindparam("a_name", type_=String))
+        kept = events.c.quarantined_at.is_(None)
+        old = select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
+        abandoned = select(events.c.key).where(not_handled, events.c.lease_ends < clock - _ABANDONED)
+        stale = select(failures.c.key).where(failures.c.failed_at < moment)
+        self.prune: list[Executable] = []
+        for table, keys in ((events, old), (events, abandoned), (failures, stale)):
+            some = keys.limit(_LIMIT)
+            some = some.with_for_update(skip_locked=True) if self.on_postgresql else some
+            self.prune.append(delete(table).where(table.c.key.in_(some)))

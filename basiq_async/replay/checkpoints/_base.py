@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import attrs
 
@@ -146,6 +148,26 @@ class Checkpoint(Protocol):
     async def aclose(self) -> None:
         """End the run, so that another can begin. May be called twice. A cancellation does not prevent it."""
         ...
+
+
+class AsyncClosing:
+    """Makes a checkpoint an async context manager, which is closed at the end."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """See ``Checkpoint``."""
+        raise NotImplementedError
+
+
+def this_process() -> str:
+    """Return a text for the run that another one meets: this process, its machine, and the present time."""
+    host = socket.gethostname().encode("ascii", "replace").decode()[:60]
+    return f"process {os.getpid()} on {host}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class LimitedCheckpoint:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import attrs
 
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import Commit, DeadLetter, Job, State, another_job
+from ._base import AsyncClosing, Commit, DeadLetter, Job, State, another_job
 
 
-class MemoryCheckpoint:
+class MemoryCheckpoint(AsyncClosing):
     """A checkpoint in memory, for tests, and for replays that need not survive a restart."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class MemoryCheckpoint:
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
         if self._open:
-            raise CheckpointInUseError("another run has this checkpoint open: wait for it, or pass another checkpoint")
+            raise CheckpointInUseError("another run has this checkpoint open: wait for it or stop it")
         self._check(job)
         self._job, self._open = job, True
         found = self._current()

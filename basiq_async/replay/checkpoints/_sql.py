@@ -6,30 +6,45 @@ import asyncio
 import json
 import logging
 import os
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from sqlalchemy import MetaData, RowMapping
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import check_positive
-from ..._storage.sql import brief
+from ..._storage.sql import (
+    BusyError,
+    SQLStore,
+    SQLTransaction,
+    Work,
+    brief,
+    is_missing,
+    is_passing,
+    sqlstate,
+    without_values,
+)
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
-from ._base import Commit, DeadLetter, Job, State, another_job
-from ._sql_database import Calls, NoTablesError, Statements, Tables, key_of
+from ._base import AsyncClosing, Commit, DeadLetter, Job, State, another_job, this_process
+from ._sql_statements import Statements, Tables, key_of
+
+T = TypeVar("T")
 
 logger = logging.getLogger("basiq_async.replay")
 
 _BEATS = 4
 """The number of times that a run renews its lease within the length of the lease."""
 _LONGEST_NAME = 200
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between attempts while the database is away."""
 
 
-class SQLCheckpoint:
+class SQLCheckpoint(AsyncClosing):
     """Keeps the state of replays in PostgreSQL or SQLite, so that a pod needs no disk.
 
     .. code-block:: python
@@ -69,20 +84,14 @@ class SQLCheckpoint:
         lease: float = 20.0,
         timeout: float = 20.0,
     ) -> None:
-        if not isinstance(engine, AsyncEngine):
-            raise ConfigurationError(
-                "SQLCheckpoint needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)"
-            )
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
             raise ConfigurationError(f"name must be a str of 1 to {_LONGEST_NAME} characters, or None")
-        self._engine = engine
         self._name = name
         self._tables = Tables(table, schema)
-        self._sql = Statements(self._tables, engine.dialect.name)
-        self._create_tables = create_tables
         self._lease = check_positive("lease", lease, "of seconds")
-        self._timeout = check_positive("timeout", timeout, "of seconds")
-        self._calls = Calls(engine, self._tables, self._sql, create_tables=create_tables, timeout=self._timeout)
+        limit = check_positive("timeout", timeout, "of seconds")
+        self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
+        self._sql = Statements(self._tables, engine.dialect.name)
         self._run: _Run | None = None
 
     def __repr__(self) -> str:
@@ -96,7 +105,7 @@ class SQLCheckpoint:
 
     def ddl(self) -> str:
         """Return the SQL statements that create the checkpoint's tables, in the engine's dialect."""
-        return self._tables.ddl(self._engine.dialect)
+        return self._tables.ddl(self._store.engine.dialect)
 
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``. If a run was killed, waits until its lease ends."""
@@ -122,9 +131,9 @@ class SQLCheckpoint:
             return (await self._read_state(connection, row, self._key(job)))[0]
 
         try:
-            return await self._calls.call(work)
-        except NoTablesError:
-            if self._create_tables:
+            return await self._call(work)
+        except CheckpointError as exc:
+            if self._store.create_tables and exc.__cause__ is not None and is_missing(exc.__cause__):
                 return None
             raise
 
@@ -141,9 +150,7 @@ class SQLCheckpoint:
                 run.renewed = asyncio.get_running_loop().time()
 
             try:
-                await self._calls.call(
-                    lambda connection: self._record(connection, run, commit, after, number), recorded
-                )
+                await self._call(lambda connection: self._record(connection, run, commit, after, number), recorded)
             except BaseException:
                 if run.number != number:
                     run.lost = run.lost or "an earlier save failed, and it is unknown whether it was recorded"
@@ -157,7 +164,7 @@ class SQLCheckpoint:
         async def work(connection: AsyncConnection) -> Sequence[DeadLetter]:
             return [_read_dead_letter(row._mapping) for row in await connection.execute(self._sql.dead_letters, place)]
 
-        return await self._calls.call(work)
+        return await self._call(work)
 
     async def aclose(self) -> None:
         """See ``Checkpoint``. If the database is away, the job is free when the lease ends."""
@@ -175,17 +182,17 @@ class SQLCheckpoint:
 
     async def _take(self, run: _Run) -> State:
         """Take the job. If another run has it and may be dead, wait for the end of its lease."""
-        await self._calls.prepare()
         seen: tuple[object, object] | None = None
         while True:
-            found = await self._calls.call(lambda connection: self._take_once(connection, run))
+            found = await self._call(lambda connection: self._take_once(connection, run), prepare=True)
             if isinstance(found, State):
                 return found
             beat = found["holder"], found["renewed_at"]
             if seen not in (None, beat):
+                holder = found["holder"].rpartition("/")[0]
                 raise CheckpointInUseError(
-                    f"{self._describe(run.job)} is in use by another run that is alive ({found['holder']}): leave the "
-                    "job to it, or pass another name"
+                    f"{self._describe(run.job)} is in use by another run, which is alive ({holder}): wait for it or "
+                    "stop it"
                 )
             seen = beat
             lease: float = found["lease"]
@@ -272,7 +279,7 @@ class SQLCheckpoint:
 
         async with run.saving:
             try:
-                renewed = await self._calls.attempt(work, timeout=min(self._timeout, self._lease / 2))
+                renewed = await self._attempt(work, min(self._store.timeout, self._lease / 2))
             except Exception as exc:
                 logger.debug("the lease of a checkpoint could not be renewed: %s", brief(exc))
                 return False
@@ -291,16 +298,49 @@ class SQLCheckpoint:
             await connection.execute(self._sql.let_go, {**run.key, "a_holder": run.holder})
 
         try:
-            await self._calls.attempt(work, timeout=self._timeout)
-        except NoTablesError:
-            pass
+            await self._attempt(work, self._store.timeout)
         except Exception as exc:
+            if exc.__cause__ is not None and is_missing(exc.__cause__):
+                return
             logger.warning(
                 "%s could not be released (%s): another run can begin when the lease ends, in %g s",
                 self._describe(run.job),
                 brief(exc),
                 self._lease,
             )
+
+    async def _call(self, work: Work[T], recorded: Callable[[], None] = lambda: None, *, prepare: bool = False) -> T:
+        """Do ``work`` in a transaction, then call ``recorded``. Try again while the database is away or busy.
+
+        ``work`` must be safe to repeat. A cancellation waits for the attempt that is under way.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + self._store.timeout, _FIRST_PAUSE
+
+        async def once() -> T:
+            if prepare:
+                await self._store.within_limit(self._store.prepare(), until - loop.time())
+            result = await self._attempt(work, until - loop.time())
+            recorded()
+            return result
+
+        while True:
+            try:
+                return await run_to_completion(once)
+            except (CheckpointError, BusyError) as exc:
+                cause = exc.__cause__ or exc
+                if not _may_pass(cause):
+                    raise
+                if until - loop.time() <= pause:
+                    raise CheckpointError(
+                        f"the database of the checkpoint was away for {self._store.timeout:g} s ({brief(cause)}): fix "
+                        "it, then run the same again to continue"
+                    ) from without_values(cause)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    async def _attempt(self, work: Work[T], timeout: float) -> T:
+        return await self._store.within_limit(SQLTransaction(self._store).run(work), timeout)
 
     def _current(self) -> _Run:
         run = self._run
@@ -373,7 +413,7 @@ class _Run:
     def __init__(self, job: Job, key: dict[str, str], concurrency: int) -> None:
         self.job, self.key, self.concurrency = job, key, concurrency
         self.pid = os.getpid()
-        self.holder = f"{_host()}/{self.pid}/{os.urandom(8).hex()}"
+        self.holder = f"{this_process()}/{os.urandom(8).hex()}"
         self.state = State()
         self.number = self.dead_letters = 0
         self.lost = ""
@@ -392,6 +432,17 @@ class _Run:
             failed=state.failed + commit.failed,
             interrupted=commit.interrupted if commit.ended else state.interrupted,
         )
+
+
+def _may_pass(exc: BaseException) -> bool:
+    """Return whether the database may work again soon: it is away, starting or busy."""
+    if isinstance(exc, (BusyError, PoolTimeoutError)):
+        return True
+    if isinstance(exc, OSError):
+        return not isinstance(exc, TimeoutError)
+    if isinstance(exc, (OperationalError, InterfaceError)) and not sqlstate(exc):
+        return not is_missing(exc) and "unable to open" not in str(exc.orig)
+    return is_passing(exc)
 
 
 async def _first(connection: AsyncConnection, statement: Any, key: dict[str, str]) -> RowMapping | None:
@@ -424,7 +475,3 @@ def _as_json(text: str | None) -> str | None:
 def _from_json(text: str | None) -> str | None:
     found: str | None = None if text is None else json.loads(text)
     return found
-
-
-def _host() -> str:
-    return socket.gethostname().encode("ascii", "replace").decode()[:60]

@@ -121,7 +121,8 @@ async def test_entering_it_makes_its_tables_in_a_schema_of_ones_own(engine: Asyn
 
 async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
     table = new_table()
-    async with engine_of(url) as engine, SQLInbox(engine, table=table, create_tables=False) as inbox:
+    async with engine_of(url) as engine:
+        inbox = SQLInbox(engine, table=table, create_tables=False)
         with pytest.raises(InboxError, match="the database failed"):
             await inbox.claim("k", "a", lease=60)
         await run(engine, *inbox.ddl().split(";\n")[:-1])
@@ -131,7 +132,7 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
-    tables = {"app.seen", "app.seen_failures", "app.seen_quarantine", "app.seen_pinned"}
+    tables = {"app.seen", "app.seen_failures", "app.seen_pinned", "app.seen_version"}
     assert set(inbox_metadata("seen", "app").tables) == tables
 
 
@@ -207,7 +208,7 @@ async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks
     async with engine_of(postgres.url(), pool_size=2, max_overflow=0, pool_timeout=60) as engine:
         async with SQLInbox(engine, table=new_table()) as inbox:
             await inbox.claim_transaction("a", "t", lease=60)
-            inbox._database.timeout = 0.5
+            inbox._store.timeout = 0.5
             async with engine.connect():
                 for call in (inbox.claim("c", "t", lease=60), inbox.claim_transaction("c", "t", lease=60)):
                     with pytest.raises(InboxError, match=r"within 0\.5 s.*all connections of the pool are in use"):
@@ -219,12 +220,12 @@ async def test_a_database_that_does_not_respond_is_an_error_in_time(engine: Asyn
     table = new_table()
     async with SQLInbox(engine, table=table) as inbox, engine.begin() as connection:
         await connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        inbox._database.timeout = 0.1
+        inbox._store.timeout = 0.1
         with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
             await inbox.claim("k", "a", lease=60)
         with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
             await inbox.seen("k")
-        inbox._database.timeout = 60
+        inbox._store.timeout = 60
         await connection.rollback()
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
 
@@ -398,7 +399,7 @@ async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_droppe
 
 async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(inbox: SQLInbox, engine: AsyncEngine) -> None:
     await inbox.quarantine("k", "a", letter("k"))
-    await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name}_quarantine SET letter = '{{'")
+    await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name} SET letter = '{{'")
     with pytest.raises(InboxError, match="no inbox has written"):
         await inbox.quarantined()
 
