@@ -9,12 +9,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from basiq_async._storage.sql import failed_in, watch_failures
+from basiq_async._storage.sql import failed_in
+from basiq_async.receiver import SQLInbox
 
 
 def watched() -> AsyncEngine:
     engine = create_async_engine("sqlite+aiosqlite://")
-    watch_failures(engine)
+    SQLInbox(engine)
     return engine
 
 

@@ -447,24 +447,6 @@ class SQLInbox:
         now = await self._store.run(self._store.now)
         return now - self._remember if self._store.began is None else max(self._store.began, now - self._remember)
 
-    async def pin(self, name: str, value: str) -> str:
-        """See ``Inbox``."""
-
-        async def work(connection: AsyncConnection) -> str:
-            found: str = (await connection.execute(self._sql.pin, {"a_name": name, "a_value": value})).scalar_one()
-            return found
-
-        return await self._store.run(work, write=True)
-
-    async def pinned(self, name: str) -> str | None:
-        """See ``Inbox``."""
-
-        async def work(connection: AsyncConnection) -> str | None:
-            found: str | None = (await connection.execute(self._sql.pinned, {"a_name": name})).scalar_one_or_none()
-            return found
-
-        return await self._store.run(work)
-
     async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
         held = self._mine(key, token)

@@ -82,12 +82,6 @@ class Tables(StoreTables):
             Column("failed_at", DateTime(timezone=True), nullable=False),
             Index(f"{table}_failures_order", "failed_at"),
         )
-        self.pinned = Table(
-            f"{table}_pinned",
-            self.metadata,
-            Column("name", String(200), primary_key=True),
-            Column("value", String(200), nullable=False),
-        )
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -175,12 +169,6 @@ class Statements:
         self.letters = select(events.c.letter).where(in_quarantine).order_by(*order).limit(_LIMIT)
         self.letters_after = self.letters.where(tuple_(*order) > tuple_(moment, _KEY))
 
-        pinned = tables.pinned
-        pin = insert(pinned).values(name=bindparam("a_name", type_=String), value=bindparam("a_value", type_=String))
-        self.pin = pin.on_conflict_do_update(index_elements=[pinned.c.name], set_={"value": pinned.c.value}).returning(
-            pinned.c.value
-        )
-        self.pinned = select(pinned.c.value).where(pinned.c.name == bindparam("a_name", type_=String))
         kept = events.c.quarantined_at.is_(None)
         old = select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
         abandoned = select(events.c.key).where(not_handled, events.c.lease_ends < clock - _ABANDONED)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from basiq_async import InboxError
 from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
-from tests.support.databases import engine_of, new_table, run, url_of
+from tests.support.databases import engine_of, new_table, run, scalar, url_of
 from tests.support.environment import free_port
 from tests.support.servers import PostgresServer, RedisServer, redis_server
 
@@ -72,18 +72,38 @@ async def test_tables_that_are_missing_are_an_error_that_says_how_to_make_them(u
 async def test_tables_that_were_dropped_meanwhile_are_found_missing(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        await run(engine, f"DROP TABLE {table}_quarantine")
+        await run(engine, f"DROP TABLE {table}_failures")
         with pytest.raises(InboxError, match="tables are missing"):
             await inbox.check()
 
 
-async def test_a_table_of_another_version_is_an_error_that_says_so(url: str) -> None:
+EARLIER = "CREATE TABLE {table} (key VARCHAR(400) PRIMARY KEY, handled_at TIMESTAMP, token TEXT)"
+
+
+@pytest.mark.parametrize("create_tables", [False, True])
+async def test_a_store_of_an_earlier_version_is_refused_and_left_as_it_is(create_tables: bool, url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine:
-        await run(engine, f"CREATE TABLE {table} (key VARCHAR(400) PRIMARY KEY, seen INTEGER)")
-        inbox = SQLInbox(engine, table=table, create_tables=False)
-        with pytest.raises(InboxError, match=r"tables were made by another version.*inbox\.ddl\(\)"):
-            await inbox.check()
+        await run(engine, EARLIER.format(table=table), f"CREATE TABLE {table}_pinned (name VARCHAR(200) PRIMARY KEY)")
+        inbox = SQLInbox(engine, table=table, create_tables=create_tables)
+        said = (
+            f"tables {table} were made by another version.*pass another table="
+            if create_tables
+            else "run the migration"
+        )
+        for call in (inbox.check(), inbox.claim("k", "a", lease=60)):
+            with pytest.raises(InboxError, match=said):
+                await call
+        assert await scalar(engine, f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_a_store_of_a_later_version_is_refused(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+        async with SQLInbox(engine, table=table):
+            await run(engine, f"UPDATE {table}_version SET version = 99")
+        with pytest.raises(InboxError, match=f"tables {table} were made by another version"):
+            await SQLInbox(engine, table=table).check()
 
 
 async def test_a_database_that_is_away_is_an_error_that_asks_for_its_url() -> None:
