@@ -150,7 +150,7 @@ class Checkpoint(Protocol):
         ...
 
 
-class AsyncClosing:
+class _Closing:
     """Makes a checkpoint an async context manager, which is closed at the end."""
 
     async def __aenter__(self) -> Self:

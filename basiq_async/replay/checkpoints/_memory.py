@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import attrs
 
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import AsyncClosing, Commit, DeadLetter, Job, State, another_job
+from ._base import Commit, DeadLetter, Job, State, _Closing, another_job
 
 
-class MemoryCheckpoint(AsyncClosing):
+class MemoryCheckpoint(_Closing):
     """A checkpoint in memory, for tests, and for replays that need not survive a restart."""
 
     def __init__(self) -> None:

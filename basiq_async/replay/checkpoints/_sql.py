@@ -30,7 +30,7 @@ from ..._storage.sql import (
 )
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
-from ._base import AsyncClosing, Commit, DeadLetter, Job, State, another_job, this_process
+from ._base import Commit, DeadLetter, Job, State, _Closing, another_job, this_process
 from ._sql_statements import Statements, Tables, key_of
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts while the database is away."""
 
 
-class SQLCheckpoint(AsyncClosing):
+class SQLCheckpoint(_Closing):
     """Keeps the state of replays in PostgreSQL or SQLite, so that a pod needs no disk.
 
     .. code-block:: python
