@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command line. The exit code is 0, or 1 for an error, or 2 for wrong usage."""
+    """Run the command line, and end the process with its exit code; ``basiq-async --help`` lists the codes."""
     if sys.argv[1:] == ["--version"]:
         # Handled before slow imports, because scripts ask for the version.
         from .._version import __version__
@@ -43,8 +43,6 @@ def _run_app() -> None:
         import typer  # noqa: F401  # likewise
     except ImportError:
         sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
-    from ._app import build
-    from ._completion import prepare, typed_words
+    from ._app import run
 
-    prepare()
-    build(typed_words())()
+    sys.exit(run(sys.argv[1:]))

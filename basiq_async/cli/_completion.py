@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from typing import Annotated
 
 import typer
@@ -40,22 +39,9 @@ def completion(
     write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 
-def is_asked() -> bool:
-    """Whether a shell runs this process to get completions."""
-    return bool(os.environ.get(_VARIABLE))
-
-
-def typed_words() -> list[str]:
-    """Return the words of the command line: of the line that a shell completes, or of this process."""
-    if not is_asked():
-        return sys.argv[1:]
-    # bash sets the first variable, and the other shells set the second.
-    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
-
-
 def prepare() -> None:
     """Register the completion classes of typer, if a shell runs this process to get completions."""
-    if is_asked():
+    if os.environ.get(_VARIABLE):
         from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
 
         completion_init()

@@ -1,38 +1,73 @@
-"""Show and remove the dead letters of a replay or of a fleet's job; and the commands ``basiq-async quarantine …``."""
+"""Show, export and drop the dead letters of a replay, of a recovery, or of a fleet's job."""
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Protocol
 
+import attrs
 import typer
 
-from ..errors import ConfigurationError
-from ._options import App, Json, Yes, open_receiver
+from .._redaction.text import json_line
+from .._storage.private_files import open_new
+from ..errors import CheckpointError, ConfigurationError
+from ._options import program_line
 from ._output import note
-from ._results import Column, Output, Shape, attributes, cell_text, shows
-from ._run import confirm, run_until_signal
+from ._results import Column, Output
 
 if TYPE_CHECKING:
-    from ..receiver import Outcome, QuarantinedDelivery, WebhookReceiver
     from ..replay import DeadLetter
 
 
 _PAGE = 250
 
-DEAD_LETTER: Shape[DeadLetter] = Shape(
-    {**attributes("id", "error", "failed_at"), "event_type_id": lambda dead: _event_type(dead)},
-    (
-        Column("ID", lambda dead: dead.id),
-        Column("FAILED AT", lambda dead: cell_text(dead.failed_at)),
-        Column("ERROR", lambda dead: dead.error, flexible=True, least=32),
-        Column("EVENT TYPE", lambda dead: cell_text(_event_type(dead)), optional=True),
+RetryDead = Annotated[
+    bool, typer.Option("--retry-dead", help="Deliver the messages that failed in earlier runs again.")
+]
+ListDead = Annotated[bool, typer.Option("--list-dead", help="Show the messages that failed in earlier runs.")]
+ExportDead = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Write the messages that failed to a new file, one per line.", show_default=False
     ),
+]
+DropDead = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID", help="Drop a message that failed; may be repeated.", show_default=False),
+]
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterView:
+    """A message that failed and is kept."""
+
+    id: str
+    error: str
+    failed_at: datetime
+    event_type_id: str | None
+
+    @classmethod
+    def of(cls, letter: DeadLetter) -> DeadLetterView:
+        """Return the view of a dead letter."""
+        from ..models import Message
+
+        kind = Message(letter.id, letter.message).event_type_id
+        return cls(id=letter.id, error=letter.error, failed_at=letter.failed_at, event_type_id=kind)
+
+
+DEAD_LETTERS: Sequence[Column[DeadLetterView]] = (
+    Column("ID", lambda dead: dead.id),
+    Column("FAILED AT", lambda dead: dead.failed_at),
+    Column("ERROR", lambda dead: dead.error, flexible=20),
+    Column("EVENT TYPE", lambda dead: dead.event_type_id, optional=True),
 )
 
 
 class HasDeadLetters(Protocol):
-    """A replay, or a job of a fleet."""
+    """A replay, both replays of a recovery, or a job of a fleet."""
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """Return a page of dead letters."""
@@ -47,17 +82,64 @@ class HasDeadLetters(Protocol):
         ...
 
 
-def _event_type(dead: DeadLetter) -> str | None:
-    from ..models import Message
+class DeadLettersOfBoth:
+    """The dead letters of a recovery: those of its messages, then those of its events."""
 
-    return Message(dead.id, dead.message).event_type_id
+    _SECOND = 2**60
+    """What is added to the numbers of the second, so that a number tells where the next page begins."""
+
+    def __init__(self, first: HasDeadLetters, second: HasDeadLetters) -> None:
+        self._first = first
+        self._second = second
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """See ``HasDeadLetters``."""
+        if after < self._SECOND and (page := await self._first.dead_letters(after=after, limit=limit)):
+            return page
+        page = await self._second.dead_letters(after=max(0, after - self._SECOND), limit=limit)
+        return [attrs.evolve(each, number=each.number + self._SECOND) for each in page]
+
+    async def export_dead(self, path: str) -> int:
+        """See ``HasDeadLetters``. The lines are those that a replay writes."""
+        try:
+            descriptor = open_new(path)
+        except (OSError, ValueError) as exc:
+            raise ConfigurationError(f"the new file {path!r} cannot be made: {exc}") from None
+        count = 0
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            async for page in _pages(self):
+                for each in page:
+                    line = {"id": each.id, "error": each.error, "failedAt": each.failed_at, "message": each.message}
+                    file.write(json_line({"number": each.number % self._SECOND, **line}, ascii=True) + "\n")
+                count += len(page)
+        return count
+
+    async def drop_dead(self, ids: Sequence[str]) -> int:
+        """See ``HasDeadLetters``."""
+        return await self._first.drop_dead(ids) + await self._second.drop_dead(ids)
+
+
+async def look_at_dead_letters(
+    job: HasDeadLetters, output: Output, *, show: bool, export: str | None, drop: Sequence[str] | None
+) -> int:
+    """Show, export and drop dead letters as the options say. Return 1 if they were shown or dropped and some are left.
+
+    An export that succeeded returns 0.
+    """
+    if show:
+        await list_dead_letters(job, output)
+    if export is not None:
+        await export_dead_letters(job, export)
+    if drop:
+        await drop_dead_letters(job, drop)
+    return 1 if (show or drop) and await has_dead_letters(job) else 0
 
 
 async def list_dead_letters(job: HasDeadLetters, output: Output) -> None:
     """List the dead letters, or write a note that there are none."""
     count = 0
-    async for page in _dead_letter_pages(job):
-        output.rows(page, DEAD_LETTER)
+    async for page in _pages(job):
+        output.rows(map(DeadLetterView.of, page), DEAD_LETTERS, DeadLetterView)
         count += len(page)
     if not count:
         note("there are no dead letters")
@@ -82,131 +164,34 @@ async def has_dead_letters(job: HasDeadLetters) -> bool:
     return bool(await job.dead_letters(limit=1))
 
 
-async def _dead_letter_pages(job: HasDeadLetters) -> AsyncIterator[Sequence[DeadLetter]]:
+async def tell_of_recoveries(webhook_id: str) -> bool:
+    """Write a note for each recovery of a webhook in this folder that keeps dead letters. Return whether there is one.
+
+    A recovery of which only a part is known, because it selects messages, is named too.
+    """
+    from ..replay import SQLiteCheckpoint, recovered_by
+
+    found = False
+    for file in sorted(glob.glob("basiq-recover-*-messages.db")):
+        base = file.removesuffix("-messages.db")
+        try:
+            recovered = await recovered_by(webhook_id, SQLiteCheckpoint(file), SQLiteCheckpoint(f"{base}-events.db"))
+        except CheckpointError:
+            if webhook_id not in file:
+                continue
+            text = "perhaps some"
+        else:
+            if not recovered.dead_letters:
+                continue
+            text = f"{recovered.dead_letters:,}"
+        found = True
+        line = program_line("recover", webhook_id, options={"--checkpoint": base, "--list-dead": True})
+        note(f"recover keeps {text} dead letters in {file!r}; list them with: {line}")
+    return found
+
+
+async def _pages(job: HasDeadLetters) -> AsyncIterator[Sequence[DeadLetter]]:
     after = 0
     while page := await job.dead_letters(after=after, limit=_PAGE):
         yield page
         after = page[-1].number
-
-
-quarantine_app = typer.Typer(help="Deliveries that an inbox set aside: their handler failed.", no_args_is_help=True)
-
-_QUARANTINED: Shape[QuarantinedDelivery] = Shape(
-    {
-        **attributes("delivery_id", "event_type_id", "event_id", "error", "failures", "signed_at", "quarantined_at"),
-        "body": lambda delivery: delivery.body.decode(errors="replace"),
-    },
-    (
-        Column("DELIVERY", lambda delivery: delivery.delivery_id),
-        Column("EVENT TYPE", lambda delivery: delivery.event_type_id),
-        Column("SET ASIDE", lambda delivery: cell_text(delivery.quarantined_at), optional=True),
-        Column("ERROR", lambda delivery: delivery.error, flexible=True, least=32),
-    ),
-)
-_OUTCOME: Shape[Outcome] = Shape(
-    {
-        "delivery_id": lambda outcome: outcome.delivery.id if outcome.delivery else None,
-        "result": lambda outcome: str(outcome.result),
-        "handled": lambda outcome: _is_handled(outcome),
-        "error": lambda outcome: _error(outcome),
-    },
-    (
-        Column("DELIVERY", lambda outcome: outcome.delivery.id if outcome.delivery else "-"),
-        Column("RESULT", lambda outcome: str(outcome.result)),
-        Column("ERROR", lambda outcome: _error(outcome) or "", flexible=True, least=24),
-    ),
-)
-_DROPPED: Shape[int] = Shape({"dropped": int})
-
-
-@quarantine_app.command("list")
-@shows(_QUARANTINED)
-def list_(app: App, json: Json = None) -> None:
-    """Show the deliveries in the quarantine, oldest first. The exit code is 1 if there are any."""
-    output = Output(json)
-
-    async def work() -> int:
-        count = 0
-        async with open_receiver(app) as receiver:
-            async for page in _quarantine_pages(receiver):
-                output.rows(page, _QUARANTINED)
-                count += len(page)
-        return count
-
-    count = run_until_signal(work)
-    if count:
-        raise typer.Exit(1)
-    note("the quarantine is empty")
-
-
-@quarantine_app.command("retry")
-@shows(_OUTCOME)
-def retry(
-    app: App,
-    delivery_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[DELIVERY_ID...]", help="The deliveries to retry; all by default.")
-    ] = None,
-    json: Json = None,
-) -> None:
-    """Pass deliveries to their handlers again, oldest first. The exit code is 1 if a delivery fails again."""
-    output = Output(json)
-
-    async def work() -> Sequence[Outcome]:
-        async with open_receiver(app) as receiver:
-            return await receiver.retry_quarantined(delivery_ids or None)
-
-    outcomes = run_until_signal(work)
-    output.rows(outcomes, _OUTCOME)
-    if not outcomes and not delivery_ids:
-        note("the quarantine is empty")
-    tried = {outcome.delivery.id for outcome in outcomes if outcome.delivery}
-    _refuse_unknown([each for each in delivery_ids or () if each not in tried])
-    if not all(map(_is_handled, outcomes)):
-        raise typer.Exit(1)
-
-
-@quarantine_app.command("drop")
-@shows(_DROPPED)
-def drop(
-    app: App,
-    delivery_ids: Annotated[list[str], typer.Argument(metavar="DELIVERY_ID...", help="The deliveries to remove.")],
-    yes: Yes = False,
-    json: Json = None,
-) -> None:
-    """Remove deliveries for good; they stay recorded as handled. In a terminal, asks first."""
-    confirm(f"Remove {len(set(delivery_ids)):,} of the deliveries in the quarantine for good?", yes=yes)
-
-    async def work() -> int:
-        async with open_receiver(app) as receiver:
-            return await receiver.drop_quarantined(delivery_ids)
-
-    dropped = run_until_signal(work)
-    Output(json).one(dropped, _DROPPED)
-    if dropped < len(set(delivery_ids)):
-        raise ConfigurationError(
-            f"{len(set(delivery_ids)) - dropped} of these deliveries are not in the quarantine; "
-            "'basiq-async quarantine list' shows its deliveries"
-        )
-
-
-async def _quarantine_pages(receiver: WebhookReceiver) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
-    after: QuarantinedDelivery | None = None
-    while page := await receiver.quarantined(after=after, limit=100):
-        yield page
-        after = page[-1]
-
-
-def _refuse_unknown(ids: Sequence[str]) -> None:
-    if ids:
-        raise ConfigurationError(
-            f"not in the quarantine: {', '.join(ids)}; 'basiq-async quarantine list' shows its deliveries"
-        )
-
-
-def _is_handled(outcome: Outcome) -> bool:
-    # A delivery that stays in the quarantine is acknowledged too.
-    return outcome.acknowledged and str(outcome.result) != "quarantined"
-
-
-def _error(outcome: Outcome) -> str | None:
-    return None if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_module
 import sys
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +13,17 @@ import attrs
 import typer
 
 from .._redaction.text import json_line
+from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
 from ._completion import event_types
-from ._history import History, show_reading
+from ._follow import History
+from ._messages import show_reading
 from ._options import SECRET_VARIABLE, EndpointSecretFile, Json, check_documented, check_event_types, read_secrets
 from ._output import live, note, write, write_lines
-from ._results import Output, Shape, fields_of, keys, shows
+from ._results import Output
 from ._run import run, run_until_signal
-from ._shapes import MESSAGE
+from ._views import MessageView, message_details
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -42,14 +43,10 @@ SecretOption = Annotated[
 ]
 PlainJson = Annotated[
     str | None,
-    typer.Option("--json", metavar="[FIELDS]", help="Print one JSON object; errors are JSON too.", show_default=False),
+    typer.Option("--json", metavar="[=FIELDS]", help="Print one JSON object; errors are JSON too.", show_default=False),
 ]
 
-_HEADERS: Shape[Mapping[str, str]] = Shape(keys("webhook-id", "webhook-timestamp", "webhook-signature"))
-_GENUINE: Shape[bool] = Shape({"genuine": bool})
 
-
-@shows(_HEADERS)
 def sign(
     secret: SecretOption,
     body: Body = "-",
@@ -64,12 +61,11 @@ def sign(
 
     headers = make_headers(secret, message_id, _moment(at), _read(body))
     if json is not None:
-        Output(json).one(headers, _HEADERS)
+        Output(json).one(headers)
     else:
         write_lines(f"{name}: {value}" for name, value in headers.items())
 
 
-@shows(_GENUINE)
 def verify(
     secret: SecretOption,
     body: Body = "-",
@@ -104,7 +100,7 @@ def verify(
     check(secret, pairs, _read(body), tolerance=timedelta(seconds=tolerance), now=_moment(at))
     output = Output(json)
     if output.as_json:
-        output.one(True, _GENUINE)
+        output.one({"genuine": True})
     else:
         write("genuine")
 
@@ -162,11 +158,6 @@ class _Sent:
     error: str | None
 
 
-_SENT: Shape[_Sent] = Shape(fields_of(_Sent))
-_ASKED: Shape[str] = Shape({"event_type_id": str, "asked": lambda event_type: True})
-
-
-@shows(MESSAGE, _SENT, _ASKED)
 def trigger(
     event_type: Annotated[
         str, typer.Argument(help="The event type, such as user.created.", autocompletion=event_types)
@@ -237,14 +228,14 @@ def trigger(
         if not wait:
             note(f"asked Basiq for a test message of type {event_type}")
             if output.as_json:
-                output.one(event_type, _ASKED)
+                output.one({"event_type_id": event_type, "asked": True})
             return True
         try:
             await arrivals.wait(timeout)
         finally:
-            live("")
+            live(None)
             for message in arrivals.found.values():
-                output.one(message, MESSAGE)
+                output.one(MessageView.of(message), message_details(message))
         outcomes = [_tell_outcome(message) for message in arrivals.found.values()]
         return all(outcomes)
 
@@ -285,12 +276,12 @@ async def _send(
         id=message_id,
         event_type_id=payload.get("eventTypeId"),
         event_id=payload.get("eventId"),
-        url=to,
+        url=show_url(to),  # its query can hold a key
         status=None if done.error else done.status,
         accepted=done.accepted,
         error=done.error,
     )
-    output.one(sent, _SENT)
+    output.one(sent)
     return done.accepted
 
 
@@ -346,7 +337,7 @@ class _Arrivals:
             subscribed = self._url is not None or self._event_type in webhook.subscribed_events
             if subscribed and (webhook.status or "").lower() == "active":
                 self._expected.add(webhook.id)
-        live("")
+        live(None)
 
     async def wait(self, timeout: float) -> None:
         """Wait for a message of each active webhook with this event type, and for the first attempt of each message.
@@ -368,7 +359,7 @@ class _Arrivals:
             what = "an attempt" if self.found and not missing else "the message to appear"
             live(f"waiting for {what}, {left:.0f} s left")
             await asyncio.sleep(min(_POLL, max(0.05, left)))
-        live("")
+        live(None)
         if missing or not self.found:
             where = f"the history of {', '.join(sorted(missing))}" if missing else "no webhook's history"
             verb = "shows no new" if missing else "shows a new"

@@ -288,19 +288,19 @@ class Streamed:
 
 async def stream(paginator: Paginator[Message], total: int, stop: int | None = None) -> Streamed:
     """Stream a history, with its progress on the screen."""
-    from ._replay import bar
+    from ._runs import draw_bar
 
     streamed = Streamed()
     terminal = is_terminal(sys.stderr)
     async for message in paginator:
         streamed.add(message)
         if streamed.seen % 2_000 == 0 and terminal:
-            live(f"{bar(streamed.seen / total)}  {streamed.text}")
+            live(draw_bar(streamed.seen, total, streamed.text))
         if streamed.seen % _REPORT_EVERY == 0 and not terminal:
             write(f"    {streamed.seen:,} messages")
         if streamed.seen == stop:
             break
-    live("")
+    live(None)
     return streamed
 
 

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 import typer
 
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
 from ._options import SECRET_VARIABLE, Json, check_documented, read_secrets
-from ._results import Output, shows
+from ._results import Output
 from ._run import run_until_signal
-from ._shapes import POLLED, RECEIVED
 
 
-@shows(RECEIVED, POLLED)
+@attrs.frozen(kw_only=True)
+class ListenOptions:
+    """What to receive or to poll, and what to do with it. ``webhook_id``: None polls all webhooks."""
+
+    forward_to: str | None
+    event: Sequence[str] | None
+    webhook_id: str | None
+    since: str | None
+    every: float
+    checkpoint: str | None
+    limit: int
+    body: bool
+
+
 def listen(
     secret: Annotated[
         list[str] | None,
@@ -72,7 +86,7 @@ def listen(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N deliveries; 0 for no limit.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N genuine deliveries; 0 for no limit.")] = 0,
     body: Annotated[bool, typer.Option("--body", help="Also show the bodies of genuine deliveries.")] = False,
     json: Json = None,
 ) -> None:
@@ -82,6 +96,10 @@ def listen(
     --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
     posted with a new signature. Messages from the time when the program was off come first.
     """
+    options = ListenOptions(
+        forward_to=forward_to, event=event, webhook_id=poll, since=since, every=every, checkpoint=checkpoint,
+        limit=limit, body=body,
+    )  # fmt: skip
     output = Output(json)
     if poll is not None or poll_all:
         from ._polling import Polling
@@ -89,11 +107,7 @@ def listen(
         if poll is not None and poll_all:
             raise ConfigurationError("--poll and --all cannot be used together")
         secrets = read_secrets(secret_file, secret) if forward_to is not None else []
-        polling = Polling(
-            output, webhook_id=poll, forward_to=forward_to, secrets=secrets, event=event, since=since,
-            every=every, checkpoint=checkpoint, limit=limit, body=body,
-        )  # fmt: skip
-        run_until_signal(polling.run)
+        run_until_signal(Polling(output, options, secrets).run)
         return
     if since is not None or checkpoint is not None:
         raise ConfigurationError("--since and --checkpoint require --poll or --all")
@@ -104,6 +118,5 @@ def listen(
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"--port must be from 0 to 65535, not {port}")
     check_documented(event)
-    secrets = read_secrets(secret_file, secret)
-    listener = Listener(output, secrets, forward_to=forward_to, event=event, limit=limit, body=body)
+    listener = Listener(output, options, read_secrets(secret_file, secret))
     run_until_signal(lambda: listener.serve(host, port, path))

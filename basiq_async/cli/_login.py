@@ -6,8 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 import typer
@@ -17,7 +16,7 @@ from ..errors import ConfigurationError
 from . import _profiles
 from ._options import Json
 from ._output import is_terminal, note, session
-from ._results import Column, Output, Shape, fields_of, keys, shows
+from ._results import Column, Output
 from ._run import open_client, run, run_until_signal
 
 if TYPE_CHECKING:
@@ -36,22 +35,13 @@ class _Who:
     profiles: Sequence[str]
 
 
-_WHO: Shape[_Who] = Shape(fields_of(_Who))
-_PROFILE: Shape[dict[str, Any]] = Shape(
-    keys("profile", "base_url", "key_in"),
-    (
-        Column("PROFILE", lambda row: str(row["profile"])),
-        Column("KEY IN", lambda row: str(row["key_in"])),
-        Column("BASE URL", lambda row: str(row["base_url"]), flexible=True),
-    ),
+_PROFILES: Sequence[Column[_profiles.Profile]] = (
+    Column("PROFILE", lambda each: each.profile),
+    Column("KEY IN", lambda each: each.key_in),
+    Column("BASE URL", lambda each: each.base_url, flexible=16),
 )
-_STORED: Shape[tuple[str, str, str]] = Shape(
-    {"profile": itemgetter(0), "key_in": itemgetter(1), "base_url": itemgetter(2)}
-)
-_REMOVED: Shape[str] = Shape({"profile": str, "removed": lambda name: True})
 
 
-@shows(_STORED)
 def login(
     base_url: Annotated[
         str | None,
@@ -62,7 +52,7 @@ def login(
     check: Annotated[bool, typer.Option("--check/--no-check", help="Check first that Basiq accepts the key.")] = True,
     json: Json = None,
 ) -> None:
-    """Store an API key as a profile (--profile NAME, else default). The key is read from standard input.
+    """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.
 
     The key is stored in the operating system's keyring if the library 'keyring' is installed and finds one. Otherwise
     it is stored in a file that only you can read.
@@ -79,19 +69,17 @@ def login(
     run_until_signal(main)
     place = _profiles.store(name, key, url)
     note(f"the API key of profile {name!r} was stored in the {place}")
-    Output(json).one((name, place, url), _STORED)
+    Output(json).one(_profiles.Profile(profile=name, key_in=place, base_url=url))
 
 
-@shows(_REMOVED)
 def logout(json: Json = None) -> None:
-    """Remove a profile and its key (--profile NAME, else default)."""
+    """Remove a profile and its key (basiq-async --profile NAME logout)."""
     name = session().profile or os.environ.get("BASIQ_PROFILE") or _profiles.DEFAULT
     if not _profiles.remove(name):
         raise ConfigurationError(f"there is no profile {name!r}")
-    Output(json).one(name, _REMOVED)
+    Output(json).one({"profile": name, "removed": True})
 
 
-@shows(_WHO)
 def whoami(json: Json = None) -> None:
     """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown."""
     found = _profiles.settings()
@@ -109,14 +97,13 @@ def whoami(json: Json = None) -> None:
         webhooks=webhooks,
         profiles=_profiles.names(),
     )
-    Output(json).one(who, _WHO)
+    Output(json).one(who)
 
 
-@shows(_PROFILE)
 def profiles(json: Json = None) -> None:
     """List the profiles: their names, base URLs, and where their keys are stored. No key is shown."""
     found = _profiles.describe()
-    Output(json).rows(found, _PROFILE)
+    Output(json).rows(found, _PROFILES, _profiles.Profile)
     if not found:
         note("there are no profiles; make one with 'basiq-async login'")
 

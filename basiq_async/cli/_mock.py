@@ -10,7 +10,6 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,33 +18,24 @@ import typer
 from .._redaction.text import shell_line
 from .._wire.urls import BaseURL
 from ..errors import ConfigurationError
-from ._mock_control import TOKEN, MockError, Place, add_control_commands, call_at, find_place
+from ._mock_control import TOKEN, MockError, Place, call_at, find_place
+from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import Json
 from ._output import flush, is_terminal, live, note, write, write_note
-from ._results import Output, Shape, keys, shows
+from ._results import Output
 from ._run import on_signals, run_until_signal
 
 if TYPE_CHECKING:
     from ..testing import FakeBasiq
 
 
-READY: Shape[dict[str, Any]] = Shape(keys("base_url", "api_key", "seed", "webhook_id", "page", "control_token"))
-_NEW: Shape[dict[str, Any]] = Shape(keys("base_url", "api_key", "name", "seed"))
 _BETWEEN = 0.05
 _HEALTH_TIMEOUT = 5.0
 # The line for a shell if no mock is ready. It fails, and later commands do not reach the real API by mistake.
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
-@cache
-def add_mock_commands() -> None:
-    """Add the commands that control a mock to the group. Called only for lines with ``mock``, because it is slow."""
-    add_control_commands(mock_app)
-    mock_app.command()(wait)
-    mock_app.command("add-state")(add_state)
-
-
-@shows(READY)
+@mock_app.command()
 def wait(
     ready_file: Annotated[
         Path | None,
@@ -66,12 +56,12 @@ def wait(
             write(_NO_MOCK)
         raise
     if json is not None:
-        Output(json).one(found, READY)
+        Output(json).one(found)
     else:
         write(export_line(found["base_url"], found["api_key"]))
 
 
-@shows(_NEW)
+@mock_app.command("add-state")
 def add_state(
     name: Annotated[str | None, typer.Option(help="The state's name, for people.", show_default=False)] = None,
     seed: Annotated[
@@ -90,7 +80,7 @@ def add_state(
     base_url, api_key = place.base.url(""), str(made.get("api_key"))
     if json is not None:
         row = {"base_url": base_url, "api_key": api_key, "name": made.get("name"), "seed": made.get("seed")}
-        Output(json).one(row, _NEW)
+        Output(json).one(row)
     else:
         write(export_line(base_url, api_key))
         note(f"the state {made.get('name')} was added; its ids are made from the seed {made.get('seed')}")
@@ -139,11 +129,7 @@ def _read_ready(file: Path) -> dict[str, Any]:
     return found
 
 
-mock_app = typer.Typer(invoke_without_command=True)
-
-
 @mock_app.callback()
-@shows(READY)
 def mock(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -305,7 +291,7 @@ async def _serve(
                 }
                 write_ready(ready)
                 if output.json is not None:
-                    output.one(ready, READY)
+                    output.one(ready)
                 else:
                     write(export_line(base_url, fake.api_key))
                     flush()
@@ -337,7 +323,7 @@ async def _logging(fake: FakeBasiq) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-        live("")
+        live(None)
 
 
 async def _log(fake: FakeBasiq) -> None:

@@ -1,20 +1,18 @@
 """``basiq-async mock advance``, ``emit``, ``fail`` and others: call the control API of a mock that runs.
 
-Most commands call one operation, and are generated from its description, as the OpenAPI document is.
+Each command calls one operation of the control API, and shows the fields of its response.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
+import json as json_module
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
-import attrs
 import typer
 
 from .._wire.urls import BaseURL
@@ -23,11 +21,8 @@ from ._completion import event_types
 from ._deliveries import read_json_object
 from ._options import Json, duration
 from ._output import note, write
-from ._results import Column, Output, Shape, cell_text, keys, shows
+from ._results import Column, Output
 from ._run import run_until_signal
-
-if TYPE_CHECKING:
-    from ..testing.mock import Field, Operation
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 60.0
@@ -35,268 +30,313 @@ _LONG_TIMEOUT = 600.0
 _MOST = 64 * 2**20
 _CAPITAL = re.compile("[A-Z]")
 _PAGE = 1_000
-Row = dict[str, Any]
+_OBJECT = "JSON|@FILE"
+Row = Mapping[str, Any]
+
+mock_app = typer.Typer(invoke_without_command=True)
+_endpoint = typer.Typer(help="Start and end an outage of an endpoint.", no_args_is_help=True)
+
+Text = str | None
+Number = int | None
+Drop = Literal["request", "response"]
+Times = Annotated[Number, typer.Argument(metavar="N", min=1, max=1_000_000, help="How many; 1 by default.")]
+Status = Annotated[Number, typer.Option(min=100, max=999, metavar="N", show_default=False, help="Use this status.")]
+EndpointURL = Annotated[Text, typer.Argument(metavar="URL", help="The endpoint's url; by default every endpoint.")]
 LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")]
+Search = Annotated[Text, typer.Option(help="Only items that contain this text, in any case.", show_default=False)]
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """A command that is generated from the description of one operation.
-
-    arguments: maps the fields that are arguments and no options to the names that help shows for their values.
-    options: maps fields to their option, if its name differs from the field's.
-    fixed: values that every call sends.
-    columns: the columns of the table, for an operation that lists items.
-    """
-
-    operation: str
-    help: str | None = None
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, object] = field(default_factory=dict)
-    columns: tuple[Column[Row], ...] = ()
+def _column(title: str, name: str, flexible: int = 0, *, optional: bool = False) -> Column[Row]:
+    return Column(title, lambda row: row.get(name), flexible, optional)
 
 
-def _column(title: str, name: str, *, flexible: bool = False, optional: bool = False, least: int = 16) -> Column[Row]:
-    return Column(title, lambda row: cell_text(row.get(name)), flexible=flexible, optional=optional, least=least)
-
-
-_PLAIN = (
-    _Plain("emit", arguments={"eventTypeId": "EVENT_TYPE"}),
-    _Plain("redeliver", arguments={"messageId": "MESSAGE_ID"}, fixed={"wait": True}),
-    _Plain("fail", arguments={"times": "N"}),
-    _Plain("fail_deliveries", arguments={"times": "N"}, options={"url": "--to"}),
-    _Plain("expire_tokens"),
-    _Plain("seed", arguments={"messages": "N"}, options={"eventTypes": "--event-type"}),
-    _Plain("reset", help="Remove everything in the state with the key BASIQ_API_KEY, except the key and the time."),
-    _Plain("state"),
-    _Plain(
-        "requests",
-        columns=(
-            _column("NUMBER", "number"),
-            _column("STATUS", "status"),
-            Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=True),
-            _column("AT", "at", optional=True),
-            _column("VIOLATIONS", "violations"),
-        ),
-    ),
-    _Plain(
-        "deliveries",
-        columns=(
-            _column("MESSAGE", "message_id"),
-            _column("STATUS", "status"),
-            _column("EVENT TYPE", "event_type_id"),
-            _column("ATTEMPT", "attempt"),
-            _column("AT", "at", optional=True),
-            _column("URL", "url", flexible=True),
-        ),
-    ),
-    _Plain(
-        "states",
-        columns=(
-            _column("NAME", "name", flexible=True),
-            _column("WEBHOOKS", "webhooks"),
-            _column("MESSAGES", "messages"),
-            _column("DELIVERIES", "deliveries"),
-            _column("VIOLATIONS", "violations"),
-            _column("NOW", "now", optional=True),
-        ),
-    ),
-    _Plain("remove_state", help="Remove the state with the key BASIQ_API_KEY, and everything in it."),
+_REQUESTS: Sequence[Column[Row]] = (
+    _column("NUMBER", "number"),
+    _column("STATUS", "status"),
+    Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=16),
+    _column("AT", "at", optional=True),
+    _column("VIOLATIONS", "violations"),
 )
-_ENDPOINT = (
-    _Plain("endpoint_down", arguments={"url": "URL"}),
-    _Plain("endpoint_up", arguments={"url": "URL"}),
+_DELIVERIES: Sequence[Column[Row]] = (
+    _column("MESSAGE", "message_id"),
+    _column("STATUS", "status"),
+    _column("EVENT TYPE", "event_type_id"),
+    _column("ATTEMPT", "attempt"),
+    _column("AT", "at", optional=True),
+    _column("URL", "url", 16),
 )
-_VIOLATIONS = (
+_STATES: Sequence[Column[Row]] = (
+    _column("NAME", "name", 16),
+    _column("WEBHOOKS", "webhooks"),
+    _column("MESSAGES", "messages"),
+    _column("DELIVERIES", "deliveries"),
+    _column("VIOLATIONS", "violations"),
+    _column("NOW", "now", optional=True),
+)
+_VIOLATIONS: Sequence[Column[Row]] = (
     _column("CODE", "code"),
     _column("AT", "at", optional=True),
-    _column("DETAIL", "detail", flexible=True, least=32),
+    _column("DETAIL", "detail", 32),
 )
 
 
-def add_control_commands(app: typer.Typer) -> None:
-    """Add the commands to the group. This imports the operations and the fake, which is slow."""
-    from ..testing.mock import OPERATIONS
-
-    operations = {each.name: each for each in OPERATIONS}
-    _add_advance(app, operations["advance"])
-    for plain in _PLAIN:
-        app.command(plain.operation.replace("_", "-"))(_make_command(plain, operations[plain.operation]))
-    _add_violations(app, operations["violations"])
-    _add_secret(app, operations["webhook_secret"])
-    endpoint = typer.Typer(help="Start and end an outage of an endpoint.", no_args_is_help=True)
-    for plain in _ENDPOINT:
-        name = plain.operation.removeprefix("endpoint_")
-        endpoint.command(name)(_make_command(plain, operations[plain.operation]))
-    app.add_typer(endpoint, name="endpoint")
+@mock_app.command()
+def advance(
+    by: Annotated[
+        str, typer.Argument(metavar="TIME|next", help="Such as 15m, 2h or 30s; next: until the next attempt.")
+    ],
+    json: Json = None,
+) -> None:
+    """Move the mock's clock forward, and make every delivery that is due meanwhile."""
+    if by == "next":
+        _show("POST", "/next", {}, json, timeout=_LONG_TIMEOUT)
+    else:
+        values = {"seconds": duration(by, "the time").total_seconds()}
+        _show("POST", "/advance", values, json, timeout=_LONG_TIMEOUT)
 
 
-# --- written by hand: several calls, or a special output ---
+@mock_app.command()
+def emit(
+    event_type: Annotated[
+        str, typer.Argument(help="The event type, such as consent.revoked.", autocompletion=event_types)
+    ],
+    user_id: Annotated[
+        Text, typer.Option(help="The user that the event is about; by default a new one.", show_default=False)
+    ] = None,
+    entity_id: Annotated[
+        Text, typer.Option(help="The entity that the event is about; by default a new one.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Text,
+        typer.Option(
+            metavar=_OBJECT,
+            help="The event's data; by default the type, id and link of the entity.",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Respond after the first attempt of each message.")] = False,
+    json: Json = None,
+) -> None:
+    """Emit an event, with a message for each active webhook that is subscribed to it."""
+    values = {"eventTypeId": event_type, "userId": user_id, "entityId": entity_id, "data": _object(data, "--data")}
+    _show("POST", "/emit", {**values, "wait": wait or None}, json)
 
 
-def _add_advance(app: typer.Typer, operation: Operation) -> None:
-    shape = _shape_of(operation.returns)
-
-    @app.command()
-    @shows(shape)
-    def advance(
-        by: Annotated[
-            str, typer.Argument(metavar="TIME|next", help="Such as 15m, 2h or 30s; next: until the next attempt.")
-        ],
-        json: Json = None,
-    ) -> None:
-        """Move the mock's clock forward, and make every delivery that is due meanwhile."""
-        path, values = "/next", {}
-        if by != "next":
-            path, values = operation.path, {"seconds": duration(by, "the time").total_seconds()}
-        found = run_until_signal(lambda: call(operation.method, path, values, timeout=_LONG_TIMEOUT))
-        Output(json).one(found, shape)
+@mock_app.command()
+def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
+    """Deliver a message once more, now."""
+    _show("POST", f"/messages/{quote(message_id, safe='')}/redeliver", {"wait": True}, json)
 
 
-def _add_violations(app: typer.Typer, operation: Operation) -> None:
-    shape = _shape_of(_item_of(operation), _VIOLATIONS)
-
-    @app.command()
-    @shows(shape)
-    def violations(json: Json = None) -> None:
-        """Show what the real Basiq would refuse, and misuse of the API. The exit code is 1 if there is any."""
-        found = run_until_signal(lambda: call(operation.method, operation.path, {})).get("items") or []
-        Output(json).rows(found, shape)
-        if found:
-            raise typer.Exit(1)
-        note("there are no violations")
-
-
-def _add_secret(app: typer.Typer, operation: Operation) -> None:
-    shape = _shape_of(operation.returns)
-
-    @app.command()
-    @shows(shape)
-    def secret(
-        webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")],
-        json: Json = None,
-    ) -> None:
-        """Print the signing secret of a webhook of the mock."""
-        found = run_until_signal(lambda: call(operation.method, _fill(operation.path, {"webhookId": webhook_id}), {}))
-        if json is not None:
-            Output(json).one(found, shape)
-        else:
-            write(str(found.get("secret")))
-
-
-# --- generated from an operation: one call ---
-
-
-def _make_command(plain: _Plain, operation: Operation) -> Callable[..., None]:
-    item = _item_of(operation)
-    shape = _shape_of(item or operation.returns, plain.columns)
-    paged = "next" in attrs.fields_dict(operation.returns)
-    in_path = _path_fields(operation)
-    fields = [each for each in (*in_path, *operation.fields) if each.name not in plain.fixed]
-    if paged:
-        fields = [each for each in fields if each.name not in ("limit", "next")]
-    parameters = {_snake(each.name): _parameter(plain, each) for each in fields}
-
-    @shows(shape)
-    def command(json: str | None = None, limit: int = 0, **given: Any) -> None:
-        values = {**plain.fixed, **{each.name: _read_value(each, given[_snake(each.name)]) for each in fields}}
-        path = _fill(operation.path, {each.name: values.pop(each.name) for each in in_path})
-        output = Output(json)
-        if paged:
-            _show_pages(path, values, limit, output, shape)
-            return
-        found = run_until_signal(lambda: call(operation.method, path, values))
-        if item is None:
-            output.one(found, shape)
-        else:
-            output.rows(found.get("items") or [], shape)
-
-    if paged:
-        parameters["limit"] = (LogLimit, 50)
-    parameters["json"] = (Json, None)
-    # typer reads a command's options from its signature.
-    kind = inspect.Parameter.KEYWORD_ONLY
-    made = [
-        inspect.Parameter(name, kind, default=default, annotation=annotation)
-        for name, (annotation, default) in parameters.items()
-    ]
-    vars(command)["__signature__"] = inspect.Signature(made)
-    command.__annotations__ = {each.name: each.annotation for each in made}
-    command.__doc__ = plain.help or _help(operation)
-    return command
+@mock_app.command()
+def fail(
+    times: Times = None,
+    status: Status = None,
+    method: Annotated[Text, typer.Option(help="Only requests with this method.", show_default=False)] = None,
+    path: Annotated[
+        Text,
+        typer.Option(
+            help="Only requests to this path, with \\* for any text. By default all requests except the token call.",
+            show_default=False,
+        ),
+    ] = None,
+    retry_after: Annotated[
+        Number, typer.Option(min=0, metavar="N", help="Seconds for the Retry-After header.", show_default=False)
+    ] = None,
+    body: Annotated[Text, typer.Option(help="Respond with this body, unchanged.", show_default=False)] = None,
+    headers: Annotated[
+        Text, typer.Option(metavar=_OBJECT, help="More headers of the response.", show_default=False)
+    ] = None,
+    delay: Annotated[
+        float | None,
+        typer.Option(min=0, max=3600, metavar="N", help="Respond after this many seconds.", show_default=False),
+    ] = None,
+    drop: Annotated[
+        Drop | None,
+        typer.Option(
+            help="Break the connection before the request is carried out, or before the response is sent.",
+            show_default=False,
+        ),
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Let a list's next link lead to the same page.")] = False,
+    json: Json = None,
+) -> None:
+    """Make the next requests fail."""
+    values = {
+        "times": times, "status": status, "method": method, "path": path, "retryAfter": retry_after, "body": body,
+        "headers": _object(headers, "--headers"), "delay": delay, "drop": drop, "loop": loop or None,
+    }  # fmt: skip
+    _show("POST", "/fail", values, json)
 
 
-_TYPES: Mapping[str, Any] = {"whole": int, "number": float, "flag": bool, "texts": list[str]}
-_VALUES = {"object": "JSON|@FILE", "texts": "TEXT"}
+@mock_app.command("fail-deliveries")
+def fail_deliveries(
+    times: Times = None,
+    status: Status = None,
+    drop: Annotated[
+        Drop | None,
+        typer.Option(
+            help="request: the endpoint is not reached. response: it handles the delivery, and its response is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Text, typer.Option(help="Only deliveries to this url, with \\* for any text.", show_default=False)
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Make the next deliveries fail. With --status, this status is recorded without calling the endpoint."""
+    _show("POST", "/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
 
 
-def _parameter(plain: _Plain, described: Field) -> tuple[Any, Any]:
-    """Return the annotation and the default of typer's parameter for a field."""
-    kind = _TYPES.get(described.kind, str)
-    value = "|".join(described.choices) or _VALUES.get(described.kind)
-    bounds: dict[str, Any] = {"min": described.least, "max": described.most} if kind in (int, float) else {}
-    text = described.description + (" May be repeated." if described.kind == "texts" else "")
-    if described.name in plain.arguments:
-        complete = event_types if described.name == "eventTypeId" else None
-        name = plain.arguments[described.name]
-        if described.required:
-            return Annotated[kind, typer.Argument(metavar=name, help=text, autocompletion=complete, **bounds)], ...
-        return Annotated[kind | None, typer.Argument(metavar=name, help=text, **bounds)], None
-    option = plain.options.get(described.name) or _option(described)
-    if kind is bool:
-        return Annotated[bool, typer.Option(option, help=text)], False
-    made = typer.Option(option, metavar=value, help=text, show_default=False, **bounds)
-    return Annotated[kind | None, made], None
+@mock_app.command("expire-tokens")
+def expire_tokens(json: Json = None) -> None:
+    """Let all tokens that were issued expire now."""
+    _show("POST", "/expire-tokens", {}, json)
 
 
-def _option(described: Field) -> str:
-    return "--" + _snake(described.name).replace("_", "-")
+@mock_app.command()
+def seed(
+    messages: Annotated[int, typer.Argument(metavar="N", min=0, max=100_000_000, help="The number of messages.")],
+    webhook_id: Annotated[
+        Text,
+        typer.Option(help="The webhook; by default the first one, which is added if none exists.", show_default=False),
+    ] = None,
+    event_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An event type of the messages; may be repeated. By default the types that the webhook is "
+            "subscribed to.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=1e6, metavar="N", help="Seconds between two messages; 1 by default.", show_default=False
+        ),
+    ] = None,
+    failed: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="N",
+            help="The share of messages, from 0 to 1, whose only attempt failed.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Give a webhook a history of messages."""
+    values = {"messages": messages, "webhookId": webhook_id, "eventTypes": event_type, "every": every}
+    _show("POST", "/seed", {**values, "failed": failed}, json)
 
 
-def _read_value(described: Field, given: Any) -> Any:
-    """Return the value to send to the mock; None if the option was not given."""
-    if given is None or given is False or given == []:
-        return None
-    return read_json_object(given, _option(described)) if described.kind == "object" else given
+@mock_app.command()
+def reset(
+    log: Annotated[
+        bool,
+        typer.Option("--log", help="Forget only recorded requests, deliveries and violations, and the faults."),
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Remove everything in the state with the key BASIQ_API_KEY, except the key and the time."""
+    _show("POST", "/reset", {"log": log or None}, json)
 
 
-def _path_fields(operation: Operation) -> list[Field]:
-    """Return the parameters of a path, such as ``messageId``, as fields."""
-    from ..testing.mock import Field
-
-    names = re.findall(r"{(\w+)}", operation.path)
-    return [Field(name, "text", f"The {name.removesuffix('Id')}'s id.", required=True) for name in names]
+@mock_app.command()
+def state(json: Json = None) -> None:
+    """Show the time, the next attempt, the faults, and the number of webhooks, messages and requests."""
+    _show("GET", "/state", {}, json)
 
 
-def _fill(path: str, values: Mapping[str, Any]) -> str:
-    return path.format_map({name: quote(str(value), safe="") for name, value in values.items()})
+@mock_app.command()
+def requests(search: Search = None, limit: LogLimit = 50, json: Json = None) -> None:
+    """Show the latest requests, newest first."""
+    _show_pages("/requests", {"search": search}, limit, Output(json), _REQUESTS)
 
 
-def _help(operation: Operation) -> str:
-    """Return the help of a command from its operation's summary. For a GET, it begins with ``Show``."""
-    summary = operation.summary
-    return f"Show {summary[0].lower()}{summary[1:]}." if operation.method == "GET" else f"{summary}."
+@mock_app.command()
+def deliveries(
+    message_id: Annotated[Text, typer.Option(help="Only attempts of this message.", show_default=False)] = None,
+    search: Search = None,
+    limit: LogLimit = 50,
+    json: Json = None,
+) -> None:
+    """Show the latest delivery attempts, newest first."""
+    _show_pages("/deliveries", {"messageId": message_id, "search": search}, limit, Output(json), _DELIVERIES)
 
 
-def _item_of(operation: Operation) -> Any:
-    """Return the class of the items that an operation lists; None if it lists nothing."""
-    items = get_type_hints(operation.returns).get("items")
-    return None if items is None else items.__args__[0]
+@mock_app.command()
+def states(json: Json = None) -> None:
+    """Show the states of the mock, without their API keys."""
+    found = run_until_signal(lambda: call("GET", "/states", {}))
+    Output(json).rows(found.get("items") or [], _STATES)
 
 
-def _shape_of(kind: Any, columns: tuple[Column[Row], ...] = ()) -> Shape[Row]:
-    return Shape(keys(*attrs.fields_dict(kind)), columns)
+@mock_app.command("remove-state")
+def remove_state(json: Json = None) -> None:
+    """Remove the state with the key BASIQ_API_KEY, and everything in it."""
+    _show("POST", "/states/remove", {}, json)
 
 
-def _show_pages(path: str, values: dict[str, Any], limit: int, output: Output, shape: Shape[Row]) -> None:
+@mock_app.command()
+def violations(json: Json = None) -> None:
+    """Show what the real Basiq would refuse, and misuse of the API. The exit code is 1 if there is any."""
+    found = run_until_signal(lambda: call("GET", "/violations", {})).get("items") or []
+    Output(json).rows(found, _VIOLATIONS)
+    if found:
+        raise typer.Exit(1)
+    note("there are no violations")
+
+
+@mock_app.command()
+def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], json: Json = None) -> None:
+    """Print the signing secret of a webhook of the mock."""
+    path = f"/webhooks/{quote(webhook_id, safe='')}/secret"
+    found = run_until_signal(lambda: call("POST", path, {}))
+    if json is not None:
+        Output(json).one(found)
+    else:
+        write(str(found.get("secret")))
+
+
+@_endpoint.command()
+def down(url: EndpointURL = None, status: Status = None, json: Json = None) -> None:
+    """Let all deliveries to an endpoint fail, without calling it. Without --status, the connection fails."""
+    _show("POST", "/endpoint/down", {"url": url, "status": status}, json)
+
+
+@_endpoint.command()
+def up(url: EndpointURL = None, json: Json = None) -> None:
+    """End the outage of an endpoint."""
+    _show("POST", "/endpoint/up", {"url": url}, json)
+
+
+mock_app.add_typer(_endpoint, name="endpoint")
+
+
+def _object(given: str | None, name: str) -> Mapping[str, Any] | None:
+    return None if given is None else read_json_object(given, name)
+
+
+def _show(method: str, path: str, values: Mapping[str, Any], json: str | None, *, timeout: float | None = None) -> None:
+    """Call an operation, and show its response."""
+    output = Output(json)
+    output.one(run_until_signal(lambda: call(method, path, values, timeout=timeout or _TIMEOUT)))
+
+
+def _show_pages(
+    path: str, values: Mapping[str, Any], limit: int, output: Output, columns: Sequence[Column[Row]]
+) -> None:
     async def work() -> None:
         left, following = limit, None
         while True:
             size = min(left, _PAGE) if limit else _PAGE
             page = await call("GET", path, {**values, "limit": size, "next": following})
             items = page.get("items") or []
-            output.rows(items, shape)
+            output.rows(items, columns)
             if not items and following is None:
                 note("nothing found")
             left -= len(items)
@@ -403,7 +443,7 @@ def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
 
 def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body)
+        found = json_module.loads(body)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -1,14 +1,12 @@
-"""Options and arguments of several commands, and functions that read them: times, event types, secrets, receivers."""
+"""Options and arguments of several commands, and functions that read them: times, event types, secrets."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import re
-import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._arguments import EVENT_TYPES
+from .._redaction.text import PROGRAM, command_line, shell_line
 from .._storage.private_files import open_new
 from ..errors import ConfigurationError
 from ._completion import event_types, webhook_ids
+from ._output import session
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..models import Secret
-    from ..receiver import WebhookReceiver
     from ..replay import Where
 
 
@@ -34,8 +33,8 @@ Json = Annotated[
     str | None,
     typer.Option(
         "--json",
-        metavar="[FIELDS]",
-        help="Print JSON lines, as in a pipe; errors are JSON too. FIELDS, such as id,status, selects fields.",
+        metavar="[=FIELDS]",
+        help="Print JSON lines, as in a pipe; errors are JSON too. --json=id,status prints only these fields.",
         show_default=False,
     ),
 ]
@@ -57,7 +56,7 @@ Since = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="Only messages whose first attempt was at this time or later: a date, or 2d or 90m ago.",
+        help="Only what was first sent, or happened, at this time or later: a date, or 2d or 90m ago.",
         show_default=False,
     ),
 ]
@@ -66,7 +65,7 @@ Until = Annotated[
     typer.Option(
         "--until",
         metavar="TIME",
-        help="Only messages whose first attempt was before this time, written as for --since.",
+        help="Only what was first sent, or happened, before this time, written as for --since.",
         show_default=False,
     ),
 ]
@@ -80,7 +79,7 @@ EventPattern = Annotated[
         autocompletion=event_types,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed without a terminal.")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=webhook_ids)]
 EndpointSecretFile = Annotated[
     Path | None,
@@ -98,8 +97,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 def selection(
     *,
-    since: str | None = None,
-    until: str | None = None,
+    since: str | datetime | None = None,
+    until: str | datetime | None = None,
     failed: bool = False,
     event: Sequence[str] | None = None,
     limit: int | None = None,
@@ -112,9 +111,9 @@ def selection(
 
     chosen: list[Where] = []
     if since is not None:
-        chosen.append(from_then_on(moment(since, "--since")))
+        chosen.append(from_then_on(moment(since, "--since") if isinstance(since, str) else since))
     if until is not None:
-        chosen.append(before(moment(until, "--until")))
+        chosen.append(before(moment(until, "--until") if isinstance(until, str) else until))
     if failed:
         chosen.append(failed_only())
     if event:
@@ -126,6 +125,25 @@ def selection(
     found = chosen[0]
     for each in chosen[1:]:
         found = found & each
+    return found
+
+
+async def selection_at_basiq(
+    basiq: BasiqClient, *, since: str | None = None, until: str | None = None, failed: bool = False,
+    event: Sequence[str] | None = None,
+) -> Where | None:  # fmt: skip
+    """Return the filter for the options, with times such as ``2d`` counted back by Basiq's clock."""
+    first = await moment_at_basiq(basiq, since, "--since")
+    end = await moment_at_basiq(basiq, until, "--until")
+    return selection(since=first, until=end, failed=failed, event=event)
+
+
+async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
+    """Return a moment from its text. A length of time counts back by Basiq's clock, which one request shows."""
+    found = None if text is None else moment(text, name)
+    if isinstance(found, timedelta):
+        await basiq.event_types.list().first()
+        return basiq._now() - found
     return found
 
 
@@ -155,62 +173,6 @@ def _length(found: re.Match[str]) -> timedelta:
 def _date(text: str) -> datetime:
     read = datetime.fromisoformat(text)
     return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
-
-
-App = Annotated[
-    str,
-    typer.Option(
-        "--receiver",
-        metavar="MODULE:RECEIVER",
-        help="The module and variable of the WebhookReceiver, or of a function that makes it or an async context "
-        "manager of it; such as service.hooks:receiver.",
-    ),
-]
-
-
-@asynccontextmanager
-async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
-    """Import a receiver from a module of the current folder or of the environment, and close it at the end.
-
-    Raises ``ConfigurationError`` if the module or variable does not exist, or does not hold a receiver.
-    """
-    from ..receiver import WebhookReceiver
-
-    found = _load(place)
-    if callable(found) and not isinstance(found, WebhookReceiver):
-        found = found()
-    if isinstance(found, WebhookReceiver):
-        try:
-            yield found
-        finally:
-            await found.aclose()
-            close = getattr(found.inbox, "aclose", None)
-            if close is not None:
-                await close()
-        return
-    if not isinstance(found, AbstractAsyncContextManager):
-        raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
-    async with found as made:
-        if not isinstance(made, WebhookReceiver):
-            raise ConfigurationError(f"{place!r} makes a {type(made).__name__}, not a WebhookReceiver")
-        yield made
-
-
-def _load(place: str) -> object:
-    name, colon, attribute = place.partition(":")
-    if not colon or not name or not attribute:
-        raise ConfigurationError(
-            f"a receiver must be named as module:variable, such as service.hooks:receiver, not {place!r}"
-        )
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found: object = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise ConfigurationError(f"{place!r} cannot be imported: {exc}") from exc
-    return found
 
 
 async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[str]:
@@ -269,6 +231,15 @@ def _require_known(given: Iterable[str], known: Iterable[str], advice: str = "")
         raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists all types{advice}")
 
 
+def program_line(command: str, *arguments: str, options: Mapping[str, object] | None = None) -> str:
+    """Return a line for a shell that runs a command of this program, with the profile of this invocation."""
+    line = command_line(command, *arguments, options=options)
+    profile = session().profile
+    if profile is None:
+        return line
+    return line.replace(PROGRAM, shell_line([PROGRAM, "--profile", profile]), 1)
+
+
 class SecretFile:
     """A new file for a secret. It is opened before the request, because Basiq sends the secret only once."""
 
@@ -280,7 +251,7 @@ class SecretFile:
     def write(self, secret: Secret) -> None:
         """Write the secret and flush it to the disk. Raises ``ConfigurationError`` if that fails."""
         try:
-            os.write(self._descriptor, secret.reveal().encode())
+            os.write(self._descriptor, secret.reveal().encode() + b"\n")
             os.fsync(self._descriptor)
         except OSError as exc:
             raise ConfigurationError(
@@ -332,6 +303,9 @@ def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]
         raise found
     if file is not None and not found.strip():
         raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
+    if file is not None and any(len(line.split()) > 1 for line in found.splitlines()):
+        del given, found
+        raise ConfigurationError(f"--secret-file {str(file)!r} has several words in a line: write one secret in a line")
     named = given if given and given != os.environ.get(SECRET_VARIABLE, "").split() else []
     secrets = [*named, *found.split()]
     if not secrets:

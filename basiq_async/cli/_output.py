@@ -2,32 +2,35 @@
 
 Standard output holds only data. Notes, progress and errors go to standard error. With ``--json``, a terminal gets JSON
 lines too, and errors and notes are JSON. Only this module writes to the two streams: its functions escape characters
-that are not printable, so that no command can forget it. ``json_line`` does this for JSON.
+that are not printable, so that no command can forget it. ``json_line`` does this for JSON. rich styles the lines of a
+terminal, and draws its status line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from logging import Formatter, LogRecord, StreamHandler
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .._redaction.text import json_line, printable
 from ..errors import BasiqError
 
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
 DEBUG = "BASIQ_DEBUG"
 """The environment variable that turns on tracebacks and logs."""
-_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 @dataclass(frozen=True)
 class Styled:
-    """A part of a line that a terminal shows in a style: bold, dim, red, green or yellow."""
+    """A part of a line that a terminal shows in a style of rich, such as bold or red."""
 
     text: str
     style: str
@@ -51,7 +54,11 @@ class Session:
     json: bool = False
     """Whether ``--json`` was given: errors and notes are JSON then."""
     profile: str | None = None
-    live: str = ""
+    timeout: float | None = None
+    """The most seconds that a request may take, as ``--timeout`` says."""
+    verdict: bool = False
+    """Whether the command gives a verdict: an error that prevents it has an exit code of its own."""
+    status: Live | None = None
     """The status line that the terminal shows now."""
     stdout_closed: bool = False
     """Whether the program was started without a standard output."""
@@ -81,7 +88,7 @@ def new_session(*, json: bool) -> Iterator[Session]:
             stream.reconfigure(encoding="ascii" if _is_ascii_locale() else None, errors="backslashreplace")
     token = _current.set(fresh)
     try:
-        yield session()
+        yield fresh
     finally:
         _current.reset(token)
 
@@ -103,18 +110,29 @@ def write_lines(lines: Iterable[str]) -> None:
 
 def write_json(value: Any) -> None:
     """Write one line of JSON to standard output."""
-    _write_data(json_line(value, ascii=not _takes_unicode(sys.stdout)) + "\n")
+    _write_data(json_line(value, ascii=not takes_unicode(sys.stdout)) + "\n")
+
+
+def write_drawing(drawing: RenderableType) -> None:
+    """Write what rich draws, such as a table, to standard output. Its text must be printable."""
+    console = _console(sys.stdout)
+    with console.capture() as drawn:
+        console.print(drawing)
+    _write_data("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
 def _write_data(text: str) -> None:
-    _erase_live()
+    status = session().status
+    if status is not None:
+        status.stop()
     try:
         sys.stdout.write(text)
     except OSError as exc:
         raise _unwritable(exc) from None
     if is_terminal(sys.stdout):
         flush()
-        _draw_live()
+    if status is not None:
+        status.start(refresh=True)
 
 
 def flush() -> None:
@@ -146,25 +164,25 @@ def _unwritable(exc: OSError) -> Exception:
 def note(text: str, **more: Any) -> None:
     """Write a note to standard error. With ``--json`` it is a JSON object, which also has the fields ``more``."""
     if session().json:
-        _put_line(json_line({"note": text, **more}, ascii=not _takes_unicode(sys.stderr)))
+        _put(json_line({"note": text, **more}, ascii=not takes_unicode(sys.stderr)) + "\n")
     else:
         write_note(text)
 
 
 def prompt(text: str) -> None:
     """Write a question to standard error, without a new line, so that the reply is typed after it."""
-    _erase_live()
+    live(None)
     _put(printable(text))
 
 
 def write_note(*parts: Part) -> None:
     """Write a line of text to standard error, even with ``--json``."""
-    _put_line(_render(parts, sys.stderr))
+    _put(_render(parts, sys.stderr) + "\n")
 
 
 def write_help(text: str) -> None:
     """Write the help of a command to standard error, with its styles."""
-    _put_line(text.rstrip("\n"))
+    _put(text.rstrip("\n") + "\n")
 
 
 class PrintableLog(StreamHandler[TextIO]):
@@ -187,44 +205,48 @@ def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
     """Write an error to standard error: one line, or one JSON object with ``--json``."""
     if session().json:
         evidence = {"type": kind, "message": text, "exit_code": exit_code, **more}
-        _put_line(json_line({"error": evidence}, ascii=not _takes_unicode(sys.stderr)))
+        _put(json_line({"error": evidence}, ascii=not takes_unicode(sys.stderr)) + "\n")
     else:
         write_note(Styled("error:", "red"), f" {text}")
 
 
-def live(text: str) -> None:
-    """Replace the status line of a terminal. An empty text removes it.
+def live(shown: str | RenderableType | None) -> None:
+    """Replace the status line of a terminal by a text, or by what rich draws. None removes it.
 
     A terminal that cannot erase a line (``TERM=dumb``) gets no status line.
     """
-    if not is_terminal(sys.stderr) or session().json or is_dumb():
+    state = session()
+    if shown is None:
+        if state.status is not None:
+            state.status.stop()
+            state.status = None
         return
-    _erase_live()
-    session().live = printable(text)[: max(10, terminal_width() - 1)]
-    _draw_live()
+    if state.json or not is_terminal(sys.stderr) or is_dumb():
+        return
+    from rich.live import Live
+    from rich.text import Text
 
-
-def _erase_live() -> None:
-    if session().live:
-        _put("\r\x1b[K")
-
-
-def _draw_live() -> None:
-    if session().live:
-        _put(session().live)
-
-
-def _put_line(text: str) -> None:
-    _erase_live()
-    _put(text + "\n")
-    _draw_live()
+    drawing = Text(printable(shown[:500]), no_wrap=True, overflow="crop") if isinstance(shown, str) else shown
+    if state.status is None:
+        state.status = Live(
+            console=_console(sys.stderr), auto_refresh=False, transient=True, redirect_stdout=False,
+            redirect_stderr=False,
+        )  # fmt: skip
+        state.status.start()
+    with contextlib.suppress(OSError, ValueError):
+        state.status.update(drawing, refresh=True)
 
 
 def _put(text: str) -> None:
     # If standard error is closed, there is no place to report that.
+    status = session().status
     with contextlib.suppress(OSError, ValueError):
+        if status is not None:
+            status.stop()
         sys.stderr.write(text)
         sys.stderr.flush()
+        if status is not None:
+            status.start(refresh=True)
 
 
 # --- terminals ---
@@ -243,33 +265,30 @@ def is_dumb() -> bool:
     return os.environ.get("TERM") in ("dumb", "unknown")
 
 
-def terminal_width() -> int:
-    """Return the number of columns of the terminal."""
-    return shutil.get_terminal_size((80, 24)).columns
-
-
-def _render(parts: Iterable[Part], stream: TextIO) -> str:
-    styled = is_terminal(stream) and not os.environ.get("NO_COLOR") and not is_dumb()
-    return "".join(
-        printable(part)
-        if isinstance(part, str)
-        else f"\x1b[{_STYLES[part.style]}m{printable(part.text)}\x1b[0m"
-        if styled
-        else printable(part.text)
-        for part in parts
-    )
-
-
-def _takes_unicode(stream: TextIO) -> bool:
+def takes_unicode(stream: TextIO) -> bool:
+    """Return whether a stream can encode any character."""
     return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, force_terminal=is_terminal(stream), markup=False, emoji=False, highlight=False)
+
+
+def _render(parts: Sequence[Part], stream: TextIO) -> str:
+    if not is_terminal(stream) or all(isinstance(part, str) for part in parts):
+        return "".join(printable(part if isinstance(part, str) else part.text) for part in parts)
+    from rich.text import Text
+
+    console = _console(stream)
+    pieces = [(printable(part), "") if isinstance(part, str) else (printable(part.text), part.style) for part in parts]
+    with console.capture() as drawn:
+        console.print(Text.assemble(*pieces), soft_wrap=True, end="")
+    return drawn.get()
 
 
 def _is_ascii_locale() -> bool:
     """Whether the environment sets ``LC_ALL=C``, which means ASCII, though Python then uses UTF-8."""
     asked = os.environ.get("PYTHONIOENCODING") or os.environ.get("PYTHONUTF8")
     return not asked and os.environ.get("LC_ALL") in ("C", "POSIX")
-
-
-def ellipsis() -> str:
-    """Return the sign that ends a text that was cut."""
-    return "\u2026" if _takes_unicode(sys.stdout) else "..."

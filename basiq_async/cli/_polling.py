@@ -13,8 +13,9 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import typer
 
 from .._storage.private_files import publish_private
@@ -38,10 +39,10 @@ from ._output import OutputClosedError, OutputError, flush, is_terminal, live, n
 from ._results import ABSENT, Output
 from ._run import make_client, stopping, wait_patiently
 from ._serving import watching_reader
-from ._shapes import POLLED, Polled
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
+    from ._listen import ListenOptions
 
 _SLOWEST = 60.0
 _GROWTH = 1.5
@@ -52,6 +53,19 @@ _LONGEST_OUTAGE = 365 * 86_400.0
 _LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
+@attrs.frozen(kw_only=True)
+class Polled:
+    """A message that ``listen --poll`` read."""
+
+    result: str
+    message_id: str
+    event_type_id: str | None
+    event_id: str | None
+    webhook_id: str | None
+    error: str | None
+    body: Any = ABSENT
+
+
 class Polling:
     """Reads the new messages of one or all webhooks, and posts them to a service if ``forward_to`` names one.
 
@@ -59,39 +73,27 @@ class Polling:
     with the messages that were missed. While no messages come, the time between requests grows to a minute.
     """
 
-    def __init__(
-        self,
-        output: Output,
-        *,
-        webhook_id: str | None,
-        forward_to: str | None,
-        secrets: Sequence[str],
-        event: Sequence[str] | None,
-        since: str | None,
-        every: float,
-        checkpoint: str | None,
-        limit: int,
-        body: bool,
-    ) -> None:
-        if webhook_id is None and checkpoint is not None:
+    def __init__(self, output: Output, options: ListenOptions, secrets: Sequence[str]) -> None:
+        forward_to, since, every = options.forward_to, options.since, options.every
+        if options.webhook_id is None and options.checkpoint is not None:
             raise ConfigurationError("--checkpoint is for one webhook: with --all, each webhook has its own file")
         if not math.isfinite(every):
             raise ConfigurationError("--every must be a finite number of seconds")
         if session().stdout_closed and forward_to is None:
             raise ConfigurationError("standard output is closed: nobody could see the messages")
         self._output = output
-        self._webhook_id = webhook_id
+        self._webhook_id = options.webhook_id
         self._forward_to = forward_to
         self._secrets = secrets
-        self._event = event
+        self._event = options.event
         self._back = duration(since, "--since") if since is not None else timedelta()
         self._every = every
-        self._checkpoint = checkpoint
-        self._body = body
+        self._checkpoint = options.checkpoint
+        self._body = options.body
         self._stop = asyncio.Event()
         self._failure: Exception | None = None
         self._jobs: list[Replay] = []
-        self._limit = limit
+        self._limit = options.limit
         self._under_way: set[str] = set()
         """The ids of messages whose delivery has begun and has not ended."""
         self._counts = {"accepted": 0, "failed": 0}
@@ -124,7 +126,7 @@ class Polling:
                     if len(received) < 2:
                         raise
                     raise typer.Exit(128 + received[-1]) from None
-        live("")
+        live(None)
         if is_terminal(sys.stderr):
             note(f"{self._counts['accepted']:,} accepted, {self._counts['failed']:,} failed", **self._counts)
         if self._failure is not None:
@@ -181,7 +183,7 @@ class Polling:
 
         live(f"finding the newest message of {webhook_id}")
         await read_newest(aiter(basiq.messages.list(webhook_id)), 1, on_read=see)
-        live("")
+        live(None)
         if self._back:
             # By the API's clock, as the times of its messages are. These have whole seconds.
             return Start((basiq._now() - self._back).replace(microsecond=0))
@@ -248,7 +250,7 @@ class Polling:
                     error=error,
                     body=dict(message.payload) if self._body else ABSENT,
                 )
-                self._output.one(polled, POLLED)
+                self._output.one(polled)
             else:
                 words = [result, message.event_type_id, message.id, error]
                 write("  ".join(str(word) for word in words if word))

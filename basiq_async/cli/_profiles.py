@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import attrs
 import typer
 
-from .._redaction.text import command_line, shell_line
+from .._redaction.text import PROGRAM, shell_line
 from .._storage.private_files import replace_private
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
@@ -29,6 +30,15 @@ class Settings:
     base_url: str
     source: str
     profile: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """A stored API key, without the key itself."""
+
+    profile: str
+    base_url: str
+    key_in: str
 
 
 def settings() -> Settings:
@@ -49,7 +59,7 @@ def settings() -> Settings:
     if found is None:
         if chosen is None and not os.environ.get("BASIQ_PROFILE"):
             raise ConfigurationError("no API key: set BASIQ_API_KEY, or store one with 'basiq-async login'")
-        line = command_line("login", options={"--profile": name})
+        line = shell_line([PROGRAM, "--profile", name, "login"])
         raise ConfigurationError(f"there is no profile {name!r}; make it with: {line}")
     if chosen is None and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
         raise ConfigurationError(
@@ -81,10 +91,10 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
-def describe() -> list[dict[str, Any]]:
+def describe() -> list[Profile]:
     """Return each profile's name, base URL and the place of its key."""
     return [
-        {"profile": name, "base_url": str(entry.get("base_url") or VENDOR_URL), "key_in": str(entry.get("key_in"))}
+        Profile(profile=name, base_url=str(entry.get("base_url") or VENDOR_URL), key_in=str(entry.get("key_in")))
         for name, entry in sorted(_entries().items())
     ]
 

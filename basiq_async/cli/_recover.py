@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import attrs
 import typer
 
+from .._wire.hosts import show_url
 from ..errors import ConfigurationError, ReplayError
+from ._dead_letters import DeadLettersOfBoth, DropDead, ExportDead, ListDead, RetryDead, look_at_dead_letters
+from ._evidence import Evidence
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -19,31 +23,77 @@ from ._options import (
     Since,
     Until,
     WebhookId,
+    Yes,
     check_event_types,
     moment,
-    open_receiver,
+    program_line,
     read_secrets,
     selection,
 )
-from ._output import live, note
-from ._replay import REPORT, default_path
-from ._results import Fields, Output, Shape, attributes, fields_of, shows
-from ._run import run
-from ._shapes import problem_details, problem_rows
+from ._output import live, note, session
+from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_inbox_of, open_receiver
+from ._replay import Concurrency, MaxPause, Rate
+from ._results import Output, as_row, count_details
+from ._run import confirm, run, stopping
+from ._runs import ProgressLine, RunOptions, name_checkpoint, report_row
+from ._views import ProblemView, problem_details
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Checkpoint, Reconciliation, Recovery, Target
+    from ..replay import Reconciliation, Recovery, Replay, Report, Target, Where
+
+
+@attrs.frozen(kw_only=True)
+class RecoverOptions(RunOptions):
+    """The options of a recovery."""
+
+    command: ClassVar[str] = "recover"
+
+    receiver: str | None = None
+    inbox: str | None = None
+    everything: bool = False
+    all_types: bool = False
+    acknowledged: str | None = None
+    report: str | None = None
+
+    @property
+    def shown_target(self) -> str | None:
+        """The target, without the query of its URL."""
+        return self.receiver if self.to is None else show_url(self.to)
+
+
+@attrs.frozen(kw_only=True)
+class RecoveryView:
+    """The result of a recovery. After a stop or an error, only the messages may have been read."""
+
+    finished: bool
+    messages: Any
+    events: Any = None
+    out_of_reach: Sequence[Any] = ()
+    status: str | None = None
+    quarantined: int | None = None
+    left_alone: int | None = None
+    problems: Sequence[ProblemView] = ()
+
+    @classmethod
+    def of(cls, found: Recovery) -> RecoveryView:
+        """Return the view of a recovery."""
+        return cls(
+            finished=found.finished,
+            messages=report_row(found.messages),
+            events=report_row(found.events),
+            out_of_reach=found.out_of_reach,
+            status=found.webhook.status,
+            quarantined=found.quarantined,
+            left_alone=found.left_alone,
+            problems=ProblemView.of(found.problems),
+        )
 
 
 def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
-    for source, report in (("messages", found.messages), ("events", found.events)):
-        yield f"{source} handled", f"{report.handled:,}"
-        for why, count in report.skipped.items():
-            yield f"{source} skipped, {why}", f"{count:,}"
-        if report.failed or report.dead:
-            yield f"{source} failed", f"{report.failed:,}, {report.dead:,} kept"
+    yield from _report_details("messages", found.messages)
+    yield from _report_details("events", found.events)
     if found.left_alone:
         yield (
             "left alone",
@@ -53,32 +103,24 @@ def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
     yield from problem_details(found.problems, "left")
 
 
-_RECOVERY: Shape[Recovery] = Shape(
-    {
-        **attributes("finished"),
-        "messages": lambda found: REPORT.row(found.messages),
-        "events": lambda found: REPORT.row(found.events),
-        "out_of_reach": lambda found: [{"since": each.since, "until": each.until} for each in found.out_of_reach],
-        "status": lambda found: found.webhook.status,
-        **attributes("quarantined", "left_alone"),
-        "problems": lambda found: problem_rows(found.problems),
-    },
-    details=_recovery_details,
-)
+def _report_details(source: str, report: Report) -> Iterable[tuple[str, Any]]:
+    yield f"{source} handled", f"{report.handled:,}"
+    for why, count in report.skipped.items():
+        yield f"{source} skipped, {why}", f"{count:,}"
+    if report.failed or report.dead:
+        yield f"{source} failed", f"{report.failed:,}, {report.dead:,} kept"
 
 
-@shows(_RECOVERY)
 def recover(
     webhook_id: WebhookId,
-    to: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="The endpoint to post to.", show_default=False),
-    ] = None,
-    receiver: Annotated[
+    to: Annotated[str | None, typer.Option(metavar="URL", help="The endpoint to post to.", show_default=False)] = None,
+    receiver: Receiver = None,
+    inbox: Annotated[
         str | None,
         typer.Option(
-            metavar="MODULE:RECEIVER",
-            help="Use the handlers and the inbox of this WebhookReceiver.",
+            metavar="URL|FILE",
+            help="With --to: the place that remembers what was posted, so that nothing is posted twice; such as "
+            "postgresql+asyncpg://... By default a file beside the checkpoints.",
             show_default=False,
         ),
     ] = None,
@@ -89,8 +131,9 @@ def recover(
             help="Include messages that Basiq delivered before the inbox was in use; with --to, all messages.",
         ),
     ] = False,
-    retry_dead: Annotated[
-        bool, typer.Option("--retry-dead", help="At the end, retry the messages that failed in this or earlier runs.")
+    all_types: Annotated[
+        bool,
+        typer.Option("--all-types", help="Include events of types that the webhook is not subscribed to."),
     ] = False,
     acknowledged: Annotated[
         str | None,
@@ -103,137 +146,198 @@ def recover(
     since: Since = None,
     until: Until = None,
     event: EventPattern = None,
-    rate: Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="The most messages under way at once.")] = 32,
+    rate: Rate = None,
+    concurrency: Concurrency = 32,
+    max_pause: MaxPause = 3_600.0,
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            help="The beginning of the names of the checkpoint files. By default they are named after the job.",
+            help="The beginning of the names of the checkpoint files, or the URL of a database. By default files that "
+            "are named after the job.",
+            show_default=False,
+        ),
+    ] = None,
+    retry_dead: RetryDead = False,
+    list_dead: ListDead = False,
+    export_dead: ExportDead = None,
+    drop_dead: DropDead = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append evidence to this file, as JSON lines: the webhook, the target, the id of each message, and "
+            "the result.",
             show_default=False,
         ),
     ] = None,
     secret_file: EndpointSecretFile = None,
+    yes: Yes = False,
     json: Json = None,
 ) -> None:
     """Deliver everything that a service missed: first from the message history, then from the events of 7 days.
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. Messages
     that Basiq delivered are left out, unless the inbox of --receiver knows that they were not handled; --everything
-    includes them. Each event is delivered once. After an interruption, run the same line again to resume. The exit code
-    is 1 if something is left or out of reach.
+    includes them. Each event is delivered once. After an interruption, run the same line again to resume. After SIGINT
+    or SIGTERM, the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if
+    Basiq, the inbox or the checkpoint gave no usable response.
     """
-    from ._replay import CommandLine, ProgressLine, named_options
-
-    chosen: dict[str, Any] = {"since": since, "until": until, "event": event}
-    base = checkpoint or checkpoint_base(webhook_id, to or receiver or "", chosen)
+    session().verdict = True
+    options = RecoverOptions(
+        webhook_id=webhook_id, to=to, receiver=receiver, inbox=inbox, everything=everything, all_types=all_types,
+        acknowledged=acknowledged, since=since, until=until, event=event, rate=rate, concurrency=concurrency,
+        max_pause=max_pause, checkpoint=checkpoint or "", report=report, secret_file=secret_file,
+        json=json is not None,
+    )  # fmt: skip
+    if not checkpoint:
+        options = attrs.evolve(options, checkpoint=checkpoint_base(webhook_id, to or receiver or "", options.selected))
     known = None if acknowledged is None else moment(acknowledged, "--acknowledged")
-    given = {
-        "to": to, "receiver": receiver, "everything": everything, **chosen, "rate": rate, "concurrency": concurrency,
-        "checkpoint": base, "secret_file": secret_file, "acknowledged": acknowledged, "json": json is not None,
-    }  # fmt: skip
-    again = CommandLine("recover", webhook_id, options=named_options(given, defaults={"concurrency": 32}))
     output = Output(json)
+    if drop_dead:
+        confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
+    looking = list_dead or export_dead is not None or bool(drop_dead)
+    if not looking and (to is None) == (receiver is None):
+        raise ConfigurationError("name the target with either --to or --receiver")
+    if inbox is not None and to is None:
+        raise ConfigurationError("--inbox is for --to: a receiver has an inbox of its own")
 
-    async def work(basiq: BasiqClient) -> Recovery:
-        from ..replay import recover as deliver_missed
-
-        if (to is None) == (receiver is None):
-            raise ConfigurationError("name the target with either --to or --receiver")
+    async def work(basiq: BasiqClient) -> int:
         await check_event_types(basiq, event)
-        messages, events = checkpoints_at(base)
-        async with open_target(to, receiver, base, concurrency, secret_file) as (target, inbox):
-            try:
-                found = await deliver_missed(
-                    basiq,
-                    webhook_id,
-                    target,
-                    checkpoint=messages,
-                    events_checkpoint=events,
-                    inbox=inbox,
-                    where=selection(**chosen),
-                    everything=everything,
-                    acknowledged=datetime.now(UTC) - known if isinstance(known, timedelta) else known,
-                    concurrency=concurrency,
-                    rate=rate,
-                    progress=ProgressLine(),
-                )
-                return await found.retry_dead(ProgressLine()) if retry_dead else found
-            except ReplayError:
-                again.show()
-                raise
-            finally:
-                live("")
+        if not looking:
+            return await _recover(basiq, options, known, output, retry_dead=retry_dead)
+        async with _dead_letters(basiq, options) as dead:
+            return await look_at_dead_letters(dead, output, show=list_dead, export=export_dead, drop=drop_dead)
 
-    found = run(work)
-    output.one(found, _RECOVERY)
-    if found.dead:
-        again.show("--retry-dead", introduction=f"{found.dead:,} failed and are kept; try them again with:")
-    if found.quarantined and receiver is not None:
-        line = CommandLine("quarantine retry", options={"--receiver": receiver})
-        line.show(introduction=f"{found.quarantined:,} deliveries are in the quarantine; try them again with:")
-    if not found.finished:
-        raise typer.Exit(1)
+    if code := run(work):
+        raise typer.Exit(code)
 
 
 @asynccontextmanager
-async def open_target(
-    to: str | None, receiver: str | None, base: str, concurrency: int, secret_file: Any
-) -> AsyncIterator[tuple[Target | WebhookReceiver, Inbox | None]]:
+async def _dead_letters(basiq: BasiqClient, options: RecoverOptions) -> AsyncIterator[DeadLettersOfBoth]:
+    from ..replay import JSONLinesTarget, Replay
+
+    async with open_checkpoints(options.checkpoint) as (messages, events):
+        idle, where = JSONLinesTarget(os.devnull), options.where()
+        yield DeadLettersOfBoth(
+            Replay(basiq, options.webhook_id, idle, checkpoint=messages, where=where),
+            Replay(basiq, options.webhook_id, idle, checkpoint=events, source="events", where=where),
+        )
+
+
+async def _recover(
+    basiq: BasiqClient,
+    options: RecoverOptions,
+    known: datetime | timedelta | None,
+    output: Output,
+    *,
+    retry_dead: bool,
+) -> int:
+    """Run a recovery to its end, show its report, and return the exit code."""
+    import asyncio
+
+    from ..replay import recover as deliver_missed
+
+    replays: list[Replay] = []
+    async with AsyncExitStack() as stack:
+        evidence = stack.enter_context(Evidence(options.report))
+        messages, events = await stack.enter_async_context(open_checkpoints(options.checkpoint))
+        target, inbox = await stack.enter_async_context(_open_target(options))
+        where = await _where(basiq, options)
+        evidence.write("began", webhook=options.webhook_id, target=options.shown_target)
+
+        def watch(replay: Replay) -> None:
+            replays.append(replay)
+            evidence.watch(replay)
+
+        def stop() -> None:
+            for each in replays:
+                each.stop()
+
+        stopped = stack.enter_context(stopping(stop))
+        try:
+            found = await deliver_missed(
+                basiq,
+                options.webhook_id,
+                target,
+                checkpoint=messages,
+                events_checkpoint=events,
+                inbox=inbox,
+                where=where,
+                everything=options.everything,
+                acknowledged=basiq._now() - known if isinstance(known, timedelta) else known,
+                concurrency=options.concurrency,
+                rate=options.rate,
+                max_pause=options.max_pause,
+                progress=ProgressLine(),
+                instrument=watch,
+            )
+            if retry_dead and not stopped:
+                found = await found.retry_dead(ProgressLine())
+        except asyncio.CancelledError:
+            if not stopped:
+                raise
+            live(None)
+            options.show_line()
+            return 128 + stopped[0]
+        except ReplayError as exc:
+            live(None)
+            if exc.report is not None:
+                view = RecoveryView(finished=False, messages=report_row(exc.report))
+                evidence.write("ended", finished=False, messages=view.messages)
+                output.one(view, [*_report_details("messages", exc.report), ("finished", False)])
+            options.show_line()
+            if stopped:
+                return 128 + stopped[0]
+            raise
+        finally:
+            live(None)
+        view = RecoveryView.of(found)
+        evidence.write("ended", **as_row(view))
+    output.one(view, _recovery_details(found))
+    if stopped:
+        options.show_line()
+        return 128 + stopped[0]
+    if found.dead:
+        options.show_line("--retry-dead", introduction=f"{found.dead:,} failed and are kept; try them again with:")
+    if found.quarantined and options.receiver is not None:
+        line = program_line("quarantine retry", options={"--receiver": options.receiver})
+        note(f"{found.quarantined:,} deliveries are in the quarantine; try them again with: {line}")
+    return 0 if found.finished else 1
+
+
+async def _where(basiq: BasiqClient, options: RecoverOptions) -> Where | None:
+    """Return what to recover: by default, only the event types that the webhook is subscribed to."""
+    return options.where()
+
+
+@asynccontextmanager
+async def _open_target(options: RecoverOptions) -> AsyncIterator[tuple[Target | WebhookReceiver, Inbox | None]]:
     """Open the target of a recovery, and an inbox for a target that has none of its own."""
     from ..receiver import SQLiteInbox
     from ..replay import HttpTarget
 
     async with AsyncExitStack() as stack:
-        if to is None:
-            yield await stack.enter_async_context(open_receiver(receiver or "")), None
+        if options.to is None:
+            yield await stack.enter_async_context(open_receiver(options.receiver or "")), None
             return
-        target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
+        target = HttpTarget(options.to, read_secrets(options.secret_file), connections=options.concurrency)
         # An event that became a message is in both sources. The inbox prevents that it is posted twice.
-        inbox = await stack.enter_async_context(SQLiteInbox(f"{base}-inbox.db"))
+        if options.inbox is None:
+            inbox: Inbox = await stack.enter_async_context(SQLiteInbox(f"{options.checkpoint}-inbox.db"))
+        else:
+            inbox = await stack.enter_async_context(open_inbox(options.inbox, of_recovery=True))
         yield await stack.enter_async_context(target), inbox
 
 
-def checkpoint_base(webhook_id: str, target: str, chosen: dict[str, Any]) -> str:
+def checkpoint_base(webhook_id: str, target: str, selected: dict[str, Any] | Any) -> str:
     """Return the beginning of the names of a recovery's files. The same command line gets the same names."""
-    return default_path(webhook_id, target, chosen).replace("-replay-", "-recover-")[:-3]
+    return name_checkpoint("recover", webhook_id, target, selected)
 
 
-def checkpoints_at(base: str) -> tuple[Checkpoint, Checkpoint]:
-    """Return the two checkpoints of a recovery: for its messages, and for its events."""
-    from ..replay import SQLiteCheckpoint
-
-    return SQLiteCheckpoint(f"{base}-messages.db"), SQLiteCheckpoint(f"{base}-events.db")
-
-
-def _reconciliation_fields() -> Fields[Reconciliation]:
-    from ..replay import Reconciliation
-
-    return fields_of(Reconciliation)
-
-
-def _reconciliation_details(found: Reconciliation) -> Any:
-    for name, value in _RECONCILIATION.row(found).items():
-        if isinstance(value, dict):
-            yield from ((f"{name.replace('_', ' ')} {key}", count) for key, count in value.items())
-        elif not isinstance(value, (tuple, list)):
-            yield name.replace("_", " "), value
-        else:
-            yield from ((f"{name.replace('_', ' ')}", each) for each in value)
-
-
-_RECONCILIATION: Shape[Reconciliation] = Shape(_reconciliation_fields, details=_reconciliation_details)
-
-
-@shows(_RECONCILIATION)
 def reconcile(
     webhook_id: WebhookId,
-    inbox: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The file of a SQLiteInbox.", show_default=False)
-    ] = None,
-    receiver: Annotated[
-        str | None,
-        typer.Option(metavar="MODULE:RECEIVER", help="The WebhookReceiver whose inbox to use.", show_default=False),
-    ] = None,
+    inbox: InboxPlace = None,
+    receiver: Receiver = None,
     since: Since = None,
     until: Until = None,
     event: EventPattern = None,
@@ -243,8 +347,10 @@ def reconcile(
 ) -> None:
     """Compare the messages that Basiq delivered with the messages that an inbox has as handled.
 
-    The exit code is 1 if messages are missing. 'basiq-async replay' to the same service delivers them.
+    The exit code is 1 if messages are missing, and 3 if Basiq or the inbox gave no usable response. 'basiq-async
+    replay' to the same service delivers what is missing.
     """
+    session().verdict = True
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> Reconciliation:
@@ -259,28 +365,11 @@ def reconcile(
             filter=filter,
             where=selection(since=since, until=until, event=event),
         )
-        async with _open_inbox(inbox, receiver) as found:
+        async with open_inbox_of(inbox, receiver) as found:
             return await job.reconcile(found, ids=ids)
 
     found = run(work)
-    output.one(found, _RECONCILIATION)
+    output.one(found, count_details(found))
     if found.missing or found.undelivered:
         note("'basiq-async replay' or 'basiq-async recover' delivers the missing messages")
         raise typer.Exit(1)
-
-
-@asynccontextmanager
-async def _open_inbox(inbox: str | None, receiver: str | None) -> AsyncIterator[Inbox]:
-    if (inbox is None) == (receiver is None):
-        raise ConfigurationError("name the inbox with either --inbox or --receiver")
-    if receiver is not None:
-        async with open_receiver(receiver) as opened:
-            yield opened.inbox
-        return
-    assert inbox is not None  # noqa: S101  # one of the two was given
-    from ..receiver import SQLiteInbox
-
-    if not os.path.isfile(inbox):  # noqa: ASYNC240  # a single check, before the work begins
-        raise ConfigurationError(f"the inbox file {inbox!r} does not exist")
-    async with SQLiteInbox(inbox) as made:
-        yield made

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from .._version import __version__
-from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt
+from ..errors import ConfigurationError
+from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt, session
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,11 +57,16 @@ async def open_client(
     """
     from ..client import BasiqClient
     from ..transports.aiohttp import AiohttpTransport
+    from ..transports.retry import RetryPolicy
 
-    transport = AiohttpTransport(user_agent=f"basiq-async/{__version__} (command line)")
+    limit = session().timeout
+    if limit is not None and retry is None:
+        retry = RetryPolicy(max_elapsed=limit)
+    timeout = limit or 30.0
+    transport = AiohttpTransport(user_agent=f"basiq-async/{__version__} (command line)", timeout=timeout)
     try:
         async with BasiqClient(
-            api_key, base_url=base_url, transport=transport, retry=retry, on_retry=on_retry
+            api_key, base_url=base_url, transport=transport, retry=retry, timeout=timeout, on_retry=on_retry
         ) as client:
             yield client
     finally:
@@ -84,13 +90,18 @@ def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
     try:
         return asyncio.run(begin())
     finally:
-        live("")
+        live(None)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """In a terminal, ask before an action that cannot be undone. Any reply but yes ends the command with 1."""
-    if yes or sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+    """Ask before an action that cannot be undone. Any reply but yes ends the command with 1.
+
+    Raises ``ConfigurationError`` without a terminal, where nobody can reply.
+    """
+    if yes:
         return
+    if sys.stdin is None or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        raise ConfigurationError("this cannot be undone, and without a terminal nobody can be asked: pass --yes")
     try:
         prompt(f"{question} [y/N] ")
         reply = sys.stdin.readline()

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import attrs
 import typer
 from aiohttp import web
 
@@ -23,19 +25,36 @@ from .._web.serving import Address, listening
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
-from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, WebhookReceiver
+from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, Result, WebhookReceiver
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
 from ._results import ABSENT, Output
 from ._run import stopping
-from ._shapes import RECEIVED, Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import aiohttp
 
+    from ._listen import ListenOptions
 
 _FORWARD_TIMEOUT = 30.0
+
+
+@attrs.frozen(kw_only=True)
+class Received:
+    """A delivery that ``listen`` received."""
+
+    result: str
+    status: int
+    reason: str | None
+    delivery_id: str | None
+    event_type_id: str | None
+    event_id: str | None
+    timestamp: datetime | None
+    links: Mapping[str, str] | None
+    forwarded_status: Any = ABSENT
+    forward_error: Any = ABSENT
+    body: Any = ABSENT
 
 
 class _Seen:
@@ -68,19 +87,11 @@ class Listener:
     A delivery is acknowledged only after it was printed. After the output's reader closed it, Basiq gets a 503.
     """
 
-    def __init__(
-        self,
-        output: Output,
-        secrets: Sequence[str],
-        *,
-        forward_to: str | None,
-        event: Sequence[str] | None,
-        limit: int,
-        body: bool,
-    ) -> None:
+    def __init__(self, output: Output, options: ListenOptions, secrets: Sequence[str]) -> None:
+        forward_to = options.forward_to
         self._output = output
-        self._body = body
-        self._limit = limit
+        self._body = options.body
+        self._limit = options.limit
         self._shown = 0
         self._under_way = 0
         self._forwarder = None if forward_to is None else Forwarder(forward_to, timeout=_FORWARD_TIMEOUT)
@@ -90,7 +101,7 @@ class Listener:
             handler_timeout=10.0 if forward_to is None else _FORWARD_TIMEOUT + 5,
             on_delivery=self._remember,
         )
-        self._receiver.on(*(event or ["*"]))(self._handle)
+        self._receiver.on(*(options.event or ["*"]))(self._handle)
         self._done = asyncio.Event()
         self._failure: Exception | None = None
         self._counts = {"accepted": 0, "refused": 0}
@@ -172,7 +183,7 @@ class Listener:
         self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
         result = "not-accepted" if seen.forwarded and not seen.forwarded.accepted else str(event.result)
         if self._output.as_json:
-            self._output.one(_describe(seen, event, status, result, self._body), RECEIVED)
+            self._output.one(_describe(seen, event, status, result, self._body))
         else:
             words = [f"{status} {result}", event.reason, event.event_type_id, event.delivery_id]
             if seen.forwarded is not None:
@@ -182,9 +193,10 @@ class Listener:
                 write_lines(json.dumps(seen.delivery.raw, indent=2).splitlines())
         flush()
         self._show_live()
-        self._shown += 1
-        if self._shown == self._limit:
-            self._done.set()
+        if event.result is not Result.REJECTED:  # whoever forges a request must not end the program
+            self._shown += 1
+            if self._shown == self._limit:
+                self._done.set()
 
     @property
     def _text(self) -> str:
@@ -194,7 +206,7 @@ class Listener:
         live(f"{self._text}; Ctrl-C ends")
 
     def _tell_counts(self) -> None:
-        live("")
+        live(None)
         if is_terminal(sys.stderr):
             note(self._text, **self._counts)
 

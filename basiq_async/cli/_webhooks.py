@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .._redaction.text import command_line
 from ..errors import ConfigurationError
-from ._checks import doctor
 from ._completion import event_types
-from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file
+from ._doctor import doctor
+from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file, program_line
 from ._output import is_terminal, live, note, write
-from ._results import Output, shows
+from ._results import Output
 from ._run import confirm, run
-from ._shapes import DELETED, SECRET, WEBHOOK
+from ._views import WEBHOOKS, WebhookView
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -48,7 +47,6 @@ NewSecretFile = Annotated[
 
 
 @webhooks_app.command("list")
-@shows(WEBHOOK)
 def list_(json: Json = None) -> None:
     """Show all webhooks."""
 
@@ -56,24 +54,22 @@ def list_(json: Json = None) -> None:
         return await basiq.webhooks.list().collect()
 
     found = run(work)
-    Output(json).rows(found, WEBHOOK)
+    Output(json).rows(map(WebhookView.of, found), WEBHOOKS, WebhookView)
     if not found:
         note("there are no webhooks; create one with 'basiq-async webhooks create'")
 
 
 @webhooks_app.command("get")
-@shows(WEBHOOK)
 def get(webhook_id: WebhookId, json: Json = None) -> None:
     """Show one webhook."""
 
     async def work(basiq: BasiqClient) -> Webhook:
         return await basiq.webhooks.get(webhook_id)
 
-    Output(json).one(run(work), WEBHOOK)
+    Output(json).one(WebhookView.of(run(work)))
 
 
 @webhooks_app.command("create")
-@shows(WEBHOOK)
 def create(
     url: Url,
     event: Event,
@@ -92,7 +88,6 @@ def create(
 
 
 @webhooks_app.command("ensure")
-@shows(WEBHOOK)
 def ensure(
     url: Url,
     event: Event,
@@ -137,7 +132,6 @@ def ensure(
 
 
 @webhooks_app.command("update")
-@shows(WEBHOOK)
 def update(
     webhook_id: WebhookId,
     url: Annotated[str | None, typer.Option(help="The URL that Basiq calls.", show_default=False)] = None,
@@ -171,7 +165,6 @@ def update(
 
 
 @webhooks_app.command("reactivate")
-@shows(WEBHOOK)
 def reactivate(webhook_id: WebhookId, secret_file: NewSecretFile = None, json: Json = None) -> None:
     """Make a disabled webhook active again, and change nothing else."""
 
@@ -187,7 +180,6 @@ webhooks_app.command("doctor")(doctor)
 
 
 @webhooks_app.command("secret")
-@shows(SECRET)
 def secret(
     webhook_id: WebhookId,
     secret_file: NewSecretFile = None,
@@ -217,26 +209,24 @@ def secret(
     if secret_file is not None:
         note(f"the secret is in {str(secret_file)!r}")
     elif json is not None:
-        Output(json).one((found, value.reveal()), SECRET)
+        Output(json).one({"id": found, "secret": value.reveal()})
     else:
         write(value.reveal())
 
 
 @webhooks_app.command("delete")
-@shows(DELETED)
 def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
-    """Delete a webhook with its messages. In a terminal, asks first."""
+    """Delete a webhook with its messages. Asks first."""
     confirm(f"Delete the webhook {webhook_id} with its messages?", yes=yes)
 
     async def work(basiq: BasiqClient) -> None:
         await basiq.webhooks.delete(webhook_id)
 
     run(work)
-    Output(json).one(webhook_id, DELETED)
+    Output(json).one({"id": webhook_id, "deleted": True})
 
 
 @webhooks_app.command("wait")
-@shows(WEBHOOK)
 def wait(
     webhook_id: WebhookId,
     timeout: Annotated[
@@ -250,7 +240,7 @@ def wait(
         async with _countdown(timeout):
             return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
 
-    Output(json).one(run(work), WEBHOOK)
+    Output(json).one(WebhookView.of(run(work)))
 
 
 async def _change(
@@ -283,8 +273,7 @@ def _show_and_keep(work: Callable[[BasiqClient], Awaitable[W]], secret_file: Pat
             return webhook
 
     kept = run(work_and_keep)
-    webhook: Webhook = kept
-    Output(json).one(webhook, WEBHOOK)
+    Output(json).one(WebhookView.of(kept))
     return kept
 
 
@@ -301,7 +290,7 @@ def _tell_secret(webhook: Webhook, file: Path | None) -> None:
 
 
 def _line_for_secret(webhook: Webhook) -> str:
-    return command_line("webhooks secret", webhook.id, options={"--secret-file": "FILE"})
+    return program_line("webhooks secret", webhook.id, options={"--secret-file": "FILE"})
 
 
 @asynccontextmanager
@@ -323,4 +312,4 @@ async def _countdown(seconds: float) -> AsyncIterator[None]:
     finally:
         ticking.cancel()
         await asyncio.wait([ticking])
-        live("")
+        live(None)

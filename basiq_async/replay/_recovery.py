@@ -44,6 +44,7 @@ async def recover(
     concurrency: int = 32,
     rate: float | None = None,
     on_error: OnError = "dead-letter",
+    max_pause: float = 3_600.0,
     progress: OnProgress | None = None,
     instrument: Callable[[Replay], object] | None = None,
     clock: Callable[[], datetime] | None = None,
@@ -100,6 +101,7 @@ async def recover(
         concurrency=concurrency,
         rate=rate,
         on_error=on_error,
+        max_pause=max_pause,
         clock=clock,
     )
     events = Replay(
@@ -113,6 +115,7 @@ async def recover(
         concurrency=concurrency,
         rate=rate,
         on_error=on_error,
+        max_pause=max_pause,
         clock=clock,
     )
     for replay in (messages, events):

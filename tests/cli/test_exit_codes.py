@@ -153,7 +153,7 @@ def test_updating_with_a_secret_file_alone_writes_the_secret(run: Run, served: S
     webhook_id = served.fake.add_webhook("https://example.com/a", ["user.created"])
     done = run("webhooks", "update", webhook_id, "--secret-file", str(tmp_path / "secret"))
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "secret").read_text() == served.fake.secret(webhook_id)
+    assert (tmp_path / "secret").read_text() == served.fake.secret(webhook_id) + "\n"
     assert json.loads(done.stdout)["subscribed_events"] == ["user.created"]
 
 
@@ -174,13 +174,16 @@ def test_deleting_asks_on_a_terminal(served: Served, answer: str, code: int) -> 
 
 
 @on_a_terminal
-def test_deleting_does_not_ask_with_yes_and_a_script_is_never_asked(run: Run, served: Served) -> None:
+def test_deleting_does_not_ask_with_yes_and_a_script_must_pass_it(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a")
     with Terminal("webhooks", "delete", webhook_id, "--yes", env=environment(served)) as terminal:
         assert "[y/N]" not in terminal.end()
         assert terminal.process.returncode == 0
     webhook_id = served.fake.add_webhook("https://example.com/a")
-    assert run("webhooks", "delete", webhook_id).exit_code == 0
+    refused = run("webhooks", "delete", webhook_id)
+    assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
+    assert list(served.fake.webhooks())
+    assert run("webhooks", "delete", webhook_id, "--yes").exit_code == 0
     assert not list(served.fake.webhooks())
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,11 @@ from typing import Any
 import pytest
 import typer
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from basiq_async.cli import build_app
 
-from ..support.command_line import run_command
+from ..support.command_line import PROGRAM, run_command
+from ..support.environment import unmeasured
 from ..support.snapshots import assert_matches
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -42,32 +44,36 @@ def test_the_help_of_every_command(path: tuple[str, ...], monkeypatch: pytest.Mo
 
 def test_the_exit_codes_are_a_table_in_the_help() -> None:
     shown = run_command("--help").stdout
-    for code in ("0", "1", "2", "130", "143"):
+    for code in ("0", "1", "2", "3", "130", "143"):
         assert any(line.strip().startswith(f"{code} ") for line in shown.splitlines())
 
 
-def whole(*words: str) -> Any:
-    """The same line by the program with all of its commands: a line has those alone that it names."""
-    return CliRunner().invoke(build_app(), list(words), prog_name="basiq-async")
-
-
-def test_a_program_with_only_the_commands_of_its_line_shows_the_same_help() -> None:
-    assert run_command("--help").stdout == whole("--help").stdout
-    for name in (path[0] for path in commands() if len(path) == 1):
-        for words in ([name, "--help"], ["--profile", "webhooks", name, "--help"]):
-            found = run_command(*words)
-            assert (found.exit_code, found.stdout) == (0, whole(*words).stdout)
-
-
-def test_a_command_that_is_not_known_is_told_of_alike_whether_the_others_are_there_or_not() -> None:
-    few = run_command("webhoks", "list")
-    assert (few.exit_code, few.stderr) == (2, whole("webhoks", "list").stderr)
-    assert "webhooks" in few.stderr
+def test_the_nearest_name_is_suggested_for_a_command_that_is_not_known() -> None:
+    done = run_command("webhoks", "list")
+    assert done.exit_code == 2
+    assert "webhooks" in done.stderr
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=lambda path: " ".join(path) or "basiq-async")
-def test_h_is_help_and_no_help_names_a_type_of_python(path: tuple[str, ...]) -> None:
+def test_h_is_help(path: tuple[str, ...]) -> None:
     asked = run_command(*path, "-h")
     assert asked.exit_code == 0
     assert asked.stdout == run_command(*path, "--help").stdout
-    assert not re.search(r"<\w+|list\[|\bNone\b|\bTrue\b|\bFalse\b|<bool>", asked.stdout)
+
+
+def test_the_help_costs_little_more_than_that_of_a_program_with_one_command(tmp_path: Path) -> None:
+    """The median ratio of processor times is about 1.7; a program that imports what its commands need has 3."""
+    one = tmp_path / "one.py"
+    one.write_text("import typer\napp = typer.Typer()\n@app.command()\ndef hello(name: str = 'x'): ...\napp()\n")
+    programs = ([sys.executable, str(one)], list(PROGRAM))
+
+    def ratio() -> float:
+        took = []
+        for program in programs:
+            before = os.times()
+            subprocess.run([*program, "--help"], capture_output=True, check=True, env=unmeasured())
+            after = os.times()
+            took.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        return took[1] / took[0]
+
+    assert sorted(ratio() for _ in range(5))[2] < 2.2

@@ -85,12 +85,12 @@ def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
     paused = run("pause", "november", "--reason", "for the night")
     assert paused.exit_code == 0
     assert "november: paused" in paused.stderr
-    shown = json.loads(run("show", "november", "--json", "key,state,reason").stdout)
+    shown = json.loads(run("show", "november", "--json=key,state,reason").stdout)
     assert shown == {"key": "november", "state": "paused", "reason": "for the night"}
     assert "november: waiting" in run("resume", "november").stderr
     assert "november: cancelled" in run("cancel", "november").stderr
     assert run("watch", "november", "--json").exit_code == 1
-    assert run("forget", "november").exit_code == 0
+    assert run("forget", "november", "--yes").exit_code == 0
     assert run("show", "november").exit_code == 1
 
 
@@ -111,8 +111,8 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
     assert f"{len(dead)} dead letters will be tried again" in run("retry-dead", "november").stderr
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
-    assert run("drop-dead", "november", "nobody").exit_code == 2
-    assert run("drop-dead", "november", *exported).exit_code == 0
+    assert run("drop-dead", "november", "nobody", "--yes").exit_code == 2
+    assert run("drop-dead", "november", "--yes", *exported).exit_code == 0
     assert run("dead", "november").exit_code == 0
     assert run("watch", "november").exit_code == 0
 
@@ -152,13 +152,13 @@ def test_a_place_without_a_fleet_is_a_wrong_setting(run: Run, monkeypatch: pytes
 
 
 def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.cli._fleet_jobs._PATIENCE", 0.1)
+    monkeypatch.setattr("basiq_async.cli._jobs._PATIENCE", 0.1)
     (tmp_path / "jobs_nowhere.py").write_text(JOBS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TEST_REDIS", "redis://127.0.0.1:9/0")
     for command in (("list",), ("show", "november"), ("pause", "november")):
         done = run_command("jobs", *command, "--fleet", "jobs_nowhere:fleet")
-        assert done.exit_code == 1
+        assert done.exit_code == 3
         assert "the fleet's Redis did not respond" in done.stderr
 
 

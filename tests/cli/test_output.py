@@ -139,5 +139,5 @@ def test_a_screen_fits_and_has_what_its_terminal_can_show(
     if "get" not in command:  # one object shows its values whole
         assert max(map(len, plain.splitlines())) <= columns
     if command[0] == "messages":
-        left_out = "LAST ATTEMPT, EVENT" if columns == 80 else "EVENT"
+        left_out = "DELIVERED, EVENT" if columns == 80 else "EVENT"
         assert f"too wide for this terminal: {left_out}; --json shows everything" in screen.replace("\n", "")

@@ -33,24 +33,24 @@ def login(served: Served, *arguments: str, key: str | None = None) -> Any:
 
 
 @pytest.mark.usefixtures("without_key")
-def test_a_profile_is_used_wherever_its_name_stands_on_the_line(run: Run, served: Served, home: Path) -> None:
-    done = login(served, "--profile", "uat")
+def test_a_profile_is_named_before_the_command(run: Run, served: Served, home: Path) -> None:
+    done = run_command("--profile", "uat", "login", "--base-url", served.url, stdin=f"{served.fake.DEFAULT_API_KEY}\n")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"profile": "uat", "key_in": "file", "base_url": served.url}
     file = home / "profiles.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    for arguments in (("--profile", "uat", "events", "types"), ("events", "types", "--profile=uat")):
+    for arguments in (("--profile", "uat", "events", "types"), ("--profile=uat", "events", "types")):
         assert run(*arguments).exit_code == 0
-    shown = run("whoami", "--profile", "uat")
+    shown = run("--profile", "uat", "whoami")
     assert json.loads(shown.stdout)["source"] == "profile uat (file)"
     assert served.fake.DEFAULT_API_KEY not in done.output + shown.output
     missing = run("webhooks", "list")
     assert missing.exit_code == 2
     assert "basiq-async login" in missing.stderr
-    assert json.loads(run("logout", "--profile", "uat").stdout)["removed"]
-    assert run("whoami", "--profile", "uat").exit_code == 2
-    assert run("logout", "--profile", "uat").exit_code == 2
+    assert json.loads(run("--profile", "uat", "logout").stdout)["removed"]
+    assert run("--profile", "uat", "whoami").exit_code == 2
+    assert run("--profile", "uat", "logout").exit_code == 2
 
 
 @pytest.mark.usefixtures("without_key")
@@ -68,7 +68,7 @@ def test_the_variable_names_a_profile_and_the_default_one_needs_no_name(
 def test_the_keys_of_the_environment_come_before_the_default_profile(run: Run, served: Served) -> None:
     login(served)
     assert json.loads(run("whoami").stdout)["source"] == "BASIQ_API_KEY"
-    assert json.loads(run("whoami", "--profile", "default").stdout)["profile"] == "default"
+    assert json.loads(run("--profile", "default", "whoami").stdout)["profile"] == "default"
 
 
 @pytest.mark.usefixtures("without_key")

@@ -133,16 +133,19 @@ async def test_listen_prints_a_json_line_for_each_delivery_in_a_pipe_and_stops_o
         assert await listener.end() == 0
 
 
-async def test_listen_ends_after_the_limit_and_shows_bodies_where_asked() -> None:
+async def test_listen_ends_after_so_many_genuine_deliveries_and_shows_bodies_where_asked() -> None:
     async with listening("--json", "--body", "--limit", "2", "--path", "/hooks") as listener:
         assert listener.url.endswith("/hooks")
         body = payload("user.created", "e-1")
         await listener.post(body, signed(body))
         line = json.loads(await listener.line())
         assert (line["result"], line["event_id"], line["body"]) == ("handled", "e-1", json.loads(body))
-        await listener.post(b"{}", {})
+        await listener.post(b"{}", {})  # a forged one does not count
         line = json.loads(await listener.line())
         assert (line["result"], line["reason"], line["body"]) == ("rejected", "missing-header", None)
+        body = payload("user.created", "e-2")
+        await listener.post(body, signed(body, message_id="m-2"))
+        assert json.loads(await listener.line())["event_id"] == "e-2"
         assert await listener.end() == 0
 
 

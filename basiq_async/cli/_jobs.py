@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
+import attrs
 import typer
 
 from ..errors import ConfigurationError, ConnectionFailedError
 from ._dead_letters import (
-    DEAD_LETTER,
     drop_dead_letters,
     export_dead_letters,
     has_dead_letters,
     list_dead_letters,
 )
 from ._options import Filter, Json, WebhookId, Yes
-from ._output import PrintableLog, live, note
-from ._results import Column, Output, Shape, cell_text, shows
+from ._output import PrintableLog, live, note, session
+from ._replay import Source
+from ._results import Column, Output, count_details
 from ._run import confirm, run_until_signal
 
 if TYPE_CHECKING:
@@ -42,62 +42,58 @@ FleetPlace = Annotated[
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
 _PATIENCE = 4.0
 """The most seconds that the fleet's Redis may take to respond."""
-Shown = tuple[str, "JobProgress"]
 
 
-def _of(read: Callable[[JobProgress], Any]) -> Callable[[Shown], Any]:
-    return lambda shown: read(shown[1])
+@attrs.frozen(kw_only=True)
+class JobView:
+    """A job with its progress."""
+
+    key: str
+    state: str
+    reason: str | None
+    problem: str | None
+    handled: int
+    failed: int
+    skipped: Mapping[str, int]
+    dead: int
+    read: int
+    lag: int
+    rate: float
+    remaining: int | None
+    eta: float | None
+    workers: int
+    worker_names: Sequence[str]
+    segments: int
+    takeovers: int
+    paused: float
+    elapsed: float
+
+    @classmethod
+    def of(cls, key: str, progress: JobProgress) -> JobView:
+        """Return the view of a job."""
+        values = {name: getattr(progress, name) for name in attrs.fields_dict(cls) if name != "key"}
+        view = cls(key=key, **values)
+        return attrs.evolve(view, reason=view.reason or None, problem=view.problem or None, rate=round(view.rate, 1))
 
 
-_FIELDS: Mapping[str, Callable[[Shown], Any]] = {
-    "key": itemgetter(0),
-    "state": _of(lambda progress: progress.state),
-    "reason": _of(lambda progress: progress.reason or None),
-    "problem": _of(lambda progress: progress.problem or None),
-    "handled": _of(lambda progress: progress.handled),
-    "failed": _of(lambda progress: progress.failed),
-    "skipped": _of(lambda progress: dict(progress.skipped)),
-    "dead": _of(lambda progress: progress.dead),
-    "read": _of(lambda progress: progress.read),
-    "lag": _of(lambda progress: progress.lag),
-    "rate": _of(lambda progress: round(progress.rate, 1)),
-    "remaining": _of(lambda progress: progress.remaining),
-    "eta": _of(lambda progress: None if progress.eta is None else round(progress.eta, 1)),
-    "workers": _of(lambda progress: progress.workers),
-    "segments": _of(lambda progress: progress.segments),
-    "takeovers": _of(lambda progress: progress.takeovers),
-    "paused": _of(lambda progress: round(progress.paused, 1)),
-    "elapsed": _of(lambda progress: round(progress.elapsed, 3)),
-}
-
-
-def _details(shown: Shown) -> Iterable[tuple[str, Any]]:
-    return ((name, value) for name, value in _JOB.row(shown).items() if value not in (None, {}))
-
-
-_JOB: Shape[Shown] = Shape(
-    _FIELDS,
-    (
-        Column("KEY", lambda shown: shown[0]),
-        Column("STATE", lambda shown: shown[1].state),
-        Column("HANDLED", lambda shown: f"{shown[1].handled:,}"),
-        Column("FAILED", lambda shown: f"{shown[1].failed:,}"),
-        Column("DEAD", lambda shown: f"{shown[1].dead:,}"),
-        Column("WORKERS", lambda shown: str(shown[1].workers)),
-        Column("WHY", lambda shown: cell_text(shown[1].reason or shown[1].problem or None), flexible=True),
-    ),
-    _details,
+_JOBS: Sequence[Column[JobView]] = (
+    Column("KEY", lambda job: job.key),
+    Column("STATE", lambda job: job.state),
+    Column("HANDLED", lambda job: f"{job.handled:,}"),
+    Column("FAILED", lambda job: f"{job.failed:,}"),
+    Column("DEAD", lambda job: f"{job.dead:,}"),
+    Column("WORKERS", lambda job: job.workers),
+    Column("WHY", lambda job: job.reason or job.problem, flexible=16),
 )
 
 
 @jobs_app.command("list")
-@shows(_JOB)
 def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
     """List all jobs. A job stays in the list until it is forgotten."""
 
     async def work(found: Fleet) -> int:
         jobs = await found.jobs()
-        Output(json).rows([(job.key, await job.progress()) for job in jobs], _JOB)
+        Output(json).rows([JobView.of(job.key, await job.progress()) for job in jobs], _JOBS, JobView)
         if not jobs:
             note("there are no jobs; start one with 'basiq-async jobs submit'")
         return 0
@@ -106,12 +102,11 @@ def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
 
 
 @jobs_app.command("submit")
-@shows(_JOB)
 def submit(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
     webhook_id: WebhookId,
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
-    source: Annotated[str, typer.Option(help="messages or events, as for replay.")] = "messages",
+    source: Annotated[Source, typer.Option(help="messages or events, as for replay.")] = "messages",
     filter: Filter = None,
     rate: Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)] = None,
     fleet: FleetPlace = None,
@@ -121,49 +116,46 @@ def submit(
     from ..distributed.processes import find_fleet, find_job
 
     found, name = find_job(function, find_fleet(fleet) if fleet else None)
-    if source not in ("messages", "events"):
-        raise ConfigurationError(f"--source must be messages or events, not {source!r}")
-    chosen = cast('Literal["messages", "events"]', source)
 
     async def work(opened: Fleet) -> int:
-        job = await opened.submit(name, webhook_id, key=key, filter=filter, source=chosen, rate=rate)
-        Output(json).one((job.key, await job.progress()), _JOB)
+        job = await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate)
+        _show_one(Output(json), JobView.of(job.key, await job.progress()))
         return 0
 
     _with_fleet(fleet, work, found)
 
 
 @jobs_app.command("show")
-@shows(_JOB)
 def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """Show the state and the counts of one job."""
 
     async def work(job: Job) -> int:
-        Output(json).one((key, await job.progress()), _JOB)
+        _show_one(Output(json), JobView.of(key, await job.progress()))
         return 0
 
     _with_job(fleet, key, work)
 
 
 @jobs_app.command("watch")
-@shows(_JOB)
 def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """Watch a job until it ends. The exit code is 1 if the job failed, was cancelled, or has dead letters."""
 
     async def work(job: Job) -> int:
         output = Output(json)
-        progress = None
+        shown = None
         async for progress in job.watch():
+            shown = JobView.of(key, progress)
             if output.as_json:
-                output.one((key, progress), _JOB)
+                output.one(shown)
             else:
-                live(_line(key, progress))
-        live("")
-        if progress is None:
-            return 1
-        if not output.as_json:
-            output.one((key, progress), _JOB)
-        return 0 if progress.state == "finished" and not progress.dead else 1
+                live(_line(shown))
+        live(None)
+        last = JobView.of(key, await job.progress())  # the last of the watch can be from before the last commit
+        if not output.as_json or attrs.evolve(last, rate=0, elapsed=0) != (
+            shown and attrs.evolve(shown, rate=0, elapsed=0)
+        ):
+            _show_one(output, last)
+        return 0 if last.state == "finished" and not last.dead else 1
 
     _with_job(fleet, key, work)
 
@@ -206,7 +198,6 @@ def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
 
 
 @jobs_app.command("dead")
-@shows(DEAD_LETTER)
 def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """List the dead letters of a job. The exit code is 1 if there are any."""
 
@@ -235,7 +226,7 @@ def drop_dead(
     fleet: FleetPlace = None,
     yes: Yes = False,
 ) -> None:
-    """Remove dead letters of a job for good. In a terminal, asks first."""
+    """Remove dead letters of a job for good. Asks first."""
     confirm(f"Remove {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
 
     _with_job(fleet, key, lambda job: _done(drop_dead_letters(job, ids)))
@@ -243,29 +234,33 @@ def drop_dead(
 
 @jobs_app.command("forget")
 def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> None:
-    """Remove a job that has ended, with its counts and dead letters. In a terminal, asks first."""
+    """Remove a job that has ended, with its counts and dead letters. Asks first."""
     confirm(f"Remove the job {key} with its counts and dead letters?", yes=yes)
     _with_job(fleet, key, lambda job: _done(job.forget()))
 
 
-def _line(key: str, progress: JobProgress) -> str:
-    parts = [f"{key}: {progress.state}", f"{progress.handled:,} handled"]
-    if progress.failed:
-        parts.append(f"{progress.failed:,} failed")
-    parts += [f"{progress.rate:,.0f}/s", f"{progress.workers} workers"]
-    if progress.remaining is not None:
-        parts.append(f"{progress.remaining:,} left")
-    if progress.eta is not None:
-        parts.append(f"{progress.eta:,.0f} s to go")
-    if progress.paused:
-        parts.append(f"paused for {progress.paused:.0f} s")
-    return " · ".join(parts)
+def _show_one(output: Output, job: JobView) -> None:
+    output.one(job, count_details(job))
+
+
+def _line(job: JobView) -> str:
+    parts = [f"{job.key}: {job.state}", f"{job.handled:,} handled"]
+    if job.failed:
+        parts.append(f"{job.failed:,} failed")
+    parts += [f"{job.rate:,.0f}/s", f"{job.workers} workers"]
+    if job.remaining is not None:
+        parts.append(f"{job.remaining:,} left")
+    if job.eta is not None:
+        parts.append(f"{job.eta:,.0f} s to go")
+    if job.paused:
+        parts.append(f"paused for {job.paused:.0f} s")
+    return " \u00b7 ".join(parts)
 
 
 def _set_state(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
     async def work(job: Job) -> int:
         await action(job)
-        note(f"{key}: {(await job.progress()).state}")
+        note(f"{key}: {JobView.of(key, await job.progress()).state}")
         return 0
 
     _with_job(place, key, work)
@@ -284,6 +279,8 @@ def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]
 
 
 def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], fleet: Fleet | None = None) -> None:
+    session().verdict = True
+
     async def main() -> int:
         import asyncio
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,72 +14,94 @@ import typer
 
 from ..errors import CheckpointError, ConfigurationError
 from ._completion import webhook_ids
-from ._options import SECRET_VARIABLE, Json, open_receiver, read_secrets
-from ._output import live, note
-from ._results import Column, Output, Shape, attributes, cell_text, shows
+from ._options import SECRET_VARIABLE, Json, read_secrets
+from ._output import live, note, session
+from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
+from ._results import Column, Output, cell_text
 from ._run import run, run_until_signal
-from ._shapes import problem_details, problem_rows
+from ._views import ProblemView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ..client import BasiqClient
     from ..services.diagnosis import Diagnosis, Recovered
     from ..testing import Comparison, Difference
 
 
-def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
-    yield "webhook", found.webhook.id
-    yield "url", found.webhook.url
+@attrs.frozen(kw_only=True)
+class DiagnosisView:
+    """The state of a webhook."""
+
+    id: str
+    url: str
+    status: str | None
+    healthy: bool
+    problems: Sequence[ProblemView]
+    cool_off_left: float | None
+    failed_share: float | None
+    last_success: datetime | None
+    undelivered: int
+    never_sent: int
+    recovered: int
+    dead_letters: int
+    quarantined: int
+    endpoint_status: int | None
+    endpoint_error: str | None
+    looked_at: int
+    earliest: datetime | None
+    latest: datetime | None
+    complete: bool
+
+    @classmethod
+    def of(cls, found: Diagnosis) -> DiagnosisView:
+        """Return the view of a diagnosis."""
+        special: dict[str, Any] = {
+            "id": found.webhook.id,
+            "url": found.webhook.url,
+            "problems": ProblemView.of(found.problems),
+            "endpoint_status": found.endpoint.status if found.endpoint else None,
+            "endpoint_error": found.endpoint.error if found.endpoint else None,
+        }
+        return cls(**{name: getattr(found, name) for name in attrs.fields_dict(cls) if name not in special}, **special)
+
+
+def _diagnosis_details(found: DiagnosisView) -> Iterable[tuple[str, Any]]:
+    yield "webhook", found.id
+    yield "url", found.url
     yield "status", found.status
     if found.cool_off_left:
         yield "cool-off left", f"{found.cool_off_left:.0f} s at most"
-    if found.endpoint is not None:
-        yield "signed test", found.endpoint.error or found.endpoint.status
+    if found.endpoint_status is not None or found.endpoint_error is not None:
+        yield "signed test", found.endpoint_error or found.endpoint_status
     yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
     yield "last success", found.last_success
-    yield "to recover", f"{found.undelivered} messages, {found.never_sent} events without a message"
+    yield "to recover", f"{found.undelivered:,} messages, {found.never_sent:,} events without a message"
     if found.recovered:
         yield "recovered", f"{found.recovered:,} messages and events that had not been delivered"
     yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
     if found.earliest is not None and found.latest is not None:
         yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
-    yield from problem_details(found.problems)
+    for each in found.problems:
+        yield "problem", each.text
+        if each.command:
+            yield "what helps", each.command
 
 
-_DIAGNOSIS: Shape[Diagnosis] = Shape(
-    {
-        "id": lambda found: found.webhook.id,
-        "url": lambda found: found.webhook.url,
-        **attributes("status", "healthy"),
-        "problems": lambda found: problem_rows(found.problems),
-        **attributes("cool_off_left", "failed_share", "last_success", "undelivered", "never_sent", "recovered"),
-        **attributes("dead_letters", "quarantined"),
-        "endpoint_status": lambda found: found.endpoint.status if found.endpoint else None,
-        "endpoint_error": lambda found: found.endpoint.error if found.endpoint else None,
-        **attributes("looked_at", "earliest", "latest", "complete"),
-    },
-    details=_diagnosis_details,
-)
-
-
-@shows(_DIAGNOSIS)
 def doctor(
     webhook_id: Annotated[
         str | None, typer.Argument(help="The webhook; all webhooks by default.", autocompletion=webhook_ids)
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help=f"Post a signed test to its URL. {SECRET_VARIABLE} must hold the secret.")
+        bool,
+        typer.Option(
+            "--test",
+            help=f"Post a signed test to its URL, with the secret of --receiver, --secret-file or {SECRET_VARIABLE}.",
+        ),
     ] = False,
     secret_file: Annotated[
-        Path | None, typer.Option(help="The file with the signing secret, for the test.", show_default=False)
+        Path | None, typer.Option(help="The file with the signing secret, for --test.", show_default=False)
     ] = None,
-    receiver: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:RECEIVER", help="Compare with the handlers of this WebhookReceiver.", show_default=False
-        ),
-    ] = None,
+    receiver: Receiver = None,
+    inbox: InboxPlace = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -91,20 +115,22 @@ def doctor(
     ] = 2_000,
     json: Json = None,
 ) -> None:
-    """Find out whether webhooks work, and if not, why. The exit code is 1 if a webhook has a problem.
+    """Find out whether webhooks work, and if not, why.
 
+    The exit code is 1 if a webhook has a problem, and 3 if Basiq, the inbox or a checkpoint gave no usable response.
     Checks the status, the cool-off, the event types, the latest attempts, and the messages and events that a recovery
-    would deliver. A message or event is no problem if a recovery delivered it, or the inbox of --receiver handled it.
-    It is a problem if messages or events were not read, since there may be more to recover. Changes nothing at Basiq.
+    would deliver. A message or event is no problem if a recovery delivered it, or the inbox handled it. It is a problem
+    if messages or events were not read, since there may be more to recover. Changes nothing at Basiq, and posts nothing
+    without --test.
     """
+    session().verdict = True
     output = Output(json)
 
     async def work(basiq: BasiqClient) -> bool:
-        secrets = read_secrets(secret_file) if test or secret_file is not None else None
         async with AsyncExitStack() as stack:
-            found = None
-            if receiver is not None:
-                found = await stack.enter_async_context(open_receiver(receiver))
+            opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver))
+            known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
+            secrets = read_secrets(secret_file) if test and (opened is None or secret_file is not None) else None
             ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
             if not ids:
                 raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
@@ -114,13 +140,15 @@ def doctor(
                 url = receiver or (await basiq.webhooks.get(each)).url
                 diagnosis = await basiq.webhooks.diagnose(
                     each,
-                    receiver=found,
+                    receiver=opened,
+                    inbox=known,
                     secret=secrets,
                     recovered=await _recovered_by(each, url, checkpoint),
                     max_items=limit,
                 )
-                live("")
-                output.one(attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint), _DIAGNOSIS)
+                live(None)
+                view = DiagnosisView.of(attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint))
+                output.one(view, _diagnosis_details(view))
                 healthy = healthy and diagnosis.healthy
             return healthy
 
@@ -131,29 +159,26 @@ def doctor(
 
 async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) -> Recovered | None:
     from ..replay import recovered_by
-    from ._recover import checkpoint_base, checkpoints_at
+    from ._recover import checkpoint_base
 
     base = checkpoint or checkpoint_base(webhook_id, target, {"since": None, "until": None, "event": None})
     try:
-        return await recovered_by(webhook_id, *checkpoints_at(base))
+        async with open_checkpoints(base) as both:
+            return await recovered_by(webhook_id, *both)
     except CheckpointError:
         if checkpoint is not None:
             raise
         return None  # a recovery is running: what it delivered counts only when it has ended
 
 
-_DIFFERENCE: Shape[Difference] = Shape(
-    attributes("request", "where", "real", "fake"),
-    (
-        Column("REQUEST", lambda found: found.request),
-        Column("WHERE", lambda found: found.where, flexible=True),
-        Column("REAL", lambda found: found.real, flexible=True),
-        Column("FAKE", lambda found: found.fake, flexible=True),
-    ),
+_DIFFERENCES: Sequence[Column[Difference]] = (
+    Column("REQUEST", lambda found: found.request),
+    Column("WHERE", lambda found: found.where, flexible=16),
+    Column("REAL", lambda found: found.real, flexible=16),
+    Column("FAKE", lambda found: found.fake, flexible=16),
 )
 
 
-@shows(_DIFFERENCE)
 def compare(
     shapes: Annotated[
         str | None,
@@ -167,13 +192,15 @@ def compare(
 ) -> None:
     """Compare each response of the real API with the fake's response to the same request.
 
-    The exit code is 1 if any differ. Needs an API key, and sends about 30 GET requests and one token request. Compares
-    shapes and not values: status, relevant headers, fields, types, forms of links, and paging.
+    The exit code is 1 if any differ, and 3 if Basiq gave no usable response. Needs an API key, and sends about 30 GET
+    requests and one token request. Compares shapes and not values: status, relevant headers, fields, types, forms of
+    links, and paging.
     """
+    session().verdict = True
     if shapes is not None:
         _require_new(Path(shapes))
     found = run_until_signal(_compare)
-    Output(json).rows(found.differences, _DIFFERENCE)
+    Output(json).rows(found.differences, _DIFFERENCES)
     if shapes is not None:
         found.write_shapes(shapes)
         note(f"the shapes were written to {shapes!r}, without values")
