@@ -67,6 +67,22 @@ class Listing(Generic[T]):
         """Return a cursor for the place after an item, on any page of the list."""
         return Cursor(self.base.relative(self.start), ANYWHERE, item_id)
 
+    def resolve(self, link: Any, current: str) -> tuple[str | None, BasiqError | None]:
+        """Return the URL of a next link, or the error to raise where it would be followed; None for the last page."""
+        if link is None or link == "":
+            return None, None
+        if not isinstance(link, str):
+            return None, ResponseDecodeError("expected text", location="$.links.next")
+        try:
+            return self.base.resolve(link, current), None
+        except LinkError as exc:
+            return None, self.refuse(link, f"{exc}; it was not followed")
+
+    def refuse(self, link: str, why: str) -> PaginationError:
+        """Return the error for a next link that is not followed. It shows no credentials."""
+        shown = self.redact(link)
+        return PaginationError(f"the next link {_shorten(shown)} {self.redact(why)}", link=shown)
+
     def has_page(self, url: str) -> bool:
         """Return whether a URL is a page of this list, and may be requested."""
         try:

@@ -1,0 +1,556 @@
+"""Read a list that changes, from one run to the next: hand out every item once, whatever the list does.
+
+The invariant: whatever the list does between and during runs, every item that is listed throughout a run has been
+handed out, in it or in an earlier one. None that is recorded is handed out again while its id is retained. A run never
+says finished, and never raises, against that.
+
+No source says in which order Basiq lists messages or events. So nothing here depends on an order:
+
+1. A place is the link of the page that holds the last item, and the ids around it. A run that resumes requests that
+   page and looks for these ids. If they are not there, it searches the list for them.
+2. Ids are the only reason to skip an item. The order only says where to begin and when to stop early: a list whose
+   times and whose growth agree is read at one end, any other list at both, and a list without an order as a whole.
+3. Known are the retained ids: those of the last ``WINDOW`` items, of the first ``TOP`` items, and a few between them.
+   A pass from the top ends a run of known ids below the place where the last one began, so an item may come late.
+4. A pass over several pages is checked. If the page where it began now begins with another item, items may have slipped
+   from one page to the next between two requests. Then the pass is read again, and hands out what is unknown, until no
+   two neighbours were on different pages both times.
+
+Where the evidence has two readings, items are handed out again rather than lost, and ``repeats`` is True: if nothing
+that is retained is listed any more, or if a pass that an earlier run began cannot be proven.
+
+What no reader can see: in a list with numbered pages, the item that slips to the page before because one vanished from
+the *middle* of the list at that moment. And a list without an order that is longer than what is retained is handed out
+again in each run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from array import array
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from .._wire.codec import ListPage, Unreadable
+from .._wire.lenient import BrokenItem
+from .._wire.order import Order, raw_time
+from .._wire.walk import Listing, is_lost, raw_id
+from .._work.tasks import result_of
+from ..errors import APIError, BasiqError
+from ..pagination import Paginator, UnreadableItem
+from ._place import TOP, WINDOW, Place, Stretch, read_place
+
+T = TypeVar("T")
+
+_MARKS = 64
+_RUN = 64
+"""An item may come late by so many places, or by a page if that is shorter."""
+_SAMPLES = 20
+"""The number of items of a page whose times are compared."""
+_SURE = 32
+"""The number of steps from one time to another that show an order; nine in ten must go the same way."""
+_FAR = timedelta(minutes=15)
+"""Steps shorter than this do not show that a list has no order: first attempts can change places."""
+_MOST_PASSES = 10
+_MOST_REFUSED = 3
+"""How often in a row the link to the next page may be refused before the list is taken to be broken."""
+_MOST_IDS = 1_000_000
+"""The number of ids of a run that are kept to read a pass again, with 8 bytes each."""
+_LONGEST_LINK = 8_192
+
+
+class _Page:
+    """A page of the list. ``fresh`` are the indexes of the items to hand out."""
+
+    __slots__ = ("error", "fresh", "ids", "items", "next_url", "url")
+
+    def __init__(self, url: str, items: list[Any], next_url: str | None, error: BasiqError | None) -> None:
+        self.url = url
+        self.items = items
+        self.ids = [raw_id(item) or _made_up_id(item) for item in items]
+        self.next_url = next_url
+        self.error = error
+        """The fault of the next link, raised after the page's items."""
+        self.fresh: list[int] = []
+
+
+class Feed(Generic[T]):
+    """The items of a list that earlier runs have not handed out.
+
+    .. code-block:: python
+
+        feed = Feed(client.messages.list(webhook_id), recorded_text)
+        async for item in feed:
+            ...                      # feed.text() resumes after this item
+        feed.finished                # whether nothing is left
+
+    Its memory does not grow with the list. After an error or a cancellation a feed is over: make another one from its
+    ``text()``.
+    """
+
+    def __init__(self, paginator: Paginator[T], text: str | None = None) -> None:
+        listing = self._listing = paginator._listing
+        self._on_unreadable = paginator._on_unreadable
+        self._hook, self._model = listing.reader.hook, listing.reader.model
+        self._start = listing.base.relative(listing.start)
+        state = self._state = Place() if text is None else read_place(text)
+        above = state.above or Stretch()
+        self._recorded = {*state.marks, *state.base.top, *state.base.last, *above.top, *above.last}
+        """The ids that were recorded when the run began."""
+        self._run: array[int] = array("q")
+        """The hashes of the ids that this run handed out."""
+        self._in_run: set[int] | None = None
+        """The same, from the first time on that they are needed."""
+        self._again = False
+        """Whether pages may be read a second time."""
+        self._resumed = state.begin is not None
+        self._mark_every = 1
+        self._refused = 0
+        self._ahead: tuple[str, asyncio.Task[ListPage]] | None = None
+        self._page: _Page | None = None
+        self._offset = 0
+        self.finished = False
+        """Whether every item that was listed throughout this run has been handed out."""
+        self.repeats = False
+        """Whether items may have been handed out again, because of what the list no longer shows."""
+        self._passes = self._plan()
+        self._begin_pass(state.base, collects_top=False)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            item = self.take()
+            if item is not None:
+                return item
+            if not await self.advance():
+                raise StopAsyncIteration
+
+    def take(self) -> T | None:
+        """Return the next item of the page that is here; None if ``advance`` must request another."""
+        page = self._page
+        if page is None:
+            return None
+        while self._offset < len(page.fresh):
+            index = page.fresh[self._offset]
+            try:
+                item: T | None = self._hook(page.items[index], self._model)
+            except Unreadable as exc:
+                item = self._replace(page, index, exc)
+            self._offset += 1
+            if item is not None:
+                return item
+        return None
+
+    async def advance(self) -> bool:
+        """Go to the next page that has items to hand out. Return False at the end."""
+        while True:
+            page = await self._next_page()
+            if page is None:
+                begun = await anext(self._passes, None)
+                if begun is None:
+                    return False
+                stretch, page = begun
+                self._begin_pass(stretch, collects_top=page.url == self._listing.start)
+            self._enter(page)
+            if page.fresh:
+                return True
+
+    def _replace(self, page: _Page, index: int, exc: Unreadable) -> T | None:
+        failure = self._listing.explain(exc, index)
+        if self._on_unreadable is None:
+            raise failure
+        item = page.items[index]
+        return self._on_unreadable(
+            UnreadableItem(item.text if isinstance(item, BrokenItem) else item, failure, raw_id(item))
+        )
+
+    async def aclose(self) -> None:
+        """Cancel the request for the next page."""
+        self._forget_ahead()
+        await self._passes.aclose()
+
+    @property
+    def order(self) -> Order:
+        """The order of the list, as far as the times of its items show it."""
+        newer, older = self._state.steps[:2]
+        if newer > 0 and newer >= 4 * older:
+            return "oldest-first"
+        return "newest-first" if older > 0 and older >= 4 * newer else "unknown"
+
+    # --- what is recorded ---
+
+    def text(self) -> str:
+        """Return the text from which another feed resumes after the last item that was handed out."""
+        state, page, now = self._state, self._page, self._stretch
+        if page is not None:
+            passed = page.ids[: page.fresh[self._offset]] if self._offset < len(page.fresh) else page.ids
+            now = self._after(passed)
+        if self._stretch is state.base:
+            return attrs.evolve(state, base=now, above=None).write()
+        return attrs.evolve(state, above=now).write()
+
+    def _after(self, passed: list[str]) -> Stretch:
+        """Return the present stretch with more items."""
+        top = self._stretch.top
+        if self._collects_top and len(top) < TOP:
+            top = [*top, *passed][:TOP]
+        return Stretch(top, self._stretch.passed(passed), self._link_at(self._passed + len(passed)))
+
+    def _link_at(self, count: int) -> str | None:
+        """Return the last page of the pass that begins a run of items before its ``count``-th item, or earlier."""
+        enough = min(_RUN, self._state.page)
+        link = None
+        for url, before in self._trail:
+            if link is None or count - before >= enough:
+                link = self._listing.base.relative(url)
+        return self._stretch.link if link is None or len(link) > _LONGEST_LINK else link
+
+    # --- passes ---
+
+    async def _plan(self) -> AsyncGenerator[tuple[Stretch, _Page]]:
+        """Yield each pass to read: the stretch that it lengthens, and its first page. Go on when it has ended."""
+        state, start = self._state, self._listing.start
+        if state.whole and state.above is None and self._must_read_all():
+            self._begin_anew()
+        if state.above is not None:
+            yield state.above, await self._find(state.above)
+            self._join()
+        split: set[str] | None = set()
+        one_page = False
+        newest_first = state.whole and self.order == "newest-first"
+        for place in ("top", "end") if newest_first else ("end", "top"):
+            if place == "end" and not (state.whole and self._is("newest-first", "top")):
+                was_whole, page = state.whole, await self._find(state.base)
+                at_start = page.url == start
+                yield state.base, page
+                if not at_start and self._must_read_all():
+                    self._begin_anew()
+                    yield state.base, await self._fetch(start)
+                split = None if self._resumed else self._split | self._split_anew
+                one_page = self._pages == 1 and at_start
+                if was_whole and self._was_fresh and self._met:
+                    self._learn("end")
+            elif place == "top" and not one_page and (self._began_at_start or not self._is("oldest-first", "end")):
+                page = await self._fetch(start)
+                for _ in range(_MOST_PASSES):
+                    first = page.ids[:1]
+                    yield Stretch(), page
+                    self._join()
+                    if self._grew_above and state.begin is None:
+                        self._learn("top")
+                    if self._pages == 1:
+                        break
+                    page = await self._fetch(start)
+                    if page.ids[:1] == first:
+                        break
+        for _ in range(_MOST_PASSES):
+            if state.begin is None or await self._is_in_place(state.begin):
+                break
+            self.repeats = self.repeats or self._resumed
+            page = await self._seek([state.begin.top])
+            state.begin, state.whole = self._begin_at(page), False
+            yield state.base, page
+            split = self._split | self._split_anew if split is None else self._split_anew | (self._split & split)
+            if not split:
+                state.begin = None
+        self.finished = state.begin is None
+        state.whole = True
+
+    def _begin_anew(self) -> None:
+        """Read the list from its first item again. What is known stays known."""
+        state = self._state
+        self._stretch = state.base = Stretch(last=state.base.last)
+        state.begin, state.whole = None, False
+
+    def _must_read_all(self) -> bool:
+        """Return whether new items can be anywhere: the list has no order, or shows none and all its ids are known."""
+        newer, older, *far = self._state.steps
+        if min(far) >= 3 and 8 * min(far) > max(far):
+            return True
+        return newer + older < _SURE and len(self._state.base.last) < WINDOW
+
+    def _is(self, order: Order, grows: str) -> bool:
+        """Return whether times and growth agree on the order of the list."""
+        newer, older = self._state.steps[:2]
+        sure = newer + older >= _SURE and max(newer, older) >= 9 * min(newer, older)
+        return sure and self.order == order and self._state.grows == grows
+
+    @property
+    def _began_at_start(self) -> bool:
+        return self._state.begin is not None and self._state.begin.link == self._start
+
+    async def _is_in_place(self, begin: Stretch) -> bool:
+        """Return whether the page where the unproven passes began still begins with the same item."""
+        page = await self._try(begin.link)
+        if page is None or page.ids[:1] != begin.top[:1]:
+            return False
+        self._state.begin = None
+        return True
+
+    def _begin_pass(self, stretch: Stretch, *, collects_top: bool) -> None:
+        state = self._state
+        self._again = self._again or bool(self._run)
+        self._stretch = stretch
+        """What the pass lengthens, once the items of a page were handed out."""
+        self._collects_top = collects_top
+        if collects_top:
+            stretch.top = []
+        self._dense: Collection[str] = ()
+        self._ends: Collection[str] = ()
+        """Ids of the base, by which a pass from the top ends; ``_dense`` are those whose neighbours are known too."""
+        if stretch is not state.base:
+            self._dense = {*state.base.top, *state.base.last}
+            self._ends = self._dense | set(state.marks)
+            state.above = stretch
+        self._grew_above = False
+        """Whether anything was handed out above the items at which the base began."""
+        self._below = 0
+        """How far below the first of them the pass is: the number of them, or of items where not all ids are known."""
+        self._sparse = False
+        self._grew = self._met = False
+        """Whether anything was handed out, and whether anything was known."""
+        self._pages = self._passed = 0
+        self._ended = self._at_end = False
+        self._trail: deque[tuple[str, int]] = deque()
+        """The links of the last pages, and the number of items before each."""
+        self._split: set[str] = set()
+        """The ids at which a page began, if they and the item before were known."""
+        self._split_anew: set[str] = set()
+        """The other ids at which a page began."""
+        self._first: Stretch | None = None
+        """The first page of the pass."""
+        self._was_fresh = False
+        self._seen: set[int] = set()
+        self._last_time: datetime | None = None
+
+    async def _next_page(self) -> _Page | None:
+        """Return the next page of the pass; None if it has ended."""
+        page = self._page
+        if page is None:
+            return None
+        self._leave(page)
+        if self._ended:
+            return None
+        if page.error is not None:
+            raise page.error
+        if page.next_url is None:
+            self._at_end = True
+            return None
+        try:
+            return await self._fetch(page.next_url)
+        except APIError as exc:
+            self._refused += 1
+            if not is_lost(exc) or self._refused > _MOST_REFUSED:
+                raise
+        self._seen.clear()
+        return await self._find(self._stretch, lost=True)
+
+    def _enter(self, page: _Page) -> None:
+        """Choose the items of a page to hand out, and find out whether the pass ends there."""
+        state, ids = self._state, page.ids
+        self._page, self._offset = page, 0
+        self._pages += 1
+        state.page = max(state.page, len(ids))
+        enough = min(_RUN, state.page)
+        here: set[str] = set()
+        for index, each in enumerate(ids):
+            if each in here:
+                continue
+            if not self._is_known(each):
+                page.fresh.append(index)
+                here.add(each)
+                self._below += self._sparse
+            else:
+                self._met = True
+                if each not in self._ends:
+                    continue
+                if not self._below:
+                    self._grew_above = each in state.base.top and (self._grew or bool(page.fresh))
+                self._below += 1
+                self._sparse = self._sparse or each not in self._dense
+            if self._below >= enough:
+                del ids[index + 1 :]
+                self._ended = True
+                break
+        if page.fresh:
+            self._grew, self._refused = True, 0
+        self._see_times(page)
+        self._see_bounds(page)
+        self._trail.append((page.url, self._passed))
+        while len(self._trail) > 1 and self._passed - self._trail[1][1] >= enough:
+            self._trail.popleft()
+        self._seen.add(hash(page.url))
+        if page.next_url is not None and hash(page.next_url) in self._seen:
+            page.error = self._listing.refuse(page.next_url, "loops: it leads to a page that was read before")
+            page.next_url = None
+        if page.next_url is not None and not self._ended:
+            self._request_ahead(page.next_url)
+        if self._stretch is state.base and page.fresh:
+            state.whole = False
+
+    def _see_bounds(self, page: _Page) -> None:
+        """Note at which items pages begin, for the proof of the pass."""
+        state, ids = self._state, page.ids
+        if self._stretch is not state.base:
+            if self._began_at_start and state.begin is not None and not set(state.begin.top[:1]).isdisjoint(ids):
+                state.begin = None  # the first item is listed, and what is new is above it: nothing slipped away
+            return
+        if self._first is None:
+            self._first = self._begin_at(page)
+        elif state.begin is None:
+            state.begin = self._first
+        if ids:
+            if self._pages > 1:
+                anew = self._was_fresh or page.fresh[:1] == [0]
+                (self._split_anew if anew else self._split).add(ids[0])
+            self._was_fresh = page.fresh[-1:] == [len(ids) - 1]
+
+    def _see_times(self, page: _Page) -> None:
+        steps, fresh = self._state.steps, page.fresh
+        for index in fresh[:: max(1, len(fresh) // _SAMPLES)]:
+            time = raw_time(page.items[index])
+            if time is None:
+                continue
+            if self._last_time is not None and time != self._last_time:
+                older = time < self._last_time
+                steps[older] += 1
+                steps[2 + older] += abs(time - self._last_time) > _FAR
+            self._last_time = time
+        if sum(steps) > 100 * _SURE:
+            steps[:] = [each // 2 for each in steps]
+
+    def _leave(self, page: _Page) -> None:
+        """Add a page whose items were handed out to the stretch and to the known ids."""
+        stretch, ids, now = self._stretch, page.ids, self._after(page.ids)
+        stretch.top, stretch.last, stretch.link = now.top, now.last, now.link
+        self._passed += len(ids)
+        self._page = None
+        hashes = [hash(ids[index]) for index in page.fresh]
+        self._run.extend(hashes)
+        if len(self._run) > _MOST_IDS:
+            del self._run[: _MOST_IDS // 2]
+        if self._in_run is not None:
+            self._in_run.update(hashes)
+        if stretch is self._state.base and ids and self._pages % self._mark_every == 0:
+            marks = self._state.marks
+            marks.append(ids[0])
+            if len(marks) > _MARKS:
+                del marks[::2]
+                self._mark_every *= 2
+
+    def _join(self) -> None:
+        """Make one stretch of the base and the stretch above it, which has reached it."""
+        base, above = self._state.base, self._stretch
+        base.top = list(dict.fromkeys([*above.top, *base.top]))[:TOP]
+        if self._at_end:
+            base.last, base.link = above.last, above.link
+        else:
+            base.last = {**{each: None for each in above.last if each not in base.last}, **base.last}
+        self._recorded.update(base.top)
+        self._stretch, self._state.above = base, None
+
+    def _is_known(self, each: str) -> bool:
+        if each in self._stretch.last or each in self._recorded:
+            return True
+        if not self._again:
+            return False
+        if self._in_run is None:
+            self._in_run = set(self._run)
+        return hash(each) in self._in_run
+
+    def _learn(self, grows: str) -> None:
+        state = self._state
+        state.grows = grows if state.grows in ("", grows) else ""
+
+    # --- requests ---
+
+    def _begin_at(self, page: _Page) -> Stretch:
+        return Stretch(page.ids[:_RUN], {}, self._listing.base.relative(page.url))
+
+    async def _try(self, link: str | None, ids: Collection[str] | None = None) -> _Page | None:
+        """Return the page of a link; None if Basiq refuses it, or if the page has none of the ids."""
+        listing = self._listing
+        url = listing.start if link is None else listing.base.url(link)
+        if not listing.has_page(url):
+            return None
+        page: _Page | None = None
+        try:
+            page = await self._fetch(url)
+            if ids is None or url == listing.start:
+                return page
+            while not page.ids and page.next_url is not None:
+                page = await self._fetch(page.next_url)
+        except APIError as exc:
+            if not is_lost(exc) or (page is None and url == listing.start):
+                raise
+            return None
+        return None if set(ids).isdisjoint(page.ids) else page
+
+    async def _find(self, stretch: Stretch, *, lost: bool = False) -> _Page:
+        """Return the page at which to resume a stretch. It begins a little before the last item, or earlier."""
+        last, page = list(stretch.last), self._state.page
+        if not lost and (found := await self._try(stretch.link, last[: 1 - min(_RUN, page)] or last)) is not None:
+            return found
+        # What is before one of these on its page is known too.
+        near = last[min(page, len(last) - 1) :] if len(last) >= WINDOW else last
+        return await self._seek(
+            [near, last, [*stretch.top, *(self._state.marks if stretch is self._state.base else ())]]
+        )
+
+    async def _seek(self, wanted: list[list[str]]) -> _Page:
+        """Return the first page of the list that has one of the first ids, or the last that has one of the others.
+
+        Without such a page, return the first page of the list.
+        """
+        self._again = True
+        first, *others = [frozenset(each) for each in wanted]
+        found: list[_Page | None] = [None for _ in others]
+        page: _Page | None = await self._fetch(self._listing.start)
+        seen: set[int] = set()
+        while page is not None:
+            if not first.isdisjoint(page.ids):
+                return page
+            found = [each if ids.isdisjoint(page.ids) else page for ids, each in zip(others, found, strict=True)]
+            seen.add(hash(page.url))
+            if page.next_url is None or hash(page.next_url) in seen:
+                break
+            page = await self._try(self._listing.base.relative(page.next_url))
+        self.repeats = self.repeats or bool(self._recorded)
+        return next((each for each in found if each is not None), None) or await self._fetch(self._listing.start)
+
+    async def _fetch(self, url: str) -> _Page:
+        ahead = self._ahead
+        if ahead is not None and ahead[0] == url:
+            self._ahead = None
+            found = await result_of(ahead[1])
+        else:
+            self._forget_ahead()
+            found = await self._listing.fetch(url)
+        return _Page(url, found.items, *self._listing.resolve(found.next_link, url))
+
+    def _request_ahead(self, url: str) -> None:
+        self._forget_ahead()
+        self._ahead = url, self._listing.owner.spawn(_request(self._listing, url))
+
+    def _forget_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead[1].cancel()
+
+
+async def _request(listing: Listing[T], url: str) -> ListPage:
+    return await listing.fetch(url)
+
+
+def _made_up_id(item: object) -> str:
+    """Return an id for an item that has none."""
+    text = item.text if isinstance(item, BrokenItem) else json.dumps(item, sort_keys=True)
+    return "without-id-" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,291 @@
+"""Whatever a list does between and during runs, its feed loses nothing, repeats nothing that it knows, and says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from basiq_async._wire.codec import ListPage, Reader
+from basiq_async._wire.cursors import CursorSeal
+from basiq_async._wire.urls import BaseURL
+from basiq_async._wire.walk import Listing
+from basiq_async._work.tasks import TaskOwner
+from basiq_async.errors import NotFoundError
+from basiq_async.pagination import Paginator
+from basiq_async.replay import _feed, _place  # private: what is retained is made small
+from basiq_async.replay._feed import Feed  # private: replay, fleet and command line read lists with it
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+BASE = BaseURL.parse("https://au-api.basiq.io")
+START = BASE.url("/events")
+EXAMPLES = int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "300"))
+
+
+class KilledError(Exception):
+    """The process dies."""
+
+
+@attrs.define
+class Item:
+    """An item of the list; ``key`` is its place in it."""
+
+    id: str
+    key: float
+    time: str | None
+
+
+class Lists:
+    """A list on a server, which can do everything that a list can do.
+
+    order: "oldest-first", "newest-first" or "none".
+    paging: the form of the next link: "cursor" names an item, "seek" a place between items, "offset" a number.
+    """
+
+    def __init__(self, order: str, paging: str, size: int, times: str) -> None:
+        self.order = order
+        self.paging = paging
+        self.size = size
+        self.times = times
+        self.listed: list[Item] = []
+        self.made = 0
+        self.requests = 0
+        self.sizes: Iterator[int] = iter(())
+        self.most = 10_000
+        self.generation = 0
+        """Links of earlier generations have expired."""
+        self.before_request: Any = lambda: None
+
+    @property
+    def ids(self) -> set[str]:
+        return {item.id for item in self.listed}
+
+    def grow(self, back: int = 0) -> None:
+        """Add an item at the new end, or ``back`` places before it; anywhere in a list without an order."""
+        number = self.made = self.made + 1
+        if self.order == "none":
+            index = random.Random(number).randint(0, len(self.listed))
+        elif self.order == "oldest-first":
+            index = max(0, len(self.listed) - back)
+        else:
+            index = min(back, len(self.listed))
+        before = self.listed[index - 1].key if index else None
+        after = self.listed[index].key if index < len(self.listed) else None
+        if before is None or after is None:
+            key = 0.0 if before is None and after is None else after - 1 if before is None else before + 1  # type: ignore[operator]
+        else:
+            key = (before + after) / 2
+        self.listed.insert(index, Item(f"m{number}", key, self._time(number)))
+
+    def _time(self, number: int) -> str | None:
+        minutes = number
+        if self.order == "none":
+            minutes = random.Random(-number).randint(0, 10_000)
+        elif self.times == "equal":
+            minutes = 0
+        elif self.times == "wrong" and number % 4 == 0:
+            minutes = (number * 31) % 50
+        elif self.times == "backwards":
+            minutes = -number
+        elif self.times == "missing" or (self.times == "some" and number % 3):
+            return None
+        return (NOON + timedelta(minutes=minutes)).isoformat()
+
+    def expire(self, count: int) -> None:
+        """Drop the oldest items."""
+        if self.order == "oldest-first":
+            del self.listed[:count]
+        elif self.order == "newest-first" and count:
+            del self.listed[-count:]
+
+    def vanish(self, place: int) -> None:
+        """Drop one item from anywhere."""
+        if self.listed:
+            del self.listed[place % len(self.listed)]
+
+    async def fetch(self, url: str) -> ListPage:
+        self.before_request()
+        self.requests += 1
+        place, _, generation = url.partition("?next=")[2].partition("&")
+        if generation and int(generation.partition("-")[0]) < self.generation:
+            raise NotFoundError(status=404, method="GET", path="/events")
+        start = self._start(place) if place else 0
+        size = next(self.sizes, self.size)
+        items = self.listed[start : start + size]
+        if start + size >= len(self.listed):
+            return ListPage([_json(item) for item in items], None)
+        if self.paging == "offset":
+            place = str(start + size)
+        elif items:
+            place = str(items[-1].key) if self.paging == "seek" else items[-1].id
+        return ListPage([_json(item) for item in items], f"?next={place}&{self.generation}-{self.requests}")
+
+    def _start(self, place: str) -> int:
+        if self.paging == "offset":
+            return int(place)
+        if self.paging == "seek":
+            return sum(item.key <= float(place) for item in self.listed)
+        found = [index for index, item in enumerate(self.listed) if item.id == place]
+        if not found:
+            raise NotFoundError(status=410, method="GET", path="/events")
+        return found[0] + 1
+
+    def paginator(self) -> Paginator[Any]:
+        return Paginator(
+            Listing(
+                name="list",
+                start=START,
+                base=BASE,
+                fetch=self.fetch,
+                reader=Reader(dict, lambda value, _: value),
+                owner=TaskOwner(),
+                seal=CursorSeal("key"),
+            )
+        )
+
+
+def _json(item: Item) -> dict[str, Any]:
+    return {"id": item.id, "attempts": [] if item.time is None else [{"timestamp": item.time}]}
+
+
+def retained(text: str | None) -> set[str]:
+    """Return the ids that a recorded text holds."""
+    if text is None:
+        return set()
+    fields = json.loads(text)
+    stretches = [each for each in (fields["base"], fields["above"]) if each is not None]
+    return {each for one in stretches for ids in (one["top"], one["last"], fields["marks"]) for each in ids}
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Make what a feed retains small, so that short lists show what happens to long ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (_feed, _place):
+            patch.setattr(module, "WINDOW", WINDOW)
+            patch.setattr(module, "TOP", 8)
+        patch.setattr(_feed, "_MARKS", 3)
+        yield
+
+
+WINDOW = 16
+
+changes = st.one_of(
+    st.tuples(st.just("grow"), st.integers(1, 6)),
+    st.tuples(st.just("late"), st.integers(1, 2)),
+    st.tuples(st.just("expire"), st.integers(1, 9)),
+    st.tuples(st.just("vanish"), st.integers(0, 40)),
+    st.tuples(st.just("refuse"), st.just(0)),
+)
+runs = st.fixed_dictionaries(
+    {
+        "before": st.lists(changes, max_size=3),
+        "during": st.dictionaries(st.integers(0, 12), st.lists(changes, min_size=1, max_size=2), max_size=4),
+        "sizes": st.lists(st.integers(0, 3), max_size=4),
+        "stop": st.none() | st.integers(1, 15),
+        "kill": st.none() | st.integers(0, 12),
+        "record": st.integers(1, 4),
+    }
+)
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[each for each in Phase if each is not Phase.explain],
+)
+@given(
+    order=st.sampled_from(["oldest-first", "newest-first", "none"]),
+    paging=st.sampled_from(["cursor", "seek", "offset"]),
+    times=st.sampled_from(["right", "equal", "wrong", "backwards", "missing", "some"]),
+    size=st.integers(3, 5),
+    count=st.integers(0, 30),
+    plan=st.lists(runs, min_size=1, max_size=5),
+)
+def test_a_feed_loses_nothing_and_repeats_nothing_that_it_knows(
+    order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]
+) -> None:
+    with small():
+        asyncio.run(check(order, paging, times, size, count, plan))
+
+
+async def check(order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]) -> None:
+    lists = Lists(order, paging, size, times)
+    # A list that has no order must show it, or be so short that all its ids are retained.
+    lists.most = WINDOW - 1 if order == "none" and count < 20 else 10_000
+    short = order == "none" and count < 20
+    for _ in range(min(count, WINDOW // 2) if short else count + 30 if order == "none" else count):
+        lists.grow()
+    handed: set[str] = set()
+    text: str | None = None
+    last: dict[str, Any] = {"before": [], "during": {}, "sizes": [], "stop": None, "kill": None, "record": 1}
+    for run in [*plan, last]:
+        for each in run["before"]:
+            change(lists, each, running=False)
+        lists.sizes = iter(run["sizes"])
+        at_start, first_request = lists.ids, lists.requests
+
+        def before_request(run: dict[str, Any] = run, first: int = first_request) -> None:
+            number = lists.requests - first
+            for each in run["during"].get(number, ()):
+                change(lists, each, running=True)
+            if run["kill"] == number:
+                raise KilledError
+
+        lists.before_request = before_request
+        feed = Feed(lists.paginator(), text)
+        known = retained(text)
+        seen: set[str] = set()
+        try:
+            async for item in feed:
+                name = item["id"]
+                assert name not in known, f"{name} is recorded, and was handed out again"
+                assert name not in seen, f"{name} was handed out twice in one run"
+                seen.add(name)
+                handed.add(name)
+                if len(seen) % run["record"] == 0:
+                    text = feed.text()
+                if len(seen) == run["stop"]:
+                    break
+        except KilledError:
+            continue
+        finally:
+            lists.before_request = lambda: None
+            await feed.aclose()
+            await asyncio.sleep(0)
+        text = feed.text()
+        if feed.finished:
+            lost = (at_start & lists.ids) - handed
+            assert not lost, f"the run says finished, and lost {lost}"
+    assert feed.finished
+
+
+def change(lists: Lists, what: tuple[str, int], *, running: bool) -> None:
+    kind, number = what
+    if kind == "grow":
+        for _ in range(number):
+            if lists.made < lists.most:
+                lists.grow()
+    elif kind == "late":
+        # Late is what comes within a page of where a run ended.
+        if lists.order != "none" and not running:
+            lists.grow(number)
+    elif kind == "expire":
+        lists.expire(number)
+    elif kind == "vanish":
+        # Of numbered pages, nobody can see what slips away because of an item in the middle.
+        if not (running and lists.paging == "offset"):
+            lists.vanish(number)
+    else:
+        lists.generation += 1
