@@ -24,7 +24,7 @@ from basiq_async._work.tasks import TaskOwner
 from basiq_async.errors import NotFoundError
 from basiq_async.pagination import Paginator
 from basiq_async.replay import _feed, _place  # private: what is retained is made small
-from basiq_async.replay._feed import Feed  # private: replay, fleet and command line read lists with it
+from basiq_async.replay._feed import Feed  # private: its users are in this package
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 BASE = BaseURL.parse("https://au-api.basiq.io")
