@@ -9,64 +9,45 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from typing import TypeVar
 
 import attrs
 
 from .._signing.seal import Seal
-from .._work.deadlines import Deadline, Deadlines
-from .._work.handling import Handling
-from .._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
-from .._work.tasks import cancelling, run_to_completion
+from .._work.once import Ended, Ending, Unit, Units, handle_once
+from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outcome import Outages, Outcome, Result, describe, log_fields
 from ._routes import Route, Routes
-from .inboxes._memory import MemoryInbox
 
 logger = logging.getLogger("basiq_async.receiver")
 
 RETRY_SOON = 5.0
 """Seconds for ``Retry-After`` if no better value is known: Basiq's second attempt comes after 5 s anyway."""
+PATIENCE = 0.3
+"""Seconds for which a delivery waits for another worker that handles the same event."""
 
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 _holder: str
+_STAYS = "stays claimed until its lease runs out"
+T = TypeVar("T")
 
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
-_GIVE_BACK_SOON = 1.0
-"""Seconds for releasing a claim after the inbox failed: the claim may exist, and the inbox is likely to fail again."""
 
 
-class _ClaimCall(Protocol):
-    def __call__(self, key: str, token: str, /, *, lease: float) -> Awaitable[Claim]: ...
-
-
-@attrs.define
-class _Work:
-    """A delivery that is being handled, and the claim on it. ``failures`` is None if they are not counted."""
+@attrs.define(eq=False)
+class _Attempt:
+    """A delivery and its handler. ``failures`` is the number of its failures, or None if they are not counted."""
 
     delivery: Delivery
     route: Route
-    key: str
-    token: str
-    failures: int | None = None
-    timed_out: bool = False
-    quarantined: bool = False
-    handling: Handling[object] | None = None
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether the handler's writes commit together with the inbox's entry."""
-        return self.route.session_handler is not None
-
-    @property
-    def ended_well(self) -> bool:
-        return self.handling is not None and self.handling.ended_well
-
-    def may_run_on(self, failure: Exception) -> bool:
-        return self.handling is not None and self.handling.may_run_on(failure)
+    failures: int | None
+    quarantined: bool
+    unit: Unit[object] = attrs.field(init=False)
+    result: Result = Result.FAILED
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
@@ -101,127 +82,60 @@ class Dispatcher:
         self._routes = routes
         self._inbox = inbox
         self._seal = seal
-        self._transactional = inbox if isinstance(inbox, TransactionalInbox) else None
         self._lease = lease
         self._quarantine_after = quarantine_after
         self._clock = clock
+        self._handler_timeout = handler_timeout
+        self._inbox_timeout = inbox_timeout
         self._unhandled: dict[str, int] = {}
-        self._in_flight = 0
-        self._idle: asyncio.Event | None = None
+        self._units = Units()
         self._outages = Outages()
-        self._late: set[asyncio.Task[None]] = set()
-        self._handlers = Deadlines(handler_timeout)
-        self._inbox_calls = Deadlines(inbox_timeout)
-        # A MemoryInbox never waits, and a time limit would cost as much as the call itself.
-        self._instant = type(inbox) is MemoryInbox
 
-    async def dispatch(self, delivery: Delivery, *, failures: int | None = None) -> Outcome:
+    async def dispatch(self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
         ``failures`` is given for a quarantined delivery: the number of its failures so far. If it fails again, it
-        stays in the quarantine.
+        stays in the quarantine. ``patience`` is in seconds.
         """
-        self._in_flight += 1
-        try:
-            route = self._routes.find(delivery.event_type_id)
-            if route is None:
-                if failures is None:
-                    self._count_unhandled(delivery)
-                return Outcome(Result.IGNORED, delivery)
-            work = _Work(delivery, route, delivery.key, _new_token(), failures)
-            refused = await self._claim(work, self._claim_call(work))
-            if refused is not None:
-                return refused
-            failure = await self._handle(work)
-            if failure is None:
-                return await self._complete(work)
-            if work.may_run_on(failure):
-                if not await self._wait_for_end(work, failure):
-                    return work.end(Result.TIMED_OUT if work.timed_out else Result.FAILED, failure)
-                if work.ended_well:
-                    failure = None
-            return await self._conclude(work, failure)
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._in_flight -= 1
-        if self._idle is not None and not self._in_flight:
-            self._idle.set()
-            self._idle = None
-
-    async def _conclude(self, work: _Work, failure: Exception | None) -> Outcome:
-        if failure is None:
-            return await self._complete(work)
-        if work.in_transaction and isinstance(failure, InboxError):
-            return await self._unavailable(work, failure)  # the storage failed, not the handler
-        return await self._fail(work, failure)
-
-    async def _wait_for_end(self, work: _Work, failure: Exception) -> bool:
-        """Wait up to ``_MOMENT`` seconds for the handler and its tasks to end.
-
-        If they still run then, start a task that waits for them and ends the claim, and return False.
-        """
-        ended = False
-        try:
-            ended = work.handling is None or await work.handling.wait(_MOMENT)
-        finally:
-            if not ended:
-                self._conclude_later(work, failure)
-        return ended
-
-    def _conclude_later(self, work: _Work, failure: Exception | None) -> None:
-        """Start a task that waits for the handler to end, and then completes, fails or releases the delivery.
-
-        ``failure`` is the handler's failure. None means that the delivery itself was cancelled: then a handler that did
-        not succeed has its claim released, and no failure is counted.
-        """
-        logger.warning(
-            "the handler of delivery %r was cancelled but still runs: the delivery stays claimed until it ends",
-            work.delivery.id,
-            extra=work.fields(),
+        route = self._routes.find(delivery.event_type_id)
+        if route is None:
+            if failures is None:
+                self._count_unhandled(delivery)
+            return Outcome(Result.IGNORED, delivery)
+        attempt = _Attempt(delivery, route, failures, failures is not None)
+        attempt.unit = Unit(
+            self._inbox,
+            delivery.key,
+            _new_token(),
+            f"delivery {delivery.id!r}",
+            partial(self._work, attempt),
+            self._lease,
+            self._inbox_timeout,
+            _MOMENT,
+            patience,
+            self._handler_timeout,
+            on_failure=partial(self._record_failure, attempt),
+            session=route.session_handler is not None,
+            quarantined=attempt.quarantined,
+            fields=attempt.fields(),
         )
-        self._in_flight += 1
-        task = asyncio.get_running_loop().create_task(self._conclude_at_end(work, failure))
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
-
-    async def _conclude_at_end(self, work: _Work, failure: Exception | None) -> None:
-        try:
-            if work.handling is not None and not await work.handling.wait(self._lease):
-                logger.error(
-                    "the handler of delivery %r was cancelled but still runs, and its lease has run out: another "
-                    "worker may handle the delivery too",
-                    work.delivery.id,
-                    extra=work.fields(),
-                )
-            if work.ended_well:
-                await self._conclude(work, None)
-            elif failure is None:
-                await self._release(work)
-            else:
-                await self._conclude(work, failure)
-        finally:
-            self._leave()
-
-    async def _give_back(self, work: _Work) -> None:
-        """Release the claim of a cancelled handler, when the handler and its tasks have ended."""
-        if work.handling is not None and work.handling.unfinished():
-            self._conclude_later(work, None)
-        else:
-            await self._release(work)
+        return self._interpret(attempt, await handle_once(attempt.unit, self._units))
 
     @property
     def in_flight(self) -> int:
         """The number of deliveries that are being handled."""
-        return self._in_flight
+        return len(self._units)
 
     async def drain(self) -> None:
-        """Wait until no delivery is being handled."""
-        while self._in_flight:
-            if self._idle is None:
-                self._idle = asyncio.Event()
-            await self._idle.wait()
+        """Wait until no delivery is being handled. A handler that never ends is waited for until its lease ends."""
+        left = await self._units.wait(max(self._lease, self._handler_timeout + 2 * self._inbox_timeout))
+        if left:
+            logger.error(
+                "the handler of a delivery (of %d in all) was cancelled but still runs, and its lease has run out: "
+                "another worker may handle the delivery too",
+                left,
+            )
+        await asyncio.sleep(0)  # whoever waits for a delivery that has just ended gets its outcome first
         self._outages.flush()
 
     @property
@@ -229,218 +143,108 @@ class Dispatcher:
         """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
 
-    def _claim_call(self, work: _Work) -> _ClaimCall:
-        quarantined = work.failures is not None
-        if work.in_transaction and self._transactional is not None:
-            return partial(self._transactional.claim_transaction, quarantined=quarantined)
-        return self._inbox.claim_quarantined if quarantined else self._inbox.claim
+    async def _work(self, attempt: _Attempt) -> None:
+        route, delivery = attempt.route, attempt.delivery
+        if route.handler is not None:
+            await route.handler(delivery)
+        elif route.session_handler is not None and isinstance(self._inbox, TransactionalInbox):
+            async with self._inbox.transaction(attempt.unit.key, attempt.unit.token) as session:
+                await route.session_handler(delivery, session)
 
-    async def _claim(self, work: _Work, claim: _ClaimCall) -> Outcome | None:
-        """Claim a delivery. Return None if this worker has it now, else the outcome."""
-        failure: Exception
-        try:
-            if self._instant:
-                found = await claim(work.key, work.token, lease=self._lease)
-            else:
-                with Deadline(self._inbox_calls):
-                    found = await claim(work.key, work.token, lease=self._lease)
-        except asyncio.CancelledError as exc:
-            if cancelling():
-                await self._release(work)  # the inbox may have made the claim
-                raise
-            failure = _as_error(exc, "the inbox")
-        except Exception as exc:
-            failure = exc
-        else:
-            if found.status is ClaimStatus.CLAIMED:
-                return None
-            if found.status is ClaimStatus.DONE:
-                return work.end(Result.DUPLICATE)
+    def _interpret(self, attempt: _Attempt, ending: Ending[object]) -> Outcome:
+        error, how = ending.error, ending.how
+        if how is Ended.HANDLED:
+            if error is not None:
+                self._report(attempt, "was handled, but that could not be recorded", error)
+            return attempt.end(Result.HANDLED)
+        if how is Ended.DONE:
+            return attempt.end(Result.DUPLICATE)
+        if how is Ended.BUSY and ending.claim is not None:
             logger.info(
                 "delivery %r is held by worker %r for at most %.0f s more: the response asks Basiq to send it again",
-                work.delivery.id,
-                found.holder,
-                found.retry_after,
-                extra=work.fields(),
+                attempt.delivery.id,
+                ending.claim.holder,
+                ending.claim.retry_after,
+                extra=attempt.fields(),
             )
-            return work.end(Result.BUSY, retry_after=found.retry_after)
-        failure = self._report(work, "could not be claimed, and the response asks Basiq to send it again", failure)
-        await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
-        return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
+            return attempt.end(Result.BUSY, retry_after=ending.claim.retry_after)
+        if how is Ended.FAILED:
+            return attempt.end(attempt.result, error)
+        if how is Ended.LATE:
+            text = f"the handler was cancelled after {self._handler_timeout:g} s"
+            return attempt.end(Result.TIMED_OUT, TimeoutError(text))
+        what = "was not committed" if attempt.unit.claimed else "could not be claimed"
+        failure = error or InboxError("the event loop shuts down")
+        failure = self._report(attempt, f"{what}, and the response asks Basiq to send it again", failure)
+        return attempt.end(Result.UNAVAILABLE, failure, RETRY_SOON)
 
-    async def _handle(self, work: _Work) -> Exception | None:
-        """Run the handler. Return None if it succeeded, else the exception that it raised."""
-        limit = Deadline(self._handlers)
-        try:
-            handler = work.route.handler
-            call = self._handle_in_transaction(work) if handler is None else handler(work.delivery)
-            work.handling = Handling(call, limit)
-            await work.handling.run()
-        except asyncio.CancelledError as exc:
-            if cancelling():
-                await self._give_back(work)
-                raise
-            return _as_error(exc, "the handler")
-        except TimeoutError as exc:
-            if not limit.expired:
-                return exc
-            work.timed_out = True
-            return TimeoutError(f"the handler was cancelled after {self._handlers.seconds:g} s")
-        except Exception as exc:
-            return exc
-        except BaseException:
-            await self._give_back(work)
-            raise
-        return None
-
-    async def _handle_in_transaction(self, work: _Work) -> None:
-        if work.route.session_handler is not None and self._transactional is not None:
-            async with self._transactional.transaction(work.key, work.token) as session:
-                await work.route.session_handler(work.delivery, session)
-
-    async def _unavailable(self, work: _Work, failure: Exception) -> Outcome:
-        """Release the claim after the transaction failed, and return a 503.
-
-        Its commit may have succeeded all the same: when Basiq sends the delivery again, the inbox knows.
-        """
-        failure = self._report(work, "was not committed, and the response asks Basiq to send it again", failure)
-        await self._end(work, self._releasing(work), None, timeout=_GIVE_BACK_SOON)
-        return work.end(Result.UNAVAILABLE, failure, RETRY_SOON)
-
-    async def _fail(self, work: _Work, failure: Exception) -> Outcome:
+    async def _record_failure(self, attempt: _Attempt, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
-        result = Result.TIMED_OUT if work.timed_out else Result.FAILED
-        try:
-            if await self._count(work) and await self._set_aside(work, failure):
-                result = Result.QUARANTINED
-        finally:
-            logger.error(
-                "the handler of delivery %r %s%s",
-                work.delivery.id,
-                f"was cancelled after {self._handlers.seconds:g} s" if work.timed_out else "failed",
-                f", {work.failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
-                if result is Result.QUARANTINED
-                else "",
-                exc_info=None if work.timed_out else failure,
-                extra=work.fields(failure),
-            )
-        return work.end(result, failure)
+        timed_out = attempt.unit.timed_out
+        attempt.result = Result.TIMED_OUT if timed_out else Result.FAILED
+        if await self._has_failed_too_often(attempt) and await self._set_aside(attempt, failure):
+            attempt.result = Result.QUARANTINED
+        logger.error(
+            "the handler of delivery %r %s%s",
+            attempt.delivery.id,
+            f"was cancelled after {self._handler_timeout:g} s" if timed_out else "failed",
+            f", {attempt.failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
+            if attempt.result is Result.QUARANTINED
+            else "",
+            exc_info=None if timed_out else failure,
+            extra=attempt.fields(failure),
+        )
 
-    async def _count(self, work: _Work) -> bool:
-        """Release the claim, count the failure, and return whether the delivery has failed too often.
-
-        A delivery that is in the quarantine already stays there, and its claim is kept.
-        """
-        if work.failures is not None:
-            work.failures += 1
-            work.quarantined = True
+    async def _has_failed_too_often(self, attempt: _Attempt) -> bool:
+        """Release the claim, and count the failure. A delivery in the quarantine stays there, and claimed."""
+        unit = attempt.unit
+        if attempt.failures is not None:
+            attempt.failures += 1
             return True
         if self._quarantine_after is None:
-            await self._release(work)
+            await self._last_call(attempt, lambda: self._inbox.release(unit.key, unit.token), _STAYS)
             return False
-        await self._end(work, lambda: self._count_failure(work), "stays claimed until its lease runs out")
-        return work.failures is not None and work.failures >= self._quarantine_after
+        attempt.failures = await self._last_call(attempt, lambda: self._inbox.fail(unit.key, unit.token), _STAYS)
+        return attempt.failures is not None and attempt.failures >= self._quarantine_after
 
-    async def _count_failure(self, work: _Work) -> None:
-        work.failures = await self._inbox.fail(work.key, work.token)
-
-    async def _set_aside(self, work: _Work, failure: Exception) -> bool:
-        delivery, failures = work.delivery, work.failures or 0
+    async def _set_aside(self, attempt: _Attempt, failure: Exception) -> bool:
+        delivery, unit = attempt.delivery, attempt.unit
         letter = QuarantinedDelivery(
-            key=work.key,
+            key=unit.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,
             event_id=delivery.event_id,
             body=delivery.body,
             signed_at=delivery.timestamp,
             error=_describe(failure),
-            failures=failures,
+            failures=attempt.failures or 0,
             quarantined_at=datetime.fromtimestamp(self._clock(), UTC),
         )
         letter = attrs.evolve(letter, seal=self._seal.seal(*letter.sealed_parts()))
-        stored = False
+        stored = await self._last_call(
+            attempt,
+            lambda: self._inbox.quarantine(unit.key, unit.token, letter),
+            "failed too often, and could not be put into the quarantine",
+        )
+        if attempt.quarantined and not stored:  # its earlier entry is still in the quarantine
+            await self._last_call(attempt, lambda: self._inbox.release(unit.key, unit.token), _STAYS)
+        return bool(stored)
 
-        async def store() -> None:
-            nonlocal stored
-            stored = await self._inbox.quarantine(work.key, work.token, letter)
-
-        await self._end(work, store, "failed too often, and could not be put into the quarantine")
-        if work.quarantined and not stored:
-            await self._release(work)  # its earlier entry is still in the quarantine
-        return stored
-
-    async def _complete(self, work: _Work) -> Outcome:
-        failure: Exception
+    async def _last_call(self, attempt: _Attempt, call: Callable[[], Awaitable[T]], otherwise: str) -> T | None:
+        """Make a call of the inbox. If it fails, log ``otherwise``, and return None."""
         try:
-            if self._instant:
-                recorded = await self._inbox.complete(work.key, work.token)
-            else:
-                with Deadline(self._inbox_calls):
-                    recorded = await self._inbox.complete(work.key, work.token)
-        except asyncio.CancelledError as exc:
-            if cancelling():
-                await self._end(
-                    work, lambda: self._inbox.complete(work.key, work.token), "was handled, but not recorded"
-                )
-                raise
-            failure = _as_error(exc, "the inbox")
+            return await attempt.unit.call(call)
         except Exception as exc:
-            failure = exc
-        else:
-            if not recorded and not work.in_transaction:
-                logger.warning(
-                    "delivery %r was handled after its lease had run out: another worker may have handled it too",
-                    work.delivery.id,
-                    extra=work.fields(),
-                )
-            if recorded or not work.in_transaction:
-                return work.end(Result.HANDLED)
-            failure = InboxError("the claim ended before its transaction was committed")
-        if work.in_transaction:
-            # Any other error is about the handler's writes. A TimeoutError or RuntimeError comes from this method.
-            if not isinstance(failure, (InboxError, TimeoutError, RuntimeError)):
-                return await self._fail(work, failure)
-            return await self._unavailable(work, failure)
-        # It was handled. A response that asks for it again would certainly have it handled twice.
-        self._report(work, "was handled, but that could not be recorded", failure)
-        return work.end(Result.HANDLED)
+            self._report(attempt, otherwise, exc)
+            return None
 
-    async def _release(self, work: _Work) -> None:
-        await self._end(work, self._releasing(work), "stays claimed until its lease runs out")
-
-    def _releasing(self, work: _Work) -> Callable[[], Awaitable[object]]:
-        return lambda: self._inbox.release(work.key, work.token)
-
-    async def _end(
-        self,
-        work: _Work,
-        call: Callable[[], Awaitable[object]],
-        otherwise: str | None,
-        *,
-        timeout: float | None = None,
-    ) -> None:
-        """Make the last call of the inbox, also while this task is cancelled. If it fails, log ``otherwise``."""
-
-        async def bounded() -> None:
-            try:
-                async with asyncio.timeout(self._inbox_calls.seconds if timeout is None else timeout):
-                    await call()
-            except (Exception, asyncio.CancelledError) as exc:
-                if cancelling():
-                    raise
-                if otherwise is not None:
-                    failure = exc if isinstance(exc, Exception) else _as_error(exc, "the inbox")
-                    self._report(work, otherwise, failure)
-
-        await run_to_completion(bounded)
-
-    def _report(self, work: _Work, what: str, failure: Exception) -> Exception:
+    def _report(self, attempt: _Attempt, what: str, failure: Exception) -> Exception:
         """Log that the inbox failed. Return the failure; one that has no text gets one."""
         if isinstance(failure, TimeoutError) and not str(failure):
-            slow = InboxError(f"the inbox did not respond within {self._inbox_calls.seconds:g} s")
+            slow = InboxError(f"the inbox did not respond within {self._inbox_timeout:g} s")
             slow.__cause__ = failure
             failure = slow
-        self._outages.report(work.delivery.id, what, failure, work.fields(failure))
+        self._outages.report(attempt.delivery.id, what, failure, attempt.fields(failure))
         return failure
 
     def _count_unhandled(self, delivery: Delivery) -> None:
@@ -477,10 +281,3 @@ if hasattr(os, "register_at_fork"):
 def _describe(error: Exception) -> str:
     text = describe(error)
     return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
-
-
-def _as_error(exc: asyncio.CancelledError, who: str) -> Exception:
-    """Make a ``RuntimeError`` from a ``CancelledError`` that did not come from cancelling this task."""
-    error = RuntimeError(f"{who} awaited something that was cancelled")
-    error.__cause__ = exc
-    return error

@@ -32,6 +32,8 @@ def test_an_inbox_that_hangs_does_not_hold_a_cancelled_delivery_for_ever() -> No
         task.cancel()
         await asyncio.wait({task})
         assert task.cancelled()
+        assert virtual.now() - began == pytest.approx(1.0), "the claim is given back without the caller"
+        await receiver.aclose()
         assert virtual.now() - began == pytest.approx(5.0)
 
     virtual.run(main())

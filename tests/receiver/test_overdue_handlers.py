@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -70,43 +72,10 @@ def resisting(log: list[str], *, fails: bool) -> Handler:
     return handler
 
 
-def committing(log: list[str]) -> Handler:
-    """Ends at once, and leaves its commit behind, as ``async_sessionmaker.begin`` of SQLAlchemy does."""
-
-    async def handler(delivery: Delivery) -> None:
-        log.append("began")
-        await asyncio.shield(asyncio.create_task(finish(log, fails=False)))
-
-    return handler
-
-
-def limited(log: list[str]) -> Handler:
-    """The same, by a limit of its own, whose error is translated."""
-
-    async def handler(delivery: Delivery) -> None:
-        try:
-            async with asyncio.timeout(1.0):
-                await committing(log)(delivery)
-        except TimeoutError:
-            raise RuntimeError("the database is slow") from None
-
-    return handler
-
-
-HANDLERS: dict[str, Callable[[list[str]], Handler]] = {
-    "resists, then fails": lambda log: resisting(log, fails=True),
-    "leaves its commit behind": committing,
-    "leaves it behind by a limit of its own": limited,
-}
-
-
-@pytest.mark.parametrize("make", HANDLERS.values(), ids=HANDLERS)
-def test_basiq_is_told_in_time_and_the_claim_is_kept_until_nothing_of_the_handler_runs(
-    make: Callable[[list[str]], Handler],
-) -> None:
+def test_basiq_is_told_in_time_and_the_claim_is_kept_until_the_handler_has_ended() -> None:
     async def main() -> None:
         log: list[str] = []
-        service = Service(make(log), quarantine_after=2)
+        service = Service(resisting(log, fails=True), quarantine_after=2)
         started = virtual.now()
         first = await service.post()
         assert first.status == 500
@@ -152,10 +121,10 @@ def test_a_handler_that_ends_within_a_moment_is_awaited() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_commit_goes_on(times: int) -> None:
+def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_handler_runs(times: int) -> None:
     async def main() -> None:
         log: list[str] = []
-        service = Service(committing(log))
+        service = Service(resisting(log, fails=True))
         task = asyncio.create_task(service.post())
         await asyncio.sleep(1.0)
         for _ in range(times):
@@ -165,7 +134,7 @@ def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_commit_go
             await task
         assert (await service.post()).result is Result.BUSY
         await service.until_idle()
-        assert log == ["began", "ended"]
+        assert log == ["began", "ended"], "it was cancelled more than once"
         await service.post()
         assert log.count("began") == 2
         await service.receiver.aclose()
@@ -173,25 +142,91 @@ def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_commit_go
     virtual.run(main())
 
 
-def test_what_a_handler_left_running_keeps_its_claim_for_a_lease_at_the_most(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_that_never_ends_keeps_its_claim_for_a_lease_at_the_most(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        forever: list[asyncio.Task[bool]] = []
+        free = asyncio.Event()
 
         async def handler(delivery: Delivery) -> None:
-            forever.append(asyncio.create_task(asyncio.Event().wait()))
-            await asyncio.sleep(1000)
+            while not free.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await free.wait()
 
         service = Service(handler, lease=20.0)
         await service.post()
         started = virtual.now()
         await service.receiver.aclose()
-        assert virtual.now() - started <= 20.0
-        for task in forever:
-            task.cancel()
-        await asyncio.wait(forever)
+        waited = virtual.now() - started
+        free.set()
+        await asyncio.sleep(1)
+        assert waited <= 20.0
 
     virtual.run(main())
     assert "its lease has run out" in caplog.text
+
+
+def test_what_a_handler_started_itself_and_left_running_is_not_waited_for() -> None:
+    async def main() -> None:
+        log: list[str] = []
+
+        async def handler(delivery: Delivery) -> None:
+            await asyncio.shield(left.setdefault(delivery.id, asyncio.create_task(finish(log, fails=False))))
+
+        left: dict[str, asyncio.Task[None]] = {}
+        service = Service(handler)
+        started = virtual.now()
+        assert (await service.post()).result is Result.TIMED_OUT
+        assert virtual.now() - started == LIMIT
+        assert service.is_idle()
+        assert log == []
+        await asyncio.wait(left.values())
+
+    virtual.run(main())
+
+
+def test_a_handler_has_one_task_and_one_context_from_begin_to_end() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    seen: list[object] = []
+
+    async def main() -> None:
+        async def handler(delivery: Delivery) -> None:
+            token = variable.set("set")
+            seen.append(asyncio.current_task())
+            try:
+                async with asyncio.timeout(1000):  # belongs to the task that entered it
+                    await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                async with asyncio.timeout(1):
+                    await asyncio.sleep(0.5)
+                raise
+            finally:
+                seen.append(asyncio.current_task())
+                variable.reset(token)  # fails in another context
+
+        assert (await Service(handler).post()).result is Result.TIMED_OUT
+
+    virtual.run(main())
+    assert seen[0] is seen[1] is not None
+
+
+def test_a_thousand_handlers_whose_time_ends_at_once_are_a_thousand_tasks() -> None:
+    most = 0
+
+    async def main() -> None:
+        async def handler(delivery: Delivery) -> None:
+            nonlocal most
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                most = max(most, len(asyncio.all_tasks()))
+                await asyncio.sleep(0.1)
+
+        service = Service(handler)
+        bodies = [payload(event_id=f"e-{number}") for number in range(1000)]
+        outcomes = await asyncio.gather(*(service.receiver.handle(signed(body), body) for body in bodies))
+        assert {outcome.result for outcome in outcomes} == {Result.TIMED_OUT}
+
+    virtual.run(main())
+    assert most <= 2 * 1000 + 1, "each delivery has the task of its server, and one for its handler"
 
 
 def test_a_handler_that_leaves_nothing_behind_is_waited_for_no_longer_than_it_takes() -> None:

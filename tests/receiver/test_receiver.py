@@ -207,7 +207,7 @@ async def test_two_workers_that_seed_the_random_module_alike_do_not_handle_one_d
     second = asyncio.create_task(workers[1].handle(headers, body))
     await asyncio.sleep(0)
     finish.set()
-    assert [(await first).result, (await second).result] == [Result.HANDLED, Result.BUSY]
+    assert [(await first).result, (await second).result] == [Result.HANDLED, Result.DUPLICATE]
     assert len(handled) == 1
 
 
@@ -307,7 +307,7 @@ async def test_a_hundred_copies_at_once_are_handled_once() -> None:
     results = [outcome.result for outcome in await asyncio.gather(*(recorder.post(body) for _ in range(100)))]
     assert len(recorder.handled) == 1
     assert results.count(Result.HANDLED) == 1
-    assert results.count(Result.BUSY) == 99
+    assert results.count(Result.DUPLICATE) == 99, "each 503 is a failed attempt for Basiq"
 
 
 class FailingInbox(MemoryInbox):
@@ -580,7 +580,7 @@ async def test_claims_carry_a_lease_longer_than_the_handler_may_take() -> None:
             return Claim(ClaimStatus.BUSY, 0.2)
 
     outcome = await Recorder(inbox=Watching(), handler_timeout=50).post(payload(event_id=new_id()))
-    assert leases == [70]
+    assert set(leases) == {70}
     assert outcome.headers == {"Retry-After": "1"}
 
 
