@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ._arguments import check_positive
 from ._redaction.credentials import Redactor, SecretText
@@ -16,7 +16,9 @@ from ._wire.cursors import CursorSeal
 from ._wire.urls import VENDOR_URL, BaseURL
 from ._work.tasks import TaskOwner
 from .errors import ConfigurationError
+from .filters import Filter
 from .hooks import OnRequest, OnRetry, chain_hooks
+from .pagination import Paginator
 from .services.api import Api
 from .services.event_types import EventTypes
 from .services.events import Events
@@ -87,13 +89,39 @@ class BasiqClient:
         self._owner = TaskOwner()
         self._observed = False
         authenticated = Authenticated(self._retrying, key, base, max_elapsed=policy.max_elapsed, redactor=redactor)
-        api = self._api = Api(base, authenticated, Codec(), self._owner, redactor, CursorSeal(key.reveal()))
+        codec, seal = Codec(clean=redactor.clean_body), CursorSeal(key.reveal())
+        api = self._api = Api(base, authenticated, codec, self._owner, redactor, seal)
         self._base = base
         self._key = key
         self.webhooks = Webhooks(api)
         self.messages = Messages(api)
         self.event_types = EventTypes(api)
         self.events = Events(api)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """Return any object of the API as JSON, such as ``get("/users/42/accounts/7")``.
+
+        path: a path, with its query if it has one, or a link from a response of the API. Identifiers in it must be
+            percent-encoded. The token is sent only to the API: a link to another origin, or out of ``base_url``, raises
+            ``ConfigurationError``.
+
+        Raises ``ResponseDecodeError`` for a response that is not a JSON object, and the errors of a request.
+        """
+        return await self._api.get(dict[str, Any], self._api.at_path(path))
+
+    def list(
+        self, path: str, *, filter: str | Filter | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> Paginator[dict[str, Any]]:
+        """Return any list of the API as JSON objects, such as ``list("/users/42/transactions")``.
+
+        path: as for ``get``.
+        filter: built with ``F``, or plain text.
+        limit: how many items a page holds, 1 to 500; None for the API's own default.
+        cursor: the ``cursor`` of an earlier paginator. The list resumes with the very next item.
+
+        An item that is not an object raises ``ResponseDecodeError`` when it is reached.
+        """
+        return self._api.listing(dict[str, Any], self._api.at_path(path), filter=filter, limit=limit, cursor=cursor)
 
     @property
     def base_url(self) -> str:

@@ -230,6 +230,20 @@ def _from_epoch(value: float) -> datetime:
         raise ValueError("expected a date within the years 1 to 9999") from None
 
 
+JSON_NAME, KIND = "basiq_async json name", "basiq_async kind"
+RAW = "(raw)"
+"""The JSON name of the field that holds the whole object."""
+
+
+def _json(name: str, kind: str = "text") -> dict[str, str]:
+    """Return the metadata of a field: its name in Basiq's JSON, and its kind, which ``_wire/codec.py`` reads."""
+    return {JSON_NAME: name, KIND: kind}
+
+
+_ID, _LINKS, _RAW = _json("id", "id"), _json("links", "links"), _json(RAW, "json")
+_EVENT_TYPES = _json("subscribedEvents", "event types")
+
+
 @attrs.frozen
 class DeliveryAttempt:
     """One attempt to deliver a message. The documented values of ``status`` are ``Success`` and ``Failed``.
@@ -363,15 +377,15 @@ class Webhook:
     have the ``secret`` (the vendor's reference). ``raw`` holds it as a ``Secret`` too.
     """
 
-    id: str
-    url: str
-    status: WebhookStatus | None = None
-    subscribed_events: tuple[EventTypeId, ...] = ()
-    name: str | None = None
-    description: str | None = None
-    secret: Secret | None = None
-    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)
+    id: str = attrs.field(metadata=_ID)
+    url: str = attrs.field(metadata=_json("url", "required text"))
+    status: WebhookStatus | None = attrs.field(default=None, metadata=_json("status"))
+    subscribed_events: tuple[EventTypeId, ...] = attrs.field(default=(), metadata=_EVENT_TYPES)
+    name: str | None = attrs.field(default=None, metadata=_json("name"))
+    description: str | None = attrs.field(default=None, metadata=_json("description"))
+    secret: Secret | None = attrs.field(default=None, metadata=_json("secret", "secret"))
+    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False, metadata=_LINKS)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)
 
 
 EnsureAction = Literal["created", "updated", "reactivated", "unchanged"]
@@ -408,10 +422,10 @@ class EnsuredWebhook(Webhook):
 class EventType:
     """A type of event that a webhook can subscribe to, such as ``user.created``."""
 
-    id: str
-    description: str | None = None
-    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)
+    id: str = attrs.field(metadata=_ID)
+    description: str | None = attrs.field(default=None, metadata=_json("description"))
+    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False, metadata=_LINKS)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)
 
 
 @attrs.frozen
@@ -422,13 +436,13 @@ class Event:
     two halves. ``data`` is the entity as JSON: an object or a list, depending on the entity. ``data_ref`` is its url.
     """
 
-    id: str
-    type: EventTypeId = ""
-    entity: str | None = None
-    event_type: str | None = None
-    user_id: str | None = None
-    created: datetime | None = None
-    data_ref: str | None = None
-    data: JSON = attrs.field(default=None, hash=False, eq=_ByValue, repr=False)
-    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False)
+    id: str = attrs.field(metadata=_ID)
+    type: EventTypeId = attrs.field(default="", metadata=_json("type", "json"))
+    entity: str | None = attrs.field(default=None, metadata=_json("entity", "json"))
+    event_type: str | None = attrs.field(default=None, metadata=_json("eventType", "json"))
+    user_id: str | None = attrs.field(default=None, metadata=_json("userId"))
+    created: datetime | None = attrs.field(default=None, metadata=_json("createdDate", "time"))
+    data_ref: str | None = attrs.field(default=None, metadata=_json("dataRef"))
+    data: JSON = attrs.field(default=None, hash=False, eq=_ByValue, repr=False, metadata=_json("data", "json"))
+    links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False, metadata=_LINKS)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NoReturn, Protocol, Self, runtime_checkable
+from urllib.parse import unquote_to_bytes
 
 REDACTED = "[redacted]"
 _SHORTEST = 6
@@ -26,6 +27,7 @@ _ESCAPED = re.compile(rb"\\(?:u00(2[013-9A-Fa-f]|5[0-9abABd-fD-F]|[3467][0-9A-Fa
 _RAREST = b"QXJZVKWYPHGUBNFLRDAMCEOSITqzjxk"
 """Characters that are rare in Basiq's responses, the rarest first."""
 _LOOKS = 3
+_FEW_PERCENT = 100_000
 _LOOKS_LIKE_ONE = re.compile(
     r"(?<=\b)(bearer|basic)(?:\s|%20|\+)+[\w+/=.~%-]{20,}|whsec_[\w+/=%-]+", re.IGNORECASE | re.ASCII
 )
@@ -68,11 +70,13 @@ class Redactor(Unpicklable):
     def __init__(self, api_key: str = "") -> None:
         self._api_key = _Forms(api_key) if len(api_key) >= _SHORTEST else None
         self._tokens: deque[_Forms] = deque(maxlen=_TOKENS)
+        self._searched = [each for forms in self._all() for each in forms.searched]
 
     def learn(self, token: str) -> None:
         """Recognise one more token from now on."""
         if len(token) >= _SHORTEST:
             self._tokens.append(_Forms(token))
+            self._searched = [each for forms in self._all() for each in forms.searched]
 
     def text(self, text: str) -> str:
         """Return the text without credentials."""
@@ -82,6 +86,11 @@ class Redactor(Unpicklable):
         """Return the text without the credentials of this client."""
         for forms in self._all():
             text = forms.remove_from(text)
+        if "%" in text:
+            decoded = _decode_percent(text)
+            for forms in self._all():
+                if forms.bare in decoded:
+                    text = forms.remove_encoded(text)
         return text
 
     def value(self, value: Any, depth: int = 0) -> Any:
@@ -102,11 +111,21 @@ class Redactor(Unpicklable):
         This is the boundary where a response becomes objects: a server that sends a credential back, in an id or a
         name, must not have it shown.
         """
-        plain = _ESCAPED.sub(_unescape, body) if b"\\" in body else body
-        shown = [plain, *([_PERCENT_BYTES.sub(_unescape, plain)] if b"%" in plain else [])]
-        if not any(forms.may_be_in(text) for forms in self._all() for text in shown):
-            return body
-        return self.known(plain.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        escaped = b"\\" in body and (b"\\u00" in body or b"\\/" in body)
+        plain = _ESCAPED.sub(_unescape, body) if escaped else body
+        shown = [plain]
+        if b"%" in plain:
+            few = plain.count(b"%") <= _FEW_PERCENT  # they are decoded fast, with memory for each
+            shown.append(unquote_to_bytes(plain) if few else _PERCENT_BYTES.sub(_unescape, plain))
+        for text in shown:
+            for form, rare in self._searched:
+                for char in rare:
+                    if char not in text:  # shows in a tenth of the time that the form is not there either
+                        break
+                else:
+                    if form in text:
+                        return self.known(plain.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        return body
 
     def _all(self) -> Iterable[_Forms]:
         return self._tokens if self._api_key is None else (self._api_key, *self._tokens)
@@ -119,45 +138,41 @@ class _Forms(Unpicklable):
     """The forms in which one credential is recognised."""
 
     def __init__(self, credential: str) -> None:
-        self._bare = credential.rstrip("=") or credential
+        self.bare = credential.rstrip("=") or credential
         decoded = _decode(credential)
-        plain = {self._bare, *([decoded] if decoded else [])}
+        plain = {self.bare, *([decoded] if decoded else [])}
         # The rest of a base64 text is removed too: its first character can hold bits of the credential.
         self._literals = [
             *((form, _PADDING) for form in sorted(plain, key=len, reverse=True)),
-            *((form, _REST_OF_BASE64) for form in sorted(_in_base64(self._bare))),
+            *((form, _REST_OF_BASE64) for form in sorted(_in_base64(self.bare))),
         ]
         self._shortest = min(len(form) for form, _ in self._literals)
-        self._searched = [(form.encode(), _find_rarest(form.encode())) for form, _ in self._literals]
+        self.searched = [(form.encode(), _find_rarest(form.encode())) for form, _ in self._literals]
+        """Each form, with the few of its characters that are the least likely to be in a response."""
 
     def __repr__(self) -> str:
         return "_Forms(**********)"
 
-    def may_be_in(self, body: bytes) -> bool:
-        """Return whether a body holds the credential in one of its forms, except in percent-encoding."""
-        # A character that is nowhere in the body shows in a tenth of the time that the form is not there either.
-        return any(all(char in body for char in rare) and form in body for form, rare in self._searched)
-
     def remove_from(self, text: str) -> str:
-        """Return the text with every form of the credential replaced."""
+        """Return the text with every form of the credential replaced, except those with percent-encodings."""
         if len(text) < self._shortest:
             return text
         for form, tail in self._literals:
             text = _cut(text, form, tail)
-        return self._cut_encoded(text) if "%" in text else text
+        return text
 
-    def _cut_encoded(self, text: str) -> str:
-        """Replace the credential where at least one of its characters is percent-encoded."""
-        decoded = _PERCENT.sub(lambda found: chr(int(found[1], 16)), text)
+    def remove_encoded(self, text: str) -> str:
+        """Return the text with the credential replaced where at least one of its characters is percent-encoded."""
+        decoded = _decode_percent(text)
         # In ``decoded``, the places of the characters that were encoded: each took two more characters in ``text``.
         places = [found.start() - 2 * index for index, found in enumerate(_PERCENT.finditer(text))]
         parts, at = [], 0
-        found = decoded.find(self._bare)
+        found = decoded.find(self.bare)
         while found >= 0:
-            end = _end(_PADDING, decoded, found + len(self._bare))
+            end = _end(_PADDING, decoded, found + len(self.bare))
             parts += [text[at : found + 2 * bisect_left(places, found)], REDACTED]
             at = end + 2 * bisect_left(places, end)
-            found = decoded.find(self._bare, end)
+            found = decoded.find(self.bare, end)
         return "".join([*parts, text[at:]]) if parts else text
 
 
@@ -169,6 +184,10 @@ def _cut(text: str, form: str, tail: re.Pattern[str]) -> str:
         at = _end(tail, text, found + len(form))
         found = text.find(form, at)
     return "".join([*parts, text[at:]]) if parts else text
+
+
+def _decode_percent(text: str) -> str:
+    return _PERCENT.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def _end(tail: re.Pattern[str], text: str, at: int) -> int:

@@ -8,24 +8,21 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 import cattrs
-from cattrs.errors import AttributeValidationNote, BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
 from ..errors import ResponseDecodeError
-from ..models import Event, EventType, Message, Secret, Webhook, read_datetime, read_links, read_text
+from ..models import JSON_NAME, KIND, RAW, Event, Message, Secret, Webhook, read_datetime, read_links, read_text
 from .lenient import BrokenItem, mend, mend_list
 
 T = TypeVar("T")
 Loads = Callable[[bytes], Any]
 _BOM = b"\xef\xbb\xbf"
-_RAW = "(raw)"
-_NO_IDS = "expected a list of event type ids"
 _SMALL = 4 * 2**20
 _MAX_WEIGHT = 2**28
 _read_iso = datetime.fromisoformat
@@ -98,66 +95,63 @@ class Reader(Generic[T]):
 
 
 class Codec:
-    """Reads responses. Each client has one, with a cattrs converter that no other client shares."""
+    """Reads responses. Each client has one, with a cattrs converter that no other client shares.
 
-    def __init__(self, *, loads: Loads | None = None, converter: cattrs.Converter | None = None) -> None:
+    ``clean`` is the boundary where a body becomes objects: it removes credentials that the server sent back.
+    """
+
+    def __init__(self, *, loads: Loads | None = None, clean: Callable[[bytes], bytes] = bytes) -> None:
         self._loads = loads or default_loads()
-        self.converter = converter or make_converter()
+        self._clean = clean
+        self.converter = cattrs.Converter()
         self._readers: dict[type[Any], Reader[Any]] = {}
-
-    # The methods below delete the body from their frame before they raise: error reporters show local variables.
 
     def json(self, body: bytes) -> Any:
         """Return the JSON value of a body. Raises ``ResponseDecodeError``, which shows nothing of the body."""
-        value = self._decode(body)
-        del body
-        if isinstance(value, ResponseDecodeError):
-            raise value
-        return value
+        return self._decode(body, mend)
 
     def page(self, body: bytes) -> ListPage:
         """Return a page of a list. A single object in place of a list of items counts as a list of one item.
 
         An item that is not valid JSON becomes a ``BrokenItem``, for which every reader raises.
         """
-        page = _list_page(self._decode(body, mend_list))
-        del body
-        if isinstance(page, ResponseDecodeError):
-            raise page
-        return page
+        value = self._decode(body, mend_list)
+        if not isinstance(value, dict):
+            raise ResponseDecodeError(f"expected a list object, got {_kind(value)}")
+        items, links = value.get("data"), value.get("links")
+        if isinstance(items, dict):
+            items = [items]
+        elif items is None and ("data" in value or str(value.get("type")).lower() == "list"):
+            items = []
+        if not isinstance(items, list):
+            raise ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
+        if isinstance(links, list):
+            links = {name: link for entry in links if isinstance(entry, dict) for name, link in entry.items()}
+        return ListPage(items, links.get("next") if isinstance(links, dict) else None)
 
     def read(self, model: type[T], body: bytes) -> T:
         """Read a response's body as one model. Raises ``ResponseDecodeError`` with the place of the fault."""
-        found = self._read(self.reader(model), body)
-        del body
-        if isinstance(found, ResponseDecodeError):
-            raise found
-        return found
+        reader = self.reader(model)
+        try:
+            return reader.hook(self._decode(body, mend), model)
+        except Unreadable as exc:
+            raise reader.explain(exc) from None
 
     def reader(self, model: type[T]) -> Reader[T]:
-        """Return the reader of a model."""
+        """Return the reader of a model, or of ``dict[str, Any]`` for any object."""
         reader = self._readers.get(model)
         if reader is None:
-            reader = self._readers[model] = Reader(model, self.converter.get_structure_hook(model))
+            special: dict[type[Any], Callable[[Any, Any], Any]] = {Message: read_message, dict[str, Any]: _read_object}
+            hook = special.get(model) or _make_hook(self.converter, model)
+            reader = self._readers[model] = Reader(model, hook)
         return reader
 
-    def _read(self, reader: Reader[T], body: bytes) -> T | ResponseDecodeError:
-        value = self._decode(body)
-        if isinstance(value, ResponseDecodeError):
-            return value
-        try:
-            return reader.hook(value, reader.model)
-        except Unreadable as exc:
-            return reader.explain(exc)
-
-    def _decode(self, body: bytes, mend: Callable[[bytes], Any] = mend) -> Any:
-        """Return the JSON value of a body, or the ``ResponseDecodeError`` to raise.
-
-        ``mend`` is called for a body that the decoder refuses.
-        """
+    def _decode(self, body: bytes, mend: Callable[[bytes], Any]) -> Any:
+        """Return the JSON value of a body. ``mend`` is called for a body that the decoder refuses."""
         body = body.removeprefix(_BOM)
         if len(body) > _SMALL and _weight(body) > _MAX_WEIGHT:
-            return ResponseDecodeError("decoding the response's body would need too much memory")
+            raise ResponseDecodeError("decoding the response's body would need too much memory")
+        body = self._clean(body)
         try:
             return self._loads(body)
         except (ValueError, RecursionError) as exc:
@@ -166,16 +160,7 @@ class Codec:
             return mend(body)
         except (ValueError, RecursionError):
             pass
-        return ResponseDecodeError(f"the response's body {fault}")
-
-
-def make_converter() -> cattrs.Converter:
-    """Return a new converter that reads the models. No global converter is changed."""
-    converter = cattrs.Converter(detailed_validation=True)
-    converter.register_structure_hook(Message, read_message)
-    for model, fields, prepare in _OBJECTS:
-        converter.register_structure_hook(model, _object_reader(converter, model, fields, prepare))
-    return converter
+        raise ResponseDecodeError(f"the response's body {fault}")
 
 
 def read_message(value: Any, _: object = None) -> Message:
@@ -241,50 +226,44 @@ def _identifier(value: Any, at: str = "") -> str:
     raise Unreadable(f"expected an id, got {'an empty text' if value == '' else _kind(value)}", at)
 
 
-def _id_hook(value: Any, _: object) -> str:
-    return value if type(value) is str and value else _identifier(value)
-
-
-def _required_text_hook(value: Any, _: object) -> str:
+def _read_required_text(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
     raise Unreadable(f"expected text, got {'an empty one' if value == '' else _kind(value)}")
 
 
-def _text_hook(value: Any, _: object) -> str | None:
-    return value if value is None or type(value) is str else read_text(value)
-
-
-def _event_type_ids_hook(value: Any, _: object) -> tuple[str, ...]:
+def _read_event_type_ids(value: Any) -> tuple[str, ...]:
     """Read event type ids: a list, or a single text as in the examples of the vendor's reference."""
-    if isinstance(value, list):
-        for entry in value:
-            if not isinstance(entry, str):
-                raise Unreadable(_NO_IDS)
-        return tuple(value)
     if isinstance(value, str):
         return (value,) if value else ()
-    if value is None:
-        return ()
-    raise Unreadable(_NO_IDS)
+    if value is not None and not (isinstance(value, list) and all(isinstance(entry, str) for entry in value)):
+        raise Unreadable("expected a list of event type ids")
+    return tuple(value or ())
 
 
-def _secret_hook(value: Any, _: object) -> Secret | None:
+def _read_secret(value: Any) -> Secret | None:
     if value is None or isinstance(value, Secret):
         return value
     raise Unreadable(f"expected text, got {_kind(value)}")
 
 
-def _links_hook(value: Any, _: object) -> dict[str, str]:
-    return read_links(value)
+def _read_object(value: Any, _: object = None) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _unexpected("an object", value)
 
 
-def _datetime_hook(value: Any, _: object) -> datetime | None:
-    return read_datetime(value)
-
-
-def _as_it_is_hook(value: Any, _: object) -> Any:
-    return value
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "id": _identifier,
+    "required text": _read_required_text,
+    "text": read_text,
+    "event types": _read_event_type_ids,
+    "secret": _read_secret,
+    "time": read_datetime,
+    "links": read_links,
+    "json": lambda value: value,
+}
+"""The function that reads each kind of field of ``models``."""
 
 
 def _hide_secret(value: dict[str, Any]) -> dict[str, Any]:
@@ -311,109 +290,46 @@ def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "type": dotted, "entity": entity, "eventType": kind}
 
 
-def _leave(value: dict[str, Any]) -> dict[str, Any]:
-    return value
+_PREPARE: Mapping[type[Any], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    Webhook: _hide_secret,
+    Event: _add_event_type,
+}
 
 
-_Fields = Mapping[str, tuple[str, Callable[[Any, object], Any]]]
-_Prepare = Callable[[dict[str, Any]], dict[str, Any]]
-_COMMON: _Fields = {"id": ("id", _id_hook), "links": ("links", _links_hook), "raw": (_RAW, _as_it_is_hook)}
-_OBJECTS: tuple[tuple[type[Any], _Fields, _Prepare], ...] = (
-    (
-        Webhook,
-        {
-            **_COMMON,
-            "url": ("url", _required_text_hook),
-            "status": ("status", _text_hook),
-            "subscribed_events": ("subscribedEvents", _event_type_ids_hook),
-            "name": ("name", _text_hook),
-            "description": ("description", _text_hook),
-            "secret": ("secret", _secret_hook),
-        },
-        _hide_secret,
-    ),
-    (EventType, {**_COMMON, "description": ("description", _text_hook)}, _leave),
-    (
-        Event,
-        {
-            **_COMMON,
-            "type": ("type", _as_it_is_hook),
-            "entity": ("entity", _as_it_is_hook),
-            "event_type": ("eventType", _as_it_is_hook),
-            "user_id": ("userId", _text_hook),
-            "created": ("createdDate", _datetime_hook),
-            "data_ref": ("dataRef", _text_hook),
-            "data": ("data", _as_it_is_hook),
-        },
-        _add_event_type,
-    ),
-)
+def _without_type(read: Callable[[Any], Any]) -> Callable[[Any, object], Any]:
+    return lambda value, _: read(value)
 
 
-def _object_reader(
-    converter: cattrs.Converter, model: type[Any], fields: _Fields, prepare: _Prepare
-) -> Callable[[Any, object], Any]:
-    overrides = {name: override(rename=json_name, struct_hook=hook) for name, (json_name, hook) in fields.items()}
+def _make_hook(converter: cattrs.Converter, model: type[T]) -> Callable[[Any, type[T]], T]:
+    """Return the function that reads a model, from the metadata of its fields."""
+    fields = {
+        field.name: (field.metadata[JSON_NAME], _READ[field.metadata[KIND]], field.default is attrs.NOTHING)
+        for field in attrs.fields(model)  # type: ignore[arg-type]  # each model is an attrs class
+    }
+    prepare = _PREPARE.get(model, dict)
 
-    # The fast function reads. If it fails, the detailed function finds what is wrong, and where. Making one takes
-    # longer than all else that a client does at its start, so each is made when it is first needed.
     @functools.cache
-    def structure(detailed: bool) -> Callable[[Any, object], Any]:
-        return make_dict_structure_fn(model, converter, _cattrs_detailed_validation=detailed, **overrides)  # type: ignore[arg-type]  # overrides by name
+    def structure() -> Callable[[Any, object], T]:  # takes longer than all else that a client does at its start
+        overrides = {
+            name: override(rename=json_name, struct_hook=_without_type(read))
+            for name, (json_name, read, _) in fields.items()
+        }
+        return make_dict_structure_fn(model, converter, _cattrs_detailed_validation=False, **overrides)  # type: ignore[arg-type]  # overrides by name
 
-    def read(value: Any, _: object) -> Any:
-        if not isinstance(value, dict):
-            raise _unexpected("an object", value)
-        prepared = prepare(value)
+    def hook(value: Any, _: object) -> T:
+        prepared = prepare(_read_object(value))
         # ``raw`` is the object as received, but a webhook's secret in it is hidden.
-        values = {**prepared, _RAW: prepared if model is Webhook else value}
+        values = {**prepared, RAW: prepared if model is Webhook else value}
         try:
-            return structure(False)(values, model)
+            return structure()(values, model)
         except Exception:
-            try:
-                return structure(True)(values, model)
-            except BaseValidationError as exc:
-                at, said = next(_explain(exc))
-        raise Unreadable(said, at)
+            for json_name, read, required in fields.values():
+                if required and json_name not in values:
+                    raise Unreadable("is missing", f".{json_name}") from None
+                _at(f".{json_name}", read, values.get(json_name))
+            raise
 
-    return read
-
-
-def _explain(error: BaseValidationError) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of each error that cattrs has collected."""
-    for exc in error.exceptions:
-        notes = [note for note in getattr(exc, "__notes__", ()) if isinstance(note, AttributeValidationNote)]
-        at = "".join(f".{_json_name(error, note.name)}" for note in notes)
-        if isinstance(exc, KeyError):
-            yield f".{exc.args[0]}", "is missing"
-        else:
-            yield at + getattr(exc, "at", ""), str(exc)
-
-
-def _json_name(error: BaseValidationError, attribute: str) -> str:
-    fields = next(fields for model, fields, _ in _OBJECTS if model is error.cl)
-    return fields[attribute][0]
-
-
-def _list_page(value: Any) -> ListPage | ResponseDecodeError:
-    if isinstance(value, ResponseDecodeError):
-        return value
-    if not isinstance(value, dict):
-        return ResponseDecodeError(f"expected a list object, got {_kind(value)}")
-    items = value.get("data")
-    if isinstance(items, dict):
-        items = [items]
-    elif items is None and ("data" in value or str(value.get("type")).lower() == "list"):
-        items = []
-    if not isinstance(items, list):
-        return ResponseDecodeError(f"expected a list of items, got {_kind(items)}", location="$.data")
-    return ListPage(items, _next_link(value.get("links")))
-
-
-def _next_link(links: Any) -> Any:
-    if isinstance(links, list):
-        links = {name: link for entry in links if isinstance(entry, dict) for name, link in entry.items()}
-    return links.get("next") if isinstance(links, dict) else None
+    return hook
 
 
 def _weight(body: bytes) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Mapping
 
 import attrs
 
@@ -15,7 +14,7 @@ VENDOR_URL = "https://au-api.basiq.io"
 """The origin of the API, which its links name too (the vendor's reference, "servers")."""
 
 _MAX_SEGMENT = 2_048
-_PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_.~-]{0,255}")
+PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_.~-]{0,255}")
 _ABSOLUTE = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?P<rest>(?:[/?].*)?)",
     re.IGNORECASE,
@@ -58,6 +57,8 @@ class BaseURL:
 
     origin: str
     prefix: str
+    root: str = attrs.field(init=False, default=attrs.Factory(lambda self: self.origin + self.prefix, takes_self=True))
+    """The beginning of every url of the API."""
 
     @classmethod
     def parse(cls, text: str, *, allow_http: bool = False) -> BaseURL:
@@ -79,19 +80,17 @@ class BaseURL:
             )
         return cls(parts[0], parts[1].rstrip("/"))
 
-    def url(self, path: str, query: Mapping[str, str] | None = None) -> str:
+    def url(self, path: str) -> str:
         """Return the URL of a path of the API. The path starts with a slash, and is percent-encoded already."""
-        encoded = urllib.parse.urlencode(query, quote_via=urllib.parse.quote, safe="") if query else ""
-        return f"{self.origin}{self.prefix}{path}" + (f"?{encoded}" if encoded else "")
+        return self.root + path
 
     def owns(self, url: str) -> bool:
         """Return whether the token may be sent to a URL: only if it has this origin and this prefix."""
-        start = self.origin + self.prefix
-        return url.startswith(start) and url[len(start) : len(start) + 1] in ("", "/", "?")
+        return url.startswith(self.root) and url[len(self.root) : len(self.root) + 1] in ("", "/", "?")
 
     def relative(self, url: str) -> str:
         """Return the part after this base of one of the API's own URLs."""
-        return url[len(self.origin) + len(self.prefix) :]
+        return url[len(self.root) :]
 
     def path_of(self, url: str) -> str:
         """Return the path of one of the API's own URLs, for messages: without the query, which can name users."""
@@ -123,7 +122,7 @@ class BaseURL:
             if parts[0] == self.origin:
                 url = self._under_prefix(parts[1])
             elif parts[0] == VENDOR_URL:
-                url = self.origin + self.prefix + parts[1]
+                url = self.root + parts[1]
             else:
                 raise LinkError(f"leads to another origin, {parts[0]}")
         else:
@@ -138,7 +137,7 @@ class BaseURL:
     def _under_prefix(self, rest: str) -> str:
         # If a proxy strips the prefix, the API's links do not have it.
         url = self.origin + rest
-        return url if self.owns(url) else self.origin + self.prefix + rest
+        return url if self.owns(url) else self.root + rest
 
 
 def _plain_path(path: str) -> list[str]:
@@ -149,7 +148,7 @@ def quote_segment(value: str, name: str) -> str:
     """Return an identifier as exactly one segment of a path. Raises ``ConfigurationError`` if that is impossible."""
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a str, not {type(value).__name__}")
-    if _PLAIN_SEGMENT.fullmatch(value):
+    if PLAIN_SEGMENT.fullmatch(value):
         return value
     if value.strip() in ("", ".", ".."):
         raise ConfigurationError(f"{name} must not be empty, '.' or '..'")

@@ -35,7 +35,7 @@ class Route:
         return self.handler or self.session_handler
 
 
-_MOST_REMEMBERED = 256
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 256, 200
 
 
 class UnknownEventTypeWarning(UserWarning):
@@ -54,6 +54,8 @@ class Routes:
         self._sessions = sessions
         self._routes: dict[str, Route] = {}
         self._found: dict[str, Route | None] = {}
+        self._most_words = 0
+        """The number of words of the longest beginning: a type of many words is not looked through word by word."""
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -74,6 +76,7 @@ class Routes:
             if known is not None and known.function is not handler:
                 raise ConfigurationError(f"{pattern!r} has a handler already, and only one of the two could run")
         self._routes.update(dict.fromkeys(patterns, _route(handler, sessions=self._sessions)))
+        self._most_words = max(pattern.count(".") for pattern in self._routes)
         self._found.clear()
 
     def find(self, event_type_id: str) -> Route | None:
@@ -82,6 +85,8 @@ class Routes:
             return self._found[event_type_id]
         except KeyError:
             pass
+        if len(event_type_id) > _LONGEST_REMEMBERED:
+            return self._match(event_type_id)
         if len(self._found) >= _MOST_REMEMBERED:
             self._found.clear()
         route = self._found[event_type_id] = self._match(event_type_id)
@@ -90,11 +95,11 @@ class Routes:
     def _match(self, event_type_id: str) -> Route | None:
         if (exact := self._routes.get(event_type_id)) is not None:
             return exact
-        head, dot, _ = event_type_id.rpartition(".")
-        while dot:
-            if (route := self._routes.get(f"{head}.*")) is not None:
+        words = event_type_id.split(".", self._most_words)[:-1]
+        while words:
+            if (route := self._routes.get(f"{'.'.join(words)}.*")) is not None:
                 return route
-            head, dot, _ = head.rpartition(".")
+            words.pop()
         return self._routes.get("*")
 
 

@@ -20,7 +20,7 @@ from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
-from .api import Api
+from .api import MOST_A_PAGE, Api
 from .diagnosis import LATELY, Attempts, DiagnosedReceiver, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
 
 _TEST_TYPE = "basiq-async.test"
@@ -108,9 +108,7 @@ class _HistoryScan:
         await self._read_events(most)
         events = self.looked_at
         endpoint = self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=self._webhook.id)
-        messages: Paginator[Message] = self._api.listing(
-            Message, endpoint, query={"limit": "500"}, on_unreadable=self._skip
-        )
+        messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
         found = await read_newest(self._examine(messages), most)
         self.looked_at = events + found.read
         self.earliest, self.latest = found.earliest, found.latest

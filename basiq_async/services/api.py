@@ -7,23 +7,30 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlencode
 
 import attrs
 
 from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
-from .._wire.urls import BaseURL, quote_segment
+from .._wire.urls import PLAIN_SEGMENT, BaseURL, LinkError, quote_segment
 from .._wire.walk import Listing
 from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
+from ..filters import Filter, filter_text
 from ..models import JSON
 from ..pagination import OnUnreadable, Paginator
 from ..transports.base import Request, Response, Transport
 from ..transports.responses import error_from, parse_date
 
 T = TypeVar("T")
+
+MOST_A_PAGE = 500
+"""The maximum of ``limit`` (the vendor's reference)."""
+_JSON_ACCEPTED = {"accept": "application/json"}
+_JSON_SENT = {**_JSON_ACCEPTED, "content-type": "application/json"}
 
 
 class Endpoint(NamedTuple):
@@ -63,27 +70,35 @@ class Api:
         """Return the endpoint of a template such as ``/events/{event_id}``. A bad id raises ``ConfigurationError``."""
         path = template
         for name, value in identifiers.items():
-            path = path.replace(f"{{{name}}}", quote_segment(value, name))
-        return Endpoint(self.base.url(path), template)
+            is_plain = isinstance(value, str) and PLAIN_SEGMENT.fullmatch(value)
+            path = path.replace(f"{{{name}}}", value if is_plain else quote_segment(value, name))
+        return Endpoint(self.base.root + path, template)
+
+    def at_path(self, path: str) -> Endpoint:
+        """Return the endpoint of any path or link of the API. Raises ``ConfigurationError`` for any other text."""
+        if not isinstance(path, str) or not path:
+            raise ConfigurationError("path must be a path of the API, such as /users/42/accounts, or a link to one")
+        return Endpoint(self.follow(path, "path"), "{path}")
+
+    def follow(self, link: str, name: str) -> str:
+        """Return the url of a link of the API. Raises ``ConfigurationError`` for a link to any other place."""
+        try:
+            return self.base.resolve(link, self.base.root + "/")
+        except LinkError as exc:
+            why = self.redactor.text(str(exc))
+        raise ConfigurationError(f"{name} {why}; it was not followed")
 
     async def get(self, model: type[T], endpoint: Endpoint) -> T:
         """Request one object."""
         response = await self.request("GET", endpoint)
         self.check(response, "GET", endpoint)
-        try:
-            return self.codec.read(model, response.body)
-        except ResponseDecodeError as exc:
-            raise self._place(exc, "GET", endpoint) from None
+        return self._read(model, response, "GET", endpoint)
 
     async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
         """Create or change one object, and return the object in the response."""
         response = await self.request("POST", endpoint, body)
-        del body  # error reporters show local variables
         self.check(response, "POST", endpoint)
-        try:
-            return self.codec.read(model, response.body)
-        except ResponseDecodeError as exc:
-            raise self._place(exc, "POST", endpoint) from None
+        return self._read(model, response, "POST", endpoint)
 
     async def get_json(self, endpoint: Endpoint) -> JSON:
         """Request any JSON value."""
@@ -96,13 +111,10 @@ class Api:
         if self.owner.closed:
             path = self._path_of(endpoint)
             raise ConnectionFailedError("the client is closed", method=method, path=path, sent=False)
-        headers = {"accept": "application/json"}
-        content = None
+        url, template = endpoint
+        request = Request(method, url, _JSON_ACCEPTED, url_template=template)
         if body is not None:
-            headers["content-type"] = "application/json"
-            content = _encode(body)
-        request = Request(method, endpoint.url, headers, content, url_template=endpoint.template)
-        del body, content  # error reporters show local variables
+            request = Request(method, url, _JSON_SENT, _encode(body), url_template=template)
         response = await self.transport.send(request)
         dated = response.headers.get("date")
         if dated is not None:
@@ -129,28 +141,36 @@ class Api:
         model: type[T],
         endpoint: Endpoint,
         *,
-        query: Mapping[str, str] | None = None,
-        filter: str | None = None,
+        limit: int | None = None,
+        filter: str | Filter | None = None,
         cursor: str | None = None,
         after: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[T] | None = None,
     ) -> Paginator[T]:
         """Return the paginator of a list. A cursor is valid for the same path and filter, with any page size."""
-        path = self.base.relative(endpoint.url)
+        if limit is not None and (type(limit) is not int or not 1 <= limit <= MOST_A_PAGE):
+            raise ConfigurationError(f"limit must be a whole number from 1 to {MOST_A_PAGE}")
+        text = None if filter is None else filter_text(filter)
+        query = {**({"limit": limit} if limit else {}), **({"filter": text} if text else {})}
+        start = endpoint.url
+        if query:
+            start += ("&" if "?" in start else "?") + urlencode(query, quote_via=quote, safe="")
 
         async def fetch(url: str) -> ListPage:
             page = Endpoint(url, endpoint.template)
             response = await self.request("GET", page)
-            self.check(response, "GET", page)
+            if not 200 <= response.status < 300:
+                self.check(response, "GET", page)
             try:
                 return self.codec.page(response.body)
             except ResponseDecodeError as exc:
-                raise self._place(exc, "GET", page) from None
+                failure = exc
+            raise self._place(failure, "GET", page)
 
         listing = Listing(
-            name=json.dumps([path, filter]),
-            start=self.base.url(path, {**(query or {}), **({"filter": filter} if filter else {})}),
+            name=json.dumps([endpoint.url.removeprefix(self.base.root), text]),
+            start=start,
             base=self.base,
             fetch=fetch,
             reader=self.codec.reader(model),
@@ -160,16 +180,26 @@ class Api:
         )
         return Paginator(listing, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=on_unreadable)
 
+    def _read(self, model: type[T], response: Response, method: str, endpoint: Endpoint) -> T:
+        try:
+            return self.codec.read(model, response.body)
+        except ResponseDecodeError as exc:
+            failure = exc
+        raise self._place(failure, method, endpoint)
+
     def _read_json(self, response: Response, method: str, endpoint: Endpoint) -> JSON:
         try:
             value: JSON = self.codec.json(response.body)
+            return value
         except ResponseDecodeError as exc:
-            raise self._place(exc, method, endpoint) from None
-        return value
+            failure = exc
+        raise self._place(failure, method, endpoint)
 
     def _place(self, exc: ResponseDecodeError, method: str, endpoint: Endpoint) -> ResponseDecodeError:
+        """Say in an error of the codec which response it is about, and drop the codec's frames: they hold the body."""
         exc.method, exc.path = method, self._path_of(endpoint)
-        return exc
+        exc.__cause__ = exc.__context__ = None
+        return exc.with_traceback(None)
 
     def _path_of(self, endpoint: Endpoint) -> str:
         """Return the path of a url for an error message, without credentials, which a link of the API can contain."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from .._wire.urls import LinkError
 from ..errors import ConfigurationError
-from ..filters import Filter, filter_text
+from ..filters import Filter
 from ..models import JSON, Event, read_links
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint
@@ -54,7 +53,7 @@ class Events:
         return self._api.listing(
             Event,
             self._api.at("/events"),
-            filter=filter_text(filter),
+            filter=filter,
             cursor=cursor,
             after=after,
             prefetch=prefetch,
@@ -76,7 +75,7 @@ class Events:
             if not message_or_delivery.event_id:
                 raise ConfigurationError("cannot fetch the event: there is neither a link 'event' nor an event id")
             return await self.get(message_or_delivery.event_id)
-        return await self._api.get(Event, Endpoint(self._own_url(link, "event"), _EVENT))
+        return await self._api.get(Event, Endpoint(self._api.follow(link, "the link 'event'"), _EVENT))
 
     async def fetch_entity(self, source: HasLinks | Event) -> JSON:
         """Return the entity of an event as JSON, by the link ``eventEntity`` or by an ``Event``'s ``data_ref``.
@@ -89,14 +88,7 @@ class Events:
             link = _link(source, "eventEntity")
         if link is None:
             raise ConfigurationError("cannot fetch the entity: there is no link 'eventEntity'")
-        return await self._api.get_json(Endpoint(self._own_url(link, "eventEntity"), _ENTITY))
-
-    def _own_url(self, link: str, name: str) -> str:
-        try:
-            return self._api.base.resolve(link, self._api.base.url("/events"))
-        except LinkError as exc:
-            why = self._api.redactor.text(str(exc))
-        raise ConfigurationError(f"the link {name!r} {why}; it was not followed")
+        return await self._api.get_json(Endpoint(self._api.follow(link, "the link 'eventEntity'"), _ENTITY))
 
 
 def _link(source: HasLinks, name: str) -> str | None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._arguments import check_event_type_ids, check_whole, select_texts
+from .._arguments import check_event_type_ids, select_texts
 from .._wire.urls import absolute_url
 from ..errors import ConfigurationError
-from ..filters import Filter, filter_text
+from ..filters import Filter
 from ..models import Message
 from ..pagination import OnUnreadable, Paginator
-from .api import Api
-
-_MOST_A_PAGE = 500
+from .api import MOST_A_PAGE, Api
 
 
 class Messages:
@@ -27,7 +25,7 @@ class Messages:
         webhook_id: str,
         *,
         filter: str | Filter | None = None,
-        limit: int = _MOST_A_PAGE,
+        limit: int = MOST_A_PAGE,
         cursor: str | None = None,
         after: str | None = None,
         prefetch: int = 1,
@@ -48,12 +46,11 @@ class Messages:
 
         Raises ``ConfigurationError`` for invalid arguments.
         """
-        check_whole("limit", limit, least=1, most=_MOST_A_PAGE)
         return self._api.listing(
             Message,
             self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=webhook_id),
-            query={"limit": str(limit)},
-            filter=filter_text(filter),
+            limit=limit or 0,  # refused, as None is
+            filter=filter,
             cursor=cursor,
             after=after,
             prefetch=prefetch,

@@ -97,6 +97,7 @@ class Authenticated:
         self.waits = clock_of(inner)
         self._api_key = api_key
         self._base = base
+        self._below = base.url("/")
         self._max_elapsed = max_elapsed
         self._redactor = redactor or Redactor(api_key.reveal())
         self._token: _AccessToken | None = None
@@ -106,7 +107,7 @@ class Authenticated:
 
     async def send(self, request: Request, /) -> Response:
         """Send the request with the token. Raises the error of the token request if no token can be had."""
-        if not self._base.owns(request.url):
+        if not request.url.startswith(self._below):
             raise ConfigurationError("refused to send the token to a url outside of base_url")
         now = asyncio.get_running_loop().time()
         deadline = now + self._max_elapsed if request.deadline is None else request.deadline

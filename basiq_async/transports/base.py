@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, Self, runtime_checkable
 
 import attrs
-
-
-def _lower_names(headers: Mapping[str, str]) -> Mapping[str, str]:
-    for name in headers:
-        if not name.islower():
-            return {name.lower(): value for name, value in headers.items()}
-    return headers
 
 
 def _show(url: object) -> str:
@@ -20,17 +13,33 @@ def _show(url: object) -> str:
     return repr(path + (mark and "?…"))
 
 
+class _Confidential:
+    """Base class of objects that can hold a credential. They cannot be pickled, and a copy is the object itself."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} can hold a credential, which a pickle would show")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 @attrs.frozen
-class Request:
+class Request(_Confidential):
     """One complete HTTP request.
 
-    ``url`` is absolute and already percent-encoded. A transport must send it unchanged. Header names are converted to
-    lower case. ``repr`` does not show the headers, the body and the url's query, because they can hold credentials.
+    ``url`` is absolute and already percent-encoded. A transport must send it unchanged. Header names are in lower case.
+    ``repr`` does not show the headers, the body and the url's query, because they can hold credentials; for the same
+    reason a request cannot be pickled.
     """
 
     method: str
     url: str = attrs.field(repr=lambda url: _show(url))
-    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_lower_names, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     body: bytes | None = attrs.field(default=None, repr=False)
     idempotent: bool | None = None
     """Whether the request may be sent twice. ``None`` means yes for every method except POST and PATCH."""
@@ -41,15 +50,16 @@ class Request:
 
 
 @attrs.frozen
-class Response:
+class Response(_Confidential):
     """One complete HTTP response, of any status.
 
-    Header names are converted to lower case. The values of a repeated header are joined by ``", "``. ``body`` is
-    decompressed. ``repr`` does not show the headers and the body, because they can hold tokens and secrets.
+    Header names are in lower case; a client also accepts other ones. The values of a repeated header are joined by
+    ``", "``. ``body`` is decompressed. ``repr`` does not show the headers and the body, because they can hold tokens
+    and secrets; for the same reason a response cannot be pickled.
     """
 
     status: int
-    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_lower_names, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
     attempts: int = 1
     """How many times the request was sent, including the attempt that got this response."""
@@ -59,7 +69,8 @@ class Response:
 
 def credential_of(request: Request) -> str:
     """Return the request's token or API key. Without either, return the url's query, which can hold a target's key."""
-    authorization = request.headers.get("authorization", "").rpartition(" ")[2]
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    authorization = headers.get("authorization", "").rpartition(" ")[2]
     return authorization or request.url.partition("?")[2]
 
 

@@ -101,6 +101,8 @@ class Retrying:
         """Send a request, with retries as the policy allows. Return the last response, or raise the last error."""
         run = _Run(self, request)
         outcome = await run.attempt()
+        if isinstance(outcome, Response) and outcome.status not in _RETRIED_STATUSES:  # nearly every response
+            return outcome
         if run.may_retry(outcome):
             outcome = await run.retry(outcome)
         if isinstance(outcome, Response):
@@ -116,10 +118,6 @@ def _uniform(low: float, high: float) -> float:
     import random
 
     return random.uniform(low, high)
-
-
-def _is_whole(response: Response) -> bool:
-    return type(response.status) is int and isinstance(response.body, bytes)
 
 
 class _Run:
@@ -156,6 +154,12 @@ class _Run:
         try:
             async with limit:
                 response = await self._owner._inner.send(request)
+            if not isinstance(response, Response) or (type(response.status), type(response.body)) != (int, bytes):
+                said = "the transport did not return a Response with an int as its status and bytes as its body"
+                raise TransportError(said, method=self._request.method, path=self._path)
+            if not all(map(str.islower, response.headers)):  # a transport of the user's
+                lowered = {name.lower(): value for name, value in response.headers.items()}
+                response = attrs.evolve(response, headers=lowered)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -166,9 +170,11 @@ class _Run:
             failure = self._translate(exc, f"no complete response within {allowed:g} s" if limit.expired() else None)
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._hide)
         else:
-            self._check(response, began)
-            self._report(began, response)
-            return response if self._attempts == 1 else self._count(response)
+            if self._owner.on_request is not None or _log.isEnabledFor(logging.DEBUG):
+                self._report(began, response)
+            if self._attempts == 1:
+                return response
+            return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
         # Outside of the except block: a cause that was left out must not become the context.
         self._report(began, error=type(failure).__name__)
         failure.__cause__, failure.__suppress_context__ = cause, True
@@ -252,20 +258,7 @@ class _Run:
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
-    def _check(self, response: object, began: float) -> None:
-        """Raise ``TransportError`` for a value that is not a ``Response``."""
-        if not isinstance(response, Response) or not _is_whole(response):
-            self._report(began, error=TransportError.__name__)
-            said = "the transport did not return a Response with an int as its status and bytes as its body"
-            raise TransportError(said, method=self._request.method, path=self._path)
-
-    def _count(self, response: Response) -> Response:
-        return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
-
     def _report(self, began: float, response: Response | None = None, *, error: str | None = None) -> None:
-        hook, logged = self._owner.on_request, _log.isEnabledFor(logging.DEBUG)
-        if hook is None and not logged:
-            return
         duration = self._clock() - began
         facts = self._facts(response, error)
         _log.debug(
@@ -277,7 +270,7 @@ class _Run:
             self._attempts,
             extra=_as_extra(facts),
         )
-        call_hook(hook, RequestEvent(duration=duration, **facts))
+        call_hook(self._owner.on_request, RequestEvent(duration=duration, **facts))
 
     def _announce(self, outcome: _Outcome, wait: float) -> None:
         response = outcome if isinstance(outcome, Response) else None

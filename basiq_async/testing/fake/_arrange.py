@@ -111,7 +111,7 @@ class Arrangement(Parts):
             raise ConfigurationError("say what goes wrong: status, body, delay, drop or loop")
         if status is not None and not 100 <= status <= 999:
             raise ConfigurationError(f"status must be from 100 to 999, not {status!r}")
-        extra = dict(headers or {})
+        extra = {name.lower(): text for name, text in (headers or {}).items()}
         if retry_after is not None:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         raw = body.encode() if isinstance(body, str) else body

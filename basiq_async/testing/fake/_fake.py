@@ -177,6 +177,8 @@ class FakeBasiq(Arrangement, Inspection, States):
 
     def exchange(self, request: Request, *, prefix: str = "") -> Exchange:
         """Carry out one request, with the faults that it meets, and return its outcome."""
+        if not all(map(str.islower, request.headers)):
+            request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"

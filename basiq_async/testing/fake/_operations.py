@@ -21,6 +21,7 @@ from ._records import Event, Log, Message, Webhook
 from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
 from ._seeded import is_uuid
 from ._store import Application, Store
+from .catalog import ENTITY_LISTS
 
 T = TypeVar("T")
 EVENTS_SHOWN = timedelta(days=7)
@@ -300,6 +301,19 @@ def get_entity(call: Call) -> Response:
     return json_response(call.render.entity(event))
 
 
+def list_entities(call: Call) -> Response:
+    """Return those of a user's accounts, connections or consents that events were about, as a list."""
+    if call.params["collection"] not in ENTITY_LISTS or call.app.entity(call.path) is not None:
+        return get_entity(call)
+    found = [event for path, event in call.app.entities.items() if path.startswith(f"{call.path}/")]
+    return _listing(
+        call,
+        call.render.base + call.path,
+        lambda start: islice(enumerate(found), start or 0, None),
+        call.render.entity,
+    )
+
+
 def _message_date(message: Message) -> datetime:
     return message.created
 
@@ -360,7 +374,7 @@ _ROUTES: tuple[tuple[str, Mapping[str, ApiOperation]], ...] = (
     ("/events/types/{eventTypeId}", {"GET": get_event_type}),
     ("/events/{eventId}", {"GET": get_event}),
     ("/users/{userId}", {"GET": get_entity}),
-    ("/users/{userId}/{collection}", {"GET": get_entity}),
+    ("/users/{userId}/{collection}", {"GET": list_entities}),
     ("/users/{userId}/{collection}/{entityId}", {"GET": get_entity}),
 )
 _LISTS = ("webhooks", "messages", "events", "types")

@@ -119,10 +119,10 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
     path = request.raw_path
     if not path.startswith("/"):
         path = "/" + path.partition("://")[2].partition("/")[2]
-    headers = {name: ", ".join(request.headers.getall(name)) for name in request.headers}
+    headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
     url = f"{request.scheme}://{request.headers['Host']}{path}"
     began = time.perf_counter()
-    state = fake.find_state(headers.get("Authorization", "")) or fake
+    state = fake.find_state(headers.get("authorization", "")) or fake
     exchange = state.exchange(Request(request.method, url, headers, body), prefix=prefix)
     if exchange.delay:
         await asyncio.sleep(exchange.delay)
