@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqState
+from taskiq import AsyncBroker, TaskiqEvents, TaskiqState
+from taskiq.receiver import Receiver
 from taskiq_redis import ListQueueBroker
+
+from .._redaction.text import printable
 
 _TASK = "basiq_async.distributed:process_segment"
 
@@ -27,30 +31,28 @@ def make_broker(url: str, prefix: str) -> AsyncBroker:
     )
 
 
-class Notifications:
-    """The one taskiq task of a fleet: process a segment of a job."""
+def connect(
+    broker: AsyncBroker,
+    process_segment: Callable[[str, str], Awaitable[None]],
+    *,
+    start: Callable[[TaskiqState], Awaitable[None]],
+    stop: Callable[[TaskiqState], Awaitable[None]],
+) -> Callable[[str, str], Awaitable[object]]:
+    """Have the broker carry notifications to ``process_segment``. Return the function that sends one.
 
-    def __init__(
-        self,
-        broker: AsyncBroker,
-        process_segment: Callable[[str, str], Awaitable[None]],
-        *,
-        start: Callable[[], Awaitable[None]],
-        stop: Callable[[], Awaitable[None]],
-    ) -> None:
-        async def process(job: str, segment: str) -> None:
-            await process_segment(job, segment)
+    ``start`` and ``stop`` are called in each worker process.
+    """
 
-        async def begin(state: TaskiqState) -> None:
-            await start()
+    async def process(job: str, segment: str) -> None:
+        await process_segment(job, segment)
 
-        async def end(state: TaskiqState) -> None:
-            await stop()
+    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, start)
+    broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, stop)
+    logging.getLogger(Receiver.__module__).addFilter(_make_one_line)
+    return broker.register_task(process, task_name=_TASK).kiq
 
-        self._task: AsyncTaskiqDecoratedTask[[str, str], object] = broker.register_task(process, task_name=_TASK)
-        broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, begin)
-        broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, end)
 
-    async def send(self, job: str, segment: str) -> None:
-        """Notify a worker of a segment."""
-        await self._task.kiq(job, segment)
+def _make_one_line(record: logging.LogRecord) -> bool:
+    """Make a record one printable line: taskiq logs the names of tasks, and others may write to the broker too."""
+    record.msg, record.args, record.exc_info = printable(record.getMessage()[:1_000]), None, None
+    return True

@@ -19,12 +19,12 @@ from ..filters import Filter, filter_text
 from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
 from ._job import Job, notify_all
-from ._record_types import JobSpec, ListSpec, Source
+from ._record_types import LONGEST_KEY, JobSpec, ListSpec, Source, describe
 from ._work import JobFunction, Work
 from ._worker import Worker
 
 if TYPE_CHECKING:
-    from taskiq import AsyncBroker
+    from taskiq import AsyncBroker, TaskiqState
 
 
 logger = logging.getLogger("basiq_async.distributed")
@@ -67,7 +67,7 @@ class Fleet:
         lease: float = 30.0,
         broker: AsyncBroker | None = None,
         prefix: str = "basiq",
-        notify: Callable[[str, str], Awaitable[None]] | None = None,
+        notify: Callable[[str, str], Awaitable[object]] | None = None,
     ) -> None:
         if isinstance(url, str):
             url = UnshownText(url)  # it may hold a password, and error reporters show local variables
@@ -78,7 +78,7 @@ class Fleet:
         if notify is not None and broker is not None:
             raise ConfigurationError("pass broker or notify, not both: one of them carries the notifications")
         try:
-            from ._broker import Notifications, make_broker
+            from ._broker import connect, make_broker
             from ._record import Record
         except ImportError as exc:
             raise ConfigurationError(
@@ -91,7 +91,7 @@ class Fleet:
         if notify is not None:
             self._send = notify
         elif self._broker is not None:
-            self._send = Notifications(self._broker, self._process_segment, start=self._start, stop=self._stop).send
+            self._send = connect(self._broker, self._process_segment, start=self._start, stop=self._stop)
         self._worker: Worker | None = None
 
     def __repr__(self) -> str:
@@ -154,8 +154,8 @@ class Fleet:
         """
         self._check_name(name)
         lists = _list_specs(webhook_id, filter, filters, source)
-        if not isinstance(key, str) or not key.strip() or len(key) > 200 or not set(key).isdisjoint("{}\r\n"):
-            raise ConfigurationError("key must be text of at most 200 characters, without braces")
+        if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or not set(key).isdisjoint("{}\r\n"):
+            raise ConfigurationError(f"key must be text of at most {LONGEST_KEY} characters, without braces")
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e9):
             raise ConfigurationError("rate must be a number of messages a second, above 0")
         if isinstance(max_dead, bool) or not isinstance(max_dead, int) or max_dead < 1:
@@ -223,7 +223,8 @@ class Fleet:
                     inbox=work.inbox,
                 )
                 plans.append(await replay.plan())
-                overlaps.check()
+                if overlaps.problem is not None:
+                    raise ConfigurationError(overlaps.problem)
         return _sum(plans)
 
     async def __aenter__(self) -> Self:
@@ -258,8 +259,7 @@ class Fleet:
                 await self._send(key, segment)
             return True
         except Exception as exc:  # a broker may raise anything, and workers find the segment without a notification
-            problem = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-            logger.warning("the notification of segment %s of the job %r was not sent: %s", segment, key, problem)
+            logger.warning("the notification of segment %s of the job %r was not sent: %s", segment, key, describe(exc))
             return False
 
     # --- in a worker process ---
@@ -284,12 +284,12 @@ class Fleet:
         if self._worker is not None:
             await self._worker.process_segment(key, segment)
 
-    async def _start(self) -> None:
+    async def _start(self, state: TaskiqState) -> None:
         self._worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
         _on_signals(self._worker.stop)
         await self._worker.start()
 
-    async def _stop(self) -> None:
+    async def _stop(self, state: TaskiqState) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             await worker.aclose()
@@ -297,11 +297,11 @@ class Fleet:
 
 
 class _Overlaps:
-    """Finds messages that two lists of a webhook share."""
+    """Finds messages that two lists of a webhook share, among the first million."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], ListSpec] = {}
-        self._found: tuple[str, ListSpec, ListSpec] | None = None
+        self.problem: str | None = None
 
     def watch(self, list_spec: ListSpec, where: Where) -> Where:
         """Return a copy of ``where`` that also notes each message that it is asked about."""
@@ -310,19 +310,13 @@ class _Overlaps:
             if len(self._seen) < _MOST_SEEN:
                 other = self._seen.setdefault((list_spec.webhook_id, message.id), list_spec)
                 if other is not list_spec:
-                    self._found = message.id, other, list_spec
+                    self.problem = (
+                        f"message {message.id!r} is in two lists, of filter {other.filter!r} and {list_spec.filter!r}: "
+                        "it would be handled twice. Make the filters disjoint, such as ranges [a, b) and [b, c)"
+                    )
             return where(message)
 
         return Where(predicate, where.limit, description=where.description)
-
-    def check(self) -> None:
-        """Raise ``ConfigurationError`` if a message was in two lists."""
-        if self._found is not None:
-            message_id, one, other = self._found
-            raise ConfigurationError(
-                f"message {message_id!r} is in two lists, of filter {one.filter!r} and {other.filter!r}: it would be "
-                "handled twice. Make the filters disjoint, such as ranges [a, b) and [b, c)"
-            )
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

@@ -14,7 +14,8 @@ from ..errors import ReplayError
 from ..replay import DeadLetter
 from ._connection import Connection
 from ._record_types import (
-    PROTOCOL,
+    LONGEST_KEY,
+    SEGMENT_NAME,
     ClaimRefusal,
     Heartbeat,
     JobProgress,
@@ -74,7 +75,6 @@ class Record:
             "lease": round(spec.lease * 1000),
             "most_dead": spec.most_dead,
             "total": "" if spec.total is None else spec.total,
-            "protocol": spec.protocol,
             "token": spec.token,
         }
         pairs = [part for pair in fields.items() for part in pair]
@@ -96,7 +96,8 @@ class Record:
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
         name = f"{self._prefix}:{'active' if active else 'jobs'}"
-        return sorted(await self._connection.call(lambda redis: redis.smembers(name)))
+        found: list[str] = await self._connection.call(lambda redis: redis.smembers(name))
+        return sorted(each for each in found if len(each) <= LONGEST_KEY)
 
     async def claim(
         self,
@@ -118,7 +119,7 @@ class Record:
 
         If a segment was claimed 20 times without a release or a saved message, the job fails.
         """
-        arguments = (segment, token, _ms(lease), worker, width, PROTOCOL, _MOST_TRIES, selection)
+        arguments = (segment, token, _ms(lease), worker, width, _MOST_TRIES, selection)
         found = await self._run("claim", key, *arguments, job=job)
         if found[0] != "ok":
             return ClaimRefusal(*found)
@@ -195,7 +196,7 @@ class Record:
         broker's queue.
         """
         _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), int(idle), worker)
-        return list(found)
+        return [each for each in found if SEGMENT_NAME.fullmatch(each)]  # not what another program wrote
 
     async def set_state(
         self, key: str, action: StateChange, reason: str = "", *, job: str = ""
@@ -314,7 +315,6 @@ def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
         lease=int(fields["lease"]) / 1000,
         most_dead=int(fields["most_dead"]),
         total=_int(fields["total"]),
-        protocol=int(fields["protocol"]),
         token=fields["token"],
     )
 

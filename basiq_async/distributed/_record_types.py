@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,12 +10,15 @@ from typing import Literal
 
 import attrs
 
+from .._redaction.text import printable
 from .._work.throughput import seconds_left
-from ..errors import CheckpointError, ReplayError
+from ..errors import BasiqError, CheckpointError, ReplayError
 from ..replay import DeadLetter
 
-PROTOCOL = 1
-"""The version of the record. A worker claims only segments of jobs with its own version."""
+LONGEST_KEY = 200
+"""The longest key of a job, in characters."""
+SEGMENT_NAME = re.compile(r"d?[0-9]{1,9}\.[0-9]{1,15}")
+"""A list's number, or "d" and that of a retry of dead letters, and the page's number."""
 
 JobState = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 StateChange = Literal["pause", "resume", "cancel", "fail"]
@@ -50,7 +54,6 @@ class JobSpec:
     lease: float
     most_dead: int = 100_000
     total: int | None = None
-    protocol: int = PROTOCOL
     token: str = attrs.field(factory=lambda: secrets.token_hex(16), repr=False)
 
 
@@ -91,11 +94,10 @@ class ClaimRefusal:
     held: another worker owns it.
     stopped: the job is not running; ``detail`` is its state.
     another: the key belongs to another job by now.
-    version: the job uses another version of the record, which is ``detail``.
     selection: the job's first worker selected other messages, described in ``detail``.
     """
 
-    reason: Literal["gone", "held", "stopped", "another", "version", "selection"]
+    reason: Literal["gone", "held", "stopped", "another", "selection"]
     detail: str = ""
 
 
@@ -235,3 +237,12 @@ class JobProgress:
 def new_token() -> str:
     """Return a token for one lease. It is random: a counter could be rolled back and repeat."""
     return secrets.token_hex(16)
+
+
+def describe(error: Exception) -> str:
+    """Return an error as one printable line of limited length, for a log and for a job's reason or problem.
+
+    Its text may come from Basiq, from Redis, or from a message.
+    """
+    text = str(error) if isinstance(error, BasiqError) else f"{type(error).__name__}: {error}"
+    return printable(text if len(text) <= 1_000 else text[:1_000] + "…")

@@ -20,8 +20,6 @@ from ..replay.engine import (
     DeadLedger,
     Engine,
     FixedMessages,
-    Function,
-    Handler,
     UnreadableMessage,
     as_message,
     as_target,
@@ -29,7 +27,7 @@ from ..replay.engine import (
     everything,
 )
 from ._pages import KnownPage, SegmentPage, read_page
-from ._rate_limiter import SegmentRate
+from ._rate_limiter import SegmentRate, SharedRateLimiter
 from ._record import Record
 from ._record_types import (
     Heartbeat,
@@ -47,7 +45,6 @@ from ._work import Work
 logger = logging.getLogger("basiq_async.distributed")
 _PAGE = 250
 """The most dead letters that one segment retries."""
-_RAN_OUT = "the lease of the segment ran out while this process was stopped or busy"
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
@@ -77,38 +74,62 @@ class Lease:
         self.until = float("-inf")
 
 
+@attrs.define(eq=False)
+class ActiveJob:
+    """A job that this process works on, with its running segments by the tokens of their leases.
+
+    Names would not do: a process that was suspended for longer than a lease may claim a segment again while its former
+    run of that segment has not ended.
+    """
+
+    spec: JobSpec
+    limiter: SharedRateLimiter
+    spread_pause: Callable[[float], object]
+    """Has all other workers of the job pause for so many seconds."""
+    segments: dict[str, Segment] = attrs.field(factory=dict)
+    _paused_until: float = 0.0
+
+    def apply(self, heartbeat: Heartbeat) -> None:
+        """Stop or pause the segments as the record says."""
+        for segment in self.segments.values():
+            if heartbeat.state != "running":
+                segment.stop()
+            elif heartbeat.paused:
+                segment.pause(heartbeat.paused)
+
+    def pause(self, seconds: float) -> None:
+        """Pause all segments, in this process and in others: a target asked for it."""
+        if clock() + seconds > self._paused_until + 0.05:
+            self._paused_until = clock() + seconds
+            for segment in self.segments.values():
+                segment.pause(seconds)
+            self.spread_pause(seconds)
+
+
 class Segment:
     """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
-    notify: called with the name of the next segment, as soon as that is recorded.
-    on_heartbeat: called with the state of the job after each save.
-    on_pause: called with the length of each pause that the target asks for.
+    ``notify`` is called with the job's key and the name of the next segment, as soon as that is recorded.
     """
 
     def __init__(
         self,
         record: Record,
-        spec: JobSpec,
+        job: ActiveJob,
         name: str,
         lease: Lease,
         claim: SegmentClaim,
         work: Work,
-        *,
-        limiter: SegmentRate,
-        notify: Callable[[str], Awaitable[None]],
-        on_heartbeat: Callable[[Heartbeat], None],
-        on_pause: Callable[[float], None],
+        notify: Callable[[str, str], Awaitable[object]],
     ) -> None:
         self.name = name
         self.lease = lease
         self._record = record
-        self._spec = spec
+        self._job = job
+        self._spec = job.spec
         self._claim = claim
         self._work = work
-        self._limiter = limiter
         self._notify = notify
-        self._on_heartbeat = on_heartbeat
-        self._on_pause = on_pause
         self._engine: Engine | None = None
         self._stopping = False
         self._seal = work.client._seal("basiq letter")
@@ -160,7 +181,7 @@ class Segment:
         )
         self.lease.prolong(asked_at)
         if recorded.following is not None:
-            await self._notify(recorded.following)
+            await self._notify(self._spec.key, recorded.following)
         return recorded.quota
 
     # --- reading ---
@@ -217,8 +238,11 @@ class Segment:
 
     def _to_store(self, letter: DeadLetter) -> StoredDeadLetter:
         """Return a dead letter in the form that the record keeps."""
-        webhook_id = self._webhooks[letter.id] if self._retries else self._list.webhook_id
+        webhook_id = self._webhook_of(letter.id)
         return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
+
+    def _webhook_of(self, message_id: str) -> str:
+        return self._webhooks[message_id] if self._retries else self._list.webhook_id
 
     @property
     def _list(self) -> ListSpec:
@@ -261,7 +285,7 @@ class Segment:
         work, claim = self._work, self._claim
         # Each lease claims with its own token. With one token for the job, a suspended worker and its successor could
         # both hold a claim. A dead worker's claims end at about the same time as its segments.
-        inner = {
+        targets = {
             webhook_id: as_target(
                 work.target,
                 work.inbox,
@@ -269,9 +293,9 @@ class Segment:
                 webhook_id=webhook_id,
                 inbox_lease=self.lease.seconds,
             )
-            for webhook_id in (set(self._webhooks.values()) if self._retries else {self._list.webhook_id})
+            for webhook_id in {self._webhook_of(message.id) for message in messages}
         }
-        target = lease_target(_as_one(inner, self._webhooks), self.lease, self._reasons)
+        target = LeasedTarget(targets, self._webhook_of, self.lease, self._reasons)
         width = min(work.settings.concurrency, len(messages))
         most = work.settings.most_spans
         ledger = DeadLedger(len(messages), most=most, record_tried=True) if self._retries else None
@@ -283,8 +307,8 @@ class Segment:
             state=State(token=self.lease.token),
             where=_raising(errors) if errors else as_where(None),
             settings=attrs.evolve(work.settings, concurrency=width),
-            limiter=self._limiter,
-            on_pause=self._on_pause,
+            limiter=SegmentRate(self._job.limiter),
+            on_pause=self._job.pause,
         )
         if self._stopping:
             self._engine.stop()
@@ -331,30 +355,8 @@ class Segment:
         if heartbeat is None:
             return False
         self.lease.prolong(asked_at)
-        self._on_heartbeat(heartbeat)
+        self._job.apply(heartbeat)
         return True
-
-
-def _as_one(targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> Target:
-    """Combine the targets of several webhooks into one. ``webhooks`` maps a message's id to its webhook's id."""
-    return next(iter(targets.values())) if len(targets) == 1 else _ByWebhook(targets, webhooks)
-
-
-class _ByWebhook:
-    """Delivers each dead letter to its webhook's target: an inbox has a separate key for each webhook."""
-
-    def __init__(self, targets: Mapping[str, Target], webhooks: Mapping[str, str]) -> None:
-        self._targets = targets
-        self._webhooks = webhooks
-
-    async def deliver(self, message: Message) -> str | None:
-        """See ``Target``."""
-        return await self._targets[self._webhooks[message.id]].deliver(message)
-
-    async def flush(self) -> None:
-        """See ``Target``."""
-        for target in self._targets.values():
-            await target.flush()
 
 
 def _raising(errors: dict[str, Exception]) -> Where:
@@ -366,35 +368,30 @@ def _raising(errors: dict[str, Exception]) -> Where:
     return Where(predicate)
 
 
-def lease_target(inner: Target, lease: Lease, reasons: dict[str, str]) -> Target:
-    """Return a target that raises ``LeaseLostError`` once the lease may have run out.
+class LeasedTarget:
+    """Delivers messages while the lease lasts, each to its webhook's target: an inbox has other keys for each webhook.
 
     It enters in ``reasons``, by a message's id, why the message was skipped.
     """
-    if not isinstance(inner, Function) or type(inner) is not Function:
-        return _Leased(inner, lease, reasons)
-    function: Handler = inner.function
 
-    async def handle(message: Message) -> None:
-        if clock() >= lease.until:
-            raise LeaseLostError(_RAN_OUT)
-        await function(message)
-
-    return Function(handle)  # an engine calls a Function directly, which is faster
-
-
-class _Leased:
-    def __init__(self, inner: Target, lease: Lease, reasons: dict[str, str]) -> None:
-        self._deliver = inner.deliver
-        self.flush = inner.flush
+    def __init__(
+        self, targets: Mapping[str, Target], webhook_of: Callable[[str], str], lease: Lease, reasons: dict[str, str]
+    ) -> None:
+        self._targets = targets
+        self._webhook_of = webhook_of
         self._lease = lease
         self._reasons = reasons
 
     async def deliver(self, message: Message) -> str | None:
-        """See ``Target``."""
+        """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out."""
         if clock() >= self._lease.until:
-            raise LeaseLostError(_RAN_OUT)
-        reason = await self._deliver(message)
+            raise LeaseLostError("the lease of the segment ran out while this process was stopped or busy")
+        reason = await self._targets[self._webhook_of(message.id)].deliver(message)
         if reason is not None:
             self._reasons[message.id] = reason
         return reason
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        for target in self._targets.values():
+            await target.flush()

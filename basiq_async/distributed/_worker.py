@@ -9,34 +9,31 @@ import os
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
-
-import attrs
 
 from .._redaction.text import printable
 from .._work.tasks import TaskOwner, run_to_completion
 from ..errors import (
-    BasiqError,
     CheckpointError,
     RateLimitError,
     ReplayError,
     ServerError,
     TransportError,
 )
-from ._rate_limiter import SegmentRate, SharedRateLimiter
+from ._rate_limiter import SharedRateLimiter
 from ._record import Record
 from ._record_types import (
-    PROTOCOL,
+    LONGEST_KEY,
+    SEGMENT_NAME,
     ClaimRefusal,
-    Heartbeat,
     JobSpec,
     LeaseLostError,
     RecordUnavailableError,
     SegmentClaim,
+    describe,
 )
-from ._segment import Lease, Segment, clock
+from ._segment import ActiveJob, Lease, Segment, clock
 from ._work import JobFunction, Work, WorkCache
 
 logger = logging.getLogger("basiq_async.distributed")
@@ -45,21 +42,7 @@ _HEARTBEAT = 0.25
 _LONGEST_HEAL = 1.0
 _LONGEST_DELAY = 30.0
 _IDLE = 0.25
-"""A worker with free capacity counts as idle after this many seconds without a notification."""
-
-
-@attrs.define(eq=False)
-class ActiveJob:
-    """The running segments of one job in this process, by the tokens of their claims.
-
-    Names would not do: a process that was suspended for longer than a lease may claim a segment again while its former
-    run of that segment has not ended.
-    """
-
-    spec: JobSpec
-    limiter: SharedRateLimiter
-    segments: dict[str, Segment] = attrs.field(factory=dict)
-    paused_until: float = 0.0
+"""A worker that handles nothing counts as idle after this many seconds without a notification."""
 
 
 class Worker:
@@ -85,8 +68,8 @@ class Worker:
         self._works = WorkCache()
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their tokens: a forgotten key may belong to another job by now."""
-        self._processing = self._most_processing = 0
-        self._room_since: float | None = clock()
+        self._processing = 0
+        self._idle_since = clock()
         self._owner = TaskOwner()
         self._stopping = False
         self._logged: defaultdict[str, set[str]] = defaultdict(set)
@@ -119,30 +102,19 @@ class Worker:
         """
         if self._stopping:
             return
-        with self._busy():
-            try:
-                await self._process(key, segment)
-            except RecordUnavailableError as exc:
-                logger.warning("segment %s of the job %r was not processed: %s", segment, key, exc)
-            except Exception:
-                logger.exception("segment %s of the job %r was not processed", segment, key)
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
+        if len(key) > LONGEST_KEY or not SEGMENT_NAME.fullmatch(segment):  # a broker may carry what others wrote
+            logger.warning("a notification that is not one of a fleet is ignored")
+            return
         self._processing += 1
-        self._most_processing = max(self._most_processing, self._processing)
-        if self._processing == self._most_processing:
-            self._room_since = None
         try:
-            yield
+            await self._process(key, segment)
+        except RecordUnavailableError as exc:
+            logger.warning("segment %s of the job %r was not processed: %s", segment, key, describe(exc))
+        except Exception:
+            logger.exception("segment %s of the job %r was not processed", segment, key)
         finally:
             self._processing -= 1
-            self._room_since = clock()
-
-    @property
-    def _idle(self) -> bool:
-        """Whether the worker could run another segment, and has had no notification for a while."""
-        return self._room_since is not None and clock() - self._room_since >= _IDLE
+            self._idle_since = clock()
 
     async def _process(self, key: str, segment: str) -> None:
         spec = await self._spec(key)
@@ -152,7 +124,7 @@ class Worker:
             work = await self._works.get(spec.name, self._functions[spec.name])
         except Exception as exc:
             logger.exception("the job function %r failed to start", spec.name)
-            await self._fail(spec, f"the job function {spec.name!r} failed to start: {_describe(exc)}")
+            await self._fail(spec, f"the job function {spec.name!r} failed to start: {describe(exc)}")
             return
         lease = Lease(self._lease)
         asked_at = clock()
@@ -171,10 +143,6 @@ class Worker:
                 self._specs.pop(key, None)
             if claim.reason == "another":  # the job was forgotten, and another was submitted under its key
                 await self._process(key, segment)
-            elif claim.reason == "version":
-                self._log_once(
-                    key, f"the job uses version {claim.detail} of the record, and this worker version {PROTOCOL}"
-                )
             elif claim.reason == "selection":
                 chosen, known = work.where.description or "all messages", claim.detail or "all messages"
                 await self._fail(
@@ -190,25 +158,15 @@ class Worker:
 
     async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: SegmentClaim, work: Work) -> None:
         key = spec.key
-        active = self._active.setdefault(spec.token, ActiveJob(spec, SharedRateLimiter(self._record, key)))
-        active.limiter.set_rate(claim.rate)
-
-        async def notify(following: str) -> None:
-            await self._notify(key, following)
-
-        segment = Segment(
-            self._record,
-            spec,
-            name,
-            lease,
-            claim,
-            work,
-            limiter=SegmentRate(active.limiter),
-            notify=notify,
-            on_heartbeat=lambda heartbeat: self._apply(active, heartbeat),
-            on_pause=lambda seconds: self._pause(active, seconds),
-        )
-        active.segments[lease.token] = segment
+        job = self._active.get(spec.token)
+        if job is None:
+            job = self._active[spec.token] = ActiveJob(
+                spec,
+                SharedRateLimiter(self._record, key),
+                lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.token)),
+            )
+        job.limiter.set_rate(claim.rate)
+        segment = job.segments[lease.token] = Segment(self._record, job, name, lease, claim, work, self._notify)
         if self._stopping:
             segment.stop()
         problem, delay, waits = "", 0.0, False
@@ -216,21 +174,19 @@ class Worker:
         try:
             finished = await segment.run()
         except LeaseLostError as exc:
-            logger.warning("segment %s of the job %r goes to another worker: %s", name, key, exc)
+            logger.warning("segment %s of the job %r goes to another worker: %s", name, key, describe(exc))
             return
         except Exception as exc:
-            problem = _describe(exc)
+            problem = describe(exc)
             if _passing(exc):
                 waits = True
                 delay = min(_LONGEST_DELAY, 0.25 * 2 ** min(claim.waits, 10)) * (0.5 + random.random() / 2)
-                logger.warning(
-                    "segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, printable(problem)
-                )
+                logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
             else:
-                logger.error("the job %r stops at segment %s: %s", key, name, printable(problem))
+                logger.error("the job %r stops at segment %s: %s", key, name, problem)
                 await self._fail(spec, f"segment {name}: {problem}")
         finally:
-            del active.segments[lease.token]
+            del job.segments[lease.token]
             if not finished:
                 letting_go = functools.partial(
                     self._let_go, key, name, lease, delay=delay, problem=problem, waits=waits
@@ -241,13 +197,13 @@ class Worker:
         try:
             await self._record.release(key, segment, lease.token, **how)
         except ReplayError as exc:  # its lease runs out anyway
-            logger.info("segment %s of the job %r could not be released: %s", segment, key, exc)
+            logger.info("segment %s of the job %r could not be released: %s", segment, key, describe(exc))
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:
             await self._record.set_state(spec.key, "fail", reason, job=spec.token)
         except CheckpointError as exc:
-            logger.error("the job %r could not be stopped: %s", spec.key, exc)
+            logger.error("the job %r could not be stopped: %s", spec.key, describe(exc))
 
     async def _spec(self, key: str) -> JobSpec | None:
         """Return the job of a key, if this worker has its job function."""
@@ -283,7 +239,7 @@ class Worker:
             try:
                 await step()
             except CheckpointError as exc:
-                logger.warning("%s", exc)
+                logger.warning("%s", describe(exc))
             except Exception:
                 logger.exception("a background task of the worker failed, and is tried again")
             await asyncio.sleep(every * (0.75 + random.random() / 2))
@@ -294,8 +250,8 @@ class Worker:
         for key in keys:
             if await self._spec(key) is None:
                 continue
-            grace = max(1.0, self._lease / 2)
-            for segment in await self._record.reclaim_expired(key, self.name, grace=grace, idle=self._idle):
+            grace, idle = max(1.0, self._lease / 2), not self._processing and clock() - self._idle_since >= _IDLE
+            for segment in await self._record.reclaim_expired(key, self.name, grace=grace, idle=idle):
                 logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
                 if await self._notify(key, segment) is False:
                     return  # the broker is away: the other segments are found again
@@ -315,24 +271,7 @@ class Worker:
                 else:
                     lease.prolong(asked_at)
             active.limiter.set_rate(heartbeat.rate)
-            self._apply(active, heartbeat)
-
-    def _apply(self, active: ActiveJob, heartbeat: Heartbeat) -> None:
-        for segment in active.segments.values():
-            if heartbeat.state != "running":
-                segment.stop()
-            elif heartbeat.paused:
-                segment.pause(heartbeat.paused)
-
-    def _pause(self, active: ActiveJob, seconds: float) -> None:
-        """Pause all segments of the job, in this process and in others: a target asked for it."""
-        now = clock()
-        if now + seconds <= active.paused_until + 0.05:
-            return
-        active.paused_until = now + seconds
-        for segment in active.segments.values():
-            segment.pause(seconds)
-        self._owner.spawn(self._record.pause(active.spec.key, seconds, job=active.spec.token))
+            active.apply(heartbeat)
 
 
 def _passing(exc: Exception) -> bool:
@@ -341,8 +280,3 @@ def _passing(exc: Exception) -> bool:
         return True
     # A save that took too long has a cause. An error in a page has none, and is permanent.
     return isinstance(exc, RecordUnavailableError) or (isinstance(exc, CheckpointError) and exc.__cause__ is not None)
-
-
-def _describe(exc: Exception) -> str:
-    text = str(exc) if isinstance(exc, BasiqError) else f"{type(exc).__name__}: {exc}"
-    return text if len(text) <= 1_000 else text[:1_000] + "…"

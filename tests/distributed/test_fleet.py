@@ -334,21 +334,6 @@ async def test_a_key_that_was_forgotten_can_be_another_jobs_with_another_selecti
         assert sorted(recorder.ids) == sorted(await fleet.ids())
 
 
-async def test_a_worker_of_another_version_leaves_a_job_alone(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, workers=0) as fleet, Redis.from_url(redis_url) as redis:
-        job = await fleet.submit()
-        await redis.hset("basiq:{job}", "protocol", "2")
-        await fleet.start()
-        async with asyncio.timeout(PATIENT):
-            while "uses version 1 of the record, and the job version 2" not in (await job.progress()).problem:
-                await asyncio.sleep(0.02)
-        assert "uses version 2 of the record, and this worker version 1" in caplog.text
-        assert recorder.ids == []
-        await redis.hset("basiq:{job}", "protocol", "1")
-        assert (await job.wait(timeout=PATIENT)).handled == 60
-
-
 async def test_arguments_are_looked_over(redis_url: str) -> None:
     async with crew(redis_url, workers=0) as fleet:
         for wrong in (

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
 from basiq_async.distributed._record_types import LeaseLostError  # private: an error of the record alone
-from basiq_async.distributed._segment import Lease, clock, lease_target  # private: a lease ends between two saves
+from basiq_async.distributed._segment import Lease, LeasedTarget, clock  # private: a lease ends between two saves
 from basiq_async.receiver import Claim, MemoryInbox
 from basiq_async.replay.engine import as_target
 from basiq_async.testing import Quirks
@@ -24,7 +24,7 @@ from tests.support.histories import Recorder
 async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: MemoryInbox | None) -> None:
     recorder = Recorder()
     lease = Lease(30.0)
-    target = lease_target(as_target(recorder, inbox, ""), lease, {})
+    target = LeasedTarget({"w1": as_target(recorder, inbox, "")}, lambda message_id: "w1", lease, {})
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)

@@ -1,6 +1,6 @@
 -- Invariant: a segment has one owner at a time, and the results of a former owner are counted once.
--- ARGV: segment, token, lease, worker, width, protocol, most tries, selection.
-local id, token, lease, worker, width, protocol = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+-- ARGV: segment, token, lease, worker, width, most tries, selection.
+local id, token, lease, worker, width = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local s = segment_key(id)
 local state = job('state')
 if not state or redis.call('EXISTS', s) == 0 then
@@ -9,16 +9,11 @@ end
 if is_another() then
   return { 'another' } -- before the caller changes anything
 end
-if job('protocol') ~= protocol then
-  local problem = 'worker ' .. worker .. ' uses version ' .. protocol .. ' of the record, and the job version '
-  redis.call('HSET', base, 'problem', problem .. job('protocol'))
-  return { 'version', job('protocol') }
-end
 if state ~= 'running' then
   return { 'stopped', state }
 end
-redis.call('HSETNX', base, 'where', ARGV[8])
-if job('where') ~= ARGV[8] then
+redis.call('HSETNX', base, 'where', ARGV[7])
+if job('where') ~= ARGV[7] then
   return { 'selection', job('where') }
 end
 local owner = redis.call('HGET', s, 'owner')
@@ -31,9 +26,9 @@ if owner ~= token then -- a repeated request finds its own claim
     redis.call('HINCRBY', base, 'takeovers', 1)
     redis.call('HINCRBY', base, 'interrupted', redis.call('HGET', s, 'width'))
   end
-  if redis.call('HINCRBY', s, 'tries', 1) > tonumber(ARGV[7]) then
+  if redis.call('HINCRBY', s, 'tries', 1) > tonumber(ARGV[6]) then
     local last = job('problem')
-    fail('segment ' .. id .. ' was claimed ' .. ARGV[7] .. ' times and no message of it was finished; its last worker was ' ..
+    fail('segment ' .. id .. ' was claimed ' .. ARGV[6] .. ' times and no message of it was finished; its last worker was ' ..
       (redis.call('HGET', s, 'worker') or 'unknown') .. (last and '; the last problem: ' .. last or ''))
     return { 'stopped', 'failed' }
   end

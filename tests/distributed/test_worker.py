@@ -1,0 +1,62 @@
+"""A worker looks at what a broker and Redis hand to it: others may write to both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.fleets import crew
+
+FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is finished"
+
+
+@pytest.mark.parametrize(
+    ("key", "segment"),
+    [("job", FORGED), ("job", "0." + "1" * 1_000), ("k" * 100_000, "0.0"), ("job", "")],
+    ids=["newline", "long segment", "long key", "no segment"],
+)
+async def test_a_notification_that_is_none_is_ignored_in_one_short_line(
+    redis_url: str, caplog: pytest.LogCaptureFixture, key: str, segment: str
+) -> None:
+    async with crew(redis_url, workers=0) as fleet:
+        await fleet.submit()
+        (worker,) = await fleet.start(1, segments=0)
+        caplog.clear()
+        await worker.process_segment(key, segment)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "a notification that is not one of a fleet is ignored"
+    ]
+
+
+async def test_a_segment_or_a_job_that_another_program_wrote_is_left_out_and_logged_nowhere(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with crew(redis_url, messages=20) as fleet, Redis.from_url(redis_url) as redis:
+        await redis.sadd("basiq:active", "k" * 10_000, b"\xff\n")
+        await redis.zadd("basiq:{job}:due", {FORGED: 1})
+        job = await fleet.submit()
+        while (progress := await job.progress()).handled < 20:
+            assert progress.state != "failed"
+            await asyncio.sleep(0.01)
+        await redis.zrem("basiq:{job}:due", FORGED)
+    assert all("\n" not in record.getMessage() and len(record.getMessage()) < 2_000 for record in caplog.records)
+
+
+async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_in_the_reason(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def behave(message: object) -> None:
+        raise ValueError("no\n" + "x" * 100_000)
+
+    async with crew(redis_url, behave, messages=20, on_error="stop") as fleet:
+        job = await fleet.submit()
+        while not (progress := await job.progress()).ended:
+            await asyncio.sleep(0.01)
+    assert progress.state == "failed"
+    for text in (progress.reason, *(record.getMessage() for record in caplog.records)):
+        assert "\n" not in text
+        assert len(text) < 2_000
