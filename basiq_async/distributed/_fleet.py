@@ -67,7 +67,7 @@ class Fleet:
         lease: float = 30.0,
         broker: AsyncBroker | None = None,
         prefix: str = "basiq",
-        notify: Callable[[str, str], Awaitable[object]] | None = None,
+        notify: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         if isinstance(url, str):
             url = UnshownText(url)  # it may hold a password, and error reporters show local variables
@@ -89,7 +89,7 @@ class Fleet:
         self._broker = broker if broker is not None or notify is not None else make_broker(url, prefix)
         self._functions: dict[str, JobFunction] = {}
         if notify is not None:
-            self._send = notify
+            self._send: Callable[[str, str], Awaitable[object]] = notify
         elif self._broker is not None:
             self._send = connect(self._broker, self._process_segment, start=self._start, stop=self._stop)
         self._worker: Worker | None = None
