@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 
@@ -32,15 +33,28 @@ EVERY, SOON = 1_800.0, 60.0
 logger = logging.getLogger("service")
 
 
-@attrs.frozen
+@attrs.define
 class Service:
     """The objects of one worker, from its start to its end."""
 
     receiver: WebhookReceiver
     inbox: SQLInbox
+    _asking: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    _ready: bool = False
+    _known_until: float = 0.0
 
     async def is_ready(self) -> bool:
-        """Return whether deliveries can be handled. Use it for a readiness probe, not for a liveness probe."""
+        """Return whether deliveries can be handled. Use it for a readiness probe, not for a liveness probe.
+
+        The database is asked once a second at most: a flood of probes must not take the connections of deliveries.
+        """
+        async with self._asking:
+            if time.monotonic() >= self._known_until:
+                self._ready = await self._check()
+                self._known_until = time.monotonic() + 1.0
+            return self._ready
+
+    async def _check(self) -> bool:
         try:
             await self.inbox.check()
         except InboxError as error:

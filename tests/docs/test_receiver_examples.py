@@ -6,13 +6,14 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from yarl import URL
 
 from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.receiver import WebhookReceiver
@@ -83,7 +84,25 @@ async def running(example: str, tmp_path: Path, *, workers: int = 0, **environme
         await process.communicate()
 
 
-@pytest.mark.parametrize("framework", ["aiohttp", "django", "fastapi", "litestar", "quart", "starlette"])
+FRAMEWORKS = ["aiohttp", "django", "fastapi", "litestar", "quart", "starlette"]
+
+
+async def unsigned(url: str) -> bytes:
+    """Begin a POST whose endless body never comes, and return the first line of the response."""
+    where = URL(url)
+    reader, writer = await asyncio.open_connection(where.host, where.port)
+    try:
+        head = f"POST {where.path} HTTP/1.1\r\nHost: {where.authority}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head.encode())
+        async with asyncio.timeout(PATIENCE):
+            return await reader.readline()
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framework: str, tmp_path: Path) -> None:
     fake = FakeBasiq(api_keys=[KEY])
     emission = await fake.emit("consent.revoked", user_id="u-1")
@@ -99,6 +118,7 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
         assert await service.post(body, signed(body)) == 200
         assert await service.post(other, signed(other)) == 204
         assert await service.post(body, signed(other)) == 401
+        assert b" 401 " in await unsigned(service.url), "nothing of a body without a signature is read"
         await service.until("account.updated e-other")
         # uvicorn ends by the signal itself, once all is closed.
         assert await service.stop() in {0, -signal.SIGTERM}

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psycopg
@@ -18,7 +19,9 @@ import pytest
 import yaml
 
 from basiq_async.testing import FakeBasiq, serve
+from examples.service_parts import Service
 from tests.support.environment import free_port, unmeasured
+from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -28,9 +31,6 @@ COMMANDS = {
         ["-m", "uvicorn", "--factory", "service_fastapi:make_app", "--workers", "2", "--log-level", "error", "--port"]
     ],
 }
-
-PATIENCE = 120
-"""Seconds in which a busy machine has started two workers of a service."""
 
 
 class Workers:
@@ -134,6 +134,22 @@ def test_the_manifest_names_a_program_and_probes_that_are_there() -> None:
     for probe in ("readinessProbe", "livenessProbe"):
         assert f'"{container[probe]["httpGet"]["path"]}"' in program
     assert str(container["ports"][0]["containerPort"]) in container["command"]
+
+
+async def test_a_flood_of_probes_asks_the_database_once() -> None:
+    asked = 0
+
+    class Slow:
+        async def check(self) -> None:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0.001)
+
+    receiver: Any = None
+    inbox: Any = Slow()
+    service = Service(receiver, inbox)
+    assert await asyncio.gather(*(service.is_ready() for _ in range(500))) == [True] * 500
+    assert asked == 1
 
 
 @pytest.mark.parametrize("framework", COMMANDS)
