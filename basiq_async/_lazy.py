@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 
-from .errors import ConfigurationError
+from .errors import MissingExtraError
 
 
 def lazy_names(
@@ -20,7 +20,7 @@ def lazy_names(
 
     homes: maps each such name to the module below the package that defines it.
     extras: maps each optional dependency to the extra that installs it. Without the dependency, access to a name that
-        needs it raises ``ConfigurationError``.
+        needs it raises ``MissingExtraError``.
     elsewhere: maps a module below the package to names that users may look for in the package itself. Access to one
         raises ``ImportError``, which says where it is.
 
@@ -37,7 +37,7 @@ def lazy_names(
             extra = (extras or {}).get((exc.name or "").partition(".")[0])
             if extra is None:
                 raise
-            raise ConfigurationError(f"{name} needs the extra {extra!r}: pip install 'basiq-async[{extra}]'") from exc
+            raise missing_extra(name, extra) from exc
         setattr(sys.modules[package], name, value)
         return value
 
@@ -46,6 +46,12 @@ def lazy_names(
         return sorted({*vars(module), *module.__all__})
 
     return load, list_names
+
+
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """Return the error of something that needs an extra, with the command that installs it."""
+    # A path and not the name alone: the package is on no index, and whoever registered it there would be installed.
+    return MissingExtraError(f"{what} needs the extra {extra!r}: pip install '/path/to/the/clone[{extra}]'")
 
 
 def _unknown(package: str, name: str, elsewhere: Mapping[str, Iterable[str]]) -> Exception:

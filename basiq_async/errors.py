@@ -4,6 +4,7 @@
 
     BasiqError
     ├── ConfigurationError             an invalid argument or setting (also a ValueError)
+    │   └── MissingExtraError          an extra is not installed (also an ImportError)
     ├── TransportError                 no usable response
     │   ├── ConnectionFailedError
     │   └── RequestTimeoutError        (also a TimeoutError)
@@ -43,6 +44,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "InboxError",
+    "MissingExtraError",
     "NotFoundError",
     "PaginationError",
     "PermissionDeniedError",
@@ -68,7 +70,7 @@ class BasiqError(Exception):
     @property
     def help_url(self) -> str:
         """The URL of the section in the documentation that explains this error and its remedy."""
-        known = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("basiq_async"))
+        known = next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
         return f"{SITE}troubleshooting.html#{known.__name__.lower()}"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -78,6 +80,10 @@ class BasiqError(Exception):
 
 class ConfigurationError(BasiqError, ValueError):
     """An argument or a setting is invalid. Nothing was sent."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """A name needs an extra of this package whose libraries are not installed."""
 
 
 class TransportError(BasiqError):

@@ -42,7 +42,9 @@ def _run_app() -> None:
         import rich  # noqa: F401  # imported only to check for the extra
         import typer  # noqa: F401  # likewise
     except ImportError:
-        sys.exit("basiq-async: the command line needs the extra 'cli': pip install 'basiq-async[cli]'")
+        from .._lazy import missing_extra
+
+        sys.exit(f"basiq-async: {missing_extra('the command line', 'cli')}")
     from ._app import run
 
     sys.exit(run(sys.argv[1:]))

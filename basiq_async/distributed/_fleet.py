@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
+from .._lazy import missing_extra
 from .._redaction.tracebacks import UnshownText
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
@@ -81,9 +82,7 @@ class Fleet:
             from ._broker import connect, make_broker
             from ._record import Record
         except ImportError as exc:
-            raise ConfigurationError(
-                f"a fleet needs {exc.name}: install the extra, as in pip install 'basiq-async[distributed]'"
-            ) from exc
+            raise missing_extra("a fleet", "distributed") from exc
         self.lease = float(lease)
         self._record = Record(url, prefix=prefix)
         self._broker = broker if broker is not None or notify is not None else make_broker(url, prefix)

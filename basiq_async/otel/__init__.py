@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._lazy import missing_extra
 from ..errors import ConfigurationError
 
 try:
@@ -18,7 +19,7 @@ try:
 except ModuleNotFoundError as exc:
     if not (exc.name or "").startswith("opentelemetry"):
         raise
-    raise ConfigurationError("basiq_async.otel needs the OpenTelemetry API: pip install 'basiq-async[otel]'") from None
+    raise missing_extra("basiq_async.otel", "otel") from None
 
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider

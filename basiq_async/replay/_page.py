@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from aiohttp import web
 
+from .._lazy import missing_extra
 from .._web.guard import ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
 from .._work.tasks import run_to_completion, wait_uncancelled
-from ..errors import BasiqError, ConfigurationError
+from ..errors import BasiqError
 from ._report import Progress
 from .checkpoints._base import DeadLetter
 
@@ -42,12 +43,12 @@ async def serve_page(
     The page shows the progress, the rate over time, and the dead letters with their errors. Between runs it can retry
     and drop them. Every request needs the token, on this machine too, because the page shows data that a checkpoint
     hides from other users. A browser that opened the URL keeps the token as a cookie; a program sends it as
-    ``X-Fake-Token``. Raises ``ConfigurationError`` if the extra ``ui`` is not installed.
+    ``X-Fake-Token``. Raises ``MissingExtraError`` if the extra ``ui`` is not installed.
     """
     try:
         from .._web.page import LivePage
     except ModuleNotFoundError as error:
-        raise ConfigurationError("a page needs the extra ui: pip install 'basiq-async[ui]'") from error
+        raise missing_extra("a page", "ui") from error
     feed = ReplayFeed(replay)
     guard = Guard.make(host, allowed_hosts, None, root=ROOT, everybody=True)
     app = make_app(guard)

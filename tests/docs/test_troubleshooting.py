@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
+import basiq_async
 from basiq_async import errors
 from basiq_async.errors import SITE, BasiqError, NotFoundError, SignatureVerificationError
 from tests.support.environment import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 SECTIONS = {*re.findall(r"^\((.+)\)=$", TEXT, re.MULTILINE), *re.findall(r"^#+ (.+)$", TEXT.lower(), re.MULTILINE)}
-ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, BasiqError)]
+
+
+def every_error() -> list[type[BasiqError]]:
+    """Return each class of error of the whole package: those of private modules reach users as their public bases."""
+    for module in pkgutil.walk_packages(basiq_async.__path__, "basiq_async."):
+        if "_example_" not in module.name:  # examples, which the wheel holds
+            importlib.import_module(module.name)
+    found, ahead = [], [BasiqError]
+    while ahead:
+        found.append(ahead.pop())
+        ahead += found[-1].__subclasses__()
+    return sorted((each for each in found if each.__module__.startswith("basiq_async")), key=lambda each: each.__name__)
+
+
+ERRORS = every_error()
 RECEIVER = "".join(path.read_text() for path in (ROOT / "basiq_async" / "receiver").rglob("*.py"))
 
 
@@ -24,6 +42,11 @@ def test_an_error_leads_to_its_section(error: type[BasiqError]) -> None:
     page, _, section = made.help_url.partition("#")
     assert page.endswith("/troubleshooting.html")
     assert section in SECTIONS
+
+
+def test_no_public_error_is_without_a_section_of_its_own() -> None:
+    public = {name.lower() for name in errors.__all__ if name.endswith("Error")}
+    assert public <= SECTIONS
 
 
 @pytest.mark.parametrize("reason", sorted({*re.findall(r'reason="([a-z-]+)"', RECEIVER), "malformed"}))
@@ -51,3 +74,20 @@ def test_every_result_of_a_receiver_is_explained() -> None:
 
     table = TEXT.partition("## Statuses of the receiver")[2].partition("\n## ")[0]
     assert {result.value for result in Result} <= set(re.findall(r"`([a-z-]+)`", table))
+
+
+INSTALLS_BY_NAME = re.compile(r"(?:pip|uv|pipx) (?:install|add) [^\n]*?(?<![\w/.-])basiq[-_]async(?!\S* @)(?!-\d)")
+
+
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")),
+                                  *sorted((ROOT / "basiq_async").rglob("*.py"))],
+                         ids=lambda path: str(path.relative_to(ROOT)))  # fmt: skip
+def test_nothing_tells_to_install_the_name_from_an_index_where_anybody_could_register_it(path: Path) -> None:
+    assert INSTALLS_BY_NAME.search(path.read_text()) is None
+
+
+def test_what_installs_by_name_is_found() -> None:
+    assert INSTALLS_BY_NAME.search("pip install 'basiq-async[cli]'")
+    assert INSTALLS_BY_NAME.search("pip install -q basiq_async")
+    assert not INSTALLS_BY_NAME.search("pip install 'basiq-async[cli] @ git+https://GIT-HOST/PATH'")
+    assert not INSTALLS_BY_NAME.search("pip install 'dist/basiq_async-0.1.0-py3-none-any.whl[cli]'")

@@ -35,7 +35,7 @@ AT_ONCE = 32
 POLL = 1.0
 NO_PAGE = """The control API is described at /_fake/openapi.json.
 
-To see the page of the mock here, install its libraries: pip install 'basiq-async[ui]'
+To see the page of the mock here, install its libraries: pip install '/path/to/the/clone[ui]'
 """
 
 

@@ -181,13 +181,14 @@ for name in ("SQLInbox", "inbox_metadata", "RedisInbox"):
     try:
         getattr(receiver, name)
     except ConfigurationError as error:
+        assert isinstance(error, ImportError)
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "SQLInbox needs the extra 'sql': pip install 'basiq-async[sql]'",
-        "inbox_metadata needs the extra 'sql': pip install 'basiq-async[sql]'",
-        "RedisInbox needs the extra 'redis': pip install 'basiq-async[redis]'",
+        "SQLInbox needs the extra 'sql': pip install '/path/to/the/clone[sql]'",
+        "inbox_metadata needs the extra 'sql': pip install '/path/to/the/clone[sql]'",
+        "RedisInbox needs the extra 'redis': pip install '/path/to/the/clone[redis]'",
     ]
 
 

@@ -278,5 +278,5 @@ async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, mo
     async with serve(fake) as base_url, aiohttp.ClientSession() as session:
         async with session.get(f"{base_url}/_fake/") as response:
             assert response.status == 200
-            assert "pip install 'basiq-async[ui]'" in await response.text()
+            assert "pip install '/path/to/the/clone[ui]'" in await response.text()
         assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
