@@ -34,6 +34,8 @@ POLICY = (
 class LivePage:
     """A page below ``root``.
 
+    token: the token that the page sends with each change. None if the page asks its user for it, because programs on
+        the same machine can read the page.
     sections: the templates that are rendered again after a change. Each is named like the id of its element.
     show: returns the context of the templates, for a query.
     counts: returns the numbers of the page by the ids of their elements, for a context.
@@ -44,7 +46,7 @@ class LivePage:
     """
 
     root: str
-    token: str = attrs.field(repr=False)
+    token: str | None = attrs.field(repr=False)
     templates: Path
     sections: Sequence[str]
     show: Callable[[Mapping[str, str]], Awaitable[Context]]
@@ -101,6 +103,8 @@ class LivePage:
     async def _give_token(self, request: web.Request) -> web.Response:
         # Only the page's own script can send this header. A script of another origin needs a CORS preflight request,
         # which is refused.
+        if self.token is None:
+            raise ControlError(404, "not-found", "the page asks its user for the token")
         if request.headers.get("X-Fake-Page") != "1":
             raise ControlError(403, "not-the-page", "only the page's own script may request the token")
         return web.json_response({"token": self.token})

@@ -53,8 +53,9 @@ class FakeBasiq(Arrangement, Inspection, States):
     page_size: the most items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
     quirks: the form of responses where Basiq's own sources contradict each other.
-    seed: determines identifiers, secrets and seeded histories: the same seed gives the same values. By default it is
-        random, so a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it.
+    seed: determines identifiers and seeded histories: the same seed gives the same values. By default it is random, so
+        a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it. Secrets and tokens are
+        always new, so nobody who knows the seed knows them.
     event_types: more event types, each with its description, in addition to today's fifteen. Use them to test how your
         service handles an unknown type.
     latency: the duration of each response, in seconds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -154,7 +155,7 @@ def update_webhook(call: Call) -> Response:
     _check_free(call, url, webhook)
     webhook.url, webhook.events, webhook.disabled = url, events, False
     if call.store.quirks.signing_key_on_update == "new":
-        webhook.key = call.store.ids.secret()
+        webhook.key = secrets.token_bytes(24)
     webhook.name = webhook.name if name is None else name
     webhook.description = webhook.description if description is None else description
     return json_response(call.render.webhook(webhook, call.now, written=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime, timedelta
 from hashlib import blake2b
 
@@ -56,13 +55,6 @@ class IdFactory:
     def opaque(self, size: int = 32) -> str:
         """Return an identifier of ``size`` bytes in lower-case hexadecimal digits."""
         return self._next("opaque", size).hex()
-
-    def secret(self) -> bytes:
-        """Return a new signing key."""
-        return self._next("secret", 24)
-
-    def token(self) -> str:
-        return "fake." + base64.urlsafe_b64encode(self._next("token", 30)).decode()
 
 
 class SeededIds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
@@ -119,7 +120,7 @@ class Store:
             self.serial,
             url,
             tuple(events),
-            self.ids.secret(),
+            secrets.token_bytes(24),
             now if active else now + self.cool_off,
             name,
             description,

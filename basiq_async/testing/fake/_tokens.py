@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from urllib.parse import parse_qsl
@@ -11,7 +12,6 @@ from urllib.parse import parse_qsl
 from ...transports.base import Request, Response
 from ._recent import Violations
 from ._responses import Refusal, bad_parameter, json_response
-from ._seeded import IdFactory
 from ._store import Application, IssuedToken, Store
 
 LIFETIME = timedelta(seconds=3600)
@@ -26,7 +26,6 @@ class Tokens:
 
     def __init__(self, store: Store, violations: Violations) -> None:
         self._store = store
-        self._ids: IdFactory = store.ids
         self._violations = violations
         self._issued: dict[str, tuple[Application, IssuedToken]] = {}
 
@@ -51,7 +50,7 @@ class Tokens:
             raise Refusal(403, "forbidden-access", "The account is disabled.")
         once = _COMMAND in request.headers.get("user-agent", "")
         self._watch(app, now, once=once)
-        token = IssuedToken(self._ids.token(), scope, now + LIFETIME, once=once)
+        token = IssuedToken("fake." + secrets.token_urlsafe(30), scope, now + LIFETIME, once=once)
         app.tokens.append(token)
         self._issued[token.text] = (app, token)
         return json_response(

@@ -6,28 +6,26 @@ import re
 import types
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from aiohttp import web
-from cattrs import Converter
-from cattrs.gen import make_dict_unstructure_fn, override
 
 from ..._version import __version__
 from ..._web.guard import TOKEN_HEADER, ControlError
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError
-from . import _shapes
-from ._operation import Control, Json, Operation, Values, read_body, read_query
-from ._operations import OPERATIONS
+from . import _operations  # noqa: F401  # registers them
+from ._operation import OPERATIONS, Control, JsonObject, Operation
+from ._shapes import Error, as_json, camel
 
 ROOT = "/_fake"
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
 """An OpenAPI document of Basiq's API as the fake implements it."""
 _HOW = "send its API key, in the header Authorization: Basic KEY"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Json = dict[str, Any]
 _PLAIN: Mapping[object, Json] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -35,7 +33,9 @@ _PLAIN: Mapping[object, Json] = {
     bool: {"type": "boolean"},
     datetime: {"type": "string", "format": "date-time"},
     object: {},
+    JsonObject: {"type": "object"},
 }
+_PLURALS = {"Delivery": "Deliveries", "StateSummary": "States"}
 
 
 def routes(control: Control) -> list[web.RouteDef]:
@@ -54,9 +54,10 @@ def routes(control: Control) -> list[web.RouteDef]:
 def _handler(control: Control, operation: Operation) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         named = _find_state(control, request)
-        values = await _read(request, operation)
+        given = dict(request.query) if operation.method == "GET" else await read_json(request)
+        values = operation.read({**{n: v for n, v in given.items() if v is not None}, **request.match_info})
         try:
-            return respond(as_json(await operation.run(named, {**values, **request.match_info})))
+            return respond(as_json(await operation.run(named, **values)))
         except BasiqError as error:
             raise ControlError(400, "not-valid", str(error)) from error
 
@@ -79,90 +80,15 @@ def _find_state(control: Control, request: web.Request) -> Control:
         raise ControlError(
             403, "another-mock", f"this mock does not have that API key, so the call is for another mock: {_HOW}"
         )
-    return control.of(found, key)
-
-
-async def _read(request: web.Request, operation: Operation) -> Values:
-    if operation.method == "GET":
-        return read_query(operation.fields, dict(request.query))
-    return read_body(operation.fields, await read_json(request))
-
-
-def as_json(shown: attrs.AttrsInstance) -> Json:
-    """Return a shape as JSON data that fits its schema."""
-    found: Json = _converter().unstructure(shown)
-    return found
-
-
-def ref(name: str) -> Json:
-    """Return a reference to the schema of a shape."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-@cache
-def schemas() -> Mapping[str, Json]:
-    """Return the schemas of all shapes by their names."""
-    return {
-        name: _schema_of_class(shape)
-        for name, shape in vars(_shapes).items()
-        if isinstance(shape, type) and attrs.has(shape) and shape.__module__ == _shapes.__name__
-    }
-
-
-def _schema_of_class(shape: type[attrs.AttrsInstance]) -> Json:
-    hints = get_type_hints(shape)
-    properties = {_camel(field.name): _schema_of(hints[field.name]) for field in attrs.fields(shape)}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _schema_of(hint: Any) -> Json:
-    if hint in _PLAIN:
-        return dict(_PLAIN[hint])
-    if isinstance(hint, type) and attrs.has(hint):
-        return ref(hint.__name__)
-    origin, given = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        (schema,) = [_schema_of(each) for each in given if each is not type(None)]
-        if "$ref" in schema:
-            return {"oneOf": [{"type": "null"}, schema]}
-        return {**schema, "type": [schema["type"], "null"]}
-    if origin is Literal:
-        return {"enum": list(given)}
-    if origin is tuple:
-        return {"type": "array", "items": _schema_of(given[0])}
-    return {"type": "object", "additionalProperties": _schema_of(given[1])}
-
-
-@cache
-def _converter() -> Converter:
-    converter = Converter()
-    converter.register_unstructure_hook(datetime, lambda moment: moment.isoformat(timespec="milliseconds"))
-    converter.register_unstructure_hook_factory(
-        attrs.has,
-        lambda shape: make_dict_unstructure_fn(
-            shape,
-            converter,
-            **{field.name: override(rename=_camel(field.name)) for field in attrs.fields(shape)},  # type: ignore[arg-type]  # of fields' names alone
-        ),
-    )
-    return converter
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))
+    return Control(found, control.base_url, control.first, key)
 
 
 def describe() -> Json:
     """Return the OpenAPI document of the control API."""
+    schemas: dict[str, Json] = {}
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
-        paths.setdefault(ROOT + operation.path, {})[operation.method.lower()] = _describe(operation)
+        paths.setdefault(ROOT + operation.path, {})[operation.method.lower()] = _describe(operation, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -175,7 +101,7 @@ def describe() -> Json:
         "paths": paths,
         "security": [{"apiKey": []}, {"token": []}],
         "components": {
-            "schemas": dict(schemas()),
+            "schemas": schemas,
             "securitySchemes": {
                 "apiKey": {
                     "type": "apiKey",
@@ -194,7 +120,7 @@ def describe() -> Json:
     }
 
 
-def _describe(operation: Operation) -> Json:
+def _describe(operation: Operation, schemas: dict[str, Json]) -> Json:
     parameters: list[Json] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", operation.path)
@@ -203,32 +129,82 @@ def _describe(operation: Operation) -> Json:
         "operationId": operation.name,
         "summary": operation.summary,
         "responses": {
-            "200": _content("The result of the operation.", operation.returns.__name__),
-            "default": _content("The call was refused.", "Error"),
+            "200": _content("The result of the operation.", _schema_of(operation.returns, schemas)),
+            "default": _content("The call was refused.", _schema_of(Error, schemas)),
         },
     }
+    fields = operation.fields()
     if operation.method == "GET":
         parameters += [
-            {"name": field.name, "in": "query", "description": field.description, "schema": field.schema()}
-            for field in operation.fields
+            {"name": name, "in": "query", "description": schema["description"], "schema": schema}
+            for name, schema in ((name, _schema_of_input(field)) for name, field in fields.items())
         ]
     else:
-        required = [field.name for field in operation.fields if field.required]
+        required = [name for name, field in fields.items() if field.default is attrs.NOTHING]
         schema: Json = {
             "type": "object",
-            "properties": {field.name: field.schema() for field in operation.fields},
+            "properties": {name: _schema_of_input(field) for name, field in fields.items()},
             "additionalProperties": False,
         }
         if required:
             schema["required"] = required
-        described["requestBody"] = {
-            "required": bool(required),
-            "content": {"application/json": {"schema": schema}},
-        }
+        described["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": schema}}}
     if parameters:
         described["parameters"] = parameters
     return described
 
 
-def _content(description: str, name: str) -> Json:
-    return {"description": description, "content": {"application/json": {"schema": ref(name)}}}
+def _content(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _schema_of_input(field: attrs.Attribute[Any]) -> Json:
+    about = field.metadata["about"]
+    bounds = {"minimum": about.least, "maximum": about.most}
+    (kind,) = _without_none(field.type)
+    schema = {"type": "string", **_schema_of(kind, {})}
+    return {**schema, "description": about.description, **{k: v for k, v in bounds.items() if v is not None}}
+
+
+def _without_none(hint: Any) -> list[Any]:
+    given = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return [each for each in given if each is not type(None)]
+
+
+def _schema_of(hint: Any, schemas: dict[str, Json]) -> Json:
+    """Return the schema of a type. The schemas of the classes that it refers to are added to ``schemas``."""
+    if hint in _PLAIN:
+        return dict(_PLAIN[hint])
+    origin, given = get_origin(hint), get_args(hint)
+    if attrs.has(origin or hint):
+        return _schema_of_class(origin or hint, given, schemas)
+    if origin in (Union, types.UnionType):
+        (kind,) = _without_none(hint)
+        schema = _schema_of(kind, schemas)
+        return (
+            {"oneOf": [{"type": "null"}, schema]} if "$ref" in schema else {**schema, "type": [schema["type"], "null"]}
+        )
+    if origin is Literal:
+        return {"enum": list(given)}
+    if origin is tuple:
+        return {"type": "array", "items": _schema_of(given[0], schemas)}
+    return {"type": "object", "additionalProperties": _schema_of(given[1], schemas)}
+
+
+def _schema_of_class(shape: type[attrs.AttrsInstance], given: tuple[Any, ...], schemas: dict[str, Json]) -> Json:
+    """Return a reference to the schema of a class. A list of webhooks is called ``Webhooks``."""
+    item = given[0].__name__ if given else ""
+    name = _PLURALS.get(item, f"{item}s") if given else shape.__name__
+    if name not in schemas:
+        hints = {
+            each: tuple[given[0], ...] if given and each == "items" else hint  # type: ignore[valid-type]  # a type at run time
+            for each, hint in get_type_hints(shape).items()
+        }
+        properties = {camel(field.name): _schema_of(hints[field.name], schemas) for field in attrs.fields(shape)}
+        schemas[name] = {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+    return {"$ref": f"#/components/schemas/{name}"}

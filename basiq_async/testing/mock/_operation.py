@@ -1,141 +1,41 @@
-"""The parts of the control API's operations: checked fields, and pages of results."""
+"""The parts of the control API's operations: typed inputs, and pages of results."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+import operator
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
 from ..._web.guard import ControlError
-from . import _shapes as shapes
+from ._shapes import Done, Page, camel
 
 if TYPE_CHECKING:
     from ..fake._fake import FakeBasiq
 
 T = TypeVar("T")
 S = TypeVar("S")
-Kind = Literal["text", "whole", "number", "flag", "object", "texts"]
-Json = dict[str, object]
-Values = dict[str, object]
+JsonObject = dict[str, object]
 MOST_SCANNED = 5_000
 """The most items that one call looks at, so that a search of millions of items does not block the fake."""
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
-_SCHEMAS: Mapping[Kind, Json] = {
-    "text": {"type": "string"},
-    "whole": {"type": "integer"},
-    "number": {"type": "number"},
-    "flag": {"type": "boolean"},
-    "object": {"type": "object"},
-    "texts": {"type": "array", "items": {"type": "string"}},
-}
-_NAMES: Mapping[Kind, str] = {
-    "text": "a text",
-    "whole": "a whole number",
-    "number": "a number",
-    "flag": "true or false",
-    "object": "a JSON object",
-    "texts": "an array of texts",
-}
-
 
 @attrs.frozen
-class Field:
-    """One field of a body, or one parameter of a query."""
+class About:
+    """The description of an input and its bounds, in the annotation of an operation's parameter."""
 
-    name: str
-    kind: Kind
     description: str
-    required: bool = False
     least: float | None = None
     most: float | None = None
-    choices: tuple[str, ...] = ()
-
-    def schema(self) -> Json:
-        """Return the field's JSON schema."""
-        schema: Json = {**_SCHEMAS[self.kind], "description": self.description}
-        if self.least is not None:
-            schema["minimum"] = self.least
-        if self.most is not None:
-            schema["maximum"] = self.most
-        if self.choices:
-            schema["enum"] = list(self.choices)
-        return schema
-
-    def check(self, value: object) -> object:
-        """Return the value. Raises ``ControlError`` if it does not fit the field."""
-        if not _is(self.kind, value):
-            raise _invalid(f"{self.name} must be {_NAMES[self.kind]}")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if self.least is not None and value < self.least:
-                raise _invalid(f"{self.name} must be at least {self.least:g}")
-            if self.most is not None and value > self.most:
-                raise _invalid(f"{self.name} must be at most {self.most:g}")
-        if self.choices and value not in self.choices:
-            raise _invalid(f"{self.name} must be one of: {', '.join(self.choices)}")
-        return value
-
-    def parse(self, text: str) -> object:
-        """Parse and check the text of a query parameter. Raises ``ControlError``."""
-        if self.kind == "flag" and text in ("true", "false"):
-            return text == "true"
-        if self.kind in ("whole", "number"):
-            try:
-                return self.check(int(text) if self.kind == "whole" else float(text))
-            except ValueError:
-                raise _invalid(f"{self.name} must be {_NAMES[self.kind]}") from None
-        return self.check(text)
-
-
-def read_body(fields: Sequence[Field], body: Mapping[str, object]) -> Values:
-    """Check the fields of a body, and return them without nulls. Raises ``ControlError``."""
-    known = {field.name: field for field in fields}
-    unknown = sorted(set(body) - set(known))
-    if unknown:
-        raise _invalid(f"there is no field {unknown[0]!r}; the fields are: {', '.join(known) or 'none'}")
-    values = {name: known[name].check(value) for name, value in body.items() if value is not None}
-    return _complete(fields, values)
-
-
-def read_query(fields: Sequence[Field], query: Mapping[str, str]) -> Values:
-    """Parse and check the parameters of a query. Raises ``ControlError``."""
-    known = {field.name: field for field in fields}
-    unknown = sorted(set(query) - set(known))
-    if unknown:
-        raise _invalid(f"there is no parameter {unknown[0]!r}; the parameters are: {', '.join(known) or 'none'}")
-    return _complete(fields, {name: known[name].parse(text) for name, text in query.items()})
-
-
-def _complete(fields: Sequence[Field], values: Values) -> Values:
-    for field in fields:
-        if field.required and field.name not in values:
-            raise _invalid(f"{field.name} is missing: {field.description}")
-    return values
-
-
-def _is(kind: Kind, value: object) -> bool:
-    match kind:
-        case "text":
-            return isinstance(value, str)
-        case "flag":
-            return isinstance(value, bool)
-        case "whole":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "number":
-            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        case "object":
-            return isinstance(value, dict)
-        case "texts":
-            return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _invalid(message: str) -> ControlError:
-    return ControlError(400, "not-valid", message)
 
 
 @attrs.define
@@ -152,81 +52,177 @@ class Control:
     first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
     api_key: str | None = attrs.field(default=None, repr=False)
 
-    def of(self, fake: FakeBasiq, api_key: str | None) -> Control:
-        """Return the control for another state, or for another application of this one."""
-        return Control(fake, self.base_url, self.first, api_key)
-
-    def done(self) -> shapes.Done:
+    def done(self) -> Done:
         """Return the result of a call that changed something."""
-        return shapes.Done(now=self.fake.now(), next_due=self.fake.next_due)
+        return Done(now=self.fake.now(), next_due=self.fake.next_due)
 
 
-Run = Callable[[Control, Any], Awaitable[attrs.AttrsInstance]]
+Run = Callable[..., Awaitable[attrs.AttrsInstance]]
+R = TypeVar("R", bound=Run)
+OPERATIONS: list[Operation] = []
 
 
 @attrs.frozen
 class Operation:
-    """One operation: its path, its fields, its result and its function.
+    """One operation of the control API.
 
-    ``fields`` describe the body of a POST, or the query of a GET. ``run`` receives their values by name, together with
-    the parameters of the path.
+    inputs: a class of the inputs: of the fields of a POST's body or the parameters of a GET's query, which have an
+        ``About``, and of the parameters of the path.
+    run: the function that carries it out. It receives the inputs by name.
     """
 
     name: str
     method: str
     path: str
     summary: str
-    returns: type[attrs.AttrsInstance]
+    returns: Any
+    inputs: type[attrs.AttrsInstance]
     run: Run
-    fields: tuple[Field, ...] = ()
+
+    def fields(self) -> Mapping[str, attrs.Attribute[Any]]:
+        """Return the fields of the body or the query, by their names in JSON."""
+        return {field.name: field for field in attrs.fields(self.inputs) if "about" in field.metadata}
+
+    def read(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """Return the inputs of a call by the names of the function's parameters. Raises ``ControlError``."""
+        try:
+            found = _converter(self.method).structure(values, self.inputs)
+        except ClassValidationError as error:
+            raise ControlError(400, "not-valid", self._describe(error.exceptions[0])) from None
+        return {field.metadata["name"]: getattr(found, field.name) for field in attrs.fields(self.inputs)}
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, ForbiddenExtraKeysError):
+            word = "parameter" if self.method == "GET" else "field"
+            known = ", ".join(self.fields()) or "none"
+            return f"there is no {word} {min(error.extra_fields)!r}; the {word}s are: {known}"
+        if isinstance(error, KeyError):
+            name = error.args[0]
+            return f"{name} is missing: {self.fields()[name].metadata['about'].description}"
+        notes = [note.name for note in getattr(error, "__notes__", ()) if hasattr(note, "name")]
+        return " ".join([*notes, str(error)])
 
 
-class Found(TypedDict, Generic[S]):
-    """A page of results: the fields of its shape."""
+def operation(method: str, path: str) -> Callable[[R], R]:
+    """Register a function as an operation. Its docstring is the summary, its parameters are the inputs."""
 
-    items: tuple[S, ...]
-    total: int
-    next: str | None
+    def register(run: R) -> R:
+        hints = get_type_hints(run, include_extras=True)
+        _, *parameters = inspect.signature(run).parameters.values()
+        inputs = attrs.make_class(
+            run.__name__, {camel(each.name): _input(each, hints[each.name]) for each in parameters}, frozen=True
+        )
+        summary = (run.__doc__ or "").strip().splitlines()[0].rstrip(".")
+        OPERATIONS.append(Operation(run.__name__, method, path, summary, hints["return"], inputs, run))
+        return run
+
+    return register
+
+
+def _input(parameter: inspect.Parameter, hint: Any) -> Any:
+    default: object = attrs.NOTHING if parameter.default is inspect.Parameter.empty else parameter.default
+    about = next(iter(getattr(hint, "__metadata__", ())), None)
+    if about is None:
+        return attrs.field(type=hint, default=default, metadata={"name": parameter.name})
+    kind = get_args(hint)[0]
+
+    def check_bounds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        for bound, word, fits in ((about.least, "least", operator.ge), (about.most, "most", operator.le)):
+            if bound is not None and value is not None and not fits(value, bound):
+                raise ValueError(f"{attribute.name} must be at {word} {bound:g}")
+
+    metadata = {"name": parameter.name, "about": about}
+    return attrs.field(type=kind, default=default, validator=check_bounds, metadata=metadata)
+
+
+@cache
+def _converter(method: str) -> Converter:
+    """Return the converter of a call's inputs. In a query, a number is a text."""
+    converter = Converter(forbid_extra_keys=True)
+
+    def accept(kind: Any, name: str, fits: Callable[[Any], bool]) -> None:
+        def structure(value: Any, _: object) -> Any:
+            if not fits(value):
+                raise ValueError(f"must be {name}")
+            return value
+
+        if isinstance(kind, type):
+            converter.register_structure_hook(kind, structure)
+        else:
+            converter.register_structure_hook_func(lambda hint: hint == kind, structure)
+
+    accept(str, "a text", lambda value: isinstance(value, str))
+    accept(bool, "true or false", lambda value: isinstance(value, bool))
+    accept(int, "a whole number", lambda value: type(value) is int)
+    accept(float, "a number", lambda value: type(value) in (int, float) and math.isfinite(value))
+    accept(JsonObject, "a JSON object", lambda value: isinstance(value, dict))
+    accept(
+        tuple[str, ...],
+        "an array of texts",
+        lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+    )
+    if method == "GET":
+        converter.register_structure_hook(int, _read_number)
+    converter.register_structure_hook_func(_is_choice, _choose)
+    return converter
+
+
+def _read_number(text: str, _: object) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
+def _choose(value: object, hint: object) -> object:
+    if value not in get_args(hint):
+        raise ValueError(f"must be one of: {', '.join(get_args(hint))}")
+    return value
 
 
 def page_of(
     items: Iterator[T],
     total: int,
-    values: Mapping[str, Any],
+    limit: int,
+    search: str | None,
     show: Callable[[T], S],
     texts: Callable[[T], Sequence[str]],
     following: Callable[[T], str],
     wanted: Callable[[T], bool] = lambda item: True,
-) -> Found[S]:
+) -> Page[S]:
     """Return a page of items. ``following`` returns the ``next`` value of a page that begins with an item.
 
     At most ``MOST_SCANNED`` items are looked at, so a page can be short or empty and still have a ``next``.
     """
-    limit, search = values.get("limit", 100), values.get("search", "").casefold()
+    sought = (search or "").casefold()
     shown: list[S] = []
     for looked_at, item in enumerate(items):
         if len(shown) == limit or looked_at == MOST_SCANNED:
-            return {"items": tuple(shown), "total": total, "next": following(item)}
-        if wanted(item) and (not search or any(search in text.casefold() for text in texts(item))):
+            return Page(items=tuple(shown), total=total, next=following(item))
+        if wanted(item) and (not sought or any(sought in text.casefold() for text in texts(item))):
             shown.append(show(item))
-    return {"items": tuple(shown), "total": total, "next": None}
+    return Page(items=tuple(shown), total=total, next=None)
 
 
 def page_of_numbered(
     items: Iterator[tuple[int, T]],
     total: int,
-    values: Mapping[str, Any],
+    limit: int,
+    search: str | None,
+    start: str | None,
     show: Callable[[int, T], S],
     texts: Callable[[T], Sequence[str]],
-) -> Found[S]:
-    """Return a page of numbered items, the highest number first."""
-    text = values.get("next")
-    if text is not None:
-        if not _NUMBER.fullmatch(text):
+) -> Page[S]:
+    """Return a page of numbered items, the highest number first, from the ``start`` that the page before returned."""
+    if start is not None:
+        if not _NUMBER.fullmatch(start):
             raise _no_such_page()
-        items = itertools.dropwhile(lambda item: item[0] > int(text), items)
+        items = itertools.dropwhile(lambda item: item[0] > int(start), items)
     return page_of(
-        items, total, values, lambda item: show(*item), lambda item: texts(item[1]), lambda item: str(item[0])
+        items, total, limit, search, lambda item: show(*item), lambda item: texts(item[1]), lambda item: str(item[0])
     )
 
 

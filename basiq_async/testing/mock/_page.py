@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,21 +16,13 @@ from aiohttp import web
 from ..._redaction.text import ShellText, command_line, shell_line
 from ..._web.page import LivePage, show_clock
 from . import _operations as control_api
-from ._control import ROOT, as_json
+from ._control import ROOT
 from ._operation import Control
+from ._shapes import HIDDEN, as_json
 
 
-def add_page(app: web.Application, control: Control, token: str) -> None:
+def add_page(app: web.Application, control: Control) -> None:
     """Serve the page, with its script and styles, below ``/_fake/``."""
-
-    async def show(query: Mapping[str, str]) -> Context:
-        return await show_all(control, query)
-
-    async def message(id: str) -> Context:
-        return await show_message(control, id)
-
-    async def request(id: str) -> Context:
-        return await show_request(control, id)
 
     def news() -> Mapping[str, object]:
         now = show_clock(control.fake.now().isoformat())
@@ -37,13 +30,13 @@ def add_page(app: web.Application, control: Control, token: str) -> None:
 
     LivePage(
         ROOT,
-        token,
+        None,
         Path(__file__).parent / "templates",
         ("time", "webhooks", "faults", "messages", "requests", "violations"),
-        show,
+        partial(show_all, control),
         control.fake.watch,
         news,
-        {"message": message, "request": request},
+        {"message": partial(show_message, control), "request": partial(show_request, control)},
         _counts,
     ).add_to(app)
 
@@ -61,14 +54,13 @@ MOST_ROWS = 1000
 async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     """Return the content of the page. ``query`` has the search and the numbers of rows."""
     search = query.get("search", "")[:200]
-    chosen = {"search": search} if search else {}
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
-    webhooks: Any = as_json(await control_api.webhooks(control, {}))
-    messages: Any = as_json(await control_api.messages(control, {"limit": message_rows, **chosen}))
-    requests: Any = as_json(await control_api.requests(control, {"limit": request_rows, **chosen}))
-    violations: Any = as_json(await control_api.violations(control, {}))
-    event_types: Any = as_json(await control_api.event_types(control, {}))
-    state: Any = as_json(await control_api.state(control, {}))
+    webhooks: Any = as_json(await control_api.webhooks(control))
+    messages: Any = as_json(await control_api.messages(control, search=search, limit=message_rows))
+    requests: Any = as_json(await control_api.requests(control, search, request_rows))
+    violations: Any = as_json(await control_api.violations(control))
+    event_types: Any = as_json(await control_api.event_types(control))
+    state: Any = as_json(await control_api.state(control))
     urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
     root = _root(control)
     down = {place["url"] for place in state["endpointsDown"]}
@@ -97,8 +89,8 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
 
 async def show_message(control: Control, message_id: str) -> Context:
     """Return the content for one message, with its deliveries."""
-    message: Any = as_json(await control_api.message(control, {"messageId": message_id}))
-    deliveries: Any = as_json(await control_api.deliveries(control, {"messageId": message_id, "limit": 50}))
+    message: Any = as_json(await control_api.message(control, message_id))
+    deliveries: Any = as_json(await control_api.deliveries(control, message_id, limit=50))
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
     return {
         "message": message,
@@ -109,7 +101,7 @@ async def show_message(control: Control, message_id: str) -> Context:
 
 async def show_request(control: Control, number: str) -> Context:
     """Return the content for one request."""
-    request: Any = as_json(await control_api.request(control, {"number": number}))
+    request: Any = as_json(await control_api.request(control, number))
     return {"request": request, "lines": line_for_request(request)}
 
 
@@ -198,7 +190,6 @@ def describe(seconds: float) -> str:
 
 
 _LEFT_OUT = frozenset({"host", "content-length", "accept-encoding", "connection", "user-agent", "accept"})
-_HIDDEN = "(hidden)"
 _BASIC = ShellText('"Authorization: Basic $BASIQ_API_KEY"')
 _BEARER = ShellText('"Authorization: Bearer $BASIQ_TOKEN"')
 _POST = ("curl", "-X", "POST", "-H", _BASIC)
@@ -219,7 +210,7 @@ def line_for_request(request: Mapping[str, Any]) -> Lines:
     for name, value in request["headers"].items():
         if name.lower() == "authorization":
             parts += ["-H", _BASIC if request["path"] == "/token" else _BEARER]
-        elif name.lower() not in _LEFT_OUT and value != _HIDDEN:
+        elif name.lower() not in _LEFT_OUT and value != HIDDEN:
             parts += ["-H", f"{name}: {value}"]
     if request["body"]:
         parts += ["--data-raw", request["body"]]

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from ..._web.guard import ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
-from ..._work.tasks import run_to_completion, wait_uncancelled
+from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
 from ...transports.base import Request
 from ..fake._agenda import PlannedAttempt
@@ -76,7 +76,7 @@ async def serve(
 
     app = make_app(guard, respond)
     app.add_routes(routes(control))
-    _add_page(app, control, guard)
+    _add_page(app, control)
     async with AsyncExitStack() as stack:
         if state_file is not None:
             await stack.enter_async_context(keeping_state(fake, state_file))
@@ -92,7 +92,7 @@ async def serve(
         yield control.base_url
 
 
-def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
+def _add_page(app: web.Application, control: Control) -> None:
     """Add the page if its libraries are installed, or else a text about how to install them."""
     try:
         from ._page import add_page
@@ -105,7 +105,7 @@ def _add_page(app: web.Application, control: Control, guard: Guard) -> None:
 
         app.add_routes([web.get(ROOT, hint), web.get(f"{ROOT}/", hint)])
     else:
-        add_page(app, control, guard.token)
+        add_page(app, control)
 
 
 async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.StreamResponse:
@@ -184,16 +184,12 @@ class _Dispatchers:
         """Cancel the tasks and wait for their end, even if the caller is cancelled meanwhile."""
         for fake in tuple(self._running):
             self.stop(fake)
-        cancelled: asyncio.CancelledError | None = None
-        failures: list[BaseException] = []
-        for task in self._ending:
-            cancelled = await wait_uncancelled(task) or cancelled
-            if not task.cancelled() and (failure := task.exception()) is not None:
-                failures.append(failure)
-        if cancelled is not None:
-            raise cancelled
-        if failures:
-            raise failures[0]
+        for result in await run_to_completion(self._wait):
+            if isinstance(result, Exception):
+                raise result
+
+    async def _wait(self) -> list[BaseException | None]:
+        return await asyncio.gather(*self._ending, return_exceptions=True)
 
 
 async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]) -> None:

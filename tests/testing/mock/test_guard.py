@@ -263,12 +263,12 @@ async def test_a_browser_on_another_machine_comes_in_with_the_token_in_the_addre
         assert await _status(session, "POST", f"{base_url}/_fake/next", json={}) == 403
 
 
-async def test_the_token_is_given_to_the_page_alone(fake: FakeBasiq) -> None:
+async def test_no_program_gets_the_token_from_the_server(fake: FakeBasiq) -> None:
     async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
-        url = f"{base_url}/_fake/ui/token"
-        assert await _status(session, "GET", url) == 403
-        assert await _status(session, "GET", url, headers={"X-Fake-Page": "1"}) == 200
-        assert await _status(session, "GET", url, headers={"X-Fake-Page": "1", "Origin": "http://a.example"}) == 403
+        for path in ("ui/token", "", "state", "states", "openapi.json", "ui/sections", "ui/page.js"):
+            async with session.get(f"{base_url}/_fake/{path}", headers={"X-Fake-Page": "1"}) as response:
+                assert response.status == (404 if path == "ui/token" else 200)
+                assert "t0ken" not in f"{await response.text()} {response.headers}"
 
 
 async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
