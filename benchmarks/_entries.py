@@ -99,7 +99,7 @@ class _SQLite:
             connection.execute("PRAGMA journal_mode=WAL").fetchall()
 
     def row(self, name: str, key: str | None) -> object:
-        columns = "length(key), typeof(expires), state, failures, token, lease, ends"
+        columns = "length(key), typeof(expires), handled, failures, token, lease, ends, at, letter"
         return self._ask(name, f"SELECT {columns} FROM inbox WHERE key {'!=' if key is None else '='} ? LIMIT 1", key)
 
     def entries(self, name: str) -> int:
@@ -131,9 +131,9 @@ class _SQLite:
 _SQLITE_FILL = """
 WITH RECURSIVE numbers(n) AS (SELECT :begin + 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :end),
 ids(n, id) AS MATERIALIZED (SELECT n, lower(hex(randomblob(16))) FROM numbers)
-INSERT INTO inbox (key, state, failures, expires, token, lease, ends)
+INSERT INTO inbox (key, handled, failures, expires)
 SELECT :before || substr(id, 1, 8) || '-' || substr(id, 9, 4) || '-' || substr(id, 13, 4) || '-' || substr(id, 17, 4)
-  || '-' || substr(id, 21) || :after, 1, 0, :ends - (1 - 1.0 * n / :count) * 86400, NULL, 0.0, 0.0 FROM ids ORDER BY id
+  || '-' || substr(id, 21) || :after, 1, 0, :ends - (1 - 1.0 * n / :count) * 86400 FROM ids ORDER BY id
 """
 
 

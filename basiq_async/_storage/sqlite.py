@@ -1,334 +1,194 @@
-"""A SQLite file of this library: checked before use, private, and watched while it is open."""
+"""One SQLite store, for an inbox or a checkpoint: a file, a connection in a thread, and batches of commits."""
 
 from __future__ import annotations
 
-import math
+import asyncio
 import os
+import queue
 import sqlite3
 import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import attrs
 
-from .._redaction.tracebacks import drop_tracebacks
-from ..errors import BasiqError, ConfigurationError
-from .private_files import check_private, create_private
+from .sqlite_files import FileKind, SQLiteFile
 
-_Identity = tuple[int, int]
-_BESIDE = ("-journal", "-wal", "-shm")
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+_MOST_IN_A_BATCH = 256
 
 
-@attrs.frozen
-class FileKind:
-    """A kind of file, such as an inbox, recognised by SQLite's ``application_id`` and ``user_version``.
+@attrs.define(eq=False)
+class _Call:
+    """A call by a task. The thread sets its result or error on ``future``, in the task's ``loop``.
 
-    name: used in error messages.
-    schema: the statements that create the tables in a new file.
-    failure: makes the error for a file that cannot be used.
-    busy: the error text for a file that another process has locked.
-    in_use: makes the error for a locked file, if it differs from ``failure``.
-    closed: the error text for a use after closing.
-    check: whether to check the whole file before it is used, which takes as long as reading it.
+    transaction: False for work of a single statement, which SQLite commits by itself.
     """
 
-    name: str
-    application_id: int
-    version: int
-    schema: tuple[str, ...]
-    failure: Callable[[str], BasiqError]
-    busy: str = "is locked by another process, which does not finish: try again later"
-    closed: str = "is closed"
-    in_use: Callable[[str], BasiqError] | None = None
-    check: bool = False
+    work: Work[Any]
+    write: bool
+    transaction: bool
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
 
 
-class SQLiteFile:
-    """A SQLite file in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
+class SQLiteStore:
+    """A SQLite file, opened at the first use, and created if it does not exist.
 
-    A file that cannot be used raises the kind's error; a file of another program is not changed. Only the owner can
-    read a new file, and SQLite's files beside it. A symbolic link, a file of another user, and a file that other users
-    can open are refused. All methods block.
+    All work is done in a thread. What several tasks ask for at once shares one transaction and one sync to disk. Every
+    failure is of the kind's class, also in a child that was forked while the file was open.
+
+    busy_timeout: seconds to wait for another process to finish writing.
+    exclusive: whether no other process can use the file while it is open.
+    create: if False, work on a file that does not exist is not done, and its result is None.
+    fill: writes the first rows of a new file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: FileKind) -> None:
-        text = os.fspath(path)
-        no_file = not isinstance(text, str) or not text or "\0" in text
-        if no_file or text.startswith((":memory:", "file:")):
-            raise ConfigurationError(f"path must be the path of a file on a local disk, for the {kind.name}")
-        self.path = text
-        self.kind = kind
-        self._seen: dict[str, _Identity] = {}
-        self._checked_at = -math.inf
-
-    def open(
-        self, *, timeout: float, exclusive: bool = False, fill: Callable[[sqlite3.Connection], None] | None = None
-    ) -> sqlite3.Connection:
-        """Open the file. If it is missing or empty, create its tables, and call ``fill`` to write the first rows.
-
-        ``timeout`` is the number of seconds to wait for another process. With ``exclusive``, no other process can use
-        the file. The connection may be used in any thread, and begins no transaction by itself. Close it with
-        ``close``.
-        """
-        try:
-            with _registry.lock:
-                # Created here, not by SQLite, so that the file is private from the first moment.
-                create_private(self.path)
-            connection, blank = self._connect(timeout, exclusive)
-            try:
-                if blank:
-                    self._make(connection, timeout, fill)
-                connection.execute("PRAGMA synchronous=FULL")
-            except BaseException:
-                self.close(connection)
-                raise
-        except (sqlite3.Error, OSError) as exc:
-            raise self.translate(exc) from exc
-        return connection
-
-    def open_existing(self, *, timeout: float, exclusive: bool = False) -> sqlite3.Connection | None:
-        """Open the file without changing it. Return None if it is missing or empty."""
-        try:
-            with _registry.lock:  # another thread may be creating it
-                if not os.path.lexists(self.path):
-                    return None
-            connection, blank = self._connect(timeout, exclusive)
-        except (sqlite3.Error, OSError) as exc:
-            raise self.translate(exc) from exc
-        if blank:
-            self.close(connection)
-            return None
-        return connection
-
-    def close(self, connection: sqlite3.Connection) -> None:
-        """Close a connection that ``open`` returned."""
-        connection.close()
-        _registry.remove(connection)
-
-    def check_in_place(self, *, every: float = 0.0) -> None:
-        """Raise the kind's error if the file, or SQLite's log beside it, was deleted or replaced.
-
-        SQLite keeps writing to a file that was deleted, so later commits would be lost. A check within ``every``
-        seconds of the last one is skipped: each of its three system calls makes the thread wait for the interpreter,
-        and beside a busy event loop that takes longer than a commit.
-        """
-        now = time.monotonic()
-        if now - self._checked_at < every:
-            return
-        self._checked_at = now
-        for suffix in ("", "-wal", "-shm"):
-            path = self.path + suffix
-            try:
-                found = _identity(path)
-            except OSError:
-                found = None
-            known = self._seen.get(suffix)
-            if known is None:
-                if found is not None:
-                    self._seen[suffix] = found
-            elif found != known:
-                raise self.kind.failure(
-                    f"the file {path!r} of the {self.kind.name} {self.path!r} was deleted or replaced while it was "
-                    "open. Later entries may be lost: put the files back, then start again"
-                )
-
-    def translate(self, exc: BaseException) -> BaseException:
-        """Return the kind's error for an error of SQLite or the file. Any other exception is returned unchanged."""
-        if isinstance(exc, sqlite3.Error):
-            try:
-                self.check_in_place()
-            except BasiqError as moved:
-                error: BaseException = moved
-            else:
-                make = (self.kind.in_use if _is_busy(exc) else None) or self.kind.failure
-                error = make(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
-        elif isinstance(exc, OSError):
-            error = self.kind.failure(
-                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}. Pass the path of a file "
-                f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
-            )
-        else:
-            return exc
-        error.__cause__ = drop_tracebacks(exc)
-        return error
-
-    def describe_damage(self, exc: BaseException) -> BasiqError:
-        """Return the error for rows that this library did not write."""
-        error = self.kind.failure(
-            f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=_brief(exc))}"
-        )
-        error.__cause__ = drop_tracebacks(exc)
-        return error
-
-    def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:
-        """Return a connection, and whether the file is empty."""
-        self._check_before_opening()
-        connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
-        try:
-            self._seen = {"": _identity(self.path)}
-            _registry.add(connection, self._seen[""])
-            if exclusive:
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            connection.execute("BEGIN")  # read one consistent state, while another process may be creating the tables
-            ours = self._is_ours(connection)
-            connection.execute("COMMIT")
-            self._check_beside()  # again, for files that were put there since the first check
-            if ours and (problem := check_private(self.path)):
-                raise self._unopenable(problem)
-            if ours and self.kind.check:
-                self._look_through(connection)
-        except BaseException:
-            self.close(connection)
-            raise
-        return connection, not ours
-
-    def _check_before_opening(self) -> None:
-        # This opens no file: closing a file's descriptor would end the locks that SQLite has on it in this process.
-        if problem := check_private(self.path, mode=False):
-            raise self._unopenable(problem)
-        self._check_beside()
-        if _registry.is_inherited(_identity(self.path)):
-            raise self.kind.failure(
-                f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
-                "on both sides of a fork: open it after the fork, in each worker process"
-            )
-
-    def _check_beside(self) -> None:
-        # SQLite applies the journal or log beside a file, even if another user wrote it.
-        for suffix in _BESIDE:
-            path = self.path + suffix
-            try:
-                problem = check_private(path)
-            except FileNotFoundError:
-                continue
-            if problem:
-                raise self._unopenable(f"{path!r}: {problem}; if this program did not create it, remove it")
-
-    def _look_through(self, connection: sqlite3.Connection) -> None:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise self.describe_damage(sqlite3.DatabaseError(str(found)))
-
-    def _unopenable(self, problem: str) -> BasiqError:
-        return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
-
-    def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        """Return True for a file of this kind, False for an empty file. Raises the kind's error for any other file.
-
-        It only reads, so that a file of another program is not changed.
-        """
-        kind = self.kind
-        found: int = connection.execute("PRAGMA application_id").fetchone()[0]
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if not (found or version or tables):
-            return False
-        if found != kind.application_id:
-            raise kind.failure(
-                f"{self.path!r} is a SQLite file of another program, not of this {kind.name}. It was left as it is: "
-                "pass another path"
-            )
-        if version != kind.version:
-            raise kind.failure(
-                f"the {kind.name} {self.path!r} has format {version}, and this release knows only format "
-                f"{kind.version}. It was left as it is: use the release that made it, or pass another path"
-            )
-        return True
-
-    def _make(
-        self, connection: sqlite3.Connection, timeout: float, fill: Callable[[sqlite3.Connection], None] | None
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        kind: FileKind,
+        *,
+        busy_timeout: float = 5.0,
+        exclusive: bool = False,
+        create: bool = True,
+        fill: Work[None] | None = None,
     ) -> None:
-        os.chmod(self.path, 0o600)  # an empty file that was there before
-        deadline = time.monotonic() + timeout
-        while True:
+        self.file = SQLiteFile(path, kind)
+        self.path = self.file.path
+        self.closed = False
+        self._worker = _Worker(self.file, busy_timeout, exclusive, create, fill)
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.file.kind.name} {self.path!r}{', closed' if self.closed else ''}>"
+
+    async def run(self, work: Work[T], *, write: bool = True) -> T:
+        """Do ``work`` in a transaction, and return its result after the commit.
+
+        ``work`` is called with the connection, in the thread, and must be short. With ``write=False`` it only reads.
+        """
+        return await self.submit(work, write=write)
+
+    def submit(self, work: Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
+        """Queue ``work`` as ``run`` does, and return the future of its result.
+
+        ``transaction=False``: it is a single statement, which SQLite commits by itself.
+        """
+        if self.closed:
+            raise self.file.kind.failure(f"the {self.file.kind.name} {self.path!r} {self.file.kind.closed}")
+        if self._thread is None:
+            self._pid = os.getpid()
+            # A daemon, so that a program ends even if it does not close the file, or if the disk hangs. Its target does
+            # not refer to this object, whose deletion ends the thread.
+            name = f"basiq-async {self.file.kind.name}"
+            self._thread = threading.Thread(target=self._worker.serve, name=name, daemon=True)
+            self._thread.start()
+        elif self._pid != os.getpid():
+            raise self.file.inherited()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._worker.calls.put(_Call(work, write, transaction, future, loop))
+        return future
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Finish the work that is queued already, and close the file. May be called twice.
+
+        After ``timeout`` seconds, the thread is left to finish alone.
+        """
+        self.closed = True
+        thread, self._thread = self._thread, None
+        if thread is None or self._pid != os.getpid():  # the parent process's file must not be closed here
+            return
+        self._worker.calls.put(None)
+        await asyncio.wait((asyncio.wrap_future(self._worker.ended),), timeout=timeout)
+        if self._worker.ended.done():
+            thread.join()
+
+    def __del__(self) -> None:
+        if getattr(self, "_thread", None) is not None and self._pid == os.getpid():
+            self._worker.calls.put(None)
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=1)
+
+
+class _Worker:
+    """What the thread of a store uses: the queue of calls, and the connection."""
+
+    def __init__(
+        self, file: SQLiteFile, busy_timeout: float, exclusive: bool, create: bool, fill: Work[None] | None
+    ) -> None:
+        self.calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self.ended: Future[None] = Future()
+        self._file = file
+        self._open = partial(file.open, timeout=busy_timeout, exclusive=exclusive, create=create, fill=fill)
+        self._connection: sqlite3.Connection | None = None
+
+    def serve(self) -> None:
+        """Do the calls, all at once that are waiting, until None comes; then close the connection."""
+        try:
+            while self._serve_batch():
+                pass
+            if self._connection is not None:
+                self._file.close(self._connection)
+        finally:
+            self.ended.set_result(None)
+
+    def _serve_batch(self) -> bool:
+        batch = [self.calls.get()]
+        with suppress(queue.Empty):
+            while batch[-1] is not None and len(batch) < _MOST_IN_A_BATCH:
+                batch.append(self.calls.get_nowait())
+        calls = [call for call in batch if call is not None]
+        if calls:
             try:
-                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-                break
-            except sqlite3.OperationalError as exc:
-                # SQLite does not wait for this lock by itself if two processes create the file at once.
-                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.005)
-        if mode != "wal":
-            raise self.kind.failure(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
-        connection.execute("BEGIN IMMEDIATE")
-        if not self._is_ours(connection):  # another process may have created the tables first
-            for statement in self.kind.schema:
-                connection.execute(statement)
-            if fill is not None:
-                fill(connection)
-            connection.execute(f"PRAGMA application_id={self.kind.application_id}")
-            connection.execute(f"PRAGMA user_version={self.kind.version}")
-        connection.execute("COMMIT")
+                results = self._commit(calls)
+            except BaseException as exc:
+                results = [self._file.translate(exc)] * len(calls)
+            for loop in {call.loop for call in calls}:
+                mine = [(call.future, result) for call, result in zip(calls, results, strict=True) if call.loop is loop]
+                with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
+                    loop.call_soon_threadsafe(_resolve, mine)
+        return batch[-1] is not None
 
-    def _describe(self, exc: sqlite3.Error) -> str:
-        if _is_busy(exc):
-            return self.kind.busy
-        return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(name=self.kind.name, error=exc)
-
-
-_DAMAGED = (
-    "is damaged, or is no {name} at all ({error}). It was left as it is: restore it from a copy, or pass another path "
-    "to begin anew"
-)
-_UNWRITABLE = "cannot be written: give this user the right to write the file and its folder, or pass another path"
-_WHAT_TO_DO = {
-    sqlite3.SQLITE_FULL: "cannot be written, because the disk is full. Nothing was recorded: make room, run it again",
-    sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
-    sqlite3.SQLITE_READONLY: _UNWRITABLE,
-    sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
-    sqlite3.SQLITE_PERM: _UNWRITABLE,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column is missing
-}
+    def _commit(self, calls: Sequence[_Call]) -> list[Any]:
+        """Do all calls in one transaction, which succeeds or fails as a whole."""
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._open()
+        if connection is None:
+            return [None] * len(calls)
+        if len(calls) == 1 and not calls[0].transaction:
+            results = [_do(calls[0], connection)]
+        else:
+            connection.execute("BEGIN IMMEDIATE" if any(call.write for call in calls) else "BEGIN")
+            try:
+                results = [_do(call, connection) for call in calls]
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                raise
+        self._file.check_in_place()
+        return results
 
 
-class _Registry:
-    """Records which process opened each connection: a forked child inherits connections that it must not use.
-
-    It also keeps the connections alive, so that garbage collection in a child does not close an inherited one.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self._open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
-
-    def add(self, connection: sqlite3.Connection, identity: _Identity) -> None:
-        with self.lock:
-            self._open[id(connection)] = (identity, os.getpid(), connection)
-
-    def remove(self, connection: sqlite3.Connection) -> None:
-        with self.lock:
-            self._open.pop(id(connection), None)
-
-    def is_inherited(self, identity: _Identity) -> bool:
-        with self.lock:
-            return any(found == identity and pid != os.getpid() for found, pid, _ in self._open.values())
+def _do(call: _Call, connection: sqlite3.Connection) -> Any:
+    return None if call.future.cancelled() else call.work(connection)
 
 
-_registry = _Registry()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_registry.lock.acquire, after_in_parent=_registry.lock.release, after_in_child=_registry.lock.release
-    )
-
-
-def _identity(path: str) -> _Identity:
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
-
-
-def _brief(exc: BaseException) -> str:
-    return str(exc) if isinstance(exc, sqlite3.Error) else type(exc).__name__
-
-
-def _is_busy(exc: sqlite3.Error) -> bool:
-    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _code(exc: sqlite3.Error) -> int:
-    """Return SQLite's primary error code; -1 if the error comes from the sqlite3 module itself."""
-    code: int = getattr(exc, "sqlite_errorcode", -1)
-    return code & 0xFF if code > 0 else code
+def _resolve(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in pairs:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -131,7 +131,7 @@ async def letter_of_a_damaged_file() -> None:
         async with SQLiteInbox(f"{folder}/inbox.db") as inbox:
             await inbox.quarantine("k", "a", LETTER)
             with closing(sqlite3.connect(f"{folder}/inbox.db", isolation_level=None)) as connection:
-                connection.execute("UPDATE quarantine SET letter = letter || '}'")
+                connection.execute("UPDATE inbox SET letter = letter || '}'")
             await inbox.quarantined()
 
 

@@ -24,7 +24,7 @@ from basiq_async.replay import (
     SQLiteCheckpoint,
     State,
 )
-from tests.support.cancelling import HOWS, How, Inline, InlineConnection, at_every_turn, cancel_after
+from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
 from tests.support.histories import History, history
 
 MESSAGES = 14
@@ -183,7 +183,7 @@ async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: Ho
 async def test_an_sqlite_checkpoint_survives_a_cancellation_at_any_await(
     how: How, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    monkeypatch.setattr("basiq_async.replay.checkpoints._sqlite.ConnectionThread", InlineConnection)
+    monkeypatch.setattr("basiq_async.replay.checkpoints._sqlite.SQLiteStore", InlineStore)
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,7 +15,7 @@ import anyio
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async._storage.sqlite_thread import ConnectionThread
+from basiq_async._storage import sqlite  # private: the thread of a store
 from basiq_async.replay import Checkpoint, Replay, Report
 from basiq_async.testing import FakeBasiq
 
@@ -116,19 +115,25 @@ class Inline(ThreadPoolExecutor):
         return future
 
 
-class InlineConnection(ConnectionThread):
-    """A ``ConnectionThread`` that runs calls in the calling thread, for the same reason."""
+class InlineStore(sqlite.SQLiteStore):
+    """A ``SQLiteStore`` that works in the calling thread, for the same reason."""
 
-    def __init__(self, *_: object) -> None:
-        self.pid = os.getpid()
+    def submit(self, work: sqlite.Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
+        loop = asyncio.get_running_loop()
+        call = sqlite._Call(work, write, transaction, loop.create_future(), loop)
 
-    def submit(self, work: Callable[[], T], *, write: bool = True) -> asyncio.Future[T]:
-        return asyncio.wrap_future(Inline(1).submit(work))
+        def do() -> T:
+            try:
+                result: T = self._worker._commit([call])[0]
+            except BaseException as exc:
+                raise self.file.translate(exc) from None
+            return result
 
-    def stop(self) -> None:
-        pass
+        return asyncio.wrap_future(Inline(1).submit(do))
 
-    async def join(self, timeout: float | None = None) -> None:
+    async def aclose(self, timeout: float | None = None) -> None:
+        if self._worker._connection is not None:
+            self.file.close(self._worker._connection)
         await asyncio.sleep(0)
 
 

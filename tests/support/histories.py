@@ -87,8 +87,7 @@ class Watching(MemoryCheckpoint):
 
 async def execute(checkpoint: SQLiteCheckpoint, statement: str) -> None:
     """Run an SQL statement on the open connection of a checkpoint."""
-    run = checkpoint._current()
-    await run.call(run._require_open().execute, statement)
+    await checkpoint._call(checkpoint._current(), lambda connection: connection.execute(statement), transaction=False)
 
 
 class Gated:

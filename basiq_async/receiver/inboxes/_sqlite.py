@@ -6,45 +6,92 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
-from ..._storage.sqlite import FileKind
-from ..._storage.sqlite_thread import Database
+from ..._storage.sqlite import SQLiteStore
+from ..._storage.sqlite_files import FileKind
 from ..._work.calls import CLOSED
-from ..._work.clock import JUMP, RetentionClock, TimeSource, lease_clock
+from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
 from ...errors import ConfigurationError, InboxError
 from ._pruning import LOCKING, Pruning
 
-_OPEN, _DONE, _QUARANTINED = 0, 1, 2
-_FOREVER = 1e18
-"""The expiry of a quarantined key: it is forgotten only when it is handled or dropped."""
-
 _KIND = FileKind(
     name="inbox",
     application_id=0x42515349,
-    version=3,
+    version=4,
     schema=(
-        # A lease ends by the monotonic clock, an entry expires by the wall clock.
-        "CREATE TABLE inbox (key TEXT PRIMARY KEY, state INTEGER NOT NULL, failures INTEGER NOT NULL, "
-        "expires REAL NOT NULL, token TEXT, lease REAL NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
+        # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
+        # monotonic one. A quarantined delivery has a letter, and the time since when it is there.
+        "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
+        "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, letter TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
-        "CREATE TABLE quarantine (at REAL NOT NULL, key TEXT NOT NULL UNIQUE, letter TEXT NOT NULL, "
-        "PRIMARY KEY (at, key)) WITHOUT ROWID",
-        "CREATE TABLE clock (seen_at REAL NOT NULL, hold_until REAL NOT NULL)",
-        "CREATE TABLE pinned (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
+        # When the file was made, and the state of the clock of retention.
+        "CREATE TABLE clock (began REAL NOT NULL, seen_at REAL, hold_until REAL)",
     ),
     failure=InboxError,
     closed=CLOSED,
 )
 
 _PRUNE_EVERY = 60.0
-_BEGAN = "began"
 
-_FIND = "SELECT state, failures, expires, token, lease, ends FROM inbox WHERE key = ?"
-_PUT = "INSERT OR REPLACE INTO inbox (key, state, failures, expires, token, lease, ends) VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+def _sql(statement: str) -> str:
+    """Return a statement with its parts, which stand in braces.
+
+    :now is the time of the clock of leases, and :horizon the moment up to which entries are forgotten.
+    """
+    parts = {
+        "may_record": "(token = :token OR ({open} AND NOT {live}))",
+        "free": "(token = :token OR NOT {live})",
+        "live": "(token IS NOT NULL AND ends > :now)",
+        "open": "(NOT handled OR expires <= :horizon)",
+        "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
+        "no_claim": "token = NULL, lease = NULL, ends = NULL",
+        "no_letter": "at = NULL, letter = NULL",
+    }
+    for name, part in parts.items():
+        statement = statement.replace("{" + name + "}", part)
+    return statement
+
+
+# The row of a claim is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
+_CLAIM = _sql("""
+INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
+VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
+ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = max(expires, excluded.expires),
+token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
+""")
+_CLAIM_QUARANTINED = _sql("""
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease
+WHERE key = :key AND letter IS NOT NULL AND {free}
+""")
+_COMPLETE = _sql("""
+INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires)
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_letter}
+WHERE {may_record}
+""")
+# A quarantined key is forgotten only when it is handled or dropped.
+_QUARANTINE = _sql("""
+INSERT INTO inbox (key, handled, failures, expires, at, letter) VALUES (:key, 1, :failures, 1e18, :at, :letter)
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = max({counted}, excluded.failures), expires = excluded.expires,
+{no_claim}, at = excluded.at, letter = excluded.letter WHERE {may_record}
+""")
+_RELEASE = _sql("UPDATE inbox SET {no_claim} WHERE key = :key AND token = :token")
+_FAIL = _sql("""
+INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 0, 1, :expires)
+ON CONFLICT (key) DO UPDATE SET failures = {counted} + 1, expires = max(expires, excluded.expires),
+handled = handled AND expires > :horizon WHERE {open} OR token = :token
+""")
+_DROP = _sql("""
+UPDATE inbox SET failures = 0, expires = :expires, {no_claim}, {no_letter} WHERE key = :key AND letter IS NOT NULL
+""")
+_FIND = "SELECT handled AND expires > ?, letter IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
+_LETTERS = "SELECT letter FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
 _PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"
 
 
@@ -61,10 +108,10 @@ class SQLiteInbox:
     returns the time. The file must be on a local disk, and only its owner can read it. Entering the inbox, or its first
     use, opens the file, and creates it if it does not exist.
 
-    Raises ``InboxError`` for a file of another program, a damaged file (neither is changed), a file that other users
-    can open, a file that was deleted or replaced while it was open, a full disk, and a lock that lasts longer than
-    ``busy_timeout`` seconds. Also raises it in a child that was forked while the file was open: make the inbox in each
-    worker process.
+    Raises ``InboxError`` for a file of another program or version, a damaged file (neither is changed), a file that
+    other users can open, a file that was deleted or replaced while it was open, a full disk, and a lock that lasts
+    longer than ``busy_timeout`` seconds. Also raises it in a child that was forked while the file was open: make the
+    inbox in each worker process.
     """
 
     def __init__(
@@ -77,128 +124,81 @@ class SQLiteInbox:
     ) -> None:
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be longer than zero")
-        self._database = Database(path, _KIND, busy_timeout=busy_timeout)
+        self._store = SQLiteStore(path, _KIND, busy_timeout=busy_timeout, fill=partial(_fill, in_seconds(clock)))
         self._remember = remember.total_seconds()
         self._clock = clock
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None
         self._prune_at = -math.inf
-        self._pruning = Pruning(self._delete_expired, f"the inbox {self._database.path!r}", LOCKING)
+        self._pruning = Pruning(self._delete_expired, f"the inbox {self._store.path!r}", LOCKING)
 
     def __repr__(self) -> str:
-        return f"SQLiteInbox({self._database.path!r})"
+        return f"SQLiteInbox({self._store.path!r})"
 
     async def check(self) -> None:
         """See ``Inbox``: opens the file, creates it if it does not exist, and waits until it may be written."""
-        await self._database.run(lambda connection: connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone())
+        await self._store.run(lambda connection: connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone())
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> tuple[Claim, bool]:
-            retention, now = self._look(connection)
-            due = self._is_due(connection, retention, now)
-            entry = _Entry.read(connection, key, retention.horizon(now))
-            return Claim(ClaimStatus.DONE) if entry.recorded else self._take(connection, entry, token, lease, now), due
+            wall, horizon = self._look(connection)
+            due = self._is_due(connection, wall)
+            claim = self._claim(connection, _CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP)
+            return claim, due
 
-        claim, due = await self._database.run(work)
+        claim, due = await self._store.run(work)
         if due:
             self._pruning.start()
         return claim
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> bool:
-            retention, now = self._look(connection)
-            entry = _Entry.read(connection, key, retention.horizon(now))
-            if not self._may_record(entry, token):
-                return False
-            if entry.state == _QUARANTINED:
-                connection.execute("DELETE FROM quarantine WHERE key = ?", (key,))
-            entry.write(connection, _DONE, now + self._remember)
-            return True
-
-        return await self._database.run(work)
+        return await self._record(_COMPLETE, key, token)
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            entry = _Entry.read(connection, key)
-            if entry.token == token:
-                self._free(connection, entry)
-
-        await self._database.run(work)
+        await self._record(_RELEASE, key, token)
 
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            retention, now = self._look(connection)
-            return _Entry.read(connection, key, retention.horizon(now)).recorded
+            _, horizon = self._look(connection)
+            row = connection.execute(_FIND, (horizon, key)).fetchone()
+            return row is not None and bool(row[0])
 
-        return await self._database.run(work, write=False)
+        return await self._store.run(work, write=False)
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> float:
-            now = self._look(connection)[1]
-            return max(float(_pin(connection, _BEGAN, repr(now))), now - self._remember)
+            wall, _ = self._look(connection)
+            began: float = connection.execute("SELECT began FROM clock").fetchone()[0]
+            return max(began, wall - self._remember)
 
-        return datetime.fromtimestamp(await self._database.run(work), UTC)
-
-    async def pin(self, name: str, value: str) -> str:
-        """See ``Inbox``."""
-        return await self._database.run(lambda connection: _pin(connection, name, value))
-
-    async def pinned(self, name: str) -> str | None:
-        """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> str | None:
-            row = connection.execute("SELECT value FROM pinned WHERE name = ?", (name,)).fetchone()
-            return None if row is None else str(row[0])
-
-        return await self._database.run(work, write=False)
+        return datetime.fromtimestamp(await self._store.run(work), UTC)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> int:
-            retention, now = self._look(connection)
-            entry = _Entry.read(connection, key, retention.horizon(now))
-            mine = entry.token == token
-            if entry.recorded and not mine:
+            wall, horizon = self._look(connection)
+            values = {"key": key, "token": token, "horizon": horizon, "expires": wall + self._remember}
+            if not connection.execute(_FAIL, values).rowcount:
                 return 0
-            entry.failures += 1
-            entry.expires = max(entry.expires, now + self._remember)
-            if mine:
-                self._free(connection, entry)
-            else:
-                entry.write(connection, entry.state, entry.expires, keep=True)
-            return entry.failures
+            connection.execute(_RELEASE, values)
+            failures: int = connection.execute(_FIND, (horizon, key)).fetchone()[2]
+            return failures
 
-        return await self._database.run(work)
+        return await self._store.run(work)
 
     async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> bool:
-            retention, now = self._look(connection)
-            entry = _Entry.read(connection, key, retention.horizon(now))
-            if not self._may_record(entry, token):
-                return False
-            connection.execute("DELETE FROM quarantine WHERE key = ?", (key,))
-            connection.execute(
-                "INSERT INTO quarantine (at, key, letter) VALUES (?, ?, ?)",
-                (letter.quarantined_at.timestamp(), key, pack(letter)),
-            )
-            entry.failures = max(entry.failures, letter.failures)
-            entry.write(connection, _QUARANTINED, _FOREVER)
-            return True
-
-        return await self._database.run(work)
+        at, failures = letter.quarantined_at.timestamp(), letter.failures
+        return await self._record(_QUARANTINE, key, token, at=at, failures=failures, letter=pack(letter))
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -207,16 +207,13 @@ class SQLiteInbox:
         place = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
 
         def work(connection: sqlite3.Connection) -> list[str]:
-            rows = connection.execute(
-                "SELECT letter FROM quarantine WHERE (at, key) > (?, ?) ORDER BY at, key LIMIT ?", (*place, limit)
-            )
-            return [row[0] for row in rows]
+            return [row[0] for row in connection.execute(_LETTERS, (*place, limit))]
 
-        letters = await self._database.run(work, write=False)
+        letters = await self._store.run(work, write=False)
         try:
             return [unpack(text) for text in letters]
         except (ValueError, TypeError, KeyError) as exc:
-            raise self._database.file.describe_damage(exc) from exc
+            raise self._store.file.translate(exc) from exc
         finally:
             del letters  # error reporters show local variables
 
@@ -224,35 +221,24 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> Claim:
-            entry = _Entry.read(connection, key)
-            if entry.state != _QUARANTINED:
-                return Claim(ClaimStatus.DONE)
-            return self._take(connection, entry, token, lease, 0.0)
+            return self._claim(connection, _CLAIM_QUARANTINED, key, token, lease, -math.inf)
 
-        return await self._database.run(work)
+        return await self._store.run(work)
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> bool:
-            if not connection.execute("DELETE FROM quarantine WHERE key = ?", (key,)).rowcount:
-                return False
-            _, now = self._look(connection)
-            _Entry(key).write(connection, _DONE, now + self._remember)
-            return True
-
-        return await self._database.run(work)
+        return await self._record(_DROP, key, "")
 
     async def aclose(self) -> None:
         """Finish the calls that are queued already, and close the file. May be called twice."""
         try:
             await self._pruning.aclose()
         finally:  # even if this is cancelled, the thread is told to end
-            await self._database.aclose()
+            await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         try:
-            await self._database.run(lambda connection: None, write=False)
+            await self._store.run(lambda connection: None, write=False)
         except BaseException:
             await self.aclose()
             raise
@@ -261,104 +247,69 @@ class SQLiteInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    async def _record(self, statement: str, key: str, token: str, **values: Any) -> bool:
+        """Run a statement that ends a claim. Return whether it changed the entry."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            wall, horizon = self._look(connection)
+            times = {"now": self._lease_clock(), "horizon": horizon, "expires": wall + self._remember}
+            return connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount > 0
+
+        return await self._store.run(work)
+
     # --- in the thread ---
 
-    def _take(self, connection: sqlite3.Connection, entry: _Entry, token: str, lease: float, now: float) -> Claim:
-        present = self._lease_clock()
-        if entry.token not in (None, token):
-            # If the clock was set back, or the machine restarted, the lease must not last longer than it was made for.
-            remaining = min(entry.ends - present, entry.lease)
-            if entry.ends - present > entry.lease:
-                entry.ends = present + entry.lease
-                entry.write(connection, entry.state, entry.expires, keep=True)
-            if remaining > 0:
-                return Claim(ClaimStatus.BUSY, remaining, entry.token)
-        entry.token, entry.lease, entry.ends = token, lease, present + lease
-        # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
-        entry.write(connection, entry.state, max(entry.expires, now + lease + JUMP), keep=True)
-        return Claim(ClaimStatus.CLAIMED)
+    def _claim(
+        self,
+        connection: sqlite3.Connection,
+        statement: str,
+        key: str,
+        token: str,
+        lease: float,
+        horizon: float,
+        expires: float = 0.0,
+    ) -> Claim:
+        now = self._lease_clock()
+        values = {"key": key, "token": token, "lease": lease, "now": now, "horizon": horizon, "expires": expires}
+        if connection.execute(statement, values).rowcount:
+            return Claim(ClaimStatus.CLAIMED)
+        handled, quarantined, _, holder, length, ends = connection.execute(_FIND, (horizon, key)).fetchone() or _NONE
+        if (handled and statement is _CLAIM) or (not quarantined and statement is _CLAIM_QUARANTINED):
+            return Claim(ClaimStatus.DONE)
+        if ends - now > length:
+            # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.
+            connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
+        return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
 
-    def _may_record(self, entry: _Entry, token: str) -> bool:
-        if entry.token == token:
-            return True
-        present = self._lease_clock()
-        held = entry.token is not None and min(entry.ends - present, entry.lease) > 0
-        return not held and not entry.recorded
+    def _look(self, connection: sqlite3.Connection) -> tuple[float, float]:
+        """Return the time of the wall clock, and the moment up to which entries are forgotten."""
+        retention = self._retention
+        if retention is None:
+            seen_at, hold_until = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
+            hold_until = -math.inf if hold_until is None else hold_until
+            retention = self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
+        now = retention.now()
+        return now, retention.horizon(now)
 
-    def _free(self, connection: sqlite3.Connection, entry: _Entry) -> None:
-        """Release the claim. The failure count and the quarantined delivery stay."""
-        entry.token = None
-        if entry.state == _OPEN and not entry.failures:
-            connection.execute("DELETE FROM inbox WHERE key = ?", (entry.key,))
-        else:
-            entry.write(connection, entry.state, entry.expires, keep=True)
-
-    def _look(self, connection: sqlite3.Connection) -> tuple[RetentionClock, float]:
-        if self._retention is None:
-            row = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
-            self._retention = (
-                RetentionClock(self._clock)
-                if row is None
-                else RetentionClock(self._clock, seen_at=row[0], hold_until=row[1])
-            )
-        return self._retention, self._retention.now()
-
-    def _is_due(self, connection: sqlite3.Connection, retention: RetentionClock, now: float) -> bool:
+    def _is_due(self, connection: sqlite3.Connection, now: float) -> bool:
         """Return whether it is time to prune. If so, write the state of the clock for the other processes."""
         if self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # prune at once if the clock was set back
             return False
         self._prune_at = now + _PRUNE_EVERY
-        _pin(connection, _BEGAN, repr(now))
-        connection.execute("DELETE FROM clock")
-        connection.execute("INSERT INTO clock VALUES (?, ?)", (now, retention.hold_until))
+        hold = None if self._retention is None else self._retention.hold_until
+        connection.execute("UPDATE clock SET seen_at = ?, hold_until = ?", (now, hold))
         return True
 
     async def _delete_expired(self, most: int) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            retention, now = self._look(connection)
-            return connection.execute(_PRUNE, (retention.horizon(now), most)).rowcount
+            _, horizon = self._look(connection)
+            return connection.execute(_PRUNE, (horizon, most)).rowcount
 
-        return await self._database.run(work)
-
-
-def _pin(connection: sqlite3.Connection, name: str, value: str) -> str:
-    connection.execute("INSERT OR IGNORE INTO pinned VALUES (?, ?)", (name, value))
-    found: str = connection.execute("SELECT value FROM pinned WHERE name = ?", (name,)).fetchone()[0]
-    return found
+        return await self._store.run(work)
 
 
-class _Entry:
-    """The entry of a key: a row of the table, or the default values if there is no row."""
+def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO clock VALUES (?, NULL, NULL)", (clock(),))
 
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.state = _OPEN
-        self.failures = 0
-        self.expires = 0.0
-        self.token: str | None = None
-        self.lease = self.ends = 0.0
 
-    @classmethod
-    def read(cls, connection: sqlite3.Connection, key: str, horizon: float = -math.inf) -> _Entry:
-        """Read the entry of a key. One that expired by ``horizon`` counts as forgotten, except for its claim."""
-        entry = cls(key)
-        row = connection.execute(_FIND, (key,)).fetchone()
-        if row is not None:
-            entry.state, entry.failures, entry.expires, entry.token, entry.lease, entry.ends = row
-            if entry.expires <= horizon:
-                entry.state, entry.failures = _OPEN, 0
-        return entry
-
-    @property
-    def recorded(self) -> bool:
-        return self.state != _OPEN
-
-    def write(self, connection: sqlite3.Connection, state: int, expires: float, *, keep: bool = False) -> None:
-        """Write the entry with this state. Unless ``keep``, end its claim, and clear the failures of a handled key."""
-        self.state, self.expires = state, expires
-        if not keep:
-            self.token, self.lease, self.ends = None, 0.0, 0.0
-            if state == _DONE:
-                self.failures = 0
-        values = (self.key, state, self.failures, expires, self.token, self.lease, self.ends)
-        connection.execute(_PUT, values)
+_NONE = (False, False, 0, None, 0.0, 0.0)

@@ -6,17 +6,17 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ..._storage.sqlite import FileKind, SQLiteFile
-from ..._storage.sqlite_thread import ConnectionThread, ThreadCall
+from ..._storage.private_files import open_private, replace_private
+from ..._storage.sqlite import SQLiteStore
+from ..._storage.sqlite_files import FileKind
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import Commit, DeadLetter, Job, State, another_job
+from ._base import Commit, DeadLetter, Job, State, _Closing, another_job, this_process
 
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
@@ -37,104 +37,137 @@ _KIND = FileKind(
     version=1,
     schema=_SCHEMA,
     failure=CheckpointError,
-    busy="is in use by another run that is still alive: wait for it or stop it, or pass another path",
+    busy="is in use by another run, which is alive: wait for it or stop it",
     in_use=CheckpointInUseError,
     check=True,
 )
 _TIMEOUT = 60.0
 """Seconds to wait for one call to the disk. After that, the call raises, and its thread is left to finish it."""
 
-_CHECK_EVERY = 0.25
-"""Seconds within which a busy run notices that its file was deleted. The end of a run always checks it."""
+_HOLDER = "-run"
+"""The end of the name of a file beside the checkpoint, which says who has it open."""
 
 T = TypeVar("T")
 
 
-class SQLiteCheckpoint:
+class SQLiteCheckpoint(_Closing):
     """Keeps the state of a replay in a file, which is created if it does not exist.
 
     It uses SQLite's WAL mode with ``synchronous=FULL``, so that recorded state survives a crash of the process or the
-    machine. While a run has it open, SQLite's own lock, which ends with the process, keeps every other run out. The
-    file holds the dead letters, with the messages as Basiq sent them; only its owner can read it. It must be on a local
-    disk. The constructor does not access the disk. Raises ``CheckpointError``, also if the file was deleted or replaced
-    while it was open, and in a child that was forked meanwhile.
+    machine. While a run has it open, SQLite's own lock, which ends with the process, keeps every other run out; a file
+    beside it says which process that is. The file holds the dead letters, with the messages as Basiq sent them; only
+    its owner can read it. It must be on a local disk. The constructor does not access the disk. Raises
+    ``CheckpointError``, also if the file was deleted or replaced while it was open, and in a child that was forked
+    meanwhile.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = SQLiteFile(path, _KIND).path
-        self._run: _Run | None = None
+        self._path = SQLiteStore(path, _KIND).path
+        self._store: SQLiteStore | None = None
+        self._pid = 0
+        self._named = False
 
     def __repr__(self) -> str:
         return f"SQLiteCheckpoint({self._path!r})"
 
     async def open(self, job: Job, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
-        run = self._begin()
+
+        def fill(connection: sqlite3.Connection) -> None:
+            row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
+            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]', '')", row)
+
+        def begin(connection: sqlite3.Connection) -> State:
+            state = _read_state(connection, job, self._path)
+            connection.execute("UPDATE job SET interrupted = interrupted + ?", (concurrency,))
+            with suppress(OSError):
+                replace_private(self._path + _HOLDER, this_process().encode())
+            self._named = True
+            return state
+
+        store = self._begin(SQLiteStore(self._path, _KIND, busy_timeout=0, exclusive=True, fill=fill))
         try:
-            return await run.call(run.begin, job, concurrency)
+            return await self._call(store, begin)
         except BaseException:
             await self.aclose()
             raise
 
     async def peek(self, job: Job) -> State | None:
         """See ``Checkpoint``."""
-        run = self._begin()
+        store = self._begin(SQLiteStore(self._path, _KIND, busy_timeout=0, exclusive=True, create=False))
         try:
-            return await run.call(run.look, job)
+            return await self._call(store, lambda connection: _read_state(connection, job, self._path), write=False)
         finally:
             await self.aclose()
 
     async def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
-        run = self._current()
-        await run.call(run.save, commit)
+        # Nearly every commit is one statement: for each, the thread has to wait for the interpreter, which can take
+        # longer than the disk.
+        alone = not (commit.dead or commit.revived or commit.ended or commit.notes is not None)
+        await self._call(self._current(), lambda connection: _record(connection, commit), transaction=not alone)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Checkpoint``."""
-        run = self._current()
-        return await run.call(run.dead_letters, after, limit)
+
+        def work(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
+            rows = connection.execute(
+                "SELECT id, error, failed_at, message, number FROM dead WHERE number > ? ORDER BY number LIMIT ?",
+                (after, limit),
+            )
+            return [
+                DeadLetter(
+                    json.loads(name), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
+                )
+                for name, error, failed_at, message, number in rows
+            ]
+
+        return await self._call(self._current(), work, write=False)
 
     async def aclose(self) -> None:
         """See ``Checkpoint``."""
-        run = self._run
-        if run is None or run.pid != os.getpid():  # the parent process closes its own run
+        store = self._store
+        if store is None or self._pid != os.getpid():  # the parent process closes its own run
             return
+        if self._named:  # before another run can have written it
+            self._named = False
+            with suppress(OSError):
+                os.unlink(self._path + _HOLDER)
         try:
-            await run_to_completion(run.aclose)
+            await run_to_completion(lambda: store.aclose(_TIMEOUT))
         finally:
             # Keep a run that was begun meanwhile.
-            if self._run is run:
-                self._run = None
+            if self._store is store:
+                self._store = None
 
-    def _begin(self) -> _Run:
-        if self._run is not None:
-            raise CheckpointInUseError(f"the checkpoint {self._path!r} {_KIND.busy}")
-        self._run = _Run(self._path)
-        return self._run
+    def _begin(self, store: SQLiteStore) -> SQLiteStore:
+        if self._store is not None:
+            raise CheckpointInUseError(self._in_use())
+        self._store, self._pid = store, os.getpid()
+        return store
 
-    def _current(self) -> _Run:
-        if self._run is None:
+    def _current(self) -> SQLiteStore:
+        if self._store is None:
             raise CheckpointError(f"the checkpoint {self._path!r} is not open")
-        if self._run.pid != os.getpid():
-            raise CheckpointError(
-                f"the checkpoint {self._path!r} was open when this process forked: make a new one after the fork"
-            )
-        return self._run
+        return self._store
 
+    def _in_use(self) -> str:
+        """Return the text that says who has the checkpoint: what its run has written beside it, if it is ours."""
+        holder = "which is alive"
+        with suppress(OSError), open(open_private(self._path + _HOLDER, os.O_RDONLY), "rb") as file:
+            holder = file.read(200).decode("ascii", "replace")
+        return f"the checkpoint {self._path!r} is in use by another run ({holder}): wait for it or stop it"
 
-class _Run:
-    """The connection of one run, and the thread that uses it. Closing it does not affect other runs."""
-
-    def __init__(self, path: str) -> None:
-        self.pid = os.getpid()
-        self._path = path
-        self._file = SQLiteFile(path, _KIND)
-        self._connection: sqlite3.Connection | None = None
-        self._thread = ConnectionThread("basiq-async checkpoint", _do_each, lambda: None)
-
-    async def call(self, work: Callable[..., T], *args: object) -> T:
-        """Do ``work`` in the thread. A cancellation waits for its end, because a thread cannot be cancelled."""
-        future = self._thread.submit(partial(self._translate, work, *args))
+    async def _call(
+        self,
+        store: SQLiteStore,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        write: bool = True,
+        transaction: bool = True,
+    ) -> T:
+        """Do ``work`` in the store's thread. A cancellation waits for its end, because a thread cannot be cancelled."""
+        future = store.submit(work, write=write, transaction=transaction)
         cancelled = await wait_uncancelled(future, _TIMEOUT)
         if not future.done():
             future.add_done_callback(_ignore)
@@ -147,131 +180,57 @@ class _Run:
                 f"the disk with the checkpoint {self._path!r} did not respond within {_TIMEOUT:g} s: fix it, then run "
                 "the same again"
             )
-        return future.result()
-
-    async def aclose(self) -> None:
-        """Close the connection, and end the thread."""
-        self._thread.submit(self._close).add_done_callback(_ignore)
-        await self._thread.join(_TIMEOUT)
-
-    # --- in the thread ---
-
-    def _translate(self, work: Callable[..., T], *args: object) -> T:
         try:
-            return work(*args)
-        except sqlite3.Error as exc:
-            raise self._file.translate(exc) from exc
-        except (ValueError, TypeError, KeyError) as exc:
-            raise self._file.describe_damage(exc) from exc
+            return future.result()
+        except CheckpointInUseError as exc:
+            raise CheckpointInUseError(self._in_use()) from exc.__cause__
 
-    def begin(self, job: Job, concurrency: int) -> State:
-        """See ``Checkpoint.open``."""
 
-        def fill(connection: sqlite3.Connection) -> None:
-            row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
-            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]', '')", row)
+def _read_state(connection: sqlite3.Connection, job: Job, path: str) -> State:
+    rows = connection.execute(
+        "SELECT webhook_id, filter, source, selection, cursor, position, last_id, handled, failed, interrupted, "
+        "token, done, notes FROM job"
+    ).fetchall()
+    if len(rows) != 1:
+        raise ValueError
+    cursor, position, last_id, handled, failed, interrupted, token, after, notes = rows[0][4:]
+    recorded = Job(*rows[0][:4])
+    if recorded != job:
+        raise another_job(f"the checkpoint {path!r}", recorded, job)
+    done: set[str] = set(json.loads(after))
+    for ids, more_handled, more_failed in connection.execute("SELECT ids, handled, failed FROM done"):
+        done.update(json.loads(ids))
+        handled += more_handled
+        failed += more_failed
+    dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
+    last_id = None if last_id is None else json.loads(last_id)
+    return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, last_id, notes)
 
-        connection = self._connection = self._file.open(timeout=0, exclusive=True, fill=fill)
-        with _transaction(connection):
-            state = self._state(connection, job)
-            connection.execute("UPDATE job SET interrupted = interrupted + ?", (concurrency,))
-        return state
 
-    def look(self, job: Job) -> State | None:
-        """See ``Checkpoint.peek``."""
-        connection = self._connection = self._file.open_existing(timeout=0, exclusive=True)
-        return None if connection is None else self._state(connection, job)
-
-    def _state(self, connection: sqlite3.Connection, job: Job) -> State:
-        rows = connection.execute(
-            "SELECT webhook_id, filter, source, selection, cursor, position, last_id, handled, failed, interrupted, "
-            "token, done, notes FROM job"
-        ).fetchall()
-        if len(rows) != 1:
-            raise ValueError
-        cursor, position, last_id, handled, failed, interrupted, token, after, notes = rows[0][4:]
-        recorded = Job(*rows[0][:4])
-        if recorded != job:
-            raise another_job(f"the checkpoint {self._path!r}", recorded, job)
-        done: set[str] = set(json.loads(after))
-        for ids, more_handled, more_failed in connection.execute("SELECT ids, handled, failed FROM done"):
-            done.update(json.loads(ids))
-            handled += more_handled
-            failed += more_failed
-        dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
-        last_id = None if last_id is None else json.loads(last_id)
-        return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, last_id, notes)
-
-    def save(self, commit: Commit) -> None:
-        """See ``Checkpoint``."""
-        connection = self._require_open()
-        if not commit.dead and not commit.revived and not commit.ended and commit.notes is None:
-            self._record(connection, commit)
-        else:
-            self._record_all(connection, commit)
-        self._file.check_in_place(every=0.0 if commit.ended else _CHECK_EVERY)
-
-    def _record_all(self, connection: sqlite3.Connection, commit: Commit) -> None:
-        with _transaction(connection):
-            self._record(connection, commit)
-            if commit.ended:
-                connection.execute("UPDATE job SET interrupted = ?", (commit.interrupted,))
-            if commit.notes is not None:
-                connection.execute("UPDATE job SET notes = ?", (commit.notes,))
-            for letter in commit.dead:
-                connection.execute(
-                    "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-                    "SET error = excluded.error, failed_at = excluded.failed_at, message = excluded.message",
-                    (_ascii(letter.id), _ascii(letter.error), letter.failed_at.isoformat(), json.dumps(letter.message)),
-                )
-            connection.executemany("DELETE FROM dead WHERE id = ?", [(_ascii(each),) for each in commit.revived])
-
-    def _record(self, connection: sqlite3.Connection, commit: Commit) -> None:
-        counts, advance = (commit.handled, commit.failed), commit.advance
-        if advance is not None:
-            last_id = None if advance.last_id is None else _ascii(advance.last_id)
-            connection.execute(
-                "UPDATE job SET cursor = ?, position = ?, last_id = ?, done = ?, "
-                "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
-                "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
-                (advance.cursor, advance.position, last_id, json.dumps(list(advance.done)), *counts),
-            )
-        elif commit.done or any(counts):
-            connection.execute("INSERT INTO done VALUES (?, ?, ?)", (json.dumps(list(commit.done)), *counts))
-
-    def dead_letters(self, after: int, limit: int) -> Sequence[DeadLetter]:
-        """See ``Checkpoint``."""
-        rows = self._require_open().execute(
-            "SELECT id, error, failed_at, message, number FROM dead WHERE number > ? ORDER BY number LIMIT ?",
-            (after, limit),
+def _record(connection: sqlite3.Connection, commit: Commit) -> None:
+    counts, advance = (commit.handled, commit.failed), commit.advance
+    if advance is not None:
+        last_id = None if advance.last_id is None else _ascii(advance.last_id)
+        connection.execute(
+            "UPDATE job SET cursor = ?, position = ?, last_id = ?, done = ?, "
+            "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
+            "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
+            (advance.cursor, advance.position, last_id, json.dumps(list(advance.done)), *counts),
         )
-        return [
-            DeadLetter(
-                json.loads(name), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
-            )
-            for name, error, failed_at, message, number in rows
-        ]
-
-    def _require_open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise CheckpointError(f"the checkpoint {self._path!r} is not open")
-        return self._connection
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._file.close(connection)
-
-
-def _do_each(calls: Sequence[ThreadCall]) -> Sequence[Any]:
-    """Make each call without a transaction: a run saves one commit at a time, mostly of a single statement."""
-    results: list[Any] = []
-    for each in calls:
-        try:
-            results.append(each.work())
-        except BaseException as exc:
-            results.append(exc)
-    return results
+    elif commit.done or any(counts):
+        connection.execute("INSERT INTO done VALUES (?, ?, ?)", (json.dumps(list(commit.done)), *counts))
+    if commit.ended:
+        connection.execute("UPDATE job SET interrupted = ?", (commit.interrupted,))
+    if commit.notes is not None:
+        connection.execute("UPDATE job SET notes = ?", (commit.notes,))
+    for letter in commit.dead:
+        connection.execute(
+            "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
+            "SET error = excluded.error, failed_at = excluded.failed_at, message = excluded.message",
+            (_ascii(letter.id), _ascii(letter.error), letter.failed_at.isoformat(), json.dumps(letter.message)),
+        )
+    for revived in commit.revived:
+        connection.execute("DELETE FROM dead WHERE id = ?", (_ascii(revived),))
 
 
 def _ignore(future: asyncio.Future[T]) -> None:
@@ -282,15 +241,3 @@ def _ignore(future: asyncio.Future[T]) -> None:
 def _ascii(text: str) -> str:
     """Return a text as JSON, because an id or an error can hold lone surrogates, which SQLite does not accept."""
     return json.dumps(text)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite itself rolls back when the disk is full
-            connection.execute("ROLLBACK")
-        raise

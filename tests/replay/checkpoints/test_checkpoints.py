@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async.errors import CheckpointError, ConfigurationError
+from basiq_async.errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from basiq_async.replay import (
     Advance,
     Checkpoint,
@@ -241,23 +241,20 @@ def test_a_forked_child_refuses_a_checkpoint_that_was_open(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", FORKED, path], check=True, timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("ended", [False, True])
-async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed_soon_and_at_the_end(
-    suffix: str, replaced: bool, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not ended:  # a busy run looks four times a second
-        monkeypatch.setattr("basiq_async.replay.checkpoints._sqlite._CHECK_EVERY", 0.0)
+    monkeypatch.setattr("basiq_async._storage.sqlite_files._CHECK_EVERY", 0.0)
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
     await checkpoint.open(JOB, concurrency=1)
     await checkpoint.save(Commit(done=["a"]))
-    gone = tmp_path / f"replay.db{suffix}"
+    gone = tmp_path / "replay.db"
     kept = gone.rename(tmp_path / "kept")
     if replaced:
         shutil.copy(kept, gone)
-    with pytest.raises(CheckpointError, match=r"deleted or replaced while it was open.*put the files back"):
-        await checkpoint.save(Commit(done=["b"], ended=ended))
+    with pytest.raises(CheckpointError, match=r"deleted or replaced while it was open.*put the file back"):
+        await checkpoint.save(Commit(done=["b"]))
     await checkpoint.aclose()
 
 
@@ -428,7 +425,8 @@ async def test_another_process_keeps_it_locked_until_it_is_killed(tmp_path: Path
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == b"open\n"
         for attempt in (SQLiteCheckpoint(path).open(JOB, concurrency=1), SQLiteCheckpoint(path).peek(JOB)):
-            with pytest.raises(CheckpointError, match="in use by another run that is still alive"):
+            said = rf"another run \(process {process.pid} on .*, since .* UTC\): wait for it or stop it"
+            with pytest.raises(CheckpointInUseError, match=said):
                 await attempt
         process.kill()
         process.wait()
@@ -445,6 +443,15 @@ async def test_one_object_cannot_be_opened_twice_nor_peeked_at_while_open(tmp_pa
         await checkpoint.peek(JOB)
     await checkpoint.save(Commit(done=["a"]))
     await checkpoint.aclose()
+
+
+async def test_it_is_closed_at_the_end_of_a_block_and_leaves_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    async with SQLiteCheckpoint(path) as checkpoint:
+        await checkpoint.open(JOB, concurrency=1)
+        await checkpoint.save(Commit(done=["a"]))
+    assert [each.name for each in tmp_path.iterdir()] == ["replay.db"]
+    assert (await open_and_close(path)).done == {"a"}
 
 
 async def test_a_close_that_is_cancelled_has_closed_it(tmp_path: Path) -> None:
@@ -468,7 +475,7 @@ def _now() -> Any:
 def test_a_process_whose_disk_hangs_can_end(tmp_path: Path) -> None:
     program = """
 import asyncio, threading
-from basiq_async._storage.sqlite import SQLiteFile
+from basiq_async._storage.sqlite_files import SQLiteFile
 from basiq_async.errors import CheckpointError
 from basiq_async.replay import Job, SQLiteCheckpoint
 from basiq_async.replay.checkpoints import _sqlite

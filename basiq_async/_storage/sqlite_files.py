@@ -1,0 +1,316 @@
+"""A SQLite file of this library: checked before it is used, private, and not used on both sides of a fork."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from .._redaction.tracebacks import drop_tracebacks
+from ..errors import BasiqError, ConfigurationError
+from .private_files import check_private, create_private
+
+_Identity = tuple[int, int]
+_BESIDE = ("-journal", "-wal", "-shm")
+_CHECK_EVERY = 1.0
+"""Seconds within which a file that was deleted is noticed. To look costs the thread a wait for the interpreter."""
+
+
+@attrs.frozen
+class FileKind:
+    """A kind of file, such as an inbox, recognised by SQLite's ``application_id`` and ``user_version``.
+
+    name: used in error messages.
+    schema: the statements that create the tables in a new file.
+    failure: makes the error for a file that cannot be used.
+    busy: the error text for a file that another process has locked.
+    in_use: makes the error for a locked file, if it differs from ``failure``.
+    closed: the error text for a use after closing.
+    check: whether to check the whole file before it is used, which takes as long as reading it.
+    """
+
+    name: str
+    application_id: int
+    version: int
+    schema: tuple[str, ...]
+    failure: Callable[[str], BasiqError]
+    busy: str = "is locked by another process, which does not finish: try again later"
+    closed: str = "is closed"
+    in_use: Callable[[str], BasiqError] | None = None
+    check: bool = False
+
+
+class SQLiteFile:
+    """A SQLite file in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
+
+    A file that cannot be used raises the kind's error; a file of another program is not changed. Only the owner can
+    read a new file, and SQLite's files beside it. A symbolic link, a file of another user, and a file that other users
+    can open are refused. All methods block.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: FileKind) -> None:
+        text = os.fspath(path)
+        no_file = not isinstance(text, str) or not text or "\0" in text
+        if no_file or text.startswith((":memory:", "file:")):
+            raise ConfigurationError(f"path must be the path of a file on a local disk, for the {kind.name}")
+        self.path = text
+        self.kind = kind
+        self._seen: _Identity | None = None
+        self._check_at = 0.0
+
+    def open(
+        self,
+        *,
+        timeout: float,
+        exclusive: bool = False,
+        create: bool = True,
+        fill: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> sqlite3.Connection | None:
+        """Open the file. If it is missing or empty, create its tables, and call ``fill`` to write the first rows.
+
+        ``timeout`` is the number of seconds to wait for another process. With ``exclusive``, no other process can use
+        the file. With ``create=False``, return None for a file that is missing or empty, and change nothing. The
+        connection may be used in any thread, and begins no transaction by itself. Close it with ``close``.
+        """
+        try:
+            with _registry.lock:  # another thread may be creating it
+                if create:  # not by SQLite, so that the file is private from the first moment
+                    create_private(self.path)
+                elif not os.path.lexists(self.path):
+                    return None
+            connection, blank = self._connect(timeout, exclusive)
+            try:
+                if blank and not create:
+                    self.close(connection)
+                    return None
+                if blank:
+                    self._make(connection, timeout, fill)
+                connection.execute("PRAGMA synchronous=FULL")
+            except BaseException:
+                self.close(connection)
+                raise
+        except (sqlite3.Error, OSError) as exc:
+            raise self.translate(exc) from exc
+        return connection
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        """Close a connection that ``open`` returned."""
+        connection.close()
+        _registry.remove(connection)
+
+    def check_in_place(self) -> None:
+        """Raise the kind's error if the file was deleted or replaced since it was opened. Looks once a second at most.
+
+        SQLite keeps writing to a file that was deleted, so later entries would be lost.
+        """
+        now = time.monotonic()
+        if now < self._check_at:
+            return
+        try:
+            found = _identity(self.path)
+        except OSError:
+            found = None
+        if found != self._seen:
+            raise self.kind.failure(
+                f"the file {self.path!r} of the {self.kind.name} was deleted or replaced while it was open. Later "
+                "entries may be lost: put the file back, then start again"
+            )
+        self._check_at = now + _CHECK_EVERY
+
+    def inherited(self) -> BasiqError:
+        """Return the error for a file that was open when this process forked."""
+        return self.kind.failure(
+            f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
+            "on both sides of a fork: open it after the fork, in each worker process"
+        )
+
+    def translate(self, exc: BaseException) -> BaseException:
+        """Return the kind's error for an error of SQLite, the file or its rows. Any other is returned unchanged."""
+        if isinstance(exc, sqlite3.Error):
+            make = (self.kind.in_use if _is_busy(exc) else None) or self.kind.failure
+            error: BaseException = make(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
+        elif isinstance(exc, OSError):
+            error = self.kind.failure(
+                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}. Pass the path of a file "
+                f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
+            )
+        elif isinstance(exc, (ValueError, TypeError, KeyError)):  # rows that this library did not write
+            error = self.kind.failure(
+                f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=type(exc).__name__)}"
+            )
+        else:
+            return exc
+        error.__cause__ = drop_tracebacks(exc)
+        return error
+
+    def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:
+        """Return a connection, and whether the file is empty."""
+        self._check_before_opening()
+        connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
+        try:
+            self._seen, self._check_at = _identity(self.path), 0.0
+            _registry.add(connection, self._seen)
+            if exclusive:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("BEGIN")  # read one consistent state, while another process may be creating the tables
+            ours = self._is_ours(connection)
+            connection.execute("COMMIT")
+            self._check_beside()  # again, for files that were put there since the first check
+            if ours and (problem := check_private(self.path)):
+                raise self._unopenable(problem)
+            if ours and self.kind.check:
+                self._look_through(connection)
+        except BaseException:
+            self.close(connection)
+            raise
+        return connection, not ours
+
+    def _check_before_opening(self) -> None:
+        # This opens no file: closing a file's descriptor would end the locks that SQLite has on it in this process.
+        if problem := check_private(self.path, mode=False):
+            raise self._unopenable(problem)
+        self._check_beside()
+        if _registry.is_inherited(_identity(self.path)):
+            raise self.inherited()
+
+    def _check_beside(self) -> None:
+        # SQLite applies the journal or log beside a file, even if another user wrote it.
+        for suffix in _BESIDE:
+            path = self.path + suffix
+            try:
+                problem = check_private(path)
+            except FileNotFoundError:
+                continue
+            if problem:
+                raise self._unopenable(f"{path!r}: {problem}; if this program did not create it, remove it")
+
+    def _look_through(self, connection: sqlite3.Connection) -> None:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            damage = sqlite3.DatabaseError(str(found))
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage
+
+    def _unopenable(self, problem: str) -> BasiqError:
+        return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
+
+    def _is_ours(self, connection: sqlite3.Connection) -> bool:
+        """Return True for a file of this kind, False for an empty file. Raises the kind's error for any other file.
+
+        It only reads, so that a file of another program is not changed.
+        """
+        kind = self.kind
+        found: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if not (found or version or tables):
+            return False
+        if found != kind.application_id:
+            raise kind.failure(
+                f"{self.path!r} is a SQLite file of another program, not of this {kind.name}. It was left as it is: "
+                "pass another path"
+            )
+        if version != kind.version:
+            raise kind.failure(
+                f"the {kind.name} {self.path!r} has format {version}, and this release knows only format "
+                f"{kind.version}. It was left as it is: use the release that made it, or pass another path"
+            )
+        return True
+
+    def _make(
+        self, connection: sqlite3.Connection, timeout: float, fill: Callable[[sqlite3.Connection], None] | None
+    ) -> None:
+        os.chmod(self.path, 0o600)  # an empty file that was there before
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as exc:
+                # SQLite does not wait for this lock by itself if two processes create the file at once.
+                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.005)
+        if mode != "wal":
+            raise self.kind.failure(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
+        connection.execute("BEGIN IMMEDIATE")
+        if not self._is_ours(connection):  # another process may have created the tables first
+            for statement in self.kind.schema:
+                connection.execute(statement)
+            if fill is not None:
+                fill(connection)
+            connection.execute(f"PRAGMA application_id={self.kind.application_id}")
+            connection.execute(f"PRAGMA user_version={self.kind.version}")
+        connection.execute("COMMIT")
+
+    def _describe(self, exc: sqlite3.Error) -> str:
+        if _is_busy(exc):
+            return self.kind.busy
+        return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(name=self.kind.name, error=exc)
+
+
+_DAMAGED = (
+    "is damaged, or is no {name} at all ({error}). It was left as it is: restore it from a copy, or pass another path "
+    "to begin anew"
+)
+_UNWRITABLE = "cannot be written: give this user the right to write the file and its folder, or pass another path"
+_WHAT_TO_DO = {
+    sqlite3.SQLITE_FULL: "cannot be written, because the disk is full. Nothing was recorded: make room, run it again",
+    sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
+    sqlite3.SQLITE_READONLY: _UNWRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _UNWRITABLE,
+    sqlite3.SQLITE_PERM: _UNWRITABLE,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column is missing
+}
+
+
+class _Registry:
+    """Records which process opened each connection: a forked child inherits connections that it must not use.
+
+    It also keeps the connections alive, so that garbage collection in a child does not close an inherited one.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
+
+    def add(self, connection: sqlite3.Connection, identity: _Identity) -> None:
+        with self.lock:
+            self._open[id(connection)] = (identity, os.getpid(), connection)
+
+    def remove(self, connection: sqlite3.Connection) -> None:
+        with self.lock:
+            self._open.pop(id(connection), None)
+
+    def is_inherited(self, identity: _Identity) -> bool:
+        with self.lock:
+            return any(found == identity and pid != os.getpid() for found, pid, _ in self._open.values())
+
+
+_registry = _Registry()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_registry.lock.acquire, after_in_parent=_registry.lock.release, after_in_child=_registry.lock.release
+    )
+
+
+def _identity(path: str) -> _Identity:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def _is_busy(exc: sqlite3.Error) -> bool:
+    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(exc: sqlite3.Error) -> int:
+    """Return SQLite's primary error code; -1 if the error comes from the sqlite3 module itself."""
+    code: int = getattr(exc, "sqlite_errorcode", -1)
+    return code & 0xFF if code > 0 else code
