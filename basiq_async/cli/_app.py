@@ -23,6 +23,7 @@ from ..errors import (
     TransportError,
 )
 from . import _completion
+from ._completion import option
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
 from ._doctor import compare
@@ -127,25 +128,17 @@ def _version(wanted: bool) -> None:
 
 def _root(
     profile: Annotated[
-        str | None,
-        typer.Option(
-            help="The name of the stored API key to use; see login.",
-            show_default=False,
-            autocompletion=_completion.profiles,
-        ),
+        str | None, option("The name of the stored API key to use; see login.", autocompletion=_completion.profiles)
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "The most seconds that a request may take, with its retries. By default 30 for each attempt, and 120.",
             metavar="N",
             min=0.001,
-            help="The most seconds that a request may take, with its retries. By default 30 for each attempt, and 120.",
-            show_default=False,
         ),
     ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, option("Show the version.", "--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Basiq's webhooks from the command line."""
     session().profile = profile

@@ -1,10 +1,10 @@
-"""Shell completion: the completion scripts, and the values that they offer."""
+"""Options, and shell completion: the completion scripts, and the values that they offer."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _FOR_BARE_ZSH = """\
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
 """
+
+
+def option(help: str, *names: str, **more: Any) -> Any:
+    """Return an option without a default that help could show, or a flag."""
+    return typer.Option(*names, help=help, show_default=False, **more)
 
 
 def completion(

@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import attrs
-import typer
 
 from .._redaction.text import json_line
 from .._storage.private_files import open_new
 from ..errors import CheckpointError, ConfigurationError
+from ._completion import option
 from ._options import program_line
 from ._output import note
 from ._results import Column, Output
@@ -24,20 +24,12 @@ if TYPE_CHECKING:
 
 _PAGE = 250
 
-RetryDead = Annotated[
-    bool, typer.Option("--retry-dead", help="Deliver the messages that failed in earlier runs again.")
-]
-ListDead = Annotated[bool, typer.Option("--list-dead", help="Show the messages that failed in earlier runs.")]
+RetryDead = Annotated[bool, option("Deliver the messages that failed in earlier runs again.", "--retry-dead")]
+ListDead = Annotated[bool, option("Show the messages that failed in earlier runs.", "--list-dead")]
 ExportDead = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="Write the messages that failed to a new file, one per line.", show_default=False
-    ),
+    str | None, option("Write the messages that failed to a new file, one per line.", metavar="FILE")
 ]
-DropDead = Annotated[
-    list[str] | None,
-    typer.Option(metavar="ID", help="Drop a message that failed; may be repeated.", show_default=False),
-]
+DropDead = Annotated[list[str] | None, option("Drop a message that failed; may be repeated.", metavar="ID")]
 
 
 @attrs.frozen(kw_only=True)

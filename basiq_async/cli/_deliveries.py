@@ -16,7 +16,7 @@ from .._redaction.text import json_line
 from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
-from ._completion import event_types
+from ._completion import event_types, option
 from ._follow import History
 from ._messages import show_reading
 from ._options import SECRET_VARIABLE, EndpointSecretFile, Json, check_documented, check_event_types, read_secrets
@@ -33,27 +33,21 @@ if TYPE_CHECKING:
 Body = Annotated[str, typer.Argument(help="The file with the exact body; - for standard input.")]
 SecretOption = Annotated[
     list[str],
-    typer.Option(
+    option(
+        "The webhook's signing secret. Prefer the environment variable, which the list of processes does not "
+        "show. May be repeated.",
         "--secret",
         envvar=SECRET_VARIABLE,
-        show_default=False,
-        help="The webhook's signing secret. Prefer the environment variable, which the list of processes does not "
-        "show. May be repeated.",
     ),
 ]
-PlainJson = Annotated[
-    str | None,
-    typer.Option("--json", metavar="[=FIELDS]", help="Print one JSON object; errors are JSON too.", show_default=False),
-]
+PlainJson = Annotated[str | None, option("Print one JSON object; errors are JSON too.", "--json", metavar="[=FIELDS]")]
 
 
 def sign(
     secret: SecretOption,
     body: Body = "-",
     message_id: Annotated[str, typer.Option("--id", help="The webhook-id.")] = "msg_test",
-    at: Annotated[
-        int | None, typer.Option(help="The time to sign, in seconds since 1970; now by default.", show_default=False)
-    ] = None,
+    at: Annotated[int | None, option("The time to sign, in seconds since 1970; now by default.")] = None,
     json: PlainJson = None,
 ) -> None:
     """Print the headers that Basiq would send with a body, one per line. curl reads them with -H @FILE."""
@@ -71,22 +65,12 @@ def verify(
     body: Body = "-",
     header: Annotated[
         list[str] | None,
-        typer.Option(
-            "--header",
-            "-H",
-            help='A header as "name: value"; repeat it for all three webhook- headers.',
-            show_default=False,
-        ),
+        option('A header as "name: value"; repeat it for all three webhook- headers.', "--header", "-H"),
     ] = None,
-    headers: Annotated[
-        str | None, typer.Option(help="A file with the headers, one per line or as JSON.", show_default=False)
-    ] = None,
+    headers: Annotated[str | None, option("A file with the headers, one per line or as JSON.")] = None,
     tolerance: Annotated[float, typer.Option(help="By how many seconds the timestamp may differ.")] = 300.0,
     at: Annotated[
-        int | None,
-        typer.Option(
-            help="The time to compare the timestamp with, in seconds since 1970; now by default.", show_default=False
-        ),
+        int | None, option("The time to compare the timestamp with, in seconds since 1970; now by default.")
     ] = None,
     json: PlainJson = None,
 ) -> None:
@@ -163,36 +147,18 @@ def trigger(
         str, typer.Argument(help="The event type, such as user.created.", autocompletion=event_types)
     ],
     to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Sign and send the message from here to this URL, without Basiq.", show_default=False
-        ),
+        str | None, option("Sign and send the message from here to this URL, without Basiq.", metavar="URL")
     ] = None,
-    user_id: Annotated[
-        str | None, typer.Option(help="With --to: the user's id in the links.", show_default=False)
-    ] = None,
-    entity_id: Annotated[
-        str | None, typer.Option(help="With --to: the entity's id in the links.", show_default=False)
-    ] = None,
+    user_id: Annotated[str | None, option("With --to: the user's id in the links.")] = None,
+    entity_id: Annotated[str | None, option("With --to: the entity's id in the links.")] = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JSON|@FILE",
-            help="With --to: an object whose fields replace those of the payload.",
-            show_default=False,
-        ),
+        str | None, option("With --to: an object whose fields replace those of the payload.", metavar="JSON|@FILE")
     ] = None,
-    message_id: Annotated[
-        str | None, typer.Option("--id", help="With --to: the webhook-id; new by default.", show_default=False)
-    ] = None,
+    message_id: Annotated[str | None, option("With --to: the webhook-id; new by default.", "--id")] = None,
     secret_file: EndpointSecretFile = None,
-    text: Annotated[
-        str | None, typer.Option(help="A text for Basiq to repeat in the message.", show_default=False)
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Have Basiq send the message only to this URL.", show_default=False)
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the first attempt, then show the message.")] = False,
+    text: Annotated[str | None, option("A text for Basiq to repeat in the message.")] = None,
+    url: Annotated[str | None, option("Have Basiq send the message only to this URL.")] = None,
+    wait: Annotated[bool, option("Wait for the first attempt, then show the message.", "--wait")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="The most seconds that --wait waits.")] = 60.0,
     json: Json = None,
 ) -> None:

@@ -18,6 +18,7 @@ import typer
 
 from ..errors import BasiqError, ConfigurationError, ServerError
 from ..models import Secret
+from ._completion import option
 from ._output import Styled, is_terminal, live, write, write_lines
 from ._run import run, run_until_signal
 
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 
 # Slow modules are imported only when the demo runs, so that --help is fast.
 def demo(
-    live: Annotated[
-        bool, typer.Option("--live", help="Read the real API, without changes; needs an API key.", show_default=False)
-    ] = False,
+    live: Annotated[bool, option("Read the real API, without changes; needs an API key.", "--live")] = False,
     messages: Annotated[int, typer.Option(min=1, metavar="N", help="How many messages to stream.")] = 200_000,
 ) -> None:
     """Show a service's outage and recovery over real HTTP: no event is lost or handled twice. Then stream a history.

@@ -13,7 +13,7 @@ import attrs
 import typer
 
 from ..errors import CheckpointError, ConfigurationError
-from ._completion import webhook_ids
+from ._completion import option, webhook_ids
 from ._options import SECRET_VARIABLE, Json, read_secrets
 from ._output import live, note, session
 from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
@@ -92,22 +92,19 @@ def doctor(
     ] = None,
     test: Annotated[
         bool,
-        typer.Option(
+        option(
+            f"Post a signed test to its URL, with the secret of --receiver, --secret-file or {SECRET_VARIABLE}.",
             "--test",
-            help=f"Post a signed test to its URL, with the secret of --receiver, --secret-file or {SECRET_VARIABLE}.",
         ),
     ] = False,
-    secret_file: Annotated[
-        Path | None, typer.Option(help="The file with the signing secret, for --test.", show_default=False)
-    ] = None,
+    secret_file: Annotated[Path | None, option("The file with the signing secret, for --test.")] = None,
     receiver: Receiver = None,
     inbox: InboxPlace = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            help="The --checkpoint of a recovery: messages and events that it delivered are not a problem. By default "
-            "the files in this folder of a recovery to the webhook's URL, or to --receiver.",
-            show_default=False,
+        option(
+            "The --checkpoint of a recovery: messages and events that it delivered are not a problem. By default "
+            "the files in this folder of a recovery to the webhook's URL, or to --receiver."
         ),
     ] = None,
     limit: Annotated[
@@ -181,12 +178,7 @@ _DIFFERENCES: Sequence[Column[Difference]] = (
 
 def compare(
     shapes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the shapes, without values, to this new file, for a bug report.",
-            show_default=False,
-        ),
+        str | None, option("Write the shapes, without values, to this new file, for a bug report.", metavar="FILE")
     ] = None,
     json: Json = None,
 ) -> None:

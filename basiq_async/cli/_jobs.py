@@ -11,6 +11,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError, ConnectionFailedError
+from ._completion import option
 from ._dead_letters import (
     drop_dead_letters,
     export_dead_letters,
@@ -31,12 +32,11 @@ jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or 
 
 FleetPlace = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "The module and variable of the Fleet, such as jobs:fleet.",
         "--fleet",
         metavar="MODULE:FLEET",
         envvar="BASIQ_FLEET",
-        help="The module and variable of the Fleet, such as jobs:fleet.",
-        show_default=False,
     ),
 ]
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
@@ -108,7 +108,7 @@ def submit(
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
     source: Annotated[Source, typer.Option(help="messages or events, as for replay.")] = "messages",
     filter: Filter = None,
-    rate: Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)] = None,
+    rate: Annotated[float | None, option("The most messages per second.")] = None,
     fleet: FleetPlace = None,
     json: Json = None,
 ) -> None:
@@ -164,7 +164,7 @@ def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
 def pause(
     key: Key,
     fleet: FleetPlace = None,
-    reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
+    reason: Annotated[str, option("Shown by list and show.")] = "",
 ) -> None:
     """Pause a job: workers finish the messages under way, and start no further ones."""
     _set_state(fleet, key, lambda job: job.pause(reason))
@@ -180,7 +180,7 @@ def resume(key: Key, fleet: FleetPlace = None) -> None:
 def cancel(
     key: Key,
     fleet: FleetPlace = None,
-    reason: Annotated[str, typer.Option(help="Shown by list and show.", show_default=False)] = "",
+    reason: Annotated[str, option("Shown by list and show.")] = "",
 ) -> None:
     """End a job. Messages under way are finished and recorded."""
     _set_state(fleet, key, lambda job: job.cancel(reason))

@@ -10,7 +10,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError
-from ._completion import event_types, webhook_ids
+from ._completion import event_types, option, webhook_ids
 from ._options import SECRET_VARIABLE, Json, check_documented, read_secrets
 from ._results import Output
 from ._run import run_until_signal
@@ -33,29 +33,22 @@ class ListenOptions:
 def listen(
     secret: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.",
             "--secret",
             envvar=SECRET_VARIABLE,
-            show_default=False,
-            help="The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.",
         ),
     ] = None,
-    secret_file: Annotated[
-        Path | None, typer.Option(help="A file with the signing secrets, one per line.", show_default=False)
-    ] = None,
+    secret_file: Annotated[Path | None, option("A file with the signing secrets, one per line.")] = None,
     forward_to: Annotated[
-        str | None,
-        typer.Option(
-            "--forward-to", metavar="URL", help="Forward each genuine delivery to this service.", show_default=False
-        ),
+        str | None, option("Forward each genuine delivery to this service.", "--forward-to", metavar="URL")
     ] = None,
     event: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Only these event types, such as user.created or consent.*; may be repeated.",
             "--event",
             "--events",
-            help="Only these event types, such as user.created or consent.*; may be repeated.",
-            show_default=False,
             autocompletion=event_types,
         ),
     ] = None,
@@ -64,30 +57,22 @@ def listen(
     path: Annotated[str, typer.Option(help="The path that deliveries are posted to.")] = "/basiq",
     poll: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Read this webhook's new messages from Basiq; needs no public address.",
             metavar="WEBHOOK_ID",
-            help="Read this webhook's new messages from Basiq; needs no public address.",
-            show_default=False,
             autocompletion=webhook_ids,
         ),
     ] = None,
-    poll_all: Annotated[bool, typer.Option("--poll-all", "--all", help="Like --poll, for all webhooks.")] = False,
+    poll_all: Annotated[bool, option("Like --poll, for all webhooks.", "--poll-all", "--all")] = False,
     since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="With --poll: the first run begins that long ago, such as 10m.", show_default=False
-        ),
+        str | None, option("With --poll: the first run begins that long ago, such as 10m.", metavar="TIME")
     ] = None,
     every: Annotated[float, typer.Option(min=1, help="With --poll: the seconds between two requests.")] = 5.0,
     checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="With --poll: the checkpoint file. By default it is named after the webhook.",
-            show_default=False,
-        ),
+        str | None, option("With --poll: the checkpoint file. By default it is named after the webhook.")
     ] = None,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N genuine deliveries; 0 for no limit.")] = 0,
-    body: Annotated[bool, typer.Option("--body", help="Also show the bodies of genuine deliveries.")] = False,
+    body: Annotated[bool, option("Also show the bodies of genuine deliveries.", "--body")] = False,
     json: Json = None,
 ) -> None:
     """Receive deliveries, verify them, and print each one, until SIGINT or SIGTERM. Refused deliveries are printed too.

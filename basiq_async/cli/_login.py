@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import attrs
-import typer
 
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from . import _profiles
+from ._completion import option
 from ._options import Json
 from ._output import is_terminal, note, session
 from ._results import Column, Output
@@ -44,12 +44,9 @@ _PROFILES: Sequence[Column[_profiles.Profile]] = (
 
 def login(
     base_url: Annotated[
-        str | None,
-        typer.Option(
-            help="The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.", show_default=False
-        ),
+        str | None, option("The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Check first that Basiq accepts the key.")] = True,
+    check: Annotated[bool, option("Check first that Basiq accepts the key.", "--check/--no-check")] = True,
     json: Json = None,
 ) -> None:
     """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.

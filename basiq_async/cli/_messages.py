@@ -10,6 +10,7 @@ import attrs
 import typer
 
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
+from ._completion import option
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -98,7 +99,7 @@ def get_message(
 @messages_app.command("tail")
 def tail(
     webhook_id: WebhookId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new messages as they appear.")] = False,
+    follow: Annotated[bool, option("Keep showing new messages as they appear.", "--follow", "-f")] = False,
     failed: Failed = False,
     since: Since = None,
     event: EventPattern = None,

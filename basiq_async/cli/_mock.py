@@ -18,6 +18,7 @@ import typer
 from .._redaction.text import shell_line
 from .._wire.urls import BaseURL
 from ..errors import ConfigurationError
+from ._completion import option
 from ._mock_control import TOKEN, MockError, Place, call_at, find_place
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import Json
@@ -37,10 +38,7 @@ _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; 
 
 @mock_app.command()
 def wait(
-    ready_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file that 'mock --ready-file FILE' writes.", show_default=False),
-    ] = None,
+    ready_file: Annotated[Path | None, option("The file that 'mock --ready-file FILE' writes.", metavar="FILE")] = None,
     timeout: Annotated[float, typer.Option(min=0, help="The most seconds to wait.")] = 30.0,
     json: Json = None,
 ) -> None:
@@ -63,11 +61,9 @@ def wait(
 
 @mock_app.command("add-state")
 def add_state(
-    name: Annotated[str | None, typer.Option(help="The state's name, for people.", show_default=False)] = None,
-    seed: Annotated[
-        str | None, typer.Option(help="Make the ids from this seed; the same seed repeats them.", show_default=False)
-    ] = None,
-    still: Annotated[bool, typer.Option("--still", help="Give it a clock that stands still until moved.")] = False,
+    name: Annotated[str | None, option("The state's name, for people.")] = None,
+    seed: Annotated[str | None, option("Make the ids from this seed; the same seed repeats them.")] = None,
+    still: Annotated[bool, option("Give it a clock that stands still until moved.", "--still")] = False,
     json: Json = None,
 ) -> None:
     """Add an empty state to a mock, then print a line for a shell that exports its URL and API key.
@@ -134,61 +130,36 @@ def mock(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 4010,
-    api_key: Annotated[
-        str | None,
-        typer.Option(help="The API key that it accepts. By default it makes a new one.", show_default=False),
-    ] = None,
+    api_key: Annotated[str | None, option("The API key that it accepts. By default it makes a new one.")] = None,
     seed_messages: Annotated[
         int, typer.Option(min=0, metavar="N", help="Begin with a webhook that has a history of N messages.")
     ] = 0,
     failed: Annotated[
         float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered, 0 to 1.")
     ] = 0.0,
-    seed: Annotated[
-        str | None,
-        typer.Option(help="Make ids and secrets from this seed; the same seed repeats them.", show_default=False),
-    ] = None,
-    event_type: Annotated[
-        list[str] | None,
-        typer.Option(help="Add an event type to Basiq's; may be repeated.", show_default=False),
-    ] = None,
+    seed: Annotated[str | None, option("Make ids and secrets from this seed; the same seed repeats them.")] = None,
+    event_type: Annotated[list[str] | None, option("Add an event type to Basiq's; may be repeated.")] = None,
     quirk: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FORM", help="Use another documented form of responses; may be repeated.", show_default=False
-        ),
+        list[str] | None, option("Use another documented form of responses; may be repeated.", metavar="NAME=FORM")
     ] = None,
     latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0,
     speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0,
     cool_off: Annotated[float, typer.Option(min=0, help="The seconds until a new webhook is active.")] = 900.0,
     state_file: Annotated[
-        str | None,
-        typer.Option(
-            "--state", metavar="FILE", help="Keep the mock's state and API key in this file.", show_default=False
-        ),
+        str | None, option("Keep the mock's state and API key in this file.", "--state", metavar="FILE")
     ] = None,
     ready_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write the URL and API key to this file once it is ready.", show_default=False
-        ),
+        Path | None, option("Write the URL and API key to this file once it is ready.", metavar="FILE")
     ] = None,
     deliver_to: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="HOST",
-            help="Deliver to this host; may be repeated. By default only to this machine.",
-            show_default=False,
-        ),
+        option("Deliver to this host; may be repeated. By default only to this machine.", metavar="HOST"),
     ] = None,
     deliver_anywhere: Annotated[
-        bool, typer.Option("--deliver-anywhere", help="Deliver to endpoints on other machines too.")
+        bool, option("Deliver to endpoints on other machines too.", "--deliver-anywhere")
     ] = False,
     allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Allow this name in the Host header too; may be repeated.", show_default=False
-        ),
+        list[str] | None, option("Allow this name in the Host header too; may be repeated.", metavar="NAME")
     ] = None,
     json: Json = None,
 ) -> None:

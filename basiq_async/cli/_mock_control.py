@@ -17,7 +17,7 @@ import typer
 
 from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError
-from ._completion import event_types
+from ._completion import event_types, option
 from ._deliveries import read_json_object
 from ._options import Json, duration
 from ._output import note, write
@@ -40,10 +40,10 @@ Text = str | None
 Number = int | None
 Drop = Literal["request", "response"]
 Times = Annotated[Number, typer.Argument(metavar="N", min=1, max=1_000_000, help="How many; 1 by default.")]
-Status = Annotated[Number, typer.Option(min=100, max=999, metavar="N", show_default=False, help="Use this status.")]
+Status = Annotated[Number, option("Use this status.", min=100, max=999, metavar="N")]
 EndpointURL = Annotated[Text, typer.Argument(metavar="URL", help="The endpoint's url; by default every endpoint.")]
 LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")]
-Search = Annotated[Text, typer.Option(help="Only items that contain this text, in any case.", show_default=False)]
+Search = Annotated[Text, option("Only items that contain this text, in any case.")]
 
 
 def _column(title: str, name: str, flexible: int = 0, *, optional: bool = False) -> Column[Row]:
@@ -100,21 +100,12 @@ def emit(
     event_type: Annotated[
         str, typer.Argument(help="The event type, such as consent.revoked.", autocompletion=event_types)
     ],
-    user_id: Annotated[
-        Text, typer.Option(help="The user that the event is about; by default a new one.", show_default=False)
-    ] = None,
-    entity_id: Annotated[
-        Text, typer.Option(help="The entity that the event is about; by default a new one.", show_default=False)
-    ] = None,
+    user_id: Annotated[Text, option("The user that the event is about; by default a new one.")] = None,
+    entity_id: Annotated[Text, option("The entity that the event is about; by default a new one.")] = None,
     data: Annotated[
-        Text,
-        typer.Option(
-            metavar=_OBJECT,
-            help="The event's data; by default the type, id and link of the entity.",
-            show_default=False,
-        ),
+        Text, option("The event's data; by default the type, id and link of the entity.", metavar=_OBJECT)
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Respond after the first attempt of each message.")] = False,
+    wait: Annotated[bool, option("Respond after the first attempt of each message.", "--wait")] = False,
     json: Json = None,
 ) -> None:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
@@ -132,33 +123,19 @@ def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id."
 def fail(
     times: Times = None,
     status: Status = None,
-    method: Annotated[Text, typer.Option(help="Only requests with this method.", show_default=False)] = None,
+    method: Annotated[Text, option("Only requests with this method.")] = None,
     path: Annotated[
         Text,
-        typer.Option(
-            help="Only requests to this path, with \\* for any text. By default all requests except the token call.",
-            show_default=False,
-        ),
+        option("Only requests to this path, with \\* for any text. By default all requests except the token call."),
     ] = None,
-    retry_after: Annotated[
-        Number, typer.Option(min=0, metavar="N", help="Seconds for the Retry-After header.", show_default=False)
-    ] = None,
-    body: Annotated[Text, typer.Option(help="Respond with this body, unchanged.", show_default=False)] = None,
-    headers: Annotated[
-        Text, typer.Option(metavar=_OBJECT, help="More headers of the response.", show_default=False)
-    ] = None,
-    delay: Annotated[
-        float | None,
-        typer.Option(min=0, max=3600, metavar="N", help="Respond after this many seconds.", show_default=False),
-    ] = None,
+    retry_after: Annotated[Number, option("Seconds for the Retry-After header.", min=0, metavar="N")] = None,
+    body: Annotated[Text, option("Respond with this body, unchanged.")] = None,
+    headers: Annotated[Text, option("More headers of the response.", metavar=_OBJECT)] = None,
+    delay: Annotated[float | None, option("Respond after this many seconds.", min=0, max=3600, metavar="N")] = None,
     drop: Annotated[
-        Drop | None,
-        typer.Option(
-            help="Break the connection before the request is carried out, or before the response is sent.",
-            show_default=False,
-        ),
+        Drop | None, option("Break the connection before the request is carried out, or before the response is sent.")
     ] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Let a list's next link lead to the same page.")] = False,
+    loop: Annotated[bool, option("Let a list's next link lead to the same page.", "--loop")] = False,
     json: Json = None,
 ) -> None:
     """Make the next requests fail."""
@@ -175,14 +152,9 @@ def fail_deliveries(
     status: Status = None,
     drop: Annotated[
         Drop | None,
-        typer.Option(
-            help="request: the endpoint is not reached. response: it handles the delivery, and its response is lost.",
-            show_default=False,
-        ),
+        option("request: the endpoint is not reached. response: it handles the delivery, and its response is lost."),
     ] = None,
-    to: Annotated[
-        Text, typer.Option(help="Only deliveries to this url, with \\* for any text.", show_default=False)
-    ] = None,
+    to: Annotated[Text, option("Only deliveries to this url, with \\* for any text.")] = None,
     json: Json = None,
 ) -> None:
     """Make the next deliveries fail. With --status, this status is recorded without calling the endpoint."""
@@ -198,33 +170,19 @@ def expire_tokens(json: Json = None) -> None:
 @mock_app.command()
 def seed(
     messages: Annotated[int, typer.Argument(metavar="N", min=0, max=100_000_000, help="The number of messages.")],
-    webhook_id: Annotated[
-        Text,
-        typer.Option(help="The webhook; by default the first one, which is added if none exists.", show_default=False),
-    ] = None,
+    webhook_id: Annotated[Text, option("The webhook; by default the first one, which is added if none exists.")] = None,
     event_type: Annotated[
         list[str] | None,
-        typer.Option(
-            help="An event type of the messages; may be repeated. By default the types that the webhook is "
-            "subscribed to.",
-            show_default=False,
+        option(
+            "An event type of the messages; may be repeated. By default the types that the webhook is subscribed to."
         ),
     ] = None,
     every: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=1e6, metavar="N", help="Seconds between two messages; 1 by default.", show_default=False
-        ),
+        float | None, option("Seconds between two messages; 1 by default.", min=0.001, max=1e6, metavar="N")
     ] = None,
     failed: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="N",
-            help="The share of messages, from 0 to 1, whose only attempt failed.",
-            show_default=False,
-        ),
+        option("The share of messages, from 0 to 1, whose only attempt failed.", min=0, max=1, metavar="N"),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -236,8 +194,7 @@ def seed(
 @mock_app.command()
 def reset(
     log: Annotated[
-        bool,
-        typer.Option("--log", help="Forget only recorded requests, deliveries and violations, and the faults."),
+        bool, option("Forget only recorded requests, deliveries and violations, and the faults.", "--log")
     ] = False,
     json: Json = None,
 ) -> None:
@@ -259,7 +216,7 @@ def requests(search: Search = None, limit: LogLimit = 50, json: Json = None) -> 
 
 @mock_app.command()
 def deliveries(
-    message_id: Annotated[Text, typer.Option(help="Only attempts of this message.", show_default=False)] = None,
+    message_id: Annotated[Text, option("Only attempts of this message.")] = None,
     search: Search = None,
     limit: LogLimit = 50,
     json: Json = None,

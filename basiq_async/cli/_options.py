@@ -18,7 +18,7 @@ from .._arguments import EVENT_TYPES
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._storage.private_files import open_new
 from ..errors import ConfigurationError
-from ._completion import event_types, webhook_ids
+from ._completion import event_types, option, webhook_ids
 from ._output import session
 
 if TYPE_CHECKING:
@@ -31,63 +31,46 @@ SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable
 
 Json = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Print JSON lines, as in a pipe; errors are JSON too. --json=id,status prints only these fields.",
         "--json",
         metavar="[=FIELDS]",
-        help="Print JSON lines, as in a pipe; errors are JSON too. --json=id,status prints only these fields.",
-        show_default=False,
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        help="Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.",
-        metavar="N",
-        show_default=False,
-    ),
+    option("Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="Show the API's own JSON.")]
-Filter = Annotated[
-    str | None, typer.Option(help="A filter in Basiq's syntax, which Basiq applies.", show_default=False)
-]
+Raw = Annotated[bool, option("Show the API's own JSON.", "--raw")]
+Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
 Since = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "Only what was first sent, or happened, at this time or later: a date, or 2d or 90m ago.",
         "--since",
         metavar="TIME",
-        help="Only what was first sent, or happened, at this time or later: a date, or 2d or 90m ago.",
-        show_default=False,
     ),
 ]
 Until = Annotated[
     str | None,
-    typer.Option(
-        "--until",
-        metavar="TIME",
-        help="Only what was first sent, or happened, before this time, written as for --since.",
-        show_default=False,
+    option(
+        "Only what was first sent, or happened, before this time, written as for --since.", "--until", metavar="TIME"
     ),
 ]
-Failed = Annotated[bool, typer.Option("--failed", help="Only messages without a successful attempt.")]
+Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
 EventPattern = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Only these event types, such as user.created or consent.*; may be repeated.",
         "--event",
-        help="Only these event types, such as user.created or consent.*; may be repeated.",
-        show_default=False,
         autocompletion=event_types,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed without a terminal.")]
+Yes = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=webhook_ids)]
 EndpointSecretFile = Annotated[
     Path | None,
-    typer.Option(
-        "--secret-file",
-        help=f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used.",
-        show_default=False,
-    ),
+    option(f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used.", "--secret-file"),
 ]
 
 

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from ..errors import BasiqError, ConfigurationError, InboxError
+from ._completion import option
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,22 +22,19 @@ WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
 
 Receiver = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "A WebhookReceiver, or a function that makes it or an async context manager of it; such as "
+        "service.hooks:receiver.",
         "--receiver",
         metavar="MODULE:RECEIVER",
-        help="A WebhookReceiver, or a function that makes it or an async context manager of it; such as "
-        "service.hooks:receiver.",
-        show_default=False,
     ),
 ]
 InboxPlace = Annotated[
     str | None,
-    typer.Option(
+    option(
+        "The inbox of the service: the file of a SQLiteInbox, or a URL such as postgresql+asyncpg://... or redis://...",
         "--inbox",
         metavar="URL|FILE",
-        help="The inbox of the service: the file of a SQLiteInbox, or a URL such as postgresql+asyncpg://... or "
-        "redis://...",
-        show_default=False,
     ),
 ]
 

@@ -12,6 +12,7 @@ import attrs
 import typer
 
 from ..errors import CheckpointError, ConfigurationError
+from ._completion import option
 from ._options import Json, Yes
 from ._output import note, session
 from ._places import WEBHOOK_VARIABLE, InboxPlace, Receiver, open_inbox_of, open_receiver
@@ -211,14 +212,10 @@ def get(
     receiver: Receiver = None,
     inbox: InboxPlace = None,
     webhook: Annotated[
-        str | None,
-        typer.Option(
-            envvar=WEBHOOK_VARIABLE, help="The id of the webhook that delivers the event.", show_default=False
-        ),
+        str | None, option("The id of the webhook that delivers the event.", envvar=WEBHOOK_VARIABLE)
     ] = None,
     event: Annotated[
-        str | None,
-        typer.Option(help="The event's type, such as consent.revoked; by default Basiq is asked.", show_default=False),
+        str | None, option("The event's type, such as consent.revoked; by default Basiq is asked.")
     ] = None,
     json: Json = None,
 ) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, ReplayError
+from ._completion import option
 from ._dead_letters import DeadLettersOfBoth, DropDead, ExportDead, ListDead, RetryDead, look_at_dead_letters
 from ._evidence import Evidence
 from ._options import (
@@ -113,35 +114,29 @@ def _report_details(source: str, report: Report) -> Iterable[tuple[str, Any]]:
 
 def recover(
     webhook_id: WebhookId,
-    to: Annotated[str | None, typer.Option(metavar="URL", help="The endpoint to post to.", show_default=False)] = None,
+    to: Annotated[str | None, option("The endpoint to post to.", metavar="URL")] = None,
     receiver: Receiver = None,
     inbox: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL|FILE",
-            help="With --to: the place that remembers what was posted, so that nothing is posted twice; such as "
+        option(
+            "With --to: the place that remembers what was posted, so that nothing is posted twice; such as "
             "postgresql+asyncpg://... By default a file beside the checkpoints.",
-            show_default=False,
+            metavar="URL|FILE",
         ),
     ] = None,
     everything: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Include messages that Basiq delivered before the inbox was in use; with --to, all messages.",
             "--everything",
-            help="Include messages that Basiq delivered before the inbox was in use; with --to, all messages.",
         ),
     ] = False,
     all_types: Annotated[
-        bool,
-        typer.Option("--all-types", help="Include events of types that the webhook is not subscribed to."),
+        bool, option("Include events of types that the webhook is not subscribed to.", "--all-types")
     ] = False,
     acknowledged: Annotated[
         str | None,
-        typer.Option(
-            metavar="WHEN",
-            help="Accept that events before this time are out of reach: such as 9d ago, or a date.",
-            show_default=False,
-        ),
+        option("Accept that events before this time are out of reach: such as 9d ago, or a date.", metavar="WHEN"),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -151,10 +146,9 @@ def recover(
     max_pause: MaxPause = 3_600.0,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            help="The beginning of the names of the checkpoint files, or the URL of a database. By default files that "
-            "are named after the job.",
-            show_default=False,
+        option(
+            "The beginning of the names of the checkpoint files, or the URL of a database. By default files that "
+            "are named after the job."
         ),
     ] = None,
     retry_dead: RetryDead = False,
@@ -163,11 +157,10 @@ def recover(
     drop_dead: DropDead = None,
     report: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Append evidence to this file, as JSON lines: the webhook, the target, the id of each message, and "
+        option(
+            "Append evidence to this file, as JSON lines: the webhook, the target, the id of each message, and "
             "the result.",
-            show_default=False,
+            metavar="FILE",
         ),
     ] = None,
     secret_file: EndpointSecretFile = None,

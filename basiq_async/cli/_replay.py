@@ -13,6 +13,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError, ReplayError
+from ._completion import option
 from ._dead_letters import (
     DropDead,
     ExportDead,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 OnError = Literal["dead-letter", "stop", "skip"]
 Source = Literal["messages", "events"]
-Rate = Annotated[float | None, typer.Option(help="The most messages per second.", show_default=False)]
+Rate = Annotated[float | None, option("The most messages per second.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="The most messages under way at once.")]
 MaxPause = Annotated[
     float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
@@ -75,36 +76,25 @@ class ReplayOptions(RunOptions):
 
 def replay(
     webhook_id: WebhookId,
-    to: Annotated[
-        str | None,
-        typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.", show_default=False),
-    ] = None,
-    to_jsonl: Annotated[
-        str | None, typer.Option(help="The file to append to, one message per line.", show_default=False)
-    ] = None,
+    to: Annotated[str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.")] = None,
+    to_jsonl: Annotated[str | None, option("The file to append to, one message per line.")] = None,
     source: Annotated[
         Source, typer.Option(help="messages: the history; events: all events of the last 7 days.")
     ] = "messages",
     since: Since = None,
     until: Until = None,
-    failed: Annotated[
-        bool, typer.Option("--failed-only", "--failed", help="Only messages without a successful attempt.")
-    ] = False,
+    failed: Annotated[bool, option("Only messages without a successful attempt.", "--failed-only", "--failed")] = False,
     event: EventPattern = None,
     filter: Filter = None,
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="At most N messages in this run; 0 for all.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the messages, and deliver none.")] = False,
+    dry_run: Annotated[bool, option("Count the messages, and deliver none.", "--dry-run")] = False,
     plan: Annotated[
-        bool,
-        typer.Option("--plan/--no-plan", help="In a terminal: count first, for a progress bar and the time left."),
+        bool, option("In a terminal: count first, for a progress bar and the time left.", "--plan/--no-plan")
     ] = True,
     rate: Rate = None,
     concurrency: Concurrency = 32,
     max_pause: MaxPause = 3_600.0,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(help="The checkpoint file. By default it is named after the job.", show_default=False),
-    ] = None,
+    checkpoint: Annotated[str | None, option("The checkpoint file. By default it is named after the job.")] = None,
     retry_dead: RetryDead = False,
     list_dead: ListDead = False,
     export_dead: ExportDead = None,
@@ -116,8 +106,7 @@ def replay(
         int, typer.Option(min=0, metavar="N", help="Stop after N failures in a row; 0 for never.")
     ] = 1_000,
     ui: Annotated[
-        bool,
-        typer.Option("--ui", help="Serve a page with the progress, and the failed messages to retry or drop."),
+        bool, option("Serve a page with the progress, and the failed messages to retry or drop.", "--ui")
     ] = False,
     secret_file: EndpointSecretFile = None,
     yes: Yes = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..errors import ConfigurationError
-from ._completion import event_types
+from ._completion import event_types, option
 from ._doctor import doctor
 from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file, program_line
 from ._output import is_terminal, live, note, write
@@ -36,13 +36,10 @@ Event = Annotated[
         autocompletion=event_types,
     ),
 ]
-Name = Annotated[str | None, typer.Option(help="A name for people.", show_default=False)]
-Description = Annotated[str | None, typer.Option(help="A description for people.", show_default=False)]
+Name = Annotated[str | None, option("A name for people.")]
+Description = Annotated[str | None, option("A description for people.")]
 NewSecretFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--secret-file", help="Write the signing secret to this new file, which only you can read.", show_default=False
-    ),
+    Path | None, option("Write the signing secret to this new file, which only you can read.", "--secret-file")
 ]
 
 
@@ -94,7 +91,7 @@ def ensure(
     name: Name = None,
     description: Description = None,
     remove_event_types: Annotated[
-        bool, typer.Option("--remove-event-types", help="Remove the event types that are not named.")
+        bool, option("Remove the event types that are not named.", "--remove-event-types")
     ] = False,
     secret_file: NewSecretFile = None,
     json: Json = None,
@@ -134,7 +131,7 @@ def ensure(
 @webhooks_app.command("update")
 def update(
     webhook_id: WebhookId,
-    url: Annotated[str | None, typer.Option(help="The URL that Basiq calls.", show_default=False)] = None,
+    url: Annotated[str | None, option("The URL that Basiq calls.")] = None,
     event: Annotated[
         list[str] | None,
         typer.Option(
@@ -183,7 +180,7 @@ webhooks_app.command("doctor")(doctor)
 def secret(
     webhook_id: WebhookId,
     secret_file: NewSecretFile = None,
-    show: Annotated[bool, typer.Option("--show", help="Print it in a terminal, where it stays on the screen.")] = False,
+    show: Annotated[bool, option("Print it in a terminal, where it stays on the screen.", "--show")] = False,
     json: Json = None,
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.
