@@ -79,6 +79,21 @@ async def running() -> AsyncGenerator[Service]:
         await engine.dispose()
 
 
+@asynccontextmanager
+async def receiver() -> AsyncGenerator[WebhookReceiver]:
+    """Open the receiver for ``basiq-async ... --receiver service_parts:receiver``. Nothing else is started."""
+    engine = create_async_engine(os.environ["DATABASE_URL"])
+    try:
+        async with engine.connect() as connection:
+            stored = await load(connection, os.environ["PUBLIC_URL"])
+        if stored is None:
+            raise LookupError("the service has not run yet: no webhook is stored")
+        async with SQLInbox(engine) as inbox, make_receiver(*stored, inbox) as made:
+            yield made
+    finally:
+        await engine.dispose()
+
+
 def make_receiver(webhook_id: str, secret: str, inbox: SQLInbox) -> WebhookReceiver:
     receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=6)
 

@@ -184,6 +184,8 @@ def trigger(
 
     async def work(basiq: BasiqClient) -> bool:
         await check_event_types(basiq, [event_type])
+        if not await _may_arrive(basiq, event_type, url) and wait:
+            return False
         arrivals = _Arrivals(basiq, event_type, url)
         if wait:
             await arrivals.begin()
@@ -207,6 +209,20 @@ def trigger(
 
     if not run(work):
         raise typer.Exit(1)
+
+
+async def _may_arrive(basiq: BasiqClient, event_type: str, url: str | None) -> bool:
+    """Return whether a webhook will get the test message. If not, write a note that says why."""
+    status: dict[str, str] = {}
+    async for webhook in basiq.webhooks.list():
+        if webhook.url == url if url is not None else event_type in webhook.subscribed_events:
+            status[webhook.id] = (webhook.status or "active").lower()
+    idle = {id: each for id, each in status.items() if each != "active"}
+    for webhook_id, each in idle.items():
+        note(f"nothing will come to the webhook {webhook_id}: it is {each}")
+    if not status and url is None:
+        note(f"nothing will come: no webhook is subscribed to {event_type}")
+    return len(idle) < len(status) or (not status and url is not None)
 
 
 def _tell_outcome(message: Message) -> bool:

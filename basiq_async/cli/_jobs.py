@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import attrs
 import typer
 
-from ..errors import ConfigurationError, ConnectionFailedError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError
 from ._completion import option
 from ._dead_letters import (
     drop_dead_letters,
@@ -20,6 +20,7 @@ from ._dead_letters import (
 )
 from ._options import Filter, Json, WebhookId, Yes
 from ._output import PrintableLog, live, note, session
+from ._places import name_failure
 from ._replay import Source
 from ._results import Column, Output, count_details
 from ._run import confirm, run_until_signal
@@ -113,9 +114,10 @@ def submit(
     json: Json = None,
 ) -> None:
     """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch."""
-    from ..distributed.processes import find_fleet, find_job
+    from ..distributed.processes import find_job
 
-    found, name = find_job(function, find_fleet(fleet) if fleet else None)
+    with _naming_errors(function):
+        found, name = find_job(function, _find(fleet) if fleet else None)
 
     async def work(opened: Fleet) -> int:
         job = await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate)
@@ -284,9 +286,7 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], flee
     async def main() -> int:
         import asyncio
 
-        from ..distributed.processes import find_fleet
-
-        opened = fleet or find_fleet(_check_place(place))
+        opened = fleet or _find(_check_place(place))
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(_PATIENCE):
@@ -301,6 +301,24 @@ def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], flee
     code = run_until_signal(main)
     if code:
         raise typer.Exit(code)
+
+
+def _find(place: str) -> Fleet:
+    from ..distributed.processes import find_fleet
+
+    with _naming_errors(place):
+        return find_fleet(place)
+
+
+@contextmanager
+def _naming_errors(place: str) -> Iterator[None]:
+    """Raise whatever the user's own module raises as an error that names the module."""
+    try:
+        yield
+    except BasiqError:
+        raise
+    except Exception as exc:
+        raise name_failure(place, exc) from exc
 
 
 def _check_place(place: str | None) -> str:
@@ -326,4 +344,5 @@ def worker(
         raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
     log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
     logging.basicConfig(level=level, handlers=[log])
-    run_workers(_check_place(fleet), processes=processes, segments=segments)
+    with _naming_errors(_check_place(fleet)):
+        run_workers(_check_place(fleet), processes=processes, segments=segments)

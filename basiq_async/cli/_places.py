@@ -52,7 +52,7 @@ async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
         try:
             found = found()
         except Exception as exc:
-            raise _failed(place, exc) from exc
+            raise name_failure(place, exc) from exc
     if isinstance(found, WebhookReceiver):
         try:
             yield found
@@ -70,7 +70,7 @@ async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
         except BasiqError:
             raise
         except Exception as exc:
-            raise _failed(place, exc) from exc
+            raise name_failure(place, exc) from exc
         if not isinstance(made, WebhookReceiver):
             raise ConfigurationError(f"{place!r} makes a {type(made).__name__}, not a WebhookReceiver")
         yield made
@@ -89,14 +89,14 @@ def _load(place: str) -> object:
         for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as exc:  # whatever the user's own module raises
-        raise _failed(place, exc) from exc
+        raise name_failure(place, exc) from exc
     return found
 
 
 _STORES = ("asyncpg", "psycopg", "redis", "sqlalchemy")
 
 
-def _failed(place: str, exc: Exception) -> BasiqError:
+def name_failure(place: str, exc: Exception) -> BasiqError:
     """Return the error for a user's module that raised, or whose storage is away."""
     is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
     kind = InboxError if is_away else ConfigurationError

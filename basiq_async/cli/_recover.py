@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
@@ -26,7 +25,7 @@ from ._options import (
     WebhookId,
     Yes,
     check_event_types,
-    moment,
+    moment_at_basiq,
     program_line,
     read_secrets,
     selection,
@@ -184,7 +183,6 @@ def recover(
     )  # fmt: skip
     if not checkpoint:
         options = attrs.evolve(options, checkpoint=checkpoint_base(webhook_id, to or receiver or "", options.selected))
-    known = None if acknowledged is None else moment(acknowledged, "--acknowledged")
     output = Output(json)
     if drop_dead:
         confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
@@ -197,7 +195,7 @@ def recover(
     async def work(basiq: BasiqClient) -> int:
         await check_event_types(basiq, event)
         if not looking:
-            return await _recover(basiq, options, known, output, retry_dead=retry_dead)
+            return await _recover(basiq, options, output, retry_dead=retry_dead)
         async with _dead_letters(basiq, options) as dead:
             return await look_at_dead_letters(dead, output, show=list_dead, export=export_dead, drop=drop_dead)
 
@@ -220,7 +218,6 @@ async def _dead_letters(basiq: BasiqClient, options: RecoverOptions) -> AsyncIte
 async def _recover(
     basiq: BasiqClient,
     options: RecoverOptions,
-    known: datetime | timedelta | None,
     output: Output,
     *,
     retry_dead: bool,
@@ -257,7 +254,7 @@ async def _recover(
                 inbox=inbox,
                 where=where,
                 everything=options.everything,
-                acknowledged=basiq._now() - known if isinstance(known, timedelta) else known,
+                acknowledged=await moment_at_basiq(basiq, options.acknowledged, "--acknowledged"),
                 concurrency=options.concurrency,
                 rate=options.rate,
                 max_pause=options.max_pause,

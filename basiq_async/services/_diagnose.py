@@ -41,6 +41,7 @@ async def diagnose(
     inbox: Inbox | None,
     recovered: Recovered | None,
     max_items: int,
+    test: bool,
 ) -> Diagnosis:
     """See ``Webhooks.diagnose``."""
     check_whole("max_items", max_items, least=0)
@@ -68,7 +69,7 @@ async def diagnose(
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         failed_share=scan.attempts.failed_share,
         last_success=scan.attempts.last_success,
-        endpoint=await signer.test(webhook.url, datetime.now(UTC)) if signer.can_sign else None,
+        endpoint=await signer.test(webhook.url, datetime.now(UTC)) if test and signer.can_sign else None,
         undelivered=scan.undelivered,
         never_sent=scan.never_sent,
         recovered=scan.recovered,

@@ -181,6 +181,7 @@ class Webhooks:
         secret: str | Secret | Sequence[str | Secret] | None = None,
         recovered: Recovered | None = None,
         max_items: int = 2_000,
+        test: bool = True,
     ) -> Diagnosis:
         """Find out whether a webhook works, and which problems it has.
 
@@ -192,9 +193,9 @@ class Webhooks:
         deliveries were handled. ``recovered`` says which messages and events ``recover`` handled:
         ``replay.recovered_by`` reads it from the checkpoints. Messages and events that it covers need not be read.
 
-        With a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is posted to the
-        webhook's url from this machine; a handler for ``*`` gets it. With a ``receiver``, the event types are also
-        compared with its handlers. Nothing is changed at Basiq.
+        With ``test`` and a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is
+        posted to the webhook's url from this machine; a handler for ``*`` gets it. With a ``receiver``, the event types
+        are also compared with its handlers. Nothing is changed at Basiq.
 
         Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
         raised: it is part of the result.
@@ -209,6 +210,7 @@ class Webhooks:
             inbox=inbox,
             recovered=recovered,
             max_items=max_items,
+            test=test,
         )
         del secret  # error reporters show local variables
         return await work

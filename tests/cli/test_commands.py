@@ -363,3 +363,45 @@ def test_a_word_after_json_is_an_argument(run: Run, served: Served) -> None:
     done = run("mock", "emit", "--json", "user.created")
     assert list(lines(done.stdout)[0]) == ["event_id", "message_ids"]
     assert run("webhooks", "get", webhook_id, "--json=url,nonsense").exit_code == 2
+
+
+def test_events_are_selected_by_time_and_type(run: Run, served: Served) -> None:
+    served.fake.add_webhook(URL)
+    first = served.fake.emit("consent.revoked").event_id
+    served.run(served.fake.advance(hours=3))
+    second = served.fake.emit("user.created").event_id
+
+    def ids(*options: str) -> list[str]:
+        done = run("events", "list", *options)
+        assert done.exit_code == 0, done.output
+        return [row["id"] for row in lines(done.stdout)]
+
+    assert ids("--event", "consent.*") == [first]
+    assert ids("--since", "1h") == [second]  # by the clock of the API, which stands in another year than this machine's
+    assert ids("--until", "1h") == [first]
+    assert ids("--since", "2025-01-01") == [first, second]
+    assert run("events", "list", "--event", "user.craeted").exit_code == 2
+
+
+def test_a_length_of_time_counts_by_the_clock_of_the_api(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(20)
+    served.run(served.fake.advance(hours=2))
+    assert len(lines(run("messages", "list", webhook_id, "--since", "9d").stdout)) == 20
+    assert lines(run("messages", "list", webhook_id, "--since", "1h").stdout) == []
+
+
+def test_a_limit_of_time_is_for_every_call(run: Run, served: Served) -> None:
+    served.fake.fail_next(1, path="/events/types", delay=30)
+    began = time.monotonic()
+    done = run("--timeout", "0.5", "events", "types")
+    assert done.exit_code == 1
+    assert "RequestTimeoutError" in done.stderr
+    assert time.monotonic() - began < 20
+
+
+def test_a_secret_file_with_two_secrets_in_a_line_is_refused(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("whsec_YQ== whsec_Yg==\n")
+    done = run("trigger", "user.created", "--to", "http://127.0.0.1:9/", "--secret-file", str(file))
+    assert (done.exit_code, "write one secret in a line" in done.stderr) == (2, True)
+    assert "whsec_" not in done.output

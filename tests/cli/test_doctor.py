@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from .test_recover import (
     served,  # noqa: F401  # a fixture
     webhook_id,  # noqa: F401  # a fixture
 )
-from .test_replay import Endpoint
+from .test_replay import SECRET, Endpoint
 
 ID = "w-1"
 ILL = Diagnosis(
@@ -132,3 +133,58 @@ def test_a_webhook_is_reactivated_and_nothing_else_changes(
     less = run("webhooks", "ensure", "--url", url, "--event", "user.created", "--remove-event-types")
     assert "no longer subscribed to consent.revoked" in less.stderr
     assert json.loads(less.stdout)["subscribed_events"] == ["user.created"]
+
+
+def test_it_posts_nothing_unless_it_is_asked_to(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+    endpoint: Endpoint,  # noqa: F811  # the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served.fake.add_webhook(endpoint.url, ["user.created"])
+    Path("a_tested_service.py").write_text(
+        "from basiq_async.receiver import WebhookReceiver\n"
+        f"receiver = WebhookReceiver({SECRET!r})\n"
+        "@receiver.on('*')\n"
+        "async def handle(delivery): ...\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    for options in ((), ("--receiver", "a_tested_service:receiver")):
+        done = run("webhooks", "doctor", *options)
+        assert (done.exit_code, json.loads(done.stdout)["endpoint_status"]) == (0, None), done.output
+    assert endpoint.ids == []
+    for options in ((), ("--receiver", "a_tested_service:receiver")):
+        done = run("webhooks", "doctor", *options, "--test")
+        assert (done.exit_code, json.loads(done.stdout)["endpoint_status"]) == (0, 204), done.output
+    assert len(endpoint.ids) == 2
+
+
+def test_what_could_not_be_looked_at_is_no_verdict(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    found = served.fake.add_webhook("https://service.example/basiq")
+    assert run("webhooks", "doctor", "00000000-0000-4000-8000-000000000000").exit_code == 1  # it is gone: that is wrong
+    served.fake.fail_next(1_000, status=500)
+    for command in (("webhooks", "doctor"), ("recover", found, "--to", "http://127.0.0.1:9/"), ("compare",)):
+        done = run("--timeout", "0.5", *command)
+        assert done.exit_code == 3, done.output
+        assert "500" in done.output
+
+
+@pytest.mark.parametrize("inbox", ["redis://127.0.0.1:9/0", "postgresql+asyncpg://user:geheim@127.0.0.1:9/none"])
+def test_an_inbox_that_is_away_is_no_verdict(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+    inbox: str,
+) -> None:
+    found = served.fake.add_webhook("https://service.example/basiq")
+    for command in (
+        ("webhooks", "doctor"), ("reconcile", found), ("quarantine", "list"),
+        ("inbox", "get", "e-1", "--event", "user.created", "--webhook", found),
+    ):  # fmt: skip
+        done = run(*command, "--inbox", inbox)
+        assert (done.exit_code, done.stdout) == (3, ""), done.output
+        assert "geheim" not in done.output

@@ -171,3 +171,16 @@ def test_a_job_is_submitted_by_the_place_of_its_function(run: Run, monkeypatch: 
         assert json.loads(done.stdout)["key"] == "december"
     for wrong in (f"{module}:handler", f"{module}:none", "nothing:refill", "refill"):
         assert run("submit", wrong, "w-1", "--key", "january").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("jobs", "list"), ("worker",)], ids=" ".join)
+def test_a_module_that_raises_is_named_with_its_error(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs_broken.py").write_text("raise KeyError('DATABASE_URL')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run_command(*command, "--fleet", "jobs_broken:fleet")
+    assert done.exit_code == 2
+    assert "'jobs_broken:fleet' cannot be used: KeyError: 'DATABASE_URL'" in done.stderr
+    assert "unexpected" not in done.stderr

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq, ManualClock
 
+from ..support.command_line import PROGRAM
 from .conftest import Run, Served
 from .test_replay import SECRET, Endpoint
 
@@ -111,3 +115,89 @@ def test_it_says_where_to(run: Run, endpoint: Endpoint) -> None:
     for wrong in ((), ("--to", endpoint.url, "--receiver", "a:b")):
         done = run("recover", "w1", *wrong)
         assert (done.exit_code, "--to or --receiver" in done.stderr) == (2, True)
+
+
+def test_dead_letters_of_both_sources_are_listed_exported_and_dropped(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    line = ("recover", webhook_id, "--to", endpoint.url)
+    endpoint.status = 400
+    assert run(*line).exit_code == 1
+    listed = run(*line, "--list-dead")
+    letters = [json.loads(each) for each in listed.stdout.splitlines()]
+    assert (listed.exit_code, len(letters)) == (1, 9)
+    assert {each["event_type_id"] for each in letters} == {"consent.revoked"}
+    exported = run(*line, "--export-dead", "dead.jsonl")
+    assert exported.exit_code == 0  # it did what was asked for
+    rows = [json.loads(each) for each in Path("dead.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [each["id"] for each in letters]
+    assert all(row["message"] and row["failedAt"] and row["number"] for row in rows)
+    refused = run(*line, "--drop-dead", letters[0]["id"])
+    assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
+    assert run(*line, "--drop-dead", letters[0]["id"], "--yes").exit_code == 1
+    rest = [word for each in letters[1:] for word in ("--drop-dead", each["id"])]
+    assert run(*line, "--yes", *rest).exit_code == 0
+    assert run(*line, "--list-dead").exit_code == 0
+
+
+def test_replay_names_the_files_where_a_recovery_keeps_dead_letters(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    endpoint.status = 400
+    assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 1
+    done = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
+    assert done.exit_code == 1
+    assert "recover keeps" in done.stderr
+    assert "there are no dead letters" not in done.stderr
+    line = shlex.split(done.stderr.partition("list them with: ")[2])
+    assert len(run(*line[1:]).stdout.splitlines()) == 9
+    endpoint.status = 204
+    assert run("recover", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
+    assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
+
+
+def test_a_report_file_is_evidence_of_each_run(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:
+    to = f"{endpoint.url}?code=geheim"
+    for _ in range(2):
+        assert run("recover", webhook_id, "--to", to, "--report", "evidence.jsonl").exit_code == 0
+    text = Path("evidence.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    first, *accepted, last, _, _ = rows
+    assert (first["webhook"], "geheim" in text) == (webhook_id, False)
+    assert first["began"] < last["ended"]
+    assert sorted(row["id"] for row in accepted) == sorted(endpoint.ids)
+    assert {row["source"] for row in accepted} == {"messages", "events"}
+    assert last["finished"] is True
+    assert Path("evidence.jsonl").stat().st_mode & 0o777 == 0o600
+    assert run("recover", webhook_id, "--to", to, "--report", "no/file").exit_code == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_its_report_and_the_line_that_continues(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str, number: int, code: int
+) -> None:
+    endpoint.release.clear()
+    words = [*PROGRAM, "recover", webhook_id, "--to", endpoint.url, "--concurrency", "1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert endpoint.asked.wait(60)
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert "finishing the work under way" in process.stderr.readline()
+        endpoint.release.set()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    report = json.loads(stdout)
+    assert (report["finished"], report["messages"]["handled"]) == (False, len(endpoint.ids))
+    line = next(line for line in stderr.splitlines() if line.startswith("  basiq-async recover"))
+    assert run(*shlex.split(line)[1:]).exit_code == 0
+    assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
+
+
+def test_it_stops_when_the_target_is_down_for_too_long(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    done = run("recover", webhook_id, "--to", "http://127.0.0.1:9/", "--max-pause", "0.2")
+    assert done.exit_code == 1, done.output
+    assert "the target does not respond" in done.stderr
+    assert "to continue:" in done.stderr
+    assert json.loads(done.stdout)["finished"] is False

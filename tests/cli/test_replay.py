@@ -419,3 +419,10 @@ def test_another_selection_is_another_job_by_default(run: Run, served: Served, e
     some = only_line(run("replay", webhook_id, "--to", endpoint.url, "--event", "user.*").stdout)
     rest = only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)
     assert 0 < some["handled"] < rest["handled"] == 40
+
+
+def test_an_export_into_a_folder_that_does_not_exist_leaves_nothing(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    refused = run("replay", webhook_id, "--to-jsonl", "no/such/out.jsonl")
+    assert (refused.exit_code, "its folder does not exist" in refused.stderr) == (2, True)
+    assert list(Path().iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,14 @@ async def test_a_pipe_gets_no_status_line_and_no_colour() -> None:
         done = await asyncio.to_thread(run_command, "webhooks", "list", env=env)
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+async def test_a_long_cell_is_drawn_in_linear_time(columns: int) -> None:
+    long = "\u65e5" * 200_000
+    items = [{"id": "user.created", "description": long}] * 5
+    began = time.process_time()
+    done = await show(page(items), "events", "types", columns=columns)
+    assert done.exit_code == 0
+    assert time.process_time() - began < 5  # the quadratic way took hours
+    assert max(map(len, done.stdout.splitlines())) <= columns

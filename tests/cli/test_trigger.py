@@ -128,3 +128,20 @@ def test_without_a_key_or_a_server_nothing_is_completed(run: Run, monkeypatch: p
     assert complete("webhooks", "get", "") == []
     monkeypatch.setenv("BASIQ_API_KEY", "")
     assert complete("webhooks", "get", "") == []
+
+
+def test_the_query_of_an_endpoint_is_not_shown(run: Run, endpoint: Endpoint) -> None:
+    done = run("trigger", "user.created", "--to", f"{endpoint.url}?code=geheim")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["url"] == f"{endpoint.url}?\u2026"
+    assert "geheim" not in done.output
+
+
+def test_where_nothing_will_come_that_is_said_at_once(run: Run, served: Served) -> None:
+    pending = served.fake.add_webhook("https://example.com/a", ["user.created"], active=False)
+    done = run("trigger", "user.created")
+    assert done.exit_code == 0
+    assert f"nothing will come to the webhook {pending}: it is pending-approval" in done.stderr
+    assert run("trigger", "user.created", "--wait", "--timeout", "60").exit_code == 1  # it does not wait
+    other = run("trigger", "consent.revoked", "--wait", "--timeout", "60")
+    assert (other.exit_code, "no webhook is subscribed to consent.revoked" in other.stderr) == (1, True)

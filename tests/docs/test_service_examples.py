@@ -20,6 +20,7 @@ import yaml
 
 from basiq_async.testing import FakeBasiq, serve
 from examples.service_parts import Service
+from tests.support.command_line import PROGRAM
 from tests.support.environment import free_port, unmeasured
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
@@ -221,3 +222,35 @@ async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_
             assert sorted(await changes(database, len(happened))) == sorted(happened)
             said += await new.stop()
     assert "Traceback" not in "".join(said), said
+
+
+async def test_the_command_line_imports_the_receiver_of_the_service_and_reads_its_inbox_by_its_address() -> None:
+    port, fake = free_port(), FakeBasiq(cool_off=0)
+    with postgres_server() as database:
+        async with serve(fake) as base_url:
+            async with two_workers("aiohttp", port, database, base_url) as workers:
+                await workers.until("/readyz", 200)
+                event_id = (await fake.emit("account.updated")).event_id
+                assert await changes(database, 1) == [event_id]
+            (webhook,) = fake.webhooks()
+            environment = {
+                **unmeasured(),
+                "DATABASE_URL": database.url(),
+                "PUBLIC_URL": webhook.url,
+                "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
+                "BASIQ_BASE_URL": base_url,
+            }
+            for words in (
+                ("quarantine", "list", "--receiver", "service_parts:receiver"),
+                ("quarantine", "list", "--inbox", database.url()),
+                ("webhooks", "doctor", webhook.id, "--receiver", "service_parts:receiver"),
+                ("webhooks", "doctor", webhook.id, "--inbox", database.url()),
+                ("reconcile", webhook.id, "--inbox", database.url()),
+                ("inbox", "get", event_id, "--webhook", webhook.id, "--inbox", database.url()),
+            ):
+                process = await asyncio.create_subprocess_exec(
+                    *PROGRAM, *words, cwd=EXAMPLES, env=environment, stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                )  # fmt: skip
+                said = await process.communicate()
+                assert process.returncode == 0, (words, said)
