@@ -210,7 +210,10 @@ class Fleet:
         plans = []
         overlaps = _Overlaps()
         async with self._functions[name]() as work:
+            left = work.where.limit
             for list_spec in lists:
+                if left == 0:
+                    break
                 replay = Replay(
                     work.client,
                     list_spec.webhook_id,
@@ -218,10 +221,12 @@ class Fleet:
                     checkpoint=MemoryCheckpoint(),
                     source=source,
                     filter=list_spec.filter or None,
-                    where=overlaps.watch(list_spec, work.where),
+                    where=overlaps.watch(list_spec, work.where, left),
                     inbox=work.inbox,
                 )
-                plans.append(await replay.plan())
+                plan = await replay.plan()
+                plans.append(plan)
+                left = None if left is None else left - plan.total
                 if overlaps.problem is not None:
                     raise ConfigurationError(overlaps.problem)
         return _sum(plans)
@@ -302,8 +307,8 @@ class _Overlaps:
         self._seen: dict[tuple[str, str], ListSpec] = {}
         self.problem: str | None = None
 
-    def watch(self, list_spec: ListSpec, where: Where) -> Where:
-        """Return a copy of ``where`` that also notes each message that it is asked about."""
+    def watch(self, list_spec: ListSpec, where: Where, limit: int | None) -> Where:
+        """Return a copy of ``where`` with another limit that also notes each message that it is asked about."""
 
         def predicate(message: Message) -> bool:
             if len(self._seen) < _MOST_SEEN:
@@ -315,7 +320,7 @@ class _Overlaps:
                     )
             return where(message)
 
-        return Where(predicate, where.limit, description=where.description)
+        return Where(predicate, limit, description=where.description)
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

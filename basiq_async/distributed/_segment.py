@@ -20,13 +20,14 @@ from ..replay.engine import (
     DeadLedger,
     Engine,
     FixedMessages,
+    Predicate,
     UnreadableMessage,
     as_message,
     as_target,
     as_where,
     everything,
 )
-from ._pages import KnownPage, SegmentPage, read_page
+from ._pages import SegmentPage, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
 from ._record import Record
 from ._record_types import (
@@ -158,18 +159,22 @@ class Segment:
 
         Raises ``LeaseLostError`` if another worker owns the segment by now, and any error of reading or handling.
         """
-        page = await self._read()
-        chosen, errors = self._choose(page.messages, await self._handles())
+        spec = self._spec
+        if self._retries:
+            page = await self._read_dead_letters()
+        else:
+            page = await read_page(self._work.client, spec.source, self._list, self._claim)
+        chosen, fails = self._choose(page.messages, await self._handles())
         mark = PageMark(last=page.last, chosen=chosen, next_cursor=page.next_cursor, problem=page.problem)
         quota = await self._record_page(mark)
         done = set(self._claim.done)
         selected = [message for message, wanted in zip(page.messages, chosen, strict=True) if wanted][:quota]
         left = [message for message in selected if message.id not in done]
         if left:
-            report = await self._handle(left, errors)
+            report = await self._handle(left, self._work.where.predicate if fails else everything)
             if not report.finished:
                 return False
-        while not await self._record.finish(self._spec.key, self.name, self.lease.token):
+        while not await self._record.finish(spec.key, self.name, self.lease.token):
             await self._record_page(mark)  # the store lost the page
         return True
 
@@ -185,24 +190,6 @@ class Segment:
         return recorded.quota
 
     # --- reading ---
-
-    async def _read(self) -> SegmentPage:
-        if self._retries:
-            return await self._read_dead_letters()
-        claim = self._claim
-        # A former owner read this page. Messages that were added since are not part of this job.
-        known = None if claim.count is None else KnownPage(claim.count, claim.last)
-        page = await read_page(self._work.client, self._spec.source, self._list, claim.cursor, claim.after, known)
-        if known is None:
-            return page
-        if known.count == 0:
-            return SegmentPage((), page.next_cursor)
-        if len(page.messages) < known.count or page.messages[-1].id != known.last:
-            raise CheckpointError(
-                f"the page of segment {self.name} has changed: when it was read first, it had {claim.count} messages "
-                f"up to {claim.last!r}. Begin another job, with an inbox, so that nothing is handled twice"
-            )
-        return page
 
     async def _read_dead_letters(self) -> SegmentPage:
         claim = self._claim
@@ -258,30 +245,27 @@ class Segment:
         webhook = await self._work.client.webhooks.get(self._spec.lists[0].webhook_id)
         return frozenset(webhook.subscribed_events).__contains__
 
-    def _choose(
-        self, messages: Sequence[Message], handles: Callable[[str], bool] | None
-    ) -> tuple[list[bool], dict[str, Exception]]:
-        """Return which messages to handle, and the predicate's errors. A message with an error is chosen, and fails."""
+    def _choose(self, messages: Sequence[Message], handles: Callable[[str], bool] | None) -> tuple[list[bool], bool]:
+        """Return which messages to handle, and whether the predicate fails for one: that is chosen, and fails again."""
         where = as_where(None) if self._retries else self._work.where
         if handles is None and where.predicate is everything:
-            return [True] * len(messages), {}
+            return [True] * len(messages), False
         SUBMITTED.set(self._spec.submitted_at)
-        chosen: list[bool] = []
-        errors: dict[str, Exception] = {}
+        chosen, fails = [], False
         for message in messages:
             try:
                 chosen.append(
                     isinstance(message, UnreadableMessage)
                     or ((handles is None or handles(message.event_type_id or "")) and bool(where(message)))
                 )
-            except Exception as exc:
+            except Exception:
                 chosen.append(True)
-                errors[message.id] = exc
-        return chosen, errors
+                fails = True
+        return chosen, fails
 
     # --- handling ---
 
-    async def _handle(self, messages: Sequence[Message], errors: dict[str, Exception]) -> Report:
+    async def _handle(self, messages: Sequence[Message], predicate: Predicate) -> Report:
         work, claim = self._work, self._claim
         # Each lease claims with its own token. With one token for the job, a suspended worker and its successor could
         # both hold a claim. A dead worker's claims end at about the same time as its segments.
@@ -305,7 +289,7 @@ class Segment:
             save=self._save,
             ledger=ledger,
             state=State(token=self.lease.token),
-            where=_raising(errors) if errors else as_where(None),
+            where=Where(predicate),
             settings=attrs.evolve(work.settings, concurrency=width),
             limiter=SegmentRate(self._job.limiter),
             on_pause=self._job.pause,
@@ -357,15 +341,6 @@ class Segment:
         self.lease.prolong(asked_at)
         self._job.apply(heartbeat)
         return True
-
-
-def _raising(errors: dict[str, Exception]) -> Where:
-    def predicate(message: Message) -> bool:
-        if message.id in errors:
-            raise errors[message.id]
-        return True
-
-    return Where(predicate)
 
 
 class LeasedTarget:

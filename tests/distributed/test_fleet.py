@@ -305,6 +305,16 @@ async def test_progress_counts_what_is_left_with_a_plan(redis_url: str) -> None:
         assert (progress.remaining, progress.lag, progress.segments) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("most", [10, 100, 1_000])
+async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_url: str, most: int) -> None:
+    async with crew(redis_url, where=limit(most)) as fleet:
+        other = fleet.fake.seed_messages(60, fleet.fake.add_webhook(url="https://other.example/hook"))
+        webhooks = [fleet.webhook_id, other]
+        plan = await fleet.fleet.plan("work", webhooks)
+        report = await fleet.run(webhook_id=webhooks)
+        assert plan.total == report.handled == min(most, 120)
+
+
 async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
     async with crew(redis_url) as fleet:
         await fleet.run()

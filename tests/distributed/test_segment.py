@@ -91,7 +91,7 @@ async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_
             await redis.hset("basiq:{job}:s:0.0", mapping={"last": "another", "owner": "gone", "until": "0"})
             await redis.aclose()
         free.set()
-        with pytest.raises(ReplayError, match=r"the page of segment 0\.0 has changed: when it was read first"):
+        with pytest.raises(ReplayError, match=r"segment 0\.0: its page has changed: when it was read first"):
             await job.wait(timeout=PATIENT)
 
 
