@@ -11,14 +11,20 @@ import re
 import secrets
 from collections.abc import Iterable
 from typing import NoReturn
+from urllib.parse import quote
 
 import attrs
 from aiohttp import web
 
+from .._redaction.credentials import Unpicklable
 from .._wire.hosts import is_peer_on_this_machine, is_this_machine
 
 TOKEN_HEADER = "X-Fake-Token"  # noqa: S105  # the name of a header
-TOKEN_COOKIE = "fake_token"  # noqa: S105  # the name of a cookie
+IN_PATH = "{token:(?:/~[^/]*)?}"
+"""A part of the pattern of each route, after its root: a browser sends the token in the path, as ``/~TOKEN``.
+
+A cookie would go to every port of the host, so that the server of another user could read it.
+"""
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::[0-9]{1,5})?")
 _FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip")
@@ -26,7 +32,7 @@ _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104  # nosec B104  # compared w
 
 
 @attrs.frozen
-class Guard:
+class Guard(Unpicklable):
     """The rules that each request to a local server is checked against.
 
     hosts: the names that are allowed in Host, with any port.
@@ -36,6 +42,8 @@ class Guard:
     health: the path of the health check, which every caller may request.
     behind_proxy: treat no caller as local. An allowed host is another machine, so a proxy may forward the requests.
     everybody: require the token from callers on this machine too, because other users of the machine may be hostile.
+
+    A program sends the token as the header ``X-Fake-Token``, and a browser in the path.
     """
 
     hosts: frozenset[str]
@@ -77,49 +85,37 @@ class Guard:
         if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not navigates:
             _refuse("origin-not-allowed", "requests from pages of other sites are refused")
 
-    def check_control(self, request: web.BaseRequest) -> None:
+    def page(self, address: object) -> str:
+        """Return the url of the page, which contains the token, for a server at this address."""
+        return f"{address}{self.root}/~{quote(self.token, safe='')}/"
+
+    def check_control(self, request: web.Request) -> None:
         """Raise ControlError for a call of the control API that needs the token and does not have it."""
         if request.method != "GET" and request.body_exists and request.content_type != "application/json":
             raise ControlError(415, "not-json", "the body must be JSON, with Content-Type: application/json")
-        given = request.headers.get(TOKEN_HEADER)
-        if given is None and request.method == "GET":
-            given = request.cookies.get(self._cookie(request))
+        given = request.headers.get(TOKEN_HEADER) or request.match_info.get("token", "")[2:] or None
         if request.path == self.health and request.method == "GET":
             return
         if given is not None:
             if not given.isascii():
                 raise ControlError(400, "not-valid", f"the {TOKEN_HEADER} header holds characters that are not ASCII")
-            if not self._is_token(given):
-                _refuse("token-not-valid", f"the {TOKEN_HEADER} header does not hold this server's token")
+            if not secrets.compare_digest(given.encode(), self.token.encode()):
+                _refuse("token-not-valid", "this is not the server's token")
             return
         by_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
         if self.everybody and request.method == "GET":
             _refuse("token-missing", "open the whole address that was printed: it contains the token")
         if self.everybody or not self.is_local(request) or (request.method != "GET" and by_page):
-            _refuse("token-missing", f"this call needs the server's token in the {TOKEN_HEADER} header")
-
-    def enter(self, request: web.BaseRequest) -> web.Response | None:
-        """Respond to ``ROOT/?token=...`` with a cookie that holds the token. Return None for any other request."""
-        given = request.query.get("token")
-        if request.method != "GET" or request.path != f"{self.root}/" or given is None:
-            return None
-        if not self._is_token(given):
-            _refuse("token-not-valid", "the token in the address is not this server's")
-        response = web.Response(status=303, headers={"Location": f"{self.root}/"})
-        response.set_cookie(self._cookie(request), self.token, path=self.root, httponly=True, samesite="Strict")
-        return response
-
-    def _cookie(self, request: web.BaseRequest) -> str:
-        # A browser shares cookies between all ports of a host: two servers with tokens must not share a cookie's name.
-        return f"{TOKEN_COOKIE}_{request.host.rpartition(':')[2]}" if self.everybody else TOKEN_COOKIE
+            _refuse(
+                "token-missing",
+                "this needs the server's token: open the whole address that was printed, or send the token in the "
+                f"{TOKEN_HEADER} header",
+            )
 
     def is_local(self, request: web.BaseRequest) -> bool:
         """Whether a request comes from this machine and was not forwarded by a proxy."""
         passed_on = any(name.lower().startswith(_FORWARDED) or name.lower() == "via" for name in request.headers)
         return is_loopback(request) and not passed_on and not self.behind_proxy
-
-    def _is_token(self, given: str) -> bool:
-        return given.isascii() and secrets.compare_digest(given.encode(), self.token.encode())
 
     def _is_allowed(self, host: str) -> bool:
         name = _name(host)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp_jinja2
 import attrs
@@ -15,7 +16,7 @@ import jinja2
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from .guard import ControlError
+from .guard import IN_PATH, ControlError
 
 Context = dict[str, Any]
 Watch = Callable[[Callable[[], None]], Callable[[], None]]
@@ -34,8 +35,6 @@ POLICY = (
 class LivePage:
     """A page below ``root``.
 
-    token: the token that the page sends with each change. None if the page asks its user for it, because programs on
-        the same machine can read the page.
     sections: the templates that are rendered again after a change. Each is named like the id of its element.
     show: returns the context of the templates, for a query.
     counts: returns the numbers of the page by the ids of their elements, for a context.
@@ -46,7 +45,6 @@ class LivePage:
     """
 
     root: str
-    token: str | None = attrs.field(repr=False)
     templates: Path
     sections: Sequence[str]
     show: Callable[[Mapping[str, str]], Awaitable[Context]]
@@ -68,29 +66,33 @@ class LivePage:
         )
         app.add_routes(
             [
-                web.get(self.root, self._redirect),
-                web.get(f"{self.root}/", self._page),
-                web.get(f"{self.root}/ui/sections", self._sections),
-                web.get(f"{self.root}/ui/token", self._give_token),
-                web.get(f"{self.root}/ui/stream", self._stream),
-                *(web.get(f"{self.root}/ui/{kind}", self._detail(kind)) for kind in self.details),
-                web.get(f"{self.root}/ui/{{name}}", self._static),
+                web.get(f"{self.root}{IN_PATH}", self._redirect),
+                web.get(f"{self.root}{IN_PATH}/", self._page),
+                web.get(f"{self.root}{IN_PATH}/ui/sections", self._sections),
+                web.get(f"{self.root}{IN_PATH}/ui/stream", self._stream),
+                *(web.get(f"{self.root}{IN_PATH}/ui/{kind}", self._detail(kind)) for kind in self.details),
+                web.get(f"{self.root}{IN_PATH}/ui/{{name}}", self._static),
             ]
         )
 
     async def _redirect(self, request: web.Request) -> web.Response:
-        return web.Response(status=308, headers={"Location": f"{self.root}/"})
+        return web.Response(status=308, headers={"Location": f"{self._root_of(request)}/"})
+
+    def _root_of(self, request: web.Request) -> str:
+        """Return the path that the page's urls begin with: that of the request, with its token."""
+        token = request.match_info["token"][2:]
+        return f"{self.root}/~{quote(token, safe='')}" if token else self.root
 
     async def _page(self, request: web.Request) -> web.Response:
         return self._render("page.html", request, await self.show(request.query))
 
     def _render(self, name: str, request: web.Request, context: Context) -> web.Response:
-        response = aiohttp_jinja2.render_template(name, request, {"root": self.root, **context})
+        response = aiohttp_jinja2.render_template(name, request, {"root": self._root_of(request), **context})
         response.headers["Content-Security-Policy"] = POLICY
         return response
 
     async def _sections(self, request: web.Request) -> web.Response:
-        context = {"root": self.root, **await self.show(request.query)}
+        context = {"root": self._root_of(request), **await self.show(request.query)}
         shown = {name: aiohttp_jinja2.render_string(f"{name}.html", request, context) for name in self.sections}
         return web.json_response({"sections": shown, "counts": self.counts(context)})
 
@@ -99,15 +101,6 @@ class LivePage:
             return self._render(f"{kind}.html", request, await self.details[kind](request.query.get("id", "")))
 
         return detail
-
-    async def _give_token(self, request: web.Request) -> web.Response:
-        # Only the page's own script can send this header. A script of another origin needs a CORS preflight request,
-        # which is refused.
-        if self.token is None:
-            raise ControlError(404, "not-found", "the page asks its user for the token")
-        if request.headers.get("X-Fake-Page") != "1":
-            raise ControlError(403, "not-the-page", "only the page's own script may request the token")
-        return web.json_response({"token": self.token})
 
     async def _static(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

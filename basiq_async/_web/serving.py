@@ -110,9 +110,6 @@ def _guarding(guard: Guard, elsewhere: Elsewhere | None) -> Middleware:
             inside = request.path == guard.root or request.path.startswith(guard.root + "/")
             if elsewhere is not None and not inside:
                 return await elsewhere(request)
-            entry = guard.enter(request)
-            if entry is not None:
-                return entry
             guard.check_control(request)
             response = await handler(request)
         except ControlError as error:

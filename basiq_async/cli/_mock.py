@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -251,7 +252,7 @@ async def _serve(
     with on_signals(lambda _: stop.set()):
         try:
             async with serve(fake, host, port, **options) as base_url:
-                page = f"{base_url}/_fake/"
+                page = f"{base_url}/_fake/~{quote(options['control_token'], safe='')}/"
                 ready = {
                     "base_url": base_url,
                     "api_key": fake.api_key,
@@ -267,7 +268,6 @@ async def _serve(
                     write(export_line(base_url, fake.api_key))
                     flush()
                 note(f"ready at {base_url}; its page is at {page}")
-                note(f"the page needs this token for its first action: {options['control_token']}")
                 note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
                 if webhook_id is not None:
                     note(

@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from .._lazy import missing_extra
-from .._web.guard import ControlError, Guard
+from .._web.guard import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
 from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError
@@ -42,8 +42,8 @@ async def serve_page(
 
     The page shows the progress, the rate over time, and the dead letters with their errors. Between runs it can retry
     and drop them. Every request needs the token, on this machine too, because the page shows data that a checkpoint
-    hides from other users. A browser that opened the URL keeps the token as a cookie; a program sends it as
-    ``X-Fake-Token``. Raises ``MissingExtraError`` if the extra ``ui`` is not installed.
+    hides from other users. All of the page's URLs are below the one that is yielded. Raises ``MissingExtraError`` if
+    the extra ``ui`` is not installed.
     """
     try:
         from .._web.page import LivePage
@@ -62,7 +62,6 @@ async def serve_page(
 
     LivePage(
         ROOT,
-        guard.token,
         Path(__file__).parent / "templates",
         ("progress", "plot", "dead_letters"),
         show,
@@ -75,7 +74,7 @@ async def serve_page(
         address = await stack.enter_async_context(listening(app, host, port, handler_cancellation=True))
         stack.push_async_callback(lambda: run_to_completion(feed.aclose))
         stack.callback(replay._listen(feed.hear))
-        yield f"{address}{ROOT}/?token={guard.token}"
+        yield guard.page(address)
 
 
 def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
@@ -106,12 +105,12 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
         return respond({"stopping": feed.replay.running})
 
     return [
-        web.get(f"{ROOT}/state", state),
-        web.get(f"{ROOT}/dead-letters", dead_letters),
-        web.get(f"{ROOT}/dead-letter", dead_letter),
-        web.post(f"{ROOT}/dead-letters/retry", retry),
-        web.post(f"{ROOT}/dead-letters/drop", drop),
-        web.post(f"{ROOT}/stop", stop),
+        web.get(f"{ROOT}{IN_PATH}/state", state),
+        web.get(f"{ROOT}{IN_PATH}/dead-letters", dead_letters),
+        web.get(f"{ROOT}{IN_PATH}/dead-letter", dead_letter),
+        web.post(f"{ROOT}{IN_PATH}/dead-letters/retry", retry),
+        web.post(f"{ROOT}{IN_PATH}/dead-letters/drop", drop),
+        web.post(f"{ROOT}{IN_PATH}/stop", stop),
     ]
 
 

@@ -352,12 +352,12 @@ class Paged:
             line = process.stderr.readline()
             assert line, self.said
             self.said += line
-        found = re.search(r"the page is at (\S+)\?token=(\S+)", self.said)
+        found = re.search(r"the page is at (\S+)", self.said)
         assert found, self.said
-        self.url, self.token = found[1], found[2]
+        self.url = found[1]
 
     def call(self, path: str, body: Any = None) -> Any:
-        headers = {"Content-Type": "application/json", "X-Fake-Token": self.token}
+        headers = {"Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as response:
             return json.load(response)

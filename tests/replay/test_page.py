@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -46,24 +47,16 @@ async def replaying(checkpoint: Any = None, kind: type[Replay] = Replay) -> Asyn
         yield kind(basiq, webhook_id, target, checkpoint=checkpoint or MemoryCheckpoint(), concurrency=1), target
 
 
-def at(url: str, path: str) -> tuple[str, dict[str, str]]:
-    """Where a path below the page is, and what opens it."""
-    place, _, token = url.partition("?token=")
-    return place + path, {"X-Fake-Token": token}
-
-
 async def get(
     session: aiohttp.ClientSession, url: str, path: str, *, expect: int = 200, headers: Any = None, **options: Any
 ) -> Any:
-    place, token = at(url, path)
-    async with session.get(place, headers={**token, **(headers or {})}, **options) as response:
+    async with session.get(url + path, headers=headers, **options) as response:
         assert response.status == expect
         return await response.json()
 
 
 async def post(session: aiohttp.ClientSession, url: str, path: str, body: Any, *, expect: int = 200) -> Any:
-    place, token = at(url, path)
-    async with session.post(place, json=body, headers=token) as response:
+    async with session.post(url + path, json=body) as response:
         assert response.status == expect, await response.text()
         return await response.json()
 
@@ -103,8 +96,7 @@ async def test_looking_at_dead_letters_does_not_get_into_the_way_of_a_run(tmp_pa
         await replay.run()
 
         async def look() -> None:
-            place, token = at(url, "dead-letters")
-            async with session.get(place, headers=token) as response:
+            async with session.get(url + "dead-letters") as response:
                 assert response.status in (200, 409)
 
         async with asyncio.TaskGroup() as group:
@@ -138,11 +130,12 @@ async def test_another_site_is_refused(headers: dict[str, str]) -> None:
     ("path", "method"),
     [("", "GET"), ("state", "GET"), ("dead-letters", "GET"), ("dead-letter?id=x", "GET"), ("ui/sections", "GET"),
      ("ui/stream", "GET"), ("ui/token", "GET"), ("ui/dead_letter?id=x", "GET"), ("dead-letters/drop", "POST"),
-     ("dead-letters/retry", "POST"), ("stop", "POST"), ("?token=wrong", "GET"), ("nothing", "GET")],
+     ("dead-letters/retry", "POST"), ("stop", "POST"), ("?token=wrong", "GET"), ("nothing", "GET"),
+     ("~wrong/", "GET"), ("~/state", "GET"), ("~wrong/stop", "POST")],
 )  # fmt: skip
 async def test_who_does_not_have_the_token_sees_and_does_nothing_on_this_machine_too(path: str, method: str) -> None:
     async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
-        place, _ = at(url, path)
+        place = url.partition("~")[0] + path
         for headers in ({}, {"X-Fake-Page": "1"}, {"X-Fake-Token": "wrong"}, {"Cookie": "fake_token=wrong"}):
             body = {"json": {}} if method == "POST" else {}
             async with session.request(method, place, headers=headers, **body) as response:
@@ -150,28 +143,30 @@ async def test_who_does_not_have_the_token_sees_and_does_nothing_on_this_machine
                 assert "error" in await response.json()
 
 
-async def test_the_address_lets_a_browser_in_and_another_page_does_not_share_its_cookie() -> None:
+async def test_the_address_lets_a_browser_in_and_no_cookie_goes_to_the_other_ports_of_this_machine() -> None:
     async with (
         replaying() as (replay, _),
-        serve_page(replay) as first,
-        serve_page(replay) as second,
+        serve_page(replay) as url,
+        serve_page(replay) as other,
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
     ):
-        for url in (first, second, first):
-            async with session.get(url) as response:
-                assert (response.status, response.url.query_string) == (200, "")
-        for url in (first, second):
-            async with session.get(at(url, "state")[0]) as response:
-                assert response.status == 200
-            async with session.post(at(url, "stop")[0], json={}) as response:
-                assert response.status == 403  # a cookie alone changes nothing
+        async with session.get(url) as response:
+            assert (response.status, response.headers.get("Set-Cookie")) == (200, None)
+            page = await response.text()
+        for link in re.findall(r'(?:href|src|data-root)="([^"]+)"', page):
+            assert link.startswith(url.partition("/replay")[1] + url.partition("/replay")[2].rstrip("/"))
+        async with session.get(other.partition("~")[0] + "~" + url.partition("~")[2]) as response:
+            assert response.status == 403  # each server has a token of its own
+        program = url.partition("~")
+        async with session.get(program[0] + "state", headers={"X-Fake-Token": program[2].rstrip("/")}) as response:
+            assert response.status == 200
 
 
 async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp_sse", None)
     monkeypatch.delitem(sys.modules, "basiq_async._web.page", raising=False)
     async with replaying() as (replay, _):
-        with pytest.raises(ConfigurationError, match=r"basiq-async\[ui\]"):
+        with pytest.raises(ConfigurationError, match=r"needs the extra .ui."):
             async with serve_page(replay):
                 pass
 
@@ -269,9 +264,9 @@ def test_an_id_leads_to_its_own_letter_and_to_nothing_else(browser: Any) -> None
             row.locator("[aria-label='The message']").wait_for()
             assert row.locator(".about code").text_content() == id
             link = row.locator("a").evaluate("link => link.href")
-            assert link.partition("?")[0].endswith("/replay/dead-letter")
+            assert link.partition("?")[0] == url + "dead-letter"
             assert page.request.get(link).json()["id"] == id
-        assert {each.partition("?")[0].rpartition("/replay/")[2] for each in asked} <= {"ui/dead_letter", "ui/sections"}
+        assert {each.partition("?")[0].removeprefix(url) for each in asked} <= {"ui/dead_letter", "ui/sections"}
         assert page.evaluate("window.hacked") is None
         page.context.close()
 

@@ -7,13 +7,6 @@ const tip = document.getElementById("tip");
 const rows = {};
 const sections = [...document.querySelectorAll("[data-section]")];
 let revision = "";
-// An address that ends with #token=... opens the page with the token. It is kept for this tab only.
-const kept = `token of ${root}`;
-if (location.hash.startsWith("#token=")) {
-  sessionStorage.setItem(kept, decodeURIComponent(location.hash.slice(7)));
-  history.replaceState(null, "", location.pathname + location.search);
-}
-let token = sessionStorage.getItem(kept);
 
 // --- keeping up to date ---
 
@@ -106,37 +99,14 @@ function say(text) {
   requestAnimationFrame(() => (said.textContent = text));
 }
 
-// A page that other programs can read asks its user.
-async function find_token() {
-  if ("asks" in document.body.dataset) {
-    const given = prompt("The control token, which the server printed:");
-    if (given) sessionStorage.setItem(kept, given);
-    return given;
-  }
-  const response = await fetch(`${root}/ui/token`, { headers: { "X-Fake-Page": "1" } });
-  return (await response.json()).token;
-}
-
 async function post(path, body) {
-  if (token === null) {
-    token = await find_token();
-    if (!token) {
-      token = null;
-      say("Nothing was changed: this needs the control token.");
-      return null;
-    }
-  }
   const response = await fetch(root + path, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-Fake-Token": token },
+    headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
   });
   const result = await response.json();
   if (response.ok) return result;
-  if (response.status === 403) {
-    token = null;
-    sessionStorage.removeItem(kept);
-  }
   say(result.error.message);
   return null;
 }

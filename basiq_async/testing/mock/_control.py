@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from ..._version import __version__
-from ..._web.guard import TOKEN_HEADER, ControlError
+from ..._web.guard import IN_PATH, TOKEN_HEADER, ControlError
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from . import _operations  # noqa: F401  # registers them
@@ -47,15 +47,16 @@ def routes(control: Control) -> list[web.RouteDef]:
     async def basiq(request: web.Request) -> web.Response:
         return web.Response(body=_BASIQ.read_bytes(), content_type="application/yaml", charset="utf-8")
 
-    made = [web.route(each.method, ROOT + each.path, _handler(control, each)) for each in OPERATIONS]
-    return [web.get(ROOT + "/openapi.json", openapi), web.get(ROOT + "/basiq.yaml", basiq), *made]
+    made = [web.route(each.method, ROOT + IN_PATH + each.path, _handler(control, each)) for each in OPERATIONS]
+    return [web.get(f"{ROOT}{IN_PATH}/openapi.json", openapi), web.get(f"{ROOT}{IN_PATH}/basiq.yaml", basiq), *made]
 
 
 def _handler(control: Control, operation: Operation) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         named = _find_state(control, request)
         given = dict(request.query) if operation.method == "GET" else await read_json(request)
-        values = operation.read({**{n: v for n, v in given.items() if v is not None}, **request.match_info})
+        in_path = {name: text for name, text in request.match_info.items() if name != "token"}
+        values = operation.read({**{n: v for n, v in given.items() if v is not None}, **in_path})
         try:
             return respond(as_json(await operation.run(named, **values)))
         except BasiqError as error:
@@ -71,7 +72,8 @@ def _find_state(control: Control, request: web.Request) -> Control:
     """
     header = request.headers.get("Authorization")
     if header is None:
-        if request.method == "POST" and TOKEN_HEADER not in request.headers:
+        named = TOKEN_HEADER in request.headers or request.match_info.get("token")
+        if request.method == "POST" and not named:
             raise ControlError(401, "key-missing", f"name the mock that this call is for: {_HOW}")
         return control
     scheme, _, key = header.partition(" ")

@@ -30,7 +30,6 @@ def add_page(app: web.Application, control: Control) -> None:
 
     LivePage(
         ROOT,
-        None,
         Path(__file__).parent / "templates",
         ("time", "webhooks", "faults", "messages", "requests", "violations"),
         partial(show_all, control),

@@ -16,7 +16,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
-from ..._web.guard import ControlError, Guard
+from ..._web.guard import IN_PATH, ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError
@@ -103,7 +103,7 @@ def _add_page(app: web.Application, control: Control) -> None:
         async def hint(request: web.Request) -> web.Response:
             return web.Response(text=NO_PAGE)
 
-        app.add_routes([web.get(ROOT, hint), web.get(f"{ROOT}/", hint)])
+        app.add_routes([web.get(f"{ROOT}{IN_PATH}", hint), web.get(f"{ROOT}{IN_PATH}/", hint)])
     else:
         add_page(app, control)
 

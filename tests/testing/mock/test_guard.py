@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import sys
 from typing import Any
 from urllib.parse import urlsplit
@@ -122,14 +123,12 @@ async def test_a_link_or_a_frame_of_another_site_reaches_the_page_and_nothing_el
 async def test_a_token_of_other_bytes_is_refused_as_what_is_not_valid(fake: FakeBasiq) -> None:
     async with serve(fake, control_token="t0ken") as base_url:
         host = base_url.removeprefix("http://")
-        for line in (b"X-Fake-Token: \xff", b"Cookie: fake_token=\xff"):
+        for path, line in ((b"/_fake/state", b"X-Fake-Token: \xff"), (b"/_fake/~%C3%BF/state", b"X: y")):
             reader, writer = await asyncio.open_connection(*host.split(":"))
-            writer.write(b"GET /_fake/state HTTP/1.1\r\nHost: " + host.encode() + b"\r\n" + line + b"\r\n\r\n")
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\n" + line + b"\r\n\r\n")
             assert b" 400 " in await reader.readline()
             writer.close()
             await writer.wait_closed()
-        async with aiohttp.ClientSession() as session:
-            assert await _status(session, "GET", f"{base_url}/_fake/?token=%ff") == 403
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,9 @@ async def test_who_is_not_on_this_machine_needs_the_token(fake: FakeBasiq, monke
         url = f"{base_url}/_fake/state"
         assert await _status(session, "GET", url) == 403
         assert await _status(session, "GET", url, headers={"X-Fake-Token": "t0ken"}) == 200
-        assert await _status(session, "GET", url, headers={"Cookie": "fake_token=t0ken"}) == 200
+        assert await _status(session, "GET", f"{base_url}/_fake/~t0ken/state") == 200
+        assert await _status(session, "GET", f"{base_url}/_fake/~wrong/state") == 403
+        assert await _status(session, "GET", url, headers={"Cookie": "fake_token=t0ken"}) == 403
         # The API itself has keys of its own.
         assert await _status(session, "GET", f"{base_url}/events/types") == 401
 
@@ -183,6 +184,8 @@ def test_a_token_that_is_not_given_cannot_be_guessed_and_does_not_show() -> None
     assert one.token != other.token
     assert len(one.token) >= 32
     assert one.token not in repr(one)
+    with pytest.raises(TypeError, match="holds a credential"):
+        pickle.dumps(one)
     assert FakeBasiq.make_api_key() != FakeBasiq.make_api_key()
 
 
@@ -245,22 +248,19 @@ async def test_a_client_is_let_in_as_before(fake: FakeBasiq) -> None:
     assert fake.request_log[-1].duration > 0
 
 
-async def test_a_browser_on_another_machine_comes_in_with_the_token_in_the_address(
+async def test_a_browser_on_another_machine_comes_in_with_the_token_in_the_path_and_gets_no_cookie(
     fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basiq_async._web.guard.is_loopback", lambda request: False)
     jar = aiohttp.CookieJar(unsafe=True)
-    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession(cookie_jar=jar) as session:
+    async with serve(fake, control_token="t0ken /") as base_url, aiohttp.ClientSession(cookie_jar=jar) as session:
         assert await _status(session, "GET", f"{base_url}/_fake/") == 403
-        assert await _status(session, "GET", f"{base_url}/_fake/?token=wrong") == 403
-        async with session.get(f"{base_url}/_fake/?token=t0ken", allow_redirects=False) as response:
-            assert (response.status, response.headers["Location"]) == (303, "/_fake/")
-            cookie = response.headers["Set-Cookie"]
-        assert "HttpOnly" in cookie
-        assert "SameSite=Strict" in cookie
-        assert await _status(session, "GET", f"{base_url}/_fake/") == 200
-        # The cookie shows; to act, the page asks for the token.
-        assert await _status(session, "POST", f"{base_url}/_fake/next", json={}) == 403
+        assert await _status(session, "GET", f"{base_url}/_fake/~wrong/") == 403
+        async with session.get(f"{base_url}/_fake/~t0ken%20%2F/") as response:
+            assert response.status == 200
+            assert "Set-Cookie" not in response.headers
+            assert 'data-root="/_fake/~t0ken%20%2F"' in await response.text()
+        assert await _status(session, "POST", f"{base_url}/_fake/~t0ken%20%2F/next", json={}) == 200
 
 
 async def test_no_program_gets_the_token_from_the_server(fake: FakeBasiq) -> None:

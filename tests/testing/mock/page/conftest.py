@@ -19,6 +19,9 @@ __all__ = ["browser", "pytest_pyfunc_call"]
 ENDPOINT = "https://shop.example/basiq"
 
 
+PAGE = "/_fake/~opened/"
+
+
 @attrs.define
 class Looking:
     """A page of a fake in the browser. What went wrong in it is an error at the end of the test."""
@@ -28,31 +31,20 @@ class Looking:
     browser: Any
     statuses: list[int] = attrs.field(factory=lambda: [200])
     """What the endpoint responds with, the last one for ever."""
-    token: str | None = None
     wrong: list[str] = attrs.field(factory=list[str])
     loaded: list[str] = attrs.field(factory=list[str])
 
-    def open(
-        self, *, width: int = 1280, height: int = 900, scheme: Any = "light", path: str = "/_fake/#token=t0ken"
-    ) -> Any:
+    def open(self, *, width: int = 1280, height: int = 900, scheme: Any = "light", path: str = PAGE) -> Any:
         context = self.browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
         context.set_default_timeout(10_000)
         page = context.new_page()
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
         page.on("console", lambda message: self._note(message))
-        page.on("dialog", lambda dialog: self.answer(dialog))
+        page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: self.loaded.append(request.url))
         page.goto(self.base_url + path)
         page.wait_for_function("() => document.getElementById('now') && performance.now() > 0")
         return page
-
-    def answer(self, dialog: Any) -> None:
-        """Answer a question of the page: with ``token`` if it asks for one."""
-        if dialog.type != "prompt" or self.token is None:
-            self.wrong.append(f"dialog: {dialog.message}")
-            dialog.dismiss()
-        else:
-            dialog.accept(self.token)
 
     def _note(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -81,7 +73,7 @@ def looking(browser: Any) -> Iterator[Looking]:
         return statuses.pop(0) if len(statuses) > 1 else statuses[0]
 
     fake.route(ENDPOINT, receive)
-    with served(fake, control_token="t0ken") as base_url:
+    with served(fake, control_token="opened") as base_url:
         look = Looking(fake, base_url, browser, statuses)
         yield look
         in_browser_thread(lambda: [context.close() for context in browser.contexts])
