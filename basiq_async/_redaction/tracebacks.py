@@ -43,6 +43,14 @@ def walk(exc: BaseException) -> Iterator[BaseException]:
             left += one.exceptions
 
 
+def hide_parameters(exc: E) -> E:
+    """Let errors of SQLAlchemy show no parameters of their statements, which can be personal data. Return the error."""
+    for one in walk(exc):
+        if getattr(one, "hide_parameters", None) is False:
+            one.hide_parameters = True  # type: ignore[attr-defined]  # of sqlalchemy.exc.StatementError
+    return exc
+
+
 def drop_tracebacks(exc: E) -> E:
     """Remove the tracebacks of the exception and of all exceptions that led to it. Return the exception."""
     for one in walk(exc):

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import attrs
 
+from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._work.once import Ended, Ending, Unit, Units, handle_once
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
@@ -180,6 +181,7 @@ class Dispatcher:
 
     async def _record_failure(self, attempt: _Attempt, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
+        hide_parameters(failure)
         timed_out = attempt.unit.timed_out
         attempt.result = Result.TIMED_OUT if timed_out else Result.FAILED
         if await self._has_failed_too_often(attempt) and await self._set_aside(attempt, failure):

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import attrs
 
 from .._redaction.text import printable
+from .._redaction.tracebacks import hide_parameters
 from .._work.deadlines import Watchdog
 from .._work.tasks import run_to_completion
 from ..errors import ReplayError, TargetError
@@ -379,7 +380,7 @@ class Engine:
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
-        text = _describe(error)
+        text = _describe(hide_parameters(error))
         logger.warning("message %r failed: %s", message.id, printable(text))
         self._failed += 1
         self._in_a_row += 1
