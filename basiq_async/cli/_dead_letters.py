@@ -17,6 +17,7 @@ from ._completion import option
 from ._options import program_line
 from ._output import note
 from ._results import Column, Output
+from ._views import view_of
 
 if TYPE_CHECKING:
     from ..replay import DeadLetter
@@ -46,8 +47,7 @@ class DeadLetterView:
         """Return the view of a dead letter."""
         from ..models import Message
 
-        kind = Message(letter.id, letter.message).event_type_id
-        return cls(id=letter.id, error=letter.error, failed_at=letter.failed_at, event_type_id=kind)
+        return view_of(cls, letter, event_type_id=Message(letter.id, letter.message).event_type_id)
 
 
 DEAD_LETTERS: Sequence[Column[DeadLetterView]] = (

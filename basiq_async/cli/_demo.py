@@ -7,17 +7,15 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import BasiqError, ConfigurationError, ServerError
-from ..models import Secret
 from ._completion import option
 from ._output import Styled, is_terminal, live, write, write_lines
 from ._run import run, run_until_signal
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..models import Message
     from ..pagination import Paginator
-    from ..receiver import Delivery, WebhookReceiver
-    from ..replay import Recovery
+    from ..receiver import Delivery
     from ..testing import FakeBasiq
 
 
@@ -93,126 +90,110 @@ async def tell(messages: int) -> None:
     """Run the demo over real HTTP, on the fake's clock. Raises ``UntrueError`` if a statement is not true."""
     import tempfile
 
+    from aiohttp import web
+
+    from .._web.serving import listening
     from ..client import BasiqClient
+    from ..receiver import SQLiteInbox, WebhookReceiver
+    from ..replay import MemoryCheckpoint, Replay
     from ..testing import FakeBasiq, ManualClock, serve
 
     began = time.perf_counter()
+    handled: Counter[str] = Counter()
+    """How often each event was handled, by its id."""
+
+    async def receive(request: web.Request) -> web.StreamResponse:
+        return await receiver.aiohttp_handler(request)
+
+    def make_service() -> web.Application:
+        app = web.Application()
+        app.router.add_post("/basiq", receive)
+        return app
+
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # The demo begins 4 days ago, so that its events are within the last 7 days, which the event list covers.
         fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=4)).replace(microsecond=0)))
         steps = Steps(fake)
-        service = Service(folder)
-        stack.push_async_callback(service.aclose)
         base_url = await stack.enter_async_context(serve(fake))
         basiq = await stack.enter_async_context(BasiqClient(fake.api_key, base_url=base_url))
-        await service.start()
-        write(f"An embedded Basiq is at {base_url}, a service at {service.url}.")
-        webhook_id = await _subscribe(steps, fake, basiq, service)
-        await _go_down(steps, fake, service)
-        await _come_back(steps, fake, basiq, service, folder, webhook_id)
-        await _stream_history(steps, messages)
+        inbox = await stack.enter_async_context(SQLiteInbox(folder / "inbox.db"))
+
+        async with listening(make_service()) as address:
+            url = f"{address}/basiq"
+            write(f"An embedded Basiq is at {base_url}, a service at {url}.")
+            steps.chapter("Subscribe")
+            webhook = await basiq.webhooks.ensure(url=url, subscribed_events=_EVENTS, name="demo")
+            shown = f"webhook {webhook.id} is {webhook.status}; its secret shows as {webhook.secret}"
+            steps.confirm(shown, true=bool(webhook.secret))
+            receiver = WebhookReceiver(webhook.secret or "", webhook_id=webhook.id, inbox=inbox)
+            await stack.enter_async_context(receiver)
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None:
+                handled[delivery.event_id] += 1
+
+            await fake.advance(minutes=15)
+            active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
+            steps.confirm(f"after the cool-off of 15 minutes it is {active.status}")
+            _happen(fake, _BEFORE)
+            await fake.deliver()
+            steps.confirm(f"{_BEFORE} events happen, each is delivered and handled", true=len(handled) == _BEFORE)
+            steps.chapter("The service goes down")
+            await fake.advance(hours=1)
+
+        _happen(fake, _DURING)
+        steps.narrate(f"{_DURING} events happen; connections to the service are refused")
+        before, attempt = fake.now(), 1
+        await fake.deliver()
+        steps.narrate(f"attempt {attempt} of each fails at once")
+        while (due := fake.next_due) is not None:
+            waited, before = due - before, due
+            await fake.advance(due - fake.now())
+            attempt += 1
+            steps.narrate(f"attempt {attempt} of each fails, {_length(waited)} later")
+        steps.confirm("that was the documented schedule, to its end", true=attempt == 8)
+        status = (await basiq.webhooks.get(webhook.id)).status
+        steps.confirm(f"Basiq has disabled the endpoint: the webhook is {status}", true=status == "disabled")
+        await fake.advance(hours=1)
+        emitted = _happen(fake, _DISABLED)
+        steps.confirm(f"{_DISABLED} more events happen; Basiq makes no messages of them", true=emitted == 0)
+
+        steps.chapter("The service comes back")
+        await fake.advance(hours=2)
+        async with listening(make_service(), port=address.port):
+            every = _BEFORE + _DURING + _DISABLED
+            steps.narrate(f"{every - len(handled)} events never reached it")
+            recovery = await _load_example().catch_up(basiq, receiver, url, folder, _EVENTS)
+            status = (await basiq.webhooks.get(webhook.id)).status
+            steps.confirm(f"ensure: the webhook is {status} again", true=status == "active")
+            done, known = recovery.messages.handled, recovery.messages.skipped.get("handled-before", 0)
+            text = f"recover, from its messages: {done} are handled, {known} were known"
+            steps.confirm(text, true=done == _DURING)
+            done = recovery.events.handled
+            text = f"recover, from the events of 7 days: {done} that never became a message are handled"
+            steps.confirm(text, true=done == _DISABLED and recovery.finished)
+            found = await Replay(basiq, webhook.id, receiver, checkpoint=MemoryCheckpoint()).reconcile(inbox)
+            text = f"reconcile: nothing is missing, and each of the {every} events was handled once"
+            steps.confirm(text, true=found.missing + found.undelivered == 0)
+            total = handled.total()
+            steps.confirm(f"{every} events, {total} times handled", true=len(handled) == total == every)
+            tokens = sum(request.url.endswith("/token") for request in fake.requests)
+            steps.confirm(
+                f"{len(fake.requests)} requests, {tokens} tokens (each lives an hour), no misuse of the API",
+                true=not fake.violations,
+            )
+
+    steps.chapter("A long history, from a mock in a process of its own")
+    async with _mock(messages) as ready, BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
+        streamed = await stream(basiq.messages.list(ready["webhook_id"]), messages)
+        steps.confirm(streamed.text, true=streamed.seen == messages == streamed.distinct)
     write("")
     took = time.perf_counter() - began
     write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that recovers,")
     write("examples/recover_after_outage.py:")
     write("")
-    write_lines(example_source().splitlines())
-
-
-async def _subscribe(steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service) -> str:
-    steps.chapter("Subscribe")
-    webhook = await basiq.webhooks.ensure(url=service.url, subscribed_events=_EVENTS, name="demo")
-    steps.confirm(
-        f"webhook {webhook.id} is {webhook.status}; its secret shows as {webhook.secret}", true=bool(webhook.secret)
-    )
-    assert webhook.secret is not None  # noqa: S101  # the step above checked it
-    service.subscribe(webhook.id, webhook.secret)
-    await fake.advance(minutes=15)
-    active = await basiq.webhooks.wait_until_active(webhook.id, timeout=5)
-    steps.confirm(f"after the cool-off of 15 minutes it is {active.status}")
-    _happen(fake, _BEFORE)
-    await fake.deliver()
-    steps.confirm(f"{_BEFORE} events happen, each is delivered and handled", true=len(service.handled) == _BEFORE)
-    return webhook.id
-
-
-async def _go_down(steps: Steps, fake: FakeBasiq, service: Service) -> None:
-    steps.chapter("The service goes down")
-    await fake.advance(hours=1)
-    await service.stop()
-    _happen(fake, _DURING)
-    steps.narrate(f"{_DURING} events happen; connections to the service are refused")
-    before = fake.now()
-    await fake.deliver()
-    attempt = 1
-    steps.narrate(f"attempt {attempt} of each fails at once")
-    while (due := fake.next_due) is not None:
-        waited = due - before
-        await fake.advance(due - fake.now())
-        attempt += 1
-        steps.narrate(f"attempt {attempt} of each fails, {_length(waited)} later")
-        before = due
-    steps.confirm("that was the documented schedule, to its end", true=attempt == 8)
-
-
-async def _come_back(
-    steps: Steps, fake: FakeBasiq, basiq: BasiqClient, service: Service, folder: Path, webhook_id: str
-) -> None:
-    webhook = await basiq.webhooks.get(webhook_id)
-    steps.confirm(
-        f"Basiq has disabled the endpoint: the webhook is {webhook.status}", true=webhook.status == "disabled"
-    )
-    await fake.advance(hours=1)
-    emitted = _happen(fake, _DISABLED)
-    steps.confirm(f"{_DISABLED} more events happen; Basiq makes no messages of them", true=emitted == 0)
-    steps.chapter("The service comes back")
-    await fake.advance(hours=2)
-    await service.start()
-    missing = _BEFORE + _DURING + _DISABLED - len(service.handled)
-    steps.narrate(f"{missing} events never reached it")
-    recovery = await catch_up(basiq, service.receiver, service.url, folder, _EVENTS)
-    messages, events = recovery.messages, recovery.events
-    webhook = await basiq.webhooks.get(webhook_id)
-    steps.confirm(f"ensure: the webhook is {webhook.status} again", true=webhook.status == "active")
-    known = messages.skipped.get("handled-before", 0)
-    steps.confirm(
-        f"recover, from its messages: {messages.handled} are handled, {known} were known",
-        true=messages.handled == _DURING,
-    )
-    steps.confirm(
-        f"recover, from the events of 7 days: {events.handled} that never became a message are handled",
-        true=events.handled == _DISABLED and recovery.finished,
-    )
-    found = await _count_unreconciled(basiq, webhook_id, service)
-    every = _BEFORE + _DURING + _DISABLED
-    steps.confirm(f"reconcile: nothing is missing, and each of the {every} events was handled once", true=found == 0)
-    steps.confirm(
-        f"{every} events, {service.handled.total()} times handled",
-        true=len(service.handled) == service.handled.total() == every,
-    )
-    tokens = sum(request.url.endswith("/token") for request in fake.requests)
-    steps.confirm(
-        f"{len(fake.requests)} requests, {tokens} tokens (each lives an hour), no misuse of the API",
-        true=not fake.violations,
-    )
-
-
-async def _count_unreconciled(basiq: BasiqClient, webhook_id: str, service: Service) -> int:
-    from ..replay import MemoryCheckpoint, Replay
-
-    job = Replay(basiq, webhook_id, service.receiver, checkpoint=MemoryCheckpoint())
-    found = await job.reconcile(service.inbox)
-    return found.missing + found.undelivered
-
-
-async def _stream_history(steps: Steps, count: int) -> None:
-    from ..client import BasiqClient
-
-    steps.chapter("A long history, from a mock in a process of its own")
-    async with _mock(count) as ready, BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
-        streamed = await stream(basiq.messages.list(ready["webhook_id"]), count)
-        steps.confirm(streamed.text, true=streamed.seen == count == streamed.distinct)
+    write_lines(_example_file().read_text(encoding="utf-8").rstrip().splitlines())
 
 
 @asynccontextmanager
@@ -328,95 +309,17 @@ def _peak() -> str:
     return f"peak memory {mebibytes:.0f} MiB"
 
 
-class Service:
-    """A service with a receiver and an inbox. It can stop, and start again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.handled: Counter[str] = Counter()
-        """How often each event was handled, by its id."""
-        from ..receiver import SQLiteInbox
-
-        self.inbox = SQLiteInbox(folder / "inbox.db")
-        self._receiver: WebhookReceiver | None = None
-        self._running = AsyncExitStack()
-        self._port = 0
-
-    @property
-    def receiver(self) -> WebhookReceiver:
-        """The receiver. Raises ``RuntimeError`` before ``subscribe``."""
-        if self._receiver is None:
-            raise RuntimeError("subscribe first")
-        return self._receiver
-
-    @property
-    def url(self) -> str:
-        """The URL that deliveries are posted to."""
-        return f"http://127.0.0.1:{self._port}/basiq"
-
-    def subscribe(self, webhook_id: str, secret: Secret) -> None:
-        """Make the receiver with the id and the signing secret of a webhook."""
-        from ..receiver import WebhookReceiver
-
-        self._receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=self.inbox)
-        self._receiver.on("*")(self._handle)
-
-    async def start(self) -> None:
-        """Listen on a free port, or on the port of the last start."""
-        from aiohttp import web
-
-        from .._web.serving import listening
-
-        app = web.Application()
-        app.router.add_post("/basiq", self._receive)
-        address = await self._running.enter_async_context(listening(app, port=self._port))
-        self._port = address.port
-
-    async def stop(self) -> None:
-        """Stop listening: connections are refused."""
-        running, self._running = self._running, AsyncExitStack()
-        await running.aclose()
-
-    async def aclose(self) -> None:
-        """Stop, and close the receiver and its inbox."""
-        await self.stop()
-        if self._receiver is not None:
-            await self._receiver.aclose()
-        await self.inbox.aclose()
-
-    async def _receive(self, request: web.Request) -> web.StreamResponse:
-        return await self.receiver.aiohttp_handler(request)
-
-    async def _handle(self, delivery: Delivery) -> None:
-        self.handled[delivery.event_id] += 1
-
-
-_EXAMPLE = "recover_after_outage.py"
-
-
-def example_file() -> Path:
+def _example_file() -> Path:
     """Return the path of the example program: beside this file in a wheel, in examples/ of the sources."""
-    packaged = Path(__file__).with_name(f"_example_{_EXAMPLE}")
-    return packaged if packaged.exists() else Path(__file__).parents[2] / "examples" / _EXAMPLE
+    name = "recover_after_outage.py"
+    packaged = Path(__file__).with_name(f"_example_{name}")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "examples" / name
 
 
-def example_source() -> str:
-    """Return the text of the example program."""
-    return example_file().read_text(encoding="utf-8").rstrip()
-
-
-def catch_up(
-    basiq: BasiqClient, receiver: WebhookReceiver, url: str, folder: Path, events: Sequence[str]
-) -> Awaitable[Recovery]:
-    """Run the function ``catch_up`` of the example program."""
-    found: Awaitable[Recovery] = _load_example().catch_up(basiq, receiver, url, folder, events)
-    return found
-
-
-@cache
 def _load_example() -> Any:
-    spec = importlib.util.spec_from_file_location("basiq_async_demo_program", example_file())
+    spec = importlib.util.spec_from_file_location("basiq_async_demo_program", _example_file())
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{example_file()} cannot be loaded")
+        raise RuntimeError(f"{_example_file()} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

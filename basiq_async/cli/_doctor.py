@@ -19,7 +19,7 @@ from ._output import live, note, session
 from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
 from ._results import Column, Output, cell_text
 from ._run import run, run_until_signal
-from ._views import ProblemView
+from ._views import ProblemView, view_of
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -54,14 +54,15 @@ class DiagnosisView:
     @classmethod
     def of(cls, found: Diagnosis) -> DiagnosisView:
         """Return the view of a diagnosis."""
-        special: dict[str, Any] = {
-            "id": found.webhook.id,
-            "url": found.webhook.url,
-            "problems": ProblemView.of(found.problems),
-            "endpoint_status": found.endpoint.status if found.endpoint else None,
-            "endpoint_error": found.endpoint.error if found.endpoint else None,
-        }
-        return cls(**{name: getattr(found, name) for name in attrs.fields_dict(cls) if name not in special}, **special)
+        return view_of(
+            cls,
+            found,
+            id=found.webhook.id,
+            url=found.webhook.url,
+            problems=ProblemView.of(found.problems),
+            endpoint_status=found.endpoint.status if found.endpoint else None,
+            endpoint_error=found.endpoint.error if found.endpoint else None,
+        )
 
 
 def _diagnosis_details(found: DiagnosisView) -> Iterable[tuple[str, Any]]:

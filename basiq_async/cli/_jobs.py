@@ -24,6 +24,7 @@ from ._places import name_failure
 from ._replay import Source
 from ._results import Column, Output, count_details
 from ._run import confirm, run_until_signal
+from ._views import view_of
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
@@ -72,9 +73,8 @@ class JobView:
     @classmethod
     def of(cls, key: str, progress: JobProgress) -> JobView:
         """Return the view of a job."""
-        values = {name: getattr(progress, name) for name in attrs.fields_dict(cls) if name != "key"}
-        view = cls(key=key, **values)
-        return attrs.evolve(view, reason=view.reason or None, problem=view.problem or None, rate=round(view.rate, 1))
+        reason, problem = progress.reason or None, progress.problem or None
+        return view_of(cls, progress, key=key, reason=reason, problem=problem, rate=round(progress.rate, 1))
 
 
 _JOBS: Sequence[Column[JobView]] = (

@@ -18,6 +18,7 @@ from ._output import note, session
 from ._places import WEBHOOK_VARIABLE, InboxPlace, Receiver, open_inbox_of, open_receiver
 from ._results import Column, Output
 from ._run import confirm, make_client, run_until_signal
+from ._views import view_of
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, Outcome, QuarantinedDelivery, WebhookReceiver
@@ -44,16 +45,7 @@ class QuarantinedView:
     @classmethod
     def of(cls, letter: QuarantinedDelivery) -> QuarantinedView:
         """Return the view of a quarantined delivery."""
-        return cls(
-            delivery_id=letter.delivery_id,
-            event_type_id=letter.event_type_id,
-            event_id=letter.event_id,
-            error=letter.error,
-            failures=letter.failures,
-            signed_at=letter.signed_at,
-            quarantined_at=letter.quarantined_at,
-            body=letter.body.decode(errors="replace"),
-        )
+        return view_of(cls, letter, body=letter.body.decode(errors="replace"))
 
 
 _QUARANTINED: Sequence[Column[QuarantinedView]] = (

@@ -36,7 +36,7 @@ from ._replay import Concurrency, MaxPause, Rate
 from ._results import Output, as_row, count_details
 from ._run import confirm, run, stopping
 from ._runs import ProgressLine, RunOptions, name_checkpoint, report_row
-from ._views import ProblemView, problem_details
+from ._views import ProblemView, problem_details, view_of
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -79,14 +79,12 @@ class RecoveryView:
     @classmethod
     def of(cls, found: Recovery) -> RecoveryView:
         """Return the view of a recovery."""
-        return cls(
-            finished=found.finished,
+        return view_of(
+            cls,
+            found,
             messages=report_row(found.messages),
             events=report_row(found.events),
-            out_of_reach=found.out_of_reach,
             status=found.webhook.status,
-            quarantined=found.quarantined,
-            left_alone=found.left_alone,
             problems=ProblemView.of(found.problems),
         )
 

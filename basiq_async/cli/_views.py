@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 
@@ -14,6 +14,15 @@ from ._results import ABSENT, Column, cell_text
 if TYPE_CHECKING:
     from ..models import Event, EventType, Message, Webhook
     from ..services.diagnosis import Problem
+
+
+V = TypeVar("V", bound=attrs.AttrsInstance)
+
+
+def view_of(kind: type[V], shown: object, **more: Any) -> V:
+    """Return what is shown of an object: its attributes that are fields of an attrs class, and ``more``."""
+    names = (name for name in attrs.fields_dict(kind) if name not in more)
+    return kind(**{name: getattr(shown, name) for name in names}, **more)
 
 
 @attrs.frozen(kw_only=True)
@@ -31,15 +40,7 @@ class WebhookView:
     @classmethod
     def of(cls, webhook: Webhook) -> Self:
         """Return the view of a webhook."""
-        return cls(
-            id=webhook.id,
-            url=webhook.url,
-            status=webhook.status,
-            subscribed_events=webhook.subscribed_events,
-            name=webhook.name,
-            description=webhook.description,
-            action=getattr(webhook, "action", None) or ABSENT,
-        )
+        return view_of(cls, webhook, action=getattr(webhook, "action", None) or ABSENT)
 
 
 def _events_cell(webhook: WebhookView) -> str:
@@ -84,24 +85,12 @@ class MessageView:
     def of(cls, message: Message) -> Self:
         """Return the view of a message."""
         last = message.last_attempt
-        return cls(
-            id=message.id,
-            event_type_id=message.event_type_id,
-            event_id=message.event_id,
-            webhook_id=message.webhook_id,
-            delivered=message.delivered,
+        return view_of(
+            cls,
+            message,
             last_status_code=last.status_code if last else None,
             last_attempt=last.timestamp if last else None,
-            attempts=[
-                AttemptView(
-                    timestamp=each.timestamp,
-                    status=each.status,
-                    status_code=each.status_code,
-                    url=each.url,
-                    response=each.response,
-                )
-                for each in message.attempts_by_time
-            ],
+            attempts=[view_of(AttemptView, each) for each in message.attempts_by_time],
         )
 
 
@@ -153,7 +142,7 @@ class EventView:
     @classmethod
     def of(cls, event: Event) -> Self:
         """Return the view of an event."""
-        return cls(id=event.id, type=event.type, user_id=event.user_id, created=event.created, data_ref=event.data_ref)
+        return view_of(cls, event)
 
 
 EVENTS: tuple[Column[EventView], ...] = (
@@ -181,7 +170,7 @@ class EventTypeView:
     @classmethod
     def of(cls, kind: EventType) -> Self:
         """Return the view of an event type."""
-        return cls(id=kind.id, description=kind.description)
+        return view_of(cls, kind)
 
 
 EVENT_TYPES: tuple[Column[EventTypeView], ...] = (
