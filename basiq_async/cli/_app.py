@@ -29,7 +29,6 @@ from ._demo import demo
 from ._doctor import compare
 from ._jobs import jobs_app, worker
 from ._listen import listen
-from ._login import login, logout, profiles, whoami
 from ._messages import events_app, messages_app
 from ._mock import mock_app
 from ._output import (
@@ -47,6 +46,7 @@ from ._output import (
     write_help,
     write_note,
 )
+from ._profiles import login, logout, profiles, whoami
 from ._quarantine import inbox_app, quarantine_app
 from ._recover import reconcile, recover
 from ._replay import replay

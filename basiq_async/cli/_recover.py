@@ -14,7 +14,6 @@ from .._wire.hosts import show_url
 from ..errors import ConfigurationError, ReplayError
 from ._completion import option
 from ._dead_letters import DeadLettersOfBoth, DropDead, ExportDead, ListDead, RetryDead, look_at_dead_letters
-from ._evidence import Evidence
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -35,7 +34,7 @@ from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_in
 from ._replay import Concurrency, MaxPause, Rate
 from ._results import Output, as_row, count_details
 from ._run import confirm, run, stopping
-from ._runs import ProgressLine, RunOptions, name_checkpoint, report_row
+from ._runs import Evidence, ProgressLine, RunOptions, name_checkpoint, report_row
 from ._views import ProblemView, problem_details, view_of
 
 if TYPE_CHECKING:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TextIO
 
 import attrs
 
+from .._redaction.text import json_line
 from .._wire.hosts import show_url
+from ..errors import ConfigurationError
 from ._options import program_line, selection
 from ._output import live, note, session
 from ._results import as_row, cell_text, count_details
@@ -21,7 +26,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from ..replay import Plan, Progress, Report, Where
+    from ..models import Message
+    from ..replay import Plan, Progress, Replay, Report, Target, Where
 
 
 @attrs.frozen(kw_only=True)
@@ -163,3 +169,86 @@ def _clock(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
     return f"{whole // 60}:{whole % 60:02}"
+
+
+# --- evidence: recover --report FILE ---
+
+
+class Evidence:
+    """Appends a line when a recovery begins, one for each message that the target accepted, and one at the end.
+
+    Without a file, nothing is written. Use it as a context manager. Raises ``ConfigurationError`` if the file cannot be
+    opened.
+    """
+
+    def __init__(self, file: str | None) -> None:
+        self._file: TextIO | None = None
+        if file is None:
+            return
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except (OSError, ValueError) as exc:
+            raise ConfigurationError(f"--report {file!r} cannot be written: {exc}") from None
+        self._file = os.fdopen(descriptor, "a", encoding="ascii")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, what: str, **more: Any) -> None:
+        """Append a line with the time."""
+        if self._file is not None:
+            self._file.write(json_line({what: datetime.now(UTC), **more}, ascii=True) + "\n")
+
+    def watch(self, replay: Replay) -> None:
+        """Write the id of each message that the target of a replay accepts."""
+        if self._file is not None:
+            replay._observe(_Watching(self, replay.job.source))
+
+    def flush(self) -> None:
+        """Pass the lines to the operating system."""
+        if self._file is not None:
+            self._file.flush()
+
+
+class _Watching:
+    """Observes a replay."""
+
+    def __init__(self, evidence: Evidence, source: str) -> None:
+        self._evidence = evidence
+        self._source = source
+
+    def wrap(self, target: Target) -> Target:
+        """Return the target, wrapped so that each accepted message is written."""
+        return _Watched(target, self._evidence, self._source)
+
+    def begin(self) -> None:
+        """Do nothing: the beginning of the recovery is written."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """Do nothing."""
+
+
+class _Watched:
+    def __init__(self, inner: Target, evidence: Evidence, source: str) -> None:
+        self._inner = inner
+        self._evidence = evidence
+        self._source = source
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        skipped = await self._inner.deliver(message)
+        if skipped is None:
+            ids = {"id": message.id, "event_type_id": message.event_type_id, "event_id": message.event_id}
+            self._evidence.write("accepted", source=self._source, **ids)
+        return skipped
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        await self._inner.flush()
+        self._evidence.flush()
