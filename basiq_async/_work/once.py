@@ -17,7 +17,7 @@ from .limits import limit
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
-logger = logging.getLogger("basiq_async.receiver")
+_logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -64,6 +64,8 @@ class Units:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._by_key: dict[str, asyncio.Task[Any]] = {}
+        self.hasty = False
+        """Whether no unit waits for another worker any more, because all of them are to end."""
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -146,6 +148,7 @@ class Unit(Generic[T]):
     renew: bool = False
     fields: dict[str, object] | None = None
     """Fields for the log."""
+    logger: logging.Logger = _logger
     claimed: bool = attrs.field(default=False, init=False)
     timed_out: bool = attrs.field(default=False, init=False)
     task: asyncio.Task[Ending[T]] | None = attrs.field(default=None, init=False)
@@ -155,13 +158,15 @@ class Unit(Generic[T]):
     _open: bool = attrs.field(default=False, init=False)
     """Whether a cancellation may reach what runs now: the work, but no call of the inbox."""
     _limit: asyncio.Timeout | None = attrs.field(default=None, init=False)
+    _ended: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+    """Whether the lease is no longer renewed."""
 
     def tell(self, task: asyncio.Task[Ending[T]]) -> None:
         """Tell the caller how the task ended, unless it was cancelled or was told that the task is late."""
         failure = None if task.cancelled() else task.exception()
         if self.answer is None or self.answer.done():
             if failure is not None:
-                logger.error("%s ended with a fault", self.name, exc_info=failure, extra=self.fields)
+                self.logger.error("%s ended with a fault", self.name, exc_info=failure, extra=self.fields)
         elif task.cancelled():
             self.answer.cancel()
         elif failure is not None:
@@ -172,6 +177,7 @@ class Unit(Generic[T]):
     def cancel(self) -> None:
         """Cancel the work, once. A call of the inbox that is under way comes to its end."""
         self._cancelled = True
+        self._ended.set()  # from now on the lease runs out
         if self._open and self.task is not None and not self.task.cancelling():
             if self._limit is not None:
                 self._limit.reschedule(None)
@@ -180,7 +186,7 @@ class Unit(Generic[T]):
     def tell_late(self) -> None:
         """Log that the work was cancelled and has not ended, and tell the caller, if it still waits."""
         text = "the handler of %s was cancelled but still runs: it stays claimed until the handler ends"
-        logger.warning(text, self.name, extra=self.fields)
+        self.logger.warning(text, self.name, extra=self.fields)
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(Ending(Ended.LATE))
 
@@ -204,7 +210,9 @@ class Unit(Generic[T]):
             await self.call(lambda: self.inbox.release(self.key, self.token), seconds)
         except Exception as exc:
             text = "%s stays claimed until its lease runs out: %s"
-            logger.log(logging.WARNING if seconds is None else logging.DEBUG, text, self.name, exc, extra=self.fields)
+            self.logger.log(
+                logging.WARNING if seconds is None else logging.DEBUG, text, self.name, exc, extra=self.fields
+            )
 
     async def run(self, units: Units) -> Ending[T]:
         """Claim, work and record."""
@@ -218,7 +226,7 @@ class Unit(Generic[T]):
                 if await self.call(lambda: self.inbox.seen(self.key)):
                     return Ending(Ended.DONE)
                 await self._interruptible(self.prepare, self.work_timeout)
-            ending = await self._claim()
+            ending = await self._claim(units)
             if ending is not None:
                 return ending
             self.claimed = True
@@ -242,7 +250,7 @@ class Unit(Generic[T]):
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # the inbox knows for how long the other may hold its claim
 
-    async def _claim(self) -> Ending[T] | None:
+    async def _claim(self, units: Units) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
         waited, wait = 0.0, _FIRST_WAIT
         while True:
@@ -255,7 +263,7 @@ class Unit(Generic[T]):
                 return None
             if claim.status is ClaimStatus.DONE:
                 return Ending(Ended.DONE)
-            if waited >= self.patience:
+            if waited >= self.patience or units.hasty:
                 return Ending(Ended.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)
@@ -268,8 +276,8 @@ class Unit(Generic[T]):
         return claim(self.key, self.token, lease=self.lease)
 
     async def _work(self) -> T:
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        renewing = loop.create_task(self._renew(ended)) if self.renew and not self.session else None
+        loop = asyncio.get_running_loop()
+        renewing = loop.create_task(self._renew()) if self.renew and not self.session else None
         late = None if self.work_timeout is None else loop.call_later(self.work_timeout + self.grace, self._check_late)
         try:
             return await self._interruptible(self.work, self.work_timeout)
@@ -277,7 +285,7 @@ class Unit(Generic[T]):
             if late is not None:
                 late.cancel()
             if renewing is not None:  # a call under way has a time limit; a claim must not be renewed after its end
-                ended.set()
+                self._ended.set()
                 await wait_uncancelled(renewing)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:
@@ -312,18 +320,18 @@ class Unit(Generic[T]):
         if self.answer is not None and not self.answer.done():
             self.tell_late()
 
-    async def _renew(self, ended: asyncio.Event) -> None:
+    async def _renew(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(self.lease / 3):
-                    await ended.wait()
+                    await self._ended.wait()
                 return
             except TimeoutError:
                 pass
             try:
                 await self.call(self._ask_for_claim)
             except Exception as exc:
-                logger.warning("the claim on %s could not be renewed: %s", self.name, exc, extra=self.fields)
+                self.logger.warning("the claim on %s could not be renewed: %s", self.name, exc, extra=self.fields)
 
     async def _complete(self, value: T) -> Ending[T]:
         failure: Exception
@@ -340,7 +348,7 @@ class Unit(Generic[T]):
             if recorded:
                 return Ending(Ended.HANDLED, value)
             if not self.session:
-                logger.warning(
+                self.logger.warning(
                     "%s was handled after its lease had run out: another worker may have handled it too",
                     self.name,
                     extra=self.fields,

@@ -129,6 +129,7 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Wait until no delivery is being handled. A handler that never ends is waited for until its lease ends."""
+        self._units.hasty = True
         left = await self._units.wait(max(self._lease, self._handler_timeout + 2 * self._inbox_timeout))
         if left:
             logger.error(

@@ -31,7 +31,7 @@ from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp
 from ._bodies import Bodies, RefusedError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._dispatcher import RETRY_SOON, Dispatcher
+from ._dispatcher import PATIENCE, RETRY_SOON, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox_methods, check_webhook_id
 from ._outcome import OnDelivery, Outcome, Result, event_of
 from ._quarantine import Quarantine, check_ids
@@ -281,16 +281,19 @@ class WebhookReceiver:
         done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
         return self._report(done, started)
 
-    async def dispatch(self, delivery: Delivery) -> Outcome:
+    async def dispatch(self, delivery: Delivery, *, patience: float = PATIENCE) -> Outcome:
         """Hand a delivery to its handler without checking a signature, unless the event was handled before.
 
         The inbox, the handlers and the outcomes are the same as for a delivery by HTTP. A replay uses this method.
+        ``patience`` is the number of seconds to wait for another worker that is handling the event.
         """
         started = time.perf_counter()
         self._join_loop()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
-        done = self._closed(delivery) if self._lifecycle.closed else await self._dispatch(delivery)
+        done = self._closed(delivery) if self._lifecycle.closed else await self._dispatch(delivery, patience=patience)
+        if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
+            done = self._closed(delivery)
         return self._report(done, started)
 
     @property
@@ -403,8 +406,10 @@ class WebhookReceiver:
         if self._lifecycle.leave():
             await self.aclose()
 
-    def _dispatch(self, delivery: Delivery, *, failures: int | None = None) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(delivery, failures=failures)
+    def _dispatch(
+        self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE
+    ) -> Coroutine[Any, Any, Outcome]:
+        work = self._dispatcher.dispatch(delivery, failures=failures, patience=patience)
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:

@@ -10,7 +10,7 @@ from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
 from ._base import Function, Handler, SessionHandler, Target
-from ._deduplicated import HANDLED_BEFORE, LEASE, Deduplicated, InProcess, InTransaction, OtherWorker
+from ._deduplicated import HANDLED_BEFORE, LEASE, PATIENCE, Deduplicated
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
@@ -31,24 +31,9 @@ class _Receiver:
 
     def __init__(self, receiver: WebhookReceiver) -> None:
         self._receiver = receiver
-        self._in_process = InProcess()
 
     async def deliver(self, message: Message) -> str | None:
-        delivery = Delivery.from_message(message)
-        key, in_process = delivery.key, self._in_process
-        if key in in_process.running:
-            await in_process.wait(key)
-        in_process.begin(key)
-        try:
-            outcome = await self._receiver.dispatch(delivery)
-            if outcome.result is Result.BUSY:
-                other = OtherWorker()
-                while outcome.result is Result.BUSY:
-                    await other.wait(outcome.retry_after or 0.0)
-                    outcome = await self._receiver.dispatch(delivery)
-        finally:
-            in_process.end(key)
-        return _interpret(outcome)
+        return _interpret(await self._receiver.dispatch(Delivery.from_message(message), patience=PATIENCE))
 
     async def flush(self) -> None:
         pass
@@ -115,4 +100,4 @@ def _in_transaction(
             "a target function accepts one argument, the message. A second one, the session, needs an inbox= with "
             "transactions, such as SQLInbox(engine)"
         )
-    return InTransaction(handler, inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)
+    return Deduplicated(handler, inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)
