@@ -1,0 +1,206 @@
+"""One routine claims an event, does the work and records it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from basiq_async import InboxError
+from basiq_async._work.once import Ended, Ending, Unit, Units, handle_once
+from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox
+from tests.support import virtual
+
+LEASE = 30.0
+KEY = "event"
+
+Work = Callable[[], Awaitable[str]]
+
+
+def unit(inbox: MemoryInbox, work: Work, *, token: str = "a", **options: Any) -> Unit[str]:
+    settings = {"lease": LEASE, "call_timeout": 5.0, "grace": 1.0, "patience": 0.3} | options
+    return Unit(inbox, KEY, token, "an event", work, **settings)
+
+
+async def work() -> str:
+    await asyncio.sleep(0.1)
+    return "done"
+
+
+def on_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        virtual.run(test())
+
+    return run
+
+
+@on_virtual_time
+async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
+    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    first = await handle_once(unit(inbox, work), units)
+    again = await handle_once(unit(inbox, work, token="b"), units)
+    assert (first.how, first.value, again.how) == (Ended.HANDLED, "done", Ended.DONE)
+    assert len(units) == 0
+
+
+@pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
+def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
+    async def main() -> None:
+        inbox, units = MemoryInbox(clock=virtual.now), Units()
+        owners = [Units() if across else units for _ in range(20)]
+        endings = await asyncio.gather(
+            *(handle_once(unit(inbox, work, token=f"t{number}"), each) for number, each in enumerate(owners))
+        )
+        assert sorted(each.how.value for each in endings) == ["done"] * 19 + ["handled"]
+
+    virtual.run(main())
+
+
+@on_virtual_time
+async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() -> None:
+    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    first = asyncio.create_task(handle_once(unit(inbox, lambda: asyncio.sleep(20, "done")), units))
+    await asyncio.sleep(0)
+    started = virtual.now()
+    ending = await handle_once(unit(inbox, work, token="b"), units)
+    assert ending.how is Ended.BUSY
+    assert ending.claim is not None
+    assert (ending.claim.holder, virtual.now() - started <= 1.0) == ("a", True)
+    await first
+
+
+@on_virtual_time
+async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() -> None:
+    async def fails() -> str:
+        await asyncio.sleep(20)
+        raise ValueError("no")
+
+    inbox = MemoryInbox(clock=virtual.now)
+    first = asyncio.create_task(handle_once(unit(inbox, fails), Units()))
+    await asyncio.sleep(0)
+    second = await handle_once(unit(inbox, work, token="b", patience=60.0), Units())
+    assert ((await first).how, second.how) == (Ended.FAILED, Ended.HANDLED)
+
+
+@on_virtual_time
+async def test_units_that_are_to_end_wait_for_nobody() -> None:
+    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    await inbox.claim(KEY, "another", lease=3600)
+    waiting = asyncio.create_task(handle_once(unit(inbox, work, patience=3600.0), units))
+    await asyncio.sleep(10)
+    units.hasty = True
+    assert await units.wait(10) == 0
+    assert (await waiting).how is Ended.BUSY
+
+
+@on_virtual_time
+async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> None:
+    inbox = MemoryInbox(clock=virtual.now)
+    working = asyncio.create_task(
+        handle_once(unit(inbox, lambda: asyncio.sleep(10 * LEASE, "done"), renew=True), Units())
+    )
+    for _ in range(18):
+        await asyncio.sleep(LEASE / 2)
+        assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
+    assert (await working).how is Ended.HANDLED
+
+
+class Failing(MemoryInbox):
+    def __init__(self, call: str, error: Exception | None = None) -> None:
+        super().__init__(clock=virtual.now)
+        self.failing, self.error = call, error
+
+    async def _fail(self, call: str) -> None:
+        if call == self.failing:
+            if self.error is None:
+                await asyncio.Event().wait()
+            else:
+                raise self.error
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        claim = await super().claim(key, token, lease=lease)
+        await self._fail("claim")
+        return claim
+
+    async def complete(self, key: str, token: str) -> bool:
+        await self._fail("complete")
+        return await super().complete(key, token)
+
+
+@pytest.mark.parametrize("error", [None, InboxError("away")], ids=["hangs", "raises"])
+@pytest.mark.parametrize(("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED)])
+def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, error: Exception | None) -> None:
+    async def main() -> None:
+        inbox = Failing(call, error)
+        started = virtual.now()
+        ending = await handle_once(unit(inbox, work), Units())
+        assert (ending.how, type(ending.error)) == (how, InboxError)
+        assert virtual.now() - started <= 6.0
+        if call == "claim":
+            inbox.failing = ""
+            claim = await inbox.claim(KEY, "other", lease=1)
+            assert claim.status is ClaimStatus.CLAIMED, "the claim that the inbox made all the same was left behind"
+
+    virtual.run(main())
+
+
+@on_virtual_time
+async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it_ends() -> None:
+    cancellations = 0
+
+    async def resists() -> str:
+        nonlocal cancellations
+        until = virtual.now() + 20
+        while virtual.now() < until:
+            try:
+                await asyncio.sleep(until - virtual.now())
+            except asyncio.CancelledError:
+                cancellations += 1
+        return "done"
+
+    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    started = virtual.now()
+    ending = await handle_once(unit(inbox, resists, work_timeout=2.0), units)
+    assert (ending.how, virtual.now() - started) == (Ended.LATE, 3.0)
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
+    assert await units.wait(60) == 0
+    assert cancellations == 1
+    assert await inbox.seen(KEY), "it ended well after all"
+
+
+@on_virtual_time
+async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
+    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    for step in range(8):
+        caller = asyncio.create_task(
+            handle_once(unit(inbox, lambda: asyncio.sleep(20, "done"), token=f"t{step}"), units)
+        )
+        for _ in range(step):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
+            task.cancel()
+        await asyncio.wait((caller,))
+        assert await units.wait(10) == 0
+        claim = await inbox.claim(KEY, "other", lease=1)
+        assert claim.status is ClaimStatus.CLAIMED, f"after a cancellation at step {step}"
+        await inbox.release(KEY, "other")
+
+
+@on_virtual_time
+async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
+    recorded: list[Exception] = []
+
+    async def fails() -> str:
+        raise ValueError("no")
+
+    async def record(failure: Exception) -> None:
+        await asyncio.sleep(1)
+        recorded.append(failure)
+        await one.release()
+
+    inbox = MemoryInbox(clock=virtual.now)
+    one = unit(inbox, fails, on_failure=record)
+    ending: Ending[str] = await handle_once(one, Units())
+    assert (ending.how, [ending.error]) == (Ended.FAILED, recorded)
