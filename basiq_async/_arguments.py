@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio.coroutines
 import inspect
 import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, TypeVar, get_args
 
 from .errors import ConfigurationError
 from .models import DocumentedEventType
+
+T = TypeVar("T")
 
 
 def check_positive(name: str, value: object, unit: str = "") -> float:
@@ -70,6 +74,50 @@ def accepts(function: Callable[..., object], count: int) -> bool:
     except ValueError:
         pass
     return True
+
+
+def is_async(function: object) -> bool:
+    """Whether a call of the function returns something to await, as far as that shows without a call."""
+    while isinstance(function, partial):
+        function = function.func
+    # Before Python 3.12, asyncio recognises an AsyncMock by this mark.
+    mark = getattr(asyncio.coroutines, "_is_coroutine", function)
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # callable() does not show whether it is async
+        or getattr(function, "_is_coroutine", None) is mark
+    )
+
+
+def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
+    """Return a handler as a function of an item and a session, by position; None if it has no parameter for a session.
+
+    That is a parameter with the name ``session``, also one with a default, or else a second one that needs a value.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):  # it tells no signature
+        return None
+    bound = function.keywords if isinstance(function, partial) else {}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if any(each.name == "session" and each.kind in by_name for each in parameters) and "session" not in bound:
+        return lambda item, session, **options: function(item, session=session, **options)
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [
+        each
+        for each in parameters
+        if each.kind in by_position and each.default is inspect.Parameter.empty and each.name != "prepared"
+    ]
+    return function if needed else None
+
+
+def has_parameter(function: Callable[..., object], name: str) -> bool:
+    """Whether a function has a parameter of this name, which can be passed by it."""
+    try:
+        found = inspect.signature(function).parameters.get(name)
+    except (TypeError, ValueError):
+        return False
+    return found is not None and found.kind is not inspect.Parameter.POSITIONAL_ONLY
 
 
 _Beginning = Literal["account.*", "connection.*", "consent.*", "transactions.*", "user.*", "*"]

@@ -19,7 +19,7 @@ from .._work.once import Ended, Ending, Unit, Units, handle_once
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import Outages, Outcome, Result, describe, log_fields
+from ._outcome import Outages, Outcome, Result, describe, find_retry_after, is_of_the_event, log_fields, shorten
 from ._routes import Route, Routes
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -49,6 +49,8 @@ class _Attempt:
     quarantined: bool
     unit: Unit[object] = attrs.field(init=False)
     result: Result = Result.FAILED
+    retry_after: float | None = None
+    prepared: object = None
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
@@ -108,15 +110,16 @@ class Dispatcher:
             self._inbox,
             delivery.key,
             _new_token(),
-            f"delivery {delivery.id!r}",
+            f"delivery {shorten(delivery.id)!r}",
             partial(self._work, attempt),
             self._lease,
             self._inbox_timeout,
             _MOMENT,
             patience,
             self._handler_timeout,
+            prepare=partial(self._prepare, attempt) if route.session and route.prepare is not None else None,
             on_failure=partial(self._record_failure, attempt),
-            session=route.session_handler is not None,
+            session=route.session,
             quarantined=attempt.quarantined,
             fields=attempt.fields(),
         )
@@ -145,13 +148,20 @@ class Dispatcher:
         """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
 
+    async def _prepare(self, attempt: _Attempt) -> None:
+        if attempt.route.prepare is not None:
+            attempt.prepared = await attempt.route.prepare(attempt.delivery)
+
     async def _work(self, attempt: _Attempt) -> None:
         route, delivery = attempt.route, attempt.delivery
-        if route.handler is not None:
-            await route.handler(delivery)
-        elif route.session_handler is not None and isinstance(self._inbox, TransactionalInbox):
+        if route.session and isinstance(self._inbox, TransactionalInbox):
+            options = {} if route.prepare is None else {"prepared": attempt.prepared}
             async with self._inbox.transaction(attempt.unit.key, attempt.unit.token) as session:
-                await route.session_handler(delivery, session)
+                await route.call(delivery, session, **options)
+        elif route.prepare is not None:
+            await route.call(delivery, prepared=await route.prepare(delivery))
+        else:
+            await route.call(delivery)
 
     def _interpret(self, attempt: _Attempt, ending: Ending[object]) -> Outcome:
         error, how = ending.error, ending.how
@@ -164,14 +174,14 @@ class Dispatcher:
         if how is Ended.BUSY and ending.claim is not None:
             logger.info(
                 "delivery %r is held by worker %r for at most %.0f s more: the response asks Basiq to send it again",
-                attempt.delivery.id,
+                shorten(attempt.delivery.id),
                 ending.claim.holder,
                 ending.claim.retry_after,
                 extra=attempt.fields(),
             )
             return attempt.end(Result.BUSY, retry_after=ending.claim.retry_after)
         if how is Ended.FAILED:
-            return attempt.end(attempt.result, error)
+            return attempt.end(attempt.result, error, attempt.retry_after)
         if how is Ended.LATE:
             text = f"the handler was cancelled after {self._handler_timeout:g} s"
             return attempt.end(Result.TIMED_OUT, TimeoutError(text))
@@ -185,11 +195,16 @@ class Dispatcher:
         hide_parameters(failure)
         timed_out = attempt.unit.timed_out
         attempt.result = Result.TIMED_OUT if timed_out else Result.FAILED
-        if await self._has_failed_too_often(attempt) and await self._set_aside(attempt, failure):
+        if not is_of_the_event(failure):
+            await self._last_call(attempt, lambda: self._inbox.release(attempt.unit.key, attempt.unit.token), _STAYS)
+            attempt.retry_after = find_retry_after(failure)
+            if attempt.retry_after is not None:
+                attempt.result = Result.UNAVAILABLE
+        elif await self._has_failed_too_often(attempt) and await self._set_aside(attempt, failure):
             attempt.result = Result.QUARANTINED
         logger.error(
             "the handler of delivery %r %s%s",
-            attempt.delivery.id,
+            shorten(attempt.delivery.id),
             f"was cancelled after {self._handler_timeout:g} s" if timed_out else "failed",
             f", {attempt.failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
             if attempt.result is Result.QUARANTINED
@@ -247,11 +262,11 @@ class Dispatcher:
             slow = InboxError(f"the inbox did not respond within {self._inbox_timeout:g} s")
             slow.__cause__ = failure
             failure = slow
-        self._outages.report(attempt.delivery.id, what, failure, attempt.fields(failure))
+        self._outages.report(shorten(attempt.delivery.id), what, failure, attempt.fields(failure))
         return failure
 
     def _count_unhandled(self, delivery: Delivery) -> None:
-        event_type_id = delivery.event_type_id
+        event_type_id = shorten(delivery.event_type_id)
         seen = self._unhandled.get(event_type_id, 0)
         counted = seen or len(self._unhandled) < _MOST_UNHANDLED
         if counted:
@@ -260,7 +275,7 @@ class Dispatcher:
         log(
             "no handler is registered for event type %r; delivery %r was acknowledged and not handled",
             event_type_id,
-            delivery.id,
+            shorten(delivery.id),
             extra=log_fields(delivery),
         )
 

@@ -13,12 +13,22 @@ from typing import Protocol
 import attrs
 
 from .._signing.signature import Headers
-from ..errors import APIError, BasiqError
+from ..errors import (
+    APIError,
+    AuthenticationError,
+    BasiqError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    TransportError,
+)
 from ._delivery import Delivery
 
 logger = logging.getLogger("basiq_async.receiver")
 
 _MOST_CAUSES = 10
+_LONGEST = 200
+"""Characters of an id, or of an event type, that are logged, counted or passed to a hook."""
 _LOG_EVERY = 1.0
 """Seconds between two log records about an inbox that fails."""
 
@@ -137,15 +147,20 @@ def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
         result=done.result,
         status=done.status,
         duration=duration,
-        delivery_id=None if delivery is None else delivery.id,
-        event_type_id=None if delivery is None else delivery.event_type_id,
+        delivery_id=None if delivery is None else shorten(delivery.id),
+        event_type_id=None if delivery is None else shorten(delivery.event_type_id),
         reason=done.reason,
-        event_id=None if delivery is None else delivery.event_id,
+        event_id=None if delivery is None else shorten(delivery.event_id),
         handler=done.handler,
         attempt=done.attempt,
         correlation_id=correlation_id(done.error),
         age=None if delivery is None else now - delivery.timestamp.timestamp(),
     )
+
+
+def shorten(text: str) -> str:
+    """Return a text from outside as logs, metrics and memory hold it: a body may have ids of a megabyte."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def log_fields(
@@ -157,9 +172,9 @@ def log_fields(
 ) -> dict[str, object]:
     """Return the ``extra`` fields of a log record about a delivery, named as in ``DeliveryEvent``."""
     return {
-        "delivery_id": delivery.id,
-        "event_id": delivery.event_id,
-        "event_type_id": delivery.event_type_id,
+        "delivery_id": shorten(delivery.id),
+        "event_id": shorten(delivery.event_id),
+        "event_type_id": shorten(delivery.event_type_id),
         "handler": handler,
         "attempt": attempt,
         "correlation_id": correlation_id(error),
@@ -173,6 +188,24 @@ def correlation_id(error: BaseException | None) -> str | None:
             break
         error = error.__cause__ or error.__context__
     return error.correlation_id if isinstance(error, APIError) else None
+
+
+_NOT_OF_THE_EVENT = (TransportError, AuthenticationError, PermissionDeniedError, RateLimitError, ServerError)
+
+
+def find_retry_after(error: BaseException) -> float | None:
+    """Return the seconds that an error asks to wait, by an attribute ``retry_after`` that is a number; else None."""
+    seconds = getattr(error, "retry_after", None)
+    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < math.inf else None
+
+
+def is_of_the_event(error: BaseException) -> bool:
+    """Return whether a handler's failure counts towards the quarantine.
+
+    It does not if Basiq's API failed, refused the key or was not reached, and if the error asks for another attempt by
+    its ``retry_after``: another event would have failed as well.
+    """
+    return not isinstance(error, _NOT_OF_THE_EVENT) and find_retry_after(error) is None
 
 
 class Outages:

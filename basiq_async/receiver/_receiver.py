@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
@@ -35,7 +35,14 @@ from ._dispatcher import PATIENCE, RETRY_SOON, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox_methods, check_webhook_id
 from ._outcome import OnDelivery, Outcome, Result, event_of
 from ._quarantine import Quarantine, check_ids
-from ._routes import AnyHandler, Routes, check_patterns, warn_of_unknown_types
+from ._routes import (
+    AnyHandler,
+    Prepare,
+    Register,
+    Routes,
+    check_patterns,
+    warn_of_unknown_types,
+)
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basiq_async.receiver")
 
 H = TypeVar("H", bound=AnyHandler)
+P = TypeVar("P")
 Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, Outcome]]
 """A wrapper by which an observer, such as OpenTelemetry, awaits the work on a delivery."""
 
@@ -205,12 +213,22 @@ class WebhookReceiver:
         """Return the headers of a delivery, signed with this receiver's secrets, for a test of your endpoint."""
         return self._keys.headers(message_id, timestamp, body)
 
-    def on(self, *event_types: EventTypePattern) -> Callable[[H], H]:
+    @overload
+    def on(self, *event_types: EventTypePattern) -> Callable[[H], H]: ...
+
+    @overload
+    def on(self, *event_types: EventTypePattern, prepare: Callable[[Delivery], Awaitable[P]]) -> Register[P]: ...
+
+    def on(self, *event_types: EventTypePattern, prepare: Prepare | None = None) -> Callable[[Any], Any]:
         """Register an async handler for event types: a type, a beginning such as ``consent.*``, or ``*`` for all.
 
         The handler is called with the delivery. If the inbox has transactions, as ``SQLInbox`` has, the handler may
         have a second parameter, the session: its writes with the session commit together with the inbox's entry, so
         they happen exactly once.
+
+        ``prepare`` is an async function of the delivery, awaited before the handler. The handler gets what it returns,
+        as its argument ``prepared``. For a handler with a session it runs before the transaction begins, so that a
+        read of Basiq's API holds no connection; each of the two has ``handler_timeout`` seconds.
 
         Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: it is misspelled or new.
 
@@ -218,8 +236,8 @@ class WebhookReceiver:
         a pattern, and for a second handler of the same pattern.
         """
 
-        def register(handler: H) -> H:
-            self._routes.add(event_types, handler)
+        def register(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+            self._routes.add(event_types, handler, prepare)
             return handler
 
         check_patterns(event_types)

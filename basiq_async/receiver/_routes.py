@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
-import asyncio.coroutines
 import inspect
 import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
-from .._arguments import accepts, nearest_pattern
+from .._arguments import accepts, has_parameter, is_async, nearest_pattern, with_session
 from ..errors import ConfigurationError
 from ._delivery import Delivery
+
+P = TypeVar("P", contravariant=True)
+V = TypeVar("V")
 
 Handler = Callable[[Delivery], Awaitable[object]]
 SessionHandler = Callable[[Delivery, Any], Awaitable[object]]
 """A handler with a second parameter: the session of the inbox's transaction, such as an ``AsyncSession``."""
-AnyHandler = Handler | SessionHandler
+
+
+class NamedSessionHandler(Protocol):
+    """The same, where the session is passed by its name."""
+
+    def __call__(self, delivery: Delivery, /, *, session: Any) -> Awaitable[object]: ...
+
+
+AnyHandler = Handler | SessionHandler | NamedSessionHandler
+Prepare = Callable[[Delivery], Awaitable[object]]
+
+
+class PreparedHandler(Protocol[P]):
+    """A handler that gets what ``prepare`` returned."""
+
+    def __call__(self, delivery: Delivery, /, *, prepared: P) -> Awaitable[object]: ...
+
+
+class PreparedSessionHandler(Protocol[P]):
+    """The same, with the session of the inbox's transaction."""
+
+    def __call__(self, delivery: Delivery, /, *, session: Any, prepared: P) -> Awaitable[object]: ...
+
+
+class Register(Protocol[V]):
+    """Registers a handler that gets a prepared value."""
+
+    @overload
+    def __call__(self, handler: PreparedHandler[V], /) -> PreparedHandler[V]: ...
+    @overload
+    def __call__(self, handler: PreparedSessionHandler[V], /) -> PreparedSessionHandler[V]: ...
 
 
 @attrs.frozen
 class Route:
-    """A handler, with or without a session, and its name as logs and metrics show it."""
+    """A handler, and its name for logs and metrics. ``call`` accepts a delivery and, with ``session``, a session."""
 
-    handler: Handler | None
-    session_handler: SessionHandler | None
+    function: Callable[..., object]
     name: str
-
-    @property
-    def function(self) -> AnyHandler | None:
-        """The handler, with or without a session."""
-        return self.handler or self.session_handler
+    call: Callable[..., Awaitable[object]]
+    session: bool = False
+    prepare: Prepare | None = None
 
 
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 256, 200
@@ -65,7 +94,9 @@ class Routes:
         """The patterns, as they were registered."""
         return tuple(self._routes)
 
-    def add(self, patterns: tuple[str, ...], handler: AnyHandler) -> None:
+    def add(
+        self, patterns: tuple[str, ...], handler: Callable[..., Awaitable[object]], prepare: Prepare | None = None
+    ) -> None:
         """Register a handler for patterns.
 
         Raises ``ConfigurationError`` for an invalid pattern or handler, and for a second handler of a pattern.
@@ -75,7 +106,7 @@ class Routes:
             known = self._routes.get(pattern)
             if known is not None and known.function is not handler:
                 raise ConfigurationError(f"{pattern!r} has a handler already, and only one of the two could run")
-        self._routes.update(dict.fromkeys(patterns, _route(handler, sessions=self._sessions)))
+        self._routes.update(dict.fromkeys(patterns, _route(handler, prepare, sessions=self._sessions)))
         self._most_words = max(pattern.count(".") for pattern in self._routes)
         self._found.clear()
 
@@ -134,30 +165,46 @@ def _check_pattern(pattern: str) -> None:
         )
 
 
-def _route(handler: AnyHandler, *, sessions: bool) -> Route:
+def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *, sessions: bool) -> Route:
     name = _name(handler)
-    if not _is_async(handler):
-        raise ConfigurationError(
-            f"the handler {name} is not async: write `async def`, and use asyncio.to_thread for calls that block"
-        )
+    for function in filter(None, (handler, prepare)):
+        if not is_async(function):
+            raise ConfigurationError(
+                f"the handler {_name(function)} is not async: write `async def`, and use asyncio.to_thread for calls "
+                "that block"
+            )
     if _has_dependency(handler):
         raise ConfigurationError(
             f"the handler {name} has Depends(...) in its signature, but the receiver calls it, not FastAPI: open its "
             "resources inside the handler, or use the session of a SQLInbox, the second argument"
         )
-    if accepts(handler, 1):
-        return Route(cast(Handler, handler), None, name)
-    if not accepts(handler, 2):
-        raise ConfigurationError(f"the handler {name} must take one argument, the delivery")
+    if prepare is not None and not accepts(prepare, 1):
+        raise ConfigurationError(f"{_name(prepare)} must take one argument, the delivery")
+    if (prepare is None) is has_parameter(handler, "prepared"):
+        raise ConfigurationError(
+            f"the handler {name} has a parameter `prepared`: pass the function that makes its value, on(..., prepare=)"
+            if prepare is None
+            else f"the handler {name} needs a parameter `prepared`, which gets what {_name(prepare)} returns"
+        )
+    options = {} if prepare is None else {"prepared": None}
+    session_handler = with_session(handler)
+    try:
+        inspect.signature(session_handler or handler).bind(*[None] * (1 if session_handler is None else 2), **options)
+    except TypeError:
+        raise ConfigurationError(f"the handler {name} must take one argument, the delivery") from None
+    except ValueError:  # it tells no signature
+        pass
+    if session_handler is None:
+        return Route(handler, name, handler, prepare=prepare)
     if not sessions:
         raise ConfigurationError(
             f"the handler {name} must take one argument, the delivery. A second one, the session, needs an inbox with "
             "transactions, such as SQLInbox(engine)"
         )
-    return Route(None, cast(SessionHandler, handler), name)
+    return Route(handler, name, session_handler, session=True, prepare=prepare)
 
 
-def _has_dependency(handler: AnyHandler) -> bool:
+def _has_dependency(handler: Callable[..., object]) -> bool:
     """Return whether the handler's signature has FastAPI's ``Depends``, as a default or in an ``Annotated``."""
     try:
         parameters = inspect.signature(handler, eval_str=True).parameters.values()
@@ -170,20 +217,8 @@ def _has_dependency(handler: AnyHandler) -> bool:
     return any(type(mark).__name__ == "Depends" for mark in marks)
 
 
-def _name(handler: AnyHandler) -> str:
+def _name(handler: Callable[..., object]) -> str:
     inner: object = handler
     while isinstance(inner, partial):
         inner = inner.func
     return str(getattr(inner, "__qualname__", None) or type(inner).__qualname__)
-
-
-def _is_async(handler: object) -> bool:
-    while isinstance(handler, partial):
-        handler = handler.func
-    # Before Python 3.12, asyncio recognises an AsyncMock by this mark.
-    mark = getattr(asyncio.coroutines, "_is_coroutine", handler)
-    return (
-        inspect.iscoroutinefunction(handler)
-        or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  # callable() does not show whether it is async
-        or getattr(handler, "_is_coroutine", None) is mark
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, cast
 
-from ..._arguments import accepts
+from ..._arguments import is_async, with_session
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
@@ -14,16 +14,6 @@ from ._deduplicated import HANDLED_BEFORE, LEASE, PATIENCE, Deduplicated
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
-
-
-class _PerhapsAsync(Function):
-    """A target that calls any callable. Only the call shows whether its result can be awaited."""
-
-    async def deliver(self, message: Message) -> None:
-        working = self.function(message)
-        if not inspect.isawaitable(working):
-            raise ReplayError("the target is not async: pass an async function that accepts a Message")
-        await working
 
 
 class _Receiver:
@@ -78,10 +68,15 @@ def as_target(
     if isinstance(value, Target):
         target = value
     elif callable(value) and not inspect.isgeneratorfunction(value) and not inspect.isasyncgenfunction(value):
-        if not accepts(value, 1) and accepts(value, 2):
-            return _in_transaction(cast(SessionHandler, value), inbox, token, webhook_id, inbox_timeout, inbox_lease)
-        handler = cast(Handler, value)
-        target = (Function if inspect.iscoroutinefunction(handler) else _PerhapsAsync)(handler)
+        if not is_async(value):
+            raise ConfigurationError(
+                "the target is not async: pass an async function that accepts a Message, and use asyncio.to_thread for "
+                "calls that block"
+            )
+        handler = with_session(value)
+        if handler is not None:
+            return _in_transaction(handler, inbox, token, webhook_id, inbox_timeout, inbox_lease)
+        target = Function(cast(Handler, value))
     else:
         raise ConfigurationError(
             "target must be an async function that accepts a Message, a WebhookReceiver, an HttpTarget, a "

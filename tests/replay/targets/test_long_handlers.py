@@ -16,6 +16,10 @@ KEY = inbox_key("user.created", "e1", "m1")
 LEASE = 30.0
 
 
+async def sleep(message: Message) -> None:
+    await asyncio.sleep(3_600)
+
+
 class Failing(MemoryInbox):
     """An inbox that fails, or hangs, for a while."""
 
@@ -75,7 +79,7 @@ def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest
 def test_a_cancelled_message_gives_its_claim_back_after_the_last_prolonging(*, hanging: bool) -> None:
     async def main() -> None:
         inbox = Failing()
-        target = as_target(lambda message: asyncio.sleep(3_600), inbox, "job", inbox_lease=LEASE)
+        target = as_target(sleep, inbox, "job", inbox_lease=LEASE)
         handling = asyncio.create_task(target.deliver(MESSAGE))
         await asyncio.sleep(1)
         inbox.hanging = hanging
