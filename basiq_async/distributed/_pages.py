@@ -68,8 +68,8 @@ async def read_page(client: BasiqClient, source: Source, list_spec: ListSpec, cl
         ) from None
     if claim.count is None:
         return page
-    known = page.messages[-claim.count :] if claim.count else ()
-    if claim.count and (len(known) < claim.count or known[-1].id != claim.last):
+    known = page.messages[-claim.count :] if claim.count else []
+    if len(known) < claim.count or (known and known[-1].id != claim.last):
         raise CheckpointError(
             f"its page has changed: when it was read first, it had {claim.count} messages up to {claim.last!r}. Begin "
             "another job, with an inbox, so that nothing is handled twice"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from .._redaction.tracebacks import UnshownText
 from .._work.throughput import messages_per_second
-from ..errors import ReplayError
+from ..errors import CheckpointError, ReplayError
 from ..replay import DeadLetter
 from ._connection import Connection
 from ._record_types import (
@@ -91,7 +92,8 @@ class Record:
     async def spec(self, key: str) -> JobSpec | None:
         """Return the job that was submitted under a key; None for an unknown key."""
         found: dict[str, str] = await self._connection.call(lambda redis: redis.hgetall(self._base(key)))
-        return _spec(key, found) if "selection" in found else None
+        with _damage(key):
+            return _spec(key, found) if "selection" in found else None
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
@@ -123,22 +125,21 @@ class Record:
         found = await self._run("claim", key, *arguments, job=job)
         if found[0] != "ok":
             return ClaimRefusal(*found)
-        cursor, position, count, last, quota, upto, waits, after = found[1]
-        job_token, rate, paused = found[2]
-        return SegmentClaim(
-            cursor=cursor or None,
-            after=after or None,
-            position=int(position),
-            count=_int(count),
-            last=last or None,
-            quota=_int(quota),
-            upto=_int(upto),
-            done=[each for ids in found[3] for each in json.loads(ids)],
-            waits=int(waits or 0),
-            job_token=job_token,
-            rate=_float(rate),
-            paused=paused / 1000,
-        )
+        with _damage(key):
+            cursor, count, last, quota, upto, waits, after = found[1]
+            rate, paused = found[2]
+            return SegmentClaim(
+                cursor=cursor or None,
+                after=after or None,
+                count=_int(count),
+                last=last or None,
+                quota=_int(quota),
+                upto=_int(upto),
+                done=[each for ids in found[3] for each in json.loads(ids)],
+                waits=int(waits or 0),
+                rate=_float(rate),
+                paused=paused / 1000,
+            )
 
     async def record_page(
         self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
@@ -219,45 +220,47 @@ class Record:
         found = await self._run("progress", key)
         if not found:
             return None
-        fields = dict(_pairs(found[0]))
-        counts: Counter[str] = Counter()
-        for name, value in (*_with_prefix(fields, "n:"), *_pairs(found[1])):
-            counts[name] += int(value)
-        now, segments, held, dead, paused = found[2]
-        state, ended, total = fields["state"], int(fields.get("ended") or now), _int(fields["total"])
-        finished = counts["handled"] + counts["failed"]
-        samples = (each.split() for _, each in _with_prefix(fields, "at:"))
-        names = found[3]
-        return JobProgress(
-            state=cast(JobState, "waiting" if state == "running" and not names else state),
-            reason=fields.get("reason", ""),
-            problem=fields.get("problem", ""),
-            read=counts["read"],
-            handled=counts["handled"],
-            failed=counts["failed"],
-            skipped={name: value for name, value in sorted(_with_prefix(counts, "skipped:")) if value},
-            dead=dead,
-            rate=messages_per_second(
-                [(int(at) / 1000, int(count)) for at, count in samples],
-                now_seconds=ended / 1000,
-                began_seconds=int(fields["began"]) / 1000,
-                finished=int(fields.get("finished") or 0),
-            ),
-            elapsed=(ended - int(fields["began"])) / 1000,
-            remaining=None if total is None else max(0, total - finished),
-            worker_names=names,
-            segments=segments,
-            held=held,
-            takeovers=int(fields.get("takeovers") or 0),
-            interrupted=int(fields.get("interrupted") or 0),
-            paused=paused / 1000,
-            cut="cut" in fields,
-        )
+        with _damage(key):
+            fields = dict(_pairs(found[0]))
+            counts: Counter[str] = Counter()
+            for name, value in (*_with_prefix(fields, "n:"), *_pairs(found[1])):
+                counts[name] += int(value)
+            now, segments, held, dead, paused = found[2]
+            state, ended, total = fields["state"], int(fields.get("ended") or now), _int(fields["total"])
+            finished = counts["handled"] + counts["failed"]
+            samples = (each.split() for _, each in _with_prefix(fields, "at:"))
+            names = found[3]
+            return JobProgress(
+                state=cast(JobState, "waiting" if state == "running" and not names else state),
+                reason=fields.get("reason", ""),
+                problem=fields.get("problem", ""),
+                read=counts["read"],
+                handled=counts["handled"],
+                failed=counts["failed"],
+                skipped={name: value for name, value in sorted(_with_prefix(counts, "skipped:")) if value},
+                dead=dead,
+                rate=messages_per_second(
+                    [(int(at) / 1000, int(count)) for at, count in samples],
+                    now_seconds=ended / 1000,
+                    began_seconds=int(fields["began"]) / 1000,
+                    finished=int(fields.get("finished") or 0),
+                ),
+                elapsed=(ended - int(fields["began"])) / 1000,
+                remaining=None if total is None else max(0, total - finished),
+                worker_names=names,
+                segments=segments,
+                held=held,
+                takeovers=int(fields.get("takeovers") or 0),
+                interrupted=int(fields.get("interrupted") or 0),
+                paused=paused / 1000,
+                cut="cut" in fields,
+            )
 
     async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
         """Return the first ``limit`` dead letters with numbers greater than ``after``, in order, as of one moment."""
         found = await self._run("dead_letters", key, after, limit)
-        return [_read_dead_letter(id, int(number), text) for id, number, text in found]
+        with _damage(key):
+            return [_read_dead_letter(id, int(number), text) for id, number, text in found]
 
     async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
         """Remove dead letters, and return how many were removed."""
@@ -294,6 +297,18 @@ class Record:
     async def _run(self, name: str, key: str, *arguments: Any, job: str = "") -> Any:
         keys = (self._base(key), f"{self._prefix}:jobs", f"{self._prefix}:active")
         return await self._connection.run(name, keys, (key, job, *arguments))
+
+
+@contextmanager
+def _damage(key: str) -> Iterator[None]:
+    """Raise ``CheckpointError`` if what was read is not what a fleet wrote: others may write to Redis too."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
+        raise CheckpointError(
+            f"another program changed the job {key!r} in Redis ({type(exc).__name__}): forget the job, and submit it "
+            "again, with an inbox, so that nothing is handled twice"
+        ) from None
 
 
 def _selection(spec: JobSpec) -> str:

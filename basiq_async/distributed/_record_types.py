@@ -61,27 +61,25 @@ class JobSpec:
 class SegmentClaim:
     """A segment that the caller owns until its lease ends.
 
-    cursor, position: where its page begins, and the number of messages before it in the list.
+    cursor: where its page begins.
     after: the id of the last message before the page, for when Basiq no longer accepts the cursor.
     count, last: the number of messages on the page at its first reading, and the id of the last; None before that.
     quota: how many of the chosen messages to handle; None before the page was recorded.
     upto: for a segment of dead letters, the number of the last one to retry.
     done: the ids of the messages that former owners recorded as done.
     waits: how often in a row the segment was released because Basiq, the network or the store was away.
-    job_token, rate: the job's token and rate.
+    rate: the rate of the job.
     paused: the remaining seconds of a pause that the target asked for.
     """
 
     cursor: str | None
     after: str | None
-    position: int
     count: int | None
     last: str | None
     quota: int | None
     upto: int | None
     done: Sequence[str]
     waits: int
-    job_token: str = attrs.field(repr=False)
     rate: float | None
     paused: float
 

@@ -9,7 +9,8 @@ import os
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .._redaction.text import printable
@@ -247,31 +248,44 @@ class Worker:
     async def _heal(self) -> None:
         keys = await self._record.keys(active=True)
         self._forget_all_but(keys)
+        idle = not self._processing and clock() - self._idle_since >= _IDLE
         for key in keys:
-            if await self._spec(key) is None:
-                continue
-            grace, idle = max(1.0, self._lease / 2), not self._processing and clock() - self._idle_since >= _IDLE
-            for segment in await self._record.reclaim_expired(key, self.name, grace=grace, idle=idle):
-                logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
-                if await self._notify(key, segment) is False:
-                    return  # the broker is away: the other segments are found again
+            with _damage_to_one_job():
+                if await self._spec(key) is None:
+                    continue
+                grace = max(1.0, self._lease / 2)
+                for segment in await self._record.reclaim_expired(key, self.name, grace=grace, idle=idle):
+                    logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
+                    if await self._notify(key, segment) is False:
+                        return  # the broker is away: the other segments are found again
 
     async def _heartbeat(self) -> None:
         for active in list(self._active.values()):
             held = {segment.name: segment.lease for segment in active.segments.values()}
             if not held:
                 continue
-            asked_at = clock()
-            tokens = {name: lease.token for name, lease in held.items()}
-            spec = active.spec
-            heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.token)
-            for name, lease in held.items():
-                if name in heartbeat.lost:
-                    lease.end()
-                else:
-                    lease.prolong(asked_at)
-            active.limiter.set_rate(heartbeat.rate)
-            active.apply(heartbeat)
+            with _damage_to_one_job():
+                asked_at, spec = clock(), active.spec
+                tokens = {name: lease.token for name, lease in held.items()}
+                heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.token)
+                for name, lease in held.items():
+                    if name in heartbeat.lost:
+                        lease.end()
+                    else:
+                        lease.prolong(asked_at)
+                active.limiter.set_rate(heartbeat.rate)
+                active.apply(heartbeat)
+
+
+@contextmanager
+def _damage_to_one_job() -> Iterator[None]:
+    """Log an error of one job, so that the others are looked after. An outage of Redis is raised: it is for all."""
+    try:
+        yield
+    except CheckpointError as exc:
+        if isinstance(exc, RecordUnavailableError) and exc.__cause__ is None:
+            raise
+        logger.warning("%s", describe(exc))
 
 
 def _passing(exc: Exception) -> bool:

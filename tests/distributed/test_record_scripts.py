@@ -74,8 +74,8 @@ BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
         segments.test_dead_letters_that_a_segment_is_to_retry_already_stay_with_it,
     ),
     "revive, later": (
-        "0, whole(from), 0",
-        "0, '0', 0",
+        "0, whole(from), now",
+        "0, '0', now",
         segments.test_later_dead_letters_are_retried_by_another_segment,
     ),
     "pause": (

@@ -8,7 +8,9 @@ import logging
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.fleets import crew
+from basiq_async.errors import CheckpointError
+from tests.support.fleets import PATIENT, crew
+from tests.support.histories import Recorder
 
 FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is finished"
 
@@ -60,3 +62,54 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
     for text in (progress.reason, *(record.getMessage() for record in caplog.records)):
         assert "\n" not in text
         assert len(text) < 2_000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rate": "fast"},
+        {"lists": "[[1, 2, 3]]"},
+        {"lists": "[" * 100_000},
+        {"submitted_at": "yesterday"},
+        {"token": None, "name": None},
+    ],
+    ids=["rate", "lists", "deep lists", "moment", "no name"],
+)
+async def test_a_job_that_another_program_damaged_holds_up_no_other(
+    redis_url: str, caplog: pytest.LogCaptureFixture, damage: dict[str, str | None]
+) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, workers=0) as fleet, Redis.from_url(redis_url) as redis:
+        fleet.lost = lambda number: 0  # the workers have to find the jobs
+        damaged = await fleet.submit(key="a damaged job")
+        for name, value in damage.items():
+            base = "basiq:{a damaged job}"
+            await (redis.hdel(base, name) if value is None else redis.hset(base, name, value))
+        job = await fleet.submit()
+        fleet.lost = lambda number: 1
+        await fleet.start(1)
+        assert (await job.wait(timeout=PATIENT)).handled == 60
+        with pytest.raises(CheckpointError, match="another program changed the job 'a damaged job' in Redis"):
+            await fleet.fleet.get(damaged.key)
+    assert "another program changed the job 'a damaged job'" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_job_whose_key_is_of_another_type_holds_up_no_other(redis_url: str) -> None:
+    free = asyncio.Event()
+
+    async def behave(message: object) -> None:
+        await free.wait()
+
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, messages=20, workers=1, lease=1.0) as fleet:
+        jobs = [await fleet.submit(key=key) for key in ("a", "b")]
+        async with Redis.from_url(redis_url) as redis, asyncio.timeout(PATIENT):
+            while recorder.at_once < 2 or not all([(await job.progress()).held for job in jobs]):
+                await asyncio.sleep(0.01)
+            await redis.set("basiq:{a}", "no job")
+            before = await redis.zscore("basiq:{b}:due", "0.0")
+            while await redis.zscore("basiq:{b}:due", "0.0") == before:  # until a heartbeat prolonged the lease
+                await asyncio.sleep(0.01)
+            free.set()
+            assert (await jobs[1].wait()).handled == 20

@@ -69,9 +69,9 @@ local function fold(id)
   end
 end
 
-local function add_segment(list_name, index, cursor, position, at)
+local function add_segment(list_name, index, cursor, at)
   local id = list_name .. '.' .. index
-  redis.call('HSET', segment_key(id), 'cursor', cursor, 'position', whole(position), 'tries', 0)
+  redis.call('HSET', segment_key(id), 'cursor', cursor, 'tries', 0)
   redis.call('ZADD', due, whole(at), id)
   return id
 end

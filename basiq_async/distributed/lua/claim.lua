@@ -37,5 +37,5 @@ end
 redis.call('HDEL', s, 'told')
 renew(id, lease)
 note_worker(worker)
-local found = redis.call('HMGET', s, 'cursor', 'position', 'count', 'last', 'quota', 'upto', 'waits', 'after')
-return { 'ok', found, { job('token'), job('rate') or '', pause_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }
+local found = redis.call('HMGET', s, 'cursor', 'count', 'last', 'quota', 'upto', 'waits', 'after')
+return { 'ok', found, { job('rate') or '', pause_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

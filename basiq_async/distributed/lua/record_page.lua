@@ -46,8 +46,7 @@ if not more then
   redis.call('HINCRBY', base, 'lists_left', -1)
   return { 'ok', whole(quota), '' }
 end
-local position = tonumber(redis.call('HGET', s, 'position')) + count
-local following = add_segment(list_name, whole(index + 1), ARGV[8], position, now + lease)
+local following = add_segment(list_name, whole(index + 1), ARGV[8], now + lease)
 local after = ARGV[5] ~= '' and ARGV[5] or redis.call('HGET', s, 'after')
 if after then
   redis.call('HSET', segment_key(following), 'after', after)

@@ -25,7 +25,7 @@ end
 lowest = math.min(lowest, from)
 if tonumber(last[2]) > from then
   local list_name = 'd' .. redis.call('HINCRBY', base, 'revivals', 1)
-  id = add_segment(list_name, 0, whole(from), 0, now + tonumber(job('lease')))
+  id = add_segment(list_name, 0, whole(from), now + tonumber(job('lease')))
   redis.call('HSET', segment_key(id), 'upto', last[2])
   redis.call('HINCRBY', base, 'lists_left', 1)
   redis.call('HSET', base, 'row', 0)
