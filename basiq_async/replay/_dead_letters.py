@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol, Self
+from typing import Protocol
 
 import attrs
 
@@ -16,7 +16,7 @@ from .._wire.codec import Unreadable, read_message
 from .._wire.order import Order
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
-from ._sources import Stepper, UnreadableMessage, nothing_ready
+from ._sources import UnreadableMessage
 from .checkpoints._base import Checkpoint, Commit, DeadLetter
 
 
@@ -104,8 +104,9 @@ def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> Repl
 class DeadLetters:
     """A message source with the dead letters of a checkpoint: all of them, or those with certain ids."""
 
-    cursor = None
     order: Order = "unknown"
+    finished = True
+    repeats = False
 
     def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
         self._checkpoint = checkpoint
@@ -113,32 +114,23 @@ class DeadLetters:
         self._page: list[DeadLetter] = []
         self._after = 0
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        while True:
-            if not self._page:
-                self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
-                if not self._page:
-                    raise StopAsyncIteration
+    def take(self) -> Message | None:
+        """See ``MessageSource``."""
+        while self._page:
             letter = self._page.pop()
-            self._after = letter.number
             if self._ids is None or letter.id in self._ids:
-                break
-        return as_message(letter)
+                return as_message(letter)
+        return None
 
-    def stepper(self) -> Stepper[Message]:
+    async def advance(self) -> bool:
         """See ``MessageSource``."""
-        return Stepper(nothing_ready, self.__anext__)
+        self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
+        if self._page:
+            self._after = self._page[0].number
+        return bool(self._page)
 
-    def next_pass(self) -> bool:
+    def text(self) -> None:
         """See ``MessageSource``."""
-        return False
-
-    async def recover(self, error: Exception) -> bool:
-        """See ``MessageSource``."""
-        return False
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""

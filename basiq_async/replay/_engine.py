@@ -117,7 +117,6 @@ class Engine:
             width=settings.concurrency,
             wanted=self._committer.now,
             position=state.position,
-            last_id=state.last_id,
             tracker=tracker,
         )
         self._moved = asyncio.Event()
@@ -232,8 +231,8 @@ class Engine:
         enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         attempt = taken_before = 0
         while True:
-            item = reader.take_ready()
-            if item is None and (item := await reader.take(task)) is None:
+            item = await reader.take(task)
+            if item is None:
                 break
             if not moved.is_set():
                 moved.set()
@@ -430,6 +429,7 @@ class Engine:
             dead=self._ledger.dead,
             handled_in_all=state.handled + self._handled,
             order=reader.order,
+            may_repeat=reader.may_repeat,
         )
 
     @property

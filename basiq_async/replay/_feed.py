@@ -31,7 +31,7 @@ import hashlib
 import json
 from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +39,7 @@ import attrs
 
 from .._wire.codec import ListPage, Unreadable
 from .._wire.lenient import BrokenItem
-from .._wire.order import Order, raw_time
+from .._wire.order import Order, raw_time, raw_times
 from .._wire.walk import Listing, is_lost, raw_id
 from .._work.tasks import result_of
 from ..errors import APIError, BasiqError
@@ -55,6 +55,7 @@ _SAMPLES = 20
 """The number of items of a page whose times are compared."""
 _SURE = 32
 """The number of steps from one time to another that show an order; nine in ten must go the same way."""
+_FEW = 5
 _FAR = timedelta(minutes=15)
 """Steps shorter than this do not show that a list has no order: first attempts can change places."""
 _MOST_PASSES = 10
@@ -90,11 +91,18 @@ class Feed(Generic[T]):
             ...                      # feed.text() resumes after this item
         feed.finished                # whether nothing is left
 
-    Its memory does not grow with the list. After an error or a cancellation a feed is over: make another one from its
-    ``text()``.
+    ``note_times`` is called with the times of each page, before its items are handed out, if the list begins with the
+    newest. The memory does not grow with the list. After an error or a cancellation a feed is over: make another
+    one from its ``text()``.
     """
 
-    def __init__(self, paginator: Paginator[T], text: str | None = None) -> None:
+    def __init__(
+        self,
+        paginator: Paginator[T],
+        text: str | None = None,
+        *,
+        note_times: Callable[[Sequence[datetime]], object] | None = None,
+    ) -> None:
         listing = self._listing = paginator._listing
         self._on_unreadable = paginator._on_unreadable
         self._hook, self._model = listing.reader.hook, listing.reader.model
@@ -111,6 +119,9 @@ class Feed(Generic[T]):
         """Whether pages may be read a second time."""
         self._resumed = state.begin is not None
         self._mark_every = 1
+        self._note_times = note_times
+        self._steps = [0, 0]
+        """As ``Place.steps``, of this run."""
         self._refused = 0
         self._ahead: tuple[str, asyncio.Task[ListPage]] | None = None
         self._page: _Page | None = None
@@ -181,9 +192,7 @@ class Feed(Generic[T]):
     def order(self) -> Order:
         """The order of the list, as far as the times of its items show it."""
         newer, older = self._state.steps[:2]
-        if newer > 0 and newer >= 4 * older:
-            return "oldest-first"
-        return "newest-first" if older > 0 and older >= 4 * newer else "unknown"
+        return _order_of(newer, older)
 
     # --- what is recorded ---
 
@@ -231,6 +240,7 @@ class Feed(Generic[T]):
                 was_whole, page = state.whole, await self._find(state.base)
                 at_start = page.url == start
                 yield state.base, page
+                self.repeats = self.repeats or (bool(self._recorded) and self._grew and not self._met)
                 if not at_start and self._must_read_all():
                     self._begin_anew()
                     yield state.base, await self._fetch(start)
@@ -383,6 +393,8 @@ class Feed(Generic[T]):
         if page.fresh:
             self._grew, self._refused = True, 0
         self._see_times(page)
+        if self._note_times is not None and self.order == "newest-first":
+            self._note_times(raw_times(page.items))
         self._see_bounds(page)
         self._trail.append((page.url, self._passed))
         while len(self._trail) > 1 and self._passed - self._trail[1][1] >= enough:
@@ -421,9 +433,13 @@ class Feed(Generic[T]):
                 continue
             if self._last_time is not None and time != self._last_time:
                 older = time < self._last_time
+                self._steps[older] += 1
                 steps[older] += 1
                 steps[2 + older] += abs(time - self._last_time) > _FAR
             self._last_time = time
+        seen = _order_of(*self._steps)
+        if seen not in ("unknown", self.order) and sum(self._steps) >= _FEW:
+            steps[:] = [*self._steps, 0, 0]  # the list has turned round
         if sum(steps) > 100 * _SURE:
             steps[:] = [each // 2 for each in steps]
 
@@ -548,6 +564,12 @@ class Feed(Generic[T]):
 
 async def _request(listing: Listing[T], url: str) -> ListPage:
     return await listing.fetch(url)
+
+
+def _order_of(newer: int, older: int) -> Order:
+    if newer > 0 and newer >= 4 * older:
+        return "oldest-first"
+    return "newest-first" if older > 0 and older >= 4 * newer else "unknown"
 
 
 def _made_up_id(item: object) -> str:

@@ -19,12 +19,11 @@ class Span:
     ``open`` is the number of its messages that are begun and not finished. ``ids`` are those of its finished messages.
     """
 
-    __slots__ = ("cursor", "ids", "last_id", "open", "position")
+    __slots__ = ("cursor", "ids", "open", "position")
 
-    def __init__(self, cursor: str | None, position: int, last_id: str | None) -> None:
+    def __init__(self, cursor: str | None, position: int) -> None:
         self.cursor = cursor
         self.position = position
-        self.last_id = last_id
         self.open = 0
         self.ids: list[str] = []
 
@@ -44,7 +43,7 @@ class Ledger:
         self._most = most
         self.earlier = set(state.done)
         """Ids of messages that earlier runs recorded as done, and that this run has not read yet."""
-        self._spans = deque([Span(state.cursor, state.position, state.last_id)])
+        self._spans = deque([Span(state.cursor, state.position)])
         self._moved = False
         self._done: list[str] = []
         self._dead: list[DeadLetter] = []
@@ -69,9 +68,9 @@ class Ledger:
         """Whether every message that was begun is finished."""
         return not any(span.open for span in self._spans)
 
-    def mark(self, cursor: str | None, position: int, last_id: str | None = None) -> None:
-        """Begin a new span at ``cursor``, after ``position`` messages, of which ``last_id`` is the last."""
-        self._spans.append(Span(cursor, position, last_id))
+    def mark(self, cursor: str | None, position: int) -> None:
+        """Begin a new span at ``cursor``, after ``position`` messages."""
+        self._spans.append(Span(cursor, position))
 
     def match(self, message_id: str) -> bool:
         """Return whether an earlier run has recorded this message as done."""
@@ -107,7 +106,7 @@ class Ledger:
             self._spans.popleft()
             self._moved = True
         front = self._spans[0]
-        advance = Advance(front.cursor, front.position, self._done_after(), front.last_id) if self._moved else None
+        advance = Advance(front.cursor, front.position, self._done_after()) if self._moved else None
         commit = Commit(
             done=self._done,
             advance=advance,

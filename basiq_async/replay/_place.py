@@ -91,7 +91,7 @@ def read_place(text: str) -> Place:
         newer, older, *far = map(int, fields["steps"])
         fields["steps"], fields["marks"] = [newer, older, *far], list(map(str, fields["marks"]))
         return Place(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise CheckpointError(
             "the checkpoint's place in the list cannot be read (it is damaged, or of another release): pass another "
             "checkpoint to begin anew, with an inbox, so that nothing is handled twice"

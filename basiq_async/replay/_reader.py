@@ -25,11 +25,8 @@ WorkItem: TypeAlias = tuple[Message, Span, Exception | None]
 class MessageReader:
     """Hands out messages to any number of workers.
 
-    A worker gets its message without a switch of tasks while the page has one, and another may be handed out.
-
     width: the most messages that may be handed out and not recorded yet.
     wanted: called when the ledger has something to record although no message was handled.
-    last_id: the id of the last message before the source's place.
     """
 
     def __init__(
@@ -41,11 +38,9 @@ class MessageReader:
         width: int,
         wanted: Callable[[], None],
         position: int = 0,
-        last_id: str | None = None,
         tracker: InactivityTracker | None = None,
     ) -> None:
         self._source = source
-        self._ready, self._advance = source.stepper()
         self._ledger = ledger
         self._where = None if where.predicate is everything else where.predicate
         self._wanted = wanted
@@ -57,7 +52,6 @@ class MessageReader:
         self._room = width
         self._width = width
         self._read = position
-        self._last_id = last_id
         self._in_span = 0
         self._reader: asyncio.Task[object] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -88,22 +82,20 @@ class MessageReader:
         return self._source.order
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether messages may have been handed out again, because of what the list no longer shows."""
+        return self._source.repeats
+
+    @property
     def read(self) -> int:
         """The number of messages of the history that were read, those of earlier runs included."""
         return self._read
 
-    def take_ready(self) -> WorkItem | None:
-        """Return the next message if it is available at once; None if ``take`` must be called."""
-        if self.ended or self._reader is not None or self._room == 0 or self._in_span >= SPAN or self._left is not None:
-            return None
-        message = self._ready()
-        return None if message is None else self._hand_out(message)
-
     async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
         """Return the next message to handle; None at the end. ``worker`` is the calling task."""
-        ledger = self._ledger
+        source = self._source
         while not self.ended:
-            if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and ledger.full):
+            if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and self._ledger.full):
                 await self._wait()
                 continue
             if self._left == 0:
@@ -114,26 +106,26 @@ class MessageReader:
                 break
             if self._in_span >= SPAN:
                 self.mark()
+            message = source.take()
+            if message is not None:
+                item = self._hand_out(message)
+                if item is not None:
+                    return item
+                continue
             self._reader = worker
             try:
-                message = await self._advance()
-            except StopAsyncIteration:
-                if self._begin_next_pass():
-                    continue
-                break
+                if not await source.advance():
+                    self.whole = source.finished
+                    self.stop()
             except asyncio.CancelledError:
-                if self.ended and worker.uncancel() == 0:
-                    break  # ``stop`` cancelled it, because a page may take long
-                raise
+                if not self.ended or worker.uncancel() > 0:
+                    raise  # otherwise ``stop`` cancelled it, because a page may take long
             except Exception as exc:
-                if await self._recover(exc, worker):
-                    continue
-                break
+                self.error = exc
+                self.stop()
             finally:
                 self._reader = None
-            item = self._hand_out(message)
-            if item is not None:
-                return item
+                self._wake()
         return None
 
     def _hand_out(self, message: Message) -> WorkItem | None:
@@ -141,7 +133,6 @@ class MessageReader:
         tracker, ledger = self._tracker, self._ledger
         self._read += 1
         self._in_span += 1
-        self._last_id = message.id
         if tracker is not None and (tracker.alert or len(message.raw.get("attempts") or ()) >= MOST_ATTEMPTS):
             tracker.see(message)
         if ledger.earlier and self._is_recorded(message):
@@ -165,36 +156,6 @@ class MessageReader:
             self._wake()
         return message, ledger.begin(), error
 
-    def _begin_next_pass(self) -> bool:
-        """Begin the source's next pass. If there is none, end the reading and return False."""
-        try:
-            if self._source.next_pass():
-                self._ready, self._advance = self._source.stepper()
-                self._in_span = SPAN  # a span is a stretch of one pass
-                return True
-            self.whole = True
-        except Exception as exc:
-            self.error = exc
-        self.stop()
-        return False
-
-    async def _recover(self, error: Exception, worker: asyncio.Task[object]) -> bool:
-        """Let the source find its place again after ``error``. If it cannot, end the reading and return False."""
-        try:
-            if await self._source.recover(error):
-                self._ready, self._advance = self._source.stepper()
-                self._in_span = SPAN
-                return True
-        except asyncio.CancelledError:
-            if self.ended and worker.uncancel() == 0:
-                return False
-            raise
-        except Exception as exc:
-            error = exc
-        self.error = error
-        self.stop()
-        return False
-
     def _is_recorded(self, message: Message) -> bool:
         if not self._ledger.match(message.id):
             return False
@@ -203,7 +164,7 @@ class MessageReader:
 
     def mark(self) -> None:
         """Begin a new span at the reader's place."""
-        self._ledger.mark(self._source.cursor, self._read, self._last_id)
+        self._ledger.mark(self._source.text(), self._read)
         self._in_span = 0
         if not self._ledger.unsaved and self._ledger.dirty:  # what is unsaved has its commit begun without this
             self._wanted()

@@ -24,11 +24,11 @@ from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from ._dead_letters import DeadLetters, drop_dead, export_dead
 from ._engine import Engine, OnError, RunSettings
+from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
-from ._lists import Lists
 from ._notes import InactivityTracker, Notes
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
-from ._sources import REACH, EventList, History, MessageSource, placeholder_for
+from ._sources import REACH, EventList, Lists, MessageSource, open_events, placeholder_for, read_texts
 from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, LimitedCheckpoint, Source, State
 from .targets._adapters import as_target
@@ -213,8 +213,9 @@ class Replay:
         target is a ``WebhookReceiver``, types without a handler are left out. ``ids`` is the most ids of missing
         messages to return. To handle the missing messages, run a replay with this inbox.
         """
+        history: Feed[Message] = Feed(self._list(self._filter))
         return await reconcile(
-            History(partial(self._list, self._filter), State()),
+            history,
             self._where,
             inbox,
             ids,
@@ -388,10 +389,12 @@ class Replay:
             if wanted is None:
                 webhook = await self._client.webhooks.get(self._webhook_id)
                 wanted = frozenset(webhook.subscribed_events).__contains__
-            return EventList(self._client, self._webhook_id, self._filter, wanted, state)
+            return EventList(Feed(open_events(self._client, self._filter), state.cursor), self._webhook_id, wanted)
         if self._filters is not None:
-            return Lists([partial(self._list, text) for text in self._filters], state)
-        return History(partial(self._list, self._filter), state, note_times=tracker.note)
+            texts = read_texts(state.cursor, len(self._filters))
+            return Lists([Feed(self._list(each), text) for each, text in zip(self._filters, texts, strict=True)])
+        history: Feed[Message] = Feed(self._list(self._filter), state.cursor, note_times=tracker.note)
+        return history
 
     def _id_in_keys(self, inbox: Inbox | None) -> str | None:
         """Return the webhook's id in the keys of an inbox: a receiver with a ``MemoryInbox`` may have none."""
@@ -402,10 +405,8 @@ class Replay:
             else self._webhook_id
         )
 
-    def _list(self, filter: str | None, cursor: str | None = None, after: str | None = None) -> Paginator[Message]:
-        return self._client.messages.list(
-            self._webhook_id, filter=filter, cursor=cursor, after=after, on_unreadable=placeholder_for
-        )
+    def _list(self, filter: str | None) -> Paginator[Message]:
+        return self._client.messages.list(self._webhook_id, filter=filter, on_unreadable=placeholder_for)
 
     @property
     def _handles(self) -> Callable[[str], bool] | None:

@@ -15,7 +15,7 @@ from .._work.tasks import run_to_completion
 from ..models import Message
 from ..receiver import Inbox
 from ._notes import Inactivity, InactivityTracker
-from ._sources import MessageSource, walk
+from ._sources import MessageSource, each_message
 from ._where import Where, message_time
 from .checkpoints._base import State
 
@@ -44,7 +44,9 @@ class Report:
         these periods made no messages: see ``recover``.
     reach: for a replay of the event list, the moment where the list begins.
     order: the order of the list, as far as its times show it. A list that is not ordered by time ("unknown") is read
-        whole in each run; a list that is too short to show its order ("unknown" too) is not.
+        whole in each run.
+    may_repeat: whether messages may have been handled again, because nothing that was recorded is listed any more, or
+        because messages may have slipped away while an earlier run read them.
     """
 
     handled: int
@@ -60,6 +62,7 @@ class Report:
     inactive: tuple[Inactivity, ...] = ()
     reach: datetime | None = None
     order: Order = "unknown"
+    may_repeat: bool = False
 
     @property
     def rate(self) -> float:
@@ -178,7 +181,7 @@ async def make_plan(
     total = 0
     known = None if inbox is None else _HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
-        async for message in walk(source):
+        async for message in each_message(source):
             tracker.see(message)
             if message.id in state.done:
                 skipped["recorded"] += 1
@@ -234,7 +237,7 @@ async def reconcile(
     missing_ids: list[str] = []
     known = _HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
-        async for message in walk(source):
+        async for message in each_message(source):
             if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
                 continue
             checked += 1

@@ -1,92 +1,73 @@
-"""The sources of a replay: each is a stream of messages, with a cursor from which to resume."""
+"""The sources of a replay: each hands out messages, page by page, with a text from which to resume."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Generic, NamedTuple, NoReturn, Protocol, Self, TypeVar
+from typing import Protocol
 
 import attrs
 
-from .._wire.order import Order, raw_time
+from .._wire.order import Order
 from ..client import BasiqClient
+from ..errors import CheckpointError
 from ..models import Event, Message
-from ..pagination import Paginator, UnreadableItem, last_raw, take_ready
-from ._passes import OpenList, Passes
-from ._watch import Place
-from .checkpoints._base import State
+from ..pagination import Paginator, UnreadableItem
+from ._feed import Feed
 
-T = TypeVar("T")
 REACH = timedelta(days=7)
 """The age of the oldest events in the event list (the vendor's reference)."""
 _PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
-class Stepper(NamedTuple, Generic[T]):
-    """Two functions that return a source's next message.
-
-    ready: returns it if it is available at once; None if ``advance`` must be called.
-    advance: the source's ``__anext__``.
-    """
-
-    ready: Callable[[], T | None]
-    advance: Callable[[], Awaitable[T]]
-
-
-def nothing_ready() -> None:
-    """Return None: the ``Stepper.ready`` of a source that must always be awaited."""
-
-
 class MessageSource(Protocol):
-    """A stream of messages, each once, in the same order in each run."""
-
-    def __aiter__(self) -> AsyncIterator[Message]:
-        """Return itself."""
-        ...
-
-    async def __anext__(self) -> Message:
-        """Return the next message. After a failure it can be called again."""
-        ...
-
-    def stepper(self) -> Stepper[Message]:
-        """Return the two functions that read the next message, for a reader that calls them millions of times.
-
-        After ``recover`` and ``next_pass`` they are no longer valid.
-        """
-        ...
-
-    @property
-    def cursor(self) -> str | None:
-        """The place after the last message that was returned."""
-        ...
+    """Hands out messages, page by page. See ``Feed``, which is one."""
 
     @property
     def order(self) -> Order:
         """The order of the list, as far as it is known."""
         ...
 
-    def next_pass(self) -> bool:
-        """At the end, begin a pass over messages that have arrived meanwhile. Return False if there cannot be any.
-
-        Raises ``ReplayError`` if it cannot tell which messages are new.
-        """
+    @property
+    def finished(self) -> bool:
+        """Whether all messages were handed out."""
         ...
 
-    async def recover(self, error: Exception) -> bool:
-        """Find the place again after ``error``. Return False if that cannot help.
+    @property
+    def repeats(self) -> bool:
+        """Whether messages may have been handed out again, because of what the list no longer shows."""
+        ...
 
-        Raises ``ReplayError`` if the list no longer has the place.
-        """
+    def take(self) -> Message | None:
+        """Return the next message of the page that is here; None if ``advance`` must be called."""
+        ...
+
+    async def advance(self) -> bool:
+        """Request the next page. Return False at the end."""
+        ...
+
+    def text(self) -> str | None:
+        """Return the text from which to resume after the last message that was handed out."""
         ...
 
     async def aclose(self) -> None:
         """Cancel the requests for pages ahead."""
         ...
+
+
+async def each_message(source: MessageSource) -> AsyncIterator[Message]:
+    """Yield the messages of a source."""
+    while True:
+        while (message := source.take()) is not None:
+            yield message
+        if not await source.advance():
+            return
 
 
 @attrs.frozen(repr=False)
@@ -103,102 +84,6 @@ def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     return UnreadableMessage(name, raw, item.error)
 
 
-async def walk(source: MessageSource) -> AsyncIterator[Message]:
-    """Yield the messages of all passes of a source. After an error, the source finds its place again if it can."""
-    while True:
-        try:
-            message = await anext(source)
-        except StopAsyncIteration:
-            if source.next_pass():
-                continue
-            return
-        except Exception as exc:
-            if not await source.recover(exc):
-                raise
-            continue
-        yield message
-
-
-class History(Generic[T]):
-    """A list, such as a webhook's messages, read from a checkpoint's place, in whichever order Basiq lists it."""
-
-    def __init__(
-        self,
-        open_list: OpenList[T],
-        state: State,
-        *,
-        ephemeral: bool = False,
-        note_times: Callable[[Sequence[datetime]], None] | None = None,
-    ) -> None:
-        self._passes = Passes(open_list, state.cursor, state.last_id, ephemeral=ephemeral, note_times=note_times)
-        self._open()
-
-    def _open(self) -> None:
-        self._paginator = self._passes.open()
-        self._items = aiter(self._paginator)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        return await anext(self._items)
-
-    def stepper(self) -> Stepper[T]:
-        """See ``MessageSource``."""
-        return Stepper(take_ready(self._items), self._items.__anext__)
-
-    @property
-    def cursor(self) -> str | None:
-        """See ``MessageSource``."""
-        passes = self._passes
-        return passes.text(passes.start if passes.finished else self._place)
-
-    @property
-    def order(self) -> Order:
-        """See ``MessageSource``."""
-        return self._passes.order
-
-    @property
-    def _place(self) -> Place:
-        paginator, start = self._paginator, self._passes.start
-        last_id = paginator.last_id
-        if last_id is None or last_id == start.after:
-            return start
-        return Place(paginator.cursor, 0, last_id, raw_time(last_raw(paginator)))
-
-    def next_pass(self) -> bool:
-        """See ``MessageSource``."""
-        if not self._passes.finish(self._place):
-            return False
-        self._open()
-        return True
-
-    async def recover(self, error: Exception) -> bool:
-        """See ``MessageSource``."""
-        if not await self._passes.find(error, self._place):
-            return False
-        await self.aclose()
-        if self._passes.exhausted:
-            self._items = _NoItems()
-        else:
-            self._open()
-        return True
-
-    async def aclose(self) -> None:
-        """See ``MessageSource``."""
-        aclose = getattr(self._items, "aclose", None)
-        if aclose is not None:
-            await aclose()
-
-
-class _NoItems:
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> NoReturn:
-        raise StopAsyncIteration
-
-
 @attrs.frozen(repr=False)
 class EventMessage(Message):
     """The message that an event would have made. ``created`` is the time of the event's creation."""
@@ -207,92 +92,173 @@ class EventMessage(Message):
 
 
 class EventList:
-    """The events of the types that ``wanted`` selects, each as a message, read from a checkpoint's place.
+    """The events of the types that ``wanted`` selects, each as a message.
 
     The payload is that of a message: type, id and links of the event. So both have the same key in an inbox.
     """
 
-    def __init__(
-        self, client: BasiqClient, webhook_id: str, filter: str | None, wanted: Callable[[str], bool], state: State
-    ) -> None:
+    def __init__(self, feed: Feed[Event], webhook_id: str, wanted: Callable[[str], bool]) -> None:
+        self._feed = feed
         self._webhook_id = webhook_id
         self._wanted = wanted
-        if state.last_id is not None:
-            state = attrs.evolve(state, last_id=_event_id(state.last_id))
-        self._events = History(partial(_open, client, filter), state, ephemeral=True)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        while True:
-            event = await anext(self._events)
-            message = message_of(event, self._webhook_id)
-            if isinstance(message, UnreadableMessage) or self._wanted(event.type):
-                return message
-
-    def stepper(self) -> Stepper[Message]:
-        """See ``MessageSource``."""
-        return Stepper(nothing_ready, self.__anext__)
-
-    @property
-    def cursor(self) -> str | None:
-        """See ``MessageSource``."""
-        return self._events.cursor
+        self.advance = feed.advance
+        self.text = feed.text
+        self.aclose = feed.aclose
 
     @property
     def order(self) -> Order:
         """See ``MessageSource``."""
-        return self._events.order
+        return self._feed.order
 
-    def next_pass(self) -> bool:
+    @property
+    def finished(self) -> bool:
         """See ``MessageSource``."""
-        return self._events.next_pass()
+        return self._feed.finished
 
-    async def recover(self, error: Exception) -> bool:
+    @property
+    def repeats(self) -> bool:
         """See ``MessageSource``."""
-        return await self._events.recover(error)
+        return self._feed.repeats
+
+    def take(self) -> Message | None:
+        """See ``MessageSource``."""
+        while (event := self._feed.take()) is not None:
+            message = message_of(event, self._webhook_id)
+            if isinstance(message, UnreadableMessage) or self._wanted(event.type):
+                return message
+        return None
+
+
+class Lists:
+    """Several lists at once: while a page of one is consumed, the next pages of all are requested.
+
+    The order of the messages differs from run to run. The text holds the place in each list.
+    """
+
+    def __init__(self, feeds: Sequence[Feed[Message]]) -> None:
+        self._feeds = feeds
+        self._tasks: dict[Feed[Message], asyncio.Task[bool]] = {}
+        self._waiting = deque(feeds)
+        self._current: Feed[Message] | None = None
+
+    def take(self) -> Message | None:
+        """See ``MessageSource``."""
+        return None if self._current is None else self._current.take()
+
+    async def advance(self) -> bool:
+        """See ``MessageSource``. The next page is of the list whose last page was longest ago."""
+        if self._current is not None:
+            self._waiting.append(self._current)
+            self._current = None
+        while self._waiting:
+            for feed in self._waiting:
+                if feed not in self._tasks:
+                    self._tasks[feed] = asyncio.create_task(feed.advance())
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+            feed = next(each for each in self._waiting if self._tasks[each].done())
+            self._waiting.remove(feed)
+            if self._tasks.pop(feed).result():
+                self._current = feed
+                return True
+        return False
+
+    def text(self) -> str:
+        """See ``MessageSource``."""
+        return json.dumps([each.text() for each in self._feeds])
+
+    @property
+    def order(self) -> Order:
+        """See ``MessageSource``. The lists that are long enough to show an order decide."""
+        orders: set[Order] = {each.order for each in self._feeds if each.order != "unknown"}
+        return orders.pop() if len(orders) == 1 else "unknown"
+
+    @property
+    def finished(self) -> bool:
+        """See ``MessageSource``."""
+        return all(each.finished for each in self._feeds)
+
+    @property
+    def repeats(self) -> bool:
+        """See ``MessageSource``."""
+        return any(each.repeats for each in self._feeds)
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
-        await self._events.aclose()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()
+        for feed in self._feeds:
+            await feed.aclose()
+
+
+def read_texts(text: str | None, count: int) -> Sequence[str | None]:
+    """Return the text of each list in the text of ``Lists``. Raises ``CheckpointError``."""
+    if text is None:
+        return [None] * count
+    try:
+        texts: list[str | None] = json.loads(text)
+        if isinstance(texts, list) and len(texts) == count and all(isinstance(each, str) for each in texts):
+            return texts
+    except (ValueError, RecursionError):
+        pass
+    raise CheckpointError(
+        "the checkpoint's place in the lists cannot be read (it is damaged, or of another number of lists): pass "
+        "another checkpoint to begin anew, with an inbox, so that nothing is handled twice"
+    )
+
+
+class FixedMessages:
+    """A source with messages that are in memory."""
+
+    order: Order = "unknown"
+    finished = True
+    repeats = False
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._messages = iter(messages)
+
+    def take(self) -> Message | None:
+        """See ``MessageSource``."""
+        return next(self._messages, None)
+
+    async def advance(self) -> bool:
+        """See ``MessageSource``."""
+        return False
+
+    def text(self) -> None:
+        """See ``MessageSource``."""
+
+    async def aclose(self) -> None:
+        """See ``MessageSource``."""
+
+
+# --- events ---
 
 
 def open_events(
-    client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
+    client: BasiqClient,
+    filter: str | None,
+    cursor: str | None = None,
+    after: str | None = None,
+    *,
+    prefetch: int = 1,
 ) -> Paginator[Event]:
     """Open the list of events after a cursor, or after the event of the message with the id ``after``."""
-    return _open(client, filter, cursor, None if after is None else _event_id(after), prefetch=prefetch)
+    event_id = None if after is None or not after.startswith(_PREFIX) else after.removeprefix(_PREFIX)
+    return client.events.list(
+        filter=filter, cursor=cursor, after=event_id, prefetch=prefetch, on_unreadable=_placeholder_for
+    )
 
 
 def message_of(event: Event, webhook_id: str) -> Message:
     """Return the message that an event would have made."""
     if isinstance(event, _UnreadableEvent) and event.message is not None:
         return event.message
-    return _as_message(event, webhook_id)
-
-
-@attrs.frozen
-class _UnreadableEvent(Event):
-    """A placeholder for an event that cannot be read."""
-
-    message: UnreadableMessage | None = None
-
-
-def _open(
-    client: BasiqClient, filter: str | None, cursor: str | None, after: str | None, *, prefetch: int = 1
-) -> Paginator[Event]:
-    return client.events.list(
-        filter=filter, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=_placeholder_for
-    )
-
-
-def _placeholder_for(item: UnreadableItem) -> Event:
-    message = placeholder_for(item)
-    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
-
-
-def _as_message(event: Event, webhook_id: str) -> EventMessage:
     links = {"event": event.links.get("self"), "eventEntity": event.data_ref}
     payload = {
         "eventTypeId": event.type,
@@ -304,44 +270,19 @@ def _as_message(event: Event, webhook_id: str) -> EventMessage:
     return EventMessage(name, raw, event.created)
 
 
-def _event_id(message_id: str) -> str | None:
-    return message_id.removeprefix(_PREFIX) if message_id.startswith(_PREFIX) else None
+@attrs.frozen
+class _UnreadableEvent(Event):
+    """A placeholder for an event that cannot be read."""
+
+    message: UnreadableMessage | None = None
+
+
+def _placeholder_for(item: UnreadableItem) -> Event:
+    message = placeholder_for(item)
+    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
 
 
 def _message_id(event_id: str) -> str:
     """Return an id that a delivery can have, and whose prefix tells that it comes from an event."""
     plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
     return _PREFIX + plain
-
-
-class FixedMessages:
-    """A source with messages that are in memory."""
-
-    cursor = None
-    order: Order = "unknown"
-
-    def __init__(self, messages: Iterable[Message]) -> None:
-        self._messages = iter(messages)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        for message in self._messages:
-            return message
-        raise StopAsyncIteration
-
-    def stepper(self) -> Stepper[Message]:
-        """See ``MessageSource``."""
-        return Stepper(lambda: next(self._messages, None), self.__anext__)
-
-    def next_pass(self) -> bool:
-        """See ``MessageSource``."""
-        return False
-
-    async def recover(self, error: Exception) -> bool:
-        """See ``MessageSource``."""
-        return False
-
-    async def aclose(self) -> None:
-        """See ``MessageSource``."""

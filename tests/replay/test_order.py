@@ -203,14 +203,17 @@ async def test_a_list_that_turns_round_between_two_runs_loses_nothing() -> None:
 
 
 @ORDERS
-async def test_a_run_with_nothing_new_asks_for_one_page(order: str) -> None:
+async def test_a_run_with_nothing_new_asks_for_one_page_and_for_two_before_anything_came(order: str) -> None:
     checkpoint = MemoryCheckpoint()
     async with a_history(60, order) as h:
         await a_replay(h, Recorder(), checkpoint).run()
-        before = len(h.fake.requests)
-        assert (await a_replay(h, Recorder(), checkpoint).run()).finished
-        asked = [request for request in h.fake.requests[before:] if "/messages" in request.url]
-        assert len(asked) == 1
+        for more, pages in ((0, 2), (5, None), (0, 1)):
+            if more:
+                await add(h, more)
+            before = len(h.fake.requests)
+            assert (await a_replay(h, Recorder(), checkpoint).run()).finished
+            asked = [request for request in h.fake.requests[before:] if "/messages" in request.url]
+            assert pages is None or len(asked) == pages
 
 
 @ORDERS
@@ -323,26 +326,27 @@ async def test_a_killed_pass_whose_place_fell_out_of_the_list_continues_with_wha
 
 
 @ORDERS
-async def test_a_place_that_left_the_middle_of_the_list_is_an_error_that_says_what_to_do(order: str) -> None:
-    checkpoint, listed = MemoryCheckpoint(), Listed(order, *range(0, 1200, 30))
+async def test_a_place_that_left_the_middle_of_the_list_costs_nothing(order: str) -> None:
+    checkpoint, target, listed = MemoryCheckpoint(), Recorder(), Listed(order, *range(0, 1200, 30))
     async with listed.client() as client:
-        target = Recorder()
         await Replay(client, "w1", target, checkpoint=checkpoint, where=limit(14), concurrency=1).run()
         listed.drop(minutes_of(target)[-1 if order == "oldest-first" else 0])
-        with pytest.raises(ReplayError, match="Begin anew with another checkpoint"):
-            await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
+        report = await Replay(client, "w1", target, checkpoint=checkpoint).run()
+        assert (report.handled, report.finished, report.may_repeat) == (26, True, False)
+        assert minutes_of(target) == list(range(0, 1200, 30))
 
 
 async def test_a_list_in_no_order_is_read_whole_each_time_and_the_report_says_so() -> None:
     minutes = list(range(0, 3_000, 30))
     random.Random(1).shuffle(minutes)
-    checkpoint, inbox, target, listed = MemoryCheckpoint(), MemoryInbox(), Recorder(), Listed("none", *minutes)
+    checkpoint, target, listed = MemoryCheckpoint(), Recorder(), Listed("none", *minutes)
     async with listed.client() as client:
-        report = await Replay(client, "w1", target, checkpoint=checkpoint, inbox=inbox).run()
+        report = await Replay(client, "w1", target, checkpoint=checkpoint).run()
         assert (report.handled, report.order, report.finished) == (100, "unknown", True)
         listed.items[50:50] = [("m9000", 9_000), ("m9001", 9_001)]
-        report = await Replay(client, "w1", target, checkpoint=checkpoint, inbox=inbox).run()
-        assert (report.handled, report.order, report.skipped) == (2, "unknown", {"handled-before": 100})
+        report = await Replay(client, "w1", target, checkpoint=checkpoint).run()
+        assert (report.handled, report.order, report.finished) == (2, "unknown", True)
+        assert len(target.ids) == len(set(target.ids)) == 102
 
 
 @ORDERS
