@@ -20,7 +20,10 @@ from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 import basiq_async.testing
-from basiq_async.testing import FakeBasiq, Quirks, serve
+from basiq_async import InMemoryTransport
+from basiq_async.testing import FakeBasiq, Quirks, compare, serve
+from basiq_async.testing.comparison._compare import make_full_fake  # private: it has items of every kind
+from basiq_async.testing.fake._operations import RESOURCES, ROUTES  # private: what is described is what is tested
 from tests.contract.holding import held, validated
 from tests.support.real_time import PATIENCE
 
@@ -35,6 +38,26 @@ def _name(quirks: Quirks) -> str:
     forms = attrs.asdict(quirks)
     changed = [f"{name}={form}" for name, form in forms.items() if form != getattr(Quirks(), name)]
     return changed[0] if len(changed) == 1 else "all" if changed else "default"
+
+
+def test_each_operation_of_the_fake_is_described_with_the_errors_that_all_share() -> None:
+    described = yaml.safe_load(DESCRIPTION.read_text())["paths"]
+    entities = {path for path in ROUTES if path.startswith("/users/") and path not in described}
+    assert set(described) - {"/token"} == set(ROUTES) - entities, "paths that only one of fake and basiq.yaml has"
+    shared = {"401", "403", "405", "429", "500", "503"}
+    for path, methods in ROUTES.items():
+        for method in methods if path in described else ():
+            assert method.lower() in described[path], f"{method} {path} is missing in basiq.yaml"
+            missing = shared - set(described[path][method.lower()]["responses"])
+            assert not missing, f"{method} {path} does not describe {sorted(missing)}"
+
+
+async def test_compare_looks_at_each_resource_of_the_fake() -> None:
+    fake = await make_full_fake()
+    compared = (await compare(fake.api_key, transport=InMemoryTransport(fake), fake=fake)).shapes["requests"]
+    for resource in RESOURCES:
+        for path in (resource.path, f"{resource.path}/{{{resource.parameter}}}"):
+            assert f"GET {path}" in compared, f"compare() does not look at {path}"
 
 
 @schema.parametrize()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
@@ -18,13 +18,14 @@ from ...transports.base import Request, Response
 from ._deliveries import Deliveries
 from ._lists import MAX_LIMIT, Fields, FilterError, Window
 from ._recent import Violations
-from ._records import Event, Log, Message, Webhook
+from ._records import Event, Log, Logged, Message, Webhook
 from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
 from ._seeded import is_uuid
 from ._store import Application, Store
 from .catalog import ENTITY_LISTS
 
 T = TypeVar("T")
+L = TypeVar("L", bound=Logged)
 EVENTS_SHOWN = timedelta(days=7)
 _EVENT_ID = re.compile(r"[0-9A-Za-z_-]{1,128}", re.ASCII)
 _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+", re.ASCII)
@@ -72,16 +73,7 @@ class Call:
 
     def webhook(self) -> Webhook:
         """Return the webhook that the path names. Raises ``Refusal`` for an unknown one."""
-        webhook = self.app.webhooks.get(_uuid(self.params["webhookId"], "webhookId"))
-        if webhook is None:
-            raise not_found("There is no webhook with this id.")
-        return webhook
-
-
-def _uuid(text: str, parameter: str) -> str:
-    if not is_uuid(text):
-        raise Refusal(400, "path-parameter-not-valid", f"The {parameter} is not a UUID.", parameter)
-    return text.lower()
+        return WEBHOOKS.find(self)
 
 
 def _listing(
@@ -119,15 +111,6 @@ def _listing(
     return json_response(call.render.listing([show(item) for item in taken], links))
 
 
-def list_webhooks(call: Call) -> Response:
-    return _listing(
-        call,
-        f"{call.render.base}/notifications/webhooks",
-        call.app.each_webhook,
-        lambda webhook: call.render.webhook(webhook, call.now),
-    )
-
-
 def create_webhook(call: Call) -> Response:
     """Create a webhook. Without ``subscribedEvents``, which the reference leaves optional, it gets every event type."""
     body = call.json()
@@ -137,10 +120,6 @@ def create_webhook(call: Call) -> Response:
     _check_free(call, url, None)
     webhook = call.store.add_webhook(call.app, url, events, name=name, description=description)
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
-
-
-def get_webhook(call: Call) -> Response:
-    return json_response(call.render.webhook(call.webhook(), call.now))
 
 
 def update_webhook(call: Call) -> Response:
@@ -205,28 +184,6 @@ def _check_free(call: Call, url: str, itself: Webhook | None) -> None:
         raise Refusal(409, "resource-already-exists", "A webhook with this url exists.", "url")
 
 
-def list_messages(call: Call) -> Response:
-    webhook = call.webhook()
-    log: Log[Message] = call.app.messages[webhook.id]
-    newest_first = call.render.quirks.message_order == "newest-first"
-    return _listing(
-        call,
-        call.render.messages_path(webhook.id),
-        log.scan_back if newest_first else log.scan,
-        call.render.message,
-        MESSAGE_FIELDS,
-        newest_first=newest_first,
-    )
-
-
-def get_message(call: Call) -> Response:
-    webhook = call.webhook()
-    message = call.app.messages[webhook.id].find(_uuid(call.params["messageId"], "messageId"))
-    if message is None:
-        raise not_found("There is no message with this id.")
-    return json_response(call.render.message(message))
-
-
 def send_test(call: Call) -> Response:
     """Send a test message to all subscribed webhooks (the reference's form) or to one url (the guide's form)."""
     body = call.json()
@@ -247,51 +204,6 @@ def send_test(call: Call) -> Response:
     for type_id in types:
         call.deliveries.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
     return empty(201)
-
-
-def list_event_types(call: Call) -> Response:
-    def items(start: int | None) -> Iterator[tuple[int, str]]:
-        return ((position, name) for position, name in enumerate(call.store.event_types) if position >= (start or 0))
-
-    return _listing(call, f"{call.render.base}/events/types", items, lambda name: _event_type(call, name))
-
-
-def get_event_type(call: Call) -> Response:
-    name = call.params["eventTypeId"]
-    if not _EVENT_TYPE_ID.fullmatch(name):
-        detail = "The event type id is not valid."
-        raise Refusal(400, "path-parameter-not-valid", detail, "eventTypeId")
-    if name not in call.store.event_types:
-        raise not_found("There is no such event type.")
-    return json_response(_event_type(call, name))
-
-
-def _event_type(call: Call, name: str) -> Json:
-    return call.render.event_type(name, call.store.event_types[name])
-
-
-def list_events(call: Call) -> Response:
-    since = call.now - EVENTS_SHOWN
-    newest_first = call.render.quirks.event_order == "newest-first"
-    scan = call.app.events.scan_back if newest_first else call.app.events.scan
-    return _listing(
-        call,
-        f"{call.render.base}/events",
-        lambda start: scan(start, since=since),
-        call.render.event,
-        EVENT_FIELDS,
-        newest_first=newest_first,
-    )
-
-
-def get_event(call: Call) -> Response:
-    event_id = call.params["eventId"]
-    if not _EVENT_ID.fullmatch(event_id):
-        raise Refusal(400, "path-parameter-not-valid", "The event id is not valid.", "eventId")
-    event = call.app.events.find(event_id)
-    if event is None:
-        raise not_found("There is no event with this id.")
-    return json_response(call.render.event(event))
 
 
 def get_entity(call: Call) -> Response:
@@ -359,29 +271,119 @@ EVENT_FIELDS: Fields[Event] = Fields(
 )
 
 
-ApiOperation = Callable[[Call], Response]
+@attrs.frozen
+class Resource(Generic[T]):
+    """A resource whose items are listed and retrieved. Its two routes follow from it.
 
-_ROUTES: tuple[tuple[str, Mapping[str, ApiOperation]], ...] = (
-    ("/notifications/webhooks", {"GET": list_webhooks, "POST": create_webhook}),
-    ("/notifications/messages/test", {"POST": send_test}),
-    (
-        "/notifications/webhooks/{webhookId}",
-        {"GET": get_webhook, "POST": update_webhook, "DELETE": delete_webhook},
-    ),
-    ("/notifications/webhooks/{webhookId}/messages", {"GET": list_messages}),
-    ("/notifications/webhooks/{webhookId}/messages/{messageId}", {"GET": get_message}),
-    ("/events", {"GET": list_events}),
-    ("/events/types", {"GET": list_event_types}),
-    ("/events/types/{eventTypeId}", {"GET": get_event_type}),
-    ("/events/{eventId}", {"GET": get_event}),
-    ("/users/{userId}", {"GET": get_entity}),
-    ("/users/{userId}/{collection}", {"GET": list_entities}),
-    ("/users/{userId}/{collection}/{entityId}", {"GET": get_entity}),
+    path: the path of its list. ``parameter`` names the id in an item's path, and ``name`` the item in an error.
+    is_id: whether a text has the form of an id.
+    scan: returns a function that yields the items from a position on, each with its position. The flag asks for the
+        newest first.
+    get: returns the item with an id; None if it does not exist.
+    order: the quirk that says in which order the items are listed.
+    """
+
+    path: str
+    parameter: str
+    name: str
+    is_id: Callable[[str], object]
+    scan: Callable[[Call, bool], Callable[[int | None], Iterable[tuple[int, T]]]]
+    get: Callable[[Call, str], T | None]
+    show: Callable[[Call, T], Json]
+    fields: Fields[T] | None = None
+    order: Literal["message_order", "event_order"] | None = None
+
+    def find(self, call: Call) -> T:
+        """Return the item that the path names. Raises ``Refusal`` for an id that is malformed or unknown."""
+        id = call.params[self.parameter]
+        if not self.is_id(id):
+            detail = f"The {self.parameter} is not valid."
+            raise Refusal(400, "path-parameter-not-valid", detail, self.parameter)
+        found = self.get(call, id)
+        if found is None:
+            raise not_found(f"There is no {self.name} with this id.")
+        return found
+
+    def list(self, call: Call) -> Response:
+        newest_first = self.order is not None and getattr(call.render.quirks, self.order) == "newest-first"
+        items = self.scan(call, newest_first)
+        path = call.render.list_path(self.path.format_map({name: id.lower() for name, id in call.params.items()}))
+        return _listing(call, path, items, partial(self.show, call), self.fields, newest_first=newest_first)
+
+    def retrieve(self, call: Call) -> Response:
+        return json_response(self.show(call, self.find(call)))
+
+
+def _scan(
+    log: Log[L], newest_first: bool, since: datetime | None = None
+) -> Callable[[int | None], Iterator[tuple[int, L]]]:
+    return partial(log.scan_back if newest_first else log.scan, since=since)
+
+
+WEBHOOKS: Resource[Webhook] = Resource(
+    "/notifications/webhooks",
+    "webhookId",
+    "webhook",
+    is_uuid,
+    lambda call, _: call.app.each_webhook,
+    lambda call, id: call.app.webhooks.get(id.lower()),
+    lambda call, webhook: call.render.webhook(webhook, call.now),
 )
+MESSAGES: Resource[Message] = Resource(
+    "/notifications/webhooks/{webhookId}/messages",
+    "messageId",
+    "message",
+    is_uuid,
+    lambda call, newest_first: _scan(call.app.messages[call.webhook().id], newest_first),
+    lambda call, id: call.app.messages[call.webhook().id].find(id.lower()),
+    lambda call, message: call.render.message(message),
+    MESSAGE_FIELDS,
+    "message_order",
+)
+EVENTS: Resource[Event] = Resource(
+    "/events",
+    "eventId",
+    "event",
+    _EVENT_ID.fullmatch,
+    lambda call, newest_first: _scan(call.app.events, newest_first, call.now - EVENTS_SHOWN),
+    lambda call, id: call.app.events.find(id),
+    lambda call, event: call.render.event(event),
+    EVENT_FIELDS,
+    "event_order",
+)
+EVENT_TYPES: Resource[str] = Resource(
+    "/events/types",
+    "eventTypeId",
+    "event type",
+    _EVENT_TYPE_ID.fullmatch,
+    lambda call, _: lambda start: islice(enumerate(call.store.event_types), start or 0, None),
+    lambda call, id: id if id in call.store.event_types else None,
+    lambda call, id: call.render.event_type(id, call.store.event_types[id]),
+)
+RESOURCES: Sequence[Resource[Any]] = (WEBHOOKS, MESSAGES, EVENT_TYPES, EVENTS)
+
+ApiOperation = Callable[[Call], Response]
+_WRITES: Sequence[tuple[str, str, ApiOperation]] = (
+    ("POST", "/notifications/messages/test", send_test),
+    ("POST", "/notifications/webhooks", create_webhook),
+    ("POST", "/notifications/webhooks/{webhookId}", update_webhook),
+    ("DELETE", "/notifications/webhooks/{webhookId}", delete_webhook),
+)
+_ENTITIES: Sequence[tuple[str, str, ApiOperation]] = (
+    ("GET", "/users/{userId}", get_entity),
+    ("GET", "/users/{userId}/{collection}", list_entities),
+    ("GET", "/users/{userId}/{collection}/{entityId}", get_entity),
+)
+ROUTES: dict[str, dict[str, ApiOperation]] = {}
+for _resource in RESOURCES:
+    ROUTES.setdefault(_resource.path, {})["GET"] = _resource.list
+    ROUTES.setdefault(f"{_resource.path}/{{{_resource.parameter}}}", {})["GET"] = _resource.retrieve
+for _method, _path, _operation in (*_WRITES, *_ENTITIES):
+    ROUTES.setdefault(_path, {})[_method] = _operation
 _LISTS = ("webhooks", "messages", "events", "types")
 
 _by_length: dict[int, list[tuple[Sequence[str], Mapping[str, ApiOperation]]]] = {}
-for _pattern, _methods in _ROUTES:
+for _pattern, _methods in ROUTES.items():
     _parts = _pattern.split("/")
     _by_length.setdefault(len(_parts), []).append((_parts, _methods))
 

@@ -199,9 +199,10 @@ class Renderer:
     def webhook_path(self, webhook_id: str) -> str:
         return f"{self.base}/notifications/webhooks/{webhook_id}"
 
-    def messages_path(self, webhook_id: str) -> str:
-        slash = "/" if self.quirks.messages_path == "slash" else ""
-        return f"{self.webhook_path(webhook_id)}/messages{slash}"
+    def list_path(self, path: str) -> str:
+        """Return the link to a list."""
+        slash = "/" if path.endswith("/messages") and self.quirks.messages_path == "slash" else ""
+        return f"{self.base}{path}{slash}"
 
     def listing(self, data: list[Json], links: Mapping[str, str]) -> Json:
         """Return a list object. ``size`` and ``count`` are the number of items in this response."""

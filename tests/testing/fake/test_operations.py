@@ -316,13 +316,13 @@ def test_an_application_without_webhooks_is_named_in_the_error() -> None:
     assert "my-app" in caller.error("POST", TEST, {"eventTypeId": "user.created"}, status=400)["detail"]
 
 
-def test_the_same_seed_gives_the_same_everything() -> None:
+def test_the_same_seed_gives_the_same_everything_but_credentials() -> None:
     def story(seed: int) -> list[Any]:
         caller = Caller(FakeBasiq(seed=seed))
         made = caller.create()
         caller.fake.seed_messages(3, made["id"])
         caller.fake.emit("user.created")
-        return [made, caller.get("/events"), caller.get(f"{WEBHOOKS}/{made['id']}/messages"), caller.token]
+        return [made["id"], caller.get("/events"), caller.get(f"{WEBHOOKS}/{made['id']}/messages")]
 
     assert story(1) == story(1)
     assert story(1) != story(2)
