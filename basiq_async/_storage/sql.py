@@ -9,36 +9,20 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TypeVar
 
 import attrs
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    DateTime,
-    Dialect,
-    Double,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    cast,
-    event,
-    func,
-    insert,
-    inspect,
-    literal_column,
-    select,
-)
-from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import DBAPIError, StatementError
+import sqlalchemy as sa
+from sqlalchemy import event, func
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .._redaction.tracebacks import drop_tracebacks, walk
+from .._redaction.tracebacks import drop_tracebacks
 from .._work.tasks import run_to_completion
-from ..errors import BasiqError, ConfigurationError, InboxError
+from ..errors import BasiqError, ConfigurationError
+from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -83,15 +67,15 @@ class StoreTables:
                 )
         self.kind = kind
         self.name = table if schema is None else f"{schema}.{table}"
-        self.metadata = MetaData(schema=schema)
-        self.version = Table(
+        self.metadata = sa.MetaData(schema=schema)
+        self.version = sa.Table(
             f"{table}_version",
             self.metadata,
-            Column("version", Integer, primary_key=True, autoincrement=False),
-            Column("began", DateTime(timezone=True), nullable=False),
+            sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("began", sa.DateTime(timezone=True), nullable=False),
         )
 
-    def ddl(self, dialect: Dialect) -> str:
+    def ddl(self, dialect: sa.Dialect) -> str:
         """Return the SQL statements that create the tables, each with its semicolon."""
         parts: list[str] = []
         for table in self.metadata.sorted_tables:
@@ -100,17 +84,17 @@ class StoreTables:
         return "".join(f"{part};\n" for part in parts)
 
 
-def key_type() -> String:
+def key_type() -> sa.String:
     """Return the type of a key column."""
     # With the order of bytes an index is smaller and faster, and every server has the same order.
-    return String(400).with_variant(String(400, collation="C"), "postgresql")
+    return sa.String(400).with_variant(sa.String(400, collation="C"), "postgresql")
 
 
-def server_seconds(dialect: str) -> ColumnElement[float]:
+def server_seconds(dialect: str) -> sa.ColumnElement[float]:
     """Return the SQL expression for the present time of the server, in seconds since 1970."""
     if dialect == "postgresql":  # now() would be the time when the transaction began, before it waited for a lock
-        return cast(func.extract("epoch", func.clock_timestamp()), Double)
-    return literal_column("(julianday('now') - 2440587.5) * 86400.0", Double)
+        return sa.cast(func.extract("epoch", func.clock_timestamp()), sa.Double)
+    return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double)
 
 
 class SQLStore:
@@ -141,8 +125,8 @@ class SQLStore:
         self._preparing = asyncio.Lock()
         self._pid: int | None = None
         # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
-        if _note_failure not in engine.dialect.dispatch.handle_error:
-            event.listen(engine.dialect, "handle_error", _note_failure)
+        if note_failure not in engine.dialect.dispatch.handle_error:
+            event.listen(engine.dialect, "handle_error", note_failure)
 
     @property
     def inherited(self) -> bool:
@@ -216,13 +200,13 @@ class SQLStore:
     async def look(self, connection: AsyncConnection) -> None:
         """Read the columns of all tables. Raises the kind's error if the database is read-only."""
         for table in self.tables.metadata.sorted_tables:
-            await connection.execute(select(*table.columns).limit(0))
+            await connection.execute(sa.select(*table.columns).limit(0))
         if self.on_postgresql and (await connection.execute(_READ_ONLY)).scalar_one() == "on":
             raise self.kind.failure(_describe_read_only("the server, or this role, is read-only"))
 
     def describe(self, exc: BaseException) -> str:
         """Return why the database failed, in a line, and the remedy if it is known."""
-        name, text, said, code = self.kind.name, f"the database failed: {brief(exc)}", _said(exc), sqlstate(exc)
+        name, text, said, code = self.kind.name, f"the database failed: {brief(exc)}", said_by(exc), sqlstate(exc)
         if is_missing(exc):
             return (
                 f"{text}. The {name}'s tables are missing: run the migration that creates them ({name}.ddl() returns "
@@ -246,20 +230,20 @@ class SQLStore:
                 "the engine is in AUTOCOMMIT mode, so each statement would commit alone: pass an engine without it"
             )
         if self.on_postgresql:  # two processes that do this at once would fail
-            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(self.tables.name))))
+            await connection.execute(sa.select(func.pg_advisory_xact_lock(func.hashtext(self.tables.name))))
         if self.create_tables:
             await connection.run_sync(self._create_tables)
         version = self.tables.version
-        rows = (await connection.execute(select(version))).all()
+        rows = (await connection.execute(sa.select(version))).all()
         if not rows:
-            await connection.execute(insert(version).values(version=self.kind.version, began=func.now()))
-            rows = (await connection.execute(select(version))).all()
+            await connection.execute(sa.insert(version).values(version=self.kind.version, began=func.now()))
+            rows = (await connection.execute(sa.select(version))).all()
         if [row.version for row in rows] != [self.kind.version]:
             raise self.kind.failure(self._another_version())
         return _aware(rows[0].began)
 
     def _create_tables(self, connection: Connection) -> None:
-        found = inspect(connection)
+        found = sa.inspect(connection)
         there = {table for table in self.tables.metadata.sorted_tables if found.has_table(table.name, table.schema)}
         if there and self.tables.version not in there:
             raise self.kind.failure(self._another_version())
@@ -362,7 +346,7 @@ class SQLTransaction:
                 try:
                     await self.connection.exec_driver_sql("BEGIN IMMEDIATE")
                 except DBAPIError as exc:
-                    if "locked" not in _said(exc):
+                    if "locked" not in said_by(exc):
                         raise
                     if not patient and time.monotonic() >= deadline:
                         raise BusyError from None
@@ -374,101 +358,8 @@ class SQLTransaction:
                 await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
 
 
-async def transaction_state(connection: AsyncConnection) -> Literal["open", "ended", "failed"]:
-    """Return whether a transaction can still commit, has "ended" by a COMMIT or ROLLBACK in SQL, or has "failed".
-
-    PostgreSQL rolls back a transaction in which a statement failed, even if that error was caught, and its response to
-    COMMIT then looks like a success. So ask the connection itself: a statement may have gone past SQLAlchemy.
-    """
-    sync = connection.sync_connection
-    driver: Any = None if sync is None else sync.connection.driver_connection
-    if hasattr(driver, "is_in_transaction"):  # asyncpg, which does not tell a failed transaction from an open one
-        if not driver.is_in_transaction():
-            return "ended"
-        try:
-            await driver.execute("SELECT 1")
-        except Exception as exc:
-            if sqlstate(exc) != _FAILED:
-                raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
-            return "failed"
-        return "open"
-    if hasattr(driver, "info"):  # psycopg
-        return _PSYCOPG_STATES.get(int(driver.info.transaction_status), "open")
-    return "open" if getattr(driver, "in_transaction", True) else "ended"  # aiosqlite
-
-
-_FAILED = "25P02"
-_PSYCOPG_STATES: dict[int, Literal["ended", "failed"]] = {0: "ended", 3: "failed"}
-_NOW = select(func.now())
-_READ_ONLY = select(func.current_setting("transaction_read_only"))
-
-
-class Failure(NamedTuple):
-    """Why a statement failed, in one line. ``passing``: another attempt may succeed."""
-
-    text: str
-    passing: bool
-
-
-def failed_in(connection: AsyncConnection) -> Failure | None:
-    """Return the last failure of a statement on this connection, even if a handler caught it, else None."""
-    sync = connection.sync_connection
-    return None if sync is None else _failures.get(sync)
-
-
-_failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
-
-
-def _note_failure(context: ExceptionContext) -> None:
-    if context.connection is not None and context.sqlalchemy_exception is not None:
-        # Keep the text, not the exception: its traceback refers to the connection, which would never be freed.
-        exc = context.sqlalchemy_exception
-        _failures[context.connection] = Failure(brief(exc), is_passing(exc))
-
-
-_PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
-"""SQLSTATEs of errors after which another attempt may succeed: lost connections, conflicts, lack of resources,
-timeouts, operator intervention, system errors (PostgreSQL, appendix A)."""
-
-
-def is_passing(exc: BaseException) -> bool:
-    """Return whether another attempt may succeed after this error of the database."""
-    if not isinstance(exc, DBAPIError):
-        return False
-    return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in _said(exc)
-
-
-def is_missing(exc: BaseException) -> bool:
-    """Return whether a table or its schema does not exist."""
-    return sqlstate(exc) in ("42P01", "3F000") or _said(exc).startswith("no such table")
-
-
-def brief(exc: BaseException) -> str:
-    """Return a driver's error text in one line, without the statement and its values, which can be user data."""
-    cause = getattr(exc, "orig", None) or exc
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
-
-
-def without_values(exc: BaseException) -> BaseException:
-    """Remove from a driver's error the statement's values, and the tracebacks, whose frames hold values and passwords.
-
-    Return the error.
-    """
-    for one in walk(exc):
-        if isinstance(one, StatementError):
-            one.hide_parameters = True
-    return drop_tracebacks(exc)
-
-
-def sqlstate(exc: BaseException) -> str:
-    """Return the SQLSTATE of a driver's error, or an empty text."""
-    cause = getattr(exc, "orig", None) or exc
-    return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
-
-
-def _said(exc: BaseException) -> str:
-    return str(getattr(exc, "orig", ""))
+_NOW = sa.select(func.now())
+_READ_ONLY = sa.select(func.current_setting("transaction_read_only"))
 
 
 def _describe_read_only(said: str) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from basiq_async._storage.sql import failed_in
+from basiq_async._storage.sql_errors import failed_in
 from basiq_async.receiver import SQLInbox
 
 

@@ -2,66 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import enum
-import math
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-import attrs
-from sqlalchemy import CursorResult, Executable, MetaData, Row, event
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import Executable, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.pool import QueuePool
 
 from ..._arguments import check_positive
-from ..._storage.sql import (
-    BusyError,
-    SQLStore,
-    SQLTransaction,
-    brief,
-    failed_in,
-    is_passing,
-    transaction_state,
-    without_values,
-)
-from ..._work.calls import CLOSED
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack_all
+from ..._storage.sql import BusyError, SQLStore
+from ..._work.protocol import Claim, QuarantinedDelivery, pack, unpack_all
 from ..._work.tasks import run_to_completion
-from ...errors import BasiqError, ConfigurationError, InboxError
+from ...errors import ConfigurationError, InboxError
 from ._pruning import LOCKING, SHARING, Pruning
-from ._sql_statements import Statements, Tables
+from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
+from ._sql_transactions import State, Transactions, done_in_sqlite
 
 _PRUNE_EVERY = 60.0
-_KEPT_FREE = 5
-"""One of this number of the pool's connections is kept for short calls."""
-_RETRY_AFTER = 1.0
-"""Seconds for ``retry_after`` if another worker holds the key by a transaction, whose end is unknown."""
-
-_CLAIMED = Claim(ClaimStatus.CLAIMED)
-_DONE = Claim(ClaimStatus.DONE)
-_BUSY = Claim(ClaimStatus.BUSY, _RETRY_AFTER)
-
-
-class _State(enum.Enum):
-    BEGINNING, OPEN, ENDING, FAILED = range(4)
-
-
-@attrs.define(eq=False)
-class _Held:
-    """A claim that is a transaction of this process. ``retry``: the delivery is in the quarantine, and is tried again.
-
-    If its commit FAILED, it is kept until it is released, so that a second ``complete`` records nothing either.
-    """
-
-    token: str
-    retry: bool
-    state: _State = _State.BEGINNING
-    transaction: SQLTransaction | None = None
-    has_slot: bool = False
 
 
 class SQLInbox:
@@ -111,21 +70,20 @@ class SQLInbox:
     ) -> None:
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be longer than zero")
-        self._sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._tables = Tables(table, schema)
         limit = check_positive("timeout", timeout, "of seconds")
         self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
         self._sql = Statements(self._tables, engine.dialect.name)
-        self._slots = asyncio.Semaphore(_most_transactions(engine))
+        sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
+        self._transactions = Transactions(self._store, self._sql, sessions)
         self._remember = remember
-        self._held: dict[str, _Held] = {}
         self._prune_at = time.monotonic() + _PRUNE_EVERY
         pace = SHARING if self._store.on_postgresql else LOCKING
         self._pruning = Pruning(self._delete_old, f"the inbox {self._tables.name}", pace)
 
     def __repr__(self) -> str:
-        held = sum(held.transaction is not None for held in self._held.values())
-        return f"<SQLInbox {self._tables.name}, {held} transactions{', closed' if self._store.closed else ''}>"
+        closed = ", closed" if self._store.closed else ""
+        return f"<SQLInbox {self._tables.name}, {len(self._transactions)} transactions{closed}>"
 
     @property
     def metadata(self) -> MetaData:
@@ -158,7 +116,7 @@ class SQLInbox:
         try:
             await self._pruning.aclose()
         finally:
-            await run_to_completion(self._roll_back_all)
+            await run_to_completion(self._transactions.roll_back_all)
 
     # --- claims that are leases ---
 
@@ -175,16 +133,18 @@ class SQLInbox:
             statement = self._sql.lease_letter if retry else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             if (await connection.execute(statement, values)).first() is not None:
-                return _CLAIMED
-            return await self._describe(connection, key, retry=retry)
+                return CLAIMED
+            return await self._sql.describe(connection, key, retry=retry)
 
-        known = self._known(key, token, retry=retry) or await self._done_in_sqlite(key, retry=retry)
+        known = self._transactions.known(key, token, retry=retry)
         if known is not None:
             return known
+        if await done_in_sqlite(self._store, self._sql, key, retry=retry):
+            return DONE
         try:
             return await self._store.run(work, write=True, patient=False)
         except BusyError:
-            return _BUSY
+            return BUSY
 
     async def _record(self, statement: Executable, key: str, token: str, **values: object) -> bool:
         """End this worker's lease by a statement, or enter a free key. Return False if another worker has the key."""
@@ -196,194 +156,28 @@ class SQLInbox:
         # SQLite's one writer may be the handler that has the key. Wait for it only with a lease on the key.
         patient = self._store.on_postgresql
         if not patient:
-            row = await self._store.run(lambda connection: self._find(connection, key))
+            row = await self._store.run(lambda connection: self._sql.find(connection, key))
             patient = row is not None and row.token == token and row.remaining > 0
         try:
             return await self._store.run(work, write=True, patient=patient)
         except BusyError:
             return False
 
-    async def _find(self, connection: AsyncConnection, key: str) -> Row[Any] | None:
-        found: CursorResult[Any] = await connection.execute(self._sql.find, {"a_key": key})
-        return found.first()
-
-    async def _describe(self, connection: AsyncConnection, key: str, *, retry: bool) -> Claim:
-        """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
-        row = await self._find(connection, key)
-        if retry and (row is None or row.letter is None):
-            return _DONE
-        if row is not None and row.handled_at is not None and not retry:
-            return _DONE
-        if row is not None and row.token is not None and row.remaining > 0:
-            return Claim(ClaimStatus.BUSY, row.remaining, row.token)
-        return _BUSY
-
-    async def _done_in_sqlite(self, key: str, *, retry: bool) -> Claim | None:
-        """Return DONE if SQLite knows the key: a reader does not wait for the writer, which runs another handler."""
-        if self._store.on_postgresql:
-            return None
-        found = await self._store.run(lambda connection: self._describe(connection, key, retry=retry))
-        return found if found.status is ClaimStatus.DONE else None
-
     # --- claims that are transactions ---
 
     async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
         """See ``TransactionalInbox``. PostgreSQL ends the claim when its connection was idle for ``lease`` seconds."""
         self._store.check_usable()
-        known = self._known(key, token, retry=quarantined)
-        if known is not None:
-            return known
-        held = self._held[key] = _Held(token, quarantined)
+        return await self._transactions.begin(key, token, lease, retry=quarantined)
 
-        async def begin() -> Claim:
-            # When its loop shuts down, this coroutine may be cancelled and started again.
-            if self._held.setdefault(key, held) is not held:
-                return _BUSY
-            claim: Claim | None = None
-            try:
-                claim = await self._store.within_limit(self._begin(key, held, lease))
-                return claim
-            finally:
-                if claim is _CLAIMED:
-                    held.state = _State.OPEN
-                else:
-                    await self._end(key, held, broken=claim is None)
-
-        # A cancellation waits for the end: breaking off in the middle of a statement would cost the pool a connection.
-        return await run_to_completion(begin)
-
-    def _known(self, key: str, token: str, *, retry: bool) -> Claim | None:
-        """Return the claim's result if a transaction of this process has the key, else None."""
-        held = self._other(key)
-        if held is None:
-            return None
-        if held.retry is not retry:
-            return _DONE
-        if held.token == token and held.state is _State.OPEN:
-            return _CLAIMED
-        return attrs.evolve(_BUSY, holder=held.token)
-
-    def _other(self, key: str) -> _Held | None:
-        """Return the claim that a transaction of this process has on the key, whoever's it is."""
-        held = self._held.get(key)
-        return None if held is None or held.state is _State.FAILED else held
-
-    def _mine(self, key: str, token: str) -> _Held | None:
-        """Return the claim if it is a transaction of this token, which can be ended."""
-        held = self._held.get(key)
-        if held is None or held.token != token or held.state not in (_State.OPEN, _State.FAILED):
-            return None
-        return held
-
-    async def _begin(self, key: str, held: _Held, lease: float) -> Claim:
-        await self._store.prepare()
-        done = await self._done_in_sqlite(key, retry=held.retry)
-        if done is not None:
-            return done
-        await self._slots.acquire()
-        held.has_slot = True
-        try:
-            return await self._begin_once(key, held, lease)
-        except DBAPIError as exc:
-            if held.transaction is None or not exc.connection_invalidated:
-                raise
-        # The server was restarted after the pool connected. Nothing was written yet, so connect anew.
-        await held.transaction.end(broken=True)
-        return await self._begin_once(key, held, lease)
-
-    async def _begin_once(self, key: str, held: _Held, lease: float) -> Claim:
-        transaction = held.transaction = SQLTransaction(self._store)
-        try:
-            await transaction.begin()
-        except BusyError:
-            return _BUSY
-        values: dict[str, object] = {"a_key": key}
-        if self._store.on_postgresql:
-            values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        statement = self._sql.begin_letter if held.retry else self._sql.begin
-        if (await transaction.connection.execute(statement, values)).first() is not None:
-            return _CLAIMED
-        return await self._describe(transaction.connection, key, retry=held.retry)
-
-    @asynccontextmanager
-    async def transaction(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
+    def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[AsyncSession]:
         """Return a session in the claim's transaction: see ``TransactionalInbox``.
 
         ``session.commit()`` only flushes: everything commits together with the inbox's entry. Use
         ``session.begin_nested()`` for a part that may fail; ``session.rollback()`` of the whole is an error.
         """
         self._store.check_usable()
-        held = self._mine(key, token)
-        if held is None or held.transaction is None:
-            raise InboxError("this worker has not claimed the key with claim_transaction()")
-        connection = held.transaction.connection
-        outer = connection.get_transaction()
-        session: AsyncSession = self._sessions(bind=connection, join_transaction_mode="rollback_only")
-
-        def check(*_: object) -> None:
-            if outer is None or not outer.is_active:
-                if self._store.closed:
-                    raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}")
-                raise ConfigurationError(
-                    "the handler rolled its session back, and with it the inbox's entry: raise an exception instead, "
-                    "or use session.begin_nested() for the part that may fail"
-                )
-
-        # Writes after a rollback would commit without the inbox's entry, so no new transaction may begin.
-        event.listen(session.sync_session, "after_begin", check)
-        try:
-            yield session
-            check()
-            await session.commit()
-            session.sync_session.close()  # nothing is open, so there is nothing to wait for
-        except Exception as exc:
-            if self._store.closed and isinstance(exc, SQLAlchemyError):
-                raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
-            if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
-                raise
-            raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
-        finally:
-            if session.in_transaction():
-                await run_to_completion(session.close)
-
-    async def _commit(self, key: str, held: _Held) -> None:
-        """Commit the claim's transaction, and end the claim. A cancellation waits for that."""
-        held.state = _State.ENDING
-
-        async def commit() -> None:
-            transaction = held.transaction
-            try:
-                if transaction is None:
-                    raise InboxError("the claim's transaction ended before it could be committed")
-                await self._store.within_limit(_commit_whole(transaction))
-            except BaseException as exc:
-                held.state = _State.FAILED
-                await self._end(key, held, broken=True)
-                if isinstance(exc, InboxError) and isinstance(exc.__cause__, IntegrityError):
-                    raise exc.__cause__ from None  # a deferred constraint refused the handler's writes
-                raise
-            await self._end(key, held)
-
-        await run_to_completion(commit)
-
-    async def _roll_back(self, key: str, held: _Held) -> None:
-        held.state = _State.ENDING
-        await run_to_completion(lambda: self._end(key, held))
-
-    async def _roll_back_all(self) -> None:
-        for key, held in list(self._held.items()):
-            await self._roll_back(key, held)
-
-    async def _end(self, key: str, held: _Held, *, broken: bool = False) -> None:
-        """Roll back the transaction unless it was committed, and forget the claim unless it is to be remembered."""
-        transaction, held.transaction = held.transaction, None
-        if transaction is not None:
-            await transaction.end(broken=broken)
-        if held.has_slot:
-            held.has_slot = False
-            self._slots.release()
-        if held.state is not _State.FAILED and self._held.get(key) is held:
-            del self._held[key]
+        return self._transactions.session(key, token)
 
     # --- the ends of both kinds ---
 
@@ -395,12 +189,12 @@ class SQLInbox:
         a statement failed and the handler went on: both are the handler's failure.
         """
         self._store.check_usable()
-        held = self._mine(key, token)
+        held = self._transactions.mine(key, token)
         if held is not None:
-            if held.state is _State.FAILED:
+            if held.state is State.FAILED:
                 raise InboxError("the transaction of this claim failed: nothing was recorded")
-            await self._commit(key, held)
-        elif self._other(key) is not None or not await self._record(self._sql.complete, key, token):
+            await self._transactions.commit(key, held)
+        elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
             return False
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + _PRUNE_EVERY
@@ -410,21 +204,21 @@ class SQLInbox:
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``: if the claim is a transaction, rolls it back."""
         self._store.check_usable()
-        held = self._mine(key, token)
+        held = self._transactions.mine(key, token)
         if held is not None:
-            await self._roll_back(key, held)
-        elif self._other(key) is None:
+            await self._transactions.roll_back(key, held)
+        elif self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        held = self._mine(key, token)
+        held = self._transactions.mine(key, token)
         if held is not None:
-            await self._roll_back(key, held)
+            await self._transactions.roll_back(key, held)
 
         async def work(connection: AsyncConnection) -> int:
             mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None
-            row = await self._find(connection, key)
+            row = await self._sql.find(connection, key)
             retried = row is not None and row.letter is not None and (mine or (held is not None and held.retry))
             if row is not None and row.handled_at is not None and not retried:
                 return 0
@@ -439,7 +233,7 @@ class SQLInbox:
 
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
-        row = await self._store.run(lambda connection: self._find(connection, key))
+        row = await self._store.run(lambda connection: self._sql.find(connection, key))
         return row is not None and row.handled_at is not None
 
     async def known_since(self) -> datetime:
@@ -449,10 +243,10 @@ class SQLInbox:
 
     async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        held = self._mine(key, token)
+        held = self._transactions.mine(key, token)
         if held is not None:
-            await self._roll_back(key, held)  # discard the handler's writes
-        elif self._other(key) is not None:
+            await self._transactions.roll_back(key, held)  # discard the handler's writes
+        elif self._transactions.other(key) is not None:
             return False
         values = {"a_moment": letter.quarantined_at, "a_letter": pack(letter)}
         retry = held is not None and held.retry
@@ -479,7 +273,7 @@ class SQLInbox:
         async def work(connection: AsyncConnection) -> bool:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
                 return True
-            row = await self._find(connection, key)
+            row = await self._sql.find(connection, key)
             if row is not None and row.letter is not None:
                 raise InboxError(
                     "the delivery is being retried by a handler, and cannot be dropped until that has ended"
@@ -498,35 +292,3 @@ class SQLInbox:
             return max([(await connection.execute(each, values)).rowcount for each in self._sql.prune])
 
         return await self._store.run(work, write=True)
-
-
-async def _commit_whole(transaction: SQLTransaction) -> None:
-    """Commit a handler's transaction. Raises if it cannot commit, which the response to COMMIT may not say."""
-    state = await transaction_state(transaction.connection)
-    if state == "ended":
-        raise ConfigurationError(
-            "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry is "
-            "not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
-        )
-    if state == "failed":
-        failure = failed_in(transaction.connection)
-        if failure is not None and failure.passing:
-            raise InboxError(f"the database failed while the handler ran: {failure.text}")
-        said = "" if failure is None else f" ({failure.text})"
-        raise ConfigurationError(
-            f"a statement of the handler failed{said}, and the handler continued, but the database rolls the whole "
-            "transaction back: use session.begin_nested() for a part that may fail"
-        )
-    await transaction.commit()
-
-
-def _most_transactions(engine: AsyncEngine) -> int:
-    """Return the number of handlers with a session that may run at once: some connections are kept for short calls."""
-    pool = engine.pool
-    if not isinstance(pool, QueuePool):
-        return 1_000_000  # such a pool has no limit
-    overflow: int = getattr(pool, "_max_overflow", 0)  # SQLAlchemy has no public name for it
-    if overflow < 0 or pool.size() == 0:
-        return 1_000_000
-    total = pool.size() + overflow
-    return max(1, total - max(1, total // _KEPT_FREE))

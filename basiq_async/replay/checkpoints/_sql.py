@@ -17,17 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import check_positive
-from ..._storage.sql import (
-    BusyError,
-    SQLStore,
-    SQLTransaction,
-    Work,
-    brief,
-    is_missing,
-    is_passing,
-    sqlstate,
-    without_values,
-)
+from ..._storage.sql import BusyError, SQLStore, SQLTransaction, Work
+from ..._storage.sql_errors import brief, is_missing, is_passing, sqlstate, without_values
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from ._base import Commit, DeadLetter, Job, State, _Closing, another_job, this_process

@@ -5,23 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    ColumnElement,
-    Double,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    and_,
-    bindparam,
-    delete,
-    func,
-    select,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..._storage.sql import StoreKind, StoreTables, key_type, server_seconds
@@ -36,46 +21,46 @@ class Tables(StoreTables):
 
     def __init__(self, table: str = "basiq_checkpoint", schema: str | None = None) -> None:
         super().__init__(_KIND, table, schema)
-        self.job = Table(
+        self.job = sa.Table(
             table,
             self.metadata,
             *_job_key(),
             # Texts from elsewhere are stored as JSON, because PostgreSQL accepts no zero bytes and no lone surrogates.
-            Column("webhook_id", Text, nullable=False),
-            Column("filter", Text, nullable=False),
-            Column("selection", Text, nullable=False),
-            Column("cursor", Text),
-            Column("position", BigInteger, nullable=False),
-            Column("last_id", Text),
-            Column("done", Text, nullable=False),
-            Column("notes", Text, nullable=False),
-            Column("handled", BigInteger, nullable=False),
-            Column("failed", BigInteger, nullable=False),
-            Column("interrupted", BigInteger, nullable=False),
-            Column("dead_letters", BigInteger, nullable=False),
-            Column("token", String(40), nullable=False),
-            Column("holder", String(200)),
-            Column("lease", Double, nullable=False),
-            Column("renewed_at", Double, nullable=False),
+            sa.Column("webhook_id", sa.Text, nullable=False),
+            sa.Column("filter", sa.Text, nullable=False),
+            sa.Column("selection", sa.Text, nullable=False),
+            sa.Column("cursor", sa.Text),
+            sa.Column("position", sa.BigInteger, nullable=False),
+            sa.Column("last_id", sa.Text),
+            sa.Column("done", sa.Text, nullable=False),
+            sa.Column("notes", sa.Text, nullable=False),
+            sa.Column("handled", sa.BigInteger, nullable=False),
+            sa.Column("failed", sa.BigInteger, nullable=False),
+            sa.Column("interrupted", sa.BigInteger, nullable=False),
+            sa.Column("dead_letters", sa.BigInteger, nullable=False),
+            sa.Column("token", sa.String(40), nullable=False),
+            sa.Column("holder", sa.String(200)),
+            sa.Column("lease", sa.Double, nullable=False),
+            sa.Column("renewed_at", sa.Double, nullable=False),
         )
-        self.done = Table(
+        self.done = sa.Table(
             f"{table}_done",
             self.metadata,
             *_job_key(),
-            Column("number", BigInteger, primary_key=True, autoincrement=False),
-            Column("ids", Text, nullable=False),
+            sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("ids", sa.Text, nullable=False),
         )
-        self.dead = Table(
+        self.dead = sa.Table(
             f"{table}_dead",
             self.metadata,
             *_job_key(),
-            Column("number", BigInteger, primary_key=True, autoincrement=False),
-            Column("key", key_type(), nullable=False),
-            Column("id", Text, nullable=False),
-            Column("error", Text, nullable=False),
-            Column("failed_at", Text, nullable=False),
-            Column("message", Text, nullable=False),
-            UniqueConstraint("name", "source", "key"),
+            sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("key", key_type(), nullable=False),
+            sa.Column("id", sa.Text, nullable=False),
+            sa.Column("error", sa.Text, nullable=False),
+            sa.Column("failed_at", sa.Text, nullable=False),
+            sa.Column("message", sa.Text, nullable=False),
+            sa.UniqueConstraint("name", "source", "key"),
         )
 
 
@@ -91,28 +76,32 @@ class Statements:
         job, done, dead = tables.job, tables.done, tables.dead
         now = server_seconds(dialect)
 
-        self.read = select(job, now.label("now")).where(_is_job(job))
+        self.read = sa.select(job, now.label("now")).where(_is_job(job))
         self.lock = self.read.with_for_update() if on_postgresql else self.read
         self.make = insert(job).on_conflict_do_nothing()
-        self.save = update(job).where(_is_job(job), job.c.holder == bindparam("a_holder")).values(renewed_at=now)
-        self.take = update(job).where(_is_job(job)).values(renewed_at=now)
+        self.save = sa.update(job).where(_is_job(job), job.c.holder == sa.bindparam("a_holder")).values(renewed_at=now)
+        self.take = sa.update(job).where(_is_job(job)).values(renewed_at=now)
         self.let_go = (
-            update(job).where(_is_job(job), job.c.holder == bindparam("a_holder")).values(holder=None, renewed_at=now)
+            sa.update(job)
+            .where(_is_job(job), job.c.holder == sa.bindparam("a_holder"))
+            .values(holder=None, renewed_at=now)
         )
-        self.done = select(done.c.number, done.c.ids).where(_is_job(done))
+        self.done = sa.select(done.c.number, done.c.ids).where(_is_job(done))
         self.add_done = insert(done).on_conflict_do_nothing()
-        self.clear_done = delete(done).where(_is_job(done))
-        self.clear_dead = delete(dead).where(_is_job(dead))
-        self.count_dead = select(func.count()).select_from(dead).where(_is_job(dead))
-        number = bindparam("a_number", type_=BigInteger)
-        self.dead_letters = select(dead).where(_is_job(dead), dead.c.number > number)
-        self.dead_letters = self.dead_letters.order_by(dead.c.number).limit(bindparam("a_limit", type_=BigInteger))
+        self.clear_done = sa.delete(done).where(_is_job(done))
+        self.clear_dead = sa.delete(dead).where(_is_job(dead))
+        self.count_dead = sa.select(func.count()).select_from(dead).where(_is_job(dead))
+        number = sa.bindparam("a_number", type_=sa.BigInteger)
+        self.dead_letters = sa.select(dead).where(_is_job(dead), dead.c.number > number)
+        self.dead_letters = self.dead_letters.order_by(dead.c.number).limit(
+            sa.bindparam("a_limit", type_=sa.BigInteger)
+        )
         new = insert(dead)
         self.put_dead_letter = new.on_conflict_do_update(
             index_elements=[dead.c.name, dead.c.source, dead.c.key],
             set_={column: new.excluded[column] for column in ("error", "failed_at", "message")},
         )
-        self.revive = delete(dead).where(_is_job(dead), dead.c.key == bindparam("a_key", type_=String))
+        self.revive = sa.delete(dead).where(_is_job(dead), dead.c.key == sa.bindparam("a_key", type_=sa.String))
 
 
 def checkpoint_metadata(table: str = "basiq_checkpoint", schema: str | None = None) -> MetaData:
@@ -127,12 +116,12 @@ def key_of(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _job_key() -> tuple[Column[Any], ...]:
+def _job_key() -> tuple[sa.Column[Any], ...]:
     return (
-        Column("name", key_type(), primary_key=True),
-        Column("source", String(20), primary_key=True),
+        sa.Column("name", key_type(), primary_key=True),
+        sa.Column("source", sa.String(20), primary_key=True),
     )
 
 
-def _is_job(table: Table) -> ColumnElement[bool]:
-    return and_(table.c.name == bindparam("a_name"), table.c.source == bindparam("a_source"))
+def _is_job(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.name == sa.bindparam("a_name"), table.c.source == sa.bindparam("a_source"))

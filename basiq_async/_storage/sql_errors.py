@@ -1,0 +1,111 @@
+"""The errors of SQL databases: what a failed statement says, whether another attempt may succeed, and what is left to
+show of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from .._redaction.tracebacks import drop_tracebacks, walk
+from ..errors import InboxError
+
+
+class Failure(NamedTuple):
+    """Why a statement failed, in one line. ``passing``: another attempt may succeed."""
+
+    text: str
+    passing: bool
+
+
+def failed_in(connection: AsyncConnection) -> Failure | None:
+    """Return the last failure of a statement on this connection, even if a handler caught it, else None."""
+    sync = connection.sync_connection
+    return None if sync is None else _failures.get(sync)
+
+
+_failures: WeakKeyDictionary[Connection, Failure] = WeakKeyDictionary()
+
+
+def note_failure(context: ExceptionContext) -> None:
+    """Record a failure: a listener of a dialect's ``handle_error``."""
+    if context.connection is not None and context.sqlalchemy_exception is not None:
+        # Keep the text, not the exception: its traceback refers to the connection, which would never be freed.
+        exc = context.sqlalchemy_exception
+        _failures[context.connection] = Failure(brief(exc), is_passing(exc))
+
+
+_PASSING = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
+"""SQLSTATEs of errors after which another attempt may succeed: lost connections, conflicts, lack of resources,
+timeouts, operator intervention, system errors (PostgreSQL, appendix A)."""
+
+
+def is_passing(exc: BaseException) -> bool:
+    """Return whether another attempt may succeed after this error of the database."""
+    if not isinstance(exc, DBAPIError):
+        return False
+    return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in said_by(exc)
+
+
+def is_missing(exc: BaseException) -> bool:
+    """Return whether a table or its schema does not exist."""
+    return sqlstate(exc) in ("42P01", "3F000") or said_by(exc).startswith("no such table")
+
+
+def brief(exc: BaseException) -> str:
+    """Return a driver's error text in one line, without the statement and its values, which can be user data."""
+    cause = getattr(exc, "orig", None) or exc
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+
+
+def without_values(exc: BaseException) -> BaseException:
+    """Remove from a driver's error the statement's values, and the tracebacks, whose frames hold values and passwords.
+
+    Return the error.
+    """
+    for one in walk(exc):
+        if isinstance(one, StatementError):
+            one.hide_parameters = True
+    return drop_tracebacks(exc)
+
+
+def sqlstate(exc: BaseException) -> str:
+    """Return the SQLSTATE of a driver's error, or an empty text."""
+    cause = getattr(exc, "orig", None) or exc
+    return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
+
+
+def said_by(exc: BaseException) -> str:
+    """Return the text of the driver's own error, or an empty text."""
+    return str(getattr(exc, "orig", ""))
+
+
+async def transaction_state(connection: AsyncConnection) -> Literal["open", "ended", "failed"]:
+    """Return whether a transaction can still commit, has "ended" by a COMMIT or ROLLBACK in SQL, or has "failed".
+
+    PostgreSQL rolls back a transaction in which a statement failed, even if that error was caught, and its response to
+    COMMIT then looks like a success. So ask the connection itself: a statement may have gone past SQLAlchemy.
+    """
+    sync = connection.sync_connection
+    driver: Any = None if sync is None else sync.connection.driver_connection
+    if hasattr(driver, "is_in_transaction"):  # asyncpg, which does not tell a failed transaction from an open one
+        if not driver.is_in_transaction():
+            return "ended"
+        try:
+            await driver.execute("SELECT 1")
+        except Exception as exc:
+            if sqlstate(exc) != _FAILED:
+                raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
+            return "failed"
+        return "open"
+    if hasattr(driver, "info"):  # psycopg
+        return _PSYCOPG_STATES.get(int(driver.info.transaction_status), "open")
+    return "open" if getattr(driver, "in_transaction", True) else "ended"  # aiosqlite
+
+
+_FAILED = "25P02"
+_PSYCOPG_STATES: dict[int, Literal["ended", "failed"]] = {0: "ended", 3: "failed"}
