@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import attrs
 import typer
 
-from ..errors import BasiqError, ConfigurationError, ConnectionFailedError
+from ..errors import BasiqError, CheckpointError, ConfigurationError, ConnectionFailedError, ReplayError
 from ._completion import option
 from ._dead_letters import (
     drop_dead_letters,
@@ -275,7 +275,13 @@ async def _done(action: Awaitable[None]) -> int:
 
 def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]) -> None:
     async def find(fleet: Fleet) -> int:
-        return await work(await fleet.get(key))
+        try:
+            job = await fleet.get(key)
+        except CheckpointError:
+            raise
+        except ReplayError:
+            raise ReplayError(f"there is no job {key!r}; 'basiq-async jobs list' shows all jobs") from None
+        return await work(job)
 
     _with_fleet(place, find)
 

@@ -36,7 +36,7 @@ from ._options import (
     read_secrets,
 )
 from ._output import is_terminal, live, note, session
-from ._results import Output
+from ._results import Output, cell_text
 from ._run import confirm, run, stopping
 from ._runs import ProgressLine, RunOptions, name_checkpoint, report_details, report_row
 
@@ -257,7 +257,11 @@ async def _run_job(
         options.show_line(*flags)
         return 128 + stopped[0]
     for each in report.inactive:
-        note(str(each))
+        period = f"from {cell_text(each.since)} to {cell_text(each.until) if each.until else 'now'}"
+        note(
+            f"the webhook was not active {period}, and events of that time made no messages: 'basiq-async recover' "
+            "finds those of the last 7 days"
+        )
     if report.dead:
         text = f"{report.dead:,} messages failed and are kept; try them again with:"
         options.show_line("--retry-dead", introduction=text)

@@ -117,7 +117,9 @@ class Output:
             optional = [column for column in kept if column.optional]
             if not optional:
                 for row in zip(*(cells[column] for column in columns), strict=True):
-                    write_lines([row[0], *(f"  {text}" for text in row[1:] if text not in ("", "-"))])
+                    rest = [text for text in row[1:] if text not in ("", "-")]
+                    whole = "  ".join(rest)
+                    write_lines([row[0], *(f"  {line}" for line in ([whole] if len(whole) <= width - 2 else rest))])
                 return
             kept.remove(optional[-1])
         table = Table(box=None, show_header=not self._header_shown, padding=(0, _GAP, 0, 0), pad_edge=False)

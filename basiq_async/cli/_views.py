@@ -52,7 +52,7 @@ WEBHOOKS: tuple[Column[WebhookView], ...] = (
     Column("ID", lambda webhook: webhook.id),
     Column("STATUS", lambda webhook: webhook.status),
     Column("URL", lambda webhook: webhook.url, flexible=16),
-    Column("EVENTS", _events_cell, flexible=16),
+    Column("EVENTS", _events_cell, flexible=16, optional=True),
     Column("NAME", lambda webhook: webhook.name or "", flexible=16, optional=True),
 )
 
@@ -147,8 +147,8 @@ class EventView:
 
 EVENTS: tuple[Column[EventView], ...] = (
     Column("ID", lambda event: event.id),
-    Column("TYPE", lambda event: event.type),
-    Column("CREATED", lambda event: event.created),
+    Column("TYPE", lambda event: event.type, flexible=12),
+    Column("CREATED", lambda event: event.created, optional=True),
     Column("USER", lambda event: event.user_id, optional=True),
 )
 
