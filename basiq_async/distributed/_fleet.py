@@ -7,12 +7,13 @@ import contextlib
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
+from .._arguments import check_positive, check_whole
 from .._lazy import missing_extra
 from .._redaction.tracebacks import UnshownText
 from ..errors import ConfigurationError, ReplayError
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("basiq_async.distributed")
-
-K = TypeVar("K")
 
 _NOTIFY = 5.0
 _MOST_SEEN = 1_000_000
@@ -155,10 +154,6 @@ class Fleet:
         lists = _list_specs(webhook_id, filter, filters, source)
         if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError(f"key must be text of at most {LONGEST_KEY} characters, without braces")
-        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e9):
-            raise ConfigurationError("rate must be a number of messages a second, above 0")
-        if isinstance(max_dead, bool) or not isinstance(max_dead, int) or max_dead < 1:
-            raise ConfigurationError("max_dead must be a whole number, at least 1")
         for warning in await self._record.check():
             logger.warning("%s", warning)
         spec = JobSpec(
@@ -166,10 +161,10 @@ class Fleet:
             name=name,
             lists=lists,
             source=source,
-            rate=None if rate is None else float(rate),
+            rate=None if rate is None else check_positive("rate", rate, "of messages a second"),
             submitted_at=datetime.now(UTC),
             lease=self.lease,
-            most_dead=max_dead,
+            most_dead=check_whole("max_dead", max_dead, least=1),
             total=None if plan is None else plan.total,
         )
         first = await self._record.create(spec)
@@ -363,19 +358,12 @@ def _list_specs(
     return lists
 
 
-def _add(counts: Iterable[Mapping[K, int]]) -> dict[K, int]:
-    total: Counter[K] = Counter()
-    for each in counts:
-        total.update(each)
-    return dict(total)
-
-
 def _sum(plans: Sequence[Plan]) -> Plan:
     return Plan(
         total=sum(plan.total for plan in plans),
-        by_type=_add(plan.by_type for plan in plans),
-        by_day=_add(plan.by_day for plan in plans),
-        skipped=_add(plan.skipped for plan in plans),
+        by_type=dict(sum((Counter(plan.by_type) for plan in plans), Counter())),
+        by_day=dict(sum((Counter(plan.by_day) for plan in plans), Counter())),
+        skipped=dict(sum((Counter(plan.skipped) for plan in plans), Counter())),
         first=min((plan.first for plan in plans if plan.first is not None), default=None),
         last=max((plan.last for plan in plans if plan.last is not None), default=None),
         position=0,

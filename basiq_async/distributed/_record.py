@@ -26,7 +26,6 @@ from ._record_types import (
     ListSpec,
     PageMark,
     RateSlots,
-    RecordedPage,
     Revival,
     Saving,
     SegmentClaim,
@@ -143,8 +142,11 @@ class Record:
 
     async def record_page(
         self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
-    ) -> RecordedPage:
-        """Record the segment's page, and create the next segment. Later calls for the segment change nothing."""
+    ) -> tuple[int, str | None]:
+        """Record the segment's page, and create the next segment. Later calls for the segment change nothing.
+
+        Return how many of the chosen messages to handle, and the next segment if this call created it.
+        """
         chosen = sum(page.chosen)
         marks = "" if limit is None else "".join("1" if each else "0" for each in page.chosen)
         more, count = page.next_cursor is not None, len(page.chosen)
@@ -153,7 +155,7 @@ class Record:
             *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
             *(page.next_cursor or "", int(more), "" if limit is None else limit, marks, page.problem),
         )
-        return RecordedPage(int(found[1]), found[2] or None)
+        return int(found[1]), found[2] or None
 
     async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
         """Record finished messages. Return None and change nothing if ``before`` is not the number of recorded ids."""

@@ -130,14 +130,6 @@ class Revival:
     dead_letters: int
 
 
-@attrs.frozen
-class RecordedPage:
-    """How many of the chosen messages to handle, and the next segment if this call created it."""
-
-    quota: int
-    following: str | None
-
-
 @attrs.frozen(kw_only=True)
 class Saving:
     """What an owner has done since its last save. ``counts`` are totals since its claim: a repeated save counts once.

@@ -181,13 +181,13 @@ class Segment:
     async def _record_page(self, mark: PageMark) -> int:
         asked_at = clock()
         limit = None if self._retries else self._work.where.limit
-        recorded = await self._record.record_page(
+        quota, following = await self._record.record_page(
             self._spec.key, self.name, self.lease.token, mark, lease=self.lease.seconds, limit=limit
         )
         self.lease.prolong(asked_at)
-        if recorded.following is not None:
-            await self._notify(self._spec.key, recorded.following)
-        return recorded.quota
+        if following is not None:
+            await self._notify(self._spec.key, following)
+        return quota
 
     # --- reading ---
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
+from .._arguments import check_positive, check_whole
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Inbox, WebhookReceiver
@@ -35,22 +36,17 @@ class Work:
     ) -> None:
         if on_error not in get_args(OnError):
             raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
-        for name, value in (("concurrency", concurrency), ("max_failures", max_failures)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigurationError(f"{name} must be a whole number, at least 1")
-        if isinstance(max_pause, bool) or not isinstance(max_pause, (int, float)) or max_pause <= 0:
-            raise ConfigurationError("max_pause must be a number above 0")
         as_target(target, inbox, "")
         self.client = client
         self.target = target
         self.where = as_where(where)
         self.inbox = inbox
         self.settings = RunSettings(
-            concurrency=concurrency,
+            concurrency=check_whole("concurrency", concurrency, least=1),
             rate=None,
             on_error=on_error,
-            max_failures=max_failures,
-            max_pause=max_pause,
+            max_failures=None if max_failures is None else check_whole("max_failures", max_failures, least=1),
+            max_pause=check_positive("max_pause", max_pause),
         )
 
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType, ModuleType
 
+from .._arguments import check_whole
 from ..errors import ConfigurationError
 from ._fleet import Fleet
 
@@ -65,8 +66,7 @@ def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
     process that dies is replaced.
     """
     for name, value in (("processes", processes), ("segments", segments)):
-        if value < 1:
-            raise ConfigurationError(f"{name} must be at least 1")
+        check_whole(name, value, least=1)
     find_fleet(place)
     if processes == 1:
         _serve(place, segments)

@@ -201,7 +201,7 @@ class _Walk:
                 self._open[f"{list_name}.{int(index) + 1}"] = _Segment(
                     after=int(cursor or 0) if list_name[0] == "d" else 0, upto=segment.upto
                 )
-        assert found.quota == len(segment.ids), f"the page of {name} had a quota of {found.quota}"
+        assert found[0] == len(segment.ids), f"the page of {name} had a quota of {found[0]}"
 
     async def _save(self) -> None:
         if (chosen := self._choose(advanced=True)) is None:
