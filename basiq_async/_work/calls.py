@@ -1,34 +1,10 @@
-"""Limit the calls of an inbox: each to a time, and all to the process that made the inbox's connections."""
+"""What every inbox says of a wrong use: after it was closed, and in a fork."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable
-from typing import TypeVar
 
-from .._work.deadlines import Deadline, Deadlines
 from ..errors import InboxError
-
-T = TypeVar("T")
-
-
-class InboxCalls:
-    """Limits each call to ``seconds``."""
-
-    def __init__(self, seconds: float) -> None:
-        self._limits = Deadlines(seconds)
-
-    async def within_limit(self, call: Awaitable[T]) -> T:
-        """Await one call. Raises ``InboxError`` if it takes too long; the inbox's own ``TimeoutError`` passes."""
-        limit = Deadline(self._limits)
-        try:
-            with limit:
-                return await call
-        except TimeoutError as exc:
-            if not limit.expired:
-                raise
-            raise InboxError(f"the inbox did not respond within {self._limits.seconds:g} s") from exc
-
 
 CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
 """The error text of an inbox that is used after it was closed."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from .._redaction.tracebacks import drop_tracebacks
+from ..errors import InboxError
 
 
 @asynccontextmanager
@@ -24,3 +25,8 @@ async def limit(seconds: float | None, error: Exception) -> AsyncGenerator[None]
         if not timeout.expired():
             raise
         raise error from drop_tracebacks(exc)
+
+
+def inbox_limit(seconds: float) -> AbstractAsyncContextManager[None]:
+    """Limit a call of an inbox: ``InboxError`` says that it did not respond."""
+    return limit(seconds, InboxError(f"the inbox did not respond within {seconds:g} s"))

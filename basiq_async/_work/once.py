@@ -13,7 +13,7 @@ import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
-from .limits import limit
+from .limits import inbox_limit
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -59,38 +59,21 @@ class Ending(Generic[T]):
 
 
 class Units:
-    """The units under way in this process: for each key one at a time. Wait for them before the inbox is closed."""
+    """The units under way in this process. Wait for them before the inbox is closed."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._by_key: dict[str, asyncio.Task[Any]] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.by_key: dict[str, asyncio.Task[Any]] = {}
+        """For each key, the task whose turn it is: the others wait for it."""
         self.hasty = False
         """Whether no unit waits for another worker any more, because all of them are to end."""
 
     def __len__(self) -> int:
-        return len(self._tasks)
-
-    def add(self, task: asyncio.Task[Any]) -> None:
-        """Keep the task of a unit until it ends."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def find(self, key: str) -> asyncio.Task[Any] | None:
-        """Return the task of the unit whose turn it is, if another is under way with this key."""
-        return self._by_key.get(key)
-
-    def begin(self, key: str, task: asyncio.Task[Any]) -> None:
-        """Make the next units with this key wait until this one ends."""
-        self._by_key[key] = task
-
-    def end(self, key: str, task: asyncio.Task[Any]) -> None:
-        """Let the next unit with this key begin."""
-        if self._by_key.get(key) is task:
-            del self._by_key[key]
+        return len(self.tasks)
 
     async def wait(self, seconds: float) -> int:
         """Wait until the units have ended, for at most so many seconds. Return the number of those that still run."""
-        return len((await asyncio.wait(self._tasks, timeout=seconds))[1]) if self._tasks else 0
+        return len((await asyncio.wait(self.tasks, timeout=seconds))[1]) if self.tasks else 0
 
 
 async def handle_once(unit: Unit[T], units: Units) -> Ending[T]:
@@ -102,7 +85,8 @@ async def handle_once(unit: Unit[T], units: Units) -> Ending[T]:
     loop = asyncio.get_running_loop()
     unit.answer = loop.create_future()
     unit.task = loop.create_task(unit.run(units))
-    units.add(unit.task)
+    units.tasks.add(unit.task)
+    unit.task.add_done_callback(units.tasks.discard)
     unit.task.add_done_callback(unit.tell)
     try:
         return await unit.answer
@@ -146,8 +130,8 @@ class Unit(Generic[T]):
     session: bool = False
     quarantined: bool = False
     renew: bool = False
-    fields: dict[str, object] | None = None
-    """Fields for the log."""
+    fields: Callable[[], dict[str, object]] = dict
+    """Returns fields for the log."""
     logger: logging.Logger = _logger
     claimed: bool = attrs.field(default=False, init=False)
     timed_out: bool = attrs.field(default=False, init=False)
@@ -166,7 +150,7 @@ class Unit(Generic[T]):
         failure = None if task.cancelled() else task.exception()
         if self.answer is None or self.answer.done():
             if failure is not None:
-                self.logger.error("%s ended with a fault", self.name, exc_info=failure, extra=self.fields)
+                self.logger.error("%s ended with a fault", self.name, exc_info=failure, extra=self.fields())
         elif task.cancelled():
             self.answer.cancel()
         elif failure is not None:
@@ -186,7 +170,7 @@ class Unit(Generic[T]):
     def tell_late(self) -> None:
         """Log that the work was cancelled and has not ended, and tell the caller, if it still waits."""
         text = "the handler of %s was cancelled but still runs: it stays claimed until the handler ends"
-        self.logger.warning(text, self.name, extra=self.fields)
+        self.logger.warning(text, self.name, extra=self.fields())
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(Ending(Ended.LATE))
 
@@ -195,13 +179,14 @@ class Unit(Generic[T]):
         task, seconds = asyncio.current_task(), self.call_timeout if seconds is None else seconds
         for _ in range(_MOST_STARTS):
             try:
-                async with limit(seconds, InboxError(f"the inbox did not respond within {seconds:g} s")):
+                async with inbox_limit(seconds):
                     return await call()
             except asyncio.CancelledError as exc:
                 if task is None or not task.cancelling():
                     raise InboxError("the inbox awaited something that was cancelled") from exc
                 self._cancelled = True  # the event loop shuts down
-                _clear(task)
+                while task.cancelling():
+                    task.uncancel()
         raise InboxError("the event loop shuts down")
 
     async def release(self, seconds: float | None = None) -> None:
@@ -211,7 +196,7 @@ class Unit(Generic[T]):
         except Exception as exc:
             text = "%s stays claimed until its lease runs out: %s"
             self.logger.log(
-                logging.WARNING if seconds is None else logging.DEBUG, text, self.name, exc, extra=self.fields
+                logging.WARNING if seconds is None else logging.DEBUG, text, self.name, exc, extra=self.fields()
             )
 
     async def run(self, units: Units) -> Ending[T]:
@@ -219,9 +204,9 @@ class Unit(Generic[T]):
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # this is a coroutine of a task
         try:
-            if units.find(self.key) is not None:
+            if self.key in units.by_key:
                 await self._interruptible(lambda: self._wait_for_turn(units), None)
-            units.begin(self.key, task)
+            units.by_key[self.key] = task
             if self.prepare is not None:
                 if await self.call(lambda: self.inbox.seen(self.key)):
                     return Ending(Ended.DONE)
@@ -243,10 +228,11 @@ class Unit(Generic[T]):
         else:
             return await self._complete(value)
         finally:
-            units.end(self.key, task)
+            if units.by_key.get(self.key) is task:
+                del units.by_key[self.key]
 
     async def _wait_for_turn(self, units: Units) -> None:
-        while (other := units.find(self.key)) is not None:
+        while (other := units.by_key.get(self.key)) is not None:
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # the inbox knows for how long the other may hold its claim
 
@@ -314,7 +300,8 @@ class Unit(Generic[T]):
             raise TimeoutError(text) from drop_tracebacks(exc)
         finally:
             self._open = False
-            _clear(task)
+            while task.cancelling():  # it has been heeded
+                task.uncancel()
 
     def _check_late(self) -> None:
         if self.answer is not None and not self.answer.done():
@@ -331,7 +318,7 @@ class Unit(Generic[T]):
             try:
                 await self.call(self._ask_for_claim)
             except Exception as exc:
-                self.logger.warning("the claim on %s could not be renewed: %s", self.name, exc, extra=self.fields)
+                self.logger.warning("the claim on %s could not be renewed: %s", self.name, exc, extra=self.fields())
 
     async def _complete(self, value: T) -> Ending[T]:
         failure: Exception
@@ -351,7 +338,7 @@ class Unit(Generic[T]):
                 self.logger.warning(
                     "%s was handled after its lease had run out: another worker may have handled it too",
                     self.name,
-                    extra=self.fields,
+                    extra=self.fields(),
                 )
                 return Ending(Ended.HANDLED, value)
             failure = InboxError("the claim ended before its transaction was committed")
@@ -365,9 +352,3 @@ class Unit(Generic[T]):
             return Ending(Ended.UNAVAILABLE, error=failure)
         await (self.release() if self.on_failure is None else self.on_failure(failure))
         return Ending(Ended.FAILED, error=failure)
-
-
-def _clear(task: asyncio.Task[object]) -> None:
-    """Forget the cancellations of a task: they have been heeded."""
-    while task.cancelling():
-        task.uncancel()

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from ..errors import ConfigurationError, InboxError
 from .keys import inbox_key
-from .limits import limit
+from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery
 
 _PAGE = 100
@@ -22,7 +22,7 @@ async def read_quarantine(
     """
     seen: set[str] = set()
     while True:
-        async with limit(timeout, InboxError(f"the inbox did not respond within {timeout:g} s")):
+        async with inbox_limit(timeout):
             page = await inbox.quarantined(after=after, limit=_PAGE)
         if not page:
             return

@@ -121,7 +121,7 @@ class Dispatcher:
             on_failure=partial(self._record_failure, attempt),
             session=route.session,
             quarantined=attempt.quarantined,
-            fields=attempt.fields(),
+            fields=attempt.fields,
         )
         return self._interpret(attempt, await handle_once(attempt.unit, self._units))
 

@@ -6,7 +6,7 @@ import logging
 from weakref import WeakKeyDictionary
 
 from .._signing.signature import SigningKeys
-from .._work.limits import limit
+from .._work.limits import inbox_limit
 from .._work.protocol import Inbox
 from ..errors import ConfigurationError, InboxError
 from .inboxes._memory import MemoryInbox
@@ -65,7 +65,7 @@ class Lifecycle:
     async def _look_at_inbox(self) -> None:
         # The receiver starts all the same: the database may come back, or a deployment may make the tables later.
         try:
-            async with limit(self._timeout, InboxError(f"the inbox did not respond within {self._timeout:g} s")):
+            async with inbox_limit(self._timeout):
                 await self._inbox.check()
         except ConfigurationError:
             raise

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextlib import aclosing
 
 from .._signing.seal import Seal
-from .._work.limits import limit
+from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import read_quarantine
-from ..errors import ConfigurationError, InboxError, SignatureVerificationError
+from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome, Result
 
@@ -70,7 +70,7 @@ class Quarantine:
         found = [letter.key async for letter in self.letters(ids=check_ids(ids))]
         dropped = 0
         for key in found:
-            async with limit(self._timeout, InboxError(f"the inbox did not respond within {self._timeout:g} s")):
+            async with inbox_limit(self._timeout):
                 dropped += await self._inbox.drop_quarantined(key)
         return dropped
 

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
-from .._work.calls import InboxCalls
 from .._work.keys import inbox_key, left_key
+from .._work.limits import inbox_limit
 from ..models import Message
 from ..receiver import Inbox
 from .targets._base import Target
@@ -42,7 +42,7 @@ class InboxKnowledge:
         self._inbox = inbox
         self._webhook_id = webhook_id
         self._shared = shared
-        self._calls = InboxCalls(timeout)
+        self._timeout = timeout
         self._now = now
         self._since: datetime | None = None
 
@@ -51,23 +51,27 @@ class InboxKnowledge:
         if not self._shared:
             return False
         if self._since is None:
-            self._since = await self._calls.within_limit(self._inbox.known_since())
+            async with inbox_limit(self._timeout):
+                self._since = await self._inbox.known_since()
         times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
         return bool(times) and max(times) >= self._since + _SKEW
 
     async def has(self, message: Message) -> bool:
         """Return whether the inbox has the message's event as handled."""
-        return await self._calls.within_limit(self._seen(message, left=False))
+        async with inbox_limit(self._timeout):
+            return await self._seen(message, left=False)
 
     async def leave(self, message: Message) -> None:
         """Record that a message was left alone, so that its event in the event list is skipped too."""
         first = message.first_attempt
         if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
-            await self._calls.within_limit(self._mark(message))
+            async with inbox_limit(self._timeout):
+                await self._mark(message)
 
     async def has_left(self, message: Message) -> bool:
         """Return whether the message of this event was left alone."""
-        return await self._calls.within_limit(self._seen(message, left=True))
+        async with inbox_limit(self._timeout):
+            return await self._seen(message, left=True)
 
     async def _seen(self, message: Message, *, left: bool) -> bool:
         key = self._key(message)

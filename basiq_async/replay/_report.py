@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 import attrs
 
 from .._wire.order import Order
-from .._work.calls import InboxCalls
 from .._work.keys import inbox_key
+from .._work.limits import inbox_limit
 from .._work.tasks import run_to_completion
 from ..models import Message
 from ..receiver import Inbox
@@ -269,11 +269,12 @@ class _HandledEvents:
     def __init__(self, inbox: Inbox, webhook_id: str | None, timeout: float) -> None:
         self._inbox = inbox
         self._webhook_id = webhook_id
-        self._calls = InboxCalls(timeout)
+        self._timeout = timeout
 
     async def has(self, message: Message) -> bool:
         """Return whether the inbox has the message's event as handled."""
-        return await self._calls.within_limit(self._has(message))
+        async with inbox_limit(self._timeout):
+            return await self._has(message)
 
     async def _has(self, message: Message) -> bool:
         key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
