@@ -1,4 +1,6 @@
-"""A whole service with aiohttp: receives webhooks, each event handled once, and shuts down cleanly.
+"""A whole service with aiohttp: receives webhooks, and shuts down cleanly.
+
+An event is handled again only if a kill interrupted it.
 
 BASIQ_WEBHOOK_SECRET   the secret that Basiq returned when the webhook was created
 BASIQ_WEBHOOK_ID       its id, which `basiq-async webhooks list` shows too
