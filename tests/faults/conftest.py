@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import outcomes
+from tests.support.environment import EXAMPLES
 from tests.support.wire import MARK
 
 
@@ -39,6 +41,16 @@ def no_secret_is_logged() -> Iterator[None]:
     for text in handler.texts:
         assert MARK not in text, text
         assert text != "asyncio complains", handler.texts
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def over_both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scenario is run over the usual transport, and over the example of another one."""
+    if request.param == "httpx":
+        monkeypatch.syspath_prepend(EXAMPLES)
+        from httpx_transport import HttpxTransport
+
+        monkeypatch.setattr(outcomes, "make_transport", lambda timeout: HttpxTransport(timeout=timeout))
 
 
 @pytest.fixture(autouse=True, scope="module")

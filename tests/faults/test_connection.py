@@ -461,3 +461,17 @@ async def test_a_session_of_the_users_with_odd_defaults_changes_nothing() -> Non
         assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
         assert type(await outcome(client.webhooks.get("w1"))) is APIError
         assert type(await outcome(client.webhooks.get("w1"))) is NotFoundError
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_a_101_is_an_error_and_its_connection_is_not_used_again(method: str) -> None:
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x05hello"
+    async with Wire(switch, ok(WEBHOOK)) as wire, client_of(wire) as client:
+        calls = {
+            "GET": lambda: client.webhooks.get("w1"),
+            "POST": lambda: client.webhooks.update("w1", url="https://a"),
+            "DELETE": lambda: client.webhooks.delete("w1"),
+        }
+        got = await outcome(calls[method]())
+        assert (type(got), got.status) == (APIError, 101)
+        assert (await outcome(client.webhooks.get("w1"))).id == "w1"

@@ -29,6 +29,8 @@ from basiq_async import (
 from tests.support.outcomes import ONCE, QUICK, client_of, outcome
 from tests.support.wire import WEBHOOK, Wire, closing, error, http, ok
 
+pytestmark = pytest.mark.usefixtures("over_both")
+
 CLASSES = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -128,15 +130,6 @@ async def test_interim_answers_without_end_run_into_the_timeout() -> None:
         client_of(wire) as client,
     ):
         assert type(await call(client, "GET")) is RequestTimeoutError
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_a_101_is_an_error_and_its_connection_is_not_used_again(method: str) -> None:
-    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x05hello"
-    async with Wire(switch, ok(WEBHOOK)) as wire, client_of(wire) as client:
-        got = await call(client, method)
-        assert (type(got), got.status) == (APIError, 101)
-        assert (await call(client, "GET")).id == "w1"
 
 
 async def test_an_answer_of_http_1_0_is_read_to_its_end() -> None:

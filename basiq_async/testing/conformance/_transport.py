@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import inspect
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import attrs
@@ -19,36 +20,21 @@ from ..fake._deliveries import ORIGIN
 from ..fake._fake import FakeBasiq
 from ._runner import hold, keep
 
-Promise = Callable[[], Awaitable[None]]
 MakeTransport = Callable[..., Transport | Awaitable[Transport]]
+# fmt: off
 STATUSES = (
-    200,
-    201,
-    202,
-    204,
-    300,
-    301,
-    302,
-    303,
-    307,
-    308,
-    400,
-    401,
-    403,
-    404,
-    405,
-    409,
-    418,
-    429,
-    500,
-    502,
-    503,
-    599,
+    200, 201, 202, 204, 300, 301, 302, 303, 307, 308,
+    400, 401, 403, 404, 405, 409, 418, 429, 500, 502, 503, 599,
 )
+# fmt: on
 EVERY_BYTE = bytes(range(256))
 # Decoding and encoding would change each part of this URL.
 URL = "/a%2Fb/%27c%27/%7Ed/e%20f;g=1?filter=user.id.eq(%27x%2Fy%27)&p=+%2B%20&q=%41&empty="
 AT_ONCE = 20
+SHORT = 0.2
+"""Seconds until a deadline of these tests. A transport may need as long again to end."""
+INFLATED = 256 * 2**20
+"""The size of a body that is sent in a thousandth of it."""
 
 
 async def check_transport(
@@ -70,38 +56,11 @@ async def check_transport(
 
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
-    checks = _Checks(make_transport, make_impatient, in_process)
-    shared: dict[str, Promise] = {
-        "send and aclose are all it needs": checks.protocol,
-        "every HTTP status is a Response": checks.statuses,
-        "redirects are not followed": checks.redirects,
-        "the URL is sent byte for byte": checks.url,
-        "method, headers and body are sent unchanged": checks.request,
-        "the response's headers and body are returned unchanged": checks.response,
-        "no cookie is kept": checks.cookies,
-        "concurrent sends each get the right response": checks.at_once,
-        "a dropped connection is a ConnectionFailedError": checks.dropped,
-        "a send can be cancelled, and the transport is usable after": checks.cancelled,
-        "aclose may be called twice": checks.closed_twice,
-        "a send after aclose is a ConnectionFailedError": checks.closed,
-    }
-    network: dict[str, Promise] = {
-        "a refused connection is a ConnectionFailedError with sent=False": checks.refused,
-        "a body that breaks off is a ConnectionFailedError": partial(checks.broken, HALF_A_BODY),
-        "a response that is not HTTP is a TransportError": partial(checks.broken, b"these are not\r\nheaders\r\n\r\n"),
-        "a compressed body is returned decompressed": checks.compressed,
-        "the values of a repeated header are joined": checks.joined,
-    }
-    impatient: dict[str, Promise] = {"a missing response is a RequestTimeoutError": checks.impatient}
-    await keep(
-        getattr(make_transport, "__name__", "the transport"),
-        {**shared, **({} if in_process else network), **(impatient if make_impatient else {})},
-        seconds=seconds,
-    )
-
-
-HALF_A_BODY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf a body"
-TWICE = b"HTTP/1.1 200 OK\r\nX-Twice: one\r\nX-Twice: two\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    promises = {**SHARED, **({} if in_process else NETWORK)}
+    checks = {promise: _on_stage(check, make_transport, in_process) for promise, check in promises.items()}
+    if make_impatient is not None:
+        checks["a missing response is a RequestTimeoutError"] = _on_stage(_timeout, make_impatient, in_process)
+    await keep(getattr(make_transport, "__name__", "the transport"), checks, seconds=seconds)
 
 
 @attrs.frozen
@@ -115,229 +74,286 @@ class _Stage:
     async def get(self, path: str = "/anything") -> Response:
         return await self.transport.send(Request("GET", self.base + path))
 
-    def seen(self) -> tuple[Request, ...]:
-        return tuple(self.fake.requests)
-
     def last(self) -> Request:
         hold(bool(self.fake.requests), "no request arrived")
         return self.fake.requests[-1]
 
     async def until_seen(self, path: str) -> None:
         for _ in range(10_000):
-            if any(request.url == self.base + path for request in self.seen()):
+            if any(request.url == self.base + path for request in self.fake.requests):
                 return
             await asyncio.sleep(0.0005)
         raise AssertionError("the request was not sent")
 
+    async def check_usable(self, after: str) -> None:
+        self.fake.fail_next(body=b"usable", path="*")
+        hold((await self.get()).body == b"usable", f"the request after {after} got a wrong response")
 
-@attrs.frozen
-class _Checks:
-    _make: MakeTransport
-    _make_impatient: MakeTransport | None
-    _in_process: bool
 
-    @asynccontextmanager
-    async def stage(self, make: MakeTransport | None = None) -> AsyncGenerator[_Stage]:
+_Check = Callable[[_Stage], Awaitable[None]]
+
+
+def _on_stage(check: _Check, make: MakeTransport, in_process: bool) -> Callable[[], Awaitable[None]]:
+    async def attempt() -> None:
         fake = FakeBasiq(clock=SystemClock())  # its delays are real, so that a send can be cancelled in one
-        async with self._reached(fake) as base:
-            made = (make or self._make)(*((fake,) if self._in_process else ()))
+        async with _reached(fake, in_process) as base:
+            made = make(*((fake,) if in_process else ()))
             transport: Transport = await made if inspect.isawaitable(made) else made
             try:
-                yield _Stage(transport, fake, base)
+                await check(_Stage(transport, fake, base))
             finally:
                 await transport.aclose()
 
-    def _reached(self, fake: FakeBasiq) -> AbstractAsyncContextManager[str]:
-        if self._in_process:
-            return _at_vendor()
-        from ..mock._server import serve
-
-        return serve(fake)
-
-    async def protocol(self) -> None:
-        async with self.stage() as stage:
-            hold(isinstance(stage.transport, Transport), f"{type(stage.transport).__name__} lacks send or aclose")
-            hold(isinstance(await stage.get(), Response), "send returned something other than a Response")
-
-    async def statuses(self) -> None:
-        async with self.stage() as stage:
-            for status in STATUSES:
-                stage.fake.fail_next(status=status, body=b"", path="*")
-                try:
-                    response = await stage.get()
-                except Exception as error:
-                    raise AssertionError(f"{status} raised {type(error).__name__}") from error
-                hold(response.status == status, f"{status} came back as {response.status}")
-
-    async def redirects(self) -> None:
-        async with self.stage() as stage:
-            for status in (301, 302, 303, 307, 308):
-                stage.fake.fail_next(status=status, headers={"location": f"{stage.base}/elsewhere"}, path="*")
-                before = len(stage.seen())
-                response = await stage.get()
-                hold(len(stage.seen()) == before + 1, f"after a {status} another request was sent")
-                hold(response.headers.get("location") == f"{stage.base}/elsewhere", "the location header is gone")
-
-    async def url(self) -> None:
-        async with self.stage() as stage:
-            await stage.get(URL)
-            sent = stage.last().url.removeprefix(stage.base)
-            hold(sent == URL, f"{URL} was sent as {sent}")
-
-    async def request(self) -> None:
-        async with self.stage() as stage:
-            headers = {"content-type": "application/octet-stream", "x-check": "A value, with: marks"}
-            for method, body in (("POST", EVERY_BYTE), ("GET", None), ("DELETE", None), ("POST", b"")):
-                await stage.transport.send(Request(method, stage.base + "/anything", headers, body))
-                sent = stage.last()
-                hold(sent.method == method, f"{method} was sent as {sent.method}")
-                for name, value in headers.items():
-                    got = sent.headers.get(name)
-                    hold(got == value, f"the header {name}: {value} was sent as {got!r}")
-                hold((sent.body or b"") == (body or b""), f"a body of {len(body or b'')} bytes was changed")
-
-    async def response(self) -> None:
-        async with self.stage() as stage:
-            for body in (EVERY_BYTE, b"", b"\r\n\r\n"):
-                stage.fake.fail_next(body=body, headers={"X-Check": "A value"}, path="*")
-                response = await stage.get()
-                hold(response.body == body, f"a body of {len(body)} bytes came back as {len(response.body)}")
-                hold(response.headers.get("x-check") == "A value", "a header did not come back in lower case")
-
-    async def cookies(self) -> None:
-        async with self.stage() as stage:
-            stage.fake.fail_next(status=200, headers={"set-cookie": "kept=yes; Path=/"}, path="*")
-            await stage.get()
-            await stage.get()
-            hold("cookie" not in stage.last().headers, "a cookie of the first response was sent with the second")
-
-    async def at_once(self) -> None:
-        async with self.stage() as stage:
-            for number in range(AT_ONCE):
-                stage.fake.fail_next(body=str(number), delay=0.001 * (AT_ONCE - number), path=f"/{number}")
-            responses = await asyncio.gather(*(stage.get(f"/{number}") for number in range(AT_ONCE)))
-            mixed = [number for number, response in enumerate(responses) if response.body != str(number).encode()]
-            hold(not mixed, f"{len(mixed)} of {AT_ONCE} got the response of another")
-
-    async def dropped(self) -> None:
-        async with self.stage() as stage:
-            for drop in ("request", "response"):
-                # Three times, because an HTTP client may repeat a request by itself on a kept connection.
-                stage.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
-                error = await _failure(
-                    stage.transport.send(Request("POST", stage.base + "/dropped", {}, b"x")), ConnectionFailedError
-                )
-                hold(getattr(error, "sent", True), "sent is False, although the request had been sent")
-                stage.fake.reset_log()
-            stage.fake.fail_next(body=b"usable", path="*")
-            hold(
-                (await stage.get()).body == b"usable",
-                "the request after a dropped connection got a wrong response",
-            )
-
-    async def cancelled(self) -> None:
-        async with self.stage() as stage:
-            await stage.get()
-            before = asyncio.all_tasks()
-            stage.fake.fail_next(delay=60.0, status=200, path="/slow")
-            task = asyncio.create_task(_send(stage, "/slow"))
-            await stage.until_seen("/slow")
-            task.cancel()
-            done, _ = await asyncio.wait([task], timeout=1.0)
-            hold(bool(done), "a cancelled send did not end within 1 s")
-            hold(task.cancelled(), "a cancelled send did not raise CancelledError")
-            stage.fake.fail_next(body=b"usable", path="*")
-            hold((await stage.get()).body == b"usable", "the request after a cancelled send got a wrong response")
-            left = {task for task in asyncio.all_tasks() - before if _of_transport(task)}
-            hold(not left, f"the transport left {len(left)} tasks running")
-
-    async def closed_twice(self) -> None:
-        async with self.stage() as stage:
-            await stage.get()
-            await stage.transport.aclose()
-            await stage.transport.aclose()
-
-    async def closed(self) -> None:
-        async with self.stage() as stage:
-            await stage.get()
-            await stage.transport.aclose()
-            before = len(stage.seen())
-            await _failure(stage.get(), ConnectionFailedError)
-            hold(len(stage.seen()) == before, "the request was sent after aclose()")
-
-    async def refused(self) -> None:
-        async with self.stage() as stage:
-            server = await asyncio.start_server(_say(b""), "127.0.0.1", 0)
-            port = server.sockets[0].getsockname()[1]
-            server.close()
-            await server.wait_closed()
-            error = await _failure(
-                stage.transport.send(Request("POST", f"http://127.0.0.1:{port}/", {}, b"x")), ConnectionFailedError
-            )
-            hold(getattr(error, "sent", True) is False, "sent is not False, although nothing can have been sent")
-
-    async def broken(self, response: bytes) -> None:
-        kind = ConnectionFailedError if response is HALF_A_BODY else TransportError
-        async with self.stage() as stage, _saying(response) as base:
-            await _failure(stage.transport.send(Request("GET", base)), kind)
-
-    async def compressed(self) -> None:
-        async with self.stage() as stage:
-            packed = gzip.compress(EVERY_BYTE)
-            stage.fake.fail_next(body=packed, headers={"content-encoding": "gzip"}, path="*")
-            hold((await stage.get()).body == EVERY_BYTE, "a gzip body did not come back as what was packed")
-
-    async def joined(self) -> None:
-        async with self.stage() as stage, _saying(TWICE) as base:
-            got = (await stage.transport.send(Request("GET", base))).headers.get("x-twice")
-            hold(got == "one, two", f"'one' and 'two' came back as {got!r}")
-
-    async def impatient(self) -> None:
-        async with self.stage(self._make_impatient) as stage:
-            stage.fake.fail_next(3, delay=60.0, path="*")
-            await _failure(stage.get(), RequestTimeoutError)
+    return attempt
 
 
-async def _failure(sending: Awaitable[Response], kind: type[TransportError]) -> TransportError:
+def _reached(fake: FakeBasiq, in_process: bool) -> AbstractAsyncContextManager[str]:
+    if in_process:
+        return nullcontext(ORIGIN)
+    from ..mock._server import serve
+
+    return serve(fake)
+
+
+async def _protocol(stage: _Stage) -> None:
+    hold(isinstance(stage.transport, Transport), f"{type(stage.transport).__name__} lacks send or aclose")
+    hold(isinstance(await stage.get(), Response), "send returned something other than a Response")
+
+
+async def _statuses(stage: _Stage) -> None:
+    for status in STATUSES:
+        stage.fake.fail_next(status=status, body=b"", path="*")
+        try:
+            response = await stage.get()
+        except Exception as error:
+            raise AssertionError(f"{status} raised {type(error).__name__}") from error
+        hold(response.status == status, f"{status} came back as {response.status}")
+
+
+async def _redirects(stage: _Stage) -> None:
+    for status in (301, 302, 303, 307, 308):
+        stage.fake.fail_next(status=status, headers={"location": f"{stage.base}/elsewhere"}, path="*")
+        before = len(stage.fake.requests)
+        response = await stage.get()
+        hold(len(stage.fake.requests) == before + 1, f"after a {status} another request was sent")
+        hold(response.headers.get("location") == f"{stage.base}/elsewhere", "the location header is gone")
+
+
+async def _url(stage: _Stage) -> None:
+    await stage.get(URL)
+    sent = stage.last().url.removeprefix(stage.base)
+    hold(sent == URL, f"{URL} was sent as {sent}")
+
+
+async def _request(stage: _Stage) -> None:
+    headers = {"content-type": "application/octet-stream", "x-check": "A value, with: marks"}
+    for method, body in (("POST", EVERY_BYTE), ("GET", None), ("DELETE", None), ("POST", b"")):
+        await stage.transport.send(Request(method, stage.base + "/anything", headers, body))
+        sent = stage.last()
+        hold(sent.method == method, f"{method} was sent as {sent.method}")
+        for name, value in headers.items():
+            got = sent.headers.get(name)
+            hold(got == value, f"the header {name}: {value} was sent as {got!r}")
+        hold((sent.body or b"") == (body or b""), f"a body of {len(body or b'')} bytes was changed")
+
+
+async def _response(stage: _Stage) -> None:
+    for body in (EVERY_BYTE, b"", b"\r\n\r\n"):
+        stage.fake.fail_next(body=body, headers={"X-Check": "A value"}, path="*")
+        response = await stage.get()
+        hold(response.body == body, f"a body of {len(body)} bytes came back as {len(response.body)}")
+        hold(response.headers.get("x-check") == "A value", "a header did not come back in lower case")
+
+
+async def _cookies(stage: _Stage) -> None:
+    stage.fake.fail_next(status=200, headers={"set-cookie": "kept=yes; Path=/"}, path="*")
+    await stage.get()
+    await stage.get()
+    hold("cookie" not in stage.last().headers, "a cookie of the first response was sent with the second")
+
+
+async def _at_once(stage: _Stage) -> None:
+    for number in range(AT_ONCE):
+        stage.fake.fail_next(body=str(number), delay=0.001 * (AT_ONCE - number), path=f"/{number}")
+    responses = await asyncio.gather(*(stage.get(f"/{number}") for number in range(AT_ONCE)))
+    mixed = [number for number, response in enumerate(responses) if response.body != str(number).encode()]
+    hold(not mixed, f"{len(mixed)} of {AT_ONCE} got the response of another")
+
+
+async def _dropped(stage: _Stage) -> None:
+    for drop in ("request", "response"):
+        # Three times, because an HTTP client may repeat a request by itself on a kept connection.
+        stage.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
+        error = await _failure(stage, Request("POST", stage.base + "/dropped", {}, b"x"), ConnectionFailedError)
+        hold(getattr(error, "sent", True), "sent is False, although the request had been sent")
+        stage.fake.reset_log()
+    await stage.check_usable("a dropped connection")
+
+
+async def _cancelled(stage: _Stage) -> None:
+    await stage.get()
+    before = asyncio.all_tasks()
+    stage.fake.fail_next(delay=60.0, status=200, path="/slow")
+    task = asyncio.ensure_future(stage.get("/slow"))
+    await stage.until_seen("/slow")
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=1.0)
+    hold(bool(done), "a cancelled send did not end within 1 s")
+    hold(task.cancelled(), "a cancelled send did not raise CancelledError")
+    await stage.check_usable("a cancelled send")
+    left = {task for task in asyncio.all_tasks() - before if _is_of_transport(task)}
+    hold(not left, f"the transport left {len(left)} tasks running")
+
+
+async def _deadline(stage: _Stage) -> None:
+    stage.fake.fail_next(3, delay=60.0, status=200, path="/slow")
+    await _ends_at_its_deadline(stage, stage.base + "/slow")
+    await stage.check_usable("a deadline")
+    before = len(stage.fake.requests)
+    passed = Request("POST", stage.base + "/late", {}, b"x", deadline=asyncio.get_running_loop().time() - 1)
+    error = await _failure(stage, passed, RequestTimeoutError)
+    hold(getattr(error, "sent", True) is False, "sent is not False, although the deadline had passed before")
+    hold(len(stage.fake.requests) == before, "a request was sent after its deadline")
+
+
+async def _closed_twice(stage: _Stage) -> None:
+    await stage.get()
+    await stage.transport.aclose()
+    await stage.transport.aclose()
+
+
+async def _closed(stage: _Stage) -> None:
+    await _closed_twice(stage)
+    before = len(stage.fake.requests)
+    await _failure(stage, Request("GET", stage.base + "/anything"), ConnectionFailedError)
+    hold(len(stage.fake.requests) == before, "the request was sent after aclose()")
+
+
+async def _refused(stage: _Stage) -> None:
+    async with _saying(b"") as base:
+        pass  # the port is free again
+    error = await _failure(stage, Request("POST", base, {}, b"x"), ConnectionFailedError)
+    hold(getattr(error, "sent", True) is False, "sent is not False, although nothing can have been sent")
+
+
+async def _broken_body(stage: _Stage) -> None:
+    async with _saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf a body") as base:
+        await _failure(stage, Request("GET", base), ConnectionFailedError)
+
+
+async def _not_http(stage: _Stage) -> None:
+    async with _saying(b"these are not\r\nheaders\r\n\r\n") as base:
+        await _failure(stage, Request("GET", base), TransportError)
+
+
+async def _dripping(stage: _Stage) -> None:
+    async with _saying(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", drips=True) as base:
+        await _ends_at_its_deadline(stage, base)
+
+
+async def _compressed(stage: _Stage) -> None:
+    stage.fake.fail_next(body=gzip.compress(EVERY_BYTE), headers={"content-encoding": "gzip"}, path="*")
+    hold((await stage.get()).body == EVERY_BYTE, "a gzip body did not come back as what was packed")
+
+
+@functools.cache
+def _make_bomb() -> bytes:
+    packing = zlib.compressobj(1, wbits=31)
+    zeros = bytes(2**20)
+    packed = b"".join([*(packing.compress(zeros) for _ in range(INFLATED // len(zeros))), packing.flush()])
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+    return head.encode() + packed
+
+
+async def _inflating(stage: _Stage) -> None:
+    async with _saying(_make_bomb()) as base:
+        await _failure(stage, Request("GET", base), TransportError)
+
+
+async def _joined(stage: _Stage) -> None:
+    async with _saying(b"HTTP/1.1 200 OK\r\nX-Twice: one\r\nX-Twice: two\r\nContent-Length: 0\r\n\r\n") as base:
+        got = (await stage.transport.send(Request("GET", base))).headers.get("x-twice")
+        hold(got == "one, two", f"'one' and 'two' came back as {got!r}")
+
+
+async def _timeout(stage: _Stage) -> None:
+    stage.fake.fail_next(3, delay=60.0, path="*")
+    await _failure(stage, Request("GET", stage.base + "/anything"), RequestTimeoutError)
+
+
+SHARED: dict[str, _Check] = {
+    "send and aclose are all it needs": _protocol,
+    "every HTTP status is a Response": _statuses,
+    "redirects are not followed": _redirects,
+    "the URL is sent byte for byte": _url,
+    "method, headers and body are sent unchanged": _request,
+    "the response's headers and body are returned unchanged": _response,
+    "no cookie is kept": _cookies,
+    "concurrent sends each get the right response": _at_once,
+    "a dropped connection is a ConnectionFailedError": _dropped,
+    "a send can be cancelled, and the transport is usable after": _cancelled,
+    "a send ends at its deadline, and none is sent after it": _deadline,
+    "aclose may be called twice": _closed_twice,
+    "a send after aclose is a ConnectionFailedError": _closed,
+}
+NETWORK: dict[str, _Check] = {
+    "a refused connection is a ConnectionFailedError with sent=False": _refused,
+    "a body that breaks off is a ConnectionFailedError": _broken_body,
+    "a response that is not HTTP is a TransportError": _not_http,
+    "a body that drips ends at the deadline": _dripping,
+    "a compressed body is returned decompressed": _compressed,
+    "a body that inflates beyond a limit is a TransportError": _inflating,
+    "the values of a repeated header are joined": _joined,
+}
+
+
+async def _failure(stage: _Stage, request: Request, kind: type[TransportError]) -> TransportError:
     """Return the error of a send. Fails if it ends in another way."""
     try:
-        response = await sending
+        response = await stage.transport.send(request)
     except kind as error:
         return error
     except Exception as error:
         raise AssertionError(f"it raised {type(error).__name__}, not {kind.__name__}: {error}") from error
-    raise AssertionError(f"it returned a response of status {response.status}, not a {kind.__name__}")
+    size = len(response.body)
+    raise AssertionError(f"it returned a response of status {response.status} with {size} bytes, not a {kind.__name__}")
 
 
-async def _send(stage: _Stage, path: str) -> Response:
-    return await stage.get(path)
+async def _ends_at_its_deadline(stage: _Stage, url: str) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SHORT
+    try:
+        async with asyncio.timeout_at(deadline + 2.0):
+            await _failure(stage, Request("GET", url, deadline=deadline), RequestTimeoutError)
+    except TimeoutError:
+        raise AssertionError("the send went on for 2 s after its deadline") from None
 
 
-def _of_transport(task: asyncio.Task[Any]) -> bool:
+def _is_of_transport(task: asyncio.Task[Any]) -> bool:
     """Return whether a task may belong to the transport, and not to the test server."""
     code = getattr(task.get_coro(), "__qualname__", "")
     return not code.startswith(("RequestHandler.", "_dispatch", "StreamReaderProtocol."))
 
 
 @asynccontextmanager
-async def _at_vendor() -> AsyncGenerator[str]:
-    yield ORIGIN
+async def _saying(response: bytes, *, drips: bool = False) -> AsyncGenerator[str]:
+    """Run a server that sends the same bytes on each connection, and closes it, or lets further bytes drip."""
 
-
-def _say(response: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(response)
-        await writer.drain()
-        writer.close()
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(response)
+            while drips:
+                await writer.drain()
+                await asyncio.sleep(SHORT / 10)
+                writer.write(b"x")
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the transport has closed the connection
+        finally:
+            writer.close()
 
-    return say
-
-
-@asynccontextmanager
-async def _saying(response: bytes) -> AsyncGenerator[str]:
-    """Run a server that sends the same bytes on each connection, and closes it."""
-    server = await asyncio.start_server(_say(response), "127.0.0.1", 0)
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     finally:

@@ -44,8 +44,8 @@ async def test_the_transport_in_this_process_keeps_every_promise() -> None:
     )
 
 
-async def test_a_transport_on_httpx_in_under_40_lines_keeps_every_promise() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) < 40
+async def test_a_transport_on_httpx_in_under_60_lines_keeps_every_promise() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 60
     make = httpx_transport()
     await check_transport(make, make_impatient=lambda: make(timeout=0.05))
 
@@ -252,6 +252,26 @@ class IsNeverImpatient(Wrapped):
             raise ConnectionFailedError("it took too long") from error
 
 
+class IgnoresDeadlines(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        return await super().send(attrs.evolve(request, deadline=None))
+
+
+class SendsLate(Wrapped):
+    async def send(self, request: Request, /) -> Response:
+        try:
+            return await super().send(request)
+        except RequestTimeoutError as error:
+            if not error.sent:
+                await super().send(attrs.evolve(request, deadline=None))
+            raise
+
+
+class Inflates(Wrapped):
+    def __init__(self) -> None:
+        super().__init__(AiohttpTransport(max_body_size=2**40))
+
+
 class GivesNoResponse(Wrapped):
     async def send(self, request: Request, /) -> Any:
         return (await super().send(request)).status
@@ -281,6 +301,10 @@ BROKEN = [
     (SendsAfterClosing, "a send after aclose is a ConnectionFailedError"),
     (LeavesCompression, "a compressed body is returned decompressed"),
     (TakesTheLastHeader, "the values of a repeated header are joined"),
+    (IgnoresDeadlines, "a send ends at its deadline, and none is sent after it"),
+    (IgnoresDeadlines, "a body that drips ends at the deadline"),
+    (SendsLate, "a send ends at its deadline, and none is sent after it"),
+    (Inflates, "a body that inflates beyond a limit is a TransportError"),
     (GivesNoResponse, "send and aclose are all it needs"),
 ]
 
