@@ -10,11 +10,11 @@ from ...errors import ConfigurationError
 from ._deliveries import Emission
 from ._endpoints import Receiver, adapt
 from ._faults import DeliveryFault, Drop, Fault
-from ._inspect import Parts
+from ._inspect import Inspection
 from ._responses import secret_text
 
 
-class Arrangement(Parts):
+class Arrangement(Inspection):
     """The methods of ``FakeBasiq`` that set up a test."""
 
     def add_webhook(
@@ -29,9 +29,9 @@ class Arrangement(Parts):
 
         subscribed_events: by default every event type.
         """
-        app = self._app(api_key)
+        app = self._store.application(api_key)
         types = tuple(self._store.event_types if subscribed_events is None else subscribed_events)
-        self._check_types(types)
+        self._store.check_types(types)
         if app.by_url(url) is not None:
             raise ConfigurationError(f"there is a webhook with the url {url} already")
         webhook = self._store.add_webhook(app, url, types, active=active)
@@ -40,7 +40,7 @@ class Arrangement(Parts):
 
     def secret(self, webhook_id: str) -> str:
         """Return the signing secret of a webhook."""
-        return secret_text(self._find_webhook(webhook_id)[1].key, self._store.quirks.signing_key)
+        return secret_text(self._store.webhook(webhook_id).key, self._store.quirks.signing_key)
 
     def seed_messages(
         self,
@@ -63,14 +63,14 @@ class Arrangement(Parts):
         """
         if n < 0 or not 0 <= failed <= 1:
             raise ConfigurationError("n must be 0 or more, and failed from 0 to 1")
-        app = self._app(api_key)
+        app = self._store.application(api_key)
         if webhook_id is None:
             webhook_id = next(iter(app.webhooks), None) or self.add_webhook(api_key=api_key)
         webhook = app.webhooks.get(webhook_id)
         if webhook is None:
             raise ConfigurationError(f"there is no webhook {webhook_id}")
         types = tuple(event_types) if event_types is not None else webhook.events
-        self._check_types(types)
+        self._store.check_types(types)
         if not types:
             raise ConfigurationError("event_types must name at least one event type")
         step = every if isinstance(every, timedelta) else timedelta(seconds=every)
@@ -135,7 +135,7 @@ class Arrangement(Parts):
             raise ConfigurationError("say what goes wrong with the deliveries: either status or drop")
         if status is not None and not 100 <= status <= 999:
             raise ConfigurationError(f"status must be from 100 to 999, not {status!r}")
-        self._deliveries.outages.add(DeliveryFault(times, url, status, _drop(drop)))
+        self._deliveries.outages.faults.add(DeliveryFault(times, url, status, _drop(drop)))
         self._changes.note()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
@@ -144,12 +144,14 @@ class Arrangement(Parts):
         url: the url of the endpoint's webhook; None for every endpoint.
         status: the status of the response; None if the connection fails.
         """
-        self._deliveries.outages.take_down(url, status)
+        self._deliveries.outages.down[url] = status
         self._changes.note()
 
     def endpoint_up(self, url: str | None = None) -> None:
         """End the outage of an endpoint; without a url, every outage."""
-        self._deliveries.outages.bring_up(url)
+        if url is None:
+            self._deliveries.outages.down.clear()
+        self._deliveries.outages.down.pop(url, None)
         self._changes.note()
 
     def redeliver(self, message_id: str) -> Emission:
@@ -157,7 +159,10 @@ class Arrangement(Parts):
 
         Await the result to make the attempt. If it fails, no further attempt follows.
         """
-        emission = self._deliveries.redeliver(*self._find_message(message_id))
+        found = self._store.find_message(message_id)
+        if found is None:
+            raise ConfigurationError(f"there is no message {message_id!r}")
+        emission = self._deliveries.redeliver(*found)
         self._changes.note()
         return emission
 
@@ -177,7 +182,7 @@ class Arrangement(Parts):
 
     def disable_account(self, api_key: str | None = None) -> None:
         """Respond with 403 to every request of an application."""
-        self._app(api_key).disabled = True
+        self._store.application(api_key).disabled = True
         self._changes.note()
 
     def reset_log(self) -> None:

@@ -12,19 +12,16 @@ import attrs
 
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
-from ._arrange import Arrangement
 from ._clock import LATEST, Clock, ManualClock, MovableClock
-from ._deliveries import Deliveries, Emission
-from ._faults import Faults
-from ._inspect import DEFAULT_API_KEY, Inspection
+from ._deliveries import Emission
+from ._inspect import DEFAULT_API_KEY
 from ._operations import Call, find_operation
-from ._recent import Changes, Recent, RequestRecord, Violations, size_of
+from ._recent import RequestRecord
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._seeded import IdFactory
 from ._states import States
 from ._store import Store, make_applications
 from ._timeline import Timeline
-from ._tokens import Tokens
 from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
@@ -43,7 +40,7 @@ class Exchange:
     record: RequestRecord = attrs.field(repr=False, eq=False)
 
 
-class FakeBasiq(Arrangement, Inspection, States):
+class FakeBasiq(States):
     """A fake Basiq for tests: it responds to requests, emits events, and delivers webhooks on its own clock.
 
     clock: a callable that returns the time as an aware datetime. By default a ``ManualClock``, which stands still
@@ -92,10 +89,6 @@ class FakeBasiq(Arrangement, Inspection, States):
             raise ConfigurationError("api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
-        self.name = "first"
-        self._states = {}
-        self._added = 0
-        self._watchers = []
         self._settings: dict[str, Any] = {
             "page_size": page_size,
             "cool_off": cool_off,
@@ -104,9 +97,8 @@ class FakeBasiq(Arrangement, Inspection, States):
             "latency": latency,
             "delivery_timeout": delivery_timeout,
         }
-        self.clock: Clock = ManualClock() if clock is None else clock
-        self._store = Store(
-            self.clock,
+        store = Store(
+            ManualClock() if clock is None else clock,
             IdFactory(seed),
             seed,
             quirks or Quirks(),
@@ -115,15 +107,7 @@ class FakeBasiq(Arrangement, Inspection, States):
             {**EVENT_TYPES, **(event_types or {})},
             make_applications(keys),
         )
-        self._changes = Changes()
-        self._violations = Violations(self.clock)
-        self._tokens = Tokens(self._store, self._violations)
-        self._deliveries = Deliveries(self._store, self._violations, self._changes, timeout=delivery_timeout)
-        self._timeline = self._deliveries.timeline
-        self._faults = Faults()
-        self._requests: Recent[RequestRecord] = Recent(
-            lambda record: size_of(record.request.headers, record.request.body, record.request.url)
-        )
+        super().__init__(store, delivery_timeout)
         self._received = 0
         self._latency = latency
 
@@ -277,9 +261,9 @@ class FakeBasiq(Arrangement, Inspection, States):
         Await the result to deliver the messages now. Otherwise the running server, or the next ``advance``, delivers
         them.
         """
-        self._check_types([event_type_id])
+        self._store.check_types([event_type_id])
         return self._deliveries.emit(
-            self._app(api_key),
+            self._store.application(api_key),
             event_type_id,
             user_id=user_id,
             entity_id=entity_id,

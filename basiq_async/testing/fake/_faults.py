@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import attrs
 
@@ -45,32 +45,6 @@ class Fault:
         return error_response(Refusal(status, code, "Asked for by a test.", headers=self.headers), correlation_id)
 
 
-class Faults:
-    """The faults for coming requests. The first that matches is used."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Fault] = []
-
-    def add(self, fault: Fault) -> None:
-        self._waiting.append(fault)
-
-    def waiting(self) -> tuple[Fault, ...]:
-        return tuple(self._waiting)
-
-    def clear(self) -> None:
-        self._waiting.clear()
-
-    def take(self, method: str, path: str) -> Fault | None:
-        """Return the first fault that matches a request, and reduce its remaining count."""
-        for fault in self._waiting:
-            if fault.matches(method, path):
-                fault.left -= 1
-                if not fault.left:
-                    self._waiting.remove(fault)
-                return fault
-        return None
-
-
 @attrs.define
 class DeliveryFault:
     """A fault for the next ``left`` deliveries to endpoints that match ``url``."""
@@ -84,49 +58,53 @@ class DeliveryFault:
         return self.url is None or fnmatchcase(url, self.url)
 
 
-class Outages:
-    """The endpoints that are down, and the faults for coming deliveries."""
+F = TypeVar("F", Fault, DeliveryFault)
+
+
+class Faults(Generic[F]):
+    """The faults for what comes next. The first that matches is used."""
 
     def __init__(self) -> None:
-        self._down: dict[str | None, int | None] = {}
-        self._faults: list[DeliveryFault] = []
+        self._waiting: list[F] = []
 
-    @property
-    def down(self) -> dict[str | None, int | None]:
-        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
-        return dict(self._down)
+    def add(self, fault: F) -> None:
+        self._waiting.append(fault)
 
-    @property
-    def faults(self) -> tuple[DeliveryFault, ...]:
-        return tuple(self._faults)
-
-    def take_down(self, url: str | None, status: int | None) -> None:
-        self._down[url] = status
-
-    def bring_up(self, url: str | None) -> None:
-        """End the outage of one endpoint, or of all if ``url`` is None."""
-        if url is None:
-            self._down.clear()
-        else:
-            self._down.pop(url, None)
-
-    def add(self, fault: DeliveryFault) -> None:
-        self._faults.append(fault)
+    def waiting(self) -> tuple[F, ...]:
+        return tuple(self._waiting)
 
     def clear(self) -> None:
-        self._down.clear()
-        self._faults.clear()
+        self._waiting.clear()
+
+    def take(self, *what: str) -> F | None:
+        """Return the first fault that matches, and reduce its remaining count."""
+        for fault in self._waiting:
+            if fault.matches(*what):
+                fault.left -= 1
+                if not fault.left:
+                    self._waiting.remove(fault)
+                return fault
+        return None
+
+
+class Outages:
+    """The endpoints that are down, and the faults for coming deliveries.
+
+    ``down`` has their urls (None: all), with the status of their responses (None: no response).
+    """
+
+    def __init__(self) -> None:
+        self.down: dict[str | None, int | None] = {}
+        self.faults: Faults[DeliveryFault] = Faults()
+
+    def clear(self) -> None:
+        self.down.clear()
+        self.faults.clear()
 
     def take(self, url: str) -> DeliveryFault | None:
         """Return the fault for a delivery: of an outage, or else the first that matches, whose count is reduced."""
         for place in (url, None):
-            if place in self._down:
-                status = self._down[place]
+            if place in self.down:
+                status = self.down[place]
                 return DeliveryFault(1, url, status, None if status is not None else "request")
-        for fault in self._faults:
-            if fault.matches(url):
-                fault.left -= 1
-                if not fault.left:
-                    self._faults.remove(fault)
-                return fault
-        return None
+        return self.faults.take(url)

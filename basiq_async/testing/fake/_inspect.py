@@ -1,65 +1,23 @@
-"""The parts of a fake, and the methods that report its requests, deliveries and messages."""
+"""The parts of a fake, and the reports about its requests, deliveries and messages."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from difflib import get_close_matches
 
 import attrs
 
-from ...errors import ConfigurationError
 from ...transports.base import Request
 from ._clock import Clock
 from ._deliveries import DeliveredAttempt, Deliveries
 from ._faults import DeliveryFault, Fault, Faults
-from ._recent import Changes, Recent, RequestRecord, Violation, Violations
+from ._recent import Changes, Recent, RequestRecord, Violation, Violations, size_of
 from ._records import Log, Message, Webhook
-from ._store import Application, Store
+from ._store import Store
 from ._tokens import Tokens
 
 DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
-
-
-class Parts:
-    """The parts of a fake, and methods to find objects in them. ``FakeBasiq`` creates the parts."""
-
-    clock: Clock
-    _store: Store
-    _violations: Violations
-    _tokens: Tokens
-    _deliveries: Deliveries
-    _faults: Faults
-    _requests: Recent[RequestRecord]
-    _changes: Changes
-
-    def _app(self, api_key: str | None) -> Application:
-        try:
-            return self._store.application(api_key)
-        except KeyError:
-            raise ConfigurationError("the fake does not accept this api_key") from None
-
-    def _check_types(self, types: Iterable[str]) -> None:
-        for name in types:
-            if name not in self._store.event_types:
-                nearest = get_close_matches(name, list(self._store.event_types), n=1)
-                guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-                raise ConfigurationError(
-                    f"there is no event type {name!r}{guess}; types of your own are given when the fake is made"
-                )
-
-    def _find_webhook(self, webhook_id: str) -> tuple[Application, Webhook]:
-        found = self._store.find_webhook(webhook_id)
-        if found is None:
-            raise ConfigurationError(f"there is no webhook {webhook_id!r}")
-        return found
-
-    def _find_message(self, message_id: str) -> tuple[Application, Webhook, Message]:
-        found = self._store.find_message(message_id)
-        if found is None:
-            raise ConfigurationError(f"there is no message {message_id!r}")
-        return found
 
 
 @attrs.frozen
@@ -72,8 +30,21 @@ class Upcoming:
     due: datetime
 
 
-class Inspection(Parts):
-    """The methods of ``FakeBasiq`` that report what happened."""
+class Inspection:
+    """The parts of a fake, which know each other, and the reports about what happened."""
+
+    def __init__(self, store: Store, delivery_timeout: float) -> None:
+        self.clock: Clock = store.clock
+        self._store = store
+        self._changes = Changes()
+        self._violations = Violations(store.clock)
+        self._tokens = Tokens(store, self._violations)
+        self._deliveries = Deliveries(store, self._violations, self._changes, timeout=delivery_timeout)
+        self._timeline = self._deliveries.timeline
+        self._faults: Faults[Fault] = Faults()
+        self._requests: Recent[RequestRecord] = Recent(
+            lambda record: size_of(record.request.headers, record.request.body, record.request.url)
+        )
 
     def now(self) -> datetime:
         """Return the time on the fake's clock."""
@@ -118,7 +89,7 @@ class Inspection(Parts):
     @property
     def endpoints_down(self) -> Mapping[str | None, int | None]:
         """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
-        return self._deliveries.outages.down
+        return dict(self._deliveries.outages.down)
 
     @property
     def faults(self) -> Sequence[Fault]:
@@ -128,7 +99,7 @@ class Inspection(Parts):
     @property
     def delivery_faults(self) -> Sequence[DeliveryFault]:
         """The faults for the next deliveries."""
-        return self._deliveries.outages.faults
+        return self._deliveries.outages.faults.waiting()
 
     @property
     def violations(self) -> Sequence[Violation]:

@@ -14,11 +14,11 @@ import attrs
 
 from ...errors import ConfigurationError
 from ._agenda import Cause, PlannedAttempt
+from ._arrange import Arrangement
 from ._clock import Clock, ManualClock, MovableClock, SystemClock
-from ._inspect import Parts
 from ._records import Log, Message
 from ._seeded import SeededEvents, SeededIds, SeededMessages
-from ._store import Application
+from ._store import Application, Store
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -61,14 +61,16 @@ class Saved:
     states: list[SavedState]
 
 
-class States(Parts):
+class States(Arrangement):
     """The methods of ``FakeBasiq`` that isolate tests from one another, and that save and restore a state."""
 
-    name: str
-    """The name from ``add_state``; ``first`` for the original state."""
-    _states: dict[str, Self]
-    _added: int
-    _watchers: list[tuple[Callable[[Self], object], Callable[[Self], object]]]
+    def __init__(self, store: Store, delivery_timeout: float) -> None:
+        super().__init__(store, delivery_timeout)
+        self.name = "first"
+        """The name from ``add_state``; ``first`` for the original state."""
+        self._states: dict[str, Self] = {}
+        self._added = 0
+        self._watchers: list[tuple[Callable[[Self], object], Callable[[Self], object]]] = []
 
     @staticmethod
     def make_api_key() -> str:

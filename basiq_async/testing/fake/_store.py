@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 
 import attrs
 
@@ -69,17 +70,28 @@ class Store:
     serial: int = 0
 
     def application(self, api_key: str | None = None) -> Application:
-        """Return the application of a key, or of the first key. Raises ``KeyError`` for an unknown key."""
-        if api_key is None:
-            return next(iter(self.applications.values()))
-        return self.applications[api_key]
+        """Return the application of a key, or of the first key. Raises ``ConfigurationError`` for an unknown key."""
+        found = self.applications.get(next(iter(self.applications)) if api_key is None else api_key)
+        if found is None:
+            raise ConfigurationError("the fake does not accept this api_key")
+        return found
 
-    def find_webhook(self, webhook_id: str) -> tuple[Application, Webhook] | None:
-        """Return the application and the webhook with this id; None for an unknown id."""
-        for app in self.applications.values():
-            if (webhook := app.webhooks.get(webhook_id)) is not None:
-                return app, webhook
-        return None
+    def webhook(self, webhook_id: str) -> Webhook:
+        """Return the webhook with this id. Raises ``ConfigurationError`` for an unknown id."""
+        for _, webhook in self.each():
+            if webhook.id == webhook_id:
+                return webhook
+        raise ConfigurationError(f"there is no webhook {webhook_id!r}")
+
+    def check_types(self, types: Iterable[str]) -> None:
+        """Raise ``ConfigurationError`` for an unknown event type."""
+        for name in types:
+            if name not in self.event_types:
+                nearest = get_close_matches(name, list(self.event_types), n=1)
+                guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+                raise ConfigurationError(
+                    f"there is no event type {name!r}{guess}; types of your own are given when the fake is made"
+                )
 
     def find_message(self, message_id: str) -> tuple[Application, Webhook, Message] | None:
         """Return the message with this id, with its application and webhook; None for an unknown id."""
