@@ -297,8 +297,7 @@ class SQLTransaction:
         ``patient``: wait for the lock without a limit. Raises the errors of SQLAlchemy and the driver.
         """
         if self._writing is None:
-            await self.connection.start()
-            await self.connection.begin()
+            await self.connection.start()  # the first statement begins the transaction
             return
         try:
             async with asyncio.timeout(None if patient else _QUEUE_WAIT):

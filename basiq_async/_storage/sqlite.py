@@ -7,11 +7,13 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import attrs
@@ -22,6 +24,8 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 _MOST_IN_A_BATCH = 256
+_CHECK_EVERY = 1.0
+"""Seconds within which a file that was deleted is noticed. To look costs the thread a wait for the interpreter."""
 
 
 @attrs.define(eq=False)
@@ -70,17 +74,11 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"<{self.file.kind.name} {self.path!r}{', closed' if self.closed else ''}>"
 
-    async def run(self, work: Work[T], *, write: bool = True) -> T:
-        """Do ``work`` in a transaction, and return its result after the commit.
+    def run(self, work: Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
+        """Queue ``work``, and return the future of its result, which comes after the commit.
 
         ``work`` is called with the connection, in the thread, and must be short. With ``write=False`` it only reads.
-        """
-        return await self.submit(work, write=write)
-
-    def submit(self, work: Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
-        """Queue ``work`` as ``run`` does, and return the future of its result.
-
-        ``transaction=False``: it is a single statement, which SQLite commits by itself.
+        With ``transaction=False`` it is a single statement, which SQLite commits by itself.
         """
         if self.closed:
             raise self.file.kind.failure(f"the {self.file.kind.name} {self.path!r} {self.file.kind.closed}")
@@ -129,6 +127,7 @@ class _Worker:
         self._file = file
         self._open = partial(file.open, timeout=busy_timeout, exclusive=exclusive, create=create, fill=fill)
         self._connection: sqlite3.Connection | None = None
+        self._check_at = 0.0
 
     def serve(self) -> None:
         """Do the calls, all at once that are waiting, until None comes; then close the connection."""
@@ -141,21 +140,26 @@ class _Worker:
             self.ended.set_result(None)
 
     def _serve_batch(self) -> bool:
-        batch = [self.calls.get()]
-        with suppress(queue.Empty):
-            while batch[-1] is not None and len(batch) < _MOST_IN_A_BATCH:
-                batch.append(self.calls.get_nowait())
-        calls = [call for call in batch if call is not None]
+        """Wait for a call, and do it with all others that are waiting. Return False if None came."""
+        calls: list[_Call] = []
+        call = self.calls.get()
+        while call is not None:
+            calls.append(call)
+            if len(calls) == _MOST_IN_A_BATCH or self.calls.empty():  # nobody else takes calls from the queue
+                break
+            call = self.calls.get()
         if calls:
             try:
                 results = self._commit(calls)
             except BaseException as exc:
                 results = [self._file.translate(exc)] * len(calls)
-            for loop in {call.loop for call in calls}:
-                mine = [(call.future, result) for call, result in zip(calls, results, strict=True) if call.loop is loop]
+            answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+            for each, result in zip(calls, results, strict=True):
+                answers.setdefault(each.loop, []).append((each.future, result))
+            for loop, pairs in answers.items():
                 with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
-                    loop.call_soon_threadsafe(_resolve, mine)
-        return batch[-1] is not None
+                    loop.call_soon_threadsafe(_resolve, pairs)
+        return call is not None
 
     def _commit(self, calls: Sequence[_Call]) -> list[Any]:
         """Do all calls in one transaction, which succeeds or fails as a whole."""
@@ -164,24 +168,26 @@ class _Worker:
             connection = self._connection = self._open()
         if connection is None:
             return [None] * len(calls)
-        if len(calls) == 1 and not calls[0].transaction:
-            results = [_do(calls[0], connection)]
-        else:
-            connection.execute("BEGIN IMMEDIATE" if any(call.write for call in calls) else "BEGIN")
-            try:
-                results = [_do(call, connection) for call in calls]
+        alone = len(calls) == 1 and not calls[0].transaction
+        if not alone:
+            connection.execute("BEGIN IMMEDIATE" if any(map(_WRITES, calls)) else "BEGIN")
+        try:
+            results = [None if call.future.cancelled() else call.work(connection) for call in calls]
+            if not alone:
                 connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # SQLite itself rolls back when the disk is full
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
-                raise
-        self._file.check_in_place()
+        except BaseException:
+            if connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            raise
+        now = time.monotonic()
+        if now >= self._check_at:
+            self._file.check_in_place()
+            self._check_at = now + _CHECK_EVERY
         return results
 
 
-def _do(call: _Call, connection: sqlite3.Connection) -> Any:
-    return None if call.future.cancelled() else call.work(connection)
+_WRITES = attrgetter("write")
 
 
 def _resolve(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:

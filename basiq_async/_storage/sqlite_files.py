@@ -17,8 +17,6 @@ from .private_files import check_private, create_private
 
 _Identity = tuple[int, int]
 _BESIDE = ("-journal", "-wal", "-shm")
-_CHECK_EVERY = 1.0
-"""Seconds within which a file that was deleted is noticed. To look costs the thread a wait for the interpreter."""
 
 
 @attrs.frozen
@@ -61,7 +59,6 @@ class SQLiteFile:
         self.path = text
         self.kind = kind
         self._seen: _Identity | None = None
-        self._check_at = 0.0
 
     def open(
         self,
@@ -104,13 +101,10 @@ class SQLiteFile:
         _registry.remove(connection)
 
     def check_in_place(self) -> None:
-        """Raise the kind's error if the file was deleted or replaced since it was opened. Looks once a second at most.
+        """Raise the kind's error if the file was deleted or replaced since it was opened.
 
         SQLite keeps writing to a file that was deleted, so later entries would be lost.
         """
-        now = time.monotonic()
-        if now < self._check_at:
-            return
         try:
             found = _identity(self.path)
         except OSError:
@@ -120,7 +114,6 @@ class SQLiteFile:
                 f"the file {self.path!r} of the {self.kind.name} was deleted or replaced while it was open. Later "
                 "entries may be lost: put the file back, then start again"
             )
-        self._check_at = now + _CHECK_EVERY
 
     def inherited(self) -> BasiqError:
         """Return the error for a file that was open when this process forked."""
@@ -153,7 +146,7 @@ class SQLiteFile:
         self._check_before_opening()
         connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
-            self._seen, self._check_at = _identity(self.path), 0.0
+            self._seen = _identity(self.path)
             _registry.add(connection, self._seen)
             if exclusive:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")

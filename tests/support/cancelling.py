@@ -118,7 +118,7 @@ class Inline(ThreadPoolExecutor):
 class InlineStore(sqlite.SQLiteStore):
     """A ``SQLiteStore`` that works in the calling thread, for the same reason."""
 
-    def submit(self, work: sqlite.Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
+    def run(self, work: sqlite.Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         call = sqlite._Call(work, write, transaction, loop.create_future(), loop)
 

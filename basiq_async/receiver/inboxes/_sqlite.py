@@ -144,9 +144,10 @@ class SQLiteInbox:
 
         def work(connection: sqlite3.Connection) -> tuple[Claim, bool]:
             wall, horizon = self._look(connection)
-            due = self._is_due(connection, wall)
-            claim = self._claim(connection, _CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP)
-            return claim, due
+            due = not self._prune_at - _PRUNE_EVERY <= wall < self._prune_at  # also if the clock was set back
+            if due:
+                self._note_time(connection, wall)
+            return self._claim(connection, _CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP), due
 
         claim, due = await self._store.run(work)
         if due:
@@ -291,14 +292,11 @@ class SQLiteInbox:
         now = retention.now()
         return now, retention.horizon(now)
 
-    def _is_due(self, connection: sqlite3.Connection, now: float) -> bool:
-        """Return whether it is time to prune. If so, write the state of the clock for the other processes."""
-        if self._prune_at - _PRUNE_EVERY <= now < self._prune_at:  # prune at once if the clock was set back
-            return False
+    def _note_time(self, connection: sqlite3.Connection, now: float) -> None:
+        """Write the state of the clock for the other processes, when it is time to prune."""
         self._prune_at = now + _PRUNE_EVERY
         hold = None if self._retention is None else self._retention.hold_until
         connection.execute("UPDATE clock SET seen_at = ?, hold_until = ?", (now, hold))
-        return True
 
     async def _delete_expired(self, most: int) -> int:
         def work(connection: sqlite3.Connection) -> int:

@@ -167,7 +167,7 @@ class SQLiteCheckpoint(_Closing):
         transaction: bool = True,
     ) -> T:
         """Do ``work`` in the store's thread. A cancellation waits for its end, because a thread cannot be cancelled."""
-        future = store.submit(work, write=write, transaction=transaction)
+        future = store.run(work, write=write, transaction=transaction)
         cancelled = await wait_uncancelled(future, _TIMEOUT)
         if not future.done():
             future.add_done_callback(_ignore)

@@ -408,7 +408,7 @@ def test_a_forked_child_refuses_a_file_that_was_open_and_harms_nothing(tmp_path:
 async def test_a_file_that_is_deleted_or_replaced_under_an_open_inbox_is_noticed(
     replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async._storage.sqlite_files._CHECK_EVERY", 0.0)
+    monkeypatch.setattr("basiq_async._storage.sqlite._CHECK_EVERY", 0.0)
     path = tmp_path / "inbox.db"
     inbox = SQLiteInbox(path)
     await inbox.claim("k", "a", lease=60)

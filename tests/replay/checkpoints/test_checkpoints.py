@@ -245,7 +245,7 @@ def test_a_forked_child_refuses_a_checkpoint_that_was_open(tmp_path: Path) -> No
 async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(
     replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async._storage.sqlite_files._CHECK_EVERY", 0.0)
+    monkeypatch.setattr("basiq_async._storage.sqlite._CHECK_EVERY", 0.0)
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
     await checkpoint.open(JOB, concurrency=1)
     await checkpoint.save(Commit(done=["a"]))
