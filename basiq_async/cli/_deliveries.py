@@ -353,6 +353,6 @@ class _Arrivals:
                 self.found[webhook_id] = await self._basiq.messages.get(webhook_id, message.id)
         for webhook_id, history in self._histories.items():
             if webhook_id not in self.found:
-                async for message in history.poll():
+                for message in await history.poll():
                     if message.event_type_id == self._event_type:
                         self.found[webhook_id] = message

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from ..errors import APIError, TransportError
 from ._output import note
 from ._run import wait_patiently
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from .._wire.order import NewestItems
     from ..client import BasiqClient
     from ..models import Message
+    from ..pagination import Paginator
 
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
-_PAGE = 500
-"""The most messages of a history that is listed as a whole by each ``poll``, while its order is not known."""
-_KNOWN_IN_A_ROW = 50
-"""This many known messages in a row end the search for new ones, because messages can be slightly out of order."""
-_MOST_KNOWN = 10_000
 
 
 async def new_messages(history: History) -> AsyncIterator[Message]:
@@ -35,27 +29,27 @@ async def new_messages(history: History) -> AsyncIterator[Message]:
         await asyncio.sleep(wait)
         try:
             wait = min(_LONGEST_WAIT, wait * 1.5)
-            async for message in history.poll():
+            for message in await history.poll():
                 wait = _FIRST_WAIT
                 yield message
         except (APIError, TransportError) as exc:
             wait = wait_patiently(exc, wait, _LONGEST_WAIT)
 
 
-class History:
-    """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` yields the messages that came since.
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-    A list that begins with the newest message is read up to the known messages. A list that begins with the oldest
-    message is read from its former end. A list that is too short to show its order is read as a whole.
+
+class History:
+    """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` yields those that came since.
+
+    Both read the list by the feed of a replay, whose place says which messages are known.
     """
 
     def __init__(self, basiq: BasiqClient, webhook_id: str, filter: str | None = None) -> None:
         self._basiq = basiq
         self._webhook_id = webhook_id
         self._filter = filter
-        self._known: dict[str, None] = {}
-        self._cursor: str | None = None
-        self._begins_with = "unknown"
+        self._place: str | None = None
 
     async def begin(
         self,
@@ -66,60 +60,43 @@ class History:
     ) -> NewestItems[Message]:
         """Return the ``most`` newest messages; 0 for all. ``on_read`` is called with the number of messages read."""
         from .._wire.order import read_newest
+        from ..replay.engine import TOP, WINDOW, Feed, Place, Stretch
 
+        ids: list[str] = []
         count = 0
 
         def read(message: Message) -> None:
             nonlocal count
             count += 1
-            if count <= _PAGE:
-                self._known[message.id] = None
+            if count <= WINDOW:
+                ids.append(message.id)
             on_read(count)
 
-        history = self._basiq.messages.list(self._webhook_id, filter=self._filter)
-        async with aclosing(cast("AsyncGenerator[Message]", aiter(history))) as messages:
-            found = await read_newest(messages, most, wanted=wanted, on_read=read)
-        if not found.complete:
-            self._begins_with = "newest"
-        elif found.read > _PAGE:
-            self._begins_with = "newest" if found.order == "newest-first" else "oldest"
-            self._cursor = history.cursor
+        feed: Feed[Message] = Feed(self._list())
+        found = await read_newest(feed, most, wanted=wanted, on_read=read)
+        if found.complete:
+            self._place = feed.text()
+        else:
+            # What follows these messages counts as known: 64 steps show that the list begins with the newest.
+            while (message := feed.take()) is not None:
+                read(message)
+            known = Stretch(top=ids[:TOP], last=dict.fromkeys(ids))
+            self._place = Place(base=known, whole=True, steps=[0, 64, 0, 64], grows="top", page=len(ids)).write()
+        await feed.aclose()
         return found
 
-    async def poll(self) -> AsyncIterator[Message]:
-        """Yield the messages that came since the last call, oldest first."""
-        if self._begins_with == "oldest":
-            history = self._basiq.messages.list(self._webhook_id, filter=self._filter, cursor=self._cursor, prefetch=0)
-            try:
-                async for message in history:
-                    yield message
-            finally:
-                self._cursor = history.cursor or self._cursor
-            return
-        for message in await self._find_unknown():
-            self._known[message.id] = None
-            yield message
-        while len(self._known) > _MOST_KNOWN:
-            del self._known[next(iter(self._known))]
+    def _list(self) -> Paginator[Message]:
+        return self._basiq.messages.list(self._webhook_id, filter=self._filter, prefetch=0)
 
-    async def _find_unknown(self) -> list[Message]:
-        from .._wire.order import OrderDetector, item_time
+    async def poll(self) -> Sequence[Message]:
+        """Return the messages that came since the last call, oldest first."""
+        from ..replay import message_time
+        from ..replay.engine import Feed
 
-        fresh: list[Message] = []
-        in_a_row = count = 0
-        detector = OrderDetector()
-        history = self._basiq.messages.list(self._webhook_id, filter=self._filter, prefetch=0)
-        async with aclosing(cast("AsyncGenerator[Message]", aiter(history))) as messages:
-            async for message in messages:
-                count += 1
-                detector.see(item_time(message))
-                in_a_row = in_a_row + 1 if message.id in self._known else 0
-                if not in_a_row:
-                    fresh.append(message)
-                elif in_a_row > _KNOWN_IN_A_ROW and self._begins_with == "newest":
-                    break
-        if self._begins_with == "unknown" and count > _PAGE:
-            self._begins_with = "newest" if detector.order == "newest-first" else "oldest"
-            self._cursor = history.cursor
-        newest_first = self._begins_with == "newest" or detector.order == "newest-first"
-        return fresh[::-1] if newest_first else fresh
+        feed: Feed[Message] = Feed(self._list(), self._place)
+        try:
+            fresh = [message async for message in feed]
+        finally:
+            await feed.aclose()
+        self._place = feed.text()
+        return sorted(fresh, key=lambda message: message_time(message) or _LONG_AGO)

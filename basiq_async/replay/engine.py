@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ._dead_letters import as_message, export_dead
 from ._engine import Engine, OnError, RunSettings
+from ._feed import Feed
 from ._ledger import DeadLedger
+from ._place import TOP, WINDOW, Place, Stretch
 from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, everything
 from .targets._adapters import as_target
@@ -12,15 +14,20 @@ from .targets._base import Function, Handler, SessionHandler
 
 __all__ = [
     "SUBMITTED",
+    "TOP",
+    "WINDOW",
     "DeadLedger",
     "Engine",
+    "Feed",
     "FixedMessages",
     "Function",
     "Handler",
     "OnError",
+    "Place",
     "Predicate",
     "RunSettings",
     "SessionHandler",
+    "Stretch",
     "UnreadableMessage",
     "as_message",
     "as_target",

@@ -277,7 +277,7 @@ async def test_what_is_new_in_a_history_is_found_once_whichever_its_order_and_le
             for _ in range(number):
                 await fake.advance(seconds=1)
                 sent += (await fake.emit("user.created")).message_ids
-            assert [message.id async for message in history.poll()] == sent
+            assert [message.id for message in await history.poll()] == sent
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
