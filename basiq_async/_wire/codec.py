@@ -132,10 +132,13 @@ class Codec:
     def read(self, model: type[T], body: bytes) -> T:
         """Read a response's body as one model. Raises ``ResponseDecodeError`` with the place of the fault."""
         reader = self.reader(model)
+        value = self._decode(body, mend)
         try:
-            return reader.hook(self._decode(body, mend), model)
+            return reader.hook(value, model)
         except Unreadable as exc:
-            raise reader.explain(exc) from None
+            failure = reader.explain(exc)
+        del value, body  # error reporters show local variables
+        raise failure
 
     def reader(self, model: type[T]) -> Reader[T]:
         """Return the reader of a model, or of ``dict[str, Any]`` for any object."""

@@ -284,7 +284,7 @@ async def test_receiving_cancelled_at_each_await_lets_the_delivery_be_handled_wh
 ) -> None:
     for nth in range(1, 40):
         inbox = MemoryInbox() if kind == "memory" else SQLiteInbox(tmp_path / f"inbox-{nth}.db")
-        receiver = WebhookReceiver(SIGNING, inbox=inbox)
+        receiver = WebhookReceiver(SIGNING, webhook_id="wh-1", inbox=inbox)
         handled: list[str] = []
 
         @receiver.on("*")
