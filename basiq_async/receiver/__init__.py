@@ -9,8 +9,9 @@ from .._signing.signature import sign, verify
 from .._work.keys import inbox_key
 from .._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
 from ._delivery import Delivery
-from ._outcome import DeliveryEvent, Outcome, Result
+from ._outcome import DeliveryEvent, Outcome
 from ._receiver import WebhookReceiver
+from ._results import Result
 from ._routes import UnknownEventTypeWarning
 from .inboxes._memory import MemoryInbox
 from .inboxes._sqlite import SQLiteInbox

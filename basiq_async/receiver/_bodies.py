@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 
 from .._web.bodies import BodyAbortedError, BodyReader, BodyTooLargeError, TooManyBytesError
-from ._outcome import Result
+from ._results import Result
 
 logger = logging.getLogger("basiq_async.receiver")
 

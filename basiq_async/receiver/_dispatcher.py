@@ -19,7 +19,8 @@ from .._work.once import Ended, Ending, Unit, Units, handle_once
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import Outages, Outcome, Result, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._results import Result
 from ._routes import Route, Routes
 
 logger = logging.getLogger("basiq_async.receiver")

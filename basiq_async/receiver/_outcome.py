@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import math
 from collections import Counter
@@ -23,6 +22,7 @@ from ..errors import (
     TransportError,
 )
 from ._delivery import Delivery
+from ._results import RESULTS, Meaning, Result
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -31,52 +31,6 @@ _LONGEST = 200
 """Characters of an id, or of an event type, that are logged, counted or passed to a hook."""
 _LOG_EVERY = 1.0
 """Seconds between two log records about an inbox that fails."""
-
-
-class Result(enum.StrEnum):
-    """The result of a delivery, as a word for a label of a metric."""
-
-    HANDLED = "handled"
-    DUPLICATE = "duplicate"
-    IGNORED = "ignored"
-    """No handler is registered for its event type."""
-    REJECTED = "rejected"
-    UNREADABLE = "unreadable"
-    TOO_LARGE = "too-large"
-    COMPRESSED = "compressed"
-    """The body has a ``Content-Encoding``; Basiq sends none."""
-    FAILED = "failed"
-    TIMED_OUT = "timed-out"
-    QUARANTINED = "quarantined"
-    """It failed too often, and was set aside for a person to look at."""
-    BUSY = "busy"
-    """Another worker holds it."""
-    UNAVAILABLE = "unavailable"
-    """The inbox failed, or did not respond in time."""
-    OVERLOADED = "overloaded"
-    """Too many large bodies are arriving at once."""
-    CLOSED = "closed"
-    ABORTED = "aborted"
-    """The body never came whole: too slow, or the connection broke."""
-
-
-_STATUS: Mapping[Result, int] = {
-    Result.HANDLED: 204,
-    Result.DUPLICATE: 200,
-    Result.IGNORED: 204,
-    Result.REJECTED: 401,
-    Result.UNREADABLE: 400,
-    Result.TOO_LARGE: 413,
-    Result.COMPRESSED: 415,
-    Result.FAILED: 500,
-    Result.TIMED_OUT: 500,
-    Result.QUARANTINED: 200,
-    Result.BUSY: 503,
-    Result.UNAVAILABLE: 503,
-    Result.OVERLOADED: 503,
-    Result.CLOSED: 503,
-    Result.ABORTED: 408,
-}
 
 
 @attrs.frozen(slots=False)
@@ -99,9 +53,14 @@ class Outcome:
     attempt: int | None = None
 
     @property
+    def _meaning(self) -> Meaning:
+        """The row of the table of results: what it means, and how a replay reads it."""
+        return RESULTS[self.result]
+
+    @property
     def status(self) -> int:
         """The status code of the response."""
-        return _STATUS[self.result]
+        return RESULTS[self.result].status
 
     @property
     def acknowledged(self) -> bool:

@@ -12,7 +12,8 @@ from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import read_quarantine
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._outcome import Outcome, Result
+from ._outcome import Outcome
+from ._results import Result
 
 logger = logging.getLogger("basiq_async.receiver")
 

@@ -33,8 +33,9 @@ from ._bodies import Bodies, RefusedError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import PATIENCE, RETRY_SOON, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox_methods, check_webhook_id
-from ._outcome import OnDelivery, Outcome, Result, event_of
+from ._outcome import OnDelivery, Outcome, event_of
 from ._quarantine import Quarantine, check_ids
+from ._results import Result
 from ._routes import (
     AnyHandler,
     Prepare,

@@ -10,7 +10,7 @@ from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
 from ._base import Function, Handler, SessionHandler, Target
-from ._deduplicated import HANDLED_BEFORE, LEASE, PATIENCE, Deduplicated
+from ._deduplicated import LEASE, PATIENCE, Deduplicated
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
@@ -30,17 +30,14 @@ class _Receiver:
 
 
 def _interpret(outcome: Outcome) -> str | None:
-    if outcome.result is Result.HANDLED:
+    how = outcome._meaning.in_replay
+    if how == "handled":
         return None
-    if outcome.result is Result.DUPLICATE:
-        return HANDLED_BEFORE
-    if outcome.result is Result.IGNORED:
-        return "no-handler"
-    if outcome.result is Result.QUARANTINED:
-        return "quarantined"  # the receiver's inbox keeps it, so it needs no dead letter
-    if outcome.result in (Result.FAILED, Result.TIMED_OUT) and outcome.error is not None:
+    if how == "skipped":
+        return outcome._meaning.word
+    if how == "failed" and outcome.error is not None:
         raise outcome.error
-    if outcome.result is Result.CLOSED:
+    if how == "ends":
         raise ReplayError("the receiver is closed: end the replay before it is closed, or run it again with a new one")
     wait = outcome.retry_after if outcome.result is Result.UNAVAILABLE else None
     raise TargetError(
