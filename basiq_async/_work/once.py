@@ -208,7 +208,7 @@ class Unit(Generic[T]):
                 await self._interruptible(lambda: self._wait_for_turn(units), None)
             units.by_key[self.key] = task
             if self.prepare is not None:
-                if await self.call(lambda: self.inbox.seen(self.key)):
+                if not self.quarantined and await self.call(lambda: self.inbox.seen(self.key)):
                     return Ending(Ended.DONE)
                 await self._interruptible(self.prepare, self.work_timeout)
             ending = await self._claim(units)

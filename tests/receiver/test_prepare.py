@@ -103,6 +103,23 @@ async def test_what_prepare_returns_reaches_the_handler_and_is_made_before_the_c
     assert inbox.log.count("prepare") == 1, "it was fetched for an event that was handled before"
 
 
+async def test_a_delivery_in_the_quarantine_is_prepared_and_handled_when_it_is_retried() -> None:
+    receiver, fails, got = WebhookReceiver(SECRET, inbox=Transactional(), quarantine_after=1), [True], []
+
+    @receiver.on("*", prepare=fetch)
+    async def handle(delivery: Delivery, session: object, prepared: str) -> None:
+        if fails:
+            raise ValueError("no")
+        got.append(prepared)
+
+    assert (await post(receiver, payload(event_id="e-1"))).result is Result.QUARANTINED
+    assert [each.result for each in await receiver.retry_quarantined()] == [Result.QUARANTINED]
+    fails.clear()
+    assert [each.result for each in await receiver.retry_quarantined()] == [Result.HANDLED]
+    assert got == ["prepared for e-1"]
+    assert not await receiver.quarantined()
+
+
 def test_the_read_of_a_thin_event_holds_no_transaction() -> None:
     async def main() -> None:
         most = running = 0
