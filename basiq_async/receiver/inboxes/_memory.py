@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,6 @@ class _Lease:
     token: str
     lease: float
     ends: float
-    digest: int
 
     def remaining(self, now: float) -> float:
         """Return the seconds until the lease ends: never more than its length, even if the clock was set back."""
@@ -34,7 +33,7 @@ class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
     An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min). When
-    there are more than ``max_entries`` (about 120 bytes each), the older half is forgotten. The quarantine holds
+    there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine holds
     ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time. For a service
     with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
     """
@@ -53,47 +52,37 @@ class MemoryInbox:
             raise ConfigurationError("max_quarantined must not be negative")
         if remember <= timedelta(0):
             raise ConfigurationError("remember must be longer than zero")
-        self._half = max_entries // 2
+        self._max_entries = max_entries
         self._max_quarantined = max_quarantined
         self._remember = remember.total_seconds()
         self._retention = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
-        # Two generations of digests, which are half the size of the keys. With a single dict, each removal of the
-        # oldest entry would search past all the gaps that earlier removals left.
-        self._done: dict[int, int] = {}
-        self._before: dict[int, int] = {}
-        self._began = self._retention.now()
+        self._done: OrderedDict[str, float] = OrderedDict()
+        """For each handled key, the time when it may be forgotten; the oldest first."""
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
-        self._latest = 0  # one int object for all entries of a second, because an int is as large as a digest
-        self._failures: dict[int, int] = {}
+        self._failures: OrderedDict[str, int] = OrderedDict()
         self._letters: dict[str, QuarantinedDelivery] = {}
-        self._known_since = self._began
+        self._known_since = self._retention.now()
 
     def __len__(self) -> int:
         """Return the number of handled keys that the inbox remembers."""
-        return len(self._done) + len(self._before)
+        return len(self._done)
 
     async def check(self) -> None:
         """See ``Inbox``: memory can always be used."""
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        digest = _digest(key)
-        if self._is_done(digest, self._retention.now()) or (self._letters and key in self._letters):
-            return _DONE
-        return self._take(key, token, lease, digest)
+        return _DONE if self._is_recorded(key) else self._take(key, token, lease)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        digest = self._may_record(key, token)
-        if digest is None:
+        if not self._may_record(key, token):
             return False
-        self._record(key, digest)
-        if self._letters:
-            self._letters.pop(key, None)
-        if self._failures:
-            self._failures.pop(digest, None)
+        self._record(key)
+        self._letters.pop(key, None)
+        self._failures.pop(key, None)
         return True
 
     async def release(self, key: str, token: str) -> None:
@@ -104,7 +93,7 @@ class MemoryInbox:
 
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
-        return key in self._letters or self._is_done(_digest(key), self._retention.now())
+        return self._is_recorded(key)
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
@@ -112,30 +101,28 @@ class MemoryInbox:
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        held, digest, letter = self._claims.get(key), _digest(key), self._letters.get(key)
+        held, letter = self._claims.get(key), self._letters.get(key)
         mine = held is not None and held.token == token
         if mine:
             del self._claims[key]
-        if (letter is not None and not mine) or (letter is None and self._is_done(digest, self._retention.now())):
+        if (letter is not None and not mine) or (letter is None and self._is_recorded(key)):
             return 0
-        before = self._failures.pop(digest, 0)
-        failures = self._failures[digest] = 1 + max(before, 0 if letter is None else letter.failures)
-        if len(self._failures) > self._half:  # forget the keys that failed longest ago
-            for old in list(self._failures)[: len(self._failures) // 2]:
-                del self._failures[old]
+        failures = 1 + max(self._failures.pop(key, 0), 0 if letter is None else letter.failures)
+        self._failures[key] = failures
+        if len(self._failures) > self._max_entries // 2:
+            self._failures.popitem(last=False)
         return failures
 
     async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        digest = self._may_record(key, token)
-        if digest is None:
+        if not self._may_record(key, token):
             return False
         if key not in self._letters and len(self._letters) >= self._max_quarantined:
             raise InboxError(
                 f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, raise "
                 "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
             )
-        self._record(key, digest)
+        self._record(key)
         self._letters[key] = attrs.evolve(letter, seal=None)  # no other program writes here
         return True
 
@@ -150,65 +137,54 @@ class MemoryInbox:
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return self._take(key, token, lease, _digest(key)) if key in self._letters else _DONE
+        return self._take(key, token, lease) if key in self._letters else _DONE
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
         if self._letters.pop(key, None) is None:
             return False
-        self._claims.pop(key, None)
-        digest = _digest(key)
-        self._failures.pop(digest, None)
-        self._record(key, digest)
+        self._failures.pop(key, None)
+        self._record(key)
         return True
 
-    def _take(self, key: str, token: str, lease: float, digest: int) -> Claim:
+    def _take(self, key: str, token: str, lease: float) -> Claim:
         now = self._lease_clock()
         held = self._claims.get(key)
         if held is not None and held.token != token and (remaining := held.remaining(now)) > 0:
             return Claim(ClaimStatus.BUSY, remaining, held.token)
-        self._claims[key] = _Lease(token, lease, now + lease, digest)
+        self._claims[key] = _Lease(token, lease, now + lease)
         if len(self._claims) > self._most_claims:
             self._claims = {key: held for key, held in self._claims.items() if held.remaining(now) > 0}
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
 
-    def _may_record(self, key: str, token: str) -> int | None:
-        """Return the digest of the key if this token may record it, else None."""
+    def _may_record(self, key: str, token: str) -> bool:
         held = self._claims.get(key)
         if held is not None and held.token == token:  # while it is claimed, no other worker has recorded it
-            return held.digest
-        digest = _digest(key)
+            return True
         if held is not None and held.remaining(self._lease_clock()) > 0:
-            return None
-        if key in self._letters or self._is_done(digest, self._retention.now()):
-            return None
-        return digest
+            return False
+        return not self._is_recorded(key)
 
-    def _record(self, key: str, digest: int) -> None:
+    def _is_recorded(self, key: str) -> bool:
+        now = self._retention.now()
+        expires = self._done.get(key)
+        return key in self._letters or (expires is not None and expires > self._retention.horizon(now))
+
+    def _record(self, key: str) -> None:
+        """Record a key as handled, end its claim, and forget what is too old or too much."""
         now = self._retention.now()
         self._claims.pop(key, None)
-        grown_old = now >= self._began + self._remember and now <= self._retention.horizon(now)
-        if len(self._done) >= self._half or grown_old:
-            if self._before:  # the older generation is forgotten now
-                self._known_since = self._began
-            self._before, self._done, self._began = self._done, {}, now
-        if now + self._remember > self._latest:
-            self._latest = math.ceil(now + self._remember)
-        self._done[digest] = self._latest
-
-    def _is_done(self, digest: int, now: float) -> bool:
-        expires = self._done.get(digest) or self._before.get(digest)
-        return expires is not None and expires > self._retention.horizon(now)
+        self._done[key] = now + self._remember
+        self._done.move_to_end(key)
+        horizon = self._retention.horizon(now)
+        while len(self._done) > self._max_entries or next(iter(self._done.values())) <= horizon:
+            _, expires = self._done.popitem(last=False)
+            self._known_since = max(self._known_since, expires - self._remember)
 
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
-
-
-def _digest(key: str) -> int:
-    # Python's own hash of str, twice: 128 bits. They are valid only in this process, as this inbox is.
-    return hash(key) << 64 ^ hash("." + key)
 
 
 def _order(letter: QuarantinedDelivery) -> tuple[float, str]:
