@@ -44,7 +44,7 @@ class Record:
     """The jobs of a fleet and their segments, in Redis: it decides which worker owns a segment.
 
     Every method is atomic and durable. A call whose result is unknown can be repeated with the same arguments. A call
-    with a ``token`` that is not the owner's raises ``LeaseLostError`` and changes nothing. ``job`` is the token of the
+    with a ``token`` that is not the owner's raises ``LeaseLostError`` and changes nothing. ``job`` is the id of the
     job that a worker means: if the key belongs to another job by now, the call changes nothing. Errors of Redis are
     raised as ``RecordUnavailableError``, once it was away for ``patience`` seconds.
     """
@@ -75,7 +75,7 @@ class Record:
             "lease": round(spec.lease * 1000),
             "most_dead": spec.most_dead,
             "total": "" if spec.total is None else spec.total,
-            "token": spec.token,
+            "id": spec.id,
         }
         pairs = [part for pair in fields.items() for part in pair]
         found = await self._run("create", spec.key, _selection(spec), len(spec.lists), *pairs)
@@ -268,13 +268,13 @@ class Record:
         """Remove dead letters, and return how many were removed."""
         return int(await self._run("drop_dead", key, *ids)) if ids else 0
 
-    async def revive(self, key: str, token: str) -> Revival | None:
+    async def revive(self, key: str, request: str) -> Revival | None:
         """Record a segment that retries the present dead letters; None if the job has none.
 
-        Dead letters that another segment is to retry already are left to it, so that each is retried once. ``token`` is
-        random and identifies this request: a repeated request returns the same segment.
+        Dead letters that another segment is to retry already are left to it, so that each is retried once.
+        ``request`` is a random id of this call: a repeated call returns the same segment.
         """
-        _, segment, count = await self._run("revive", key, token)
+        _, segment, count = await self._run("revive", key, request)
         return Revival(segment, count) if segment else None
 
     async def forget(self, key: str) -> None:
@@ -332,7 +332,7 @@ def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
         lease=int(fields["lease"]) / 1000,
         most_dead=int(fields["most_dead"]),
         total=_int(fields["total"]),
-        token=fields["token"],
+        id=fields["id"],
     )
 
 

@@ -43,7 +43,7 @@ class ListSpec:
 
 @attrs.frozen(kw_only=True)
 class JobSpec:
-    """A job as it was submitted. ``token`` is random, and differs from earlier jobs with the same key."""
+    """A job as it was submitted. ``id`` is random, and differs from earlier jobs with the same key."""
 
     key: str
     name: str
@@ -54,7 +54,7 @@ class JobSpec:
     lease: float
     most_dead: int = 100_000
     total: int | None = None
-    token: str = attrs.field(factory=lambda: secrets.token_hex(16), repr=False)
+    id: str = attrs.field(factory=lambda: secrets.token_hex(16))
 
 
 @attrs.frozen(kw_only=True)
@@ -225,7 +225,7 @@ class JobProgress:
 
 
 def new_token() -> str:
-    """Return a token for one lease. It is random: a counter could be rolled back and repeat."""
+    """Return the token of one lease, or the id of a call. It is random: a counter could be rolled back and repeat."""
     return secrets.token_hex(16)
 
 

@@ -68,7 +68,7 @@ class Worker:
         self._specs: dict[str, JobSpec] = {}
         self._works = WorkCache()
         self._active: dict[str, ActiveJob] = {}
-        """The active jobs by their tokens: a forgotten key may belong to another job by now."""
+        """The active jobs by their ids: a forgotten key may belong to another job by now."""
         self._processing = 0
         self._idle_since = clock()
         self._owner = TaskOwner()
@@ -137,7 +137,7 @@ class Worker:
             worker=self.name,
             width=work.settings.concurrency,
             selection=work.where.description,
-            job=spec.token,
+            job=spec.id,
         )
         if isinstance(claim, ClaimRefusal):
             if claim.reason in ("another", "gone"):
@@ -159,12 +159,12 @@ class Worker:
 
     async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: SegmentClaim, work: Work) -> None:
         key = spec.key
-        job = self._active.get(spec.token)
+        job = self._active.get(spec.id)
         if job is None:
-            job = self._active[spec.token] = ActiveJob(
+            job = self._active[spec.id] = ActiveJob(
                 spec,
                 SharedRateLimiter(self._record, key),
-                lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.token)),
+                lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.id)),
             )
         job.limiter.set_rate(claim.rate)
         segment = job.segments[lease.token] = Segment(self._record, job, name, lease, claim, work, self._notify)
@@ -202,7 +202,7 @@ class Worker:
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:
-            await self._record.set_state(spec.key, "fail", reason, job=spec.token)
+            await self._record.set_state(spec.key, "fail", reason, job=spec.id)
         except CheckpointError as exc:
             logger.error("the job %r could not be stopped: %s", spec.key, describe(exc))
 
@@ -224,9 +224,9 @@ class Worker:
         for known in (self._specs, self._logged):
             for key in known.keys() - set(keys):
                 del known[key]
-        for token, active in list(self._active.items()):
+        for id, active in list(self._active.items()):
             if not active.segments and active.spec.key not in keys:
-                del self._active[token]
+                del self._active[id]
 
     def _log_once(self, key: str, problem: str) -> None:
         if problem not in self._logged[key]:
@@ -267,7 +267,7 @@ class Worker:
             with _damage_to_one_job():
                 asked_at, spec = clock(), active.spec
                 tokens = {name: lease.token for name, lease in held.items()}
-                heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.token)
+                heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.id)
                 for name, lease in held.items():
                     if name in heartbeat.lost:
                         lease.end()

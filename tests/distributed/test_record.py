@@ -87,23 +87,23 @@ async def test_a_call_for_a_job_that_was_forgotten_changes_nothing_of_a_later_on
     await pair.one.set_state(old.key, "cancel")
     await pair.one.forget(old.key)
     await pair.two.create(new)
-    assert (await pair.refusal(old.key, selection="old", job=old.token)).reason == "another"
-    await pair.one.set_state(old.key, "fail", "of the old one", job=old.token)
-    await pair.one.pause(old.key, 60.0, job=old.token)
-    heartbeat = await pair.one.heartbeat(old.key, "w", {}, lease=30.0, job=old.token)
+    assert (await pair.refusal(old.key, selection="old", job=old.id)).reason == "another"
+    await pair.one.set_state(old.key, "fail", "of the old one", job=old.id)
+    await pair.one.pause(old.key, 60.0, job=old.id)
+    heartbeat = await pair.one.heartbeat(old.key, "w", {}, lease=30.0, job=old.id)
     assert heartbeat.state == "gone"
-    assert (await pair.claimed(new.key, selection="new", job=new.token)).paused == 0
+    assert (await pair.claimed(new.key, selection="new", job=new.id)).paused == 0
     assert (await pair.status(new.key)).state == "running"
 
 
 async def test_a_known_key_gets_the_new_rate_and_no_other_name_source_or_list(pair: Pair) -> None:
     spec = make_spec(uuid.uuid4().hex)
     await pair.one.create(spec)
-    again = await pair.two.create(attrs.evolve(spec, rate=9.0, token=new_token()))
+    again = await pair.two.create(attrs.evolve(spec, rate=9.0, id=new_token()))
     assert again is None
     found = await pair.two.spec(spec.key)
     assert found is not None
-    assert (found.rate, found.token) == (9.0, spec.token)
+    assert (found.rate, found.id) == (9.0, spec.id)
     for other in (
         attrs.evolve(spec, lists=(ListSpec("w2"),)),
         attrs.evolve(spec, name="other"),
@@ -291,16 +291,16 @@ async def test_a_rate_that_is_raised_lowered_or_removed_takes_effect_at_once(pai
     await pair.one.create(spec)
     for _ in range(5):
         await pair.one.rate_slots(spec.key, 1)
-    await pair.one.create(attrs.evolve(spec, rate=100.0, token=new_token()))
+    await pair.one.create(attrs.evolve(spec, rate=100.0, id=new_token()))
     slots = await pair.two.rate_slots(spec.key, 1)
     assert slots is not None
     assert slots.first - slots.now < 1.0
-    await pair.one.create(attrs.evolve(spec, rate=0.001, token=new_token()))
+    await pair.one.create(attrs.evolve(spec, rate=0.001, id=new_token()))
     for _ in range(2):
         slots = await pair.two.rate_slots(spec.key, 1)
     assert slots is not None
     assert slots.first - slots.now > 900.0
-    await pair.one.create(attrs.evolve(spec, rate=None, token=new_token()))
+    await pair.one.create(attrs.evolve(spec, rate=None, id=new_token()))
     assert await pair.two.rate_slots(spec.key, 1) is None
 
 

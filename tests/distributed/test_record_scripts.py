@@ -52,7 +52,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
         "false",
         jobs.test_a_rate_that_is_raised_lowered_or_removed_takes_effect_at_once,
     ),
-    "create": ("ARGV[i + 1] == job('token')", "false", jobs.test_a_submission_that_is_sent_again_creates_no_second_job),
+    "create": ("ARGV[i + 1] == job('id')", "false", jobs.test_a_submission_that_is_sent_again_creates_no_second_job),
     "claim, another": (
         "is_another()",
         "false",

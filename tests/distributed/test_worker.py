@@ -71,7 +71,7 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
         {"lists": "[[1, 2, 3]]"},
         {"lists": "[" * 100_000},
         {"submitted_at": "yesterday"},
-        {"token": None, "name": None},
+        {"id": None, "name": None},
     ],
     ids=["rate", "lists", "deep lists", "moment", "no name"],
 )

@@ -1,5 +1,5 @@
 -- Shared by all scripts: the names of keys, the server's time, and the check of the owner. KEYS: the job's key, and the
--- sets of all jobs and of active jobs. The first two arguments are the job's key and its token; an empty token stands
+-- sets of all jobs and of active jobs. The first two arguments are the job's key and its id; an empty id stands
 -- for any job of that key. A script's own arguments follow them.
 local base, jobs, active = KEYS[1], KEYS[2], KEYS[3]
 local name, meant = table.remove(ARGV, 1), table.remove(ARGV, 1)
@@ -21,7 +21,7 @@ end
 
 -- Whether the job that the caller means was forgotten, and the key belongs to another job now.
 local function is_another()
-  return meant ~= '' and job('token') ~= meant
+  return meant ~= '' and job('id') ~= meant
 end
 
 -- Set the state. Running and paused jobs are in the set of active jobs, which workers look through.

@@ -8,7 +8,7 @@ if known then
     return { 'other', known }
   end
   for i = 3, #ARGV, 2 do
-    if ARGV[i] == 'token' and ARGV[i + 1] == job('token') then -- a request that was sent again
+    if ARGV[i] == 'id' and ARGV[i + 1] == job('id') then -- a request that was sent again
       local made = redis.call('ZRANGE', due, 0, -1)
       table.insert(made, 1, 'created')
       return made

@@ -1,5 +1,5 @@
 -- Invariant: each present dead letter is retried once; dead letters that a segment is to retry already stay with it.
--- ARGV: a token of this request, so that a repeated request finds its segment. Returns the job's state, the segment, and
+-- ARGV: a random id of this request, so that a repeated request finds its segment. Returns the job's state, the segment, and
 -- the number of dead letters to retry.
 local state = job('state')
 if not state then
