@@ -63,7 +63,7 @@ _BUILTINS = [
 nitpick_ignore_regex = [
     ("py:.*", r"(?!basiq_async)[a-z_]+\..*"),
     *(("py:.*", name) for name in _BUILTINS),
-    ("py:.*", r".*\.(T|H|T_co)"),
+    ("py:.*", r".*\.(T|H|F|T_co)"),
     # Types that only stand in signatures, and that nobody has to name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
     ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Watcher|FetchesEvents|Circumstances"),
