@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from ._arguments import check_positive
 from ._redaction.credentials import Redactor, SecretText
+from ._redaction.tracebacks import hide_arguments
 from ._signing.seal import Seal
 from ._wire.codec import Codec
 from ._wire.cursors import CursorSeal
@@ -47,6 +48,7 @@ class BasiqClient:
     Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for invalid arguments.
     """
 
+    @hide_arguments
     def __init__(
         self,
         api_key: str | SecretText | None = None,
@@ -59,12 +61,9 @@ class BasiqClient:
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
-        try:
-            key = ApiKey(api_key)
-            allow_http = allow_http or os.environ.get("BASIQ_ALLOW_HTTP") == "1"
-            base = BaseURL.parse(_default_url() if base_url is None else base_url, allow_http=allow_http)
-        finally:
-            del api_key, base_url  # error reporters show local variables
+        key = ApiKey(api_key)
+        allow_http = allow_http or os.environ.get("BASIQ_ALLOW_HTTP") == "1"
+        base = BaseURL.parse(_default_url() if base_url is None else base_url, allow_http=allow_http)
         check_positive("timeout", timeout, "of seconds")
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError("retry must be a RetryPolicy, or None for the usual one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import attrs
 
@@ -194,7 +194,8 @@ class Paginator(Generic[T]):
         prefetch: int = 1,
         on_unreadable: OnUnreadable[T] | None = None,
     ) -> None:
-        check_whole("prefetch", prefetch, most=1, or_else="how many pages to request ahead")
+        if type(prefetch) is not int or prefetch not in (0, 1):
+            raise ConfigurationError("prefetch must be a whole number from 0 to 1, how many pages to request ahead")
         if on_unreadable is not None and not callable(on_unreadable):
             raise ConfigurationError("on_unreadable must be a function that takes an UnreadableItem, or None")
         self._listing = listing
@@ -218,6 +219,11 @@ class Paginator(Generic[T]):
         """The id of the last item that was yielded or skipped, for ``after``. It stays valid with a new API key."""
         reached = self._position.last_id if self._position is not None else None
         return self._start.after if reached is None and self._start is not None else reached
+
+    if not TYPE_CHECKING:  # a type checker refuses the await itself
+
+        def __await__(self) -> NoReturn:
+            raise ConfigurationError("a list is not awaited: use async for, or await its collect() or first()")
 
     def __aiter__(self) -> AsyncIterator[T]:
         return _Items(self._begin(self._prefetch), self._on_unreadable)

@@ -7,16 +7,41 @@ that says where it was raised. A text that the library's own frames have to hold
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from ..errors import BasiqError
 from .credentials import REDACTED
 
 E = TypeVar("E", bound=BaseException)
+P = ParamSpec("P")
+R = TypeVar("R")
 _LONGEST = 1_000_000
 """An exception with a longer text is not kept as a cause: nobody reads it, and each look at it takes time."""
+
+
+def hide_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that is given a key, a secret or a body: no frame of its errors holds what it was given.
+
+    An error of this package loses the frames of the call, and what led to it, which can hold the text that was refused.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BasiqError as exc:
+            failure = exc.with_traceback(None)
+        del args, kwargs
+        failure.__cause__ = failure.__context__ = None
+        try:
+            raise failure
+        finally:
+            del failure  # a frame that holds its own error is freed late
+
+    return call
 
 
 class UnshownText(str):

@@ -1,8 +1,4 @@
-"""Read signing secrets into keys. For an invalid secret, functions return an error instead of raising it.
-
-A raised error has a traceback, and error reporters collect the local variables of its frames. Therefore no function
-here raises, and no caller raises while it has a secret in a local variable.
-"""
+"""Read signing secrets into keys. No error shows a secret, nor does a frame of it."""
 
 from __future__ import annotations
 
@@ -42,29 +38,23 @@ class UndecodableSecretError(ConfigurationError):
     """The text cannot be decoded as a signing secret, or can be guessed."""
 
 
-def read_keys(secret: SecretLike) -> tuple[bytes, ...] | ConfigurationError:
-    """Return the keys of one or several secrets, or an error for an invalid one. The error does not show the secret.
+def read_keys(secret: SecretLike) -> tuple[bytes, ...]:
+    """Return the keys of one or several secrets. Raises ``ConfigurationError`` for an invalid one.
 
+    Its callers hide their arguments, and so this function's frame, from those who see the error.
     Spaces around a secret, a missing ``whsec_``, missing or excess padding, and the URL-safe alphabet are accepted.
     """
     if isinstance(secret, str):
         if (plain := _read_plain(secret)) is not None:
             return (plain,)
-        key = _read_key(secret)
-        return (key,) if isinstance(key, bytes) else key
+        return (_read_key(secret),)
     if isinstance(secret, (Secret, SecretText)):
         secrets: Sequence[str | Secret | SecretText] = (secret,)
     elif isinstance(secret, Sequence) and secret and not isinstance(secret, bytes):
         secrets = secret
     else:
-        return _refuse(secret)
-    keys: list[bytes] = []
-    for each in secrets:
-        key = _read_key(each)
-        if isinstance(key, ConfigurationError):
-            return key
-        keys.append(key)
-    return tuple(keys)
+        raise _refuse(secret)
+    return tuple([_read_key(each) for each in secrets])
 
 
 def _read_plain(secret: str) -> bytes | None:
@@ -78,34 +68,34 @@ def _read_plain(secret: str) -> bytes | None:
     return key if plain and len(key) >= _SHORTEST_KEY else None
 
 
-def _read_key(secret: object) -> bytes | ConfigurationError:
+def _read_key(secret: object) -> bytes:
     if isinstance(secret, Secret):
         secret = secret.reveal()
     elif isinstance(secret, SecretText):
         secret = secret.get_secret_value()
     if not isinstance(secret, str):
-        return _refuse(secret)
+        raise _refuse(secret)
     text = secret
     bare = text.removeprefix(_PREFIX)
     key = _decode(bare)
     if key is None or len(bare) <= _LONGEST_PLACEHOLDER:
         bare = text.strip().removeprefix(_PREFIX).rstrip("=").translate(_URL_SAFE)
         if not bare:
-            return ConfigurationError("the signing secret is empty")
+            raise ConfigurationError("the signing secret is empty")
         if bare.startswith(("whpk/", "whsk/")):
-            return UndecodableSecretError(
+            raise UndecodableSecretError(
                 "the secret is a key for asymmetric signatures; a secret of Basiq begins with whsec_"
             )
         if _is_placeholder(bare):
-            return UndecodableSecretError(
+            raise UndecodableSecretError(
                 "the secret is a placeholder; set it to the secret that Basiq returned (whsec_...)"
             )
         key = _decode(bare + "=" * (-len(bare) % 4))
         if key is None:
-            return UndecodableSecretError("the secret is not base64 (after an optional whsec_): was it cut off?")
+            raise UndecodableSecretError("the secret is not base64 (after an optional whsec_): was it cut off?")
     # HMAC pads a key with zeros, so zeros at its end add nothing to it.
     if len(key.rstrip(b"\0")) < _SHORTEST_KEY or key.count(key[0]) == len(key) or bare.count(bare[0]) == len(bare):
-        return UndecodableSecretError(
+        raise UndecodableSecretError(
             f"the secret can be guessed: it must decode to at least {_SHORTEST_KEY} bytes, and must not be a single "
             "character or byte repeated"
         )

@@ -18,7 +18,8 @@ from typing import cast
 from multidict import CIMultiDictProxy
 
 from .._redaction.credentials import Unpicklable
-from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
+from .._redaction.tracebacks import hide_arguments
+from ..errors import ConfigurationError, SignatureVerificationError
 from .seal import Seal
 from .secrets import SecretLike, UndecodableSecretError, read_keys
 
@@ -49,24 +50,17 @@ _LONGEST_SIGNATURE = 4096
 """In characters: enough for about eighty signatures. The limit exists because each is compared with each secret."""
 
 
+@hide_arguments
 def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
     """Return the three headers that Basiq would send with ``body``.
 
     ``timestamp`` must be aware; fractions of a second are dropped. With several secrets, the headers hold a signature
     for each. Raises ``ConfigurationError`` for an invalid secret, id, timestamp or body.
     """
-    keys = SigningKeys.read(secret)
-    del secret  # this frame may be in a traceback
-    if isinstance(keys, ConfigurationError):
-        del body
-        raise keys
-    try:
-        return keys.headers(message_id, timestamp, body)
-    except ConfigurationError:
-        del body
-        raise
+    return SigningKeys.read(secret).headers(message_id, timestamp, body)
 
 
+@hide_arguments
 def verify(
     secret: SecretLike,
     headers: Headers,
@@ -86,25 +80,18 @@ def verify(
     Raises ``ConfigurationError`` for a mistake of the caller: a secret that is empty or missing, a naive ``now``, a
     negative ``tolerance``, or a ``body`` that is not bytes.
     """
-    keys = read_keys(secret)
-    del secret  # this frame may be in a traceback
     try:
-        if isinstance(keys, ConfigurationError):
-            if isinstance(keys, UndecodableSecretError):
-                raise SignatureVerificationError(str(keys), reason="bad-secret")
-            raise keys
-        if type(body) is not bytes:
-            body = check_body(body)
-        seconds = 300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance)
-        epoch = time.time() if now is None else _epoch(now, "now")
-        message_id, timestamp, signature, _ = check_headers(headers, seconds, epoch)
-        mismatch = _compare(keys, f"{message_id}.{timestamp}.".encode() + body, signature)
-        if mismatch is not None:
-            raise mismatch
-    except BasiqError:
-        del body  # as above
-        keys, mismatch = (), None
-        raise
+        keys = read_keys(secret)
+    except UndecodableSecretError as exc:
+        raise SignatureVerificationError(str(exc), reason="bad-secret") from None
+    if type(body) is not bytes:
+        body = check_body(body)
+    seconds = 300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance)
+    epoch = time.time() if now is None else _epoch(now, "now")
+    message_id, timestamp, signature, _ = check_headers(headers, seconds, epoch)
+    mismatch = _compare(keys, f"{message_id}.{timestamp}.".encode() + body, signature)
+    if mismatch is not None:
+        raise mismatch
 
 
 class SigningKeys(Unpicklable):
@@ -123,10 +110,10 @@ class SigningKeys(Unpicklable):
             self._marks = frozenset([hmac_digest(key, b"", "sha256") for key in keys])
 
     @classmethod
-    def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys | ConfigurationError:
-        """Read secrets into keys. Return an error instead of raising it, as ``read_keys`` does."""
-        keys = read_keys(secret)
-        return keys if isinstance(keys, ConfigurationError) else cls(keys, for_many=for_many)
+    @hide_arguments
+    def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys:
+        """Read secrets into keys. Raises ``ConfigurationError`` for an invalid one."""
+        return cls(read_keys(secret), for_many=for_many)
 
     def has_key_of(self, other: SigningKeys) -> bool:
         """Return whether both have a key in common. Both must have been made with ``for_many``."""
@@ -142,19 +129,16 @@ class SigningKeys(Unpicklable):
         """
         return Seal([_mac(key, purpose.encode()) for key in self._keys], purpose)
 
+    @hide_arguments
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
         """Return the three headers of a delivery; see the function ``sign``."""
-        try:
-            if not isinstance(message_id, str) or not _is_id(message_id):
-                raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
-            seconds = _epoch(timestamp, "timestamp")
-            if seconds < 0:
-                raise ConfigurationError("timestamp must not be before 1970: a signature has the seconds since then")
-            if type(body) is not bytes:
-                body = check_body(body)
-        except ConfigurationError:
-            del body  # this frame may be in a traceback
-            raise
+        if not isinstance(message_id, str) or not _is_id(message_id):
+            raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
+        seconds = _epoch(timestamp, "timestamp")
+        if seconds < 0:
+            raise ConfigurationError("timestamp must not be before 1970: a signature has the seconds since then")
+        if type(body) is not bytes:
+            body = check_body(body)
         text = str(int(seconds))
         return {ID: message_id, TIMESTAMP: text, SIGNATURE: self.sign(message_id, text, body)}
 
@@ -164,20 +148,17 @@ class SigningKeys(Unpicklable):
         digests = [_mac(key, content) for key in self._keys]
         return " ".join(["v1," + b2a_base64(digest, newline=False).decode() for digest in digests])
 
+    @hide_arguments
     def verify(self, checked: CheckedHeaders, body: bytes) -> None:
         """Raise ``SignatureVerificationError`` if no signature matches. ``checked`` comes from ``check_headers``."""
         message_id, timestamp, signature, _ = checked
         mismatch = _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
         if mismatch is not None:
-            del body  # this frame may be in a traceback
             raise mismatch
 
 
 def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> SignatureVerificationError | None:
-    """Return an error if no signature was made with one of the keys, else None.
-
-    It does not raise, because this frame holds the keys, and a traceback must not contain it.
-    """
+    """Return an error if no signature was made with one of the keys, else None."""
     # Characters outside ASCII become "?", which is not in base64, so that such an entry never matches.
     entries = [signature.encode("ascii", "replace")]
     if " " in signature:
@@ -336,15 +317,14 @@ def _epoch(moment: datetime, argument: str) -> float:
     return moment.timestamp()
 
 
+@hide_arguments
 def check_body(body: object) -> bytes:
     """Return the body as bytes. Raises ``ConfigurationError`` for a body that was decoded already."""
     if isinstance(body, bytes):
         return body
     if isinstance(body, (bytearray, memoryview)):
         return bytes(body)
-    kind = type(body).__name__
-    del body  # this frame may be in a traceback
     raise ConfigurationError(
-        f"body must be the raw bytes as received, not {kind}, because these bytes are signed: pass the result of "
-        "`await request.body()` (Starlette, FastAPI) or `await request.read()` (aiohttp)"
+        f"body must be the raw bytes as received, not {type(body).__name__}, because these bytes are signed: pass the "
+        "result of `await request.body()` (Starlette, FastAPI) or `await request.read()` (aiohttp)"
     )

@@ -7,6 +7,7 @@ import urllib.parse
 
 import attrs
 
+from .._redaction.tracebacks import hide_arguments
 from ..errors import ConfigurationError
 from .hosts import is_this_machine
 
@@ -61,13 +62,13 @@ class BaseURL:
     """The beginning of every url of the API."""
 
     @classmethod
+    @hide_arguments
     def parse(cls, text: str, *, allow_http: bool = False) -> BaseURL:
         """Read an absolute https URL, or an http URL on this machine. Raises ``ConfigurationError`` for any other.
 
         ``allow_http`` allows http to other machines too: the API key and the tokens can then be read on the network.
         """
         parts = _split(text) if isinstance(text, str) and not _UNSENDABLE.search(text) else None
-        del text  # it can hold a password, and error reporters show local variables
         if parts is None or "?" in parts[1] or "#" in parts[1] or not _has_port(parts[0]):
             raise ConfigurationError(
                 "base_url must be an absolute http or https url without credentials, query or fragment, "
@@ -160,25 +161,23 @@ def quote_segment(value: str, name: str) -> str:
         raise ConfigurationError(f"{name} holds characters that cannot be encoded as UTF-8") from exc
 
 
+@hide_arguments
 def absolute_url(value: str, name: str = "url") -> str:
     """Return the URL if Basiq can call it. Raises ``ConfigurationError`` unless it is absolute http or https."""
     fault = _find_fault(value)
     if fault is not None:
-        del value  # it can hold a password, and error reporters show local variables
         raise ConfigurationError(f"{name} must be an absolute http or https url, {fault}")
     return value
 
 
-def read_endpoint(url: str) -> str | ConfigurationError:
-    """Return the URL of an endpoint to post to, or an error for an invalid URL. The error does not show the URL.
-
-    The error is returned, not raised, because the caller's local variables hold the URL, whose query may hold a key.
-    """
+@hide_arguments
+def read_endpoint(url: str) -> str:
+    """Return the URL of an endpoint to post to. Raises ``ConfigurationError``, which does not show the URL."""
     fault = _find_fault(url)
     if fault is not None:
-        return ConfigurationError(f"url must be an absolute http or https url, {fault}")
+        raise ConfigurationError(f"url must be an absolute http or https url, {fault}")
     if "@" in urllib.parse.urlsplit(url).netloc:
-        return ConfigurationError("url must not hold a user or password: they would show in errors and logs")
+        raise ConfigurationError("url must not hold a user or password: they would show in errors and logs")
     return url
 
 

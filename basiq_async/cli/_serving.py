@@ -21,6 +21,7 @@ import attrs
 import typer
 from aiohttp import web
 
+from .._redaction.tracebacks import hide_arguments
 from .._web.serving import Address, listening
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
@@ -310,13 +311,9 @@ class Forwarded:
 class Forwarder:
     """Posts bodies unchanged to one URL. It follows no redirects, keeps no cookies and uses no proxy."""
 
+    @hide_arguments
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        endpoint = read_endpoint(url)
-        del url  # error reporters show local variables, and its query can hold a key
-        if isinstance(endpoint, ConfigurationError):
-            raise endpoint
-        self._url = endpoint
-        del endpoint
+        self._url = read_endpoint(url)
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import attrs
 
 from .._arguments import EventTypePattern, check_positive, check_whole
+from .._redaction.tracebacks import hide_arguments
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
     TOLERANCE,
@@ -117,6 +118,7 @@ class WebhookReceiver:
     ``basiq_async.receiver``. Raises ``ConfigurationError`` for arguments that cannot be right.
     """
 
+    @hide_arguments
     def __init__(
         self,
         secret: SecretLike,
@@ -134,9 +136,6 @@ class WebhookReceiver:
         clock: TimeSource = time.time,
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
-        del secret  # this frame may be in a traceback
-        if isinstance(keys, ConfigurationError):
-            raise keys
         check_whole("max_body_size", max_body_size, least=1)
         limits = {"handler_timeout": handler_timeout, "body_timeout": body_timeout, "inbox_timeout": inbox_timeout}
         for name, seconds in limits.items():

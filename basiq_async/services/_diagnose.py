@@ -10,6 +10,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
+from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import SigningKeys
 from .._wire.order import SLACK, OrderDetector, item_time, read_newest
 from .._wire.urls import absolute_url
@@ -210,6 +211,7 @@ def _subscribed_at(webhook: Webhook) -> datetime | None:
 class _Signer:
     """Posts a signed test to an endpoint."""
 
+    @hide_arguments
     def __init__(
         self, receiver: DiagnosedReceiver | None, secret: str | Secret | Sequence[str | Secret] | None
     ) -> None:
@@ -219,11 +221,7 @@ class _Signer:
                 raise ConfigurationError("receiver must be a WebhookReceiver, or None")
             self._sign = receiver.sign
         if secret is not None:
-            keys = SigningKeys.read(secret)
-            del secret  # error reporters show local variables
-            if isinstance(keys, ConfigurationError):
-                raise keys
-            self._sign = keys.headers
+            self._sign = SigningKeys.read(secret).headers
 
     @property
     def can_sign(self) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 from .._redaction.credentials import Redactor, SecretText, Unpicklable
+from .._redaction.tracebacks import hide_arguments
 from .._wire.urls import BaseURL
 from .._work.clock import clock_of
 from ..errors import (
@@ -43,6 +44,7 @@ class ApiKey(Unpicklable):
 
     __slots__ = ("_text",)
 
+    @hide_arguments
     def __init__(self, text: str | SecretText | None) -> None:
         if isinstance(text, SecretText):
             text = text.get_secret_value()
@@ -51,7 +53,6 @@ class ApiKey(Unpicklable):
             if text is None:
                 raise ConfigurationError("no API key: pass api_key, or set the environment variable BASIQ_API_KEY")
         if not isinstance(text, str) or not _TOKEN.fullmatch(text):
-            del text  # error reporters show local variables
             raise ConfigurationError(
                 "the API key must be exactly the text that Basiq's dashboard shows: not empty, ASCII, without "
                 "spaces or newlines, and without 'Basic ' before it"

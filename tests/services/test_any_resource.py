@@ -112,3 +112,9 @@ async def test_it_is_retried_and_renews_its_token_as_every_call() -> None:
     transport = Scripted(error(401), answer({"id": "1"}))
     assert await client(transport).get("/users/1") == {"id": "1"}
     assert len(transport.token_requests) == 2
+
+
+@pytest.mark.parametrize("call", [lambda basiq: basiq.webhooks.list(), lambda basiq: basiq.list("/users")])
+async def test_a_list_that_is_awaited_says_how_it_is_read(call: Callable[[BasiqClient], Any]) -> None:
+    with pytest.raises(ConfigurationError, match="use async for"):
+        await call(client(Scripted()))

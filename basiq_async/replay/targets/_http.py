@@ -10,12 +10,13 @@ from typing import Self
 import aiohttp
 
 from ..._arguments import check_whole
+from ..._redaction.tracebacks import hide_arguments
 from ..._signing.secrets import SecretLike
 from ..._signing.signature import SigningKeys
 from ..._wire.hosts import show_url
 from ..._wire.payloads import payload_bytes
 from ..._wire.urls import read_endpoint
-from ...errors import ConfigurationError, ReplayError, TargetError
+from ...errors import ReplayError, TargetError
 from ...models import Message
 from ...transports.aiohttp import StatusTransport
 from ...transports.base import Request, Response
@@ -43,6 +44,7 @@ class HttpTarget:
     any other response, and a ``TransportError`` if there was no response.
     """
 
+    @hide_arguments
     def __init__(
         self,
         url: str,
@@ -54,18 +56,9 @@ class HttpTarget:
         session: aiohttp.ClientSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        keys = SigningKeys.read(secret, for_many=True)
-        endpoint = read_endpoint(url)
-        del secret, url  # this frame may be in a traceback, and a query can hold a key
-        if isinstance(endpoint, ConfigurationError):
-            raise endpoint
-        if isinstance(keys, ConfigurationError):
-            del endpoint
-            raise keys
-        self._url = endpoint
-        del endpoint
+        self._url = read_endpoint(url)
+        self._keys = SigningKeys.read(secret, for_many=True)
         check_whole("connections", connections, least=1)
-        self._keys = keys
         self._clock = clock
         self._transport = StatusTransport(session, timeout=timeout, connections=connections)
         self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)
