@@ -184,6 +184,21 @@ async def receiving(receiver: WebhookReceiver, app: web.Application, delivery: D
     @receiver.on("user.created", "consent.*", "of.tomorrow")
     async def handle(delivery: Delivery) -> None: ...
 
+    async def fetch(delivery: Delivery) -> Event:
+        raise NotImplementedError
+
+    @receiver.on("account.*", prepare=fetch)
+    async def prepared_handler(delivery: Delivery, prepared: Event) -> None: ...
+
+    @receiver.on("transactions.*", prepare=fetch)
+    async def prepared_in_transaction(delivery: Delivery, session: AsyncSession, prepared: Event) -> None: ...
+
+    @receiver.on("connection.*", prepare=fetch)
+    async def by_name(delivery: Delivery, *, session: AsyncSession, prepared: Event) -> None: ...
+
+    @receiver.on("*", prepare=fetch)  # type: ignore[call-overload]  # it prepares something else
+    async def of_another_type(delivery: Delivery, prepared: str) -> None: ...  # pyright: ignore
+
     outcome = await receiver.handle({"webhook-id": "m"}, b"{}")
     assert_type(outcome, Outcome)
     assert_type(outcome.retry_after, float | None)
