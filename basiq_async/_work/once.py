@@ -162,10 +162,11 @@ class Unit(Generic[T]):
         """Cancel the work, once. A call of the inbox that is under way comes to its end."""
         self._cancelled = True
         self._ended.set()  # from now on the lease runs out
-        if self._open and self.task is not None and not self.task.cancelling():
-            if self._limit is not None:
-                self._limit.reschedule(None)
-            self.task.cancel()
+        task, limit = self.task, self._limit
+        if not self._open or task is None or limit is None or limit.expired() or task.cancelling():
+            return
+        limit.reschedule(None)
+        task.cancel()
 
     def tell_late(self) -> None:
         """Log that the work was cancelled and has not ended, and tell the caller, if it still waits."""
@@ -262,14 +263,10 @@ class Unit(Generic[T]):
         return claim(self.key, self.token, lease=self.lease)
 
     async def _work(self) -> T:
-        loop = asyncio.get_running_loop()
-        renewing = loop.create_task(self._renew()) if self.renew and not self.session else None
-        late = None if self.work_timeout is None else loop.call_later(self.work_timeout + self.grace, self._check_late)
+        renewing = asyncio.create_task(self._renew()) if self.renew and not self.session else None
         try:
             return await self._interruptible(self.work, self.work_timeout)
         finally:
-            if late is not None:
-                late.cancel()
             if renewing is not None:  # a call under way has a time limit; a claim must not be renewed after its end
                 self._ended.set()
                 await wait_uncancelled(renewing)
@@ -284,6 +281,7 @@ class Unit(Generic[T]):
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # this coroutine runs in a task
         self._open, self._limit = True, asyncio.timeout(seconds)
+        late = None if seconds is None else task.get_loop().call_later(seconds + self.grace, self._check_late)
         try:
             async with self._limit:
                 return await work()
@@ -300,6 +298,8 @@ class Unit(Generic[T]):
             raise TimeoutError(text) from drop_tracebacks(exc)
         finally:
             self._open = False
+            if late is not None:
+                late.cancel()
             while task.cancelling():  # it has been heeded
                 task.uncancel()
 
