@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..._version import __version__
 from ..._web.guard import ControlError
 from ..fake._clock import ManualClock, SystemClock
-from ..fake._recent import Violation
 from . import _shapes as shapes
-from ._operation import About, Control, JsonObject, operation, page_of, page_of_numbered, read_places
-from ._shapes import Items, Page, take
+from ._history import find_message
+from ._operation import About, Control, JsonObject, operation
+from ._shapes import Items, take
 
 if TYPE_CHECKING:
-    from ..fake._deliveries import DeliveredAttempt, Emission
+    from ..fake._deliveries import Emission
     from ..fake._fake import FakeBasiq
-    from ..fake._inspect import Upcoming
-    from ..fake._records import Message
 
-M = TypeVar("M", bound=shapes.Message)
 MOST_STATES = 10_000
 Drop = Literal["request", "response"]
-Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 1000)]
-Next = Annotated[str | None, About("The `next` of the page before.")]
-Search = Annotated[str | None, About("Only items that contain this text; upper and lower case are the same.")]
 EndpointURL = Annotated[str | None, About("The endpoint's url; by default every endpoint.")]
 
 
@@ -180,7 +174,7 @@ async def redeliver(
     control: Control, message_id: str, wait: Annotated[bool, About("Respond after the attempt.")] = False
 ) -> shapes.Emitted:
     """Deliver a message once more, now."""
-    return await _show_emission(control.fake.redeliver(_find_message(control, message_id).id), wait)
+    return await _show_emission(control.fake.redeliver(find_message(control, message_id).id), wait)
 
 
 async def _show_emission(emission: Emission, wait: bool) -> shapes.Emitted:
@@ -355,140 +349,3 @@ async def webhook_secret(control: Control, webhook_id: str) -> shapes.Secret:
     if all(each.id != webhook_id for each in control.fake.webhooks()):
         raise ControlError(404, "not-found", f"there is no webhook {webhook_id!r}")
     return shapes.Secret(secret=control.fake.secret(webhook_id))
-
-
-@operation("GET", "/messages")
-async def messages(
-    control: Control,
-    webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None,
-    status: Annotated[Literal["Success", "Failed", "Pending"] | None, About("Only messages of this status.")] = None,
-    search: Search = None,
-    limit: Limit = 100,
-    next: Next = None,
-) -> Page[shapes.Message]:
-    """The messages with their attempts, newest first."""
-    fake = control.fake
-    upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
-    before = read_places(next)
-    places = dict(fake.message_places() if before is None else before)
-
-    def following(item: tuple[tuple[int, int], Message]) -> str:
-        (serial, position), _ = item
-        return ".".join(f"{name}-{left}" for name, left in {**places, serial: position + 1}.items() if left)
-
-    def items() -> Iterator[tuple[tuple[int, int], Message]]:
-        for item in fake.scan_messages(webhook_id, before):
-            yield item
-            places[item[0][0]] = item[0][1]
-
-    return page_of(
-        items(),
-        fake.count_messages(webhook_id),
-        limit,
-        search,
-        lambda item: _show_message(shapes.Message, item[1], upcoming.get(item[1].id)),
-        lambda item: (item[1].id, item[1].event.type_id, item[1].event.id, item[1].event.user_id, item[1].status),
-        following,
-        lambda item: status in (None, item[1].status),
-    )
-
-
-@operation("GET", "/messages/{messageId}")
-async def message(control: Control, message_id: str) -> shapes.WholeMessage:
-    """One message, with its event's data."""
-    found = _find_message(control, message_id)
-    upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
-    return _show_message(shapes.WholeMessage, found, upcoming)
-
-
-def _find_message(control: Control, message_id: str) -> Message:
-    found = control.fake.find_message(message_id)
-    if found is None:
-        raise ControlError(404, "not-found", f"there is no message {message_id!r}")
-    return found
-
-
-def _show_message(shape: type[M], message: Message, upcoming: Upcoming | None) -> M:
-    event = message.event
-    return take(
-        shape,
-        message,
-        event,
-        event_type_id=event.type_id,
-        event_id=event.id,
-        attempts=tuple(
-            take(shapes.Attempt, attempt, number=number, status=attempt.status_code)
-            for number, attempt in enumerate(message.attempts, 1)
-        ),
-        next_attempt=None if upcoming is None else take(shapes.NextAttempt, upcoming),
-    )
-
-
-@operation("GET", "/event-types")
-async def event_types(control: Control) -> Items[shapes.EventType]:
-    """The event types that can be emitted."""
-    known = control.fake.event_types.items()
-    return Items(items=tuple(shapes.EventType(id=name, description=text) for name, text in known))
-
-
-# --- logs ---
-
-
-@operation("GET", "/requests")
-async def requests(
-    control: Control, search: Search = None, limit: Limit = 100, next: Next = None
-) -> Page[shapes.Request]:
-    """The latest requests, newest first."""
-    log = control.fake.request_log
-    return page_of_numbered(
-        ((record.number, record) for record in reversed(log)),
-        len(log),
-        limit,
-        search,
-        next,
-        lambda _, record: take(shapes.Request, record, record.request),
-        lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
-    )
-
-
-@operation("GET", "/requests/{number}")
-async def request(control: Control, number: str) -> shapes.WholeRequest:
-    """One request, with its headers and body."""
-    for record in reversed(control.fake.request_log):
-        if str(record.number) == number:
-            sent = record.request
-            body = None if record.path == "/token" or sent.body is None else shapes.show_body(sent.body)
-            return take(shapes.WholeRequest, record, sent, headers=shapes.show_headers(sent.headers), body=body)
-    raise ControlError(404, "not-found", f"there is no request {number!r} in the log")
-
-
-@operation("GET", "/deliveries")
-async def deliveries(
-    control: Control,
-    message_id: Annotated[str | None, About("Only attempts of this message.")] = None,
-    search: Search = None,
-    limit: Limit = 100,
-    next: Next = None,
-) -> Page[shapes.Delivery]:
-    """The latest delivery attempts, newest first."""
-    fake = control.fake
-
-    def show(number: int, attempt: DeliveredAttempt) -> shapes.Delivery:
-        headers, body = shapes.show_headers(attempt.headers), shapes.show_body(attempt.body)
-        return take(shapes.Delivery, attempt, number=number, attempt=attempt.number, headers=headers, body=body)
-
-    return page_of_numbered(
-        (each for each in fake.numbered_deliveries() if message_id in (None, each[1].message_id)),
-        len(fake.deliveries),
-        limit,
-        search,
-        next,
-        show,
-        lambda attempt: (attempt.message_id, attempt.event_type_id, attempt.event_id, attempt.url, str(attempt.status)),
-    )
-
-
-@operation("GET", "/violations")
-async def violations(control: Control) -> Items[Violation]:
-    """The violations: requests that the real Basiq would refuse, and other misuses of it."""
-    return Items(items=tuple(control.fake.violations))

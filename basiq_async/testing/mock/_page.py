@@ -15,6 +15,7 @@ from aiohttp import web
 
 from ..._redaction.text import ShellText, command_line, shell_line
 from ..._web.page import LivePage, show_clock
+from . import _history as history
 from . import _operations as control_api
 from ._control import ROOT
 from ._operation import Control
@@ -55,10 +56,10 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     search = query.get("search", "")[:200]
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
     webhooks: Any = as_json(await control_api.webhooks(control))
-    messages: Any = as_json(await control_api.messages(control, search=search, limit=message_rows))
-    requests: Any = as_json(await control_api.requests(control, search, request_rows))
-    violations: Any = as_json(await control_api.violations(control))
-    event_types: Any = as_json(await control_api.event_types(control))
+    messages: Any = as_json(await history.messages(control, search=search, limit=message_rows))
+    requests: Any = as_json(await history.requests(control, search, request_rows))
+    violations: Any = as_json(await history.violations(control))
+    event_types: Any = as_json(await history.event_types(control))
     state: Any = as_json(await control_api.state(control))
     urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
     root = _root(control)
@@ -88,8 +89,8 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
 
 async def show_message(control: Control, message_id: str) -> Context:
     """Return the content for one message, with its deliveries."""
-    message: Any = as_json(await control_api.message(control, message_id))
-    deliveries: Any = as_json(await control_api.deliveries(control, message_id, limit=50))
+    message: Any = as_json(await history.message(control, message_id))
+    deliveries: Any = as_json(await history.deliveries(control, message_id, limit=50))
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
     return {
         "message": message,
@@ -100,7 +101,7 @@ async def show_message(control: Control, message_id: str) -> Context:
 
 async def show_request(control: Control, number: str) -> Context:
     """Return the content for one request."""
-    request: Any = as_json(await control_api.request(control, number))
+    request: Any = as_json(await history.request(control, number))
     return {"request": request, "lines": line_for_request(request)}
 
 
