@@ -147,7 +147,9 @@ class _Forms(Unpicklable):
             *((form, _REST_OF_BASE64) for form in sorted(_in_base64(self.bare))),
         ]
         self._shortest = min(len(form) for form, _ in self._literals)
-        self.searched = [(form.encode(), _find_rarest(form.encode())) for form, _ in self._literals]
+        # Without the decoded text, which the API never gets: to look for it in each page costs as much as all others.
+        forms = [form.encode() for form, _ in self._literals if form != decoded]
+        self.searched = [(form, _find_rarest(form)) for form in forms]
         """Each form, with the few of its characters that are the least likely to be in a response."""
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -191,7 +191,7 @@ _used: WeakSet[Any] = WeakSet()
 class _CleanRequest(aiohttp.ClientRequest):
     """Refuses a kept connection that received bytes while it was idle: they belong to no request."""
 
-    def send(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+    def send(self, *args: Any, **kwargs: Any) -> Any:
         try:
             (connection,) = args
             protocol = connection.protocol
