@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import socket
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import attrs
 
+from ..._work.limits import limit
 from ...errors import CheckpointError
 
 T = TypeVar("T")
@@ -198,16 +198,9 @@ class LimitedCheckpoint:
         await self._within_limit(self._checkpoint.aclose())
 
     async def _within_limit(self, call: Awaitable[T]) -> T:
-        limit = asyncio.timeout(self._timeout)
-        try:
-            async with limit:
-                return await call
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            raise CheckpointError(
-                f"the checkpoint did not finish within {self._timeout:g} s: fix it, then run the same again to continue"
-            ) from exc
+        slow = f"the checkpoint did not finish within {self._timeout:g} s: fix it, then run the same again to continue"
+        async with limit(self._timeout, CheckpointError(slow)):
+            return await call
 
 
 def keeps_both_sources(checkpoint: Checkpoint) -> bool:

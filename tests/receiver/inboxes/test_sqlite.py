@@ -19,8 +19,6 @@ from typing import Any
 import pytest
 
 from basiq_async import CheckpointError, ConfigurationError, InboxError
-from basiq_async._storage.sqlite import SQLiteStore
-from basiq_async._storage.sqlite_files import FileKind
 from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Job, SQLiteCheckpoint
 from basiq_async.testing import ManualClock, check_inbox
@@ -657,29 +655,6 @@ def test_of_two_processes_with_the_same_deliveries_one_handles_each(tmp_path: Pa
             process.kill()
             process.communicate()
     assert sorted(handled[0] + handled[1]) == sorted(f"e-{number}" for number in range(count))
-
-
-async def test_work_that_raises_undoes_its_group_and_tells_each(tmp_path: Path) -> None:
-    kind = FileKind("notebook", 0x1234, 1, ("CREATE TABLE notes (text TEXT)",), InboxError)
-    database = SQLiteStore(tmp_path / "notes.db", kind)
-    assert repr(database) == f"<notebook {str(tmp_path / 'notes.db')!r}>"
-
-    def insert(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO notes VALUES ('a')")
-
-    def fail(connection: sqlite3.Connection) -> None:
-        insert(connection)
-        raise LookupError("of its own")
-
-    try:
-        await database.run(insert)
-        with pytest.raises(LookupError, match="of its own"):
-            await database.run(fail)
-        count = await database.run(lambda connection: connection.execute("SELECT count(*) FROM notes").fetchone()[0])
-        assert count == 1
-    finally:
-        await database.aclose()
-    assert repr(database).endswith("closed>")
 
 
 async def test_a_file_system_without_wal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
