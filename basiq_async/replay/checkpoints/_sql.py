@@ -7,22 +7,19 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 import attrs
 from sqlalchemy import MetaData, RowMapping
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import check_positive
 from ..._storage.sql import BusyError, SQLStore, SQLTransaction, Work
-from ..._storage.sql_errors import brief, is_missing, is_passing, sqlstate, without_values
+from ..._storage.sql_errors import brief, is_away, is_missing, without_values
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from ._base import Commit, DeadLetter, Job, State, _Closing, another_job, this_process
-from ._sql_statements import Statements, Tables, key_of
+from ._sql_statements import Statements, Tables, as_json, from_json, key_of, read_dead_letter, write_dead_letter
 
 T = TypeVar("T")
 
@@ -153,7 +150,7 @@ class SQLCheckpoint(_Closing):
         place = {**run.key, "a_number": after, "a_limit": limit}
 
         async def work(connection: AsyncConnection) -> Sequence[DeadLetter]:
-            return [_read_dead_letter(row._mapping) for row in await connection.execute(self._sql.dead_letters, place)]
+            return [read_dead_letter(row._mapping) for row in await connection.execute(self._sql.dead_letters, place)]
 
         return await self._call(work)
 
@@ -224,12 +221,12 @@ class SQLCheckpoint(_Closing):
             "dead_letters": run.dead_letters + len(commit.dead),
         }
         if commit.notes is not None:
-            values["notes"] = _as_json(commit.notes)
+            values["notes"] = as_json(commit.notes)
         if advance is not None:
             values |= {
-                "cursor": _as_json(advance.cursor),
+                "cursor": as_json(advance.cursor),
                 "position": advance.position,
-                "last_id": _as_json(advance.last_id),
+                "last_id": as_json(advance.last_id),
                 "done": json.dumps(list(advance.done)),
             }
         # This statement comes first, because it locks the row: it waits for an earlier attempt that still runs.
@@ -242,9 +239,7 @@ class SQLCheckpoint(_Closing):
             row = {"name": key["a_name"], "source": key["a_source"]}
             await connection.execute(sql.add_done, {**row, "number": number, "ids": json.dumps(list(commit.done))})
         if commit.dead:
-            rows = [
-                _write_dead_letter(key, run.dead_letters + place, each) for place, each in enumerate(commit.dead, 1)
-            ]
+            rows = [write_dead_letter(key, run.dead_letters + place, each) for place, each in enumerate(commit.dead, 1)]
             await connection.execute(sql.put_dead_letter, rows)
         if commit.revived:
             await connection.execute(sql.revive, [{**key, "a_key": key_of(each)} for each in commit.revived])
@@ -320,7 +315,7 @@ class SQLCheckpoint(_Closing):
                 return await run_to_completion(once)
             except (CheckpointError, BusyError) as exc:
                 cause = exc.__cause__ or exc
-                if not _may_pass(cause):
+                if not isinstance(cause, BusyError) and not is_away(cause):
                     raise
                 if until - loop.time() <= pause:
                     raise CheckpointError(
@@ -360,12 +355,12 @@ class SQLCheckpoint(_Closing):
         return {
             "name": run.key["a_name"],
             "source": run.key["a_source"],
-            "webhook_id": _as_json(job.webhook_id),
-            "filter": _as_json(job.filter),
-            "selection": _as_json(job.selection),
+            "webhook_id": as_json(job.webhook_id),
+            "filter": as_json(job.filter),
+            "selection": as_json(job.selection),
             "position": 0,
             "done": "[]",
-            "notes": _as_json(""),
+            "notes": as_json(""),
             **dict.fromkeys(("handled", "failed", "interrupted", "dead_letters"), 0),
             "token": state.token,
             "lease": self._lease,
@@ -385,7 +380,7 @@ class SQLCheckpoint(_Closing):
             number = max(number, found)
             done.update(json.loads(ids))
         return State(
-            cursor=_from_json(row["cursor"]),
+            cursor=from_json(row["cursor"]),
             position=row["position"],
             done=frozenset(done),
             handled=row["handled"],
@@ -393,8 +388,8 @@ class SQLCheckpoint(_Closing):
             dead=(await connection.execute(self._sql.count_dead, key)).scalar_one(),
             interrupted=row["interrupted"],
             token=row["token"],
-            last_id=_from_json(row["last_id"]),
-            notes=_from_json(row["notes"]) or "",
+            last_id=from_json(row["last_id"]),
+            notes=from_json(row["notes"]) or "",
         ), number
 
 
@@ -425,44 +420,6 @@ class _Run:
         )
 
 
-def _may_pass(exc: BaseException) -> bool:
-    """Return whether the database may work again soon: it is away, starting or busy."""
-    if isinstance(exc, (BusyError, PoolTimeoutError)):
-        return True
-    if isinstance(exc, OSError):
-        return not isinstance(exc, TimeoutError)
-    if isinstance(exc, (OperationalError, InterfaceError)) and not sqlstate(exc):
-        return not is_missing(exc) and "unable to open" not in str(exc.orig)
-    return is_passing(exc)
-
-
 async def _first(connection: AsyncConnection, statement: Any, key: dict[str, str]) -> RowMapping | None:
     row = (await connection.execute(statement, key)).first()
     return None if row is None else row._mapping
-
-
-def _write_dead_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[str, object]:
-    return {
-        "name": key["a_name"],
-        "source": key["a_source"],
-        "number": number,
-        "key": key_of(letter.id),
-        "id": _as_json(letter.id),
-        "error": _as_json(letter.error),
-        "failed_at": letter.failed_at.isoformat(),
-        "message": json.dumps(letter.message),
-    }
-
-
-def _read_dead_letter(row: RowMapping) -> DeadLetter:
-    failed_at, message = datetime.fromisoformat(row["failed_at"]), json.loads(row["message"])
-    return DeadLetter(json.loads(row["id"]), json.loads(row["error"]), failed_at, message, row["number"])
-
-
-def _as_json(text: str | None) -> str | None:
-    return None if text is None else json.dumps(text)
-
-
-def _from_json(text: str | None) -> str | None:
-    found: str | None = None if text is None else json.loads(text)
-    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..._storage.sql import StoreKind, StoreTables, key_type, server_seconds
 from ...errors import CheckpointError
+from ._base import DeadLetter
 
 _LONGEST_KEY = 400
 _KIND = StoreKind("checkpoint", 1, CheckpointError, remedy=". Fix that, then run the same again to continue")
@@ -125,3 +128,34 @@ def _job_key() -> tuple[sa.Column[Any], ...]:
 
 def _is_job(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.name == sa.bindparam("a_name"), table.c.source == sa.bindparam("a_source"))
+
+
+def write_dead_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[str, object]:
+    """Return the row of a dead letter, for ``put_dead_letter``."""
+    return {
+        "name": key["a_name"],
+        "source": key["a_source"],
+        "number": number,
+        "key": key_of(letter.id),
+        "id": as_json(letter.id),
+        "error": as_json(letter.error),
+        "failed_at": letter.failed_at.isoformat(),
+        "message": json.dumps(letter.message),
+    }
+
+
+def read_dead_letter(row: sa.RowMapping) -> DeadLetter:
+    """Return the dead letter in a row."""
+    failed_at, message = datetime.fromisoformat(row["failed_at"]), json.loads(row["message"])
+    return DeadLetter(json.loads(row["id"]), json.loads(row["error"]), failed_at, message, row["number"])
+
+
+def as_json(text: str | None) -> str | None:
+    """Return a text as it is stored."""
+    return None if text is None else json.dumps(text)
+
+
+def from_json(text: str | None) -> str | None:
+    """Return a text that was stored."""
+    found: str | None = None if text is None else json.loads(text)
+    return found
