@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
 from ..errors import CheckpointError, CheckpointInUseError, ReplayError, TargetError
-from ._notes import Inactivity
+from ._coverage import Inactivity
 from ._recovery import Recovery, recover, recovered_by
 from ._replay import Replay
 from ._report import Plan, Progress, Reconciliation, Report

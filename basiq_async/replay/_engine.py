@@ -20,7 +20,7 @@ from ..hooks import call_hook
 from ..models import Message
 from ._committer import Committer
 from ._ledger import Ledger, Span
-from ._notes import InactivityTracker
+from ._coverage import InactivityTracker
 from ._reader import SPAN, MessageReader
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource

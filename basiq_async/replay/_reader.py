@@ -10,7 +10,7 @@ from typing import TypeAlias
 from .._wire.order import Order
 from ..models import Message
 from ._ledger import Ledger, Span
-from ._notes import MOST_ATTEMPTS, InactivityTracker
+from ._coverage import MOST_ATTEMPTS, InactivityTracker
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 

@@ -18,7 +18,7 @@ from ..services.diagnosis import Problem, Recovered, find_status_problem
 from ._dead_letters import read_all
 from ._engine import OnError
 from ._missed import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
-from ._notes import Inactivity, Notes, find_out_of_reach
+from ._coverage import Inactivity, Notes, find_out_of_reach
 from ._replay import Replay
 from ._report import OnProgress, Report
 from ._where import Predicate, Where

@@ -26,7 +26,7 @@ from ._dead_letters import DeadLetters, drop_dead, export_dead
 from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
-from ._notes import InactivityTracker, Notes
+from ._coverage import InactivityTracker, Notes
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
 from ._sources import REACH, EventList, Lists, MessageSource, open_events, placeholder_for, read_texts
 from ._where import Predicate, Where, as_where

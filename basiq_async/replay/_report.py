@@ -14,7 +14,7 @@ from .._work.limits import inbox_limit
 from .._work.tasks import run_to_completion
 from ..models import Message
 from ..receiver import Inbox
-from ._notes import Inactivity, InactivityTracker
+from ._coverage import Inactivity, InactivityTracker
 from ._sources import MessageSource, each_message
 from ._where import Where, message_time
 from .checkpoints._base import State

@@ -8,7 +8,7 @@ import pytest
 
 from basiq_async import CheckpointError, Message
 from basiq_async.replay import Inactivity
-from basiq_async.replay._notes import InactivityTracker, Notes, find_out_of_reach  # private: years pass in a moment
+from basiq_async.replay._coverage import InactivityTracker, Notes, find_out_of_reach  # private: years pass in a moment
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
