@@ -251,6 +251,7 @@ async def _recover(
                 inbox=inbox,
                 where=where,
                 everything=options.everything,
+                all_types=options.all_types,
                 acknowledged=await moment_at_basiq(basiq, options.acknowledged, "--acknowledged"),
                 concurrency=options.concurrency,
                 rate=options.rate,

@@ -1,10 +1,11 @@
-"""The notes of a checkpoint: when the webhook was inactive, and which times of the event list were read."""
+"""What a checkpoint knows of the history: which times were read, when the webhook was inactive, what was given up."""
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -12,10 +13,15 @@ import attrs
 
 from ..errors import CheckpointError
 from ..models import Message
+from ..services.diagnosis import LONG_AGO, Stretch, subtract
 
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq disables the endpoint (the vendor's page on the delivery schedule)."""
+_SCHEDULE = timedelta(hours=27, minutes=35, seconds=5)
+"""The time from the first attempt to the eighth (the same page)."""
+_LATE = timedelta(hours=1)
 _MOST_PERIODS = 200
+_MOST_UNDER_WAY = 100
 
 
 @attrs.frozen
@@ -49,19 +55,23 @@ class Inactivity:
 class InactivityTracker:
     """Finds the periods of inactivity from the messages, in the order of the history, or in any with ``any_order``.
 
-    ``known`` are the periods that earlier runs found.
+    ``known`` are the periods that earlier runs found. ``now`` tells which messages may get further attempts.
     """
 
-    def __init__(self, *, any_order: bool = False, known: Iterable[Inactivity] = ()) -> None:
+    def __init__(
+        self, *, any_order: bool = False, known: Iterable[Inactivity] = (), now: datetime | None = None
+    ) -> None:
+        self._over = LONG_AGO if now is None else now - _SCHEDULE - _LATE
         self._periods = list(known)
+        self._under_way: list[tuple[float, str, datetime]] = []
         self.alert = any_order or bool(self._periods)
-        """Whether ``see`` needs every message, and not only those with ``MOST_ATTEMPTS`` attempts."""
+        """Whether ``see`` needs every message, and not only those that were not delivered at once."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
         """The earliest and the latest first attempt in each hour; None if the messages come oldest first."""
         self._noted = False
         """Whether ``note`` is called with the times of all messages."""
         self.changed = False
-        """Whether ``periods`` may differ from what was known."""
+        """Whether what is found may differ from what was known."""
 
     def note(self, times: Sequence[datetime]) -> None:
         """Record the times of the first attempts of a page's messages, before ``see``, newest first."""
@@ -82,28 +92,57 @@ class InactivityTracker:
             earliest, latest = self._active.get(hour, (first, first))
             self._active[hour] = min(earliest, first), max(latest, first)
 
+    def needs(self, message: Message) -> bool:
+        """Return whether ``see`` needs this message."""
+        if self.alert:
+            return True
+        attempts = message.raw.get("attempts") or []
+        first = attempts[0] if len(attempts) == 1 else None
+        return bool(attempts) and not (type(first) is dict and first.get("status") == "Success")
+
     def see(self, message: Message) -> None:
         """Record the attempts of one message."""
         attempts = message.raw.get("attempts")
         if not attempts:
             return
-        failed_for_good = len(attempts) >= MOST_ATTEMPTS and not message.delivered
-        if not failed_for_good and not self._periods and self._active is None:
+        delivered = message.delivered
+        failed_for_good = len(attempts) >= MOST_ATTEMPTS and not delivered
+        if delivered and not self._periods and self._active is None:
             return
         times = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
         if not times:
             return
         self._end_periods(first := min(times))
         self._add(first)
-        since = max(times)
-        # After a run was killed, the next one reads some of its messages again.
-        if failed_for_good and all(since != each.since for each in self._periods):
-            later = [each for pair in (self._active or {}).values() for each in pair if each > since]
-            self.alert = not self._noted
-            self._periods.append(Inactivity(since, min(later, default=None)))
+        if failed_for_good:
+            self._begin_period(max(times))
+        elif not delivered and first > self._over:
+            # The oldest are the first to fail for good.
+            heapq.heappush(self._under_way, (-first.timestamp(), message.id, first))
             self.changed = True
-            if len(self._periods) > 2 * _MOST_PERIODS:
-                self._periods = list(self.periods())
+            if len(self._under_way) > _MOST_UNDER_WAY:
+                heapq.heappop(self._under_way)
+
+    def miss(self, message: UnderWay) -> None:
+        """Take a message that Basiq no longer has, and that was under way, as one that failed for good."""
+        self._begin_period(message.first + _SCHEDULE)
+
+    @property
+    def under_way(self) -> tuple[UnderWay, ...]:
+        """The messages whose attempts had not ended when they were seen, at most 100 of them, the oldest first."""
+        found = {name: UnderWay(name, first) for _, name, first in sorted(self._under_way, reverse=True)}
+        return tuple(found.values())
+
+    def _begin_period(self, since: datetime) -> None:
+        # After a run was killed, the next one reads some of its messages again.
+        if any(since == each.since for each in self._periods):
+            return
+        later = [each for pair in (self._active or {}).values() for each in pair if each > since]
+        self.alert = not self._noted
+        self._periods.append(Inactivity(since, min(later, default=None)))
+        self.changed = True
+        if len(self._periods) > 2 * _MOST_PERIODS:
+            self._periods = list(self.periods())
 
     def _end_periods(self, active: datetime) -> None:
         for index, period in enumerate(self._periods):
@@ -127,91 +166,75 @@ class InactivityTracker:
         return tuple(periods)
 
 
-Stretch = tuple[datetime, datetime]
-"""A period: its begin and its end."""
+@attrs.frozen
+class UnderWay:
+    """A message whose attempts had not ended: its id, and the time of its first attempt."""
+
+    id: str
+    first: datetime
 
 
 @attrs.frozen
-class Notes:
-    """What earlier runs found out about the history.
+class Coverage:
+    """What the runs with a checkpoint found out about the history.
 
     inactive: the periods in which the webhook was not active.
-    covered: the periods whose events were all read.
+    under_way: messages whose attempts had not ended when they were read.
     given_up: the number of messages that failed and were not kept.
-    read_until: all messages that were listed at this moment were read; None if the list was never read to its end.
+    acknowledged: what is out of reach before this moment is known to the user.
     """
 
     inactive: tuple[Inactivity, ...] = ()
-    covered: tuple[Stretch, ...] = ()
+    under_way: tuple[UnderWay, ...] = ()
     given_up: int = 0
-    read_until: datetime | None = None
+    acknowledged: datetime | None = None
 
     @classmethod
-    def read(cls, text: str) -> Notes:
-        """Parse the text of ``write``. An empty text gives empty notes. Raises ``CheckpointError``."""
+    def read(cls, text: str) -> Coverage:
+        """Parse the text of ``write``. Raises ``CheckpointError``."""
         if not text:
             return cls()
         try:
             found: dict[str, Any] = json.loads(text)
             return cls(
                 tuple(Inactivity(_moment(since), until and _moment(until)) for since, until in found["inactive"]),
-                tuple((_moment(begin), _moment(end)) for begin, end in found["covered"]),
+                tuple(UnderWay(str(name), _moment(first)) for name, first in found["under_way"]),
                 int(found["given_up"]),
-                found["read_until"] and _moment(found["read_until"]),
+                found["acknowledged"] and _moment(found["acknowledged"]),
             )
-        except (ValueError, TypeError, KeyError) as exc:
+        except (ValueError, TypeError, KeyError, RecursionError) as exc:
             raise CheckpointError(
                 "the checkpoint is damaged: its notes cannot be read. Pass another checkpoint to begin anew, with an "
                 "inbox, so that nothing is handled twice"
             ) from exc
 
     def write(self) -> str:
-        """Return the notes as text; empty notes give an empty text."""
-        if self == Notes():
+        """Return the coverage as text; if nothing was found out, the text is empty."""
+        if self == Coverage():
             return ""
         return json.dumps(
             {
                 "inactive": [[each.since.isoformat(), each.until and each.until.isoformat()] for each in self.inactive],
-                "covered": [[begin.isoformat(), end.isoformat()] for begin, end in self.covered],
+                "under_way": [[each.id, each.first.isoformat()] for each in self.under_way],
                 "given_up": self.given_up,
-                "read_until": self.read_until and self.read_until.isoformat(),
+                "acknowledged": self.acknowledged and self.acknowledged.isoformat(),
             }
         )
 
-    def cover(self, stretch: Stretch) -> Notes:
-        """Return the notes with one more period whose events were all read."""
-        return attrs.evolve(self, covered=_join([*self.covered, stretch]))
-
 
 def find_out_of_reach(
-    inactive: Iterable[Inactivity], covered: Sequence[Stretch], reach: datetime, acknowledged: datetime | None
+    inactive: Iterable[Inactivity], read: Sequence[Stretch], reach: datetime, acknowledged: datetime | None
 ) -> tuple[Inactivity, ...]:
     """Return the parts of the inactive periods whose events were never read, and are no longer in the event list.
 
     reach: the event list begins at this moment. acknowledged: parts before this moment are left out.
     """
-    found = []
+    lost: list[Stretch] = []
     for period in inactive:
         begin = period.since if acknowledged is None else max(period.since, acknowledged)
         end = reach if period.until is None else min(period.until, reach)
-        for read_from, read_to in _join(covered):
-            if read_from > begin and begin < min(read_from, end):
-                found.append(Inactivity(begin, min(read_from, end)))
-            begin = max(begin, read_to)
-        if begin < end:
-            found.append(Inactivity(begin, end))
-    return tuple(found)
-
-
-def _join(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    """Sort periods by their begin, and merge those that overlap or touch."""
-    joined: list[Stretch] = []
-    for begin, end in sorted(stretches):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(end, joined[-1][1])
-        else:
-            joined.append((begin, end))
-    return tuple(joined)
+        lost += subtract((begin, end), read)
+    return tuple(Inactivity(begin, end) for begin, end in lost)
 
 
 def _moment(text: str) -> datetime:

@@ -16,6 +16,7 @@ from .._wire.codec import Unreadable, read_message
 from .._wire.order import Order
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
+from ..services.diagnosis import Stretch
 from ._sources import UnreadableMessage
 from .checkpoints._base import Checkpoint, Commit, DeadLetter
 
@@ -107,6 +108,7 @@ class DeadLetters:
     order: Order = "unknown"
     finished = True
     repeats = False
+    read: tuple[Stretch, ...] = ()
 
     def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
         self._checkpoint = checkpoint

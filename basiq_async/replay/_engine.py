@@ -19,8 +19,8 @@ from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._committer import Committer
-from ._ledger import Ledger, Span
 from ._coverage import InactivityTracker
+from ._ledger import Ledger, Span
 from ._reader import SPAN, MessageReader
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
@@ -70,8 +70,7 @@ class Engine:
     limiter: replaces the settings' rate if several engines share one.
     tracker: called with each message read.
     on_pause: called with the length of each pause that the target causes.
-    notes: returns the new ``State.notes``. Its arguments are whether the source was read to its end, and the number of
-        messages that failed and were not kept.
+    notes: returns the new ``State.notes``, for the number of messages that failed and were not kept.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Engine:
         limiter: Limiter | None = None,
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
-        notes: Callable[[bool, int], str] | None = None,
+        notes: Callable[[int], str] | None = None,
     ) -> None:
         self._on_pause = on_pause
         ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
@@ -107,7 +106,7 @@ class Engine:
             failed=self._fail,
             enough=max(1, settings.concurrency // 2),
             timeout=settings.checkpoint_timeout,
-            notes=None if notes is None else lambda: notes(self._whole, self._given_up),
+            notes=None if notes is None else lambda: notes(self._given_up),
             noted=state.notes,
         )
         self._reader = MessageReader(

@@ -44,7 +44,8 @@ from .._wire.walk import Listing, is_lost, raw_id
 from .._work.tasks import result_of
 from ..errors import APIError, BasiqError
 from ..pagination import Paginator, UnreadableItem
-from ._place import TOP, WINDOW, Place, Stretch, read_place
+from ..services.diagnosis import LONG_AGO, Stretch, join_stretches
+from ._place import TOP, WINDOW, Part, Place, read_place
 
 T = TypeVar("T")
 
@@ -91,6 +92,9 @@ class Feed(Generic[T]):
             ...                      # feed.text() resumes after this item
         feed.finished                # whether nothing is left
 
+    ``now`` returns the time by the API's clock, as soon as a response was read. With it, ``read`` tells of which times
+    all items were handed out. ``reach`` is the age of the oldest items that the list has; None is for all times.
+
     ``note_times`` is called with the times of each page, before its items are handed out, if the list begins with the
     newest. The memory does not grow with the list. After an error or a cancellation a feed is over: make another
     one from its ``text()``.
@@ -101,6 +105,8 @@ class Feed(Generic[T]):
         paginator: Paginator[T],
         text: str | None = None,
         *,
+        now: Callable[[], datetime] | None = None,
+        reach: timedelta | None = None,
         note_times: Callable[[Sequence[datetime]], object] | None = None,
     ) -> None:
         listing = self._listing = paginator._listing
@@ -108,8 +114,7 @@ class Feed(Generic[T]):
         self._hook, self._model = listing.reader.hook, listing.reader.model
         self._start = listing.base.relative(listing.start)
         state = self._state = Place() if text is None else read_place(text)
-        above = state.above or Stretch()
-        self._recorded = {*state.marks, *state.base.top, *state.base.last, *above.top, *above.last}
+        self._recorded = set(state.ids())
         """The ids that were recorded when the run began."""
         self._run: array[int] = array("q")
         """The hashes of the ids that this run handed out."""
@@ -120,6 +125,10 @@ class Feed(Generic[T]):
         self._resumed = state.begin is not None
         self._mark_every = 1
         self._note_times = note_times
+        self._now = now
+        self._reach = reach
+        self._began: datetime | None = None
+        """When the first page was requested, by the API's clock."""
         self._steps = [0, 0]
         """As ``Place.steps``, of this run."""
         self._refused = 0
@@ -131,6 +140,9 @@ class Feed(Generic[T]):
         self.repeats = False
         """Whether items may have been handed out again, because of what the list no longer shows."""
         self._passes = self._plan()
+        self._collects_top, self._in_order, self._at_end = False, True, False
+        self._times: list[datetime] = []
+        """The times of the first and of the last item that the pass has passed; ``_in_order``: all go one way."""
         self._begin_pass(state.base, collects_top=False)
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -168,8 +180,8 @@ class Feed(Generic[T]):
                 begun = await anext(self._passes, None)
                 if begun is None:
                     return False
-                stretch, page = begun
-                self._begin_pass(stretch, collects_top=page.url == self._listing.start)
+                part, page = begun
+                self._begin_pass(part, collects_top=page.url == self._listing.start)
             self._enter(page)
             if page.fresh:
                 return True
@@ -198,20 +210,41 @@ class Feed(Generic[T]):
 
     def text(self) -> str:
         """Return the text from which another feed resumes after the last item that was handed out."""
-        state, page, now = self._state, self._page, self._stretch
+        state, page, now = self._state, self._page, self._part
         if page is not None:
             passed = page.ids[: page.fresh[self._offset]] if self._offset < len(page.fresh) else page.ids
             now = self._after(passed)
-        if self._stretch is state.base:
-            return attrs.evolve(state, base=now, above=None).write()
-        return attrs.evolve(state, above=now).write()
+        read = join_stretches([*state.read, *self._read_in_pass(page)])
+        if self._part is state.base:
+            return attrs.evolve(state, base=now, above=None, read=read).write()
+        return attrs.evolve(state, above=now, read=read).write()
 
-    def _after(self, passed: list[str]) -> Stretch:
-        """Return the present stretch with more items."""
-        top = self._stretch.top
+    def _read_in_pass(self, page: _Page | None) -> list[Stretch]:
+        """Return the stretch of time that the pass has read so far; it has one only if the list is in order."""
+        times, at_end = self._times, self._at_end
+        if self._reach is None or self._began is None:
+            return []
+        if page is not None:
+            upto = page.fresh[self._offset] if self._offset < len(page.fresh) else len(page.ids)
+            times = [*times, *raw_times(page.items[:upto])]
+            at_end = upto == len(page.ids) and page.next_url is None and page.error is None and not self._ended
+        if not times or not self._in_order:
+            return []
+        at_start, oldest, newest = self._collects_top, self._oldest, self._began
+        if self.order == "newest-first":
+            # Of the time of the last item, others may follow.
+            begin, end = oldest if at_end else times[-1] + timedelta(microseconds=1), newest if at_start else times[0]
+        else:
+            begin, end = oldest if at_start else times[0], newest if at_end else times[-1]
+        begin = max(begin, oldest)
+        return [(begin, end)] if begin < end else []
+
+    def _after(self, passed: list[str]) -> Part:
+        """Return the present part with more items."""
+        top = self._part.top
         if self._collects_top and len(top) < TOP:
             top = [*top, *passed][:TOP]
-        return Stretch(top, self._stretch.passed(passed), self._link_at(self._passed + len(passed)))
+        return Part(top, self._part.passed(passed), self._link_at(self._passed + len(passed)))
 
     def _link_at(self, count: int) -> str | None:
         """Return the last page of the pass that begins a run of items before its ``count``-th item, or earlier."""
@@ -220,12 +253,12 @@ class Feed(Generic[T]):
         for url, before in self._trail:
             if link is None or count - before >= enough:
                 link = self._listing.base.relative(url)
-        return self._stretch.link if link is None or len(link) > _LONGEST_LINK else link
+        return self._part.link if link is None or len(link) > _LONGEST_LINK else link
 
     # --- passes ---
 
-    async def _plan(self) -> AsyncGenerator[tuple[Stretch, _Page]]:
-        """Yield each pass to read: the stretch that it lengthens, and its first page. Go on when it has ended."""
+    async def _plan(self) -> AsyncGenerator[tuple[Part, _Page]]:
+        """Yield each pass to read: the part that it lengthens, and its first page. Go on when it has ended."""
         state, start = self._state, self._listing.start
         if state.whole and state.above is None and self._must_read_all():
             self._begin_anew()
@@ -252,7 +285,7 @@ class Feed(Generic[T]):
                 page = await self._fetch(start)
                 for _ in range(_MOST_PASSES):
                     first = page.ids[:1]
-                    yield Stretch(), page
+                    yield Part(), page
                     self._join()
                     if self._grew_above and state.begin is None:
                         self._learn("top")
@@ -273,11 +306,13 @@ class Feed(Generic[T]):
                 state.begin = None
         self.finished = state.begin is None
         state.whole = True
+        if self.finished and self._began is not None:
+            state.read = join_stretches([*state.read, (self._oldest, self._began)])
 
     def _begin_anew(self) -> None:
         """Read the list from its first item again. What is known stays known."""
         state = self._state
-        self._stretch = state.base = Stretch(last=state.base.last)
+        self._part = state.base = Part(last=state.base.last)
         state.begin, state.whole = None, False
 
     def _must_read_all(self) -> bool:
@@ -297,7 +332,7 @@ class Feed(Generic[T]):
     def _began_at_start(self) -> bool:
         return self._state.begin is not None and self._state.begin.link == self._start
 
-    async def _is_in_place(self, begin: Stretch) -> bool:
+    async def _is_in_place(self, begin: Part) -> bool:
         """Return whether the page where the unproven passes began still begins with the same item."""
         page = await self._try(begin.link)
         if page is None or page.ids[:1] != begin.top[:1]:
@@ -305,21 +340,22 @@ class Feed(Generic[T]):
         self._state.begin = None
         return True
 
-    def _begin_pass(self, stretch: Stretch, *, collects_top: bool) -> None:
+    def _begin_pass(self, part: Part, *, collects_top: bool) -> None:
         state = self._state
+        state.read = join_stretches([*state.read, *self._read_in_pass(None)])
         self._again = self._again or bool(self._run)
-        self._stretch = stretch
+        self._part = part
         """What the pass lengthens, once the items of a page were handed out."""
         self._collects_top = collects_top
         if collects_top:
-            stretch.top = []
+            part.top = []
         self._dense: Collection[str] = ()
         self._ends: Collection[str] = ()
         """Ids of the base, by which a pass from the top ends; ``_dense`` are those whose neighbours are known too."""
-        if stretch is not state.base:
+        if part is not state.base:
             self._dense = {*state.base.top, *state.base.last}
             self._ends = self._dense | set(state.marks)
-            state.above = stretch
+            state.above = part
         self._grew_above = False
         """Whether anything was handed out above the items at which the base began."""
         self._below = 0
@@ -335,11 +371,12 @@ class Feed(Generic[T]):
         """The ids at which a page began, if they and the item before were known."""
         self._split_anew: set[str] = set()
         """The other ids at which a page began."""
-        self._first: Stretch | None = None
+        self._first: Part | None = None
         """The first page of the pass."""
         self._was_fresh = False
         self._seen: set[int] = set()
         self._last_time: datetime | None = None
+        self._times, self._in_order = [], True
 
     async def _next_page(self) -> _Page | None:
         """Return the next page of the pass; None if it has ended."""
@@ -361,7 +398,7 @@ class Feed(Generic[T]):
             if not is_lost(exc) or self._refused > _MOST_REFUSED:
                 raise
         self._seen.clear()
-        return await self._find(self._stretch, lost=True)
+        return await self._find(self._part, lost=True)
 
     def _enter(self, page: _Page) -> None:
         """Choose the items of a page to hand out, and find out whether the pass ends there."""
@@ -405,13 +442,13 @@ class Feed(Generic[T]):
             page.next_url = None
         if page.next_url is not None and not self._ended:
             self._request_ahead(page.next_url)
-        if self._stretch is state.base and page.fresh:
+        if self._part is state.base and page.fresh:
             state.whole = False
 
     def _see_bounds(self, page: _Page) -> None:
         """Note at which items pages begin, for the proof of the pass."""
         state, ids = self._state, page.ids
-        if self._stretch is not state.base:
+        if self._part is not state.base:
             if self._began_at_start and state.begin is not None and not set(state.begin.top[:1]).isdisjoint(ids):
                 state.begin = None  # the first item is listed, and what is new is above it: nothing slipped away
             return
@@ -444,18 +481,23 @@ class Feed(Generic[T]):
             steps[:] = [each // 2 for each in steps]
 
     def _leave(self, page: _Page) -> None:
-        """Add a page whose items were handed out to the stretch and to the known ids."""
-        stretch, ids, now = self._stretch, page.ids, self._after(page.ids)
-        stretch.top, stretch.last, stretch.link = now.top, now.last, now.link
+        """Add a page whose items were handed out to the part and to the known ids."""
+        part, ids, now = self._part, page.ids, self._after(page.ids)
+        part.top, part.last, part.link = now.top, now.last, now.link
         self._passed += len(ids)
         self._page = None
+        if self._reach is not None and (times := raw_times(page.items[: len(ids)])):
+            self._in_order = self._in_order and times in (sorted(times), sorted(times, reverse=True))
+            self._times = [*self._times[:1], *times[:1], *times[-1:]] if self._times else [times[0], times[-1]]
+            self._in_order = self._in_order and self._times in (sorted(self._times), sorted(self._times, reverse=True))
+            self._times = [self._times[0], self._times[-1]]
         hashes = [hash(ids[index]) for index in page.fresh]
         self._run.extend(hashes)
         if len(self._run) > _MOST_IDS:
             del self._run[: _MOST_IDS // 2]
         if self._in_run is not None:
             self._in_run.update(hashes)
-        if stretch is self._state.base and ids and self._pages % self._mark_every == 0:
+        if part is self._state.base and ids and self._pages % self._mark_every == 0:
             marks = self._state.marks
             marks.append(ids[0])
             if len(marks) > _MARKS:
@@ -463,18 +505,18 @@ class Feed(Generic[T]):
                 self._mark_every *= 2
 
     def _join(self) -> None:
-        """Make one stretch of the base and the stretch above it, which has reached it."""
-        base, above = self._state.base, self._stretch
+        """Make one part of the base and the part above it, which has reached it."""
+        base, above = self._state.base, self._part
         base.top = list(dict.fromkeys([*above.top, *base.top]))[:TOP]
         if self._at_end:
             base.last, base.link = above.last, above.link
         else:
             base.last = {**{each: None for each in above.last if each not in base.last}, **base.last}
         self._recorded.update(base.top)
-        self._stretch, self._state.above = base, None
+        self._part, self._state.above = base, None
 
     def _is_known(self, each: str) -> bool:
-        if each in self._stretch.last or each in self._recorded:
+        if each in self._part.last or each in self._recorded:
             return True
         if not self._again:
             return False
@@ -488,8 +530,8 @@ class Feed(Generic[T]):
 
     # --- requests ---
 
-    def _begin_at(self, page: _Page) -> Stretch:
-        return Stretch(page.ids[:_RUN], {}, self._listing.base.relative(page.url))
+    def _begin_at(self, page: _Page) -> Part:
+        return Part(page.ids[:_RUN], {}, self._listing.base.relative(page.url))
 
     async def _try(self, link: str | None, ids: Collection[str] | None = None) -> _Page | None:
         """Return the page of a link; None if Basiq refuses it, or if the page has none of the ids."""
@@ -510,16 +552,14 @@ class Feed(Generic[T]):
             return None
         return None if set(ids).isdisjoint(page.ids) else page
 
-    async def _find(self, stretch: Stretch, *, lost: bool = False) -> _Page:
-        """Return the page at which to resume a stretch. It begins a little before the last item, or earlier."""
-        last, page = list(stretch.last), self._state.page
-        if not lost and (found := await self._try(stretch.link, last[: 1 - min(_RUN, page)] or last)) is not None:
+    async def _find(self, part: Part, *, lost: bool = False) -> _Page:
+        """Return the page at which to resume a part. It begins a little before the last item, or earlier."""
+        last, page = list(part.last), self._state.page
+        if not lost and (found := await self._try(part.link, last[: 1 - min(_RUN, page)] or last)) is not None:
             return found
         # What is before one of these on its page is known too.
         near = last[min(page, len(last) - 1) :] if len(last) >= WINDOW else last
-        return await self._seek(
-            [near, last, [*stretch.top, *(self._state.marks if stretch is self._state.base else ())]]
-        )
+        return await self._seek([near, last, [*part.top, *(self._state.marks if part is self._state.base else ())]])
 
     async def _seek(self, wanted: list[list[str]]) -> _Page:
         """Return the first page of the list that has one of the first ids, or the last that has one of the others.
@@ -542,7 +582,18 @@ class Feed(Generic[T]):
         self.repeats = self.repeats or bool(self._recorded)
         return next((each for each in found if each is not None), None) or await self._fetch(self._listing.start)
 
+    @property
+    def read(self) -> tuple[Stretch, ...]:
+        """The times of which all items were handed out, in this run or in an earlier one."""
+        return self._state.read
+
+    @property
+    def _oldest(self) -> datetime:
+        """The time of the oldest item that the list can have had when the run began."""
+        return LONG_AGO if self._reach is None or self._began is None else self._began - self._reach
+
     async def _fetch(self, url: str) -> _Page:
+        asked = asyncio.get_running_loop().time()
         ahead = self._ahead
         if ahead is not None and ahead[0] == url:
             self._ahead = None
@@ -550,6 +601,9 @@ class Feed(Generic[T]):
         else:
             self._forget_ahead()
             found = await self._listing.fetch(url)
+        if self._now is not None and self._began is None:
+            took = timedelta(seconds=asyncio.get_running_loop().time() - asked)
+            self._began = (self._now() - took).replace(microsecond=0)
         return _Page(url, found.items, *self._listing.resolve(found.next_link, url))
 
     def _request_ahead(self, url: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import attrs
 
 from ..errors import CheckpointError
+from ..services.diagnosis import Stretch
 
 WINDOW = 1_000
 """The number of items before a place whose ids are retained."""
@@ -17,7 +19,7 @@ _VERSION = 1
 
 
 @attrs.define
-class Stretch:
+class Part:
     """A part of the list that was read without a gap.
 
     top: the ids of its first items. last: those of its last ones, in the order of the list.
@@ -45,24 +47,31 @@ class Stretch:
 class Place:
     """Where a feed resumes, and what it knows of the list.
 
-    base: the stretch that reaches, or is to reach, the end of the list.
+    base: the part that reaches, or is to reach, the end of the list.
     whole: whether it has reached the end, in passes that are proven.
-    above: a stretch that was begun at the top, and has not reached the base.
+    above: a part that was begun at the top, and has not reached the base.
     begin: the page where the passes began that are not proven, and its first ids; None if all are.
     marks: some ids from all over the base.
     steps: how often a new item was newer, and how often older, than the one before it; how often by far.
     grows: where new items were found, "top" or "end"; empty before there were any, and if they came at both ends.
     page: the number of items of the longest page.
+    read: the times of which all items were read, as the API's clock tells them.
     """
 
-    base: Stretch = attrs.Factory(Stretch)
+    base: Part = attrs.Factory(Part)
     whole: bool = False
-    above: Stretch | None = None
-    begin: Stretch | None = None
+    above: Part | None = None
+    begin: Part | None = None
     marks: list[str] = attrs.Factory(list)
     steps: list[int] = attrs.Factory(lambda: [0, 0, 0, 0])
     grows: str = ""
     page: int = 1
+    read: tuple[Stretch, ...] = ()
+
+    def ids(self) -> frozenset[str]:
+        """Return the ids of items that were handed out."""
+        above = self.above or Part()
+        return frozenset((*self.marks, *self.base.top, *self.base.last, *above.top, *above.last))
 
     def write(self) -> str:
         """Return the text from which ``read_place`` makes the same place."""
@@ -76,6 +85,7 @@ class Place:
             "steps": self.steps,
             "grows": self.grows,
             "page": self.page,
+            "read": [[begin.isoformat(), end.isoformat()] for begin, end in self.read],
         }
         return json.dumps(fields, separators=(",", ":"))
 
@@ -87,9 +97,10 @@ def read_place(text: str) -> Place:
         if fields.pop("version") != _VERSION:
             raise ValueError("another version")
         for name in ("base", "above", "begin"):
-            fields[name] = None if fields[name] is None else _read_stretch(**fields[name])
+            fields[name] = None if fields[name] is None else _read_part(**fields[name])
         newer, older, *far = map(int, fields["steps"])
         fields["steps"], fields["marks"] = [newer, older, *far], list(map(str, fields["marks"]))
+        fields["read"] = tuple((_moment(begin), _moment(end)) for begin, end in fields["read"])
         return Place(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise CheckpointError(
@@ -98,5 +109,12 @@ def read_place(text: str) -> Place:
         ) from exc
 
 
-def _read_stretch(top: list[str], last: list[str], link: str | None) -> Stretch:
-    return Stretch(list(map(str, top)), dict.fromkeys(map(str, last)), link)
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no time zone")
+    return moment
+
+
+def _read_part(top: list[str], last: list[str], link: str | None) -> Part:
+    return Part(list(map(str, top)), dict.fromkeys(map(str, last)), link)

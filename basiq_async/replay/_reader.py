@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from .._wire.order import Order
 from ..models import Message
+from ._coverage import InactivityTracker
 from ._ledger import Ledger, Span
-from ._coverage import MOST_ATTEMPTS, InactivityTracker
 from ._sources import MessageSource, UnreadableMessage
 from ._where import Where, everything
 
@@ -133,7 +133,7 @@ class MessageReader:
         tracker, ledger = self._tracker, self._ledger
         self._read += 1
         self._in_span += 1
-        if tracker is not None and (tracker.alert or len(message.raw.get("attempts") or ()) >= MOST_ATTEMPTS):
+        if tracker is not None and tracker.needs(message):
             tracker.see(message)
         if ledger.earlier and self._is_recorded(message):
             return None

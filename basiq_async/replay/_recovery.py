@@ -15,12 +15,14 @@ from ..filters import Filter
 from ..models import Message, Webhook
 from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Problem, Recovered, find_status_problem
+from ._coverage import Coverage, Inactivity, find_out_of_reach
 from ._dead_letters import read_all
 from ._engine import OnError
 from ._missed import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
-from ._coverage import Inactivity, Notes, find_out_of_reach
+from ._place import Place, read_place
 from ._replay import Replay
 from ._report import OnProgress, Report
+from ._sources import EVENT_PREFIX
 from ._where import Predicate, Where
 from .checkpoints._base import Checkpoint, DeadLetter, Job, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
@@ -40,6 +42,7 @@ async def recover(
     filter: str | Filter | None = None,
     where: Where | Predicate | None = None,
     everything: bool = False,
+    all_types: bool = False,
     acknowledged: datetime | None = None,
     concurrency: int = 32,
     rate: float | None = None,
@@ -70,7 +73,10 @@ async def recover(
     everything: whether to handle also messages that Basiq says it delivered when the inbox could not record them:
         before the inbox was first used, or longer ago than it remembers, and always with an ``HttpTarget``. By default
         they are not handled, and count as ``left_alone``. To change it to True, pass new checkpoints.
-    acknowledged: periods that are out of reach before this moment are known, and do not count as unfinished.
+    all_types: whether to take events of all types from the event list, as far as the receiver has handlers for them.
+        By default only those of the types that the webhook is subscribed to are taken.
+    acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
+        unfinished. The checkpoint keeps it, for later recoveries and for ``webhooks.diagnose``.
     instrument: called with each of the two replays before it runs, such as ``basiq_async.otel.instrument``.
 
     Raises the errors of ``Replay.run``.
@@ -118,6 +124,7 @@ async def recover(
         max_pause=max_pause,
         clock=clock,
     )
+    messages._acknowledged, events._all_types = acknowledged, all_types
     for replay in (messages, events):
         if instrument is not None:
             instrument(replay)
@@ -143,22 +150,40 @@ async def recover(
         quarantine=(target.inbox, target.webhook_id)
         if isinstance(target, WebhookReceiver)
         else (_require(inbox), webhook_id),
-        acknowledged=acknowledged,
     ).assess(first, second, was_active=was_active)
 
 
 async def recovered_by(
     webhook_id: str, checkpoint: Checkpoint, events_checkpoint: Checkpoint | None = None
 ) -> Recovered:
-    """Return what the recoveries with these checkpoints have recovered, for ``webhooks.diagnose``.
+    """Return what the runs with these checkpoints have recorded, for ``webhooks.diagnose``.
 
-    It only reads the checkpoints. Raises ``CheckpointError``, also for checkpoints of a recovery with a ``where`` or a
-    ``filter``, because that did not recover everything.
+    The runs can be those of ``recover`` or of a ``Replay``. It only reads the checkpoints. Combine several results by
+    ``|``. Raises ``CheckpointError``, also for checkpoints of a run with a ``where`` or a ``filter``, because that did
+    not recover everything.
     """
-    messages = await checkpoint.peek(Job(webhook_id)) or State()
-    events = await (events_checkpoint or checkpoint).peek(Job(webhook_id, source="events")) or State()
+    found = _recorded(await checkpoint.peek(Job(webhook_id)) or State(), of_events=False)
+    if events_checkpoint is None and keeps_both_sources(checkpoint):
+        events_checkpoint = checkpoint
+    if events_checkpoint is not None:
+        found |= _recorded(await events_checkpoint.peek(Job(webhook_id, source="events")) or State(), of_events=True)
+    return found
+
+
+def _recorded(state: State, *, of_events: bool) -> Recovered:
+    place = Place() if state.cursor is None else read_place(state.cursor)
+    coverage = Coverage.read(state.notes)
+    read, ids = place.read, place.ids()
+    done = frozenset(each.removeprefix(EVENT_PREFIX) for each in state.done) if of_events else state.done
     return Recovered(
-        Notes.read(messages.notes).read_until, Notes.read(events.notes).covered, messages.dead + events.dead
+        messages=() if of_events else read,
+        events=read if of_events else (),
+        message_ids=frozenset() if of_events else ids | done,
+        event_ids=ids | done if of_events else frozenset(),
+        dead_letters=state.dead,
+        given_up=coverage.given_up,
+        inactive=tuple((each.since, each.until) for each in coverage.inactive),
+        acknowledged=coverage.acknowledged,
     )
 
 
@@ -276,14 +301,12 @@ class Circumstances:
     events: Replay
     quarantine: tuple[Inbox, str | None]
     """The inbox that holds it, and the webhook's id in its keys."""
-    acknowledged: datetime | None
 
     async def assess(self, messages: Report, events: Report, *, was_active: bool) -> Recovery:
         """Return the recovery with these reports. ``was_active``: see ``Recovery``."""
         webhook = await self.client.webhooks.get(self.webhook_id)
-        found: tuple[Notes, Notes] = self.messages._notes, self.events._notes
-        reach = events.reach
-        lost = () if reach is None else find_out_of_reach(messages.inactive, found[1].covered, reach, self.acknowledged)
+        reach, known = events.reach, self.messages._coverage.acknowledged
+        lost = () if reach is None else find_out_of_reach(messages.inactive, self.events._read, reach, known)
         return Recovery(
             messages=messages,
             events=events,
@@ -291,7 +314,7 @@ class Circumstances:
             webhook=webhook,
             was_active=was_active,
             quarantined=await self._count_quarantined(),
-            given_up=found[0].given_up + found[1].given_up,
+            given_up=self.messages._coverage.given_up + self.events._coverage.given_up,
             circumstances=self,
         )
 

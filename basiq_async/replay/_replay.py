@@ -16,17 +16,18 @@ import attrs
 from .._arguments import check_positive, check_whole
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
-from ..errors import ConfigurationError, ReplayError
+from ..errors import ConfigurationError, NotFoundError, ReplayError, ResponseDecodeError
 from ..filters import Filter, filter_text
 from ..hooks import chain_hooks
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
+from ..services.diagnosis import Stretch
+from ._coverage import Coverage, InactivityTracker
 from ._dead_letters import DeadLetters, drop_dead, export_dead
 from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
-from ._coverage import InactivityTracker, Notes
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
 from ._sources import REACH, EventList, Lists, MessageSource, open_events, placeholder_for, read_texts
 from ._where import Predicate, Where, as_where
@@ -159,8 +160,17 @@ class Replay:
         self._reading = asyncio.Lock()
         self._running = False
         self._stopping = False
-        self._notes = Notes()
-        """The notes that the last run left in the checkpoint."""
+        self._coverage = Coverage()
+        """What the last run left in the checkpoint."""
+        self._read: tuple[Stretch, ...] = ()
+        """The times of which all messages or events were read, by the last run or an earlier one."""
+        self._acknowledged: datetime | None = None
+        """A recovery's argument of this name."""
+        self._all_types: bool | None = None
+        """For the event list: whether to take all types, or only those that the webhook is subscribed to.
+
+        None is for those that the receiver has handlers for; without one, for those that the webhook is subscribed to.
+        """
 
     @property
     def job(self) -> Job:
@@ -267,32 +277,41 @@ class Replay:
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._open_checkpoint() as state:
-            known, began, reach = Notes.read(state.notes), self._clock(), self._reach()
-            tracker = InactivityTracker(any_order=self._filters is not None, known=known.inactive)
+            known, reach = Coverage.read(state.notes), self._reach()
+            tracker = await self._look_again(known)
 
-            def note(whole: bool, given_up: int) -> Notes:
-                notes = attrs.evolve(known, inactive=tracker.periods(), given_up=known.given_up + given_up)
-                if not whole:
-                    return notes
-                notes = attrs.evolve(notes, read_until=began)
-                return notes if reach is None else notes.cover((reach, began))
+            def cover(given_up: int) -> Coverage:
+                moments = [each for each in (known.acknowledged, self._acknowledged) if each is not None]
+                return Coverage(
+                    tracker.periods(), tracker.under_way, known.given_up + given_up, max(moments, default=None)
+                )
 
-            def write_notes(whole: bool, given_up: int) -> str:
-                if whole or given_up or tracker.changed:
-                    return note(whole, given_up).write()
-                return state.notes
+            def write_notes(given_up: int) -> str:
+                changed = given_up or tracker.changed or self._acknowledged is not None
+                return cover(given_up).write() if changed else state.notes
 
-            engine = self._make_engine(
-                await self._open_source(state, tracker), state, self._where, tracker=tracker, notes=write_notes
-            )
+            source = await self._open_source(state, tracker)
+            engine = self._make_engine(source, state, self._where, tracker=tracker, notes=write_notes)
             try:
                 report = await self._go(engine, progress, plan)
             except ReplayError as exc:
                 if exc.report is not None:
                     exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
                 raise
-            self._notes = note(report.finished, report.failed if self._settings.on_error == "skip" else 0)
-            return attrs.evolve(report, inactive=self._notes.inactive, reach=reach)
+            self._coverage = cover(report.failed if self._settings.on_error == "skip" else 0)
+            self._read = source.read
+            return attrs.evolve(report, inactive=self._coverage.inactive, reach=reach)
+
+    async def _look_again(self, known: Coverage) -> InactivityTracker:
+        """Return a tracker that has seen the messages whose attempts had not ended when an earlier run saw them."""
+        tracker = InactivityTracker(any_order=self._filters is not None, known=known.inactive, now=self._clock())
+        for each in known.under_way:
+            try:
+                tracker.see(await self._client.messages.get(self._webhook_id, each.id))
+            except (NotFoundError, ResponseDecodeError):
+                tracker.miss(each)
+        tracker.changed = tracker.changed or bool(known.under_way)
+        return tracker
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._open_checkpoint() as state:
@@ -308,7 +327,7 @@ class Replay:
         *,
         ledger: Ledger | None = None,
         tracker: InactivityTracker | None = None,
-        notes: Callable[[bool, int], str] | None = None,
+        notes: Callable[[int], str] | None = None,
     ) -> Engine:
         target = as_target(
             self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
@@ -386,14 +405,15 @@ class Replay:
     async def _open_source(self, state: State, tracker: InactivityTracker) -> MessageSource:
         if self._source == "events":
             wanted = self._handles
-            if wanted is None:
+            if self._all_types is False or (wanted is None and not self._all_types):
                 webhook = await self._client.webhooks.get(self._webhook_id)
                 wanted = frozenset(webhook.subscribed_events).__contains__
-            return EventList(Feed(open_events(self._client, self._filter), state.cursor), self._webhook_id, wanted)
+            events = Feed(open_events(self._client, self._filter), state.cursor, now=self._clock, reach=REACH)
+            return EventList(events, self._webhook_id, wanted or (lambda event_type: True))
         if self._filters is not None:
             texts = read_texts(state.cursor, len(self._filters))
             return Lists([Feed(self._list(each), text) for each, text in zip(self._filters, texts, strict=True)])
-        history: Feed[Message] = Feed(self._list(self._filter), state.cursor, note_times=tracker.note)
+        history: Feed[Message] = Feed(self._list(self._filter), state.cursor, now=self._clock, note_times=tracker.note)
         return history
 
     def _id_in_keys(self, inbox: Inbox | None) -> str | None:
@@ -413,7 +433,7 @@ class Replay:
         return self._target.handles if isinstance(self._target, WebhookReceiver) else None
 
     def _reach(self) -> datetime | None:
-        return self._clock() - REACH if self._source == "events" else None
+        return (self._clock() - REACH).replace(microsecond=0) if self._source == "events" else None
 
 
 def _read_filters(

@@ -18,11 +18,12 @@ from ..client import BasiqClient
 from ..errors import CheckpointError
 from ..models import Event, Message
 from ..pagination import Paginator, UnreadableItem
+from ..services.diagnosis import Stretch
 from ._feed import Feed
 
 REACH = timedelta(days=7)
 """The age of the oldest events in the event list (the vendor's reference)."""
-_PREFIX = "event-"
+EVENT_PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
@@ -42,6 +43,11 @@ class MessageSource(Protocol):
     @property
     def repeats(self) -> bool:
         """Whether messages may have been handed out again, because of what the list no longer shows."""
+        ...
+
+    @property
+    def read(self) -> tuple[Stretch, ...]:
+        """The times of which all items were handed out, in this run or in an earlier one."""
         ...
 
     def take(self) -> Message | None:
@@ -120,6 +126,11 @@ class EventList:
         """See ``MessageSource``."""
         return self._feed.repeats
 
+    @property
+    def read(self) -> tuple[Stretch, ...]:
+        """See ``MessageSource``."""
+        return self._feed.read
+
     def take(self) -> Message | None:
         """See ``MessageSource``."""
         while (event := self._feed.take()) is not None:
@@ -182,6 +193,11 @@ class Lists:
         """See ``MessageSource``."""
         return any(each.repeats for each in self._feeds)
 
+    @property
+    def read(self) -> tuple[Stretch, ...]:
+        """See ``MessageSource``. Each list has a part of the messages only."""
+        return ()
+
     async def aclose(self) -> None:
         """See ``MessageSource``."""
         tasks = list(self._tasks.values())
@@ -218,6 +234,7 @@ class FixedMessages:
     order: Order = "unknown"
     finished = True
     repeats = False
+    read: tuple[Stretch, ...] = ()
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._messages = iter(messages)
@@ -249,7 +266,7 @@ def open_events(
     prefetch: int = 1,
 ) -> Paginator[Event]:
     """Open the list of events after a cursor, or after the event of the message with the id ``after``."""
-    event_id = None if after is None or not after.startswith(_PREFIX) else after.removeprefix(_PREFIX)
+    event_id = None if after is None or not after.startswith(EVENT_PREFIX) else after.removeprefix(EVENT_PREFIX)
     return client.events.list(
         filter=filter, cursor=cursor, after=event_id, prefetch=prefetch, on_unreadable=_placeholder_for
     )
@@ -285,4 +302,4 @@ def _placeholder_for(item: UnreadableItem) -> Event:
 def _message_id(event_id: str) -> str:
     """Return an id that a delivery can have, and whose prefix tells that it comes from an event."""
     plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
-    return _PREFIX + plain
+    return EVENT_PREFIX + plain

@@ -22,7 +22,17 @@ from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
-from .diagnosis import LATELY, Attempts, DiagnosedReceiver, Diagnosis, EndpointCheck, Recovered, cool_off_left, matches
+from .diagnosis import (
+    LATELY,
+    Attempts,
+    DiagnosedReceiver,
+    Diagnosis,
+    EndpointCheck,
+    Recovered,
+    cool_off_left,
+    is_inactive,
+    matches,
+)
 
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
@@ -70,6 +80,12 @@ async def diagnose(
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         failed_share=scan.attempts.failed_share,
         last_success=scan.attempts.last_success,
+        by_status=dict(scan.attempts.by_status),
+        first_failure=scan.attempts.first_failure,
+        disabled_at=scan.attempts.disabled_at if is_inactive(webhook) else None,
+        oldest_undelivered=scan.attempts.oldest_undelivered,
+        out_of_reach=() if recovered is None else recovered.out_of_reach(now),
+        given_up=0 if recovered is None else recovered.given_up,
         endpoint=await signer.test(webhook.url, datetime.now(UTC)) if test and signer.can_sign else None,
         undelivered=scan.undelivered,
         never_sent=scan.never_sent,
@@ -143,7 +159,7 @@ class _HistoryScan:
             time = item_time(message)
             if message.attempts and not message.delivered:
                 ids = message.event_type_id, message.event_id, message.id
-                recovered = self._recoveries.has_message(time) or await self._is_handled(*ids)
+                recovered = self._recoveries.has_message(message.id, time) or await self._is_handled(*ids)
                 self.recovered += recovered
                 self.undelivered += not recovered
             if not recovered:
@@ -161,9 +177,11 @@ class _HistoryScan:
 
     async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
         """Count an event that has no message."""
-        if created is not None and created > self._now - _SOON:
+        if created is not None and created > self._now - _SOON and not is_inactive(self._webhook):
             return  # its message may still come
-        recovered = self._recoveries.has_event(created) or await self._is_handled(event_type_id, event_id, None)
+        recovered = self._recoveries.has_event(event_id, created) or await self._is_handled(
+            event_type_id, event_id, None
+        )
         if self._is_before_look(created):  # it may have a message that was not read
             self.complete = self.complete and recovered
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,10 +20,12 @@ LATELY = timedelta(hours=24)
 COOL_OFF = 900.0
 """The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
 _MANY_FAILURES = 0.1
-_LISTED = timedelta(days=7)
+_MOST_ATTEMPTS = 8
+_KEPT = 1_000
+LISTED = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
-_SKEW = timedelta(minutes=5)
-"""The most by which Basiq's clock and this machine's clock may differ."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+"""The begin of all times."""
 _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
@@ -113,9 +116,17 @@ class Diagnosis:
     unknown: event types of handlers that are not in Basiq's list.
     unhandled: subscribed event types without a handler; empty without a receiver.
     unsubscribed: event types with a handler that the webhook is not subscribed to; empty without a receiver.
-    failed_share: the share of attempts in the last 24 hours that failed, from 0 to 1; None if there were no attempts.
-        Attempts for messages that were recovered later do not count.
+    failed_share: the share of the attempts in the last 24 hours that failed for messages which are still undelivered,
+        from 0 to 1; None if there were no attempts. Messages that were recovered do not count.
+    by_status: how many attempts of the last 24 hours got each status; None is for no response.
     last_success: the time of the last successful attempt; None if there was none.
+    first_failure: the time of the first failed attempt after it, for a message that is still undelivered; None if there
+        was none.
+    disabled_at: when the webhook was disabled: the time of the eighth failed attempt of a message after the last
+        success; None if the webhook is not disabled, or if no message that was read has eight failed attempts.
+    oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
+    out_of_reach: the times of which events are lost, as far as the checkpoints show them and nobody acknowledged it.
+    given_up: how many messages and events failed in a run with ``on_error="skip"``, and were not kept.
     endpoint: the result of the signed test delivery; None if no test was made.
     undelivered: how many messages have no successful attempt and were not recovered.
     never_sent: how many events of the last 7 days, of subscribed types, have no message and were not recovered.
@@ -139,6 +150,12 @@ class Diagnosis:
     unsubscribed: tuple[str, ...] = ()
     failed_share: float | None = None
     last_success: datetime | None = None
+    by_status: Mapping[int | None, int] = attrs.field(factory=dict)
+    first_failure: datetime | None = None
+    disabled_at: datetime | None = None
+    oldest_undelivered: datetime | None = None
+    out_of_reach: tuple[Stretch, ...] = ()
+    given_up: int = 0
     endpoint: EndpointCheck | None = None
     undelivered: int = 0
     never_sent: int = 0
@@ -165,32 +182,99 @@ class Diagnosis:
         return tuple(_find_problems(self))
 
 
+Stretch = tuple[datetime, datetime]
+"""A stretch of time: its begin and its end."""
+
+
+def join_stretches(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
+    """Sort stretches by their begin, and merge those that overlap or touch."""
+    joined: list[Stretch] = []
+    for begin, end in sorted(stretches):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((begin, end))
+    return tuple(joined)
+
+
+def subtract(stretch: Stretch, others: Iterable[Stretch]) -> tuple[Stretch, ...]:
+    """Return the parts of a stretch that are in none of the others."""
+    begin, end = stretch
+    left: list[Stretch] = []
+    for other_begin, other_end in join_stretches(others):
+        if begin < min(other_begin, end):
+            left.append((begin, min(other_begin, end)))
+        begin = max(begin, other_end)
+    return (*left, (begin, end)) if begin < end else tuple(left)
+
+
 @attrs.frozen
 class Recovered:
-    """The messages and events that recoveries of a webhook handled. ``recovered_by`` reads this from their checkpoints.
+    """What runs of ``recover`` and ``Replay`` recorded. ``recovered_by`` reads this from their checkpoints.
 
-    messages_until: messages whose first attempt was before this time were recovered, or are dead letters. None if no
-        recovery has read the whole history.
-    events: the periods whose events were recovered, each as its start and end.
-    dead_letters: how many messages and events failed in a recovery, and are kept as dead letters.
+    All times are by Basiq's clock.
+
+    messages: the times of which all messages were read: each was handled, or is a dead letter, or was given up.
+    events: the same of the event list.
+    message_ids, event_ids: ids of messages and events that were read last, also by a run that was interrupted.
+    dead_letters: how many messages and events failed, and are kept as dead letters.
+    given_up: how many failed and were not kept.
+    inactive: the periods in which the webhook was not active; a period that has not ended has no end.
+    acknowledged: what is out of reach before this moment is known.
     """
 
-    messages_until: datetime | None = None
-    events: tuple[tuple[datetime, datetime], ...] = ()
+    messages: tuple[Stretch, ...] = ()
+    events: tuple[Stretch, ...] = ()
+    message_ids: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    event_ids: frozenset[str] = attrs.field(default=frozenset(), repr=False)
     dead_letters: int = 0
+    given_up: int = 0
+    inactive: tuple[tuple[datetime, datetime | None], ...] = ()
+    acknowledged: datetime | None = None
 
-    def has_message(self, first_attempt: datetime | None) -> bool:
-        """Whether a message whose first attempt was at this time was recovered."""
-        until = self.messages_until
-        return until is not None and first_attempt is not None and first_attempt < until - _SKEW
+    def __or__(self, other: Recovered) -> Recovered:
+        """Return what both recorded."""
+        moments = [each for each in (self.acknowledged, other.acknowledged) if each is not None]
+        return Recovered(
+            join_stretches([*self.messages, *other.messages]),
+            join_stretches([*self.events, *other.events]),
+            self.message_ids | other.message_ids,
+            self.event_ids | other.event_ids,
+            self.dead_letters + other.dead_letters,
+            self.given_up + other.given_up,
+            (*self.inactive, *other.inactive),
+            max(moments, default=None),
+        )
 
-    def has_event(self, created: datetime | None) -> bool:
-        """Whether an event that was created at this time was recovered."""
-        return created is not None and any(begin <= created < end - _SKEW for begin, end in self.events)
+    @property
+    def messages_until(self) -> datetime | None:
+        """All messages before this time were read; None if that is so of no time."""
+        return self.messages[0][1] if self.messages and self.messages[0][0] <= LONG_AGO else None
+
+    def has_message(self, message_id: str | None, first_attempt: datetime | None) -> bool:
+        """Whether a message was recorded."""
+        return message_id in self.message_ids or _within(first_attempt, self.messages)
+
+    def has_event(self, event_id: str | None, created: datetime | None) -> bool:
+        """Whether an event of the event list was recorded."""
+        return event_id in self.event_ids or _within(created, self.events)
 
     def has_events_before(self, moment: datetime, now: datetime) -> bool:
-        """Whether all events before ``moment`` that Basiq still lists were recovered."""
-        return any(begin <= now - _LISTED and moment < end - _SKEW for begin, end in self.events)
+        """Whether all events before ``moment`` that Basiq still lists were recorded."""
+        return any(begin <= now - LISTED and moment < end for begin, end in self.events)
+
+    def out_of_reach(self, now: datetime) -> tuple[Stretch, ...]:
+        """Return the times of which events are lost: no message was made, none was read, and none is listed now."""
+        reach = now - LISTED
+        found: list[Stretch] = []
+        for since, until in self.inactive:
+            begin = since if self.acknowledged is None else max(since, self.acknowledged)
+            found += subtract((begin, reach if until is None else min(until, reach)), self.events)
+        return join_stretches(found)
+
+
+def _within(time: datetime | None, stretches: Iterable[Stretch]) -> bool:
+    return time is not None and any(begin <= time < end for begin, end in stretches)
 
 
 def is_inactive(webhook: Webhook) -> bool:
@@ -216,24 +300,60 @@ class Attempts:
     def __init__(self, now: datetime) -> None:
         self._since = now - LATELY
         self._failed = self._all = 0
+        self.by_status: Counter[int | None] = Counter()
         self.last_success: datetime | None = None
+        self.oldest_undelivered: datetime | None = None
+        self._failures: list[datetime] = []
+        """The times of the first failed attempts of undelivered messages, and of their eighth ones."""
+        self._ends: list[datetime] = []
 
     def add(self, message: Message) -> None:
-        """Count the attempts of one message."""
+        """Count the attempts of one message that no recovery handled."""
+        times: list[datetime] = []
         for attempt in message.attempts:
             at = attempt.timestamp
             if at is None:
                 continue
+            times.append(at)
             if at >= self._since:
                 self._all += 1
-                self._failed += not attempt.succeeded
+                self._failed += not message.delivered
+                self.by_status[attempt.status_code] += 1
             if attempt.succeeded and (self.last_success is None or at > self.last_success):
                 self.last_success = at
+        if times and not message.delivered:
+            self.oldest_undelivered = min(
+                times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
+            )
+            self._failures = _keep_few([*self._failures, *times])
+            if len(message.attempts) >= _MOST_ATTEMPTS:
+                self._ends = _keep_few([*self._ends, max(times)])
 
     @property
     def failed_share(self) -> float | None:
-        """The share of attempts in the last 24 hours that failed, from 0 to 1; None if there were no attempts."""
+        """See ``Diagnosis``."""
         return self._failed / self._all if self._all else None
+
+    @property
+    def first_failure(self) -> datetime | None:
+        """See ``Diagnosis``."""
+        return self._first_after_success(self._failures)
+
+    @property
+    def disabled_at(self) -> datetime | None:
+        """See ``Diagnosis``."""
+        return self._first_after_success(self._ends)
+
+    def _first_after_success(self, times: list[datetime]) -> datetime | None:
+        return min((each for each in times if self.last_success is None or each > self.last_success), default=None)
+
+
+def _keep_few(times: list[datetime]) -> list[datetime]:
+    """Return the times, or the latest and the earliest of them if they are many."""
+    if len(times) <= 2 * _KEPT:
+        return times
+    times.sort()
+    return [*times[: _KEPT // 2], *times[-_KEPT // 2 :]]
 
 
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
@@ -275,8 +395,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.failed_share is not None and found.failed_share > _MANY_FAILURES:
         yield Problem(
             "failing",
-            f"{found.failed_share:.0%} of the attempts of the last 24 hours failed; after 8 failures of one delivery "
-            "Basiq can disable the webhook",
+            f"{found.failed_share:.0%} of the attempts of the last 24 hours failed, for messages that are still not "
+            "delivered; after 8 failures of one delivery Basiq can disable the webhook",
             _line("messages tail", webhook.id, "--failed"),
         )
     if found.undelivered:
@@ -294,6 +414,17 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             f"{found.dead_letters:,} messages or events failed in a recovery, and are kept as dead letters: mend their "
             "handler, then retry them",
             recover("--retry-dead"),
+        )
+    if found.given_up:
+        yield Problem(
+            "given-up", f'{found.given_up:,} messages or events failed, and on_error="skip" did not keep them'
+        )
+    for begin, end in found.out_of_reach:
+        yield Problem(
+            "out-of-reach",
+            f"the webhook was not active from {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, and the event "
+            "list no longer has the events of that time: fetch the present state from the API, then acknowledge it",
+            recover("--acknowledged", f"{end.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"),
         )
     if found.quarantined:
         yield Problem(

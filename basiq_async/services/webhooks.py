@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from .._arguments import check_event_type_ids, check_from_zero, select_texts
 from .._redaction.text import printable
 from .._wire.urls import absolute_url
@@ -26,7 +28,7 @@ logger = logging.getLogger("basiq_async.webhooks")
 _ALL = "/notifications/webhooks"
 _ONE = "/notifications/webhooks/{webhook_id}"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
-_RACES = 3
+_RACES = 10
 _LAST_REQUEST = 0.5
 """How long the last request of ``wait_until_active`` may continue after the timeout, in seconds."""
 
@@ -65,7 +67,8 @@ class Webhooks:
 
         A missing webhook is created, and one that differs is updated. A disabled webhook, which gets no deliveries, is
         reactivated; events that happened meanwhile did not become messages. A ``name`` or ``description`` of None is
-        not changed. Several processes may call this at once.
+        not changed. Several processes may call this at once: after it wrote, it reads again, and adds its event types
+        once more if another process has overwritten them.
 
         ``action`` of the result says what was done. Its ``secret`` is None if nothing was done, because only responses
         to create and update hold it.
@@ -76,17 +79,29 @@ class Webhooks:
         ``removed_event_types``.
         """
         body = _body(url, subscribed_events, name, description)
-        races = _RACES
-        while True:
-            existing = await self._find(url)
-            if existing is not None:
-                return await self._bring_up_to(existing, body, remove=remove_event_types)
-            races -= 1
-            try:
-                return EnsuredWebhook.of(await self._api.post(Webhook, self._api.at(_ALL), body), "created")
-            except ConflictError:
-                if not races:
-                    raise
+        done: EnsuredWebhook | None = None
+        for left in reversed(range(_RACES)):
+            existing = await self._find(url) if done is None else await self.get(done.id)
+            if existing is None:
+                try:
+                    done = EnsuredWebhook.of(await self._api.post(Webhook, self._api.at(_ALL), body), "created")
+                except ConflictError:
+                    if not left:
+                        raise
+                continue
+            # Another service may have written what it read before this one wrote. Only a look afterwards shows that.
+            if done is not None and set(body["subscribedEvents"]) <= set(existing.subscribed_events):
+                return done
+            written = await self._bring_up_to(existing, body, remove=remove_event_types and done is None)
+            if written.action == "unchanged":
+                return written
+            done = written if done is None else attrs.evolve(written, action=done.action)
+        raise ConflictError(
+            "other services change the event types of this webhook again and again",
+            status=409,
+            method="POST",
+            path=_ALL,
+        )
 
     def list(self, *, on_unreadable: OnUnreadable[Webhook] | None = None) -> Paginator[Webhook]:
         """List the application's webhooks, without their secrets. ``on_unreadable`` is as for ``messages.list``."""

@@ -8,7 +8,12 @@ import pytest
 
 from basiq_async import CheckpointError, Message
 from basiq_async.replay import Inactivity
-from basiq_async.replay._coverage import InactivityTracker, Notes, find_out_of_reach  # private: years pass in a moment
+from basiq_async.replay._coverage import (  # private: years pass in a moment
+    Coverage,
+    InactivityTracker,
+    UnderWay,
+    find_out_of_reach,
+)
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -26,17 +31,31 @@ def message(first: float, *, failed: bool) -> Message:
     return tried(*(first + step for step in range(8))) if failed else tried(first, status="Success")
 
 
-def test_notes_are_read_as_they_were_written() -> None:
-    notes = Notes((Inactivity(at(0), at(3)), Inactivity(at(5))), ((at(0), at(1)),), given_up=3, read_until=at(9))
-    assert Notes.read(notes.write()) == notes
-    assert Notes().write() == ""
-    assert Notes.read("") == Notes()
+def test_coverage_is_read_as_it_was_written() -> None:
+    found = Coverage((Inactivity(at(0), at(3)), Inactivity(at(5))), (UnderWay("m1", at(0)),), 3, at(9))
+    assert Coverage.read(found.write()) == found
+    assert Coverage().write() == ""
+    assert Coverage.read("") == Coverage()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"inactive": 3}', '{"inactive": [["2026-01-01", null]]}'])
-def test_damaged_notes_are_a_checkpoint_error(text: str) -> None:
+def test_a_damaged_coverage_is_a_checkpoint_error(text: str) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
-        Notes.read(text)
+        Coverage.read(text)
+
+
+def test_messages_whose_attempts_have_not_ended_are_looked_at_again_the_oldest_first() -> None:
+    tracker = InactivityTracker()
+    for number in range(300):
+        message = Message(f"m{number}", tried(number, number + 0.1).raw)
+        assert tracker.needs(message)
+        tracker.see(message)
+    assert not tracker.needs(tried(1, status="Success"))
+    assert [each.id for each in tracker.under_way] == [f"m{number}" for number in range(100)]
+    assert tracker.periods() == ()
+    tracker.miss(tracker.under_way[0])  # Basiq no longer has it: it has failed for good, as far as anyone knows
+    (period,) = tracker.periods()
+    assert at(27) < period.since < at(28)
 
 
 @pytest.mark.parametrize(

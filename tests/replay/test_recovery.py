@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message, ReplayError
+from basiq_async import (
+    BasiqClient,
+    ConfigurationError,
+    ConnectionFailedError,
+    InMemoryTransport,
+    Message,
+    ReplayError,
+    RetryPolicy,
+)
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import HttpTarget, MemoryCheckpoint, Recovery, Replay, limit, recover
-from basiq_async.testing import FakeBasiq, ManualClock
+from basiq_async.replay import HttpTarget, MemoryCheckpoint, Recovery, Replay, limit, recover, recovered_by
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 
 URL = "https://service.example/basiq"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -315,3 +324,95 @@ async def test_the_seven_days_are_counted_by_the_fakes_clock_without_being_told(
             events_checkpoint=MemoryCheckpoint(),
         )
         assert found.events.reach == fake.clock() - timedelta(days=7)
+
+
+# --- what only a later look shows ---
+
+
+async def test_a_message_under_way_at_an_earlier_look_is_looked_at_again_before_it_says_finished(world: World) -> None:
+    await world.emit(1, status=500)
+    await world.fake.advance(hours=1)  # four attempts have failed, and four will
+    receiver = world.receiver()
+    assert (await world.recover(receiver)).finished
+    await world.fake.advance(hours=30)  # they fail, and Basiq disables the webhook
+    silent = await world.emit(2)
+    await world.fake.advance(days=9)  # nobody looks for longer than the event list reaches
+    await world.reactivate()
+    await world.emit(1)
+    found = await world.recover(receiver)
+    assert (codes(found), found.finished) == (["out-of-reach"], False)
+    assert set(world.got).isdisjoint(silent)
+    recorded = await recovered_by(world.webhook_id, *world.checkpoints)
+    diagnosis = await world.basiq.webhooks.diagnose(world.webhook_id, recovered=recorded)
+    assert "out-of-reach" in {problem.code for problem in diagnosis.problems}
+    # It stays, until someone acknowledges it; then for all who look.
+    assert not (await world.recover(receiver)).finished
+    assert (await world.recover(receiver, acknowledged=found.out_of_reach[0].until)).finished
+    assert (await world.recover(receiver)).finished
+    recorded = await recovered_by(world.webhook_id, *world.checkpoints)
+    assert not recorded.out_of_reach(world.fake.clock())
+
+
+async def test_what_basiq_no_longer_has_counts_as_failed_for_good(world: World) -> None:
+    await world.emit(1, status=500)
+    await world.fake.advance(hours=1)
+    receiver = world.receiver()
+    assert (await world.recover(receiver)).finished
+    world.fake.fail_next(1, status=404, path="*/messages/*")
+    await world.fake.advance(days=9)
+    await world.reactivate()
+    assert codes(await world.recover(receiver)) == ["out-of-reach"]
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+async def test_a_recovery_that_is_killed_at_any_request_calls_nothing_lost_that_it_handled(order: str) -> None:
+    quirks = Quirks(message_order=order, event_order=order)  # type: ignore[arg-type]  # one of two words
+    for kill in range(3, 40, 2):
+        fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=3)), quirks=quirks, page_size=3)
+        inner = InMemoryTransport(fake)
+        made = World(fake, BasiqClient(fake.api_key, transport=inner), fake.add_webhook(URL, ["user.created"]))
+
+        async def receive(headers: Any, body: bytes, world: World = made) -> int:
+            return world.status
+
+        fake.route(URL, receive)
+        await made.disable()
+        silent = {}
+        for _ in range(12):
+            created = fake.clock()
+            silent[(await made.emit(1))[0]] = created
+            await fake.advance(minutes=20)
+        await made.reactivate()
+        receiver = made.receiver()
+        requests = len(fake.requests)
+
+        class Killed:
+            async def send(
+                self, request: Any, /, fake: FakeBasiq = fake, inner: Any = inner, last: int = requests + kill
+            ) -> Any:
+                if len(fake.requests) >= last:
+                    raise ConnectionFailedError("the process dies", sent=False)
+                return await inner.send(request)
+
+            async def aclose(self) -> None: ...
+
+        async with BasiqClient(fake.api_key, transport=Killed(), retry=RetryPolicy(max_retries=0)) as basiq:
+            checkpoints = made.checkpoints
+            with suppress(ReplayError, ConnectionFailedError):
+                await recover(
+                    basiq, made.webhook_id, receiver, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
+                )
+        before = set(made.got)
+        await fake.advance(days=8)  # now the event list is empty
+        found = await made.recover(receiver)
+        assert len(made.got) == len(set(made.got)), "handled twice"
+        for event_id, created in silent.items():
+            handled = event_id in made.got
+            edge = timedelta(seconds=handled)  # others may have the time of the last one that was handled
+            named = any(
+                each.since + edge <= created < (each.until or fake.clock()) - edge for each in found.out_of_reach
+            )
+            assert named is not handled, f"killed at request {kill}: {created} is {'handled' if handled else 'lost'}"
+        assert found.finished is (not found.out_of_reach)
+        assert before <= set(made.got)
+        await made.basiq.aclose()

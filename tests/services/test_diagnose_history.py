@@ -13,7 +13,7 @@ import pytest
 from basiq_async import BasiqClient, Diagnosis, InMemoryTransport
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, recover, recovered_by
-from basiq_async.services.diagnosis import Recovered
+from basiq_async.services.diagnosis import LONG_AGO, Recovered
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
 from tests.support.scripted import Scripted, answer, client, page
 
@@ -168,7 +168,8 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
         await w.emit(30)
         await w.fake.advance(hours=1)
         now = w.fake.clock()
-        brought = Recovered(now - timedelta(hours=20), ((now - timedelta(days=8), now - timedelta(hours=20)),))
+        until = now - timedelta(hours=20)
+        brought = Recovered(((LONG_AGO, until),), ((now - timedelta(days=8), until),))
         found = await w.basiq.webhooks.diagnose(w.webhook_id, recovered=brought)
         assert found.healthy, found.problems
         assert found.never_sent == 0

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 from aiohttp import web
 
 from basiq_async import ConfigurationError, Diagnosis, NotFoundError, Problem, Webhook
 from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
-from basiq_async.services.diagnosis import cool_off_left
+from basiq_async.services.diagnosis import Recovered, cool_off_left
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, page
 
@@ -125,20 +126,46 @@ async def test_a_webhook_without_event_types_is_told() -> None:
     assert codes(await diagnose(subscribed=[])) == ["no-event-types"]
 
 
-async def test_attempts_that_failed_lately_are_told_as_a_share() -> None:
+async def test_attempts_that_failed_lately_for_what_is_still_undelivered_are_told_as_a_share() -> None:
     hour, days = timedelta(hours=1), timedelta(days=3)
     found = await diagnose(
         messages=[
             message(1, attempt("Failed", hour), attempt("Success", hour)),
-            message(2, attempt("Failed", hour)),
+            message(2, attempt("Failed", hour / 2)),
             message(3, attempt("Failed", days), attempt("Failed", days)),
             message(4),
         ]
     )
-    assert found.failed_share == pytest.approx(2 / 3)
+    assert found.failed_share == pytest.approx(1 / 3)  # the first message was retried, and delivered
     assert found.undelivered == 2
     assert codes(found) == ["failing", "undelivered"]
-    assert "67%" in found.problems[0].text
+    assert "33%" in found.problems[0].text
+    assert found.by_status == {None: 3}
+    assert found.last_success == NOW - hour
+    assert found.first_failure == NOW - hour / 2
+    assert found.oldest_undelivered == NOW - days
+    assert found.disabled_at is None
+
+
+async def test_a_webhook_whose_failures_were_all_retried_well_is_healthy() -> None:
+    hour = timedelta(hours=1)
+    found = await diagnose(messages=[message(n, attempt("Failed", hour), attempt("Success", hour)) for n in range(5)])
+    assert found.healthy
+    assert (found.failed_share, found.by_status) == (0.0, {None: 10})
+
+
+async def test_what_was_given_up_and_what_is_out_of_reach_stay_problems_until_they_are_acknowledged() -> None:
+    now = datetime.now(UTC)
+    lost = (now - timedelta(days=20), now - timedelta(days=18))
+    known = Recovered(given_up=2, inactive=(lost, (now - timedelta(days=1), None)))
+    found = await diagnose(recovered=known)
+    assert codes(found) == ["given-up", "out-of-reach"]
+    assert found.out_of_reach == (lost,)
+    assert "--acknowledged" in found.problems[1].command
+    acknowledged = attrs.evolve(known, given_up=0, acknowledged=now - timedelta(days=18))
+    assert (await diagnose(recovered=acknowledged)).healthy
+    read = Recovered(events=((now - timedelta(days=30), now),))
+    assert codes(await diagnose(recovered=known | read)) == ["given-up"]
 
 
 async def test_events_that_never_became_messages_are_counted() -> None:

@@ -135,6 +135,16 @@ async def test_ensure_says_what_was_done(basiq: Basiq) -> None:
     assert await ensure("user.created", "user.updated", name="n") == ("updated", True)
 
 
+async def test_services_that_ensure_one_webhook_at_once_lose_no_subscription(basiq: Basiq) -> None:
+    types = [each.id async for each in basiq.client.event_types.list()]
+    ensured = await asyncio.gather(
+        *(basiq.client.webhooks.ensure(url=URL, subscribed_events=[each], name="n") for each in types[:6])
+    )
+    assert len({each.id for each in ensured}) == 1
+    (webhook,) = await basiq.client.webhooks.list().collect()
+    assert set(webhook.subscribed_events) == set(types[:6])
+
+
 async def disable(basiq: Basiq) -> None:
     """Let every attempt of a delivery fail, until Basiq gives the endpoint up."""
     basiq.fake.endpoint_down(URL)
