@@ -60,7 +60,7 @@ class History:
     ) -> NewestItems[Message]:
         """Return the ``most`` newest messages; 0 for all. ``on_read`` is called with the number of messages read."""
         from .._wire.order import read_newest
-        from ..replay.engine import TOP, WINDOW, Feed, Place, Stretch
+        from ..replay.engine import TOP, WINDOW, Feed, Part, Place
 
         ids: list[str] = []
         count = 0
@@ -80,7 +80,7 @@ class History:
             # What follows these messages counts as known: 64 steps show that the list begins with the newest.
             while (message := feed.take()) is not None:
                 read(message)
-            known = Stretch(top=ids[:TOP], last=dict.fromkeys(ids))
+            known = Part(top=ids[:TOP], last=dict.fromkeys(ids))
             self._place = Place(base=known, whole=True, steps=[0, 64, 0, 64], grows="top", page=len(ids)).write()
         await feed.aclose()
         return found

@@ -6,7 +6,7 @@ from ._dead_letters import as_message, export_dead
 from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger
-from ._place import TOP, WINDOW, Place, Stretch
+from ._place import TOP, WINDOW, Part, Place
 from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, everything
 from .targets._adapters import as_target
@@ -23,11 +23,11 @@ __all__ = [
     "Function",
     "Handler",
     "OnError",
+    "Part",
     "Place",
     "Predicate",
     "RunSettings",
     "SessionHandler",
-    "Stretch",
     "UnreadableMessage",
     "as_message",
     "as_target",
