@@ -145,7 +145,7 @@ class _Pages(_Reading[T]):
         except Unreadable:
             items = self._read_one_by_one(offset)
         position.offset = len(position.items)
-        after = position.cursor(listing.base) if position.next_url is not None else None
+        after = position.next_page(listing.base)
         return Page(items, None if after is None else listing.encode(after))
 
     def _read_one_by_one(self, offset: int) -> list[T]:

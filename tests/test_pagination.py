@@ -451,14 +451,28 @@ def test_the_cursor_is_none_before_the_first_item_and_short_after_it() -> None:
     virtual.run(main())
 
 
-def test_behind_the_last_item_of_a_page_the_cursor_asks_for_the_next_page_alone() -> None:
+def test_behind_the_last_item_of_a_page_the_cursor_asks_for_that_page_and_looks_for_the_item() -> None:
     async def main() -> None:
         history = History(6)
         paginator = listing(history, prefetch=0)
         await paginator.collect(3)
         history.asked.clear()
         assert await ids(listing(history, cursor=paginator.cursor)) == expected(3, 4, 5)
-        assert history.asked == [3]
+        assert history.asked[-1] == 3
+        assert len(history.asked) == 2
+
+
+@pytest.mark.parametrize("stop", range(1, 9))
+@pytest.mark.parametrize("gone", range(1, 9))
+def test_a_cursor_finds_its_item_again_where_items_before_it_are_gone(stop: int, gone: int) -> None:
+    async def main() -> None:
+        history = History(9)
+        paginator = listing(history)
+        await paginator.collect(stop)
+        del history.rows[: min(gone, stop - 1)]
+        assert await ids(listing(history, cursor=paginator.cursor)) == expected(*range(stop, 9))
+
+    virtual.run(main())
 
     virtual.run(main())
 
@@ -682,7 +696,7 @@ def test_a_cursor_whose_page_has_expired_finds_its_item_from_the_start(status: i
         history.asked.clear()
         resumed = listing(history, cursor=paginator.cursor, prefetch=prefetch)
         assert await ids(resumed) == expected(*range(stop, 9))
-        assert history.asked[:2] == [-1, 0]
+        assert history.asked[:2] == ([0, -1] if stop == 3 else [-1, 0])  # the page that holds the third is the first
 
     virtual.run(main())
 

@@ -94,7 +94,7 @@ class Listing(Generic[T]):
 class Position:
     """The page that is being consumed, and the number of its items that were consumed."""
 
-    __slots__ = ("before", "items", "left", "next_url", "restarts", "resume_raw", "resume_target", "url")
+    __slots__ = ("before", "items", "left", "next_url", "place", "restarts", "resume_raw", "resume_target", "url")
 
     def __init__(self, url: str, resume_target: Cursor | None) -> None:
         self.url = url
@@ -111,9 +111,13 @@ class Position:
         self.next_url: str | None = url
         self.before: str | None = None
         """The id of the last item of the pages before this one."""
+        self.place: Cursor | None = None
+        """The cursor of that item."""
 
-    def go_to(self, url: str, items: list[Any]) -> None:
+    def go_to(self, url: str, items: list[Any], base: BaseURL) -> None:
         """Move to the beginning of another page."""
+        if self.resume_target is None:
+            self.place = self.cursor(base)
         self.before = self.last_id
         self.url, self.items, self.left = url, items, iter(items)
 
@@ -138,15 +142,20 @@ class Position:
         return self.before
 
     def cursor(self, base: BaseURL) -> Cursor | None:
-        """Return the cursor of this position; None if no item was consumed yet."""
+        """Return the cursor of this position: the page that holds the last item, and its id. None without an item.
+
+        The next page is no such place: what moved to the page before it would be skipped.
+        """
         if self.resume_target is not None:
             return self.resume_target
-        if not self.items and self.next_url == self.url:
-            return None
         offset = self.offset
-        if offset >= len(self.items) and self.next_url is not None:
-            return Cursor(base.relative(self.next_url), 0, self.last_id)
-        return Cursor(base.relative(self.url), offset, id_at(self.items, offset - 1))
+        return Cursor(base.relative(self.url), offset, id_at(self.items, offset - 1)) if offset else self.place
+
+    def next_page(self, base: BaseURL) -> Cursor | None:
+        """Return the cursor of the next page, which is requested alone; None at the end."""
+        if self.next_url is None or self.resume_target is not None:
+            return self.resume_target
+        return Cursor(base.relative(self.next_url), 0, self.last_id)
 
 
 def id_at(items: list[Any], index: int) -> str | None:
@@ -176,6 +185,8 @@ class PageFetcher(Generic[T]):
         url = listing.start if start is None else listing.base.url(start.page)
         self.position = Position(url, start if start is not None and start.offset else None)
         self.position.before = None if start is None else start.after
+        self._from_start = url == listing.start
+        """Whether the pages have been read from the start of the list."""
         self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
         """The last item that was searched for from the start of the list: a second search would not find it either."""
         self._prefetch = prefetch
@@ -200,6 +211,9 @@ class PageFetcher(Generic[T]):
         if self._error is not None:
             raise self._error
         url = position.next_url
+        target = position.resume_target
+        if url is None and target is not None and not self._from_start and self._may_look(target.after):
+            url = self._begin_again()  # the item may have moved to a page before the one where it was
         if url is None:
             if position.resume_target is not None:
                 raise PaginationError(
@@ -224,7 +238,7 @@ class PageFetcher(Generic[T]):
         self._seen.add(hash(url))
         self._pages += 1
         self._empty = 0 if page.items else self._empty + 1
-        position.go_to(url, page.items)
+        position.go_to(url, page.items, self.listing.base)
         position.next_url = self._resolve(page.next_link, url)
         if position.resume_target is not None:
             self._seek(position.resume_target)
@@ -237,7 +251,7 @@ class PageFetcher(Generic[T]):
     def _can_look(self, exc: BasiqError, url: str) -> bool:
         """Return whether to search for the last item from the start of the list, because its next page was refused."""
         item_id = self.position.last_id
-        if url == self.listing.start or not is_lost(exc) or item_id is None or item_id == self._looked_for:
+        if url == self.listing.start or not is_lost(exc) or not self._may_look(item_id):
             return False
         _log.info(
             "a page of the list was refused with status %d; reading the list again from its start to the item %r",
@@ -246,6 +260,9 @@ class PageFetcher(Generic[T]):
             extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": item_id},
         )
         return True
+
+    def _may_look(self, item_id: str | None) -> bool:
+        return item_id is not None and item_id != self._looked_for
 
     def _begin_again(self) -> str:
         """Go back to the start of the list, to search for the last item. Return the URL of the first page."""
@@ -256,7 +273,7 @@ class PageFetcher(Generic[T]):
         position.resume_target = self.listing.after(item_id)
         position.url = position.next_url = self.listing.start
         position.restarts += 1
-        self._looked_for, self._empty = item_id, 0
+        self._looked_for, self._empty, self._from_start = item_id, 0, True
         self._seen.clear()
         return self.listing.start
 

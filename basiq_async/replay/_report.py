@@ -15,7 +15,7 @@ from .._work.tasks import run_to_completion
 from ..models import Message
 from ..receiver import Inbox
 from ._coverage import Inactivity, InactivityTracker
-from ._sources import MessageSource, each_message
+from ._sources import MessageSource, UnreadableMessage, each_message
 from ._where import Where, message_time
 from .checkpoints._base import State
 
@@ -182,7 +182,8 @@ async def make_plan(
     known = None if inbox is None else _HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
         async for message in each_message(source):
-            tracker.see(message)
+            if not isinstance(message, UnreadableMessage) and tracker.needs(message):
+                tracker.see(message)
             if message.id in state.done:
                 skipped["recorded"] += 1
                 continue
