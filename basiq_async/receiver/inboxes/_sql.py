@@ -222,7 +222,7 @@ class SQLInbox:
             retried = row is not None and row.letter is not None and (mine or (held is not None and held.retry))
             if row is not None and row.handled_at is not None and not retried:
                 return 0
-            before = unpack_all([row.letter], self._tables.name)[0].failures if row is not None and retried else 0
+            before = unpack_all([str(row.letter)], self._tables.name)[0].failures if row is not None and retried else 0
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
             failures: int = counted.scalar_one()
             return failures

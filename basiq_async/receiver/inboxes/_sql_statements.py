@@ -161,8 +161,9 @@ class Statements:
 
     async def find(self, connection: AsyncConnection, key: str) -> sa.Row[Any] | None:
         """Return the key's ``handled_at``, ``letter`` and ``token``, and the seconds ``remaining`` of its lease."""
-        found: sa.CursorResult[Any] = await connection.execute(self.row, {"a_key": key})
-        return found.first()
+        found: Any = await connection.execute(self.row, {"a_key": key})
+        row: sa.Row[Any] | None = found.first()
+        return row
 
     async def describe(self, connection: AsyncConnection, key: str, *, retry: bool) -> Claim:
         """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
