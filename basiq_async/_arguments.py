@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio.coroutines
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -80,6 +79,8 @@ def is_async(function: object) -> bool:
     """Whether a call of the function returns something to await, as far as that shows without a call."""
     while isinstance(function, partial):
         function = function.func
+    import asyncio.coroutines  # here, because it is slow, and the help of the command line needs this module too
+
     # Before Python 3.12, asyncio recognises an AsyncMock by this mark.
     mark = getattr(asyncio.coroutines, "_is_coroutine", function)
     return (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from ._output import live, note, session
 from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
 from ._results import Column, Output, cell_text
 from ._run import run, run_until_signal
+from ._runs import name_checkpoint
 from ._views import ProblemView, view_of
 
 if TYPE_CHECKING:
@@ -38,12 +40,18 @@ class DiagnosisView:
     problems: Sequence[ProblemView]
     cool_off_left: float | None
     failed_share: float | None
+    by_status: Mapping[str, int]
+    disabled_at: datetime | None
     last_success: datetime | None
+    first_failure: datetime | None
+    oldest_undelivered: datetime | None
     undelivered: int
     never_sent: int
     recovered: int
     dead_letters: int
+    given_up: int
     quarantined: int
+    out_of_reach: Sequence[Any]
     endpoint_status: int | None
     endpoint_error: str | None
     looked_at: int
@@ -60,6 +68,8 @@ class DiagnosisView:
             id=found.webhook.id,
             url=found.webhook.url,
             problems=ProblemView.of(found.problems),
+            by_status={"none" if code is None else str(code): count for code, count in found.by_status.items()},
+            out_of_reach=[{"since": since, "until": until} for since, until in found.out_of_reach],
             endpoint_status=found.endpoint.status if found.endpoint else None,
             endpoint_error=found.endpoint.error if found.endpoint else None,
         )
@@ -73,8 +83,17 @@ def _diagnosis_details(found: DiagnosisView) -> Iterable[tuple[str, Any]]:
         yield "cool-off left", f"{found.cool_off_left:.0f} s at most"
     if found.endpoint_status is not None or found.endpoint_error is not None:
         yield "signed test", found.endpoint_error or found.endpoint_status
-    yield "failed of late", "no attempts" if found.failed_share is None else f"{found.failed_share:.0%} of the attempts"
+    if found.disabled_at is not None:
+        yield "disabled at", found.disabled_at
     yield "last success", found.last_success
+    if found.first_failure is not None:
+        yield "first failure", found.first_failure
+    if found.oldest_undelivered is not None:
+        yield "undelivered since", found.oldest_undelivered
+    counts = [f"{count:,} with {code}" for code, count in found.by_status.items()]
+    yield "attempts in 24 h", ", ".join(counts).replace("with none", "without a response") or "none"
+    if found.failed_share:
+        yield "failed of late", f"{found.failed_share:.0%} of the attempts, for messages that are still undelivered"
     yield "to recover", f"{found.undelivered:,} messages, {found.never_sent:,} events without a message"
     if found.recovered:
         yield "recovered", f"{found.recovered:,} messages and events that had not been delivered"
@@ -105,7 +124,7 @@ def doctor(
         str | None,
         option(
             "The --checkpoint of a recovery: messages and events that it delivered are not a problem. By default "
-            "the files in this folder of a recovery to the webhook's URL, or to --receiver."
+            "the files of all recoveries in this folder, and of a replay to the webhook's URL."
         ),
     ] = None,
     limit: Annotated[
@@ -135,7 +154,7 @@ def doctor(
             healthy = True
             for each in ids:
                 live(f"checking webhook {each}")
-                url = receiver or (await basiq.webhooks.get(each)).url
+                url = (await basiq.webhooks.get(each)).url
                 diagnosis = await basiq.webhooks.diagnose(
                     each,
                     receiver=opened,
@@ -156,18 +175,29 @@ def doctor(
     note("no problems found")
 
 
-async def _recovered_by(webhook_id: str, target: str, checkpoint: str | None) -> Recovered | None:
-    from ..replay import recovered_by
-    from ._recover import checkpoint_base
+async def _recovered_by(webhook_id: str, url: str, checkpoint: str | None) -> Recovered | None:
+    """Return what recoveries delivered: that of ``--checkpoint``, or all that left their files in this folder.
 
-    base = checkpoint or checkpoint_base(webhook_id, target, {"since": None, "until": None, "event": None})
-    try:
-        async with open_checkpoints(base) as both:
+    A replay to the webhook's URL counts too. One of which only a part is known, because it selects messages, does not.
+    """
+    from ..replay import SQLiteCheckpoint, recovered_by
+
+    if checkpoint is not None:
+        async with open_checkpoints(checkpoint) as both:
             return await recovered_by(webhook_id, *both)
-    except CheckpointError:
-        if checkpoint is not None:
-            raise
-        return None  # a recovery is running: what it delivered counts only when it has ended
+    selected: dict[str, Any] = {"since": None, "until": None, "event": None}
+    replayed = name_checkpoint("replay", webhook_id, url, {**selected, "failed": False, "filter": None})
+    suffix = "-messages.db"
+    recoveries = glob(name_checkpoint("recover", webhook_id, "", {}).rpartition("-")[0] + f"-*{suffix}")
+    found: Recovered | None = None
+    for file in [*recoveries, *glob(f"{replayed}.db")]:
+        places = [file] if not file.endswith(suffix) else [file, f"{file.removesuffix(suffix)}-events.db"]
+        try:
+            one = await recovered_by(webhook_id, *map(SQLiteCheckpoint, places))
+        except CheckpointError:
+            continue
+        found = one if found is None else found | one
+    return found
 
 
 _DIFFERENCES: Sequence[Column[Difference]] = (

@@ -188,3 +188,39 @@ def test_an_inbox_that_is_away_is_no_verdict(
         done = run(*command, "--inbox", inbox)
         assert (done.exit_code, done.stdout) == (3, ""), done.output
         assert "geheim" not in done.output
+
+
+def test_it_says_when_it_began_and_what_the_endpoint_answered(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+) -> None:
+    url = "https://service.example/basiq"
+    served.fake.add_webhook(url, ["user.created"])
+
+    async def outage() -> None:
+        served.fake.endpoint_down(url, status=503)
+        await served.fake.emit("user.created")
+        await served.fake.advance(days=2)
+
+    served.run(outage())
+    done = run("webhooks", "doctor", "--json")
+    assert done.exit_code == 1, done.output
+    found = json.loads(done.stdout)
+    assert found["by_status"] == {"503": 1}  # the last of eight attempts was within a day
+    assert found["oldest_undelivered"] <= found["first_failure"] < found["disabled_at"]
+    assert found["last_success"] is None
+    shown = run("webhooks", "doctor", terminal=True).stdout
+    assert "1 with 503" in shown
+    assert "disabled at" in shown
+
+
+def test_what_any_recovery_in_this_folder_delivered_is_no_problem(
+    run: Run,
+    served: Served,  # noqa: F811  # the fixture
+    endpoint: Endpoint,  # noqa: F811  # the fixture
+    webhook_id: str,  # noqa: F811  # the fixture
+) -> None:
+    assert run("webhooks", "doctor").exit_code == 1
+    assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 0
+    done = run("webhooks", "doctor")
+    assert (done.exit_code, json.loads(done.stdout)["undelivered"]) == (0, 0), done.output
