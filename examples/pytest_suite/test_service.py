@@ -29,13 +29,14 @@ async def test_a_revoked_consent_is_noted(fake_basiq: FakeBasiq, watch: ConsentW
 
 
 async def test_an_outage_of_basiqs_api_is_survived(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
-    # The handler cannot fetch the event, so the receiver responds 500. It succeeds at Basiq's next attempt.
+    # The handler cannot fetch the event: that is not its fault, and the receiver responds 503. It succeeds when Basiq
+    # sends the event again.
     fake_basiq.fail_next(5, status=503, retry_after=0, path="/events/*")
     await fake_basiq.emit("consent.expired", user_id="user-2")
     assert watch.without_consent == []
     await fake_basiq.advance(hours=1)
     assert watch.without_consent == ["user-2"]
-    assert [attempt.status for attempt in fake_basiq.deliveries] == [500, 204]
+    assert [attempt.status for attempt in fake_basiq.deliveries] == [503, 204]
 
 
 async def test_an_endpoint_that_is_down_for_28_hours_is_disabled(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
