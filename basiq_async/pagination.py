@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 import attrs
 
 from ._arguments import check_whole
-from ._wire.codec import ListPage, Unreadable
+from ._wire.codec import Unreadable
 from ._wire.cursors import DAMAGED, Cursor, UnusableCursor, id_in_cursor
 from ._wire.lenient import BrokenItem
 from ._wire.walk import Listing, PageFetcher, Position, id_at
@@ -104,19 +104,6 @@ class _Items(_Reading[T]):
             if replacement is not None:
                 return replacement
 
-    def next_ready(self) -> T | None:
-        """Return the next item if it is on this page and can be read. On None, call ``__anext__``."""
-        position = self._position
-        try:
-            for item in position.left:
-                return self._hook(item, self._model)
-        except BaseException as exc:
-            item = None
-            position.offset -= 1  # ``__anext__`` reads the item again, and handles the failure
-            if not isinstance(exc, Exception):
-                raise
-        return None
-
 
 class _Pages(_Reading[T]):
     """An iterator over whole pages."""
@@ -201,7 +188,7 @@ class Paginator(Generic[T]):
         self._listing = listing
         self._prefetch = prefetch
         self._on_unreadable = on_unreadable
-        self._start = _start_at(listing, cursor, after)
+        self._start = None if cursor is None and after is None else _start_at(listing, cursor, after)
         self._position: Position | None = None
 
     @property
@@ -255,49 +242,6 @@ class Paginator(Generic[T]):
         walk = PageFetcher(self._listing, self._start, prefetch)
         self._position = walk.position
         return walk
-
-
-def watch_pages(paginator: Paginator[T], on_page: Callable[[str, ListPage], ListPage]) -> None:
-    """Call ``on_page`` with each page and its url, and read the page that it returns instead. Call this before a loop.
-
-    A page that is requested again after a cancellation is passed again.
-    """
-    listing = paginator._listing
-    fetch = listing.fetch
-
-    async def watched(url: str) -> ListPage:
-        return on_page(url, await fetch(url))
-
-    paginator._listing = attrs.evolve(listing, fetch=watched)
-
-
-def take_ready(items: AsyncIterator[T]) -> Callable[[], T | None]:
-    """Return a function that returns the next item of a paginator's loop, or None if that item needs a request."""
-    return items.next_ready if isinstance(items, _Items) else _nothing_ready
-
-
-def _nothing_ready() -> None:
-    return None
-
-
-def seeks_item(paginator: Paginator[T]) -> bool:
-    """Whether a paginator's loop is still searching for the item to resume after."""
-    return paginator._position is not None and paginator._position.resume_target is not None
-
-
-def count_restarts(paginator: Paginator[T]) -> int:
-    """Return how often a paginator's loop read the list again from its start, because Basiq refused a page."""
-    return 0 if paginator._position is None else paginator._position.restarts
-
-
-def last_raw(paginator: Paginator[T]) -> object:
-    """Return the JSON of the last item that was yielded or skipped; None once its page is no longer held."""
-    position = paginator._position
-    if position is not None and position.resume_target is not None:
-        return position.resume_raw
-    if position is None or not 0 < position.offset <= len(position.items):
-        return None
-    return position.items[position.offset - 1]
 
 
 def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:

@@ -14,14 +14,12 @@ import attrs
 from .._work.tasks import TaskOwner, result_of
 from ..errors import APIError, BasiqError, PaginationError, ResponseDecodeError
 from .codec import ListPage, Reader, Unreadable
-from .cursors import ANYWHERE, MAX_ID, Cursor, CursorSeal, id_in_cursor
+from .cursors import ANYWHERE, Cursor, CursorSeal, id_in_cursor
 from .lenient import BrokenItem
 from .urls import BaseURL, LinkError
 
 T = TypeVar("T")
 _log = logging.getLogger("basiq_async.pagination")
-_MOST_EMPTY = 10_000
-"""The most empty pages in a row, which a filter can cause; more of them are taken for a fault of the server."""
 _REFUSED_PAGE = (400, 404, 410)
 """Statuses by which Basiq may refuse the link to a page that has expired."""
 
@@ -94,16 +92,12 @@ class Listing(Generic[T]):
 class Position:
     """The page that is being consumed, and the number of its items that were consumed."""
 
-    __slots__ = ("before", "items", "left", "next_url", "place", "restarts", "resume_raw", "resume_target", "url")
+    __slots__ = ("before", "items", "left", "next_url", "place", "resume_target", "url")
 
     def __init__(self, url: str, resume_target: Cursor | None) -> None:
         self.url = url
         self.resume_target = resume_target
         """The item to resume after, until its page has been found."""
-        self.resume_raw: object = None
-        """The JSON of that item, if it was read before its page was refused."""
-        self.restarts = 0
-        """The number of times that the list was read again from its start, to find the item."""
         self.items: list[Any] = []
         self.left = iter(self.items)
         """An iterator over the items that were not consumed yet. A loop consumes it directly, which is faster than
@@ -116,9 +110,10 @@ class Position:
 
     def go_to(self, url: str, items: list[Any], base: BaseURL) -> None:
         """Move to the beginning of another page."""
-        if self.resume_target is None:
-            self.place = self.cursor(base)
-        self.before = self.last_id
+        if self.items:
+            if self.resume_target is None:
+                self.place = self.cursor(base)
+            self.before = self.last_id
         self.url, self.items, self.left = url, items, iter(items)
 
     @property
@@ -169,14 +164,6 @@ def raw_id(item: object) -> str | None:
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
 
 
-def raw_ids(items: list[Any]) -> list[str | None]:
-    """Return ``raw_id`` of each item of a page."""
-    return [
-        found if type(item) is dict and type(found := item.get("id")) is str and len(found) <= MAX_ID else raw_id(item)
-        for item in items
-    ]
-
-
 class PageFetcher(Generic[T]):
     """Goes from page to page. When it is deleted, the request for the page ahead is cancelled."""
 
@@ -195,19 +182,19 @@ class PageFetcher(Generic[T]):
         self._error: BasiqError | None = None
         self._lock = asyncio.Lock()
         self._pages = 0
-        self._empty = 0
 
     async def advance(self) -> bool:
         """Go to the next page; return False at the end. After a failure or a cancellation it can be called again.
 
         If several tasks that share an iterator call this at once, one of them fetches the page, for all.
         """
-        pages = self._pages
+        pages, position = self._pages, self.position
         async with self._lock:
-            return self._pages != pages or await self._advance()
+            if self._pages != pages:
+                return True
+            return await self._advance(position)
 
-    async def _advance(self) -> bool:
-        position = self.position
+    async def _advance(self, position: Position) -> bool:
         if self._error is not None:
             raise self._error
         url = position.next_url
@@ -237,9 +224,8 @@ class PageFetcher(Generic[T]):
             page = await self.listing.fetch(url)
         self._seen.add(hash(url))
         self._pages += 1
-        self._empty = 0 if page.items else self._empty + 1
         position.go_to(url, page.items, self.listing.base)
-        position.next_url = self._resolve(page.next_link, url)
+        position.next_url = None if page.next_link is None else self._resolve(page.next_link, url)
         if position.resume_target is not None:
             self._seek(position.resume_target)
         if position.next_url is not None and self._prefetch:
@@ -268,39 +254,18 @@ class PageFetcher(Generic[T]):
         """Go back to the start of the list, to search for the last item. Return the URL of the first page."""
         position = self.position
         item_id = position.last_id or ""
-        if position.resume_target is None and position.offset:
-            position.resume_raw = position.items[position.offset - 1]
         position.resume_target = self.listing.after(item_id)
         position.url = position.next_url = self.listing.start
-        position.restarts += 1
-        self._looked_for, self._empty, self._from_start = item_id, 0, True
+        self._looked_for, self._from_start = item_id, True
         self._seen.clear()
         return self.listing.start
 
     def _resolve(self, link: Any, current: str) -> str | None:
         """Return the URL of the next page. An error in the link is kept, and raised after this page's items."""
-        if link is None or link == "":
-            return None
-        if not isinstance(link, str):
-            self._error = ResponseDecodeError("expected text", location="$.links.next")
-            return None
-        try:
-            url = self.listing.base.resolve(link, current)
-        except LinkError as exc:
-            self._error = self._refuse(link, f"{exc}; it was not followed")
-            return None
-        if self._empty > _MOST_EMPTY:
-            self._error = self._refuse(link, f"was not followed, after {self._empty} empty pages in a row")
-            return None
-        if hash(url) in self._seen:
-            self._error = self._refuse(link, "loops: it leads to a page that was read before")
-            return None
+        url, self._error = self.listing.resolve(link, current)
+        if url is not None and hash(url) in self._seen:
+            url, self._error = None, self.listing.refuse(link, "loops: it leads to a page that was read before")
         return url
-
-    def _refuse(self, link: str, why: str) -> PaginationError:
-        redact = self.listing.redact
-        shown = redact(link)
-        return PaginationError(f"the next link {_shorten(shown)} {redact(why)}", link=shown)
 
     def _seek(self, target: Cursor) -> None:
         """Move to the place after the cursor's item, if this page has it. The item can have moved since."""
@@ -328,7 +293,8 @@ class PageFetcher(Generic[T]):
             await asyncio.wait([ahead])
 
     def __del__(self) -> None:
-        self.cancel()
+        if self._ahead is not None:
+            self.cancel()
 
 
 async def _fetch(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> ListPage:
