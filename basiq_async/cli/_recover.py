@@ -40,7 +40,7 @@ from ._views import ProblemView, problem_details, view_of
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Reconciliation, Recovery, Replay, Report, Target, Where
+    from ..replay import Reconciliation, Recovery, Replay, Report, Target
 
 
 @attrs.frozen(kw_only=True)
@@ -229,7 +229,6 @@ async def _recover(
         evidence = stack.enter_context(Evidence(options.report))
         messages, events = await stack.enter_async_context(open_checkpoints(options.checkpoint))
         target, inbox = await stack.enter_async_context(_open_target(options))
-        where = await _where(basiq, options)
         evidence.write("began", webhook=options.webhook_id, target=options.shown_target)
 
         def watch(replay: Replay) -> None:
@@ -249,7 +248,7 @@ async def _recover(
                 checkpoint=messages,
                 events_checkpoint=events,
                 inbox=inbox,
-                where=where,
+                where=options.where(),
                 everything=options.everything,
                 all_types=options.all_types,
                 acknowledged=await moment_at_basiq(basiq, options.acknowledged, "--acknowledged"),
@@ -291,11 +290,6 @@ async def _recover(
         line = program_line("quarantine retry", options={"--receiver": options.receiver})
         note(f"{found.quarantined:,} deliveries are in the quarantine; try them again with: {line}")
     return 0 if found.finished else 1
-
-
-async def _where(basiq: BasiqClient, options: RecoverOptions) -> Where | None:
-    """Return what to recover: by default, only the event types that the webhook is subscribed to."""
-    return options.where()
 
 
 @asynccontextmanager
