@@ -26,25 +26,22 @@ again in each run.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 
-from .._wire.codec import ListPage, Unreadable
+from .._wire.codec import Unreadable
 from .._wire.lenient import BrokenItem
 from .._wire.order import Order, raw_time, raw_times
-from .._wire.walk import Listing, is_lost, raw_id
-from .._work.tasks import result_of
-from ..errors import APIError, BasiqError
+from .._wire.walk import is_lost, raw_id
+from ..errors import APIError
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import LONG_AGO, Stretch, join_stretches
+from ._list_pages import ListedPage, ListPages
 from ._place import TOP, WINDOW, Part, Place, read_place
 
 T = TypeVar("T")
@@ -65,21 +62,6 @@ _MOST_REFUSED = 3
 _MOST_IDS = 1_000_000
 """The number of ids of a run that are kept to read a pass again, with 8 bytes each."""
 _LONGEST_LINK = 8_192
-
-
-class _Page:
-    """A page of the list. ``fresh`` are the indexes of the items to hand out."""
-
-    __slots__ = ("error", "fresh", "ids", "items", "next_url", "url")
-
-    def __init__(self, url: str, items: list[Any], next_url: str | None, error: BasiqError | None) -> None:
-        self.url = url
-        self.items = items
-        self.ids = [raw_id(item) or _made_up_id(item) for item in items]
-        self.next_url = next_url
-        self.error = error
-        """The fault of the next link, raised after the page's items."""
-        self.fresh: list[int] = []
 
 
 class Feed(Generic[T]):
@@ -125,15 +107,12 @@ class Feed(Generic[T]):
         self._resumed = state.begin is not None
         self._mark_every = 1
         self._note_times = note_times
-        self._now = now
+        self._requests = ListPages(listing, now)
         self._reach = reach
-        self._began: datetime | None = None
-        """When the first page was requested, by the API's clock."""
         self._steps = [0, 0]
         """As ``Place.steps``, of this run."""
         self._refused = 0
-        self._ahead: tuple[str, asyncio.Task[ListPage]] | None = None
-        self._page: _Page | None = None
+        self._page: ListedPage | None = None
         self._offset = 0
         self.finished = False
         """Whether every item that was listed throughout this run has been handed out."""
@@ -186,7 +165,7 @@ class Feed(Generic[T]):
             if page.fresh:
                 return True
 
-    def _replace(self, page: _Page, index: int, exc: Unreadable) -> T | None:
+    def _replace(self, page: ListedPage, index: int, exc: Unreadable) -> T | None:
         failure = self._listing.explain(exc, index)
         if self._on_unreadable is None:
             raise failure
@@ -197,7 +176,7 @@ class Feed(Generic[T]):
 
     async def aclose(self) -> None:
         """Cancel the request for the next page."""
-        self._forget_ahead()
+        self._requests.forget_ahead()
         await self._passes.aclose()
 
     @property
@@ -219,10 +198,10 @@ class Feed(Generic[T]):
             return attrs.evolve(state, base=now, above=None, read=read).write()
         return attrs.evolve(state, above=now, read=read).write()
 
-    def _read_in_pass(self, page: _Page | None) -> list[Stretch]:
+    def _read_in_pass(self, page: ListedPage | None) -> list[Stretch]:
         """Return the stretch of time that the pass has read so far; it has one only if the list is in order."""
         times, at_end = self._times, self._at_end
-        if self._reach is None or self._began is None:
+        if self._reach is None or self._requests.began is None:
             return []
         if page is not None:
             upto = page.fresh[self._offset] if self._offset < len(page.fresh) else len(page.ids)
@@ -230,7 +209,7 @@ class Feed(Generic[T]):
             at_end = upto == len(page.ids) and page.next_url is None and page.error is None and not self._ended
         if not times or not self._in_order:
             return []
-        at_start, oldest, newest = self._collects_top, self._oldest, self._began
+        at_start, oldest, newest = self._collects_top, self._oldest, self._requests.began
         if self.order == "newest-first":
             # Of the time of the last item, others may follow.
             begin, end = oldest if at_end else times[-1] + timedelta(microseconds=1), newest if at_start else times[0]
@@ -257,7 +236,7 @@ class Feed(Generic[T]):
 
     # --- passes ---
 
-    async def _plan(self) -> AsyncGenerator[tuple[Part, _Page]]:
+    async def _plan(self) -> AsyncGenerator[tuple[Part, ListedPage]]:
         """Yield each pass to read: the part that it lengthens, and its first page. Go on when it has ended."""
         state, start = self._state, self._listing.start
         if state.whole and state.above is None and self._must_read_all():
@@ -276,13 +255,13 @@ class Feed(Generic[T]):
                 self.repeats = self.repeats or (bool(self._recorded) and self._grew and not self._met)
                 if not at_start and self._must_read_all():
                     self._begin_anew()
-                    yield state.base, await self._fetch(start)
+                    yield state.base, await self._requests.fetch(start)
                 split = None if self._resumed else self._split | self._split_anew
                 one_page = self._pages == 1 and at_start
                 if was_whole and self._was_fresh and self._met:
                     self._learn("end")
             elif place == "top" and not one_page and (self._began_at_start or not self._is("oldest-first", "end")):
-                page = await self._fetch(start)
+                page = await self._requests.fetch(start)
                 for _ in range(_MOST_PASSES):
                     first = page.ids[:1]
                     yield Part(), page
@@ -291,7 +270,7 @@ class Feed(Generic[T]):
                         self._learn("top")
                     if self._pages == 1:
                         break
-                    page = await self._fetch(start)
+                    page = await self._requests.fetch(start)
                     if page.ids[:1] == first:
                         break
         for _ in range(_MOST_PASSES):
@@ -306,8 +285,8 @@ class Feed(Generic[T]):
                 state.begin = None
         self.finished = state.begin is None
         state.whole = True
-        if self.finished and self._began is not None:
-            state.read = join_stretches([*state.read, (self._oldest, self._began)])
+        if self.finished and self._requests.began is not None:
+            state.read = join_stretches([*state.read, (self._oldest, self._requests.began)])
 
     def _begin_anew(self) -> None:
         """Read the list from its first item again. What is known stays known."""
@@ -334,7 +313,7 @@ class Feed(Generic[T]):
 
     async def _is_in_place(self, begin: Part) -> bool:
         """Return whether the page where the unproven passes began still begins with the same item."""
-        page = await self._try(begin.link)
+        page = await self._requests.find(begin.link)
         if page is None or page.ids[:1] != begin.top[:1]:
             return False
         self._state.begin = None
@@ -378,7 +357,7 @@ class Feed(Generic[T]):
         self._last_time: datetime | None = None
         self._times, self._in_order = [], True
 
-    async def _next_page(self) -> _Page | None:
+    async def _next_page(self) -> ListedPage | None:
         """Return the next page of the pass; None if it has ended."""
         page = self._page
         if page is None:
@@ -392,7 +371,7 @@ class Feed(Generic[T]):
             self._at_end = True
             return None
         try:
-            return await self._fetch(page.next_url)
+            return await self._requests.fetch(page.next_url)
         except APIError as exc:
             self._refused += 1
             if not is_lost(exc) or self._refused > _MOST_REFUSED:
@@ -400,7 +379,7 @@ class Feed(Generic[T]):
         self._seen.clear()
         return await self._find(self._part, lost=True)
 
-    def _enter(self, page: _Page) -> None:
+    def _enter(self, page: ListedPage) -> None:
         """Choose the items of a page to hand out, and find out whether the pass ends there."""
         state, ids = self._state, page.ids
         self._page, self._offset = page, 0
@@ -441,11 +420,11 @@ class Feed(Generic[T]):
             page.error = self._listing.refuse(page.next_url, "loops: it leads to a page that was read before")
             page.next_url = None
         if page.next_url is not None and not self._ended:
-            self._request_ahead(page.next_url)
+            self._requests.request_ahead(page.next_url)
         if self._part is state.base and page.fresh:
             state.whole = False
 
-    def _see_bounds(self, page: _Page) -> None:
+    def _see_bounds(self, page: ListedPage) -> None:
         """Note at which items pages begin, for the proof of the pass."""
         state, ids = self._state, page.ids
         if self._part is not state.base:
@@ -462,7 +441,7 @@ class Feed(Generic[T]):
                 (self._split_anew if anew else self._split).add(ids[0])
             self._was_fresh = page.fresh[-1:] == [len(ids) - 1]
 
-    def _see_times(self, page: _Page) -> None:
+    def _see_times(self, page: ListedPage) -> None:
         steps, fresh = self._state.steps, page.fresh
         for index in fresh[:: max(1, len(fresh) // _SAMPLES)]:
             time = raw_time(page.items[index])
@@ -480,7 +459,7 @@ class Feed(Generic[T]):
         if sum(steps) > 100 * _SURE:
             steps[:] = [each // 2 for each in steps]
 
-    def _leave(self, page: _Page) -> None:
+    def _leave(self, page: ListedPage) -> None:
         """Add a page whose items were handed out to the part and to the known ids."""
         part, ids, now = self._part, page.ids, self._after(page.ids)
         part.top, part.last, part.link = now.top, now.last, now.link
@@ -530,46 +509,30 @@ class Feed(Generic[T]):
 
     # --- requests ---
 
-    def _begin_at(self, page: _Page) -> Part:
+    def _begin_at(self, page: ListedPage) -> Part:
         return Part(page.ids[:_RUN], {}, self._listing.base.relative(page.url))
 
-    async def _try(self, link: str | None, ids: Collection[str] | None = None) -> _Page | None:
-        """Return the page of a link; None if Basiq refuses it, or if the page has none of the ids."""
-        listing = self._listing
-        url = listing.start if link is None else listing.base.url(link)
-        if not listing.has_page(url):
-            return None
-        page: _Page | None = None
-        try:
-            page = await self._fetch(url)
-            if ids is None or url == listing.start:
-                return page
-            while not page.ids and page.next_url is not None:
-                page = await self._fetch(page.next_url)
-        except APIError as exc:
-            if not is_lost(exc) or (page is None and url == listing.start):
-                raise
-            return None
-        return None if set(ids).isdisjoint(page.ids) else page
-
-    async def _find(self, part: Part, *, lost: bool = False) -> _Page:
+    async def _find(self, part: Part, *, lost: bool = False) -> ListedPage:
         """Return the page at which to resume a part. It begins a little before the last item, or earlier."""
         last, page = list(part.last), self._state.page
-        if not lost and (found := await self._try(part.link, last[: 1 - min(_RUN, page)] or last)) is not None:
+        if (
+            not lost
+            and (found := await self._requests.find(part.link, last[: 1 - min(_RUN, page)] or last)) is not None
+        ):
             return found
         # What is before one of these on its page is known too.
         near = last[min(page, len(last) - 1) :] if len(last) >= WINDOW else last
         return await self._seek([near, last, [*part.top, *(self._state.marks if part is self._state.base else ())]])
 
-    async def _seek(self, wanted: list[list[str]]) -> _Page:
+    async def _seek(self, wanted: list[list[str]]) -> ListedPage:
         """Return the first page of the list that has one of the first ids, or the last that has one of the others.
 
         Without such a page, return the first page of the list.
         """
         self._again = True
         first, *others = [frozenset(each) for each in wanted]
-        found: list[_Page | None] = [None for _ in others]
-        page: _Page | None = await self._fetch(self._listing.start)
+        found: list[ListedPage | None] = [None for _ in others]
+        page: ListedPage | None = await self._requests.fetch(self._listing.start)
         seen: set[int] = set()
         while page is not None:
             if not first.isdisjoint(page.ids):
@@ -578,9 +541,11 @@ class Feed(Generic[T]):
             seen.add(hash(page.url))
             if page.next_url is None or hash(page.next_url) in seen:
                 break
-            page = await self._try(self._listing.base.relative(page.next_url))
+            page = await self._requests.find(self._listing.base.relative(page.next_url))
         self.repeats = self.repeats or bool(self._recorded)
-        return next((each for each in found if each is not None), None) or await self._fetch(self._listing.start)
+        return next((each for each in found if each is not None), None) or await self._requests.fetch(
+            self._listing.start
+        )
 
     @property
     def read(self) -> tuple[Stretch, ...]:
@@ -590,43 +555,10 @@ class Feed(Generic[T]):
     @property
     def _oldest(self) -> datetime:
         """The time of the oldest item that the list can have had when the run began."""
-        return LONG_AGO if self._reach is None or self._began is None else self._began - self._reach
-
-    async def _fetch(self, url: str) -> _Page:
-        asked = asyncio.get_running_loop().time()
-        ahead = self._ahead
-        if ahead is not None and ahead[0] == url:
-            self._ahead = None
-            found = await result_of(ahead[1])
-        else:
-            self._forget_ahead()
-            found = await self._listing.fetch(url)
-        if self._now is not None and self._began is None:
-            took = timedelta(seconds=asyncio.get_running_loop().time() - asked)
-            self._began = (self._now() - took).replace(microsecond=0)
-        return _Page(url, found.items, *self._listing.resolve(found.next_link, url))
-
-    def _request_ahead(self, url: str) -> None:
-        self._forget_ahead()
-        self._ahead = url, self._listing.owner.spawn(_request(self._listing, url))
-
-    def _forget_ahead(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead[1].cancel()
-
-
-async def _request(listing: Listing[T], url: str) -> ListPage:
-    return await listing.fetch(url)
+        return LONG_AGO if self._reach is None or self._requests.began is None else self._requests.began - self._reach
 
 
 def _order_of(newer: int, older: int) -> Order:
     if newer > 0 and newer >= 4 * older:
         return "oldest-first"
     return "newest-first" if older > 0 and older >= 4 * newer else "unknown"
-
-
-def _made_up_id(item: object) -> str:
-    """Return an id for an item that has none."""
-    text = item.text if isinstance(item, BrokenItem) else json.dumps(item, sort_keys=True)
-    return "without-id-" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
