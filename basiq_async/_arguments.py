@@ -76,7 +76,7 @@ def accepts(function: Callable[..., object], count: int) -> bool:
 
 
 def is_async(function: object) -> bool:
-    """Whether a call of the function returns something to await, as far as that shows without a call."""
+    """Whether a call of the function returns an awaitable, as far as its definition shows."""
     while isinstance(function, partial):
         function = function.func
     import asyncio.coroutines  # here, because it is slow, and the help of the command line needs this module too
@@ -97,7 +97,7 @@ def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())[1:]
-    except (TypeError, ValueError):  # it tells no signature
+    except (TypeError, ValueError):  # it has no readable signature
         return None
     bound = function.keywords if isinstance(function, partial) else {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -113,7 +113,7 @@ def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
 
 
 def has_parameter(function: Callable[..., object], name: str) -> bool:
-    """Whether a function has a parameter of this name, which can be passed by it."""
+    """Whether the function has a parameter of this name that can be passed by keyword."""
     try:
         found = inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):

@@ -50,7 +50,7 @@ def lazy_names(
 
 def missing_extra(what: str, extra: str) -> MissingExtraError:
     """Return the error of something that needs an extra, with the command that installs it."""
-    # A path and not the name alone: the package is on no index, and whoever registered it there would be installed.
+    # A path, not the name alone: the package is on no index, so anyone could register its name there.
     return MissingExtraError(f"{what} needs the extra {extra!r}: pip install '/path/to/the/clone[{extra}]'")
 
 

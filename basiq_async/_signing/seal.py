@@ -34,7 +34,7 @@ class Seal:
         return base64.urlsafe_b64encode(key_name + _mac(key, parts)).decode().rstrip("=")
 
     def find_fault(self, seal: str, *parts: bytes) -> str | None:
-        """Return in words what is wrong with the seal on these parts; None if it is valid."""
+        """Return what is wrong with the seal on these parts, as text; None if it is valid."""
         if not seal:
             return "is not sealed"
         try:

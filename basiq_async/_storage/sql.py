@@ -265,7 +265,7 @@ class BusyError(Exception):
 
 
 class SQLTransaction:
-    """A transaction: ``begin``, use its ``connection``, ``commit`` or not, and always ``end``; or ``run`` all of it.
+    """A transaction. ``run`` does all of it; or call ``begin``, use ``connection``, ``commit``, and always ``end``.
 
     ``committing``: whether the commit has begun, so that its result may be unknown.
     """

@@ -25,9 +25,9 @@ _TOKEN = re.compile(
 )
 _ROLES = {"[": "value", "{": "value", "]": "end", "}": "end", ",": "comma", ":": "colon"}
 _DEEPEST = 1_000
-"""The most levels below one item: about the limit of decoders, and few enough for code that recurses later."""
+"""Maximum depth of one item: about the limit of decoders, and shallow enough for code that recurses later."""
 _MOST_TOKENS = 1_000_000
-"""The most tokens in a page's items that are nested too deeply. A Python loop finds their ends, in at most a second."""
+"""Maximum number of tokens in a page's items that are nested too deeply: a Python loop finds their ends in a second."""
 _MOST_DIGITS = 4_300
 _MOST_TEXT = 65_536
 

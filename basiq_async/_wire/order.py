@@ -26,7 +26,7 @@ Order = Literal["oldest-first", "newest-first", "unknown"]
 """The order of a list by time, as far as its items show it."""
 
 SLACK = timedelta(minutes=15)
-"""The most by which an item may be out of order: the first attempts of two messages can change places."""
+"""The maximum time by which an item may be out of order: the first attempts of two messages can change places."""
 _SLACK_SHARE = 10
 """An item may be out of order by at most one part in this number of the time from the oldest to the newest item."""
 _SURE = 8
@@ -64,7 +64,7 @@ class OrderDetector:
         self.last: datetime | None = None
         """The time of the last item."""
         self._fall = self._rise = timedelta()
-        """The most by which an item was older, and newer, than any earlier item of the list."""
+        """The maximum time by which an item was older, and newer, than any earlier item of the list."""
         self._falls = self._rises = self._steps = 0
         """The number of items that were older than the item before, that were newer, and the sum of both."""
         self._far_falls = self._far_rises = 0

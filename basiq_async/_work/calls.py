@@ -1,4 +1,4 @@
-"""What every inbox says of a wrong use: after it was closed, and in a fork."""
+"""The errors of an inbox that is used after it was closed, or in a forked process."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Unit(Generic[T]):
     timed_out: bool = attrs.field(default=False, init=False)
     task: asyncio.Task[Ending[T]] | None = attrs.field(default=None, init=False)
     answer: asyncio.Future[Ending[T]] | None = attrs.field(default=None, init=False)
-    """What the caller waits for: the result of the task, or that it is late."""
+    """The caller awaits it: the result of the task, or ``LATE``."""
     _cancelled: bool = attrs.field(default=False, init=False)
     _open: bool = attrs.field(default=False, init=False)
     """Whether a cancellation may reach what runs now: the work, but no call of the inbox."""
@@ -146,7 +146,7 @@ class Unit(Generic[T]):
     """Whether the lease is no longer renewed."""
 
     def tell(self, task: asyncio.Task[Ending[T]]) -> None:
-        """Tell the caller how the task ended, unless it was cancelled or was told that the task is late."""
+        """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
         failure = None if task.cancelled() else task.exception()
         if self.answer is None or self.answer.done():
             if failure is not None:
@@ -169,7 +169,7 @@ class Unit(Generic[T]):
         task.cancel()
 
     def tell_late(self) -> None:
-        """Log that the work was cancelled and has not ended, and tell the caller, if it still waits."""
+        """Log that the work was cancelled and has not ended. A caller that still waits gets ``LATE``."""
         text = "the handler of %s was cancelled but still runs: it stays claimed until the handler ends"
         self.logger.warning(text, self.name, extra=self.fields())
         if self.answer is not None and not self.answer.done():
@@ -235,7 +235,7 @@ class Unit(Generic[T]):
     async def _wait_for_turn(self, units: Units) -> None:
         while (other := units.by_key.get(self.key)) is not None:
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
-                return  # the inbox knows for how long the other may hold its claim
+                return  # from here on the inbox decides: the other's lease may be longer
 
     async def _claim(self, units: Units) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
@@ -272,7 +272,7 @@ class Unit(Generic[T]):
                 await wait_uncancelled(renewing)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:
-        """Await what a cancellation, or the end of its time, may interrupt. Raises its error.
+        """Await ``work``, which a cancellation or its time limit may interrupt. Raises its error.
 
         Raises ``CancelledError`` only if this unit was cancelled.
         """
@@ -300,7 +300,7 @@ class Unit(Generic[T]):
             self._open = False
             if late is not None:
                 late.cancel()
-            while task.cancelling():  # it has been heeded
+            while task.cancelling():  # the cancellation has had its effect
                 task.uncancel()
 
     def _check_late(self) -> None:
@@ -326,7 +326,7 @@ class Unit(Generic[T]):
             recorded = await self.call(lambda: self.inbox.complete(self.key, self.token))
         except Exception as exc:
             if not self.session:
-                # It was handled. Who asks for it again would certainly have it handled twice.
+                # It was handled. Reporting a failure would certainly have it handled twice.
                 return Ending(Ended.HANDLED, value, exc)
             if not isinstance(exc, (InboxError, TimeoutError, RuntimeError)):
                 return await self._fail(exc)  # the storage refuses what the handler wrote

@@ -80,7 +80,7 @@ class Inbox(Protocol):
         """Record ``key`` as handled and store its quarantined delivery, ``letter``: both or neither.
 
         Returns what ``complete`` would return. A quarantined delivery is kept until it is handled or dropped. If the
-        token holds the key by ``claim_quarantined``, the new letter replaces the old one.
+        token holds the key by ``claim_quarantined``, the new one replaces the old one.
         """
         ...
 
@@ -134,13 +134,13 @@ class Claim:
 
 @attrs.frozen
 class QuarantinedDelivery:
-    """A delivery in the quarantine, a *letter* for short, with all that is needed to handle it again.
+    """A delivery in the quarantine, with all that is needed to handle it again.
 
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, and
     ``signed_at`` the time of its signature. ``error`` describes the last failure, ``failures`` is the number of
     failures, and ``quarantined_at`` is the time when it was set aside. Both times are aware. ``seal`` is the
-    receiver's signature over the letter. An inbox whose storage other programs may write to keeps the seal, and
-    returns an empty one if the letter has none. It is None from an inbox whose storage is trusted.
+    receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the seal, and
+    returns an empty one if there is none. It is None from an inbox whose storage is trusted.
     """
 
     key: str
@@ -161,7 +161,7 @@ class QuarantinedDelivery:
 
 
 def pack(letter: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
-    """Return a letter as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
+    """Return it as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
 
     ``seal``: whether to include the seal, for a storage that other programs may write to.
     """

@@ -35,7 +35,7 @@ class TaskOwner:
             task.exception()  # retrieved, so that asyncio does not log it as never retrieved
 
     async def aclose(self) -> None:
-        """Cancel the tasks and wait until they are gone."""
+        """Cancel the tasks and wait until they have ended."""
         self.closed = True
         tasks = list(self._tasks)
         for task in tasks:

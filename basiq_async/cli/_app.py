@@ -133,7 +133,7 @@ def _root(
     timeout: Annotated[
         float | None,
         option(
-            "The most seconds that a request may take, with its retries. By default 30 for each attempt, and 120.",
+            "Maximum seconds for a request with its retries. By default 30 for each attempt, and 120.",
             metavar="N",
             min=0.001,
         ),

@@ -11,7 +11,7 @@ import typer
 _PROGRAM = "basiq-async"
 _VARIABLE = "_BASIQ_ASYNC_COMPLETE"
 _PATIENCE = 2.0
-"""The most seconds that the list of webhooks may take after a person pressed the tab key."""
+"""Maximum seconds for the list of webhooks after the tab key was pressed."""
 # Completed values are put on the shell's line, and zsh evaluates them. Only values that match these patterns are given.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

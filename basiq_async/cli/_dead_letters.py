@@ -78,7 +78,7 @@ class DeadLettersOfBoth:
     """The dead letters of a recovery: those of its messages, then those of its events."""
 
     _SECOND = 2**60
-    """What is added to the numbers of the second, so that a number tells where the next page begins."""
+    """Added to the numbers of the second, so that a number shows where the next page begins."""
 
     def __init__(self, first: HasDeadLetters, second: HasDeadLetters) -> None:
         self._first = first

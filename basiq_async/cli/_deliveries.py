@@ -159,7 +159,7 @@ def trigger(
     text: Annotated[str | None, option("A text for Basiq to repeat in the message.")] = None,
     url: Annotated[str | None, option("Have Basiq send the message only to this URL.")] = None,
     wait: Annotated[bool, option("Wait for the first attempt, then show the message.", "--wait")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="The most seconds that --wait waits.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds that --wait waits.")] = 60.0,
     json: Json = None,
 ) -> None:
     """Ask Basiq to send a test message of an event type to your webhooks. With --to, send a message from here.
@@ -281,7 +281,7 @@ def _payload(event_type: str, user_id: str | None, entity_id: str | None, data: 
 
 
 def read_json_object(text: str, name: str) -> dict[str, Any]:
-    """Return a JSON object from its text, or from the file of ``@FILE``. Raises ``ConfigurationError``."""
+    """Parse a JSON object, given as text or as ``@FILE``. Raises ``ConfigurationError``."""
     if text.startswith("@"):
         try:
             text = Path(text[1:]).read_text(encoding="utf-8")

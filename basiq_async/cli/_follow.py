@@ -42,7 +42,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 class History:
     """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` yields those that came since.
 
-    Both read the list by the feed of a replay, whose place says which messages are known.
+    Both read the list through a replay's ``Feed``, which knows the messages that were read before.
     """
 
     def __init__(self, basiq: BasiqClient, webhook_id: str, filter: str | None = None) -> None:

@@ -43,7 +43,7 @@ FleetPlace = Annotated[
 ]
 Key = Annotated[str, typer.Argument(help="The key that the job was submitted with.")]
 _PATIENCE = 4.0
-"""The most seconds that the fleet's Redis may take to respond."""
+"""Maximum seconds for a response of the fleet's Redis."""
 
 
 @attrs.frozen(kw_only=True)
@@ -109,7 +109,7 @@ def submit(
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
     source: Annotated[Source, typer.Option(help="messages or events, as for replay.")] = "messages",
     filter: Filter = None,
-    rate: Annotated[float | None, option("The most messages per second.")] = None,
+    rate: Annotated[float | None, option("Maximum messages per second.")] = None,
     fleet: FleetPlace = None,
     json: Json = None,
 ) -> None:

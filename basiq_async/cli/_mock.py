@@ -40,7 +40,7 @@ _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; 
 @mock_app.command()
 def wait(
     ready_file: Annotated[Path | None, option("The file that 'mock --ready-file FILE' writes.", metavar="FILE")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="The most seconds to wait.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait.")] = 30.0,
     json: Json = None,
 ) -> None:
     """Wait until a mock is ready, then print a line for a shell that exports its URL and API key.

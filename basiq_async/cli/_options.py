@@ -122,7 +122,7 @@ async def selection_at_basiq(
 
 
 async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
-    """Return a moment from its text. A length of time counts back by Basiq's clock, which one request shows."""
+    """Parse a date, or a duration, which is counted back by Basiq's clock: it costs one request."""
     found = None if text is None else moment(text, name)
     if isinstance(found, timedelta):
         await basiq.event_types.list().first()
@@ -131,7 +131,7 @@ async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> da
 
 
 def moment(text: str, name: str) -> datetime | timedelta:
-    """Return a length of time (a time ago) or a date from its text. Raises ``ConfigurationError``."""
+    """Parse a duration, which is counted back from now, or a date. Raises ``ConfigurationError``."""
     try:
         found = _DURATION.fullmatch(text)
         return _length(found) if found is not None else _date(text)
@@ -142,7 +142,7 @@ def moment(text: str, name: str) -> datetime | timedelta:
 
 
 def duration(text: str, name: str) -> timedelta:
-    """Return a length of time from its text, such as 15m. Raises ``ConfigurationError``."""
+    """Parse a duration such as 15m. Raises ``ConfigurationError``."""
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ConfigurationError(f"{name} must be a length of time such as 30s, 15m, 12h or 2d, not {text!r}")

@@ -55,7 +55,7 @@ class Session:
     """Whether ``--json`` was given: errors and notes are JSON then."""
     profile: str | None = None
     timeout: float | None = None
-    """The most seconds that a request may take, as ``--timeout`` says."""
+    """Maximum seconds for a request, from ``--timeout``."""
     verdict: bool = False
     """Whether the command gives a verdict: an error that prevents it has an exit code of its own."""
     status: Live | None = None

@@ -352,7 +352,7 @@ class Start:
 
     @classmethod
     def read(cls, text: str) -> Start:
-        """Make a ``Start`` from the text that ``str`` returned. Raises ``ValueError``."""
+        """Parse the text of ``str(start)``. Raises ``ValueError``."""
         found = json.loads(text)
         if not isinstance(found, dict) or not isinstance(found.get("ids"), list):
             raise ValueError("no start")

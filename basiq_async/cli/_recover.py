@@ -327,7 +327,7 @@ def reconcile(
     ids: Annotated[int, typer.Option(min=0, metavar="N", help="Show the ids of the first N missing messages.")] = 20,
     json: Json = None,
 ) -> None:
-    """Compare the messages that Basiq delivered with the messages that an inbox has as handled.
+    """Compare the messages that Basiq delivered with the messages that an inbox recorded as handled.
 
     The exit code is 1 if messages are missing, and 3 if Basiq or the inbox gave no usable response. 'basiq-async
     replay' to the same service delivers what is missing.

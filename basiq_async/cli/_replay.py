@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 OnError = Literal["dead-letter", "stop", "skip"]
 Source = Literal["messages", "events"]
-Rate = Annotated[float | None, option("The most messages per second.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="The most messages under way at once.")]
+Rate = Annotated[float | None, option("Maximum messages per second.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Maximum messages under way at once.")]
 MaxPause = Annotated[
     float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
 ]

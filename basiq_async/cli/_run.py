@@ -134,8 +134,7 @@ def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
 def _quiet_logs() -> None:
     """Keep log records of this package and of aiohttp's server off the screen, unless ``BASIQ_DEBUG`` is set.
 
-    The commands show the same as the package's records in their own way. aiohttp's server logs a traceback for each
-    request that is not HTTP.
+    The commands report these events themselves. aiohttp's server logs a traceback for each request that is not HTTP.
     """
     if os.environ.get(DEBUG):
         logging.basicConfig(level=logging.DEBUG, handlers=[PrintableLog("%(levelname)s %(name)s: %(message)s")])

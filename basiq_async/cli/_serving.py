@@ -194,7 +194,7 @@ class Listener:
                 write_lines(json.dumps(seen.delivery.raw, indent=2).splitlines())
         flush()
         self._show_live()
-        if event.result is not Result.REJECTED:  # whoever forges a request must not end the program
+        if event.result is not Result.REJECTED:  # a forged request must not end the program
             self._shown += 1
             if self._shown == self._limit:
                 self._done.set()

@@ -20,7 +20,7 @@ V = TypeVar("V", bound=attrs.AttrsInstance)
 
 
 def view_of(kind: type[V], shown: object, **more: Any) -> V:
-    """Return what is shown of an object: its attributes that are fields of an attrs class, and ``more``."""
+    """Make a view of an object: from its attributes of the same names as the fields of ``kind``, and ``more``."""
     names = (name for name in attrs.fields_dict(kind) if name not in more)
     return kind(**{name: getattr(shown, name) for name in names}, **more)
 

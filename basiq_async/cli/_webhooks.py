@@ -227,7 +227,7 @@ def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
 def wait(
     webhook_id: WebhookId,
     timeout: Annotated[
-        float, typer.Option(min=0, help="The most seconds to wait. The cool-off takes up to 15 minutes.")
+        float, typer.Option(min=0, help="Maximum seconds to wait. The cool-off takes up to 15 minutes.")
     ] = 1020.0,
     json: Json = None,
 ) -> None:

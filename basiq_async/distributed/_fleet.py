@@ -143,7 +143,7 @@ class Fleet:
             disjoint, and together cover all messages that you want: use ranges such as ``[a, b)`` and ``[b, c)``. One
             list yields about 500 messages for each round trip to Basiq.
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
-        rate: the most messages a second, over all workers. For a known key, it replaces the job's rate.
+        rate: maximum messages a second, over all workers. For a known key, it replaces the job's rate.
         plan: the result of ``plan()``. Progress then also reports the remaining messages.
         max_dead: the number of dead letters at which the job is paused. Each occupies about 1.3 KB in Redis.
 
@@ -303,7 +303,7 @@ class _Overlaps:
         self.problem: str | None = None
 
     def watch(self, list_spec: ListSpec, where: Where, limit: int | None) -> Where:
-        """Return a copy of ``where`` with another limit that also notes each message that it is asked about."""
+        """Return a copy of ``where`` with this limit. It also records each message that it checks."""
 
         def predicate(message: Message) -> bool:
             if len(self._seen) < _MOST_SEEN:

@@ -17,7 +17,7 @@ from ._record_types import ListSpec, SegmentClaim, Source
 
 T = TypeVar("T")
 _MOST_ARRIVED = 100_000
-"""The most messages that are read to find a known page again."""
+"""Maximum number of messages to read to find a known page again."""
 
 
 @attrs.frozen

@@ -116,7 +116,7 @@ class Record:
 
         selection: a description of the messages that the worker chooses. The first claim sets it for the job, and
             workers with another one are refused.
-        width: the most messages that the owner handles at once. That many count as interrupted if it dies.
+        width: maximum number of messages that the owner handles at once. That many count as interrupted if it dies.
 
         If a segment was claimed 20 times without a release or a saved message, the job fails.
         """

@@ -45,7 +45,7 @@ from ._work import Work
 
 logger = logging.getLogger("basiq_async.distributed")
 _PAGE = 250
-"""The most dead letters that one segment retries."""
+"""Maximum number of dead letters that one segment retries."""
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
@@ -195,7 +195,7 @@ class Segment:
         claim = self._claim
         upto = claim.upto or 0
         found = await self._record.dead_letters(self._spec.key, after=int(claim.cursor or 0), limit=_PAGE)
-        # The page ends where it did for a former owner, even if some letters are gone: the next segment has the rest.
+        # The page ends as it did for a former owner, even if dead letters are gone: the next segment has the rest.
         last = int(claim.last) if claim.last else min(found[-1].dead_letter.number if found else upto, upto)
         messages, refused = [], []
         for stored in found:

@@ -141,7 +141,7 @@ class Dispatcher:
                 "another worker may handle the delivery too",
                 left,
             )
-        await asyncio.sleep(0)  # whoever waits for a delivery that has just ended gets its outcome first
+        await asyncio.sleep(0)  # callers of a delivery that has just ended get its outcome first
         self._outages.flush()
 
     @property

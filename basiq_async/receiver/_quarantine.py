@@ -21,7 +21,7 @@ NOT_SEALED = "not-sealed"
 
 
 class Quarantine:
-    """The quarantined deliveries (letters) of one receiver, in an inbox that other receivers may share."""
+    """The quarantined deliveries of one receiver, in an inbox that other receivers may share."""
 
     def __init__(self, inbox: Inbox, seal: Seal, *, webhook_id: str | None, inbox_timeout: float) -> None:
         self._inbox = inbox

@@ -21,7 +21,7 @@ class Result(enum.StrEnum):
     UNREADABLE = "unreadable"
     REJECTED = "rejected"
     ABORTED = "aborted"
-    """The body never came whole: too slow, or the connection broke."""
+    """The body did not arrive completely: it was too slow, or the connection broke."""
     TOO_LARGE = "too-large"
     COMPRESSED = "compressed"
     """The body has a ``Content-Encoding``; Basiq sends none."""

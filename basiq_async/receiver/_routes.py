@@ -192,7 +192,7 @@ def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *
         inspect.signature(session_handler or handler).bind(*[None] * (1 if session_handler is None else 2), **options)
     except TypeError:
         raise ConfigurationError(f"the handler {name} must take one argument, the delivery") from None
-    except ValueError:  # it tells no signature
+    except ValueError:  # it has no readable signature
         pass
     if session_handler is None:
         return Route(handler, name, handler, prepare=prepare)

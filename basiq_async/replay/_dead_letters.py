@@ -47,7 +47,7 @@ def as_message(letter: DeadLetter) -> Message:
 
 
 async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str]) -> int:
-    """Write the dead letters to a new file, a line of JSON each, and return their number. A store None has none.
+    """Write the dead letters to a new file, a line of JSON each, and return their number. A ``store`` of None is empty.
 
     If an error interrupts the writing, the file is removed.
     """

@@ -39,9 +39,9 @@ _RATE_OVER = 20
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 _MOST_AHEAD = 10_000
-"""The most messages that may be finished after a slow one. It bounds the memory, because their ids are kept."""
+"""Maximum number of messages finished after a slow one. It bounds the memory, because their ids are kept."""
 _MOST_AT_ONCE = 1_024
-"""The most messages that a target which never awaits may handle before other tasks get their turn."""
+"""Synchronous target: maximum number of messages before other tasks get their turn."""
 _LONGEST_ERROR = 1_000
 
 
@@ -59,7 +59,7 @@ class RunSettings:
 
     @property
     def most_spans(self) -> int:
-        """The most spans of the history that may be open."""
+        """Maximum number of open spans of the history."""
         return max(_MOST_AHEAD, 2 * self.concurrency) // SPAN
 
 
@@ -289,7 +289,7 @@ class Engine:
             elif not self._record_failure(span, message, error):
                 return
             unsaved = ledger.unsaved
-            # If all messages that were handed out are finished, the target never awaits: continue before committing.
+            # Synchronous target: batch more before committing.
             if unsaved >= enough and (unsaved >= plenty or unsaved < reader.in_flight):
                 if committer.begin():
                     await asyncio.sleep(0)

@@ -14,10 +14,10 @@ from .targets._base import Target
 from .targets._deduplicated import HANDLED_BEFORE
 
 DELIVERED = "delivered"
-"""The reason to skip a message that Basiq says it delivered, at a time of which the inbox knows nothing."""
+"""The reason to skip a message that Basiq says it delivered before the inbox's records begin."""
 _FAILED_BEFORE = "failed-before"
 _SKEW = timedelta(minutes=5)
-"""The most by which Basiq's clock and this machine's may differ."""
+"""Maximum difference between Basiq's clock and this machine's."""
 _LISTED = timedelta(days=8)
 """If a message's first attempt is older than this, its event has left the event list."""
 
@@ -47,7 +47,7 @@ class InboxKnowledge:
         self._since: datetime | None = None
 
     async def would_know(self, message: Message) -> bool:
-        """Return whether the inbox would have a delivered message as handled, if the live service had handled it."""
+        """Return whether the inbox would know that the live service handled a delivered message."""
         if not self._shared:
             return False
         if self._since is None:
@@ -57,7 +57,7 @@ class InboxKnowledge:
         return bool(times) and max(times) >= self._since + _SKEW
 
     async def has(self, message: Message) -> bool:
-        """Return whether the inbox has the message's event as handled."""
+        """Return whether the inbox recorded the message's event as handled."""
         async with inbox_limit(self._timeout):
             return await self._seen(message, left=False)
 
@@ -94,7 +94,7 @@ class _Wrapper:
 
 
 class MissedMessages(_Wrapper):
-    """A target that skips messages which Basiq delivered at a time of which the inbox knows nothing."""
+    """A target that skips messages which Basiq delivered before the inbox's records begin."""
 
     def __init__(self, inner: Target, knowledge: InboxKnowledge) -> None:
         super().__init__(inner)

@@ -160,7 +160,7 @@ _EVERY = 1.0
 
 
 class ReplayFeed:
-    """Listens to the runs of a replay, and calls its watchers after each change."""
+    """Listens to the runs of a replay, and calls its listeners after each change."""
 
     def __init__(self, replay: Replay) -> None:
         self.replay = replay
@@ -172,7 +172,7 @@ class ReplayFeed:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hear(self, progress: Progress) -> None:
-        """Record the progress of a run, and call the watchers."""
+        """Record the progress of a run, and call the listeners."""
         if self.rates and progress.elapsed < self.rates[-1][0]:
             self.rates.clear()  # another run
         if not self.rates or progress.elapsed - self.rates[-1][0] >= _EVERY:

@@ -25,7 +25,7 @@ WorkItem: TypeAlias = tuple[Message, Span, Exception | None]
 class MessageReader:
     """Hands out messages to any number of workers.
 
-    width: the most messages that may be handed out and not recorded yet.
+    width: maximum number of messages that are handed out and not recorded yet.
     wanted: called when the ledger has something to record although no message was handled.
     """
 
@@ -166,7 +166,7 @@ class MessageReader:
         """Begin a new span at the reader's place."""
         self._ledger.mark(self._source.text(), self._read)
         self._in_span = 0
-        if not self._ledger.unsaved and self._ledger.dirty:  # what is unsaved has its commit begun without this
+        if not self._ledger.unsaved and self._ledger.dirty:  # unsaved messages trigger their own commit
             self._wanted()
 
     def decide(self, *, counts: bool) -> None:

@@ -192,7 +192,7 @@ class Recovery:
     """The result of a recovery, and what is left.
 
     messages: the report on the message history. ``skipped["delivered"]`` is the number of messages that were left
-        alone: Basiq says that it delivered them, at a time of which the inbox knows nothing.
+        alone: Basiq says that it delivered them before the inbox's records begin.
     events: the report on the event list of the last 7 days. ``handled`` counts events that were never a message;
         ``skipped`` counts events that were handled as a message or a live delivery.
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a run read

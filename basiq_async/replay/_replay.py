@@ -63,7 +63,7 @@ class Replay:
     target: an async function that accepts a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
     checkpoint: records the progress of the job. After a crash at any moment, run the same again: no message is lost.
-        At most ``concurrency`` messages reach the target a second time, and none that the inbox has as handled.
+        At most ``concurrency`` messages reach the target a second time, and none that the inbox recorded as handled.
     source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has the
         events that happened while the webhook was not active. It selects the types that the receiver has handlers
         for, or that the webhook is subscribed to. A message and its event have the same key in an inbox.
@@ -72,16 +72,16 @@ class Replay:
         overlap: a message that two of them select is handled twice, unless there is an inbox.
     where: selects messages after they are read: ``since(...) & failed_only()``, or any function from a ``Message`` to
         a bool. If it raises, its message counts as failed.
-    concurrency: the most messages that may be handed out and not recorded yet.
-    rate: the most messages a second, evenly spaced; None for as fast as possible.
-    inbox: remembers the handled events, shared with the receiver of the webhook. A message that it has as handled is
-        skipped, and each handled message is recorded in it. A ``WebhookReceiver`` has its own. With ``SQLInbox``, or
+    concurrency: maximum number of messages that are handed out and not recorded yet.
+    rate: maximum messages a second, evenly spaced; None for as fast as possible.
+    inbox: remembers the handled events, shared with the receiver of the webhook. A message that it recorded as handled
+        is skipped, and each handled message is recorded in it. A ``WebhookReceiver`` has its own. With ``SQLInbox``, or
         another inbox with transactions, the target may be a function of the message and the session: its writes
         commit together with the inbox's entry.
     on_error: for a message that the target does not accept: "dead-letter" keeps it in the checkpoint for
         ``retry_dead``, "skip" only counts it, and "stop" ends the job before it.
     max_failures: the number of failures in a row that ends the job, with any ``on_error``; None for never.
-    max_pause: the most seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
+    max_pause: maximum seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
         longer outage or pause ends the job. An outage makes no dead letters.
     target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
         inbox, and for each call of the checkpoint; the last also for the target's ``flush`` and ``end_run``.
@@ -217,11 +217,11 @@ class Replay:
         )
 
     async def reconcile(self, inbox: Inbox, *, ids: int = 1_000) -> Reconciliation:
-        """Compare the messages that Basiq says it delivered with the events that ``inbox`` has as handled.
+        """Compare the messages that Basiq says it delivered with the events that ``inbox`` recorded as handled.
 
         It reads the whole message history: ``filter`` and ``where`` select messages, the checkpoint does not. If the
-        target is a ``WebhookReceiver``, types without a handler are left out. ``ids`` is the most ids of missing
-        messages to return. To handle the missing messages, run a replay with this inbox.
+        target is a ``WebhookReceiver``, types without a handler are left out. ``ids`` is the maximum number of
+        missing messages' ids to return. To handle the missing messages, run a replay with this inbox.
         """
         history: Feed[Message] = Feed(self._list(self._filter))
         return await reconcile(

@@ -28,11 +28,11 @@ class Report:
 
     handled: the number of messages that the target accepted.
     skipped: the number of messages that did not have to be handled, by reason: ``where`` (not selected), ``recorded``
-        (done by an earlier run), ``handled-before`` (the inbox has it as handled), ``no-handler`` (the receiver has no
-        handler for its type).
+        (done by an earlier run), ``handled-before`` (the inbox recorded it as handled), ``no-handler`` (no handler
+        is registered for its type).
     failed: the number of messages that the target did not accept; with ``on_error="dead-letter"`` they are dead letters
         now.
-    repeated: the most of the handled messages that an earlier run may have handled too, because it was killed before
+    repeated: maximum number of handled messages that an earlier run had handled too, because it was killed before
         it could record them. 0 if all earlier runs ended properly.
     duration: in seconds.
     cursor: the place where the next run resumes, as the checkpoint keeps it; None at the beginning.
@@ -142,11 +142,11 @@ def _shorten(ids: tuple[str, ...]) -> str:
 
 @attrs.frozen
 class Reconciliation:
-    """A comparison of the messages that Basiq says it delivered with the events that an inbox has as handled.
+    """A comparison of the messages that Basiq says it delivered with the events that an inbox recorded as handled.
 
     checked: the number of messages that were compared.
     delivered: the number of them that Basiq says it delivered.
-    missing: the number of delivered messages that the inbox does not have as handled.
+    missing: the number of delivered messages that the inbox did not record as handled.
     missing_by_type: the same by event type.
     missing_ids: the ids of the missing messages, up to the number that was asked for.
     undelivered: the number of messages that Basiq says it did not deliver, and that the inbox does not have either.
@@ -265,7 +265,7 @@ def _is_selected(where: Where, message: Message) -> bool:
 
 
 class _HandledEvents:
-    """Asks an inbox which events of a webhook it has as handled."""
+    """Asks an inbox which events of a webhook it recorded as handled."""
 
     def __init__(self, inbox: Inbox, webhook_id: str | None, timeout: float) -> None:
         self._inbox = inbox
@@ -273,7 +273,7 @@ class _HandledEvents:
         self._timeout = timeout
 
     async def has(self, message: Message) -> bool:
-        """Return whether the inbox has the message's event as handled."""
+        """Return whether the inbox recorded the message's event as handled."""
         async with inbox_limit(self._timeout):
             return await self._has(message)
 

@@ -1,4 +1,4 @@
-"""The sources of a replay: each hands out messages, page by page, with a text from which to resume."""
+"""The sources of a replay: each hands out messages page by page, and says where to resume."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class EventList:
 class Lists:
     """Several lists at once: while a page of one is consumed, the next pages of all are requested.
 
-    The order of the messages differs from run to run. The text holds the place in each list.
+    The order of the messages differs from run to run. ``text`` returns the places in all lists.
     """
 
     def __init__(self, feeds: Sequence[Feed[Message]]) -> None:

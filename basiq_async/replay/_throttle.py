@@ -11,9 +11,9 @@ from ..errors import ConnectionFailedError, InboxError, TransportError
 
 _GATEWAY_DOWN = (502, 503, 504)
 _MOST_TRIES = 3
-"""The most attempts at a message if the target accepts other messages meanwhile."""
+"""Maximum attempts at a message if the target accepts other messages meanwhile."""
 _MOST_TRIES_ALONE = 5
-"""The most attempts at a message if no other message shows whether the target works."""
+"""Maximum attempts at a message if no other message shows whether the target works."""
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 

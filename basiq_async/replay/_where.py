@@ -23,7 +23,7 @@ SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
 class Where:
     """A predicate to combine with ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
-    ``limit`` is the most messages that one run hands to its target, None for all. ``description`` is the selection in
+    ``limit`` is the maximum number of messages for one run, None for all. ``description`` is the selection in
     words, which a checkpoint records; a limit is not part of it. By default it is the name of the predicate.
     """
 
@@ -142,7 +142,7 @@ def event_types(*ids: str) -> Where:
 def limit(count: int) -> Where:
     """Hand at most ``count`` messages to the target in one run; the next run continues after them.
 
-    Messages that an inbox has as handled, or that have no handler, do not count. Raises ``ConfigurationError``.
+    Messages that were handled before, or have no handler, do not count. Raises ``ConfigurationError``.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigurationError("limit must be a whole number of messages, at least 1")

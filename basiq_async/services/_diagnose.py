@@ -38,7 +38,7 @@ _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
-"""The most events that are held in memory, to compare them with the messages."""
+"""Maximum number of events in memory, to compare them with the messages."""
 _SOON = timedelta(minutes=1)
 """The time that Basiq may need to make a message of an event."""
 
@@ -207,7 +207,7 @@ class _HandledEvents:
         self._webhook_id = webhook_id
 
     async def has(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
-        """Whether the inbox has an event as handled or as quarantined."""
+        """Whether the inbox recorded an event as handled or quarantined it."""
         async with asyncio.timeout(_INBOX_TIMEOUT):
             return await self._inbox.seen(inbox_key(event_type_id, event_id, message_id, self._webhook_id))
 

@@ -111,8 +111,8 @@ class EndpointCheck:
 class Diagnosis:
     """The state of a webhook, as far as the messages and events that were read show it.
 
-    cool_off_left: the most seconds until deliveries start; 0 for an active webhook, None if that is not known.
-    retired: subscribed event types that are not in Basiq's list, or no longer.
+    cool_off_left: maximum seconds until deliveries start; 0 for an active webhook, None if that is not known.
+    retired: subscribed event types that are not in Basiq's list.
     unknown: event types of handlers that are not in Basiq's list.
     unhandled: subscribed event types without a handler; empty without a receiver.
     unsubscribed: event types with a handler that the webhook is not subscribed to; empty without a receiver.
@@ -283,7 +283,7 @@ def is_inactive(webhook: Webhook) -> bool:
 
 
 def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetime) -> float | None:
-    """Return the most seconds until deliveries start: 0 for an active webhook, None if that is not known."""
+    """Return the maximum seconds until deliveries start: 0 for an active webhook, None if that is not known."""
     status = (webhook.status or "").lower()
     if status == "active":
         return 0.0

@@ -74,7 +74,7 @@ class Webhooks:
         to create and update hold it.
 
         Other event types of the webhook are kept, because another service, or an older version of this one, may rely on
-        them. The result has them as ``kept_event_types``, and the logger ``basiq_async.webhooks`` warns of them. With
+        them. ``kept_event_types`` of the result names them, and the logger ``basiq_async.webhooks`` warns of them. With
         ``remove_event_types``, the webhook is unsubscribed from them, and the result has them as
         ``removed_event_types``.
         """

@@ -15,7 +15,7 @@ __all__ = ["InMemoryTransport"]
 
 
 class Exchange(Protocol):
-    """What became of one request: a response after ``delay`` seconds, or None for a dropped connection."""
+    """The result of one request: a response after ``delay`` seconds, or None for a dropped connection."""
 
     @property
     def response(self) -> Response | None: ...

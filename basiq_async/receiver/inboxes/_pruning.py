@@ -32,7 +32,7 @@ SHARING = Pace(0.05, 29)
 class Pruning:
     """Deletes the expired entries of an inbox, in a task of its own.
 
-    ``batch`` is called with the most entries to delete, and returns how many it deleted. Batches follow one another
+    ``batch`` is called with the maximum number to delete, and returns how many it deleted. Batches follow one another
     until none is left. Their size adapts to the speed of the storage, so that each lasts about ``pace.seconds``.
     """
 

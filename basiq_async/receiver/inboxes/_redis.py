@@ -328,9 +328,9 @@ def _describe(exc: Exception) -> str:
 
 
 def _at_place(letter: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
-    """Return the letter with the time and key of its place in the order: so the next page always begins after it.
+    """Return the delivery with the time and key of its place in the order: so the next page always begins after it.
 
-    Other programs may write to Redis. A letter without a seal gets an empty one: None would mean that the storage is
+    Other programs may write to Redis. Without a seal it gets an empty one: None would mean that the storage is
     trusted.
     """
     try:
@@ -342,7 +342,7 @@ def _at_place(letter: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
 
 
 def _place(letter: QuarantinedDelivery) -> str:
-    """Return a text that sorts letters by time, in microseconds, then by key."""
+    """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
     return f"{round(letter.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{letter.key}"
 
 

@@ -1,6 +1,6 @@
 """The tables of an inbox in a SQL database, and its statements for PostgreSQL and SQLite.
 
-An event is one row. It is claimed in one of two ways, which need not know of each other:
+An event is one row. It is claimed in one of two ways, which are independent:
 
 - A handler without a session has a *lease*: its token and the end of its time are in the committed row.
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has

@@ -102,7 +102,7 @@ class Transactions:
         return attrs.evolve(BUSY, holder=held.token)
 
     def other(self, key: str) -> Held | None:
-        """Return the claim that a transaction of this process has on the key, whoever's it is."""
+        """Return the claim that any transaction of this process has on the key."""
         held = self._held.get(key)
         return None if held is None or held.state is State.FAILED else held
 

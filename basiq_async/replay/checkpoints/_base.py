@@ -58,7 +58,7 @@ class State:
     done: the ids of messages after the cursor that are done too.
     handled, failed: totals over all runs.
     dead: the number of dead letters.
-    interrupted: the most messages that killed runs may have handled without recording them.
+    interrupted: maximum number of messages that killed runs handled without recording them.
     token: a random text that names the job, the same in all runs.
     notes: what the replay found out about the history, as a text that only the replay reads.
     """
@@ -165,7 +165,7 @@ class _Closing:
 
 
 def this_process() -> str:
-    """Return a text for the run that another one meets: this process, its machine, and the present time."""
+    """Describe this run for the error of another one: this process, its machine, and the present time."""
     host = socket.gethostname().encode("ascii", "replace").decode()[:60]
     return f"process {os.getpid()} on {host}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 

@@ -152,7 +152,7 @@ class SQLiteCheckpoint(_Closing):
         return self._store
 
     def _in_use(self) -> str:
-        """Return the text that says who has the checkpoint: what its run has written beside it, if it is ours."""
+        """Return the description of the run that has the checkpoint, from the file beside it, if that is ours."""
         holder = "which is alive"
         with suppress(OSError), open(open_private(self._path + _HOLDER, os.O_RDONLY), "rb") as file:
             holder = file.read(200).decode("ascii", "replace")

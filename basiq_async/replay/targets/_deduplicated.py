@@ -1,4 +1,4 @@
-"""A target with an inbox: events that it has as handled, or that another worker is handling, do not reach it."""
+"""A target with an inbox: events that were handled, or that another worker is handling, do not reach it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class HttpTarget:
     retry: for failed connections, timeouts, 408, 429 and 5xx; a message may be sent again. A response 429 or 503 with
         Retry-After is not retried by this policy: it pauses the whole replay.
     timeout: seconds for one attempt.
-    connections: the most connections at once; pass the replay's ``concurrency``.
+    connections: maximum number of connections at once; pass the replay's ``concurrency``.
     session: an aiohttp session to use in place of its own; it is not closed.
     clock: returns the time to sign with.
 

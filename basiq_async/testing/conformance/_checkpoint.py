@@ -247,7 +247,7 @@ class _CheckpointPromises:
         hold(state.dead == 2, f"with 2 dead letters left, dead was {state.dead}")
 
     async def pages_dead_letters(self) -> None:
-        """dead_letters() returns up to ``limit`` letters after a number, even if earlier ones were removed."""
+        """dead_letters() returns up to ``limit`` dead letters after a number, even if earlier ones were removed."""
         name, _ = await self._saved(Commit(dead=[_letter(each) for each in "abcd"]))
         first = await self._letters(name, limit=2)
         hold([letter.id for letter in first] == ["a", "b"], f"the first two were {first}")

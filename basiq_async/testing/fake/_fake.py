@@ -47,7 +47,7 @@ class FakeBasiq(States):
         until ``advance`` moves it.
     api_keys: the accepted keys, or a mapping from keys to names of applications. Each key belongs to a separate
         application, which sees nothing of the others. By default only ``DEFAULT_API_KEY``.
-    page_size: the most items in a response, even if ``limit`` asks for more.
+    page_size: maximum number of items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
     quirks: the form of responses where Basiq's own sources contradict each other.
     seed: determines identifiers and seeded histories: the same seed gives the same values. By default it is random, so

@@ -21,7 +21,7 @@ Value = str | datetime
 Check = Callable[[T], bool]
 MAX_LIMIT = 500
 MOST_SCANNED = 20_000
-"""The most items that one request may look at, so that a filter over millions of items does not block the fake."""
+"""Maximum number of items for one request, so that a filter over millions of items does not block the fake."""
 
 _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*)\.([a-z]+)\(", re.ASCII)
 # Possessive: otherwise a long run of spaces would be tried from each of its characters.

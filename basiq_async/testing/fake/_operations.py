@@ -88,7 +88,7 @@ def _listing(
     """Return a page of a list. ``items`` returns the items from a position on, or from the beginning for None."""
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
-        call.violations.add("limit", f"a limit of {query['limit']}: the most is {MAX_LIMIT}")
+        call.violations.add("limit", f"a limit of {query['limit']}: the maximum is {MAX_LIMIT}")
     scope = f"{call.app.name} {self_path.removeprefix(call.render.base)}"
     by_offset = call.render.quirks.paging == "offset"
     for words, applies in ((" newest first", newest_first), (" by offset", by_offset)):

@@ -1,7 +1,7 @@
 """Waits for the fake: for its clock, and for deliveries.
 
-Whoever waits for the fake makes the attempts that are due, and moves the clock, one step at a time, until its own wait
-is over. If several tasks wait, one of them makes the steps for all.
+A task that waits for the fake makes the due attempts, and moves the clock, one step at a time, until its wait is
+over. If several tasks wait, one of them makes the steps for all.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Timeline:
         self._move(moment)
 
     def _is_busy(self) -> bool:
-        """Return whether an attempt is under way that does something else than wait for the fake."""
+        """Return whether an attempt is under way that does not wait for the fake."""
         waiting = {each.attempt.begun for each in self._waiters if each.attempt is not None and not each.is_over()}
         return not waiting.issuperset(self._agenda.under_way)
 

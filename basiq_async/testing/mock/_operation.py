@@ -24,7 +24,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 JsonObject = dict[str, object]
 MOST_SCANNED = 5_000
-"""The most items that one call looks at, so that a search of millions of items does not block the fake."""
+"""Maximum number of items that one call looks at, so that a search of millions of items does not block the fake."""
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 _PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
