@@ -184,7 +184,7 @@ class Paginator(Generic[T]):
         if type(prefetch) is not int or prefetch not in (0, 1):
             raise ConfigurationError("prefetch must be a whole number from 0 to 1, how many pages to request ahead")
         if on_unreadable is not None and not callable(on_unreadable):
-            raise ConfigurationError("on_unreadable must be a function that takes an UnreadableItem, or None")
+            raise ConfigurationError("on_unreadable must be a function that accepts an UnreadableItem, or None")
         self._listing = listing
         self._prefetch = prefetch
         self._on_unreadable = on_unreadable
