@@ -54,7 +54,7 @@ class Report:
     failed: int
     repeated: int
     duration: float
-    cursor: str | None
+    cursor: str | None = attrs.field(repr=False)
     position: int
     finished: bool
     dead: int = 0

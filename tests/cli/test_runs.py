@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from basiq_async.cli._runs import ProgressLine, RunOptions, draw_progress  # private: hours are not to be waited for
-from basiq_async.replay import Progress
+from basiq_async.cli._results import show_details  # private: hours are not to be waited for
+from basiq_async.cli._runs import (  # private: hours are not to be waited for
+    ProgressLine,
+    RunOptions,
+    draw_progress,
+    report_details,
+)
+from basiq_async.replay import Progress, Report
 
 
 def drawn(now: Progress) -> str:
@@ -73,3 +79,10 @@ def test_the_line_that_continues_shows_no_query_and_no_password_of_a_url(capsys:
     assert "geheim" not in told
     assert "https://service.example/basiq?" in told
     assert "not shown" in told
+
+
+def test_a_report_is_printed_without_its_place_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(3, {"where": 1}, 0, 0, 1.0, "x" * 900, 4, True)
+    print(report)
+    show_details(report_details(report))
+    assert "xxx" not in capsys.readouterr().out
