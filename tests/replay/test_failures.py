@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async import Message, RateLimitError, ReplayError, ServerError
+from basiq_async import ConfigurationError, Message, RateLimitError, ReplayError, ServerError
 from basiq_async.replay import (
     CheckpointError,
     Commit,
@@ -223,17 +223,16 @@ async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
         assert (state.position, state.dead, state.done) == (0, 0, frozenset())
 
 
-async def test_a_target_that_is_not_async_ends_the_job_at_its_first_message() -> None:
+async def test_a_target_that_is_not_async_is_refused_before_it_is_called() -> None:
     taken: list[str] = []
 
     def handler(message: Message) -> None:
         taken.append(message.id)
 
     async with history(50) as h:
-        replay = Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint())
-        with pytest.raises(ReplayError, match="not async"):
-            await replay.run()
-    assert len(taken) == 1
+        with pytest.raises(ConfigurationError, match="not async"):
+            Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint())
+    assert taken == []
 
 
 # --- patience ---

@@ -306,7 +306,7 @@ async def test_a_commit_whose_response_is_lost_is_recorded_once(
 async def test_a_database_that_stays_away_is_told_and_nothing_more_is_recorded() -> None:
     with postgres_server() as server:
         async with engine_of(server.url()) as engine:
-            checkpoint = SQLCheckpoint(engine, lease=SOON)
+            checkpoint = SQLCheckpoint(engine)
             await checkpoint.open(JOB, concurrency=1)
             await checkpoint.save(Commit(advance=Advance("c", 3, ["a"])))
             await asyncio.to_thread(server.stop)
