@@ -57,7 +57,7 @@ _FEW = 5
 _FAR = timedelta(minutes=15)
 """Steps shorter than this do not show that a list has no order: first attempts can change places."""
 _MOST_PASSES = 10
-_MOST_REFUSED = 3
+_MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
 _MOST_IDS = 1_000_000
 """The number of ids of a run that are kept to read a pass again, with 8 bytes each."""
