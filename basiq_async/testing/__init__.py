@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .fake._clock import ManualClock, SystemClock
     from .fake._deliveries import DeliveredAttempt, Emission
     from .fake._fake import FakeBasiq
-    from .fake._recent import Violation
+    from .fake._logs import Violation
     from .fake._responses import Quirks
     from .mock._server import serve
 
@@ -48,7 +48,7 @@ _LAZY = {
     "ManualClock": "fake._clock",
     "Quirks": "fake._responses",
     "SystemClock": "fake._clock",
-    "Violation": "fake._recent",
+    "Violation": "fake._logs",
     "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",

@@ -15,7 +15,7 @@ from ...errors import ConfigurationError
 from ._agenda import Agenda, Cause, PlannedAttempt
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, Outages
-from ._recent import Changes, Recent, Violations, size_of
+from ._logs import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
 from ._store import Application, Store

@@ -15,8 +15,8 @@ from ...transports.base import Request, Response
 from ._clock import LATEST, Clock, ManualClock, MovableClock
 from ._deliveries import Emission
 from ._inspect import DEFAULT_API_KEY
+from ._logs import RequestRecord
 from ._operations import Call, find_operation
-from ._recent import RequestRecord
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._seeded import IdFactory
 from ._states import States

@@ -12,7 +12,7 @@ from ...transports.base import Request
 from ._clock import Clock
 from ._deliveries import DeliveredAttempt, Deliveries
 from ._faults import DeliveryFault, Fault, Faults
-from ._recent import Changes, Recent, RequestRecord, Violation, Violations, size_of
+from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
 from ._records import Log, Message, Webhook
 from ._store import Store
 from ._tokens import Tokens

@@ -17,7 +17,7 @@ import attrs
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
 from ._lists import MAX_LIMIT, Fields, FilterError, Window
-from ._recent import Violations
+from ._logs import Violations
 from ._records import Event, Log, Logged, Message, Webhook
 from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
 from ._seeded import is_uuid

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from urllib.parse import parse_qsl
 
 from ...transports.base import Request, Response
-from ._recent import Violations
+from ._logs import Violations
 from ._responses import Refusal, bad_parameter, json_response
 from ._store import Application, IssuedToken, Store
 

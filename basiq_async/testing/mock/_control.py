@@ -17,8 +17,8 @@ from ..._web.guard import IN_PATH, TOKEN_HEADER, ControlError
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from . import _operations  # noqa: F401  # registers them
-from ._operation import OPERATIONS, Control, JsonObject, Operation
-from ._shapes import Error, as_json, camel
+from ._declaration import OPERATIONS, Control, JsonObject, Operation
+from ._results import Error, as_json, camel
 
 ROOT = "/_fake"
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
@@ -193,16 +193,16 @@ def _schema_of(hint: Any, schemas: dict[str, Json]) -> Json:
     return {"type": "object", "additionalProperties": _schema_of(given[1], schemas)}
 
 
-def _schema_of_class(shape: type[attrs.AttrsInstance], given: tuple[Any, ...], schemas: dict[str, Json]) -> Json:
+def _schema_of_class(kind: type[attrs.AttrsInstance], given: tuple[Any, ...], schemas: dict[str, Json]) -> Json:
     """Return a reference to the schema of a class. A list of webhooks is called ``Webhooks``."""
     item = given[0].__name__ if given else ""
-    name = _PLURALS.get(item, f"{item}s") if given else shape.__name__
+    name = _PLURALS.get(item, f"{item}s") if given else kind.__name__
     if name not in schemas:
         hints = {
             each: tuple[given[0], ...] if given and each == "items" else hint  # type: ignore[valid-type]  # a type at run time
-            for each, hint in get_type_hints(shape).items()
+            for each, hint in get_type_hints(kind).items()
         }
-        properties = {camel(field.name): _schema_of(hints[field.name], schemas) for field in attrs.fields(shape)}
+        properties = {camel(field.name): _schema_of(hints[field.name], schemas) for field in attrs.fields(kind)}
         schemas[name] = {
             "type": "object",
             "properties": properties,

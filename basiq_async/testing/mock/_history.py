@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from ..._web.guard import ControlError
-from ..fake._recent import Violation
-from . import _shapes as shapes
-from ._operation import About, Control, operation, page_of, page_of_numbered, read_places
-from ._shapes import Items, Page, take
+from ..fake._logs import Violation
+from . import _results as results
+from ._declaration import About, Control, operation, page_of, page_of_numbered, read_places
+from ._results import Items, Page, take
 
 if TYPE_CHECKING:
     from ..fake._deliveries import DeliveredAttempt
     from ..fake._inspect import Upcoming
     from ..fake._records import Message
 
-M = TypeVar("M", bound=shapes.Message)
+M = TypeVar("M", bound=results.Message)
 Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 1000)]
 Next = Annotated[str | None, About("The `next` of the page before.")]
 Search = Annotated[str | None, About("Only items that contain this text; upper and lower case are the same.")]
@@ -30,7 +30,7 @@ async def messages(
     search: Search = None,
     limit: Limit = 100,
     next: Next = None,
-) -> Page[shapes.Message]:
+) -> Page[results.Message]:
     """The messages with their attempts, newest first."""
     fake = control.fake
     upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
@@ -51,7 +51,7 @@ async def messages(
         fake.count_messages(webhook_id),
         limit,
         search,
-        lambda item: _show_message(shapes.Message, item[1], upcoming.get(item[1].id)),
+        lambda item: _show_message(results.Message, item[1], upcoming.get(item[1].id)),
         lambda item: (item[1].id, item[1].event.type_id, item[1].event.id, item[1].event.user_id, item[1].status),
         following,
         lambda item: status in (None, item[1].status),
@@ -59,11 +59,11 @@ async def messages(
 
 
 @operation("GET", "/messages/{messageId}")
-async def message(control: Control, message_id: str) -> shapes.WholeMessage:
+async def message(control: Control, message_id: str) -> results.WholeMessage:
     """One message, with its event's data."""
     found = find_message(control, message_id)
     upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
-    return _show_message(shapes.WholeMessage, found, upcoming)
+    return _show_message(results.WholeMessage, found, upcoming)
 
 
 def find_message(control: Control, message_id: str) -> Message:
@@ -73,27 +73,27 @@ def find_message(control: Control, message_id: str) -> Message:
     return found
 
 
-def _show_message(shape: type[M], message: Message, upcoming: Upcoming | None) -> M:
+def _show_message(kind: type[M], message: Message, upcoming: Upcoming | None) -> M:
     event = message.event
     return take(
-        shape,
+        kind,
         message,
         event,
         event_type_id=event.type_id,
         event_id=event.id,
         attempts=tuple(
-            take(shapes.Attempt, attempt, number=number, status=attempt.status_code)
+            take(results.Attempt, attempt, number=number, status=attempt.status_code)
             for number, attempt in enumerate(message.attempts, 1)
         ),
-        next_attempt=None if upcoming is None else take(shapes.NextAttempt, upcoming),
+        next_attempt=None if upcoming is None else take(results.NextAttempt, upcoming),
     )
 
 
 @operation("GET", "/event-types")
-async def event_types(control: Control) -> Items[shapes.EventType]:
+async def event_types(control: Control) -> Items[results.EventType]:
     """The event types that can be emitted."""
     known = control.fake.event_types.items()
-    return Items(items=tuple(shapes.EventType(id=name, description=text) for name, text in known))
+    return Items(items=tuple(results.EventType(id=name, description=text) for name, text in known))
 
 
 # --- logs ---
@@ -102,7 +102,7 @@ async def event_types(control: Control) -> Items[shapes.EventType]:
 @operation("GET", "/requests")
 async def requests(
     control: Control, search: Search = None, limit: Limit = 100, next: Next = None
-) -> Page[shapes.Request]:
+) -> Page[results.Request]:
     """The latest requests, newest first."""
     log = control.fake.request_log
     return page_of_numbered(
@@ -111,19 +111,19 @@ async def requests(
         limit,
         search,
         next,
-        lambda _, record: take(shapes.Request, record, record.request),
+        lambda _, record: take(results.Request, record, record.request),
         lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
     )
 
 
 @operation("GET", "/requests/{number}")
-async def request(control: Control, number: str) -> shapes.WholeRequest:
+async def request(control: Control, number: str) -> results.WholeRequest:
     """One request, with its headers and body."""
     for record in reversed(control.fake.request_log):
         if str(record.number) == number:
             sent = record.request
-            body = None if record.path == "/token" or sent.body is None else shapes.show_body(sent.body)
-            return take(shapes.WholeRequest, record, sent, headers=shapes.show_headers(sent.headers), body=body)
+            body = None if record.path == "/token" or sent.body is None else results.show_body(sent.body)
+            return take(results.WholeRequest, record, sent, headers=results.show_headers(sent.headers), body=body)
     raise ControlError(404, "not-found", f"there is no request {number!r} in the log")
 
 
@@ -134,13 +134,13 @@ async def deliveries(
     search: Search = None,
     limit: Limit = 100,
     next: Next = None,
-) -> Page[shapes.Delivery]:
+) -> Page[results.Delivery]:
     """The latest delivery attempts, newest first."""
     fake = control.fake
 
-    def show(number: int, attempt: DeliveredAttempt) -> shapes.Delivery:
-        headers, body = shapes.show_headers(attempt.headers), shapes.show_body(attempt.body)
-        return take(shapes.Delivery, attempt, number=number, attempt=attempt.number, headers=headers, body=body)
+    def show(number: int, attempt: DeliveredAttempt) -> results.Delivery:
+        headers, body = results.show_headers(attempt.headers), results.show_body(attempt.body)
+        return take(results.Delivery, attempt, number=number, attempt=attempt.number, headers=headers, body=body)
 
     return page_of_numbered(
         (each for each in fake.numbered_deliveries() if message_id in (None, each[1].message_id)),

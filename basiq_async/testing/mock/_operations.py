@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from ..._version import __version__
 from ..._web.guard import ControlError
 from ..fake._clock import ManualClock, SystemClock
-from . import _shapes as shapes
+from . import _results as results
+from ._declaration import About, Control, JsonObject, operation
 from ._history import find_message
-from ._operation import About, Control, JsonObject, operation
-from ._shapes import Items, take
+from ._results import Items, take
 
 if TYPE_CHECKING:
     from ..fake._deliveries import Emission
@@ -27,13 +27,13 @@ EndpointURL = Annotated[str | None, About("The endpoint's url; by default every 
 
 
 @operation("GET", "/health")
-async def health(control: Control) -> shapes.Health:
+async def health(control: Control) -> results.Health:
     """Whether the mock runs and, if the call has an API key, whether the key belongs to this mock."""
-    return shapes.Health(status="ok", base_url=control.base_url, version=__version__)
+    return results.Health(status="ok", base_url=control.base_url, version=__version__)
 
 
 @operation("GET", "/states")
-async def states(control: Control) -> Items[shapes.StateSummary]:
+async def states(control: Control) -> Items[results.StateSummary]:
     """The states of the mock, without their API keys."""
     served = (control.first, *control.first.states.values())
     return Items(items=tuple(map(_summarize, served)))
@@ -49,7 +49,7 @@ async def add_state(
         bool,
         About("Make a clock that stands still until it is moved. By default it runs if the mock's clock runs."),
     ] = False,
-) -> shapes.NewState:
+) -> results.NewState:
     """Add an empty state with its own API key, clock and ids. States share no data.
 
     Calls with the state's key are for that state only.
@@ -65,11 +65,11 @@ async def add_state(
         )
     clock = ManualClock(datetime.now(UTC)) if still else None
     state = first.add_state(name, api_key=api_key, seed=seed, clock=clock)
-    return take(shapes.NewState, _summarize(state), api_key=state.api_key)
+    return take(results.NewState, _summarize(state), api_key=state.api_key)
 
 
 @operation("POST", "/states/remove")
-async def remove_state(control: Control) -> shapes.Done:
+async def remove_state(control: Control) -> results.Done:
     """Remove the state to which the call's API key belongs, with all its data. The first state cannot be removed."""
     if control.fake is control.first:
         raise ControlError(
@@ -82,9 +82,9 @@ async def remove_state(control: Control) -> shapes.Done:
     return done
 
 
-def _summarize(fake: FakeBasiq) -> shapes.StateSummary:
+def _summarize(fake: FakeBasiq) -> results.StateSummary:
     return take(
-        shapes.StateSummary,
+        results.StateSummary,
         fake,
         seed=str(fake.seed),
         now=fake.now(),
@@ -100,19 +100,19 @@ def _summarize(fake: FakeBasiq) -> shapes.StateSummary:
 
 
 @operation("GET", "/state")
-async def state(control: Control) -> shapes.State:
+async def state(control: Control) -> results.State:
     """The time, the next attempt, the faults, and the number of webhooks, messages and requests."""
     fake, clock = control.fake, control.fake.clock
     speed = clock.speed if isinstance(clock, SystemClock) else None
     return take(
-        shapes.State,
+        results.State,
         _summarize(fake),
         fake,
         base_url=control.base_url,
-        clock=shapes.Clock(running=speed is not None, speed=speed),
-        endpoints_down=tuple(shapes.EndpointDown(url=url, status=code) for url, code in fake.endpoints_down.items()),
-        faults=tuple(take(shapes.Fault, fault) for fault in fake.faults),
-        delivery_faults=tuple(take(shapes.DeliveryFault, fault) for fault in fake.delivery_faults),
+        clock=results.Clock(running=speed is not None, speed=speed),
+        endpoints_down=tuple(results.EndpointDown(url=url, status=code) for url, code in fake.endpoints_down.items()),
+        faults=tuple(take(results.Fault, fault) for fault in fake.faults),
+        delivery_faults=tuple(take(results.DeliveryFault, fault) for fault in fake.delivery_faults),
     )
 
 
@@ -123,7 +123,7 @@ async def advance(
     hours: Annotated[float, About("Hours to move the clock forward by.", 0, 10_000_000)] = 0,
     minutes: Annotated[float, About("Minutes to move the clock forward by.", 0, 10_000_000)] = 0,
     seconds: Annotated[float, About("Seconds to move the clock forward by.", 0, 10_000_000)] = 0,
-) -> shapes.Advanced:
+) -> results.Advanced:
     """Move the clock forward, and make every delivery that is due on the way.
 
     Responds when the deliveries are made.
@@ -133,15 +133,15 @@ async def advance(
 
 
 @operation("POST", "/next")
-async def advance_to_next(control: Control) -> shapes.Advanced:
+async def advance_to_next(control: Control) -> results.Advanced:
     """Move the clock to the next planned attempt, and make it."""
     return await _move(control, control.fake.advance_to_next)
 
 
-async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> shapes.Advanced:
+async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> results.Advanced:
     before = _count_attempts(control.fake)
     await move()
-    return take(shapes.Advanced, control.done(), attempts=_count_attempts(control.fake) - before)
+    return take(results.Advanced, control.done(), attempts=_count_attempts(control.fake) - before)
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
@@ -161,7 +161,7 @@ async def emit(
         JsonObject | None, About("The event's data; by default the type, id and link of the entity.")
     ] = None,
     wait: Annotated[bool, About("Respond after the first attempt of each message.")] = False,
-) -> shapes.Emitted:
+) -> results.Emitted:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
     api_key = control.api_key
     return await _show_emission(
@@ -172,13 +172,13 @@ async def emit(
 @operation("POST", "/messages/{messageId}/redeliver")
 async def redeliver(
     control: Control, message_id: str, wait: Annotated[bool, About("Respond after the attempt.")] = False
-) -> shapes.Emitted:
+) -> results.Emitted:
     """Deliver a message once more, now."""
     return await _show_emission(control.fake.redeliver(find_message(control, message_id).id), wait)
 
 
-async def _show_emission(emission: Emission, wait: bool) -> shapes.Emitted:
-    return take(shapes.Emitted, await emission if wait else emission)
+async def _show_emission(emission: Emission, wait: bool) -> results.Emitted:
+    return take(results.Emitted, await emission if wait else emission)
 
 
 # --- faults ---
@@ -203,7 +203,7 @@ async def fail(
         About("Break the connection before the request is carried out, or before the response is sent."),
     ] = None,
     loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False,
-) -> shapes.Done:
+) -> results.Done:
     """Make the next requests fail."""
     texts = {name: value for name, value in (headers or {}).items() if isinstance(value, str)}
     if len(texts) < len(headers or {}) or not all(text.isprintable() for each in texts.items() for text in each):
@@ -233,7 +233,7 @@ async def fail_deliveries(
         About("request: the endpoint is not reached. response: it handles the delivery, and its response is lost."),
     ] = None,
     url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None,
-) -> shapes.Done:
+) -> results.Done:
     """Make the next deliveries fail."""
     control.fake.fail_deliveries(times, status=status, drop=drop or False, url=url)
     return control.done()
@@ -246,28 +246,28 @@ async def endpoint_down(
     status: Annotated[
         int | None, About("The status of the response; without it, the connection fails.", 100, 999)
     ] = None,
-) -> shapes.Done:
+) -> results.Done:
     """Let all deliveries to an endpoint fail, without calling it."""
     control.fake.endpoint_down(url, status=status)
     return control.done()
 
 
 @operation("POST", "/endpoint/up")
-async def endpoint_up(control: Control, url: EndpointURL = None) -> shapes.Done:
+async def endpoint_up(control: Control, url: EndpointURL = None) -> results.Done:
     """End the outage of an endpoint."""
     control.fake.endpoint_up(url)
     return control.done()
 
 
 @operation("POST", "/expire-tokens")
-async def expire_tokens(control: Control) -> shapes.Done:
+async def expire_tokens(control: Control) -> results.Done:
     """Let all tokens that were issued expire now."""
     control.fake.expire_tokens()
     return control.done()
 
 
 @operation("POST", "/disable-account")
-async def disable_account(control: Control) -> shapes.Done:
+async def disable_account(control: Control) -> results.Done:
     """Respond with 403 to every later request of the application whose API key the call has."""
     control.fake.disable_account(control.api_key)
     return control.done()
@@ -284,10 +284,10 @@ async def add_webhook(
     active: Annotated[
         bool, About("Whether it is active at once. With false, its cool-off begins now. True by default.")
     ] = True,
-) -> shapes.Added:
+) -> results.Added:
     """Add a webhook."""
     webhook_id = control.fake.add_webhook(url, subscribed_events, active=active, api_key=control.api_key)
-    return shapes.Added(webhook_id=webhook_id)
+    return results.Added(webhook_id=webhook_id)
 
 
 @operation("POST", "/seed")
@@ -303,19 +303,19 @@ async def seed(
     ] = None,
     every: Annotated[float, About("Seconds between two messages; 1 by default.", 0.001, 1_000_000)] = 1,
     failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0,
-) -> shapes.Added:
+) -> results.Added:
     """Give a webhook a history of messages."""
     webhook_id = control.fake.seed_messages(
         messages, webhook_id, event_types=event_types, every=every, failed=failed, api_key=control.api_key
     )
-    return shapes.Added(webhook_id=webhook_id)
+    return results.Added(webhook_id=webhook_id)
 
 
 @operation("POST", "/reset")
 async def reset(
     control: Control,
     log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False,
-) -> shapes.Done:
+) -> results.Done:
     """Forget everything in the state that the call is for, except its API keys and the time."""
     if log:
         control.fake.reset_log()
@@ -325,13 +325,13 @@ async def reset(
 
 
 @operation("GET", "/webhooks")
-async def webhooks(control: Control) -> Items[shapes.Webhook]:
+async def webhooks(control: Control) -> Items[results.Webhook]:
     """The webhooks, without their secrets."""
     fake, now = control.fake, control.fake.now()
     return Items(
         items=tuple(
             take(
-                shapes.Webhook,
+                results.Webhook,
                 each,
                 status=each.status(now),
                 subscribed_events=each.events,
@@ -344,8 +344,8 @@ async def webhooks(control: Control) -> Items[shapes.Webhook]:
 
 
 @operation("POST", "/webhooks/{webhookId}/secret")
-async def webhook_secret(control: Control, webhook_id: str) -> shapes.Secret:
+async def webhook_secret(control: Control, webhook_id: str) -> results.Secret:
     """Show the signing secret of a webhook."""
     if all(each.id != webhook_id for each in control.fake.webhooks()):
         raise ControlError(404, "not-found", f"there is no webhook {webhook_id!r}")
-    return shapes.Secret(secret=control.fake.secret(webhook_id))
+    return results.Secret(secret=control.fake.secret(webhook_id))

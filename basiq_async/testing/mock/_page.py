@@ -18,8 +18,8 @@ from ..._web.page import LivePage, show_clock
 from . import _history as history
 from . import _operations as control_api
 from ._control import ROOT
-from ._operation import Control
-from ._shapes import HIDDEN, as_json
+from ._declaration import Control
+from ._results import HIDDEN, as_json
 
 
 def add_page(app: web.Application, control: Control) -> None:

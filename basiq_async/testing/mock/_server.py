@@ -27,7 +27,7 @@ from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
 from ._control import ROOT, routes
-from ._operation import Control
+from ._declaration import Control
 from .state_file import keeping_state
 
 logger = logging.getLogger("basiq_async.testing")

@@ -232,15 +232,15 @@ class Webhook:
     messages: int
 
 
-def take(shape: type[C], *sources: object, **more: object) -> C:
-    """Make a shape from the values in ``more`` and, for its other fields, from the attributes of the sources."""
+def take(kind: type[C], *sources: object, **more: object) -> C:
+    """Make a result from the values in ``more`` and, for its other fields, from the attributes of the sources."""
 
     def value(name: str) -> object:
         if name in more:
             return more[name]
         return next(getattr(source, name) for source in sources if hasattr(source, name))
 
-    return shape(**{field.name: value(field.name) for field in attrs.fields(shape)})
+    return kind(**{field.name: value(field.name) for field in attrs.fields(kind)})
 
 
 def show_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -260,10 +260,10 @@ _converter = Converter()
 _converter.register_unstructure_hook(datetime, lambda moment: moment.isoformat(timespec="milliseconds"))
 _converter.register_unstructure_hook_factory(
     attrs.has,
-    lambda shape: make_dict_unstructure_fn(
-        shape,
+    lambda kind: make_dict_unstructure_fn(
+        kind,
         _converter,
-        **{field.name: override(rename=camel(field.name)) for field in attrs.fields(shape)},  # type: ignore[arg-type]  # of fields' names alone
+        **{field.name: override(rename=camel(field.name)) for field in attrs.fields(kind)},  # type: ignore[arg-type]  # of fields' names alone
     ),
 )
 

@@ -15,7 +15,7 @@ import attrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
 from ..._web.guard import ControlError
-from ._shapes import Done, Page, camel
+from ._results import Done, Page, camel
 
 if TYPE_CHECKING:
     from ..fake._fake import FakeBasiq
