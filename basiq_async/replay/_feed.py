@@ -54,6 +54,7 @@ _SAMPLES = 20
 _SURE = 32
 """The number of steps from one time to another that show an order; nine in ten must go the same way."""
 _FEW = 5
+_MIXED = 3
 _FAR = timedelta(minutes=15)
 """Steps shorter than this do not show that a list has no order: first attempts can change places."""
 _MOST_PASSES = 10
@@ -297,7 +298,7 @@ class Feed(Generic[T]):
     def _must_read_all(self) -> bool:
         """Return whether new items can be anywhere: the list has no order, or shows none and all its ids are known."""
         newer, older, *far = self._state.steps
-        if min(far) >= 3 and 8 * min(far) > max(far):
+        if min(far) >= _MIXED and 8 * min(far) > max(far):
             return True
         return newer + older < _SURE and len(self._state.base.last) < WINDOW
 
@@ -455,7 +456,8 @@ class Feed(Generic[T]):
             self._last_time = time
         seen = _order_of(*self._steps)
         if seen not in ("unknown", self.order) and sum(self._steps) >= _FEW:
-            steps[:] = [*self._steps, 0, 0]  # the list has turned round
+            # The list has turned round, unless it showed before that it has no order.
+            steps[:] = [*self._steps, *(steps[2:] if min(steps[2:]) >= _MIXED else (0, 0))]
         if sum(steps) > 100 * _SURE:
             steps[:] = [each // 2 for each in steps]
 
