@@ -76,8 +76,8 @@ class Inbox(Protocol):
         """
         ...
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
-        """Record ``key`` as handled and store its quarantined delivery, ``letter``: both or neither.
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        """Record ``key`` as handled and store its quarantined delivery, ``delivery``: both or neither.
 
         Returns what ``complete`` would return. A quarantined delivery is kept until it is handled or dropped. If the
         token holds the key by ``claim_quarantined``, the new one replaces the old one.
@@ -160,17 +160,17 @@ class QuarantinedDelivery:
         return [*(text.encode("utf-8", "surrogatepass") for text in ids), self.body]
 
 
-def pack(letter: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
+def pack(delivery: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
     """Return it as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
 
     ``seal``: whether to include the seal, for a storage that other programs may write to.
     """
-    fields = attrs.asdict(letter)
+    fields = attrs.asdict(delivery)
     if not seal:
         del fields["seal"]
-    fields["body"] = b64encode(letter.body).decode()
-    fields["signed_at"] = letter.signed_at.isoformat()
-    fields["quarantined_at"] = letter.quarantined_at.isoformat()
+    fields["body"] = b64encode(delivery.body).decode()
+    fields["signed_at"] = delivery.signed_at.isoformat()
+    fields["quarantined_at"] = delivery.quarantined_at.isoformat()
     return UnshownText(json.dumps(fields))
 
 

@@ -31,20 +31,20 @@ async def read_quarantine(
             raise InboxError(
                 "the quarantine cannot be read further: a delivery in it is older than the page that it is on"
             )
-        for letter in page:
+        for delivery in page:
             # A delivery that failed again has moved to the end.
-            if letter.key not in seen and letter.key == _own_key(letter, webhook_id):
-                seen.add(letter.key)
-                yield letter
+            if delivery.key not in seen and delivery.key == _own_key(delivery, webhook_id):
+                seen.add(delivery.key)
+                yield delivery
         after = last
 
 
-def _place(letter: QuarantinedDelivery) -> tuple[float, str]:
-    return letter.quarantined_at.timestamp(), letter.key
+def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
+    return delivery.quarantined_at.timestamp(), delivery.key
 
 
-def _own_key(letter: QuarantinedDelivery, webhook_id: str | None) -> str:
+def _own_key(delivery: QuarantinedDelivery, webhook_id: str | None) -> str:
     try:
-        return inbox_key(letter.event_type_id, letter.event_id, letter.delivery_id, webhook_id)
+        return inbox_key(delivery.event_type_id, delivery.event_id, delivery.delivery_id, webhook_id)
     except ConfigurationError:  # it has no ids: another program wrote it
         return ""

@@ -228,7 +228,7 @@ class Dispatcher:
 
     async def _set_aside(self, attempt: _Attempt, failure: Exception) -> bool:
         delivery, unit = attempt.delivery, attempt.unit
-        letter = QuarantinedDelivery(
+        quarantined = QuarantinedDelivery(
             key=unit.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,
@@ -239,10 +239,10 @@ class Dispatcher:
             failures=attempt.failures or 0,
             quarantined_at=datetime.fromtimestamp(self._clock(), UTC),
         )
-        letter = attrs.evolve(letter, seal=self._seal.seal(*letter.sealed_parts()))
+        quarantined = attrs.evolve(quarantined, seal=self._seal.seal(*quarantined.sealed_parts()))
         stored = await self._last_call(
             attempt,
-            lambda: self._inbox.quarantine(unit.key, unit.token, letter),
+            lambda: self._inbox.quarantine(unit.key, unit.token, quarantined),
             "failed too often, and could not be put into the quarantine",
         )
         if attempt.quarantined and not stored:  # its earlier entry is still in the quarantine

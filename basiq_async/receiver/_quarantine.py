@@ -31,22 +31,22 @@ class Quarantine:
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
 
-    async def letters(
+    async def deliveries(
         self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
     ) -> AsyncGenerator[QuarantinedDelivery]:
         """Yield each quarantined delivery once, oldest first: those with the delivery ids ``ids``, or all."""
         found = read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout, after=after)
         async with aclosing(found):
-            async for letter in found:
-                if ids is None or letter.delivery_id in ids:
-                    yield letter
+            async for delivery in found:
+                if ids is None or delivery.delivery_id in ids:
+                    yield delivery
 
     async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
         found: list[QuarantinedDelivery] = []
-        async with aclosing(self.letters(after=after)) as letters:
-            async for letter in letters:
-                found.append(letter)
+        async with aclosing(self.deliveries(after=after)) as deliveries:
+            async for delivery in deliveries:
+                found.append(delivery)
                 if len(found) == limit:
                     break
         return found
@@ -54,8 +54,8 @@ class Quarantine:
     async def count(self, most: int) -> int:
         """Return the number of quarantined deliveries, counted up to ``most``."""
         count = 0
-        async with aclosing(self.letters()) as letters:
-            async for _ in letters:
+        async with aclosing(self.deliveries()) as deliveries:
+            async for _ in deliveries:
                 count += 1
                 if count == most:
                     break
@@ -68,39 +68,41 @@ class Quarantine:
 
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the quarantined deliveries with these ids, and return the number removed."""
-        found = [letter.key async for letter in self.letters(ids=check_ids(ids))]
+        found = [delivery.key async for delivery in self.deliveries(ids=check_ids(ids))]
         dropped = 0
         for key in found:
             async with inbox_limit(self._timeout):
                 dropped += await self._inbox.drop_quarantined(key)
         return dropped
 
-    def refuse(self, letter: QuarantinedDelivery) -> Outcome | None:
+    def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:
         """Return the rejection of a quarantined delivery that no receiver with these secrets sealed, else None."""
-        fault = None if letter.seal is None else self._seal.find_fault(letter.seal, *letter.sealed_parts())
+        fault = None if delivery.seal is None else self._seal.find_fault(delivery.seal, *delivery.sealed_parts())
         if fault is None:
             return None
         text = (
-            f"the quarantined delivery {letter.delivery_id!r} {fault}: it stays in the quarantine, and no handler gets "
-            "it. Another program wrote to the inbox's storage, or the secret was replaced: then pass the old one too"
+            f"the quarantined delivery {delivery.delivery_id!r} {fault}: it stays in the quarantine, and no handler "
+            "gets it. Another program wrote to the inbox's storage, or the secret was replaced: pass the old one too"
         )
         logger.error("%s", text, extra={"reason": NOT_SEALED})
         error = SignatureVerificationError(text, reason=NOT_SEALED)
-        return Outcome(Result.REJECTED, self.delivery_of(letter), reason=NOT_SEALED, error=error)
+        return Outcome(Result.REJECTED, self.delivery_of(delivery), reason=NOT_SEALED, error=error)
 
-    def delivery_of(self, letter: QuarantinedDelivery) -> Delivery:
+    def delivery_of(self, delivery: QuarantinedDelivery) -> Delivery:
         """Return the delivery that was quarantined."""
         try:
-            return read_delivery(letter.delivery_id, int(letter.signed_at.timestamp()), letter.body, self._webhook_id)
+            return read_delivery(
+                delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body, self._webhook_id
+            )
         except UnreadableBodyError:  # another program wrote it: only its ids can be used
             return Delivery(
-                letter.delivery_id,
-                letter.event_type_id,
-                letter.event_id,
+                delivery.delivery_id,
+                delivery.event_type_id,
+                delivery.event_id,
                 {},
-                letter.body,
+                delivery.body,
                 {},
-                letter.signed_at,
+                delivery.signed_at,
                 self._webhook_id,
             )
 

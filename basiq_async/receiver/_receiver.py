@@ -350,13 +350,13 @@ class WebhookReceiver:
         self._join_loop()
         wanted = None if ids is None else check_ids(ids)
         outcomes: list[Outcome] = []
-        async with contextlib.aclosing(self._quarantine.letters(ids=wanted)) as letters:
-            async for letter in letters:
+        async with contextlib.aclosing(self._quarantine.deliveries(ids=wanted)) as deliveries:
+            async for delivery in deliveries:
                 if self._lifecycle.closed:
                     break
                 started = time.perf_counter()
-                done = self._quarantine.refuse(letter) or await self._dispatch(
-                    self._quarantine.delivery_of(letter), failures=letter.failures
+                done = self._quarantine.refuse(delivery) or await self._dispatch(
+                    self._quarantine.delivery_of(delivery), failures=delivery.failures
                 )
                 outcomes.append(self._report(done, started))
         await self._quarantine.tell_changed()

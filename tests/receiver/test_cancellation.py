@@ -59,9 +59,9 @@ class SteppingInbox(MemoryInbox):
         await steps()
         return failures
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         await steps()
-        stored = await super().quarantine(key, token, letter)
+        stored = await super().quarantine(key, token, delivery)
         await steps()
         return stored
 

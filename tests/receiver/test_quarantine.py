@@ -173,10 +173,10 @@ class Broken(MemoryInbox):
             raise InboxError("the disk is full")
         return await super().fail(key, token)
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         if "quarantine" in self.calls:
             raise InboxError("the disk is full")
-        return await super().quarantine(key, token, letter)
+        return await super().quarantine(key, token, delivery)
 
 
 @pytest.mark.parametrize("call", ["fail", "quarantine"])

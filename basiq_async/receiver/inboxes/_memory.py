@@ -62,7 +62,7 @@ class MemoryInbox:
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
-        self._letters: dict[str, QuarantinedDelivery] = {}
+        self._quarantined: dict[str, QuarantinedDelivery] = {}
         self._known_since = self._retention.now()
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class MemoryInbox:
         if not self._may_record(key, token):
             return False
         self._record(key)
-        self._letters.pop(key, None)
+        self._quarantined.pop(key, None)
         self._failures.pop(key, None)
         return True
 
@@ -101,47 +101,47 @@ class MemoryInbox:
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        held, letter = self._claims.get(key), self._letters.get(key)
+        held, delivery = self._claims.get(key), self._quarantined.get(key)
         mine = held is not None and held.token == token
         if mine:
             del self._claims[key]
-        if (letter is not None and not mine) or (letter is None and self._is_recorded(key)):
+        if (delivery is not None and not mine) or (delivery is None and self._is_recorded(key)):
             return 0
-        failures = 1 + max(self._failures.pop(key, 0), 0 if letter is None else letter.failures)
+        failures = 1 + max(self._failures.pop(key, 0), 0 if delivery is None else delivery.failures)
         self._failures[key] = failures
         if len(self._failures) > self._max_entries // 2:
             self._failures.popitem(last=False)
         return failures
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
         if not self._may_record(key, token):
             return False
-        if key not in self._letters and len(self._letters) >= self._max_quarantined:
+        if key not in self._quarantined and len(self._quarantined) >= self._max_quarantined:
             raise InboxError(
                 f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, raise "
                 "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
             )
         self._record(key)
-        self._letters[key] = attrs.evolve(letter, seal=None)  # no other program writes here
+        self._quarantined[key] = attrs.evolve(delivery, seal=None)  # no other program writes here
         return True
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        letters = sorted(self._letters.values(), key=_order)
+        deliveries = sorted(self._quarantined.values(), key=_order)
         if after is not None:
-            letters = [letter for letter in letters if _order(letter) > _order(after)]
-        return letters[:limit]
+            deliveries = [delivery for delivery in deliveries if _order(delivery) > _order(after)]
+        return deliveries[:limit]
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return self._take(key, token, lease) if key in self._letters else _DONE
+        return self._take(key, token, lease) if key in self._quarantined else _DONE
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
-        if self._letters.pop(key, None) is None:
+        if self._quarantined.pop(key, None) is None:
             return False
         self._failures.pop(key, None)
         self._record(key)
@@ -169,7 +169,7 @@ class MemoryInbox:
     def _is_recorded(self, key: str) -> bool:
         now = self._retention.now()
         expires = self._done.get(key)
-        return key in self._letters or (expires is not None and expires > self._retention.horizon(now))
+        return key in self._quarantined or (expires is not None and expires > self._retention.horizon(now))
 
     def _record(self, key: str) -> None:
         """Record a key as handled, end its claim, and forget what is too old or too much."""
@@ -187,5 +187,5 @@ _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
 
 
-def _order(letter: QuarantinedDelivery) -> tuple[float, str]:
-    return letter.quarantined_at.timestamp(), letter.key
+def _order(delivery: QuarantinedDelivery) -> tuple[float, str]:
+    return delivery.quarantined_at.timestamp(), delivery.key

@@ -59,7 +59,7 @@ class _RedisKeys:
 
     entry: str
     retry: str
-    letter: str
+    delivery: str
     failures: str
     order: str
 
@@ -69,7 +69,7 @@ class _RedisKeys:
         return cls(
             f"{home}:inbox:{key}",
             f"{home}:retry:{key}",
-            f"{home}:letter:{key}",
+            f"{home}:delivery:{key}",
             f"{home}:failures:{key}",
             f"{home}:quarantine",
         )
@@ -143,12 +143,12 @@ class RedisInbox:
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         keys = self._keys(key)
-        return _as_claim(await self._run("claim", [keys.entry, keys.letter], token, _milliseconds(lease)))
+        return _as_claim(await self._run("claim", [keys.entry, keys.delivery], token, _milliseconds(lease)))
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
         keys = self._keys(key)
-        touched = [keys.entry, keys.letter, keys.retry, keys.failures, keys.order]
+        touched = [keys.entry, keys.delivery, keys.retry, keys.failures, keys.order]
         return bool(await self._run("complete", touched, token, self._remember))
 
     async def release(self, key: str, token: str) -> None:
@@ -162,7 +162,7 @@ class RedisInbox:
 
         async def look() -> bool:
             entry = await self._client.get(keys.entry)
-            return _text(entry) == "done" or bool(await self._client.exists(keys.letter))
+            return _text(entry) == "done" or bool(await self._client.exists(keys.delivery))
 
         return await self._within_limit(look())
 
@@ -178,14 +178,14 @@ class RedisInbox:
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
         keys = self._keys(key)
-        touched = [keys.entry, keys.letter, keys.retry, keys.failures]
+        touched = [keys.entry, keys.delivery, keys.retry, keys.failures]
         return int(await self._run("fail", touched, token, self._remember))
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
         keys = self._keys(key)
-        touched = [keys.entry, keys.letter, keys.retry, keys.order]
-        values = (token, _place(letter), letter.failures, pack(letter, seal=True))
+        touched = [keys.entry, keys.delivery, keys.retry, keys.order]
+        values = (token, _place(delivery), delivery.failures, pack(delivery, seal=True))
         return bool(await self._run("quarantine", touched, *values))
 
     async def quarantined(
@@ -196,35 +196,35 @@ class RedisInbox:
 
         async def read() -> dict[str, str]:
             order, place = self._keys("").order, start
-            letters: dict[str, str] = {}
-            while (wanted := limit - len(letters)) > 0:
+            deliveries: dict[str, str] = {}
+            while (wanted := limit - len(deliveries)) > 0:
                 places = [
                     _text(each) for each in await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
                 ]
                 for each in places:
-                    text = await self._client.hget(self._keys(each[_PLACE_LENGTH:]).letter, "text")
+                    text = await self._client.hget(self._keys(each[_PLACE_LENGTH:]).delivery, "text")
                     if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        letters[each] = _text(text)
+                        deliveries[each] = _text(text)
                 if len(places) < wanted:
                     break
                 place = "(" + places[-1]
-            return letters
+            return deliveries
 
         found = await self._within_limit(read())
-        letters = unpack_all(list(found.values()), f"the prefix {self._prefix!r} in Redis")
-        return [_at_place(letter, place) for letter, place in zip(letters, found, strict=True)]
+        deliveries = unpack_all(list(found.values()), f"the prefix {self._prefix!r} in Redis")
+        return [_at_place(delivery, place) for delivery, place in zip(deliveries, found, strict=True)]
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
         keys = self._keys(key)
         return _as_claim(
-            await self._run("claim_quarantined", [keys.retry, keys.letter], token, _milliseconds(lease), _DAY)
+            await self._run("claim_quarantined", [keys.retry, keys.delivery], token, _milliseconds(lease), _DAY)
         )
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
         keys = self._keys(key)
-        touched = [keys.entry, keys.letter, keys.retry, keys.failures, keys.order]
+        touched = [keys.entry, keys.delivery, keys.retry, keys.failures, keys.order]
         return bool(await self._run("drop_quarantined", touched, self._remember))
 
     async def __aenter__(self) -> Self:
@@ -327,7 +327,7 @@ def _describe(exc: Exception) -> str:
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 
 
-def _at_place(letter: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
+def _at_place(delivery: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
     """Return the delivery with the time and key of its place in the order: so the next page always begins after it.
 
     Other programs may write to Redis. Without a seal it gets an empty one: None would mean that the storage is
@@ -337,13 +337,13 @@ def _at_place(letter: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
         at = _EPOCH + timedelta(microseconds=int(place[:_PLACE_LENGTH]))
     except (ValueError, OverflowError) as exc:
         raise InboxError("the order of the quarantine in Redis holds data that no inbox has written") from exc
-    seal = letter.seal if isinstance(letter.seal, str) else ""
-    return attrs.evolve(letter, quarantined_at=at, key=place[_PLACE_LENGTH:], seal=seal)
+    seal = delivery.seal if isinstance(delivery.seal, str) else ""
+    return attrs.evolve(delivery, quarantined_at=at, key=place[_PLACE_LENGTH:], seal=seal)
 
 
-def _place(letter: QuarantinedDelivery) -> str:
+def _place(delivery: QuarantinedDelivery) -> str:
     """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
-    return f"{round(letter.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{letter.key}"
+    return f"{round(delivery.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{delivery.key}"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -241,14 +241,14 @@ class SQLInbox:
         now = await self._store.run(self._store.now)
         return now - self._remember if self._store.began is None else max(self._store.began, now - self._remember)
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.roll_back(key, held)  # discard the handler's writes
         elif self._transactions.other(key) is not None:
             return False
-        values = {"a_moment": letter.quarantined_at, "a_letter": pack(letter)}
+        values = {"a_moment": delivery.quarantined_at, "a_letter": pack(delivery)}
         retry = held is not None and held.retry
         return await self._record(self._sql.quarantine, key, token, a_retry=retry, **values)
 

@@ -196,10 +196,10 @@ class SQLiteInbox:
 
         return await self._store.run(work)
 
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        at, failures = letter.quarantined_at.timestamp(), letter.failures
-        return await self._record(_QUARANTINE, key, token, at=at, failures=failures, letter=pack(letter))
+        at, failures = delivery.quarantined_at.timestamp(), delivery.failures
+        return await self._record(_QUARANTINE, key, token, at=at, failures=failures, letter=pack(delivery))
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100

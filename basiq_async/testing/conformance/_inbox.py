@@ -15,7 +15,7 @@ from ..._work.protocol import Inbox
 from ...errors import InboxError
 from . import _inbox_model as model
 from . import _inbox_promises as tries
-from ._inbox_probe import CLAIMED, DONE, LONG, Check, InboxProbe, MakeInbox, PassTime, made, make_letter
+from ._inbox_probe import CLAIMED, DONE, LONG, Check, InboxProbe, MakeInbox, PassTime, made, make_delivery
 from ._runner import hold, keep
 
 Outage = Callable[[], AbstractAsyncContextManager[object]]
@@ -101,7 +101,7 @@ _CHECKS = (
     tries.holds_on,
     tries.dropped,
     tries.paged,
-    tries.odd_letters,
+    tries.odd_deliveries,
     model.walked,
 )
 _WITH_LEASES = (
@@ -122,7 +122,7 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
         handled, new = f"{probe.key}-handled", f"{probe.key}-new"
         await inbox.complete(handled, "token")
         await probe.claim_a(CLAIMED, "the first claim")
-        letter = await probe.quarantine_a()
+        delivery = await probe.quarantine_a()
         async with outage():
             calls: dict[str, Coroutine[Any, Any, object]] = {
                 "check": inbox.check(),
@@ -131,7 +131,7 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
                 "seen": inbox.seen(f"{new}-seen"),
                 "known_since": inbox.known_since(),
                 "fail": inbox.fail(f"{new}-fail", "token"),
-                "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_letter(f"{new}-quarantine")),
+                "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_delivery(f"{new}-quarantine")),
                 "quarantined": inbox.quarantined(),
                 "claim_quarantined": inbox.claim_quarantined(probe.key, "token", lease=LONG),
                 "drop_quarantined": inbox.drop_quarantined(probe.key),
@@ -144,7 +144,7 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
             )
         claim = await inbox.claim(handled, "another token", lease=LONG)
         hold(claim.status is DONE, f"after the outage, a claim of a handled key was {claim.status.name}, not DONE")
-        hold(await probe.letters() == [letter], "after the outage, the quarantine was changed")
+        hold(await probe.deliveries() == [delivery], "after the outage, the quarantine was changed")
         claim = await inbox.claim(new, "another token", lease=LONG)
         hold(claim.status is CLAIMED, f"after the outage, a claim of a new key was {claim.status.name}, not CLAIMED")
         hold(await inbox.complete(new, "another token"), "after the outage, complete() was not True")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
-from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_letter
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_delivery
 from ._runner import hold
 
 ACTIONS = (
@@ -47,21 +47,21 @@ class _Key:
     failures: int = 0
     holder: str | None = None
     alive: bool = False
-    letter: QuarantinedDelivery | None = None
+    delivery: QuarantinedDelivery | None = None
 
     def claim(self, token: str, *, retry: bool, alive: bool) -> ClaimStatus:
-        if (self.letter is None) if retry else self.done:
+        if (self.delivery is None) if retry else self.done:
             return DONE
         if self.holder not in (None, token) and self.alive:
             return BUSY
         self.holder, self.alive = token, alive
         return CLAIMED
 
-    def record(self, token: str, letter: QuarantinedDelivery | None) -> bool:
+    def record(self, token: str, delivery: QuarantinedDelivery | None) -> bool:
         if self.holder != token and (self.done or (self.holder is not None and self.alive)):
             return False
-        self.done, self.letter, self.holder = True, letter, None
-        if letter is None:
+        self.done, self.delivery, self.holder = True, delivery, None
+        if delivery is None:
             self.failures = 0
         return True
 
@@ -73,15 +73,15 @@ class _Key:
 
     def fail(self, token: str) -> int:
         mine = self.release(token)
-        if self.done and not (mine and self.letter is not None):
+        if self.done and not (mine and self.delivery is not None):
             return 0
-        self.failures = 1 + max(self.failures, 0 if self.letter is None else self.letter.failures)
+        self.failures = 1 + max(self.failures, 0 if self.delivery is None else self.delivery.failures)
         return self.failures
 
     def drop(self) -> bool:
-        if self.letter is None:
+        if self.delivery is None:
             return False
-        self.letter, self.holder, self.failures = None, None, 0
+        self.delivery, self.holder, self.failures = None, None, 0
         return True
 
 
@@ -129,16 +129,16 @@ async def _step(
         case "fail":
             return await inbox.fail(name, token), key.fail(token)
         case "quarantine":
-            letter = make_letter(name, failures=1 + number % 3, at=_START + timedelta(seconds=number))
-            return await inbox.quarantine(name, token, letter), key.record(token, letter)
+            delivery = make_delivery(name, failures=1 + number % 3, at=_START + timedelta(seconds=number))
+            return await inbox.quarantine(name, token, delivery), key.record(token, delivery)
         case "drop_quarantined":
             return await inbox.drop_quarantined(name), key.drop()
         case "seen":
             return await inbox.seen(name), key.done
         case _:
-            found = [letter for letter in await probe.letters() if letter.key in {each.name for each in keys}]
-            letters = [each.letter for each in keys if each.letter is not None]
-            return found, sorted(letters, key=lambda letter: (letter.quarantined_at, letter.key))
+            found = [delivery for delivery in await probe.deliveries() if delivery.key in {each.name for each in keys}]
+            quarantined = [each.delivery for each in keys if each.delivery is not None]
+            return found, sorted(quarantined, key=lambda delivery: (delivery.quarantined_at, delivery.key))
 
 
 async def _claimed(probe: InboxProbe, claim: Claim, key: _Key, token: str, action: str) -> tuple[object, object]:

@@ -63,17 +63,17 @@ class InboxProbe:
             hold(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
 
     async def quarantine_a(self, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
-        letter = make_letter(self.key, failures=failures, at=at)
-        recorded = await self.inbox.quarantine(self.key, self.a, letter)
+        delivery = make_delivery(self.key, failures=failures, at=at)
+        recorded = await self.inbox.quarantine(self.key, self.a, delivery)
         hold(recorded is True, f"quarantine() by the holder was {recorded}, not True")
-        return letter
+        return delivery
 
-    async def letters(self) -> list[QuarantinedDelivery]:
+    async def deliveries(self) -> list[QuarantinedDelivery]:
         """Return the quarantined deliveries of this probe's keys. Other users of the storage may have more."""
         found: list[QuarantinedDelivery] = []
         page = await self.other.quarantined()
         while page:
-            found += [letter for letter in page if letter.key.startswith(self.key)]
+            found += [delivery for delivery in page if delivery.key.startswith(self.key)]
             page = await self.other.quarantined(after=page[-1])
         return found
 
@@ -89,7 +89,7 @@ Check = Callable[[InboxProbe], Coroutine[Any, Any, None]]
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
-def make_letter(key: str, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
+def make_delivery(key: str, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
     return QuarantinedDelivery(
         key=key,
         delivery_id="msg_1",

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from ..._work.protocol import ClaimStatus, Inbox
-from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, ODD, SHORT, InboxProbe, make_letter
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, ODD, SHORT, InboxProbe, make_delivery
 from ._runner import hold
 
 
@@ -169,15 +169,15 @@ async def cancelled_anywhere(probe: InboxProbe) -> None:
         claim = await probe.other.claim(key, b, lease=LONG)
         hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
 
-        await _cancel(probe.other.quarantine(key, b, make_letter(key)), wait)
+        await _cancel(probe.other.quarantine(key, b, make_delivery(key)), wait)
         await probe.other.release(key, b)
-        seen, letters = await probe.inbox.seen(key), [each for each in await probe.letters() if each.key == key]
+        seen, deliveries = await probe.inbox.seen(key), [each for each in await probe.deliveries() if each.key == key]
         hold(
-            seen is bool(letters),
-            f"after a cancelled quarantine(), seen() was {seen}, with {len(letters)} in the quarantine",
+            seen is bool(deliveries),
+            f"after a cancelled quarantine(), seen() was {seen}, with {len(deliveries)} in the quarantine",
         )
-        if not letters:
-            await probe.other.quarantine(key, b, make_letter(key))
+        if not deliveries:
+            await probe.other.quarantine(key, b, make_delivery(key))
         await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
         await probe.inbox.release(key, a)
         claim = await probe.other.claim_quarantined(key, b, lease=LONG)
@@ -251,28 +251,28 @@ async def failed_late(probe: InboxProbe) -> None:
 async def quarantined(probe: InboxProbe) -> None:
     """A quarantined key counts as handled, and all workers can read its delivery unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
-    letter = await probe.quarantine_a()
+    delivery = await probe.quarantine_a()
     await probe.claim_b(DONE, "a claim of a key in the quarantine")
     await probe.seen(True, "for a key in the quarantine")
-    hold(await probe.letters() == [letter], "the quarantined delivery was not the one that was stored")
-    again = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key, failures=9))
+    hold(await probe.deliveries() == [delivery], "the quarantined delivery was not the one that was stored")
+    again = await probe.inbox.quarantine(probe.key, probe.a, make_delivery(probe.key, failures=9))
     hold(again is False, "a second quarantine() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
     failures = await probe.other.fail(probe.key, probe.b)
     hold(failures == 0, f"a failure of a key in the quarantine was counted as {failures}, not 0")
-    hold(await probe.letters() == [letter], "a worker that does not hold the key changed the quarantined delivery")
+    hold(await probe.deliveries() == [delivery], "a worker that does not hold the key changed the quarantined delivery")
 
 
 async def quarantined_by_another(probe: InboxProbe) -> None:
     """Only the holder can quarantine a key, and a completed key cannot be quarantined"""
     await probe.claim_a(CLAIMED, "the first claim")
-    taken = await probe.other.quarantine(probe.key, probe.b, make_letter(probe.key))
+    taken = await probe.other.quarantine(probe.key, probe.b, make_delivery(probe.key))
     hold(taken is False, "quarantine() by another was not False")
-    hold(not await probe.letters(), "quarantine() by another stored something")
+    hold(not await probe.deliveries(), "quarantine() by another stored something")
     await probe.inbox.complete(probe.key, probe.a)
-    taken = await probe.inbox.quarantine(probe.key, probe.a, make_letter(probe.key))
+    taken = await probe.inbox.quarantine(probe.key, probe.a, make_delivery(probe.key))
     hold(taken is False, "quarantine() of a completed key was not False")
-    hold(not await probe.letters(), "quarantine() of a completed key stored something")
+    hold(not await probe.deliveries(), "quarantine() of a completed key stored something")
 
 
 async def retried(probe: InboxProbe) -> None:
@@ -283,17 +283,17 @@ async def retried(probe: InboxProbe) -> None:
         f"claim_quarantined() of a key that is not in the quarantine was {claim.status.name}, not DONE",
     )
     await probe.claim_a(CLAIMED, "the first claim")
-    letter = await probe.quarantine_a()
+    delivery = await probe.quarantine_a()
     claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
     hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
     hold(claim.status is BUSY, f"another's claim_quarantined() was {claim.status.name}, not BUSY")
     hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
     await probe.claim_b(DONE, "a claim during a retry")
-    hold(await probe.letters() == [letter], "the quarantined delivery was gone before complete()")
+    hold(await probe.deliveries() == [delivery], "the quarantined delivery was gone before complete()")
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
-    hold(not await probe.letters(), "the delivery was still in the quarantine after complete()")
+    hold(not await probe.deliveries(), "the delivery was still in the quarantine after complete()")
     await probe.seen(True, "after complete()")
     await probe.claim_b(DONE, "a claim after complete()")
 
@@ -301,7 +301,7 @@ async def retried(probe: InboxProbe) -> None:
 async def retry_given_back(probe: InboxProbe) -> None:
     """After a retry that was released or failed, the quarantined delivery is unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
-    letter = await probe.quarantine_a()
+    delivery = await probe.quarantine_a()
     for end in ("release", "fail"):
         claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
         hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
@@ -310,22 +310,22 @@ async def retry_given_back(probe: InboxProbe) -> None:
         else:
             failures = await probe.inbox.fail(probe.key, probe.a)
             hold(failures == 4, f"after 3 failures, the failure of a retry was counted as {failures}, not 4")
-        hold(await probe.letters() == [letter], f"the quarantine was empty after a retry that ended by {end}")
+        hold(await probe.deliveries() == [delivery], f"the quarantine was empty after a retry that ended by {end}")
         await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
     hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
-    newer = attrs.evolve(letter, failures=5, error="ValueError: again")
+    newer = attrs.evolve(delivery, failures=5, error="ValueError: again")
     hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
-    hold(await probe.letters() == [newer], "the new quarantined delivery did not replace the old one")
+    hold(await probe.deliveries() == [newer], "the new quarantined delivery did not replace the old one")
 
 
 async def retry_abandoned(probe: InboxProbe) -> None:
     """After a retry whose lease expired, the quarantined delivery is unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
-    letter = await probe.quarantine_a()
+    delivery = await probe.quarantine_a()
     await probe.inbox.claim_quarantined(probe.key, probe.a, lease=SHORT)
     await probe.wait(SHORT * 1.2)
-    hold(await probe.letters() == [letter], "after the lease had expired, the quarantined delivery was gone")
+    hold(await probe.deliveries() == [delivery], "after the lease had expired, the quarantined delivery was gone")
     await probe.claim_b(DONE, "a claim after that")
     claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
     hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
@@ -338,7 +338,7 @@ async def dropped(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.quarantine_a()
     hold(await probe.other.drop_quarantined(probe.key) is True, "drop_quarantined() was not True")
-    hold(not await probe.letters(), "the delivery was still in the quarantine")
+    hold(not await probe.deliveries(), "the delivery was still in the quarantine")
     await probe.claim_b(DONE, "a claim after that")
 
 
@@ -349,23 +349,23 @@ async def paged(probe: InboxProbe) -> None:
     for number, age in enumerate(ages):
         key, token = f"{probe.key}-{number}", f"{probe.a}-{number}"
         await probe.inbox.claim(key, token, lease=LONG)
-        await probe.inbox.quarantine(key, token, make_letter(key, at=start + timedelta(microseconds=age)))
+        await probe.inbox.quarantine(key, token, make_delivery(key, at=start + timedelta(microseconds=age)))
     expected = [f"{probe.key}-{number}" for number in (1, 2, 3, 0, 5, 4)]
-    letters = await probe.letters()
-    found = [letter.key for letter in letters]
+    deliveries = await probe.deliveries()
+    found = [delivery.key for delivery in deliveries]
     hold(found == expected, f"the order was {found}, not {expected}")
     page = await probe.inbox.quarantined(limit=1)
     hold(len(page) == 1, f"with a limit of 1, quarantined() returned {len(page)}")
     await probe.inbox.drop_quarantined(expected[1])
-    rest = await probe.inbox.quarantined(after=letters[1], limit=1000)
-    found = [letter.key for letter in rest if letter.key.startswith(probe.key)]
+    rest = await probe.inbox.quarantined(after=deliveries[1], limit=1000)
+    found = [delivery.key for delivery in rest if delivery.key.startswith(probe.key)]
     hold(found == expected[2:], f"the page after the second delivery, which was dropped, was {found}")
 
 
-async def odd_letters(probe: InboxProbe) -> None:
+async def odd_deliveries(probe: InboxProbe) -> None:
     """A quarantined delivery may contain any bytes and any text"""
     await probe.claim_a(CLAIMED, "the first claim")
-    letter = attrs.evolve(make_letter(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
-    await probe.inbox.quarantine(probe.key, probe.a, letter)
-    found = await probe.letters()
-    hold(found == [letter], f"the quarantine had {found!a}")
+    delivery = attrs.evolve(make_delivery(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
+    await probe.inbox.quarantine(probe.key, probe.a, delivery)
+    found = await probe.deliveries()
+    hold(found == [delivery], f"the quarantine had {found!a}")

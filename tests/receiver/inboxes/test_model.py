@@ -121,7 +121,7 @@ async def test_a_letter_that_is_dropped_while_the_quarantine_is_listed_hides_no_
         for name in names:
             await follow(probe, [("quarantine", 0, 0)], name=name)
         for name in names[:3]:  # the letter is gone, and its place in the order not yet
-            await client.delete(f"{{dropping}}:letter:{name}-0")
+            await client.delete(f"{{dropping}}:delivery:{name}-0")
         page = await inbox.quarantined(limit=2)
         assert [letter.key for letter in page] == [f"{name}-0" for name in names[3:5]], "a page is full until the end"
         assert (await inbox.claim(f"{names[5]}-0", "t", lease=60)).status is ClaimStatus.DONE

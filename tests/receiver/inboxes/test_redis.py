@@ -135,7 +135,7 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     await inbox.claim_quarantined("bad", "a", lease=10)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
     assert {key for key, wait in left.items() if wait == -1} == {
-        "{p}:letter:bad", "{p}:quarantine", "{p}:began"
+        "{p}:delivery:bad", "{p}:quarantine", "{p}:began"
     }  # fmt: skip
     assert 9_000 < left["{p}:inbox:claimed"] <= 10_000
     assert 86_400_000 < left["{p}:retry:bad"] <= 86_410_000, "a day more than its lease: who held it may still complete"
@@ -156,9 +156,9 @@ async def test_paging_moves_on_whatever_time_somebody_wrote_into_a_letter(client
     inbox = RedisInbox(client, prefix="p")
     for number in range(3):
         await inbox.quarantine(f"k{number}", "a", letter(f"k{number}"))
-    text = json.loads(await client.hget("{p}:letter:k1", "text"))
+    text = json.loads(await client.hget("{p}:delivery:k1", "text"))
     text["quarantined_at"] = "1999-01-01T00:00:00+00:00"
-    await client.hset("{p}:letter:k1", "text", json.dumps(text))
+    await client.hset("{p}:delivery:k1", "text", json.dumps(text))
     found, after = [], None
     while page := await inbox.quarantined(after=after, limit=1):
         found.append(page[0].key)
@@ -229,7 +229,7 @@ async def test_a_full_server_is_an_error_and_the_receiver_responds_with_503(clie
 async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(client: Redis) -> None:
     inbox = RedisInbox(client, prefix="p")
     await inbox.quarantine("k", "a", letter("k"))
-    await client.hset("{p}:letter:k", "text", "{")
+    await client.hset("{p}:delivery:k", "text", "{")
     with pytest.raises(InboxError, match="no inbox has written"):
         await inbox.quarantined()
 

@@ -164,26 +164,26 @@ class ALateFailureFreesTheSuccessor(Broken):
 
 
 class QuarantineIsForgotten(Broken):
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         return await self.complete(key, token)
 
 
 class QuarantineIsOpen(Broken):
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
-        recorded = await super().quarantine(key, token, letter)
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        recorded = await super().quarantine(key, token, delivery)
         self._done.clear()
         return recorded
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        letters, self._letters = self._letters, {}
+        quarantined, self._quarantined = self._quarantined, {}
         claim = await super().claim(key, token, lease=lease)
-        self._letters = letters
+        self._quarantined = quarantined
         return claim
 
 
 class AnybodyQuarantines(Broken):
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
-        self._letters[key] = letter
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        self._quarantined[key] = delivery
         return True
 
 
@@ -197,14 +197,14 @@ class ARetryRemovesTheLetter(Broken):
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         claim = await super().claim_quarantined(key, token, lease=lease)
         if claim.status is CLAIMED:
-            del self._letters[key]
+            del self._quarantined[key]
         return claim
 
 
 class AFailedRetryLosesTheLetter(Broken):
     async def fail(self, key: str, token: str) -> int:
         failures = await super().fail(key, token)
-        self._letters.pop(key, None)
+        self._quarantined.pop(key, None)
         return failures
 
 
@@ -235,9 +235,9 @@ class NoLimit(Broken):
 
 
 class BodiesAreText(Broken):
-    async def quarantine(self, key: str, token: str, letter: QuarantinedDelivery) -> bool:
-        letter = attrs.evolve(letter, body=letter.body.decode(errors="ignore").encode())
-        return await super().quarantine(key, token, letter)
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        delivery = attrs.evolve(delivery, body=delivery.body.decode(errors="ignore").encode())
+        return await super().quarantine(key, token, delivery)
 
 
 class KnowsNothingOfTimeZones(Broken):

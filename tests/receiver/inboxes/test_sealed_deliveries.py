@@ -66,7 +66,7 @@ async def test_a_letter_that_somebody_changed_is_refused_kept_and_reported(
     forge: Callable[[dict[str, Any]], None], client: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await set_aside(RedisInbox(client))
-    (name,) = await client.keys("*:letter:*")
+    (name,) = await client.keys("*:delivery:*")
     fields = json.loads(await client.hget(name, "text"))
     forge(fields)
     await client.hset(name, "text", json.dumps(fields))
